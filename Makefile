@@ -1,0 +1,44 @@
+# `make` alone lists the targets. Every target makes the environment it needs by itself.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV_VERSION := 0.13.9
+
+.PHONY: help setup lint format typecheck test test-faults bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## build .venv (python3 with venv, make and git are all it needs)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"salmask needs Python >= 3.11, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): install python3 with its venv module"; exit 1; }
+	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
+	   $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; } || \
+	 { echo "set-up stopped: it needs a package index that pip and uv reach (a network, or PIP_INDEX_URL and UV_INDEX_URL set to a mirror); run make setup again"; exit 1; }
+	@touch $@
+
+lint: setup ## ruff: style, docstrings, imports, format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup ## let ruff fix and format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+typecheck: setup ## mypy, strict
+	@$(BIN)/mypy
+
+test: setup ## the tests (under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not faults and not benchmark"
+
+test-faults: setup ## kill processes in mid-run and compare what comes out
+	@$(BIN)/python -m pytest -m faults --timeout 3600
+
+bench: setup ## measure speed against baselines, in one run
+	@$(BIN)/python -m pytest -m benchmark --timeout 3600 -s
+
+clean: ## remove the environment and caches, not runs/
+	rm -rf $(VENV) .mypy_cache .ruff_cache

@@ -1,0 +1,70 @@
+"""Imports point one way, and Ray stays in the rooms that may know it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "training", "jobs")
+MAY_IMPORT_RAY = {"pipeline/precompute.py", "training/launch.py"}
+FORMAT_HALF = {
+    "pipeline.backbone",
+    "pipeline.codecs",
+    "pipeline.errors",
+    "pipeline.manifest",
+    "pipeline.preprocessing",
+    "pipeline.schema",
+    "pipeline.shards",
+}
+
+
+def modules() -> list[str]:
+    found = [
+        p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")
+    ]
+    assert found, "no source files found: the test would pass for nothing"
+    return sorted(found)
+
+
+def imports_of(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the direction"
+            yield node.module or ""
+
+
+def violations(path: str, source: str) -> list[str]:
+    package = path.split("/")[0]
+    wrong = []
+    for name in imports_of(source):
+        top = name.split(".")[0]
+        if top == "ray" and package != "jobs" and path not in MAY_IMPORT_RAY:
+            wrong.append(f"{path} imports {name}: only {sorted(MAY_IMPORT_RAY)} and jobs know Ray")
+        if package == "pipeline" and top in {"training", "jobs"}:
+            wrong.append(f"{path} imports {name}: pipeline is below training and jobs")
+        if package == "training" and top == "jobs":
+            wrong.append(f"{path} imports {name}: training is below jobs")
+        if package == "training" and top == "pipeline" and name not in FORMAT_HALF:
+            wrong.append(f"{path} imports {name}: training uses the format half of pipeline only")
+    return wrong
+
+
+@pytest.mark.parametrize("path", modules())
+def test_imports_point_one_way(path: str) -> None:
+    assert violations(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if p.endswith("__init__.py")])
+def test_packages_import_nothing(path: str) -> None:
+    assert list(imports_of((ROOT / path).read_text())) == []
+
+
+def test_the_check_sees_a_wrong_import() -> None:
+    assert violations("pipeline/codecs.py", "import training.loop")
+    assert violations("pipeline/plan.py", "def f():\n    import ray.data")
+    assert violations("training/loop.py", "from pipeline.sources import list_folder")
+    assert not violations("jobs/pretrain.py", "import ray\nfrom training.launch import launch")
