@@ -1,0 +1,195 @@
+"""The configuration of a pretraining run, put together from the parts' own dataclasses."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import InputError
+from training.augment import AugmentConfig
+from training.checkpoint import CheckpointConfig
+from training.encoder import EncoderConfig
+from training.fills import FILLS
+from training.masks import MaskConfig
+from training.methods.moco import MoCoConfig
+from training.stream import StreamConfig
+from training.views import ViewConfig
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """SGD with a cosine schedule; the defaults are the paper's.
+
+    Attributes:
+        lr: learning rate after the warm-up.
+        momentum: of SGD.
+        weight_decay: on every parameter.
+        warmup_epochs: epochs over which the rate rises linearly from 0.
+    """
+
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise InputError(f"optim.lr {self.lr} must be above 0")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"optim.momentum {self.momentum} must be in [0, 1)")
+        if self.weight_decay < 0 or self.warmup_epochs < 0:
+            raise InputError("optim.weight_decay and optim.warmup_epochs must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnConfig:
+    """The weighted k-nearest-neighbour check during pretraining.
+
+    Attributes:
+        val_shards: labelled shards that are classified; None: no check.
+        train_shards: labelled shards whose images vote; None: the shards of the pretraining.
+        every_epochs: epochs between checks; also before the first epoch and after the last.
+        k: neighbours that vote.
+        temperature: of the votes' weights, exp(cosine / temperature).
+    """
+
+    val_shards: Path | None = None
+    train_shards: Path | None = None
+    every_epochs: int = 5
+    k: int = 20
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.k < 1 or self.temperature <= 0:
+            raise InputError("knn.every_epochs and knn.k must be 1 or more, temperature above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A whole run. Any field can be set on the command line, nested ones with a dot.
+
+    Attributes:
+        shards: folder that the precompute job wrote.
+        out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone.
+        epochs: passes over the data.
+        batch_size: global batch, all workers together.
+        seed: everything random follows from it.
+        method: ``moco_v2``.
+        fill: what stands in masked patches: mean, blur or high_pass.
+        precision: auto takes bf16 autocast where the device has bf16 matrix units.
+        num_workers: training processes, one per device; None: every GPU, or one per two CPU cores.
+        loader_workers: loading processes of each training process; None: 0 on CPU, 4 on GPU.
+        log_every_steps: steps between lines of the record.
+        max_failures: how often Ray restarts the workers after a crash.
+    """
+
+    shards: Path
+    out: Path
+    epochs: int = 200
+    batch_size: int = 256
+    seed: int = 0
+    method: str = "moco_v2"
+    fill: str = "mean"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    moco: MoCoConfig = field(default_factory=MoCoConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_workers: int | None = None
+    loader_workers: int | None = None
+    log_every_steps: int = 25
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise InputError(
+                f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more"
+            )
+        if self.fill not in FILLS:
+            raise InputError(f"unknown fill {self.fill!r}: choose one of {', '.join(FILLS)}")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise InputError(f"num_workers {self.num_workers} must be 1 or more")
+        if self.loader_workers is not None and self.loader_workers < 0:
+            raise InputError(f"loader_workers {self.loader_workers} must not be negative")
+        if self.log_every_steps < 1 or self.max_failures < 0:
+            raise InputError("log_every_steps must be 1 or more, max_failures 0 or more")
+
+    @property
+    def stream(self) -> StreamConfig:
+        """The part that decides the batches."""
+        return StreamConfig(
+            seed=self.seed,
+            batch_size=self.batch_size,
+            views=self.views,
+            augment=self.augment,
+            masks=self.masks,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        return plain
+
+
+MAY_DIFFER_ON_RESUME = (
+    "shards",  # the data's digest is compared instead of its place
+    "out",
+    "num_workers",
+    "loader_workers",
+    "log_every_steps",
+    "max_failures",
+    "checkpoint.",
+    "knn.",
+)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Names the fields in which two configurations would give different weights.
+
+    Returns:
+        Lines ``name: old -> new``.
+    """
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        name = prefix + key
+        if name.startswith(MAY_DIFFER_ON_RESUME):
+            continue
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, name + ".")
+        elif before != after:
+            lines.append(f"{name}: {before} -> {after}")
+    return lines
+
+
+def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
+    """Writes ``config.json`` into the run's folder, which it makes."""
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / (CONFIG_FILE + ".tmp")
+    record = {"data_digest": data_digest, **config.to_json()}
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(temporary, out / CONFIG_FILE)
+
+
+def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> None:
+    """Raises ``InputError`` when ``out`` holds something else than this very run."""
+    path = out / CONFIG_FILE
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"{out} exists and is no run of this job: choose another --out")
+        return
+    recorded = json.loads(path.read_text())
+    lines = differences(recorded, {"data_digest": data_digest, **config.to_json()})
+    if lines:
+        raise InputError(
+            f"{out} holds a run with other settings ({'; '.join(lines)}): "
+            "start it with the same ones to resume it, or choose another --out"
+        )

@@ -1,0 +1,104 @@
+"""What crosses ranks: gathered rows, shuffled encoding, averaged buffers, one agreed decision.
+
+Every function also works in a single process without a process group, where it costs nothing.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from training.draws import sample_seeds
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@torch.no_grad()
+def gather_rows(rows_BX: Tensor) -> Tensor:
+    """Stacks the same number of rows from every rank, in the order of the ranks. No gradient."""
+    if world_size() == 1:
+        return rows_BX
+    rows_BX = rows_BX.contiguous()
+    parts = [torch.empty_like(rows_BX) for _ in range(world_size())]
+    dist.all_gather(parts, rows_BX)
+    return torch.cat(parts)
+
+
+def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor:
+    """The shuffle of a global batch: a pure function of (seed, step, branch).
+
+    Args:
+        size: rows of the global batch.
+        seed: the run's seed.
+        step: global step.
+        branch: which encoder pass is shuffled (keys and hard negatives apart).
+
+    Returns:
+        int64 [size], the same for any number of ranks.
+    """
+    order = sample_seeds(seed + (branch + 1) * 0x5851F42D, step, np.arange(size, dtype=np.int64))
+    return torch.from_numpy(np.argsort(order, kind="stable"))
+
+
+@torch.no_grad()
+def encode_shuffled(
+    encode: Callable[[Tensor], Tensor], images_BCHW: Tensor, permutation: Tensor
+) -> Tensor:
+    """Encodes the global batch with its rows shuffled over ranks and batch-norm groups.
+
+    Batch statistics then tell nothing about which query belongs to which key (MoCo, section 3.3).
+
+    Args:
+        encode: encoder, [b, C, H, W] -> [b, D].
+        images_BCHW: this rank's images.
+        permutation: shuffle of the global batch (``batch_permutation``).
+
+    Returns:
+        Embeddings of the whole global batch in its own order, [B * ranks, D].
+    """
+    permutation = permutation.to(images_BCHW.device, non_blocking=True)
+    mine = permutation.chunk(world_size())[rank()]
+    shuffled = gather_rows(images_BCHW)[mine]
+    if images_BCHW.is_contiguous(memory_format=torch.channels_last):
+        shuffled = shuffled.contiguous(memory_format=torch.channels_last)
+    embeddings = gather_rows(encode(shuffled))
+    return embeddings[torch.argsort(permutation)]
+
+
+@torch.no_grad()
+def average_buffers(module: nn.Module) -> None:
+    """Averages floating-point buffers (batch-norm statistics) over the ranks, in place."""
+    if world_size() == 1:
+        return
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= world_size()
+
+
+@torch.no_grad()
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values = values / world_size()
+    return values
+
+
+def agree(value: int) -> int:
+    """The value of rank 0, on every rank: decisions that depend on its clock or its signals."""
+    if world_size() == 1:
+        return value
+    box = torch.tensor([value])  # on the CPU: a decision never waits for the device
+    dist.broadcast(box, src=0)
+    return int(box)

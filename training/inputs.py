@@ -1,0 +1,115 @@
+"""From a loader's batch to what the encoders see: colour, filter, masks and fills, on the device.
+
+Shapes: V views (0 query, 1 key), B batch, C channels, H W pixels, G grid side.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.augment import augment_colours
+from training.fills import Fill
+from training.foreground import foreground
+from training.masks import MaskConfig, hard_negative_mask, masked_share, query_mask
+from training.stream import HostBatch
+from training.views import HARD_NEGATIVE, KEY, QUERY
+
+
+class EncoderInputs(NamedTuple):
+    """Two views and a hard negative of every image, filtered and masked, with telemetry."""
+
+    query_BCHW: Tensor
+    key_BCHW: Tensor
+    hard_negative_BCHW: Tensor | None
+    foreground_VBGG: Tensor
+    query_mask_BCHW: Tensor
+    negative_mask_BCHW: Tensor | None
+    telemetry: dict[str, Tensor]
+    """Shares of foreground and of masked foreground and background: scalars on the device."""
+
+
+def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
+    """Copies every tensor of a batch to ``device`` without waiting for it."""
+    return HostBatch(*(_move(part, device) for part in batch))
+
+
+def _move(part: object, device: torch.device) -> object:
+    if isinstance(part, Tensor):
+        return part.to(device, non_blocking=True)
+    assert isinstance(part, tuple), type(part)
+    moved = [_move(item, device) for item in part]
+    return type(part)(*moved) if hasattr(part, "_fields") else tuple(moved)
+
+
+@torch.no_grad()
+def build_inputs(
+    batch: HostBatch, *, masks: MaskConfig, fill: Fill, hard_negatives: bool
+) -> EncoderInputs:
+    """Colours both views, masks the query, and cuts the hard negative from the key view.
+
+    The key itself is never masked: masking the query alone wins with every fill (arXiv 2309.12757,
+    ablation of the masked branch).
+
+    Args:
+        batch: on the device.
+        masks: strategy and threshold; ratios were drawn by the loader.
+        fill: what stands in masked patches.
+        hard_negatives: whether to build the hard negatives.
+    """
+    size = batch.images_VBCHW.shape[-1]
+    images = [
+        augment_colours(batch.images_VBCHW[view].float() / 255, batch.colours[view])
+        for view in (QUERY, KEY)
+    ]
+    base = [fill.prepare(image, view_size=size) for image in images]
+    own_VBGG = foreground(batch.saliency_VBGG, threshold=masks.foreground_threshold)
+    steering_VBGG = (
+        foreground(batch.mask_saliency_VBGG, threshold=masks.foreground_threshold)
+        if masks.strategy == "shuffled"
+        else own_VBGG
+    )
+
+    query_mask_BCHW = query_mask(
+        steering_VBGG[QUERY],
+        batch.query_masks,
+        strategy=masks.strategy,
+        view_size=size,
+        high_pass=fill.high_pass,
+    )
+    query = base[QUERY]
+    if masks.strategy != "none":
+        query = fill.fill(
+            query,
+            images[QUERY],
+            query_mask_BCHW,
+            noise_seeds_B=batch.noise_seeds_B,
+            view=QUERY,
+            view_size=size,
+        )
+    shares_B = masked_share(query_mask_BCHW, own_VBGG[QUERY])
+    telemetry = {
+        "foreground_share": own_VBGG[QUERY].float().mean(),
+        "query_masked_foreground": shares_B[0].mean(),
+        "query_masked_background": shares_B[1].mean(),
+    }
+
+    negative = negative_mask = None
+    if hard_negatives:
+        negative_mask = hard_negative_mask(
+            steering_VBGG[KEY], batch.negative_masks, view_size=size, high_pass=fill.high_pass
+        )
+        negative = fill.fill(
+            base[KEY],
+            images[KEY],
+            negative_mask,
+            noise_seeds_B=batch.noise_seeds_B,
+            view=HARD_NEGATIVE,
+            view_size=size,
+        )
+        shares_B = masked_share(negative_mask, own_VBGG[KEY])
+        telemetry["negative_masked_foreground"] = shares_B[0].mean()
+        telemetry["negative_masked_background"] = shares_B[1].mean()
+    return EncoderInputs(
+        query, base[KEY], negative, own_VBGG, query_mask_BCHW, negative_mask, telemetry
+    )

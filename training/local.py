@@ -1,0 +1,30 @@
+"""The loop in this process, on a machine without Ray (or under ``torchrun``)."""
+
+from training.checkpoint import CheckpointStore
+from training.config import PretrainConfig, write_config
+from training.context import LocalContext
+from training.distributed import rank, world_size
+from training.loop import RunResult, pretrain
+from training.preflight import preflight
+
+
+def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
+    """Runs or resumes a pretraining here; the counterpart of ``training.launch.launch``.
+
+    Args:
+        config: the run.
+        context: device and stop requests; None: the first GPU or the CPU.
+
+    Raises:
+        InputError: before anything is written, when something does not fit (``preflight``).
+    """
+    info = preflight(config, world_size())
+    total_steps = config.epochs * (info.num_images // config.batch_size)
+    done = max(CheckpointStore(config.out / "checkpoints", keep=1).steps(), default=0)
+    if done == total_steps:
+        return RunResult(done, total_steps, {})
+    if rank() == 0:
+        write_config(config.out, config, info.plan_digest)
+    context = context or LocalContext()
+    with context.stop_on_sigterm():
+        return pretrain(config, context)

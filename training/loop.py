@@ -1,0 +1,298 @@
+"""The training loop: sees a context, never Ray; the same in one process and on a cluster."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import InputError
+from pipeline.manifest import load_dataset_info
+from training.checkpoint import CheckpointStore, load_state
+from training.config import PretrainConfig
+from training.contact_sheet import write_contact_sheet
+from training.context import TrainContext
+from training.distributed import agree, rank, world_size
+from training.draws import sample_seeds
+from training.encoder import build_backbone
+from training.evaluation import knn_on_shards
+from training.export import export_backbone
+from training.fills import FILLS
+from training.inputs import build_inputs, to_device
+from training.interval import Interval
+from training.methods.registry import METHODS
+from training.metrics import MetricsLog
+from training.precision import autocast_dtype
+from training.schedules import cosine_lr, linear_warmup
+from training.stream import BatchDataset, HostBatch, make_loader
+
+CONTINUE, SAVE, STOP = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a call of ``pretrain`` ended.
+
+    Attributes:
+        step: global steps done.
+        total_steps: global steps of the whole run.
+        values: the last numbers of the record.
+    """
+
+    step: int
+    total_steps: int
+    values: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.step == self.total_steps
+
+
+def pretrain(config: PretrainConfig, context: TrainContext) -> RunResult:
+    """Pretrains, or goes on from the newest checkpoint in ``config.out``.
+
+    Called by every rank. Expects that ``preflight`` has passed.
+
+    Args:
+        config: the run.
+        context: device, reports and stop requests.
+    """
+    return Trainer(config, context).run()
+
+
+class Trainer:
+    """One rank's state of a run."""
+
+    def __init__(self, config: PretrainConfig, context: TrainContext) -> None:
+        self.config, self.context, self.device = config, context, context.device
+        self.info = load_dataset_info(config.shards)
+        self.dataset = BatchDataset(
+            config.shards, self.info, config.stream, rank=rank(), world_size=world_size()
+        )
+        self.steps_per_epoch = self.dataset.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.fill = FILLS[config.fill]
+        self.autocast = autocast_dtype(config.precision, self.device)
+
+        torch.manual_seed(config.seed)
+        backbone = build_backbone(config.encoder)
+        self.method = METHODS[config.method](
+            config.moco, backbone, batch_size=config.batch_size, seed=config.seed
+        ).to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            self.method.trained.parameters(),
+            lr=config.optim.lr,
+            momentum=config.optim.momentum,
+            weight_decay=config.optim.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+        self.interval = Interval()
+        self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
+        self.step = self._resume()
+        self.encode_query = self._data_parallel(self.method.trained)
+        self.log = MetricsLog(config.out, resume_step=self.step) if rank() == 0 else None
+        self.values: dict[str, float] = {}
+        self._saved_at = time.monotonic()
+
+    def run(self) -> RunResult:
+        """Trains to the end, or until a stop is asked for."""
+        if self.step == 0:
+            self._evaluate()
+            self._contact_sheet()
+        loader = make_loader(
+            self.dataset,
+            start_step=self.step,
+            stop_step=self.total_steps,
+            num_workers=self._loader_workers(),
+            pin_memory=self.device.type == "cuda",
+        )
+        self.interval.start_clock()
+        for batch in self.interval.timed(loader):
+            self._train_step(batch)
+            if self._due(self.config.log_every_steps) or self._epoch_ends():
+                self._log_interval()
+            if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
+                self._evaluate()
+            decision = agree(self._decide())
+            if decision != CONTINUE:
+                self._save()
+            if decision == STOP:
+                break
+        self.context.report(self.values)
+        if self.log is not None:
+            self.log.close()
+        return RunResult(self.step, self.total_steps, self.values)
+
+    def _train_step(self, host_batch: HostBatch) -> None:
+        config = self.config
+        # Dropout and the like draw from the global generator: make that a function of the step.
+        torch.manual_seed(int(sample_seeds(config.seed, self.step, np.array([rank()]))[0] >> 1))
+        lr = cosine_lr(
+            self.step,
+            base_lr=config.optim.lr,
+            total_steps=self.total_steps,
+            warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
+        )
+        rho = linear_warmup(
+            self.step,
+            value=config.moco.rho,
+            warmup_steps=round(config.moco.rho_warmup_epochs * self.steps_per_epoch),
+        )
+        batch = to_device(host_batch, self.device)
+        # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
+        inputs = build_inputs(
+            batch,
+            masks=config.masks,
+            fill=self.fill,
+            hard_negatives=config.moco.hard_negatives > 0,
+        )
+        with self._autocast():
+            result = self.method.step(
+                inputs, encode_query=self.encode_query, step=self.step, rho=rho
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        result.loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.interval.add({"loss": result.loss.detach(), **result.metrics, **inputs.telemetry})
+        self.interval.set(lr=lr, rho=rho)
+        self.step += 1
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _epoch_ends(self, every: int = 1) -> bool:
+        return self._due(every * self.steps_per_epoch)
+
+    def _decide(self) -> int:
+        """Rank 0's word on whether to save and whether to stop after this step."""
+        plan = self.config.checkpoint
+        if self.step == self.total_steps or self.context.stop_requested():
+            return STOP
+        minutes = (time.monotonic() - self._saved_at) / 60
+        save = (
+            self._epoch_ends(plan.every_epochs)
+            or self._due(plan.every_steps)
+            or 0 < plan.every_minutes <= minutes
+        )
+        return SAVE if save else CONTINUE
+
+    def _log_interval(self) -> None:
+        values = self.interval.finish(self.config.batch_size)
+        self.values |= values
+        if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
+            raise InputError(
+                f"the loss is no longer finite at step {self.step} ({values['loss']}): "
+                "lower optim.lr or moco.rho, or lengthen their warm-up"
+            )
+        if self.log is None:
+            return
+        self.log.write(step=self.step, kind="train", values=values)
+        epoch = self.step / self.steps_per_epoch
+        left = (self.total_steps - self.step) * self.config.batch_size
+        minutes = left / values["images_per_second"] / 60
+        self.context.say(
+            f"epoch {epoch:.2f}/{self.config.epochs} step {self.step}/{self.total_steps} "
+            f"loss {values['loss']:.4f} lr {values['lr']:.4g} "
+            f"{values['images_per_second']:.0f} images/s, "
+            f"{values['data_wait_share']:.1%} waiting for data, {minutes:.1f} min left"
+        )
+
+    def _evaluate(self) -> None:
+        knn = self.config.knn
+        if knn.val_shards is None:
+            return
+        self.method.average_statistics()
+        with self.interval.paused():
+            accuracy = knn_on_shards(
+                self.method.backbone,
+                train_root=knn.train_shards or self.config.shards,
+                val_root=knn.val_shards,
+                view_size=self.config.views.size,
+                prepare=self._prepare,
+                device=self.device,
+                k=knn.k,
+                temperature=knn.temperature,
+                autocast_dtype=self.autocast,
+            )
+        self.values["knn"] = accuracy
+        if self.log is not None:
+            self.log.write(step=self.step, kind="eval", values={"knn": accuracy})
+            self.context.say(f"kNN {accuracy:.2f} % after {self.step} steps")
+        self.context.report(self.values)
+
+    def _prepare(self, image01_BCHW: Tensor) -> Tensor:
+        return self.fill.prepare(image01_BCHW, view_size=self.config.views.size)
+
+    def _contact_sheet(self) -> None:
+        if rank() == 0:
+            write_contact_sheet(self.config.out / "contact_sheet.png", self.dataset, self.config)
+
+    def _save(self) -> None:
+        self.method.average_statistics()
+        self.interval.average_over_ranks()
+        self._saved_at = time.monotonic()
+        if rank() != 0:
+            return
+        state = {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "interval": self.interval.state_dict(),
+        }
+        self.store.save(self.step, state, self.config.to_json(), self._export)
+        self._export(self.config.out / "backbone")
+
+    def _export(self, folder: Path) -> None:
+        size = self.config.views.size
+        export_backbone(
+            folder,
+            self.method.backbone,
+            self.config.encoder,
+            view_size=size,
+            high_pass=self.fill.filter(view_size=size),
+            provenance={
+                "data_digest": self.info.plan_digest,
+                "step": self.step,
+                "epochs": self.step / self.steps_per_epoch,
+                "config": self.config.to_json(),
+            },
+        )
+
+    def _resume(self) -> int:
+        checkpoint = self.store.latest()
+        if checkpoint is None:
+            return 0
+        state = load_state(checkpoint, self.device)
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.interval.load_state_dict(state["interval"])
+        if rank() == 0:
+            self.context.say(f"resuming after step {state['step']} from {checkpoint}")
+        return int(state["step"])
+
+    def _data_parallel(self, module: nn.Module) -> nn.Module:
+        if world_size() == 1:
+            return module
+        return DistributedDataParallel(
+            module,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # statistics are averaged when they are needed
+            gradient_as_bucket_view=True,
+        )
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def _loader_workers(self) -> int:
+        if self.config.loader_workers is not None:
+            return self.config.loader_workers
+        return 4 if self.device.type == "cuda" else 0
