@@ -14,6 +14,7 @@ FORMAT_HALF = {
     "pipeline.codecs",
     "pipeline.errors",
     "pipeline.manifest",
+    "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.schema",
     "pipeline.shards",

@@ -1,0 +1,210 @@
+"""The exported backbone: a folder that plain torchvision can load, with its preprocessing.
+
+`backbone.pth` is a torchvision state dict without the classifier (`fc.*`); `backbone.json` says
+which network it belongs to and how an image must be prepared for it. Without torchvision's
+maximum pooling (`"max_pool": false`) the loader replaces `maxpool` by an identity:
+
+    network = torchvision.models.resnet18()
+    network.fc = torch.nn.Identity()
+    network.load_state_dict(torch.load("backbone.pth", weights_only=True), strict=True)
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.preparation import HighPass, Preprocessing
+
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "backbone.pth"
+INFO_NAME = "backbone.json"
+ARCHITECTURES: tuple[str, ...] = tuple(
+    name
+    for name in torchvision.models.list_models(module=torchvision.models)
+    if torchvision.models.get_model_builder(name).__module__ == "torchvision.models.resnet"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What `backbone.json` holds.
+
+    Attributes:
+        architecture: torchvision's name of the network.
+        feature_dim: length of the feature vector.
+        preprocessing: how an image is prepared.
+        max_pool: whether torchvision's maximum pooling is in place.
+        provenance: where the weights come from (run, epoch, versions); JSON values only.
+        weights_sha256: of `backbone.pth`; filled in when written.
+        format_version: of this format.
+    """
+
+    architecture: str
+    feature_dim: int
+    preprocessing: Preprocessing
+    max_pool: bool = True
+    provenance: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:
+    """A torchvision network without its classifier, and the length of its feature vector.
+
+    Raises:
+        InputError: a name that torchvision's ResNet family does not have.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"unknown architecture {architecture!r}: wanted one of {', '.join(ARCHITECTURES)}"
+        )
+    network: nn.Module = torchvision.models.get_model(architecture, weights=None)
+    feature_dim = int(network.fc.in_features)  # type: ignore[arg-type,union-attr]
+    network.fc = nn.Identity()
+    if not max_pool:
+        network.maxpool = nn.Identity()
+    return network, feature_dim
+
+
+def write_backbone(
+    folder: Path | str, state_dict: Mapping[str, torch.Tensor], info: BackboneInfo
+) -> BackboneInfo:
+    """Write an export, whole or not at all; an earlier export of that name is replaced.
+
+    Args:
+        folder: of the export; its parents are made.
+        state_dict: of `plain_network(info.architecture)`, on any device.
+        info: what goes into the JSON; its digest is filled in.
+
+    Returns:
+        `info` with the digest of the weights.
+
+    Raises:
+        InputError: the folder holds something other than an export.
+    """
+    folder = Path(folder)
+    refuse_foreign(folder)
+    buffer = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, buffer)
+    weights = buffer.getvalue()
+    info = dataclasses.replace(info, weights_sha256=hashlib.sha256(weights).hexdigest())
+    text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.writing")
+    previous = folder.with_name(f".{folder.name}.previous")
+    for leftover in (fresh, previous):  # of a run that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir()
+    for name, content in ((WEIGHTS_NAME, weights), (INFO_NAME, text.encode())):
+        with (fresh / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    if folder.exists():  # a folder that is not empty cannot be replaced in one rename
+        folder.rename(previous)
+    fresh.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    return info
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise InputError where an export would overwrite something that is none."""
+    if not folder.exists():
+        return
+    foreign = (
+        sorted({p.name for p in folder.iterdir()} - {WEIGHTS_NAME, INFO_NAME})
+        if folder.is_dir()
+        else [folder.name]
+    )
+    if foreign:
+        raise InputError(
+            f"{folder} holds {foreign[0]!r}, which is no part of an exported backbone: "
+            "choose another folder"
+        )
+
+
+def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
+    """Load an export.
+
+    Args:
+        path: the export's folder.
+
+    Returns:
+        The torchvision network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
+        and what its JSON says.
+
+    Raises:
+        InputError: a missing or damaged file, another format version, no preprocessing.
+    """
+    folder = Path(path)
+    info = load_info(folder)
+    weights_file = folder / WEIGHTS_NAME
+    if not weights_file.is_file():
+        raise InputError(f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
+    weights = weights_file.read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != info.weights_sha256:
+        raise InputError(
+            f"{weights_file} has sha256 {digest[:12]}, {INFO_NAME} says "
+            f"{info.weights_sha256[:12]}: damaged, or of another export; export it again"
+        )
+    network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
+    if feature_dim != info.feature_dim:
+        raise InputError(
+            f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, "
+            f"{info.architecture} has {feature_dim}"
+        )
+    try:
+        network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True), strict=True)
+    except Exception as error:  # the digest holds, so whoever wrote it wrote something else
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{weights_file} does not fit torchvision's {info.architecture}: {first_line}"
+        ) from error
+    return network.eval(), info
+
+
+def load_info(folder: Path) -> BackboneInfo:
+    """Read an export's JSON alone; raises InputError as `load_backbone` does."""
+    file = folder / INFO_NAME
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: wanted an exported backbone")
+    if not file.is_file():
+        raise InputError(f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone")
+    try:
+        given = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON: {error}") from error
+    version = given.get("format_version") if isinstance(given, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{file} is of format version {version}, this program reads {FORMAT_VERSION}: "
+            "export the backbone again with this version"
+        )
+    if not given.get("preprocessing"):
+        raise InputError(
+            f"{file} has no preprocessing: without it the features would be wrong; export it again"
+        )
+    try:
+        wanted = dict(given["preprocessing"])
+        wanted |= {name: tuple(float(v) for v in wanted[name]) for name in ("mean", "std")}
+        if wanted.get("high_pass") is not None:
+            wanted["high_pass"] = HighPass(**wanted["high_pass"])
+        return BackboneInfo(**(given | {"preprocessing": Preprocessing(**wanted)}))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is incomplete or damaged: {error}") from error

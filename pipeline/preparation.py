@@ -1,0 +1,132 @@
+"""How an image is prepared at test time, as an exported backbone's JSON states it.
+
+Shapes: B batch, C channels, H W pixels, S side of the view.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.errors import InputError
+from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD, high_pass
+
+
+def short_side(view_size: int) -> int:
+    """The length of the shorter side before the centre crop: 256 for a view of 224."""
+    return round(view_size * 256 / 224)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HighPass:
+    """The Gaussian that is taken away from the normalised view (paper: kernel 11, sigma 5).
+
+    Attributes:
+        kernel: side in pixels of the view, odd.
+        sigma: standard deviation in pixels of the view.
+    """
+
+    kernel: int
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if self.kernel < 3 or self.kernel % 2 == 0 or not self.sigma > 0:
+            raise InputError(
+                f"high_pass is kernel {self.kernel}, sigma {self.sigma}: "
+                "wanted an odd kernel >= 3 and a sigma > 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What a backbone wants to see: the test-time view, in pixels.
+
+    Attributes:
+        view_size: side of the centre crop.
+        resize: length of the shorter side before the crop, at least `view_size`.
+        mean: per channel (RGB), of an image in [0, 1].
+        std: per channel (RGB), of an image in [0, 1].
+        high_pass: filter after the normalisation, for a backbone pretrained with it.
+    """
+
+    view_size: int
+    resize: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    high_pass: HighPass | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.view_size <= self.resize:
+            raise InputError(
+                f"view_size {self.view_size} and resize {self.resize}: "
+                "wanted 1 <= view_size <= resize"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
+            raise InputError(f"mean {self.mean} and std {self.std}: wanted three each, std > 0")
+        if self.high_pass is not None and self.high_pass.kernel // 2 >= self.view_size:
+            # Reflection has no more pixels to give than the view has.
+            raise InputError(
+                f"a high-pass kernel of {self.high_pass.kernel} does not fit "
+                f"a view of {self.view_size} pixels"
+            )
+
+
+class Preprocess(nn.Module):
+    """Images as they come, prepared for the backbone: resize, centre crop, `prepare`.
+
+    Resizing is bilinear with antialiasing, in floating point, without clipping.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Prepare one image or a batch of one size.
+
+        Args:
+            image: uint8 RGB, [B, 3, H, W] or [3, H, W], any size.
+
+        Returns:
+            float32 [B, 3, S, S] or [3, S, S] with S = `view_size`.
+
+        Raises:
+            InputError: another dtype or shape.
+        """
+        if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
+            raise InputError(
+                f"got {image.dtype} {list(image.shape)}: wanted torch.uint8 [B, 3, H, W] "
+                "or [3, H, W]"
+            )
+        image01_BCHW = image.reshape(-1, *image.shape[-3:]).float() / 255
+        short, size = self.preprocessing.resize, self.preprocessing.view_size
+        height, width = image.shape[-2:]
+        scale = short / min(height, width)
+        if scale != 1:
+            sides = (max(short, round(height * scale)), max(short, round(width * scale)))
+            image01_BCHW = F.interpolate(
+                image01_BCHW, size=sides, mode="bilinear", antialias=True, align_corners=False
+            )
+        top, left = (image01_BCHW.shape[2] - size) // 2, (image01_BCHW.shape[3] - size) // 2
+        view_BCHW = self.prepare(image01_BCHW[:, :, top : top + size, left : left + size])
+        return view_BCHW if image.ndim == 4 else view_BCHW[0]
+
+    def prepare(self, image01_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalise, then filter: for views that have their size already.
+
+        Args:
+            image01_BCHW: float [B, 3, S, S] in [0, 1].
+
+        Returns:
+            The same shape, on the input's device.
+        """
+        x_BCHW = (image01_BCHW - self.mean.to(image01_BCHW)) / self.std.to(image01_BCHW)
+        filtered = self.preprocessing.high_pass
+        return x_BCHW if filtered is None else high_pass(x_BCHW, filtered.kernel, filtered.sigma)

@@ -1,0 +1,46 @@
+"""The query encoder as an exported backbone: plain torchvision weights with their preprocessing."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.backbone import BackboneInfo, write_backbone
+from pipeline.preparation import HighPass, Preprocessing, short_side
+from training.encoder import Backbone, EncoderConfig, torchvision_state_dict
+
+
+def export_backbone(
+    folder: Path | str,
+    backbone: Backbone,
+    encoder_config: EncoderConfig,
+    *,
+    view_size: int,
+    high_pass: tuple[int, float] | None,
+    provenance: dict[str, Any],
+) -> BackboneInfo:
+    """Write the backbone so that `pipeline.backbone.load_backbone` and torchvision load it.
+
+    Args:
+        folder: of the export; replaced as a whole if it holds an earlier one.
+        backbone: the query encoder, unwrapped, on any device; left as it is.
+        encoder_config: what it was built from.
+        view_size: side of the views it was trained on.
+        high_pass: (kernel, sigma) at that size, where the views were filtered.
+        provenance: run, epoch, data, versions; JSON values.
+
+    Returns:
+        What was written, with the digest of the weights.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    filtered = None if high_pass is None else HighPass(kernel=high_pass[0], sigma=high_pass[1])
+    info = BackboneInfo(
+        architecture=encoder_config.architecture,
+        feature_dim=backbone.feature_dim,
+        max_pool=encoder_config.max_pool,
+        preprocessing=Preprocessing(
+            view_size=view_size, resize=short_side(view_size), high_pass=filtered
+        ),
+        provenance=provenance,
+    )
+    return write_backbone(folder, torchvision_state_dict(backbone), info)

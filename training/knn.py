@@ -1,0 +1,112 @@
+"""Weighted k-nearest-neighbour classification of frozen features.
+
+Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance
+Discrimination", arXiv 1805.01978, section 3.4.
+
+Shapes: M training images, V validation images, D features.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.errors import InputError
+
+MAX_SIMILARITIES = 2**26  # held at once: 256 MiB of float32
+
+
+def knn_predict(
+    features_train_MD: torch.Tensor,
+    labels_train_M: torch.Tensor,
+    features_val_VD: torch.Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int,
+    max_similarities: int = MAX_SIMILARITIES,
+) -> torch.Tensor:
+    """Let the k most similar training images vote: weight exp(cosine / temperature).
+
+    Args:
+        features_train_MD: float [M, D], of any length.
+        labels_train_M: int64 [M], in 0 .. num_classes - 1.
+        features_val_VD: float [V, D], of any length.
+        k: number of neighbours, at most M.
+        temperature: above 0.
+        num_classes: number of classes.
+        max_similarities: V is taken in chunks of so many similarities to bound the memory.
+
+    Returns:
+        Predicted class int64 [V]; among equal votes the lower one.
+
+    Raises:
+        InputError: empty sets, k > M, labels out of range, features that do not match.
+    """
+    num_train = len(features_train_MD)
+    check_features("training", features_train_MD, labels_train_M, num_classes)
+    if not len(features_val_VD) or features_val_VD.shape[1:] != features_train_MD.shape[1:]:
+        raise InputError(
+            f"kNN got validation features {list(features_val_VD.shape)}: wanted at least one row "
+            f"of {features_train_MD.shape[1]}, as in training"
+        )
+    if not 1 <= k <= num_train:
+        raise InputError(
+            f"kNN with k = {k}: wanted 1 to {num_train}, the number of training images"
+        )
+    if not temperature > 0:
+        raise InputError(f"kNN with temperature {temperature}: wanted above 0")
+
+    train_MD = F.normalize(features_train_MD.float(), dim=1)
+    labels_train_M = labels_train_M.to(train_MD.device)
+    predictions: list[torch.Tensor] = []
+    for chunk in torch.split(features_val_VD, max(1, max_similarities // num_train)):
+        chunk_BD = F.normalize(chunk.to(train_MD), dim=1)
+        cosine_Bk, neighbours_Bk = (chunk_BD @ train_MD.T).topk(k, dim=1)
+        # Relative to the nearest one: the same ranking, and no overflow at low temperatures.
+        weights_Bk = ((cosine_Bk - cosine_Bk[:, :1]) / temperature).exp()
+        votes = weights_Bk.new_zeros(len(chunk), num_classes)
+        votes.scatter_add_(1, labels_train_M[neighbours_Bk], weights_Bk)
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions)
+
+
+def knn_accuracy(
+    features_train_MD: torch.Tensor,
+    labels_train_M: torch.Tensor,
+    features_val_VD: torch.Tensor,
+    labels_val_V: torch.Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int,
+    max_similarities: int = MAX_SIMILARITIES,
+) -> float:
+    """Top-1 of `knn_predict` in percent; arguments and errors as there."""
+    check_features("validation", features_val_VD, labels_val_V, num_classes)
+    predicted_V = knn_predict(
+        features_train_MD,
+        labels_train_M,
+        features_val_VD,
+        k=k,
+        temperature=temperature,
+        num_classes=num_classes,
+        max_similarities=max_similarities,
+    )
+    return 100 * float((predicted_V.cpu() == labels_val_V.cpu()).double().mean())
+
+
+def check_features(
+    name: str, features_MD: torch.Tensor, labels_M: torch.Tensor, num_classes: int
+) -> None:
+    """Raise InputError unless there are features, one label each, all in range."""
+    if features_MD.ndim != 2 or not len(features_MD) or labels_M.shape != features_MD.shape[:1]:
+        raise InputError(
+            f"{name}: got features {list(features_MD.shape)} and labels {list(labels_M.shape)}: "
+            "wanted [M, D] and [M] with M >= 1"
+        )
+    lowest, highest = int(labels_M.min()), int(labels_M.max())
+    if lowest == -1:
+        raise InputError(f"{name}: some images have no label (-1): wanted labelled shards")
+    if lowest < 0 or highest >= num_classes:
+        raise InputError(
+            f"{name}: labels reach from {lowest} to {highest}: wanted 0 to {num_classes - 1}"
+        )
