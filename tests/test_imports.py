@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "training", "jobs")
 MAY_IMPORT_RAY = {"pipeline/precompute.py", "training/launch.py"}
 FORMAT_HALF = {
+    "pipeline.atomic",
     "pipeline.backbone",
     "pipeline.codecs",
     "pipeline.errors",
     "pipeline.manifest",
+    "pipeline.preparation",
     "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.schema",

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.atomic import write_atomically
 from pipeline.errors import InputError
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
@@ -172,11 +172,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
     """Writes ``config.json`` into the run's folder, which it makes."""
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / (CONFIG_FILE + ".tmp")
     record = {"data_digest": data_digest, **config.to_json()}
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, out / CONFIG_FILE)
+    write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
 
 
 def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> None:

@@ -1,11 +1,12 @@
 """The run's record: ``metrics.jsonl`` and TensorBoard, written by rank 0."""
 
 import json
-import os
 from pathlib import Path
 from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.atomic import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 TIMINGS = ("images_per_second", "data_wait_share", "seconds")
@@ -28,9 +29,7 @@ class MetricsLog:
         keep = [entry for entry in read_metrics(folder) if entry["step"] <= resume_step]
         if resume_step == 0:
             keep = []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in keep))
-        os.replace(temporary, path)
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in keep).encode())
         self._file: TextIO = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
-from training.encoder import check_architecture
 from training.methods.registry import METHODS
 
 
@@ -26,7 +25,6 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     """
     if config.method not in METHODS:
         raise InputError(f"unknown method {config.method!r}: choose one of {', '.join(METHODS)}")
-    check_architecture(config.encoder.architecture)
     info = load_dataset_info(config.shards)
     check_shards(config.shards, info)
     if config.batch_size % num_ranks:

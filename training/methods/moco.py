@@ -102,8 +102,10 @@ class ProjectedBackbone(nn.Module):
         self.head = projection_head(backbone.feature_dim, backbone.feature_dim, embedding_dim)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Returns unit rows [B, D] in float32, whatever autocast does inside."""
-        return functional.normalize(self.head(self.backbone(images_BCHW)).float(), dim=1)
+        """Returns unit rows [B, D], in float32 where autocast made them narrower."""
+        embeddings_BD: Tensor = self.head(self.backbone(images_BCHW))
+        wide = torch.promote_types(embeddings_BD.dtype, torch.float32)
+        return functional.normalize(embeddings_BD.to(wide), dim=1)
 
 
 class MoCoV2(nn.Module):

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+from training.batch_norm import group_batch_norm
+
+
+def networks(group_size: int) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU()).double()
+    grouped = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU()).double()
+    grouped.load_state_dict(plain.state_dict())
+    return plain, group_batch_norm(grouped, group_size)
+
+
+def test_each_group_is_normalised_by_itself() -> None:
+    plain, grouped = networks(4)
+    x = torch.randn(12, 3, 8, 8, dtype=torch.float64)
+    expected = torch.cat([plain(chunk) for chunk in x.split(4)])
+    torch.testing.assert_close(grouped(x), expected)
+    for name, value in plain.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(grouped.state_dict()[name], value)
+
+
+def test_gradients_are_those_of_separate_batches() -> None:
+    plain, grouped = networks(4)
+    x = torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    grouped(x).square().sum().backward()
+    sum(plain(chunk).square().sum() for chunk in x.split(4)).backward()
+    for ours, theirs in zip(grouped.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_inference_and_state_dict_are_those_of_plain_batch_norm() -> None:
+    plain, grouped = networks(4)
+    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    assert plain.state_dict().keys() == grouped.state_dict().keys()
+    assert torch.equal(plain.eval()(x), grouped.eval()(x))
+
+
+def test_a_group_of_one_is_refused() -> None:
+    with pytest.raises(InputError, match="group of 1"):
+        group_batch_norm(nn.BatchNorm2d(3), 1)

@@ -1,0 +1,221 @@
+"""A run in one process: it learns, resumes to the last bit, stops when asked, and says what it did.
+
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.backbone import load_backbone
+from pipeline.errors import InputError
+from tests.shard_sets import write_shard_set
+from training.checkpoint import CheckpointConfig, CheckpointStore
+from training.config import KnnConfig, OptimConfig, PretrainConfig
+from training.context import LocalContext
+from training.encoder import EncoderConfig
+from training.local import launch
+from training.loop import RunResult
+from training.masks import MaskConfig
+from training.methods.moco import MoCoConfig
+from training.metrics import TIMINGS, read_metrics
+from training.views import ViewConfig
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shards")
+    write_shard_set(root, num_images=42, shard_images=14)
+    return root
+
+
+def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
+    config = PretrainConfig(
+        shards=shards,
+        out=out,
+        epochs=2,
+        batch_size=8,
+        encoder=EncoderConfig(architecture="resnet18", stem="small"),
+        views=ViewConfig(size=32, grid=4),
+        moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4, rho_warmup_epochs=1),
+        optim=OptimConfig(lr=0.05),
+        knn=KnnConfig(val_shards=shards, every_epochs=1, k=5),
+        checkpoint=CheckpointConfig(keep=8),
+        log_every_steps=2,
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def run(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
+    return launch(config, context or LocalContext(torch.device("cpu")))
+
+
+class StopsAfter(LocalContext):
+    """Asks for a stop when the loop has asked it ``steps`` times."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(torch.device("cpu"))
+        self._left = steps
+
+    def stop_requested(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+def numbers(out: Path) -> list[dict[str, float | str]]:
+    return [{k: v for k, v in e.items() if k not in TIMINGS} for e in read_metrics(out)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    latest = CheckpointStore(out / "checkpoints", keep=1).latest()
+    assert latest is not None
+    state = torch.load(latest / "state.pt", weights_only=True)
+    method: dict[str, torch.Tensor] = state["method"]
+    return method
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = run(small_run(shards, out))
+    assert result.finished
+    assert result.step == 2 * (42 // 8)
+    return out
+
+
+def test_leaves_everything_a_user_needs(undisturbed: Path) -> None:
+    assert (undisturbed / "contact_sheet.png").stat().st_size > 1000
+    assert list((undisturbed / "tensorboard").iterdir())
+    network, info = load_backbone(undisturbed / "backbone")
+    assert info.architecture == "resnet18"
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+    entries = read_metrics(undisturbed)
+    assert [e["step"] for e in entries if e["kind"] == "eval"] == [0, 5, 10]
+    train = [e for e in entries if e["kind"] == "train"]
+    assert [e["step"] for e in train] == [2, 4, 5, 6, 8, 10]
+    assert {"loss", "lr", "rho", "images_per_second", "data_wait_share"} <= train[-1].keys()
+    assert train[0]["rho"] == pytest.approx(2.0 * 1 / 5)
+    assert train[-1]["rho"] == 2.0
+    assert 0 <= float(train[-1]["data_wait_share"]) <= 1
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7])
+def test_a_resumed_run_equals_an_undisturbed_one_to_the_last_bit(
+    shards: Path, undisturbed: Path, tmp_path: Path, steps: int
+) -> None:
+    out = tmp_path / "resumed"
+    stopped = run(small_run(shards, out), StopsAfter(steps))
+    assert (stopped.step, stopped.finished) == (steps, False)
+    assert run(small_run(shards, out)).finished
+    assert numbers(out) == numbers(undisturbed)
+    ours, theirs = weights(out), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_steps_after_the_last_checkpoint_are_repeated_once(
+    shards: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """As after a crash: the record is ahead of the newest checkpoint."""
+    out = tmp_path / "crashed"
+    config = small_run(shards, out, checkpoint=CheckpointConfig(every_steps=4, keep=8))
+    run(config, StopsAfter(7))
+    store = CheckpointStore(out / "checkpoints", keep=8)
+    assert store.steps() == [4, 5, 7]
+    for step in (5, 7):
+        (out / "checkpoints" / f"step-{step:08d}").rename(tmp_path / f"gone-{step}")
+    assert run(config).finished
+    assert numbers(out) == numbers(undisturbed)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(shards: Path, undisturbed: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
+    result = run(small_run(shards, undisturbed))
+    assert result.finished
+    assert result.values == {}
+    assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()} == before
+
+
+def test_other_settings_are_refused_by_name(shards: Path, undisturbed: Path) -> None:
+    config = small_run(shards, undisturbed, optim=OptimConfig(lr=0.02), fill="blur")
+    with pytest.raises(InputError, match=r"fill: mean -> blur; optim\.lr: 0\.05 -> 0\.02"):
+        run(config)
+
+
+def test_only_the_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> None:
+    config = small_run(
+        shards,
+        tmp_path / "run",
+        checkpoint=CheckpointConfig(every_steps=2, keep=2),
+        knn=KnnConfig(),
+    )
+    run(config)
+    assert CheckpointStore(tmp_path / "run" / "checkpoints", keep=2).steps() == [8, 10]
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur", "high_pass"])
+@pytest.mark.parametrize("strategy", ["none", "random", "shuffled"])
+def test_every_fill_and_strategy_trains(
+    shards: Path, tmp_path: Path, fill: str, strategy: str
+) -> None:
+    config = small_run(
+        shards,
+        tmp_path / "run",
+        epochs=1,
+        fill=fill,
+        masks=MaskConfig(strategy=strategy),  # type: ignore[arg-type]
+        knn=KnnConfig(),
+    )
+    result = run(config)
+    assert np.isfinite(result.values["loss"])
+    masked = result.values["query_masked_foreground"]
+    assert (masked == 0) == (strategy == "none")
+    exported = json.loads((tmp_path / "run" / "backbone" / "backbone.json").read_text())
+    assert (exported["preprocessing"]["high_pass"] is not None) == (fill == "high_pass")
+
+
+def test_no_learning_rate_no_progress_but_learning_lowers_the_loss(
+    shards: Path, tmp_path: Path
+) -> None:
+    config = small_run(
+        shards, tmp_path / "run", epochs=12, knn=KnnConfig(), moco=MoCoConfig(
+            queue_size=64, temperature=0.1, batch_norm_group=4, hard_negatives=0, key_momentum=0.9
+        ),
+    )
+    run(config)
+    losses = [float(e["loss"]) for e in read_metrics(tmp_path / "run")]
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 64}, "42 images, fewer than one global batch of 64"),
+        ({"method": "byol"}, "unknown method 'byol': choose one of moco_v2"),
+        ({"moco": MoCoConfig(queue_size=60)}, "queue_size 60 is not a multiple"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    shards: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    if "batch_size" in changes:
+        changes["moco"] = MoCoConfig(queue_size=64, batch_norm_group=4)
+    with pytest.raises(InputError, match=message):
+        run(small_run(shards, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_knn_without_labels_is_refused(shards: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    write_shard_set(bare, num_images=16, labels=False)
+    with pytest.raises(InputError, match="needs labels and .*bare has none"):
+        run(small_run(shards, tmp_path / "run", knn=KnnConfig(val_shards=bare)))
+
+
+def test_a_folder_that_is_no_run_is_left_alone(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no run of this job"):
+        run(small_run(shards, tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
