@@ -1,0 +1,281 @@
+"""Shards: plain WebDataset tars, the same bytes for the same samples, read by offset.
+
+The members of a sample stand together: `<key>.<jpg|png|webp>`, `<key>.saliency.png`,
+`<key>.json` and, where there is a label, `<key>.cls`.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.atomic import atomic_file
+from pipeline.errors import InputError
+from pipeline.manifest import DatasetInfo, ShardInfo, read_manifest
+from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_path
+
+OPEN_SHARDS = 64
+INDEXED_SHARDS = 1024
+"""How many shards' offsets a reader remembers: at 256 images a shard about 40 MB at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSample:
+    """What is written of one image; width and height are those after EXIF."""
+
+    key: str
+    image: bytes
+    image_ext: str
+    saliency: bytes
+    source: str
+    width: int
+    height: int
+    label: int | None
+    sha256: str
+
+
+class ShardWriter:
+    """Appends samples to an open tar; made by `open_shard`."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self._name = name
+        self._offset = 0
+        self._num_images = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, sample: NewSample) -> dict[str, Any]:
+        """Append the members of a sample.
+
+        Returns:
+            The columns of the sample's manifest row that the tar decides.
+        """
+        described = {
+            "source": sample.source,
+            "width": sample.width,
+            "height": sample.height,
+            "label": sample.label,
+            "sha256": sample.sha256,
+        }
+        about = json.dumps(described, sort_keys=True).encode()
+        row = {
+            **described,
+            "key": sample.key,
+            "shard": self._name,
+            "index": self._num_images,
+            "image_ext": sample.image_ext,
+            "image_offset": self._member(f"{sample.key}.{sample.image_ext}", sample.image),
+            "image_length": len(sample.image),
+            "saliency_offset": self._member(f"{sample.key}.{SALIENCY_MEMBER}", sample.saliency),
+            "saliency_length": len(sample.saliency),
+            "json_offset": self._member(f"{sample.key}.{JSON_MEMBER}", about),
+            "json_length": len(about),
+        }
+        if sample.label is not None:
+            self._member(f"{sample.key}.{LABEL_MEMBER}", str(sample.label).encode())
+        self._num_images += 1
+        return row
+
+    def finish(self) -> ShardInfo:
+        """Close the archive (two empty blocks, padded to a record) and describe it."""
+        end = self._offset + 2 * tarfile.BLOCKSIZE
+        self._write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+        return ShardInfo(
+            name=self._name,
+            num_images=self._num_images,
+            num_bytes=self._offset,
+            sha256=self._digest.hexdigest(),
+        )
+
+    def _member(self, name: str, data: bytes) -> int:
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        header.mtime = 0
+        header.mode = 0o644
+        header.uname = header.gname = "salmask"
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._offset
+        self._write(data)
+        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._offset += len(data)
+
+
+@contextmanager
+def open_shard(root: Path, name: str) -> Iterator[ShardWriter]:
+    """Write a shard that appears at its final name only if the block ends well.
+
+    The block calls `finish` last.
+    """
+    with atomic_file(shard_path(root, name)) as file:
+        yield ShardWriter(file, name)
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample as it lies in its shard; label -1 where there is none."""
+
+    key: str
+    shard: str
+    image: bytes
+    saliency: bytes
+    label: int
+
+
+@dataclass(frozen=True)
+class _ShardIndex:
+    keys: list[str]
+    extensions: list[str]
+    spans: NDArray[np.int64]  # [n, 4]: offset and length of the image, then of the saliency
+    labels: NDArray[np.int64]
+
+
+class _OpenFile:
+    """A descriptor that closes when its last user lets go, so that eviction is safe in threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+class ShardSetReader:
+    """Samples of a shard set by number, each with one positioned read.
+
+    A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
+    loaded from the manifests as they are needed, and a bounded number is remembered. The reader
+    can be pickled, forked and used from several threads: reads share no position and no lock.
+    """
+
+    def __init__(self, root: Path, info: DatasetInfo) -> None:
+        self.root = Path(root)
+        self.info = info
+        self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
+        self._ends = list(accumulate(self.shard_sizes))
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        # lru_cache is safe in threads and holds no lock that a fork could copy while it is held
+        self._index = lru_cache(INDEXED_SHARDS)(self._load_index)
+        self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_index", "_open")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_caches()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return self._ends[-1] if self._ends else 0
+
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all samples, int64 [num_samples]; -1 where there is none."""
+        parts = [_labels(read_manifest(self.root, s.name, ["label"])) for s in self.info.shards]
+        labels = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        if len(labels) != self.num_samples:
+            raise InputError(
+                f"{self.root}: the manifests have {len(labels)} rows, dataset.json "
+                f"{self.num_samples} (run jobs/precompute.py again)"
+            )
+        return labels
+
+    def read(self, sample_id: int) -> StoredSample:
+        """Read a sample.
+
+        Raises:
+            IndexError: no such sample.
+            InputError: its bytes cannot be read; names the shard and the key.
+        """
+        number, row = self._locate(sample_id)
+        index = self._index(number)
+        image_at, image_length, saliency_at, saliency_length = index.spans[row].tolist()
+        # the image's tar header comes along: it tells whether these are the sample's bytes
+        start = image_at - tarfile.BLOCKSIZE
+        data = self._pread(number, row, start, saliency_at + saliency_length - start)
+        key = index.keys[row]
+        member = f"{key}.{index.extensions[row]}".encode()
+        if data[: len(member) + 1] != member + b"\0":
+            raise self._damaged(number, key, "other bytes than the manifest says")
+        return StoredSample(
+            key=key,
+            shard=self.info.shards[number].name,
+            image=data[tarfile.BLOCKSIZE : tarfile.BLOCKSIZE + image_length],
+            saliency=data[saliency_at - start :],
+            label=int(index.labels[row]),
+        )
+
+    def read_saliency(self, sample_id: int) -> bytes:
+        """Read the saliency member of a sample only; raises as `read` does."""
+        number, row = self._locate(sample_id)
+        _, _, saliency_at, saliency_length = self._index(number).spans[row].tolist()
+        return self._pread(number, row, saliency_at, saliency_length)
+
+    def _locate(self, sample_id: int) -> tuple[int, int]:
+        if not 0 <= sample_id < self.num_samples:
+            raise IndexError(f"no sample {sample_id} among {self.num_samples}")
+        number = bisect_right(self._ends, sample_id)
+        return number, sample_id - self._ends[number] + self.shard_sizes[number]
+
+    def _pread(self, number: int, row: int, offset: int, length: int) -> bytes:
+        try:
+            file = self._open(number)  # held while it is read: eviction must not close it
+            data = os.pread(file.descriptor, length, offset)
+        except OSError as error:
+            key = self._index(number).keys[row]
+            raise self._damaged(number, key, error.strerror or str(error)) from error
+        if len(data) != length:
+            key = self._index(number).keys[row]
+            raise self._damaged(number, key, f"{len(data)} of {length} bytes are there")
+        return data
+
+    def _damaged(self, number: int, key: str, what: str) -> InputError:
+        path = shard_path(self.root, self.info.shards[number].name)
+        return InputError(
+            f"shard {path}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
+        )
+
+    def _open_shard(self, number: int) -> _OpenFile:
+        return _OpenFile(shard_path(self.root, self.info.shards[number].name))
+
+    def _load_index(self, number: int) -> _ShardIndex:
+        shard = self.info.shards[number]
+        span_columns = ["image_offset", "image_length", "saliency_offset", "saliency_length"]
+        columns = ["key", "image_ext", "label", *span_columns]
+        table = read_manifest(self.root, shard.name, columns)
+        if table.num_rows != shard.num_images:
+            raise InputError(
+                f"the manifest of {shard.name} has {table.num_rows} rows, dataset.json says "
+                f"{shard.num_images} (run jobs/precompute.py again)"
+            )
+        return _ShardIndex(
+            keys=table["key"].to_pylist(),
+            extensions=table["image_ext"].to_pylist(),
+            spans=np.stack([table[name].to_numpy() for name in span_columns], axis=1),
+            labels=_labels(table),
+        )
+
+
+def _labels(table: Any) -> NDArray[np.int64]:  # noqa: ANN401  (pyarrow has no types)
+    values = table["label"].fill_null(-1).to_numpy()
+    return np.asarray(values, dtype=np.int64)
