@@ -18,6 +18,19 @@ def short_side(view_size: int) -> int:
     return round(view_size * 256 / 224)
 
 
+def resize_and_crop(
+    height: int, width: int, short: int, size: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where torchvision's `Resize(short)` and `CenterCrop(size)` would put the view.
+
+    Returns:
+        Height and width after resizing, top and left of the crop; rounded as torchvision does.
+    """
+    longer = int(short * max(height, width) / min(height, width))
+    resized = (short, longer) if height <= width else (longer, short)
+    return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
+
+
 @dataclass(frozen=True, kw_only=True)
 class HighPass:
     """The Gaussian that is taken away from the normalised view (paper: kernel 11, sigma 5).
@@ -75,7 +88,7 @@ class Preprocessing:
 class Preprocess(nn.Module):
     """Images as they come, prepared for the backbone: resize, centre crop, `prepare`.
 
-    Resizing is bilinear with antialiasing, in floating point, without clipping.
+    Equal to torchvision's `Resize` (bilinear, antialiased) and `CenterCrop` on an image in [0, 1].
     """
 
     mean: torch.Tensor
@@ -106,15 +119,17 @@ class Preprocess(nn.Module):
                 "or [3, H, W]"
             )
         image01_BCHW = image.reshape(-1, *image.shape[-3:]).float() / 255
-        short, size = self.preprocessing.resize, self.preprocessing.view_size
-        height, width = image.shape[-2:]
-        scale = short / min(height, width)
-        if scale != 1:
-            sides = (max(short, round(height * scale)), max(short, round(width * scale)))
+        (height, width), (top, left) = resize_and_crop(
+            image.shape[-2],
+            image.shape[-1],
+            self.preprocessing.resize,
+            self.preprocessing.view_size,
+        )
+        if (height, width) != tuple(image.shape[-2:]):
             image01_BCHW = F.interpolate(
-                image01_BCHW, size=sides, mode="bilinear", antialias=True, align_corners=False
+                image01_BCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
             )
-        top, left = (image01_BCHW.shape[2] - size) // 2, (image01_BCHW.shape[3] - size) // 2
+        size = self.preprocessing.view_size
         view_BCHW = self.prepare(image01_BCHW[:, :, top : top + size, left : left + size])
         return view_BCHW if image.ndim == 4 else view_BCHW[0]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.preparation import short_side
+from pipeline.preparation import resize_and_crop, short_side
 
 
 def evaluation_view(image: NDArray[np.uint8], view_size: int) -> NDArray[np.uint8]:
@@ -25,15 +25,13 @@ def evaluation_view(image: NDArray[np.uint8], view_size: int) -> NDArray[np.uint
     Returns:
         uint8 RGB [S, S, 3], contiguous.
     """
-    height, width = image.shape[:2]
-    short = short_side(view_size)
-    scale = short / min(height, width)
-    if scale != 1:
-        sides = (max(short, round(width * scale)), max(short, round(height * scale)))
+    (height, width), (top, left) = resize_and_crop(
+        image.shape[0], image.shape[1], short_side(view_size), view_size
+    )
+    if (height, width) != image.shape[:2]:
         # By area where it shrinks: the others skip pixels and alias.
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, sides, interpolation=how).astype(np.uint8, copy=False)
-    top, left = (image.shape[0] - view_size) // 2, (image.shape[1] - view_size) // 2
+        how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, height), interpolation=how).astype(np.uint8, copy=False)
     return np.ascontiguousarray(image[top : top + view_size, left : left + view_size])
 
 

@@ -1,0 +1,159 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from pipeline.backbone import (
+    ARCHITECTURES,
+    BackboneInfo,
+    load_backbone,
+    plain_network,
+    write_backbone,
+)
+from pipeline.errors import InputError
+from pipeline.preparation import HighPass, Preprocessing
+
+PREPROCESSING = Preprocessing(view_size=64, resize=73, high_pass=HighPass(kernel=3, sigma=1.4))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network, feature_dim = plain_network("resnet18")
+    info = BackboneInfo(
+        architecture="resnet18",
+        feature_dim=feature_dim,
+        preprocessing=PREPROCESSING,
+        provenance={"run": "a", "epoch": 3},
+    )
+    folder = tmp_path_factory.mktemp("runs") / "backbone"
+    write_backbone(folder, network.state_dict(), info)
+    return folder
+
+
+@pytest.fixture
+def export(written: Path, tmp_path: Path) -> Path:
+    """A copy of its own for every test."""
+    shutil.copytree(written, tmp_path / "runs" / "backbone")
+    return tmp_path / "runs" / "backbone"
+
+
+def edit(folder: Path, **changes: object) -> None:
+    file = folder / "backbone.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_architectures_are_the_resnet_family() -> None:
+    assert {"resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"} <= set(ARCHITECTURES)
+    assert not {"vgg16", "densenet121", "fcn_resnet50"} & set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("resnet50", 2048)])
+def test_plain_network_gives_features(name: str, dim: int) -> None:
+    network, feature_dim = plain_network(name)
+    assert feature_dim == dim
+    assert network.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
+
+
+def test_unknown_architecture_lists_the_known() -> None:
+    with pytest.raises(InputError, match=r"'vgg16'.*resnet18.*wide_resnet50_2"):
+        plain_network("vgg16")
+
+
+def test_write_then_load(export: Path) -> None:
+    network, info = load_backbone(export)
+    assert info.preprocessing == PREPROCESSING
+    assert (info.architecture, info.feature_dim, info.max_pool) == ("resnet18", 512, True)
+    assert info.provenance == {"run": "a", "epoch": 3}
+    assert not any(module.training for module in network.modules())
+    assert sorted(p.name for p in export.iterdir()) == ["backbone.json", "backbone.pth"]
+    assert sorted(p.name for p in export.parent.iterdir()) == ["backbone"]
+
+
+def test_plain_torchvision_loads_it(export: Path) -> None:
+    network = torchvision.models.resnet18()
+    network.fc = torch.nn.Identity()
+    state = torch.load(export / "backbone.pth", weights_only=True)
+    network.load_state_dict(state, strict=True)
+    views = torch.randn(2, 3, 64, 64)
+    assert torch.equal(network.eval()(views), load_backbone(export)[0](views))
+
+
+def test_same_weights_same_digest(export: Path) -> None:
+    network, info = load_backbone(export)
+    again = write_backbone(export, network.state_dict(), dataclasses.replace(info))
+    assert again == info
+    assert len(info.weights_sha256) == 64
+
+
+def test_an_earlier_export_is_replaced_and_leftovers_swept(export: Path) -> None:
+    _, info = load_backbone(export)
+    (export.parent / ".backbone.writing").mkdir()
+    (export.parent / ".backbone.writing" / "backbone.pth").write_bytes(b"of a killed run")
+    torch.manual_seed(1)
+    other, _ = plain_network("resnet18")
+    written = write_backbone(export, other.state_dict(), info)
+    network, loaded = load_backbone(export)
+    assert loaded == written != info
+    assert torch.equal(network.get_parameter("conv1.weight"), other.get_parameter("conv1.weight"))
+    assert sorted(p.name for p in export.parent.iterdir()) == ["backbone"]
+
+
+def test_nothing_else_is_overwritten(export: Path) -> None:
+    network, info = load_backbone(export)
+    (export / "notes.txt").write_text("mine")
+    before = (export / "backbone.pth").read_bytes()
+    with pytest.raises(InputError, match=r"notes\.txt.*another folder"):
+        write_backbone(export, network.state_dict(), info)
+    assert (export / "backbone.pth").read_bytes() == before
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        write_backbone(export / "notes.txt", network.state_dict(), info)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no folder .*nowhere"):
+        load_backbone(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["backbone.json", "backbone.pth"])
+def test_missing_file(export: Path, name: str) -> None:
+    (export / name).unlink()
+    with pytest.raises(InputError, match=f"has no {name}"):
+        load_backbone(export)
+
+
+def test_damaged_weights(export: Path) -> None:
+    file = export / "backbone.pth"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"backbone\.pth has sha256 .* damaged"):
+        load_backbone(export)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format version 2, this program reads 1"),
+        ({"preprocessing": None}, "no preprocessing"),
+        ({"preprocessing": {"view_size": 64}}, "incomplete or damaged.*mean"),
+        ({"architecture": "resnet50"}, "feature_dim 512, resnet50 has 2048"),
+        ({"architecture": "resnet34"}, r"does not fit torchvision's resnet34"),
+        ({"architecture": "lenet"}, "unknown architecture 'lenet'"),
+        ({"surprise": 1}, "incomplete or damaged.*surprise"),
+    ],
+)
+def test_bad_information(export: Path, changes: dict[str, object], message: str) -> None:
+    edit(export, **changes)
+    with pytest.raises(InputError, match=message):
+        load_backbone(export)
+
+
+def test_information_that_is_no_json(export: Path) -> None:
+    (export / "backbone.json").write_text("{")
+    with pytest.raises(InputError, match="is no JSON"):
+        load_backbone(export)
