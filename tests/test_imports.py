@@ -16,7 +16,6 @@ FORMAT_HALF = {
     "pipeline.errors",
     "pipeline.manifest",
     "pipeline.preparation",
-    "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.schema",
     "pipeline.shards",

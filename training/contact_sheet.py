@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from training.config import PretrainConfig
+from training.draws import View
 from training.fills import FILLS
 from training.inputs import build_inputs
 from training.stream import BatchDataset
-from training.views import QUERY
 
 COLUMNS = ("image", "saliency", "foreground of query", "query", "key", "hard negative")
 TILE, GAP, HEADER = 144, 6, 26
@@ -50,11 +50,11 @@ def write_contact_sheet(
     for row in range(min(rows, len(batch.sample_ids_B))):
         sample = dataset.reader.read(int(batch.sample_ids_B[row]))
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-        query_view = batch.images_VBCHW[QUERY, row].permute(1, 2, 0).numpy()
+        query_view = batch.images_VBCHW[View.QUERY, row].permute(1, 2, 0).numpy()
         tiles = (
             _letterbox(image),
             _letterbox(_heat(image, saliency)),
-            _tile(_dim(query_view, inputs.foreground_VBGG[QUERY, row].numpy())),
+            _tile(_dim(query_view, inputs.foreground_VBGG[View.QUERY, row].numpy())),
             _tile(_displayed(inputs.query_BCHW[row], fill.high_pass)),
             _tile(_displayed(inputs.key_BCHW[row], fill.high_pass)),
             _tile(_displayed(inputs.hard_negative_BCHW[row], fill.high_pass)),

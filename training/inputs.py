@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from training.augment import augment_colours
+from training.draws import View
 from training.fills import Fill
 from training.foreground import foreground
 from training.masks import MaskConfig, hard_negative_mask, masked_share, query_mask
 from training.stream import HostBatch
-from training.views import HARD_NEGATIVE, KEY, QUERY
 
 
 class EncoderInputs(NamedTuple):
@@ -60,7 +60,7 @@ def build_inputs(
     size = batch.images_VBCHW.shape[-1]
     images = [
         augment_colours(batch.images_VBCHW[view].float() / 255, batch.colours[view])
-        for view in (QUERY, KEY)
+        for view in (View.QUERY, View.KEY)
     ]
     base = [fill.prepare(image, view_size=size) for image in images]
     own_VBGG = foreground(batch.saliency_VBGG, threshold=masks.foreground_threshold)
@@ -71,25 +71,25 @@ def build_inputs(
     )
 
     query_mask_BCHW = query_mask(
-        steering_VBGG[QUERY],
+        steering_VBGG[View.QUERY],
         batch.query_masks,
         strategy=masks.strategy,
         view_size=size,
         high_pass=fill.high_pass,
     )
-    query = base[QUERY]
+    query = base[View.QUERY]
     if masks.strategy != "none":
         query = fill.fill(
             query,
-            images[QUERY],
+            images[View.QUERY],
             query_mask_BCHW,
             noise_seeds_B=batch.noise_seeds_B,
-            view=QUERY,
+            view=View.QUERY,
             view_size=size,
         )
-    shares_B = masked_share(query_mask_BCHW, own_VBGG[QUERY])
+    shares_B = masked_share(query_mask_BCHW, own_VBGG[View.QUERY])
     telemetry = {
-        "foreground_share": own_VBGG[QUERY].float().mean(),
+        "foreground_share": own_VBGG[View.QUERY].float().mean(),
         "query_masked_foreground": shares_B[0].mean(),
         "query_masked_background": shares_B[1].mean(),
     }
@@ -97,19 +97,19 @@ def build_inputs(
     negative = negative_mask = None
     if hard_negatives:
         negative_mask = hard_negative_mask(
-            steering_VBGG[KEY], batch.negative_masks, view_size=size, high_pass=fill.high_pass
+            steering_VBGG[View.KEY], batch.negative_masks, view_size=size, high_pass=fill.high_pass
         )
         negative = fill.fill(
-            base[KEY],
-            images[KEY],
+            base[View.KEY],
+            images[View.KEY],
             negative_mask,
             noise_seeds_B=batch.noise_seeds_B,
-            view=HARD_NEGATIVE,
+            view=View.NEGATIVE,
             view_size=size,
         )
-        shares_B = masked_share(negative_mask, own_VBGG[KEY])
+        shares_B = masked_share(negative_mask, own_VBGG[View.KEY])
         telemetry["negative_masked_foreground"] = shares_B[0].mean()
         telemetry["negative_masked_background"] = shares_B[1].mean()
     return EncoderInputs(
-        query, base[KEY], negative, own_VBGG, query_mask_BCHW, negative_mask, telemetry
+        query, base[View.KEY], negative, own_VBGG, query_mask_BCHW, negative_mask, telemetry
     )

@@ -23,7 +23,7 @@ from pipeline.errors import ImageError, InputError
 from pipeline.manifest import DatasetInfo
 from pipeline.shards import ShardSetReader
 from training.augment import AugmentConfig, ColourDraws, draw_colours
-from training.draws import sample_seeds
+from training.draws import View, sample_seeds, torch_seeds
 from training.masks import (
     NEGATIVE_BOX_SIDE_AT_224,
     QUERY_BOX_SIDE_AT_224,
@@ -32,15 +32,7 @@ from training.masks import (
     draw_masks,
     scaled_side,
 )
-from training.views import (
-    HARD_NEGATIVE,
-    KEY,
-    QUERY,
-    ViewConfig,
-    cut_views,
-    draw_crops,
-    pool_saliency,
-)
+from training.views import ViewConfig, cut_views, draw_crops, pool_saliency
 
 SHARD_ORDER_DOMAIN, WINDOW_DOMAIN = 0x53484152, 0x57494E44
 """Keep the order's hashes apart from each other and from the draws of samples."""
@@ -195,35 +187,33 @@ class BatchDataset(Dataset[HostBatch]):
 
         cut = np.empty((2, len(images), views.size, views.size, 3), dtype=np.uint8)
         pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in maps}
-        for view in (QUERY, KEY):
+        for view in (View.QUERY, View.KEY):
             crops = draw_crops(seeds_B, heights_B, widths_B, view=view, config=views)
             cut_views(images, crops, cut[view])
             for name, maps_BPP in maps.items():
-                pooled[name].append(
-                    pool_saliency(maps_BPP, heights_B, widths_B, crops, views.grid)
-                )
+                pooled[name].append(pool_saliency(maps_BPP, heights_B, widths_B, crops, views.grid))
         saliency = {name: torch.from_numpy(np.stack(parts)) for name, parts in pooled.items()}
         grid_and_size = {"grid": views.grid, "view_size": views.size}
         return HostBatch(
             sample_ids_B=torch.from_numpy(ids_B),
-            noise_seeds_B=torch.from_numpy(seeds_B.view(np.int64)),
+            noise_seeds_B=torch_seeds(seeds_B),
             images_VBCHW=torch.from_numpy(cut).permute(0, 1, 4, 2, 3),
             saliency_VBGG=saliency["own"],
             mask_saliency_VBGG=saliency.get("partner", saliency["own"]),
             colours=(
-                draw_colours(seeds_B, view=QUERY, config=config.augment, view_size=views.size),
-                draw_colours(seeds_B, view=KEY, config=config.augment, view_size=views.size),
+                draw_colours(seeds_B, view=View.QUERY, config=config.augment, view_size=views.size),
+                draw_colours(seeds_B, view=View.KEY, config=config.augment, view_size=views.size),
             ),
             query_masks=draw_masks(
                 seeds_B,
-                view=QUERY,
+                view=View.QUERY,
                 ratio=masks.query_ratio,
                 box_side=scaled_side(QUERY_BOX_SIDE_AT_224, views.size),
                 **grid_and_size,
             ),
             negative_masks=draw_masks(
                 seeds_B,
-                view=HARD_NEGATIVE,
+                view=View.NEGATIVE,
                 ratio=masks.negative_ratio,
                 box_side=scaled_side(NEGATIVE_BOX_SIDE_AT_224, views.size),
                 **grid_and_size,

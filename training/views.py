@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from training.draws import Stream, uniforms
 
-QUERY, KEY, HARD_NEGATIVE = 0, 1, 2
-"""View numbers for draws. A hard negative is a masked copy of the key view: no crop of its own."""
-
 CROP_TRIES = 10
 """Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
 

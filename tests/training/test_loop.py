@@ -1,6 +1,4 @@
-"""A run in one process: it learns, resumes to the last bit, stops when asked, and says what it did.
-
-"""
+"""A run in one process: it learns, resumes to the last bit, and stops when it is asked to."""
 
 import json
 from dataclasses import replace
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training.masks import MaskConfig
 
 from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
@@ -19,7 +18,6 @@ from training.context import LocalContext
 from training.encoder import EncoderConfig
 from training.local import launch
 from training.loop import RunResult
-from training.masks import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.metrics import TIMINGS, read_metrics
 from training.views import ViewConfig
@@ -180,7 +178,11 @@ def test_no_learning_rate_no_progress_but_learning_lowers_the_loss(
     shards: Path, tmp_path: Path
 ) -> None:
     config = small_run(
-        shards, tmp_path / "run", epochs=12, knn=KnnConfig(), moco=MoCoConfig(
+        shards,
+        tmp_path / "run",
+        epochs=12,
+        knn=KnnConfig(),
+        moco=MoCoConfig(
             queue_size=64, temperature=0.1, batch_norm_group=4, hard_negatives=0, key_momentum=0.9
         ),
     )
@@ -210,7 +212,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 def test_knn_without_labels_is_refused(shards: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     write_shard_set(bare, num_images=16, labels=False)
-    with pytest.raises(InputError, match="needs labels and .*bare has none"):
+    with pytest.raises(InputError, match=r"needs labels and .*bare has none"):
         run(small_run(shards, tmp_path / "run", knn=KnnConfig(val_shards=bare)))
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training.augment import AugmentConfig
+from training.masks import MaskConfig
 
 from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
 from pipeline.schema import shard_path
 from tests.shard_sets import write_shard_set
-from training.augment import AugmentConfig
-from training.masks import MaskConfig
 from training.stream import BatchDataset, EpochOrder, HostBatch, StreamConfig, make_loader
 from training.views import ViewConfig
 
@@ -110,9 +110,7 @@ def test_loader_workers_change_nothing_and_resume_goes_on_exactly(
 ) -> None:
     data = dataset(shards)
     data[0]  # used before it is sent to the loader's processes
-    loader = make_loader(
-        data, start_step=4, stop_step=9, num_workers=num_workers, pin_memory=False
-    )
+    loader = make_loader(data, start_step=4, stop_step=9, num_workers=num_workers, pin_memory=False)
     batches = list(loader)
     assert len(batches) == 5
     for step, batch in zip(range(4, 9), batches, strict=True):

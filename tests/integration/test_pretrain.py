@@ -1,0 +1,79 @@
+"""Pretraining on a real Ray with two workers: the same numbers as one process, and clear ends."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.schema import shard_path
+from tests.shard_sets import write_shard_set
+from training.checkpoint import CheckpointConfig
+from training.config import KnnConfig, OptimConfig, PretrainConfig
+from training.encoder import EncoderConfig
+from training.launch import launch
+from training.local import launch as launch_local
+from training.methods.moco import MoCoConfig
+from training.metrics import TIMINGS, read_metrics
+from training.views import ViewConfig
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def small_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
+    return PretrainConfig(
+        shards=shards,
+        out=out,
+        epochs=2,
+        batch_size=8,
+        encoder=EncoderConfig(architecture="resnet18", stem="small"),
+        views=ViewConfig(size=32, grid=4),
+        moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4),
+        optim=OptimConfig(lr=0.01),
+        knn=KnnConfig(val_shards=shards, every_epochs=1, k=5),
+        checkpoint=CheckpointConfig(),
+        precision="fp32",
+        num_workers=num_workers,
+        log_every_steps=1,
+        max_failures=0,
+    )
+
+
+def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_shard_set(shards, num_images=42, shard_images=14)
+    two = launch(small_run(shards, tmp_path / "two", 2))
+    assert two.finished
+    assert launch_local(small_run(shards, tmp_path / "one", 1)).finished
+    ours, theirs = read_metrics(tmp_path / "two"), read_metrics(tmp_path / "one")
+    assert [(e["step"], e["kind"]) for e in ours] == [(e["step"], e["kind"]) for e in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        names = one.keys() - set(TIMINGS) - {"step", "kind", "knn"}
+        assert names == other.keys() - set(TIMINGS) - {"step", "kind", "knn"}
+        # The same samples, masks and batch-norm groups; only the order of sums differs, and
+        # what it differs in grows from step to step.
+        for name in names:
+            assert one[name] == pytest.approx(other[name], rel=0.01, abs=1e-3), (name, one["step"])
+
+    again = launch(small_run(shards, tmp_path / "two", 2))
+    assert again.finished
+    assert again.values == {}
+
+    # A run that was finished by two workers is refused with other data.
+    other_shards = tmp_path / "other"
+    write_shard_set(other_shards, num_images=24)
+    with pytest.raises(InputError, match="data_digest: made-42"):
+        launch(small_run(other_shards, tmp_path / "two", 2))
+
+
+def test_a_damaged_sample_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_shard_set(shards, num_images=16)
+    path = shard_path(shards, "shard-000000")
+    data = bytearray(path.read_bytes())
+    for start in range(len(data) - 3):
+        if data[start : start + 3] == b"\xff\xd8\xff":
+            data[start : start + 300] = bytes(300)
+    path.write_bytes(data)
+    config = small_run(shards, tmp_path / "run", 1)
+    with pytest.raises(InputError, match=r"sample picture-\d+-\w+ in shard-000000 is damaged"):
+        launch(config)
