@@ -35,14 +35,20 @@ def picture(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 
 def write_shard_set(
-    root: Path, *, num_images: int = 48, shard_images: int = 16, labels: bool = True
+    root: Path,
+    *,
+    num_images: int = 48,
+    shard_images: int = 16,
+    labels: bool = True,
+    first_number: int = 0,
 ) -> DatasetInfo:
-    """Writes a complete set of pictures with their true masks as saliency."""
+    """Writes a complete set of pictures, each its own, with their true masks as saliency."""
     shards = []
     for first in range(0, num_images, shard_images):
         name, rows = shard_name(first // shard_images), []
         with open_shard(root, name) as writer:
-            for number in range(first, min(first + shard_images, num_images)):
+            for row_number in range(first, min(first + shard_images, num_images)):
+                number = first_number + row_number
                 image, mask = picture(number)
                 _, encoded = cv2.imencode(".jpg", image[:, :, ::-1])
                 data = encoded.tobytes()

@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
 from training.encoder import EncoderConfig
-from training.fills import FILLS
+from training.fills import fill_named
 from training.masks import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.stream import StreamConfig
@@ -113,8 +113,7 @@ class PretrainConfig:
             raise InputError(
                 f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more"
             )
-        if self.fill not in FILLS:
-            raise InputError(f"unknown fill {self.fill!r}: choose one of {', '.join(FILLS)}")
+        fill_named(self.fill)  # an unknown name is refused here already
         if self.num_workers is not None and self.num_workers < 1:
             raise InputError(f"num_workers {self.num_workers} must be 1 or more")
         if self.loader_workers is not None and self.loader_workers < 0:

@@ -12,7 +12,7 @@ from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from training.config import PretrainConfig
 from training.draws import View
-from training.fills import FILLS
+from training.fills import fill_named
 from training.inputs import build_inputs
 from training.stream import BatchDataset
 
@@ -35,7 +35,7 @@ def write_contact_sheet(
         step: which global step.
         rows: how many samples.
     """
-    fill = FILLS[config.fill]
+    fill = fill_named(config.fill)
     batch = dataset[step]
     inputs = build_inputs(batch, masks=config.masks, fill=fill, hard_negatives=True)
     assert inputs.hard_negative_BCHW is not None

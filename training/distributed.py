@@ -34,6 +34,18 @@ def gather_rows(rows_BX: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def gather_rows_of_any_number(rows_MX: Tensor) -> Tensor:
+    """Stacks rows of every rank, in the order of the ranks, however many each has."""
+    if world_size() == 1:
+        return rows_MX
+    counts = gather_rows(torch.tensor([len(rows_MX)], device=rows_MX.device)).tolist()
+    padded = rows_MX.new_zeros((max(counts), *rows_MX.shape[1:]))
+    padded[: len(rows_MX)] = rows_MX
+    stacked = gather_rows(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(stacked, counts, strict=True)])
+
+
 def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor:
     """The shuffle of a global batch: a pure function of (seed, step, branch).
 

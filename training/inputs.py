@@ -3,16 +3,16 @@
 Shapes: V views (0 query, 1 key), B batch, C channels, H W pixels, G grid side.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from training.augment import augment_colours
+from training.augment import ColourDraws, augment_colours
 from training.draws import View
 from training.fills import Fill
 from training.foreground import foreground
-from training.masks import MaskConfig, hard_negative_mask, masked_share, query_mask
+from training.masks import MaskConfig, MaskDraws, hard_negative_mask, masked_share, query_mask
 from training.stream import HostBatch
 
 
@@ -34,12 +34,10 @@ def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
     return HostBatch(*(_move(part, device) for part in batch))
 
 
-def _move(part: object, device: torch.device) -> object:
+def _move(part: Tensor | MaskDraws | ColourDraws, device: torch.device) -> Any:
     if isinstance(part, Tensor):
         return part.to(device, non_blocking=True)
-    assert isinstance(part, tuple), type(part)
-    moved = [_move(item, device) for item in part]
-    return type(part)(*moved) if hasattr(part, "_fields") else tuple(moved)
+    return type(part)(*(tensor.to(device, non_blocking=True) for tensor in part))
 
 
 @torch.no_grad()
@@ -59,8 +57,8 @@ def build_inputs(
     """
     size = batch.images_VBCHW.shape[-1]
     images = [
-        augment_colours(batch.images_VBCHW[view].float() / 255, batch.colours[view])
-        for view in (View.QUERY, View.KEY)
+        augment_colours(batch.images_VBCHW[view].float() / 255, colours)
+        for view, colours in ((View.QUERY, batch.query_colours), (View.KEY, batch.key_colours))
     ]
     base = [fill.prepare(image, view_size=size) for image in images]
     own_VBGG = foreground(batch.saliency_VBGG, threshold=masks.foreground_threshold)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
+from pipeline.preprocessing import scaled_kernel
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.contact_sheet import write_contact_sheet
@@ -19,11 +20,12 @@ from training.context import TrainContext
 from training.distributed import agree, rank, world_size
 from training.draws import sample_seeds
 from training.encoder import build_backbone
-from training.evaluation import knn_on_shards
+from training.evaluation import ExtractConfig
 from training.export import export_backbone
-from training.fills import FILLS
+from training.fills import HIGH_PASS_AT_224, fill_named
 from training.inputs import build_inputs, to_device
 from training.interval import Interval
+from training.knn_check import knn_over_ranks
 from training.methods.registry import METHODS
 from training.metrics import MetricsLog
 from training.precision import autocast_dtype
@@ -76,7 +78,7 @@ class Trainer:
         )
         self.steps_per_epoch = self.dataset.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.fill = FILLS[config.fill]
+        self.fill = fill_named(config.fill)
         self.autocast = autocast_dtype(config.precision, self.device)
 
         torch.manual_seed(config.seed)
@@ -210,16 +212,17 @@ class Trainer:
             return
         self.method.average_statistics()
         with self.interval.paused():
-            accuracy = knn_on_shards(
+            accuracy = knn_over_ranks(
                 self.method.backbone,
                 train_root=knn.train_shards or self.config.shards,
                 val_root=knn.val_shards,
-                view_size=self.config.views.size,
+                config=ExtractConfig(
+                    view_size=self.config.views.size, autocast_dtype=self.autocast
+                ),
                 prepare=self._prepare,
                 device=self.device,
                 k=knn.k,
                 temperature=knn.temperature,
-                autocast_dtype=self.autocast,
             )
         self.values["knn"] = accuracy
         if self.log is not None:
@@ -256,7 +259,7 @@ class Trainer:
             self.method.backbone,
             self.config.encoder,
             view_size=size,
-            high_pass=self.fill.filter(view_size=size),
+            high_pass=scaled_kernel(*HIGH_PASS_AT_224, size) if self.fill.high_pass else None,
             provenance={
                 "data_digest": self.info.plan_digest,
                 "step": self.step,

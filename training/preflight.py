@@ -1,10 +1,9 @@
 """Everything that can be known to be wrong before a run starts, said before it starts."""
 
-from pathlib import Path
-
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
+from training.evaluation import labelled_pair
 from training.methods.registry import METHODS
 
 
@@ -39,23 +38,6 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
             f"{config.batch_size}: lower --batch-size"
         )
     if config.knn.val_shards is not None:
-        _check_labels(config.knn.val_shards, config.knn.train_shards or config.shards)
+        labelled_pair(config.knn.train_shards or config.shards, config.knn.val_shards)
     check_run_folder(config.out, config, info.plan_digest)
     return info
-
-
-def _check_labels(val: Path, train: Path) -> None:
-    infos = {}
-    for root in (train, val):
-        infos[root] = load_dataset_info(root)
-        check_shards(root, infos[root])
-        if not infos[root].has_labels:
-            raise InputError(
-                f"the kNN check needs labels and {root} has none: precompute it from class "
-                "folders, or leave knn.val_shards out"
-            )
-    if infos[val].class_names != infos[train].class_names:
-        raise InputError(
-            f"{val} and {train} have different classes: "
-            f"{', '.join(sorted(set(infos[val].class_names) ^ set(infos[train].class_names)))}"
-        )

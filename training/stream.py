@@ -105,7 +105,8 @@ class HostBatch(NamedTuple):
     """float32 in [0, 1], the image's own saliency, pooled to the patches of each view."""
     mask_saliency_VBGG: Tensor
     """The saliency that steers the masks: another image's with strategy ``shuffled``."""
-    colours: tuple[ColourDraws, ColourDraws]
+    query_colours: ColourDraws
+    key_colours: ColourDraws
     query_masks: MaskDraws
     negative_masks: MaskDraws
 
@@ -200,10 +201,8 @@ class BatchDataset(Dataset[HostBatch]):
             images_VBCHW=torch.from_numpy(cut).permute(0, 1, 4, 2, 3),
             saliency_VBGG=saliency["own"],
             mask_saliency_VBGG=saliency.get("partner", saliency["own"]),
-            colours=(
-                draw_colours(seeds_B, view=View.QUERY, config=config.augment, view_size=views.size),
-                draw_colours(seeds_B, view=View.KEY, config=config.augment, view_size=views.size),
-            ),
+            query_colours=draw_colours(seeds_B, view=View.QUERY, config=config.augment, view_size=views.size),
+            key_colours=draw_colours(seeds_B, view=View.KEY, config=config.augment, view_size=views.size),
             query_masks=draw_masks(
                 seeds_B,
                 view=View.QUERY,
@@ -244,6 +243,10 @@ class StepSampler(Sampler[int]):
         return len(self._steps)
 
 
+def _as_it_is(batch: HostBatch) -> HostBatch:
+    return batch
+
+
 def make_loader(
     dataset: BatchDataset, *, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
 ) -> DataLoader[HostBatch]:
@@ -259,6 +262,7 @@ def make_loader(
     return DataLoader(
         dataset,
         batch_size=None,
+        collate_fn=_as_it_is,
         sampler=StepSampler(start_step, stop_step),
         num_workers=num_workers,
         pin_memory=pin_memory,

@@ -29,7 +29,7 @@ def small_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
         views=ViewConfig(size=32, grid=4),
         moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4),
         optim=OptimConfig(lr=0.01),
-        knn=KnnConfig(val_shards=shards, every_epochs=1, k=5),
+        knn=KnnConfig(val_shards=shards.parent / "val", every_epochs=1, k=5),
         checkpoint=CheckpointConfig(),
         precision="fp32",
         num_workers=num_workers,
@@ -41,6 +41,7 @@ def small_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
 def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=42, shard_images=14)
+    write_shard_set(tmp_path / "val", num_images=17, first_number=1000)
     two = launch(small_run(shards, tmp_path / "two", 2))
     assert two.finished
     assert launch_local(small_run(shards, tmp_path / "one", 1)).finished
@@ -68,6 +69,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
 def test_a_damaged_sample_ends_the_run_with_its_name(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=16)
+    write_shard_set(tmp_path / "val", num_images=17, first_number=1000)
     path = shard_path(shards, "shard-000000")
     data = bytearray(path.read_bytes())
     for start in range(len(data) - 3):

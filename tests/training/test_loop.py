@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training.masks import MaskConfig
 
 from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
@@ -18,6 +17,7 @@ from training.context import LocalContext
 from training.encoder import EncoderConfig
 from training.local import launch
 from training.loop import RunResult
+from training.masks import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.metrics import TIMINGS, read_metrics
 from training.views import ViewConfig
@@ -26,8 +26,9 @@ from training.views import ViewConfig
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shards")
-    write_shard_set(root, num_images=42, shard_images=14)
-    return root
+    write_shard_set(root / "train", num_images=42, shard_images=14)
+    write_shard_set(root / "val", num_images=18, first_number=1000)
+    return root / "train"
 
 
 def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
@@ -40,7 +41,7 @@ def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
         views=ViewConfig(size=32, grid=4),
         moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4, rho_warmup_epochs=1),
         optim=OptimConfig(lr=0.05),
-        knn=KnnConfig(val_shards=shards, every_epochs=1, k=5),
+        knn=KnnConfig(val_shards=shards.parent / "val", every_epochs=1, k=5),
         checkpoint=CheckpointConfig(keep=8),
         log_every_steps=2,
     )
@@ -212,7 +213,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 def test_knn_without_labels_is_refused(shards: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     write_shard_set(bare, num_images=16, labels=False)
-    with pytest.raises(InputError, match=r"needs labels and .*bare has none"):
+    with pytest.raises(InputError, match=r"labels asked for where there are none: .*bare"):
         run(small_run(shards, tmp_path / "run", knn=KnnConfig(val_shards=bare)))
 
 

@@ -119,7 +119,7 @@ def test_spread_tells_a_collapse() -> None:
     )
     collapsed = method.step(
         as_inputs(query, key, None),
-        encode_query=lambda x: normalize(torch.ones(len(x), 6), dim=1),
+        encode_query=lambda x: normalize(torch.ones(len(x), 6).double(), dim=1),
         step=1,
         rho=0,
     )
