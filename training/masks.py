@@ -152,13 +152,14 @@ def draw_masks(
     )
 
 
-def _grid_scores(draws: MaskDraws, *, high_pass: bool) -> Tensor:
-    """One channel of scores; with `high_pass` three, all alike except where channel-wise."""
-    one_B1N = draws.scores_BCN[:, :1]
-    if not high_pass:
-        return one_B1N
-    channel_wise_B = draws.shape_B >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
-    return torch.where(channel_wise_B[:, None, None], draws.scores_BCN, one_B1N)
+def _grid_mask(strata: Strata, draws: MaskDraws, *, view_size: int, high_pass: bool) -> Tensor:
+    """Masks of whole patches, `[B, C, H, W]`; with `high_pass` spatial and channel-wise ones."""
+    scores_BCN = draws.scores_BCN[:, :1]
+    if high_pass:
+        channel_wise_B = draws.shape_B >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
+        scores_BCN = torch.where(channel_wise_B[:, None, None], draws.scores_BCN, scores_BCN)
+    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=high_pass)
+    return patches_to_pixels(patches_BCN, view_size)
 
 
 def _inside_box(box_B4: Tensor, view_size: int) -> Tensor:
@@ -193,9 +194,7 @@ def query_mask(
         InputError: an unknown strategy, or a view that the grid does not divide.
     """
     strata = mask_strategy(strategy)(foreground_BGG.flatten(1))
-    scores_BCN = _grid_scores(draws, high_pass=high_pass)
-    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=high_pass)
-    mask_BCHW = patches_to_pixels(patches_BCN, view_size)
+    mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
     if not high_pass:
         return mask_BCHW
     focal_B = draws.shape_B < FOCAL_PROBABILITY
@@ -227,9 +226,7 @@ def hard_negative_mask(
     """
     foreground_BN = foreground_BGG.flatten(1)
     strata = (foreground_BN, torch.zeros_like(foreground_BN))
-    scores_BCN = _grid_scores(draws, high_pass=high_pass)
-    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=high_pass)
-    mask_BCHW = patches_to_pixels(patches_BCN, view_size)
+    mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
     if not high_pass:
         return mask_BCHW
     focal_B = draws.shape_B < FOCAL_PROBABILITY
