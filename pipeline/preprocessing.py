@@ -38,7 +38,7 @@ def normalise(image01_BCHW: Tensor) -> Tensor:
 
 
 def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
-    """Sampled Gaussians that sum to 1, `exp(-i^2 / (2 sigma^2)) / sum`, for |i| <= (kernel - 1) / 2.
+    """Sampled Gaussians that sum to 1: `exp(-i^2 / (2 sigma^2))`, |i| <= (kernel - 1) / 2.
 
     Args:
         kernel: number of taps, odd, in pixels.
@@ -59,7 +59,7 @@ def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
 
 
 def _axis_matrix(kernel_BK: Tensor, length: int) -> Tensor:
-    """The `[B, length, length]` matrices that blur a column of `length` pixels, border reflected."""
+    """The `[B, length, length]` matrices that blur `length` pixels, borders reflected."""
     radius = kernel_BK.shape[-1] // 2
     if radius >= length:
         raise InputError(
@@ -138,7 +138,7 @@ def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tu
         view_size: side of the view in pixels.
 
     Returns:
-        The nearest odd number of taps, at least 3 (1 would filter nothing), and the sigma in pixels.
+        The nearest odd number of taps, at least 3 (1 would filter nothing), and the sigma.
     """
     scale = view_size / REFERENCE_VIEW_SIZE
     radius = round((kernel_at_224 * scale - 1) / 2)
