@@ -1,0 +1,145 @@
+"""What a picture looks like to an encoder: normalisation and Gaussian filters.
+
+Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
+
+A separable blur is two matrix products: the matrix of one axis holds the kernel and the reflected
+border, `blurred = rows_HH @ x_HW @ columns_WW^T`. For the sizes of views that is faster than a
+grouped convolution, on a CPU and on a GPU, and one kernel per image costs no more than one for all.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+REFERENCE_VIEW_SIZE = 224
+"""The view size, in pixels, at which the paper states its kernels, sigmas and boxes."""
+
+
+def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    # Filled on the device: a tensor made from a list would be copied there, and the copy waits.
+    return torch.stack([like.new_full((), value) for value in values])[:, None, None]
+
+
+def normalise(image01_BCHW: Tensor) -> Tensor:
+    """Normalise with ImageNet's statistics: `(image - mean) / std`, per channel.
+
+    Args:
+        image01_BCHW: float images in [0, 1], three channels, RGB; any leading dimensions.
+
+    Returns:
+        The normalised images, same shape and dtype.
+    """
+    mean_C11 = _per_channel(IMAGENET_MEAN, image01_BCHW)
+    return (image01_BCHW - mean_C11) / _per_channel(IMAGENET_STD, image01_BCHW)
+
+
+def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
+    """Sampled Gaussians that sum to 1, `exp(-i^2 / (2 sigma^2)) / sum`, for |i| <= (kernel - 1) / 2.
+
+    Args:
+        kernel: number of taps, odd, in pixels.
+        sigma_B: standard deviations in pixels, float, any shape; 0 gives the identity.
+
+    Returns:
+        The kernels, `sigma_B.shape + (kernel,)`.
+
+    Raises:
+        InputError: an even kernel, which would shift the image by half a pixel.
+    """
+    if kernel < 1 or kernel % 2 == 0:
+        raise InputError(f"a Gaussian kernel of {kernel} taps has no centre: use an odd number")
+    offset_K = torch.arange(kernel, dtype=sigma_B.dtype, device=sigma_B.device) - kernel // 2
+    # Below a sigma of 0.01 every tap but the centre is 0 in float64 too, so this is the identity.
+    weight_BK = torch.exp(-0.5 * (offset_K / sigma_B.clamp(min=0.01)[..., None]) ** 2)
+    return weight_BK / weight_BK.sum(dim=-1, keepdim=True)
+
+
+def _axis_matrix(kernel_BK: Tensor, length: int) -> Tensor:
+    """The `[B, length, length]` matrices that blur a column of `length` pixels, border reflected."""
+    radius = kernel_BK.shape[-1] // 2
+    if radius >= length:
+        raise InputError(
+            f"a kernel of {kernel_BK.shape[-1]} taps is too wide for {length} pixels:"
+            f" reflection needs at least {radius + 1}"
+        )
+    # Blurring every basis vector at once spells out the matrix; row j is the response to pixel j.
+    basis = torch.eye(length, dtype=kernel_BK.dtype, device=kernel_BK.device)[:, None]
+    padded = functional.pad(basis, (radius, radius), mode="reflect")
+    return functional.conv1d(padded, kernel_BK[:, None]).permute(1, 2, 0)
+
+
+def blur_with_kernels(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
+    """Blur each image with its own symmetric separable kernel, borders reflected.
+
+    Args:
+        x_BCHW: float images of any range.
+        kernel_BK: one kernel per image, `[B, K]`, or one for all, `[1, K]`; K odd; same dtype.
+
+    Returns:
+        The blurred images, same shape and dtype. Computed in that dtype, under autocast too.
+
+    Raises:
+        InputError: a kernel too wide for the image.
+    """
+    height, width = x_BCHW.shape[-2:]
+    with torch.autocast(device_type=x_BCHW.device.type, enabled=False):
+        rows_BHH = _axis_matrix(kernel_BK, height)
+        columns_BWW = rows_BHH if width == height else _axis_matrix(kernel_BK, width)
+        return rows_BHH[:, None] @ (x_BCHW @ columns_BWW[:, None].mT)
+
+
+def gaussian_blur(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
+    """Gaussian blur, separable, borders reflected (without repeating the edge).
+
+    Args:
+        x_BCHW: float images of any range.
+        kernel: taps of the kernel, odd, in pixels.
+        sigma: standard deviation in pixels.
+
+    Returns:
+        The blurred images, same shape and dtype.
+
+    Raises:
+        InputError: an even kernel, or one too wide for the image.
+    """
+    return blur_with_kernels(x_BCHW, gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma)))
+
+
+def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
+    """What a Gaussian blur takes away: `x - gaussian_blur(x)`.
+
+    The paper (arXiv 2309.12757, section 3.2) filters normalised views with kernel 11, sigma 5 at
+    224 px; a backbone pretrained so needs the same filter wherever it is used.
+
+    Args:
+        x_BCHW: float images of any range.
+        kernel: taps of the kernel, odd, in pixels.
+        sigma: standard deviation in pixels.
+
+    Returns:
+        The filtered images, same shape and dtype.
+
+    Raises:
+        InputError: an even kernel, or one too wide for the image.
+    """
+    return x_BCHW - gaussian_blur(x_BCHW, kernel, sigma)
+
+
+def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tuple[int, float]:
+    """Scale a Gaussian stated for 224 px views to another view size.
+
+    Args:
+        kernel_at_224: taps at 224 px, odd.
+        sigma_at_224: standard deviation in pixels at 224 px.
+        view_size: side of the view in pixels.
+
+    Returns:
+        The nearest odd number of taps, at least 3 (1 would filter nothing), and the sigma in pixels.
+    """
+    scale = view_size / REFERENCE_VIEW_SIZE
+    radius = round((kernel_at_224 * scale - 1) / 2)
+    return 2 * max(radius, 1) + 1, sigma_at_224 * scale

@@ -1,0 +1,149 @@
+"""Everything random about a sample, as a pure function of who it is.
+
+A draw is a hash of (seed, epoch, sample, view, stream, counter), so that it can be made again at
+any time, on any rank, in any batch. The hash is the finaliser of splitmix64 (Steele, Lea and Flood,
+"Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), in numpy for the few numbers per
+sample that a loader draws and in torch for the noise per pixel; both give the same 64 bits.
+
+Shapes: `B` batch, `C` channels, `H W` pixels.
+"""
+
+import enum
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+_WORD = 1 << 64
+
+
+class Stream(enum.IntEnum):
+    """What a draw is for. The numbers are part of every result: append, never renumber."""
+
+    CROP = 0
+    FLIP = 1
+    COLOUR = 2
+    BLUR = 3
+    MASK_RATIO = 4
+    MASK_SCORES = 5
+    MASK_SHAPE = 6
+    MASK_BOX = 7
+    NOISE = 8
+
+
+class View(enum.IntEnum):
+    """Which view of a sample. The hard negative has the key's crop and colours, its own mask."""
+
+    QUERY = 0
+    KEY = 1
+    NEGATIVE = 2
+
+
+def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: a bijection of 64-bit words that spreads every bit."""
+    for shift, factor in _MIX:
+        word = (word ^ (word >> np.uint64(shift))) * np.uint64(factor)
+    return word ^ (word >> np.uint64(_LAST_SHIFT))
+
+
+def _fold(word: NDArray[np.uint64], value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Take one more value into a hash; the order of the values counts."""
+    return _mix(word ^ _mix(value + np.uint64(_GAMMA)))
+
+
+def _word(value: int) -> NDArray[np.uint64]:
+    # An array, not a scalar: numpy warns when scalars wrap around, which is what a hash does.
+    return np.array([value % _WORD], dtype=np.uint64)
+
+
+def _purpose(view: int, stream: Stream) -> int:
+    return (view << 32) | int(stream)
+
+
+def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """One 64-bit seed per sample and epoch: all other draws start from it.
+
+    Args:
+        seed: seed of the run, any integer (taken modulo 2^64).
+        epoch: number of the epoch.
+        sample_ids_B: row numbers of the samples, int64.
+
+    Returns:
+        Seeds, uint64, `[B]`.
+    """
+    ids_B = np.asarray(sample_ids_B, dtype=np.int64).view(np.uint64)
+    return _fold(_fold(_fold(_word(0), _word(seed)), _word(epoch)), ids_B)
+
+
+def uniforms(
+    seeds_B: NDArray[np.uint64], view: int, stream: Stream, count: int
+) -> NDArray[np.float64]:
+    """Uniform numbers for each sample; the first ones do not depend on how many are asked for.
+
+    Args:
+        seeds_B: what `sample_seeds` returned.
+        view: number of the view (`View`).
+        stream: what the numbers are for; streams are independent of each other.
+        count: how many numbers per sample.
+
+    Returns:
+        Multiples of 2^-53 in [0, 1), float64, `[B, count]`.
+    """
+    key_B = _fold(seeds_B, _word(_purpose(view, stream)))
+    counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    bits = _mix(key_B[:, None] + counter)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def torch_seeds(seeds_B: NDArray[np.uint64]) -> Tensor:
+    """The same 64 bits as an int64 tensor, which is what torch can multiply."""
+    return torch.from_numpy(np.ascontiguousarray(seeds_B).view(np.int64))
+
+
+def _signed(value: int) -> int:
+    value %= _WORD
+    return value - _WORD if value >= _WORD // 2 else value
+
+
+def _mix_in_place(word: Tensor) -> Tensor:
+    """`_mix` on an int64 tensor that the caller gives up; products wrap around."""
+    for shift, factor in (*_MIX, (_LAST_SHIFT, 1)):
+        # torch shifts int64 arithmetically: the copies of the sign are masked off.
+        word.bitwise_xor_((word >> shift).bitwise_and_((1 << (64 - shift)) - 1))
+        if factor != 1:
+            word.mul_(_signed(factor))
+    return word
+
+
+def gaussian_noise(seeds_B: Tensor, view: int, size: tuple[int, int, int]) -> Tensor:
+    """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
+
+    Box and Muller (1958): each 64-bit hash gives two uniforms of 32 bits, and they two normals, one
+    for a pixel of the first half of the image and one for its partner in the second.
+
+    Args:
+        seeds_B: the samples' seeds, int64 (`torch_seeds`), on the device that the noise is for.
+        view: number of the view (`View`).
+        size: (C, H, W) of one image.
+
+    Returns:
+        Noise of mean 0 and standard deviation 1, float32, `[B, C, H, W]`, on the seeds' device. The
+        same for a sample in any batch, and on every device up to the rounding of log and cos.
+    """
+    values = math.prod(size)
+    pairs = (values + 1) // 2
+    purpose = torch.full_like(seeds_B, _signed(_purpose(view, Stream.NOISE) + _GAMMA))
+    key_B = _mix_in_place(seeds_B ^ _mix_in_place(purpose))
+    counter = torch.arange(1, pairs + 1, dtype=torch.int64, device=seeds_B.device)
+    bits = _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))
+    # Half a step above the multiples of 2^-32, so that the logarithm never sees 0.
+    low = (bits & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32)
+    angle = (bits >> 32).to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
+    radius = low.log_().mul_(-2.0).sqrt_()
+    noise = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+    return noise[:, :values].reshape(-1, *size)
