@@ -5,6 +5,7 @@ and neither the order of a listing nor the number of processes changes anything.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
@@ -15,7 +16,15 @@ import pyarrow.parquet as pq
 
 from pipeline.atomic import atomic_file, write_atomically
 from pipeline.errors import InputError
-from pipeline.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, sample_key, shard_name
+from pipeline.schema import (
+    DATASET_FILE,
+    MANIFEST_FOLDER,
+    PLAN_FILE,
+    REJECTED_FOLDER,
+    SHARDS_FOLDER,
+    sample_key,
+    shard_name,
+)
 from pipeline.sources import Listing, SourceImage
 
 ROWS_FILE = "plan.parquet"
@@ -72,9 +81,10 @@ def make_plan(
     ordered = sorted(listing.images, key=lambda image: (_order(image.source), image.path))
     keys: dict[str, str] = {}
     for image in ordered:
-        other = keys.setdefault(sample_key(image.source), image.source)
-        if other is not image.source:
-            raise InputError(f"{image.source!r} and {other!r} have the same key: rename one")
+        key = sample_key(image.source)
+        if key in keys:
+            raise InputError(f"{image.source!r} and {keys[key]!r} have the same key: rename one")
+        keys[key] = image.source
     groups: list[list[SourceImage]] = []
     size = 0
     for image in ordered:
@@ -138,6 +148,16 @@ def write_plan(root: Path, plan: Plan) -> None:
     }
     text = json.dumps(about, indent=1, sort_keys=True)
     write_atomically(root / PLAN_FILE, text.encode() + b"\n")
+
+
+def discard_begun(root: Path) -> None:
+    """Remove what a first run has written to `root` that came to nothing."""
+    for name in (SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER):
+        shutil.rmtree(root / name, ignore_errors=True)
+    for name in (PLAN_FILE, ROWS_FILE):
+        (root / name).unlink(missing_ok=True)
+    if not any(root.iterdir()):
+        root.rmdir()
 
 
 def _difference(root: Path, old_parameters: Mapping[str, object], plan: Plan) -> str:
