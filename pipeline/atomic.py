@@ -38,10 +38,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def temporaries(folder: Path) -> list[Path]:
+    """The files in `folder` that are being written, or were when their process died."""
+    return sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
+
+
 def sweep_temporaries(folder: Path) -> int:
     """Remove what a killed process left half-written in `folder`; returns how many files."""
     count = 0
-    for orphan in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+    for orphan in temporaries(folder):
         with suppress(FileNotFoundError):
             orphan.unlink()
             count += 1

@@ -178,7 +178,12 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], *, sou
     given = {name: value for name, value in weights.items() if not name.startswith("fc.")}
     stem = given.get(STEM_WEIGHT)
     if stem is not None and stem.shape[-1] == 7 and wanted[STEM_WEIGHT].shape[-1] == 3:
-        given[STEM_WEIGHT] = centre_of(stem, source)
+        if not has_small_stem(given):
+            raise InputError(
+                f"init {source}: {STEM_WEIGHT!r} is a full {list(stem.shape)} kernel and does not "
+                "fit a small stem [64, 3, 3, 3]: use the standard stem"
+            )
+        given[STEM_WEIGHT] = centre_of(stem)
     for name, value in wanted.items():
         if name.endswith("num_batches_tracked"):  # absent from weights made before torch 0.4.1
             given.setdefault(name, value)
@@ -195,12 +200,14 @@ def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], *, sou
     network.load_state_dict(given, strict=True)
 
 
-def centre_of(stem: torch.Tensor, source: str) -> torch.Tensor:
-    """The centre 3 x 3 of a 7 x 7 kernel [64, 3, 7, 7] that is zero everywhere else."""
-    centre = stem[:, :, STEM_PADDING:-STEM_PADDING, STEM_PADDING:-STEM_PADDING]
-    if not torch.equal(F.pad(centre, (STEM_PADDING,) * 4), stem):
-        raise InputError(
-            f"init {source}: {STEM_WEIGHT!r} is a full {list(stem.shape)} kernel and does not fit "
-            "a small stem [64, 3, 3, 3]: use the standard stem"
-        )
-    return centre
+def has_small_stem(weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a torchvision state dict's stem is 3 x 3, or 7 x 7 and zero around its 3 x 3."""
+    kernel = weights[STEM_WEIGHT]
+    if kernel.shape[-1] == 3:
+        return True
+    return torch.equal(F.pad(centre_of(kernel), (STEM_PADDING,) * 4), kernel)
+
+
+def centre_of(kernel: torch.Tensor) -> torch.Tensor:
+    """The centre [64, 3, 3, 3] of a stem's kernel [64, 3, 7, 7]."""
+    return kernel[:, :, STEM_PADDING:-STEM_PADDING, STEM_PADDING:-STEM_PADDING]

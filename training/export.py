@@ -3,9 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from pipeline.backbone import BackboneInfo, write_backbone
 from pipeline.preparation import HighPass, Preprocessing, short_side
-from training.encoder import Backbone, EncoderConfig, torchvision_state_dict
+from training.encoder import (
+    Backbone,
+    EncoderConfig,
+    build_backbone,
+    has_small_stem,
+    torchvision_state_dict,
+)
 
 
 def export_backbone(
@@ -44,3 +53,27 @@ def export_backbone(
         provenance=provenance,
     )
     return write_backbone(folder, torchvision_state_dict(backbone), info)
+
+
+def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.Module:
+    """A network of the same architecture with random weights, for a baseline.
+
+    A small stem is known by its kernel, which is zero but for the centre 3 x 3: the untrained one
+    has such a stem too.
+
+    Args:
+        network: the trained one, from `load_backbone`.
+        info: what its JSON says.
+        seed: of the weights; torch's global generator is left as it was.
+
+    Returns:
+        [B, 3, S, S] -> [B, feature_dim], in evaluation mode, on the CPU.
+    """
+    config = EncoderConfig(
+        architecture=info.architecture,
+        stem="small" if has_small_stem(network.state_dict()) else "standard",
+        max_pool=info.max_pool,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_backbone(config).eval()

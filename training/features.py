@@ -15,18 +15,21 @@ from pipeline.errors import InputError
 from pipeline.preparation import resize_and_crop, short_side
 
 
-def evaluation_view(image: NDArray[np.uint8], view_size: int) -> NDArray[np.uint8]:
+def evaluation_view(
+    image: NDArray[np.uint8], view_size: int, resize: int | None = None
+) -> NDArray[np.uint8]:
     """Resize the shorter side to 256/224 of the view and cut the centre (paper: 256, then 224).
 
     Args:
         image: uint8 RGB [H, W, 3].
         view_size: S.
+        resize: length of the shorter side before the cut; none: 256/224 of the view.
 
     Returns:
         uint8 RGB [S, S, 3], contiguous.
     """
     (height, width), (top, left) = resize_and_crop(
-        image.shape[0], image.shape[1], short_side(view_size), view_size
+        image.shape[0], image.shape[1], resize or short_side(view_size), view_size
     )
     if (height, width) != image.shape[:2]:
         # By area where it shrinks: the others skip pixels and alias.

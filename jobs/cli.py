@@ -1,0 +1,83 @@
+"""What every job does around its work: one line and exit code 2 for what a person got wrong."""
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from pipeline.errors import InputError
+
+EXIT_INPUT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+Config = TypeVar("Config")
+
+
+def parse(config: type[Config], prog: str, arguments: Sequence[str] | None = None) -> Config:
+    """Make a config, a dataclass, from the command line.
+
+    Args:
+        config: the dataclass; its fields are the options.
+        prog: the job's name in help and errors.
+        arguments: instead of those that the process was started with.
+
+    Raises:
+        InputError: a value that the config refuses (tyro would draw a box around it).
+        SystemExit: 2 after an unknown or missing option, 0 after --help.
+    """
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(config, prog=prog, args=arguments)
+    except SystemExit as leaving:
+        error: BaseException | None = leaving
+        while error is not None:
+            if isinstance(error, InputError):
+                raise error from None
+            error = error.__context__
+        sys.stderr.write(printed.getvalue())
+        raise
+
+
+def main(run: Callable[[], int | None]) -> NoReturn:
+    """Run a job and leave the process with its exit code.
+
+    `InputError` becomes one line on stderr and exit code 2, also where Ray has wrapped it;
+    an interrupt becomes 130. Anything else is a defect and keeps its traceback.
+
+    Args:
+        run: the job; returns an exit code, or None for 0.
+    """
+    try:
+        code = run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        wrong_input = find_input_error(error)
+        if wrong_input is None:
+            raise
+        print(f"error: {' '.join(str(wrong_input).split())}", file=sys.stderr)
+        sys.exit(EXIT_INPUT_ERROR)
+    sys.exit(code or 0)
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """The `InputError` that an exception is or was caused by; None where it is something else."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        # a RayTaskError is of the class of its cause and has the worker's traceback for a
+        # message: the cause comes first
+        inner = getattr(error, "cause", None)
+        if isinstance(inner, BaseException):
+            error = inner
+        elif isinstance(error, InputError):
+            return error
+        else:
+            error = error.__cause__
+    return None
