@@ -6,8 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
+CLUSTER_PORT ?= 6379
+DASHBOARD_PORT ?= 8265
+CLUSTER_CPUS ?= None
+CLUSTER_STATE ?= runs/cluster
 
-.PHONY: help setup lint format typecheck test test-faults bench clean
+.PHONY: help setup lint format typecheck test test-faults bench clean cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +43,13 @@ test-faults: setup ## kill processes in mid-run and compare what comes out
 
 bench: setup ## measure speed against baselines, in one run
 	@$(BIN)/python -m pytest -m benchmark --timeout 3600 -s
+
+cluster-up: setup ## start a local Ray head with dashboard and job server (CLUSTER_PORT=, DASHBOARD_PORT=, CLUSTER_CPUS=)
+	@$(BIN)/python jobs/cluster.py up --port $(CLUSTER_PORT) --dashboard-port $(DASHBOARD_PORT) \
+	  --num-cpus $(CLUSTER_CPUS) --state $(CLUSTER_STATE)
+
+cluster-down: setup ## stop what cluster-up started, and nothing else
+	@$(BIN)/python jobs/cluster.py down --state $(CLUSTER_STATE)
 
 clean: ## remove the environment and caches, not runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache
