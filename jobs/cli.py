@@ -17,13 +17,22 @@ EXIT_INTERRUPTED = 130
 Config = TypeVar("Config")
 
 
-def parse(config: type[Config], prog: str, arguments: Sequence[str] | None = None) -> Config:
+def parse(
+    config: type[Config],
+    prog: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    default: Config | None = None,
+    description: str | None = None,
+) -> Config:
     """Make a config, a dataclass, from the command line.
 
     Args:
         config: the dataclass; its fields are the options.
         prog: the job's name in help and errors.
         arguments: instead of those that the process was started with.
+        default: values of the options that are not given, instead of the dataclass's own.
+        description: for the help, instead of the dataclass's own.
 
     Raises:
         InputError: a value that the config refuses (tyro would draw a box around it).
@@ -32,7 +41,9 @@ def parse(config: type[Config], prog: str, arguments: Sequence[str] | None = Non
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            return tyro.cli(config, prog=prog, args=arguments)
+            return tyro.cli(
+                config, prog=prog, args=arguments, default=default, description=description
+            )
     except SystemExit as leaving:
         error: BaseException | None = leaving
         while error is not None:

@@ -2,33 +2,38 @@
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
 
 import tyro
 
-from jobs.cli import run_job
+from jobs.cli import main, parse
 from training.config import PretrainConfig
+from training.loop import RunResult
 from training.recipes import RECIPES, find_recipe
 
+DEFAULT_RECIPE = "moco_v2_small"
 
-def parse(arguments: list[str]) -> tuple[str, bool, PretrainConfig]:
+
+def read_command_line(arguments: list[str]) -> tuple[str, bool, PretrainConfig]:
     """Reads recipe, place and configuration from the command line.
 
     Returns:
         The recipe's name, whether to run without Ray, and the configuration, paths absolute.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="moco_v2_small")
+    first.add_argument("--recipe", default=DEFAULT_RECIPE)
     first.add_argument("--local", action="store_true")
     chosen, rest = first.parse_known_args(arguments)
     recipe = find_recipe(chosen.recipe)
-    config = tyro.cli(
+    config = parse(
         PretrainConfig,
+        "jobs/pretrain.py",
+        rest,
         default=recipe(tyro.MISSING, tyro.MISSING),
-        args=rest,
         description=(
-            f"{__doc__}\n\nStarts from --recipe ({', '.join(RECIPES)}; default moco_v2_small), of "
+            f"{__doc__} Starts from --recipe ({', '.join(RECIPES)}; default {DEFAULT_RECIPE}), of "
             "which any field can be changed. The same command resumes a run that was broken off. "
             "--local runs in this process, without Ray."
         ),
@@ -48,27 +53,25 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def main() -> int:
+def run() -> None:
     """Parses, pretrains, says where the results are."""
-    recipe, local, config = parse(sys.argv[1:])
+    recipe, local, config = read_command_line(sys.argv[1:])
     print(
         f"pretraining {config.encoder.architecture} ({recipe}) on {config.shards}: "
         f"{config.epochs} epochs, masks {config.masks.strategy}, fill {config.fill}, "
         f"hard negatives {config.moco.hard_negatives}",
         flush=True,
     )
-    if local:
-        from training.local import launch
-    else:
-        from training.launch import launch  # Ray takes seconds to import: only where it is used
-    result = launch(config)
+    # Ray takes seconds to import: only where it is used.
+    launcher = importlib.import_module("training.local" if local else "training.launch")
+    result: RunResult = launcher.launch(config)
     values = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result.values.items()))
     if not result.finished:
         print(
             f"stopped at step {result.step} of {result.total_steps}; "
             "the same command goes on from there"
         )
-        return 0
+        return
     if not values:
         print(f"nothing to do: this run of {result.total_steps} steps is already finished")
     else:
@@ -76,8 +79,7 @@ def main() -> int:
     print(f"backbone   {config.out / 'backbone'}")
     print(f"masks      {config.out / 'contact_sheet.png'}")
     print(f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}")
-    return 0
 
 
 if __name__ == "__main__":
-    run_job(main)
+    main(run)

@@ -2,6 +2,10 @@
 
 import hashlib
 import os
+
+# One thread for arithmetic: the tests' processes share few cores, and the sums stay the same.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 

@@ -85,7 +85,9 @@ class Trainer:
         backbone = build_backbone(config.encoder)
         self.method = METHODS[config.method](
             config.moco, backbone, batch_size=config.batch_size, seed=config.seed
-        ).to(self.device, memory_format=torch.channels_last)
+        )
+        self.method.to(self.device)
+        self.method.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.method.trained.parameters(),
             lr=config.optim.lr,

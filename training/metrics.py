@@ -26,7 +26,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, resume_step: int) -> None:
         path = folder / METRICS_FILE
-        keep = [entry for entry in read_metrics(folder) if entry["step"] <= resume_step]
+        keep = [entry for entry in read_metrics(folder) if float(entry["step"]) <= resume_step]
         if resume_step == 0:
             keep = []
         write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in keep).encode())

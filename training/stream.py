@@ -10,7 +10,7 @@ Shapes: V views (0 query, 1 key), B samples of one rank, G grid side, S view sid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -201,8 +201,12 @@ class BatchDataset(Dataset[HostBatch]):
             images_VBCHW=torch.from_numpy(cut).permute(0, 1, 4, 2, 3),
             saliency_VBGG=saliency["own"],
             mask_saliency_VBGG=saliency.get("partner", saliency["own"]),
-            query_colours=draw_colours(seeds_B, view=View.QUERY, config=config.augment, view_size=views.size),
-            key_colours=draw_colours(seeds_B, view=View.KEY, config=config.augment, view_size=views.size),
+            query_colours=draw_colours(
+                seeds_B, view=View.QUERY, config=config.augment, view_size=views.size
+            ),
+            key_colours=draw_colours(
+                seeds_B, view=View.KEY, config=config.augment, view_size=views.size
+            ),
             query_masks=draw_masks(
                 seeds_B,
                 view=View.QUERY,
@@ -243,7 +247,8 @@ class StepSampler(Sampler[int]):
         return len(self._steps)
 
 
-def _as_it_is(batch: HostBatch) -> HostBatch:
+def _as_it_is(batch: Any) -> HostBatch:  # noqa: ANN401  (torch says that batches are lists)
+    assert isinstance(batch, HostBatch)
     return batch
 
 

@@ -175,7 +175,8 @@ def pool_saliency(
     columns_BGP = _overlaps(crops.left_B / widths_B, crops.width_B / widths_B, cells, grid)
     columns_BGP = np.where(crops.flip_B[:, None, None], columns_BGP[:, ::-1], columns_BGP)
     maps = maps_BPP.astype(np.float32) / np.float32(255)
-    return np.matmul(np.matmul(rows_BGP, maps), columns_BGP.transpose(0, 2, 1))
+    pooled: NDArray[np.float32] = rows_BGP @ maps @ columns_BGP.transpose(0, 2, 1)
+    return pooled
 
 
 def _overlaps(
@@ -186,4 +187,7 @@ def _overlaps(
     low_BG1, high_BG1 = edges_BG[:, :-1, None], edges_BG[:, 1:, None]
     cell = np.arange(cells)
     overlap = np.minimum(high_BG1, cell + 1) - np.maximum(low_BG1, cell)
-    return (np.clip(overlap, 0, None) / (high_BG1 - low_BG1)).astype(np.float32)
+    shares: NDArray[np.float32] = (np.clip(overlap, 0, None) / (high_BG1 - low_BG1)).astype(
+        np.float32
+    )
+    return shares

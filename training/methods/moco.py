@@ -8,7 +8,7 @@ Shapes: B this rank's batch, N global batch, D embedding, K queue.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -198,7 +198,7 @@ class MoCoV2(nn.Module):
         permutation = batch_permutation(
             len(images_BCHW) * world_size(), seed=self._seed, step=step, branch=branch
         )
-        return cast(Tensor, encode_shuffled(self.key_encoder, images_BCHW, permutation))
+        return encode_shuffled(self.key_encoder, images_BCHW, permutation)
 
     def average_statistics(self) -> None:
         """Averages the encoders' batch-norm statistics over the ranks (before a checkpoint)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, multiprocessing, nn
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.functional import cross_entropy, normalize
 from torch.nn.parallel import DistributedDataParallel
@@ -152,7 +152,7 @@ def _step_of(rank: int, world_size: int) -> dict[str, Any]:
 
 def test_two_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:
     """Batch norm included: its groups are as large as a rank's batch."""
-    multiprocessing.spawn(_rank_step, args=(2, str(tmp_path)), nprocs=2)
+    spawn(_rank_step, args=(2, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     alone = _step_of(0, 1)
     mean_loss = torch.stack([r["loss"] for r in ranks]).mean()
