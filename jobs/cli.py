@@ -41,9 +41,11 @@ def parse(
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            return tyro.cli(
+            made = tyro.cli(
                 config, prog=prog, args=arguments, default=default, description=description
             )
+            assert made is not None
+            return made
     except SystemExit as leaving:
         error: BaseException | None = leaving
         while error is not None:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.augment import ColourDraws, augment_colours
+from training.augment import augment_colours
 from training.draws import View
 from training.fills import Fill
 from training.foreground import foreground
-from training.masks import MaskConfig, MaskDraws, hard_negative_mask, masked_share, query_mask
+from training.masks import MaskConfig, hard_negative_mask, masked_share, query_mask
 from training.stream import HostBatch
 
 
@@ -31,13 +31,13 @@ class EncoderInputs(NamedTuple):
 
 def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
     """Copies every tensor of a batch to ``device`` without waiting for it."""
-    return HostBatch(*(_move(part, device) for part in batch))
 
+    def moved(part: Any) -> Any:  # noqa: ANN401  (a tensor, or a tuple of draws)
+        if isinstance(part, Tensor):
+            return part.to(device, non_blocking=True)
+        return type(part)(*(tensor.to(device, non_blocking=True) for tensor in part))
 
-def _move(part: Tensor | MaskDraws | ColourDraws, device: torch.device) -> Any:
-    if isinstance(part, Tensor):
-        return part.to(device, non_blocking=True)
-    return type(part)(*(tensor.to(device, non_blocking=True) for tensor in part))
+    return HostBatch(*map(moved, batch))
 
 
 @torch.no_grad()

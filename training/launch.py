@@ -23,6 +23,7 @@ from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.loop import RunResult, pretrain
 from training.preflight import preflight
+from training.progress import say, shown
 
 STOP_FILE = "stop-requested"
 STOP_POLL_SECONDS = 0.5
@@ -67,6 +68,7 @@ class RayTrainContext:
 
     def __init__(self, out: Path) -> None:
         self.device: torch.device = get_device()
+        self._out = out
         self._stop_file = out / STOP_FILE
         self._asked_at, self._stop = 0.0, False
 
@@ -75,8 +77,8 @@ class RayTrainContext:
         ray.train.report(values)
 
     def say(self, line: str) -> None:
-        """Prints; Ray carries the line to the driver."""
-        print(line, flush=True)
+        """Shows the line at the driver (``progress.shown``)."""
+        say(self._out, line)
 
     def stop_requested(self) -> bool:
         """Looks for the driver's request, at most twice a second."""
@@ -103,7 +105,11 @@ def launch(config: PretrainConfig) -> RunResult:
     if config.num_workers is not None:
         preflight(config, config.num_workers)
     if not ray.is_initialized():
-        ray.init(include_dashboard=False if "RAY_ADDRESS" not in os.environ else None)
+        # The workers' lines come through the run's folder; Ray would add chatter of its own.
+        ray.init(
+            include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
+            log_to_driver=False,
+        )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     resources = plan_resources(config.num_workers, nodes)
     info = preflight(config, resources.num_workers)
@@ -135,7 +141,7 @@ def launch(config: PretrainConfig) -> RunResult:
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    with _stop_on_sigterm(config.out / STOP_FILE):
+    with shown(config.out), _stop_on_sigterm(config.out / STOP_FILE):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:

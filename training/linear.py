@@ -151,11 +151,11 @@ def fit_logistic(
         optimiser.zero_grad()
         logits_MK = torch.addmm(weights[:, -1], features_MD, weights[:, :-1].T)
         loss = F.cross_entropy(logits_MK, labels_M) + strength / 2 * weights[:, :-1].square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        optimiser.step(objective)  # type: ignore[no-untyped-call]
+        optimiser.step(objective)
     return weights.detach()
 
 

@@ -194,6 +194,10 @@ class BatchDataset(Dataset[HostBatch]):
             for name, maps_BPP in maps.items():
                 pooled[name].append(pool_saliency(maps_BPP, heights_B, widths_B, crops, views.grid))
         saliency = {name: torch.from_numpy(np.stack(parts)) for name, parts in pooled.items()}
+        colours = [
+            draw_colours(seeds_B, view=view, config=config.augment, view_size=views.size)
+            for view in (View.QUERY, View.KEY)
+        ]
         grid_and_size = {"grid": views.grid, "view_size": views.size}
         return HostBatch(
             sample_ids_B=torch.from_numpy(ids_B),
@@ -201,12 +205,8 @@ class BatchDataset(Dataset[HostBatch]):
             images_VBCHW=torch.from_numpy(cut).permute(0, 1, 4, 2, 3),
             saliency_VBGG=saliency["own"],
             mask_saliency_VBGG=saliency.get("partner", saliency["own"]),
-            query_colours=draw_colours(
-                seeds_B, view=View.QUERY, config=config.augment, view_size=views.size
-            ),
-            key_colours=draw_colours(
-                seeds_B, view=View.KEY, config=config.augment, view_size=views.size
-            ),
+            query_colours=colours[View.QUERY],
+            key_colours=colours[View.KEY],
             query_masks=draw_masks(
                 seeds_B,
                 view=View.QUERY,

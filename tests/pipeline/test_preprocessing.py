@@ -111,7 +111,8 @@ def test_scaled_kernel(
     kernel: int, sigma: float, view_size: int, expected: tuple[int, float]
 ) -> None:
     taps, scaled = scaled_kernel(kernel, sigma, view_size)
-    assert (taps, scaled) == (expected[0], pytest.approx(expected[1]))
+    assert taps == expected[0]
+    assert scaled == pytest.approx(expected[1])
 
 
 def test_an_even_kernel_is_refused() -> None:

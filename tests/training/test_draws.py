@@ -35,7 +35,7 @@ def distance_from(cumulative: NDArray[np.float64]) -> float:
 
 def ks_limit(count: int) -> float:
     """The distance that one sample in a thousand exceeds (asymptotic)."""
-    return 1.95 / count**0.5
+    return float(1.95 / count**0.5)
 
 
 def seeds(count: int, *, seed: int = 0, epoch: int = 0) -> NDArray[np.uint64]:
