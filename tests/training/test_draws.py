@@ -28,9 +28,9 @@ LIMIT = 4.0
 
 def distance_from(cumulative: NDArray[np.float64]) -> float:
     """Kolmogorov and Smirnov's distance, given the claimed distribution's F at each number."""
-    expected = np.sort(cumulative)
-    steps = np.arange(len(expected) + 1) / len(expected)
-    return float(np.maximum(steps[1:] - expected, expected - steps[:-1]).max())
+    expected: NDArray[np.float64] = np.sort(cumulative)
+    steps: NDArray[np.float64] = np.arange(len(expected) + 1) / len(expected)
+    return max(float(np.max(steps[1:] - expected)), float(np.max(expected - steps[:-1])))
 
 
 def ks_limit(count: int) -> float:
@@ -153,7 +153,7 @@ def test_noise_is_standard_normal() -> None:
     assert distance_from(torch.special.ndtr(noise.flatten()).numpy()) < ks_limit(count)
     # cos and sin share a radius: uncorrelated all the same, as neighbours and channels are.
     flat = noise.flatten(1)
-    halves = flat.unflatten(1, (2, -1))
+    halves = flat.reshape(len(flat), 2, -1)
     for a, b in ((flat[:, 1:], flat[:, :-1]), (halves[:, 0], halves[:, 1]), (flat[1:], flat[:-1])):
         assert abs(float((a * b).mean())) < LIMIT / a.numel() ** 0.5
 

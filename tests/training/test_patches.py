@@ -80,7 +80,7 @@ def test_the_lowest_scores_are_chosen(ratio: float, seed: int) -> None:
         for channel in range(3):
             for stratum in strata:
                 members = [p for p in range(49) if stratum[image, p]]
-                members.sort(key=lambda p: float(scores[image, channel, p]))  # noqa: B023
+                members.sort(key=lambda p: float(scores[image, channel, p]))
                 flags = [bool(masked[image, channel, p]) for p in members]
                 assert flags == sorted(flags, reverse=True)
 
