@@ -1,6 +1,7 @@
 """Draws: uniform, independent, the same in numpy and torch, frozen."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def distance_from(cumulative: NDArray[np.float64]) -> float:
 
 def ks_limit(count: int) -> float:
     """The distance that one sample in a thousand exceeds (asymptotic)."""
-    return 1.95 / count**0.5
+    return 1.95 / math.sqrt(count)
 
 
 def seeds(count: int, *, seed: int = 0, epoch: int = 0) -> NDArray[np.uint64]:
