@@ -66,10 +66,12 @@ def _axis_matrix(kernel_BK: Tensor, length: int) -> Tensor:
             f"a kernel of {kernel_BK.shape[-1]} taps is too wide for {length} pixels:"
             f" reflection needs at least {radius + 1}"
         )
-    # Blurring every basis vector at once spells out the matrix; row j is the response to pixel j.
+    # Blurring every basis vector at once spells out the matrix. A product rather than a
+    # convolution, which a GPU may compute in TF32: then a kernel would not sum to 1.
     basis = torch.eye(length, dtype=kernel_BK.dtype, device=kernel_BK.device)[:, None]
-    padded = functional.pad(basis, (radius, radius), mode="reflect")
-    return functional.conv1d(padded, kernel_BK[:, None]).permute(1, 2, 0)
+    windows = functional.pad(basis, (radius, radius), mode="reflect").unfold(-1, 2 * radius + 1, 1)
+    responses = kernel_BK @ windows.reshape(length * length, -1).mT
+    return responses.view(-1, length, length).mT
 
 
 def blur_with_kernels(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:

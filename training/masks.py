@@ -152,22 +152,29 @@ def draw_masks(
     )
 
 
+def _focal(draws: MaskDraws) -> Tensor:
+    """Which images have a focal mask where shapes are drawn, bool `[B, 1, 1, 1]`."""
+    return draws.shape_B[:, None, None, None] < FOCAL_PROBABILITY
+
+
 def _grid_mask(strata: Strata, draws: MaskDraws, *, view_size: int, high_pass: bool) -> Tensor:
-    """Masks of whole patches, `[B, C, H, W]`; with `high_pass` spatial and channel-wise ones."""
-    scores_BCN = draws.scores_BCN[:, :1]
-    if high_pass:
-        channel_wise_B = draws.shape_B >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
-        scores_BCN = torch.where(channel_wise_B[:, None, None], draws.scores_BCN, scores_BCN)
-    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=high_pass)
-    return patches_to_pixels(patches_BCN, view_size)
+    """Masks of whole patches, `[B, C, H, W]`; with `high_pass` for images without focal mask."""
+    if not high_pass:
+        scores_B1N = draws.scores_BCN[:, :1]
+        return patches_to_pixels(
+            choose_patches(scores_B1N, strata, draws.ratio_B, capped=False), view_size
+        )
+    channel_wise = draws.shape_B[:, None, None] >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
+    scores_BCN = torch.where(channel_wise, draws.scores_BCN, draws.scores_BCN[:, :1])
+    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=True)
+    return patches_to_pixels(patches_BCN & ~_focal(draws)[..., 0], view_size)
 
 
-def _inside_box(box_B4: Tensor, view_size: int) -> Tensor:
-    """True inside each image's box, bool `[B, 1, H, W]`."""
+def _inside_box(box_B4: Tensor, view_size: int) -> tuple[Tensor, Tensor]:
+    """The rows `[B, 1, H, 1]` and the columns `[B, 1, 1, W]` that each image's box crosses."""
     pixel = torch.arange(view_size, device=box_B4.device)
-    start_B2, end_B2 = box_B4[:, :2, None], box_B4[:, 2:, None]
-    inside_B2S = (pixel >= start_B2) & (pixel < end_B2)
-    return inside_B2S[:, :1, :, None] & inside_B2S[:, 1:, None, :]
+    inside_B2S = (pixel >= box_B4[:, :2, None]) & (pixel < box_B4[:, 2:, None])
+    return inside_B2S[:, :1, :, None], inside_B2S[:, 1:, None, :]
 
 
 def query_mask(
@@ -197,11 +204,11 @@ def query_mask(
     mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
     if not high_pass:
         return mask_BCHW
-    focal_B = draws.shape_B < FOCAL_PROBABILITY
     # A strategy that masks nothing has nothing in its strata, and then no focal mask either.
-    maskable_B = (strata[0] | strata[1]).any(dim=1)[:, None, None, None]
-    outside = ~_inside_box(draws.box_B4, view_size) & maskable_B
-    return torch.where(focal_B[:, None, None, None], outside, mask_BCHW)
+    maskable_B = (strata[0] | strata[1]).any(dim=1)
+    focal = _focal(draws) & maskable_B[:, None, None, None]
+    rows, columns = _inside_box(draws.box_B4, view_size)
+    return mask_BCHW.bitwise_or_((focal & ~rows) | (focal & ~columns))
 
 
 def hard_negative_mask(
@@ -229,9 +236,8 @@ def hard_negative_mask(
     mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
     if not high_pass:
         return mask_BCHW
-    focal_B = draws.shape_B < FOCAL_PROBABILITY
-    inside = _inside_box(draws.box_B4, view_size)
-    return torch.where(focal_B[:, None, None, None], inside, mask_BCHW)
+    rows, columns = _inside_box(draws.box_B4, view_size)
+    return mask_BCHW.bitwise_or_((_focal(draws) & rows) & columns)
 
 
 def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Tensor]:

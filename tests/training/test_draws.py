@@ -1,6 +1,7 @@
 """Draws: uniform, independent, the same in numpy and torch, frozen."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -28,14 +29,14 @@ LIMIT = 4.0
 
 def distance_from(cumulative: NDArray[np.float64]) -> float:
     """Kolmogorov and Smirnov's distance, given the claimed distribution's F at each number."""
-    expected = np.sort(cumulative)
-    steps = np.arange(len(expected) + 1) / len(expected)
-    return float(np.maximum(steps[1:] - expected, expected - steps[:-1]).max())
+    expected: NDArray[np.float64] = np.sort(cumulative)
+    steps: NDArray[np.float64] = np.arange(len(expected) + 1) / len(expected)
+    return max(float(np.max(steps[1:] - expected)), float(np.max(expected - steps[:-1])))
 
 
 def ks_limit(count: int) -> float:
     """The distance that one sample in a thousand exceeds (asymptotic)."""
-    return float(1.95 / count**0.5)
+    return 1.95 / math.sqrt(count)
 
 
 def seeds(count: int, *, seed: int = 0, epoch: int = 0) -> NDArray[np.uint64]:
@@ -153,7 +154,7 @@ def test_noise_is_standard_normal() -> None:
     assert distance_from(torch.special.ndtr(noise.flatten()).numpy()) < ks_limit(count)
     # cos and sin share a radius: uncorrelated all the same, as neighbours and channels are.
     flat = noise.flatten(1)
-    halves = flat.unflatten(1, (2, -1))
+    halves = flat.reshape(len(flat), 2, -1)
     for a, b in ((flat[:, 1:], flat[:, :-1]), (halves[:, 0], halves[:, 1]), (flat[1:], flat[:-1])):
         assert abs(float((a * b).mean())) < LIMIT / a.numel() ** 0.5
 
