@@ -119,17 +119,17 @@ def test_table_and_json_as_a_person_runs_it(case: Case) -> None:
 
 def test_untrained_is_the_same_network_from_a_seed(evaluate: Callable[..., Done]) -> None:
     # The export was made with seed 0 and never trained: its untrained twin is itself.
-    trained = evaluate("--protocol", "linear")
-    untrained = evaluate("--protocol", "linear", "--untrained")
-    other = evaluate("--protocol", "linear", "--untrained", "--seed", "1")
+    trained = evaluate("--protocol", "knn")
+    untrained = evaluate("--protocol", "knn", "--untrained")
+    other = evaluate("--protocol", "knn", "--untrained", "--seed", "1")
     assert trained.code == untrained.code == other.code == 0
     first, second, third = (
         json.loads(done.out.splitlines()[-1]) for done in (trained, untrained, other)
     )
     assert (second["weights"], third["weights"]) == ("random:0", "random:1")
-    same = ("linear", "linear_strength", "num_val", "train_digest")
+    same = ("knn", "num_train", "num_val", "train_digest", "val_digest")
     assert [second[name] for name in same] == [first[name] for name in same]
-    assert "knn" not in second
+    assert "linear" not in second
 
 
 @pytest.mark.parametrize(
