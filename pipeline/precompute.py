@@ -184,13 +184,13 @@ class _Progress:
             return
         self.last_line = now
         # whole shards are skipped in no time: they say nothing of the speed
-        rate = (self.num_done - self.num_skipped) / (now - self.started)
-        left = (self.num_images - self.num_done) / rate if rate else 0.0
-        print(
-            f"{self.num_done}/{self.num_images} images, {rate:.0f} images/s, "
-            f"{left // 60:.0f} min {left % 60:02.0f} s left",
-            flush=True,
-        )
+        num_made = self.num_done - self.num_skipped
+        line = f"{self.num_done}/{self.num_images} images"
+        if num_made:
+            rate = num_made / (now - self.started)
+            left = (self.num_images - self.num_done) / rate
+            line += f", {rate:.0f} images/s, {left // 60:.0f} min {left % 60:02.0f} s left"
+        print(line, flush=True)
 
 
 def _build_all(jobs: list[ShardJob], num_images: int) -> list[BuiltShard]:
