@@ -35,6 +35,10 @@ ray.init(address=os.environ.get("RAY_ADDRESS"))
 def where():
     return sys.executable
 
+@ray.remote
+def wait():
+    time.sleep(600)
+
 print("folder", os.getcwd())
 print("root", os.environ["SALMASK_ROOT"])
 print("python", ray.get(where.remote()))
@@ -45,7 +49,7 @@ if len(sys.argv) > 1:
         sys.exit(0)
     signal.signal(signal.SIGTERM, save)
     print("waiting", flush=True)
-    ray.get(ray.remote(time.sleep).remote(600))
+    ray.get(wait.remote())
 """
 
 
