@@ -1,9 +1,11 @@
 """What every job does around its work: one line and exit code 2 for what a person got wrong."""
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import tyro
@@ -77,6 +79,15 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         print(f"error: {' '.join(str(wrong_input).split())}", file=sys.stderr)
         sys.exit(EXIT_INPUT_ERROR)
     sys.exit(code or 0)
+
+
+def from_root(path: Path) -> Path:
+    """Makes a path absolute, also for a job that Ray runs in a copy of the project.
+
+    ``ray job submit --working-dir .`` copies the project; a relative path means a place below the
+    folder where the cluster was started, which ``make cluster-up`` tells its jobs.
+    """
+    return Path(os.environ.get("SALMASK_ROOT", ""), path).absolute()
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

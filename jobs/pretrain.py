@@ -4,11 +4,10 @@ import argparse
 import dataclasses
 import importlib
 import sys
-from pathlib import Path
 
 import tyro
 
-from jobs.cli import main, parse
+from jobs.cli import from_root, main, parse
 from training.config import PretrainConfig
 from training.loop import RunResult
 from training.recipes import RECIPES, find_recipe
@@ -40,17 +39,13 @@ def read_command_line(arguments: list[str]) -> tuple[str, bool, PretrainConfig]:
     )
     knn = dataclasses.replace(
         config.knn,
-        val_shards=_absolute(config.knn.val_shards),
-        train_shards=_absolute(config.knn.train_shards),
+        val_shards=config.knn.val_shards and from_root(config.knn.val_shards),
+        train_shards=config.knn.train_shards and from_root(config.knn.train_shards),
     )
     config = dataclasses.replace(
-        config, shards=config.shards.absolute(), out=config.out.absolute(), knn=knn
+        config, shards=from_root(config.shards), out=from_root(config.out), knn=knn
     )
     return chosen.recipe, chosen.local, config
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
 
 
 def run() -> None:
