@@ -5,9 +5,9 @@ from pathlib import Path
 
 import tyro
 
+from jobs.job_server import ensure_token, send_token_by_default, stop_jobs
+from jobs.local_cluster import remembered_head, running_head, start_head, stop_head
 from pipeline.errors import InputError
-from pipeline.job_server import ensure_token, send_token_by_default, stop_jobs
-from pipeline.local_cluster import remembered_head, running_head, start_head, stop_head
 
 STATE = Path("runs/cluster")
 
@@ -34,15 +34,18 @@ def up(
         ensure_token()
         send_token_by_default()
         head = start_head(
-            Path.cwd(), state, port=port, dashboard_port=dashboard_port, num_cpus=num_cpus
+            Path.cwd(),
+            state,
+            port=port,
+            dashboard_port=dashboard_port,
+            num_cpus=num_cpus,
         )
         print(f"the cluster is up: dashboard and job server at {head.url} (log: {state}/head.log)")
     else:
         print(f"the cluster is already up: dashboard and job server at {head.url}")
-    address = "" if head.dashboard_port == 8265 else f" --address {head.url}"
     folder = Path(sys.executable).parent
     print(f'''  in any shell, in this folder:  export PATH="{folder}:$PATH"
-  submit a job:     ray job submit{address} -- python jobs/pretrain.py --shards ... --out ...
+  submit a job:     ray job submit -- python jobs/pretrain.py --shards ... --out ...
   the dashboard asks for a token once:  ray get-auth-token
   stop it:          make cluster-down''')
 

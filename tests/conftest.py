@@ -48,7 +48,13 @@ def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for the whole session: starting it takes seconds."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=True, configure_logging=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=True,
+        configure_logging=False,
+    )
     yield
     ray.shutdown()
 

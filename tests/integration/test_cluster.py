@@ -1,6 +1,7 @@
 """The cluster as a person uses it: make cluster-up, ray job submit as typed, make cluster-down."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.local_cluster import (
+from jobs.local_cluster import (
     Head,
     free_port,
     processes_of,
@@ -22,6 +22,7 @@ from pipeline.local_cluster import (
     running_head,
     stop_head,
 )
+from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,9 +64,9 @@ class Shell:
         home.mkdir()
         own = {k: v for k, v in os.environ.items() if not k.startswith(("RAY", "MAKE", "MFLAGS"))}
         path = f"{sys.prefix}/bin{os.pathsep}{own['PATH']}"
-        # The address is what a person types too who has moved the cluster off its usual ports.
-        address = f"http://127.0.0.1:{self.dashboard_port}"
-        self.env = own | {"HOME": str(home), "PATH": path, "RAY_API_SERVER_ADDRESS": address}
+        # Ray's sockets lie in its temporary folder: a short path, and not that of other Rays.
+        self.ray_folder = tempfile.mkdtemp(prefix="salmask-")
+        self.env = own | {"HOME": str(home), "PATH": path, "RAY_TMPDIR": self.ray_folder}
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -87,8 +88,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     head = remembered_head(shell.state)
     if head is not None:
         stop_head(head, shell.state, grace_s=0)
-    for session in Path(tempfile.gettempdir()).glob(f"salmask-ray-*-{shell.port}"):
-        subprocess.run(["rm", "-rf", str(session)], check=True)
+    shutil.rmtree(shell.ray_folder, ignore_errors=True)
 
 
 def test_up_submit_down(shell: Shell, tmp_path: Path) -> None:

@@ -2,25 +2,23 @@
 
 Ray's own `ray stop` ends every Ray of the machine; here exactly the head that was started is
 ended, with everything that descends from it. The head runs as `ray start --block` in a session
-of its own, under a temporary folder of its own: a plain `ray.init()` elsewhere (the tests, say)
-neither finds this cluster nor disturbs it.
+of its own. It lies in Ray's own temporary folder, where `ray job submit` and a plain `ray.init()`
+look for the newest cluster of the machine (RAY_TMPDIR chooses another folder, for all of them).
 """
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from jobs.job_server import JOB_STOP_WAIT_S, job_server_answers
 from pipeline.errors import InputError
-from pipeline.job_server import JOB_STOP_WAIT_S, job_server_answers
 
 MARKER = "SALMASK_CLUSTER"
 ROOT_VARIABLE = "SALMASK_ROOT"
@@ -52,7 +50,12 @@ class Head:
 
 
 def start_head(
-    root: Path, state: Path, *, port: int, dashboard_port: int, num_cpus: int | None = None
+    root: Path,
+    state: Path,
+    *,
+    port: int,
+    dashboard_port: int,
+    num_cpus: int | None = None,
 ) -> Head:
     """Start a head and wait until its job server answers.
 
@@ -75,7 +78,7 @@ def start_head(
     marker = f"{os.getpid()}-{time.time_ns()}"
     log = state / "head.log"
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
-    command += ["--port", str(port), "--temp-dir", str(private_folder(port))]
+    command += ["--port", str(port)]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port)]
     command += ["--include-dashboard", "true", "--disable-usage-stats"]
     # The defaults of these two are fixed numbers, which a second Ray of the machine also wants.
@@ -100,7 +103,8 @@ def start_head(
     )
     (state / "head.json").write_text(json.dumps(asdict(head), indent=1) + "\n")
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not job_server_answers(head.url):
+    # Ray says "--block" when it has noted the new cluster's address for those who look for it.
+    while "--block" not in log.read_text(errors="replace") or not job_server_answers(head.url):
         if process.poll() is not None or time.monotonic() > deadline:
             stop_head(head, state)
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
@@ -214,21 +218,6 @@ def head_environment(root: Path, marker: str) -> dict[str, str]:
     environment[ROOT_VARIABLE] = str(root.resolve())
     environment[MARKER] = marker
     return environment
-
-
-def private_folder(port: int) -> Path:
-    """The head's temporary folder: short (its sockets lie in it) and closed to other users.
-
-    The logs of an earlier head are kept until the next one starts on the same port.
-    """
-    folder = Path(tempfile.gettempdir()) / f"salmask-ray-{os.getuid()}-{port}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if folder.is_symlink() or status.st_uid != os.getuid():
-        raise InputError(f"{folder} belongs to somebody else: remove it or set TMPDIR")
-    folder.chmod(0o700)
-    return folder
 
 
 def require_free(name: str, port: int) -> None:
