@@ -38,7 +38,7 @@ def normalise(image01_BCHW: Tensor) -> Tensor:
 
 
 def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
-    """Sampled Gaussians that sum to 1, `exp(-i^2 / (2 sigma^2)) / sum`, for |i| <= (kernel - 1) / 2.
+    """Sampled Gaussians that sum to 1: `exp(-i^2 / (2 sigma^2))`, |i| <= (kernel - 1) / 2.
 
     Args:
         kernel: number of taps, odd, in pixels.
@@ -59,17 +59,19 @@ def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
 
 
 def _axis_matrix(kernel_BK: Tensor, length: int) -> Tensor:
-    """The `[B, length, length]` matrices that blur a column of `length` pixels, border reflected."""
+    """The `[B, length, length]` matrices that blur `length` pixels, borders reflected."""
     radius = kernel_BK.shape[-1] // 2
     if radius >= length:
         raise InputError(
             f"a kernel of {kernel_BK.shape[-1]} taps is too wide for {length} pixels:"
             f" reflection needs at least {radius + 1}"
         )
-    # Blurring every basis vector at once spells out the matrix; row j is the response to pixel j.
+    # Blurring every basis vector at once spells out the matrix. A product rather than a
+    # convolution, which a GPU may compute in TF32: then a kernel would not sum to 1.
     basis = torch.eye(length, dtype=kernel_BK.dtype, device=kernel_BK.device)[:, None]
-    padded = functional.pad(basis, (radius, radius), mode="reflect")
-    return functional.conv1d(padded, kernel_BK[:, None]).permute(1, 2, 0)
+    windows = functional.pad(basis, (radius, radius), mode="reflect").unfold(-1, 2 * radius + 1, 1)
+    responses = kernel_BK @ windows.reshape(length * length, -1).mT
+    return responses.view(-1, length, length).mT
 
 
 def blur_with_kernels(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tu
         view_size: side of the view in pixels.
 
     Returns:
-        The nearest odd number of taps, at least 3 (1 would filter nothing), and the sigma in pixels.
+        The nearest odd number of taps, at least 3 (1 would filter nothing), and the sigma.
     """
     scale = view_size / REFERENCE_VIEW_SIZE
     radius = round((kernel_at_224 * scale - 1) / 2)

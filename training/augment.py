@@ -2,14 +2,21 @@
 
 Shapes: `B` batch, `H W` pixels, `K` taps of a kernel. Colours are RGB in [0, 1].
 
-Brightness, contrast, saturation, hue and grey are linear in a pixel's colour x and in the image's
-mean colour m, so whatever their order, together they are `M x + P m` with two 3 x 3 matrices that
-follow from the drawn numbers alone. They are composed on the CPU; the device takes one mean, one
-product and one clamp, then blurs each image with its own kernel (no blur is the kernel (0, 1, 0)).
+In YIQ coordinates (luma Y, colour I and Q) the whole chain has a closed form. With factors b, c, s
+for brightness, contrast and saturation, a hue shift of h turns and the luma of the image's mean
+colour Y_m:
+
+    Y <- b (c Y + (1 - c) Y_m)        (I, Q) <- b c s R(-2 pi h) (I, Q)
+
+and grey is s = 0. These operations commute, so torchvision's random order of the four has nothing
+to decide here. For a pixel's colour x and the image's mean colour m that is `M x + P m` with two
+3 x 3 matrices, which follow from the drawn numbers alone: they are made on the CPU, and the device
+takes one mean, one product and one clamp, then blurs each image with its own kernel (which for an
+image without blur is the identity).
 
 Departures from torchvision's ColorJitter, for speed: hue is a rotation in YIQ, which keeps the luma
 (torchvision shifts the hue of HSV, which keeps the largest channel); values are clamped to [0, 1]
-once at the end, not after each operation, so contrast takes the mean of unclamped colours.
+once, after grey, and not after each operation.
 """
 
 import math
@@ -25,9 +32,8 @@ from pipeline.errors import InputError
 from pipeline.preprocessing import REFERENCE_VIEW_SIZE, blur_with_kernels, gaussian_kernel
 from training.draws import Stream, uniforms
 
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)
-"""torchvision's (ITU-R BT.601 luma; they sum to 0.9999 there too)."""
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _BLUR_REACH = 3.0
 """Radius of the blur's kernel, in multiples of the largest sigma: 99.7 % of the Gaussian."""
 
@@ -45,7 +51,7 @@ class AugmentConfig:
     hue: float = 0.1
     """The shift is uniform in +- this, in turns."""
     jitter_probability: float = 0.8
-    """How often the four above are applied, in random order."""
+    """How often the four above are applied."""
     grey_probability: float = 0.2
     """How often a view becomes grey."""
     blur_probability: float = 0.5
@@ -82,59 +88,29 @@ def compose_colours(
     contrast_B: NDArray[np.float64],
     saturation_B: NDArray[np.float64],
     hue_B: NDArray[np.float64],
-    order_B4: NDArray[np.int64],
-    grey_B: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compose the four operations of the jitter, in each image's order, and grey after them.
-
-    brightness: x <- f x. contrast: x <- f x + (1 - f) grey(m). saturation: x <- f x + (1 - f)
-    grey(x). hue: rotation of the colour by 2 pi h in the IQ plane. Each is x <- A x + C m; the mean
-    colour then is (A + C) m.
+    """The two matrices of `M x + P m` for given factors: see the head of this file.
 
     Args:
         brightness_B: factors >= 0; 1 changes nothing.
-        contrast_B: factors >= 0; 1 changes nothing.
-        saturation_B: factors >= 0; 1 changes nothing, 0 is grey.
-        hue_B: shifts in turns; 0 changes nothing, positive goes from red to green.
-        order_B4: the order of the four, numbered as they stand here, a permutation per image.
-        grey_B: which images become grey.
+        contrast_B: factors >= 0; 1 changes nothing, 0 gives the mean luma.
+        saturation_B: factors >= 0; 1 changes nothing, 0 gives grey.
+        hue_B: shifts in turns; 0 changes nothing, a positive one goes from red to green.
 
     Returns:
-        The matrices M and P of `M x + P m`, `[B, 3, 3]` each.
+        M and P, float64, `[B, 3, 3]` each.
     """
-    batch = len(brightness_B)
-    identity = np.broadcast_to(np.eye(3), (batch, 3, 3))
-    grey = np.broadcast_to(np.array(GREY_WEIGHTS), (3, 3))
     angle_B = -2.0 * np.pi * hue_B
-    rotation = np.zeros((batch, 3, 3))
-    rotation[:, 0, 0] = 1.0
-    rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(angle_B)
-    rotation[:, 2, 1] = np.sin(angle_B)
-    rotation[:, 1, 2] = -rotation[:, 2, 1]
-
-    def times(factor_B: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        return factor_B[:, None, None] * matrix
-
-    operations = np.stack(
-        (
-            times(brightness_B, identity),
-            times(contrast_B, identity),
-            times(saturation_B, identity) + times(1.0 - saturation_B, grey),
-            np.linalg.inv(_RGB_TO_YIQ) @ rotation @ _RGB_TO_YIQ,
-        ),
-        axis=1,
-    )
-    from_mean = np.zeros_like(operations)
-    from_mean[:, 1] = times(1.0 - contrast_B, grey)
-    matrix, mean_matrix = identity, np.zeros((batch, 3, 3))
-    rows = np.arange(batch)
-    for place in range(4):
-        chosen = order_B4[:, place]
-        operation = operations[rows, chosen]
-        added = from_mean[rows, chosen] @ (matrix + mean_matrix)
-        matrix, mean_matrix = operation @ matrix, operation @ mean_matrix + added
-    last = np.where(grey_B[:, None, None], grey, identity)
-    return last @ matrix, last @ mean_matrix
+    turn_B33 = np.zeros((len(hue_B), 3, 3))
+    turn_B33[:, 0, 0] = 1.0
+    turn_B33[:, 1, 1] = turn_B33[:, 2, 2] = saturation_B * np.cos(angle_B)
+    turn_B33[:, 2, 1] = saturation_B * np.sin(angle_B)
+    turn_B33[:, 1, 2] = -turn_B33[:, 2, 1]
+    kept_B = brightness_B * contrast_B
+    matrix_B33 = kept_B[:, None, None] * (_YIQ_TO_RGB @ turn_B33 @ _RGB_TO_YIQ)
+    # Equal rows: the luma of the mean colour, for red, green and blue alike.
+    luma_33 = np.broadcast_to(_RGB_TO_YIQ[0], (3, 3))
+    return matrix_B33, (brightness_B - kept_B)[:, None, None] * luma_33
 
 
 def draw_colours(
@@ -151,17 +127,16 @@ def draw_colours(
     Returns:
         The draws, as CPU tensors.
     """
-    colour = uniforms(seeds_B, view, Stream.COLOUR, 10)
+    colour = uniforms(seeds_B, view, Stream.COLOUR, 6)
     jitter_B = colour[:, 0] < config.jitter_probability
     reach = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     change_B4 = np.where(jitter_B[:, None], (2.0 * colour[:, 1:5] - 1.0) * reach, 0.0)
-    matrix, mean_matrix = compose_colours(
+    grey_B = colour[:, 5] < config.grey_probability
+    matrix_B33, mean_matrix_B33 = compose_colours(
         1.0 + change_B4[:, 0],
         1.0 + change_B4[:, 1],
-        1.0 + change_B4[:, 2],
+        np.where(grey_B, 0.0, 1.0 + change_B4[:, 2]),
         change_B4[:, 3],
-        np.argsort(colour[:, 5:9], axis=1, kind="stable"),
-        colour[:, 9] < config.grey_probability,
     )
     scale = view_size / REFERENCE_VIEW_SIZE if config.scale_blur else 1.0
     low, high = (scale * sigma for sigma in config.blur_sigma)
@@ -169,8 +144,8 @@ def draw_colours(
     sigma_B = np.where(blur[:, 0] < config.blur_probability, low + (high - low) * blur[:, 1], 0.0)
     kernel_BK = gaussian_kernel(2 * math.ceil(_BLUR_REACH * high) + 1, torch.from_numpy(sigma_B))
     return ColourDraws(
-        matrix_B33=torch.from_numpy(matrix).float(),
-        mean_matrix_B33=torch.from_numpy(mean_matrix).float(),
+        matrix_B33=torch.from_numpy(matrix_B33).float(),
+        mean_matrix_B33=torch.from_numpy(mean_matrix_B33).float(),
         kernel_BK=kernel_BK.float(),
     )
 

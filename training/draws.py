@@ -80,6 +80,19 @@ def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDAr
     return _fold(_fold(_fold(_word(0), _word(seed)), _word(epoch)), ids_B)
 
 
+def random_bits(
+    seeds_B: NDArray[np.uint64], view: int, stream: Stream, count: int
+) -> NDArray[np.uint64]:
+    """64 random bits per sample and counter; the arguments are those of `uniforms`.
+
+    Returns:
+        Hashes, uint64, `[B, count]`.
+    """
+    key_B = _fold(seeds_B, _word(_purpose(view, stream)))
+    counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    return _mix(key_B[:, None] + counter)
+
+
 def uniforms(
     seeds_B: NDArray[np.uint64], view: int, stream: Stream, count: int
 ) -> NDArray[np.float64]:
@@ -94,9 +107,7 @@ def uniforms(
     Returns:
         Multiples of 2^-53 in [0, 1), float64, `[B, count]`.
     """
-    key_B = _fold(seeds_B, _word(_purpose(view, stream)))
-    counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
-    bits = _mix(key_B[:, None] + counter)
+    bits = random_bits(seeds_B, view, stream, count)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -120,6 +131,24 @@ def _mix_in_place(word: Tensor) -> Tensor:
     return word
 
 
+def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) -> Tensor:
+    """`random_bits`, bit for bit, on the seeds' device.
+
+    Args:
+        seeds_B: the samples' seeds, int64 (`torch_seeds`).
+        view: number of the view (`View`).
+        stream: what the bits are for.
+        count: how many words per sample.
+
+    Returns:
+        Hashes, int64, `[B, count]`.
+    """
+    purpose = torch.full_like(seeds_B, _signed(_purpose(view, stream) + _GAMMA))
+    key_B = _mix_in_place(seeds_B ^ _mix_in_place(purpose))
+    counter = torch.arange(1, count + 1, dtype=torch.int64, device=seeds_B.device)
+    return _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))
+
+
 def gaussian_noise(seeds_B: Tensor, view: int, size: tuple[int, int, int]) -> Tensor:
     """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
 
@@ -137,10 +166,7 @@ def gaussian_noise(seeds_B: Tensor, view: int, size: tuple[int, int, int]) -> Te
     """
     values = math.prod(size)
     pairs = (values + 1) // 2
-    purpose = torch.full_like(seeds_B, _signed(_purpose(view, Stream.NOISE) + _GAMMA))
-    key_B = _mix_in_place(seeds_B ^ _mix_in_place(purpose))
-    counter = torch.arange(1, pairs + 1, dtype=torch.int64, device=seeds_B.device)
-    bits = _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))
+    bits = torch_random_bits(seeds_B, view, Stream.NOISE, pairs)
     # Half a step above the multiples of 2^-32, so that the logarithm never sees 0.
     low = (bits & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32)
     angle = (bits >> 32).to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)

@@ -152,21 +152,29 @@ def draw_masks(
     )
 
 
-def _grid_scores(draws: MaskDraws, *, high_pass: bool) -> Tensor:
-    """One channel of scores; with `high_pass` three, all alike except where channel-wise."""
-    one_B1N = draws.scores_BCN[:, :1]
+def _focal(draws: MaskDraws) -> Tensor:
+    """Which images have a focal mask where shapes are drawn, bool `[B, 1, 1, 1]`."""
+    return draws.shape_B[:, None, None, None] < FOCAL_PROBABILITY
+
+
+def _grid_mask(strata: Strata, draws: MaskDraws, *, view_size: int, high_pass: bool) -> Tensor:
+    """Masks of whole patches, `[B, C, H, W]`; with `high_pass` for images without focal mask."""
     if not high_pass:
-        return one_B1N
-    channel_wise_B = draws.shape_B >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
-    return torch.where(channel_wise_B[:, None, None], draws.scores_BCN, one_B1N)
+        scores_B1N = draws.scores_BCN[:, :1]
+        return patches_to_pixels(
+            choose_patches(scores_B1N, strata, draws.ratio_B, capped=False), view_size
+        )
+    channel_wise = draws.shape_B[:, None, None] >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
+    scores_BCN = torch.where(channel_wise, draws.scores_BCN, draws.scores_BCN[:, :1])
+    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=True)
+    return patches_to_pixels(patches_BCN & ~_focal(draws)[..., 0], view_size)
 
 
-def _inside_box(box_B4: Tensor, view_size: int) -> Tensor:
-    """True inside each image's box, bool `[B, 1, H, W]`."""
+def _inside_box(box_B4: Tensor, view_size: int) -> tuple[Tensor, Tensor]:
+    """The rows `[B, 1, H, 1]` and the columns `[B, 1, 1, W]` that each image's box crosses."""
     pixel = torch.arange(view_size, device=box_B4.device)
-    start_B2, end_B2 = box_B4[:, :2, None], box_B4[:, 2:, None]
-    inside_B2S = (pixel >= start_B2) & (pixel < end_B2)
-    return inside_B2S[:, :1, :, None] & inside_B2S[:, 1:, None, :]
+    inside_B2S = (pixel >= box_B4[:, :2, None]) & (pixel < box_B4[:, 2:, None])
+    return inside_B2S[:, :1, :, None], inside_B2S[:, 1:, None, :]
 
 
 def query_mask(
@@ -193,16 +201,14 @@ def query_mask(
         InputError: an unknown strategy, or a view that the grid does not divide.
     """
     strata = mask_strategy(strategy)(foreground_BGG.flatten(1))
-    scores_BCN = _grid_scores(draws, high_pass=high_pass)
-    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=high_pass)
-    mask_BCHW = patches_to_pixels(patches_BCN, view_size)
+    mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
     if not high_pass:
         return mask_BCHW
-    focal_B = draws.shape_B < FOCAL_PROBABILITY
     # A strategy that masks nothing has nothing in its strata, and then no focal mask either.
-    maskable_B = (strata[0] | strata[1]).any(dim=1)[:, None, None, None]
-    outside = ~_inside_box(draws.box_B4, view_size) & maskable_B
-    return torch.where(focal_B[:, None, None, None], outside, mask_BCHW)
+    maskable_B = (strata[0] | strata[1]).any(dim=1)
+    focal = _focal(draws) & maskable_B[:, None, None, None]
+    rows, columns = _inside_box(draws.box_B4, view_size)
+    return mask_BCHW.bitwise_or_((focal & ~rows) | (focal & ~columns))
 
 
 def hard_negative_mask(
@@ -227,14 +233,11 @@ def hard_negative_mask(
     """
     foreground_BN = foreground_BGG.flatten(1)
     strata = (foreground_BN, torch.zeros_like(foreground_BN))
-    scores_BCN = _grid_scores(draws, high_pass=high_pass)
-    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=high_pass)
-    mask_BCHW = patches_to_pixels(patches_BCN, view_size)
+    mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
     if not high_pass:
         return mask_BCHW
-    focal_B = draws.shape_B < FOCAL_PROBABILITY
-    inside = _inside_box(draws.box_B4, view_size)
-    return torch.where(focal_B[:, None, None, None], inside, mask_BCHW)
+    rows, columns = _inside_box(draws.box_B4, view_size)
+    return mask_BCHW.bitwise_or_((_focal(draws) & rows) & columns)
 
 
 def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Tensor]:
