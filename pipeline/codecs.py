@@ -91,7 +91,7 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
         except UnidentifiedImageError as error:
             raise ImageError("not an image in a format that can be read") from error
         except Image.DecompressionBombError as error:
-            raise ImageError(f"more than {max_pixels} pixels") from error
+            raise ImageError(f"far more than {max_pixels} pixels") from error
         except MemoryError:
             raise
         except Exception as error:
@@ -233,9 +233,9 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Pillow's own bomb check (it covers images inside of images) at our limit, silently."""
+    """Pillow's own bomb check, which covers images inside of images, at our limit, silently."""
     before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels // 2  # Pillow warns above it and raises above twice it
+    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow warns above it and raises above twice it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

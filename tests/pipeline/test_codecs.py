@@ -175,9 +175,9 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 def test_the_pixel_limit_holds_before_decoding() -> None:
     data = encoded(Image.new("1", (400, 300)), "PNG")
     assert decode_source(data, max_pixels=120_000).pixels.shape == (300, 400, 3)
-    with pytest.raises(ImageError, match="120000 pixels"):
+    with pytest.raises(ImageError, match="401 x 300 is more than 120000 pixels"):
         decode_source(encoded(Image.new("1", (401, 300)), "PNG"), max_pixels=120_000)
-    with pytest.raises(ImageError, match="pixels"):
+    with pytest.raises(ImageError, match="far more than 120000 pixels"):
         decode_source(encoded(Image.new("1", (2000, 2000)), "PNG"), max_pixels=120_000)
 
 

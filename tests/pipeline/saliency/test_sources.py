@@ -29,13 +29,11 @@ def to_grid(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(values, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def disc(
-    height: int = 90, width: int = 120, x: int = 60, y: int = 45, radius: int = 20, noise: int = 12
-) -> NDArray[np.uint8]:
+def disc(height: int = 90, width: int = 120, x: int = 60, y: int = 45) -> NDArray[np.uint8]:
     """A red disc over a green background with a little noise."""
-    speckle = np.random.default_rng(0).integers(-noise, noise, (height, width, 3))
+    speckle = np.random.default_rng(0).integers(-12, 12, (height, width, 3))
     image = np.clip(np.array([60, 130, 60]) + speckle, 0, 255).astype(np.uint8)
-    cv2.circle(image, (x, y), radius, (200, 40, 40), -1)
+    cv2.circle(image, (x, y), 20, (200, 40, 40), -1)
     return image
 
 
@@ -73,13 +71,12 @@ def test_a_map_does_not_depend_on_the_batch(name: str) -> None:
     assert source([]) == []
 
 
-@pytest.mark.parametrize("name", ["boundary", "fine_grained", "spectral_residual"])
+@pytest.mark.parametrize("name", ["boundary", "fine_grained"])
 def test_an_object_stands_out(name: str) -> None:
-    radius = 5 if name == "spectral_residual" else 20  # it sees what is small
-    (saliency,) = make_saliency_source(name)([disc(radius=radius, noise=2)])
+    (saliency,) = make_saliency_source(name)([disc()])
     height, width = saliency.shape
     y, x = np.mgrid[0:height, 0:width]
-    inside = (x / width * 120 - 60) ** 2 + (y / height * 90 - 45) ** 2 < radius**2
+    inside = (x / width * 120 - 60) ** 2 + (y / height * 90 - 45) ** 2 < 20**2
     assert saliency[inside].mean() > 1.3 * saliency[~inside].mean()
 
 
@@ -119,9 +116,7 @@ def test_boundary_follows_its_formula() -> None:
 
 
 def test_unknown_names_and_parameters_are_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"nope.*boundary, centre, fine_grained, spectral_residual"
-    ):
+    with pytest.raises(InputError, match=r"nope.*boundary, centre, fine_grained"):
         make_saliency_source("nope")
     with pytest.raises(InputError, match="saliency boundary"):
         Boundary(strip=0.5)
@@ -144,8 +139,7 @@ def test_the_default_beats_the_centre_on_photographs(shared_data: Path) -> None:
     folder = shared_data / "saliency_ecssd"
     names = sorted(path.stem for path in (folder / "images").iterdir())[::10]
     sources: dict[str, SaliencySource] = {
-        "boundary": Boundary(),
-        "centre": Centre(),
+        **{name: make_saliency_source(name) for name in EVERY_SOURCE},
         "no prior": Boundary(centre_sigma=99),
     }
     scores: dict[str, list[float]] = {name: [] for name in sources}
@@ -161,7 +155,10 @@ def test_the_default_beats_the_centre_on_photographs(shared_data: Path) -> None:
             grid = to_grid(source([np.asarray(image, np.uint8)])[0])
             scores[key].append(roc_auc_score(is_object.ravel(), grid.ravel()))
     auc = {key: float(np.mean(values)) for key, values in scores.items()}
-    # measured on all 1,000: 0.919, 0.878 and 0.849
+    # measured on all 1,000: 0.919, the centre 0.878, boundary without its prior 0.849
     assert auc["boundary"] >= 0.90
     assert auc["boundary"] > auc["centre"] + 0.02
     assert auc["no prior"] >= 0.80
+    assert auc["fine_grained"] > 0.65
+    assert auc["spectral_residual"] > 0.60
+    assert auc["uniform"] == 0.5

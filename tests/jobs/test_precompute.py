@@ -1,0 +1,78 @@
+"""The command as users type it: options, one clear line for bad input, nothing written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import parse
+from pipeline.errors import InputError
+from pipeline.precompute import PrecomputeConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "jobs/precompute.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_options_are_a_contract() -> None:
+    arguments = "--data D --out O --saliency spectral_residual --no-labels --shard-images 8"
+    more = "--shard-mib 2 --saliency-size 28 --max-rejected-fraction 0.5 --max-pixels 100"
+    config = parse(PrecomputeConfig, "precompute", [*arguments.split(), *more.split()])
+    assert config == PrecomputeConfig(
+        data=Path("D"),
+        out=Path("O"),
+        saliency="spectral_residual",
+        labels=False,
+        shard_images=8,
+        shard_mib=2,
+        saliency_size=28,
+        max_rejected_fraction=0.5,
+        max_pixels=100,
+    )
+    default = PrecomputeConfig(data=Path("D"), out=Path("O"))
+    assert (default.saliency, default.labels, default.shard_images) == ("boundary", True, 256)
+    assert (default.shard_mib, default.max_rejected_fraction) == (256, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"saliency": "nope"}, "nope.*known ones are boundary"),
+        ({"shard_images": 0}, "shard_images must be at least 1"),
+        ({"shard_mib": 0}, "shard_mib must be at least 1"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1"),
+        ({"saliency_size": 4}, r"saliency_size must be in 8\.\.1024"),
+        ({"max_rejected_fraction": 1.5}, r"max_rejected_fraction must be in 0\.\.1"),
+    ],
+)
+def test_ranges_are_checked(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        PrecomputeConfig(data=Path("D"), out=Path("O"), **changes)  # type: ignore[arg-type]
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_job("--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == f"error: no such folder: {tmp_path / 'nowhere'}\n"
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_source_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_job("--data", tmp_path, "--out", tmp_path / "out", "--saliency", "nope")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown saliency source 'nope': the known ones are ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
