@@ -2,20 +2,15 @@
 
 import logging
 import pickle
-import platform
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import PIL
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -27,6 +22,13 @@ from pipeline.codecs import MAX_PIXELS
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, write_dataset_info
 from pipeline.plan import Plan, check_plan, discard_begun, make_plan, write_plan
+from pipeline.precompute_report import (
+    Progress,
+    first_reason,
+    library_versions,
+    say_what_is_there,
+    say_what_was_done,
+)
 from pipeline.saliency.registry import describe_saliency_source, make_saliency_source
 from pipeline.schema import (
     MANIFEST_FOLDER,
@@ -34,13 +36,12 @@ from pipeline.schema import (
     SALIENCY_SIZE,
     SCHEMA_VERSION,
     SHARDS_FOLDER,
-    rejected_path,
 )
 from pipeline.sources import Listing, list_folder
 
 MAX_RETRIES = 2
 """How often a shard is tried again when the process that makes it dies."""
-SECONDS_BETWEEN_LINES = 5.0
+
 MIB = 1 << 20
 
 
@@ -101,26 +102,9 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
     saliency = make_saliency_source(config.saliency)
     described = describe_saliency_source(config.saliency, saliency)
     listing = list_folder(data, config.labels)
-    parameters: dict[str, object] = {
-        "schema_version": SCHEMA_VERSION,
-        "saliency": described,
-        "saliency_size": config.saliency_size,
-        "shard_images": config.shard_images,
-        "shard_mib": config.shard_mib,
-        "max_pixels": config.max_pixels,
-        "labels": config.labels,
-    }
-    plan = make_plan(listing, parameters, config.shard_images, config.shard_mib * MIB)
-    began_before = check_plan(out, plan)
-    _say_what_is_there(data, listing, plan)
-    try:
-        if began_before:
-            for folder in (".", SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER):
-                sweep_temporaries(out / folder)
-        else:
-            write_plan(out, plan)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+    plan = _plan(config, listing, described)
+    began_before = _begin(out, plan)
+    say_what_is_there(data, listing, plan)
     jobs = [
         ShardJob(
             data=data,
@@ -135,9 +119,8 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
     ]
     started = time.monotonic()
     with _ray_running():
-        built = _build_all(jobs, plan.num_images)
+        built = sorted(_build_all(jobs, plan.num_images), key=lambda shard: shard.info.name)
     seconds = time.monotonic() - started
-    built.sort(key=lambda shard: shard.info.name)
     info = DatasetInfo(
         schema_version=SCHEMA_VERSION,
         shards=tuple(shard.info for shard in built),
@@ -146,10 +129,10 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
         saliency_size=config.saliency_size,
         plan_digest=plan.digest,
         num_rejected=sum(shard.num_rejected for shard in built),
-        versions=_versions(),
+        versions=library_versions(),
     )
     if info.num_images == 0:
-        reason = _first_reason(out, info)
+        reason = first_reason(out, info)
         if not began_before:
             discard_begun(out)
         raise InputError(f"none of the {plan.num_images} images below {data} can be used: {reason}")
@@ -157,40 +140,39 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
         raise InputError(
             f"{info.num_rejected} of {plan.num_images} images cannot be used "
             f"({info.num_rejected / plan.num_images:.1%}), more than --max-rejected-fraction "
-            f"{config.max_rejected_fraction}: {_first_reason(out, info)} (all of them: "
+            f"{config.max_rejected_fraction}: {first_reason(out, info)} (all of them: "
             f"{out / REJECTED_FOLDER}); mend them or raise the limit and run this again"
         )
     write_dataset_info(out, info)
-    _say_what_was_done(out, info, built, listing.num_ignored, seconds)
+    say_what_was_done(out, info, built, listing.num_ignored, seconds)
     return info
 
 
-@dataclass
-class _Progress:
-    """Prints a line every few seconds: how far, how fast, how long yet."""
+def _plan(config: PrecomputeConfig, listing: Listing, saliency: dict[str, object]) -> Plan:
+    parameters: dict[str, object] = {
+        "schema_version": SCHEMA_VERSION,
+        "saliency": saliency,
+        "saliency_size": config.saliency_size,
+        "shard_images": config.shard_images,
+        "shard_mib": config.shard_mib,
+        "max_pixels": config.max_pixels,
+        "labels": config.labels,
+    }
+    return make_plan(listing, parameters, config.shard_images, config.shard_mib * MIB)
 
-    num_images: int
-    started: float = field(default_factory=time.monotonic)
-    last_line: float = field(default_factory=time.monotonic)
-    num_done: int = 0
-    num_skipped: int = 0
 
-    def add(self, shard: BuiltShard) -> None:
-        count = shard.info.num_images + shard.num_rejected
-        self.num_done += count
-        self.num_skipped += 0 if shard.rebuilt else count
-        now = time.monotonic()
-        if now - self.last_line < SECONDS_BETWEEN_LINES:
-            return
-        self.last_line = now
-        # whole shards are skipped in no time: they say nothing of the speed
-        num_made = self.num_done - self.num_skipped
-        line = f"{self.num_done}/{self.num_images} images"
-        if num_made:
-            rate = num_made / (now - self.started)
-            left = (self.num_images - self.num_done) / rate
-            line += f", {rate:.0f} images/s, {left // 60:.0f} min {left % 60:02.0f} s left"
-        print(line, flush=True)
+def _begin(out: Path, plan: Plan) -> bool:
+    """Write the plan, or sweep up after an earlier run of it; returns whether there was one."""
+    began_before = check_plan(out, plan)
+    try:
+        if began_before:
+            for folder in (".", SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER):
+                sweep_temporaries(out / folder)
+        else:
+            write_plan(out, plan)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+    return began_before
 
 
 def _build_all(jobs: list[ShardJob], num_images: int) -> list[BuiltShard]:
@@ -205,7 +187,7 @@ def _build_all(jobs: list[ShardJob], num_images: int) -> list[BuiltShard]:
         # max_retries has no other way in, and without it Ray Data tries a crash again for ever
         warnings.simplefilter("ignore", RayDeprecationWarning)
         results = dataset.map(_run_job, num_cpus=1, max_retries=MAX_RETRIES)
-    progress = _Progress(num_images)
+    progress = Progress(num_images)
     built: list[BuiltShard] = []
     try:
         for row in results.iter_rows():
@@ -261,51 +243,3 @@ def _ray_running() -> Iterator[None]:
         chatter.setLevel(level)
         if ours:
             ray.shutdown()
-
-
-def _first_reason(out: Path, info: DatasetInfo) -> str:
-    for shard in info.shards:
-        table = pq.read_table(rejected_path(out, shard.name))
-        if table.num_rows:
-            first = table.slice(0, 1).to_pylist()[0]
-            return f"{first['source']}: {first['reason']}"
-    return "no reason is listed"
-
-
-def _say_what_is_there(data: Path, listing: Listing, plan: Plan) -> None:
-    if plan.class_names:
-        labels = f"{len(plan.class_names)} classes"
-    else:
-        why = f": {listing.unlabelled_because}" if listing.unlabelled_because else ""
-        labels = f"no labels{why}"
-    print(
-        f"{data}: {plan.num_images} images ({labels}), {listing.num_ignored} other files ignored; "
-        f"{len(plan.shards)} shards",
-        flush=True,
-    )
-
-
-def _say_what_was_done(
-    out: Path, info: DatasetInfo, built: list[BuiltShard], num_ignored: int, seconds: float
-) -> None:
-    rebuilt = [shard for shard in built if shard.rebuilt]
-    num_read = sum(shard.info.num_images + shard.num_rejected for shard in rebuilt)
-    where = f" (reasons in {out / REJECTED_FOLDER})" if info.num_rejected else ""
-    print(f"{info.num_images} rows in {len(built)} shards at {out}")
-    print(f"{info.num_rejected} rejected{where}, {num_ignored} other files ignored")
-    print(
-        f"{len(rebuilt)} shards made, {len(built) - len(rebuilt)} were whole and skipped; "
-        f"{num_read} images read in {seconds:.1f} s, {num_read / seconds:.0f} images/s",
-        flush=True,
-    )
-
-
-def _versions() -> dict[str, str]:
-    """Of what decides bytes: decoders, encoders and arithmetic."""
-    return {
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }

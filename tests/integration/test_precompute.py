@@ -279,6 +279,7 @@ class Dies(Uniform):
         os._exit(1)
 
 
+@pytest.mark.faults
 def test_a_process_that_dies_is_bounded_and_named(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
