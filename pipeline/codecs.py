@@ -30,7 +30,8 @@ MAX_PIXELS = 178_000_000
 """Default pixel limit, that of Pillow's decompression-bomb error."""
 MAX_SIDE = 1 << 20
 """OpenCV decodes no wider or higher image."""
-KEPT_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""MPO is what phones write: a JPEG with more pictures (depth, preview) behind the first."""
 AGREEMENT_LEVELS = 4.0
 """Mean difference, in levels of 255, up to which two decoders made the same picture."""
 
@@ -168,7 +169,7 @@ def _may_keep(image: Image.Image, data: bytes) -> bool:
     """Whether the bytes are of a kind that training decodes: 8-bit colour or grey, one frame."""
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         return False
-    if getattr(image, "n_frames", 1) != 1:
+    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         return False
     # a 16-bit colour PNG has mode RGB too: byte 24 of a PNG is its bit depth
     return image.format != "PNG" or data[24] == 8

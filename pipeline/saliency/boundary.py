@@ -56,28 +56,31 @@ class Boundary:
         small = shrink(image, self.side)
         if is_flat(small):
             return flat_map()
-        lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        lab = np.asarray(
+            cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32
+        )
         height, width = lab.shape[:2]
         thick = max(1, round(self.strip * min(height, width)))
         strips = [lab[:thick], lab[-thick:], lab[:, :thick], lab[:, -thick:]]
         colours = [np.asarray(strip, dtype=np.float64).reshape(-1, 3) for strip in strips]
-        pixels = np.asarray(lab, dtype=np.float64).reshape(-1, 3)
-        squared = [self._squared_distance(pixels, c) for c in _most_alike(colours)]
-        distance = np.sqrt(np.minimum.reduce(squared)).reshape(height, width)
-        flat_or_map = spread_out(distance.astype(np.float32))
+        squared = [self._squared_distance(lab, c) for c in _most_alike(colours)]
+        distance = np.sqrt(np.minimum.reduce(squared))
+        flat_or_map = spread_out(distance)
         if flat_or_map.shape != distance.shape:
             return flat_or_map
         return flat_or_map * centre_prior(height, width, self.centre_sigma)
 
-    def _squared_distance(
-        self, pixels: NDArray[np.float64], background: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Squared Mahalanobis distance of pixels [n, 3] to the colours [m, 3] of a strip."""
+    def _squared_distance(self, lab: Map, background: NDArray[np.float64]) -> Map:
+        """Squared Mahalanobis distance of an image [h, w, 3] to the colours [m, 3] of a strip."""
         mean = background.mean(axis=0)
         offset = background - mean
-        covariance = offset.T @ offset / len(background) + self.floor * np.eye(3)
-        whitened = (pixels - mean) @ np.linalg.cholesky(np.linalg.inv(covariance))
-        distance: NDArray[np.float64] = np.einsum("nc,nc->n", whitened, whitened)
+        # einsum and cv2.transform, not @: a threaded BLAS may sum in another order each time
+        covariance = np.einsum("mi,mj->ij", offset, offset) / len(background)
+        covariance += self.floor * np.eye(3)
+        whiten = np.linalg.cholesky(np.linalg.inv(covariance)).T
+        shift = -np.einsum("ij,j->i", whiten, mean)
+        white = np.asarray(cv2.transform(lab, np.column_stack([whiten, shift])), np.float32)
+        distance: Map = np.einsum("hwc,hwc->hw", white, white)
         return distance
 
 

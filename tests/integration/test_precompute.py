@@ -154,6 +154,21 @@ def test_one_bad_image_costs_itself(
     assert f"1 rejected (reasons in {config.out / 'rejected'})" in printed
 
 
+def test_a_shard_without_any_good_image_is_read_too(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data", 3)
+    (tmp_path / "data" / "class_0" / "bad.jpg").write_bytes(b"no picture")
+    config = PrecomputeConfig(
+        data=tmp_path / "data", out=tmp_path / "out", shard_images=1, max_rejected_fraction=0.5
+    )
+    info = precompute(config)
+    assert sorted(shard.num_images for shard in info.shards) == [0, 1, 1, 1]
+    assert len({ShardSetReader(config.out, info).read(number).key for number in range(3)}) == 3
+    urls = [str(path) for path in sorted((config.out / "shards").iterdir())]
+    assert len(list(webdataset.WebDataset(urls, shardshuffle=False))) == 3
+    rows = ray.data.read_webdataset(urls, decoder=None).take_all()
+    assert len(rows) == 3
+
+
 def test_too_many_bad_images_are_an_error(config: PrecomputeConfig) -> None:
     for number in range(3):
         (config.data / "class_0" / f"bad {number}.jpg").write_bytes(b"no picture")

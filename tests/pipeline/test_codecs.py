@@ -125,6 +125,13 @@ def test_an_animation_gives_its_first_frame() -> None:
         assert decoded.pixels[4, 4].tolist() == [255, 0, 0], kind
 
 
+def test_a_phone_photograph_is_stored_untouched() -> None:
+    data = encoded(picture(), "MPO", save_all=True, append_images=[picture(8, 8)], quality=95)
+    decoded = decode_source(data)
+    assert (decoded.ext, decoded.stored_bytes) == ("jpg", data)
+    assert decoded.pixels.shape == (32, 48, 3)
+
+
 def test_sixteen_bits_keep_the_high_byte() -> None:
     values = np.array([[0, 255, 256, 4095, 65535]], dtype=np.uint16)
     high = (values >> 8).astype(np.uint8)
