@@ -11,10 +11,10 @@ DASHBOARD_PORT ?= 8265
 CLUSTER_CPUS ?= None
 CLUSTER_STATE ?= runs/cluster
 
-.PHONY: help setup lint format typecheck test test-faults bench clean cluster-up cluster-down
+.PHONY: help setup lint format typecheck test test-faults bench clean demo precompute cluster-up cluster-down
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## build .venv (python3 with venv, make and git are all it needs)
 
@@ -43,6 +43,15 @@ test-faults: setup ## kill processes in mid-run and compare what comes out
 
 bench: setup ## measure speed against baselines, in one run
 	@$(BIN)/python -m pytest -m benchmark --timeout 3600 -s
+
+demo: setup ## the whole way on pictures that it makes itself, in minutes
+	@$(BIN)/python jobs/demo.py
+
+precompute: setup ## shards with saliency from a folder: DATA=images OUT=shards (default: the demo pictures)
+ifeq ($(origin DATA), undefined)
+	@$(BIN)/python jobs/demo.py --only-pictures
+endif
+	@$(BIN)/python jobs/precompute.py --data $(or $(DATA),runs/demo/pictures/train) --out $(or $(OUT),runs/demo/shards/train) $(ARGS)
 
 cluster-up: setup ## start a local Ray head with dashboard and job server (CLUSTER_PORT=, DASHBOARD_PORT=, CLUSTER_CPUS=)
 	@$(BIN)/python jobs/cluster.py up --port $(CLUSTER_PORT) --dashboard-port $(DASHBOARD_PORT) \

@@ -1,19 +1,25 @@
 """Score an exported backbone on labelled shards: weighted kNN and the fast linear probe."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import torch
-import tyro
 
-from jobs.cli import main
+from jobs.cli import from_root, main, parse
 from training.evaluation import PROTOCOLS
 from training.export_score import EvaluateConfig, score_export
 
 
 def run() -> None:
     """Parse the command line, evaluate, print a table and one line of JSON."""
-    config = tyro.cli(EvaluateConfig, prog="jobs/evaluate.py")
+    config = parse(EvaluateConfig, "jobs/evaluate.py")
+    config = replace(
+        config,
+        backbone=from_root(config.backbone),
+        train_shards=from_root(config.train_shards),
+        val_shards=from_root(config.val_shards),
+    )
     cv2.setNumThreads(1)  # the decoding threads are the parallelism
     score = score_export(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     settings, figures = score.settings, score.figures

@@ -29,6 +29,7 @@ from pipeline.precompute_report import (
     say_what_is_there,
     say_what_was_done,
 )
+from pipeline.ray_session import ray_running
 from pipeline.saliency.registry import describe_saliency_source, make_saliency_source
 from pipeline.schema import (
     MANIFEST_FOLDER,
@@ -118,7 +119,7 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
         for shard in plan.shards
     ]
     started = time.monotonic()
-    with _ray_running():
+    with ray_running(), _quiet_ray_data():
         built = sorted(_build_all(jobs, plan.num_images), key=lambda shard: shard.info.name)
     seconds = time.monotonic() - started
     info = DatasetInfo(
@@ -223,13 +224,8 @@ def _run_job(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _ray_running() -> Iterator[None]:
-    """Ray with Ray Data kept quiet: the one that is running, else one for the time."""
-    ours = not ray.is_initialized()
-    if ours:
-        # its note on token authentication is for those who start a cluster
-        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+def _quiet_ray_data() -> Iterator[None]:
+    """Ray Data without its progress bars and its log."""
     context = ray.data.DataContext.get_current()
     before = context.enable_progress_bars
     chatter = logging.getLogger("ray.data")
@@ -241,5 +237,3 @@ def _ray_running() -> Iterator[None]:
     finally:
         context.enable_progress_bars = before
         chatter.setLevel(level)
-        if ours:
-            ray.shutdown()

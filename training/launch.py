@@ -1,6 +1,5 @@
 """Ray Train around the loop: workers, process group, restarts, and a gentle stop."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.errors import InputError
+from pipeline.ray_session import ray_running
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.loop import RunResult, pretrain
@@ -99,17 +99,19 @@ def launch(config: PretrainConfig) -> RunResult:
     Args:
         config: the run; paths absolute and reachable from every node.
 
+    Returns:
+        How it ended; without values when there was nothing left to do.
+
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
     """
     if config.num_workers is not None:
         preflight(config, config.num_workers)
-    if not ray.is_initialized():
-        # The workers' lines come through the run's folder; Ray would add chatter of its own.
-        ray.init(
-            include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
-            log_to_driver=False,
-        )
+    with ray_running():
+        return _launch(config)
+
+
+def _launch(config: PretrainConfig) -> RunResult:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     resources = plan_resources(config.num_workers, nodes)
     info = preflight(config, resources.num_workers)

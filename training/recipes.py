@@ -1,6 +1,7 @@
 """Named starting points. Any field can still be changed from the command line."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -29,6 +30,11 @@ def moco_v2_small(shards: Path, out: Path) -> PretrainConfig:
     )
 
 
+def demo(shards: Path, out: Path) -> PretrainConfig:
+    """Minutes on two cores, for pictures of single objects."""
+    return replace(moco_v2_small(shards, out), epochs=15, optim=OptimConfig(lr=0.02))
+
+
 def moco_v2(shards: Path, out: Path) -> PretrainConfig:
     """The paper's settings: ResNet-50 at 224 px, batch 256, 200 epochs, queue of 65536."""
     return PretrainConfig(shards=shards, out=out)
@@ -37,6 +43,7 @@ def moco_v2(shards: Path, out: Path) -> PretrainConfig:
 RECIPES: dict[str, Callable[[Path, Path], PretrainConfig]] = {
     "moco_v2_small": moco_v2_small,
     "moco_v2": moco_v2,
+    "demo": demo,
 }
 
 

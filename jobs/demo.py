@@ -1,0 +1,85 @@
+"""The whole way on pictures that it makes itself: shards, masks, pretraining, evaluation."""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from jobs.cli import from_root, main, parse
+from pipeline.demo_pictures import make_demo_pictures
+from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.ray_session import ray_running
+from training.config import KnnConfig
+from training.export_score import EvaluateConfig, score_export
+from training.launch import launch
+from training.recipes import demo
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What the demo makes.
+
+    Attributes:
+        out: folder for pictures, shards and the run.
+        epochs: passes over the 1,600 training pictures.
+        num_workers: training processes.
+        only_pictures: stop after making the pictures.
+    """
+
+    out: Path = Path("runs/demo")
+    epochs: int = 15
+    num_workers: int = 2
+    only_pictures: bool = False
+
+
+def run() -> None:
+    """Makes pictures, precomputes, pretrains, evaluates before and after, and says so."""
+    config = parse(DemoConfig, "jobs/demo.py")
+    out, started = from_root(config.out), time.monotonic()
+    print("making 2,000 pictures of 8 kinds of objects, with their true masks", flush=True)
+    make_demo_pictures(out)
+    if config.only_pictures:
+        print(f"pictures  {out / 'pictures'}")
+        return
+    shards = {name: out / "shards" / name for name in ("train", "val")}
+    with ray_running():
+        for name, folder in shards.items():
+            precompute(PrecomputeConfig(data=out / "pictures" / name, out=folder))
+        recipe = demo(shards["train"], out / "run")
+        result = launch(
+            replace(
+                recipe,
+                epochs=config.epochs,
+                num_workers=config.num_workers,
+                knn=KnnConfig(val_shards=shards["val"], every_epochs=config.epochs),
+            )
+        )
+    if not result.finished:
+        print(
+            f"stopped at step {result.step} of {result.total_steps}: make demo goes on from there"
+        )
+        return
+    scoring = EvaluateConfig(
+        backbone=out / "run" / "backbone",
+        train_shards=shards["train"],
+        val_shards=shards["val"],
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    before = score_export(replace(scoring, untrained=True), device).figures
+    after = score_export(scoring, device).figures
+    shutil.copy(out / "run" / "contact_sheet.png", out / "contact_sheet.png")
+    print(f"\n{'top-1 on 400 held-out pictures, %':36}{'untrained':>10}{'pretrained':>12}")
+    for name, title in (("knn", "20 nearest neighbours"), ("linear", "linear probe")):
+        print(f"{title:36}{before[name]:10.1f}{after[name]:12.1f}")
+    print(f"\npictures   {out / 'pictures'} (true masks in {out / 'masks'})")
+    print(f"shards     {out / 'shards'}")
+    print(f"masks      {out / 'contact_sheet.png'}")
+    print(f"backbone   {out / 'run' / 'backbone'} (backbone.pth loads into torchvision's resnet18)")
+    print(f"metrics    tensorboard --logdir {out / 'run'}")
+    print(f"done in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main(run)
