@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,8 +160,17 @@ def stop_head(head: Head, state: Path, *, grace_s: float = 15.0) -> int:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(left, timeout=5)
+    forget_address(head)
     (state / "head.json").unlink(missing_ok=True)
     return len(left)
+
+
+def forget_address(head: Head) -> None:
+    """Remove Ray's note of this cluster: who follows it would wait for minutes."""
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    note = folder / "ray" / "ray_current_cluster"
+    if note.is_file() and note.read_text().endswith(f":{head.port}"):
+        note.unlink()
 
 
 def processes_of(head: Head) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
-"""Small shard sets with pictures made on the spot, for tests that need something to train on."""
+"""Small shard sets with pictures made on the spot, for tests that need something to read."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -42,33 +43,59 @@ def write_shard_set(
     labels: bool = True,
     first_number: int = 0,
 ) -> DatasetInfo:
-    """Writes a complete set of pictures, each its own, with their true masks as saliency."""
+    """Writes a complete set of JPEG pictures, each its own, with their true masks as saliency."""
+    numbers = range(first_number, first_number + num_images)
+    images, masks = zip(*(picture(number) for number in numbers), strict=True)
+    return write_images(
+        root,
+        images,
+        [number % 3 for number in numbers],
+        ("class_0", "class_1", "class_2") if labels else (),
+        saliency=masks,
+        shard_images=shard_images,
+        ext="jpg",
+        first_number=first_number,
+    )
+
+
+def write_images(
+    root: Path,
+    images: Sequence[NDArray[np.uint8]],
+    labels: Sequence[int],
+    class_names: Sequence[str] = (),
+    *,
+    saliency: Sequence[NDArray[np.float32]] | None = None,
+    shard_images: int = 16,
+    ext: str = "png",
+    first_number: int = 0,
+) -> DatasetInfo:
+    """Writes a complete set of given images, RGB; flat saliency where none is given.
+
+    Labels are indices into the class names; without class names the set has no labels.
+    """
+    flat = np.zeros((8, 8), np.float32)
     shards = []
-    for first in range(0, num_images, shard_images):
+    for first in range(0, len(images), shard_images):
         name, rows = shard_name(first // shard_images), []
         with open_shard(root, name) as writer:
-            for row_number in range(first, min(first + shard_images, num_images)):
-                number = first_number + row_number
-                image, mask = picture(number)
-                _, encoded = cv2.imencode(".jpg", image[:, :, ::-1])
-                data = encoded.tobytes()
-                source = f"class_{number % 3}/picture-{number}.jpg"
-                row = writer.add(
-                    NewSample(
-                        key=sample_key(source),
-                        image=data,
-                        image_ext="jpg",
-                        saliency=encode_saliency(mask, SALIENCY_SIZE),
-                        source=source,
-                        width=image.shape[1],
-                        height=image.shape[0],
-                        label=number % 3 if labels else None,
-                        sha256=hashlib.sha256(data).hexdigest(),
-                    )
+            for i in range(first, min(first + shard_images, len(images))):
+                source = f"picture-{first_number + i:06d}.{ext}"
+                data = cv2.imencode(f".{ext}", images[i][..., ::-1])[1].tobytes()
+                sample = NewSample(
+                    key=sample_key(source),
+                    image=data,
+                    image_ext=ext,
+                    saliency=encode_saliency(
+                        flat if saliency is None else saliency[i], SALIENCY_SIZE
+                    ),
+                    source=source,
+                    width=images[i].shape[1],
+                    height=images[i].shape[0],
+                    label=labels[i] if class_names else None,
+                    sha256=hashlib.sha256(data).hexdigest(),
                 )
-                rows.append(
-                    {**row, "saliency_mean": 0.5, "saliency_std": 0.1, "foreground_share": 0.7}
-                )
+                extra = {"saliency_mean": 0.0, "saliency_std": 0.0, "foreground_share": 1.0}
+                rows.append(writer.add(sample) | extra)
             shard = writer.finish()
         write_rejected(root, name, [])
         write_manifest(root, ShardRecord(shard=shard, plan_digest="made", num_rejected=0), rows)
@@ -76,10 +103,10 @@ def write_shard_set(
     info = DatasetInfo(
         schema_version=SCHEMA_VERSION,
         shards=tuple(shards),
-        class_names=("class_0", "class_1", "class_2") if labels else (),
+        class_names=tuple(class_names),
         saliency={"source": "made"},
         saliency_size=SALIENCY_SIZE,
-        plan_digest=f"made-{num_images}-{shard_images}-{labels}",
+        plan_digest=hashlib.sha256(str(shards).encode()).hexdigest(),
         num_rejected=0,
         versions={},
     )

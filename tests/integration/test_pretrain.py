@@ -62,7 +62,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     # A run that was finished by two workers is refused with other data.
     other_shards = tmp_path / "other"
     write_shard_set(other_shards, num_images=24)
-    with pytest.raises(InputError, match="data_digest: made-42"):
+    with pytest.raises(InputError, match="data_digest: "):
         launch(small_run(other_shards, tmp_path / "two", 2))
 
 
