@@ -60,17 +60,18 @@ def run() -> None:
     # Ray takes seconds to import: only where it is used.
     launcher = importlib.import_module("training.local" if local else "training.launch")
     result: RunResult = launcher.launch(config)
-    values = ", ".join(f"{name} {value:.4g}" for name, value in sorted(result.values.items()))
     if not result.finished:
         print(
             f"stopped at step {result.step} of {result.total_steps}; "
             "the same command goes on from there"
         )
         return
-    if not values:
-        print(f"nothing to do: this run of {result.total_steps} steps is already finished")
+    if result.ran:
+        print(f"finished {result.total_steps} steps")
     else:
-        print(f"finished {result.total_steps} steps: {values}")
+        print(f"nothing to do: this run of {result.total_steps} steps is already finished")
+    shown = {name: result.values[name] for name in ("loss", "knn") if name in result.values}
+    print("".join(f"{name:10} {value:.4g}\n" for name, value in shown.items()), end="")
     print(f"backbone   {config.out / 'backbone'}")
     print(f"masks      {config.out / 'contact_sheet.png'}")
     print(f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}")

@@ -22,6 +22,7 @@ from pipeline.ray_session import ray_running
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.loop import RunResult, pretrain
+from training.metrics import latest_values
 from training.preflight import preflight
 from training.progress import say, shown
 
@@ -100,7 +101,7 @@ def launch(config: PretrainConfig) -> RunResult:
         config: the run; paths absolute and reachable from every node.
 
     Returns:
-        How it ended; without values when there was nothing left to do.
+        How it ended.
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
@@ -120,7 +121,7 @@ def _launch(config: PretrainConfig) -> RunResult:
     store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
     done = max(store.steps(), default=0)
     if done == total_steps:
-        return RunResult(done, total_steps, {})
+        return RunResult(done, total_steps, latest_values(config.out), ran=False)
     write_config(config.out, config, info.plan_digest)
     (config.out / STOP_FILE).unlink(missing_ok=True)
     trainer = TorchTrainer(
@@ -145,11 +146,11 @@ def _launch(config: PretrainConfig) -> RunResult:
     )
     with shown(config.out), _stop_on_sigterm(config.out / STOP_FILE):
         try:
-            result = trainer.fit()
+            trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
     (config.out / STOP_FILE).unlink(missing_ok=True)
-    return RunResult(max(store.steps()), total_steps, dict(result.metrics or {}))
+    return RunResult(max(store.steps(), default=0), total_steps, latest_values(config.out))
 
 
 def _cause(error: TrainingFailedError) -> Exception:

@@ -5,6 +5,7 @@ from training.config import PretrainConfig, write_config
 from training.context import LocalContext
 from training.distributed import rank, world_size
 from training.loop import RunResult, pretrain
+from training.metrics import latest_values
 from training.preflight import preflight
 
 
@@ -22,7 +23,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     total_steps = config.epochs * (info.num_images // config.batch_size)
     done = max(CheckpointStore(config.out / "checkpoints", keep=1).steps(), default=0)
     if done == total_steps:
-        return RunResult(done, total_steps, {})
+        return RunResult(done, total_steps, latest_values(config.out), ran=False)
     if rank() == 0:
         write_config(config.out, config, info.plan_digest)
     context = context or LocalContext()

@@ -37,17 +37,19 @@ CONTINUE, SAVE, STOP = 0, 1, 2
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a call of ``pretrain`` ended.
+    """How a run stands.
 
     Attributes:
         step: global steps done.
         total_steps: global steps of the whole run.
         values: the last numbers of the record.
+        ran: whether there was anything left to do.
     """
 
     step: int
     total_steps: int
     values: dict[str, float]
+    ran: bool = True
 
     @property
     def finished(self) -> bool:

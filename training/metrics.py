@@ -56,3 +56,9 @@ def read_metrics(folder: Path) -> list[dict[str, float | str]]:
             except json.JSONDecodeError:
                 break
     return entries
+
+
+def latest_values(folder: Path) -> dict[str, float]:
+    """The last value of every number in a run's record."""
+    values = {name: value for entry in read_metrics(folder) for name, value in entry.items()}
+    return {name: float(value) for name, value in values.items() if name not in ("step", "kind")}

@@ -133,7 +133,8 @@ def test_a_finished_run_says_so_and_changes_nothing(shards: Path, undisturbed: P
     before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
     result = run(small_run(shards, undisturbed))
     assert result.finished
-    assert result.values == {}
+    assert not result.ran
+    assert result.values["loss"] == numbers(undisturbed)[-2]["loss"]
     assert {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()} == before
 
 
@@ -173,23 +174,6 @@ def test_every_fill_and_strategy_trains(
     assert (masked == 0) == (strategy == "none")
     exported = json.loads((tmp_path / "run" / "backbone" / "backbone.json").read_text())
     assert (exported["preprocessing"]["high_pass"] is not None) == (fill == "high_pass")
-
-
-def test_no_learning_rate_no_progress_but_learning_lowers_the_loss(
-    shards: Path, tmp_path: Path
-) -> None:
-    config = small_run(
-        shards,
-        tmp_path / "run",
-        epochs=12,
-        knn=KnnConfig(),
-        moco=MoCoConfig(
-            queue_size=64, temperature=0.1, batch_norm_group=4, hard_negatives=0, key_momentum=0.9
-        ),
-    )
-    run(config)
-    losses = [float(e["loss"]) for e in read_metrics(tmp_path / "run")]
-    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.1
 
 
 @pytest.mark.parametrize(

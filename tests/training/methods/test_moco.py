@@ -1,6 +1,8 @@
 """MoCo v2 against a step written by hand, and many ranks against one process."""
 
 import os
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,28 @@ def test_a_step_is_what_the_paper_says(hard: bool) -> None:
     ):
         torch.testing.assert_close(ours.grad, theirs.grad)
     assert all(p.grad is None for p in method.key_encoder.parameters())
+
+
+def test_descending_the_gradient_lowers_the_loss() -> None:
+    method = make_method(replace(CONFIG, key_momentum=0.9999))  # keys that hardly move
+    query, key, negative = make_images()
+    queue = method.queue.keys.clone()
+    optimizer = torch.optim.SGD(method.trained.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        method.queue.keys.copy_(queue)
+        result = method.step(
+            as_inputs(query, key, negative),
+            encode_query=method.query_encoder,
+            step=STEP,
+            rho=RHO,
+        )
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+        losses.append(result.loss.item())
+    assert all(after < before for before, after in pairwise(losses)), losses
+    assert losses[-1] < losses[0] - 0.05, losses
 
 
 def test_shuffling_keeps_each_key_with_its_query() -> None:
