@@ -37,8 +37,9 @@ def parse(
         description: for the help, instead of the dataclass's own.
 
     Raises:
-        InputError: a value that the config refuses (tyro would draw a box around it).
-        SystemExit: 2 after an unknown or missing option, 0 after --help.
+        InputError: an unknown or missing option, or a value that the config refuses (tyro would
+            draw a box around it).
+        SystemExit: 0 after --help.
     """
     printed = io.StringIO()
     try:
@@ -54,8 +55,20 @@ def parse(
             if isinstance(error, InputError):
                 raise error from None
             error = error.__context__
-        sys.stderr.write(printed.getvalue())
+        if leaving.code:
+            raise InputError(_one_line(printed.getvalue()) + f" (see {prog} --help)") from None
         raise
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in its box, as far as the first rule, and the names that it proposes."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rules = [number for number, line in enumerate(lines) if line and not line.strip("─")]
+    message = " ".join(lines[: rules[0] if rules else None])
+    if "Perhaps you meant:" in lines:
+        near = [line for line in lines[lines.index("Perhaps you meant:") :] if line[:2] == "--"]
+        message += f"; perhaps you meant {' or '.join(line.split()[0] for line in near)}"
+    return message
 
 
 def main(run: Callable[[], int | None]) -> NoReturn:
