@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from training.draws import sample_seeds
 
@@ -114,3 +115,18 @@ def agree(value: int) -> int:
     box = torch.tensor([value])  # on the CPU: a decision never waits for the device
     dist.broadcast(box, src=0)
     return int(box)
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wraps a module so that its gradients are averaged over the ranks; alone, the module itself.
+
+    Buffers are left to each rank: batch-norm statistics are averaged when they are needed.
+    """
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )

@@ -8,6 +8,8 @@ from torch import nn
 
 from pipeline.backbone import BackboneInfo, write_backbone
 from pipeline.preparation import HighPass, Preprocessing, short_side
+from pipeline.preprocessing import scaled_kernel
+from training.config import PretrainConfig
 from training.encoder import (
     Backbone,
     EncoderConfig,
@@ -15,6 +17,7 @@ from training.encoder import (
     has_small_stem,
     torchvision_state_dict,
 )
+from training.fills import HIGH_PASS_AT_224, fill_named
 
 
 def export_backbone(
@@ -53,6 +56,43 @@ def export_backbone(
         provenance=provenance,
     )
     return write_backbone(folder, torchvision_state_dict(backbone), info)
+
+
+def export_run(
+    folder: Path,
+    backbone: Backbone,
+    config: PretrainConfig,
+    *,
+    data_digest: str,
+    step: int,
+    epochs: float,
+) -> BackboneInfo:
+    """Write a run's backbone as it stands, with the run's preprocessing and where it comes from.
+
+    Args:
+        folder: of the export.
+        backbone: the query encoder.
+        config: of the run.
+        data_digest: of the shards it learned from.
+        step: global steps done.
+        epochs: epochs done.
+    """
+    size = config.views.size
+    return export_backbone(
+        folder,
+        backbone,
+        config.encoder,
+        view_size=size,
+        high_pass=scaled_kernel(*HIGH_PASS_AT_224, size)
+        if fill_named(config.fill).high_pass
+        else None,
+        provenance={
+            "data_digest": data_digest,
+            "step": step,
+            "epochs": epochs,
+            "config": config.to_json(),
+        },
+    )
 
 
 def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.Module:

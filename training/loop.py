@@ -1,34 +1,31 @@
 """The training loop: sees a context, never Ray; the same in one process and on a cluster."""
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
-from pipeline.preprocessing import scaled_kernel
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.contact_sheet import write_contact_sheet
 from training.context import TrainContext
-from training.distributed import agree, rank, world_size
+from training.device import autocast_dtype, num_loader_workers
+from training.distributed import agree, data_parallel, rank, world_size
 from training.draws import sample_seeds
 from training.encoder import build_backbone
 from training.evaluation import ExtractConfig
-from training.export import export_backbone
-from training.fills import HIGH_PASS_AT_224, fill_named
+from training.export import export_run
+from training.fills import fill_named
 from training.inputs import build_inputs, to_device
 from training.interval import Interval
 from training.knn_check import knn_over_ranks
 from training.methods.registry import METHODS
 from training.metrics import MetricsLog
-from training.precision import autocast_dtype
 from training.schedules import cosine_lr, linear_warmup
 from training.stream import BatchDataset, HostBatch, make_loader
 
@@ -100,7 +97,7 @@ class Trainer:
         self.interval = Interval()
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
-        self.encode_query = self._data_parallel(self.method.trained)
+        self.encode_query = data_parallel(self.method.trained, self.device)
         self.log = MetricsLog(config.out, resume_step=self.step) if rank() == 0 else None
         self.values: dict[str, float] = {}
         self._saved_at = time.monotonic()
@@ -114,7 +111,7 @@ class Trainer:
             self.dataset,
             start_step=self.step,
             stop_step=self.total_steps,
-            num_workers=self._loader_workers(),
+            num_workers=num_loader_workers(self.config.loader_workers, self.device),
             pin_memory=self.device.type == "cuda",
         )
         self.interval.start_clock()
@@ -124,7 +121,7 @@ class Trainer:
                 self._log_interval()
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
-            decision = agree(self._decide())
+            decision = agree(self._decide() if rank() == 0 else CONTINUE)
             if decision != CONTINUE:
                 self._save()
             if decision == STOP:
@@ -157,7 +154,7 @@ class Trainer:
             fill=self.fill,
             hard_negatives=config.moco.hard_negatives > 0,
         )
-        with self._autocast():
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             result = self.method.step(
                 inputs, encode_query=self.encode_query, step=self.step, rho=rho
             )
@@ -192,7 +189,7 @@ class Trainer:
     def _log_interval(self) -> None:
         values = self.interval.finish(self.config.batch_size)
         self.values |= values
-        if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
+        if not np.isfinite(list(values.values())).all():
             raise InputError(
                 f"the loss is no longer finite at step {self.step} ({values['loss']}): "
                 "lower optim.lr or moco.rho, or lengthen their warm-up"
@@ -200,14 +197,17 @@ class Trainer:
         if self.log is None:
             return
         self.log.write(step=self.step, kind="train", values=values)
-        epoch = self.step / self.steps_per_epoch
+        self.context.say(self._progress(values))
+
+    def _progress(self, values: dict[str, float]) -> str:
         left = (self.total_steps - self.step) * self.config.batch_size
-        minutes = left / values["images_per_second"] / 60
-        self.context.say(
-            f"epoch {epoch:.2f}/{self.config.epochs} step {self.step}/{self.total_steps} "
+        return (
+            f"epoch {self.step / self.steps_per_epoch:.2f}/{self.config.epochs} "
+            f"step {self.step}/{self.total_steps} "
             f"loss {values['loss']:.4f} lr {values['lr']:.4g} "
             f"{values['images_per_second']:.0f} images/s, "
-            f"{values['data_wait_share']:.1%} waiting for data, {minutes:.1f} min left"
+            f"{values['data_wait_share']:.1%} waiting for data, "
+            f"{left / values['images_per_second'] / 60:.1f} min left"
         )
 
     def _evaluate(self) -> None:
@@ -257,19 +257,13 @@ class Trainer:
         self._export(self.config.out / "backbone")
 
     def _export(self, folder: Path) -> None:
-        size = self.config.views.size
-        export_backbone(
+        export_run(
             folder,
             self.method.backbone,
-            self.config.encoder,
-            view_size=size,
-            high_pass=scaled_kernel(*HIGH_PASS_AT_224, size) if self.fill.high_pass else None,
-            provenance={
-                "data_digest": self.info.plan_digest,
-                "step": self.step,
-                "epochs": self.step / self.steps_per_epoch,
-                "config": self.config.to_json(),
-            },
+            self.config,
+            data_digest=self.info.plan_digest,
+            step=self.step,
+            epochs=self.step / self.steps_per_epoch,
         )
 
     def _resume(self) -> int:
@@ -283,23 +277,3 @@ class Trainer:
         if rank() == 0:
             self.context.say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])
-
-    def _data_parallel(self, module: nn.Module) -> nn.Module:
-        if world_size() == 1:
-            return module
-        return DistributedDataParallel(
-            module,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # statistics are averaged when they are needed
-            gradient_as_bucket_view=True,
-        )
-
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
-
-    def _loader_workers(self) -> int:
-        if self.config.loader_workers is not None:
-            return self.config.loader_workers
-        return 4 if self.device.type == "cuda" else 0

@@ -1,6 +1,8 @@
-"""Which number format autocast uses."""
+"""What depends on the device: the number format of autocast, and how many processes load."""
 
 import torch
+
+LOADERS_PER_GPU = 4
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -19,3 +21,10 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None
+
+
+def num_loader_workers(wanted: int | None, device: torch.device) -> int:
+    """Resolves None: on a CPU the training process loads itself, since the cores are the same."""
+    if wanted is not None:
+        return wanted
+    return LOADERS_PER_GPU if device.type == "cuda" else 0
