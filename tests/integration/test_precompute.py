@@ -186,7 +186,7 @@ def no_images(data: Path) -> None:
 
 
 def no_folder(data: Path) -> None:
-    pass
+    assert not data.exists()
 
 
 def nothing_readable(data: Path) -> None:

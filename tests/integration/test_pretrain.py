@@ -6,35 +6,19 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.schema import shard_path
+from tests.runs import small_run
 from tests.shard_sets import write_shard_set
-from training.checkpoint import CheckpointConfig
-from training.config import KnnConfig, OptimConfig, PretrainConfig
-from training.encoder import EncoderConfig
+from training.config import PretrainConfig
 from training.launch import launch
 from training.local import launch as launch_local
-from training.methods.moco import MoCoConfig
 from training.metrics import TIMINGS, read_metrics
-from training.views import ViewConfig
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-def small_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
-    return PretrainConfig(
-        shards=shards,
-        out=out,
-        epochs=2,
-        batch_size=8,
-        encoder=EncoderConfig(architecture="resnet18", stem="small"),
-        views=ViewConfig(size=32, grid=4),
-        moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4),
-        optim=OptimConfig(lr=0.01),
-        knn=KnnConfig(val_shards=shards.parent / "val", every_epochs=1, k=5),
-        checkpoint=CheckpointConfig(),
-        precision="fp32",
-        num_workers=num_workers,
-        log_every_steps=1,
-        max_failures=0,
+def small_ray_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
+    return small_run(
+        shards, out, precision="fp32", num_workers=num_workers, log_every_steps=1, max_failures=0
     )
 
 
@@ -42,11 +26,11 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=42, shard_images=14)
     write_shard_set(tmp_path / "val", num_images=17, first_number=1000)
-    two = launch(small_run(shards, tmp_path / "two", 2))
+    two = launch(small_ray_run(shards, tmp_path / "two", 2))
     assert two.finished
     assert two.ran
     assert two.values["loss"] > 0
-    assert launch_local(small_run(shards, tmp_path / "one", 1)).finished
+    assert launch_local(small_ray_run(shards, tmp_path / "one", 1)).finished
     ours, theirs = read_metrics(tmp_path / "two"), read_metrics(tmp_path / "one")
     assert [(e["step"], e["kind"]) for e in ours] == [(e["step"], e["kind"]) for e in theirs]
     for one, other in zip(ours, theirs, strict=True):
@@ -57,7 +41,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
         for name in names:
             assert one[name] == pytest.approx(other[name], rel=0.01, abs=1e-3), (name, one["step"])
 
-    again = launch(small_run(shards, tmp_path / "two", 2))
+    again = launch(small_ray_run(shards, tmp_path / "two", 2))
     assert again.finished
     assert not again.ran
     assert again.values["knn"] == two.values["knn"]
@@ -66,7 +50,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     other_shards = tmp_path / "other"
     write_shard_set(other_shards, num_images=24)
     with pytest.raises(InputError, match="data_digest: "):
-        launch(small_run(other_shards, tmp_path / "two", 2))
+        launch(small_ray_run(other_shards, tmp_path / "two", 2))
 
 
 def test_a_damaged_sample_ends_the_run_with_its_name(tmp_path: Path) -> None:
@@ -79,6 +63,6 @@ def test_a_damaged_sample_ends_the_run_with_its_name(tmp_path: Path) -> None:
         if data[start : start + 3] == b"\xff\xd8\xff":
             data[start : start + 300] = bytes(300)
     path.write_bytes(data)
-    config = small_run(shards, tmp_path / "run", 1)
+    config = small_ray_run(shards, tmp_path / "run", 1)
     with pytest.raises(InputError, match=r"sample picture-\d+-\w+ in shard-000000 is damaged"):
         launch(config)

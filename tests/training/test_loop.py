@@ -1,7 +1,6 @@
 """A run in one process: it learns, resumes to the last bit, and stops when it is asked to."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,16 @@ import torch
 
 from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
+from tests.runs import small_run
 from tests.shard_sets import write_shard_set
 from training.checkpoint import CheckpointConfig, CheckpointStore
 from training.config import KnnConfig, OptimConfig, PretrainConfig
 from training.context import LocalContext
-from training.encoder import EncoderConfig
 from training.local import launch
 from training.loop import RunResult
 from training.masks import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.metrics import TIMINGS, read_metrics
-from training.views import ViewConfig
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +27,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard_set(root / "train", num_images=42, shard_images=14)
     write_shard_set(root / "val", num_images=18, first_number=1000)
     return root / "train"
-
-
-def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
-    config = PretrainConfig(
-        shards=shards,
-        out=out,
-        epochs=2,
-        batch_size=8,
-        encoder=EncoderConfig(architecture="resnet18", stem="small"),
-        views=ViewConfig(size=32, grid=4),
-        moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4, rho_warmup_epochs=1),
-        optim=OptimConfig(lr=0.05),
-        knn=KnnConfig(val_shards=shards.parent / "val", every_epochs=1, k=5),
-        checkpoint=CheckpointConfig(keep=8),
-        log_every_steps=2,
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
 
 
 def run(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
@@ -140,7 +121,7 @@ def test_a_finished_run_says_so_and_changes_nothing(shards: Path, undisturbed: P
 
 def test_other_settings_are_refused_by_name(shards: Path, undisturbed: Path) -> None:
     config = small_run(shards, undisturbed, optim=OptimConfig(lr=0.02), fill="blur")
-    with pytest.raises(InputError, match=r"fill: mean -> blur; optim\.lr: 0\.05 -> 0\.02"):
+    with pytest.raises(InputError, match=r"fill: mean -> blur; optim\.lr: 0\.01 -> 0\.02"):
         run(config)
 
 
