@@ -36,13 +36,7 @@ def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for the whole session: starting it takes seconds."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=True,
-        configure_logging=False,
-    )
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

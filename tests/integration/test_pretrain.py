@@ -1,5 +1,6 @@
 """Pretraining on a real Ray with two workers: the same numbers as one process, and clear ends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.schema import shard_path
 from tests.runs import small_run
 from tests.shard_sets import write_shard_set
-from training.config import PretrainConfig
+from training.config import KnnConfig, OptimConfig, PretrainConfig
 from training.launch import launch
 from training.local import launch as launch_local
 from training.metrics import TIMINGS, read_metrics
@@ -18,7 +19,14 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 def small_ray_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
     return small_run(
-        shards, out, precision="fp32", num_workers=num_workers, log_every_steps=1, max_failures=0
+        shards,
+        out,
+        precision="fp32",
+        num_workers=num_workers,
+        log_every_steps=1,
+        max_failures=0,
+        # Small steps: in a network this young, rounding errors double with every large one.
+        optim=OptimConfig(lr=1e-5),
     )
 
 
@@ -36,10 +44,9 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     for one, other in zip(ours, theirs, strict=True):
         names = one.keys() - set(TIMINGS) - {"step", "kind", "knn"}
         assert names == other.keys() - set(TIMINGS) - {"step", "kind", "knn"}
-        # The same samples, masks and batch-norm groups; only the order of sums differs, and
-        # what it differs in grows from step to step.
+        # The same samples, masks and batch-norm groups; only the order of sums differs.
         for name in names:
-            assert one[name] == pytest.approx(other[name], rel=0.01, abs=1e-3), (name, one["step"])
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), (name, one["step"])
 
     again = launch(small_ray_run(shards, tmp_path / "two", 2))
     assert again.finished
@@ -63,6 +70,6 @@ def test_a_damaged_sample_ends_the_run_with_its_name(tmp_path: Path) -> None:
         if data[start : start + 3] == b"\xff\xd8\xff":
             data[start : start + 300] = bytes(300)
     path.write_bytes(data)
-    config = small_ray_run(shards, tmp_path / "run", 1)
+    config = replace(small_ray_run(shards, tmp_path / "run", 1), knn=KnnConfig())
     with pytest.raises(InputError, match=r"sample picture-\d+-\w+ in shard-000000 is damaged"):
         launch(config)

@@ -187,8 +187,8 @@ class MoCoV2(nn.Module):
                 "positive_similarity": similarities.positive_B.mean(),
                 "queue_similarity": similarities.queue_BK.mean(),
                 "instance_accuracy": (similarities.positive_B > best_B).float().mean(),
-                # 1 for embeddings all over the sphere, 0 for a collapse to one point.
-                "embedding_spread": query_BD.std(dim=0, correction=0).norm(),
+                # 1 for keys all over the sphere, 0 for a collapse to one point.
+                "embedding_spread": key_ND.std(dim=0, correction=0).norm(),
             }
             if similarities.hard_BN is not None:
                 metrics["hard_negative_similarity"] = similarities.hard_BN.mean()
