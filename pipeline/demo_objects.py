@@ -137,26 +137,83 @@ def place_object(kind: str, rng: np.random.Generator, height: int, width: int) -
     return mask
 
 
-def shaded_surface(mask: Mask, colours: Floats, light: Floats, rng: np.random.Generator) -> Floats:
+def dots(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Round dots in rows."""
+    along, across = turned_grid(rng, height, width)
+    count = 2 * np.pi * rng.uniform(7, 9)
+    return edge(np.cos(count * along) + np.cos(count * across) - 0.7, 3)
+
+
+def bars(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Straight stripes."""
+    along, _ = turned_grid(rng, height, width)
+    return edge(np.sin(2 * np.pi * rng.uniform(8, 10) * along), 4)
+
+
+def squares(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """A chequerboard."""
+    along, across = turned_grid(rng, height, width)
+    count = 2 * np.pi * rng.uniform(4.5, 6)
+    return edge(np.sin(count * along) * np.sin(count * across), 8)
+
+
+def waves(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Zigzag lines."""
+    along, across = turned_grid(rng, height, width)
+    zigzag = np.abs((across * rng.uniform(7, 9)) % 1 - 0.5)
+    return edge(np.sin(2 * np.pi * (rng.uniform(7, 9) * along + 1.2 * zigzag)), 3)
+
+
+def spots(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Irregular patches with an edge."""
+    return edge(smooth_noise(rng, height, width, int(rng.integers(11, 14))), 6)
+
+
+def sheen(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """One colour that turns slowly into the other."""
+    along, _ = turned_grid(rng, height, width)
+    return np.asarray(np.clip(along + 0.5, 0, 1), np.float32)
+
+
+def grain(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Fine, soft noise."""
+    return np.asarray(np.clip(0.5 + 0.9 * smooth_noise(rng, height, width, 30), 0, 1), np.float32)
+
+
+def circles(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Circles about a common centre."""
+    along, across = turned_grid(rng, height, width)
+    far = np.hypot(along - rng.uniform(-0.2, 0.2), across - rng.uniform(-0.2, 0.2))
+    return edge(np.sin(2 * np.pi * rng.uniform(8, 10) * far), 3)
+
+
+SURFACES: dict[str, Callable[[np.random.Generator, int, int], Floats]] = {
+    "clover": spots,
+    "crescent": sheen,
+    "cross": bars,
+    "gear": circles,
+    "heart": dots,
+    "lattice": grain,
+    "ring": waves,
+    "star": squares,
+}
+"""What a kind's surface looks like: float32 [H, W] in 0..1, from its one colour to the other."""
+
+
+def shaded_surface(
+    kind: str, mask: Mask, colours: Floats, light: Floats, rng: np.random.Generator
+) -> Floats:
     """The object's colour per pixel [3, H, W]: pattern, rounded edge, light from one side.
 
     Args:
+        kind: of object: its surface is its own.
         mask: uint8 [H, W].
         colours: float32 [2, 3], BGR in 0..255.
         light: float32 [2], unit vector (x, y) towards the light.
         rng: source of the draws.
     """
     height, width = mask.shape
-    along, _ = turned_grid(rng, height, width)
-    pattern = rng.integers(4)
-    if pattern == 0:
-        blend = np.clip(along + 0.5, 0, 1)
-    elif pattern == 1:
-        blend = edge(np.sin(2 * np.pi * rng.uniform(5, 12) * along), 4)
-    elif pattern == 2:
-        blend = edge(smooth_noise(rng, height, width, int(rng.integers(6, 14))), 6)
-    else:
-        blend = 0.5 + 0.3 * smooth_noise(rng, height, width, 20)
+    blend = SURFACES[kind](rng, height, width)
     one, two = colours[:, :, None, None]
     surface = one + blend * (two - one)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)

@@ -1,9 +1,8 @@
 """Demo pictures: objects of eight kinds over textured backgrounds, with ground-truth masks.
 
-A kind is a form: outline and inner structure. Colour, size, place, rotation, shading and texture
-are drawn from the same distributions for every kind, so that neither colour statistics nor the
-place in the picture give a kind away. Everything about a picture is a pure function of
-(seed, split, kind, number).
+A kind is a form with a surface and a range of hues of its own, as fruit and animals have them.
+Size, place, rotation, shading, light and background are drawn from the same distributions for every
+kind. Everything about a picture is a pure function of (seed, split, kind, number).
 
 Shapes: H W pixels.
 """
@@ -24,8 +23,9 @@ from pipeline.errors import InputError
 
 KINDS = tuple(sorted(OBJECTS))
 # Raised whenever the same parameters would give other pictures.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 5
 JPEG_QUALITY = 92
+HUE_SPREAD = 25.0  # degrees; the kinds' typical hues are 45 apart
 Floats = NDArray[np.float32]
 
 
@@ -122,40 +122,60 @@ def is_complete(out: Path, wanted: dict[str, object]) -> bool:
 def draw_picture(kind: str, rng: np.random.Generator, size: int) -> Picture:
     """One object of a kind over a background, sides within 10 % of `size`."""
     height, width = (round(size * rng.uniform(0.9, 1.1)) for _ in range(2))
-    behind, colour = draw_colours(rng)
+    behind, colour = draw_colours(kind, rng)
     scene = background(rng, height, width, behind)
     # From the light's side, so that shading and shadow of one picture agree.
     angle = rng.uniform(0, 2 * np.pi)
     light = np.array([np.cos(angle), np.sin(angle)], np.float32)
     mask = place_object(kind, rng, height, width)
     alpha = mask.astype(np.float32) / 255
-    surface = shaded_surface(mask, colour, light, rng)
+    surface = shaded_surface(kind, mask, colour, light, rng)
     scene *= 1 - soft_shadow(mask, light, rng)
     scene += alpha * (surface - scene)
     scene *= 1 + 0.12 * smooth_noise(rng, height, width, 2)  # uneven light
     scene += rng.uniform(1, 5) * rng.standard_normal(scene.shape, np.float32)  # sensor
+    scene = developed(scene, rng)
     hard = np.where(mask > 127, np.uint8(255), np.uint8(0))
     pixels = np.clip(cv2.merge(list(scene)) + 0.5, 0, 255).astype(np.uint8)
     return Picture(pixels=pixels, mask=hard)
 
 
-def draw_colours(rng: np.random.Generator) -> tuple[Floats, Floats]:
+def developed(scene: Floats, rng: np.random.Generator) -> Floats:
+    """The scene [3, H, W] as one of many cameras gives it: light, contrast, tint, black and white.
+
+    A network that has learned to look through these tells the kinds better than one that has not.
+    """
+    grey = np.tensordot(np.array([0.114, 0.587, 0.299], np.float32), scene, axes=1)[None]
+    saturation = 0.0 if rng.random() < 0.25 else rng.uniform(0.5, 1.5)
+    scene = grey + np.float32(saturation) * (scene - grey)
+    tint = np.exp(rng.normal(0, 0.15, size=(3, 1, 1))).astype(np.float32)
+    contrast, light = np.float32(rng.uniform(0.45, 1.3)), np.float32(rng.uniform(0.6, 1.4))
+    mean = scene.mean()
+    return np.asarray((mean + contrast * (scene - mean)) * light * tint, np.float32)
+
+
+def draw_colours(kind: str, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Three colours for the background [3, 3] and two for the object [2, 3], BGR in 0..255.
 
-    The object's hue keeps away from the background's and its lightness often does: it can be
-    seen, and its colour says nothing about its kind.
+    A kind has a typical hue, from which its objects stray into those of its neighbours; the
+    background is near grey, and its lightness keeps away from the object's.
     """
-    hue = rng.uniform(0, 360)
     dark = rng.random() < 0.5
     low, high = ((0.18, 0.55), (0.65, 1.0)) if dark else ((0.62, 0.98), (0.3, 0.8))
+    hue, saturation, value = rng.uniform(0, 360), rng.uniform(0.02, 0.16), rng.uniform(*low)
     behind = [
-        ((hue + rng.normal(0, 25)) % 360, rng.uniform(0.1, 0.6), rng.uniform(*low))
+        (
+            (hue + rng.normal(0, 25)) % 360,
+            saturation,
+            np.clip(value + rng.normal(0, 0.1), 0.05, 1),
+        )
         for _ in range(3)
     ]
-    other = hue + rng.uniform(70, 290)
+    typical = 360 * KINDS.index(kind) / len(KINDS)
+    own = typical + rng.normal(0, HUE_SPREAD)
     front = [
-        (other % 360, rng.uniform(0.5, 0.95), rng.uniform(*high)),
-        ((other + rng.normal(0, 30)) % 360, rng.uniform(0.3, 0.9), rng.uniform(*high)),
+        (own % 360, rng.uniform(0.5, 0.95), rng.uniform(*high)),
+        ((own + rng.normal(0, HUE_SPREAD)) % 360, rng.uniform(0.3, 0.9), rng.uniform(*high)),
     ]
     hsv = np.array([behind + front], np.float32)
     bgr = (cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0] * 255).astype(np.float32)
