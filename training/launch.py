@@ -15,6 +15,10 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
+from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.errors import InputError
@@ -94,6 +98,20 @@ def _work(loop_config: dict[str, Any]) -> None:
     pretrain(config, RayTrainContext(config.out))
 
 
+class _Trainer(TorchTrainer):
+    """Ray's trainer without its placement-group cleaner.
+
+    The cleaner asks whether the controller still lives, but asks whichever Ray it finds first on
+    the machine: beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray
+    frees what a job held when the job ends, with or without it.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        # mypy sees the trainer of Ray Train V1.
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+
 def launch(config: PretrainConfig) -> RunResult:
     """Runs or resumes a pretraining on Ray: the one that is running, or a local one.
 
@@ -124,7 +142,7 @@ def _launch(config: PretrainConfig) -> RunResult:
         return RunResult(done, total_steps, latest_values(config.out), ran=False)
     write_config(config.out, config, info.plan_digest)
     (config.out / STOP_FILE).unlink(missing_ok=True)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,
         train_loop_config={"config": config},
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
