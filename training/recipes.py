@@ -31,7 +31,7 @@ def moco_v2_small(shards: Path, out: Path) -> PretrainConfig:
 
 
 def demo(shards: Path, out: Path) -> PretrainConfig:
-    """Minutes on two cores: the small recipe without hard negatives, which want longer runs."""
+    """Minutes on two cores: the small recipe, shorter and without hard negatives."""
     small = moco_v2_small(shards, out)
     return replace(small, epochs=15, moco=replace(small.moco, hard_negatives=0))
 
