@@ -2,13 +2,14 @@
 
 Shapes: `B` batch, `C` channels, `H W` pixels.
 
-A fill is one entry of `FILLS`: how an unmasked view looks to the encoder (`prepare`) and what its
-masked pixels become (`fill`). Kernels and sigmas are the paper's at 224 px (arXiv 2309.12757,
-section 3.2) and scale with the view.
+A fill is one entry of `FILLS`: how an unmasked view looks to the encoder (`prepare`) and what
+stands in its masked pixels (`values`). Kernels and sigmas are the paper's at 224 px
+(arXiv 2309.12757, section 3.2) and scale with the view.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,121 +26,76 @@ NOISE_STD = {View.QUERY: 0.18, View.NEGATIVE: 0.14}
 """Standard deviation of the noise in high-passed views; a key is never masked."""
 
 
-def mean_fill(base_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
-    """Put the view's own mean, per channel, into its masked pixels."""
-    return torch.where(mask_BCHW, base_BCHW.mean(dim=(2, 3), keepdim=True), base_BCHW)
+class UnmaskedView(NamedTuple):
+    """A batch of views before they are masked, and all that a fill may make values of."""
 
+    prepared_BCHW: Tensor
+    """As the encoder sees them: what `Fill.prepare` made of the images."""
+    image01_BCHW: Tensor
+    """The images, in [0, 1]."""
+    noise_seeds_B: Tensor
+    """The samples' seeds, int64, on the images' device."""
+    view: View
+    """Which view this becomes: each has its own noise."""
 
-def strong_blur(image01_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
-    """Blur images in [0, 1], then normalise them."""
-    return normalise(gaussian_blur(image01_BCHW, kernel, sigma))
-
-
-def noise_fill(
-    base_BCHW: Tensor, mask_BCHW: Tensor, noise_seeds_B: Tensor, view: int, std: float
-) -> Tensor:
-    """Put Gaussian noise of mean 0 into the masked pixels, of each sample's own seed."""
-    channels, height, width = base_BCHW.shape[1:]
-    noise = gaussian_noise(noise_seeds_B, view, (channels, height, width)).mul_(std)
-    return torch.where(mask_BCHW, noise.to(base_BCHW.dtype), base_BCHW)
-
-
-class Prepare(Protocol):
-    """Turns images into unmasked views, as the encoder sees them."""
-
-    def __call__(self, image01_BCHW: Tensor, *, view_size: int) -> Tensor:
-        """Prepare `[B, C, H, W]` float images in [0, 1] for the encoder; same shape and dtype."""
-
-
-class Apply(Protocol):
-    """Fills the masked pixels of prepared views."""
-
-    def __call__(
-        self,
-        base_BCHW: Tensor,
-        image01_BCHW: Tensor,
-        mask_BCHW: Tensor,
-        *,
-        noise_seeds_B: Tensor,
-        view: int,
-        view_size: int,
-    ) -> Tensor:
-        """Fill `base_BCHW` where `mask_BCHW` (bool, one channel or all) is True.
-
-        Args:
-            base_BCHW: what `prepare` returned.
-            image01_BCHW: the images in [0, 1] that it was given.
-            mask_BCHW: True where masked.
-            noise_seeds_B: the samples' seeds, int64, on the images' device.
-            view: number of the view (`training.draws.View`).
-            view_size: side of the view in pixels.
-
-        Returns:
-            The masked views, shape and dtype of `base_BCHW`.
-        """
+    @property
+    def size(self) -> int:
+        """Side of the view in pixels."""
+        return self.image01_BCHW.shape[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """One way to fill masked patches."""
+    """One way to fill masked patches.
+
+    Attributes:
+        high_pass: whether views are high-passed, which gives masks their three shapes.
+        prepare: float images [B, C, H, W] in [0, 1] to unmasked views, as the encoder sees them.
+        values: what stands in the masked pixels of a view; broadcasts to [B, C, H, W].
+    """
 
     high_pass: bool
-    """Whether views are high-passed, which gives masks their three shapes and a key its filter."""
-    prepare: Prepare
-    """Unmasked views, as the encoder sees them."""
-    fill: Apply
-    """Prepared views with their masked pixels filled."""
+    prepare: Callable[[Tensor], Tensor]
+    values: Callable[[UnmaskedView], Tensor]
+
+    def apply(self, view: UnmaskedView, mask_BCHW: Tensor) -> Tensor:
+        """Fills a view where `mask_BCHW` (bool, one channel or all) is True.
+
+        Returns:
+            The masked views, shape and dtype of the prepared ones.
+        """
+        values = self.values(view).to(view.prepared_BCHW.dtype)
+        return torch.where(mask_BCHW, values, view.prepared_BCHW)
 
 
-def _normalised(image01_BCHW: Tensor, *, view_size: int) -> Tensor:
-    return normalise(image01_BCHW)
+def mean_values(view: UnmaskedView) -> Tensor:
+    """The view's own mean, per channel."""
+    return view.prepared_BCHW.mean(dim=(2, 3), keepdim=True)
 
 
-def _high_passed(image01_BCHW: Tensor, *, view_size: int) -> Tensor:
-    return high_pass(normalise(image01_BCHW), *scaled_kernel(*HIGH_PASS_AT_224, view_size))
+def blur_values(view: UnmaskedView) -> Tensor:
+    """The strongly blurred image, normalised."""
+    kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.size)
+    return normalise(gaussian_blur(view.image01_BCHW, *kernel))
 
 
-def _fill_mean(
-    base_BCHW: Tensor,
-    image01_BCHW: Tensor,
-    mask_BCHW: Tensor,
-    *,
-    noise_seeds_B: Tensor,
-    view: int,
-    view_size: int,
-) -> Tensor:
-    return mean_fill(base_BCHW, mask_BCHW)
+def noise_values(view: UnmaskedView) -> Tensor:
+    """Gaussian noise of mean 0, of each sample's own seed."""
+    channels, height, width = view.prepared_BCHW.shape[1:]
+    noise = gaussian_noise(view.noise_seeds_B, view.view, (channels, height, width))
+    return noise.mul_(NOISE_STD[view.view])
 
 
-def _fill_blur(
-    base_BCHW: Tensor,
-    image01_BCHW: Tensor,
-    mask_BCHW: Tensor,
-    *,
-    noise_seeds_B: Tensor,
-    view: int,
-    view_size: int,
-) -> Tensor:
-    blurred = strong_blur(image01_BCHW, *scaled_kernel(*STRONG_BLUR_AT_224, view_size))
-    return torch.where(mask_BCHW, blurred, base_BCHW)
-
-
-def _fill_noise(
-    base_BCHW: Tensor,
-    image01_BCHW: Tensor,
-    mask_BCHW: Tensor,
-    *,
-    noise_seeds_B: Tensor,
-    view: int,
-    view_size: int,
-) -> Tensor:
-    return noise_fill(base_BCHW, mask_BCHW, noise_seeds_B, view, NOISE_STD[View(view)])
+def high_passed(image01_BCHW: Tensor) -> Tensor:
+    """Images in [0, 1], normalised and high-passed."""
+    kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
+    return high_pass(normalise(image01_BCHW), *kernel)
 
 
 FILLS: dict[str, Fill] = {
-    "mean": Fill(high_pass=False, prepare=_normalised, fill=_fill_mean),
-    "blur": Fill(high_pass=False, prepare=_normalised, fill=_fill_blur),
-    "high_pass": Fill(high_pass=True, prepare=_high_passed, fill=_fill_noise),
+    "mean": Fill(high_pass=False, prepare=normalise, values=mean_values),
+    "blur": Fill(high_pass=False, prepare=normalise, values=blur_values),
+    "high_pass": Fill(high_pass=True, prepare=high_passed, values=noise_values),
 }
 """The fills by name. A new one is a line here."""
 

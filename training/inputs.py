@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.augment import augment_colours
 from training.draws import View
-from training.fills import Fill
+from training.fills import Fill, UnmaskedView
 from training.foreground import foreground
 from training.masks import MaskConfig, hard_negative_mask, masked_share, query_mask
 from training.stream import HostBatch
@@ -60,7 +60,7 @@ def build_inputs(
         augment_colours(batch.images_VBCHW[view].float() / 255, colours)
         for view, colours in ((View.QUERY, batch.query_colours), (View.KEY, batch.key_colours))
     ]
-    base = [fill.prepare(image, view_size=size) for image in images]
+    prepared = [fill.prepare(image) for image in images]
     own_VBGG = foreground(batch.saliency_VBGG, threshold=masks.foreground_threshold)
     steering_VBGG = (
         foreground(batch.mask_saliency_VBGG, threshold=masks.foreground_threshold)
@@ -75,16 +75,10 @@ def build_inputs(
         view_size=size,
         high_pass=fill.high_pass,
     )
-    query = base[View.QUERY]
+    query = prepared[View.QUERY]
     if masks.strategy != "none":
-        query = fill.fill(
-            query,
-            images[View.QUERY],
-            query_mask_BCHW,
-            noise_seeds_B=batch.noise_seeds_B,
-            view=View.QUERY,
-            view_size=size,
-        )
+        unmasked = UnmaskedView(query, images[View.QUERY], batch.noise_seeds_B, View.QUERY)
+        query = fill.apply(unmasked, query_mask_BCHW)
     shares_B = masked_share(query_mask_BCHW, own_VBGG[View.QUERY])
     telemetry = {
         "foreground_share": own_VBGG[View.QUERY].float().mean(),
@@ -97,17 +91,13 @@ def build_inputs(
         negative_mask = hard_negative_mask(
             steering_VBGG[View.KEY], batch.negative_masks, view_size=size, high_pass=fill.high_pass
         )
-        negative = fill.fill(
-            base[View.KEY],
-            images[View.KEY],
-            negative_mask,
-            noise_seeds_B=batch.noise_seeds_B,
-            view=View.NEGATIVE,
-            view_size=size,
+        unmasked = UnmaskedView(
+            prepared[View.KEY], images[View.KEY], batch.noise_seeds_B, View.NEGATIVE
         )
+        negative = fill.apply(unmasked, negative_mask)
         shares_B = masked_share(negative_mask, own_VBGG[View.KEY])
         telemetry["negative_masked_foreground"] = shares_B[0].mean()
         telemetry["negative_masked_background"] = shares_B[1].mean()
     return EncoderInputs(
-        query, base[View.KEY], negative, own_VBGG, query_mask_BCHW, negative_mask, telemetry
+        query, prepared[View.KEY], negative, own_VBGG, query_mask_BCHW, negative_mask, telemetry
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
@@ -223,7 +222,7 @@ class Trainer:
                 config=ExtractConfig(
                     view_size=self.config.views.size, autocast_dtype=self.autocast
                 ),
-                prepare=self._prepare,
+                prepare=self.fill.prepare,
                 device=self.device,
                 k=knn.k,
                 temperature=knn.temperature,
@@ -233,9 +232,6 @@ class Trainer:
             self.log.write(step=self.step, kind="eval", values={"knn": accuracy})
             self.context.say(f"kNN {accuracy:.2f} % after {self.step} steps")
         self.context.report(self.values)
-
-    def _prepare(self, image01_BCHW: Tensor) -> Tensor:
-        return self.fill.prepare(image01_BCHW, view_size=self.config.views.size)
 
     def _contact_sheet(self) -> None:
         if rank() == 0:

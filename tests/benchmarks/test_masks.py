@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from training.augment import AugmentConfig, augment_colours, draw_colours
 from training.draws import View, sample_seeds, torch_seeds
-from training.fills import FILLS
+from training.fills import FILLS, UnmaskedView
 from training.masks import (
     MaskDraws,
     draw_masks,
@@ -164,7 +164,7 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
     )
     assert ours < theirs
     for name, fill in FILLS.items():
-        base = fill.prepare(image, view_size=view_size)
+        view = UnmaskedView(fill.prepare(image), image, torch_seeds(seeds), View.QUERY)
         mask = query_mask(
             foreground,
             draws,
@@ -174,18 +174,11 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
         )
         microseconds(
             f"{name}: prepare",
-            lambda fill=fill: fill.prepare(image, view_size=view_size),  # type: ignore[misc]
+            lambda fill=fill: fill.prepare(image),  # type: ignore[misc]
             batch,
         )
         microseconds(
             f"{name}: fill",
-            lambda fill=fill, base=base, mask=mask: fill.fill(  # type: ignore[misc]
-                base,
-                image,
-                mask,
-                noise_seeds_B=torch_seeds(seeds),
-                view=View.QUERY,
-                view_size=view_size,
-            ),
+            lambda fill=fill, view=view, mask=mask: fill.apply(view, mask),  # type: ignore[misc]
             batch,
         )

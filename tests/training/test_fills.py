@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.preprocessing import gaussian_blur, high_pass, normalise
 from training.draws import View, gaussian_noise, sample_seeds, torch_seeds
-from training.fills import FILLS, fill_named, mean_fill, noise_fill, strong_blur
+from training.fills import FILLS, UnmaskedView, blur_values, fill_named, mean_values
 
 BATCH, SIZE = 5, 32
 ROUNDING = 1e-13  # sums of at most 31 x 31 float64 products of size 1
@@ -37,31 +37,26 @@ def seeds() -> Tensor:
 def filled(name: str, where: Tensor, view: View) -> tuple[Tensor, Tensor]:
     """The prepared views and the filled ones."""
     fill, image = FILLS[name], images()
-    base = fill.prepare(image, view_size=SIZE)
-    after = fill.fill(base, image, where, noise_seeds_B=seeds(), view=view, view_size=SIZE)
-    return base, after
+    base = fill.prepare(image)
+    return base, fill.apply(UnmaskedView(base, image, seeds(), view), where)
 
 
 def test_mean_golden(values: dict[str, Tensor]) -> None:
-    base = values["normalised"]
-    everywhere = torch.ones(1, 1, 64, 80, dtype=torch.bool)
-    expected = values["mean"][..., None, None].expand_as(base)
-    torch.testing.assert_close(mean_fill(base, everywhere), expected, rtol=0, atol=ROUNDING)
+    view = UnmaskedView(values["normalised"], values["image01"], seeds()[:1], View.QUERY)
+    expected = values["mean"][..., None, None]
+    torch.testing.assert_close(mean_values(view), expected, rtol=0, atol=ROUNDING)
 
 
 def test_strong_blur_golden(values: dict[str, Tensor]) -> None:
-    got = strong_blur(values["image01"], 31, 10.0)
+    got = normalise(gaussian_blur(values["image01"], 31, 10.0))
     torch.testing.assert_close(got, values["strong_blur"], rtol=0, atol=ROUNDING)
 
 
 def test_fills_at_224_have_the_papers_kernels() -> None:
     image = images(224)[:1]
-    everywhere = torch.ones(1, 1, 224, 224, dtype=torch.bool)
-    blurred = FILLS["blur"].fill(
-        image, image, everywhere, noise_seeds_B=seeds()[:1], view=View.QUERY, view_size=224
-    )
+    blurred = blur_values(UnmaskedView(image, image, seeds()[:1], View.QUERY))
     assert torch.equal(blurred, normalise(gaussian_blur(image, 31, 10.0)))
-    filtered = FILLS["high_pass"].prepare(image, view_size=224)
+    filtered = FILLS["high_pass"].prepare(image)
     assert torch.equal(filtered, high_pass(normalise(image), 11, 5.0))
 
 
@@ -79,7 +74,7 @@ def test_only_masked_pixels_change(name: str, view: View) -> None:
 
 @pytest.mark.parametrize("name", ["mean", "blur"])
 def test_unmasked_views_are_normalised(name: str) -> None:
-    assert torch.equal(FILLS[name].prepare(images(), view_size=SIZE), normalise(images()))
+    assert torch.equal(FILLS[name].prepare(images()), normalise(images()))
     assert not FILLS[name].high_pass
 
 
@@ -105,23 +100,16 @@ def test_high_pass_fills_with_the_samples_own_noise(view: View, std: float) -> N
 
 
 def test_noise_keeps_the_views_dtype() -> None:
-    where = mask(3)
-    got = noise_fill(images().double(), where, seeds(), View.QUERY, 0.5)
-    assert got.dtype == torch.float64
+    view = UnmaskedView(images().double(), images(), seeds(), View.QUERY)
+    assert FILLS["high_pass"].apply(view, mask(3)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", FILLS)
 def test_a_view_is_filled_the_same_in_any_batch(name: str) -> None:
     fill, image, where = FILLS[name], images(), mask(3)
     _, whole = filled(name, where, View.QUERY)
-    part = fill.fill(
-        fill.prepare(image[2:3], view_size=SIZE),
-        image[2:3],
-        where[2:3],
-        noise_seeds_B=seeds()[2:3],
-        view=View.QUERY,
-        view_size=SIZE,
-    )
+    one = image[2:3]
+    part = fill.apply(UnmaskedView(fill.prepare(one), one, seeds()[2:3], View.QUERY), where[2:3])
     # A product of other shape may sum in another order.
     torch.testing.assert_close(part, whole[2:3], rtol=0, atol=1e-5)
 

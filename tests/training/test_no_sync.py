@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from training.augment import ColourDraws, augment_colours
 from training.draws import View
-from training.fills import FILLS
+from training.fills import FILLS, UnmaskedView
 from training.foreground import foreground
 from training.losses import info_nce
 from training.masks import (
@@ -71,15 +71,10 @@ def test_masks(strategy: str, high_pass: bool) -> None:
 
 @pytest.mark.parametrize("name", FILLS)
 def test_fills(name: str) -> None:
-    base = FILLS[name].prepare(image(), view_size=SIZE)
-    filled = FILLS[name].fill(
-        base,
-        image(),
-        torch.empty(BATCH, 1, SIZE, SIZE, dtype=torch.bool),
-        noise_seeds_B=torch.empty(BATCH, dtype=torch.int64),
-        view=View.QUERY,
-        view_size=SIZE,
-    )
+    fill = FILLS[name]
+    seeds = torch.empty(BATCH, dtype=torch.int64)
+    view = UnmaskedView(fill.prepare(image()), image(), seeds, View.QUERY)
+    filled = fill.apply(view, torch.empty(BATCH, 1, SIZE, SIZE, dtype=torch.bool))
     assert filled.shape == image().shape
     assert filled.device.type == "cuda"
 
