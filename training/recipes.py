@@ -23,9 +23,9 @@ def moco_v2_small(shards: Path, out: Path) -> PretrainConfig:
         views=ViewConfig(size=64, grid=8),
         masks=MaskConfig(),
         moco=MoCoConfig(
-            temperature=0.1, queue_size=1024, key_momentum=0.99, rho=1.0, rho_warmup_epochs=5
+            temperature=0.1, queue_size=1024, key_momentum=0.996, rho=1.0, rho_warmup_epochs=5
         ),
-        optim=OptimConfig(lr=0.01),
+        optim=OptimConfig(lr=0.01, warmup_epochs=2),
         knn=KnnConfig(every_epochs=5),
     )
 
