@@ -12,8 +12,8 @@ from training.encoder import (
     Backbone,
     EncoderConfig,
     build_backbone,
+    plain_state_dict,
     projection_head,
-    torchvision_state_dict,
 )
 
 SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
@@ -72,7 +72,7 @@ def test_padded_small_stem_is_the_same_function(size: tuple[int, int], max_pool:
     backbone = built(EncoderConfig(architecture="resnet18", stem="small", max_pool=max_pool))
     backbone(torch.randn(8, 3, 32, 32))  # statistics other than 0 and 1
     backbone.eval()
-    network = plain(torchvision_state_dict(backbone), max_pool=max_pool)
+    network = plain(plain_state_dict(backbone), max_pool=max_pool)
     views = torch.randn(2, 3, *size)
     # The same products in another order of summation: float32 rounding, no more.
     torch.testing.assert_close(
@@ -83,7 +83,7 @@ def test_padded_small_stem_is_the_same_function(size: tuple[int, int], max_pool:
 
 def test_state_dict_is_a_copy() -> None:
     backbone = built(STANDARD)
-    state = torchvision_state_dict(backbone)
+    state = plain_state_dict(backbone)
     assert not any(name.startswith(("fc.", "network.")) for name in state)
     before = state["conv1.weight"].clone()
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_init_from_a_local_file(standard_weights: Path, tmp_path: Path, with_fc:
         file = tmp_path / "headless.pth"
         torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, file)
     backbone = built(EncoderConfig(architecture="resnet18", init=str(file)))
-    for name, value in torchvision_state_dict(backbone).items():
+    for name, value in plain_state_dict(backbone).items():
         assert torch.equal(value, state[name])
 
 
@@ -120,7 +120,7 @@ def test_init_from_an_export_of_a_small_stem(tmp_path: Path) -> None:
         max_pool=False,
         preprocessing=Preprocessing(view_size=64, resize=73),
     )
-    write_backbone(tmp_path / "export", torchvision_state_dict(first), info)
+    write_backbone(tmp_path / "export", plain_state_dict(first), info)
     for init in ("export", "export/backbone.pth"):
         config = EncoderConfig(
             architecture="resnet18", stem="small", max_pool=False, init=str(tmp_path / init)
@@ -168,8 +168,8 @@ def test_files_that_are_no_state_dict(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     for name, message in (
         ("text.pth", r"text\.pth is not a state dict"),
-        ("nested.pth", r"no plain torchvision state dict.*epoch, state_dict"),
-        ("list.pth", r"no plain torchvision state dict.*list"),
+        ("nested.pth", r"no plain state dict.*epoch, state_dict"),
+        ("list.pth", r"no plain state dict.*list"),
         ("nowhere.pth", r"nowhere\.pth: no such file or folder"),
     ):
         with pytest.raises(InputError, match=message):
