@@ -5,40 +5,41 @@ batch statistics and the network can cheat by them. Statistics over shuffled gro
 make one process with many groups compute what many ranks with one group each compute.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.errors import InputError
 
 
-class GroupedBatchNorm(_BatchNorm):
+class _Grouped(nn.modules.batchnorm._BatchNorm):
     """Batch norm that normalises each run of ``group_size`` consecutive samples by itself.
 
-    Mixed into a class of batch norm, whose parameters, buffers and inference stay. The running
-    statistics take in one group after the other.
+    Parameters, buffers and inference are those of plain batch norm; the running statistics take in
+    one group after the other.
     """
 
     group_size: int
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises ``input`` [B, C, ...]; in training B is a multiple of the group size."""
-        if not self.training or input.shape[0] == self.group_size:
+        """Normalises ``input`` [B, C, ...]; training: B is 1 or a multiple of the group size."""
+        if not self.training or input.shape[0] in (1, self.group_size):
             return super().forward(input)
         assert input.shape[0] % self.group_size == 0, (input.shape, self.group_size)
-        return torch.cat([self._normalise_group(group) for group in input.split(self.group_size)])
+        return torch.cat([self._normalised(group) for group in input.split(self.group_size)])
 
-    def _normalise_group(self, group: Tensor) -> Tensor:
+    def _normalised(self, group: Tensor) -> Tensor:
         return super().forward(group)
 
 
-class _PlainGroups(GroupedBatchNorm):
+class _PlainGrouped(_Grouped):
     """For torch's own classes: spares a launch per group and layer that counts the batches."""
 
-    def _normalise_group(self, group: Tensor) -> Tensor:
+    def _normalised(self, group: Tensor) -> Tensor:
         return functional.batch_norm(
             group,
             self.running_mean,
@@ -51,27 +52,27 @@ class _PlainGroups(GroupedBatchNorm):
         )
 
 
-class GroupedBatchNorm1d(_PlainGroups, nn.BatchNorm1d):
-    """``BatchNorm1d`` in groups: that of projection heads."""
+class GroupedBatchNorm1d(_PlainGrouped, nn.BatchNorm1d):
+    """``BatchNorm1d`` over groups."""
 
 
-class GroupedBatchNorm2d(_PlainGroups, nn.BatchNorm2d):
-    """``BatchNorm2d`` in groups."""
+class GroupedBatchNorm2d(_PlainGrouped, nn.BatchNorm2d):
+    """``BatchNorm2d`` over groups."""
 
 
-GROUPED: dict[type[_BatchNorm], type[GroupedBatchNorm]] = {
+GROUPED: dict[type[nn.Module], type[_Grouped]] = {
     nn.BatchNorm1d: GroupedBatchNorm1d,
     nn.BatchNorm2d: GroupedBatchNorm2d,
 }
-"""Classes of batch norm and their grouped forms; others are added as they are met."""
+"""Kinds of batch norm and their grouped forms; others are added as they are met."""
 
 
-def grouped_class(base: type[_BatchNorm]) -> type[GroupedBatchNorm]:
-    """The grouped form of a class of batch norm, such as timm's with its activation inside."""
-    if base not in GROUPED:
-        namespace: dict[str, Any] = {"__doc__": f"``{base.__name__}`` in groups."}
-        GROUPED[base] = type(f"Grouped{base.__name__}", (GroupedBatchNorm, base), namespace)
-    return GROUPED[base]
+def grouped_class(kind: type[nn.Module]) -> type[_Grouped]:
+    """The grouped form of a kind of batch norm, such as timm's with its activation inside."""
+    if kind not in GROUPED:
+        namespace: dict[str, Any] = {"__doc__": f"``{kind.__name__}`` over groups."}
+        GROUPED[kind] = type(f"Grouped{kind.__name__}", (_Grouped, kind), namespace)
+    return GROUPED[kind]
 
 
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
@@ -89,9 +90,27 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     if group_size < 2:
         raise InputError(f"a batch-norm group of {group_size} has no statistics: use 2 or more")
     for child in module.modules():
-        if isinstance(child, _BatchNorm):
-            if not isinstance(child, GroupedBatchNorm):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            if not isinstance(child, _Grouped):
                 child.__class__ = grouped_class(type(child))
-            assert isinstance(child, GroupedBatchNorm)
+            assert isinstance(child, _Grouped)
             child.group_size = group_size
     return module
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Leaves the running statistics of every batch norm as they are while the block runs.
+
+    In training mode the norms still use the batch's own statistics: for passes of images that the
+    exported network is not to be tuned to.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum

@@ -128,10 +128,8 @@ def test_the_mask_goes_through_the_backbone_and_its_shuffle() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "convnext_tiny", "efficientnet_b0", "regnet_y_400mf", "densenet121"]
-)
-def test_every_family_can_have_a_partial_stem(name: str) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "efficientnet_b0"])
+def test_a_partial_stem_hides_what_is_masked(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(EncoderConfig(architecture=name, stem="partial"))
     torch.manual_seed(0)
