@@ -1,11 +1,11 @@
-"""The exported backbone: a folder that plain torchvision can load, with its preprocessing.
+"""The exported backbone: a folder that plain torchvision or timm loads, with its preprocessing.
 
-`backbone.pth` is a torchvision state dict without the classifier (`fc.*`); `backbone.json` says
-which network it belongs to and how an image must be prepared for it. Without torchvision's
-maximum pooling (`"max_pool": false`) the loader replaces `maxpool` by an identity:
+`backbone.pth` is a state dict of the library's network without its classifier; `backbone.json`
+says which network it belongs to and how an image must be prepared for it. Without the maximum
+pooling behind the stem (`"max_pool": false`) the loader replaces it by an identity:
 
     network = torchvision.models.resnet18()
-    network.fc = torch.nn.Identity()
+    network.fc = torch.nn.Identity()  # pipeline/architectures.py lists the others' classifiers
     network.load_state_dict(torch.load("backbone.pth", weights_only=True), strict=True)
 """
 
@@ -21,20 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
+from pipeline.architectures import first_line, plain_network
 from pipeline.errors import InputError
 from pipeline.preparation import HighPass, Preprocessing
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "backbone.pth"
 INFO_NAME = "backbone.json"
-ARCHITECTURES: tuple[str, ...] = tuple(
-    name
-    for name in torchvision.models.list_models(module=torchvision.models)
-    if torchvision.models.get_model_builder(name).__module__ == "torchvision.models.resnet"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +37,10 @@ class BackboneInfo:
     """What `backbone.json` holds.
 
     Attributes:
-        architecture: torchvision's name of the network.
+        architecture: torchvision's name of the network, or `timm:` and timm's.
         feature_dim: length of the feature vector.
         preprocessing: how an image is prepared.
-        max_pool: whether torchvision's maximum pooling is in place.
+        max_pool: whether the maximum pooling behind the stem is in place.
         provenance: where the weights come from (run, epoch, versions); JSON values only.
         weights_sha256: of `backbone.pth`; filled in when written.
         format_version: of this format.
@@ -58,24 +53,6 @@ class BackboneInfo:
     provenance: dict[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
     format_version: int = FORMAT_VERSION
-
-
-def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:
-    """A torchvision network without its classifier, and the length of its feature vector.
-
-    Raises:
-        InputError: a name that torchvision's ResNet family does not have.
-    """
-    if architecture not in ARCHITECTURES:
-        raise InputError(
-            f"unknown architecture {architecture!r}: wanted one of {', '.join(ARCHITECTURES)}"
-        )
-    network: nn.Module = torchvision.models.get_model(architecture, weights=None)
-    feature_dim = int(network.fc.in_features)  # type: ignore[arg-type,union-attr]
-    network.fc = nn.Identity()
-    if not max_pool:
-        network.maxpool = nn.Identity()
-    return network, feature_dim
 
 
 def write_backbone(
@@ -143,11 +120,12 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
         path: the export's folder.
 
     Returns:
-        The torchvision network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
+        The library's network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
         and what its JSON says.
 
     Raises:
-        InputError: a missing or damaged file, another format version, no preprocessing.
+        InputError: a missing or damaged file, another format version, no preprocessing, a timm
+            network where timm is not installed.
     """
     folder = Path(path)
     info = load_info(folder)
@@ -170,9 +148,8 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     try:
         network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True), strict=True)
     except Exception as error:  # the digest holds, so whoever wrote it wrote something else
-        first_line = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{weights_file} does not fit torchvision's {info.architecture}: {first_line}"
+            f"{weights_file} does not fit {info.architecture}: {first_line(error)}"
         ) from error
     return network.eval(), info
 

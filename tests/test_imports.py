@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "training", "jobs")
 MAY_IMPORT_RAY = {"pipeline/precompute.py", "pipeline/ray_session.py", "training/launch.py"}
 FORMAT_HALF = {
+    "pipeline.architectures",
     "pipeline.atomic",
     "pipeline.backbone",
     "pipeline.codecs",

@@ -1,28 +1,21 @@
-"""The encoder: a torchvision ResNet without its classifier, and the projection head.
-
-Views of 64 pixels want a smaller stem: a 3 x 3 convolution of stride 2, with or without the
-maximum pooling. Centred in a kernel of 7 x 7 zeros it is the same function in plain torchvision,
-and that is how it is exported.
+"""The encoder: a ConvNet of torchvision or timm without its classifier, and the projection head.
 
 Shapes: B batch, C channels, H W pixels, D features.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
-import torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.backbone import ARCHITECTURES, load_backbone, plain_network
+from pipeline.architectures import check_architecture, plain_network, stem_name
 from pipeline.errors import InputError
+from training.initial_weights import initial_weights, load_weights
+from training.stem import PartialConv2d, pad_kernel, see_masks, shrink_stem, with_mask
 
-STEMS = ("standard", "small")
-STEM_WEIGHT = "conv1.weight"
-STEM_PADDING = 2  # a 3 x 3 kernel stands at rows and columns 2 to 4 of a 7 x 7 one
+STEMS = ("standard", "small", "partial", "small_partial")
+COMPILER = "inductor"
+"""Backend of `torch.compile`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,45 +23,82 @@ class EncoderConfig:
     """Which network is trained.
 
     Attributes:
-        architecture: torchvision's name, of its ResNet family.
-        stem: `standard` is torchvision's 7 x 7, stride 2; `small` is 3 x 3, stride 2.
-        max_pool: keep torchvision's maximum pooling behind the stem.
+        architecture: torchvision's name (ResNet, ResNeXt, wide ResNet, ConvNeXt, DenseNet,
+            EfficientNet, MobileNetV3, RegNet), or `timm:NAME` with the extra timm.
+        stem: `standard`: the library's; `small`: 3 x 3 instead of 7 x 7, stride 2 (ResNets and
+            DenseNets); `partial`: the standard one, renormalised by the pixels that a mask leaves
+            visible; `small_partial`: both.
+        max_pool: keep the maximum pooling behind the stem; it can be left out of networks that
+            have just one.
         init: weights to start from: `torchvision` (its default ones), `torchvision:NAME`, a local
-            torchvision state dict (.pth), or the folder of an exported backbone; none: random.
+            state dict as the library names it (.pth), or the folder of an exported backbone; none:
+            random.
+        compile: run the network through torch.compile (needs a C++ compiler; on a GPU, Triton).
     """
 
     architecture: str = "resnet50"
-    stem: Literal["standard", "small"] = "standard"
+    stem: Literal["standard", "small", "partial", "small_partial"] = "standard"
     max_pool: bool = True
     init: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise InputError(
-                f"unknown architecture {self.architecture!r}: "
-                f"wanted one of {', '.join(ARCHITECTURES)}"
-            )
+        check_architecture(self.architecture)
         if self.stem not in STEMS:
             raise InputError(f"unknown stem {self.stem!r}: wanted one of {', '.join(STEMS)}")
 
 
 class Backbone(nn.Module):
-    """A torchvision network without its classifier.
+    """A network without its classifier.
 
     Attributes:
-        network: the torchvision module.
+        network: the library's module.
         feature_dim: D.
+        small_stem: whether its stem stands for the centre of a larger one.
+        compiled: whether the network runs through torch.compile.
+        sees_masks: whether the stem is a partial convolution.
     """
 
-    def __init__(self, network: nn.Module, feature_dim: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        feature_dim: int,
+        *,
+        small_stem: bool = False,
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
         self.feature_dim = feature_dim
+        self.small_stem = small_stem
+        self.compiled = compiled
+        self.sees_masks = any(isinstance(module, PartialConv2d) for module in network.modules())
+        self._compile()
 
-    def forward(self, view_BCHW: torch.Tensor) -> torch.Tensor:
-        """Features [B, D] of normalised float views [B, 3, H, W]."""
-        features_BD: torch.Tensor = self.network(view_BCHW)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile()  # torch leaves this out of a copy, and the momentum encoder is one
+
+    def _compile(self) -> None:
+        if self.compiled:
+            self.network.compile(backend=COMPILER)
+
+    def forward(self, view_BCHW: Tensor, mask_BCHW: Tensor | None = None) -> Tensor:
+        """Pooled features [B, D] of normalised views.
+
+        Args:
+            view_BCHW: float [B, 3, H, W], or what `with_mask` made of it.
+            mask_BCHW: bool [B, 1 or 3, H, W], True where masked: for a partial stem; the others
+                see the view as it is filled.
+        """
+        features_BD: Tensor = self.network(self.with_mask(view_BCHW, mask_BCHW))
         return features_BD
+
+    def with_mask(self, view_BCHW: Tensor, mask_BCHW: Tensor | None) -> Tensor:
+        """The view for `forward`, with its mask on board if the stem is partial, else as it is."""
+        if mask_BCHW is None or not self.sees_masks:
+            return view_BCHW
+        return with_mask(view_BCHW, mask_BCHW)
 
 
 def build_backbone(config: EncoderConfig) -> Backbone:
@@ -77,137 +107,73 @@ def build_backbone(config: EncoderConfig) -> Backbone:
     The caller seeds torch: random weights come from its global generator.
 
     Raises:
-        InputError: weights that are not there or do not fit.
+        InputError: weights that are not there or do not fit; a stem that the network cannot have.
     """
     network, feature_dim = plain_network(config.architecture, max_pool=config.max_pool)
-    if config.stem == "small":
-        stem = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
-        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        network.conv1 = stem
+    small, partial = config.stem.startswith("small"), config.stem.endswith("partial")
+    if small:
+        shrink_stem(network, config.architecture)
     if config.init is not None:
-        load_weights(network, initial_weights(config, config.init), source=config.init)
-    return Backbone(network, feature_dim)
+        weights = initial_weights(config.init, config.architecture, max_pool=config.max_pool)
+        load_weights(network, weights, config.architecture, source=config.init)
+    if partial:
+        see_masks(network, config.architecture)
+    return Backbone(network, feature_dim, small_stem=small, compiled=config.compile)
 
 
-def projection_head(feature_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """The two-layer head of MoCo v2 (arXiv 2003.04297): Linear, ReLU, Linear, no batch norm.
-
-    The method normalises what comes out: [B, feature_dim] -> [B, output_dim].
-    """
-    return nn.Sequential(
-        nn.Linear(feature_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, output_dim)
-    )
-
-
-def torchvision_state_dict(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The weights as plain torchvision names and shapes them, without `fc.*`.
+def plain_state_dict(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights as the library's network without its classifier names and shapes them.
 
     Returns:
         Detached copies; a small stem's 3 x 3 kernel stands in the centre of 7 x 7 zeros. With the
-        same stride and padding 3 instead of 1 that is the same convolution.
+        same stride and padding 3 instead of 1 that is the same convolution. A partial stem is a
+        plain one as long as nothing is masked.
     """
-    state = {name: value.detach().clone() for name, value in backbone.network.state_dict().items()}
-    if state[STEM_WEIGHT].shape[-1] == 3:
-        state[STEM_WEIGHT] = F.pad(state[STEM_WEIGHT], (STEM_PADDING,) * 4)
+    network = backbone.network
+    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    if backbone.small_stem:
+        stem = f"{stem_name(network)}.weight"
+        state[stem] = pad_kernel(state[stem])
     return state
 
 
-def initial_weights(config: EncoderConfig, init: str) -> Mapping[str, torch.Tensor]:
-    """The state dict that `init` names; see `EncoderConfig.init`."""
-    if init == "torchvision" or init.startswith("torchvision:"):
-        return published_weights(config.architecture, init.partition(":")[2] or "DEFAULT")
-    path = Path(init)
-    if path.is_dir():
-        network, info = load_backbone(path)
-        if (info.architecture, info.max_pool) != (config.architecture, config.max_pool):
-            raise InputError(
-                f"init {init} is a {info.architecture} with max_pool {info.max_pool}, wanted "
-                f"{config.architecture} with max_pool {config.max_pool}: change the encoder, "
-                "or choose another export"
-            )
-        return network.state_dict()
-    if not path.is_file():
-        raise InputError(
-            f"init {init}: no such file or folder; wanted torchvision, torchvision:NAME, "
-            "a local state dict (.pth) or the folder of an exported backbone"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can fail in any way
-        raise InputError(
-            f"init {init} is not a state dict that torch.load(weights_only=True) reads: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in state.values()
-    ):
-        found = ", ".join(map(str, list(state)[:5])) if isinstance(state, Mapping) else type(state)
-        raise InputError(
-            f"init {init} is no plain torchvision state dict (name -> tensor); it holds: {found}"
-        )
-    return state
+def projection_head(
+    feature_dim: int,
+    hidden_dim: int,
+    output_dim: int,
+    *,
+    num_layers: int = 2,
+    batch_norm: bool = False,
+    last_batch_norm: bool = False,
+) -> nn.Sequential:
+    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim]; its user normalises.
 
+    MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
+    (v2, arXiv 2006.10029: three), batch norm behind all of them, the last one too.
 
-def published_weights(architecture: str, name: str) -> Mapping[str, torch.Tensor]:
-    """Torchvision's weights of that name, from its cache or the network."""
-    enum = torchvision.models.get_model_weights(architecture)
-    if name != "DEFAULT" and name not in enum.__members__:
-        raise InputError(
-            f"torchvision has no weights {name!r} for {architecture}: "
-            f"wanted one of {', '.join(enum.__members__)}"
-        )
-    weights = enum[name] if name != "DEFAULT" else enum.DEFAULT
-    try:
-        state: Mapping[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network; a broken download
-        raise InputError(
-            f"could not fetch torchvision's {architecture} weights {weights.name} ({error}): give "
-            "init a local file (a .pth state dict downloaded elsewhere), or run where there is "
-            f"network (once: the file then stays in {torch.hub.get_dir()}/checkpoints)"
-        ) from error
-    return state
-
-
-def load_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) -> None:
-    """Copy torchvision weights into the network; `fc.*` is left out.
+    Args:
+        feature_dim: length of what goes in.
+        hidden_dim: width of every layer but the last.
+        output_dim: length of what comes out.
+        num_layers: linear layers, a ReLU between two.
+        batch_norm: behind every layer but the last; such a layer has no bias.
+        last_batch_norm: behind the last layer, which then has no bias.
 
     Raises:
-        InputError: names the first key that is missing, unknown or of another shape.
+        InputError: no layer at all.
     """
-    wanted = network.state_dict()
-    given = {name: value for name, value in weights.items() if not name.startswith("fc.")}
-    stem = given.get(STEM_WEIGHT)
-    if stem is not None and stem.shape[-1] == 7 and wanted[STEM_WEIGHT].shape[-1] == 3:
-        if not has_small_stem(given):
-            raise InputError(
-                f"init {source}: {STEM_WEIGHT!r} is a full {list(stem.shape)} kernel and does not "
-                "fit a small stem [64, 3, 3, 3]: use the standard stem"
-            )
-        given[STEM_WEIGHT] = centre_of(stem)
-    for name, value in wanted.items():
-        if name.endswith("num_batches_tracked"):  # absent from weights made before torch 0.4.1
-            given.setdefault(name, value)
-        if name not in given:
-            raise InputError(f"init {source} has no {name!r}: weights of another network?")
-        if given[name].shape != value.shape:
-            raise InputError(
-                f"init {source}: {name!r} is {list(given[name].shape)}, "
-                f"the encoder wants {list(value.shape)}"
-            )
-    unknown = [name for name in given if name not in wanted]
-    if unknown:
-        raise InputError(f"init {source} has {unknown[0]!r}, which the encoder does not have")
-    network.load_state_dict(given, strict=True)
-
-
-def has_small_stem(weights: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a torchvision state dict's stem is 3 x 3, or 7 x 7 and zero around its 3 x 3."""
-    kernel = weights[STEM_WEIGHT]
-    if kernel.shape[-1] == 3:
-        return True
-    return torch.equal(F.pad(centre_of(kernel), (STEM_PADDING,) * 4), kernel)
-
-
-def centre_of(kernel: torch.Tensor) -> torch.Tensor:
-    """The centre [64, 3, 3, 3] of a stem's kernel [64, 3, 7, 7]."""
-    return kernel[:, :, STEM_PADDING:-STEM_PADDING, STEM_PADDING:-STEM_PADDING]
+    if num_layers < 1:
+        raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")
+    layers: list[nn.Module] = []
+    width = feature_dim
+    for index in range(num_layers):
+        last = index == num_layers - 1
+        normed = last_batch_norm if last else batch_norm
+        following = output_dim if last else hidden_dim
+        layers.append(nn.Linear(width, following, bias=not normed))
+        if normed:
+            layers.append(nn.BatchNorm1d(following))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+        width = following
+    return nn.Sequential(*layers)

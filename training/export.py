@@ -1,4 +1,4 @@
-"""The query encoder as an exported backbone: plain torchvision weights with their preprocessing."""
+"""The query encoder as an exported backbone: its library's weights with their preprocessing."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,9 @@ from pipeline.backbone import BackboneInfo, write_backbone
 from pipeline.preparation import HighPass, Preprocessing, short_side
 from pipeline.preprocessing import scaled_kernel
 from training.config import PretrainConfig
-from training.encoder import (
-    Backbone,
-    EncoderConfig,
-    build_backbone,
-    has_small_stem,
-    torchvision_state_dict,
-)
+from training.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
 from training.fills import HIGH_PASS_AT_224, fill_named
+from training.stem import has_small_stem
 
 
 def export_backbone(
@@ -29,7 +24,7 @@ def export_backbone(
     high_pass: tuple[int, float] | None,
     provenance: dict[str, Any],
 ) -> BackboneInfo:
-    """Write the backbone so that `pipeline.backbone.load_backbone` and torchvision load it.
+    """Write the backbone so that `pipeline.backbone.load_backbone` and its library load it.
 
     Args:
         folder: of the export; replaced as a whole if it holds an earlier one.
@@ -55,7 +50,7 @@ def export_backbone(
         ),
         provenance=provenance,
     )
-    return write_backbone(folder, torchvision_state_dict(backbone), info)
+    return write_backbone(folder, plain_state_dict(backbone), info)
 
 
 def export_run(
@@ -111,7 +106,7 @@ def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.M
     """
     config = EncoderConfig(
         architecture=info.architecture,
-        stem="small" if has_small_stem(network.state_dict()) else "standard",
+        stem="small" if has_small_stem(network) else "standard",
         max_pool=info.max_pool,
     )
     with torch.random.fork_rng(devices=[]):

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,30 @@ def test_inference_and_state_dict_are_those_of_plain_batch_norm() -> None:
     x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     assert plain.state_dict().keys() == grouped.state_dict().keys()
     assert torch.equal(plain.eval()(x), grouped.eval()(x))
+
+
+class NormAndReLU(nn.BatchNorm2d):
+    """A batch norm with its activation inside, as timm has them."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).relu()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, NormAndReLU])
+def test_other_kinds_of_batch_norm_are_grouped_too(norm: type[nn.Module]) -> None:
+    plain, grouped = norm(5), group_batch_norm(norm(5), 4)
+    x = torch.randn(12, 5) if norm is nn.BatchNorm1d else torch.randn(12, 5, 3, 3)
+    torch.testing.assert_close(grouped(x), torch.cat([plain(chunk) for chunk in x.split(4)]))
+    torch.testing.assert_close(grouped.running_var, plain.running_var)
+    assert isinstance(copy.deepcopy(grouped), norm)
+    assert torch.equal(group_batch_norm(grouped, 6)(x)[:6], plain(x[:6])), "regrouped"
+
+
+def test_a_network_without_batch_norm_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.GroupNorm(1, 5))
+    x = torch.randn(6, 3, 8, 8)
+    assert torch.equal(group_batch_norm(network, 4)(x), network(x))
+    assert [type(module) for module in network] == [nn.Conv2d, nn.GroupNorm]
 
 
 def test_a_group_of_one_is_refused() -> None:

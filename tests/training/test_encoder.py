@@ -1,19 +1,19 @@
-from pathlib import Path
+import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbone import BackboneInfo, write_backbone
 from pipeline.errors import InputError
-from pipeline.preparation import Preprocessing
+from training import encoder
 from training.encoder import (
     Backbone,
     EncoderConfig,
     build_backbone,
+    plain_state_dict,
     projection_head,
-    torchvision_state_dict,
 )
 
 SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
@@ -40,15 +40,6 @@ def plain(state: dict[str, torch.Tensor], *, max_pool: bool) -> nn.Module:
     return network.eval()
 
 
-@pytest.fixture(scope="module")
-def standard_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A torchvision state dict with its classifier, as torchvision's own files are."""
-    torch.manual_seed(5)
-    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), file)
-    return file
-
-
 def test_same_seed_same_weights() -> None:
     first, again, other = built(SMALL, 0), built(SMALL, 0), built(SMALL, 1)
     for name, value in first.state_dict().items():
@@ -72,7 +63,7 @@ def test_padded_small_stem_is_the_same_function(size: tuple[int, int], max_pool:
     backbone = built(EncoderConfig(architecture="resnet18", stem="small", max_pool=max_pool))
     backbone(torch.randn(8, 3, 32, 32))  # statistics other than 0 and 1
     backbone.eval()
-    network = plain(torchvision_state_dict(backbone), max_pool=max_pool)
+    network = plain(plain_state_dict(backbone), max_pool=max_pool)
     views = torch.randn(2, 3, *size)
     # The same products in another order of summation: float32 rounding, no more.
     torch.testing.assert_close(
@@ -83,7 +74,7 @@ def test_padded_small_stem_is_the_same_function(size: tuple[int, int], max_pool:
 
 def test_state_dict_is_a_copy() -> None:
     backbone = built(STANDARD)
-    state = torchvision_state_dict(backbone)
+    state = plain_state_dict(backbone)
     assert not any(name.startswith(("fc.", "network.")) for name in state)
     before = state["conv1.weight"].clone()
     with torch.no_grad():
@@ -91,122 +82,10 @@ def test_state_dict_is_a_copy() -> None:
     assert torch.equal(state["conv1.weight"], before)
 
 
-@pytest.mark.parametrize("with_fc", [True, False])
-def test_init_from_a_local_file(standard_weights: Path, tmp_path: Path, with_fc: bool) -> None:
-    state = torch.load(standard_weights, weights_only=True)
-    file = standard_weights
-    if not with_fc:
-        file = tmp_path / "headless.pth"
-        torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, file)
-    backbone = built(EncoderConfig(architecture="resnet18", init=str(file)))
-    for name, value in torchvision_state_dict(backbone).items():
-        assert torch.equal(value, state[name])
-
-
-def test_old_files_lack_the_batch_counters(standard_weights: Path, tmp_path: Path) -> None:
-    state = torch.load(standard_weights, weights_only=True)
-    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    assert len(old) < len(state)
-    torch.save(old, tmp_path / "old.pth")
-    backbone = built(EncoderConfig(architecture="resnet18", init=str(tmp_path / "old.pth")))
-    assert torch.equal(backbone.state_dict()["network.conv1.weight"], state["conv1.weight"])
-
-
-def test_init_from_an_export_of_a_small_stem(tmp_path: Path) -> None:
-    first = built(SMALL)
-    info = BackboneInfo(
-        architecture="resnet18",
-        feature_dim=512,
-        max_pool=False,
-        preprocessing=Preprocessing(view_size=64, resize=73),
-    )
-    write_backbone(tmp_path / "export", torchvision_state_dict(first), info)
-    for init in ("export", "export/backbone.pth"):
-        config = EncoderConfig(
-            architecture="resnet18", stem="small", max_pool=False, init=str(tmp_path / init)
-        )
-        again = built(config, seed=9)
-        for name, value in first.state_dict().items():
-            assert torch.equal(value, again.state_dict()[name])
-    with pytest.raises(InputError, match=r"max_pool False, wanted resnet18 with max_pool True"):
-        built(EncoderConfig(architecture="resnet18", init=str(tmp_path / "export")))
-
-
-def test_a_full_kernel_does_not_fit_a_small_stem(standard_weights: Path) -> None:
-    config = EncoderConfig(architecture="resnet18", stem="small", init=str(standard_weights))
-    with pytest.raises(InputError, match=r"full \[64, 3, 7, 7\].*standard stem"):
-        built(config)
-
-
-def test_a_small_kernel_does_not_fit_a_standard_stem(tmp_path: Path) -> None:
-    torch.save(built(SMALL).network.state_dict(), tmp_path / "small.pth")
-    config = EncoderConfig(architecture="resnet18", init=str(tmp_path / "small.pth"))
-    with pytest.raises(InputError, match=r"'conv1.weight' is \[64, 3, 3, 3\].*\[64, 3, 7, 7\]"):
-        built(config)
-
-
-def test_weights_of_another_network(standard_weights: Path) -> None:
-    config = EncoderConfig(architecture="resnet34", init=str(standard_weights))
-    with pytest.raises(InputError, match=r"has no 'layer1\.2\.conv1\.weight'"):
-        built(config)
-    config = EncoderConfig(architecture="resnet50", init=str(standard_weights))
-    message = r"'layer1\.0\.conv1\.weight' is \[64, 64, 3, 3\], the encoder wants \[64, 64, 1, 1\]"
-    with pytest.raises(InputError, match=message):
-        built(config)
-
-
-def test_unknown_key(standard_weights: Path, tmp_path: Path) -> None:
-    state = torch.load(standard_weights, weights_only=True) | {"queue": torch.zeros(3)}
-    torch.save(state, tmp_path / "more.pth")
-    with pytest.raises(InputError, match=r"has 'queue', which the encoder does not have"):
-        built(EncoderConfig(architecture="resnet18", init=str(tmp_path / "more.pth")))
-
-
-def test_files_that_are_no_state_dict(tmp_path: Path) -> None:
-    (tmp_path / "text.pth").write_text("hello")
-    torch.save({"epoch": 3, "state_dict": {"a": torch.zeros(1)}}, tmp_path / "nested.pth")
-    torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    for name, message in (
-        ("text.pth", r"text\.pth is not a state dict"),
-        ("nested.pth", r"no plain torchvision state dict.*epoch, state_dict"),
-        ("list.pth", r"no plain torchvision state dict.*list"),
-        ("nowhere.pth", r"nowhere\.pth: no such file or folder"),
-    ):
-        with pytest.raises(InputError, match=message):
-            built(EncoderConfig(architecture="resnet18", init=str(tmp_path / name)))
-
-
-def test_published_weights_from_torchvisions_cache(
-    standard_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    (cache / url.rpartition("/")[2]).write_bytes(standard_weights.read_bytes())
-    state = torch.load(standard_weights, weights_only=True)
-    for init in ("torchvision", "torchvision:IMAGENET1K_V1"):
-        backbone = built(EncoderConfig(architecture="resnet18", init=init))
-        assert torch.equal(backbone.state_dict()["network.conv1.weight"], state["conv1.weight"])
-
-
-def test_published_weights_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for name in ("http_proxy", "https_proxy"):  # nobody listens there: a network that is down
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match=r"IMAGENET1K_V1.*local file.*network") as caught:
-        built(EncoderConfig(architecture="resnet18", init="torchvision"))
-    assert "\n" not in str(caught.value)
-
-
 def test_unknown_names() -> None:
-    with pytest.raises(InputError, match=r"'IMAGENET22K'.*IMAGENET1K_V1"):
-        built(EncoderConfig(architecture="resnet18", init="torchvision:IMAGENET22K"))
     with pytest.raises(InputError, match=r"'resnet19'.*resnet18"):
         EncoderConfig(architecture="resnet19")
-    with pytest.raises(InputError, match=r"'tiny'.*standard, small"):
+    with pytest.raises(InputError, match=r"'tiny'.*standard, small, partial, small_partial"):
         EncoderConfig(stem="tiny")  # type: ignore[arg-type]
 
 
@@ -220,3 +99,85 @@ def test_projection_head() -> None:
     by_hand = (features @ first.weight.T + first.bias).clamp_min(0) @ second.weight.T + second.bias
     torch.testing.assert_close(head(features), by_hand)
     assert [tuple(p.shape) for p in head.parameters()] == [(32, 16), (32,), (8, 32), (8,)]
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_projection_head_with_batch_norm(num_layers: int) -> None:
+    torch.manual_seed(0)
+    head = projection_head(16, 32, 8, num_layers=num_layers, batch_norm=True, last_batch_norm=True)
+    x = torch.randn(10, 16)
+    expected, linear = x, [layer for layer in head if isinstance(layer, nn.Linear)]
+    assert "0.bias" not in head.state_dict(), "a batch norm has its own"
+    for index, layer in enumerate(linear):
+        expected = expected @ layer.weight.T
+        expected = (expected - expected.mean(0)) / (expected.var(0, correction=0) + 1e-5).sqrt()
+        expected = expected.clamp_min(0) if index < num_layers - 1 else expected
+    torch.testing.assert_close(head(x), expected)
+    assert [layer.out_features for layer in linear] == [32] * (num_layers - 1) + [8]
+    hidden_only = projection_head(16, 32, 8, num_layers=num_layers, batch_norm=True)
+    assert isinstance(hidden_only[-1], nn.Linear)
+    assert hidden_only[-1].bias is not None
+
+
+def test_a_projection_head_without_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="0 layers"):
+        projection_head(4, 4, 4, num_layers=0)
+
+
+def test_drop_path_is_a_function_of_the_seed() -> None:
+    """The loop seeds torch's generator at every step; ConvNeXt drops whole blocks by it."""
+    backbone = built(EncoderConfig(architecture="convnext_tiny"))
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
+    views = torch.randn(2, 3, 32, 32)
+    outputs = []
+    with torch.no_grad():
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            outputs.append(backbone(views))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
+def test_features_in_bfloat16_and_channels_last(name: str) -> None:
+    backbone = built(EncoderConfig(architecture=name, stem="partial")).eval()
+    views = torch.randn(2, 3, 64, 64)
+    mask = torch.rand(2, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) < 0.3
+    with torch.no_grad():
+        expected = backbone(views, mask)
+        last = backbone.to(memory_format=torch.channels_last)
+        view_last = views.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(last(view_last, mask), expected, rtol=1e-4, atol=1e-4)
+        carried = last.with_mask(view_last, mask)
+        assert carried.is_contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = last(view_last, mask).float()
+    # bfloat16 keeps 8 bits: an error of 2 ** -9 a step, over dozens of layers.
+    assert (narrow - expected).norm() < 0.05 * expected.norm()
+
+
+def test_compiled_is_the_same_network_and_so_is_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced, run without generated code: what is compiled is torch's business."""
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            runs.append(len(arguments))
+            return graph.forward(*arguments)
+
+        return run
+
+    monkeypatch.setattr(encoder, "COMPILER", backend)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    views = torch.randn(4, 3, 8, 8)
+    expected = Backbone(copy.deepcopy(network), 5)(views)
+    assert runs == []
+    backbone = Backbone(network, 5, compiled=True)
+    twin = copy.deepcopy(backbone)
+    assert torch.equal(backbone(views), expected)
+    assert len(runs) == 1
+    assert torch.equal(twin(views), expected)
+    assert len(runs) == 2, "the copy ran uncompiled"
+    assert backbone.state_dict().keys() == Backbone(network, 5).state_dict().keys()
+    assert EncoderConfig(compile=True).compile

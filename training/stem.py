@@ -1,0 +1,169 @@
+"""The first convolution: torchvision's or timm's own, a smaller one, or one that sees a mask.
+
+Shapes: B batch, C channels, O output channels, H W pixels, k side of a kernel.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.architectures import first_line, stem_name
+from pipeline.errors import InputError
+
+RGB = 3
+MARGIN = 2
+"""A 3 x 3 kernel stands at rows and columns 2 to 4 of a 7 x 7 one."""
+PROBE_SIZE = 128
+
+
+class PartialConv2d(nn.Conv2d):
+    """A convolution that renormalises by the visible pixels (Liu et al., arXiv 1804.07723).
+
+    y = W * (x . visible) * (pixels in the window / visible pixels in the window) + b, and 0 where
+    a window sees nothing. Masked pixels contribute nothing, whatever stands in them. A
+    pixel's three channels count apart where the mask has three.
+
+    Departure from the paper: pixels of the padding count neither as visible nor as hidden, where
+    the paper counts them as hidden. So a view without a mask gives the plain convolution, whose
+    parameters these are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolves a view, behind whose channels the mask's may stand.
+
+        Args:
+            input: [B, 3, H, W] for the plain convolution; [B, 4 or 6, H, W]: 1 where masked, for
+                all channels or for each.
+
+        Returns:
+            [B, O, h, w].
+        """
+        if input.shape[1] == RGB:
+            return super().forward(input)
+        view_BCHW, mask_BCHW = input.tensor_split((RGB,), dim=1)
+        hidden = mask_BCHW.bool()
+        # Not a product with 0, so that even what is not finite contributes nothing.
+        seen_BCHW = view_BCHW.masked_fill(hidden, 0)
+        product_BOhw = functional.conv2d(
+            seen_BCHW, self.weight, None, self.stride, self.padding, self.dilation
+        )
+        share_B1hw = functional.avg_pool2d(
+            1 - mask_BCHW.mean(dim=1, keepdim=True),
+            self.kernel_size,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]  # never a word: see `see_masks`
+            count_include_pad=False,
+        )
+        anything = share_B1hw > 0
+        scale_B1hw = torch.where(anything, 1 / share_B1hw, 0).to(product_BOhw.dtype)
+        result_BOhw = product_BOhw * scale_B1hw
+        if self.bias is None:
+            return result_BOhw
+        return result_BOhw + self.bias.to(product_BOhw.dtype)[:, None, None] * anything
+
+
+def see_masks(network: nn.Module, architecture: str) -> None:
+    """Make the first convolution a partial one, in place; its parameters stay as they are.
+
+    Raises:
+        InputError: the first convolution is of a special kind, or others see the view as well.
+    """
+    stem = network.get_submodule(stem_name(network))
+    plain = (
+        type(stem) is nn.Conv2d
+        and stem.groups == 1
+        and stem.dilation == (1, 1)
+        and not isinstance(stem.padding, str)
+        and stem.padding_mode == "zeros"
+    )
+    refused = (
+        f"stem partial does not go with {architecture}: its first convolution "
+        f"({stem_name(network)}) {{}}: wanted a plain convolution that alone sees the view"
+    )
+    if not plain:
+        raise InputError(refused.format(f"is a {stem}"))
+    stem.__class__ = PartialConv2d
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, RGB + 1, PROBE_SIZE, PROBE_SIZE))
+    except RuntimeError as error:  # another module got the mask's channel
+        raise InputError(refused.format(f"is not the only one ({first_line(error)})")) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def with_mask(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
+    """A view that carries its mask behind its channels, as `PartialConv2d` takes it.
+
+    One tensor goes wherever views go: through shuffles, gathers, compiled and wrapped modules.
+
+    Args:
+        view_BCHW: float [B, 3, H, W]; what stands in masked pixels does not matter.
+        mask_BCHW: bool, True where masked, [B, 1 or 3, H, W].
+
+    Returns:
+        [B, 4 or 6, H, W] of the view's dtype and memory format.
+    """
+    carried = torch.cat((view_BCHW, mask_BCHW.to(view_BCHW.dtype)), dim=1)
+    if view_BCHW.is_contiguous(memory_format=torch.channels_last):
+        return carried.contiguous(memory_format=torch.channels_last)
+    return carried
+
+
+def shrink_stem(network: nn.Module, architecture: str) -> None:
+    """Put a 3 x 3 convolution of stride 2 in the place of the stem's 7 x 7 of stride 2.
+
+    Centred in a kernel of 7 x 7 zeros it is the same function, and that is how it is exported.
+    Other stems have no such twin: one of 3 x 3 is small already, and ConvNeXt's patches (4 x 4,
+    stride 4) cannot be made smaller at the same stride.
+
+    Raises:
+        InputError: the network's stem is another one.
+    """
+    name = stem_name(network)
+    stem = network.get_submodule(name)
+    assert isinstance(stem, nn.Conv2d)
+    if not is_large(stem):
+        raise InputError(
+            f"stem small does not go with {architecture}, whose first convolution is a "
+            f"{type(stem).__name__} of {stem.kernel_size[0]} x {stem.kernel_size[1]}, stride "
+            f"{stem.stride[0]}: small puts 3 x 3 in the place of a Conv2d of 7 x 7, stride 2 "
+            "(ResNets, DenseNets); use stem standard"
+        )
+    small = nn.Conv2d(
+        RGB, stem.out_channels, kernel_size=3, stride=2, padding=1, bias=stem.bias is not None
+    )
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    network.set_submodule(name, small)
+
+
+def is_large(stem: nn.Module) -> bool:
+    """Whether a convolution is the plain 7 x 7 of stride 2 that a small stem can stand in for."""
+    if type(stem) is not nn.Conv2d:
+        return False
+    shape = (stem.kernel_size, stem.stride, stem.padding, stem.dilation, stem.groups)
+    return shape == ((7, 7), (2, 2), (3, 3), (1, 1), 1)
+
+
+def has_small_stem(network: nn.Module) -> bool:
+    """Whether a plain network has an exported small stem: 7 x 7, zero around its centre."""
+    stem = network.get_submodule(stem_name(network))
+    assert isinstance(stem, nn.Conv2d)
+    return is_large(stem) and is_padded(stem.weight)
+
+
+def is_padded(kernel: Tensor) -> bool:
+    """Whether a kernel [O, 3, 7, 7] is zero around its centre."""
+    return torch.equal(pad_kernel(centre_of(kernel)), kernel)
+
+
+def pad_kernel(kernel: Tensor) -> Tensor:
+    """A kernel [O, 3, 3, 3] in the centre of zeros [O, 3, 7, 7]."""
+    return functional.pad(kernel, (MARGIN,) * 4)
+
+
+def centre_of(kernel: Tensor) -> Tensor:
+    """The centre [O, 3, 3, 3] of a kernel [O, 3, 7, 7]."""
+    return kernel[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
