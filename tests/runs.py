@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.checkpoint import CheckpointConfig
-from training.config import KnnConfig, OptimConfig, PretrainConfig
+from training.config import KnnConfig, PretrainConfig
 from training.encoder import EncoderConfig
 from training.methods.moco import MoCoConfig
+from training.optim import OptimConfig
 from training.views import ViewConfig
 
 

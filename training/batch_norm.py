@@ -5,6 +5,9 @@ batch statistics and the network can cheat by them. Statistics over shuffled gro
 make one process with many groups compute what many ranks with one group each compute.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,18 +15,18 @@ from torch.nn import functional
 from pipeline.errors import InputError
 
 
-class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """``BatchNorm2d`` that normalises each run of ``group_size`` consecutive samples by itself.
+class _Grouped(nn.modules.batchnorm._BatchNorm):
+    """Batch norm that normalises each run of ``group_size`` consecutive samples by itself.
 
-    Parameters, buffers and inference are those of ``BatchNorm2d``; the running statistics take in
+    Parameters, buffers and inference are those of plain batch norm; the running statistics take in
     one group after the other.
     """
 
     group_size: int
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises ``input`` [B, C, H, W]; in training B is a multiple of the group size."""
-        if not self.training or input.shape[0] == self.group_size:
+        """Normalises ``input`` [B, C, ...]; training: B is 1 or a multiple of the group size."""
+        if not self.training or input.shape[0] in (1, self.group_size):
             return super().forward(input)
         assert input.shape[0] % self.group_size == 0, (input.shape, self.group_size)
         return torch.cat(
@@ -43,8 +46,22 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class GroupedBatchNorm1d(_Grouped, nn.BatchNorm1d):
+    """``BatchNorm1d`` over groups."""
+
+
+class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
+    """``BatchNorm2d`` over groups."""
+
+
+GROUPED: dict[type[nn.Module], type[_Grouped]] = {
+    nn.BatchNorm1d: GroupedBatchNorm1d,
+    nn.BatchNorm2d: GroupedBatchNorm2d,
+}
+
+
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
-    """Turns every ``BatchNorm2d`` of ``module`` into a grouped one, in place.
+    """Turns every batch norm of ``module`` into a grouped one, in place.
 
     Args:
         module: network whose parameters and buffers stay as they are.
@@ -56,8 +73,27 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     if group_size < 2:
         raise InputError(f"a batch-norm group of {group_size} has no statistics: use 2 or more")
     for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
-            child.__class__ = GroupedBatchNorm2d
-            assert isinstance(child, GroupedBatchNorm2d)
+        grouped = GROUPED.get(type(child))
+        if grouped is not None:
+            child.__class__ = grouped
+            assert isinstance(child, _Grouped)
             child.group_size = group_size
     return module
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Leaves the running statistics of every batch norm as they are while the block runs.
+
+    In training mode the norms still use the batch's own statistics: for passes of images that the
+    exported network is not to be tuned to.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum

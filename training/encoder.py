@@ -89,14 +89,46 @@ def build_backbone(config: EncoderConfig) -> Backbone:
     return Backbone(network, feature_dim)
 
 
-def projection_head(feature_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """The two-layer head of MoCo v2 (arXiv 2003.04297): Linear, ReLU, Linear, no batch norm.
+def projection_head(
+    feature_dim: int,
+    hidden_dim: int,
+    output_dim: int,
+    *,
+    num_layers: int = 2,
+    batch_norm: bool = False,
+    last_batch_norm: bool = False,
+) -> nn.Sequential:
+    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim]; its user normalises.
 
-    The method normalises what comes out: [B, feature_dim] -> [B, output_dim].
+    MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
+    (v2, arXiv 2006.10029: three), batch norm behind all of them, the last one too.
+
+    Args:
+        feature_dim: length of what goes in.
+        hidden_dim: width of every layer but the last.
+        output_dim: length of what comes out.
+        num_layers: linear layers, a ReLU between two.
+        batch_norm: behind every layer but the last; such a layer has no bias.
+        last_batch_norm: behind the last layer, which then has no bias.
+
+    Raises:
+        InputError: no layer at all.
     """
-    return nn.Sequential(
-        nn.Linear(feature_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, output_dim)
-    )
+    if num_layers < 1:
+        raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")
+    layers: list[nn.Module] = []
+    width = feature_dim
+    for index in range(num_layers):
+        last = index == num_layers - 1
+        normed = last_batch_norm if last else batch_norm
+        following = output_dim if last else hidden_dim
+        layers.append(nn.Linear(width, following, bias=not normed))
+        if normed:
+            layers.append(nn.BatchNorm1d(following))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+        width = following
+    return nn.Sequential(*layers)
 
 
 def torchvision_state_dict(backbone: Backbone) -> dict[str, torch.Tensor]:

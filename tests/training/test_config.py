@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from training.config import KnnConfig, OptimConfig, PretrainConfig, differences
+from training.config import KnnConfig, PretrainConfig, differences
+from training.optim import OptimConfig
 from training.recipes import RECIPES, find_recipe
 from training.views import ViewConfig
 

@@ -12,13 +12,14 @@ from pipeline.errors import InputError
 from tests.runs import small_run
 from tests.shard_sets import write_shard_set
 from training.checkpoint import CheckpointConfig, CheckpointStore
-from training.config import KnnConfig, OptimConfig, PretrainConfig
+from training.config import KnnConfig, PretrainConfig
 from training.context import LocalContext
 from training.local import launch
 from training.loop import RunResult
-from training.masks import MaskConfig
+from training.mask_config import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.metrics import TIMINGS, read_metrics
+from training.optim import OptimConfig
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_every_fill_and_strategy_trains(
     ("changes", "message"),
     [
         ({"batch_size": 64}, "42 images, fewer than one global batch of 64"),
-        ({"method": "byol"}, "unknown method 'byol': choose one of moco_v2"),
+        ({"method": "swav"}, "unknown method 'swav': choose one of moco_v2"),
         ({"moco": MoCoConfig(queue_size=60)}, "queue_size 60 is not a multiple"),
     ],
 )

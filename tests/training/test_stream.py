@@ -11,7 +11,7 @@ from pipeline.manifest import load_dataset_info
 from pipeline.schema import shard_path
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
-from training.masks import MaskConfig
+from training.mask_config import MaskConfig
 from training.stream import BatchDataset, EpochOrder, HostBatch, StreamConfig, make_loader
 from training.views import ViewConfig
 
@@ -43,6 +43,8 @@ def dataset(
 def tensors(part: object) -> list[torch.Tensor]:
     if isinstance(part, torch.Tensor):
         return [part]
+    if isinstance(part, dict):
+        part = tuple(part.values())
     assert isinstance(part, tuple)
     return [tensor for item in part for tensor in tensors(item)]
 
@@ -101,7 +103,8 @@ def test_draws_do_not_depend_on_the_split(shards: Path) -> None:
     second_half = dataset(shards, rank=1, world_size=2)[6]
     assert torch.equal(whole.images_VBCHW[:, 4:], second_half.images_VBCHW)
     assert torch.equal(whole.saliency_VBGG[:, 4:], second_half.saliency_VBGG)
-    assert torch.equal(whole.query_masks.scores_BCN[4:], second_half.query_masks.scores_BCN)
+    for view, draws in whole.masks.items():
+        assert torch.equal(draws.scores_BCN[4:], second_half.masks[view].scores_BCN)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
