@@ -20,7 +20,7 @@ class CollapseConfig:
         knn_margin: percentage points that the kNN accuracy may be below the untrained network's.
     """
 
-    min_spread: float = 0.05
+    min_spread: float = 0.1
     after_steps: int = 200
     knn_margin: float = 3.0
 

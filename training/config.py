@@ -15,6 +15,7 @@ from training.draws import View
 from training.encoder import EncoderConfig
 from training.fills import fill_named
 from training.mask_config import MaskConfig
+from training.methods.byol import BYOLConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.registry import METHODS
@@ -59,7 +60,8 @@ class PretrainConfig:
         epochs: passes over the data.
         batch_size: global batch, all workers together.
         seed: everything random follows from it.
-        method: ``moco_v2`` or ``simclr``; each has settings of its own (``moco``, ``simclr``).
+        method: ``moco_v2``, ``simclr`` or ``byol``; each has settings of its own (``moco``,
+            ``simclr``, ``byol``).
         fill: what stands in masked patches: mean, blur or high_pass.
         precision: auto takes bf16 autocast where the device has bf16 matrix units.
         num_workers: training processes, one per device; None: every GPU, or one per two CPU cores.
@@ -83,6 +85,7 @@ class PretrainConfig:
     masks: MaskConfig = field(default_factory=MaskConfig)
     moco: MoCoConfig = field(default_factory=MoCoConfig)
     simclr: SimCLRConfig = field(default_factory=SimCLRConfig)
+    byol: BYOLConfig = field(default_factory=BYOLConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -3,7 +3,7 @@
 Shapes: V views (0 query, 1 key), B batch, C channels, H W pixels, G grid side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -179,3 +179,43 @@ def _shares(name: str, masks: Sequence[Tensor], foregrounds: Sequence[Tensor]) -
         f"{name}_masked_foreground": foreground_share,
         f"{name}_masked_background": background_share,
     }
+
+
+def carrying_masks(
+    inputs: EncoderInputs, carry: Callable[[Tensor, Tensor], Tensor]
+) -> EncoderInputs:
+    """The inputs with every view's mask on board, for a network that sees it.
+
+    Views without a mask get an empty one, so that all have the same number of channels.
+
+    Args:
+        inputs: from ``build_inputs``.
+        carry: view and bool mask, [B, C or 1, H, W], to what the network takes.
+    """
+    empty: Tensor | None = None
+
+    def carried(image_BCHW: Tensor, view: int) -> Tensor:
+        nonlocal empty
+        mask_BCHW = inputs.masks.get(view)
+        if mask_BCHW is None:
+            if empty is None:
+                shape = next(iter(inputs.masks.values()), image_BCHW[:, :1]).shape
+                empty = torch.zeros(shape, dtype=torch.bool, device=image_BCHW.device)
+            mask_BCHW = empty
+        return carry(image_BCHW, mask_BCHW[: len(image_BCHW)])
+
+    numbers = [view for view in inputs.masks if view >= View.NEGATIVE]
+    negatives = {
+        source: tuple(
+            carried(image, view)
+            for image, view in zip(
+                images, (v for v in numbers if negative_source(v) == source), strict=True
+            )
+        )
+        for source, images in inputs.negatives.items()
+    }
+    return inputs._replace(
+        query_BCHW=carried(inputs.query_BCHW, View.QUERY),
+        key_BCHW=carried(inputs.key_BCHW, View.KEY),
+        negatives=negatives,
+    )

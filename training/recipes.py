@@ -9,6 +9,7 @@ from training.augment import AugmentConfig
 from training.config import KnnConfig, PretrainConfig
 from training.encoder import EncoderConfig
 from training.mask_config import MaskConfig
+from training.methods.byol import BYOLConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
@@ -95,6 +96,7 @@ def debug(shards: Path, out: Path) -> PretrainConfig:
         views=ViewConfig(size=32, grid=4),
         moco=replace(small.moco, queue_size=64, batch_norm_group=4, rho_warmup_epochs=1),
         simclr=SimCLRConfig(batch_norm_group=4, rho=1.0, rho_warmup_epochs=1),
+        byol=BYOLConfig(batch_norm_group=4, head_width=256, predictor_width=256),
         knn=replace(small.knn, every_epochs=1),
         log_every_steps=1,
     )

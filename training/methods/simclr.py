@@ -81,7 +81,7 @@ class SimCLR(Method):
         nn.Module.__init__(self)
         self.config = config
         self.encoder = ProjectedBackbone(backbone, config)
-        self._batch_size, self._seed = batch_size, seed
+        self._seed = seed
 
     @property
     def backbone(self) -> Backbone:

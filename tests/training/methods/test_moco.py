@@ -1,6 +1,5 @@
 """MoCo v2 against a step written by hand, and many ranks against one process."""
 
-import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,21 +8,27 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
+from tests.training.methods import small
+from tests.training.methods.small import (
+    BATCH,
+    GROUP,
+    MOMENT,
+    STEP,
+    Scenario,
+    assert_ranks_are_one_process,
+    make_images,
+    small_backbone,
+)
 from training.distributed import batch_permutation
 from training.draws import View, negative_view
-from training.encoder import Backbone
 from training.inputs import EncoderInputs
 from training.methods.interface import Moment
 from training.methods.moco import HARD_NEGATIVE_PASS, KEY_PASS, MoCoConfig, MoCoV2
 
-BATCH, GROUP, STEP, RHO = 8, 4, 5, 1.5
-MOMENT = Moment(step=STEP, steps_per_epoch=10, total_steps=100)
+RHO = 1.5
 CONFIG = MoCoConfig(
     embedding_dim=6,
     queue_size=24,
@@ -35,27 +40,15 @@ CONFIG = MoCoConfig(
 
 
 def make_method(config: MoCoConfig = CONFIG) -> MoCoV2:
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-    method = MoCoV2(config, Backbone(network, 5), batch_size=BATCH, seed=1).double()
+    method = MoCoV2(config, small_backbone(), batch_size=BATCH, seed=1).double()
     with torch.no_grad():  # a key encoder that differs, as in mid-run
         for p in method.key_encoder.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return method
 
 
-def make_images(count: int = 3) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    shape = (BATCH, 3, 8, 8)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
-
-
 def as_inputs(query: Tensor, key: Tensor, *negatives: Tensor) -> EncoderInputs:
-    grid = torch.zeros(2, len(query), 1, 1, dtype=torch.bool)
-    cut = {View.KEY: negatives} if negatives else {}
-    return EncoderInputs(query, key, cut, grid, {}, {})
+    return small.as_inputs(query, key, of_key=negatives)
 
 
 def shuffled_in_groups(encoder: nn.Module, images: Tensor, branch: int) -> Tensor:
@@ -108,7 +101,7 @@ def test_a_step_is_what_the_paper_says(hard: int) -> None:
 
 def test_descending_the_gradient_lowers_the_loss() -> None:
     method = make_method(replace(CONFIG, key_momentum=0.9999))  # keys that hardly move
-    query, key, negative = make_images()
+    query, key, negative = make_images(3)
     queue = method.queue.keys.clone()
     optimizer = torch.optim.SGD(method.trained.parameters(), lr=0.1)
     losses = []
@@ -128,7 +121,7 @@ def test_descending_the_gradient_lowers_the_loss() -> None:
 def test_shuffling_keeps_each_key_with_its_query() -> None:
     method = make_method(MoCoConfig(embedding_dim=6, queue_size=24, batch_norm_group=None))
     method.key_encoder.eval()  # without batch statistics the order must not matter at all
-    _, key, _ = make_images()
+    _, key, _ = make_images(3)
     torch.testing.assert_close(method._encode_keys(key, STEP, KEY_PASS), method.key_encoder(key))
 
 
@@ -146,7 +139,7 @@ def test_permutations_differ_by_step_and_branch() -> None:
 def test_one_negative_for_the_whole_batch_is_encoded_alone_and_shared() -> None:
     """The published code's way: a batch of one image, with its own batch statistics."""
     method, reference = make_method(), make_method()
-    query, key, negative = make_images()
+    query, key, negative = make_images(3)
     result = method.step(
         as_inputs(query, key, negative[:1]), encode=method.query_encoder, moment=MOMENT
     )
@@ -163,7 +156,7 @@ def test_one_negative_for_the_whole_batch_is_encoded_alone_and_shared() -> None:
 
 def test_a_batch_of_one_without_statistics_is_explained() -> None:
     method = make_method()
-    query, key, _ = make_images()
+    query, key, _ = make_images(3)
     one_position = torch.zeros(1, 3, 3, 3, dtype=torch.float64)  # a 3 x 3 kernel leaves 1 x 1
     with pytest.raises(InputError, match=r"larger views or masks\.behaviour paper"):
         method.step(as_inputs(query, key, one_position), encode=method.trained, moment=MOMENT)
@@ -183,7 +176,7 @@ def test_the_head_is_as_deep_and_wide_as_asked() -> None:
 
 
 def test_spread_tells_a_collapse() -> None:
-    query, key, _ = make_images()
+    query, key, _ = make_images(3)
     spreads = []
     for collapsed in (False, True):
         method = make_method()
@@ -200,40 +193,22 @@ def test_spread_tells_a_collapse() -> None:
     assert spreads[1] < 1e-6
 
 
-def _rank_step(rank: int, world_size: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "USE_LIBUV": "0"}
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size
-    )
-    torch.save(_step_of(rank, world_size), Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
-
-
-def _step_of(rank: int, world_size: int) -> dict[str, Any]:
-    method = make_method()
-    parts = [image.chunk(world_size)[rank] for image in make_images()]
-    encode = method.query_encoder
-    wrapped = DistributedDataParallel(encode, broadcast_buffers=False) if world_size > 1 else encode
-    result = method.step(as_inputs(*parts), encode=wrapped, moment=MOMENT)
-    result.loss.backward()
+def scenarios() -> dict[str, Scenario]:
+    query, key, *negatives = make_images(5)
     return {
-        "loss": result.loss.detach(),
-        "grads": [p.grad for p in method.query_encoder.parameters()],
-        "queue": method.queue.keys,
+        "plain": (make_method(), as_inputs(query, key)),
+        "hard": (make_method(), as_inputs(query, key, *negatives[:1])),
+        "prime weights": (
+            make_method(replace(CONFIG, prime_weights=True)),
+            as_inputs(query, key, *negatives),
+        ),
     }
 
 
-def test_two_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:
-    """Batch norm included: its groups are as large as a rank's batch."""
-    spawn(_rank_step, args=(2, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
-    alone = _step_of(0, 1)
-    mean_loss = torch.stack([r["loss"] for r in ranks]).mean()
-    torch.testing.assert_close(mean_loss, alone["loss"])
-    for r in ranks:
-        torch.testing.assert_close(r["queue"], alone["queue"])
-        for ours, theirs in zip(r["grads"], alone["grads"], strict=True):
-            torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path, world_size: int) -> None:
+    """Batch norm included: its groups are no larger than a rank's batch."""
+    assert_ranks_are_one_process(scenarios, world_size, tmp_path / "ranks")
 
 
 @pytest.mark.parametrize(
