@@ -52,9 +52,9 @@ def run() -> None:
     """Parses, pretrains, says where the results are."""
     recipe, local, config = read_command_line(sys.argv[1:])
     print(
-        f"pretraining {config.encoder.architecture} ({recipe}) on {config.shards}: "
-        f"{config.epochs} epochs, masks {config.masks.strategy}, fill {config.fill}, "
-        f"hard negatives {config.moco.hard_negatives}",
+        f"pretraining {config.encoder.architecture} by {config.method} ({recipe}) on "
+        f"{config.shards}: {config.epochs} epochs, masks {config.masks.strategy}, "
+        f"fill {config.fill}, hard negatives {len(config.method_config.negative_views)}",
         flush=True,
     )
     # Ray takes seconds to import: only where it is used.

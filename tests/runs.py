@@ -1,12 +1,19 @@
-"""A pretraining run of seconds, for tests that need one."""
+"""A pretraining run of seconds, for tests that need one, and what it leaves."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from training.checkpoint import CheckpointConfig
-from training.config import KnnConfig, OptimConfig, PretrainConfig
+import torch
+
+from training.checkpoint import CheckpointConfig, CheckpointStore
+from training.config import KnnConfig, PretrainConfig
+from training.context import LocalContext
 from training.encoder import EncoderConfig
+from training.local import launch
+from training.loop import RunResult
 from training.methods.moco import MoCoConfig
+from training.metrics import TIMINGS, read_metrics
+from training.optim import OptimConfig
 from training.views import ViewConfig
 
 
@@ -26,3 +33,31 @@ def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
         log_every_steps=2,
     )
     return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def run(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
+    return launch(config, context or LocalContext(torch.device("cpu")))
+
+
+class StopsAfter(LocalContext):
+    """Asks for a stop when the loop has asked it ``steps`` times."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(torch.device("cpu"))
+        self._left = steps
+
+    def stop_requested(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+def numbers(out: Path) -> list[dict[str, float | str]]:
+    return [{k: v for k, v in e.items() if k not in TIMINGS} for e in read_metrics(out)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    latest = CheckpointStore(out / "checkpoints", keep=1).latest()
+    assert latest is not None
+    state = torch.load(latest / "state.pt", weights_only=True)
+    method: dict[str, torch.Tensor] = state["method"]
+    return method

@@ -10,39 +10,21 @@ from pipeline.atomic import write_atomically
 from pipeline.errors import InputError
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
+from training.collapse import CollapseConfig
+from training.draws import View
 from training.encoder import EncoderConfig
 from training.fills import fill_named
-from training.masks import MaskConfig
+from training.mask_config import MaskConfig
+from training.methods.byol import BYOLConfig
+from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
+from training.methods.registry import METHODS
+from training.methods.simclr import SimCLRConfig
+from training.optim import OptimConfig
 from training.stream import StreamConfig
 from training.views import ViewConfig
 
 CONFIG_FILE = "config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """SGD with a cosine schedule; the defaults are the paper's.
-
-    Attributes:
-        lr: learning rate after the warm-up.
-        momentum: of SGD.
-        weight_decay: on every parameter.
-        warmup_epochs: epochs over which the rate rises linearly from 0.
-    """
-
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise InputError(f"optim.lr {self.lr} must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"optim.momentum {self.momentum} must be in [0, 1)")
-        if self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise InputError("optim.weight_decay and optim.warmup_epochs must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +60,16 @@ class PretrainConfig:
         epochs: passes over the data.
         batch_size: global batch, all workers together.
         seed: everything random follows from it.
-        method: ``moco_v2``.
+        method: ``moco_v2``, ``simclr`` or ``byol``; each has settings of its own (``moco``,
+            ``simclr``, ``byol``).
         fill: what stands in masked patches: mean, blur or high_pass.
         precision: auto takes bf16 autocast where the device has bf16 matrix units.
         num_workers: training processes, one per device; None: every GPU, or one per two CPU cores.
         loader_workers: loading processes of each training process; None: 0 on CPU, 4 on GPU.
         log_every_steps: steps between lines of the record.
         max_failures: how often Ray restarts the workers after a crash.
+        on_collapse: what to do when the embeddings collapse: warn in the record and on the screen,
+            or stop the run.
     """
 
     shards: Path
@@ -99,9 +84,13 @@ class PretrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     moco: MoCoConfig = field(default_factory=MoCoConfig)
+    simclr: SimCLRConfig = field(default_factory=SimCLRConfig)
+    byol: BYOLConfig = field(default_factory=BYOLConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: int | None = None
     loader_workers: int | None = None
@@ -114,12 +103,21 @@ class PretrainConfig:
                 f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more"
             )
         fill_named(self.fill)  # an unknown name is refused here already
+        if self.method not in METHODS:
+            raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.num_workers is not None and self.num_workers < 1:
             raise InputError(f"num_workers {self.num_workers} must be 1 or more")
         if self.loader_workers is not None and self.loader_workers < 0:
             raise InputError(f"loader_workers {self.loader_workers} must not be negative")
         if self.log_every_steps < 1 or self.max_failures < 0:
             raise InputError("log_every_steps must be 1 or more, max_failures 0 or more")
+
+    @property
+    def method_config(self) -> MethodConfig:
+        """The settings of the method that is trained."""
+        settings = getattr(self, METHODS[self.method].config_type.section)
+        assert isinstance(settings, MethodConfig)
+        return settings
 
     @property
     def stream(self) -> StreamConfig:
@@ -130,6 +128,8 @@ class PretrainConfig:
             views=self.views,
             augment=self.augment,
             masks=self.masks,
+            # The contact sheet shows a hard negative even where the method has none.
+            negatives=self.method_config.negative_views or (View.NEGATIVE,),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -147,6 +147,8 @@ MAY_DIFFER_ON_RESUME = (
     "max_failures",
     "checkpoint.",
     "knn.",
+    "collapse.",
+    "on_collapse",
 )
 
 

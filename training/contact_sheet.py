@@ -37,8 +37,8 @@ def write_contact_sheet(
     """
     fill = fill_named(config.fill)
     batch = dataset[step]
-    inputs = build_inputs(batch, masks=config.masks, fill=fill, hard_negatives=True)
-    assert inputs.hard_negative_BCHW is not None
+    inputs = build_inputs(batch, masks=config.masks, fill=fill, negatives=(View.NEGATIVE,))
+    negatives_BCHW = inputs.negatives[View.KEY][0]
     sheet = Image.new(
         "RGB",
         (GAP + len(COLUMNS) * (TILE + GAP), HEADER + rows * (TILE + GAP)),
@@ -57,7 +57,7 @@ def write_contact_sheet(
             _tile(_dim(query_view, inputs.foreground_VBGG[View.QUERY, row].numpy())),
             _tile(_displayed(inputs.query_BCHW[row], fill.high_pass)),
             _tile(_displayed(inputs.key_BCHW[row], fill.high_pass)),
-            _tile(_displayed(inputs.hard_negative_BCHW[row], fill.high_pass)),
+            _tile(_displayed(negatives_BCHW[min(row, len(negatives_BCHW) - 1)], fill.high_pass)),
         )
         for column, tile in enumerate(tiles):
             place = (GAP + column * (TILE + GAP), HEADER + row * (TILE + GAP))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from training.draws import sample_seeds
@@ -33,6 +34,34 @@ def gather_rows(rows_BX: Tensor) -> Tensor:
     parts = [torch.empty_like(rows_BX) for _ in range(world_size())]
     dist.all_gather(parts, rows_BX)
     return torch.cat(parts)
+
+
+class _GatherRows(torch.autograd.Function):
+    """Gathers forward; backward every rank gets the sum of all ranks' gradients of its own rows."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows_BX: Tensor) -> Tensor:
+        """Stacks the ranks' rows."""
+        return gather_rows(rows_BX)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient_NX: Tensor) -> Tensor:
+        """Sums over the ranks, and keeps this rank's rows."""
+        gradient_NX = gradient_NX.contiguous().clone()
+        dist.all_reduce(gradient_NX)
+        return gradient_NX.chunk(world_size())[rank()]
+
+
+def gather_rows_with_gradient(rows_BX: Tensor) -> Tensor:
+    """``gather_rows`` through which gradients flow back, to every rank's rows.
+
+    A rank's rows enter every rank's loss: the gradient is that of the *sum* of the ranks' losses.
+    Averaged over the ranks, as data parallelism does, it is that of their mean.
+    """
+    if world_size() == 1:
+        return rows_BX
+    stacked: Tensor = _GatherRows.apply(rows_BX)
+    return stacked
 
 
 @torch.no_grad()
@@ -63,7 +92,32 @@ def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor
     return torch.from_numpy(np.argsort(order, kind="stable"))
 
 
-@torch.no_grad()
+def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
+    """This rank's share of the global batch's images in shuffled order; no gradient.
+
+    Args:
+        images_BCHW: this rank's images.
+        permutation: shuffle of the global batch (``batch_permutation``), on any device.
+    """
+    permutation = permutation.to(images_BCHW.device, non_blocking=True)
+    mine = permutation.chunk(world_size())[rank()]
+    shuffled = gather_rows(images_BCHW)[mine]
+    if images_BCHW.is_contiguous(memory_format=torch.channels_last):
+        shuffled = shuffled.contiguous(memory_format=torch.channels_last)
+    return shuffled
+
+
+def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
+    """The whole global batch in its own order, from the ranks' shares of a shuffled one.
+
+    Args:
+        rows_BX: what became of this rank's ``shuffled_images``; gradients flow back to it.
+        permutation: that they were shuffled by.
+    """
+    permutation = permutation.to(rows_BX.device, non_blocking=True)
+    return gather_rows_with_gradient(rows_BX)[torch.argsort(permutation)]
+
+
 def encode_shuffled(
     encode: Callable[[Tensor], Tensor], images_BCHW: Tensor, permutation: Tensor
 ) -> Tensor:
@@ -79,13 +133,7 @@ def encode_shuffled(
     Returns:
         Embeddings of the whole global batch in its own order, [B * ranks, D].
     """
-    permutation = permutation.to(images_BCHW.device, non_blocking=True)
-    mine = permutation.chunk(world_size())[rank()]
-    shuffled = gather_rows(images_BCHW)[mine]
-    if images_BCHW.is_contiguous(memory_format=torch.channels_last):
-        shuffled = shuffled.contiguous(memory_format=torch.channels_last)
-    embeddings = gather_rows(encode(shuffled))
-    return embeddings[torch.argsort(permutation)]
+    return restored_rows(encode(shuffled_images(images_BCHW, permutation)), permutation)
 
 
 @torch.no_grad()

@@ -34,14 +34,37 @@ class Stream(enum.IntEnum):
     MASK_SHAPE = 6
     MASK_BOX = 7
     NOISE = 8
+    MASK_APPLY = 9
+    SPATIAL_TILE = 10
+    CHANNEL_TILE = 11
+    FOCAL_TILE = 12
 
 
 class View(enum.IntEnum):
-    """Which view of a sample. The hard negative has the key's crop and colours, its own mask."""
+    """Which view of a sample. A hard negative has its source's crop and colours, its own mask.
+
+    `NEGATIVE` is the first hard negative cut from the key; `negative_view` numbers all of them.
+    """
 
     QUERY = 0
     KEY = 1
     NEGATIVE = 2
+
+
+def negative_view(source: View, index: int) -> int:
+    """Number of the view that is the `index`-th hard negative cut from the key or the query.
+
+    All of them differ, so that each has draws of its own; the key's first is `View.NEGATIVE`.
+    """
+    assert source in (View.QUERY, View.KEY), source
+    assert index >= 0, index
+    return View.NEGATIVE + 2 * index + (1 if source == View.QUERY else 0)
+
+
+def negative_source(view: int) -> View:
+    """The view that a hard negative is cut from, by its number."""
+    assert view >= View.NEGATIVE, view
+    return View.QUERY if (view - View.NEGATIVE) % 2 else View.KEY
 
 
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -149,7 +172,9 @@ def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) ->
     return _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))
 
 
-def gaussian_noise(seeds_B: Tensor, view: int, size: tuple[int, int, int]) -> Tensor:
+def gaussian_noise(
+    seeds_B: Tensor, view: int, size: tuple[int, int, int], *, stream: Stream = Stream.NOISE
+) -> Tensor:
     """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
 
     Box and Muller (1958): each 64-bit hash gives two uniforms of 32 bits, and they two normals, one
@@ -159,6 +184,7 @@ def gaussian_noise(seeds_B: Tensor, view: int, size: tuple[int, int, int]) -> Te
         seeds_B: the samples' seeds, int64 (`torch_seeds`), on the device that the noise is for.
         view: number of the view (`View`).
         size: (C, H, W) of one image.
+        stream: what the noise is for.
 
     Returns:
         Noise of mean 0 and standard deviation 1, float32, `[B, C, H, W]`, on the seeds' device. The
@@ -166,7 +192,7 @@ def gaussian_noise(seeds_B: Tensor, view: int, size: tuple[int, int, int]) -> Te
     """
     values = math.prod(size)
     pairs = (values + 1) // 2
-    bits = torch_random_bits(seeds_B, view, Stream.NOISE, pairs)
+    bits = torch_random_bits(seeds_B, view, stream, pairs)
     # Half a step above the multiples of 2^-32, so that the logarithm never sees 0.
     low = (bits & 0xFFFFFFFF).to(torch.float32).add_(0.5).mul_(2.0**-32)
     angle = (bits >> 32).to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)

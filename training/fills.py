@@ -22,8 +22,8 @@ STRONG_BLUR_AT_224 = (31, 10.0)
 """Kernel and sigma, in pixels, of the blurred fill."""
 HIGH_PASS_AT_224 = (11, 5.0)
 """Kernel and sigma, in pixels, of the high-pass filter."""
-NOISE_STD = {View.QUERY: 0.18, View.NEGATIVE: 0.14}
-"""Standard deviation of the noise in high-passed views; a key is never masked."""
+VIEW_NOISE_STD, NEGATIVE_NOISE_STD = 0.18, 0.14
+"""Standard deviation of the noise in high-passed views and in hard negatives."""
 
 
 class UnmaskedView(NamedTuple):
@@ -33,10 +33,8 @@ class UnmaskedView(NamedTuple):
     """As the encoder sees them: what `Fill.prepare` made of the images."""
     image01_BCHW: Tensor
     """The images, in [0, 1]."""
-    noise_seeds_B: Tensor
-    """The samples' seeds, int64, on the images' device."""
-    view: View
-    """Which view this becomes: each has its own noise."""
+    noise: Callable[[], Tensor]
+    """Makes the noise of the view that this becomes, [B, C, H, W] (`sample_noise`)."""
 
     @property
     def size(self) -> int:
@@ -64,8 +62,12 @@ class Fill:
         Returns:
             The masked views, shape and dtype of the prepared ones.
         """
-        values = self.values(view).to(view.prepared_BCHW.dtype)
-        return torch.where(mask_BCHW, values, view.prepared_BCHW)
+        return filled(view.prepared_BCHW, self.values(view), mask_BCHW)
+
+
+def filled(prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor) -> Tensor:
+    """`values` (they broadcast) where the mask is True, else the prepared view."""
+    return torch.where(mask_BCHW, values.to(prepared_BCHW.dtype), prepared_BCHW)
 
 
 def mean_values(view: UnmaskedView) -> Tensor:
@@ -80,10 +82,27 @@ def blur_values(view: UnmaskedView) -> Tensor:
 
 
 def noise_values(view: UnmaskedView) -> Tensor:
-    """Gaussian noise of mean 0, of each sample's own seed."""
-    channels, height, width = view.prepared_BCHW.shape[1:]
-    noise = gaussian_noise(view.noise_seeds_B, view.view, (channels, height, width))
-    return noise.mul_(NOISE_STD[view.view])
+    """Gaussian noise of mean 0, as the view brings it."""
+    return view.noise()
+
+
+def noise_std(view: int) -> float:
+    """Standard deviation of the noise in a view, by its number (`training.draws.View`)."""
+    return NEGATIVE_NOISE_STD if view >= View.NEGATIVE else VIEW_NOISE_STD
+
+
+def sample_noise(seeds_B: Tensor, *, view: int, size: tuple[int, int, int]) -> Tensor:
+    """The noise of a view, of each sample's own seed.
+
+    Args:
+        seeds_B: the samples' seeds, int64, on the device that the noise is for.
+        view: number of the view.
+        size: (C, H, W).
+
+    Returns:
+        Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`.
+    """
+    return gaussian_noise(seeds_B, view, size).mul_(noise_std(view))
 
 
 def high_passed(image01_BCHW: Tensor) -> Tensor:

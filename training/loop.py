@@ -10,6 +10,7 @@ import torch
 from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
 from training.checkpoint import CheckpointStore, load_state
+from training.collapse import CollapseWatch
 from training.config import PretrainConfig
 from training.contact_sheet import write_contact_sheet
 from training.context import TrainContext
@@ -20,12 +21,15 @@ from training.encoder import build_backbone
 from training.evaluation import ExtractConfig
 from training.export import export_run
 from training.fills import fill_named
-from training.inputs import build_inputs, to_device
+from training.inputs import build_inputs, carrying_masks, to_device
 from training.interval import Interval
 from training.knn_check import knn_over_ranks
+from training.methods.interface import Moment
 from training.methods.registry import METHODS
 from training.metrics import MetricsLog
-from training.schedules import cosine_lr, linear_warmup
+from training.optim import build_optimiser
+from training.schedules import cosine_lr
+from training.stem import with_mask
 from training.stream import BatchDataset, HostBatch, make_loader
 
 CONTINUE, SAVE, STOP = 0, 1, 2
@@ -82,21 +86,16 @@ class Trainer:
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.encoder)
         self.method = METHODS[config.method](
-            config.moco, backbone, batch_size=config.batch_size, seed=config.seed
+            config.method_config, backbone, batch_size=config.batch_size, seed=config.seed
         )
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.method.trained.parameters(),
-            lr=config.optim.lr,
-            momentum=config.optim.momentum,
-            weight_decay=config.optim.weight_decay,
-            fused=self.device.type == "cuda",
-        )
+        self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
+        self.collapse = CollapseWatch(config.collapse)
         self.interval = Interval()
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
-        self.encode_query = data_parallel(self.method.trained, self.device)
+        self.encode = data_parallel(self.method.trained, self.device)
         self.log = MetricsLog(config.out, resume_step=self.step) if rank() == 0 else None
         self.values: dict[str, float] = {}
         self._saved_at = time.monotonic()
@@ -140,30 +139,26 @@ class Trainer:
             total_steps=self.total_steps,
             warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
         )
-        rho = linear_warmup(
-            self.step,
-            value=config.moco.rho,
-            warmup_steps=round(config.moco.rho_warmup_epochs * self.steps_per_epoch),
-        )
         batch = to_device(host_batch, self.device)
         # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
         inputs = build_inputs(
             batch,
             masks=config.masks,
             fill=self.fill,
-            hard_negatives=config.moco.hard_negatives > 0,
+            negatives=config.method_config.negative_views,
         )
+        if self.method.backbone.sees_masks:
+            inputs = carrying_masks(inputs, with_mask)
+        moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            result = self.method.step(
-                inputs, encode_query=self.encode_query, step=self.step, rho=rho
-            )
+            result = self.method.step(inputs, encode=self.encode, moment=moment)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.interval.add({"loss": result.loss.detach(), **result.metrics, **inputs.telemetry})
-        self.interval.set(lr=lr, rho=rho)
+        self.interval.set(lr=lr, **result.settings)
         self.step += 1
 
     def _due(self, every: int) -> bool:
@@ -191,12 +186,22 @@ class Trainer:
         if not np.isfinite(list(values.values())).all():
             raise InputError(
                 f"the loss is no longer finite at step {self.step} ({values['loss']}): "
-                "lower optim.lr or moco.rho, or lengthen their warm-up"
+                "lower optim.lr or rho, or lengthen their warm-up"
             )
-        if self.log is None:
+        if self.log is not None:
+            self.log.write(step=self.step, kind="train", values=values)
+            self.context.say(self._progress(values))
+        self._on_collapse(self.collapse.look(self.step, spread=values.get("embedding_spread")))
+
+    def _on_collapse(self, warning: str | None) -> None:
+        """Records a warning, and ends the run if that was asked for."""
+        if warning is None:
             return
-        self.log.write(step=self.step, kind="train", values=values)
-        self.context.say(self._progress(values))
+        if self.log is not None:
+            self.log.warn(step=self.step, message=warning)
+            self.context.say(f"warning: {warning}")
+        if self.config.on_collapse == "stop":
+            raise InputError(f"{warning} (on_collapse is stop)")
 
     def _progress(self, values: dict[str, float]) -> str:
         left = (self.total_steps - self.step) * self.config.batch_size
@@ -232,6 +237,7 @@ class Trainer:
             self.log.write(step=self.step, kind="eval", values={"knn": accuracy})
             self.context.say(f"kNN {accuracy:.2f} % after {self.step} steps")
         self.context.report(self.values)
+        self._on_collapse(self.collapse.look(self.step, knn=accuracy))
 
     def _contact_sheet(self) -> None:
         if rank() == 0:
@@ -248,6 +254,7 @@ class Trainer:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "interval": self.interval.state_dict(),
+            "collapse": self.collapse.state_dict(),
         }
         self.store.save(self.step, state, self.config.to_json(), self._export)
         self._export(self.config.out / "backbone")
@@ -270,6 +277,7 @@ class Trainer:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.interval.load_state_dict(state["interval"])
+        self.collapse.load_state_dict(state["collapse"])
         if rank() == 0:
             self.context.say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])

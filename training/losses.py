@@ -1,13 +1,18 @@
 """Contrastive losses with hard negatives.
 
-Shapes: `B` batch, `D` embedding, `K` queue, `N` hard negatives per image.
+Shapes: `B` batch, `D` embedding, `K` queue, `N` hard negatives per image, `G` global batch.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Weigh = Callable[[Tensor, float | Tensor], Tensor]
+"""Logarithms of the weights of hard negatives [B, N], from their similarities [B, N] and the scale
+that makes these logits: without gradient."""
 
 
 class InfoNCELogits(NamedTuple):
@@ -26,6 +31,7 @@ def info_nce(
     temperature: float,
     hard_negatives_BND: Tensor | None = None,
     rho: float | Tensor = 0.0,
+    weigh: Weigh | None = None,
 ) -> tuple[Tensor, InfoNCELogits]:
     """MoCo's InfoNCE with each query's own hard negatives in the denominator.
 
@@ -45,6 +51,7 @@ def info_nce(
         temperature: divides every logit, > 0.
         hard_negatives_BND: unit rows, the N hard negatives of each query.
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
+        weigh: weights of the hard negatives' terms; None: 1.
 
     Returns:
         The loss, a scalar, and the similarities. Computed in the dtype given, under autocast too.
@@ -52,12 +59,138 @@ def info_nce(
     with torch.autocast(device_type=query_BD.device.type, enabled=False):
         positive_B = (query_BD * key_BD).sum(dim=1)
         queue_BK = query_BD @ queue_KD.mT
-        columns = [positive_B[:, None], queue_BK]
+        logits = torch.cat([positive_B[:, None], queue_BK], dim=1) / temperature
         hard_BN = None
         if hard_negatives_BND is not None:
-            hard_BN = (hard_negatives_BND @ query_BD[:, :, None]).squeeze(2)
-            columns.append(rho * hard_BN)
-        logits = torch.cat(columns, dim=1) / temperature
+            hard_BN, hard_logits_BN = _hard_logits(
+                query_BD, hard_negatives_BND, rho / temperature, weigh
+            )
+            logits = torch.cat([logits, hard_logits_BN], dim=1)
         target_B = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         loss = functional.cross_entropy(logits, target_B)
     return loss, InfoNCELogits(positive_B, queue_BK, hard_BN)
+
+
+class NTXentLogits(NamedTuple):
+    """Similarities of the anchors, before rho and temperature; those of view 1 come first."""
+
+    positive_A: Tensor
+    negative: Tensor
+    """Mean over the anchors and their negatives from other images, both views: a scalar."""
+    best_negative_A: Tensor
+    hard_AN: Tensor | None
+
+
+def nt_xent(
+    view1_BD: Tensor,
+    view2_BD: Tensor,
+    *,
+    temperature: float,
+    all_view1_GD: Tensor | None = None,
+    all_view2_GD: Tensor | None = None,
+    first_row: int = 0,
+    hard_negatives1_BND: Tensor | None = None,
+    hard_negatives2_BND: Tensor | None = None,
+    rho: float | Tensor = 0.0,
+    weigh: Weigh | None = None,
+) -> tuple[Tensor, NTXentLogits]:
+    """NT-Xent over both views, with each anchor's own hard negatives in its denominator.
+
+    An anchor's positive is the other view of its image, its negatives are both views of all other
+    images (Chen et al., SimCLR, arXiv 2002.05709): cross entropy over the 2 G - 1 similarities
+    divided by the temperature. Its hard negatives add exp(rho * z.z- / temperature) each to the
+    denominator. The masked variant of SimCLR is named in arXiv 2309.12757 without its loss: where
+    the hard negatives enter is this project's reading.
+
+    Identical embeddings give log(2 G - 1 + N * exp((rho - 1) / temperature)), uniform similarities
+    without hard negatives log(2 G - 1).
+
+    Args:
+        view1_BD: unit rows, anchors of this rank.
+        view2_BD: unit rows, anchors of this rank.
+        temperature: divides every logit, > 0.
+        all_view1_GD: unit rows of the global batch, this rank's among them; None: only this rank's.
+        all_view2_GD: the same of view 2.
+        first_row: where this rank's rows begin in the global batch.
+        hard_negatives1_BND: unit rows, the N hard negatives of each anchor in view 1.
+        hard_negatives2_BND: those of each anchor in view 2; both or none.
+        rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
+        weigh: weights of the hard negatives' terms; None: 1.
+
+    Returns:
+        The loss, mean over this rank's 2 B anchors, and the similarities. Computed in the dtype
+        given, under autocast too.
+    """
+    assert (hard_negatives1_BND is None) == (hard_negatives2_BND is None)
+    with torch.autocast(device_type=view1_BD.device.type, enabled=False):
+        anchors_AD = torch.cat((view1_BD, view2_BD))
+        bank = torch.cat(
+            (
+                view1_BD if all_view1_GD is None else all_view1_GD,
+                view2_BD if all_view2_GD is None else all_view2_GD,
+            )
+        )
+        similarity = anchors_AD @ bank.mT
+        row_B = torch.arange(len(view1_BD), device=anchors_AD.device) + first_row
+        other_B = row_B + len(bank) // 2
+        own_A, partner_A = torch.cat((row_B, other_B)), torch.cat((other_B, row_B))
+        column = torch.arange(len(bank), device=anchors_AD.device)
+        is_own = column == own_A[:, None]
+        logits = (similarity / temperature).masked_fill(is_own, -torch.inf)
+        hard_AN = None
+        if hard_negatives1_BND is not None and hard_negatives2_BND is not None:
+            hard_AND = torch.cat((hard_negatives1_BND, hard_negatives2_BND))
+            hard_AN, hard_logits_AN = _hard_logits(anchors_AD, hard_AND, rho / temperature, weigh)
+            logits = torch.cat((logits, hard_logits_AN), dim=1)
+        loss = functional.cross_entropy(logits, partner_A)
+    with torch.no_grad():
+        no_negative = is_own | (column == partner_A[:, None])
+        negatives = similarity.masked_fill(no_negative, 0.0)
+        positive_A = similarity.gather(1, partner_A[:, None]).squeeze(1)
+        return loss, NTXentLogits(
+            positive_A,
+            negatives.sum() / max(1, len(anchors_AD) * (len(bank) - 2)),
+            similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
+            hard_AN,
+        )
+
+
+def _hard_logits(
+    anchors_BD: Tensor, hard_negatives_BND: Tensor, scale: float | Tensor, weigh: Weigh | None
+) -> tuple[Tensor, Tensor]:
+    """Similarities of anchors to their hard negatives, [B, N], and the logits of their terms."""
+    hard_BN = (hard_negatives_BND @ anchors_BD[:, :, None]).squeeze(2)
+    logits_BN = scale * hard_BN
+    return hard_BN, logits_BN if weigh is None else logits_BN + weigh(hard_BN, scale)
+
+
+def prime_log_weights(
+    similarity_BN: Tensor, *, scale: float | Tensor, power: float, bias: float
+) -> Tensor:
+    """Weights of hard negatives by the rank of their similarity: the most similar count most.
+
+    w = ((1 - bias) * (n - rank) / n + bias) ** power with rank 0 for the most similar of all n,
+    then all scaled by one factor so that the total of the weighted terms is that of the unweighted
+    ones: sum of w * exp(scale * s) = sum of exp(scale * s). After the importance-based reweighting
+    of Cao et al., "Prime Sample Attention in Object Detection", CVPR 2020, section 4.2, which ranks
+    detections and keeps the total of their losses.
+
+    Args:
+        similarity_BN: of the anchors to their hard negatives.
+        scale: what makes logits of them, rho / temperature.
+        power: exponent, >= 0; 0 makes all weights 1.
+        bias: in [0, 1].
+
+    Returns:
+        The logarithms of the weights, same shape, without gradient.
+    """
+    with torch.no_grad():
+        flat = similarity_BN.flatten()
+        order = torch.argsort(flat, descending=True, stable=True)
+        rank = torch.empty_like(order)
+        rank.scatter_(0, order, torch.arange(len(flat), device=flat.device))
+        share = (len(flat) - rank).to(flat.dtype) / len(flat)
+        log_weight = power * torch.log((1.0 - bias) * share + bias)
+        logits = scale * flat
+        kept = torch.logsumexp(logits, 0) - torch.logsumexp(logits + log_weight, 0)
+        return (log_weight + kept).view_as(similarity_BN)

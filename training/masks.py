@@ -1,173 +1,52 @@
-"""Which pixels of a query and of a hard negative are masked.
+"""Which pixels of a view and of a hard negative are masked.
 
 Shapes: `B` batch, `C` channels (1, or 3 where channels may be masked apart), `G` grid side,
 `N` = G * G patches, `H W` pixels.
 
-The numbers are drawn first (`draw_masks`, in the loader) and applied later (`query_mask`,
-`hard_negative_mask`, on any device), so that a mask can be drawn again from its sample's seed.
+The numbers are drawn first (`training.mask_draws`, in the loader) and applied here, on any device,
+so that a mask can be drawn again from its sample's seed.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.preprocessing import REFERENCE_VIEW_SIZE
-from training.draws import Stream, uniforms
-from training.patches import Strata, choose_patches, patches_to_pixels
-
-NUM_CHANNELS = 3
-QUERY_BOX_SIDE_AT_224 = 200
-"""Side in pixels, at 224 px, of the box that the focal mask of a query leaves visible."""
-NEGATIVE_BOX_SIDE_AT_224 = 130
-"""Side in pixels, at 224 px, of the box that the focal mask of a hard negative hides."""
-FOCAL_PROBABILITY = 0.20
-SPATIAL_PROBABILITY = 0.24
-"""Shapes of the high-pass fill's masks; the third, channel-wise, has the remaining 0.56."""
+from training.mask_draws import MaskDraws, is_channel_wise, is_focal
+from training.mask_strategies import GridView, foreground_only, mask_strategy
+from training.patches import patches_to_pixels
 
 
-def _balanced(foreground_BN: Tensor) -> Strata:
-    return foreground_BN, ~foreground_BN
-
-
-def _one_stratum(foreground_BN: Tensor) -> Strata:
-    return torch.ones_like(foreground_BN), torch.zeros_like(foreground_BN)
-
-
-def _nothing(foreground_BN: Tensor) -> Strata:
-    return torch.zeros_like(foreground_BN), torch.zeros_like(foreground_BN)
-
-
-MASK_STRATEGIES: dict[str, Callable[[Tensor], Strata]] = {
-    "none": _nothing,
-    # As in Masked Siamese ConvNets (arXiv 2206.07700).
-    "random": _one_stratum,
-    "balanced": _balanced,
-    # A control: the caller hands over the foreground of another image.
-    "shuffled": _balanced,
-}
-"""How each strategy splits a view's patches into the strata of its query mask."""
-
-
-def mask_strategy(name: str) -> Callable[[Tensor], Strata]:
-    """Look a mask strategy up by its name.
-
-    Raises:
-        InputError: an unknown name; the message lists the known ones.
-    """
-    if name not in MASK_STRATEGIES:
-        raise InputError(
-            f"unknown mask strategy {name!r}: choose from {', '.join(MASK_STRATEGIES)}"
-        )
-    return MASK_STRATEGIES[name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskConfig:
-    """How views are masked; the defaults are the paper's (arXiv 2309.12757, section 3)."""
-
-    strategy: Literal["none", "random", "balanced", "shuffled"] = "balanced"
-    """Which patches of a query are masked."""
-    query_ratio: tuple[float, float] = (0.05, 0.25)
-    """Range of the masking ratio of a query, of all its patches."""
-    negative_ratio: tuple[float, float] = (0.4, 0.7)
-    """Range of the masking ratio of a hard negative, of its foreground patches."""
-    foreground_threshold: float = -0.6
-    """A patch is foreground from mean + this * std of its view's saliency on."""
-
-    def __post_init__(self) -> None:
-        mask_strategy(self.strategy)
-        for name in ("query_ratio", "negative_ratio"):
-            low, high = getattr(self, name)
-            if not 0.0 <= low <= high <= 1.0:
-                raise InputError(f"{name} is {low} to {high}: wanted 0 <= low <= high <= 1")
-        if not math.isfinite(self.foreground_threshold):
-            raise InputError(
-                f"foreground_threshold is {self.foreground_threshold}: wanted a finite number"
-            )
-
-
-class MaskDraws(NamedTuple):
-    """The numbers that decide the masks of one view of each sample; drawn on the CPU."""
-
-    ratio_B: Tensor
-    """Masking ratio, float64."""
-    scores_BCN: Tensor
-    """Uniform in [0, 1) per channel and patch, float32; a stratum's lowest are masked."""
-    shape_B: Tensor
-    """Uniform in [0, 1), float32: which of the high-pass fill's three shapes."""
-    box_B4: Tensor
-    """top, left, bottom, right of the focal box in pixels, int64; bottom and right exclusive."""
-
-
-def scaled_side(side_at_224: int, view_size: int) -> int:
-    """Scale a side stated for 224 px views: the nearest whole number of pixels, at least 1."""
-    return max(1, round(side_at_224 * view_size / REFERENCE_VIEW_SIZE))
-
-
-def _float32(values: NDArray[np.float64]) -> Tensor:
-    # Cut to 24 bits first: rounding to the nearest float32 could give 1.
-    return torch.from_numpy((np.floor(values * 2.0**24) * 2.0**-24).astype(np.float32))
-
-
-def draw_masks(
-    seeds_B: NDArray[np.uint64],
+def _grid_mask(
+    choose: Callable[[GridView], Tensor],
+    foreground_BGG: Tensor,
+    saliency_BGG: Tensor,
+    draws: MaskDraws,
     *,
-    view: int,
-    ratio: tuple[float, float],
-    grid: int,
     view_size: int,
-    box_side: int,
-) -> MaskDraws:
-    """Draw the numbers that decide the masks of one view of each sample.
-
-    Args:
-        seeds_B: the samples' seeds (`training.draws.sample_seeds`).
-        view: number of the view (`training.draws.View`).
-        ratio: range of the masking ratio; each sample's is uniform in it.
-        grid: patches per side of a view.
-        view_size: side of a view in pixels.
-        box_side: side of the focal box in pixels; its place is uniform inside the view.
-
-    Returns:
-        The draws, as CPU tensors.
-    """
-    low, high = ratio
-    ratio_B = low + (high - low) * uniforms(seeds_B, view, Stream.MASK_RATIO, 1)[:, 0]
-    scores = uniforms(seeds_B, view, Stream.MASK_SCORES, NUM_CHANNELS * grid * grid)
-    shape_B = uniforms(seeds_B, view, Stream.MASK_SHAPE, 1)[:, 0]
-    places = view_size - box_side + 1
-    corner_B2 = (uniforms(seeds_B, view, Stream.MASK_BOX, 2) * places).astype(np.int64)
-    return MaskDraws(
-        ratio_B=torch.from_numpy(ratio_B),
-        scores_BCN=_float32(scores).reshape(-1, NUM_CHANNELS, grid * grid),
-        shape_B=_float32(shape_B),
-        box_B4=torch.from_numpy(np.concatenate((corner_B2, corner_B2 + box_side), axis=1)),
-    )
-
-
-def _focal(draws: MaskDraws) -> Tensor:
-    """Which images have a focal mask where shapes are drawn, bool `[B, 1, 1, 1]`."""
-    return draws.shape_B[:, None, None, None] < FOCAL_PROBABILITY
-
-
-def _grid_mask(strata: Strata, draws: MaskDraws, *, view_size: int, high_pass: bool) -> Tensor:
+    high_pass: bool,
+    show: float,
+    released: bool,
+) -> Tensor:
     """Masks of whole patches, `[B, C, H, W]`; with `high_pass` for images without focal mask."""
-    if not high_pass:
-        scores_B1N = draws.scores_BCN[:, :1]
-        return patches_to_pixels(
-            choose_patches(scores_B1N, strata, draws.ratio_B, capped=False), view_size
+    scores_BCN = draws.scores_BCN[:, :1]
+    if high_pass:
+        apart_B11 = is_channel_wise(draws)[:, None, None]
+        scores_BCN = torch.where(apart_B11, draws.scores_BCN, scores_BCN)
+    patches_BCN = choose(
+        GridView(
+            foreground_BN=foreground_BGG.flatten(1),
+            saliency_BN=saliency_BGG.flatten(1),
+            scores_BCN=scores_BCN,
+            ratio_B=draws.ratio_B,
+            show=show,
+            capped=high_pass,
+            released=released,
         )
-    channel_wise = draws.shape_B[:, None, None] >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
-    scores_BCN = torch.where(channel_wise, draws.scores_BCN, draws.scores_BCN[:, :1])
-    patches_BCN = choose_patches(scores_BCN, strata, draws.ratio_B, capped=True)
-    return patches_to_pixels(patches_BCN & ~_focal(draws)[..., 0], view_size)
+    )
+    if high_pass:
+        patches_BCN = patches_BCN & ~is_focal(draws)[:, None, None]
+    return patches_to_pixels(patches_BCN, view_size)
 
 
 def _inside_box(box_B4: Tensor, view_size: int) -> tuple[Tensor, Tensor]:
@@ -177,22 +56,35 @@ def _inside_box(box_B4: Tensor, view_size: int) -> tuple[Tensor, Tensor]:
     return inside_B2S[:, :1, :, None], inside_B2S[:, 1:, None, :]
 
 
-def query_mask(
-    foreground_BGG: Tensor, draws: MaskDraws, *, strategy: str, view_size: int, high_pass: bool
+def view_mask(
+    foreground_BGG: Tensor,
+    saliency_BGG: Tensor,
+    draws: MaskDraws,
+    *,
+    strategy: str,
+    view_size: int,
+    high_pass: bool,
+    probability: float = 1.0,
+    show: float = 0.0,
+    released: bool = False,
 ) -> Tensor:
-    """The masks of queries.
+    """The masks of queries, or of keys.
 
-    Patches are drawn uniformly without replacement within the strategy's strata, in the numbers of
-    `training.patches.masked_counts`. With `high_pass` each image has one of three shapes: focal
-    (everything outside the box is masked, whatever the saliency), spatial (the same patches in all
-    channels) or channel-wise (patches drawn for each channel apart).
+    Patches are chosen by the strategy (`training.mask_strategies`). With `high_pass` each image has
+    one of three shapes: focal (everything outside the box is masked, whatever the saliency),
+    spatial (the same patches in all channels) or channel-wise (patches drawn for each channel
+    apart).
 
     Args:
         foreground_BGG: bool; for `shuffled`, that of another image.
+        saliency_BGG: what `attmask_*` orders the patches by, float.
         draws: what `draw_masks` drew, on the foreground's device.
         strategy: a key of `MASK_STRATEGIES`.
         view_size: side of the view in pixels, a multiple of G.
         high_pass: whether the masks are for the high-pass fill.
+        probability: how often a view is masked at all.
+        show: share of the masked patches that `attmask_hint` shows again.
+        released: whether patches are counted as the published code does.
 
     Returns:
         True where masked, bool `[B, C, H, W]`; C is 3 with `high_pass`, else 1.
@@ -200,23 +92,36 @@ def query_mask(
     Raises:
         InputError: an unknown strategy, or a view that the grid does not divide.
     """
-    strata = mask_strategy(strategy)(foreground_BGG.flatten(1))
-    mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
-    if not high_pass:
-        return mask_BCHW
-    # A strategy that masks nothing has nothing in its strata, and then no focal mask either.
-    maskable_B = (strata[0] | strata[1]).any(dim=1)
-    focal = _focal(draws) & maskable_B[:, None, None, None]
-    rows, columns = _inside_box(draws.box_B4, view_size)
-    return mask_BCHW.bitwise_or_((focal & ~rows) | (focal & ~columns))
+    mask_BCHW = _grid_mask(
+        mask_strategy(strategy),
+        foreground_BGG,
+        saliency_BGG,
+        draws,
+        view_size=view_size,
+        high_pass=high_pass,
+        show=show,
+        released=released,
+    )
+    if high_pass and strategy != "none":
+        focal = is_focal(draws)[:, None, None, None]
+        rows, columns = _inside_box(draws.box_B4, view_size)
+        mask_BCHW.bitwise_or_((focal & ~rows) | (focal & ~columns))
+    if probability < 1.0:
+        mask_BCHW.bitwise_and_((draws.apply_B < probability)[:, None, None, None])
+    return mask_BCHW
 
 
 def hard_negative_mask(
-    foreground_BGG: Tensor, draws: MaskDraws, *, view_size: int, high_pass: bool
+    foreground_BGG: Tensor,
+    draws: MaskDraws,
+    *,
+    view_size: int,
+    high_pass: bool,
+    released: bool = False,
 ) -> Tensor:
-    """The masks of hard negatives: foreground patches only, in the numbers of a query's.
+    """The masks of hard negatives: foreground patches only, in the numbers of a balanced view's.
 
-    With `high_pass` each image has one of the three shapes of `query_mask`, but the focal one masks
+    With `high_pass` each image has one of the three shapes of `view_mask`, but the focal one masks
     the inside of its box.
 
     Args:
@@ -224,6 +129,7 @@ def hard_negative_mask(
         draws: what `draw_masks` drew, on the foreground's device.
         view_size: side of the view in pixels, a multiple of G.
         high_pass: whether the masks are for the high-pass fill.
+        released: whether patches are counted as the published code does.
 
     Returns:
         True where masked, bool `[B, C, H, W]`; C is 3 with `high_pass`, else 1.
@@ -231,13 +137,20 @@ def hard_negative_mask(
     Raises:
         InputError: a view that the grid does not divide.
     """
-    foreground_BN = foreground_BGG.flatten(1)
-    strata = (foreground_BN, torch.zeros_like(foreground_BN))
-    mask_BCHW = _grid_mask(strata, draws, view_size=view_size, high_pass=high_pass)
+    mask_BCHW = _grid_mask(
+        foreground_only,
+        foreground_BGG,
+        foreground_BGG,
+        draws,
+        view_size=view_size,
+        high_pass=high_pass,
+        show=0.0,
+        released=released,
+    )
     if not high_pass:
         return mask_BCHW
     rows, columns = _inside_box(draws.box_B4, view_size)
-    return mask_BCHW.bitwise_or_((_focal(draws) & rows) & columns)
+    return mask_BCHW.bitwise_or_((is_focal(draws)[:, None, None, None] & rows) & columns)
 
 
 def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Tensor]:

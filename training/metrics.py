@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.atomic import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+WARNING = "warning"
 TIMINGS = ("images_per_second", "data_wait_share", "seconds")
 """Entries that depend on the machine; all others are the same in a rerun on one CPU worker."""
 
@@ -39,6 +40,11 @@ class MetricsLog:
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
+    def warn(self, *, step: int, message: str) -> None:
+        """Writes a warning of global step ``step``; its ``kind`` is ``warning``."""
+        self._file.write(json.dumps({"step": step, "kind": WARNING, "message": message}) + "\n")
+        self._board.add_text(WARNING, message, step)
+
     def close(self) -> None:
         """Flushes and closes both records."""
         self._file.close()
@@ -60,5 +66,10 @@ def read_metrics(folder: Path) -> list[dict[str, float | str]]:
 
 def latest_values(folder: Path) -> dict[str, float]:
     """The last value of every number in a run's record."""
-    values = {name: value for entry in read_metrics(folder) for name, value in entry.items()}
+    values = {
+        name: value
+        for entry in read_metrics(folder)
+        if entry["kind"] != WARNING
+        for name, value in entry.items()
+    }
     return {name: float(value) for name, value in values.items() if name not in ("step", "kind")}

@@ -17,7 +17,9 @@ _CAPPED_FROM = 0.56
 _CAP = 0.55
 
 
-def masked_counts(ratio_B: Tensor, strata: Strata, *, capped: bool) -> tuple[Tensor, Tensor]:
+def masked_counts(
+    ratio_B: Tensor, strata: Strata, *, capped: bool, released: bool = False
+) -> tuple[Tensor, Tensor]:
     """How many patches of each stratum are masked.
 
     With r the masking ratio, N patches and n of them in the first stratum: round(r * (n / N) * N)
@@ -29,6 +31,9 @@ def masked_counts(ratio_B: Tensor, strata: Strata, *, capped: bool) -> tuple[Ten
         strata: the two sets of patches.
         capped: whether r * n / N becomes 0.55 where it is 0.56 or more, as in the paper's
             high-pass variant.
+        released: whether to count as the published code does: a stratum of exactly one patch is
+            never masked, and of a second stratum of n patches whose count is -1 (41 to 47
+            foreground patches of 49 can make it so) all but one are.
 
     Returns:
         Two int64 tensors, `[B]`.
@@ -40,10 +45,23 @@ def masked_counts(ratio_B: Tensor, strata: Strata, *, capped: bool) -> tuple[Ten
         share_B = torch.where(share_B >= _CAPPED_FROM, _CAP, share_B)
     first_B = torch.round(share_B * patches).to(torch.int64)
     second_B = torch.floor(patches * ratio_B).to(torch.int64) - first_B
+    if released:
+        # The published code cuts a list of patches at [:count]: so a negative count counts from
+        # the list's end.
+        second_B = torch.where(second_B < 0, second_size_B + second_B, second_B)
+        first_B = torch.where(size_B == 1, 0, first_B)
+        second_B = torch.where(second_size_B == 1, 0, second_B)
     return torch.minimum(first_B, size_B), torch.minimum(second_B.clamp(min=0), second_size_B)
 
 
-def choose_patches(scores_BCN: Tensor, strata: Strata, ratio_B: Tensor, *, capped: bool) -> Tensor:
+def choose_patches(
+    scores_BCN: Tensor,
+    strata: Strata,
+    ratio_B: Tensor,
+    *,
+    capped: bool,
+    released: bool = False,
+) -> Tensor:
     """Mask the patches of lowest score in each stratum, as many as `masked_counts` says.
 
     With uniform scores that is a uniform draw without replacement. Equal scores go to the lower
@@ -54,12 +72,13 @@ def choose_patches(scores_BCN: Tensor, strata: Strata, ratio_B: Tensor, *, cappe
         strata: the two sets of patches.
         ratio_B: masking ratios in [0, 1], float64.
         capped: as in `masked_counts`.
+        released: as in `masked_counts`.
 
     Returns:
         True where masked, bool `[B, C, N]`.
     """
     first_BN, second_BN = strata
-    first_B, second_B = masked_counts(ratio_B, strata, capped=capped)
+    first_B, second_B = masked_counts(ratio_B, strata, capped=capped, released=released)
     # One sort serves both strata: the first one's patches, then the second's, then the others.
     offset_BN = 2.0 - 2.0 * first_BN - 1.0 * second_BN
     order_BCN = torch.argsort(scores_BCN + offset_BN[:, None], dim=-1, stable=True)

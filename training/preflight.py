@@ -4,7 +4,6 @@ from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
 from training.evaluation import labelled_pair
-from training.methods.registry import METHODS
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
@@ -22,8 +21,6 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     Raises:
         InputError: names what does not fit and what to do.
     """
-    if config.method not in METHODS:
-        raise InputError(f"unknown method {config.method!r}: choose one of {', '.join(METHODS)}")
     info = load_dataset_info(config.shards)
     check_shards(config.shards, info)
     if config.batch_size % num_ranks:
@@ -31,7 +28,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
             f"the global batch {config.batch_size} cannot be split over {num_ranks} ranks: "
             "choose a multiple"
         )
-    config.moco.check_batch(config.batch_size, num_ranks)
+    config.method_config.check_batch(config.batch_size, num_ranks)
     if info.num_images < config.batch_size:
         raise InputError(
             f"{config.shards} holds {info.num_images} images, fewer than one global batch of "

@@ -24,14 +24,8 @@ from pipeline.manifest import DatasetInfo
 from pipeline.shards import ShardSetReader
 from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.draws import View, sample_seeds, torch_seeds
-from training.masks import (
-    NEGATIVE_BOX_SIDE_AT_224,
-    QUERY_BOX_SIDE_AT_224,
-    MaskConfig,
-    MaskDraws,
-    draw_masks,
-    scaled_side,
-)
+from training.mask_config import MaskConfig
+from training.mask_draws import MaskDraws, box_side, draw_masks
 from training.views import ViewConfig, cut_views, draw_crops, pool_saliency
 
 SHARD_ORDER_DOMAIN, WINDOW_DOMAIN = 0x53484152, 0x57494E44
@@ -107,8 +101,8 @@ class HostBatch(NamedTuple):
     """The saliency that steers the masks: another image's with strategy ``shuffled``."""
     query_colours: ColourDraws
     key_colours: ColourDraws
-    query_masks: MaskDraws
-    negative_masks: MaskDraws
+    masks: dict[int, MaskDraws]
+    """By the number of the view: those of the masked views and of the hard negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +112,7 @@ class StreamConfig:
     Attributes:
         seed: the run's seed.
         batch_size: global batch, all ranks together.
+        negatives: numbers of the views that are hard negatives (`training.draws.negative_view`).
         window: shards whose samples are mixed.
     """
 
@@ -126,6 +121,7 @@ class StreamConfig:
     views: ViewConfig
     augment: AugmentConfig
     masks: MaskConfig
+    negatives: tuple[int, ...] = (View.NEGATIVE,)
     window: int = 16
 
 
@@ -198,7 +194,6 @@ class BatchDataset(Dataset[HostBatch]):
             draw_colours(seeds_B, view=view, config=config.augment, view_size=views.size)
             for view in (View.QUERY, View.KEY)
         ]
-        grid_and_size = {"grid": views.grid, "view_size": views.size}
         return HostBatch(
             sample_ids_B=torch.from_numpy(ids_B),
             noise_seeds_B=torch_seeds(seeds_B),
@@ -207,20 +202,17 @@ class BatchDataset(Dataset[HostBatch]):
             mask_saliency_VBGG=saliency.get("partner", saliency["own"]),
             query_colours=colours[View.QUERY],
             key_colours=colours[View.KEY],
-            query_masks=draw_masks(
-                seeds_B,
-                view=View.QUERY,
-                ratio=masks.query_ratio,
-                box_side=scaled_side(QUERY_BOX_SIDE_AT_224, views.size),
-                **grid_and_size,
-            ),
-            negative_masks=draw_masks(
-                seeds_B,
-                view=View.NEGATIVE,
-                ratio=masks.negative_ratio,
-                box_side=scaled_side(NEGATIVE_BOX_SIDE_AT_224, views.size),
-                **grid_and_size,
-            ),
+            masks={
+                view: draw_masks(
+                    seeds_B,
+                    view=view,
+                    ratio=masks.ratio(view),
+                    grid=views.grid,
+                    view_size=views.size,
+                    box_side=box_side(view, views.size),
+                )
+                for view in (*masks.masked_views, *config.negatives)
+            },
         )
 
     def _decode(self, sample_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -4,6 +4,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,13 +14,9 @@ from torchvision.transforms import v2
 
 from training.augment import AugmentConfig, augment_colours, draw_colours
 from training.draws import View, sample_seeds, torch_seeds
-from training.fills import FILLS, UnmaskedView
-from training.masks import (
-    MaskDraws,
-    draw_masks,
-    hard_negative_mask,
-    query_mask,
-)
+from training.fills import FILLS, UnmaskedView, sample_noise
+from training.mask_draws import MaskDraws, draw_masks
+from training.masks import hard_negative_mask, view_mask
 from training.patches import choose_patches
 
 pytestmark = pytest.mark.benchmark
@@ -111,7 +108,14 @@ def test_masks_of_a_batch() -> None:
         return torch.stack((a, b))
 
     def pixels(high_pass: bool) -> None:
-        query_mask(foreground, query, strategy="balanced", view_size=VIEW_SIZE, high_pass=high_pass)
+        view_mask(
+            foreground,
+            foreground.float(),
+            query,
+            strategy="balanced",
+            view_size=VIEW_SIZE,
+            high_pass=high_pass,
+        )
         hard_negative_mask(foreground, negative, view_size=VIEW_SIZE, high_pass=high_pass)
 
     print_machine(f"Masks of query and hard negative, batch {BATCH}, {GRID} x {GRID} patches")
@@ -164,9 +168,13 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
     )
     assert ours < theirs
     for name, fill in FILLS.items():
-        view = UnmaskedView(fill.prepare(image), image, torch_seeds(seeds), View.QUERY)
-        mask = query_mask(
+        noise = partial(
+            sample_noise, torch_seeds(seeds), view=View.QUERY, size=(3, view_size, view_size)
+        )
+        view = UnmaskedView(fill.prepare(image), image, noise)
+        mask = view_mask(
             foreground,
+            foreground.float(),
             draws,
             strategy="balanced",
             view_size=view_size,

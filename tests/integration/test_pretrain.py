@@ -9,10 +9,11 @@ from pipeline.errors import InputError
 from pipeline.schema import shard_path
 from tests.runs import small_run
 from tests.shard_sets import write_shard_set
-from training.config import KnnConfig, OptimConfig, PretrainConfig
+from training.config import KnnConfig, PretrainConfig
 from training.launch import launch
 from training.local import launch as launch_local
 from training.metrics import TIMINGS, read_metrics
+from training.optim import OptimConfig
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

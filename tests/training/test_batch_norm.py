@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError
-from training.batch_norm import group_batch_norm
+from training.batch_norm import group_batch_norm, running_statistics_kept
 
 
 def networks(group_size: int) -> tuple[nn.Module, nn.Module]:
@@ -64,6 +64,33 @@ def test_a_network_without_batch_norm_stays_as_it_is() -> None:
     x = torch.randn(6, 3, 8, 8)
     assert torch.equal(group_batch_norm(network, 4)(x), network(x))
     assert [type(module) for module in network] == [nn.Conv2d, nn.GroupNorm]
+
+
+def test_a_batch_of_one_has_its_own_statistics() -> None:
+    plain, grouped = networks(4)
+    x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(grouped(x), plain(x))
+
+
+def test_heads_are_grouped_too() -> None:
+    plain = nn.BatchNorm1d(5).double()
+    grouped = group_batch_norm(nn.BatchNorm1d(5).double(), 3)
+    x = torch.randn(6, 5, dtype=torch.float64)
+    torch.testing.assert_close(grouped(x), torch.cat([plain(part) for part in x.split(3)]))
+
+
+@pytest.mark.parametrize("group_size", [2, 4])
+def test_running_statistics_can_be_left_alone(group_size: int) -> None:
+    plain, grouped = networks(group_size)
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    for network in (plain, grouped):
+        expected = network(x)
+        before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
+        with running_statistics_kept(network):
+            torch.testing.assert_close(network(x), expected)
+        assert all(torch.equal(network.state_dict()[k], v) for k, v in before.items())
+        network(x)
+        assert not any(torch.equal(network.state_dict()[k], v) for k, v in before.items())
 
 
 def test_a_group_of_one_is_refused() -> None:

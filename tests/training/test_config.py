@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from training.config import KnnConfig, OptimConfig, PretrainConfig, differences
+from training.config import KnnConfig, PretrainConfig, differences
+from training.draws import View
+from training.optim import OptimConfig
 from training.recipes import RECIPES, find_recipe
 from training.views import ViewConfig
 
@@ -17,13 +19,20 @@ HERE = Path("shards")
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_builds_and_fits_itself(name: str) -> None:
     config = find_recipe(name)(HERE, Path("out"))
-    config.moco.check_batch(config.batch_size, num_ranks=1)
-    config.moco.check_batch(config.batch_size, num_ranks=2)
+    config.method_config.check_batch(config.batch_size, num_ranks=1)
+    config.method_config.check_batch(config.batch_size, num_ranks=2)
+    assert config.stream.negatives == (config.method_config.negative_views or (View.NEGATIVE,))
     assert differences(config.to_json(), config.to_json()) == []
 
 
-def test_the_paper_s_recipe_has_the_paper_s_numbers() -> None:
-    config = find_recipe("moco_v2")(HERE, Path("out"))
+@pytest.mark.parametrize("name", ["moco_v2", "moco_v2_imagenet100"])
+def test_the_paper_s_recipe_has_the_paper_s_numbers(name: str) -> None:
+    config = find_recipe(name)(HERE, Path("out"))
+    assert (config.method, config.masks.strategy, config.masks.behaviour) == (
+        "moco_v2",
+        "balanced",
+        "paper",
+    )
     assert (config.encoder.architecture, config.views.size, config.views.grid) == (
         "resnet50",
         224,
@@ -35,11 +44,40 @@ def test_the_paper_s_recipe_has_the_paper_s_numbers() -> None:
     assert (config.masks.query_ratio, config.masks.negative_ratio) == ((0.05, 0.25), (0.4, 0.7))
 
 
+def test_simclr_s_recipe_has_the_numbers_to_start_from() -> None:
+    config = find_recipe("simclr_imagenet100")(HERE, Path("out"))
+    assert config.method_config is config.simclr
+    optim = config.optim
+    assert (optim.name, optim.lr, optim.warmup_epochs, optim.weight_decay) == (
+        "lars",
+        0.3 * config.batch_size / 256,
+        10,
+        1e-6,
+    )
+    assert (config.simclr.temperature, config.simclr.embedding_dim) == (0.2, 128)
+    augment = config.augment
+    jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
+    assert jitter == (0.8, 0.8, 0.8, 0.2)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("_baseline")])
+def test_a_baseline_differs_by_masks_and_hard_negatives_only(name: str) -> None:
+    baseline = find_recipe(name)(HERE, Path("out"))
+    masked = find_recipe(name.removesuffix("_baseline"))(HERE, Path("out"))
+    assert baseline.masks.strategy == "none"
+    assert baseline.method_config.negative_views == ()
+    assert masked.method_config.negative_views != ()
+    changed = [line.split(":")[0] for line in differences(masked.to_json(), baseline.to_json())]
+    assert changed == ["masks.strategy", "moco.hard_negatives", "simclr.hard_negatives"]
+
+
 def test_unknown_recipes_and_fills_list_the_known_ones() -> None:
     with pytest.raises(InputError, match="unknown recipe 'big': choose one of moco_v2_small"):
         find_recipe("big")
     with pytest.raises(InputError, match="high_pass"):
         PretrainConfig(shards=HERE, out=HERE, fill="noise")
+    with pytest.raises(InputError, match="unknown method 'swav': choose one of moco_v2, simclr"):
+        PretrainConfig(shards=HERE, out=HERE, method="swav")
 
 
 @pytest.mark.parametrize(

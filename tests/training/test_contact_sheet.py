@@ -35,13 +35,12 @@ def test_shows_what_the_encoders_see(tmp_path: Path, fill: str) -> None:
         return sheet[top : top + TILE, left : left + TILE]
 
     inputs = build_inputs(
-        dataset[0], masks=config.masks, fill=fill_named(fill), hard_negatives=True
+        dataset[0], masks=config.masks, fill=fill_named(fill), negatives=(View.NEGATIVE,)
     )
-    assert inputs.negative_mask_BCHW is not None
     key, negative = COLUMNS.index("key"), COLUMNS.index("hard negative")
     for row in range(3):
         differs = (tile(row, key) != tile(row, negative)).any(axis=2)
-        masked = inputs.negative_mask_BCHW[row].any(dim=0).numpy()
+        masked = inputs.masks[View.NEGATIVE][row].any(dim=0).numpy()
         large = np.asarray(Image.fromarray(masked).resize((TILE, TILE), Image.Resampling.NEAREST))
         # A masked pixel may have the colour of its fill already, an unmasked one never changes;
         # a row or column may round to the neighbouring pixel where the tile is enlarged.

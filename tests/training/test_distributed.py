@@ -12,10 +12,21 @@ from training.distributed import (
     average_buffers,
     gather_rows,
     gather_rows_of_any_number,
+    gather_rows_with_gradient,
     mean_over_ranks,
     rank,
     world_size,
 )
+
+
+def _gradient(number: int) -> torch.Tensor:
+    """Rank r's loss weighs row i of the stacked rows by (r + 1) * (i + 1)."""
+    rows = torch.ones(2, 3, requires_grad=True)
+    stacked = gather_rows_with_gradient(rows)
+    weights = torch.arange(1.0, 5.0)[:, None] * (number + 1)
+    (stacked * weights).sum().backward()
+    assert rows.grad is not None
+    return rows.grad
 
 
 def _in_rank(number: int, folder: str) -> None:
@@ -31,6 +42,7 @@ def _in_rank(number: int, folder: str) -> None:
         "mean": mean_over_ranks(torch.tensor([float(number), 1.0])),
         "agreed": torch.tensor(agree(10 + number)),
         "averaged": norm.running_mean,
+        "gradient": _gradient(number),
     }
     torch.save(result, Path(folder) / f"rank{number}.pt")
     dist.destroy_process_group()
@@ -46,11 +58,14 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert result["mean"].tolist() == [0.5, 1.0]
         assert result["agreed"] == 10  # rank 0's word
         assert result["averaged"].tolist() == [0.5, 0.5]
+        first = 2 * number + 1  # the sum over both losses: weights 1 + 2
+        assert result["gradient"].tolist() == [[3.0 * first] * 3, [3.0 * (first + 1)] * 3]
 
 
 def test_alone_everything_is_as_it_was() -> None:
     rows = torch.randn(3, 2)
     assert gather_rows(rows) is rows
     assert gather_rows_of_any_number(rows) is rows
+    assert gather_rows_with_gradient(rows) is rows
     assert agree(7) == 7
     assert torch.equal(mean_over_ranks(rows), rows)

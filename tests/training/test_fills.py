@@ -9,8 +9,15 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.preprocessing import gaussian_blur, high_pass, normalise
-from training.draws import View, gaussian_noise, sample_seeds, torch_seeds
-from training.fills import FILLS, UnmaskedView, blur_values, fill_named, mean_values
+from training.draws import View, gaussian_noise, negative_view, sample_seeds, torch_seeds
+from training.fills import (
+    FILLS,
+    UnmaskedView,
+    blur_values,
+    fill_named,
+    mean_values,
+    sample_noise,
+)
 
 BATCH, SIZE = 5, 32
 ROUNDING = 1e-13  # sums of at most 31 x 31 float64 products of size 1
@@ -34,15 +41,24 @@ def seeds() -> Tensor:
     return torch_seeds(sample_seeds(0, 0, np.arange(BATCH)))
 
 
-def filled(name: str, where: Tensor, view: View) -> tuple[Tensor, Tensor]:
+def unmasked(
+    prepared: Tensor, image: Tensor, view: int = View.QUERY, first: int = 0
+) -> UnmaskedView:
+    """The views of samples `first` and on."""
+    own, size = seeds()[first : first + len(image)], tuple(image.shape[1:])
+    assert len(size) == 3
+    return UnmaskedView(prepared, image, lambda: sample_noise(own, view=view, size=size))
+
+
+def filled(name: str, where: Tensor, view: int) -> tuple[Tensor, Tensor]:
     """The prepared views and the filled ones."""
     fill, image = FILLS[name], images()
     base = fill.prepare(image)
-    return base, fill.apply(UnmaskedView(base, image, seeds(), view), where)
+    return base, fill.apply(unmasked(base, image, view), where)
 
 
 def test_mean_golden(values: dict[str, Tensor]) -> None:
-    view = UnmaskedView(values["normalised"], values["image01"], seeds()[:1], View.QUERY)
+    view = unmasked(values["normalised"], values["image01"])
     expected = values["mean"][..., None, None]
     torch.testing.assert_close(mean_values(view), expected, rtol=0, atol=ROUNDING)
 
@@ -54,7 +70,7 @@ def test_strong_blur_golden(values: dict[str, Tensor]) -> None:
 
 def test_fills_at_224_have_the_papers_kernels() -> None:
     image = images(224)[:1]
-    blurred = blur_values(UnmaskedView(image, image, seeds()[:1], View.QUERY))
+    blurred = blur_values(unmasked(image, image))
     assert torch.equal(blurred, normalise(gaussian_blur(image, 31, 10.0)))
     filtered = FILLS["high_pass"].prepare(image)
     assert torch.equal(filtered, high_pass(normalise(image), 11, 5.0))
@@ -89,7 +105,15 @@ def test_mean_is_that_of_the_whole_view() -> None:
             )
 
 
-@pytest.mark.parametrize(("view", "std"), [(View.QUERY, 0.18), (View.NEGATIVE, 0.14)])
+@pytest.mark.parametrize(
+    ("view", "std"),
+    [
+        (View.QUERY, 0.18),
+        (View.KEY, 0.18),
+        (View.NEGATIVE, 0.14),
+        (negative_view(View.QUERY, 2), 0.14),
+    ],
+)
 def test_high_pass_fills_with_the_samples_own_noise(view: View, std: float) -> None:
     where = mask(3)
     _, after = filled("high_pass", where, view)
@@ -100,7 +124,7 @@ def test_high_pass_fills_with_the_samples_own_noise(view: View, std: float) -> N
 
 
 def test_noise_keeps_the_views_dtype() -> None:
-    view = UnmaskedView(images().double(), images(), seeds(), View.QUERY)
+    view = unmasked(images().double(), images())
     assert FILLS["high_pass"].apply(view, mask(3)).dtype == torch.float64
 
 
@@ -109,7 +133,7 @@ def test_a_view_is_filled_the_same_in_any_batch(name: str) -> None:
     fill, image, where = FILLS[name], images(), mask(3)
     _, whole = filled(name, where, View.QUERY)
     one = image[2:3]
-    part = fill.apply(UnmaskedView(fill.prepare(one), one, seeds()[2:3], View.QUERY), where[2:3])
+    part = fill.apply(unmasked(fill.prepare(one), one, first=2), where[2:3])
     # A product of other shape may sum in another order.
     torch.testing.assert_close(part, whole[2:3], rtol=0, atol=1e-5)
 

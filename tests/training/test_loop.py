@@ -9,16 +9,14 @@ import torch
 
 from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
-from tests.runs import small_run
+from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from training.checkpoint import CheckpointConfig, CheckpointStore
-from training.config import KnnConfig, OptimConfig, PretrainConfig
-from training.context import LocalContext
-from training.local import launch
-from training.loop import RunResult
-from training.masks import MaskConfig
+from training.config import KnnConfig
+from training.mask_config import MaskConfig
 from training.methods.moco import MoCoConfig
-from training.metrics import TIMINGS, read_metrics
+from training.metrics import read_metrics
+from training.optim import OptimConfig
 
 
 @pytest.fixture(scope="module")
@@ -27,34 +25,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard_set(root / "train", num_images=42, shard_images=14)
     write_shard_set(root / "val", num_images=18, first_number=1000)
     return root / "train"
-
-
-def run(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
-    return launch(config, context or LocalContext(torch.device("cpu")))
-
-
-class StopsAfter(LocalContext):
-    """Asks for a stop when the loop has asked it ``steps`` times."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(torch.device("cpu"))
-        self._left = steps
-
-    def stop_requested(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
-
-
-def numbers(out: Path) -> list[dict[str, float | str]]:
-    return [{k: v for k, v in e.items() if k not in TIMINGS} for e in read_metrics(out)]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    latest = CheckpointStore(out / "checkpoints", keep=1).latest()
-    assert latest is not None
-    state = torch.load(latest / "state.pt", weights_only=True)
-    method: dict[str, torch.Tensor] = state["method"]
-    return method
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +131,7 @@ def test_every_fill_and_strategy_trains(
     ("changes", "message"),
     [
         ({"batch_size": 64}, "42 images, fewer than one global batch of 64"),
-        ({"method": "byol"}, "unknown method 'byol': choose one of moco_v2"),
+        ({"method": "swav"}, "unknown method 'swav': choose one of moco_v2"),
         ({"moco": MoCoConfig(queue_size=60)}, "queue_size 60 is not a multiple"),
     ],
 )

@@ -37,5 +37,11 @@ def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
     log.write(step=1, kind="eval", values={"knn": 30.0})
     log.write(step=1, kind="train", values={"loss": 3.0})
     log.write(step=2, kind="train", values={"loss": 2.0})
+    log.warn(step=2, message="it has collapsed")
     log.close()
+    assert read_metrics(tmp_path)[-1] == {
+        "step": 2,
+        "kind": "warning",
+        "message": "it has collapsed",
+    }
     assert latest_values(tmp_path) == {"knn": 30.0, "loss": 2.0}

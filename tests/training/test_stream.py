@@ -1,5 +1,6 @@
 """The order contract: one order for any number of ranks, each sample once, exact resume."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from pipeline.manifest import load_dataset_info
 from pipeline.schema import shard_path
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
-from training.masks import MaskConfig
+from training.draws import View, negative_view
+from training.mask_config import MaskConfig
 from training.stream import BatchDataset, EpochOrder, HostBatch, StreamConfig, make_loader
 from training.views import ViewConfig
 
@@ -43,6 +45,8 @@ def dataset(
 def tensors(part: object) -> list[torch.Tensor]:
     if isinstance(part, torch.Tensor):
         return [part]
+    if isinstance(part, dict):
+        part = tuple(part.values())
     assert isinstance(part, tuple)
     return [tensor for item in part for tensor in tensors(item)]
 
@@ -101,7 +105,21 @@ def test_draws_do_not_depend_on_the_split(shards: Path) -> None:
     second_half = dataset(shards, rank=1, world_size=2)[6]
     assert torch.equal(whole.images_VBCHW[:, 4:], second_half.images_VBCHW)
     assert torch.equal(whole.saliency_VBGG[:, 4:], second_half.saliency_VBGG)
-    assert torch.equal(whole.query_masks.scores_BCN[4:], second_half.query_masks.scores_BCN)
+    for view, draws in whole.masks.items():
+        assert torch.equal(draws.scores_BCN[4:], second_half.masks[view].scores_BCN)
+
+
+def test_every_masked_view_and_hard_negative_has_draws_of_its_own(shards: Path) -> None:
+    negatives = (negative_view(View.KEY, 0), negative_view(View.QUERY, 0))
+    config = replace(dataset(shards).config, masks=MaskConfig(branch="both"), negatives=negatives)
+    data = BatchDataset(shards, load_dataset_info(shards), config, rank=0, world_size=1)
+    masks = data[0].masks
+    assert list(masks) == [View.QUERY, View.KEY, *negatives]
+    assert len({float(draws.ratio_B[0]) for draws in masks.values()}) == 4
+    for view, draws in masks.items():
+        low, high = (0.4, 0.7) if view in negatives else (0.05, 0.25)
+        assert low <= float(draws.ratio_B.min()) <= float(draws.ratio_B.max()) <= high
+    assert list(dataset(shards)[0].masks) == [View.QUERY, View.NEGATIVE]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

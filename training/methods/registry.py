@@ -1,5 +1,8 @@
 """The methods by name. A new one: one file beside this one and one line here."""
 
+from training.methods.byol import BYOL
+from training.methods.interface import Method
 from training.methods.moco import MoCoV2
+from training.methods.simclr import SimCLR
 
-METHODS = {"moco_v2": MoCoV2}
+METHODS: dict[str, type[Method]] = {"moco_v2": MoCoV2, "simclr": SimCLR, "byol": BYOL}

@@ -1,0 +1,134 @@
+"""Whole runs with each method, and with what is no default."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.backbone import load_backbone
+from pipeline.errors import InputError
+from tests.runs import StopsAfter, numbers, run, small_run, weights
+from tests.shard_sets import write_shard_set
+from training.collapse import CollapseConfig
+from training.config import KnnConfig, PretrainConfig
+from training.mask_config import MaskConfig
+from training.methods.byol import BYOLConfig
+from training.methods.moco import MoCoConfig
+from training.methods.simclr import SimCLRConfig
+from training.metrics import read_metrics
+from training.optim import OptimConfig
+from training.views import ViewConfig
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shards")
+    write_shard_set(root, num_images=42, shard_images=14)
+    return root
+
+
+@pytest.mark.parametrize("method", ["moco_v2", "simclr"])
+def test_every_method_trains_with_every_kind_of_mask(
+    shards: Path, tmp_path: Path, method: str
+) -> None:
+    """Two hard negatives, weighed; both branches masked by AttMask in the high-pass mix; LARS."""
+    common = {"hard_negatives": 2, "prime_weights": True, "batch_norm_group": 4, "head_layers": 3}
+    config = small_run(
+        shards,
+        tmp_path / "run",
+        method=method,
+        epochs=1,
+        fill="high_pass",
+        masks=MaskConfig(strategy="attmask_hint", branch="both"),
+        moco=MoCoConfig(queue_size=64, **common),  # type: ignore[arg-type]
+        simclr=SimCLRConfig(**common),  # type: ignore[arg-type]
+        optim=OptimConfig(name="lars", lr=0.1, weight_decay=1e-6),
+        knn=KnnConfig(),
+    )
+    values = run(config).values
+    names = {
+        "loss",
+        "lr",
+        "rho",
+        "positive_similarity",
+        "negative_similarity",
+        "hard_negative_similarity",
+        "embedding_spread",
+        "instance_accuracy",
+        "foreground_share",
+        "images_per_second",
+        "data_wait_share",
+    }
+    names |= {
+        f"{view}_masked_{stratum}"
+        for view in ("query", "key", "negative")
+        for stratum in ("foreground", "background")
+    }
+    assert values.keys() == names
+    assert all(np.isfinite(value) for value in values.values())
+
+
+def test_byol_trains(shards: Path, tmp_path: Path) -> None:
+    settings = BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32)
+    config = small_run(
+        shards, tmp_path / "run", method="byol", byol=settings, epochs=1, knn=KnnConfig()
+    )
+    values = run(config).values
+    assert 0 < values["loss"] < 8
+    assert 0.99 < values["target_momentum"] <= 1
+    assert "negative_masked_foreground" not in values
+
+
+def test_simclr_resumes_to_the_last_bit(shards: Path, tmp_path: Path) -> None:
+    def simclr(out: Path) -> PretrainConfig:
+        settings = SimCLRConfig(batch_norm_group=4, rho_warmup_epochs=1)
+        return small_run(shards, out, method="simclr", simclr=settings, knn=KnnConfig())
+
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert run(simclr(whole)).finished
+    assert run(simclr(halved), StopsAfter(3)).step == 3
+    assert run(simclr(halved)).finished
+    assert numbers(halved) == numbers(whole)
+    ours, theirs = weights(halved), weights(whole)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert load_backbone(whole / "backbone")[1].architecture == "resnet18"
+
+
+def test_the_published_code_s_behaviour_trains(shards: Path, tmp_path: Path) -> None:
+    masks = MaskConfig(behaviour="released")
+    config = small_run(
+        shards,
+        tmp_path / "run",
+        epochs=1,
+        fill="high_pass",
+        masks=masks,
+        views=ViewConfig(size=64, grid=8),
+        knn=KnnConfig(),
+    )
+    values = run(config).values
+    assert np.isfinite(values["loss"])
+    assert values["negative_masked_background"] > 0
+    with pytest.raises(InputError, match=r"use larger views or masks\.behaviour paper"):
+        run(small_run(shards, tmp_path / "other", masks=masks, knn=KnnConfig()))
+
+
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_a_collapse_is_recorded_and_may_end_the_run(
+    shards: Path, tmp_path: Path, action: str
+) -> None:
+    config = small_run(
+        shards,
+        tmp_path / "run",
+        collapse=CollapseConfig(min_spread=0.99, after_steps=3),
+        on_collapse=action,
+        knn=KnnConfig(),
+    )
+    if action == "warn":
+        assert run(config).finished
+    else:
+        with pytest.raises(InputError, match=r"collapsed at step 4: .*on_collapse is stop"):
+            run(config)
+    warnings = [e for e in read_metrics(tmp_path / "run") if e["kind"] == "warning"]
+    assert [e["step"] for e in warnings] == [4]
+    assert "next to no spread" in str(warnings[0]["message"])

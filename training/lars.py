@@ -1,0 +1,83 @@
+"""LARS: momentum SGD whose rate is scaled tensor by tensor (You et al., arXiv 1708.03888)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling, in a few kernels for all tensors and without host syncs.
+
+    For a tensor w with gradient g, momentum m, weight decay d and trust coefficient t:
+
+        u = g + d * w,   u <- u * t * |w| / |u|,   v <- m * v + u,   w <- w - lr * v
+
+    where |w| or |u| is 0 the factor is 1. In a group with ``adapted`` False the factor is 1 too:
+    that is SGD; biases and batch norm are usually treated so (arXiv 2002.05709, appendix B.9).
+
+    The rate multiplies the momentum buffer, as in torch's SGD; in the original it goes into the
+    buffer, which differs only while the rate changes.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate.
+        momentum: in [0, 1).
+        weight_decay: d.
+        trust_coefficient: t.
+    """
+
+    def __init__(
+        self,
+        params: Any,  # noqa: ANN401  (torch's own kinds)
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "adapted": True,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates the parameters that have a gradient."""
+        assert closure is None, "the loss is never evaluated again"
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            updates = torch._foreach_add(
+                [p.grad for p in weights], weights, alpha=group["weight_decay"]
+            )
+            if group["adapted"]:
+                factors = _trust(weights, list(updates), group["trust_coefficient"])
+                torch._foreach_mul_(updates, factors)
+            buffers = [self._buffer(p) for p in weights]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+
+def _trust(weights: list[Tensor], updates: list[Tensor], coefficient: float) -> list[Tensor]:
+    """The factors t * |w| / |u|, scalars on the device."""
+    weight_norm = torch.stack(torch._foreach_norm(weights))
+    update_norm = torch.stack(torch._foreach_norm(updates))
+    usable = (weight_norm > 0) & (update_norm > 0)
+    factors = torch.where(usable, coefficient * weight_norm / update_norm, 1.0)
+    return list(factors.unbind())

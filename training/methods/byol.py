@@ -1,0 +1,137 @@
+"""BYOL: predict a momentum encoder's embedding of the other view (Grill et al., arXiv 2006.07733).
+
+It has no negatives, hard ones neither. View 1 is the query (masked, by default), view 2 the key.
+
+Shapes: B this rank's batch, D embedding.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from training.batch_norm import group_batch_norm
+from training.distributed import average_buffers, gather_rows
+from training.encoder import Backbone, projection_head
+from training.inputs import EncoderInputs
+from training.methods.hard_negatives import embedding_spread
+from training.methods.interface import (
+    Method,
+    MethodConfig,
+    Moment,
+    ProjectedBackbone,
+    StepResult,
+    unit_rows,
+)
+from training.momentum import momentum_copy, update_momentum
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOLConfig(MethodConfig):
+    """The method's settings; the defaults are those of its paper for a short run.
+
+    Attributes:
+        predictor_width: width of the predictor's inner layer.
+        target_momentum: share of the target encoder kept at the first step, in [0, 1); it rises to
+            1 along half a cosine.
+        symmetric: predict each view from the other, and not only view 2 from view 1. With a masked
+            view 1 the second half then has masked targets.
+    """
+
+    section: ClassVar[str] = "byol"
+
+    embedding_dim: int = 256
+    head_width: int | None = 4096
+    head_batch_norm: bool = True
+    predictor_width: int = 4096
+    target_momentum: float = 0.99
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.predictor_width >= 1, "predictor_width", "must be 1 or more")
+        self.check(0 <= self.target_momentum < 1, "target_momentum", "must be in [0, 1)")
+
+    def momentum_at(self, moment: Moment) -> float:
+        """The share of the target that is kept at a step."""
+        rise = (math.cos(math.pi * moment.step / moment.total_steps) + 1) / 2
+        return 1 - (1 - self.target_momentum) * rise
+
+
+class Predictor(nn.Module):
+    """The online encoder and the predictor behind it: images to predicted unit embeddings."""
+
+    def __init__(self, backbone: Backbone, config: BYOLConfig) -> None:
+        super().__init__()
+        self.encoder = ProjectedBackbone(backbone, config)
+        self.predictor = projection_head(
+            config.embedding_dim, config.predictor_width, config.embedding_dim, batch_norm=True
+        )
+        if config.batch_norm_group is not None:
+            group_batch_norm(self.predictor, config.batch_norm_group)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Returns unit rows [B, D]; the predictor sees the embeddings as the head makes them."""
+        encoder = self.encoder
+        return unit_rows(self.predictor(encoder.head(encoder.backbone(images_BCHW))))
+
+
+class BYOL(Method):
+    """Online encoder, predictor and target encoder; the online encoder's backbone is kept.
+
+    Args:
+        config: settings.
+        backbone: the network to pretrain.
+        batch_size: global batch; not used.
+        seed: of what is drawn; not used.
+    """
+
+    config_type = BYOLConfig
+
+    def __init__(
+        self, config: BYOLConfig, backbone: Backbone, *, batch_size: int, seed: int
+    ) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        self.online = Predictor(backbone, config)
+        self.target = momentum_copy(self.online.encoder)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The online encoder's."""
+        return self.online.encoder.backbone
+
+    @property
+    def trained(self) -> nn.Module:
+        """Online encoder and predictor."""
+        return self.online
+
+    def step(
+        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
+    ) -> StepResult:
+        """One step's loss, 2 - 2 * cosine, summed over the directions; moves the target first."""
+        momentum = self.config.momentum_at(moment)
+        update_momentum(self.target, self.online.encoder, momentum)
+        views = (inputs.query_BCHW, inputs.key_BCHW)
+        with torch.no_grad():
+            targets_BD = [self.target(view) for view in reversed(views)]
+        directions = 2 if self.config.symmetric else 1
+        predicted = encode(torch.cat(views[:directions])).chunk(directions)
+        similarities_B = [
+            (mine * other).sum(dim=1)
+            for mine, other in zip(predicted, targets_BD[:directions], strict=True)
+        ]
+        similarity = torch.stack(similarities_B).mean(dim=1)
+        metrics = {
+            "positive_similarity": similarity.detach().mean(),
+            "embedding_spread": embedding_spread(gather_rows(targets_BD[0])),
+        }
+        return StepResult((2 - 2 * similarity).sum(), metrics, {"target_momentum": momentum})
+
+    def average_statistics(self) -> None:
+        """Averages both encoders' batch-norm statistics over the ranks."""
+        average_buffers(self.online)
+        average_buffers(self.target)
