@@ -13,6 +13,7 @@ from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from training.checkpoint import CheckpointConfig, CheckpointStore
 from training.config import KnnConfig
+from training.encoder import EncoderConfig
 from training.mask_config import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.metrics import read_metrics
@@ -125,6 +126,24 @@ def test_every_fill_and_strategy_trains(
     assert (masked == 0) == (strategy == "none")
     exported = json.loads((tmp_path / "run" / "backbone" / "backbone.json").read_text())
     assert (exported["preprocessing"]["high_pass"] is not None) == (fill == "high_pass")
+
+
+def test_a_partial_stem_sees_the_masks(shards: Path, tmp_path: Path) -> None:
+    stems = ("small", "small_partial")
+    losses = [
+        run(
+            small_run(
+                shards,
+                tmp_path / stem,
+                epochs=1,
+                encoder=EncoderConfig(architecture="resnet18", stem=stem),  # type: ignore[arg-type]
+                knn=KnnConfig(),
+            )
+        ).values["loss"]
+        for stem in stems
+    ]
+    assert np.isfinite(losses).all()
+    assert losses[0] != losses[1]  # the same weights and views: only the masks' edges differ
 
 
 @pytest.mark.parametrize(
