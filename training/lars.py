@@ -1,6 +1,6 @@
 """LARS: momentum SGD whose rate is scaled tensor by tensor (You et al., arXiv 1708.03888)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class LARS(Optimizer):
 
 
 def _trust(
-    weights: Sequence[Tensor], updates: Sequence[Tensor], coefficient: float
+    weights: list[Tensor], updates: tuple[Tensor, ...] | list[Tensor], coefficient: float
 ) -> list[Tensor]:
     """The factors t * |w| / |u|, scalars on the device."""
     weight_norm = torch.stack(torch._foreach_norm(weights))

@@ -167,8 +167,9 @@ def test_released_negatives_are_those_of_each_rank_s_first_image(shards: Path) -
 
 
 def test_released_high_pass_shares_its_noise(shards: Path) -> None:
-    settings = {"strategy": "random", "query_ratio": (1.0, 1.0)}
-    inputs = inputs_of(shards, "high_pass", behaviour="released", **settings)
+    inputs = inputs_of(
+        shards, "high_pass", behaviour="released", strategy="random", query_ratio=(1.0, 1.0)
+    )
     draws = batch_of(shards, MaskConfig()).masks[View.QUERY]
     tiles = [
         inputs.query_BCHW[image][:, top : top + 8, left : left + 8]

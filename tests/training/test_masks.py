@@ -32,7 +32,12 @@ def draws(
 
 
 def query_mask(
-    foreground: Tensor, drawn: MaskDraws, *, strategy: str, high_pass: bool, **more: float
+    foreground: Tensor,
+    drawn: MaskDraws,
+    *,
+    strategy: str,
+    high_pass: bool,
+    probability: float = 1.0,
 ) -> Tensor:
     """A mask that goes by the foreground, or by a saliency that is higher there."""
     order = torch.rand(GRID, GRID, generator=torch.Generator().manual_seed(9))
@@ -43,7 +48,7 @@ def query_mask(
         strategy=strategy,
         view_size=VIEW_SIZE,
         high_pass=high_pass,
-        **more,
+        probability=probability,
     )
 
 

@@ -69,7 +69,7 @@ def step_of(scenario: Scenario, rank: int = 0, world_size: int = 1) -> dict[str,
     encode = method.trained
     wrapped = DistributedDataParallel(encode, broadcast_buffers=False) if world_size > 1 else encode
     result = method.step(share_of(inputs, rank, world_size), encode=wrapped, moment=MOMENT)
-    result.loss.backward()  # type: ignore[no-untyped-call]
+    result.loss.backward()
     return {
         "loss": result.loss.detach(),
         "metrics": result.metrics,

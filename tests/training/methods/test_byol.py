@@ -63,8 +63,8 @@ def test_a_step_is_what_the_paper_says(symmetric: bool) -> None:
                 aim = normalize(target.head(target.backbone(predicted[part])), dim=1)
             expected = expected + (mine - aim).square().sum() / BATCH
     torch.testing.assert_close(result.loss, expected)
-    result.loss.backward()  # type: ignore[no-untyped-call]
-    expected.backward()  # type: ignore[no-untyped-call]
+    result.loss.backward()
+    expected.backward()
     for ours, theirs in zip(online.parameters(), method.online.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
     assert all(parameter.grad is None for parameter in method.target.parameters())
@@ -79,7 +79,7 @@ def test_descending_the_gradient_lowers_the_loss() -> None:
     for _ in range(15):
         result = method.step(as_inputs(one, other), encode=method.trained, moment=MOMENT)
         optimiser.zero_grad()
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.backward()
         optimiser.step()
         losses.append(result.loss.item())
     assert all(after < before for before, after in pairwise(losses)), losses

@@ -80,8 +80,8 @@ def test_a_step_is_what_is_written(negatives: int, gradient: bool) -> None:
         rho=RHO,
     )
     torch.testing.assert_close(result.loss, expected)
-    result.loss.backward()  # type: ignore[no-untyped-call]
-    expected.backward()  # type: ignore[no-untyped-call]
+    result.loss.backward()
+    expected.backward()
     for ours, theirs in zip(method.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
     assert ("hard_negative_similarity" in result.metrics) == (negatives > 0)
@@ -129,7 +129,7 @@ def test_descending_the_gradient_lowers_the_loss() -> None:
             as_inputs(one, other, of_key=(a,), of_query=(b,)), encode=method.trained, moment=MOMENT
         )
         optimiser.zero_grad()
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result.loss.backward()
         optimiser.step()
         losses.append(result.loss.item())
     assert all(after < before for before, after in pairwise(losses)), losses
