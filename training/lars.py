@@ -59,7 +59,7 @@ class LARS(Optimizer):
                 [p.grad for p in weights], weights, alpha=group["weight_decay"]
             )
             if group["adapted"]:
-                factors = _trust(weights, list(updates), group["trust_coefficient"])
+                factors = _trust(weights, updates, group["trust_coefficient"])
                 torch._foreach_mul_(updates, factors)
             buffers = [self._buffer(p) for p in weights]
             torch._foreach_mul_(buffers, group["momentum"])
@@ -74,7 +74,9 @@ class LARS(Optimizer):
         return buffer
 
 
-def _trust(weights: list[Tensor], updates: list[Tensor], coefficient: float) -> list[Tensor]:
+def _trust(
+    weights: list[Tensor], updates: tuple[Tensor, ...] | list[Tensor], coefficient: float
+) -> list[Tensor]:
     """The factors t * |w| / |u|, scalars on the device."""
     weight_norm = torch.stack(torch._foreach_norm(weights))
     update_norm = torch.stack(torch._foreach_norm(updates))

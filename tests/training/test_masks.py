@@ -1,7 +1,5 @@
 """Masks of queries and hard negatives."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -39,7 +37,7 @@ def query_mask(
     *,
     strategy: str,
     high_pass: bool,
-    **more: Any,  # noqa: ANN401
+    probability: float = 1.0,
 ) -> Tensor:
     """A mask that goes by the foreground, or by a saliency that is higher there."""
     order = torch.rand(GRID, GRID, generator=torch.Generator().manual_seed(9))
@@ -50,7 +48,7 @@ def query_mask(
         strategy=strategy,
         view_size=VIEW_SIZE,
         high_pass=high_pass,
-        **more,
+        probability=probability,
     )
 
 
