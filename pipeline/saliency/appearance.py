@@ -35,7 +35,7 @@ def appearance(
         float64 [N, 8]: L, a, b, and five textures.
     """
     lab = to_lab(small)
-    colours = [pieces.mean(channel) for channel in cv2.split(lab)]
+    colours = [pieces.mean(lab[..., channel]) for channel in range(3)]
     height, width = small.shape[:2]
     textures = []
     for strength in _detail(to_lab(shrink(image, detail_side))):

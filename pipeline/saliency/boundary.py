@@ -87,7 +87,7 @@ class Boundary:
             return np.ones(len(pieces))
         squared = ((2 * pieces.centre_N2 - 1) ** 2).sum(axis=1)
         # far out a narrow Gaussian is 0 in floating point, and somebody has to teach
-        return np.exp(-np.minimum(squared / (2 * self.prior_sigma**2), 100.0))
+        return np.asarray(np.exp(-np.minimum(squared / (2 * self.prior_sigma**2), 100.0)))
 
 
 def _enlarge(image: Image) -> Image:

@@ -34,9 +34,7 @@ def stretch(values: Floats) -> Floats:
     return np.asarray((values - low) / (high - low))
 
 
-def weighted_gaussian(
-    features_ND: Floats, weights_N: Floats, floor: float
-) -> tuple[Floats, float]:
+def weighted_gaussian(features_ND: Floats, weights_N: Floats, floor: float) -> tuple[Floats, float]:
     """Fit a Gaussian to weighted superpixels.
 
     Args:
@@ -63,7 +61,7 @@ def border_distance(features_ND: Floats, pieces: Superpixels, floor: float) -> F
     The minimum lets a background have parts: sky above, grass below.
     """
     squared = [weighted_gaussian(features_ND, side, floor)[0] for side in pieces.sides_4N]
-    return np.sqrt(np.minimum.reduce(squared))
+    return np.asarray(np.sqrt(np.minimum.reduce(squared)))
 
 
 def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
@@ -122,7 +120,7 @@ def _walk_weights(features_ND: Floats, pieces: Superpixels) -> Floats:
 def _walk(weights_NN: Floats, is_start_N: NDArray[np.bool_]) -> Floats:
     degree = weights_NN.sum(axis=1) + 1e-12
     start = is_start_N / degree
-    reached = start
+    reached = np.asarray(start)
     for _ in range(WALK_STEPS):
         reached = start + WALK_STAY * np.einsum("ij,j->i", weights_NN, reached) / degree
-    return reached
+    return np.asarray(reached)

@@ -40,15 +40,14 @@ class MapQuality:
         auc: None where the patches are all positive or all negative.
         iou: None where no patch is positive.
         mae: in [0, 1].
-        precision: float64 [256], of the pixels at or above each level; 0 where there are none.
-        recall: float64 [256]; None where the mask has no object pixel, and so is precision.
+        curve: float64 [2, 256], precision and recall of the pixels at or above each level; None
+            where the mask has no object pixel.
     """
 
     auc: float | None
     iou: float | None
     mae: float
-    precision: Floats | None
-    recall: Floats | None
+    curve: Floats | None
 
 
 @dataclass(frozen=True)
@@ -82,25 +81,23 @@ def map_quality(saliency: Map, mask: Mask) -> MapQuality:
     scores_GG = to_grid(saliency)
     positive_GG = to_grid(mask.astype(np.float32)) > 0.5
     height, width = mask.shape
-    pixels = np.asarray(cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR))
-    pixels = np.clip(pixels, 0, 1)
-    precision, recall = precision_recall(pixels, mask)
+    resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
     return MapQuality(
         auc=ranking_auc(scores_GG, positive_GG),
         iou=top_iou(scores_GG, positive_GG),
         mae=float(np.abs(pixels.astype(np.float64) - mask).mean()),
-        precision=precision,
-        recall=recall,
+        curve=precision_recall(pixels, mask),
     )
 
 
 def summarise(qualities: list[MapQuality]) -> Quality:
     """The means over images, each without those that it is not defined for."""
-    curves = [(q.precision, q.recall) for q in qualities if q.precision is not None]
+    curves = [q.curve for q in qualities if q.curve is not None]
     return Quality(
         auc=_mean([q.auc for q in qualities if q.auc is not None]),
         iou=_mean([q.iou for q in qualities if q.iou is not None]),
-        max_f=max_f_measure(*np.mean(curves, axis=0)) if curves else float("nan"),
+        max_f=max_f_measure(np.mean(curves, axis=0)) if curves else float("nan"),
         mae=_mean([q.mae for q in qualities]),
         num_images=len(qualities),
         num_counted=sum(q.iou is not None for q in qualities),
@@ -150,7 +147,7 @@ def top_iou(scores: NDArray[np.floating], positive: Mask) -> float | None:
     return float(hits / (2 * k - hits))
 
 
-def precision_recall(pixels: Map, mask: Mask) -> tuple[Floats, Floats] | tuple[None, None]:
+def precision_recall(pixels: Map, mask: Mask) -> Floats | None:
     """Precision and recall of `pixels >= t / 255` for t = 0..255, pixels rounded to 8 bit.
 
     Args:
@@ -158,19 +155,20 @@ def precision_recall(pixels: Map, mask: Mask) -> tuple[Floats, Floats] | tuple[N
         mask: bool [H, W].
 
     Returns:
-        Two float64 [256]; precision is 0 where no pixel is that high. None where the mask is empty.
+        float64 [2, 256]; precision is 0 where no pixel is that high. None where the mask is empty.
     """
     num_positive = int(mask.sum())
     if num_positive == 0:
-        return None, None
+        return None
     levels = np.rint(pixels * (NUM_LEVELS - 1)).astype(np.uint8)
     hits = np.bincount(levels[mask], minlength=NUM_LEVELS)[::-1].cumsum()[::-1]
     marked = np.bincount(levels.ravel(), minlength=NUM_LEVELS)[::-1].cumsum()[::-1]
-    return hits / np.maximum(marked, 1), hits / num_positive
+    return np.stack([hits / np.maximum(marked, 1), hits / num_positive])
 
 
-def max_f_measure(precision: Floats, recall: Floats) -> float:
-    """The best F-measure along a curve; 0 where both are 0."""
+def max_f_measure(curve: Floats) -> float:
+    """The best F-measure along a curve of precision and recall, [2, n]; 0 where both are 0."""
+    precision, recall = curve
     weighed = BETA_SQUARED * precision + recall
     product = (1 + BETA_SQUARED) * precision * recall
     return float(np.max(product / np.where(weighed > 0, weighed, 1)))

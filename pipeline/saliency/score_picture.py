@@ -1,6 +1,6 @@
 """A picture of what a source finds and misses: image, map and mask of its best and worst cases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Case:
     quality: MapQuality
 
 
-def best_and_worst(qualities: dict[str, MapQuality], num: int) -> tuple[list[str], list[str]]:
+def best_and_worst(qualities: Mapping[str, MapQuality], num: int) -> tuple[list[str], list[str]]:
     """The names of the best and of the worst images, by IoU, then AUC; those that count only."""
     counted = sorted(
         (name for name, quality in qualities.items() if quality.iou is not None),

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.saliency.interface import Image, Map
 
-COMPACTNESS = 10.0
+COMPACTNESS = 30.0
 """Weight of place against colour (8-bit Lab) in SLIC."""
-ITERATIONS = 10
+ITERATIONS = 6
 
 Floats = NDArray[np.float64]
 
@@ -99,4 +99,5 @@ def _neighbours(labels: NDArray[np.int32], total: int) -> NDArray[np.intp]:
 
 
 def _sums(labels: NDArray[np.int32], values: NDArray[np.floating], total: int) -> Floats:
-    return np.bincount(labels.ravel(), weights=values.ravel(), minlength=total)
+    summed = np.bincount(labels.ravel(), weights=values.ravel(), minlength=total)
+    return summed.astype(np.float64, copy=False)
