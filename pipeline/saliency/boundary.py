@@ -1,51 +1,56 @@
-"""`boundary`: what differs in colour from the image's border is salient. No labels, no weights."""
+"""`boundary`: what is unlike the image's border is salient. No labels, no weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from pipeline.saliency.interface import (
-    Image,
-    Map,
-    centre_prior,
-    flat_map,
-    is_flat,
-    shrink,
-    spread_out,
-)
+from pipeline.saliency.appearance import appearance
+from pipeline.saliency.cues import barrier_distance, border_distance, border_ranking, stretch
+from pipeline.saliency.interface import Image, Map, flat_map, is_flat, shrink, spread_out
+from pipeline.saliency.relearn import relearn
+from pipeline.saliency.superpixels import Floats, Superpixels, cut
+
+VARIANCE_FLOOR = 4.0
+"""Of Gaussians of appearance, in Lab units squared."""
+MIN_SIDE = 16
+"""Smaller images are enlarged before they are cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """Colour distance to the border, times a mild centre prior.
-
-    The image's four border strips are taken for background, but for the strip that differs most
-    from the others (an object that touches one side). A pixel's saliency is its Mahalanobis
-    distance in Lab to the strip that resembles it most; a background of several parts (sky
-    above, grass below) is then no object.
+    """Unlike the border in colour and texture, then learned again from the image itself.
 
     Attributes:
-        side: shorter side in pixels at which colours are compared.
-        strip: width of a border strip, as a share of the shorter side.
-        floor: added to the variance of a strip's colours per channel (Lab units squared), so
-            that an even background does not make noise salient.
-        centre_sigma: of the centre prior, in halves of a side.
+        side: shorter side in pixels at which the image is cut into superpixels.
+        num_superpixels: about how many.
+        detail_side: shorter side in pixels at which texture is measured.
+        texture: how many Lab units a texture e times as strong is worth; 0 is colour alone.
+        rounds: how often object and background are learned again; 0 is never.
+        prior_sigma: of a Gaussian at the image's centre that says whom to learn the object from
+            first, in halves of a side; 0 is no prior at all. The map is never multiplied by it.
     """
 
-    side: int = 64
-    strip: float = 0.1
-    floor: float = 9.0
-    centre_sigma: float = 0.7
+    side: int = 96
+    num_superpixels: int = 160
+    detail_side: int = 192
+    texture: float = 12.0
+    rounds: int = 3
+    prior_sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.side < 8 or not 0 < self.strip < 0.5 or self.floor <= 0 or self.centre_sigma <= 0:
+        sides_fit = MIN_SIDE <= self.side <= 512 and MIN_SIDE <= self.detail_side <= 2048
+        if not sides_fit or not 16 <= self.num_superpixels <= 1000:
             raise InputError(
-                f"saliency boundary wants side >= 8, 0 < strip < 0.5, floor > 0 and "
-                f"centre_sigma > 0, got {self}"
+                f"saliency boundary wants a side in {MIN_SIDE}..512, a detail_side in "
+                f"{MIN_SIDE}..2048 and num_superpixels in 16..1000, got {self}"
+            )
+        if not 0 <= self.texture <= 100 or not 0 <= self.rounds <= 10 or not self.prior_sigma >= 0:
+            raise InputError(
+                "saliency boundary wants texture in 0..100, rounds in 0..10 and a prior_sigma that "
+                f"is not negative, got {self}"
             )
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
@@ -53,40 +58,41 @@ class Boundary:
         return [self._map(image) for image in images]
 
     def _map(self, image: Image) -> Map:
-        small = shrink(image, self.side)
+        small = _enlarge(shrink(image, self.side))
         if is_flat(small):
             return flat_map()
-        lab = np.asarray(
-            cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32
+        pieces = cut(small, self.num_superpixels)
+        features = appearance(
+            image, small, pieces, detail_side=self.detail_side, texture=self.texture
         )
-        height, width = lab.shape[:2]
-        thick = max(1, round(self.strip * min(height, width)))
-        strips = [lab[:thick], lab[-thick:], lab[:, :thick], lab[:, -thick:]]
-        colours = [np.asarray(strip, dtype=np.float64).reshape(-1, 3) for strip in strips]
-        squared = [self._squared_distance(lab, c) for c in _most_alike(colours)]
-        distance = np.sqrt(np.minimum.reduce(squared))
-        flat_or_map = spread_out(distance)
-        if flat_or_map.shape != distance.shape:
-            return flat_or_map
-        return flat_or_map * centre_prior(height, width, self.centre_sigma)
+        cues = (
+            border_distance(features, pieces, VARIANCE_FLOOR),
+            barrier_distance(features, pieces),
+            border_ranking(features, pieces),
+        )
+        saliency = stretch(np.sum([stretch(cue) for cue in cues], axis=0))
+        if saliency.any():  # else nothing stands out that could teach
+            saliency = relearn(
+                saliency,
+                features,
+                pieces,
+                prior_N=self._prior(pieces),
+                rounds=self.rounds,
+                floor=VARIANCE_FLOOR,
+            )
+        return spread_out(pieces.paint(saliency))
 
-    def _squared_distance(self, lab: Map, background: NDArray[np.float64]) -> Map:
-        """Squared Mahalanobis distance of an image [h, w, 3] to the colours [m, 3] of a strip."""
-        mean = background.mean(axis=0)
-        offset = background - mean
-        # einsum and cv2.transform, not @: a threaded BLAS may sum in another order each time
-        covariance = np.einsum("mi,mj->ij", offset, offset) / len(background)
-        covariance += self.floor * np.eye(3)
-        whiten = np.linalg.cholesky(np.linalg.inv(covariance)).T
-        shift = -np.einsum("ij,j->i", whiten, mean)
-        white = np.asarray(cv2.transform(lab, np.column_stack([whiten, shift])), np.float32)
-        distance: Map = np.einsum("hwc,hwc->hw", white, white)
-        return distance
+    def _prior(self, pieces: Superpixels) -> Floats:
+        if not self.prior_sigma:
+            return np.ones(len(pieces))
+        squared = ((2 * pieces.centre_N2 - 1) ** 2).sum(axis=1)
+        # far out a narrow Gaussian is 0 in floating point, and somebody has to teach
+        return np.asarray(np.exp(-np.minimum(squared / (2 * self.prior_sigma**2), 100.0)))
 
 
-def _most_alike(strips: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Three of four strips: without the one whose mean colour is farthest from the others'."""
-    means = np.stack([strip.mean(axis=0) for strip in strips])
-    distances = np.linalg.norm(means[:, None] - means, axis=2).sum(axis=1)
-    odd = int(distances.argmax())
-    return [strip for number, strip in enumerate(strips) if number != odd]
+def _enlarge(image: Image) -> Image:
+    height, width = image.shape[:2]
+    size = max(width, MIN_SIDE), max(height, MIN_SIDE)
+    if size == (width, height):
+        return image
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)

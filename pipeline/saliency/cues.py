@@ -1,0 +1,126 @@
+"""Three ways to ask which superpixels are unlike the image's border.
+
+- `border_distance`: how far from the Gaussian of the side it resembles most;
+- `barrier_distance`: which barrier surrounds it (minimum barrier distance, Strand et al., CVIU
+  2013; for saliency Zhang et al., ICCV 2015), here over the graph of superpixels;
+- `border_ranking`: how little of a walk from each side arrives (manifold ranking, Yang et al.,
+  CVPR 2013), here a walk of a few steps instead of its limit.
+
+They fail on different images, so their sum is better than any of them.
+
+Sums are `einsum`, not `@`: a threaded BLAS may add in another order on another machine.
+
+Shapes: N superpixels, D features, K neighbours.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.saliency.superpixels import Floats, Superpixels
+
+BARRIER_SWEEPS = 10
+WALK_STEPS = 8
+WALK_STAY = 0.99
+"""Share of a walk that goes on at each step."""
+WALK_SCALE = 9.0
+"""Difference (Lab units) that makes a step e times as unlikely."""
+
+
+def stretch(values: Floats) -> Floats:
+    """Shift and scale to 0..1; all 0 where there is no spread."""
+    low, high = values.min(), values.max()
+    if not high - low > 1e-9:
+        return np.zeros_like(values)
+    return np.asarray((values - low) / (high - low))
+
+
+def weighted_gaussian(features_ND: Floats, weights_N: Floats, floor: float) -> tuple[Floats, float]:
+    """Fit a Gaussian to weighted superpixels.
+
+    Args:
+        features_ND: float64.
+        weights_N: float64, not negative, not all 0.
+        floor: added to the variances, so that what is even does not make noise stand out.
+
+    Returns:
+        Squared Mahalanobis distance of each superpixel, float64 [N], and the covariance's log
+        determinant.
+    """
+    weights = weights_N / weights_N.sum()
+    offset = features_ND - np.einsum("n,nd->d", weights, features_ND)
+    covariance = np.einsum("n,ni,nj->ij", weights, offset, offset)
+    covariance += floor * np.eye(len(covariance))
+    lower = np.linalg.cholesky(covariance)
+    white = np.einsum("ij,nj->ni", np.linalg.inv(lower), offset)
+    return np.einsum("ni,ni->n", white, white), 2 * float(np.log(np.diag(lower)).sum())
+
+
+def border_distance(features_ND: Floats, pieces: Superpixels, floor: float) -> Floats:
+    """Mahalanobis distance to the nearest of four Gaussians, one for each side of the image.
+
+    The minimum lets a background have parts: sky above, grass below.
+    """
+    squared = [weighted_gaussian(features_ND, side, floor)[0] for side in pieces.sides_4N]
+    return np.asarray(np.sqrt(np.minimum.reduce(squared)))
+
+
+def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
+    """Least range of values that a path from the border has to cross, summed over features.
+
+    All superpixels are relaxed at once, `BARRIER_SWEEPS` times: paths with more turns than that
+    are rare, and cost what the shorter ones cost.
+    """
+    is_border = pieces.is_border_N[:, None]
+    own = features_ND[:, None]
+    highest = np.where(is_border, features_ND, np.inf)
+    lowest = np.where(is_border, features_ND, -np.inf)
+    cost = np.where(is_border, 0.0, np.inf) + np.zeros_like(features_ND)
+    for _ in range(BARRIER_SWEEPS):
+        high = np.maximum(highest[pieces.neighbours_NK], own)
+        low = np.minimum(lowest[pieces.neighbours_NK], own)
+        through = high - low
+        best = through.argmin(axis=1)[:, None]
+        reached = np.take_along_axis(through, best, axis=1)[:, 0]
+        is_better = reached < cost
+        if not is_better.any():
+            break
+        cost = np.where(is_better, reached, cost)
+        highest = np.where(is_better, np.take_along_axis(high, best, axis=1)[:, 0], highest)
+        lowest = np.where(is_better, np.take_along_axis(low, best, axis=1)[:, 0], lowest)
+    cost[~np.isfinite(cost)] = 0.0  # further than the sweeps reach: nothing is known
+    return np.asarray(cost.sum(axis=1))
+
+
+def border_ranking(features_ND: Floats, pieces: Superpixels) -> Floats:
+    """Rank by a walk from what no side's walk reaches: two stages, as in the paper."""
+    weights = _walk_weights(features_ND, pieces)
+    unlike_all = np.ones(len(pieces))
+    for side in pieces.sides_4N:
+        unlike_all *= 1 - stretch(_walk(weights, side > 0))
+    return _walk(weights, unlike_all > unlike_all.mean())
+
+
+def _walk_weights(features_ND: Floats, pieces: Superpixels) -> Floats:
+    """Similarities [N, N] of neighbours, their neighbours, and border superpixels among each other.
+
+    The latter tie the border together, so that a walk does not go around an object.
+    """
+    numbers = np.arange(len(pieces))
+    touch = np.zeros((len(pieces), len(pieces)), dtype=bool)
+    touch[numbers[:, None], pieces.neighbours_NK] = True
+    linked = touch[pieces.neighbours_NK].any(axis=1)
+    linked |= np.outer(pieces.is_border_N, pieces.is_border_N)
+    np.fill_diagonal(linked, False)
+    squares = np.einsum("nd,nd->n", features_ND, features_ND)
+    products = np.einsum("id,jd->ij", features_ND, features_ND)
+    squared = np.maximum(squares[:, None] + squares - 2 * products, 0)
+    return np.where(linked, np.exp(-np.sqrt(squared) / WALK_SCALE), 0.0)
+
+
+def _walk(weights_NN: Floats, is_start_N: NDArray[np.bool_]) -> Floats:
+    degree = weights_NN.sum(axis=1) + 1e-12
+    start = is_start_N / degree
+    reached = np.asarray(start)
+    for _ in range(WALK_STEPS):
+        reached = start + WALK_STAY * np.einsum("ij,j->i", weights_NN, reached) / degree
+    return np.asarray(reached)

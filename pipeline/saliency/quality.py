@@ -1,0 +1,178 @@
+"""How well a saliency map finds the object of a mask.
+
+Patches are what masks are made of: map and mask are averaged by area to 7 x 7 over the whole
+image, and a patch is positive where more than half of it is object. Images without a positive
+patch say nothing and are left out by the caller (`None`).
+
+- AUC: of the ranking of the patches, ties counting half (the area under the ROC curve);
+- IoU: of the k highest patches with the k positive ones, ties shared out.
+
+Pixels, as the field measures them: the map resized to the mask's own size.
+
+- max F-measure: (1 + b2) P R / (b2 P + R) with b2 = 0.3 (Achanta et al., CVPR 2009), P and R
+  averaged over the images at each of 256 thresholds, then the best threshold;
+- MAE: mean absolute difference.
+
+Shapes: H W pixels of the mask, h w cells of the map, G grid side.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.saliency.interface import Map
+
+GRID_SIDE = 7
+BETA_SQUARED = 0.3
+NUM_LEVELS = 256
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MapQuality:
+    """The quality of one map.
+
+    Attributes:
+        auc: None where the patches are all positive or all negative.
+        iou: None where no patch is positive.
+        mae: in [0, 1].
+        curve: float64 [2, 256], precision and recall of the pixels at or above each level; None
+            where the mask has no object pixel.
+    """
+
+    auc: float | None
+    iou: float | None
+    mae: float
+    curve: Floats | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The mean over images; NaN where no image counts.
+
+    Attributes:
+        auc: of patches.
+        iou: of patches.
+        max_f: of pixels.
+        mae: of pixels.
+        num_images: all of them.
+        num_counted: those with a positive patch.
+    """
+
+    auc: float
+    iou: float
+    max_f: float
+    mae: float
+    num_images: int
+    num_counted: int
+
+
+def map_quality(saliency: Map, mask: Mask) -> MapQuality:
+    """Measure one map.
+
+    Args:
+        saliency: float32 [h, w] in [0, 1], of any size: it covers the whole image.
+        mask: bool [H, W], True on the object.
+    """
+    scores_GG = to_grid(saliency)
+    positive_GG = to_grid(mask.astype(np.float32)) > 0.5
+    height, width = mask.shape
+    resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+    pixels = np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
+    return MapQuality(
+        auc=ranking_auc(scores_GG, positive_GG),
+        iou=top_iou(scores_GG, positive_GG),
+        mae=float(np.abs(pixels.astype(np.float64) - mask).mean()),
+        curve=precision_recall(pixels, mask),
+    )
+
+
+def summarise(qualities: list[MapQuality]) -> Quality:
+    """The means over images, each without those that it is not defined for."""
+    curves = [q.curve for q in qualities if q.curve is not None]
+    return Quality(
+        auc=_mean([q.auc for q in qualities if q.auc is not None]),
+        iou=_mean([q.iou for q in qualities if q.iou is not None]),
+        max_f=max_f_measure(np.mean(curves, axis=0)) if curves else float("nan"),
+        mae=_mean([q.mae for q in qualities]),
+        num_images=len(qualities),
+        num_counted=sum(q.iou is not None for q in qualities),
+    )
+
+
+def to_grid(values: Map) -> Map:
+    """Average a map [h, w] by area to float32 [7, 7]."""
+    grid = cv2.resize(values, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(grid, dtype=np.float32)
+
+
+def ranking_auc(scores: NDArray[np.floating], positive: Mask) -> float | None:
+    """Probability that a positive ranks above a negative, ties counting half.
+
+    Args:
+        scores: any shape.
+        positive: of the same shape.
+
+    Returns:
+        In [0, 1]; None where one of the classes is empty.
+    """
+    above, below = scores[positive], scores[~positive]
+    if not above.size or not below.size:
+        return None
+    wins = (above[:, None] > below).mean(dtype=np.float64)
+    ties = (above[:, None] == below).mean(dtype=np.float64)
+    return float(wins + ties / 2)
+
+
+def top_iou(scores: NDArray[np.floating], positive: Mask) -> float | None:
+    """Intersection over union of the k highest with the k positive ones.
+
+    Where ties leave open which the k highest are, the intersection is its expectation over all
+    ways to choose among them.
+
+    Returns:
+        In [0, 1]; None where nothing is positive.
+    """
+    k = int(positive.sum())
+    if k == 0:
+        return None
+    threshold = np.sort(scores, axis=None)[-k]
+    above, tied = scores > threshold, scores == threshold
+    share = (k - int(above.sum())) / int(tied.sum())
+    hits = int(positive[above].sum()) + share * int(positive[tied].sum())
+    return float(hits / (2 * k - hits))
+
+
+def precision_recall(pixels: Map, mask: Mask) -> Floats | None:
+    """Precision and recall of `pixels >= t / 255` for t = 0..255, pixels rounded to 8 bit.
+
+    Args:
+        pixels: float32 [H, W] in [0, 1].
+        mask: bool [H, W].
+
+    Returns:
+        float64 [2, 256]; precision is 0 where no pixel is that high. None where the mask is empty.
+    """
+    num_positive = int(mask.sum())
+    if num_positive == 0:
+        return None
+    levels = np.rint(pixels * (NUM_LEVELS - 1)).astype(np.uint8)
+    hits = np.bincount(levels[mask], minlength=NUM_LEVELS)[::-1].cumsum()[::-1]
+    marked = np.bincount(levels.ravel(), minlength=NUM_LEVELS)[::-1].cumsum()[::-1]
+    return np.stack([hits / np.maximum(marked, 1), hits / num_positive])
+
+
+def max_f_measure(curve: Floats) -> float:
+    """The best F-measure along a curve of precision and recall, [2, n]; 0 where both are 0."""
+    precision, recall = curve
+    weighed = BETA_SQUARED * precision + recall
+    product = (1 + BETA_SQUARED) * precision * recall
+    return float(np.max(product / np.where(weighed > 0, weighed, 1)))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

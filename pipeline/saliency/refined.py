@@ -1,0 +1,85 @@
+"""Refinement of any source's maps to the edges of the image: the guided filter.
+
+He, Sun, Tang: "Guided Image Filtering", ECCV 2010: within each small window the refined map is a
+linear function of the image's colours, so it has edges where the image has them and none
+elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.saliency.interface import Image, Map, SaliencySource, shrink
+
+DEFAULT_BATCH_IMAGES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """Another source's maps, filtered with the image as guide.
+
+    Attributes:
+        base: the source.
+        side: shorter side in pixels at which the map is filtered, if the image has them.
+        radius: of the filter's window, as a share of the shorter side.
+        smoothness: variance of colours (in 0..1, squared) that does not count as an edge.
+    """
+
+    base: SaliencySource
+    side: int = 112
+    radius: float = 0.06
+    smoothness: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.side <= 1024 or not 0 < self.radius <= 0.5 or not self.smoothness > 0:
+            raise InputError(
+                "refined saliency wants refine_side in 8..1024, refine_radius in 0..0.5 and "
+                f"refine_smoothness > 0, got {self.side}, {self.radius}, {self.smoothness}"
+            )
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        """Compute maps; see `SaliencySource`."""
+        maps = self.base(images)
+        return [self._refine(image, saliency) for image, saliency in zip(images, maps, strict=True)]
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether the base is much faster on a GPU."""
+        return bool(getattr(self.base, "wants_gpu", False))
+
+    @property
+    def batch_images(self) -> int:
+        """How many images the base likes to be given at once."""
+        return int(getattr(self.base, "batch_images", DEFAULT_BATCH_IMAGES))
+
+    def pinned(self) -> "Refined":
+        """The same, with the base bound to its weights, if it has any."""
+        base: Any = self.base
+        return replace(self, base=base.pinned()) if hasattr(base, "pinned") else self
+
+    def parameters(self) -> dict[str, object]:
+        """The base's parameters, and under `refine` those of the filter."""
+        base: Any = self.base
+        of_base = base.parameters() if hasattr(base, "parameters") else asdict(base)
+        own = {"side": self.side, "radius": self.radius, "smoothness": self.smoothness}
+        return {**of_base, "refine": own}
+
+    def _refine(self, image: Image, saliency: Map) -> Map:
+        if float(np.ptp(saliency)) == 0.0:
+            return saliency  # what is flat has no edges, and stays flat to the last bit
+        guide = shrink(image, self.side)
+        height, width = guide.shape[:2]
+        radius = max(1, round(self.radius * min(height, width)))
+        resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+        filtered = cv2.ximgproc.guidedFilter(
+            guide.astype(np.float32) / np.float32(255),
+            np.asarray(resized, np.float32),
+            radius,
+            self.smoothness,
+        )
+        filtered = np.nan_to_num(np.asarray(filtered, np.float32), nan=0.0)
+        return np.clip(filtered.reshape(height, width), 0.0, 1.0)

@@ -1,0 +1,124 @@
+"""A table of how well saliency sources find the objects of masks, and pictures of it."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.registry import parse_saliency_source
+from pipeline.saliency.score_pairs import Half, ScoredImage, pair_up, read_pair
+from pipeline.saliency.score_picture import Case, best_and_worst, draw_cases
+from pipeline.saliency.scoring import SourceScore, maps_of, score_sources
+
+NUM_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score saliency sources on a folder of images with a folder of masks.
+
+    Attributes:
+        images: Folder of images, of any depth.
+        masks: Folder of masks with the same relative names up to the suffix; white is object.
+        saliency: Sources, with options where wanted: boundary boundary:prior_sigma=0 centre.
+        half: Which images, by their names alone: choose parameters on one half, report on the
+            other.
+        maps: Folder of maps that another program made, for --saliency external.
+        picture: PNG of the best and the worst cases of the first source.
+        cases: How many of each are in the picture.
+        processes: How many work at once; 0: one for each core.
+    """
+
+    images: Path
+    masks: Path
+    saliency: tuple[str, ...] = ("boundary", "centre")
+    half: Half = "all"
+    maps: Path | None = None
+    picture: Path | None = None
+    cases: int = 6
+    processes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.saliency or len(set(self.saliency)) != len(self.saliency):
+            raise InputError(
+                f"saliency wants one source or more, each once, got {list(self.saliency)}"
+            )
+        for text in self.saliency:
+            parse_saliency_source(text)
+        if self.cases < 1:
+            raise InputError(f"cases must be at least 1, got {self.cases}")
+        if self.processes < 0:
+            raise InputError(f"processes must not be negative, got {self.processes}")
+        if self.picture is not None and self.picture.suffix.lower() != ".png":
+            raise InputError(f"picture must be the name of a .png, got {self.picture}")
+
+
+def score_report(config: ScoreConfig) -> Iterator[str]:
+    """Score, and write the picture.
+
+    Yields:
+        The lines of the report.
+
+    Raises:
+        InputError: nothing to score, a mask of another aspect than its image, a file that cannot
+            be read.
+    """
+    pairs = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
+    if pairs.without_mask:
+        yield f"{len(pairs.without_mask)} images without a mask: {_named(pairs.without_mask)}"
+    sources = {text: parse_saliency_source(text) for text in config.saliency}
+    processes = config.processes or len(os.sched_getaffinity(0))
+    scores = score_sources(sources, pairs.paired, processes)
+    unreadable = scores[config.saliency[0]].unreadable
+    if unreadable:
+        reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
+        yield f"{len(unreadable)} images left out: {_named(reasons)}"
+    yield from _table(scores, config.half)
+    if config.picture is not None:
+        first = config.saliency[0]
+        _draw(config, sources[first], pairs.paired, scores[first])
+        yield f"best and worst of {first}: {config.picture}"
+
+
+def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:
+    any_score = next(iter(scores.values()))
+    width = max(len("source"), *map(len, scores))
+    which = "" if half == "all" else f", half: {half}"
+    yield (
+        f"{any_score.quality.num_images} images{which}; AUC and IoU on 7 x 7 patches of the "
+        f"{any_score.quality.num_counted} with a positive patch, F and MAE on the masks' pixels"
+    )
+    yield f"{'source':{width}}    AUC    IoU  max F    MAE  ms/image"
+    for name, score in scores.items():
+        quality = score.quality
+        yield (
+            f"{name:{width}}  {quality.auc:.3f}  {quality.iou:.3f}  {quality.max_f:.3f}"
+            f"  {quality.mae:.3f}  {score.ms:8.1f}"
+        )
+
+
+def _draw(
+    config: ScoreConfig, source: SaliencySource, pairs: Sequence[ScoredImage], score: SourceScore
+) -> None:
+    assert config.picture is not None
+    by_name = {pair.name: pair for pair in pairs}
+    best, worst = (
+        [_case(source, by_name[name], score) for name in names]
+        for names in best_and_worst(score.by_image, config.cases)
+    )
+    quality = score.quality
+    title = f"{config.saliency[0]}: AUC {quality.auc:.3f}, IoU {quality.iou:.3f}"
+    draw_cases(config.picture, title, best, worst)
+
+
+def _case(source: SaliencySource, pair: ScoredImage, score: SourceScore) -> Case:
+    image, mask = read_pair(pair)
+    (saliency,) = maps_of(source, [(pair, image)])
+    return Case(pair.name, image, saliency, mask, score.by_image[pair.name])
+
+
+def _named(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > NUM_NAMED else ""
+    return ", ".join(names[:NUM_NAMED]) + more
