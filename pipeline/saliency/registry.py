@@ -1,13 +1,13 @@
 """The saliency sources by name. A new one is a file beside this one and a line here."""
 
-import dataclasses
 from collections.abc import Callable
 
 from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
 from pipeline.saliency.fine_grained import FineGrained
-from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.interface import SaliencySource, parameters_of
+from pipeline.saliency.scda import Scda
 from pipeline.saliency.spectral_residual import SpectralResidual
 from pipeline.saliency.uniform import Uniform
 
@@ -15,6 +15,7 @@ SALIENCY_SOURCES: dict[str, Callable[[], SaliencySource]] = {
     "boundary": Boundary,
     "centre": Centre,
     "fine_grained": FineGrained,
+    "scda": Scda,
     "spectral_residual": SpectralResidual,
     "uniform": Uniform,
 }
@@ -35,4 +36,4 @@ def make_saliency_source(name: str) -> SaliencySource:
 
 def describe_saliency_source(name: str, source: SaliencySource) -> dict[str, object]:
     """Name and all parameters of a source, as they go into the plan and dataset.json."""
-    return {"source": name, **dataclasses.asdict(source)}
+    return {"source": name, **parameters_of(source)}
