@@ -1,7 +1,8 @@
 """What a saliency source is, and what all of them share."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -36,6 +37,47 @@ class SaliencySource(Protocol):
             whole image. A flat image has a flat map, 0.5 everywhere.
         """
         ...
+
+
+@runtime_checkable
+class WeightedSource(Protocol):
+    """What a saliency source has besides, if it reads weights: a network.
+
+    Attributes:
+        wants_gpu: whether it is much faster on a GPU; it uses one that its process can see.
+        batch_images: how many images it likes to be given at once.
+    """
+
+    wants_gpu: ClassVar[bool]
+    batch_images: ClassVar[int]
+
+    def pinned(self) -> SaliencySource:
+        """The same source, bound to its weights by their digest: other ones are refused later."""
+        ...
+
+    def parameters(self) -> dict[str, object]:
+        """What decides its maps, flat and in json types, with the digest of the weights."""
+        ...
+
+
+def pin(source: SaliencySource) -> SaliencySource:
+    """The source as it is sent to other processes; reads weights, where it has any.
+
+    Raises:
+        InputError: weights that are not there or do not fit.
+    """
+    return source.pinned() if isinstance(source, WeightedSource) else source
+
+
+def parameters_of(source: SaliencySource) -> dict[str, object]:
+    """Everything that decides a source's maps, for the plan's digest and dataset.json.
+
+    Raises:
+        InputError: weights that are not there or do not fit.
+    """
+    if isinstance(source, WeightedSource):
+        return source.parameters()
+    return dataclasses.asdict(source)
 
 
 def flat_map() -> Map:

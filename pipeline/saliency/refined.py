@@ -6,14 +6,13 @@ elsewhere.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.saliency.interface import Image, Map, SaliencySource, shrink
+from pipeline.saliency.interface import Image, Map, SaliencySource, parameters_of, pin, shrink
 
 DEFAULT_BATCH_IMAGES = 16
 
@@ -58,15 +57,12 @@ class Refined:
 
     def pinned(self) -> "Refined":
         """The same, with the base bound to its weights, if it has any."""
-        base: Any = self.base
-        return replace(self, base=base.pinned()) if hasattr(base, "pinned") else self
+        return replace(self, base=pin(self.base))
 
     def parameters(self) -> dict[str, object]:
         """The base's parameters, and under `refine` those of the filter."""
-        base: Any = self.base
-        of_base = base.parameters() if hasattr(base, "parameters") else asdict(base)
         own = {"side": self.side, "radius": self.radius, "smoothness": self.smoothness}
-        return {**of_base, "refine": own}
+        return {**parameters_of(self.base), "refine": own}
 
     def _refine(self, image: Image, saliency: Map) -> Map:
         if float(np.ptp(saliency)) == 0.0:

@@ -15,8 +15,9 @@ from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
 from pipeline.saliency.fine_grained import FineGrained
-from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.interface import SaliencySource, parameters_of
 from pipeline.saliency.refined import Refined
+from pipeline.saliency.scda import Scda
 from pipeline.saliency.spectral_residual import SpectralResidual
 from pipeline.saliency.uniform import Uniform
 
@@ -24,6 +25,7 @@ SALIENCY_SOURCES: dict[str, Callable[..., SaliencySource]] = {
     "boundary": Boundary,
     "centre": Centre,
     "fine_grained": FineGrained,
+    "scda": Scda,
     "spectral_residual": SpectralResidual,
     "uniform": Uniform,
 }
@@ -90,9 +92,7 @@ def parse_saliency_source(text: str) -> SaliencySource:
 
 def describe_saliency_source(name: str, source: SaliencySource) -> dict[str, object]:
     """Name and all parameters of a source, as they go into the plan and dataset.json."""
-    some: Any = source
-    parameters = some.parameters() if hasattr(some, "parameters") else dataclasses.asdict(source)
-    return {"source": name, **parameters}
+    return {"source": name, **parameters_of(source)}
 
 
 def _option_types(name: str) -> dict[str, Any]:

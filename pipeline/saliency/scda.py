@@ -1,0 +1,132 @@
+"""`scda`: where the last convolutional block of a network is active.
+
+A map is the sum of the block's rectified activations over its channels, the first step of SCDA
+(Wei et al., "Selective Convolutional Descriptor Aggregation", 2017), as in arXiv 2309.12757; the
+sum and the mean are the same map, for it is stretched to [0, 1].
+
+The paper computes it on every view. Here it is computed once, on the whole image: the shorter
+side is scaled to `side` and both sides are rounded to multiples of the network's stride, so that
+cells and pixels line up and few different sizes occur.
+
+Networks: torchvision's ResNet, ResNeXt and Wide ResNet, and DenseNet, VGG, MobileNet, EfficientNet,
+ConvNeXt, RegNet, MNASNet and ShuffleNet; see `scda_weights.LAST_BLOCK`. Others are refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.saliency.interface import Image, Map, flat_map, is_flat, shrink
+from pipeline.saliency.scda_input import MARGIN, MAX_SIDE, STRIDE, input_size, resize
+
+if TYPE_CHECKING:
+    from pipeline.saliency.scda_network import Localiser
+
+FLAT_SIDE = 64
+"""Shorter side at which an image is looked at for any contrast at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scda:
+    """Activation of a network's last convolutional block, summed over its channels.
+
+    Attributes:
+        weights: `DEFAULT` or another of torchvision's names (fetched from the network once), a
+            local torchvision state dict (.pth), the folder of an exported backbone, or `random`,
+            a control without any knowledge.
+        network: torchvision's name of the network; empty: resnet50, or what the exported
+            backbone is.
+        side: shorter side of the network's input, a multiple of 32; 0: 224 as in the paper, or
+            more for networks that were made for more.
+        edges: what the network sees around the image: `zero`, as in training and in the paper,
+            or `reflect` (from side 96 on), at twice the cost. Next to zeros cells are less active,
+            whatever the image shows: a centre prior, and the better part of what an untrained or
+            briefly trained network seems to know.
+        precision: `auto` is bfloat16 on a GPU and on a CPU that multiplies it fast (AMX), and
+            float32 elsewhere.
+        weights_digest: sha256 that the weights must have; filled in by `pinned`.
+    """
+
+    weights: str = "DEFAULT"
+    network: str = ""
+    side: int = 0
+    edges: Literal["zero", "reflect"] = "zero"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    weights_digest: str = ""
+
+    wants_gpu: ClassVar[bool] = True
+    batch_images: ClassVar[int] = 64
+
+    def __post_init__(self) -> None:
+        if self.side % STRIDE or not 0 <= self.side <= MAX_SIDE:
+            raise InputError(
+                f"saliency scda wants a side that is a multiple of {STRIDE} up to {MAX_SIDE}, "
+                f"or 0, got {self.side}"
+            )
+        if self.edges not in ("zero", "reflect"):
+            raise InputError(f"saliency scda knows edges zero and reflect, got {self.edges!r}")
+        if self.edges == "reflect" and 0 < self.side <= MARGIN * STRIDE:
+            raise InputError(
+                f"saliency scda wants a side above {MARGIN * STRIDE} for edges reflect, "
+                f"got {self.side}"
+            )
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise InputError(
+                f"saliency scda knows precision auto, float32 and bfloat16, got {self.precision!r}"
+            )
+        if not self.weights:
+            raise InputError("saliency scda wants weights: a torchvision name, a file or a folder")
+
+    def pinned(self) -> "Scda":
+        """Load the weights and bind the source to them by their digest.
+
+        Raises:
+            InputError: weights that are not there or do not fit; says which.
+        """
+        return replace(self, weights_digest=self._localiser().trunk.weights_digest)
+
+    def parameters(self) -> dict[str, object]:
+        """What decides the maps, with the weights' digest in place of where they lie.
+
+        Raises:
+            InputError: weights that are not there or do not fit; says which.
+        """
+        return self._localiser().parameters()
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        """Compute maps; see `SaliencySource`.
+
+        The network is made in the process that first needs it, on its GPU if it has one. Images
+        of one input size go through it together; results are fetched only when all are on their
+        way, so that a GPU works while the next batch is put together.
+
+        Raises:
+            InputError: weights that are not there, do not fit, have changed, or are not finite.
+        """
+        maps = [flat_map() for _ in images]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, image in enumerate(images):
+            if not is_flat(shrink(image, FLAT_SIDE)):
+                height, width = image.shape[:2]
+                size = input_size(height, width, self._localiser().side)
+                groups.setdefault(size, []).append(number)
+        under_way = []
+        for size, numbers in groups.items():
+            most = self._localiser().max_batch(size)
+            for first in range(0, len(numbers), most):
+                part = numbers[first : first + most]
+                batch = np.stack([resize(images[number], size) for number in part])
+                under_way.append((part, self._localiser().start(batch)))
+        for part, started in under_way:
+            for number, saliency in zip(part, self._localiser().fetch(started), strict=True):
+                maps[number] = saliency
+        return maps
+
+    def _localiser(self) -> "Localiser":
+        # imported here, so that the other sources' processes do without torch
+        from pipeline.saliency.scda_network import localiser_of
+
+        return localiser_of(**asdict(self))

@@ -1,0 +1,46 @@
+"""Saliency from an encoder of one's own: maps without labels, pretraining, maps from it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.codecs import encode_saliency
+from pipeline.manifest import load_dataset_info
+from pipeline.preprocessing import scaled_kernel
+from pipeline.saliency.boundary import Boundary
+from pipeline.saliency.interface import pin
+from pipeline.saliency.registry import describe_saliency_source
+from pipeline.saliency.scda import Scda
+from pipeline.shards import ShardSetReader
+from tests.runs import small_run
+from tests.shard_sets import picture, write_images
+from training.config import KnnConfig
+from training.local import launch
+
+
+def test_an_encoder_that_learned_with_maps_makes_the_next_maps(tmp_path: Path) -> None:
+    images = [picture(number)[0] for number in range(16)]
+    labels = [number % 3 for number in range(16)]
+    write_images(tmp_path / "first", images, labels, saliency=Boundary()(images))
+    short = {"epochs": 1, "fill": "high_pass", "knn": KnnConfig()}
+    first = launch(small_run(tmp_path / "first", tmp_path / "run", **short))
+    assert (first.step, first.ran) == (2, True)
+
+    # the weights are those of the run, with its filter, and stay those
+    source = pin(Scda(weights=str(tmp_path / "run" / "backbone"), side=96, edges="reflect"))
+    described = describe_saliency_source("scda", source)
+    assert described["network"] == "resnet18"
+    assert described["high_pass"] == list(scaled_kernel(11, 5.0, 32))
+    assert described["weights_digest"] == source.parameters()["weights_digest"] != ""  # type: ignore[attr-defined]
+
+    maps = source(images)
+    info = write_images(tmp_path / "second", images, labels, saliency=maps)
+    reader = ShardSetReader(tmp_path / "second", load_dataset_info(tmp_path / "second"))
+    assert reader.num_samples == info.num_images == 16
+    for number, saliency in enumerate(maps):
+        assert (saliency.min(), saliency.max()) == (0, 1)
+        assert saliency.std() > 0.05
+        assert reader.read(number).saliency == encode_saliency(saliency, info.saliency_size)
+    assert not any(np.array_equal(maps[0], other) for other in maps[1:])
+    second = launch(small_run(tmp_path / "second", tmp_path / "run_2", **short))
+    assert (second.step, second.ran) == (2, True)
