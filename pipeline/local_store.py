@@ -64,7 +64,7 @@ class LocalStore(Store):
 
     def read(self, name: str) -> bytes:
         """See `Store`."""
-        return self._retrying(name, self.path(name).read_bytes)
+        return self._retrying(name, lambda: self.path(name).read_bytes())
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """See `Store`."""
@@ -78,7 +78,7 @@ class LocalStore(Store):
     def size(self, name: str) -> int | None:
         """See `Store`."""
         try:
-            about = self._retrying(name, self.path(name).stat)
+            about = self._retrying(name, lambda: self.path(name).stat())
         except FileNotFoundError:
             return None
         return about.st_size if stat.S_ISREG(about.st_mode) else None
@@ -120,8 +120,12 @@ class LocalStore(Store):
 
     def remove(self, name: str) -> None:
         """See `Store`."""
-        with suppress(FileNotFoundError):
-            self.path(name).unlink()
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        folders = [folder for folder in path.parents if folder.is_relative_to(self.root)]
+        with suppress(OSError):  # not empty, not there, or not ours to remove
+            for folder in folders:
+                folder.rmdir()
 
     def sweep(self) -> int:
         """See `Store`. Looks into the folder and the folders in it."""

@@ -72,7 +72,7 @@ class Store(ABC):
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, where it is there."""
+        """Remove a file, where it is there, and folders that hold nothing any more."""
 
     @abstractmethod
     def sweep(self) -> int:

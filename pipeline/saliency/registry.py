@@ -6,22 +6,24 @@ from collections.abc import Callable
 from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
+from pipeline.saliency.external import External
 from pipeline.saliency.fine_grained import FineGrained
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.spectral_residual import SpectralResidual
 from pipeline.saliency.uniform import Uniform
 
-SALIENCY_SOURCES: dict[str, Callable[[], SaliencySource]] = {
+SALIENCY_SOURCES: dict[str, Callable[..., SaliencySource]] = {
     "boundary": Boundary,
     "centre": Centre,
+    "external": External,
     "fine_grained": FineGrained,
     "spectral_residual": SpectralResidual,
     "uniform": Uniform,
 }
 
 
-def make_saliency_source(name: str) -> SaliencySource:
-    """The source of that name with its default parameters.
+def make_saliency_source(name: str, **options: object) -> SaliencySource:
+    """The source of that name; parameters that are not given have their defaults.
 
     Raises:
         InputError: an unknown name; lists the known ones.
@@ -30,7 +32,7 @@ def make_saliency_source(name: str) -> SaliencySource:
         raise InputError(
             f"unknown saliency source {name!r}: the known ones are {', '.join(SALIENCY_SOURCES)}"
         )
-    return SALIENCY_SOURCES[name]()
+    return SALIENCY_SOURCES[name](**options)
 
 
 def describe_saliency_source(name: str, source: SaliencySource) -> dict[str, object]:
