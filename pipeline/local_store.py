@@ -114,6 +114,10 @@ class LocalStore(Store):
                     # a pipe or a device would block for ever
                     yield os.fsdecode(path), about.st_size if stat.S_ISREG(about.st_mode) else -1
 
+    def is_there(self) -> bool:
+        """See `Store`."""
+        return self.root.is_dir()
+
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """See `Store`."""
         return atomic_file(self.path(name))

@@ -98,7 +98,7 @@ def load_dataset_info(place: Place) -> DatasetInfo:
     try:
         data = store.read(DATASET_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if next(store.names(), None) is None:
+        if not store.is_there():
             raise InputError(
                 f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
             ) from error

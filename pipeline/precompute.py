@@ -2,10 +2,9 @@
 
 import logging
 import pickle
-import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,20 +18,13 @@ from pipeline.atomic import temporaries
 from pipeline.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.errors import InputError
 from pipeline.local_store import LocalStore
-from pipeline.manifest import DatasetInfo, write_dataset_info
-from pipeline.plan_files import discard_begun
-from pipeline.precompute_begin import Work, begin
-from pipeline.precompute_config import PrecomputeConfig, open_place
-from pipeline.precompute_report import (
-    Progress,
-    first_reason,
-    library_versions,
-    say_what_is_there,
-    say_what_was_done,
-)
+from pipeline.manifest import DatasetInfo
+from pipeline.precompute_begin import Work
+from pipeline.precompute_config import PrecomputeConfig
+from pipeline.precompute_report import Progress
+from pipeline.precompute_run import run_precompute
 from pipeline.ray_session import ray_running
-from pipeline.saliency.registry import describe_saliency_source
-from pipeline.schema import REJECTED_FOLDER, SCHEMA_VERSION, SHARDS_FOLDER
+from pipeline.schema import SHARDS_FOLDER
 from pipeline.storage import Store
 
 __all__ = ["PrecomputeConfig", "precompute"]
@@ -50,65 +42,10 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
         InputError: the data or the output cannot be used, another plan was begun there, a source
             or a store cannot be read or has changed, or too many images had to be rejected.
     """
-    out = open_place(config.out)
-    saliency = config.make_saliency()
-    described = describe_saliency_source(config.saliency, saliency)
-    try:
-        work = begin(config, out, described)
-    except OSError as error:
-        raise InputError(f"cannot write to {out.url}: {error.strerror or error}") from error
-    say_what_is_there(config.data, work)
-    jobs = {
-        generation: ShardJob(
-            data=work.place,
-            out=out,
-            first_shard=plan.first_shard,
-            plan_digest=plan.digest,
-            saliency=saliency,
-            saliency_size=config.saliency_size,
-            max_pixels=config.max_pixels,
-            resize_short=config.resize_short or 0,
-            generation=generation,
-        )
-        for generation, plan in work.plans.items()
-    }
-    started = time.monotonic()
-    built: list[BuiltShard] = []
-    if jobs:
-        with ray_running(), _quiet_ray_data():
-            built = _build_all(jobs, work)
-    seconds = time.monotonic() - started
-    num_rejected = sum(shard.num_rejected for shard in built)
-    info = DatasetInfo(
-        schema_version=SCHEMA_VERSION,
-        shards=tuple(sorted((*work.kept, *(s.info for s in built)), key=lambda shard: shard.name)),
-        class_names=work.class_names,
-        saliency=described,
-        saliency_size=config.saliency_size,
-        plan_digest=work.plan_digest,
-        num_rejected=work.num_kept_rejected + num_rejected,
-        versions=library_versions(),
-    )
-    if info.num_images == 0:
-        why = first_reason(out, built)
-        if not work.began_before:
-            discard_begun(out)
-        raise InputError(
-            f"none of the {work.num_images} images in {config.data} can be used: {why}"
-        )
-    if num_rejected > config.max_rejected_fraction * work.num_images:
-        raise InputError(
-            f"{num_rejected} of {work.num_images} images cannot be used "
-            f"({num_rejected / work.num_images:.1%}), more than --max-rejected-fraction "
-            f"{config.max_rejected_fraction}: {first_reason(out, built)} (all of them: "
-            f"{out.where(REJECTED_FOLDER)}); mend them or raise the limit and run this again"
-        )
-    write_dataset_info(out, info)
-    say_what_was_done(out, info, built, work.num_ignored, seconds)
-    return info
+    return run_precompute(config, _build_all)
 
 
-def _build_all(jobs: dict[int, ShardJob], work: Work) -> list[BuiltShard]:
+def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     """Make the shards on all of Ray's CPUs.
 
     What a shard fails of travels back as a row: an exception in a Ray Data task would bury its
@@ -119,27 +56,30 @@ def _build_all(jobs: dict[int, ShardJob], work: Work) -> list[BuiltShard]:
         for generation, plan in work.plans.items()
         for number in range(plan.num_shards)
     ]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    with warnings.catch_warnings():
-        # max_retries has no other way in, and without it Ray Data tries a crash again for ever
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        results = dataset.map(partial(_run_job, jobs=jobs), num_cpus=1, max_retries=MAX_RETRIES)
     progress = Progress(work.num_images)
     built: list[BuiltShard] = []
     try:
-        for row in results.iter_rows():
-            if row["error"]:
-                raise InputError(row["error"])
-            shard: BuiltShard = pickle.loads(row["shard"])
-            built.append(shard)
-            progress.add(shard)
+        with ray_running(), _quiet_ray_data():
+            dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+            with warnings.catch_warnings():
+                # max_retries has no other way in: without it Ray Data tries a crash for ever
+                warnings.simplefilter("ignore", RayDeprecationWarning)
+                results = dataset.map(
+                    partial(_run_job, jobs=jobs), num_cpus=1, max_retries=MAX_RETRIES
+                )
+            for row in results.iter_rows():
+                if row["error"]:
+                    raise InputError(row["error"])
+                shard: BuiltShard = pickle.loads(row["shard"])
+                built.append(shard)
+                progress.add(shard)
     except RayError as error:
         (job, *_) = jobs.values()
         raise RuntimeError(
             f"a process died while it made {_suspects(job.out)} ({1 + MAX_RETRIES} tries): "
             f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
         ) from error
-    return sorted(built, key=lambda shard: shard.info.name)
+    return built
 
 
 def _suspects(out: Store) -> str:
@@ -151,7 +91,7 @@ def _suspects(out: Store) -> str:
     return " or ".join(sorted(name for name, n in left.items() if n == most)) or "a shard"
 
 
-def _run_job(row: dict[str, Any], jobs: dict[int, ShardJob]) -> dict[str, Any]:
+def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any]:
     """Make one shard, in a Ray task."""
     template = jobs[row["generation"]]
     job = template.numbered(row["number"])

@@ -66,6 +66,10 @@ class Store(ABC):
         The size of what is no regular file (a pipe, a device) is -1. No such folder: nothing.
         """
 
+    def is_there(self) -> bool:
+        """Whether the place exists: it holds a file, or is a local folder."""
+        return next(self.names(), None) is not None
+
     @abstractmethod
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file to write that appears whole at `name` only if the block ends well."""

@@ -55,9 +55,7 @@ class External:
         return flat_map()
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        """Maps of images that come without any mask; see `SaliencySource`."""
-        if images and self.missing == "error":
-            raise InputError("external saliency takes masks, and none came with the images")
+        """Flat maps: nothing is known of an image without its mask. See `SaliencySource`."""
         return [flat_map() for _ in images]
 
 
