@@ -108,12 +108,15 @@ def compare(out: Store, history: History, images: Collected) -> Compared:
     hashes = source_hashes(images.rows["source"], 8)[:, 0]
     sizes = images.rows["num_bytes"].to_numpy()
     by_hash = np.argsort(hashes, kind="stable")
+    hashes = hashes[by_hash]
     known = np.zeros(len(hashes), bool)
     covered: list[int] = []
     for generation in range(history.num_finished):
         is_covered = True
         for batch in planned_sources(out, generation):
-            rows, listed = _find(batch, hashes, by_hash)
+            wanted = source_hashes(pa.chunked_array([batch.column("source")]), 8)[:, 0]
+            places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+            rows, listed = by_hash[places], hashes[places] == wanted
             is_covered &= bool(listed.all())
             known[rows[listed]] = True
             before = batch.column("num_bytes").to_numpy()
@@ -123,16 +126,6 @@ def compare(out: Store, history: History, images: Collected) -> Compared:
     kept = images.rows.filter(pa.array(~known)).combine_chunks()
     new = dataclasses.replace(images, rows=kept)
     return Compared(new, int(known.sum()), tuple(covered))
-
-
-def _find(
-    batch: pa.RecordBatch, hashes: NDArray[np.uint64], by_hash: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows of the listing for rows of a plan, and which of them are right."""
-    wanted = source_hashes(pa.chunked_array([batch.column("source")]), 8)[:, 0]
-    places = np.searchsorted(hashes, wanted, sorter=by_hash)
-    rows = by_hash[np.minimum(places, len(hashes) - 1)]
-    return rows, hashes[rows] == wanted
 
 
 def _refuse_changed(

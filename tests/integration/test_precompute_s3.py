@@ -142,7 +142,7 @@ def test_what_is_broken_in_a_bucket_is_made_again(
 
 
 def test_places_that_cannot_be_used_end_early(
-    local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
+    local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket, tmp_path: Path
 ) -> None:
     nowhere = bucket.url("out", bucket="no-such-bucket")
     with pytest.raises(InputError, match=r"s3://no-such-bucket/out.*: no such bucket"):
@@ -151,7 +151,7 @@ def test_places_that_cannot_be_used_end_early(
         precompute_here(replace(remote, out=remote.data))
     with bucket.no_access():
         with pytest.raises(InputError, match=r"/data cannot be listed: access denied"):
-            precompute_here(remote)
+            precompute_here(replace(remote, out=tmp_path / "out"))
         with pytest.raises(InputError, match=r"/out/plan\.json cannot be read: access denied"):
             precompute_here(replace(local, out=remote.out))
     assert bucket.contents("out") == {}
