@@ -38,6 +38,7 @@ def main(num_images: int, folder: str) -> None:
     out = open_store(folder)
     figures: dict[str, float] = {}
     place = DataPlace(store=open_store("data"))
+    started = time.monotonic()
 
     def lap(name: str) -> None:
         nonlocal started
@@ -46,7 +47,6 @@ def main(num_images: int, folder: str) -> None:
         figures[f"{name} peak GiB"] = peak
         started = time.monotonic()
 
-    started = time.monotonic()
     images = collect(Listing(place=place, batches=rows(num_images)))
     lap("list")
     plan = make_plan(images, {"made": "up"}, shard_images=256, shard_bytes=256 << 20)

@@ -85,6 +85,16 @@ def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_of_no_known_kind_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_job("--data", "http://x/y", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: http://x/y: http:// is no known kind of place; "
+        "known are local paths, s3://, gs://\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_source_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = run_job("--data", tmp_path, "--out", tmp_path / "out", "--saliency", "nope")
     assert done.returncode == 2

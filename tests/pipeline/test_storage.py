@@ -4,8 +4,10 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from pipeline import storage
 from pipeline.errors import InputError
 from pipeline.local_store import LocalStore
 from pipeline.object_store import ObjectStore
+from pipeline.plan import collect
+from pipeline.sources import SourceOptions, open_source
 from pipeline.storage import Store, StoreError, open_store, retrying
 from tests.s3_server import Bucket
 
@@ -236,3 +240,36 @@ def test_only_what_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StoreError, match=r"^x: Input/output error$"):
         retrying("x", fail, is_outage=lambda _: False, seconds=10)
     assert pauses == []
+
+
+@pytest.fixture
+def somebody_else() -> Iterator[Path]:
+    """A folder that others may read, while the process is nobody in particular."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "closed").mkdir()
+        (folder / "closed" / "x").write_bytes(b"1")
+        (folder / "secret").write_bytes(b"2")
+        (folder / "closed").chmod(0)
+        (folder / "secret").chmod(0)
+        folder.chmod(0o755)
+        user = os.geteuid()
+        if user == 0:  # root may read everything
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(user)
+            (folder / "closed").chmod(0o700)
+
+
+def test_no_permission_is_said_at_once(somebody_else: Path) -> None:
+    store = open_store(somebody_else)
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=r"/secret cannot be read: Permission denied$"):
+        store.read("secret")
+    with pytest.raises(StoreError, match=r"cannot list .*/closed: Permission denied$"):
+        list(store.files())
+    with pytest.raises(InputError, match=r"cannot list .*/closed: Permission denied$"):
+        collect(open_source(somebody_else, SourceOptions()))
+    assert time.monotonic() - started < storage.RETRY_SECONDS

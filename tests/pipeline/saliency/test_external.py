@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
 
 
-def png(levels: NDArray[np.generic]) -> bytes:
+def png(levels: NDArray[Any]) -> bytes:
     return cv2.imencode(".png", levels)[1].tobytes()
 
 
@@ -75,7 +76,7 @@ def test_exif_turns_a_mask_that_carries_it() -> None:
         (b"no mask", "cannot be decoded"),
         (png(ramp()[:, :30]), "30 x 30, of another aspect than the image, 400 x 300"),
         (png(np.ones((30, 40), np.uint8)), "0 and 1 only: 255 is foreground"),
-        (png(np.zeros((30, 40, 3), np.uint8) + np.uint8([0, 0, 90])), "coloured"),
+        (png(np.full((30, 40, 3), (0, 0, 90), np.uint8)), "coloured"),
         (npy(np.full((30, 40), 1.5)), r"outside of \[0, 1\]"),
         (npy(np.full((30, 40), np.nan)), r"outside of \[0, 1\]"),
         (npy(np.zeros((30, 40), np.int64)), "holds int64"),
@@ -138,7 +139,8 @@ def stored(config: PrecomputeConfig, info: DatasetInfo) -> dict[str, NDArray[np.
 
 
 def expected_map() -> NDArray[np.float64]:
-    return np.asarray(cv2.resize(ramp() / 255, (56, 56), interpolation=cv2.INTER_AREA)) * 255
+    levels = cv2.resize(ramp() / 255, (56, 56), interpolation=cv2.INTER_AREA) * 255
+    return np.asarray(levels, np.float64)
 
 
 def test_side_files_are_the_saliency_of_upright_images(config: PrecomputeConfig) -> None:
