@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.collected import Collected
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, ShardInfo, load_dataset_info, read_record
-from pipeline.plan import Collected, source_hashes
+from pipeline.plan import source_hashes
 from pipeline.plan_files import WrittenPlan, planned_sources, read_plan
 from pipeline.schema import DATASET_FILE, shard_name
 from pipeline.storage import Store

@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pyarrow as pa
 
+from pipeline.collected import Collected
 from pipeline.errors import InputError
 from pipeline.listing import LISTING_SCHEMA
-from pipeline.plan import Collected, source_hashes
+from pipeline.plan import source_hashes
 from pipeline.sources_folder import is_image_name
 from pipeline.storage import Store, printable
 

@@ -9,27 +9,17 @@ All of it is arrow and numpy: ten million images are some arrays, not ten millio
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.collected import PLAN_SCHEMA, Collected
 from pipeline.errors import InputError
-from pipeline.listing import LISTING_SCHEMA, Listing
 from pipeline.schema import sample_key
-
-PLAN_SCHEMA = pa.schema(
-    [
-        pa.field("label", pa.int64()) if listed.name == "label" else listed
-        for listed in LISTING_SCHEMA
-    ]
-)
-"""As LISTING_SCHEMA, with labels as indices into the class names."""
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
@@ -73,71 +63,6 @@ class Plan:
         """The rows of each shard, in order, of PLAN_SCHEMA."""
         for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
             yield take_rows(self.rows, self.order[start:stop])
-
-
-def collect(listing: Listing, known_classes: Sequence[str] = ()) -> "Collected":
-    """Read a listing to its end.
-
-    Args:
-        listing: the images.
-        known_classes: keep their numbers; others come after them, in order.
-
-    Raises:
-        InputError: what the listing raises.
-    """
-    provisional: dict[str, int] = {name: number for number, name in enumerate(known_classes)}
-    columns: dict[str, list[Any]] = {column.name: [] for column in PLAN_SCHEMA}
-    first_unlabelled: str | None = None
-    for batch in listing.batches:
-        for name in columns:
-            values = batch.column(name)
-            if name == "label":
-                if values.null_count:
-                    least = pc.min(batch.column("source").filter(values.is_null())).as_py()
-                    first_unlabelled = min(first_unlabelled or least, least)
-                values = _coded(values, provisional)
-            columns[name].append(values if values.null_count < len(values) else len(values))
-    joined: dict[str, pa.Array] = {}
-    for column in PLAN_SCHEMA:  # one by one: both forms of all columns at once are too much
-        parts = columns.pop(column.name)
-        if any(isinstance(part, pa.Array) for part in parts):
-            whole = [p if isinstance(p, pa.Array) else pa.nulls(p, column.type) for p in parts]
-            joined[column.name] = pa.concat_arrays(whole)
-    rows = pa.table(joined)
-    names = tuple(provisional)
-    if first_unlabelled is not None or not provisional:
-        why = f"{first_unlabelled} {listing.unlabelled}" if listing.unlabelled else ""
-        return Collected(_without(rows, "label"), (), why)
-    rank, names = _sorted_classes(names, len(known_classes), listing.counts_as_numbers)
-    labels = pa.array(rank[rows["label"].to_numpy()])
-    rows = _without(rows, "label").append_column(PLAN_SCHEMA.field("label"), labels)
-    return Collected(rows, names, "")
-
-
-def _coded(labels: pa.Array, numbers: dict[str, int]) -> pa.Array:
-    """Labels as numbers; new names get the next ones."""
-    encoded = labels.dictionary_encode()
-    known = [numbers.setdefault(n, len(numbers)) for n in encoded.dictionary.to_pylist()]
-    if not known:
-        return pa.nulls(len(labels), pa.int64())
-    return pa.array(known, pa.int64()).take(encoded.indices)
-
-
-def _without(rows: pa.Table, name: str) -> pa.Table:
-    return rows.drop_columns([name]) if name in rows.column_names else rows
-
-
-@dataclass(frozen=True)
-class Collected:
-    """A whole listing: rows of PLAN_SCHEMA less empty columns, class names, why there are none."""
-
-    rows: pa.Table
-    class_names: tuple[str, ...]
-    unlabelled_because: str
-
-    def without_labels(self, why: str) -> "Collected":
-        """The same images, unlabelled."""
-        return Collected(_without(self.rows, "label"), (), why)
 
 
 def make_plan(
@@ -215,20 +140,6 @@ def take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
         assert len(chunks) <= 1
         arrays.append(chunks[0].take(indices) if chunks else pa.nulls(0, column.type))
     return pa.record_batch(arrays, schema=PLAN_SCHEMA)
-
-
-def _sorted_classes(
-    names: Sequence[str], num_known: int, counts_as_numbers: bool
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """New number of each old one, and the names: the known ones first, the others in order."""
-    new = list(names[num_known:])
-    if counts_as_numbers and all(name.lstrip("-").isdecimal() for name in names):
-        new.sort(key=int)
-    else:
-        new.sort()
-    ordered = (*names[:num_known], *new)
-    numbers = {name: number for number, name in enumerate(ordered)}
-    return np.asarray([numbers[name] for name in names], dtype=np.int64), ordered
 
 
 def _shard_bounds(

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.collected import PLAN_SCHEMA
 from pipeline.errors import InputError
-from pipeline.plan import PLAN_SCHEMA, Plan, source_hashes, take_rows
+from pipeline.plan import Plan, source_hashes, take_rows
 from pipeline.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, replace
 
+from pipeline.collected import Collected, collect
 from pipeline.errors import InputError
 from pipeline.history import History, compare, read_history, shards_of
 from pipeline.listing import DataPlace, Listing
 from pipeline.local_store import LocalStore
 from pipeline.manifest import ShardInfo
 from pipeline.masks import check_masks, match_masks
-from pipeline.plan import Collected, collect, make_plan
+from pipeline.plan import make_plan
 from pipeline.plan_files import (
     WrittenPlan,
     check_plan,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.listing import DataPlace
-from pipeline.sources_table import BYTES_FIELD
+from pipeline.sources_parquet import BYTES_FIELD
 from pipeline.storage import Store
 from pipeline.uris import open_uri
 

@@ -3,8 +3,6 @@
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -12,27 +10,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
+from pipeline.sources_parquet import Columns, is_bytes, readable, row_batches
 from pipeline.storage import Store, printable
 from pipeline.uris import UriResolver
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")
-BYTES_FIELD = "bytes"
-"""Where a struct column keeps the image, as the `datasets` library writes it."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table that are used; label and mask are empty where there are none."""
-
-    image: str
-    label: str
-    mask: str
-
-    @property
-    def names(self) -> list[str]:
-        """Those that there are."""
-        return [name for name in (self.image, self.label, self.mask) if name]
 
 
 def list_tables(
@@ -69,13 +52,12 @@ def list_tables(
         columns = _choose(
             store.where(names[0]), schema.names, labels, image_column, label_column, mask_column
         )
-        holds_bytes = _is_bytes(schema.field(columns.image).type)
-        if columns.mask and _is_bytes(schema.field(columns.mask).type) != holds_bytes:
+        holds_bytes = is_bytes(schema.field(columns.image).type)
+        if columns.mask and is_bytes(schema.field(columns.mask).type) != holds_bytes:
             raise InputError(
                 f"{store.where(names[0])}: {columns.image} and {columns.mask} have to be both "
                 "URIs or both bytes"
             )
-    batches = _row_batches if holds_bytes else _uri_batches
     return Listing(
         place=DataPlace(
             store=store,
@@ -83,7 +65,11 @@ def list_tables(
             image_column=columns.image if holds_bytes else "",
             mask_column=columns.mask if holds_bytes else "",
         ),
-        batches=batches(store, names, suffix, columns),
+        batches=(
+            row_batches(store, names, columns)
+            if holds_bytes
+            else _uri_batches(store, names, suffix, columns)
+        ),
         keeps_order=holds_bytes,
         counts_as_numbers=True,
         unlabelled="has no label" if columns.label else "",
@@ -112,14 +98,8 @@ def _choose(
     return Columns(image, label if labels else "", mask)
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return BYTES_FIELD in [kind.field(i).name for i in range(kind.num_fields)]
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
-    with _readable(store, name):
+    with readable(store, name):
         if suffix == ".parquet":
             with store.open(name) as file:
                 return pq.read_schema(file)
@@ -162,7 +142,7 @@ def _cells(
     store: Store, name: str, suffix: str, columns: Columns
 ) -> Iterator[tuple[str | None, str | None, str | None]]:
     """Image, label and mask of each row, as text."""
-    with _readable(store, name):
+    with readable(store, name):
         if suffix == ".txt":
             with (
                 store.open(name) as binary,
@@ -198,80 +178,3 @@ def _tables(store: Store, name: str, suffix: str, columns: Columns) -> Iterator[
             strings_can_be_null=True,
         )
         yield from arrow_csv.open_csv(file, convert_options=options)
-
-
-def _row_batches(
-    store: Store, names: Sequence[str], suffix: str, columns: Columns
-) -> Iterator[pa.RecordBatch]:
-    """Rows of parquet files that hold the images: a row's number says where its image is."""
-    del suffix
-    rows = RowBuffer()
-    found = False
-    for name in names:
-        small = [column for column in (columns.label,) if column]
-        with _readable(store, name), store.open(name) as file:
-            table = pq.ParquetFile(file)
-            labels = (
-                label
-                for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=small)
-                for label in _labels(batch, columns.label)
-            )
-            masked = _masked(table, columns.mask)
-            numbers = range(table.metadata.num_rows)
-            for number, label, has_mask in zip(numbers, labels, masked, strict=True):
-                found = True
-                rows.add(
-                    f"{printable(name)}/{number:09d}",
-                    -1,
-                    uri=os.fsencode(name),
-                    offset=number,
-                    label=label or None,
-                    mask_offset=number if has_mask else None,
-                )
-                if rows.is_full:
-                    yield rows.take()
-    if not found:
-        raise InputError(f"no images in {store.where(names[0])}: it has no rows")
-    yield rows.take()
-
-
-def _labels(batch: pa.RecordBatch, column: str) -> list[str | None]:
-    if not column:
-        return [None] * batch.num_rows
-    return list(batch.column(column).cast(pa.string()).to_pylist())
-
-
-def _masked(table: pq.ParquetFile, column: str) -> Iterator[bool]:
-    """Which rows have a mask; the masks are read only where the file does not tell."""
-    for group in range(table.num_row_groups):
-        about = table.metadata.row_group(group)
-        if not column:
-            yield from [False] * about.num_rows
-            continue
-        parts = [about.column(i) for i in range(about.num_columns)]
-        nulls = [
-            part.statistics.null_count if part.statistics is not None else None
-            for part in parts
-            if part.path_in_schema in (column, f"{column}.{BYTES_FIELD}")
-        ]
-        if nulls == [0]:
-            yield from [True] * about.num_rows
-            continue
-        for batch in table.iter_batches(64, row_groups=[group], columns=[column]):
-            cells = batch.column(column)
-            if pa.types.is_struct(cells.type):
-                cells = cells.field(BYTES_FIELD)
-            yield from cells.is_valid().to_pylist()
-
-
-@contextmanager
-def _readable(store: Store, name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InputError(f"no such file: {store.where(name)}") from error
-    except (pa.ArrowException, UnicodeError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"{store.where(name)} cannot be read: {message}") from error
-    except OSError as error:  # pyarrow's readers say it so
-        raise InputError(f"{store.where(name)} cannot be read: {error}") from error

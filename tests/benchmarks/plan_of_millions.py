@@ -12,10 +12,11 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from pipeline.collected import collect
 from pipeline.history import compare, read_history
 from pipeline.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
 from pipeline.manifest import DatasetInfo, write_dataset_info
-from pipeline.plan import collect, make_plan
+from pipeline.plan import make_plan
 from pipeline.plan_files import check_plan, planned_rows, write_plan
 from pipeline.storage import open_store
 
@@ -38,14 +39,15 @@ def main(num_images: int, folder: str) -> None:
     out = open_store(folder)
     figures: dict[str, float] = {}
     place = DataPlace(store=open_store("data"))
-    started = time.monotonic()
+    started, started_cpu = time.monotonic(), time.process_time()
 
     def lap(name: str) -> None:
-        nonlocal started
+        nonlocal started, started_cpu
         figures[f"{name} s"] = time.monotonic() - started
+        figures[f"{name} CPU s"] = time.process_time() - started_cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
         figures[f"{name} peak GiB"] = peak
-        started = time.monotonic()
+        started, started_cpu = time.monotonic(), time.process_time()
 
     images = collect(Listing(place=place, batches=rows(num_images)))
     lap("list")

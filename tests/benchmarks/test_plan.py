@@ -37,6 +37,7 @@ def test_ten_million_images(tmp_path: Path) -> None:
     for name, value in figures.items():
         print(f"  {name:<28} {value:8.2f}")
     print(f"  plan.arrow MB                {size / 1e6:8.0f}")
-    assert sum(figures[f"{step} s"] for step in STEPS) <= MAX_SECONDS
-    assert figures["append s"] <= MAX_SECONDS
+    # one thread: its CPU seconds are those of a machine that has nothing else to do
+    assert sum(figures[f"{step} CPU s"] for step in STEPS) <= MAX_SECONDS
+    assert figures["append CPU s"] <= MAX_SECONDS
     assert max(value for name, value in figures.items() if name.endswith("GiB")) <= MAX_GIB

@@ -14,10 +14,11 @@ import pytest
 
 from pipeline.build import ShardJob, ensure_shard
 from pipeline.codecs import decode_saliency, decode_stored
+from pipeline.collected import collect
 from pipeline.errors import InputError
 from pipeline.local_store import LocalStore
 from pipeline.manifest import DatasetInfo, read_manifest
-from pipeline.plan import collect, make_plan
+from pipeline.plan import make_plan
 from pipeline.plan_files import planned_rows, write_plan
 from pipeline.saliency.boundary import Boundary
 from pipeline.schema import manifest_path, rejected_path, sample_key, shard_path

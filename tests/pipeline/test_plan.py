@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.collected import collect
 from pipeline.errors import InputError
 from pipeline.listing import DataPlace, Listing, RowBuffer
-from pipeline.plan import Plan, collect, make_plan
+from pipeline.plan import Plan, make_plan
 from pipeline.plan_files import check_plan, discard_begun, planned_rows, read_plan, write_plan
 from pipeline.storage import open_store
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.collected import Collected, collect
 from pipeline.errors import InputError
 from pipeline.listing import Listing
-from pipeline.plan import Collected, collect
 from pipeline.sources import SourceOptions, open_source
 from tests.s3_server import Bucket
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import webdataset
 
+from pipeline.collected import Collected, collect
 from pipeline.errors import InputError
 from pipeline.listing import Listing
-from pipeline.plan import Collected, collect, make_plan
+from pipeline.plan import make_plan
 from pipeline.reading import RawImage, read_images
 from pipeline.sources import SourceOptions, open_source
 from tests.s3_server import Bucket

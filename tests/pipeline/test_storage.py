@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
+from pipeline.collected import collect
 from pipeline.errors import InputError
 from pipeline.local_store import LocalStore
 from pipeline.object_store import ObjectStore
-from pipeline.plan import collect
 from pipeline.sources import SourceOptions, open_source
 from pipeline.storage import Store, StoreError, open_store, retrying
 from tests.s3_server import Bucket
