@@ -6,50 +6,88 @@ is tried again and then fails the shard: an outage never turns into rejections.
 
 import hashlib
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.codecs import DecodedSource, decode_saliency, decode_source, encode_saliency
+from pipeline.codecs import (
+    DecodedSource,
+    decode_saliency,
+    decode_source,
+    encode_saliency,
+    shrink_source,
+)
 from pipeline.errors import ImageError, InputError
+from pipeline.listing import DataPlace
 from pipeline.manifest import (
     ShardInfo,
     ShardRecord,
     read_manifest,
     read_record,
+    read_rejected,
     write_manifest,
     write_rejected,
 )
-from pipeline.plan import PlannedShard
-from pipeline.saliency.interface import SaliencySource
+from pipeline.plan_files import planned_rows
+from pipeline.reading import RawImage, read_images
+from pipeline.saliency.external import External
+from pipeline.saliency.interface import Map, SaliencySource
 from pipeline.saliency.statistics import map_statistics
-from pipeline.schema import rejected_path, sample_key, shard_path
+from pipeline.schema import sample_key, shard_file, shard_name
 from pipeline.shards import NewSample, ShardWriter, open_shard
-from pipeline.sources import SourceImage
+from pipeline.storage import Store, StoreError
 
-READ_PAUSES = (0.1, 0.5, 2.0)
-"""Seconds to wait before a failed read is tried again."""
 BATCH_IMAGES = 16
 BATCH_PIXELS = 32_000_000
+HASHED_AT_ONCE = 8 << 20
+
+Watch = Callable[[str], None]
+"""Told an image's source just before its bytes are decoded: what dies next dies of it."""
+
+
+def no_watch(source: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Everything that a process needs to make one shard; paths are absolute."""
+    """Everything that a process needs to make one shard, whatever the number of images.
 
-    data: Path
-    out: Path
-    shard: PlannedShard
+    Attributes:
+        data: how the images are read.
+        out: where the shard set lies.
+        first_shard: number of its plan's first shard.
+        number: of the shard in its plan, from 0.
+        plan_digest: of its plan.
+        saliency: where the maps come from.
+        saliency_size: side of the stored maps in cells.
+        max_pixels: larger images are rejected before they are decoded.
+        resize_short: images with a longer shorter side are stored smaller; 0: as they are.
+        generation: which of the set's plans it belongs to: 0, or that of an append.
+        rejected: sources that are known to break a decoder, and the reason.
+    """
+
+    data: DataPlace
+    out: Store
     plan_digest: str
     saliency: SaliencySource
     saliency_size: int
     max_pixels: int
+    resize_short: int = 0
+    generation: int = 0
+    first_shard: int = 0
+    number: int = 0
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return shard_name(self.first_shard + self.number)
+
+    def numbered(self, number: int) -> "ShardJob":
+        """The same job for another shard of the plan."""
+        return replace(self, number=number)
 
 
 @dataclass(frozen=True)
@@ -61,66 +99,82 @@ class BuiltShard:
     rebuilt: bool
 
 
-def ensure_shard(job: ShardJob) -> BuiltShard:
+def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
     """Make a shard, unless it is there and whole.
 
     Raises:
-        InputError: a source cannot be read, has vanished, or has changed; names it.
+        InputError: a source cannot be read, has vanished, or has changed; names it; or a store
+            cannot be reached.
         OSError: the shard cannot be written.
     """
-    record = read_record(job.out, job.shard.name)
-    if record is not None and _is_whole(job, record):
+    record = read_record(job.out, job.name)
+    if record is not None and is_whole(job, record):
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
-    return _build(job, _known_digests(job))
+    return _build(job, _known_digests(job), watch)
 
 
-def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
-    """Whether tar and rejected list are what the manifest, written last, says of them."""
+def is_whole(job: ShardJob, record: ShardRecord) -> bool:
+    """Whether tar and rejected list are what the manifest, written last, says of them.
+
+    A local tar is read and compared with its digest. An object is there as it was uploaded or not
+    at all: its size has to do.
+    """
     if record.plan_digest != job.plan_digest:
         return False
-    path = shard_path(job.out, job.shard.name)
-    if not path.is_file() or path.stat().st_size != record.shard.num_bytes:
+    if job.out.size(shard_file(job.name)) != record.shard.num_bytes:
         return False
     try:
-        num_rejected = pq.read_metadata(rejected_path(job.out, job.shard.name)).num_rows
-    except (OSError, pa.ArrowException):
+        num_rejected = read_rejected(job.out, job.name).num_rows
+    except StoreError:
+        raise
+    except InputError:
         return False
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return num_rejected == record.num_rejected and digest == record.shard.sha256
+    if num_rejected != record.num_rejected:
+        return False
+    return job.out.is_remote or _digest_of(job) == record.shard.sha256
+
+
+def _digest_of(job: ShardJob) -> str:
+    digest = hashlib.sha256()
+    with job.out.open(shard_file(job.name)) as file:
+        while chunk := file.read(HASHED_AT_ONCE):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _known_digests(job: ShardJob) -> dict[str, str]:
     """sha256 by source, of an earlier build of this shard, where its manifest can be read."""
     try:
-        table = read_manifest(job.out, job.shard.name, ["source", "sha256"])
+        table = read_manifest(job.out, job.name, ["source", "sha256"])
+    except StoreError:
+        raise
     except InputError:
         return {}
     return dict(zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
-def _build(job: ShardJob, known: dict[str, str]) -> BuiltShard:
-    name = job.shard.name
+def _build(job: ShardJob, known: dict[str, str], watch: Watch) -> BuiltShard:
+    name = job.name
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
+    planned = planned_rows(job.out, job.number, job.generation)
     with open_shard(job.out, name) as writer:
-        batch: list[_Decoded] = []
-        for image in job.shard.images:
-            data = _read_source(job.data, image)
-            digest = hashlib.sha256(data).hexdigest()
+        batch: list[_Ready] = []
+        for image in read_images(job.data, planned):
+            digest = hashlib.sha256(image.data).hexdigest()
             if known.get(image.source, digest) != digest:
                 raise InputError(
                     f"{image.source} has changed since {name} was made: "
                     "choose another --out, or put the old file back"
                 )
             try:
-                with _silent_stderr():
-                    decoded = decode_source(data, job.max_pixels)
+                if image.source in job.rejected:
+                    raise ImageError(job.rejected[image.source])
+                batch.append(_decode(job, image, digest, watch))
             except ImageError as error:
                 rejected.append({"source": image.source, "reason": str(error)})
                 continue
-            batch.append(_Decoded(image, digest, decoded))
-            num_pixels = sum(d.decoded.pixels.size // 3 for d in batch)
+            num_pixels = sum(ready.decoded.pixels.size // 3 for ready in batch)
             if len(batch) == BATCH_IMAGES or num_pixels > BATCH_PIXELS:
                 rows += _write_batch(job, writer, batch)
                 batch = []
@@ -133,32 +187,51 @@ def _build(job: ShardJob, known: dict[str, str]) -> BuiltShard:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    image: SourceImage
+class _Ready:
+    """An image that goes into the shard; its map is None where the source computes it."""
+
+    source: str
+    label: int | None
     sha256: str
     decoded: DecodedSource
+    given_map: Map | None
 
 
-def _write_batch(job: ShardJob, writer: ShardWriter, batch: list[_Decoded]) -> list[dict[str, Any]]:
+def _decode(job: ShardJob, image: RawImage, digest: str, watch: Watch) -> _Ready:
+    watch(image.source)
+    with _silent_stderr():
+        decoded = decode_source(image.data, job.max_pixels)
+        given_map = None
+        if isinstance(job.saliency, External):
+            given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
+        if job.resize_short:
+            decoded = shrink_source(decoded, job.resize_short)
+    return _Ready(image.source, image.label, digest, decoded, given_map)
+
+
+def _write_batch(job: ShardJob, writer: ShardWriter, batch: list[_Ready]) -> list[dict[str, Any]]:
     """Write decoded images with their saliency; returns their manifest rows."""
     if not batch:
         return []
-    maps = job.saliency([item.decoded.pixels for item in batch])
+    maps = [ready.given_map for ready in batch]
+    if any(given is None for given in maps):
+        maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
     rows = []
-    for item, saliency_map in zip(batch, maps, strict=True):
+    for ready, saliency_map in zip(batch, maps, strict=True):
+        assert saliency_map is not None
         saliency = encode_saliency(saliency_map, job.saliency_size)
-        height, width = item.decoded.pixels.shape[:2]
+        height, width = ready.decoded.pixels.shape[:2]
         row = writer.add(
             NewSample(
-                key=sample_key(item.image.source),
-                image=item.decoded.stored_bytes,
-                image_ext=item.decoded.ext,
+                key=sample_key(ready.source),
+                image=ready.decoded.stored_bytes,
+                image_ext=ready.decoded.ext,
                 saliency=saliency,
-                source=item.image.source,
+                source=ready.source,
                 width=width,
                 height=height,
-                label=item.image.label,
-                sha256=item.sha256,
+                label=ready.label,
+                sha256=ready.sha256,
             )
         )
         statistics = map_statistics(decode_saliency(saliency))
@@ -167,32 +240,6 @@ def _write_batch(job: ShardJob, writer: ShardWriter, batch: list[_Decoded]) -> l
         row["foreground_share"] = statistics.foreground_share
         rows.append(row)
     return rows
-
-
-def _read_source(root: Path, image: SourceImage) -> bytes:
-    path = os.path.join(os.fsencode(root), image.path)
-    for pause in (*READ_PAUSES, None):
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-            break
-        except FileNotFoundError as error:
-            raise InputError(f"{image.source} has vanished from {root} since it was listed") from (
-                error
-            )
-        except OSError as error:
-            if pause is None:
-                raise InputError(
-                    f"{image.source} cannot be read: {error.strerror or error} "
-                    f"({1 + len(READ_PAUSES)} tries)"
-                ) from error
-            time.sleep(pause)
-    if len(data) != image.num_bytes:
-        raise InputError(
-            f"{image.source} has {len(data)} bytes instead of the {image.num_bytes} listed: "
-            "is something still writing it?"
-        )
-    return data
 
 
 @contextmanager

@@ -32,6 +32,8 @@ MAX_SIDE = 1 << 20
 """OpenCV decodes no wider or higher image."""
 KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """MPO is what phones write: a JPEG with more pictures (depth, preview) behind the first."""
+RESIZED_QUALITY = 92
+"""JPEG quality of what is made smaller."""
 AGREEMENT_LEVELS = 4.0
 """Mean difference, in levels of 255, up to which two decoders made the same picture."""
 
@@ -99,6 +101,29 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
             # The bytes are in memory: whatever a decoder raises, the bytes are the reason.
             # (Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError...)
             raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
+
+
+def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
+    """Make an image smaller for storage: averaged by area, as a JPEG of quality 92, 4:2:0.
+
+    Args:
+        decoded: an image.
+        short_side: the shorter side afterwards, in pixels, at least 1.
+
+    Returns:
+        The image as it was, bytes and all, where its shorter side is no longer than that.
+    """
+    height, width = decoded.pixels.shape[:2]
+    shorter = min(height, width)
+    if shorter <= short_side:
+        return decoded
+    size = (round(width * short_side / shorter), round(height * short_side / shorter))
+    small = cv2.resize(decoded.pixels, size, interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, RESIZED_QUALITY]
+    written, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), quality)
+    assert written
+    data = encoded.tobytes()
+    return DecodedSource(decode_stored(data), data, "jpg")
 
 
 def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:

@@ -7,23 +7,22 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.atomic import atomic_file, write_atomically
 from pipeline.errors import InputError
 from pipeline.schema import (
     DATASET_FILE,
     MANIFEST_SCHEMA,
     REJECTED_SCHEMA,
     SCHEMA_VERSION,
-    manifest_path,
-    rejected_path,
-    shard_path,
+    manifest_file,
+    rejected_file,
+    shard_file,
 )
+from pipeline.storage import Place, StoreError, open_store
 
 RECORD_KEY = b"salmask"
 
@@ -82,34 +81,39 @@ class DatasetInfo:
         return bool(self.class_names)
 
 
-def write_dataset_info(root: Path, info: DatasetInfo) -> None:
+def write_dataset_info(place: Place, info: DatasetInfo) -> None:
     """Write dataset.json, which declares the set complete."""
     text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
-    write_atomically(root / DATASET_FILE, text.encode() + b"\n")
+    open_store(place).write(DATASET_FILE, text.encode() + b"\n")
 
 
-def load_dataset_info(root: Path) -> DatasetInfo:
+def load_dataset_info(place: Place) -> DatasetInfo:
     """Read dataset.json of a complete shard set.
 
     Raises:
         InputError: no such folder, an unfinished set, a damaged file, another schema version.
     """
-    if not root.is_dir():
-        raise InputError(f"no shards at {root}: no such folder (run jobs/precompute.py)")
-    path = root / DATASET_FILE
-    if not path.is_file():
-        raise InputError(
-            f"no complete shard set at {root}: {DATASET_FILE} is missing "
-            "(run jobs/precompute.py with this folder as --out until it finishes)"
-        )
+    store = open_store(place)
+    path = store.where(DATASET_FILE)
     try:
-        fields = json.loads(path.read_bytes())
+        data = store.read(DATASET_FILE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not store.is_there():
+            raise InputError(
+                f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
+            ) from error
+        raise InputError(
+            f"no complete shard set at {store.url}: {DATASET_FILE} is missing "
+            "(run jobs/precompute.py with this folder as --out until it finishes)"
+        ) from error
+    try:
+        fields = json.loads(data)
         version = fields["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): run jobs/precompute.py again") from error
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{root} has shards of schema version {version}, this program reads version "
+            f"{store.url} has shards of schema version {version}, this program reads version "
             f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
         )
     try:
@@ -120,69 +124,85 @@ def load_dataset_info(root: Path) -> DatasetInfo:
         raise InputError(f"{path} is damaged ({error}): run jobs/precompute.py again") from error
 
 
-def check_shards(root: Path, info: DatasetInfo) -> None:
+def check_shards(place: Place, info: DatasetInfo) -> None:
     """Check that every shard is there with the size it had when it was written.
 
     Raises:
         InputError: names the first shard or manifest that is missing or has another size.
     """
+    store = open_store(place)
     for shard in info.shards:
-        path = shard_path(root, shard.name)
-        if not path.is_file():
+        path = store.where(shard_file(shard.name))
+        size = store.size(shard_file(shard.name))
+        if size is None:
             raise InputError(f"shard {path} is missing: run jobs/precompute.py again")
-        size = path.stat().st_size
         if size != shard.num_bytes:
             raise InputError(
                 f"shard {path} is damaged: {size} bytes instead of {shard.num_bytes} "
                 "(run jobs/precompute.py again)"
             )
-        if not manifest_path(root, shard.name).is_file():
+        if store.size(manifest_file(shard.name)) is None:
             raise InputError(
-                f"manifest {manifest_path(root, shard.name)} is missing: "
+                f"manifest {store.where(manifest_file(shard.name))} is missing: "
                 "run jobs/precompute.py again"
             )
 
 
-def write_rejected(root: Path, shard: str, rows: Sequence[Mapping[str, str]]) -> None:
+def write_rejected(place: Place, shard: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Write the list of images rejected from a shard; an empty list is a file too."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=REJECTED_SCHEMA)
-    with atomic_file(rejected_path(root, shard)) as file:
+    with open_store(place).new_file(rejected_file(shard)) as file:
         pq.write_table(table, file)
 
 
-def write_manifest(root: Path, record: ShardRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_manifest(place: Place, record: ShardRecord, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a shard's manifest: its rows, and its record in the file's metadata."""
     metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
     schema = MANIFEST_SCHEMA.with_metadata(metadata)
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    with atomic_file(manifest_path(root, record.shard.name)) as file:
+    with open_store(place).new_file(manifest_file(record.shard.name)) as file:
         pq.write_table(table, file)
 
 
-def read_record(root: Path, shard: str) -> ShardRecord | None:
+def read_record(place: Place, shard: str) -> ShardRecord | None:
     """What the manifest of a shard says of it; None where there is none that can be read."""
-    path = manifest_path(root, shard)
-    if not path.is_file():
-        return None
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        data = open_store(place).read(manifest_file(shard))
+        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
         fields = json.loads(metadata[RECORD_KEY])
         return ShardRecord(**{**fields, "shard": ShardInfo(**fields["shard"])})
-    except (pa.ArrowInvalid, ValueError, KeyError, TypeError):
+    except StoreError:
+        raise
+    except (FileNotFoundError, pa.ArrowInvalid, ValueError, KeyError, TypeError):
         return None
 
 
-def read_manifest(root: Path, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_rejected(place: Place, shard: str) -> pa.Table:
+    """The images rejected from a shard, and why.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    return _read_table(place, rejected_file(shard), "list of rejected images", None)
+
+
+def read_manifest(place: Place, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a shard's manifest.
 
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    path = manifest_path(root, shard)
+    return _read_table(place, manifest_file(shard), "manifest", columns)
+
+
+def _read_table(place: Place, name: str, what: str, columns: Sequence[str] | None) -> pa.Table:
+    store = open_store(place)
     try:
-        with path.open("rb") as file:
-            return pq.read_table(file, columns=None if columns is None else list(columns))
+        data = pa.BufferReader(store.read(name))
+        return pq.read_table(data, columns=None if columns is None else list(columns))
+    except StoreError:
+        raise
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"manifest {path} cannot be read ({error}): run jobs/precompute.py again"
+            f"{what} {store.where(name)} cannot be read ({error}): run jobs/precompute.py again"
         ) from error

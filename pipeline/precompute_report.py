@@ -8,13 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import PIL
-import pyarrow.parquet as pq
 
 from pipeline.build import BuiltShard
-from pipeline.manifest import DatasetInfo
-from pipeline.plan import Plan
-from pipeline.schema import REJECTED_FOLDER, rejected_path
-from pipeline.sources import Listing
+from pipeline.manifest import DatasetInfo, read_rejected
+from pipeline.precompute_begin import Work
+from pipeline.schema import REJECTED_FOLDER
+from pipeline.storage import Store, is_url
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -48,42 +47,44 @@ class Progress:
         print(line, flush=True)
 
 
-def first_reason(out: Path, info: DatasetInfo) -> str:
+def first_reason(out: Store, built: list[BuiltShard]) -> str:
     """The first image on the rejected lists and why it is there."""
-    for shard in info.shards:
-        table = pq.read_table(rejected_path(out, shard.name))
-        if table.num_rows:
-            first = table.slice(0, 1).to_pylist()[0]
+    for shard in built:
+        if shard.num_rejected:
+            first = read_rejected(out, shard.info.name).slice(0, 1).to_pylist()[0]
             return f"{first['source']}: {first['reason']}"
     return "no reason is listed"
 
 
-def say_what_is_there(data: Path, listing: Listing, plan: Plan) -> None:
+def say_what_is_there(data: str | Path, work: Work) -> None:
     """One line before the work."""
-    if plan.class_names:
-        labels = f"{len(plan.class_names)} classes"
+    if work.class_names:
+        labels = f"{len(work.class_names)} classes"
     else:
-        why = f": {listing.unlabelled_because}" if listing.unlabelled_because else ""
+        why = f": {work.unlabelled_because}" if work.unlabelled_because else ""
         labels = f"no labels{why}"
+    place = str(data).partition("?")[0] if is_url(data) else data
+    known = f"{work.num_known} images that the set has already, and " if work.num_known else ""
     print(
-        f"{data}: {plan.num_images} images ({labels}), {listing.num_ignored} other files ignored; "
-        f"{len(plan.shards)} shards",
+        f"{place}: {known}{work.num_images} images ({labels}), "
+        f"{work.num_ignored} other files ignored; {work.num_shards} shards",
         flush=True,
     )
 
 
 def say_what_was_done(
-    out: Path, info: DatasetInfo, built: list[BuiltShard], num_ignored: int, seconds: float
+    out: Store, info: DatasetInfo, built: list[BuiltShard], num_ignored: int, seconds: float
 ) -> None:
     """The figures after it."""
     rebuilt = [shard for shard in built if shard.rebuilt]
     num_read = sum(shard.info.num_images + shard.num_rejected for shard in rebuilt)
-    where = f" (reasons in {out / REJECTED_FOLDER})" if info.num_rejected else ""
-    print(f"{info.num_images} rows in {len(built)} shards at {out}")
+    where = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
+    print(f"{info.num_images} rows in {len(info.shards)} shards at {out.url}")
     print(f"{info.num_rejected} rejected{where}, {num_ignored} other files ignored")
+    rate = num_read / seconds if seconds else 0.0
     print(
         f"{len(rebuilt)} shards made, {len(built) - len(rebuilt)} were whole and skipped; "
-        f"{num_read} images read in {seconds:.1f} s, {num_read / seconds:.0f} images/s",
+        f"{num_read} images read in {seconds:.1f} s, {rate:.0f} images/s",
         flush=True,
     )
 

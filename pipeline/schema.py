@@ -81,16 +81,31 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}"
 
 
+def shard_file(name: str) -> str:
+    """The tar of a shard, relative to the shard set."""
+    return f"{SHARDS_FOLDER}/{name}.tar"
+
+
+def manifest_file(name: str) -> str:
+    """The manifest of a shard, relative to the shard set."""
+    return f"{MANIFEST_FOLDER}/{name}.parquet"
+
+
+def rejected_file(name: str) -> str:
+    """The list of images rejected from a shard, relative to the shard set."""
+    return f"{REJECTED_FOLDER}/{name}.parquet"
+
+
 def shard_path(root: Path, name: str) -> Path:
-    """Where the tar of a shard lies."""
-    return root / SHARDS_FOLDER / f"{name}.tar"
+    """Where the tar of a shard lies in a local set."""
+    return root / shard_file(name)
 
 
 def manifest_path(root: Path, name: str) -> Path:
-    """Where the manifest of a shard lies."""
-    return root / MANIFEST_FOLDER / f"{name}.parquet"
+    """Where the manifest of a shard lies in a local set."""
+    return root / manifest_file(name)
 
 
 def rejected_path(root: Path, name: str) -> Path:
-    """Where the list of images rejected from a shard lies."""
-    return root / REJECTED_FOLDER / f"{name}.parquet"
+    """Where the list of images rejected from a shard lies in a local set."""
+    return root / rejected_file(name)

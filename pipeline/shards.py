@@ -20,10 +20,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import atomic_file
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, ShardInfo, read_manifest
-from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_path
+from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file, shard_path
+from pipeline.storage import Place, open_store
 
 OPEN_SHARDS = 64
 INDEXED_SHARDS = 1024
@@ -117,12 +117,12 @@ class ShardWriter:
 
 
 @contextmanager
-def open_shard(root: Path, name: str) -> Iterator[ShardWriter]:
+def open_shard(place: Place, name: str) -> Iterator[ShardWriter]:
     """Write a shard that appears at its final name only if the block ends well.
 
     The block calls `finish` last.
     """
-    with atomic_file(shard_path(root, name)) as file:
+    with open_store(place).new_file(shard_file(name)) as file:
         yield ShardWriter(file, name)
 
 

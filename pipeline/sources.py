@@ -1,167 +1,143 @@
-"""Where images come from: a folder of any depth becomes a list of sources with labels."""
+"""Where images come from, told from what `--data` is: folder, glob, list, table or tars."""
 
 import os
-import stat
+import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.listing import Listing
+from pipeline.sources_folder import list_files
+from pipeline.sources_table import list_tables
+from pipeline.sources_tar import list_tars
+from pipeline.storage import Place, Store, is_url, open_store
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-    ]
-)
+CONTAINERS = (".txt", ".csv", ".parquet", ".tar")
+WILDCARDS = re.compile(r"[*?\[]")
 
 
-@dataclass(frozen=True)
-class SourceImage:
-    """One image before it is read.
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to read what `--data` is.
 
     Attributes:
-        source: path relative to the data's root, with forward slashes; bytes of a file name
-            that are not UTF-8 are written as backslash escapes.
-        path: the same as the file system has it (bytes), to open it.
-        num_bytes: size of the file.
-        label: index into the class names; None where there are no labels.
+        labels: whether labels are wanted.
+        image_column: column of a table, or suffix of a tar's members; empty: found by its name.
+        label_column: column of a table, suffix of a tar's members or field of its JSON members;
+            empty: `label` or `cls` where there is one.
+        mask_column: column of a table, or suffix of a tar's members; empty: no masks in it.
     """
 
-    source: str
-    path: bytes
-    num_bytes: int
-    label: int | None
+    labels: bool = True
+    image_column: str = ""
+    label_column: str = ""
+    mask_column: str = ""
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a data folder holds.
+def open_source(data: Place, options: SourceOptions) -> Listing:
+    """List the images of a place.
 
-    Attributes:
-        images: in no order that matters.
-        class_names: sorted; empty where there are no labels.
-        num_ignored: files that are no images by name.
-        unlabelled_because: why there are no labels; empty where there are, or none were wanted.
-    """
-
-    images: tuple[SourceImage, ...]
-    class_names: tuple[str, ...]
-    num_ignored: int
-    unlabelled_because: str
-
-
-def list_folder(root: Path, labels: bool) -> Listing:
-    """List the images below a folder, at any depth, following links.
-
-    An image is known by its suffix. The top-level folder that an image lies in is its class, if
-    every image lies in one. A folder that links make reachable in several ways is read once: by
-    its own path, if that is below the root, else by the first link in order of names.
+    - a folder, or a prefix of a bucket: all images below it, at any depth; top-level folders are
+      classes, if every image lies in one;
+    - a pattern (`*`, `**`, `[...]`, and `?` in local paths): the images that match, as in a folder
+      that is the pattern's part before the first wildcard;
+    - `.txt`: one path or URL a line; `.csv`, `.parquet`: a column of them; relative ones are
+      relative to the list's folder;
+    - `.parquet` with a column of bytes: the images themselves;
+    - `.tar`, as WebDataset has them: members of one sample share their name up to its first dot;
+    - a pattern that ends in one of these suffixes: many of them.
 
     Args:
-        root: the folder.
-        labels: whether class folders become labels.
+        data: a local path or a URL.
+        options: columns and labels.
 
     Raises:
-        InputError: no such folder, no image in it, something in it cannot be listed.
+        InputError: nothing there, of no known kind, or options that do not fit the kind; listing
+            goes on while the batches are read, and raises then too.
     """
-    if not root.exists():
-        raise InputError(f"no such folder: {root}")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file: a folder of images is wanted")
-    found, num_ignored = _walk(os.fsencode(root))
-    if not found:
+    text = str(data)
+    path, question, query = text.partition("?") if is_url(text) else (text, "", "")
+    suffix = os.path.splitext(path)[1].lower()
+    is_local = not is_url(path)
+    if is_local and os.path.isdir(path):
+        return _files(open_store(path), None, options)
+    pattern = _split_pattern(path)
+    if pattern is not None and not (is_local and os.path.exists(path)):
+        root, rest = pattern
+        store = open_store(root + question + query)
+        if suffix in CONTAINERS:
+            return _containers(store, _matching(store, rest), suffix, options)
+        return _files(store, rest, options)
+    if is_local and not os.path.exists(path):
+        raise InputError(f"no such {'file' if suffix in CONTAINERS else 'folder'}: {path}")
+    if suffix in CONTAINERS and not path.endswith("/"):
+        folder, _, name = path.rpartition("/")
+        store = open_store((folder or ("/" if path.startswith("/") else ".")) + question + query)
+        return _containers(store, [name], suffix, options)
+    if is_local:
         raise InputError(
-            f"no image below {root} ({num_ignored} other files): images are known by their "
-            f"suffix ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"{path} is a file: wanted are a folder, a pattern (images/*/*.jpg), "
+            f"or a file ending in {', '.join(CONTAINERS)}"
         )
-    names = {path: _printable(path) for path, _ in found}
-    outside = sorted(name for name in names.values() if "/" not in name)
-    why = ""
-    if labels and outside:
-        why = f"{outside[0]} lies in no class folder"
-    has_labels = labels and not outside
-    tops = {path: name.split("/", 1)[0] for path, name in names.items()} if has_labels else {}
-    class_names = tuple(sorted(set(tops.values())))
-    numbers = {name: number for number, name in enumerate(class_names)}
-    images = tuple(
-        SourceImage(names[path], path, size, numbers[tops[path]] if has_labels else None)
-        for path, size in found
+    return _files(open_store(text), None, options)
+
+
+def _files(store: Store, pattern: str | None, options: SourceOptions) -> Listing:
+    for name in ("image_column", "label_column", "mask_column"):
+        if getattr(options, name):
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(options, name)}: image files have no "
+                f"columns; it is for {', '.join(CONTAINERS[1:])}"
+            )
+    return list_files(store, None if pattern is None else _regex(pattern), options.labels)
+
+
+def _containers(store: Store, names: list[str], suffix: str, options: SourceOptions) -> Listing:
+    if suffix == ".tar":
+        return list_tars(
+            store,
+            names,
+            labels=options.labels,
+            image_suffix=options.image_column,
+            label_column=options.label_column,
+            mask_suffix=options.mask_column,
+        )
+    return list_tables(
+        store,
+        names,
+        labels=options.labels,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        mask_column=options.mask_column,
     )
-    return Listing(images, class_names, num_ignored, why)
 
 
-def _walk(root: bytes) -> tuple[list[tuple[bytes, int]], int]:
-    """All images (path relative to the root, size) and the number of other files."""
-    found: list[tuple[bytes, int]] = []
-    num_ignored = 0
-    seen: set[tuple[int, int]] = set()
-    folders, links = [b""], list[bytes]()
-    while folders or links:
-        if not folders:  # linked folders last, so that a folder's own path comes first
-            links.sort(reverse=True)
-            folders.append(links.pop())
-        folder = folders.pop()
-        identity = _stat(os.path.join(root, folder))
-        if (identity.st_dev, identity.st_ino) in seen:
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        for entry in _entries(os.path.join(root, folder)):
-            path = os.path.join(folder, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            elif entry.is_dir():
-                links.append(path)
-            elif not _is_image_name(entry.name):
-                num_ignored += 1
-            else:
-                about = _stat(entry.path)
-                if stat.S_ISREG(about.st_mode):
-                    found.append((path, about.st_size))
-                else:  # a pipe or a device would block for ever
-                    num_ignored += 1
-    return found, num_ignored
+def _split_pattern(path: str) -> tuple[str, str] | None:
+    """The part before the first wildcard's path component, and the rest; None without one."""
+    start = len(path.partition("://")[0]) + 3 if is_url(path) else 0
+    found = WILDCARDS.search(path, start)
+    if found is None:
+        return None
+    cut = path.rfind("/", 0, found.start()) + 1
+    root = path[:cut].rstrip("/") or ("/" if path.startswith("/") else ".")
+    return root, path[cut:]
 
 
-def _is_image_name(name: bytes) -> bool:
-    # ._x.jpg is what macOS keeps beside x.jpg on foreign disks; it is no picture
-    suffix = os.path.splitext(name)[1].lower().decode("ascii", "replace")
-    return suffix in IMAGE_SUFFIXES and not name.startswith(b"._")
+def _matching(store: Store, pattern: str) -> list[str]:
+    matches = _regex(pattern).fullmatch
+    names = sorted(name for name in store.names() if matches(name))
+    if not names:
+        raise InputError(f"nothing below {store.url} matches {pattern}")
+    return names
 
 
-def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise InputError(f"cannot list {_printable(folder)}: {error.strerror}") from error
-
-
-def _stat(path: bytes) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        raise InputError(
-            f"cannot read {_printable(path)}: {error.strerror} (a link to nowhere? remove it)"
-        ) from error
-
-
-def _printable(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
+def _regex(pattern: str) -> re.Pattern[str]:
+    """A pattern as shells have it: `*` and `?` stop at slashes, `**` does not."""
+    parts = []
+    for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
+        if token[0] == "[" and len(token) > 2:
+            inside = token[1:-1].replace("\\", "\\\\")
+            parts.append(f"[{'^' + inside[1:] if inside[0] == '!' else inside}]")
+        else:
+            known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+            parts.append(known.get(token, re.escape(token)))
+    return re.compile("".join(parts), re.DOTALL)

@@ -4,6 +4,12 @@ import os
 
 # One thread for arithmetic: the tests' processes share few cores, and the sums stay the same.
 os.environ["OMP_NUM_THREADS"] = "1"
+# What the S3 server of the tests is told, by every process they start; nobody else's are used.
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "tests",
+    "AWS_SECRET_ACCESS_KEY": "tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.manifest import DatasetInfo
+from tests.s3_server import Bucket, s3_server
 from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,3 +55,18 @@ def make_labelled_shards() -> Callable[..., DatasetInfo]:
     Labels are indices into the class names; without class names the set has no labels.
     """
     return write_images
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """The port of an S3 server on loopback, for the whole session."""
+    with s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(s3_port: int) -> Iterator[Bucket]:
+    """An empty bucket on the S3 server."""
+    made = Bucket(s3_port)
+    yield made
+    made.wire.cut()

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
+from pipeline.saliency.external import External
 from pipeline.saliency.fine_grained import FineGrained
 from pipeline.saliency.interface import SaliencySource, parameters_of
 from pipeline.saliency.refined import Refined
@@ -24,6 +25,7 @@ from pipeline.saliency.uniform import Uniform
 SALIENCY_SOURCES: dict[str, Callable[..., SaliencySource]] = {
     "boundary": Boundary,
     "centre": Centre,
+    "external": External,
     "fine_grained": FineGrained,
     "scda": Scda,
     "spectral_residual": SpectralResidual,

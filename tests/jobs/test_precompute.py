@@ -29,10 +29,11 @@ def run_job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_the_options_are_a_contract() -> None:
     arguments = "--data D --out O --saliency spectral_residual --no-labels --shard-images 8"
     more = "--shard-mib 2 --saliency-size 28 --max-rejected-fraction 0.5 --max-pixels 100"
+    more += " --image-column i --label-column l --append --resize-short 256"
     config = parse(PrecomputeConfig, "precompute", [*arguments.split(), *more.split()])
     assert config == PrecomputeConfig(
-        data=Path("D"),
-        out=Path("O"),
+        data="D",
+        out="O",
         saliency="spectral_residual",
         labels=False,
         shard_images=8,
@@ -40,10 +41,19 @@ def test_the_options_are_a_contract() -> None:
         saliency_size=28,
         max_rejected_fraction=0.5,
         max_pixels=100,
+        image_column="i",
+        label_column="l",
+        append=True,
+        resize_short=256,
     )
+    masks = "--data s3://b/x?region=r --out gs://b/y --saliency external --masks M"
+    config = parse(PrecomputeConfig, "precompute", [*masks.split(), "--missing-masks", "uniform"])
+    assert (config.data, config.out, config.masks) == ("s3://b/x?region=r", "gs://b/y", "M")
+    assert config.missing_masks == "uniform"
     default = PrecomputeConfig(data=Path("D"), out=Path("O"))
     assert (default.saliency, default.labels, default.shard_images) == ("boundary", True, 256)
     assert (default.shard_mib, default.max_rejected_fraction) == (256, 0.05)
+    assert (default.resize_short, default.append, default.missing_masks) == (None, False, "error")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +64,11 @@ def test_the_options_are_a_contract() -> None:
         ({"shard_mib": 0}, "shard_mib must be at least 1"),
         ({"max_pixels": 0}, "max_pixels must be at least 1"),
         ({"saliency_size": 4}, r"saliency_size must be in 8\.\.1024"),
+        ({"resize_short": 0}, "resize_short must be at least 1"),
+        ({"saliency": "external"}, "where the masks are: --masks FOLDER or --mask-column"),
+        ({"saliency": "external", "masks": "M", "mask_column": "m"}, "not both"),
+        ({"masks": "M"}, "--masks is for --saliency external, not boundary"),
+        ({"mask_column": "m"}, "--mask-column is for --saliency external"),
         ({"max_rejected_fraction": 1.5}, r"max_rejected_fraction must be in 0\.\.1"),
     ],
 )
@@ -67,6 +82,16 @@ def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == f"error: no such folder: {tmp_path / 'nowhere'}\n"
     assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_of_no_known_kind_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_job("--data", "http://x/y", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: http://x/y: http:// is no known kind of place; "
+        "known are local paths, s3://, gs://\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,27 +2,29 @@
 
 import errno
 import hashlib
-import io
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import build
 from pipeline.build import ShardJob, ensure_shard
 from pipeline.codecs import decode_saliency, decode_stored
+from pipeline.collected import collect
 from pipeline.errors import InputError
+from pipeline.local_store import LocalStore
 from pipeline.manifest import DatasetInfo, read_manifest
 from pipeline.plan import make_plan
+from pipeline.plan_files import planned_rows, write_plan
 from pipeline.saliency.boundary import Boundary
 from pipeline.schema import manifest_path, rejected_path, sample_key, shard_path
 from pipeline.shards import ShardSetReader
-from pipeline.sources import list_folder
+from pipeline.sources import SourceOptions, open_source
+from pipeline.storage import open_store
 
 NAME = "shard-000000"
 
@@ -36,18 +38,35 @@ def write_pictures(data: Path, count: int = 6) -> None:
         assert cv2.imwrite(str(folder / f"{number}.png"), pixels)
 
 
-def job_for(data: Path, out: Path) -> ShardJob:
-    plan = make_plan(list_folder(data, labels=True), {"saliency": "boundary"}, 100, 1 << 30)
-    (shard,) = plan.shards
+def job_for(data: Path, out: Path, options: SourceOptions | None = None) -> ShardJob:
+    listing = open_source(data, options or SourceOptions())
+    plan = make_plan(
+        collect(listing),
+        {"saliency": "boundary"},
+        shard_images=100,
+        shard_bytes=1 << 30,
+        keeps_order=listing.keeps_order,
+    )
+    assert plan.num_shards == 1
+    write_plan(open_store(out), plan)
     return ShardJob(
-        data=data,
-        out=out,
-        shard=shard,
+        data=listing.place,
+        out=open_store(out),
         plan_digest=plan.digest,
         saliency=Boundary(),
         saliency_size=56,
         max_pixels=1_000_000,
     )
+
+
+def root_of(job: ShardJob, which: str = "out") -> Path:
+    store = job.out if which == "out" else job.data.store
+    assert isinstance(store, LocalStore)
+    return store.root
+
+
+def sources_of(job: ShardJob) -> list[str]:
+    return list(planned_rows(job.out, job.number).column("source").to_pylist())
 
 
 @pytest.fixture
@@ -69,11 +88,11 @@ def test_a_shard_holds_every_image_of_its_plan(job: ShardJob) -> None:
         num_rejected=0,
         versions={},
     )
-    reader = ShardSetReader(job.out, info)
+    reader = ShardSetReader(root_of(job), info)
     rows = read_manifest(job.out, NAME).to_pylist()
-    assert [row["source"] for row in rows] == [image.source for image in job.shard.images]
+    assert [row["source"] for row in rows] == sources_of(job)
     for number, row in enumerate(rows):
-        original = (job.data / row["source"]).read_bytes()
+        original = (root_of(job, "data") / row["source"]).read_bytes()
         sample = reader.read(number)
         assert sample.image == original
         assert (sample.key, sample.label) == (sample_key(row["source"]), row["label"])
@@ -90,14 +109,14 @@ def test_a_shard_holds_every_image_of_its_plan(job: ShardJob) -> None:
 
 def test_a_whole_shard_is_left_alone(job: ShardJob) -> None:
     first = ensure_shard(job)
-    before = shard_path(job.out, NAME).stat().st_mtime_ns
+    before = shard_path(root_of(job), NAME).stat().st_mtime_ns
     again = ensure_shard(job)
     assert again == replace(first, rebuilt=False)
-    assert shard_path(job.out, NAME).stat().st_mtime_ns == before
+    assert shard_path(root_of(job), NAME).stat().st_mtime_ns == before
 
 
 def damage_tar(job: ShardJob) -> None:
-    path = shard_path(job.out, NAME)
+    path = shard_path(root_of(job), NAME)
     data = bytearray(path.read_bytes())
     data[2000] ^= 1  # one bit, the size stays
     path.write_bytes(data)
@@ -106,22 +125,22 @@ def damage_tar(job: ShardJob) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda job: shard_path(job.out, NAME).unlink(),
-        lambda job: shard_path(job.out, NAME).write_bytes(b"short"),
+        lambda job: shard_path(root_of(job), NAME).unlink(),
+        lambda job: shard_path(root_of(job), NAME).write_bytes(b"short"),
         damage_tar,
-        lambda job: manifest_path(job.out, NAME).unlink(),
-        lambda job: manifest_path(job.out, NAME).write_bytes(b"PAR1"),
-        lambda job: rejected_path(job.out, NAME).unlink(),
-        lambda job: rejected_path(job.out, NAME).write_bytes(b""),
+        lambda job: manifest_path(root_of(job), NAME).unlink(),
+        lambda job: manifest_path(root_of(job), NAME).write_bytes(b"PAR1"),
+        lambda job: rejected_path(root_of(job), NAME).unlink(),
+        lambda job: rejected_path(root_of(job), NAME).write_bytes(b""),
     ],
     ids=["no tar", "short tar", "one bit", "no manifest", "bad manifest", "no list", "bad list"],
 )
 def test_whatever_is_broken_is_made_again_the_same(job: ShardJob, damage: Any) -> None:  # noqa: ANN401
     first = ensure_shard(job)
-    data = shard_path(job.out, NAME).read_bytes()
+    data = shard_path(root_of(job), NAME).read_bytes()
     damage(job)
     assert ensure_shard(job) == first
-    assert shard_path(job.out, NAME).read_bytes() == data
+    assert shard_path(root_of(job), NAME).read_bytes() == data
     assert ensure_shard(job).rebuilt is False
 
 
@@ -141,7 +160,7 @@ def test_bad_images_cost_themselves(tmp_path: Path) -> None:
     job = job_for(data, tmp_path / "out")
     built = ensure_shard(job)
     assert (built.info.num_images, built.num_rejected) == (6, 3)
-    rejected = pq.read_table(rejected_path(job.out, NAME)).to_pylist()
+    rejected = pq.read_table(rejected_path(root_of(job), NAME)).to_pylist()
     reasons = {row["source"]: row["reason"] for row in rejected}
     assert set(reasons) == {"class_0/cut.png", "class_1/page.jpg", "class_1/big.png"}
     assert "truncated" in reasons["class_0/cut.png"]
@@ -152,50 +171,127 @@ def test_bad_images_cost_themselves(tmp_path: Path) -> None:
 
 def test_a_changed_source_is_named(job: ShardJob) -> None:
     ensure_shard(job)
-    shard_path(job.out, NAME).unlink()
-    path = job.data / job.shard.images[2].source
+    shard_path(root_of(job), NAME).unlink()
+    victim = sources_of(job)[2]
+    path = root_of(job, "data") / victim
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match=rf"{job.shard.images[2].source} has changed"):
+    with pytest.raises(InputError, match=rf"{victim} has changed"):
         ensure_shard(job)
-    assert not shard_path(job.out, NAME).exists()
+    assert not shard_path(root_of(job), NAME).exists()
 
 
 def test_a_source_that_vanished_or_grew_is_named(job: ShardJob) -> None:
-    path = job.data / job.shard.images[1].source
+    victim = sources_of(job)[1]
+    path = root_of(job, "data") / victim
     data = path.read_bytes()
     path.write_bytes(data + b"x")
-    with pytest.raises(InputError, match=rf"{job.shard.images[1].source} has \d+ bytes instead"):
+    with pytest.raises(InputError, match=rf"{victim} has \d+ bytes instead"):
         ensure_shard(job)
     path.unlink()
-    with pytest.raises(InputError, match=rf"{job.shard.images[1].source} has vanished"):
+    with pytest.raises(InputError, match=rf"{victim} has vanished"):
         ensure_shard(job)
-    assert list((job.out / "shards").iterdir()) == []
+    assert list((root_of(job) / "shards").iterdir()) == []
 
 
 @pytest.mark.parametrize(("num_failures", "succeeds"), [(2, True), (99, False)])
 def test_reads_are_tried_again_and_never_reject(
     job: ShardJob, monkeypatch: pytest.MonkeyPatch, num_failures: int, succeeds: bool
 ) -> None:
-    """A disk that fails: the file system cannot be made to, so `open` stands in for it."""
-    victim = job.shard.images[3].source
+    """A disk that fails: the file system cannot be made to, so a store stands in for it."""
+    victim = sources_of(job)[3]
     tries: list[str] = []
+    path = LocalStore.path
 
-    def failing_open(path: Any, mode: str) -> Any:  # noqa: ANN401
-        if victim.encode() in os.fsencode(path):
+    def failing_path(self: LocalStore, name: str) -> Path:
+        if name == victim:
             tries.append(victim)
             if len(tries) <= num_failures:
                 raise OSError(errno.EIO, "Input/output error")
-        return io.open(path, mode)  # noqa: UP020
+        return path(self, name)
 
-    monkeypatch.setattr(build, "open", failing_open, raising=False)
-    monkeypatch.setattr(build, "READ_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(LocalStore, "path", failing_path)
+    failing = LocalStore(root_of(job, "data"), retry_seconds=1.0)
+    job = replace(job, data=replace(job.data, store=failing))
     if succeeds:
         assert ensure_shard(job).info.num_images == 6
         assert len(tries) == 3
         return
-    with pytest.raises(InputError, match=rf"{victim} cannot be read: Input/output error \(4 tries"):
+    with pytest.raises(InputError, match=rf"{victim} cannot be read: Input/output error \(tried"):
         ensure_shard(job)
-    assert len(tries) == 4
-    assert not rejected_path(job.out, NAME).exists()
+    assert len(tries) > 3
+    assert not rejected_path(root_of(job), NAME).exists()
+
+
+def test_the_image_that_is_decoded_is_told(job: ShardJob) -> None:
+    told: list[str] = []
+    ensure_shard(job, watch=told.append)
+    assert told == sources_of(job)
+
+
+def test_what_is_known_to_break_a_decoder_is_never_decoded(job: ShardJob) -> None:
+    victim = sources_of(job)[4]
+    told: list[str] = []
+    built = ensure_shard(replace(job, rejected={victim: "kills the decoder"}), watch=told.append)
+    assert (built.info.num_images, built.num_rejected) == (5, 1)
+    assert victim not in told
+    rejected = pq.read_table(rejected_path(root_of(job), NAME)).to_pylist()
+    assert rejected == [{"source": victim, "reason": "kills the decoder"}]
+
+
+def test_images_are_made_smaller_on_request(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data", 4)  # 50 wide, 40 to 43 high
+    job = replace(job_for(tmp_path / "data", tmp_path / "out"), resize_short=41)
+    whole = replace(job, out=open_store(tmp_path / "whole"), resize_short=0)
+    (tmp_path / "whole").mkdir()
+    for name in ("plan.json", "plan.arrow"):
+        (tmp_path / "whole" / name).write_bytes((tmp_path / "out" / name).read_bytes())
+    ensure_shard(job)
+    ensure_shard(whole)
+    rows = {row["source"]: row for row in read_manifest(job.out, NAME).to_pylist()}
+    before = {row["source"]: row for row in read_manifest(whole.out, NAME).to_pylist()}
+    sizes = {source: (r["height"], r["width"], r["image_ext"]) for source, r in rows.items()}
+    assert sizes == {
+        "class_0/0.png": (40, 50, "png"),
+        "class_1/1.png": (41, 50, "png"),
+        "class_0/2.png": (41, 49, "jpg"),
+        "class_1/3.png": (41, 48, "jpg"),
+    }
+    tar = shard_path(tmp_path / "out", NAME).read_bytes()
+    for source, row in rows.items():
+        assert row["sha256"] == before[source]["sha256"]  # of the source, as ever
+        data = tar[row["image_offset"] : row["image_offset"] + row["image_length"]]
+        assert decode_stored(data).shape == (row["height"], row["width"], 3)
+        if row["image_ext"] == "png":
+            assert data == (tmp_path / "data" / source).read_bytes()
+    shard_path(tmp_path / "out", NAME).unlink()
+    ensure_shard(job)
+    assert shard_path(tmp_path / "out", NAME).read_bytes() == tar
+
+
+def test_orientation_turns_pixels_and_saliency_alike(tmp_path: Path) -> None:
+    pixels = np.full((60, 100, 3), 200, np.uint8)
+    pixels[5:25, 70:95] = (200, 30, 30)
+    upright = PIL.Image.fromarray(pixels)
+    (tmp_path / "data").mkdir()
+    upright.save(tmp_path / "data" / "upright.png")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turned a quarter to the right when shown
+    upright.transpose(PIL.Image.Transpose.ROTATE_90).save(
+        tmp_path / "data" / "turned.png", exif=exif
+    )
+    job = job_for(tmp_path / "data", tmp_path / "out")
+    ensure_shard(job)
+    rows = read_manifest(job.out, NAME).to_pylist()
+    assert [(row["height"], row["width"]) for row in rows] == [(60, 100), (60, 100)]
+    tar = shard_path(tmp_path / "out", NAME).read_bytes()
+    found = []
+    for row in rows:
+        image = tar[row["image_offset"] : row["image_offset"] + row["image_length"]]
+        start = row["saliency_offset"]
+        levels = decode_saliency(tar[start : start + row["saliency_length"]])
+        assert np.array_equal(decode_stored(image), pixels)
+        found.append(levels)
+    assert np.array_equal(found[0], found[1])
+    assert found[0][:28, 28:].mean() > found[0][28:, :28].mean() + 20

@@ -116,7 +116,7 @@ def test_boundary_follows_its_formula() -> None:
 
 
 def test_unknown_names_and_parameters_are_refused() -> None:
-    with pytest.raises(InputError, match=r"nope.*boundary, centre, fine_grained"):
+    with pytest.raises(InputError, match=r"nope.*boundary, centre, external, fine_grained"):
         make_saliency_source("nope")
     with pytest.raises(InputError, match="saliency boundary"):
         Boundary(strip=0.5)

@@ -1,0 +1,168 @@
+"""From bucket to bucket on a real S3 server: the same bytes, and outages."""
+
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.build import BuiltShard, ShardJob, ensure_shard
+from pipeline.errors import InputError
+from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute_begin import Work
+from pipeline.precompute_run import run_precompute
+from pipeline.storage import open_store
+from tests.picture_folders import write_pictures
+from tests.precompute_here import precompute_here
+from tests.s3_server import Bucket
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> PrecomputeConfig:
+    write_pictures(tmp_path / "data", 20)
+    (tmp_path / "data" / "class_0" / "bad.jpg").write_bytes(b"no picture")
+    return PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out", shard_images=4)
+
+
+@pytest.fixture
+def remote(local: PrecomputeConfig, bucket: Bucket) -> PrecomputeConfig:
+    bucket.upload(Path(local.data), "data")
+    return replace(local, data=bucket.url("data"), out=bucket.url("out"))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
+    local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
+) -> None:
+    expected = precompute_here(local)
+    wire = bucket.wire
+    outages: list[int] = []
+
+    def cut_in_the_middle() -> None:
+        while len([name for name in bucket.contents("out") if name.startswith("shards/")]) < 2:
+            stop.wait(0.05)
+        wire.cut()
+        outages.append(len(bucket.contents("out")))
+        stop.wait(5.0)
+        wire.mend()
+
+    stop = threading.Event()
+    cutter = threading.Thread(target=cut_in_the_middle)
+    cutter.start()
+    try:
+        info = precompute(remote)
+    finally:
+        cutter.join(timeout=60)
+    assert outages, "the job was over before the wire was cut"
+    assert info == expected
+    assert bucket.contents("out") == files(Path(local.out))
+    assert outages[0] < len(bucket.contents("out")), "all was written when the wire was cut"
+    assert bucket.unfinished() == 0
+
+
+def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
+    local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
+) -> None:
+    precompute_here(local)
+    impatient = replace(
+        remote,
+        data=bucket.url("data", retry_seconds=1),
+        out=bucket.url("out", retry_seconds=1),
+    )
+
+    def cut_after_two(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
+        (job,) = jobs.values()
+        for number in (0, 1):
+            ensure_shard(job.numbered(number))
+        bucket.wire.cut()
+        return [ensure_shard(job.numbered(number)) for number in range(work.num_shards)]
+
+    place = f"s3://{bucket.name}"
+    with pytest.raises(InputError, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
+        run_precompute(impatient, cut_after_two)
+    assert "\n" not in str(caught.value)
+    bucket.wire.mend()
+    before = bucket.contents("out")
+    assert "dataset.json" not in before
+    assert sorted(n for n in before if n.startswith("shards/")) == [
+        "shards/shard-000000.tar",
+        "shards/shard-000001.tar",
+    ]
+    assert not any(name.startswith("rejected") for name in before if "00000" not in name)
+    precompute_here(remote)
+    after = bucket.contents("out")
+    assert {name: after[name] for name in before} == before
+    assert after == files(Path(local.out))
+
+
+def test_an_outage_while_an_image_is_read_rejects_nothing(
+    remote: PrecomputeConfig, bucket: Bucket
+) -> None:
+    impatient = replace(remote, data=bucket.url("data", retry_seconds=1))
+
+    def cut_at_the_first_image(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
+        (job,) = jobs.values()
+        ensure_shard(job, watch=lambda source: bucket.wire.cut())
+        raise AssertionError("the shard was made without its images")
+
+    with pytest.raises(InputError, match=r"data/class_\d/.* cannot be read"):
+        run_precompute(impatient, cut_at_the_first_image)
+    bucket.wire.mend()
+    names = bucket.contents("out")
+    assert set(names) == {"plan.json", "plan.arrow"}
+
+
+def test_what_is_broken_in_a_bucket_is_made_again(
+    remote: PrecomputeConfig, bucket: Bucket, local: PrecomputeConfig, tmp_path: Path
+) -> None:
+    info = precompute_here(remote)
+    before = bucket.contents("out")
+    bucket.put("out/shards/shard-000001.tar", b"cut")
+    bucket.client.delete_object(Bucket=bucket.name, Key="out/manifest/shard-000003.parquet")
+    with pytest.raises(InputError, match=r"shard s3://.*shard-000001\.tar is damaged: 3 bytes"):
+        check_shards(str(remote.out), info)
+    assert precompute_here(remote) == info
+    assert bucket.contents("out") == before
+    check_shards(str(remote.out), load_dataset_info(str(remote.out)))
+    # here to there, and there to here
+    assert precompute_here(replace(local, out=bucket.url("up"))) == info
+    assert precompute_here(replace(remote, out=tmp_path / "down")) == info
+    assert files(tmp_path / "down") == before == bucket.contents("up")
+
+
+def test_places_that_cannot_be_used_end_early(
+    local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket, tmp_path: Path
+) -> None:
+    nowhere = bucket.url("out", bucket="no-such-bucket")
+    with pytest.raises(InputError, match=r"s3://no-such-bucket/out.*: no such bucket"):
+        precompute_here(replace(local, out=nowhere))
+    with pytest.raises(InputError, match="--out is the data folder itself, s3://"):
+        precompute_here(replace(remote, out=remote.data))
+    with bucket.no_access():
+        with pytest.raises(InputError, match=r"/data cannot be listed: access denied"):
+            precompute_here(replace(remote, out=tmp_path / "out"))
+        with pytest.raises(InputError, match=r"/out/plan\.json cannot be read: access denied"):
+            precompute_here(replace(local, out=remote.out))
+    assert bucket.contents("out") == {}
+
+
+def test_nothing_usable_leaves_nothing(bucket: Bucket, local: PrecomputeConfig) -> None:
+    shutil.rmtree(local.data)
+    bucket.put("data/x/1.jpg", b"no picture")
+    config = replace(
+        local, data=bucket.url("data"), out=bucket.url("out"), max_rejected_fraction=1.0
+    )
+    with pytest.raises(InputError, match=r"none of the 1 images .*: x/1\.jpg: not an image"):
+        precompute_here(config)
+    assert not open_store(str(config.out)).is_there()

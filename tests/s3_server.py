@@ -1,0 +1,161 @@
+"""An S3 server on loopback, and a wire to it that tests can cut."""
+
+import logging
+import secrets
+import socket
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+CHUNK = 1 << 16
+
+
+class Wire:
+    """Passes TCP connections on to a port of 127.0.0.1, until it is cut."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._bytes_left: int | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._listen()
+
+    def cut(self) -> None:
+        """Drop what is connected and refuse what comes, as a server that is gone."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._listener.close()
+        with self._lock:
+            self._bytes_left = None
+            for end in self._open:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+            self._open = []
+
+    def cut_after(self, num_bytes: int) -> None:
+        """Cut by itself once so many bytes have come from clients."""
+        with self._lock:
+            self._bytes_left = num_bytes
+
+    def mend(self) -> None:
+        """Listen again, on the same port."""
+        self.cut()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listen()
+
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # closed: cut
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                with self._lock:
+                    self._open += [client, server]
+                for ends, counted in (((client, server), True), ((server, client), False)):
+                    threading.Thread(target=self._pump, args=(*ends, counted), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(CHUNK):
+                if counted and self._is_over(len(data)):
+                    self.cut()
+                    return
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def _is_over(self, num_bytes: int) -> bool:
+        with self._lock:
+            if self._bytes_left is None:
+                return False
+            self._bytes_left -= num_bytes
+            return self._bytes_left < 0
+
+
+class Bucket:
+    """A bucket of its own on the server, reached over a wire of its own."""
+
+    def __init__(self, server_port: int) -> None:
+        self.name = f"bucket-{secrets.token_hex(6)}"
+        self.server_port = server_port
+        self.wire = Wire(server_port)
+        self.client: Any = boto3.client(
+            "s3", endpoint_url=f"http://127.0.0.1:{server_port}", region_name="us-east-1"
+        )
+        self.client.create_bucket(Bucket=self.name)
+
+    def url(self, prefix: str = "", *, bucket: str = "", **options: object) -> str:
+        """A prefix of the bucket, over the wire."""
+        place = f"s3://{bucket or self.name}/{prefix}".rstrip("/")
+        more = "".join(f"&{name}={value}" for name, value in options.items())
+        endpoint = f"http://127.0.0.1:{self.wire.port}"
+        return f"{place}?endpoint_override={endpoint}&region=us-east-1{more}"
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object past the wire."""
+        self.client.put_object(Bucket=self.name, Key=name, Body=data)
+
+    def upload(self, folder: Path, prefix: str) -> None:
+        """Write all files below a folder."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+
+    def contents(self, prefix: str = "") -> dict[str, bytes]:
+        """Names below the prefix, and bytes."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=prefix
+        )
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return {
+            key.removeprefix(prefix).lstrip("/"): self.client.get_object(Bucket=self.name, Key=key)[
+                "Body"
+            ].read()
+            for key in keys
+            if not key.endswith("/")
+        }
+
+    def unfinished(self) -> int:
+        """Multipart uploads that were begun and not ended."""
+        return len(self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", []))
+
+    @contextmanager
+    def no_access(self) -> Iterator[None]:
+        """The server knows no credentials meanwhile."""
+        self._allow("0")
+        try:
+            yield
+        finally:
+            self._allow("inf")
+
+    def _allow(self, num_requests: str) -> None:
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"http://127.0.0.1:{self.server_port}/moto-api/reset-auth",
+                data=num_requests.encode(),
+                headers={"Content-Type": "text/plain"},
+            )
+        ).close()
+
+
+@contextmanager
+def s3_server() -> Iterator[int]:
+    """A moto server in this process; yields its port."""
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield server.get_host_and_port()[1]
+    finally:
+        server.stop()
