@@ -1,15 +1,30 @@
-"""Make a shard set with saliency maps from a folder of images."""
+"""Make a shard set with saliency maps from a folder of images, or read one back (--verify)."""
 
+import sys
 from dataclasses import replace
 
 from jobs.cli import from_root, main, parse
 from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.verify import VerifyConfig, verify_set
+
+EXIT_PROBLEMS = 1
 
 
-def run() -> None:
-    """Parse the command line and precompute."""
+def run() -> int:
+    """Parse the command line and precompute, or verify."""
+    if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
+        return verify(parse(VerifyConfig, "jobs/precompute.py"))
     config = parse(PrecomputeConfig, "jobs/precompute.py")
     precompute(replace(config, data=from_root(config.data), out=from_root(config.out)))
+    return 0
+
+
+def verify(config: VerifyConfig) -> int:
+    """Name what is wrong with a shard set; returns the exit code, 1 where anything is."""
+    problems = verify_set(from_root(config.verify), config.processes)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return EXIT_PROBLEMS if problems else 0
 
 
 if __name__ == "__main__":

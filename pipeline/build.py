@@ -7,9 +7,9 @@ is tried again and then fails the shard: an outage never turns into rejections.
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,11 @@ BATCH_PIXELS = 32_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Everything that a process needs to make one shard; paths are absolute."""
+    """Everything that a process needs to make one shard; paths are absolute.
+
+    `rejected` has the sources that are known to kill their process, with the reason: they are not
+    read.
+    """
 
     data: Path
     out: Path
@@ -50,6 +54,15 @@ class ShardJob:
     saliency: SaliencySource
     saliency_size: int
     max_pixels: int
+    rejected: Mapping[str, str] = field(default_factory=dict)
+
+
+Watch = Callable[[str], None]
+"""Is told the source that is decoded next, and the empty string when that is done."""
+
+
+def no_watch(source: str) -> None:
+    """Nobody looks."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,12 @@ class BuiltShard:
     rebuilt: bool
 
 
-def ensure_shard(job: ShardJob) -> BuiltShard:
+def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
     """Make a shard, unless it is there and whole.
+
+    Args:
+        job: the shard.
+        watch: is told which source is being decoded.
 
     Raises:
         InputError: a source cannot be read, has vanished, or has changed; names it.
@@ -71,7 +88,22 @@ def ensure_shard(job: ShardJob) -> BuiltShard:
     record = read_record(job.out, job.shard.name)
     if record is not None and _is_whole(job, record):
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
-    return _build(job, _known_digests(job))
+    return _build(job, _known_digests(job), watch)
+
+
+def rehearse(job: ShardJob, source: str, watch: Watch = no_watch) -> None:
+    """Do with one source of a shard all that is done with it, but writing.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    (image,) = (image for image in job.shard.images if image.source == source)
+    data = _read_source(job.data, image)
+    try:
+        pixels = _decode(job, image, data, watch).pixels
+    except ImageError:
+        return
+    encode_saliency(job.saliency([pixels])[0], job.saliency_size)
 
 
 def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
@@ -99,13 +131,17 @@ def _known_digests(job: ShardJob) -> dict[str, str]:
     return dict(zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
-def _build(job: ShardJob, known: dict[str, str]) -> BuiltShard:
+def _build(job: ShardJob, known: dict[str, str], watch: Watch) -> BuiltShard:
     name = job.shard.name
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
     with open_shard(job.out, name) as writer:
         batch: list[_Decoded] = []
         for image in job.shard.images:
+            if image.source in job.rejected:
+                reason = job.rejected[image.source]
+                rejected.append({"source": image.source, "reason": reason})
+                continue
             data = _read_source(job.data, image)
             digest = hashlib.sha256(data).hexdigest()
             if known.get(image.source, digest) != digest:
@@ -114,8 +150,7 @@ def _build(job: ShardJob, known: dict[str, str]) -> BuiltShard:
                     "choose another --out, or put the old file back"
                 )
             try:
-                with _silent_stderr():
-                    decoded = decode_source(data, job.max_pixels)
+                decoded = _decode(job, image, data, watch)
             except ImageError as error:
                 rejected.append({"source": image.source, "reason": str(error)})
                 continue
@@ -130,6 +165,15 @@ def _build(job: ShardJob, known: dict[str, str]) -> BuiltShard:
     record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
     write_manifest(job.out, record, rows)
     return BuiltShard(info, len(rejected), rebuilt=True)
+
+
+def _decode(job: ShardJob, image: SourceImage, data: bytes, watch: Watch) -> DecodedSource:
+    watch(image.source)
+    try:
+        with _silent_stderr():
+            return decode_source(data, job.max_pixels)
+    finally:
+        watch("")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.atomic import sweep_temporaries, temporaries
-from pipeline.build import BuiltShard, ShardJob, ensure_shard
+from pipeline.build import BuiltShard, ShardJob
 from pipeline.codecs import MAX_PIXELS
 from pipeline.errors import InputError
+from pipeline.isolation import ShardError, process_isolation
 from pipeline.manifest import DatasetInfo, write_dataset_info
 from pipeline.plan import Plan, check_plan, discard_begun, make_plan, write_plan
 from pipeline.precompute_report import (
@@ -215,8 +216,8 @@ def _suspects(out: Path) -> str:
 def _run_job(row: dict[str, Any]) -> dict[str, Any]:
     """Make one shard, in a Ray task."""
     try:
-        shard = ensure_shard(pickle.loads(row["job"]))
-    except InputError as error:
+        shard = process_isolation().build(row["name"], row["job"])
+    except (InputError, ShardError) as error:
         return {"error": str(error), "shard": b""}
     except OSError as error:
         return {"error": f"{row['name']} cannot be written: {error}", "shard": b""}

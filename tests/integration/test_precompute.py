@@ -19,9 +19,9 @@ from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import InputError
 from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.precompute import PrecomputeConfig, precompute
-from pipeline.saliency.interface import Map
-from pipeline.saliency.uniform import Uniform
 from pipeline.shards import ShardSetReader
+from pipeline.verify import verify_set
+from tests import deadly
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -60,6 +60,7 @@ def test_a_folder_becomes_a_complete_set(
     assert info.saliency["source"] == "boundary"
     assert {"opencv", "pillow", "numpy"} <= info.versions.keys()
     assert not any(temporaries(folder) for folder in [config.out, *config.out.iterdir()])
+    assert verify_set(config.out) == []
     reader = ShardSetReader(config.out, info)
     labels = reader.labels()
     assert np.bincount(labels).tolist() == [7, 7, 6]
@@ -285,21 +286,32 @@ def test_photographs(shared_data: Path, tmp_path: Path) -> None:
     assert len(rows) == 15
 
 
-class Dies(Uniform):
-    """A source whose process dies, as a decoder that crashes does."""
+def test_a_deadly_image_costs_itself_on_ray_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
+    monkeypatch.setattr(
+        "pipeline.precompute.make_saliency_source",
+        lambda name: deadly.DeadlySaliency(death="crash"),
+    )
+    config = PrecomputeConfig(
+        data=tmp_path / "data", out=tmp_path / "out", shard_images=4, max_rejected_fraction=0.1
+    )
+    info = precompute(config)
+    assert (info.num_images, info.num_rejected) == (11, 1)
+    rejected = ray.data.read_parquet(str(config.out / "rejected")).take_all()
+    assert rejected == [{"source": "005.png", "reason": "kills the decoder (signal 11)"}]
+    assert verify_set(config.out) == []
 
-    def __call__(self, images: Any) -> list[Map]:  # noqa: ANN401
-        import os
 
-        os._exit(1)
-
-
-@pytest.mark.faults
-def test_a_process_that_dies_is_bounded_and_named(
+def test_a_source_that_kills_its_process_is_one_clear_error(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.precompute.make_saliency_source", lambda name: Dies())
-    one_shard = replace(config, shard_images=100)
-    with pytest.raises(RuntimeError, match=r"died while it made shard-000000 \(3 tries\)"):
-        precompute(one_shard)
+    monkeypatch.setattr(
+        "pipeline.precompute.make_saliency_source", lambda name: deadly.DiesAlways()
+    )
+    with pytest.raises(
+        InputError, match=r"shard-\d+ cannot be made: the saliency source's process"
+    ):
+        precompute(config)
     assert not (config.out / "dataset.json").exists()
