@@ -6,30 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-    ]
+from pipeline.image_names import (
+    HEAD_BYTES,
+    IMAGE_SUFFIXES,
+    has_image_signature,
+    has_image_suffix,
+    may_be_image,
 )
 
 
@@ -71,9 +53,10 @@ class Listing:
 def list_folder(root: Path, labels: bool) -> Listing:
     """List the images below a folder, at any depth, following links.
 
-    An image is known by its suffix. The top-level folder that an image lies in is its class, if
-    every image lies in one. A folder that links make reachable in several ways is read once: by
-    its own path, if that is below the root, else by the first link in order of names.
+    An image is known by its suffix; a file without one, by its first bytes. The top-level folder
+    that an image lies in is its class, if every image lies in one. A folder that links make
+    reachable in several ways is read once: by its own path, if that is below the root, else by
+    the first link in order of names.
 
     Args:
         root: the folder.
@@ -129,7 +112,7 @@ def _walk(root: bytes) -> tuple[list[tuple[bytes, int]], int]:
                 folders.append(path)
             elif entry.is_dir():
                 links.append(path)
-            elif not _is_image_name(entry.name):
+            elif not has_image_suffix(entry.name) and not _begins_as_image(entry):
                 num_ignored += 1
             else:
                 about = _stat(entry.path)
@@ -140,10 +123,15 @@ def _walk(root: bytes) -> tuple[list[tuple[bytes, int]], int]:
     return found, num_ignored
 
 
-def _is_image_name(name: bytes) -> bool:
-    # ._x.jpg is what macOS keeps beside x.jpg on foreign disks; it is no picture
-    suffix = os.path.splitext(name)[1].lower().decode("ascii", "replace")
-    return suffix in IMAGE_SUFFIXES and not name.startswith(b"._")
+def _begins_as_image(entry: os.DirEntry[bytes]) -> bool:
+    """Whether a file without a suffix is an image by its first bytes."""
+    if not may_be_image(entry.name) or not entry.is_file():
+        return False
+    try:
+        with open(entry.path, "rb") as file:
+            return has_image_signature(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot read {_printable(entry.path)}: {error.strerror}") from error
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:

@@ -87,3 +87,16 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path) -> None:
     (tmp_path / "x" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(InputError, match=r"gone\.jpg.*No such file"):
         list_folder(tmp_path, labels=True)
+
+
+def test_a_file_without_a_suffix_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+    touch(tmp_path, "dog/1.jpg", "dog/LICENSE", "dog/empty", "dog/.hidden")
+    (tmp_path / "dog" / "empty").write_bytes(b"")
+    (tmp_path / "dog" / "nowhere").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "dog" / "pipe")
+    (tmp_path / "dog" / ".hidden").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "dog" / "notes.txt").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "dog" / "photograph").write_bytes(b"\xff\xd8\xff\xe0 and so on")
+    listing = list_folder(tmp_path, labels=True)
+    assert sorted(image.source for image in listing.images) == ["dog/1.jpg", "dog/photograph"]
+    assert listing.num_ignored == 6
