@@ -19,7 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline.atomic import sweep_temporaries, temporaries
 from pipeline.build import BuiltShard, ShardJob
 from pipeline.codecs import MAX_PIXELS
-from pipeline.errors import InputError
+from pipeline.errors import InputError, write_error
 from pipeline.isolation import ShardError, process_isolation
 from pipeline.manifest import DatasetInfo, write_dataset_info
 from pipeline.plan import Plan, check_plan, discard_begun, make_plan, write_plan
@@ -33,6 +33,7 @@ from pipeline.precompute_report import (
 from pipeline.ray_session import ray_running
 from pipeline.saliency.registry import describe_saliency_source, make_saliency_source
 from pipeline.schema import (
+    DATASET_FILE,
     MANIFEST_FOLDER,
     REJECTED_FOLDER,
     SALIENCY_SIZE,
@@ -120,8 +121,11 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
         for shard in plan.shards
     ]
     started = time.monotonic()
-    with ray_running(), _quiet_ray_data():
-        built = sorted(_build_all(jobs, plan.num_images), key=lambda shard: shard.info.name)
+    try:
+        with ray_running(), _quiet_ray_data():
+            built = sorted(_build_all(jobs, plan.num_images), key=lambda shard: shard.info.name)
+    finally:
+        _sweep(out)  # of processes that died, or were stopped because another shard has failed
     seconds = time.monotonic() - started
     info = DatasetInfo(
         schema_version=SCHEMA_VERSION,
@@ -145,7 +149,10 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
             f"{config.max_rejected_fraction}: {first_reason(out, info)} (all of them: "
             f"{out / REJECTED_FOLDER}); mend them or raise the limit and run this again"
         )
-    write_dataset_info(out, info)
+    try:
+        write_dataset_info(out, info)
+    except OSError as error:
+        raise write_error(str(out / DATASET_FILE), error) from error
     say_what_was_done(out, info, built, listing.num_ignored, seconds)
     return info
 
@@ -167,14 +174,17 @@ def _begin(out: Path, plan: Plan) -> bool:
     """Write the plan, or sweep up after an earlier run of it; returns whether there was one."""
     began_before = check_plan(out, plan)
     try:
-        if began_before:
-            for folder in (".", SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER):
-                sweep_temporaries(out / folder)
-        else:
+        _sweep(out)
+        if not began_before:
             write_plan(out, plan)
     except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror or error}") from error
+        raise write_error(str(out), error) from error
     return began_before
+
+
+def _sweep(out: Path) -> None:
+    for folder in (".", SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER):
+        sweep_temporaries(out / folder)
 
 
 def _build_all(jobs: list[ShardJob], num_images: int) -> list[BuiltShard]:
@@ -220,7 +230,7 @@ def _run_job(row: dict[str, Any]) -> dict[str, Any]:
     except (InputError, ShardError) as error:
         return {"error": str(error), "shard": b""}
     except OSError as error:
-        return {"error": f"{row['name']} cannot be written: {error}", "shard": b""}
+        return {"error": str(write_error(row["name"], error)), "shard": b""}
     return {"error": "", "shard": pickle.dumps(shard)}
 
 

@@ -1,0 +1,136 @@
+"""A disk that fills up: one clear error, nothing half under a final name, a rerun that finishes."""
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.atomic import temporaries
+from pipeline.build import ShardJob, ensure_shard
+from pipeline.errors import InputError
+from pipeline.manifest import DatasetInfo, write_dataset_info
+from pipeline.plan import check_plan, make_plan, write_plan
+from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.saliency.uniform import Uniform
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.sources import list_folder
+from pipeline.verify import verify_set
+from tests.full_disk import FullDisk
+
+MIB = 1 << 20
+
+
+def write_pictures(data: Path, count: int, side: int) -> None:
+    data.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
+        assert cv2.imwrite(str(data / f"{number:02d}.png"), pixels)
+
+
+def contents(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def make_without_ray(data: Path, out: Path) -> None:
+    """What the job does, in one process."""
+    plan = make_plan(list_folder(data, labels=False), {}, 3, 1 << 30)
+    if not check_plan(out, plan):
+        write_plan(out, plan)
+    job = ShardJob(
+        data=data,
+        out=out,
+        shard=plan.shards[0],
+        plan_digest=plan.digest,
+        saliency=Uniform(),
+        saliency_size=8,
+        max_pixels=10_000,
+    )
+    built = [ensure_shard(replace(job, shard=shard)) for shard in plan.shards]
+    info = DatasetInfo(
+        schema_version=SCHEMA_VERSION,
+        shards=tuple(shard.info for shard in built),
+        class_names=(),
+        saliency={},
+        saliency_size=8,
+        plan_digest=plan.digest,
+        num_rejected=0,
+        versions={},
+    )
+    write_dataset_info(out, info)
+
+
+def test_at_every_write(tmp_path: Path) -> None:
+    data, undisturbed = tmp_path / "data", tmp_path / "undisturbed"
+    write_pictures(data, 5, 12)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        disk = FullDisk(monkeypatch)
+        make_without_ray(data, undisturbed)
+    expected = contents(undisturbed)
+    # plan, its rows, two shards of three files each, dataset.json: a write, a flush and a rename
+    assert disk.num_operations >= 3 * (2 + 2 * 3 + 1)
+    # the last of all only flushes a folder that is whole, and need not succeed
+    for number in range(1, disk.num_operations):
+        out = tmp_path / f"full-at-{number}"
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            FullDisk(monkeypatch, fails_at=number)
+            with pytest.raises(OSError, match="No space left on device"):
+                make_without_ray(data, out)
+        assert not any(temporaries(folder) for folder in (out, *out.iterdir())), number
+        assert contents(out).items() <= expected.items(), number
+        assert "dataset.json" not in contents(out)
+        make_without_ray(data, out)
+        assert contents(out) == expected, number
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a disk of so many bytes, or gives it another size; skips where one cannot mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def sized(num_bytes: int) -> Path:
+        nonlocal mounted
+        options = f"size={num_bytes}" + (",remount" if mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no disk of a chosen size here: {done.stderr.strip()}")
+        mounted = True
+        return place
+
+    yield sized
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    write_pictures(tmp_path / "data", 24, 100)
+    config = PrecomputeConfig(
+        data=tmp_path / "data",
+        out=tmp_path / "undisturbed",
+        saliency="uniform",
+        shard_images=4,
+    )
+    precompute(config)
+    expected = contents(config.out)
+    size = sum(path.stat().st_size for path in config.out.rglob("*") if path.is_file())
+    for share in (0.0, 0.5, 0.9):
+        disk = small_disk(max(4096, int(share * size)))
+        on_disk = replace(config, out=disk / "set")
+        with pytest.raises(InputError, match="cannot be written: No space left on device; free"):
+            precompute(on_disk)
+        there = contents(on_disk.out)
+        assert there.items() <= expected.items()
+        assert not any(name.endswith(".tmp") for name in there)
+    small_disk(4 * size)
+    precompute(on_disk)
+    assert contents(on_disk.out) == expected
+    assert verify_set(on_disk.out) == []
