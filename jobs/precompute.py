@@ -7,14 +7,19 @@ from jobs.cli import from_root, main, parse
 from pipeline.precompute import PrecomputeConfig, precompute
 from pipeline.verify import VerifyConfig, verify_set
 
+VERIFY = "--verify"
 EXIT_PROBLEMS = 1
+DESCRIPTION = """From a folder of images to a shard set with saliency maps.
+
+With --verify OUT (and --processes N) instead of these options: read the shard set OUT back, name
+everything that is wrong with it, and exit with 1 if anything is."""
 
 
 def run() -> int:
     """Parse the command line and precompute, or verify."""
-    if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
+    if any(word.split("=")[0] == VERIFY for word in sys.argv[1:]):
         return verify(parse(VerifyConfig, "jobs/precompute.py"))
-    config = parse(PrecomputeConfig, "jobs/precompute.py")
+    config = parse(PrecomputeConfig, "jobs/precompute.py", description=DESCRIPTION)
     precompute(replace(config, data=from_root(config.data), out=from_root(config.out)))
     return 0
 

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.build import ShardJob, ensure_shard
 from pipeline.codecs import encode_saliency
 from pipeline.manifest import (
     DatasetInfo,
@@ -16,8 +18,11 @@ from pipeline.manifest import (
     write_manifest,
     write_rejected,
 )
+from pipeline.plan import check_plan, make_plan, write_plan
+from pipeline.saliency.centre import Centre
 from pipeline.schema import SALIENCY_SIZE, SCHEMA_VERSION, sample_key, shard_name
 from pipeline.shards import NewSample, open_shard
+from pipeline.sources import list_folder
 
 CLASS_COLOURS = ((220, 60, 50), (60, 180, 80), (70, 90, 220))
 
@@ -111,4 +116,33 @@ def write_images(
         versions={},
     )
     write_dataset_info(root, info)
+    return info
+
+
+def precompute_here(data: Path, out: Path, *, shard_images: int) -> DatasetInfo:
+    """What the precompute job makes of a folder of images, in this process; maps of 8 cells."""
+    plan = make_plan(list_folder(data, labels=True), {}, shard_images, 1 << 30)
+    if not check_plan(out, plan):
+        write_plan(out, plan)
+    job = ShardJob(
+        data=data,
+        out=out,
+        shard=plan.shards[0],
+        plan_digest=plan.digest,
+        saliency=Centre(),
+        saliency_size=8,
+        max_pixels=10_000,
+    )
+    built = [ensure_shard(replace(job, shard=shard)) for shard in plan.shards]
+    info = DatasetInfo(
+        schema_version=SCHEMA_VERSION,
+        shards=tuple(shard.info for shard in built),
+        class_names=plan.class_names,
+        saliency={"source": "centre"},
+        saliency_size=8,
+        plan_digest=plan.digest,
+        num_rejected=sum(shard.num_rejected for shard in built),
+        versions={},
+    )
+    write_dataset_info(out, info)
     return info

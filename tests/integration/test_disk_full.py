@@ -11,16 +11,11 @@ import numpy as np
 import pytest
 
 from pipeline.atomic import temporaries
-from pipeline.build import ShardJob, ensure_shard
 from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, write_dataset_info
-from pipeline.plan import check_plan, make_plan, write_plan
 from pipeline.precompute import PrecomputeConfig, precompute
-from pipeline.saliency.uniform import Uniform
-from pipeline.schema import SCHEMA_VERSION
-from pipeline.sources import list_folder
 from pipeline.verify import verify_set
 from tests.full_disk import FullDisk
+from tests.shard_sets import precompute_here
 
 MIB = 1 << 20
 
@@ -37,40 +32,12 @@ def contents(root: Path) -> dict[str, str]:
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def make_without_ray(data: Path, out: Path) -> None:
-    """What the job does, in one process."""
-    plan = make_plan(list_folder(data, labels=False), {}, 3, 1 << 30)
-    if not check_plan(out, plan):
-        write_plan(out, plan)
-    job = ShardJob(
-        data=data,
-        out=out,
-        shard=plan.shards[0],
-        plan_digest=plan.digest,
-        saliency=Uniform(),
-        saliency_size=8,
-        max_pixels=10_000,
-    )
-    built = [ensure_shard(replace(job, shard=shard)) for shard in plan.shards]
-    info = DatasetInfo(
-        schema_version=SCHEMA_VERSION,
-        shards=tuple(shard.info for shard in built),
-        class_names=(),
-        saliency={},
-        saliency_size=8,
-        plan_digest=plan.digest,
-        num_rejected=0,
-        versions={},
-    )
-    write_dataset_info(out, info)
-
-
 def test_at_every_write(tmp_path: Path) -> None:
     data, undisturbed = tmp_path / "data", tmp_path / "undisturbed"
     write_pictures(data, 5, 12)
     with pytest.MonkeyPatch.context() as monkeypatch:
         disk = FullDisk(monkeypatch)
-        make_without_ray(data, undisturbed)
+        precompute_here(data, undisturbed, shard_images=3)
     expected = contents(undisturbed)
     # plan, its rows, two shards of three files each, dataset.json: a write, a flush and a rename
     assert disk.num_operations >= 3 * (2 + 2 * 3 + 1)
@@ -80,11 +47,11 @@ def test_at_every_write(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as monkeypatch:
             FullDisk(monkeypatch, fails_at=number)
             with pytest.raises(OSError, match="No space left on device"):
-                make_without_ray(data, out)
+                precompute_here(data, out, shard_images=3)
         assert not any(temporaries(folder) for folder in (out, *out.iterdir())), number
         assert contents(out).items() <= expected.items(), number
         assert "dataset.json" not in contents(out)
-        make_without_ray(data, out)
+        precompute_here(data, out, shard_images=3)
         assert contents(out) == expected, number
 
 

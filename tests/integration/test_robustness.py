@@ -85,6 +85,7 @@ def by_pillow(data: bytes) -> NDArray[np.float64]:
         return np.asarray(image.convert("RGB"), np.float64)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")  # Pillow's own
 def test_colours_are_those_of_pillow(folder: Path, listed: dict[str, bool]) -> None:
     modes: dict[str, int] = {}
     for name in sorted(name for name, decodes in listed.items() if decodes):

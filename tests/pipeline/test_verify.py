@@ -18,66 +18,38 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import verify
-from pipeline.build import ShardJob, ensure_shard
 from pipeline.codecs import encode_saliency
 from pipeline.errors import InputError
 from pipeline.manifest import (
     RECORD_KEY,
-    DatasetInfo,
     load_dataset_info,
     write_dataset_info,
 )
-from pipeline.plan import make_plan, write_plan
-from pipeline.saliency.centre import Centre
 from pipeline.schema import (
-    SCHEMA_VERSION,
     manifest_path,
     rejected_path,
     sample_key,
     shard_name,
     shard_path,
 )
-from pipeline.sources import list_folder
 from pipeline.verify import VerifyConfig, verify_set
 from pipeline.verify_shard import verify_shard
 from tests.deadly import DeadlyPath
+from tests.shard_sets import precompute_here
 
 FIRST, SECOND = shard_name(0), shard_name(1)
 
 
 def make_set(root: Path) -> None:
     """A complete set of two shards of four images and one rejected, made without Ray."""
-    data, out = root / "data", root / "set"
+    data = root / "data"
     for number in range(7):
         folder = data / f"class_{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 255, (20, 24 + number, 3), np.uint8)
         assert cv2.imwrite(str(folder / f"{number}.png"), pixels)
     (data / "class_1" / "bad.png").write_bytes(b"no picture")
-    listing = list_folder(data, labels=True)
-    plan = make_plan(listing, {}, 4, 1 << 30)
-    write_plan(out, plan)
-    job = ShardJob(
-        data=data,
-        out=out,
-        shard=plan.shards[0],
-        plan_digest=plan.digest,
-        saliency=Centre(),
-        saliency_size=8,
-        max_pixels=10_000,
-    )
-    built = [ensure_shard(replace(job, shard=shard)) for shard in plan.shards]
-    info = DatasetInfo(
-        schema_version=SCHEMA_VERSION,
-        shards=tuple(shard.info for shard in built),
-        class_names=plan.class_names,
-        saliency={"source": "centre"},
-        saliency_size=8,
-        plan_digest=plan.digest,
-        num_rejected=sum(shard.num_rejected for shard in built),
-        versions={},
-    )
-    write_dataset_info(out, info)
+    precompute_here(data, root / "set", shard_images=4)
 
 
 @pytest.fixture(scope="module")
