@@ -37,6 +37,10 @@ KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 AGREEMENT_LEVELS = 4.0
 """Mean difference, in levels of 255, up to which two decoders made the same picture."""
 
+Image.init()
+FORMATS = tuple(name for name in Image.ID if name != "EPS")
+"""All that Pillow knows, but the one for which it starts a program (Ghostscript)."""
+
 # Many processes decode at once, so threads inside one would only get in each other's way; and
 # what is wrong with an image belongs on the rejected list, not on the terminal.
 cv2.setNumThreads(1)
@@ -101,7 +105,7 @@ class _DamageError(ImageError):
 def _decode_with_pillow(data: bytes, max_pixels: int) -> DecodedSource:
     with _pillow_limits(max_pixels):
         try:
-            with Image.open(BytesIO(data)) as image:
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
                 return _decode_open(image, data, max_pixels)
         except ImageError:
             raise
