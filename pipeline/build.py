@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow.compute as pc
+
 from pipeline.codecs import (
     DecodedSource,
     decode_saliency,
@@ -38,12 +40,11 @@ from pipeline.schema import sample_key, shard_file, shard_name
 from pipeline.shards import NewSample, ShardWriter, open_shard
 from pipeline.storage import Store, StoreError
 
-BATCH_IMAGES = 16
 BATCH_PIXELS = 32_000_000
 HASHED_AT_ONCE = 8 << 20
 
 Watch = Callable[[str], None]
-"""Told an image's source just before its bytes are decoded: what dies next dies of it."""
+"""Is told the source that is decoded next, and the empty string when that is done."""
 
 
 def no_watch(source: str) -> None:
@@ -65,7 +66,8 @@ class ShardJob:
         max_pixels: larger images are rejected before they are decoded.
         resize_short: images with a longer shorter side are stored smaller; 0: as they are.
         generation: which of the set's plans it belongs to: 0, or that of an append.
-        rejected: sources that are known to break a decoder, and the reason.
+        batch_images: how many images the saliency source is given at once.
+        rejected: sources that are known to kill their process, and how.
     """
 
     data: DataPlace
@@ -78,6 +80,7 @@ class ShardJob:
     generation: int = 0
     first_shard: int = 0
     number: int = 0
+    batch_images: int = 16
     rejected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -102,6 +105,10 @@ class BuiltShard:
 def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
     """Make a shard, unless it is there and whole.
 
+    Args:
+        job: the shard.
+        watch: is told which source is being decoded.
+
     Raises:
         InputError: a source cannot be read, has vanished, or has changed; names it; or a store
             cannot be reached.
@@ -111,6 +118,21 @@ def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
     if record is not None and is_whole(job, record):
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
     return _build(job, _known_digests(job), watch)
+
+
+def rehearse(job: ShardJob, source: str, watch: Watch = no_watch) -> None:
+    """Do with one source of a shard all that is done with it, but writing.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    planned = planned_rows(job.out, job.number, job.generation)
+    (image,) = read_images(job.data, planned.filter(pc.equal(planned["source"], source)))
+    try:
+        ready = _decode(job, image, "", watch)
+    except ImageError:
+        return
+    _map_batch(job, [ready])
 
 
 def is_whole(job: ShardJob, record: ShardRecord) -> bool:
@@ -168,14 +190,12 @@ def _build(job: ShardJob, known: dict[str, str], watch: Watch) -> BuiltShard:
                     "choose another --out, or put the old file back"
                 )
             try:
-                if image.source in job.rejected:
-                    raise ImageError(job.rejected[image.source])
                 batch.append(_decode(job, image, digest, watch))
             except ImageError as error:
                 rejected.append({"source": image.source, "reason": str(error)})
                 continue
             num_pixels = sum(ready.decoded.pixels.size // 3 for ready in batch)
-            if len(batch) == BATCH_IMAGES or num_pixels > BATCH_PIXELS:
+            if len(batch) == job.batch_images or num_pixels > BATCH_PIXELS:
                 rows += _write_batch(job, writer, batch)
                 batch = []
         rows += _write_batch(job, writer, batch)
@@ -198,28 +218,36 @@ class _Ready:
 
 
 def _decode(job: ShardJob, image: RawImage, digest: str, watch: Watch) -> _Ready:
+    if image.source in job.rejected:
+        raise ImageError(job.rejected[image.source])
     watch(image.source)
-    with _silent_stderr():
-        decoded = decode_source(image.data, job.max_pixels)
-        given_map = None
-        if isinstance(job.saliency, External):
-            given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
-        if job.resize_short:
-            decoded = shrink_source(decoded, job.resize_short)
+    try:
+        with _silent_stderr():
+            decoded = decode_source(image.data, job.max_pixels)
+            given_map = None
+            if isinstance(job.saliency, External):
+                given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
+            if job.resize_short:
+                decoded = shrink_source(decoded, job.resize_short)
+    finally:
+        watch("")
     return _Ready(image.source, image.label, digest, decoded, given_map)
+
+
+def _map_batch(job: ShardJob, batch: list[_Ready]) -> list[bytes]:
+    """The encoded maps of decoded images."""
+    maps = [ready.given_map for ready in batch if ready.given_map is not None]
+    if len(maps) < len(batch):
+        maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
+    return [encode_saliency(saliency_map, job.saliency_size) for saliency_map in maps]
 
 
 def _write_batch(job: ShardJob, writer: ShardWriter, batch: list[_Ready]) -> list[dict[str, Any]]:
     """Write decoded images with their saliency; returns their manifest rows."""
     if not batch:
         return []
-    maps = [ready.given_map for ready in batch]
-    if any(given is None for given in maps):
-        maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
     rows = []
-    for ready, saliency_map in zip(batch, maps, strict=True):
-        assert saliency_map is not None
-        saliency = encode_saliency(saliency_map, job.saliency_size)
+    for ready, saliency in zip(batch, _map_batch(job, batch), strict=True):
         height, width = ready.decoded.pixels.shape[:2]
         row = writer.add(
             NewSample(

@@ -10,7 +10,8 @@ same picture of them; everything else is stored as an 8-bit RGB PNG, by these ru
 - 16 bit (0 to 65535): the high byte. 32-bit integers and floats have no range of their own: what
   lies in 0..255 (integers) or 0..1 (floats) is taken as such, integers up to 65535 as 16 bit, and
   the rest is scaled from the image's least to its greatest value;
-- CMYK, palettes, Lab and the like: Pillow's conversion to RGB.
+- CMYK, palettes, Lab and the like: Pillow's conversion to RGB;
+- a PNG that is damaged but for nine tenths of its picture: what is there (`pipeline.damaged_png`).
 """
 
 import warnings
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.damaged_png import mend_png
 from pipeline.errors import ImageError
 
 MAX_PIXELS = 178_000_000
@@ -36,6 +38,10 @@ RESIZED_QUALITY = 92
 """JPEG quality of what is made smaller."""
 AGREEMENT_LEVELS = 4.0
 """Mean difference, in levels of 255, up to which two decoders made the same picture."""
+
+Image.init()
+FORMATS = tuple(name for name in Image.ID if name != "EPS")
+"""All that Pillow knows, but the one for which it starts a program (Ghostscript)."""
 
 # Many processes decode at once, so threads inside one would only get in each other's way; and
 # what is wrong with an image belongs on the rejected list, not on the terminal.
@@ -85,14 +91,28 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
     """
     if not data:
         raise ImageError("empty file")
+    try:
+        return _decode_with_pillow(data, max_pixels)
+    except _DamageError as error:
+        mended = mend_png(data)
+        if mended is None:
+            raise ImageError(str(error)) from error
+    return _decode_with_pillow(mended, max_pixels)
+
+
+class _DamageError(ImageError):
+    """The bytes are not as they should be, but some of the picture may be there."""
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> DecodedSource:
     with _pillow_limits(max_pixels):
         try:
-            with Image.open(BytesIO(data)) as image:
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
                 return _decode_open(image, data, max_pixels)
         except ImageError:
             raise
         except UnidentifiedImageError as error:
-            raise ImageError("not an image in a format that can be read") from error
+            raise _DamageError("not an image in a format that can be read") from error
         except Image.DecompressionBombError as error:
             raise ImageError(f"far more than {max_pixels} pixels") from error
         except MemoryError:
@@ -100,7 +120,7 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
         except Exception as error:
             # The bytes are in memory: whatever a decoder raises, the bytes are the reason.
             # (Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError...)
-            raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
+            raise _DamageError(f"cannot be decoded: {_one_line(error)}") from error
 
 
 def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
@@ -164,6 +184,8 @@ def _imdecode(data: bytes, flags: int) -> NDArray[np.generic]:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from error
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
     # the stubs do not say that undecodable bytes give None
     if pixels is None:

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from pipeline.collected import Collected
 from pipeline.errors import InputError
+from pipeline.image_names import has_image_suffix
 from pipeline.listing import LISTING_SCHEMA
 from pipeline.plan import source_hashes
-from pipeline.sources_folder import is_image_name
 from pipeline.storage import Store, printable
 
 NPY = ".npy"
@@ -32,7 +32,7 @@ def match_masks(images: Collected, store: Store) -> Collected:
     """
     names, sizes, stems = [], [], []
     for name, size in store.files():
-        if size >= 0 and (name.endswith(NPY) or is_image_name(name)):
+        if size >= 0 and (name.endswith(NPY) or has_image_suffix(name)):
             names.append(os.fsencode(name))
             sizes.append(size)
             stems.append(os.path.splitext(printable(name))[0])

@@ -15,8 +15,9 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.atomic import temporaries
-from pipeline.build import BuiltShard, ShardJob, ensure_shard
-from pipeline.errors import InputError
+from pipeline.build import BuiltShard, ShardJob
+from pipeline.errors import InputError, write_error
+from pipeline.isolation import ShardError, process_isolation
 from pipeline.local_store import LocalStore
 from pipeline.manifest import DatasetInfo
 from pipeline.precompute_begin import Work
@@ -96,11 +97,11 @@ def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any
     template = jobs[row["generation"]]
     job = template.numbered(row["number"])
     try:
-        shard = ensure_shard(job)
-    except InputError as error:
+        shard = process_isolation().build(job.name, pickle.dumps(job))
+    except (InputError, ShardError) as error:
         return {"error": str(error), "shard": b""}
     except OSError as error:
-        return {"error": f"{job.name} cannot be written: {error}", "shard": b""}
+        return {"error": str(write_error(job.name, error)), "shard": b""}
     return {"error": "", "shard": pickle.dumps(shard)}
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from pipeline.build import BuiltShard, ShardJob
-from pipeline.errors import InputError
+from pipeline.errors import InputError, write_error
 from pipeline.manifest import DatasetInfo, write_dataset_info
 from pipeline.plan_files import discard_begun
 from pipeline.precompute_begin import Work, begin
@@ -15,9 +15,9 @@ from pipeline.precompute_report import (
     say_what_is_there,
     say_what_was_done,
 )
-from pipeline.saliency.interface import pin
+from pipeline.saliency.interface import batch_images_of, pin
 from pipeline.saliency.registry import describe_saliency_source
-from pipeline.schema import REJECTED_FOLDER, SCHEMA_VERSION
+from pipeline.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
 
 Builder = Callable[[Mapping[int, ShardJob], Work], list[BuiltShard]]
 """Makes all shards of the work: given the first job of each plan, by generation, returns what came
@@ -41,7 +41,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
     try:
         work = begin(config, out, described)
     except OSError as error:
-        raise InputError(f"cannot write to {out.url}: {error.strerror or error}") from error
+        raise write_error(out.url, error) from error
     say_what_is_there(config.data, work)
     jobs = {
         generation: ShardJob(
@@ -53,6 +53,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             saliency_size=config.saliency_size,
             max_pixels=config.max_pixels,
             resize_short=config.resize_short or 0,
+            batch_images=batch_images_of(saliency),
             generation=generation,
         )
         for generation, plan in work.plans.items()
@@ -60,7 +61,10 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
     started = time.monotonic()
     built: list[BuiltShard] = []
     if jobs:
-        built = sorted(build_all(jobs, work), key=lambda shard: shard.info.name)
+        try:
+            built = sorted(build_all(jobs, work), key=lambda shard: shard.info.name)
+        finally:
+            out.sweep()  # after processes that died, or were stopped because another shard failed
     seconds = time.monotonic() - started
     num_rejected = sum(shard.num_rejected for shard in built)
     info = DatasetInfo(
@@ -87,6 +91,9 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             f"{config.max_rejected_fraction}: {first_reason(out, built)} (all of them: "
             f"{out.where(REJECTED_FOLDER)}); mend them or raise the limit and run this again"
         )
-    write_dataset_info(out, info)
+    try:
+        write_dataset_info(out, info)
+    except OSError as error:
+        raise write_error(out.where(DATASET_FILE), error) from error
     say_what_was_done(out, info, built, work.num_ignored, seconds)
     return info

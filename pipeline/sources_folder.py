@@ -1,4 +1,4 @@
-"""Image files below a folder or a prefix, at any depth, known by their suffix."""
+"""Image files below a folder or a prefix, at any depth."""
 
 import os
 import re
@@ -8,40 +8,24 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.image_names import (
+    HEAD_BYTES,
+    IMAGE_SUFFIXES,
+    has_image_signature,
+    has_image_suffix,
+    may_be_image,
+)
 from pipeline.listing import DataPlace, Listing, RowBuffer
 from pipeline.storage import Store, printable
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-    ]
-)
 CONTAINER_SUFFIXES = (".tar", ".parquet", ".csv")
 
 
 def list_files(store: Store, pattern: re.Pattern[str] | None, labels: bool) -> Listing:
     """List image files.
 
-    The top-level folder that an image lies in is its class, if every image lies in one.
+    An image is known by its suffix; a file without one, by its first bytes. The top-level folder
+    that an image lies in is its class, if every image lies in one.
 
     Args:
         store: the folder.
@@ -61,12 +45,10 @@ def list_files(store: Store, pattern: re.Pattern[str] | None, labels: bool) -> L
     return listing
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file is an image, by its name."""
-    # ._x.jpg is what macOS keeps beside x.jpg on foreign disks; it is no picture
-    if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-        return False
-    return not name.rpartition("/")[2].startswith("._")
+def _is_image(store: Store, name: str) -> bool:
+    if not may_be_image(name):
+        return has_image_suffix(name)
+    return has_image_signature(store.read_range(name, 0, HEAD_BYTES))
 
 
 def _batches(
@@ -78,7 +60,7 @@ def _batches(
     for name, num_bytes in store.files():
         if pattern is not None and not pattern.fullmatch(name):
             continue
-        if num_bytes < 0 or not is_image_name(name):
+        if num_bytes < 0 or not _is_image(store, name):
             listing.num_ignored += 1
             suffix = os.path.splitext(name)[1].lower()
             containers[suffix] += suffix in CONTAINER_SUFFIXES

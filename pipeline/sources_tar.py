@@ -10,8 +10,8 @@ from typing import IO
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.image_names import IMAGE_SUFFIXES
 from pipeline.listing import DataPlace, Listing, RowBuffer
-from pipeline.sources_folder import IMAGE_SUFFIXES
 from pipeline.storage import Store, printable
 
 LABEL_MEMBER, JSON_MEMBER, JSON_FIELD = "cls", "json", "label"

@@ -12,6 +12,7 @@ FLAT_VALUE = 0.5
 FLAT_LEVELS = 2
 """An image whose channels spread over no more levels than this has nothing that stands out."""
 MAX_ASPECT = 4
+DEFAULT_BATCH_IMAGES = 16
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -78,6 +79,11 @@ def parameters_of(source: SaliencySource) -> dict[str, object]:
     if isinstance(source, WeightedSource):
         return source.parameters()
     return dataclasses.asdict(source)
+
+
+def batch_images_of(source: SaliencySource) -> int:
+    """How many images a source likes to be given at once."""
+    return source.batch_images if isinstance(source, WeightedSource) else DEFAULT_BATCH_IMAGES
 
 
 def flat_map() -> Map:

@@ -12,9 +12,15 @@ import cv2
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.saliency.interface import Image, Map, SaliencySource, parameters_of, pin, shrink
-
-DEFAULT_BATCH_IMAGES = 16
+from pipeline.saliency.interface import (
+    Image,
+    Map,
+    SaliencySource,
+    batch_images_of,
+    parameters_of,
+    pin,
+    shrink,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ class Refined:
     @property
     def batch_images(self) -> int:
         """How many images the base likes to be given at once."""
-        return int(getattr(self.base, "batch_images", DEFAULT_BATCH_IMAGES))
+        return batch_images_of(self.base)
 
     def pinned(self) -> "Refined":
         """The same, with the base bound to its weights, if it has any."""

@@ -10,6 +10,8 @@ import pytest
 from jobs.cli import parse
 from pipeline.errors import InputError
 from pipeline.precompute import PrecomputeConfig
+from tests.deadly import write_pictures
+from tests.precompute_here import precompute_here
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,3 +103,41 @@ def test_an_unknown_source_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: unknown saliency source 'nope': the known ones are ")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_exits_with_1_where_anything_is_wrong(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data", 5)
+    out = tmp_path / "out"
+    precompute_here(
+        PrecomputeConfig(data=tmp_path / "data", out=out, saliency="centre", shard_images=3)
+    )
+    whole = run_job("--verify", out)
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stderr == ""
+    assert "2 shards, 5 images, 0 rejected:" in whole.stdout
+    assert whole.stdout.endswith("; nothing is wrong\n")
+    (out / "shards" / "shard-000001.tar").unlink()
+    broken = run_job(f"--verify={out}", "--processes", "1")
+    assert broken.returncode == 1
+    assert broken.stderr == "shards/shard-000001.tar is missing\n"
+    assert broken.stdout.endswith("; 1 problems\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--verify", "nowhere"], "no such folder"),
+        (["--verify", ".", "--processes", "-1"], "processes must be at least 0"),
+        (["--verify", ".", "--data", "."], "nrecognized"),
+        (["--verify"], "--verify"),
+    ],
+)
+def test_verify_refuses_bad_options(arguments: list[str], words: str) -> None:
+    done = run_job(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_tells_of_verify() -> None:
+    assert "--verify" in run_job("--help").stdout

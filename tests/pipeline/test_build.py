@@ -227,7 +227,7 @@ def test_reads_are_tried_again_and_never_reject(
 def test_the_image_that_is_decoded_is_told(job: ShardJob) -> None:
     told: list[str] = []
     ensure_shard(job, watch=told.append)
-    assert told == sources_of(job)
+    assert told == [word for source in sources_of(job) for word in (source, "")]
 
 
 def test_what_is_known_to_break_a_decoder_is_never_decoded(job: ShardJob) -> None:

@@ -179,6 +179,13 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
         decode_stored(data)
 
 
+def test_postscript_is_not_run() -> None:
+    data = encoded(picture(), "EPS")
+    assert Image.open(BytesIO(data)).format == "EPS"
+    with pytest.raises(ImageError, match="not an image in a format"):
+        decode_source(data)
+
+
 def test_the_pixel_limit_holds_before_decoding() -> None:
     data = encoded(Image.new("1", (400, 300)), "PNG")
     assert decode_source(data, max_pixels=120_000).pixels.shape == (300, 400, 3)

@@ -1,0 +1,156 @@
+"""Sources whose decoder or saliency kills its process, hangs it or fills its memory."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline import build
+from pipeline.codecs import DecodedSource, decode_source
+from pipeline.local_store import LocalStore
+from pipeline.saliency.interface import Image, Map
+from pipeline.saliency.uniform import Uniform
+
+POISON = (255, 0, 255)
+"""The colour, RGB, of the first pixel of an image that is deadly."""
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def sleep() -> None:
+    while True:
+        time.sleep(1)
+
+
+def hoard() -> None:
+    blocks = []
+    while True:
+        blocks.append(bytearray(64 << 20))
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+DEATHS: dict[str, Callable[[], None]] = {
+    "crash": crash,
+    "abort": os.abort,
+    "leave": leave,
+    "spin": spin,
+    "sleep": sleep,
+    "hoard": hoard,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlySaliency(Uniform):
+    """Dies of poisoned images."""
+
+    death: str
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        if any(tuple(image[0, 0]) == POISON for image in images):
+            DEATHS[self.death]()
+        return super().__call__(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlyDecoder(Uniform):
+    """Makes the decoder of the process that unpickles it die of poisoned images."""
+
+    death: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _install, (self.death,)
+
+
+def _install(death: str) -> Uniform:
+    def decode(data: bytes, max_pixels: int) -> DecodedSource:
+        decoded = decode_source(data, max_pixels)
+        if tuple(decoded.pixels[0, 0]) == POISON:
+            DEATHS[death]()
+        return decoded
+
+    setattr(build, "decode_source", decode)  # noqa: B010  (mypy: the name is not build's own)
+    return DeadlyDecoder(death=death)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiesInCompany(Uniform):
+    """Dies of every batch of more than one image."""
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        if len(images) > 1:
+            crash()
+        return super().__call__(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiesAlways(Uniform):
+    """No image is to blame for it."""
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        crash()
+        return super().__call__(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KilledFromOutside(Uniform):
+    """Is killed over its first `times` batches, as when memory runs out on the machine."""
+
+    folder: str
+    times: int
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        if len(images) > 1 and len(list(Path(self.folder).iterdir())) < self.times:
+            (Path(self.folder) / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TellsItsProcess(Uniform):
+    """Leaves its process id in a file, then sleeps if it is told to."""
+
+    path: str
+    seconds: float = 0.0
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        if len(images) > 1:
+            Path(self.path).write_text(str(os.getpid()))
+            os.write(2, b"libnoise warning: this is not for the terminal\n")
+            time.sleep(self.seconds)
+        return super().__call__(images)
+
+
+def write_pictures(data: Path, count: int, poisoned: Sequence[int] = ()) -> None:
+    """PNGs of noise; those at the numbers given are poisoned."""
+    data.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 200, (20, 24 + number, 3), np.uint8)
+        if number in poisoned:
+            pixels[0, 0] = POISON[::-1]
+        assert cv2.imwrite(str(data / f"{number:03d}.png"), pixels)
+
+
+class DeadlyStore(LocalStore):
+    """A place in which reading the second shard's tar kills the process."""
+
+    def read(self, name: str) -> bytes:
+        if name.endswith("shard-000001.tar"):
+            crash()
+        return super().read(name)

@@ -1,0 +1,193 @@
+"""Kill -9 at random moments, start the same command again: the files of an undisturbed run."""
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from pipeline.verify import verify_set
+
+pytestmark = pytest.mark.faults
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_IMAGES, SHARD_IMAGES = 480, 12
+NUM_SHARDS = NUM_IMAGES // SHARD_IMAGES
+KILLS_EACH = 5
+"""Of the driver, of workers, of the processes in which they decode, and of nodes: 20 in all."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("pictures")
+    for number in range(NUM_IMAGES):
+        pixels = np.random.default_rng(number).integers(0, 90, (96, 128, 3), dtype=np.uint8)
+        cv2.circle(pixels, (40 + number % 50, 48), 20, (30, 60, 250), -1)
+        folder = data / f"class_{number % 3}"
+        folder.mkdir(exist_ok=True)
+        assert cv2.imwrite(str(folder / f"{number}.{('jpg', 'png', 'tif')[number % 3]}"), pixels)
+    (data / "class_0" / "bad.jpg").write_bytes(b"no picture")
+    return data
+
+
+class Nodes:
+    """A cluster on one machine: a head without CPUs, and two nodes with one each."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
+        self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.cluster.wait_for_nodes()
+
+    def kill_one(self, draw: random.Random) -> None:
+        """As when a machine loses power; another takes its place."""
+        victim = self.workers.pop(draw.randrange(2))
+        self.cluster.remove_node(victim, allow_graceful=False)
+        self.workers.append(self.cluster.add_node(num_cpus=1))
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Processes of the nodes' families with this word on their command line."""
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if any(word in part for part in process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    # Ray's sockets lie in its temporary folder: a short path, and not that of other Rays.
+    ray_folder = tempfile.mkdtemp(prefix="salmask-")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("RAY_TMPDIR", ray_folder)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        nodes = Nodes()
+        yield nodes
+        nodes.cluster.shutdown()
+    shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def start(data: Path, out: Path, nodes: Nodes) -> subprocess.Popen[str]:
+    options = f"--shard-images {SHARD_IMAGES} --data {data} --out {out}".split()
+    return subprocess.Popen(
+        [sys.executable, "jobs/precompute.py", *options],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": nodes.cluster.address},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+
+
+def contents(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def num_made(out: Path) -> int:
+    return len(list((out / "manifest").glob("*.parquet")))
+
+
+def wait_for_shards(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 900
+    while num_made(out) < count and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    data: Path, nodes: Nodes, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    finish(start(data, out, nodes))
+    assert verify_set(out, processes=1) == []
+    return contents(out)
+
+
+def kill_driver(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
+    process.kill()
+
+
+def kill_worker(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
+    draw.choice(nodes.processes("_run_job")).kill()
+
+
+def kill_child(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
+    draw.choice(nodes.processes("pipeline.isolation_child")).kill()
+
+
+def kill_node(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
+    nodes.kill_one(draw)
+
+
+@pytest.mark.parametrize("kill", [kill_driver, kill_worker, kill_child, kill_node])
+def test_the_same_files_come_out(
+    data: Path,
+    nodes: Nodes,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    kill: Callable[[subprocess.Popen[str], Nodes, random.Random], None],
+) -> None:
+    draw = random.Random(kill.__name__)
+    out = tmp_path / "out"
+    # each in a part of the run of its own, so that all of them find it running
+    part = NUM_SHARDS // (KILLS_EACH + 1)
+    num_kills = 0
+    for number in range(KILLS_EACH):
+        process = start(data, out, nodes)
+        wait_for_shards(out, number * part + draw.randrange(1, part), process)
+        time.sleep(draw.random() * 0.1)
+        if process.poll() is None:
+            kill(process, nodes, draw)
+            num_kills += 1
+        if kill is kill_driver:
+            process.communicate()
+            continue
+        # the others are survived, and the run would leave nothing to kill: its driver goes too
+        time.sleep(draw.random() * 0.5)
+        process.kill()
+        process.communicate()
+    assert num_kills == KILLS_EACH
+    finish(start(data, out, nodes))
+    assert contents(out) == undisturbed
+    assert verify_set(out, processes=1) == []
+
+
+@pytest.mark.parametrize("kill", [kill_worker, kill_child, kill_node])
+def test_a_run_goes_on_by_itself(
+    data: Path,
+    nodes: Nodes,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    kill: Callable[[subprocess.Popen[str], Nodes, random.Random], None],
+) -> None:
+    draw = random.Random(f"once {kill.__name__}")
+    out = tmp_path / "out"
+    process = start(data, out, nodes)
+    wait_for_shards(out, draw.randrange(1, NUM_SHARDS // 2), process)
+    kill(process, nodes, draw)
+    finish(process)
+    assert contents(out) == undisturbed

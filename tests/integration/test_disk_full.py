@@ -1,0 +1,109 @@
+"""A disk that fills up: one clear error, nothing half under a final name, a rerun that finishes."""
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.atomic import temporaries
+from pipeline.errors import InputError
+from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.verify import verify_set
+from tests.full_disk import FullDisk
+from tests.precompute_here import precompute_here
+
+MIB = 1 << 20
+
+
+def write_pictures(data: Path, count: int, side: int) -> None:
+    data.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
+        assert cv2.imwrite(str(data / f"{number:02d}.png"), pixels)
+
+
+def contents(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def config_for(data: Path, out: Path) -> PrecomputeConfig:
+    return PrecomputeConfig(data=data, out=out, saliency="centre", saliency_size=8, shard_images=3)
+
+
+def test_at_every_write(tmp_path: Path) -> None:
+    data, undisturbed = tmp_path / "data", tmp_path / "undisturbed"
+    write_pictures(data, 5, 12)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        disk = FullDisk(monkeypatch)
+        precompute_here(config_for(data, undisturbed))
+    expected = contents(undisturbed)
+    # plan, its rows, two shards of three files each, dataset.json: a write, a flush and a rename
+    assert disk.num_operations >= 3 * (2 + 2 * 3 + 1)
+    # the last of all only flushes a folder that is whole, and need not succeed
+    for number in range(1, disk.num_operations):
+        out = tmp_path / f"full-at-{number}"
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            FullDisk(monkeypatch, fails_at=number)
+            with pytest.raises((OSError, InputError), match="No space left on device"):
+                precompute_here(config_for(data, out))
+        assert not any(temporaries(folder) for folder in (out, *out.iterdir())), number
+        assert contents(out).items() <= expected.items(), number
+        assert "dataset.json" not in contents(out)
+        precompute_here(config_for(data, out))
+        assert contents(out) == expected, number
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a disk of so many bytes, or gives it another size; skips where one cannot mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = False
+
+    def sized(num_bytes: int) -> Path:
+        nonlocal mounted
+        options = f"size={num_bytes}" + (",remount" if mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"no disk of a chosen size here: {done.stderr.strip()}")
+        mounted = True
+        return place
+
+    yield sized
+    if mounted:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
+    write_pictures(tmp_path / "data", 24, 100)
+    undisturbed = tmp_path / "undisturbed"
+    config = PrecomputeConfig(
+        data=tmp_path / "data",
+        out=undisturbed,
+        saliency="uniform",
+        shard_images=4,
+    )
+    precompute(config)
+    expected = contents(undisturbed)
+    size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())
+    for share in (0.0, 0.5, 0.9):
+        disk = small_disk(max(4096, int(share * size)))
+        there_now = disk / "set"
+        on_disk = replace(config, out=there_now)
+        with pytest.raises(InputError, match="cannot be written: No space left on device; free"):
+            precompute(on_disk)
+        there = contents(there_now)
+        assert there.items() <= expected.items()
+        assert not any(name.endswith(".tmp") for name in there)
+    small_disk(4 * size)
+    precompute(on_disk)
+    assert contents(there_now) == expected
+    assert verify_set(there_now) == []

@@ -1,0 +1,40 @@
+"""One shard of a folder of images, planned and ready to be made without Ray."""
+
+from pathlib import Path
+
+from pipeline.build import ShardJob
+from pipeline.collected import collect
+from pipeline.local_store import LocalStore
+from pipeline.plan import make_plan
+from pipeline.plan_files import write_plan
+from pipeline.saliency.interface import SaliencySource
+from pipeline.sources import SourceOptions, open_source
+from pipeline.storage import open_store
+
+
+def job_of_folder(
+    data: Path,
+    out: Path,
+    saliency: SaliencySource,
+    *,
+    saliency_size: int = 8,
+    max_pixels: int = 100_000,
+) -> ShardJob:
+    """All images below ``data`` in one shard, without labels; its plan is written."""
+    listing = open_source(data, SourceOptions(labels=False))
+    plan = make_plan(collect(listing), {}, shard_images=1000, shard_bytes=1 << 30)
+    write_plan(open_store(out), plan)
+    return ShardJob(
+        data=listing.place,
+        out=open_store(out),
+        plan_digest=plan.digest,
+        saliency=saliency,
+        saliency_size=saliency_size,
+        max_pixels=max_pixels,
+    )
+
+
+def out_of(job: ShardJob) -> Path:
+    """The folder of the shard set."""
+    assert isinstance(job.out, LocalStore)
+    return job.out.root
