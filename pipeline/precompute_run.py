@@ -86,6 +86,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             f"{config.max_rejected_fraction}: {first_reason(out, built)} (all of them: "
             f"{out.where(REJECTED_FOLDER)}); mend them or raise the limit and run this again"
         )
+    out.sweep()  # of processes that died and uploads that were cut off in this run
     write_dataset_info(out, info)
     say_what_was_done(out, info, built, work.num_ignored, seconds)
     return info
