@@ -259,7 +259,7 @@ def _connect(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> 
         "anonymous": given.get("anonymous", "").lower() in ("1", "true", "yes"),
     }
     if scheme == "gs":
-        return arrow_fs.GcsFileSystem(**shared, retry_time_limit=timedelta(seconds=5))
+        return arrow_fs.GcsFileSystem(**shared, retry_time_limit=timedelta(seconds=2))
     region = given.get("region")
     if region is None and shared["endpoint_override"] is None:
         with suppress(OSError):  # what cannot be asked now is said by the first request
