@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.saliency.appearance import appearance
-from pipeline.saliency.cues import barrier_distance, border_distance, border_ranking, stretch
+from pipeline.saliency.cues import barrier_distance, border_distance, stretch
 from pipeline.saliency.interface import Image, Map, flat_map, is_flat, shrink, spread_out
 from pipeline.saliency.relearn import relearn
 from pipeline.saliency.superpixels import Floats, Superpixels, cut
@@ -35,7 +35,7 @@ class Boundary:
 
     side: int = 96
     num_superpixels: int = 160
-    detail_side: int = 192
+    detail_side: int = 224
     texture: float = 12.0
     rounds: int = 3
     prior_sigma: float = 0.5
@@ -68,7 +68,6 @@ class Boundary:
         cues = (
             border_distance(features, pieces, VARIANCE_FLOOR),
             barrier_distance(features, pieces),
-            border_ranking(features, pieces),
         )
         saliency = stretch(np.sum([stretch(cue) for cue in cues], axis=0))
         if saliency.any():  # else nothing stands out that could teach

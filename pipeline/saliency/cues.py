@@ -1,12 +1,10 @@
-"""Three ways to ask which superpixels are unlike the image's border.
+"""Two ways to ask which superpixels are unlike the image's border.
 
-- `border_distance`: how far from the Gaussian of the side it resembles most;
+- `border_distance`: how far from the Gaussian of the side that it resembles most;
 - `barrier_distance`: which barrier surrounds it (minimum barrier distance, Strand et al., CVIU
-  2013; for saliency Zhang et al., ICCV 2015), here over the graph of superpixels;
-- `border_ranking`: how little of a walk from each side arrives (manifold ranking, Yang et al.,
-  CVPR 2013), here a walk of a few steps instead of its limit.
+  2013; for saliency Zhang et al., ICCV 2015), here over the graph of superpixels.
 
-They fail on different images, so their sum is better than any of them.
+They fail on different images, so their sum is better than either.
 
 Sums are `einsum`, not `@`: a threaded BLAS may add in another order on another machine.
 
@@ -14,16 +12,10 @@ Shapes: N superpixels, D features, K neighbours.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.saliency.superpixels import Floats, Superpixels
 
 BARRIER_SWEEPS = 10
-WALK_STEPS = 8
-WALK_STAY = 0.99
-"""Share of a walk that goes on at each step."""
-WALK_SCALE = 9.0
-"""Difference (Lab units) that makes a step e times as unlikely."""
 
 
 def stretch(values: Floats) -> Floats:
@@ -89,38 +81,3 @@ def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
         lowest = np.where(is_better, np.take_along_axis(low, best, axis=1)[:, 0], lowest)
     cost[~np.isfinite(cost)] = 0.0  # further than the sweeps reach: nothing is known
     return np.asarray(cost.sum(axis=1))
-
-
-def border_ranking(features_ND: Floats, pieces: Superpixels) -> Floats:
-    """Rank by a walk from what no side's walk reaches: two stages, as in the paper."""
-    weights = _walk_weights(features_ND, pieces)
-    unlike_all = np.ones(len(pieces))
-    for side in pieces.sides_4N:
-        unlike_all *= 1 - stretch(_walk(weights, side > 0))
-    return _walk(weights, unlike_all > unlike_all.mean())
-
-
-def _walk_weights(features_ND: Floats, pieces: Superpixels) -> Floats:
-    """Similarities [N, N] of neighbours, their neighbours, and border superpixels among each other.
-
-    The latter tie the border together, so that a walk does not go around an object.
-    """
-    numbers = np.arange(len(pieces))
-    touch = np.zeros((len(pieces), len(pieces)), dtype=bool)
-    touch[numbers[:, None], pieces.neighbours_NK] = True
-    linked = touch[pieces.neighbours_NK].any(axis=1)
-    linked |= np.outer(pieces.is_border_N, pieces.is_border_N)
-    np.fill_diagonal(linked, False)
-    squares = np.einsum("nd,nd->n", features_ND, features_ND)
-    products = np.einsum("id,jd->ij", features_ND, features_ND)
-    squared = np.maximum(squares[:, None] + squares - 2 * products, 0)
-    return np.where(linked, np.exp(-np.sqrt(squared) / WALK_SCALE), 0.0)
-
-
-def _walk(weights_NN: Floats, is_start_N: NDArray[np.bool_]) -> Floats:
-    degree = weights_NN.sum(axis=1) + 1e-12
-    start = is_start_N / degree
-    reached = np.asarray(start)
-    for _ in range(WALK_STEPS):
-        reached = start + WALK_STAY * np.einsum("ij,j->i", weights_NN, reached) / degree
-    return np.asarray(reached)

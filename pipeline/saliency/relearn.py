@@ -18,7 +18,7 @@ SURE = 3.0
 """Exponent that makes weights of a map: the sure ones teach, the others learn."""
 PLACE = 15.0
 """How many Lab units the width or height of the image is worth."""
-SOFTNESS = 6.0
+SOFTNESS = 4.0
 """By what the log likelihood ratio is divided: features and neighbours are not independent."""
 SHARE = 0.5
 """Weight of the classifier against the map that taught it."""
