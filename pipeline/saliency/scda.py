@@ -14,6 +14,7 @@ ConvNeXt, RegNet, MNASNet and ShuffleNet; see `scda_weights.LAST_BLOCK`. Others 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -83,10 +84,15 @@ class Scda:
     def pinned(self) -> "Scda":
         """Load the weights and bind the source to them by their digest.
 
+        A local place becomes absolute: other processes may stand in another folder.
+
         Raises:
             InputError: weights that are not there or do not fit; says which.
         """
-        return replace(self, weights_digest=self._localiser().trunk.weights_digest)
+        digest = self._localiser().trunk.weights_digest
+        path = Path(self.weights).expanduser()
+        weights = str(path.resolve()) if path.exists() else self.weights
+        return replace(self, weights=weights, weights_digest=digest)
 
     def parameters(self) -> dict[str, object]:
         """What decides the maps, with the weights' digest in place of where they lie.

@@ -142,6 +142,31 @@ def test_stored_maps_against_maps_on_the_view(
             assert chosen.objects > rows["the view's own"].objects
 
 
+@pytest.mark.benchmark
+def test_stored_masks_against_the_masks(photographs: tuple[list[Image], list[Map]]) -> None:
+    """The sharpest maps there are lose most by being stored."""
+    images, masks = photographs
+    print(f"\nmasks: {len(images)} photographs x {NUM_CROPS} crops (scale 0.2 to 1)")
+    print(
+        f"  {'':32}{'bytes':>7}" + "".join(f" |{title:>15}: IoU   AUC objects" for title in VIEWS)
+    )
+    for size in SIZES:
+        text, num_bytes = "", 0.0
+        for view in VIEWS.values():
+            parts = []
+            for epoch in range(NUM_CROPS):
+                crops = cut(images, view, epoch).crops
+                exact = pool_exactly(masks, images, crops, view.grid)
+                pooled, num_bytes = pool_stored(masks, images, crops, view.grid, size)
+                parts.append(astuple(agreement(pooled, exact, exact > 0.5)))
+            cell = Agreement(*np.mean(parts, axis=0).tolist())
+            text += f"{cell.iou:22.3f} {cell.auc:5.3f}{cell.objects:8.3f}"
+            if size == CHOSEN:
+                assert cell.iou > 0.95
+                assert cell.objects > 0.99
+        print(f"  {f'stored at {size} x {size}':32}{num_bytes:7.0f}{text}")
+
+
 def test_agreement_by_hand() -> None:
     rng = np.random.default_rng(0)
     stored, own = (rng.random((5, 7, 7)).astype(np.float32) for _ in range(2))

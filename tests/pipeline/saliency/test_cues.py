@@ -36,7 +36,7 @@ def test_stretch() -> None:
 def test_a_weighted_gaussian_is_that_of_repeated_samples() -> None:
     rng = np.random.default_rng(2)
     features, counts = rng.normal(0, 5, (12, 3)), rng.integers(0, 5, 12)
-    squared, log_volume = weighted_gaussian(features, counts * 0.1, 2.0)
+    squared, log_volume = weighted_gaussian(features, np.asarray(counts * 0.1, np.float64), 2.0)
     repeated = np.repeat(features, counts, axis=0)
     covariance = np.cov(repeated.T, bias=True) + 2 * np.eye(3)
     offset = features - repeated.mean(axis=0)

@@ -26,7 +26,7 @@ def test_a_source_is_made_with_its_options() -> None:
 
 
 def test_unknown_names_and_options_list_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"nope.*boundary, centre, fine_grained"):
+    with pytest.raises(InputError, match=r"nope.*boundary, centre, external, fine_grained"):
         make_saliency_source("nope")
     known = "side, num_superpixels, detail_side, texture, rounds, prior_sigma, refine, refine_side"
     with pytest.raises(InputError, match=f"boundary has no option 'strip'.*{known}"):

@@ -126,6 +126,20 @@ def test_weights_that_changed_are_refused(tmp_path: Path) -> None:
     assert source.pinned().weights_digest != pinned.weights_digest
 
 
+def test_a_pinned_source_works_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tmp_path / "export")
+    monkeypatch.chdir(tmp_path)
+    source = Scda(weights="export", side=64, precision="float32")
+    pinned, described = source.pinned(), source.parameters()
+    monkeypatch.chdir(tmp_path.parent)
+    localiser_of.cache_clear()
+    assert pinned.parameters() == described
+    with pytest.raises(InputError, match="no weights 'export'"):
+        source([IMAGE])
+
+
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     state = network().state_dict()
     missing = {n: v for n, v in state.items() if not n.startswith("layer3.0.")}
