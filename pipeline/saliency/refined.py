@@ -63,7 +63,8 @@ class Refined:
 
     def pinned(self) -> "Refined":
         """The same, with the base bound to its weights, if it has any."""
-        return replace(self, base=pin(self.base))
+        base = pin(self.base)
+        return self if base is self.base else replace(self, base=base)
 
     def parameters(self) -> dict[str, object]:
         """The base's parameters, and under `refine` those of the filter."""

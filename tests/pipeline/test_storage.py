@@ -249,9 +249,9 @@ def somebody_else() -> Iterator[Path]:
         folder = Path(name)
         (folder / "closed").mkdir()
         (folder / "closed" / "x").write_bytes(b"1")
-        (folder / "secret").write_bytes(b"2")
+        (folder / "secret.txt").write_bytes(b"2")
         (folder / "closed").chmod(0)
-        (folder / "secret").chmod(0)
+        (folder / "secret.txt").chmod(0)
         folder.chmod(0o755)
         user = os.geteuid()
         if user == 0:  # root may read everything
@@ -266,8 +266,8 @@ def somebody_else() -> Iterator[Path]:
 def test_no_permission_is_said_at_once(somebody_else: Path) -> None:
     store = open_store(somebody_else)
     started = time.monotonic()
-    with pytest.raises(StoreError, match=r"/secret cannot be read: Permission denied$"):
-        store.read("secret")
+    with pytest.raises(StoreError, match=r"/secret\.txt cannot be read: Permission denied$"):
+        store.read("secret.txt")
     with pytest.raises(StoreError, match=r"cannot list .*/closed: Permission denied$"):
         list(store.files())
     with pytest.raises(InputError, match=r"cannot list .*/closed: Permission denied$"):

@@ -17,6 +17,9 @@ from pipeline.saliency.registry import (
     parse_saliency_source,
 )
 
+WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"scda"})
+"""The default weights of scda are fetched."""
+
 
 def test_a_source_is_made_with_its_options() -> None:
     assert make_saliency_source("centre") == Centre()
@@ -79,12 +82,12 @@ def test_a_description_is_canonical() -> None:
         "sigma": 0.5,
         "refine": {"side": 64, "radius": 0.06, "smoothness": 1e-3},
     }
-    for name in SALIENCY_SOURCES:
+    for name in WITHOUT_NETWORK:
         described = describe_saliency_source(name, make_saliency_source(name))
         assert json.loads(json.dumps(described)) == described
 
 
-@pytest.mark.parametrize("name", sorted(SALIENCY_SOURCES))
+@pytest.mark.parametrize("name", WITHOUT_NETWORK)
 def test_a_refined_source_is_a_source(name: str) -> None:
     source = make_saliency_source(name, refine=True)
     rng = np.random.default_rng(0)

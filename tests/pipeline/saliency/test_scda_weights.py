@@ -219,8 +219,8 @@ def test_without_a_network_both_ways_out_are_named(
     message = str(refused.value)
     assert "\n" not in message
     assert "torchvision's weights DEFAULT of resnet50 cannot be fetched" in message
-    assert "--saliency.weights FILE.pth" in message
-    assert "--saliency.weights RUN/backbone" in message
+    assert "--saliency scda:weights=FILE.pth" in message
+    assert "--saliency scda:weights=RUN/backbone" in message
 
 
 def test_weights_in_torchvisions_cache_need_no_network(
