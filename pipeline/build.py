@@ -7,11 +7,11 @@ is tried again and then fails the shard: an outage never turns into rejections.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,12 +57,15 @@ class ShardJob:
     rejected: Mapping[str, str] = field(default_factory=dict)
 
 
-Watch = Callable[[str], None]
-"""Is told the source that is decoded next, and the empty string when that is done."""
+class Watch(Protocol):
+    """Is told which sources are worked at next: one decoded, a batch of maps computed, or none."""
+
+    def __call__(self, *sources: str) -> None:
+        """Work at these sources begins; at none: it has ended."""
 
 
-def no_watch(source: str) -> None:
-    """Nobody looks."""
+def no_watch(*sources: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
 
     Args:
         job: the shard.
-        watch: is told which source is being decoded.
+        watch: is told which sources are worked at.
 
     Raises:
         InputError: a source cannot be read, has vanished, or has changed; names it.
@@ -103,7 +106,9 @@ def rehearse(job: ShardJob, source: str, watch: Watch = no_watch) -> None:
         pixels = _decode(job, image, data, watch).pixels
     except ImageError:
         return
+    watch(source)
     encode_saliency(job.saliency([pixels])[0], job.saliency_size)
+    watch()
 
 
 def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
@@ -157,9 +162,9 @@ def _build(job: ShardJob, known: dict[str, str], watch: Watch) -> BuiltShard:
             batch.append(_Decoded(image, digest, decoded))
             num_pixels = sum(d.decoded.pixels.size // 3 for d in batch)
             if len(batch) == BATCH_IMAGES or num_pixels > BATCH_PIXELS:
-                rows += _write_batch(job, writer, batch)
+                rows += _write_batch(job, writer, batch, watch)
                 batch = []
-        rows += _write_batch(job, writer, batch)
+        rows += _write_batch(job, writer, batch, watch)
         info = writer.finish()
     write_rejected(job.out, name, rejected)
     record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
@@ -173,7 +178,7 @@ def _decode(job: ShardJob, image: SourceImage, data: bytes, watch: Watch) -> Dec
         with _silent_stderr():
             return decode_source(data, job.max_pixels)
     finally:
-        watch("")
+        watch()
 
 
 @dataclass(frozen=True)
@@ -183,11 +188,15 @@ class _Decoded:
     decoded: DecodedSource
 
 
-def _write_batch(job: ShardJob, writer: ShardWriter, batch: list[_Decoded]) -> list[dict[str, Any]]:
+def _write_batch(
+    job: ShardJob, writer: ShardWriter, batch: list[_Decoded], watch: Watch
+) -> list[dict[str, Any]]:
     """Write decoded images with their saliency; returns their manifest rows."""
     if not batch:
         return []
+    watch(*(item.image.source for item in batch))
     maps = job.saliency([item.decoded.pixels for item in batch])
+    watch()
     rows = []
     for item, saliency_map in zip(batch, maps, strict=True):
         saliency = encode_saliency(saliency_map, job.saliency_size)
