@@ -6,10 +6,10 @@ is tried again and then fails the shard: an outage never turns into rejections.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.compute as pc
 
@@ -43,11 +43,15 @@ from pipeline.storage import Store, StoreError
 BATCH_PIXELS = 32_000_000
 HASHED_AT_ONCE = 8 << 20
 
-Watch = Callable[[str], None]
-"""Is told the source that is decoded next, and the empty string when that is done."""
+
+class Watch(Protocol):
+    """Is told which sources are worked at next: one decoded, a batch of maps computed, or none."""
+
+    def __call__(self, *sources: str) -> None:
+        """Work at these sources begins; at none: it has ended."""
 
 
-def no_watch(source: str) -> None:
+def no_watch(*sources: str) -> None:
     """Nobody wants to know."""
 
 
@@ -107,7 +111,7 @@ def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
 
     Args:
         job: the shard.
-        watch: is told which source is being decoded.
+        watch: is told which sources are worked at.
 
     Raises:
         InputError: a source cannot be read, has vanished, or has changed; names it; or a store
@@ -132,7 +136,7 @@ def rehearse(job: ShardJob, source: str, watch: Watch = no_watch) -> None:
         ready = _decode(job, image, "", watch)
     except ImageError:
         return
-    _map_batch(job, [ready])
+    _map_batch(job, [ready], watch)
 
 
 def is_whole(job: ShardJob, record: ShardRecord) -> bool:
@@ -196,9 +200,9 @@ def _build(job: ShardJob, known: dict[str, str], watch: Watch) -> BuiltShard:
                 continue
             num_pixels = sum(ready.decoded.pixels.size // 3 for ready in batch)
             if len(batch) == job.batch_images or num_pixels > BATCH_PIXELS:
-                rows += _write_batch(job, writer, batch)
+                rows += _write_batch(job, writer, batch, watch)
                 batch = []
-        rows += _write_batch(job, writer, batch)
+        rows += _write_batch(job, writer, batch, watch)
         info = writer.finish()
     write_rejected(job.out, name, rejected)
     record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
@@ -230,24 +234,30 @@ def _decode(job: ShardJob, image: RawImage, digest: str, watch: Watch) -> _Ready
             if job.resize_short:
                 decoded = shrink_source(decoded, job.resize_short)
     finally:
-        watch("")
+        watch()
     return _Ready(image.source, image.label, digest, decoded, given_map)
 
 
-def _map_batch(job: ShardJob, batch: list[_Ready]) -> list[bytes]:
+def _map_batch(job: ShardJob, batch: list[_Ready], watch: Watch) -> list[bytes]:
     """The encoded maps of decoded images."""
     maps = [ready.given_map for ready in batch if ready.given_map is not None]
     if len(maps) < len(batch):
-        maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
+        watch(*(ready.source for ready in batch))
+        try:
+            maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
+        finally:
+            watch()
     return [encode_saliency(saliency_map, job.saliency_size) for saliency_map in maps]
 
 
-def _write_batch(job: ShardJob, writer: ShardWriter, batch: list[_Ready]) -> list[dict[str, Any]]:
+def _write_batch(
+    job: ShardJob, writer: ShardWriter, batch: list[_Ready], watch: Watch
+) -> list[dict[str, Any]]:
     """Write decoded images with their saliency; returns their manifest rows."""
     if not batch:
         return []
     rows = []
-    for ready, saliency in zip(batch, _map_batch(job, batch), strict=True):
+    for ready, saliency in zip(batch, _map_batch(job, batch, watch), strict=True):
         height, width = ready.decoded.pixels.shape[:2]
         row = writer.add(
             NewSample(

@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -23,12 +23,10 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from pipeline.build import ShardJob, ensure_shard, rehearse
-from pipeline.saliency.external import External
-from pipeline.saliency.interface import Image, Map, SaliencySource
 
 EXIT_MEMORY = 77
 """Exit code of a process that has asked for more memory than its limit."""
-MAX_SUSPECTS = 64
+MAX_SUSPECTS = 96
 """More than the images of a batch, and those rejected in between."""
 NOTE_HEADER = 8
 BASE_MEMORY = 2 << 30
@@ -62,41 +60,38 @@ class Position:
     def __init__(self, descriptor: int, limits: Limits) -> None:
         self._descriptor = descriptor
         self._limits = limits
-        self._sources: deque[str] = deque(maxlen=MAX_SUSPECTS)
+        self._recent: deque[str] = deque(maxlen=MAX_SUSPECTS)
 
-    def __call__(self, source: str) -> None:
-        """About to decode a source; the empty string: done with it."""
-        if not source:
-            self.away()
+    def __call__(self, *sources: str) -> None:
+        """Work at these sources begins; at none: it has ended (see `pipeline.build.Watch`)."""
+        if not sources:
+            self._away()
             return
-        self._sources.append(source)
-        self._note("image")
-        self._limit(1)
-
-    def batch(self, num_images: int) -> None:
-        """About to compute the saliency of a batch: what was decoded since the last one."""
-        self._note("saliency")
-        self._limit(num_images)
-
-    def batch_done(self) -> None:
-        """The images decoded so far are no suspects any more."""
-        self._sources.clear()
-        self._note("")
-        self.away()
+        # what one image has broken may kill the process over the next
+        for source in sources:
+            if source not in self._recent:
+                self._recent.append(source)
+        self._note("images")
+        self._limit(len(sources))
 
     def control(self) -> None:
         """About to try the picture that harms nobody."""
         self._note("control")
         self._limit(1)
 
-    def away(self) -> None:
-        """At no image: no limits."""
+    def begin(self) -> None:
+        """Another request, or the end of one: nobody is under suspicion."""
+        self._recent.clear()
+        self._note("")
+        self._away()
+
+    def _away(self) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _note(self, phase: str) -> None:
-        note = json.dumps([phase, list(self._sources)]).encode()
+        note = json.dumps([phase, list(self._recent)]).encode()
         os.pwrite(self._descriptor, len(note).to_bytes(NOTE_HEADER, "little") + note, 0)
 
     def _limit(self, num_images: int) -> None:
@@ -111,27 +106,13 @@ class Position:
 
 
 def read_note(descriptor: int) -> tuple[str, list[str]]:
-    """Phase ("image", "saliency", "control" or "") and the sources that may be to blame."""
+    """Phase ("images", "control" or "") and the sources that may be to blame, the last one last."""
     length = int.from_bytes(os.pread(descriptor, NOTE_HEADER, 0), "little")
     try:
         phase, sources = json.loads(os.pread(descriptor, length, NOTE_HEADER))
     except ValueError:  # nothing was written yet, or it died while it wrote
         return "", []
     return phase, sources
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WatchedSaliency:
-    """A saliency source whose work is noted, and limited, as that of its batch."""
-
-    source: SaliencySource
-    position: Position
-
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
-        self.position.batch(len(images))
-        maps = self.source(images)
-        self.position.batch_done()
-        return maps
 
 
 class _Worker:
@@ -148,9 +129,6 @@ class _Worker:
         if not self._is_tried:
             self._try_control(job)
             self._is_tried = True
-        if not isinstance(job.saliency, External):
-            watched = _WatchedSaliency(source=job.saliency, position=self._position)
-            job = replace(job, saliency=watched)
         if what == "rehearse":
             assert isinstance(argument, str)
             rehearse(job, argument, self._position)
@@ -169,7 +147,7 @@ class _Worker:
         picture = np.stack([*np.meshgrid(ramp, ramp[:48]), np.full((48, 64), 90, np.uint8)], -1)
         with suppress(Exception):  # a source that raises says so again, at the shard
             job.saliency([picture])
-        self._position.batch_done()
+        self._position.begin()
         _limit_memory(self._limits, job.max_pixels)
 
 
@@ -248,5 +226,5 @@ def _loop(
             os._exit(EXIT_MEMORY)
         except Exception as error:
             reply = ("failed", _sendable(error))
-        position.away()
+        position.begin()
         parent.send(reply)

@@ -1,5 +1,6 @@
 """The whole of precompute but for who makes the shards: begin, make, declare complete."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -64,7 +65,10 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         try:
             built = sorted(build_all(jobs, work), key=lambda shard: shard.info.name)
         finally:
-            out.sweep()  # after processes that died, or were stopped because another shard failed
+            # processes died, or were stopped because another shard failed; a store that may be
+            # the reason is swept by the next run
+            if not out.is_remote or sys.exc_info()[0] is None:
+                out.sweep()
     seconds = time.monotonic() - started
     num_rejected = sum(shard.num_rejected for shard in built)
     info = DatasetInfo(

@@ -189,8 +189,9 @@ def _published(weights: str, network: str) -> tuple[Mapping[str, Tensor], Prepro
     except (OSError, RuntimeError) as error:  # not there; came damaged
         raise InputError(
             f"scda: torchvision's weights {weights} of {network} cannot be fetched ({error}): "
-            "without a network give a local file (--saliency scda:weights=FILE.pth) or the exported "
-            "backbone of a pretraining run of your own (--saliency scda:weights=RUN/backbone)"
+            "without a network give a local file (--saliency scda:weights=FILE.pth) or the "
+            "exported backbone of a pretraining run of your own "
+            "(--saliency scda:weights=RUN/backbone)"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -113,7 +113,7 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
 
     def cut_at_the_first_image(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
         (job,) = jobs.values()
-        ensure_shard(job, watch=lambda source: bucket.wire.cut())
+        ensure_shard(job, watch=lambda *sources: bucket.wire.cut())
         raise AssertionError("the shard was made without its images")
 
     with pytest.raises(InputError, match=r"data/class_\d/.* cannot be read"):

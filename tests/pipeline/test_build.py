@@ -225,19 +225,22 @@ def test_reads_are_tried_again_and_never_reject(
 
 
 def test_the_image_that_is_decoded_is_told(job: ShardJob) -> None:
-    told: list[str] = []
-    ensure_shard(job, watch=told.append)
-    assert told == [word for source in sources_of(job) for word in (source, "")]
+    told: list[tuple[str, ...]] = []
+    ensure_shard(job, watch=lambda *sources: told.append(sources))
+    alone = [at for source in sources_of(job) for at in ((source,), ())]
+    assert told == [*alone, tuple(sources_of(job)), ()]
 
 
 def test_what_is_known_to_break_a_decoder_is_never_decoded(job: ShardJob) -> None:
     victim = sources_of(job)[4]
     told: list[str] = []
-    built = ensure_shard(replace(job, rejected={victim: "kills the decoder"}), watch=told.append)
+    built = ensure_shard(
+        replace(job, rejected={victim: "kills it"}), watch=lambda *s: told.extend(s)
+    )
     assert (built.info.num_images, built.num_rejected) == (5, 1)
     assert victim not in told
     rejected = pq.read_table(rejected_path(root_of(job), NAME)).to_pylist()
-    assert rejected == [{"source": victim, "reason": "kills the decoder"}]
+    assert rejected == [{"source": victim, "reason": "kills it"}]
 
 
 def test_images_are_made_smaller_on_request(tmp_path: Path) -> None:
