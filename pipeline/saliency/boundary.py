@@ -38,7 +38,7 @@ class Boundary:
     detail_side: int = 224
     texture: float = 12.0
     rounds: int = 3
-    prior_sigma: float = 0.5
+    prior_sigma: float = 0.7
 
     def __post_init__(self) -> None:
         sides_fit = MIN_SIDE <= self.side <= 512 and MIN_SIDE <= self.detail_side <= 2048

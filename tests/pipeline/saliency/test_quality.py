@@ -81,7 +81,7 @@ def test_curves_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     mask = rng.random((20, 30)) < 0.3
     levels = np.clip(rng.integers(0, 200, (20, 30)) + 60 * mask, 0, 255).astype(np.float32)
-    curve = precision_recall(levels / 255, mask)
+    curve = precision_recall(levels / np.float32(255), mask)
     assert curve is not None
     for level in (0, 1, 100, 200, 255):
         precision, recall, _, _ = precision_recall_fscore_support(
@@ -113,7 +113,8 @@ def test_the_mean_leaves_out_what_is_not_defined() -> None:
     counted = MapQuality(auc=0.8, iou=0.5, mae=0.2, curve=curve)
     empty = MapQuality(auc=None, iou=None, mae=0.4, curve=None)
     mean = summarise([counted, empty])
-    assert (mean.auc, mean.iou, mean.max_f) == (0.8, 0.5, pytest.approx(1))
+    assert (mean.auc, mean.iou) == (0.8, 0.5)
+    assert mean.max_f == pytest.approx(1)
     assert mean.mae == pytest.approx(0.3)
     assert (mean.num_images, mean.num_counted) == (2, 1)
     nothing = summarise([empty])
