@@ -1,4 +1,28 @@
-"""`boundary`: what is unlike the image's border is salient. No labels, no weights."""
+"""`boundary`: what is unlike the image's border is salient. No labels, no weights.
+
+1. The image is cut into superpixels (`superpixels`), and each gets eight features of colour and
+   texture (`appearance`).
+2. Two cues say how unlike the border each is (`cues`): the distance to the Gaussian of the side
+   that it resembles most, and the minimum barrier distance; their sum is the first map.
+3. The image then teaches itself (`relearn`): a Gaussian of the object and one of the background,
+   fitted to what the map is sure of, correct it three times. The centre prior enters only here, as
+   the weight of who teaches the object first: a map is never multiplied by it.
+
+Measured on ECSSD, 7 x 7 patches (`quality`): AUC / IoU. Parameters were chosen on one half:
+0.957 / 0.733, without any prior 0.950 / 0.711. The other half: 0.947 / 0.715 and 0.940 / 0.694 (a
+centred Gaussian there: 0.874 / 0.451). About 11 ms an image on one core.
+
+What each part is for, on the first half: never relearned 0.941 / 0.675; colour without texture
+0.935 / 0.666; texture at 96 px instead of 224 0.951 / 0.708; border distance alone 0.948 / 0.707;
+barrier distance alone 0.954 / 0.716; place not learned 0.954 / 0.719. On corner crops of the same
+images, where the object is cut and far from the centre (a centred Gaussian: 0.588 / 0.274), it is
+0.755 / 0.481, without any prior 0.788 / 0.520; with a narrower prior of 0.5, which looks better on
+whole images (0.959 / 0.734), only 0.724 / 0.454.
+
+Tried and left out, because they did not help what stands here: boundary connectivity with its
+quadratic smoothing (Zhu et al., CVPR 2014; four times the cost), manifold ranking, geodesic
+distance, global and spatially weighted contrast, finer, coarser or several sets of superpixels.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +62,7 @@ class Boundary:
     detail_side: int = 224
     texture: float = 12.0
     rounds: int = 3
-    prior_sigma: float = 0.5
+    prior_sigma: float = 0.7
 
     def __post_init__(self) -> None:
         sides_fit = MIN_SIDE <= self.side <= 512 and MIN_SIDE <= self.detail_side <= 2048

@@ -16,6 +16,9 @@ import numpy as np
 from pipeline.saliency.superpixels import Floats, Superpixels
 
 BARRIER_SWEEPS = 10
+STRANGE = 4.0
+"""Standard deviations from all other sides at which a side's own superpixel is doubted."""
+LEAST_TRUST = 1e-3
 
 
 def stretch(values: Floats) -> Floats:
@@ -50,10 +53,21 @@ def weighted_gaussian(features_ND: Floats, weights_N: Floats, floor: float) -> t
 def border_distance(features_ND: Floats, pieces: Superpixels, floor: float) -> Floats:
     """Mahalanobis distance to the nearest of four Gaussians, one for each side of the image.
 
-    The minimum lets a background have parts: sky above, grass below.
+    The minimum lets a background have parts: sky above, grass below. A Gaussian is fitted twice:
+    what none of the other three sides knows is likely an object that the image's edge cuts, and
+    counts little the second time; sky and grass are known around the corner.
     """
-    squared = [weighted_gaussian(features_ND, side, floor)[0] for side in pieces.sides_4N]
-    return np.asarray(np.sqrt(np.minimum.reduce(squared)))
+    sides_4N = pieces.sides_4N
+    squared_4N = _to_sides(features_ND, sides_4N, floor)
+    elsewhere = [np.delete(squared_4N, side, axis=0).min(axis=0) for side in range(len(sides_4N))]
+    trust_4N = np.exp(-np.stack(elsewhere) / (2 * STRANGE**2)) + LEAST_TRUST
+    nearest = _to_sides(features_ND, sides_4N * trust_4N, floor).min(axis=0)
+    return np.asarray(np.sqrt(nearest))
+
+
+def _to_sides(features_ND: Floats, sides_4N: Floats, floor: float) -> Floats:
+    """Squared Mahalanobis distances, float64 [4, N]."""
+    return np.stack([weighted_gaussian(features_ND, side, floor)[0] for side in sides_4N])
 
 
 def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:

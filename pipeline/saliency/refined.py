@@ -78,11 +78,9 @@ class Refined:
         height, width = guide.shape[:2]
         radius = max(1, round(self.radius * min(height, width)))
         resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+        # in levels of 255: OpenCV takes the small determinants of a guide in 0..1 for singular
         filtered = cv2.ximgproc.guidedFilter(
-            guide.astype(np.float32) / np.float32(255),
-            np.asarray(resized, np.float32),
-            radius,
-            self.smoothness,
+            guide, np.asarray(resized, np.float32), radius, self.smoothness * 255**2
         )
         filtered = np.nan_to_num(np.asarray(filtered, np.float32), nan=0.0)
         return np.clip(filtered.reshape(height, width), 0.0, 1.0)

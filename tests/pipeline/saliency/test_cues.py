@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.saliency.cues import (
     BARRIER_SWEEPS,
+    LEAST_TRUST,
+    STRANGE,
     barrier_distance,
     border_distance,
     stretch,
@@ -36,7 +38,7 @@ def test_stretch() -> None:
 def test_a_weighted_gaussian_is_that_of_repeated_samples() -> None:
     rng = np.random.default_rng(2)
     features, counts = rng.normal(0, 5, (12, 3)), rng.integers(0, 5, 12)
-    squared, log_volume = weighted_gaussian(features, np.asarray(counts * 0.1, np.float64), 2.0)
+    squared, log_volume = weighted_gaussian(features, counts.astype(np.float64), 2.0)
     repeated = np.repeat(features, counts, axis=0)
     covariance = np.cov(repeated.T, bias=True) + 2 * np.eye(3)
     offset = features - repeated.mean(axis=0)
@@ -49,14 +51,38 @@ def test_the_border_distance_is_to_the_side_that_is_most_alike(
     pieces: Superpixels, features: Floats
 ) -> None:
     labels = pieces.labels_hw
-    distances = []
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        samples = features[edge]  # a superpixel counts as often as it has pixels on the edge
-        offset = features - samples.mean(axis=0)
-        inverse = np.linalg.inv(np.cov(samples.T, bias=True) + 4 * np.eye(4))
-        distances.append([float(o @ inverse @ o) ** 0.5 for o in offset])
-    expected = np.min(distances, axis=0)
+    edges = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
+
+    def distances(trust: Floats) -> Floats:
+        """To each side, whose superpixels count as often as they have pixels on the edge."""
+        rows = []
+        for edge, weights in zip(edges, trust, strict=True):
+            samples, weight = features[edge], weights[edge]
+            mean = np.average(samples, axis=0, weights=weight)
+            inverse = np.linalg.inv(
+                np.cov(samples.T, bias=True, aweights=weight) + 4 * np.eye(features.shape[1])
+            )
+            rows.append([float((f - mean) @ inverse @ (f - mean)) for f in features])
+        return np.array(rows)
+
+    first = distances(np.ones((4, len(pieces))))
+    elsewhere = np.array([np.delete(first, side, axis=0).min(axis=0) for side in range(4)])
+    second = distances(np.exp(-elsewhere / (2 * STRANGE**2)) + LEAST_TRUST)
+    expected = np.sqrt(second.min(axis=0))
     assert border_distance(features, pieces, 4.0) == pytest.approx(expected)
+
+
+def test_what_one_side_alone_knows_is_doubted(pieces: Superpixels) -> None:
+    """An object over the right edge; sky above it reaches around both corners."""
+    rng = np.random.default_rng(4)
+    features = rng.normal(0, 2, (len(pieces), 3))
+    x, y = pieces.centre_N2.T
+    is_sky = y < 0.3
+    is_object = (x > 0.7) & (np.abs(y - 0.65) < 0.2)
+    features[is_sky] += [0, 40, 0]
+    features[is_object] += [40, 0, 0]
+    distance = border_distance(features, pieces, 4.0)
+    assert distance[is_object].min() > 2 * distance[~is_object].max()
 
 
 def test_a_barrier_is_the_range_of_a_path() -> None:

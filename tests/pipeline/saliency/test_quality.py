@@ -81,7 +81,7 @@ def test_curves_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     mask = rng.random((20, 30)) < 0.3
     levels = np.clip(rng.integers(0, 200, (20, 30)) + 60 * mask, 0, 255).astype(np.float32)
-    curve = precision_recall((levels / 255).astype(np.float32), mask)
+    curve = precision_recall(levels / np.float32(255), mask)
     assert curve is not None
     for level in (0, 1, 100, 200, 255):
         precision, recall, _, _ = precision_recall_fscore_support(

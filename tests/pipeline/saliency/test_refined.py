@@ -52,11 +52,22 @@ def picture() -> NDArray[np.uint8]:
     return (colours + speckle).astype(np.uint8)
 
 
-def test_edges_come_back() -> None:
+def test_edges_come_back_where_the_image_has_them() -> None:
     (before,) = Blurred()([picture()])
-    (after,) = Refined(base=Blurred())([picture()])
+    (after,) = Refined(base=Blurred(), side=100, radius=0.12)([picture()])
     assert after.shape == before.shape
-    assert np.abs(after - is_object()).mean() < 0.6 * np.abs(before - is_object()).mean()
+    step_before = before[50, 50] - before[50, 49]  # across the object's left edge
+    step_after = after[50, 50] - after[50, 49]
+    assert step_before < 0.1
+    assert step_after > 0.4
+    # and no new ones elsewhere: neighbours inside the background stay alike
+    assert np.abs(np.diff(after[10:20], axis=1)).max() < 0.05
+
+
+def test_larger_images_are_filtered_small() -> None:
+    large = cv2.resize(picture(), (1400, 1000), interpolation=cv2.INTER_NEAREST)
+    (saliency,) = Refined(base=Blurred(), side=50)([large.astype(np.uint8)])
+    assert saliency.shape == (50, 70)
 
 
 def test_flat_maps_stay_flat() -> None:
