@@ -25,6 +25,7 @@ from pipeline.precompute_config import PrecomputeConfig
 from pipeline.precompute_report import Progress
 from pipeline.precompute_run import run_precompute
 from pipeline.ray_session import ray_running
+from pipeline.saliency.interface import wants_gpu
 from pipeline.schema import SHARDS_FOLDER
 from pipeline.storage import Store
 
@@ -32,6 +33,8 @@ __all__ = ["PrecomputeConfig", "precompute"]
 
 MAX_RETRIES = 2
 """How often a shard is tried again when the process that makes it dies."""
+ACTORS_PER_GPU = 4
+"""One decodes and writes while the network of another is at work."""
 
 
 def precompute(config: PrecomputeConfig) -> DatasetInfo:
@@ -62,13 +65,7 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     try:
         with ray_running(), _quiet_ray_data():
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-            with warnings.catch_warnings():
-                # max_retries has no other way in: without it Ray Data tries a crash for ever
-                warnings.simplefilter("ignore", RayDeprecationWarning)
-                results = dataset.map(
-                    partial(_run_job, jobs=jobs), num_cpus=1, max_retries=MAX_RETRIES
-                )
-            for row in results.iter_rows():
+            for row in _mapped(dataset, jobs).iter_rows():
                 if row["error"]:
                     raise InputError(row["error"])
                 shard: BuiltShard = pickle.loads(row["shard"])
@@ -81,6 +78,31 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
             f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
         ) from error
     return built
+
+
+def _mapped(dataset: ray.data.Dataset, jobs: Mapping[int, ShardJob]) -> ray.data.Dataset:
+    """Ray's plan: a task for a shard, or actors that share the GPUs, where the maps want one."""
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if num_gpus and any(wants_gpu(job.saliency) for job in jobs.values()):
+        # a task would get a new process, and load the network, for every shard
+        return dataset.map(
+            _ShardMaker,  # type: ignore[arg-type]  # a class is an actor: the stubs do not say so
+            fn_kwargs={"jobs": jobs},
+            num_cpus=1,
+            num_gpus=1 / ACTORS_PER_GPU,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_gpus * ACTORS_PER_GPU),
+        )
+    with warnings.catch_warnings():
+        # max_retries has no other way in: without it Ray Data tries a crash for ever
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return dataset.map(partial(_run_job, jobs=jobs), num_cpus=1, max_retries=MAX_RETRIES)
+
+
+class _ShardMaker:
+    """An actor that makes shards; its child process keeps the network."""
+
+    def __call__(self, row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any]:
+        return _run_job(row, jobs)
 
 
 def _suspects(out: Store) -> str:

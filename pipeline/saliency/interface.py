@@ -86,6 +86,11 @@ def batch_images_of(source: SaliencySource) -> int:
     return source.batch_images if isinstance(source, WeightedSource) else DEFAULT_BATCH_IMAGES
 
 
+def wants_gpu(source: SaliencySource) -> bool:
+    """Whether a source is much faster on a GPU."""
+    return isinstance(source, WeightedSource) and source.wants_gpu
+
+
 def flat_map() -> Map:
     """The map of an image in which nothing stands out."""
     return np.full((1, 1), FLAT_VALUE, dtype=np.float32)

@@ -20,6 +20,7 @@ from pipeline.saliency.interface import (
     parameters_of,
     pin,
     shrink,
+    wants_gpu,
 )
 
 
@@ -54,7 +55,7 @@ class Refined:
     @property
     def wants_gpu(self) -> bool:
         """Whether the base is much faster on a GPU."""
-        return bool(getattr(self.base, "wants_gpu", False))
+        return wants_gpu(self.base)
 
     @property
     def batch_images(self) -> int:

@@ -193,7 +193,7 @@ def test_drawn_objects_are_found() -> None:
 
 
 def test_photographs(shared_data: Path) -> None:
-    """A tenth of ECSSD; measured on all of it 0.952 and 0.724, without the prior 0.945 and 0.703."""
+    """A tenth of ECSSD; on all of it 0.952 and 0.724, without the prior 0.945 and 0.703."""
     folder = shared_data / "saliency_ecssd"
     pairs = pair_up(folder / "images", folder / "masks").paired[::10]
     sources: dict[str, SaliencySource] = {
