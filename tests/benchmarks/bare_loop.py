@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.build import ShardJob
 from pipeline.codecs import decode_source, encode_saliency
 from pipeline.saliency.interface import SaliencySource, batch_images_of
 from pipeline.schema import SALIENCY_SIZE, sample_key

@@ -147,9 +147,7 @@ def test_against_a_bare_loop(
         laps["small job"].append(timed(lambda: job(few, SMALL_SHARD)))
         laps["small bare"].append(timed(lambda: bare(small_tars)))
         laps["job"].append(timed(lambda: job(photographs)))
-        tars = planned_tars(
-            tmp_path / f"out-{num_outs}", tmp_path / "bare", photographs, saliency
-        )
+        tars = planned_tars(tmp_path / f"out-{num_outs}", tmp_path / "bare", photographs, saliency)
         laps["bare"].append(timed(lambda tars=tars: bare(tars)))  # type: ignore[misc]
         decoding.append(timed(lambda tars=tars: bare(tars, only_decode)))  # type: ignore[misc]
         for tar in tars:
@@ -163,10 +161,15 @@ def test_against_a_bare_loop(
         f"ray {ray.__version__}, OpenCV {cv2.__version__}, Pillow {PIL.__version__}, "
         f"load {os.getloadavg()[0]:.1f}"
     )
-    medians = {name: report(f"{name}, whole", some, num_images) for name, some in laps.items()
-               if "small" not in name}
-    small = {name: report(f"{name} of {num_small}", laps[name], num_small)
-             for name in ("small job", "small bare")}
+    medians = {
+        name: report(f"{name}, whole", some, num_images)
+        for name, some in laps.items()
+        if "small" not in name
+    }
+    small = {
+        name: report(f"{name} of {num_small}", laps[name], num_small)
+        for name in ("small job", "small bare")
+    }
     report("decode alone, bare", decoding, num_images)
     again = isolated()
     print(f"  processes that made shards: {len(warm)} warm, {len(again - warm)} started later")
