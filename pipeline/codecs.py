@@ -162,7 +162,7 @@ def saliency_levels(saliency: NDArray[np.float32], size: int) -> NDArray[np.uint
     if saliency.ndim != 2 or saliency.size == 0 or not np.isfinite(saliency).all():
         raise ValueError(f"a saliency map is finite and [h, w], got shape {saliency.shape}")
     resized = cv2.resize(saliency, (size, size), interpolation=cv2.INTER_AREA)
-    return np.rint(np.clip(resized, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(resized, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
 def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
