@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.codecs import (
     DecodedSource,
-    decode_saliency,
     decode_source,
-    encode_saliency,
+    encode_png,
+    saliency_levels,
     shrink_source,
 )
 from pipeline.errors import ImageError, InputError
@@ -238,8 +240,8 @@ def _decode(job: ShardJob, image: RawImage, digest: str, watch: Watch) -> _Ready
     return _Ready(image.source, image.label, digest, decoded, given_map)
 
 
-def _map_batch(job: ShardJob, batch: list[_Ready], watch: Watch) -> list[bytes]:
-    """The encoded maps of decoded images."""
+def _map_batch(job: ShardJob, batch: list[_Ready], watch: Watch) -> list[NDArray[np.uint8]]:
+    """The levels that are stored of decoded images' maps."""
     maps = [ready.given_map for ready in batch if ready.given_map is not None]
     if len(maps) < len(batch):
         watch(*(ready.source for ready in batch))
@@ -247,7 +249,7 @@ def _map_batch(job: ShardJob, batch: list[_Ready], watch: Watch) -> list[bytes]:
             maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
         finally:
             watch()
-    return [encode_saliency(saliency_map, job.saliency_size) for saliency_map in maps]
+    return [saliency_levels(saliency_map, job.saliency_size) for saliency_map in maps]
 
 
 def _write_batch(
@@ -257,14 +259,14 @@ def _write_batch(
     if not batch:
         return []
     rows = []
-    for ready, saliency in zip(batch, _map_batch(job, batch, watch), strict=True):
+    for ready, levels in zip(batch, _map_batch(job, batch, watch), strict=True):
         height, width = ready.decoded.pixels.shape[:2]
         row = writer.add(
             NewSample(
                 key=sample_key(ready.source),
                 image=ready.decoded.stored_bytes,
                 image_ext=ready.decoded.ext,
-                saliency=saliency,
+                saliency=encode_png(levels),
                 source=ready.source,
                 width=width,
                 height=height,
@@ -272,7 +274,7 @@ def _write_batch(
                 sha256=ready.sha256,
             )
         )
-        statistics = map_statistics(decode_saliency(saliency))
+        statistics = map_statistics(levels)
         row["saliency_mean"] = statistics.mean
         row["saliency_std"] = statistics.std
         row["foreground_share"] = statistics.foreground_share

@@ -146,12 +146,15 @@ def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
     return DecodedSource(decode_stored(data), data, "jpg")
 
 
-def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
-    """Encode a saliency map of any size as a grey 8-bit PNG of `size` x `size` cells.
+def saliency_levels(saliency: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+    """The levels that are stored of a saliency map of any size.
 
     Args:
         saliency: float32 [h, w] in [0, 1].
         size: side of the stored map; the map is averaged by area to it.
+
+    Returns:
+        uint8 [size, size]; 255 is saliency 1.
 
     Raises:
         ValueError: not a map, or values that are not finite.
@@ -159,8 +162,12 @@ def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
     if saliency.ndim != 2 or saliency.size == 0 or not np.isfinite(saliency).all():
         raise ValueError(f"a saliency map is finite and [h, w], got shape {saliency.shape}")
     resized = cv2.resize(saliency, (size, size), interpolation=cv2.INTER_AREA)
-    levels = np.rint(np.clip(resized, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return _encode_png(levels)
+    return np.asarray(np.rint(np.clip(resized, 0.0, 1.0) * 255.0), dtype=np.uint8)
+
+
+def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
+    """Encode a saliency map of any size as it is stored; see `saliency_levels`."""
+    return encode_png(saliency_levels(saliency, size))
 
 
 def decode_saliency(data: bytes) -> NDArray[np.uint8]:
@@ -209,7 +216,7 @@ def _decode_open(image: Image.Image, data: bytes, max_pixels: int) -> DecodedSou
             pixels = None
         if pixels is not None and _agree(pixels, rgb):
             return DecodedSource(pixels, data, ext)
-    return DecodedSource(rgb, _encode_png(np.ascontiguousarray(rgb[..., ::-1])), "png")
+    return DecodedSource(rgb, encode_png(np.ascontiguousarray(rgb[..., ::-1])), "png")
 
 
 def _may_keep(image: Image.Image, data: bytes) -> bool:
@@ -269,7 +276,8 @@ def _scale_wide(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.rint(scaled).astype(np.uint8)
 
 
-def _encode_png(levels: NDArray[np.uint8]) -> bytes:
+def encode_png(levels: NDArray[np.uint8]) -> bytes:
+    """Encode uint8 [H, W] (a stored map), or [H, W, 3] in the order BGR, as a PNG."""
     written, encoded = cv2.imencode(".png", levels)
     assert written
     return encoded.tobytes()

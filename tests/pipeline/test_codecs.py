@@ -16,6 +16,7 @@ from pipeline.codecs import (
     decode_source,
     decode_stored,
     encode_saliency,
+    saliency_levels,
 )
 from pipeline.errors import ImageError
 
@@ -199,6 +200,7 @@ def test_saliency_survives_the_codec() -> None:
     rng = np.random.default_rng(0)
     saliency = rng.random((112, 112), dtype=np.float32)
     levels = decode_saliency(encode_saliency(saliency, 56))
+    assert np.array_equal(levels, saliency_levels(saliency, 56))
     means = saliency.reshape(56, 2, 56, 2).mean(axis=(1, 3))
     assert levels.shape == (56, 56)
     assert levels.dtype == np.uint8
