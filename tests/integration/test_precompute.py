@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +10,12 @@ import ray.data
 
 from pipeline.atomic import temporaries
 from pipeline.codecs import decode_saliency, decode_stored
+from pipeline.errors import InputError
 from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.precompute import PrecomputeConfig, precompute
-from pipeline.saliency.interface import Map
-from pipeline.saliency.uniform import Uniform
 from pipeline.shards import ShardSetReader
+from pipeline.verify import verify_set
+from tests import deadly
 from tests.picture_folders import contents, write_pictures
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -111,21 +111,29 @@ def test_pictures_beside_class_folders_have_no_labels(
     assert "no labels: top.jpg lies in no class folder" in capsys.readouterr().out
 
 
-class Dies(Uniform):
-    """A source whose process dies, as a decoder that crashes does."""
+def test_a_deadly_image_costs_itself_on_ray_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
+    source = deadly.DeadlySaliency(death="crash")
+    monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
+    out = tmp_path / "out"
+    config = PrecomputeConfig(
+        data=tmp_path / "data", out=out, shard_images=4, max_rejected_fraction=0.1
+    )
+    info = precompute(config)
+    assert (info.num_images, info.num_rejected) == (11, 1)
+    rejected = ray.data.read_parquet(str(out / "rejected")).take_all()
+    assert rejected == [{"source": "005.png", "reason": "kills the decoder (signal 11)"}]
+    assert verify_set(out) == []
 
-    def __call__(self, images: Any) -> list[Map]:  # noqa: ANN401
-        import os
 
-        os._exit(1)
-
-
-@pytest.mark.faults
-def test_a_process_that_dies_is_bounded_and_named(
+def test_a_source_that_kills_its_process_is_one_clear_error(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: Dies())
-    one_shard = replace(config, shard_images=100)
-    with pytest.raises(RuntimeError, match=r"died while it made shard-000000 \(3 tries\)"):
-        precompute(one_shard)
+    monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: deadly.DiesAlways())
+    with pytest.raises(
+        InputError, match=r"shard-\d+ cannot be made: the saliency source's process"
+    ):
+        precompute(config)
     assert not (Path(config.out) / "dataset.json").exists()
