@@ -29,7 +29,7 @@ class DemoConfig:
     """
 
     out: Path = Path("runs/demo")
-    epochs: int = 15
+    epochs: int = 10
     num_workers: int = 2
     only_pictures: bool = False
 
