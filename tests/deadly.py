@@ -28,7 +28,7 @@ def crash() -> None:
 
 def spin() -> None:
     while True:
-        pass
+        time.process_time()  # work without end: sleeping would use no CPU time
 
 
 def sleep() -> None:
