@@ -10,6 +10,8 @@ CLUSTER_PORT ?= 6379
 DASHBOARD_PORT ?= 8265
 CLUSTER_CPUS ?= None
 CLUSTER_STATE ?= runs/cluster
+# Containers often set it; then each of Ray's many processes would compile torch and Ray anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lint format typecheck test test-faults bench clean demo precompute cluster-up cluster-down
 
