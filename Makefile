@@ -38,7 +38,7 @@ typecheck: setup ## mypy, strict
 	@$(BIN)/mypy
 
 test: setup ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not faults and not benchmark"
+	@$(BIN)/python -m pytest -m "not faults and not benchmark" --numprocesses 2 --dist loadgroup
 
 test-faults: setup ## kill processes in mid-run and compare what comes out
 	@$(BIN)/python -m pytest -m faults --timeout 3600
