@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
 from training.collapse import CollapseConfig
+from training.damage import OnDamaged
 from training.draws import View
 from training.encoder import EncoderConfig
 from training.fills import fill_named
@@ -68,6 +69,9 @@ class PretrainConfig:
         loader_workers: loading processes of each training process; None: 0 on CPU, 4 on GPU.
         log_every_steps: steps between lines of the record.
         max_failures: how often Ray restarts the workers after a crash.
+        on_damaged: what becomes of a damaged sample: raise ends the run with its name; skip counts
+            and records it, and puts the batch's next good sample in its place, without weight in
+            the loss.
         on_collapse: what to do when the embeddings collapse: warn in the record and on the screen,
             or stop the run.
     """
@@ -90,6 +94,7 @@ class PretrainConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_workers: int | None = None
@@ -128,6 +133,7 @@ class PretrainConfig:
             views=self.views,
             augment=self.augment,
             masks=self.masks,
+            on_damaged=self.on_damaged,
             # The contact sheet shows a hard negative even where the method has none.
             negatives=self.method_config.negative_views or (View.NEGATIVE,),
         )
@@ -149,6 +155,7 @@ MAY_DIFFER_ON_RESUME = (
     "knn.",
     "collapse.",
     "on_collapse",
+    "on_damaged",
 )
 
 
