@@ -65,10 +65,12 @@ class PretrainConfig:
             ``simclr``, ``byol``).
         fill: what stands in masked patches: mean, blur or high_pass.
         precision: auto takes bf16 autocast where the device has bf16 matrix units.
-        num_workers: training processes, one per device; None: every GPU, or one per two CPU cores.
+        num_workers: training processes; auto: as many as fit the batch, at most one per GPU, or per
+            node where there are no GPUs.
         loader_workers: loading processes of each training process; None: 0 on CPU, 4 on GPU.
         log_every_steps: steps between lines of the record.
-        max_failures: how often Ray restarts the workers after a crash.
+        max_failures: how often the workers are started again after a crash: on as many as the
+            cluster then holds and fit the batch, never more than before the first crash.
         on_damaged: what becomes of a damaged sample: raise ends the run with its name; skip counts
             and records it, and puts the batch's next good sample in its place, without weight in
             the loss.
@@ -97,7 +99,7 @@ class PretrainConfig:
     on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_workers: int | None = None
+    num_workers: int | Literal["auto"] = "auto"
     loader_workers: int | None = None
     log_every_steps: int = 25
     max_failures: int = 3
@@ -110,7 +112,7 @@ class PretrainConfig:
         fill_named(self.fill)  # an unknown name is refused here already
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
-        if self.num_workers is not None and self.num_workers < 1:
+        if self.num_workers != "auto" and self.num_workers < 1:
             raise InputError(f"num_workers {self.num_workers} must be 1 or more")
         if self.loader_workers is not None and self.loader_workers < 0:
             raise InputError(f"loader_workers {self.loader_workers} must not be negative")

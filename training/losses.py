@@ -161,7 +161,7 @@ def nt_xent(
         positive_A = similarity.gather(1, partner_A[:, None]).squeeze(1)
         return loss, NTXentLogits(
             positive_A,
-            negatives.sum() / (~no_negative).sum().clamp(min=1),
+            (negatives.sum(dim=1) / (~no_negative).sum(dim=1).clamp(min=1)).mean(),
             similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
             hard_AN,
         )

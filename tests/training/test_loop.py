@@ -131,8 +131,8 @@ def test_damaged_samples_are_skipped_counted_and_named(tmp_path: Path, method: s
     named = (tmp_path / "whole" / DAMAGED_FILE).read_text().splitlines()
     assert 3 <= len(named) <= 4  # an epoch leaves 2 of the 42 images out
     assert all("in shard-000001 is damaged" in line for line in named)
-    counts = [e["damaged_samples"] for e in read_metrics(tmp_path / "whole") if "loss" in e]
-    assert counts == sorted(counts)  # type: ignore[type-var]
+    counts = [float(e["damaged_samples"]) for e in read_metrics(tmp_path / "whole") if "loss" in e]
+    assert counts == sorted(counts)
     assert 4 <= result.values["damaged_samples"] == counts[-1] <= 8
     # Its numbers go on through a restart.
     run(skipping("halved"), StopsAfter(7))

@@ -51,10 +51,12 @@ def test_weights_of_one_change_no_bit(loss: Loss, dtype: torch.dtype) -> None:
     for seed in range(20):
         results = []
         for weights in (None, balanced_weights(torch.ones(BATCH))):
-            rows = [unit(BATCH, 8, seed=seed + n, dtype=dtype).requires_grad_() for n in (0, 50)]
-            value = loss(*rows, unit(BATCH, 2, 8, seed=seed + 99, dtype=dtype), weights)
+            one, other = (
+                unit(BATCH, 8, seed=seed + n, dtype=dtype).requires_grad_() for n in (0, 50)
+            )
+            value = loss(one, other, unit(BATCH, 2, 8, seed=seed + 99, dtype=dtype), weights)
             value.backward()
-            results.append((value.detach(), *(row.grad for row in rows)))
+            results.append((value.detach(), one.grad, other.grad))
         for plain, weighted in zip(*results, strict=True):
             assert plain is not None
             assert weighted is not None
@@ -68,9 +70,9 @@ def test_a_weight_of_zero_is_a_smaller_batch(loss: Loss) -> None:
     weights = torch.zeros(BATCH, dtype=torch.float64)
     weights[KEPT] = 1
     rows = [row.clone().requires_grad_() for row in (one, other)]
-    weighted = loss(*rows, hard, balanced_weights(weights))
+    weighted = loss(rows[0], rows[1], hard, balanced_weights(weights))
     alone = [row[KEPT].clone().requires_grad_() for row in (one, other)]
-    smaller = loss(*alone, hard[KEPT], None)
+    smaller = loss(alone[0], alone[1], hard[KEPT], None)
     torch.testing.assert_close(weighted, smaller, rtol=1e-12, atol=0)
     weighted.backward()
     smaller.backward()

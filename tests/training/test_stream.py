@@ -106,6 +106,7 @@ def test_every_masked_view_and_hard_negative_has_draws_of_its_own(shards: Path) 
     assert list(dataset(shards)[0].masks) == [View.QUERY, View.NEGATIVE]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_and_loader_workers_change_nothing_and_a_resumed_run_goes_on_exactly(
@@ -204,12 +205,12 @@ def test_a_skipped_sample_changes_nobody_else_and_no_split(
             at = damage.position
             assert not torch.equal(batch.images_VBCHW[:, at], sound.images_VBCHW[:, at])
         for rank in range(2):
-            half = dataset(damaged, strategy=strategy, on_damaged="skip", rank=rank, world_size=2)
-            part = slice(rank * 4, rank * 4 + 4)
-            assert torch.equal(half[step].images_VBCHW, batch.images_VBCHW[:, part])
-            assert torch.equal(half[step].mask_saliency_VBGG, batch.mask_saliency_VBGG[:, part])
-            assert half[step].weights_B is not None
-            assert torch.equal(half[step].weights_B, batch.weights_B[part])
+            data = dataset(damaged, strategy=strategy, on_damaged="skip", rank=rank, world_size=2)
+            half, part = data[step], slice(rank * 4, rank * 4 + 4)
+            assert torch.equal(half.images_VBCHW, batch.images_VBCHW[:, part])
+            assert torch.equal(half.mask_saliency_VBGG, batch.mask_saliency_VBGG[:, part])
+            assert half.weights_B is not None
+            assert torch.equal(half.weights_B, batch.weights_B[part])
         skipped += len(batch.damages)
     ids = np.concatenate([dataset(damaged).sample_ids(step) for step in range(5)])
     in_epoch = set(ids.tolist()) & set(range(FIRST_DAMAGED, FIRST_DAMAGED + NUM_DAMAGED))
