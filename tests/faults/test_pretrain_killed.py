@@ -30,7 +30,7 @@ from tests.pretrain_jobs import (
     write_sets,
 )
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 SEED = int(os.environ.get("SALMASK_FAULT_SEED", "0"))
 """Decides the moments; printed with each."""
