@@ -161,7 +161,7 @@ def nodes() -> Iterator[Nodes]:
     made.cluster.shutdown()
 
 
-def test_workers_and_nodes_of_a_cluster_are_killed_seven_times(
+def test_workers_nodes_and_the_driver_on_a_cluster_are_killed_seven_times(
     shards: Path, alone: Path, tmp_path: Path, nodes: Nodes
 ) -> None:
     """With nodes to spare, so that two ranks train from the first step to the last."""
@@ -172,15 +172,18 @@ def test_workers_and_nodes_of_a_cluster_are_killed_seven_times(
     arguments = command(shards, out, "--num-workers", "2", "--max-failures", "7")
     job = Job(arguments, said, address=address)
     rng = random.Random(SEED)
-    kinds = rng.sample(["worker"] * 5 + ["node"] * 2, 7)
+    kinds = rng.sample(["worker"] * 4 + ["node"] * 2 + ["driver"], 7)
     for kind, moment in zip(kinds, moments(" ".join(kinds), 7), strict=True):
         wait_for_step(out, moment[0], job)
         workers = await_workers(job, nodes.family)
         time.sleep(moment[1])
         if kind == "worker":
             rng.choice(workers).kill()
-        else:
+        elif kind == "node":
             nodes.kill_one_that_trains()
+        else:
+            job.kill()
+            job = Job(arguments, said, address=address)
     job.finish()
     assert "(of at most 7), on 2 workers" in said.read_text()
     assert "on 1 workers" not in said.read_text()
