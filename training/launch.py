@@ -127,8 +127,9 @@ def _launch(config: PretrainConfig) -> RunResult:
 
 def _train(config: PretrainConfig, first: Resources) -> None:
     """Trains to the end or a requested stop; starts again after crashes."""
-    resources, failures = first, 0
-    while True:
+    resources: Resources | None = first
+    failures = 0
+    while resources is not None:
         try:
             _trainer(config, resources).fit()
             return
@@ -136,18 +137,17 @@ def _train(config: PretrainConfig, first: Resources) -> None:
             wrong_input = _wrong_input(error)
             if wrong_input is not None:
                 raise wrong_input from error
-            if (config.out / STOP_FILE).exists():
-                return  # what the workers did not write, the next start does again
-            if not _was_waiting(error):
+            if _was_waiting(error):
+                reason = f"a wait: others held what {resources.num_workers} workers need"
+            else:
                 failures += 1
+                reason = f"failure {failures} (of at most {config.max_failures})"
                 if failures > config.max_failures:
                     raise
         resources = _resources_left(config, first)
-        say(
-            config.out,
-            f"training is started again after failure {failures} (of at most "
-            f"{config.max_failures}), on {resources.num_workers} workers",
-        )
+        if resources is not None:
+            on = f"on {resources.num_workers} workers"
+            say(config.out, f"training is started again after {reason}, {on}")
 
 
 def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
@@ -196,10 +196,14 @@ def _was_waiting(error: BaseException) -> bool:
     )
 
 
-def _resources_left(config: PretrainConfig, first: Resources) -> Resources:
-    """Workers for the nodes that are left; waits for some where these hold none."""
+def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:
+    """Workers for the nodes that are left; waits for some where these hold none.
+
+    Returns:
+        None once a stop was asked for.
+    """
     deadline = time.monotonic() + RESTART_WAIT_SECONDS
-    while True:
+    while not (config.out / STOP_FILE).exists():
         nodes = [node.resources for node in answering_nodes(config)]
         found = fewer_resources(
             first.num_workers, nodes, partial(can_split, config), use_gpu=first.use_gpu
@@ -212,6 +216,7 @@ def _resources_left(config: PretrainConfig, first: Resources) -> Resources:
                 "give the same command, it goes on from the newest checkpoint"
             )
         time.sleep(RESTART_POLL_SECONDS)
+    return None
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """Pretraining on a real Ray with two workers: the same numbers as one process, and clear ends."""
 
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from pipeline.errors import InputError
 from tests.runs import small_run
@@ -84,3 +86,27 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     result = launch(replace(config, on_damaged="skip", loader_workers=0))
     assert result.finished
     assert result.values["damaged_samples"] == 2 * 4
+
+
+class Other:
+    """Somebody else's actor, which holds all cores."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+def test_a_busy_cluster_is_waited_for_and_counts_as_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
+    write_shard_set(tmp_path / "shards", num_images=16)
+    config = small_ray_run(tmp_path / "shards", tmp_path / "run", 1)
+    other = ray.remote(num_cpus=2)(Other).remote()
+    assert ray.get(other.is_there.remote())
+    leaves = threading.Timer(8, ray.kill, (other,))
+    leaves.start()
+    result = launch(replace(config, epochs=1, knn=KnnConfig()))
+    leaves.join()
+    assert result.finished
+    progress = (tmp_path / "run" / "progress.log").read_text()
+    assert "again after a wait: others held what 1 workers need, on 1 workers" in progress
