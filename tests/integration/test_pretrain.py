@@ -4,6 +4,7 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -101,7 +102,8 @@ def test_a_busy_cluster_is_waited_for_and_counts_as_no_failure(
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
     write_shard_set(tmp_path / "shards", num_images=16)
     config = small_ray_run(tmp_path / "shards", tmp_path / "run", 1)
-    other = ray.remote(num_cpus=2)(Other).remote()
+    holds_all: Any = ray.remote(num_cpus=2)(Other)
+    other = holds_all.remote()
     assert ray.get(other.is_there.remote())
     leaves = threading.Timer(8, ray.kill, (other,))
     leaves.start()
