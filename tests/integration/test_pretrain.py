@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,9 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     assert result.values["damaged_samples"] == 2 * 4
 
 
+WAITED = "again after a wait: others held what 1 workers need, on 1 workers"
+
+
 class Other:
     """Somebody else's actor, which holds all cores."""
 
@@ -105,10 +109,20 @@ def test_a_busy_cluster_is_waited_for_and_counts_as_no_failure(
     holds_all: Any = ray.remote(num_cpus=2)(Other)
     other = holds_all.remote()
     assert ray.get(other.is_there.remote())
-    leaves = threading.Timer(8, ray.kill, (other,))
+    waited = threading.Event()
+
+    def leave_when_it_has_waited() -> None:
+        progress = tmp_path / "run" / "progress.log"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not waited.is_set():
+            if progress.exists() and WAITED in progress.read_text():
+                waited.set()
+            time.sleep(0.2)
+        ray.kill(other)
+
+    leaves = threading.Thread(target=leave_when_it_has_waited)
     leaves.start()
     result = launch(replace(config, epochs=1, knn=KnnConfig()))
+    assert waited.is_set()
     leaves.join()
     assert result.finished
-    progress = (tmp_path / "run" / "progress.log").read_text()
-    assert "again after a wait: others held what 1 workers need, on 1 workers" in progress
