@@ -13,9 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.errors import DamagedSampleError, InputError
 
 OnDamaged = Literal["raise", "skip"]
@@ -38,17 +35,19 @@ class Damage(NamedTuple):
 
 def read_places(
     read: Callable[[int], Item],
-    ids_G: NDArray[np.int64],
+    id_at: Callable[[int], int],
     places: range,
     *,
+    batch_size: int,
     on_damaged: OnDamaged,
 ) -> tuple[list[Item], tuple[Damage, ...]]:
     """Reads some places of a global batch.
 
     Args:
         read: sample number to whatever is read of it; raises ``DamagedSampleError``.
-        ids_G: the samples of the global batch, in its order.
-        places: which of them, as positions; those beyond the end begin again.
+        id_at: place in the global batch to the number of its sample.
+        places: which of them; those beyond the end begin again.
+        batch_size: places of the global batch.
         on_damaged: ``raise`` lets the error through, ``skip`` reads the next good sample instead.
 
     Returns:
@@ -63,19 +62,19 @@ def read_places(
     def attempt(place: int) -> Item | DamagedSampleError:
         if place not in tried:
             try:
-                tried[place] = read(int(ids_G[place]))
+                tried[place] = read(id_at(place))
             except DamagedSampleError as error:
                 if on_damaged == "raise":
                     raise
                 tried[place] = error
         return tried[place]
 
-    items, damages, size = [], [], len(ids_G)
+    items, damages = [], []
     for position, place in enumerate(places):
-        found = attempt(place % size)
+        found = attempt(place % batch_size)
         if isinstance(found, DamagedSampleError):
             damages.append(Damage(position, str(found)))
-            found = _next_good(attempt, place, size, found)
+            found = _next_good(attempt, place, batch_size, found)
         items.append(found)
     return items, tuple(damages)
 

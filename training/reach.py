@@ -27,7 +27,8 @@ class Places:
 
     Attributes:
         out: the run's folder.
-        shards: the shard sets, with the digest of each one's ``dataset.json``.
+        shards: the shard sets, with the digest of each one's ``dataset.json``; folders of images,
+            with an empty one.
     """
 
     out: Path
@@ -75,12 +76,9 @@ def look(wanted: Places, token: str, name: str) -> str | None:
         What is wrong there, or None.
     """
     for root, digest in wanted.shards.items():
-        try:
-            check_shards(root, load_dataset_info(root))
-        except InputError as error:
-            return str(error)
-        if _digest(root) != digest:
-            return f"{root} holds another shard set there than here"
+        wrong = _wrong(root, digest)
+        if wrong is not None:
+            return wrong
     if not _soon((wanted.out / token).exists):
         return f"{wanted.out} is not the folder there that it is here"
     try:
@@ -95,8 +93,19 @@ def has_answered(wanted: Places, token: str, name: str) -> bool:
     return _soon((wanted.out / f"{token}-{name}").exists)
 
 
+def _wrong(root: Path, digest: str) -> str | None:
+    if not digest:
+        return None if root.is_dir() else f"there is no {root} there"
+    try:
+        check_shards(root, load_dataset_info(root))
+    except InputError as error:
+        return str(error)
+    return None if _digest(root) == digest else f"{root} holds another shard set there than here"
+
+
 def _digest(root: Path) -> str:
-    return hashlib.sha256((root / DATASET_FILE).read_bytes()).hexdigest()
+    path = root / DATASET_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def _soon(seen: Callable[[], bool]) -> bool:

@@ -107,12 +107,12 @@ class BatchDataset(Dataset[HostBatch]):
         """This rank's positions in every global batch."""
         return range(self._offset, self._offset + self._rank_batch)
 
-    def sample_ids(self, step: int) -> NDArray[np.int64]:
-        """This rank's samples at global ``step``."""
-        return self.global_ids(step)[self.places.start : self.places.stop]
+    def sample_ids(self, step: int, places: range | None = None) -> NDArray[np.int64]:
+        """The samples at some places of the global batch at ``step``; by default, this rank's.
 
-    def global_ids(self, step: int) -> NDArray[np.int64]:
-        """The samples of all ranks at global ``step``, in the batch's order."""
+        No others are looked for: with many ranks a global batch spans many windows of shards.
+        """
+        places = self.places if places is None else places
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = EpochOrder(
@@ -123,7 +123,7 @@ class BatchDataset(Dataset[HostBatch]):
             )
             self._order = (epoch, order)
         start = step_in_epoch * self.config.batch_size
-        return self._order[1].sample_ids(start, start + self.config.batch_size)
+        return self._order[1].sample_ids(start + places.start, start + places.stop)
 
     def __getitem__(self, step: int) -> HostBatch:
         """Reads, decodes and cuts.
@@ -132,18 +132,28 @@ class BatchDataset(Dataset[HostBatch]):
             DamagedSampleError: names shard and key, where damaged samples are not to be skipped.
         """
         config, views, masks = self.config, self.config.views, self.config.masks
-        ids_G, places = self.global_ids(step), self.places
-        ids_B = ids_G[places.start : places.stop]
+        places, ids_B = self.places, self.sample_ids(step)
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
 
-        decoded, damages = read_places(self._decode, ids_G, places, on_damaged=config.on_damaged)
+        def id_at(place: int) -> int:
+            if place in places:
+                return int(ids_B[place - places.start])
+            return int(self.sample_ids(step, range(place, place + 1))[0])
+
+        decoded, damages = read_places(
+            self._decode, id_at, places, batch_size=config.batch_size, on_damaged=config.on_damaged
+        )
         images = [image for image, _ in decoded]
         maps = {"own": np.stack([saliency for _, saliency in decoded])}
         if masks.strategy == "shuffled":
             # Another image's map: the next one's in the global batch, of those that are sound.
             following = range(places.start + 1, places.stop + 1)
             partners, _ = read_places(
-                self._decode_saliency, ids_G, following, on_damaged=config.on_damaged
+                self._decode_saliency,
+                id_at,
+                following,
+                batch_size=config.batch_size,
+                on_damaged=config.on_damaged,
             )
             maps["partner"] = np.stack(partners)
         heights_B = np.array([image.shape[0] for image in images], dtype=np.int64)

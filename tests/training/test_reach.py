@@ -57,6 +57,11 @@ def test_shards_that_are_missing_incomplete_or_others_are_named(
         assert "others holds another shard set there than here" in str(look(others, token, NODE))
         missing = Places(places.out, {tmp_path / "nowhere": "digest"})
         assert "no shards at" in str(look(missing, token, NODE))
+        (tmp_path / "images").mkdir()
+        images = places_from_here(places.out, [tmp_path / "images"])
+        assert look(images, token, NODE) is None
+        (tmp_path / "images").rmdir()
+        assert str(look(images, token, NODE)).startswith("there is no ")
         next((tmp_path / "shards").rglob("*.tar")).unlink()
         assert "is missing" in str(look(places, token, NODE))
 
