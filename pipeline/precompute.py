@@ -30,8 +30,9 @@ from pipeline.storage import Store
 
 __all__ = ["PrecomputeConfig", "precompute"]
 
-MAX_RETRIES = 2
-"""How often a shard is tried again when the process that makes it dies."""
+MAX_RETRIES = 100
+"""How often a shard is tried again when its actor dies. Images cannot kill it (`isolation`), but
+the loss of a node takes many tries: until Ray knows of it, each fails at once."""
 RESTART_NOTE = b"has constructor arguments in the object store and max_restarts > 0"
 """Ray prints it for every pool of Ray Data: the argument is Ray Data's own, which the driver holds
 for as long as the pool lives."""
@@ -76,7 +77,7 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     except RayError as error:
         (job, *_) = jobs.values()
         raise RuntimeError(
-            f"a process died while it made {_suspects(job.out)} ({1 + MAX_RETRIES} tries): "
+            f"processes died again and again over {_suspects(job.out)}: "
             f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
         ) from error
     return built
