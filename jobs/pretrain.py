@@ -9,6 +9,7 @@ import tyro
 
 from jobs.cli import from_root, main, parse
 from training.config import PretrainConfig
+from training.damage import DAMAGED_FILE
 from training.loop import RunResult
 from training.recipes import RECIPES, find_recipe
 
@@ -72,6 +73,9 @@ def run() -> None:
         print(f"nothing to do: this run of {result.total_steps} steps is already finished")
     shown = {name: result.values[name] for name in ("loss", "knn") if name in result.values}
     print("".join(f"{name:10} {value:.4g}\n" for name, value in shown.items()), end="")
+    if result.values.get("damaged_samples"):
+        count = result.values["damaged_samples"]
+        print(f"damaged    {count:.0f} samples were skipped: {config.out / DAMAGED_FILE}")
     print(f"backbone   {config.out / 'backbone'}")
     print(f"masks      {config.out / 'contact_sheet.png'}")
     print(f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}")

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """
 
 
+class DamagedSampleError(InputError):
+    """One sample of a shard set cannot be read or decoded; the message names shard and key."""
+
+
 class ImageError(ValueError):
     """The bytes of one image are unusable; the message is the reason on the rejected list."""
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import DamagedSampleError, InputError
 from pipeline.manifest import DatasetInfo, ShardInfo, read_manifest
 from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file, shard_path
 from pipeline.storage import Place, open_store
@@ -205,7 +205,7 @@ class ShardSetReader:
 
         Raises:
             IndexError: no such sample.
-            InputError: its bytes cannot be read; names the shard and the key.
+            DamagedSampleError: its bytes cannot be read; names the shard and the key.
         """
         number, row = self._locate(sample_id)
         index = self._index(number)
@@ -249,9 +249,9 @@ class ShardSetReader:
             raise self._damaged(number, key, f"{len(data)} of {length} bytes are there")
         return data
 
-    def _damaged(self, number: int, key: str, what: str) -> InputError:
+    def _damaged(self, number: int, key: str, what: str) -> DamagedSampleError:
         path = shard_path(self.root, self.info.shards[number].name)
-        return InputError(
+        return DamagedSampleError(
             f"shard {path}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
         )
 

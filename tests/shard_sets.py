@@ -16,7 +16,7 @@ from pipeline.manifest import (
     write_manifest,
     write_rejected,
 )
-from pipeline.schema import SALIENCY_SIZE, SCHEMA_VERSION, sample_key, shard_name
+from pipeline.schema import SALIENCY_SIZE, SCHEMA_VERSION, sample_key, shard_name, shard_path
 from pipeline.shards import NewSample, open_shard
 
 CLASS_COLOURS = ((220, 60, 50), (60, 180, 80), (70, 90, 220))
@@ -112,3 +112,14 @@ def write_images(
     )
     write_dataset_info(root, info)
     return info
+
+
+def damage_images(root: Path, shard: int, count: int) -> None:
+    """Overwrites the beginnings of a shard's first JPEGs, so that they cannot be decoded."""
+    path = shard_path(root, shard_name(shard))
+    data = bytearray(path.read_bytes())
+    start = 0
+    for _ in range(count):
+        start = data.index(b"\xff\xd8\xff", start)
+        data[start : start + 300] = bytes(300)
+    path.write_bytes(data)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, write_error
 
 STATE_FILE, CONFIG_FILE, BACKBONE_FOLDER = "state.pt", "config.json", "backbone"
 
@@ -67,20 +67,27 @@ class CheckpointStore:
 
         Returns:
             The checkpoint's folder.
+
+        Raises:
+            InputError: it cannot be written, the disk being full, say; what was there stays.
         """
         final = self.folder / f"step-{step:08d}"
         if final.exists():
             return final
         temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with (temporary / STATE_FILE).open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
-        write_backbone(temporary / BACKBONE_FOLDER)
-        os.replace(temporary, final)
+        try:
+            temporary.mkdir(parents=True)
+            with (temporary / STATE_FILE).open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
+            write_backbone(temporary / BACKBONE_FOLDER)
+            os.replace(temporary, final)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise write_error(f"checkpoint {final}", error) from error
         for old in self.steps()[: -self._keep]:
             shutil.rmtree(self.folder / f"step-{old:08d}")
         return final

@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
 from training.collapse import CollapseConfig
+from training.damage import OnDamaged
 from training.draws import View
 from training.encoder import EncoderConfig
 from training.fills import fill_named
@@ -64,10 +65,15 @@ class PretrainConfig:
             ``simclr``, ``byol``).
         fill: what stands in masked patches: mean, blur or high_pass.
         precision: auto takes bf16 autocast where the device has bf16 matrix units.
-        num_workers: training processes, one per device; None: every GPU, or one per two CPU cores.
+        num_workers: training processes; auto: as many as fit the batch, at most one per GPU, or per
+            node where there are no GPUs.
         loader_workers: loading processes of each training process; None: 0 on CPU, 4 on GPU.
         log_every_steps: steps between lines of the record.
-        max_failures: how often Ray restarts the workers after a crash.
+        max_failures: how often the workers are started again after a crash: on as many as the
+            cluster then holds and fit the batch, never more than before the first crash.
+        on_damaged: what becomes of a damaged sample: raise ends the run with its name; skip counts
+            and records it, and puts the batch's next good sample in its place, without weight in
+            the loss.
         on_collapse: what to do when the embeddings collapse: warn in the record and on the screen,
             or stop the run.
     """
@@ -90,9 +96,10 @@ class PretrainConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_workers: int | None = None
+    num_workers: int | Literal["auto"] = "auto"
     loader_workers: int | None = None
     log_every_steps: int = 25
     max_failures: int = 3
@@ -105,7 +112,7 @@ class PretrainConfig:
         fill_named(self.fill)  # an unknown name is refused here already
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
-        if self.num_workers is not None and self.num_workers < 1:
+        if self.num_workers != "auto" and self.num_workers < 1:
             raise InputError(f"num_workers {self.num_workers} must be 1 or more")
         if self.loader_workers is not None and self.loader_workers < 0:
             raise InputError(f"loader_workers {self.loader_workers} must not be negative")
@@ -128,6 +135,7 @@ class PretrainConfig:
             views=self.views,
             augment=self.augment,
             masks=self.masks,
+            on_damaged=self.on_damaged,
             # The contact sheet shows a hard negative even where the method has none.
             negatives=self.method_config.negative_views or (View.NEGATIVE,),
         )
@@ -149,6 +157,7 @@ MAY_DIFFER_ON_RESUME = (
     "knn.",
     "collapse.",
     "on_collapse",
+    "on_damaged",
 )
 
 

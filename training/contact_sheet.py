@@ -47,7 +47,9 @@ def write_contact_sheet(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for column, title in enumerate(COLUMNS):
         draw.text((GAP + column * (TILE + GAP), 6), title, fill=INK, font=font)
-    for row in range(min(rows, len(batch.sample_ids_B))):
+    damaged = {damage.position for damage in batch.damages}
+    sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
+    for line, row in enumerate(sound[:rows]):
         sample = dataset.reader.read(int(batch.sample_ids_B[row]))
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
         query_view = batch.images_VBCHW[View.QUERY, row].permute(1, 2, 0).numpy()
@@ -60,7 +62,7 @@ def write_contact_sheet(
             _tile(_displayed(negatives_BCHW[min(row, len(negatives_BCHW) - 1)], fill.high_pass)),
         )
         for column, tile in enumerate(tiles):
-            place = (GAP + column * (TILE + GAP), HEADER + row * (TILE + GAP))
+            place = (GAP + column * (TILE + GAP), HEADER + line * (TILE + GAP))
             sheet.paste(Image.fromarray(tile), place)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

@@ -156,6 +156,26 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def balanced_weights(weights_B: Tensor) -> Tensor:
+    """Weights of this rank's samples, scaled to a mean of 1 over the global batch.
+
+    The mean over the ranks of each rank's mean of weighted losses is then their weighted mean over
+    the global batch. Weights of 1 stay exactly 1.
+    """
+    return weights_B / mean_over_ranks(weights_B.mean())
+
+
+@torch.no_grad()
+def sum_over_ranks(numbers: list[int]) -> list[int]:
+    """Sums of whole numbers over the ranks, modulo 2^64."""
+    if world_size() == 1:
+        return numbers
+    # On the CPU, where 64-bit sums wrap around.
+    words = torch.from_numpy(np.array(numbers, dtype=np.uint64).view(np.int64))
+    dist.all_reduce(words)
+    return [int(word) for word in words.numpy().view(np.uint64)]
+
+
 def agree(value: int) -> int:
     """The value of rank 0, on every rank: decisions that depend on its clock or its signals."""
     if world_size() == 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.codecs import decode_stored
-from pipeline.errors import ImageError, InputError
+from pipeline.errors import DamagedSampleError, ImageError, InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shards import ShardSetReader
 from training.features import evaluation_view, extract_features
@@ -37,6 +37,7 @@ class ExtractConfig:
         batch_size: B.
         num_threads: that decode.
         autocast_dtype: compute in this type; none: in the weights' own.
+        skip_damaged: leave out images that are damaged, instead of raising.
     """
 
     view_size: int
@@ -44,6 +45,7 @@ class ExtractConfig:
     batch_size: int = 256
     num_threads: int = 1
     autocast_dtype: torch.dtype | None = None
+    skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         if min(self.view_size, self.batch_size, self.num_threads) < 1:
@@ -194,26 +196,40 @@ def view_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Decoded views uint8 [B, 3, S, S] and labels int64 [B], one batch ahead of use."""
 
-    def load(sample_id: int) -> tuple[NDArray[np.uint8], int]:
-        sample = reader.read(sample_id)
+    def load(sample_id: int) -> tuple[NDArray[np.uint8], int] | None:
         try:
-            image = decode_stored(sample.image)
-        except ImageError as error:
-            raise InputError(f"shard {sample.shard}, sample {sample.key}: {error}") from error
-        return evaluation_view(image, config.view_size, config.resize), sample.label
+            return _view(reader, sample_id, config)
+        except DamagedSampleError:
+            if config.skip_damaged:
+                return None
+            raise
 
     batches = [
         sample_ids[i : i + config.batch_size] for i in range(0, len(sample_ids), config.batch_size)
     ]
     with ThreadPoolExecutor(config.num_threads) as pool:
-        ahead: list[Future[tuple[NDArray[np.uint8], int]]] = []
+        ahead: list[Future[tuple[NDArray[np.uint8], int] | None]] = []
         for batch in [*batches, range(0)]:
             ready, ahead = ahead, [pool.submit(load, sample_id) for sample_id in batch]
             if ready:
                 try:
-                    views, labels = zip(*(future.result() for future in ready), strict=True)
+                    loaded = [pair for future in ready if (pair := future.result()) is not None]
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
+                if not loaded:
+                    continue
+                views, labels = zip(*loaded, strict=True)
                 views_BHWC = torch.from_numpy(np.stack(views))
                 yield views_BHWC.permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.int64)
+
+
+def _view(
+    reader: ShardSetReader, sample_id: int, config: ExtractConfig
+) -> tuple[NDArray[np.uint8], int]:
+    sample = reader.read(sample_id)
+    try:
+        image = decode_stored(sample.image)
+    except ImageError as error:
+        raise DamagedSampleError(f"shard {sample.shard}, sample {sample.key}: {error}") from error
+    return evaluation_view(image, config.view_size, config.resize), sample.label

@@ -36,19 +36,25 @@ class EncoderInputs(NamedTuple):
     """Bool [B, C or 1, H, W], by the number of the view."""
     telemetry: dict[str, Tensor]
     """Shares of foreground and of masked foreground and background: scalars on the device."""
+    weights_B: Tensor | None = None
+    """What each image counts in the loss, with mean 1 over the *global* batch
+    (`training.distributed.balanced_weights`); 0 for one that stands in for a damaged one. None:
+    all count alike."""
 
 
 def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
-    """Copies every tensor of a batch to ``device`` without waiting for it."""
+    """Copies every tensor of a batch to ``device`` without waiting; words stay behind."""
 
     def moved(part: Any) -> Any:  # noqa: ANN401  (a tensor, or a tuple or dict of them)
         if isinstance(part, Tensor):
             return part.to(device, non_blocking=True)
+        if part is None:
+            return None
         if isinstance(part, dict):
             return {name: moved(value) for name, value in part.items()}
         return type(part)(*map(moved, part))
 
-    moved_batch = moved(batch)
+    moved_batch = moved(batch._replace(damages=()))
     assert isinstance(moved_batch, HostBatch)
     return moved_batch
 

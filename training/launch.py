@@ -4,8 +4,8 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.errors import InputError
 from pipeline.ray_session import ray_running
@@ -27,45 +29,15 @@ from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.loop import RunResult, pretrain
 from training.metrics import latest_values
-from training.preflight import preflight
+from training.nodes import answering_nodes, check_nodes, live_nodes
+from training.preflight import can_split, preflight
 from training.progress import say, shown
+from training.resources import Resources, fewer_resources, first_resources
 
 STOP_FILE = "stop-requested"
 STOP_POLL_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each of the workers gets."""
-
-    num_workers: int
-    cpus_per_worker: int
-    use_gpu: bool
-
-
-def plan_resources(num_workers: int | None, nodes: list[dict[str, float]]) -> Resources:
-    """Chooses workers and the cores of each.
-
-    Args:
-        num_workers: wished for; None: one per GPU, or one where there is no GPU.
-        nodes: resources of every live node, as Ray counts them.
-
-    Raises:
-        InputError: when the cluster cannot hold that many workers.
-    """
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    workers = num_workers or max(1, gpus)
-    use_gpu = gpus > 0
-    if use_gpu and workers > gpus:
-        raise InputError(f"{workers} workers were asked for, the cluster has {gpus} GPUs")
-    cores = [int(node.get("CPU", 0)) for node in nodes]
-    for share in range(max(cores, default=0), 0, -1):
-        if sum(node // share for node in cores) >= workers:
-            return Resources(workers, share, use_gpu)
-    raise InputError(
-        f"{workers} workers were asked for, the cluster has {sum(cores)} CPUs: "
-        "lower --num-workers or start more nodes"
-    )
+RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
+"""How long a run waits for nodes where the ones that are left hold no worker."""
 
 
 class RayTrainContext:
@@ -115,6 +87,9 @@ class _Trainer(TorchTrainer):
 def launch(config: PretrainConfig) -> RunResult:
     """Runs or resumes a pretraining on Ray: the one that is running, or a local one.
 
+    After a crash of workers or nodes it starts again, up to ``config.max_failures`` times, on the
+    largest number of workers that the cluster still holds and the global batch can be split over.
+
     Args:
         config: the run; paths absolute and reachable from every node.
 
@@ -122,27 +97,61 @@ def launch(config: PretrainConfig) -> RunResult:
         How it ended.
 
     Raises:
-        InputError: before anything is written, when something does not fit (``preflight``).
+        InputError: before anything is written, when something does not fit (``preflight``), or a
+            node does not reach shards and output; later, when the run itself finds that it cannot
+            go on: that is never tried again.
     """
-    if config.num_workers is not None:
+    if config.num_workers != "auto":
         preflight(config, config.num_workers)
     with ray_running():
         return _launch(config)
 
 
 def _launch(config: PretrainConfig) -> RunResult:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    resources = plan_resources(config.num_workers, nodes)
+    nodes = [node.resources for node in live_nodes()]
+    resources = first_resources(config.num_workers, nodes, partial(can_split, config))
     info = preflight(config, resources.num_workers)
-
     total_steps = config.epochs * (info.num_images // config.batch_size)
     store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
     done = max(store.steps(), default=0)
     if done == total_steps:
         return RunResult(done, total_steps, latest_values(config.out), ran=False)
+    check_nodes(config)
     write_config(config.out, config, info.plan_digest)
     (config.out / STOP_FILE).unlink(missing_ok=True)
-    trainer = _Trainer(
+    with shown(config.out), _stop_on_sigterm(config.out / STOP_FILE):
+        _train(config, resources)
+    (config.out / STOP_FILE).unlink(missing_ok=True)
+    return RunResult(max(store.steps(), default=0), total_steps, latest_values(config.out))
+
+
+def _train(config: PretrainConfig, first: Resources) -> None:
+    """Trains to the end or a requested stop; starts again after crashes."""
+    resources: Resources | None = first
+    failures = 0
+    while resources is not None:
+        try:
+            _trainer(config, resources).fit()
+            return
+        except (TrainingFailedError, RayActorError) as error:
+            wrong_input = _wrong_input(error)
+            if wrong_input is not None:
+                raise wrong_input from error
+            if _was_waiting(error):
+                reason = f"a wait: others held what {resources.num_workers} workers need"
+            else:
+                failures += 1
+                reason = f"failure {failures} (of at most {config.max_failures})"
+                if failures > config.max_failures:
+                    raise
+        resources = _resources_left(config, first)
+        if resources is not None:
+            on = f"on {resources.num_workers} workers"
+            say(config.out, f"training is started again after {reason}, {on}")
+
+
+def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
+    return _Trainer(
         _work,
         train_loop_config={"config": config},
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
@@ -159,20 +168,17 @@ def _launch(config: PretrainConfig) -> RunResult:
             # The loop resumes from its own checkpoints, whatever Ray remembers of earlier starts.
             name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
             storage_path=str(config.out / "ray"),
-            failure_config=FailureConfig(max_failures=config.max_failures),
+            # Every failure comes here. Ray would try a wrong input again, and its elastic workers
+            # may be of a number that does not divide the batch.
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # mypy sees that of V1
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
         ),
     )
-    with shown(config.out), _stop_on_sigterm(config.out / STOP_FILE):
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
-    (config.out / STOP_FILE).unlink(missing_ok=True)
-    return RunResult(max(store.steps(), default=0), total_steps, latest_values(config.out))
 
 
-def _cause(error: TrainingFailedError) -> Exception:
-    """What a person gave, if that is what made the workers fail; else the error itself."""
+def _wrong_input(error: BaseException) -> InputError | None:
+    """What a person gave, if that is what made the workers fail."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
     for failure in failures:
         cause: BaseException | None = failure
@@ -180,7 +186,37 @@ def _cause(error: TrainingFailedError) -> Exception:
             if isinstance(cause, InputError):
                 return InputError(str(cause))
             cause = cause.__cause__
-    return error
+    return None
+
+
+def _was_waiting(error: BaseException) -> bool:
+    """Whether the workers only did not get their resources in time: others hold them, say."""
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
+
+
+def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:
+    """Workers for the nodes that are left; waits for some where these hold none.
+
+    Returns:
+        None once a stop was asked for.
+    """
+    deadline = time.monotonic() + RESTART_WAIT_SECONDS
+    while not (config.out / STOP_FILE).exists():
+        nodes = [node.resources for node in answering_nodes(config)]
+        found = fewer_resources(
+            first.num_workers, nodes, partial(can_split, config), use_gpu=first.use_gpu
+        )
+        if found is not None:
+            return found
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"the cluster has held no worker for {RESTART_WAIT_SECONDS:.0f} s: start nodes and "
+                "give the same command, it goes on from the newest checkpoint"
+            )
+        time.sleep(RESTART_POLL_SECONDS)
+    return None
 
 
 @contextmanager

@@ -7,27 +7,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
 from training.checkpoint import CheckpointStore, load_state
-from training.collapse import CollapseWatch
 from training.config import PretrainConfig
 from training.contact_sheet import write_contact_sheet
 from training.context import TrainContext
 from training.device import autocast_dtype, num_loader_workers
-from training.distributed import agree, data_parallel, rank, world_size
+from training.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.draws import sample_seeds
 from training.encoder import build_backbone
 from training.evaluation import ExtractConfig
 from training.export import export_run
 from training.fills import fill_named
 from training.inputs import build_inputs, carrying_masks, to_device
-from training.interval import Interval
 from training.knn_check import knn_over_ranks
 from training.methods.interface import Moment
 from training.methods.registry import METHODS
-from training.metrics import MetricsLog
 from training.optim import build_optimiser
+from training.record import RunRecord
 from training.schedules import cosine_lr
 from training.stem import with_mask
 from training.stream import BatchDataset, HostBatch, make_loader
@@ -91,13 +88,11 @@ class Trainer:
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
-        self.collapse = CollapseWatch(config.collapse)
-        self.interval = Interval()
+        self.record = RunRecord(config, context, steps_per_epoch=self.steps_per_epoch)
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
         self.encode = data_parallel(self.method.trained, self.device)
-        self.log = MetricsLog(config.out, resume_step=self.step) if rank() == 0 else None
-        self.values: dict[str, float] = {}
+        self.record.open(resume_step=self.step)
         self._saved_at = time.monotonic()
 
     def run(self) -> RunResult:
@@ -112,11 +107,11 @@ class Trainer:
             num_workers=num_loader_workers(self.config.loader_workers, self.device),
             pin_memory=self.device.type == "cuda",
         )
-        self.interval.start_clock()
-        for batch in self.interval.timed(loader):
+        self.record.interval.start_clock()
+        for batch in self.record.interval.timed(loader):
             self._train_step(batch)
             if self._due(self.config.log_every_steps) or self._epoch_ends():
-                self._log_interval()
+                self.record.write_interval(self.step)
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
             decision = agree(self._decide() if rank() == 0 else CONTINUE)
@@ -124,10 +119,9 @@ class Trainer:
                 self._save()
             if decision == STOP:
                 break
-        self.context.report(self.values)
-        if self.log is not None:
-            self.log.close()
-        return RunResult(self.step, self.total_steps, self.values)
+        self.context.report(self.record.values)
+        self.record.close()
+        return RunResult(self.step, self.total_steps, self.record.values)
 
     def _train_step(self, host_batch: HostBatch) -> None:
         config = self.config
@@ -139,6 +133,7 @@ class Trainer:
             total_steps=self.total_steps,
             warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
         )
+        self.record.saw(self.step, host_batch, self.dataset.places)
         batch = to_device(host_batch, self.device)
         # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
         inputs = build_inputs(
@@ -147,6 +142,8 @@ class Trainer:
             fill=self.fill,
             negatives=config.method_config.negative_views,
         )
+        if batch.weights_B is not None:
+            inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))
         if self.method.backbone.sees_masks:
             inputs = carrying_masks(inputs, with_mask)
         moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
@@ -157,8 +154,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self.interval.add({"loss": result.loss.detach(), **result.metrics, **inputs.telemetry})
-        self.interval.set(lr=lr, **result.settings)
+        self.record.add(result, inputs.telemetry, lr=lr)
         self.step += 1
 
     def _due(self, every: int) -> bool:
@@ -180,64 +176,27 @@ class Trainer:
         )
         return SAVE if save else CONTINUE
 
-    def _log_interval(self) -> None:
-        values = self.interval.finish(self.config.batch_size)
-        self.values |= values
-        if not np.isfinite(list(values.values())).all():
-            raise InputError(
-                f"the loss is no longer finite at step {self.step} ({values['loss']}): "
-                "lower optim.lr or rho, or lengthen their warm-up"
-            )
-        if self.log is not None:
-            self.log.write(step=self.step, kind="train", values=values)
-            self.context.say(self._progress(values))
-        self._on_collapse(self.collapse.look(self.step, spread=values.get("embedding_spread")))
-
-    def _on_collapse(self, warning: str | None) -> None:
-        """Records a warning, and ends the run if that was asked for."""
-        if warning is None:
-            return
-        if self.log is not None:
-            self.log.warn(step=self.step, message=warning)
-            self.context.say(f"warning: {warning}")
-        if self.config.on_collapse == "stop":
-            raise InputError(f"{warning} (on_collapse is stop)")
-
-    def _progress(self, values: dict[str, float]) -> str:
-        left = (self.total_steps - self.step) * self.config.batch_size
-        return (
-            f"epoch {self.step / self.steps_per_epoch:.2f}/{self.config.epochs} "
-            f"step {self.step}/{self.total_steps} "
-            f"loss {values['loss']:.4f} lr {values['lr']:.4g} "
-            f"{values['images_per_second']:.0f} images/s, "
-            f"{values['data_wait_share']:.1%} waiting for data, "
-            f"{left / values['images_per_second'] / 60:.1f} min left"
-        )
-
     def _evaluate(self) -> None:
         knn = self.config.knn
         if knn.val_shards is None:
             return
         self.method.average_statistics()
-        with self.interval.paused():
+        with self.record.interval.paused():
             accuracy = knn_over_ranks(
                 self.method.backbone,
                 train_root=knn.train_shards or self.config.shards,
                 val_root=knn.val_shards,
                 config=ExtractConfig(
-                    view_size=self.config.views.size, autocast_dtype=self.autocast
+                    view_size=self.config.views.size,
+                    autocast_dtype=self.autocast,
+                    skip_damaged=self.config.on_damaged == "skip",
                 ),
                 prepare=self.fill.prepare,
                 device=self.device,
                 k=knn.k,
                 temperature=knn.temperature,
             )
-        self.values["knn"] = accuracy
-        if self.log is not None:
-            self.log.write(step=self.step, kind="eval", values={"knn": accuracy})
-            self.context.say(f"kNN {accuracy:.2f} % after {self.step} steps")
-        self.context.report(self.values)
-        self._on_collapse(self.collapse.look(self.step, knn=accuracy))
+        self.record.write_knn(self.step, accuracy)
 
     def _contact_sheet(self) -> None:
         if rank() == 0:
@@ -245,7 +204,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.method.average_statistics()
-        self.interval.average_over_ranks()
+        self.record.settle()
         self._saved_at = time.monotonic()
         if rank() != 0:
             return
@@ -253,8 +212,7 @@ class Trainer:
             "step": self.step,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "interval": self.interval.state_dict(),
-            "collapse": self.collapse.state_dict(),
+            "record": self.record.state_dict(),
         }
         self.store.save(self.step, state, self.config.to_json(), self._export)
         self._export(self.config.out / "backbone")
@@ -276,8 +234,7 @@ class Trainer:
         state = load_state(checkpoint, self.device)
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.interval.load_state_dict(state["interval"])
-        self.collapse.load_state_dict(state["collapse"])
+        self.record.load_state_dict(state["record"])
         if rank() == 0:
             self.context.say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])

@@ -32,6 +32,7 @@ def info_nce(
     hard_negatives_BND: Tensor | None = None,
     rho: float | Tensor = 0.0,
     weigh: Weigh | None = None,
+    weights_B: Tensor | None = None,
 ) -> tuple[Tensor, InfoNCELogits]:
     """MoCo's InfoNCE with each query's own hard negatives in the denominator.
 
@@ -52,6 +53,7 @@ def info_nce(
         hard_negatives_BND: unit rows, the N hard negatives of each query.
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
         weigh: weights of the hard negatives' terms; None: 1.
+        weights_B: what each query's loss is multiplied by before the mean; None: 1.
 
     Returns:
         The loss, a scalar, and the similarities. Computed in the dtype given, under autocast too.
@@ -67,8 +69,8 @@ def info_nce(
             )
             logits = torch.cat([logits, hard_logits_BN], dim=1)
         target_B = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        loss = functional.cross_entropy(logits, target_B)
-    return loss, InfoNCELogits(positive_B, queue_BK, hard_BN)
+        loss_B = functional.cross_entropy(logits, target_B, reduction="none")
+    return _mean(loss_B, weights_B), InfoNCELogits(positive_B, queue_BK, hard_BN)
 
 
 class NTXentLogits(NamedTuple):
@@ -93,6 +95,8 @@ def nt_xent(
     hard_negatives2_BND: Tensor | None = None,
     rho: float | Tensor = 0.0,
     weigh: Weigh | None = None,
+    weights_B: Tensor | None = None,
+    all_weights_G: Tensor | None = None,
 ) -> tuple[Tensor, NTXentLogits]:
     """NT-Xent over both views, with each anchor's own hard negatives in its denominator.
 
@@ -116,6 +120,9 @@ def nt_xent(
         hard_negatives2_BND: those of each anchor in view 2; both or none.
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
         weigh: weights of the hard negatives' terms; None: 1.
+        weights_B: what both losses of each image are multiplied by before the mean; None: 1.
+        all_weights_G: those of the global batch; None: only this rank's. An image of weight 0 is
+            nobody's negative.
 
     Returns:
         The loss, mean over this rank's 2 B anchors, and the similarities. Computed in the dtype
@@ -135,24 +142,33 @@ def nt_xent(
         other_B = row_B + len(bank) // 2
         own_A, partner_A = torch.cat((row_B, other_B)), torch.cat((other_B, row_B))
         column = torch.arange(len(bank), device=anchors_AD.device)
-        is_own = column == own_A[:, None]
-        logits = (similarity / temperature).masked_fill(is_own, -torch.inf)
+        is_own, is_partner = column == own_A[:, None], column == partner_A[:, None]
+        no_term = is_own
+        if weights_B is not None:
+            weights_G = weights_B if all_weights_G is None else all_weights_G
+            no_term = is_own | ((weights_G == 0).repeat(2) & ~is_partner)
+        logits = (similarity / temperature).masked_fill(no_term, -torch.inf)
         hard_AN = None
         if hard_negatives1_BND is not None and hard_negatives2_BND is not None:
             hard_AND = torch.cat((hard_negatives1_BND, hard_negatives2_BND))
             hard_AN, hard_logits_AN = _hard_logits(anchors_AD, hard_AND, rho / temperature, weigh)
             logits = torch.cat((logits, hard_logits_AN), dim=1)
-        loss = functional.cross_entropy(logits, partner_A)
+        loss_A = functional.cross_entropy(logits, partner_A, reduction="none")
+        loss = _mean(loss_A, None if weights_B is None else weights_B.repeat(2))
     with torch.no_grad():
-        no_negative = is_own | (column == partner_A[:, None])
+        no_negative = no_term | is_partner
         negatives = similarity.masked_fill(no_negative, 0.0)
         positive_A = similarity.gather(1, partner_A[:, None]).squeeze(1)
         return loss, NTXentLogits(
             positive_A,
-            negatives.sum() / max(1, len(anchors_AD) * (len(bank) - 2)),
+            (negatives.sum(dim=1) / (~no_negative).sum(dim=1).clamp(min=1)).mean(),
             similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
             hard_AN,
         )
+
+
+def _mean(loss_B: Tensor, weights_B: Tensor | None) -> Tensor:
+    return loss_B.mean() if weights_B is None else (loss_B * weights_B).mean()
 
 
 def _hard_logits(

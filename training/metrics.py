@@ -1,7 +1,9 @@
 """The run's record: ``metrics.jsonl`` and TensorBoard, written by rank 0."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
@@ -10,6 +12,7 @@ from pipeline.atomic import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 WARNING = "warning"
+NO_NOTES: Mapping[str, str] = MappingProxyType({})
 TIMINGS = ("images_per_second", "data_wait_share", "seconds")
 """Entries that depend on the machine; all others are the same in a rerun on one CPU worker."""
 
@@ -34,9 +37,19 @@ class MetricsLog:
         self._file: TextIO = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
-    def write(self, *, step: int, kind: str, values: dict[str, float]) -> None:
-        """Writes numbers of global step ``step``; ``kind`` is ``train`` or ``eval``."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+    def write(
+        self,
+        *,
+        step: int,
+        kind: str,
+        values: dict[str, float],
+        notes: Mapping[str, str] = NO_NOTES,
+    ) -> None:
+        """Writes numbers of global step ``step``, and words that are no numbers.
+
+        ``kind`` is ``train`` or ``eval``.
+        """
+        self._file.write(json.dumps({"step": step, "kind": kind, **values, **notes}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
@@ -72,4 +85,8 @@ def latest_values(folder: Path) -> dict[str, float]:
         if entry["kind"] != WARNING
         for name, value in entry.items()
     }
-    return {name: float(value) for name, value in values.items() if name not in ("step", "kind")}
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if name != "step" and not isinstance(value, str)
+    }

@@ -3,11 +3,12 @@
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
+from training.disk import check_disk
 from training.evaluation import labelled_pair
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
-    """Checks that data, batch, queue, ranks, labels and run folder fit together.
+    """Checks that data, batch, queue, ranks, labels, run folder and disk fit together.
 
     Writes nothing.
 
@@ -23,12 +24,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     """
     info = load_dataset_info(config.shards)
     check_shards(config.shards, info)
-    if config.batch_size % num_ranks:
-        raise InputError(
-            f"the global batch {config.batch_size} cannot be split over {num_ranks} ranks: "
-            "choose a multiple"
-        )
-    config.method_config.check_batch(config.batch_size, num_ranks)
+    check_split(config, num_ranks)
     if info.num_images < config.batch_size:
         raise InputError(
             f"{config.shards} holds {info.num_images} images, fewer than one global batch of "
@@ -37,4 +33,24 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     if config.knn.val_shards is not None:
         labelled_pair(config.knn.train_shards or config.shards, config.knn.val_shards)
     check_run_folder(config.out, config, info.plan_digest)
+    check_disk(config)
     return info
+
+
+def check_split(config: PretrainConfig, num_ranks: int) -> None:
+    """Raises ``InputError`` unless the global batch can be split over that many ranks."""
+    if config.batch_size % num_ranks:
+        raise InputError(
+            f"the global batch {config.batch_size} cannot be split over {num_ranks} ranks: "
+            "choose a multiple"
+        )
+    config.method_config.check_batch(config.batch_size, num_ranks)
+
+
+def can_split(config: PretrainConfig, num_ranks: int) -> bool:
+    """Whether the global batch can be split over that many ranks."""
+    try:
+        check_split(config, num_ranks)
+    except InputError:
+        return False
+    return True

@@ -7,83 +7,29 @@ there, without reading what it skips.
 Shapes: V views (0 query, 1 key), B samples of one rank, G grid side, S view side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import ImageError, InputError
+from pipeline.errors import DamagedSampleError, ImageError
 from pipeline.manifest import DatasetInfo
 from pipeline.shards import ShardSetReader
 from training.augment import AugmentConfig, ColourDraws, draw_colours
+from training.carrying import CarryingLoader
+from training.damage import Damage, OnDamaged, read_places
 from training.draws import View, sample_seeds, torch_seeds
 from training.mask_config import MaskConfig
 from training.mask_draws import MaskDraws, box_side, draw_masks
+from training.order import EpochOrder
 from training.views import ViewConfig, cut_views, draw_crops, pool_saliency
-
-SHARD_ORDER_DOMAIN, WINDOW_DOMAIN = 0x53484152, 0x57494E44
-"""Keep the order's hashes apart from each other and from the draws of samples."""
-
-
-class EpochOrder:
-    """The order of one epoch: shards shuffled globally, samples within windows of shards.
-
-    Reading stays close to sequential, and only the windows that are asked for are ever laid out.
-
-    Args:
-        shard_sizes: samples in each shard.
-        seed: the run's seed.
-        epoch: which epoch.
-        window: shards whose samples are mixed.
-    """
-
-    def __init__(
-        self, shard_sizes: Sequence[int], *, seed: int, epoch: int, window: int = 16
-    ) -> None:
-        sizes = np.asarray(shard_sizes, dtype=np.int64)
-        shuffled = _shuffle(len(sizes), seed + SHARD_ORDER_DOMAIN, epoch)
-        self._first_ids = (np.cumsum(sizes) - sizes)[shuffled]
-        self._sizes = sizes[shuffled]
-        self._seed, self._epoch, self._window = seed, epoch, window
-        ends = np.cumsum(self._sizes)
-        self._window_ends = np.append(ends[window - 1 : -1 : window], ends[-1:])
-        self._laid_out: tuple[int, NDArray[np.int64]] | None = None
-
-    def sample_ids(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at positions ``start`` up to ``stop`` of the epoch, int64."""
-        parts = []
-        while start < stop:
-            window = int(np.searchsorted(self._window_ends, start, side="right"))
-            begin = int(self._window_ends[window - 1]) if window else 0
-            end = min(stop, int(self._window_ends[window]))
-            parts.append(self._lay_out(window)[start - begin : end - begin])
-            start = end
-        return np.concatenate(parts)
-
-    def _lay_out(self, window: int) -> NDArray[np.int64]:
-        if self._laid_out is not None and self._laid_out[0] == window:
-            return self._laid_out[1]
-        shards = slice(window * self._window, (window + 1) * self._window)
-        ids = np.concatenate(
-            [
-                np.arange(first, first + size)
-                for first, size in zip(self._first_ids[shards], self._sizes[shards], strict=True)
-            ]
-        )
-        ids = ids[_shuffle(len(ids), self._seed + WINDOW_DOMAIN + window, self._epoch)]
-        self._laid_out = (window, ids)
-        return ids
-
-
-def _shuffle(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.argsort(sample_seeds(seed, epoch, np.arange(count, dtype=np.int64)), kind="stable")
 
 
 class HostBatch(NamedTuple):
@@ -103,6 +49,10 @@ class HostBatch(NamedTuple):
     key_colours: ColourDraws
     masks: dict[int, MaskDraws]
     """By the number of the view: those of the masked views and of the hard negatives."""
+    weights_B: Tensor | None = None
+    """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
+    damages: tuple[Damage, ...] = ()
+    """What was damaged, by position."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +64,7 @@ class StreamConfig:
         batch_size: global batch, all ranks together.
         negatives: numbers of the views that are hard negatives (`training.draws.negative_view`).
         window: shards whose samples are mixed.
+        on_damaged: what becomes of a damaged sample (`training.damage`).
     """
 
     seed: int
@@ -123,6 +74,7 @@ class StreamConfig:
     masks: MaskConfig
     negatives: tuple[int, ...] = (View.NEGATIVE,)
     window: int = 16
+    on_damaged: OnDamaged = "raise"
 
 
 class BatchDataset(Dataset[HostBatch]):
@@ -150,8 +102,17 @@ class BatchDataset(Dataset[HostBatch]):
         self._offset = rank * self._rank_batch
         self._order: tuple[int, EpochOrder] | None = None
 
-    def sample_ids(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """This rank's samples at global ``step``, and each one's successor in the global batch."""
+    @property
+    def places(self) -> range:
+        """This rank's positions in every global batch."""
+        return range(self._offset, self._offset + self._rank_batch)
+
+    def sample_ids(self, step: int) -> NDArray[np.int64]:
+        """This rank's samples at global ``step``."""
+        return self.global_ids(step)[self.places.start : self.places.stop]
+
+    def global_ids(self, step: int) -> NDArray[np.int64]:
+        """The samples of all ranks at global ``step``, in the batch's order."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = EpochOrder(
@@ -162,23 +123,29 @@ class BatchDataset(Dataset[HostBatch]):
             )
             self._order = (epoch, order)
         start = step_in_epoch * self.config.batch_size
-        batch = self._order[1].sample_ids(start, start + self.config.batch_size)
-        mine = slice(self._offset, self._offset + self._rank_batch)
-        return batch[mine], np.roll(batch, -1)[mine]
+        return self._order[1].sample_ids(start, start + self.config.batch_size)
 
     def __getitem__(self, step: int) -> HostBatch:
-        """Reads, decodes and cuts; raises ``InputError`` naming shard and key of a bad sample."""
+        """Reads, decodes and cuts.
+
+        Raises:
+            DamagedSampleError: names shard and key, where damaged samples are not to be skipped.
+        """
         config, views, masks = self.config, self.config.views, self.config.masks
-        ids_B, partners_B = self.sample_ids(step)
+        ids_G, places = self.global_ids(step), self.places
+        ids_B = ids_G[places.start : places.stop]
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
 
-        decoded = [self._decode(int(i)) for i in ids_B]
+        decoded, damages = read_places(self._decode, ids_G, places, on_damaged=config.on_damaged)
         images = [image for image, _ in decoded]
         maps = {"own": np.stack([saliency for _, saliency in decoded])}
         if masks.strategy == "shuffled":
-            maps["partner"] = np.stack(
-                [decode_saliency(self.reader.read_saliency(int(i))) for i in partners_B]
+            # Another image's map: the next one's in the global batch, of those that are sound.
+            following = range(places.start + 1, places.stop + 1)
+            partners, _ = read_places(
+                self._decode_saliency, ids_G, following, on_damaged=config.on_damaged
             )
+            maps["partner"] = np.stack(partners)
         heights_B = np.array([image.shape[0] for image in images], dtype=np.int64)
         widths_B = np.array([image.shape[1] for image in images], dtype=np.int64)
 
@@ -213,17 +180,36 @@ class BatchDataset(Dataset[HostBatch]):
                 )
                 for view in (*masks.masked_views, *config.negatives)
             },
+            weights_B=self._weights(damages),
+            damages=damages,
         )
+
+    def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
+        if self.config.on_damaged == "raise":
+            return None
+        weights_B = torch.ones(self._rank_batch)
+        weights_B[[damage.position for damage in damages]] = 0
+        return weights_B
 
     def _decode(self, sample_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         sample = self.reader.read(sample_id)
         try:
             return decode_stored(sample.image), decode_saliency(sample.saliency)
         except ImageError as error:
-            raise InputError(
-                f"sample {sample.key} in {sample.shard} is damaged ({error}): "
-                "rerun the precompute job on the same sources and the shard is rebuilt"
-            ) from error
+            raise _damaged(f"sample {sample.key} in {sample.shard}", error) from error
+
+    def _decode_saliency(self, sample_id: int) -> NDArray[np.uint8]:
+        try:
+            return decode_saliency(self.reader.read_saliency(sample_id))
+        except ImageError as error:
+            raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
+
+
+def _damaged(what: str, error: ImageError) -> DamagedSampleError:
+    return DamagedSampleError(
+        f"{what} is damaged ({error}): "
+        "rerun the precompute job on the same sources and the shard is rebuilt"
+    )
 
 
 class StepSampler(Sampler[int]):
@@ -239,14 +225,9 @@ class StepSampler(Sampler[int]):
         return len(self._steps)
 
 
-def _as_it_is(batch: Any) -> HostBatch:  # noqa: ANN401  (torch says that batches are lists)
-    assert isinstance(batch, HostBatch)
-    return batch
-
-
 def make_loader(
     dataset: BatchDataset, *, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
-) -> DataLoader[HostBatch]:
+) -> CarryingLoader[HostBatch]:
     """A loader over the steps of a whole run, so that its workers start only once.
 
     Args:
@@ -256,10 +237,8 @@ def make_loader(
         num_workers: loader processes; 0 loads in the training process.
         pin_memory: copy batches into page-locked memory (for CUDA).
     """
-    return DataLoader(
+    return CarryingLoader(
         dataset,
-        batch_size=None,
-        collate_fn=_as_it_is,
         sampler=StepSampler(start_step, stop_step),
         num_workers=num_workers,
         pin_memory=pin_memory,

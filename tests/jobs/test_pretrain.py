@@ -35,6 +35,14 @@ def test_the_recipe_is_where_the_fields_start_from() -> None:
     assert (paper.encoder.architecture, paper.epochs) == ("resnet50", 200)
 
 
+def test_workers_are_a_number_or_as_many_as_fit() -> None:
+    numbers = [
+        read_command_line([*PLACES, *given])[2].num_workers
+        for given in ([], ["--num-workers", "auto"], ["--num-workers", "3"])
+    ]
+    assert numbers == ["auto", "auto", 3]
+
+
 def test_relative_paths_of_a_submitted_job_start_at_the_project(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -53,6 +61,9 @@ def test_relative_paths_of_a_submitted_job_start_at_the_project(
         (["--masks.strategy", "salient"], r"salient.*'none', 'random', 'balanced', 'shuffled'"),
         (["--moco.quue-size", "3"], "--moco.quue-size.*perhaps you meant --moco.queue-size"),
         (["--epochs", "many"], "--epochs.*many"),
+        (["--num-workers", "some"], "--num-workers.*some"),
+        (["--num-workers", "0"], "num_workers 0 must be 1 or more"),
+        (["--on-damaged", "ignore"], "ignore.*'raise', 'skip'"),
         (["--views.size", "65"], "views.size 65 is not divisible by views.grid 8"),
         (["--encoder.architecture", "resnet19"], "resnet19"),
     ],

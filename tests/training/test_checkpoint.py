@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -39,11 +41,13 @@ def test_a_write_that_breaks_off_leaves_no_checkpoint(tmp_path: Path) -> None:
     save(store, 1)
 
     def broken(_folder: Path) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(OSError, match="no space"):
+    message = r"step-00000002 cannot be written: No space left on device; free some space"
+    with pytest.raises(InputError, match=message):
         store.save(2, {"step": 2}, {}, broken)
     assert store.steps() == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     save(store, 2)
     assert store.steps() == [1, 2]
 

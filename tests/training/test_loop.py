@@ -1,6 +1,7 @@
 """A run in one process: it learns, resumes to the last bit, and stops when it is asked to."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
-from tests.shard_sets import write_shard_set
+from tests.shard_sets import damage_images, write_shard_set
 from training.checkpoint import CheckpointConfig, CheckpointStore
-from training.config import KnnConfig
+from training.config import KnnConfig, PretrainConfig
+from training.damage import DAMAGED_FILE
 from training.encoder import EncoderConfig
 from training.mask_config import MaskConfig
 from training.methods.moco import MoCoConfig
+from training.methods.simclr import SimCLRConfig
 from training.metrics import read_metrics
 from training.optim import OptimConfig
 
@@ -105,6 +108,46 @@ def test_only_the_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> N
     )
     run(config)
     assert CheckpointStore(tmp_path / "run" / "checkpoints", keep=2).steps() == [8, 10]
+
+
+@pytest.mark.parametrize("method", ["moco_v2", "simclr"])
+def test_damaged_samples_are_skipped_counted_and_named(tmp_path: Path, method: str) -> None:
+    shards = tmp_path / "shards"
+    write_shard_set(shards, num_images=42, shard_images=14)
+    write_shard_set(tmp_path / "val", num_images=18, first_number=1000)
+    damage_images(shards, 1, 4)
+
+    def skipping(out: str) -> PretrainConfig:
+        return small_run(
+            shards,
+            tmp_path / out,
+            method=method,
+            simclr=SimCLRConfig(batch_norm_group=4),
+            on_damaged="skip",
+        )
+
+    result = run(skipping("whole"))
+    assert result.finished
+    named = (tmp_path / "whole" / DAMAGED_FILE).read_text().splitlines()
+    assert 3 <= len(named) <= 4  # an epoch leaves 2 of the 42 images out
+    assert all("in shard-000001 is damaged" in line for line in named)
+    counts = [float(e["damaged_samples"]) for e in read_metrics(tmp_path / "whole") if "loss" in e]
+    assert counts == sorted(counts)
+    assert 4 <= result.values["damaged_samples"] == counts[-1] <= 8
+    # Its numbers go on through a restart.
+    run(skipping("halved"), StopsAfter(7))
+    assert run(skipping("halved")).finished
+    assert numbers(tmp_path / "halved") == numbers(tmp_path / "whole")
+
+
+def test_a_damaged_sample_is_an_error_unless_it_is_to_be_skipped(tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    write_shard_set(shards, num_images=16)
+    damage_images(shards, 0, 4)
+    config = small_run(shards, tmp_path / "run", knn=KnnConfig())
+    with pytest.raises(InputError, match=r"sample picture-\d+-\w+ in shard-000000 is damaged"):
+        run(config)
+    assert run(replace(config, on_damaged="skip")).finished  # the same run goes on
 
 
 @pytest.mark.parametrize("fill", ["mean", "blur", "high_pass"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from training.augment import ColourDraws, augment_colours
+from training.distributed import balanced_weights
 from training.draws import View, negative_view
 from training.fills import FILLS, UnmaskedView, sample_noise
 from training.foreground import foreground
@@ -140,8 +141,10 @@ def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("weights", [None, weigh])
-def test_losses(weights: Weigh | None) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses(weights: Weigh | None, weighted: bool) -> None:
     rows = torch.empty(BATCH, 8)
+    counts = balanced_weights(torch.empty(BATCH)) if weighted else None
     loss, _ = info_nce(
         rows,
         rows,
@@ -150,6 +153,7 @@ def test_losses(weights: Weigh | None) -> None:
         hard_negatives_BND=rows[:, None],
         rho=torch.empty(()),
         weigh=weights,
+        weights_B=counts,
     )
     assert loss.device.type == "cuda"
     loss, _ = nt_xent(
@@ -163,6 +167,8 @@ def test_losses(weights: Weigh | None) -> None:
         hard_negatives2_BND=rows[:, None],
         rho=torch.empty(()),
         weigh=weights,
+        weights_B=counts,
+        all_weights_G=None if counts is None else counts.repeat(2),
     )
     assert loss.device.type == "cuda"
 

@@ -124,7 +124,11 @@ class BYOL(Method):
             (mine * other).sum(dim=1)
             for mine, other in zip(predicted, targets_BD[:directions], strict=True)
         ]
-        similarity = torch.stack(similarities_B).mean(dim=1)
+        counted_B = [
+            similarity_B if inputs.weights_B is None else similarity_B * inputs.weights_B
+            for similarity_B in similarities_B
+        ]
+        similarity = torch.stack(counted_B).mean(dim=1)
         metrics = {
             "positive_similarity": similarity.detach().mean(),
             "embedding_spread": embedding_spread(gather_rows(targets_BD[0])),

@@ -124,6 +124,7 @@ class MoCoV2(Method):
             ),
             rho=rho,
             weigh=self.config.weigh(),
+            weights_B=inputs.weights_B,
         )
         self.queue.enqueue(key_GD, step=moment.step)
         with torch.no_grad():

@@ -22,6 +22,7 @@ from training.distributed import (
     average_buffers,
     batch_permutation,
     encode_shuffled,
+    gather_rows,
     gather_rows_with_gradient,
     rank,
     restored_rows,
@@ -119,6 +120,8 @@ class SimCLR(Method):
             hard_negatives2_BND=self._hard_negatives(inputs, View.QUERY, encode, moment.step),
             rho=rho,
             weigh=self.config.weigh(),
+            weights_B=inputs.weights_B,
+            all_weights_G=None if inputs.weights_B is None else gather_rows(inputs.weights_B),
         )
         right_A = similarities.positive_A > similarities.best_negative_A
         metrics = {

@@ -50,6 +50,13 @@ def as_inputs(
     )
 
 
+def weighted(inputs: EncoderInputs) -> EncoderInputs:
+    """The inputs with two images, of different ranks, that count nothing in the loss."""
+    weights = torch.ones(BATCH, dtype=torch.float64)
+    weights[[1, 6]] = 0
+    return inputs._replace(weights_B=weights / weights.mean())
+
+
 def share_of(inputs: EncoderInputs, rank: int, world_size: int) -> EncoderInputs:
     """One rank's share of a global batch."""
 
@@ -60,6 +67,7 @@ def share_of(inputs: EncoderInputs, rank: int, world_size: int) -> EncoderInputs
         query_BCHW=mine(inputs.query_BCHW),
         key_BCHW=mine(inputs.key_BCHW),
         negatives={view: tuple(map(mine, cut)) for view, cut in inputs.negatives.items()},
+        weights_B=None if inputs.weights_B is None else mine(inputs.weights_B),
     )
 
 

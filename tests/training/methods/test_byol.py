@@ -20,6 +20,7 @@ from tests.training.methods.small import (
     assert_ranks_are_one_process,
     make_images,
     small_backbone,
+    weighted,
 )
 from training.methods.byol import BYOL, BYOLConfig
 from training.methods.interface import Moment
@@ -93,7 +94,23 @@ def test_the_target_moves_less_and_less() -> None:
 
 def scenarios() -> dict[str, Scenario]:
     config = replace(CONFIG, batch_norm_group=GROUP)
-    return {"both ways": (make_method(config), as_inputs(*make_images(2)))}
+    inputs = as_inputs(*make_images(2))
+    return {
+        "both ways": (make_method(config), inputs),
+        "weights": (make_method(config), weighted(inputs)),
+    }
+
+
+def test_images_count_as_much_as_their_weights() -> None:
+    inputs, losses = as_inputs(*make_images(2)), []
+    halves = torch.tensor([2.0, 0.0], dtype=torch.float64).repeat(BATCH // 2)
+    for weights in (None, torch.ones_like(halves), halves, halves.flip(0)):
+        method = make_method()
+        weighed = inputs._replace(weights_B=weights)
+        losses.append(method.step(weighed, encode=method.trained, moment=MOMENT).loss)
+    assert torch.equal(losses[0], losses[1])
+    assert losses[2] != losses[3]
+    torch.testing.assert_close((losses[2] + losses[3]) / 2, losses[0])
 
 
 def test_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:

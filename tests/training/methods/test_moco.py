@@ -21,6 +21,7 @@ from tests.training.methods.small import (
     assert_ranks_are_one_process,
     make_images,
     small_backbone,
+    weighted,
 )
 from training.distributed import batch_permutation
 from training.draws import View, negative_view
@@ -202,6 +203,7 @@ def scenarios() -> dict[str, Scenario]:
             make_method(replace(CONFIG, prime_weights=True)),
             as_inputs(query, key, *negatives),
         ),
+        "weights": (make_method(), weighted(as_inputs(query, key, *negatives))),
     }
 
 

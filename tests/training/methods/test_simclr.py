@@ -21,6 +21,7 @@ from tests.training.methods.small import (
     make_images,
     small_backbone,
     step_of,
+    weighted,
 )
 from training.distributed import batch_permutation
 from training.draws import View, negative_view
@@ -183,6 +184,7 @@ def scenarios() -> dict[str, Scenario]:
         "hard": (make_method(), hard),
         "with gradient": (make_method(replace(CONFIG, negative_gradient=True)), twice),
         "prime weights": (make_method(replace(CONFIG, prime_weights=True)), twice),
+        "weights": (make_method(), weighted(hard)),
     }
 
 

@@ -1,0 +1,135 @@
+"""Pretraining jobs of seconds, started as a person starts them, to be killed and started again."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.shard_sets import write_shard_set
+from training.metrics import TIMINGS, read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS_PER_EPOCH, EPOCHS = 8, 4
+STEPS = STEPS_PER_EPOCH * EPOCHS
+WORKER = "RayTrainWorker"
+"""In the name of the process that Ray Train trains in."""
+
+
+def write_sets(root: Path) -> None:
+    """Shards to train on, of which an epoch leaves five images out, and labelled ones."""
+    write_shard_set(root / "train", num_images=STEPS_PER_EPOCH * 16 + 5, shard_images=32)
+    write_shard_set(root / "val", num_images=30, first_number=1000)
+
+
+def command(shards: Path, out: Path, *options: str) -> list[str]:
+    """The job's command line: a line of the record for every step."""
+    settings = {
+        "shards": shards / "train",
+        "out": out,
+        "epochs": EPOCHS,
+        "batch-size": 16,
+        "views.size": 32,
+        "views.grid": 4,
+        "moco.queue-size": 64,
+        "moco.batch-norm-group": 8,
+        "knn.val-shards": shards / "val",
+        "knn.every-epochs": 2,
+        "knn.k": 5,
+        "log-every-steps": 1,
+        "checkpoint.every-steps": 5,
+        "precision": "fp32",
+    }
+    flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    return [sys.executable, "jobs/pretrain.py", *flags, *options]
+
+
+class Job:
+    """A job in a process of its own.
+
+    Args:
+        arguments: command line.
+        output: file that takes what it says, behind what stands there.
+        address: of the Ray to work on; None: the job starts its own, where it needs one.
+    """
+
+    def __init__(self, arguments: list[str], output: Path, *, address: str | None = None) -> None:
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        if address is not None:
+            environment["RAY_ADDRESS"] = address
+        self.output = output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("a") as file:
+            self.process = subprocess.Popen(
+                arguments,
+                cwd=ROOT,
+                env=environment | {"OMP_NUM_THREADS": "1"},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.process.poll() is not None
+
+    def said(self) -> str:
+        """All that was said so far, by this job and those before it."""
+        return self.output.read_text()
+
+    def finish(self, seconds: float = 600) -> str:
+        """Waits for the end, which must be a good one; returns what was said."""
+        code = self.process.wait(timeout=seconds)
+        assert code == 0, self.said()
+        return self.said()
+
+    def family(self) -> list[psutil.Process]:
+        """The job's process and all that it started."""
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
+    def kill(self) -> None:
+        """Kills the job's own process, as if out of memory."""
+        self.process.kill()
+        self.process.wait()
+
+    def kill_all(self) -> None:
+        """As when the machine loses power: the job and every process that it started."""
+        for member in self.family():
+            member.kill()
+        self.process.wait()
+
+
+def run_job(arguments: list[str], output: Path, *, address: str | None = None) -> str:
+    """Runs a job to its end; returns what it said."""
+    return Job(arguments, output, address=address).finish()
+
+
+def wait_for_step(out: Path, step: int, job: Job, seconds: float = 300) -> None:
+    """Waits until the record of a run in ``out`` has reached a step."""
+    deadline = time.monotonic() + seconds
+    while max((float(e["step"]) for e in read_metrics(out)), default=0) < step:
+        assert not job.ended, job.said()
+        assert time.monotonic() < deadline, job.said()
+        time.sleep(0.02)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether Ray Train trains in this process."""
+    try:
+        return WORKER in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def record(out: Path) -> list[dict[str, float | str]]:
+    """The record, without what depends on the machine: samples, losses, kNN."""
+    return [{k: v for k, v in e.items() if k not in TIMINGS} for e in read_metrics(out)]
+
+
+def samples(out: Path) -> list[tuple[float | str, float | str]]:
+    """(step, digest of all samples up to it) for every step in the record."""
+    return [(e["step"], e["samples_seen"]) for e in record(out) if "samples_seen" in e]

@@ -1,0 +1,117 @@
+"""What becomes of a damaged sample: an error that names it, or another sample in its place.
+
+Under the policy ``skip`` the next good sample of the *global* batch (in its order, from the end on
+at its beginning) takes the place, with weight 0 in the loss. Which one follows from the batch
+alone, so every rank count and every number of loader workers sees the same batch; and every batch
+keeps its shape, every rank its steps. The place keeps its own draws: what stands there is another
+view of its image, not a copy. MoCo's queue takes its key like any other (a second view of a good
+image, harmless among thousands); SimCLR, whose negatives are the batch itself, leaves it out.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DamagedSampleError, InputError
+
+OnDamaged = Literal["raise", "skip"]
+DAMAGED_FILE = "damaged.jsonl"
+
+Item = TypeVar("Item")
+
+
+class Damage(NamedTuple):
+    """A place of a rank's batch whose sample could not be used.
+
+    Attributes:
+        position: in the rank's batch.
+        reason: names shard and key.
+    """
+
+    position: int
+    reason: str
+
+
+def read_places(
+    read: Callable[[int], Item],
+    ids_G: NDArray[np.int64],
+    places: range,
+    *,
+    on_damaged: OnDamaged,
+) -> tuple[list[Item], tuple[Damage, ...]]:
+    """Reads some places of a global batch.
+
+    Args:
+        read: sample number to whatever is read of it; raises ``DamagedSampleError``.
+        ids_G: the samples of the global batch, in its order.
+        places: which of them, as positions; those beyond the end begin again.
+        on_damaged: ``raise`` lets the error through, ``skip`` reads the next good sample instead.
+
+    Returns:
+        What was read, place by place, and where another sample stands in.
+
+    Raises:
+        DamagedSampleError: a sample is damaged, under ``raise``.
+        InputError: every sample of the global batch is damaged.
+    """
+    tried: dict[int, Item | DamagedSampleError] = {}
+
+    def attempt(place: int) -> Item | DamagedSampleError:
+        if place not in tried:
+            try:
+                tried[place] = read(int(ids_G[place]))
+            except DamagedSampleError as error:
+                if on_damaged == "raise":
+                    raise
+                tried[place] = error
+        return tried[place]
+
+    items, damages, size = [], [], len(ids_G)
+    for position, place in enumerate(places):
+        found = attempt(place % size)
+        if isinstance(found, DamagedSampleError):
+            damages.append(Damage(position, str(found)))
+            found = _next_good(attempt, place, size, found)
+        items.append(found)
+    return items, tuple(damages)
+
+
+def _next_good(
+    attempt: Callable[[int], Item | DamagedSampleError],
+    place: int,
+    size: int,
+    first: DamagedSampleError,
+) -> Item:
+    for other in range(place + 1, place + size):
+        found = attempt(other % size)
+        if not isinstance(found, DamagedSampleError):
+            return found
+    raise InputError(f"all {size} samples of a global batch are damaged; the first one: {first}")
+
+
+class DamageLog:
+    """Names each damaged sample once in the run's folder, in ``damaged.jsonl``.
+
+    Every rank appends its own; a run that is resumed may name a sample again.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / DAMAGED_FILE
+        self._named: set[str] = set()
+
+    def note(self, step: int, damages: Sequence[Damage]) -> None:
+        """Writes down what was found damaged in the batch of global ``step``."""
+        new = [d.reason for d in damages if d.reason not in self._named]
+        if not new:
+            return
+        self._named.update(new)
+        lines = [json.dumps({"step": step, "reason": reason}) + "\n" for reason in new]
+        with self._path.open("a") as file:
+            file.write("".join(lines))
