@@ -66,8 +66,12 @@ class Fill:
 
 
 def filled(prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor) -> Tensor:
-    """`values` (they broadcast) where the mask is True, else the prepared view."""
-    return torch.where(mask_BCHW, values.to(prepared_BCHW.dtype), prepared_BCHW)
+    """`values` (they broadcast) where the mask is True, else the prepared view.
+
+    `lerp` is exact at weights 0 and 1, and several times faster than `where` on a CPU.
+    """
+    dtype = prepared_BCHW.dtype
+    return torch.lerp(prepared_BCHW, values.to(dtype), mask_BCHW.to(dtype))
 
 
 def mean_values(view: UnmaskedView) -> Tensor:
@@ -91,18 +95,21 @@ def noise_std(view: int) -> float:
     return NEGATIVE_NOISE_STD if view >= View.NEGATIVE else VIEW_NOISE_STD
 
 
-def sample_noise(seeds_B: Tensor, *, view: int, size: tuple[int, int, int]) -> Tensor:
+def sample_noise(
+    seeds_B: Tensor, *, view: int, size: tuple[int, int, int], where: Tensor | None = None
+) -> Tensor:
     """The noise of a view, of each sample's own seed.
 
     Args:
         seeds_B: the samples' seeds, int64, on the device that the noise is for.
         view: number of the view.
         size: (C, H, W).
+        where: the only pixels whose noise is looked at; None: all.
 
     Returns:
         Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`.
     """
-    return gaussian_noise(seeds_B, view, size).mul_(noise_std(view))
+    return gaussian_noise(seeds_B, view, size, where=where).mul_(noise_std(view))
 
 
 def high_passed(image01_BCHW: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from tests.shard_sets import write_images
 
 pytestmark = pytest.mark.benchmark
 
-BATCH, ROUNDS = 32, 3
+BATCH, ROUNDS = 32, 5
 PICTURES = {
     "500 x 375": ("detection_coco128/JPEGImages", 96, (500, 375)),
     "160 px": ("imagenette160/train", 192, (160, 160)),
@@ -103,7 +103,7 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
     if "lightly" in usual:
         theirs = figures["usual, lightly"]
         print(
-            f"  lightly: {theirs / loader:.1f} x loader, {theirs / figures['ours, plain']:.1f} x all"
+            f"  lightly: loader {theirs / loader:.1f} x, all {theirs / figures['ours, plain']:.1f} x"
         )
     else:
         print("  lightly is not installed: not measured")
