@@ -157,11 +157,6 @@ def _mix_in_place(word: Tensor) -> Tensor:
     return word
 
 
-def _keys(seeds_B: Tensor, view: int, stream: Stream) -> Tensor:
-    purpose = torch.full_like(seeds_B, _signed(_purpose(view, stream) + _GAMMA))
-    return _mix_in_place(seeds_B ^ _mix_in_place(purpose))
-
-
 def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) -> Tensor:
     """`random_bits`, bit for bit, on the seeds' device.
 
@@ -174,7 +169,8 @@ def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) ->
     Returns:
         Hashes, int64, `[B, count]`.
     """
-    key_B = _keys(seeds_B, view, stream)
+    purpose = torch.full_like(seeds_B, _signed(_purpose(view, stream) + _GAMMA))
+    key_B = _mix_in_place(seeds_B ^ _mix_in_place(purpose))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=seeds_B.device)
     return _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))
 
@@ -207,7 +203,6 @@ def gaussian_noise(
     size: tuple[int, int, int],
     *,
     stream: Stream = Stream.NOISE,
-    where: Tensor | None = None,
 ) -> Tensor:
     """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
 
@@ -219,21 +214,11 @@ def gaussian_noise(
         view: number of the view (`View`).
         size: (C, H, W) of one image.
         stream: what the noise is for.
-        where: bool `[B, C or 1, H, W]`, the only pixels whose noise is looked at: on a CPU most
-            others are left at 0, which saves their time. None: all.
 
     Returns:
         Noise of mean 0 and standard deviation 1, float32, `[B, C, H, W]`, on the seeds' device. The
         same for a sample in any batch, and on every device up to the last bit of a quantile.
     """
     values = math.prod(size)
-    if where is None or seeds_B.device.type != "cpu" or values % NORMALS_PER_WORD:
-        bits = torch_random_bits(seeds_B, view, stream, -(-values // NORMALS_PER_WORD))
-        return _normals(bits).flatten(1)[:, :values].reshape(-1, *size)
-    # Four bools seen as one number: which words have a pixel that is looked at.
-    mask_BCHW = where.expand(-1, *size).contiguous()
-    sample_N, word_N = mask_BCHW.view(len(seeds_B), -1).view(torch.int32).nonzero().unbind(dim=1)
-    noise_BX4 = torch.zeros(len(seeds_B), values // NORMALS_PER_WORD, NORMALS_PER_WORD)
-    bits = _mix_in_place(_keys(seeds_B, view, stream)[sample_N] + (word_N + 1) * _signed(_GAMMA))
-    noise_BX4.index_put_((sample_N, word_N), _normals(bits))
-    return noise_BX4.view(-1, *size)
+    bits = torch_random_bits(seeds_B, view, stream, -(-values // NORMALS_PER_WORD))
+    return _normals(bits).flatten(1)[:, :values].reshape(-1, *size)

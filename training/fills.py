@@ -95,21 +95,18 @@ def noise_std(view: int) -> float:
     return NEGATIVE_NOISE_STD if view >= View.NEGATIVE else VIEW_NOISE_STD
 
 
-def sample_noise(
-    seeds_B: Tensor, *, view: int, size: tuple[int, int, int], where: Tensor | None = None
-) -> Tensor:
+def sample_noise(seeds_B: Tensor, *, view: int, size: tuple[int, int, int]) -> Tensor:
     """The noise of a view, of each sample's own seed.
 
     Args:
         seeds_B: the samples' seeds, int64, on the device that the noise is for.
         view: number of the view.
         size: (C, H, W).
-        where: the only pixels whose noise is looked at; None: all.
 
     Returns:
         Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`.
     """
-    return gaussian_noise(seeds_B, view, size, where=where).mul_(noise_std(view))
+    return gaussian_noise(seeds_B, view, size).mul_(noise_std(view))
 
 
 def high_passed(image01_BCHW: Tensor) -> Tensor:

@@ -116,10 +116,10 @@ class _Batch:
             self._values[source] = self.fill.values(unmasked)
         return filled(prepared, self._values[source], mask_BCHW)
 
-    def _noise(self, view: int, mask_BCHW: Tensor) -> Tensor:
+    def _noise(self, view: int) -> Tensor:
         if not self.masks.released:
             size = (self.images[0].shape[1], self.size, self.size)
-            return sample_noise(self.batch.noise_seeds_B, view=view, size=size, where=mask_BCHW)
+            return sample_noise(self.batch.noise_seeds_B, view=view, size=size)
         noise_BCHW = shared_noise(
             self.batch.noise_seeds_B,
             self.batch.masks[view],

@@ -26,6 +26,7 @@ from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.draws import View, sample_seeds, torch_seeds
 from training.mask_config import MaskConfig
 from training.mask_draws import MaskDraws, box_side, draw_masks
+from training.memory import keep_freed_memory
 from training.order import EpochOrder
 from training.views import ViewConfig, cut_views, draw_crops, pool_saliency
 
@@ -105,10 +106,12 @@ class BatchDataset(Dataset[HostBatch]):
                 window=self.config.window,
             )
             self._order = (epoch, order)
-        start = step_in_epoch * self.config.batch_size
-        batch = self._order[1].sample_ids(start, start + self.config.batch_size)
-        mine = slice(self._offset, self._offset + self._rank_batch)
-        return batch[mine], np.roll(batch, -1)[mine]
+        batch_size = self.config.batch_size
+        first, next_rank = self._offset, (self._offset + self._rank_batch) % batch_size
+        start = step_in_epoch * batch_size
+        mine = self._order[1].sample_ids(start + first, start + first + self._rank_batch)
+        after = self._order[1].sample_ids(start + next_rank, start + next_rank + 1)
+        return mine, np.concatenate((mine[1:], after))
 
     def __getitem__(self, step: int) -> HostBatch:
         """Reads, decodes and cuts; raises ``InputError`` naming shard and key of a bad sample."""
@@ -188,6 +191,10 @@ def _as_it_is(batch: Any) -> HostBatch:  # noqa: ANN401  (torch says that batche
     return batch
 
 
+def _start_worker(_number: int) -> None:
+    keep_freed_memory()
+
+
 def make_loader(
     dataset: BatchDataset, *, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
 ) -> DataLoader[HostBatch]:
@@ -210,4 +217,5 @@ def make_loader(
         # Forking a process that runs Ray's or gloo's threads can deadlock.
         multiprocessing_context="spawn" if num_workers else None,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_start_worker if num_workers else None,
     )

@@ -150,19 +150,6 @@ def test_noise_is_the_quantiles_that_those_bits_choose() -> None:
     np.testing.assert_allclose(noise.numpy(), expected, rtol=1e-6, atol=1e-7)  # float32
 
 
-@pytest.mark.parametrize("size", [(3, 8, 8), (3, 7, 5)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_noise_is_the_same_where_it_is_looked_at(size: tuple[int, int, int], channels: int) -> None:
-    batch = torch_seeds(seeds(6))
-    where = torch.rand(6, channels, *size[1:], generator=torch.Generator().manual_seed(1)) < 0.1
-    where[2] = False
-    noise = gaussian_noise(batch, View.QUERY, size)
-    some = gaussian_noise(batch, View.QUERY, size, where=where)
-    assert some.shape == noise.shape
-    mask = where.expand_as(noise)
-    assert torch.equal(some[mask], noise[mask])
-
-
 def test_noise_is_standard_normal() -> None:
     noise = gaussian_noise(torch_seeds(seeds(16)), View.QUERY, (3, 64, 64)).double()
     count = noise.numel()
