@@ -107,9 +107,7 @@ class _Batch:
     def filled(self, source: View, view: int, mask_BCHW: Tensor) -> Tensor:
         """The view of that number: ``source``, filled where it is masked."""
         prepared = self.prepared[source]
-        unmasked = UnmaskedView(
-            prepared, self.images[source], partial(self._noise, view, mask_BCHW)
-        )
+        unmasked = UnmaskedView(prepared, self.images[source], partial(self._noise, view))
         if self.fill.high_pass:  # every view has noise of its own
             return self.fill.apply(unmasked, mask_BCHW)
         if source not in self._values:
