@@ -145,15 +145,11 @@ def cut_views(
     boxes_B4 = np.stack(crops[:4], axis=1).tolist()
     for i, (image, (top, left, height, width)) in enumerate(zip(images, boxes_B4, strict=True)):
         box = image[top : top + height, left : left + width]
-        # functional.interpolate(antialias=True), but into the batch: its copy costs as much again.
-        _RESIZE(
-            torch.from_numpy(box).permute(2, 0, 1)[None],
-            size,
-            False,
-            None,
-            None,
-            out=out_B3SS[i : i + 1],
-        )
+        if max(height, width) <= size[0]:  # nothing shrinks: the same filter, and OpenCV is faster
+            cv2.resize(box, size, dst=out_BSS3[i], interpolation=cv2.INTER_LINEAR)
+        else:  # functional.interpolate(antialias=True), but without its copy, half of its time
+            batch_of_one = torch.from_numpy(box).permute(2, 0, 1)[None]
+            _RESIZE(batch_of_one, size, False, None, None, out=out_B3SS[i : i + 1])
         if crops.flip_B[i]:
             cv2.flip(out_BSS3[i], 1, dst=out_BSS3[i])
 
