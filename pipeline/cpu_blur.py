@@ -18,7 +18,7 @@ def can_blur(x_BCHW: Tensor) -> bool:
         and x_BCHW.device.type == "cpu"
         and x_BCHW.dtype in (torch.float32, torch.float64)
         and not (x_BCHW.requires_grad and torch.is_grad_enabled())
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not torch.compiler.is_compiling()
     )
 

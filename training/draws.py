@@ -181,13 +181,15 @@ def _normal_table(device: torch.device) -> Tensor:
         return torch.from_numpy(_normal_table_cpu())
     # Made anew on the device, which takes microseconds: a copy from the CPU would wait.
     shares = torch.arange(NORMAL_LEVELS, dtype=torch.float64, device=device).add_(0.5)
-    return torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
+    table: Tensor = torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
+    return table
 
 
 @lru_cache(maxsize=1)
 def _normal_table_cpu() -> NDArray[np.float32]:
     shares = (torch.arange(NORMAL_LEVELS, dtype=torch.float64) + 0.5) / NORMAL_LEVELS
-    return torch.special.ndtri(shares).float().numpy()
+    table: NDArray[np.float32] = torch.special.ndtri(shares).float().numpy()
+    return table
 
 
 def _normals(bits: Tensor) -> Tensor:

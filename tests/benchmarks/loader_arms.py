@@ -6,6 +6,7 @@ read theirs from a shard by offset, decode and pool the saliency and draw masks.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
@@ -147,10 +148,10 @@ def usual_arms(jpegs: Sequence[bytes], batch_size: int) -> dict[str, Arm]:
         )
     }
     try:
-        from lightly.transforms import MoCoV2Transform
+        transforms = import_module("lightly.transforms")
     except ImportError:
         return arms
-    lightly = MoCoV2Transform(input_size=VIEW_SIZE)
+    lightly = transforms.MoCoV2Transform(input_size=VIEW_SIZE)
 
     def lightly_views(number: int) -> object:
         images = [
