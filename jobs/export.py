@@ -8,6 +8,7 @@ from pipeline.backbone import CARD_NAME
 from pipeline.errors import InputError
 from pipeline.formats.registry import FORMATS
 from pipeline.formats.write import write_formats
+from training.evaluate.results import figures_of, read_results
 from training.kept_encoder import EncoderName, load_encoder
 
 
@@ -20,12 +21,14 @@ class ExportConfig:
         out: folder of the export; an earlier export in it is replaced.
         formats: of safetensors, timm, hugging_face and onnx.
         encoder: query, or momentum where the method has one.
+        results: file of jobs/evaluate.py: this backbone's figures go onto the model card.
     """
 
     checkpoint: Path
     out: Path
     formats: tuple[str, ...] = tuple(FORMATS)
     encoder: EncoderName = "query"
+    results: Path | None = None
 
 
 def run() -> None:
@@ -35,7 +38,9 @@ def run() -> None:
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
     network, info = load_encoder(source, config.encoder)
-    written = write_formats(out, network, info, config.formats)
+    measured = [] if config.results is None else read_results(from_root(config.results))
+    figures = figures_of(measured, info.weights_sha256)
+    written = write_formats(out, network, info, config.formats, figures)
     if info.preprocessing.high_pass is not None:
         print("this backbone wants high-passed images, which timm and transformers cannot make")
     print(f"{info.architecture}, weights {written.weights_sha256[:12]}")
