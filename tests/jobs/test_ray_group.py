@@ -23,10 +23,8 @@ def _fails(_: int, __: torch.device) -> None:
     dist.barrier()  # for ever, if nobody ended it
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_every_rank_takes_part(num_workers: int) -> None:
-    expected = [float(num_workers), *(10.0 * (n + 1) for n in range(num_workers))]
-    assert run_on_ray(_met, 10, num_workers) == expected
+def test_every_rank_takes_part() -> None:
+    assert run_on_ray(_met, 10, 2) == [2.0, 10.0, 20.0]
 
 
 def test_the_first_error_ends_all() -> None:

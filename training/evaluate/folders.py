@@ -45,7 +45,7 @@ class FolderImages:
         self.num_images = len(names)
         told = "".join(f"{name}\0{size}\n" for name, size in zip(names, sizes, strict=True))
         self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
-        self.content = (self.digest,)
+        self.content: tuple[str, ...] = (self.digest,)
 
     def labels(self) -> NDArray[np.int64]:
         """Labels by the folders' names."""

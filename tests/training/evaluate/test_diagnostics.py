@@ -129,7 +129,7 @@ def test_every_fill(tmp_path: Path, fill: str) -> None:
 def test_bad_settings() -> None:
     for settings in ({"ratios": (0.0,)}, {"ratios": ()}, {"max_images": 1}, {"fill": "noise"}):
         with pytest.raises(InputError, match=r"wanted some in|2 or more|unknown fill"):
-            DiagnosticsConfig(**settings)  # type: ignore[arg-type]
+            DiagnosticsConfig(**settings)
     assert [DiagnosticsConfig().grid_of(size) for size in (64, 224, 42, 20)] == [8, 8, 7, 4]
     with pytest.raises(InputError, match=r"18 px cannot be cut.*diagnostics\.grid"):
         DiagnosticsConfig().grid_of(18)

@@ -10,6 +10,7 @@ from training.evaluate import linear_paper
 from training.evaluate.extract import ExtractConfig, Features, features_of
 from training.evaluate.labelled import LabelledImages, open_labelled
 from training.evaluate.linear_paper import PaperProbeConfig, paper_probe, rate_at
+from training.evaluate.training_views import training_batches
 
 CPU = torch.device("cpu")
 SUBJECT = colours_subject()
@@ -57,7 +58,7 @@ def test_it_learns_on_a_frozen_backbone(
         sizes.append(more["steps"])  # type: ignore[arg-type]
         return original(*arguments, **more)  # type: ignore[arg-type]
 
-    original = linear_paper.training_batches
+    original = training_batches
     monkeypatch.setattr(linear_paper, "training_batches", counted)
     before = [p.detach().clone() for p in SUBJECT.network.parameters()]
     predicted = probe(train, val, PaperProbeConfig(epochs=10, batch_size=16))
@@ -96,6 +97,6 @@ def test_views_are_prepared_at_training(train: LabelledImages, val: Features) ->
 def test_bad_input(train: LabelledImages, val: Features) -> None:
     for settings in ({"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}):
         with pytest.raises(InputError, match="wanted 1 or more, lr above 0"):
-            PaperProbeConfig(**settings)  # type: ignore[arg-type]
+            PaperProbeConfig(**settings)
     with pytest.raises(InputError, match=r"diverged: lower linear-paper\.lr"):
         probe(train, val, PaperProbeConfig(epochs=3, batch_size=8, lr=1e38))

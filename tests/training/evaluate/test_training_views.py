@@ -35,7 +35,12 @@ def test_every_pass_has_every_chosen_image_once(
     read: list[int] = []
     monkeypatch.setattr(training_views, "cut_views", lambda _, crops, out: out.fill(0))
     image = images.image
-    monkeypatch.setattr(images, "image", lambda number: (read.append(number), image(number))[1])
+
+    def watched(number: int) -> NDArray[np.uint8]:
+        read.append(number)
+        return image(number)
+
+    monkeypatch.setattr(images, "image", watched)
     chosen = np.array([1, 3, 4, 7, 9])
     list(
         training_batches(images, chosen, steps=5, batch_size=4, view_size=16, seed=0, num_threads=1)
