@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from pipeline.architectures import TIMM, classifier_names, max_pool_name, plain_network
 from pipeline.preparation import Preprocessing
 
@@ -142,7 +144,8 @@ def plain_usage(info: "BackboneInfo") -> str:
         )
         built = f"network = torchvision.models.{name}(){classifiers}"
     if not info.max_pool:
-        network, _ = plain_network(name)
+        with torch.random.fork_rng(devices=[]):  # a run that writes its card draws the same after
+            network, _ = plain_network(name)
         part = max_pool_name(network, name)
         built += f'\nnetwork.set_submodule("{part}", torch.nn.Identity())'
     return (

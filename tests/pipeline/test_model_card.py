@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.backbone import load_backbone
-from pipeline.model_card import recipe
+from pipeline.model_card import model_card, recipe
 from training.encoder import EncoderConfig, build_backbone
 from training.export import export_backbone
 
@@ -74,3 +74,11 @@ def test_its_code_runs_beside_the_weights(
     subprocess.run([sys.executable, "-c", code + rest], cwd=tmp_path / "export", check=True)
     expected = load_backbone(tmp_path / "export")[0](views)
     assert torch.equal(torch.load(tmp_path / "features.pt"), expected)
+
+
+def test_writing_one_draws_nothing(tmp_path: Path) -> None:
+    card_of(tmp_path / "export", "resnet18", max_pool=False)
+    info = load_backbone(tmp_path / "export")[1]
+    before = torch.get_rng_state()
+    model_card(info)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,5 +1,6 @@
 """Query and momentum encoder of a run, as plain networks."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipeline.errors import InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from training.checkpoint import CheckpointStore
+from training.evaluate.subject import load_subjects
 from training.kept_encoder import find_checkpoint, load_encoder
 from training.methods.byol import BYOLConfig
 from training.methods.simclr import SimCLRConfig
@@ -43,6 +45,15 @@ def test_the_query_encoder_is_the_export(kept: Path) -> None:
         assert torch.equal(network(VIEWS), expected(VIEWS))
 
 
+def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
+    config = json.loads((kept / "config.json").read_text())
+    for folder in (kept, find_checkpoint(kept)):
+        card = (folder / "backbone" / "README.md").read_text()
+        assert f"| pretraining data (digest) | {config['data_digest'][:12]} |" in card
+        assert "| trained | 1 epochs, 2 steps |" in card
+        assert f"method {config['method']}, epochs 1, batch 8, view 32, stem small" in card
+
+
 def test_the_momentum_encoder(kept: Path) -> None:
     latest = CheckpointStore(kept / "checkpoints", keep=1).latest()
     assert latest is not None
@@ -69,6 +80,19 @@ def test_the_momentum_encoder(kept: Path) -> None:
         if key.startswith(("key_encoder.", "target.")) and key.endswith("network.conv1.weight")
     )
     assert torch.equal(first[:, :, 2:5, 2:5], state[name])
+
+
+def test_an_evaluation_takes_it_by_name(kept: Path) -> None:
+    names, cpu = (str(kept), "untrained"), torch.device("cpu")
+    if "simclr" in str(kept):
+        with pytest.raises(InputError, match=r"simclr has none"):
+            load_subjects(names, encoder="momentum", seed=0, device=cpu)
+        return
+    subject, twin = load_subjects(names, encoder="momentum", seed=0, device=cpu)
+    network, info = load_encoder(kept, "momentum")
+    assert (subject.encoder, subject.digest) == ("momentum", info.weights_sha256)
+    assert torch.equal(subject.network(VIEWS), network(VIEWS))
+    assert (twin.encoder, twin.digest) == ("untrained", "random:0")
 
 
 def test_an_export_has_no_momentum_encoder(kept: Path) -> None:

@@ -15,6 +15,8 @@ from pipeline.image_names import has_image_suffix
 class FolderImages:
     """Image files below class folders, in the order of their names.
 
+    The digest is of names and sizes, as a shard set's is.
+
     Args:
         root: folder of class folders.
 

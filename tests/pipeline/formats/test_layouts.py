@@ -102,6 +102,17 @@ def test_the_names_that_transformers_wants(architecture: str) -> None:
     assert (last in got) == (architecture == "resnet50"), "bottlenecks have three convolutions"
 
 
+@pytest.mark.parametrize("source", ["filtered", "plain"])
+def test_what_the_graph_is_traced_from(source: str, request: pytest.FixtureRequest) -> None:
+    """Needs no ONNX: preparation by constants, as the backbone was pretrained with."""
+    network, info = load_backbone(request.getfixturevalue(source))
+    levels = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
+    prepared = Preprocess(info.preprocessing).prepare(levels.float() / 255)
+    with torch.no_grad():
+        got = onnx_graph.ViewEncoder(network, info.preprocessing)(levels)
+        check_close(got, network(prepared))
+
+
 @pytest.fixture(scope="module")
 def graph(filtered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tracing takes seconds: once for all images."""
