@@ -60,16 +60,19 @@ def mask_invariance(
         own_BD = features_MD[done : done + len(batch)]
         done += len(batch)
         for kind, stratum_BN in _kinds(look, views):
+            there_B = stratum_BN.any(dim=1)  # an image without background says nothing of it
             for ratio in ratios:
                 mask_B1N = _mask(look, views, stratum_BN, ratio)
                 pixels = patches_to_pixels(mask_B1N, look.size).to(look.device)
                 seen_BD = look.encode(FILLS[fill].apply(unmasked, pixels))
                 at = (kind, ratio)
-                cosines.setdefault(at, []).append(F.cosine_similarity(seen_BD, own_BD, dim=1))
-                shares.setdefault(at, []).append(mask_B1N.float().mean(dim=(1, 2)))
+                cosine_B = F.cosine_similarity(seen_BD, own_BD, dim=1)
+                cosines.setdefault(at, []).append(cosine_B[there_B])
+                shares.setdefault(at, []).append(mask_B1N.float().mean(dim=(1, 2))[there_B])
     return [
         Invariance(*at, float(torch.cat(shares[at]).mean()), float(torch.cat(cosines[at]).mean()))
         for at in cosines
+        if any(len(part) for part in cosines[at])
     ]
 
 

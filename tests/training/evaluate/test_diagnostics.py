@@ -93,6 +93,17 @@ def test_masks_where_the_encoder_does_not_look(tmp_path: Path) -> None:
     assert "swap object" not in left, "maps that are no masks swap nothing"
 
 
+def test_images_that_are_all_foreground_have_no_background(tmp_path: Path) -> None:
+    made = object_images(tmp_path / "set", "made")
+    images = [made.image(number) for number in range(12)]
+    write_images(tmp_path / "flat", images, [n % 3 for n in range(12)], ("r", "g", "b"))
+    flat = look(LEFT, open_labelled(tmp_path / "flat"))
+    assert "cosine background 1" not in flat
+    # The foreground is the whole view then.
+    assert flat["cosine foreground 1"].value == pytest.approx(flat["cosine random 1"].value)
+    assert flat["cosine foreground 1"].settings["masked_share_of_view"] == 1.0
+
+
 def test_swaps_follow_what_the_encoder_sees(tmp_path: Path) -> None:
     images = object_images(tmp_path / "set", "external")
     left, right = look(LEFT, images), look(RIGHT, images)
