@@ -16,11 +16,11 @@ from training.device import autocast_dtype, num_loader_workers
 from training.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.draws import sample_seeds
 from training.encoder import build_backbone
-from training.evaluation import ExtractConfig
+from training.evaluate.extract import ExtractConfig
+from training.evaluate.knn_check import knn_over_ranks
 from training.export import export_run
 from training.fills import fill_named
 from training.inputs import build_inputs, carrying_masks, to_device
-from training.knn_check import knn_over_ranks
 from training.memory import keep_freed_memory
 from training.methods.interface import Moment
 from training.methods.registry import METHODS

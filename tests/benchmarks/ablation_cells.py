@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 
 from pipeline.manifest import load_dataset_info
-from tests.benchmarks.ablation_records import append_record, interval, read_records
+from tests.benchmarks.ablation_records import append_record, read_records
 from training.config import PretrainConfig, differences
 from training.context import LocalContext
-from training.export_score import EvaluateConfig, score_export
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.run import evaluate
 from training.local import launch
 from training.mask_config import Strategy
 from training.metrics import read_metrics
@@ -159,18 +160,15 @@ def _record(
     cell: Cell, setting: Setting, config: PretrainConfig, device: torch.device
 ) -> dict[str, object]:
     started = time.perf_counter()
-    scored = score_export(
-        EvaluateConfig(
-            backbone=config.out / "backbone",
-            train_shards=setting.train_shards,
-            val_shards=setting.val_shards,
-            k=20,
-            seed=SCORE_SEED,
-        ),
-        device,
+    scoring = EvaluateConfig(
+        checkpoint=(str(config.out / "backbone"),),
+        train=setting.train_shards,
+        val=setting.val_shards,
+        results=setting.out / "results.jsonl",
+        k=20,
+        seed=SCORE_SEED,
     )
-    figures = scored.figures
-    num_val = int(figures["num_val"])
+    knn, linear = evaluate(scoring, device)
     entries = read_metrics(config.out)
     curve = [(int(e["step"]), float(e["knn"])) for e in entries if e["kind"] == "eval"]
     return {
@@ -178,16 +176,16 @@ def _record(
         "cell": asdict(cell),
         "epochs": config.epochs,
         "view_size": config.views.size,
-        "knn": figures["knn"],
-        "knn_interval": interval(figures["knn"], num_val),
-        "linear": figures["linear"],
-        "linear_interval": interval(figures["linear"], num_val),
-        "num_train": int(figures["num_train"]),
-        "num_val": num_val,
+        "knn": knn.figure,
+        "knn_interval": knn.interval,
+        "linear": linear.figure,
+        "linear_interval": linear.interval,
+        "num_train": knn.num_train,
+        "num_val": knn.num_val,
         "knn_curve": curve,
         "train_seconds": round(_training_seconds(entries, config.batch_size), 1),
         "score_seconds": round(time.perf_counter() - started, 1),
-        "settings": scored.settings,
+        "settings": linear.settings,
         "config": _flat(config.to_json()),
     }
 

@@ -8,11 +8,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
-
 RECORDS_FILE = "records.jsonl"
 PLOT_FILE = "ablation.png"
-RESAMPLES, COVERAGE = 20_000, 0.95
 
 Record = dict[str, Any]
 
@@ -37,18 +34,6 @@ def read_records(out: Path) -> list[Record]:
             continue
         found.setdefault(record["digest"], record)
     return list(found.values())
-
-
-def interval(percent: float, num_images: int) -> tuple[float, float]:
-    """Bootstrap over images of a share of images, in percent: percentiles of 95 %.
-
-    Drawing n images with replacement, of which a share p is right, gives a binomial number of
-    right ones, so the resamples are drawn from that.
-    """
-    assert num_images > 0
-    right = np.random.default_rng(0).binomial(num_images, percent / 100, size=RESAMPLES)
-    low, high = np.quantile(100 * right / num_images, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return round(float(low), 2), round(float(high), 2)
 
 
 def _arms(records: Sequence[Record]) -> list[list[Record]]:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.benchmarks.ablation import AblationConfig, chosen_cells, different, gpu_cells, run
@@ -11,7 +10,6 @@ from tests.benchmarks.ablation_cells import Cell, Setting, cell_config
 from tests.benchmarks.ablation_records import (
     PLOT_FILE,
     RECORDS_FILE,
-    interval,
     read_records,
     table,
 )
@@ -117,17 +115,6 @@ def test_the_gpu_runs_whole_comparisons_first() -> None:
         ("none", "no", 1),
     ]
     assert len(different(cells)) == len(cells)
-
-
-def test_intervals_are_those_of_resampled_images() -> None:
-    right = np.arange(200) < 60
-    rng = np.random.default_rng(1)
-    shares = 100 * right[rng.integers(0, 200, size=(20_000, 200))].mean(axis=1)
-    low, high = interval(30.0, 200)
-    # Steps of half a percent: one image.
-    assert abs(low - np.quantile(shares, 0.025)) <= 0.5
-    assert abs(high - np.quantile(shares, 0.975)) <= 0.5
-    assert interval(100.0, 50) == (100.0, 100.0)
 
 
 def test_seeds_share_a_line_of_the_table() -> None:
