@@ -12,7 +12,9 @@ from pipeline.demo_pictures import make_demo_pictures
 from pipeline.precompute import PrecomputeConfig, precompute
 from pipeline.ray_session import ray_running
 from training.config import KnnConfig
-from training.export_score import EvaluateConfig, score_export
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.run import evaluate
+from training.evaluate.subject import UNTRAINED
 from training.launch import launch
 from training.recipes import demo
 
@@ -61,18 +63,20 @@ def run() -> None:
             f"stopped at step {result.step} of {result.total_steps}: make demo goes on from there"
         )
         return
+    backbone = str(out / "run" / "backbone")
     scoring = EvaluateConfig(
-        backbone=out / "run" / "backbone",
-        train_shards=shards["train"],
-        val_shards=shards["val"],
+        checkpoint=(UNTRAINED, backbone),
+        train=shards["train"],
+        val=shards["val"],
+        results=out / "results.jsonl",
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    before = score_export(replace(scoring, untrained=True), device).figures
-    after = score_export(scoring, device).figures
+    results = evaluate(scoring, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    figures = {(result.protocol, result.checkpoint): result.figure for result in results}
     shutil.copy(out / "run" / "contact_sheet.png", out / "contact_sheet.png")
     print(f"\n{'top-1 on 400 held-out pictures, %':36}{'untrained':>10}{'pretrained':>12}")
     for name, title in (("knn", "20 nearest neighbours"), ("linear", "linear probe")):
-        print(f"{title:36}{before[name]:10.1f}{after[name]:12.1f}")
+        before, after = figures[name, UNTRAINED], figures[name, backbone]
+        print(f"{title:36}{before:10.1f}{after:12.1f}")
     print(f"\npictures   {out / 'pictures'} (true masks in {out / 'masks'})")
     print(f"shards     {out / 'shards'}")
     print(f"masks      {out / 'contact_sheet.png'}")

@@ -1,40 +1,57 @@
-"""Score an exported backbone on labelled shards: weighted kNN and the fast linear probe."""
+"""Score checkpoints on labelled images, compare them in a table, and record every figure."""
 
-import json
+import importlib
 from dataclasses import replace
-
-import cv2
-import torch
+from pathlib import Path
 
 from jobs.cli import from_root, main, parse
-from training.evaluation import PROTOCOLS
-from training.export_score import EvaluateConfig, score_export
+from training.context import LocalContext
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.protocols import chosen_protocols
+from training.evaluate.results import Result, table
+from training.evaluate.run import evaluate
+from training.evaluate.subject import UNTRAINED
+
+
+def read_command_line() -> EvaluateConfig:
+    """The configuration, paths absolute."""
+    config = parse(EvaluateConfig, "jobs/evaluate.py")
+    chosen_protocols(config.protocol)  # an unknown name is said before anything starts
+    named = tuple(
+        name if name == UNTRAINED else str(from_root(Path(name))) for name in config.checkpoint
+    )
+    return replace(
+        config,
+        checkpoint=named,
+        train=from_root(config.train),
+        val=from_root(config.val),
+        results=from_root(config.results),
+    )
 
 
 def run() -> None:
-    """Parse the command line, evaluate, print a table and one line of JSON."""
-    config = parse(EvaluateConfig, "jobs/evaluate.py")
-    config = replace(
-        config,
-        backbone=from_root(config.backbone),
-        train_shards=from_root(config.train_shards),
-        val_shards=from_root(config.val_shards),
-    )
-    cv2.setNumThreads(1)  # the decoding threads are the parallelism
-    score = score_export(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    settings, figures = score.settings, score.figures
-    print(
-        f"{settings['architecture']}, weights {str(settings['weights'])[:12]}, "
-        f"{settings['view_size']} px, {figures['num_train']} training and "
-        f"{figures['num_val']} validation images"
-    )
-    details = {
-        "knn": f"k {config.k}, temperature {config.temperature:g}",
-        "linear": f"L2 {figures.get('linear_strength', 0):.2g}",
-    }
-    for name in (name for name in PROTOCOLS if name in figures):
-        print(f"  {name:8} top-1 {figures[name]:6.2f} %  ({details[name]})")
-    print(json.dumps(settings | figures))
+    """Parse, evaluate here or on Ray, print the table."""
+    config = read_command_line()
+    if config.local:
+        results = evaluate(config, LocalContext().device, lambda line: print(line, flush=True))
+    else:
+        # Ray takes seconds to import: only where it is used.
+        ray_session = importlib.import_module("pipeline.ray_session")
+        ray_group = importlib.import_module("jobs.ray_group")
+        with ray_session.ray_running():
+            results = ray_group.run_on_ray(evaluate, config, config.num_workers)
+    show(results, config)
+
+
+def show(results: list[Result], config: EvaluateConfig) -> None:
+    """Print a table of accuracies, one of cosines under masks, and one of other figures."""
+    kinds: dict[str, list[Result]] = {}
+    for result in results:
+        kind = "top-1 in %" if result.interval is not None else "other figures"
+        kinds.setdefault(result.name if result.name == "cosine" else kind, []).append(result)
+    for kind, some in kinds.items():
+        print(f"\n{kind}, {some[0].num_val} validation images\n{table(some)}")
+    print(f"\nresults    {config.results}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """The exported backbone: a folder that plain torchvision or timm loads, with its preprocessing.
 
-`backbone.pth` is a state dict of the library's network without its classifier; `backbone.json`
-says which network it belongs to and how an image must be prepared for it. Without the maximum
-pooling behind the stem (`"max_pool": false`) the loader replaces it by an identity:
+`README.md` tells people the same (`pipeline/model_card.py`); other formats may lie beside it
+(`pipeline/formats`). `backbone.pth` is a state dict of the library's network without its
+classifier; `backbone.json` says which network it belongs to and how an image must be prepared for
+it. Without the maximum pooling behind the stem (`"max_pool": false`) the loader replaces it by an
+identity:
 
     network = torchvision.models.resnet18()
     network.fc = torch.nn.Identity()  # pipeline/architectures.py lists the others' classifiers
@@ -15,7 +17,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,17 @@ from torch import nn
 
 from pipeline.architectures import first_line, plain_network
 from pipeline.errors import InputError
+from pipeline.model_card import model_card
 from pipeline.preparation import HighPass, Preprocessing
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "backbone.pth"
 INFO_NAME = "backbone.json"
+CARD_NAME = "README.md"
+BACKBONE_FOLDER = "backbone"
+"""Where a run and each of its checkpoints keep their export."""
+FORMAT_ENTRIES = ("backbone.safetensors", "backbone.onnx", "timm", "hugging_face")
+"""What `pipeline.formats` may have put beside the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +64,12 @@ class BackboneInfo:
 
 
 def write_backbone(
-    folder: Path | str, state_dict: Mapping[str, torch.Tensor], info: BackboneInfo
+    folder: Path | str,
+    state_dict: Mapping[str, torch.Tensor],
+    info: BackboneInfo,
+    *,
+    card: Callable[[BackboneInfo], str] = model_card,
+    write_more: Callable[[Path, BackboneInfo], None] | None = None,
 ) -> BackboneInfo:
     """Write an export, whole or not at all; an earlier export of that name is replaced.
 
@@ -64,6 +77,9 @@ def write_backbone(
         folder: of the export; its parents are made.
         state_dict: of `plain_network(info.architecture)`, on any device.
         info: what goes into the JSON; its digest is filled in.
+        card: makes the text of the model card.
+        write_more: writes further formats into the folder it is given, before that one appears
+            at its final name.
 
     Returns:
         `info` with the digest of the weights.
@@ -73,9 +89,7 @@ def write_backbone(
     """
     folder = Path(folder)
     refuse_foreign(folder)
-    buffer = io.BytesIO()
-    torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, buffer)
-    weights = buffer.getvalue()
+    weights = weights_bytes(state_dict)
     info = dataclasses.replace(info, weights_sha256=hashlib.sha256(weights).hexdigest())
     text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
 
@@ -85,11 +99,21 @@ def write_backbone(
     for leftover in (fresh, previous):  # of a run that was killed here
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
-    for name, content in ((WEIGHTS_NAME, weights), (INFO_NAME, text.encode())):
-        with (fresh / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        if write_more is not None:
+            write_more(fresh, info)
+        for name, content in (
+            (WEIGHTS_NAME, weights),
+            (CARD_NAME, card(info).encode()),
+            (INFO_NAME, text.encode()),
+        ):
+            with (fresh / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if folder.exists():  # a folder that is not empty cannot be replaced in one rename
         folder.rename(previous)
     fresh.rename(folder)
@@ -97,12 +121,22 @@ def write_backbone(
     return info
 
 
+def weights_bytes(state_dict: Mapping[str, torch.Tensor]) -> bytes:
+    """A state dict as it is stored; the same weights give the same bytes, and so one digest."""
+    buffer = io.BytesIO()
+    torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, buffer)
+    return buffer.getvalue()
+
+
 def refuse_foreign(folder: Path) -> None:
     """Raise InputError where an export would overwrite something that is none."""
     if not folder.exists():
         return
     foreign = (
-        sorted({p.name for p in folder.iterdir()} - {WEIGHTS_NAME, INFO_NAME})
+        sorted(
+            {p.name for p in folder.iterdir()}
+            - {WEIGHTS_NAME, INFO_NAME, CARD_NAME, *FORMAT_ENTRIES}
+        )
         if folder.is_dir()
         else [folder.name]
     )
@@ -117,7 +151,7 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     """Load an export.
 
     Args:
-        path: the export's folder.
+        path: the export's folder, or that of a checkpoint or a run that has one.
 
     Returns:
         The library's network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
@@ -127,7 +161,7 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
         InputError: a missing or damaged file, another format version, no preprocessing, a timm
             network where timm is not installed.
     """
-    folder = Path(path)
+    folder = find_export(path)
     info = load_info(folder)
     weights_file = folder / WEIGHTS_NAME
     if not weights_file.is_file():
@@ -154,13 +188,24 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     return network.eval(), info
 
 
+def find_export(path: Path | str) -> Path:
+    """The folder of an export: the path itself, or its `backbone` (of a checkpoint or a run)."""
+    folder = Path(path)
+    if not (folder / INFO_NAME).exists() and (folder / BACKBONE_FOLDER).is_dir():
+        return folder / BACKBONE_FOLDER
+    return folder
+
+
 def load_info(folder: Path) -> BackboneInfo:
     """Read an export's JSON alone; raises InputError as `load_backbone` does."""
     file = folder / INFO_NAME
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: wanted an exported backbone")
     if not file.is_file():
-        raise InputError(f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone")
+        raise InputError(
+            f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone, of a run or "
+            "of a checkpoint; weights without it have lost their preprocessing, export them again"
+        )
     try:
         given = json.loads(file.read_text())
     except ValueError as error:

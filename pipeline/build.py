@@ -5,9 +5,7 @@ is tried again and then fails the shard: an outage never turns into rejections.
 """
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -228,13 +226,12 @@ def _decode(job: ShardJob, image: RawImage, digest: str, watch: Watch) -> _Ready
         raise ImageError(job.rejected[image.source])
     watch(image.source)
     try:
-        with _silent_stderr():
-            decoded = decode_source(image.data, job.max_pixels)
-            given_map = None
-            if isinstance(job.saliency, External):
-                given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
-            if job.resize_short:
-                decoded = shrink_source(decoded, job.resize_short)
+        decoded = decode_source(image.data, job.max_pixels)
+        given_map = None
+        if isinstance(job.saliency, External):
+            given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
+        if job.resize_short:
+            decoded = shrink_source(decoded, job.resize_short)
     finally:
         watch()
     return _Ready(image.source, image.label, digest, decoded, given_map)
@@ -280,16 +277,3 @@ def _write_batch(
         row["foreground_share"] = statistics.foreground_share
         rows.append(row)
     return rows
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what C libraries print about damaged images: the reason is on the rejected list."""
-    keep = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(keep, 2)
-        os.close(keep)

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ EXIT_MEMORY = 77
 """Exit code of a process that has asked for more memory than its limit."""
 MAX_SUSPECTS = 96
 """More than the images of a batch, and those rejected in between."""
-NOTE_HEADER = 8
 BASE_MEMORY = 2 << 30
 MEMORY_PER_PIXEL = 32
 """Bytes: an RGB image, its copies on the way to a PNG, and a saliency source's own arrays."""
@@ -60,29 +58,28 @@ class Position:
     def __init__(self, descriptor: int, limits: Limits) -> None:
         self._descriptor = descriptor
         self._limits = limits
-        self._recent: deque[str] = deque(maxlen=MAX_SUSPECTS)
+        self._noted: set[str] = set()
 
     def __call__(self, *sources: str) -> None:
         """Work at these sources begins; at none: it has ended (see `pipeline.build.Watch`)."""
         if not sources:
             self._away()
             return
-        # what one image has broken may kill the process over the next
-        for source in sources:
-            if source not in self._recent:
-                self._recent.append(source)
-        self._note("images")
+        # what one image has broken may kill the process over the next: those before stay noted
+        self._note(*(source for source in sources if source not in self._noted))
+        self._noted.update(sources)
         self._limit(len(sources))
 
     def control(self) -> None:
         """About to try the picture that harms nobody."""
-        self._note("control")
+        self._note(None)
         self._limit(1)
 
     def begin(self) -> None:
         """Another request, or the end of one: nobody is under suspicion."""
-        self._recent.clear()
-        self._note("")
+        self._noted.clear()
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
         self._away()
 
     def _away(self) -> None:
@@ -90,9 +87,9 @@ class Position:
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _note(self, phase: str) -> None:
-        note = json.dumps([phase, list(self._recent)]).encode()
-        os.pwrite(self._descriptor, len(note).to_bytes(NOTE_HEADER, "little") + note, 0)
+    def _note(self, *entries: str | None) -> None:
+        if entries:
+            os.write(self._descriptor, "".join(f"{json.dumps(e)}\n" for e in entries).encode())
 
     def _limit(self, num_images: int) -> None:
         used = math.ceil(time.process_time())
@@ -107,12 +104,11 @@ class Position:
 
 def read_note(descriptor: int) -> tuple[str, list[str]]:
     """Phase ("images", "control" or "") and the sources that may be to blame, the last one last."""
-    length = int.from_bytes(os.pread(descriptor, NOTE_HEADER, 0), "little")
-    try:
-        phase, sources = json.loads(os.pread(descriptor, length, NOTE_HEADER))
-    except ValueError:  # nothing was written yet, or it died while it wrote
+    *lines, _cut_off = os.pread(descriptor, os.fstat(descriptor).st_size, 0).split(b"\n")
+    entries = [json.loads(line) for line in lines[-MAX_SUSPECTS:]]
+    if not entries:
         return "", []
-    return phase, sources
+    return ("control", []) if entries[-1] is None else ("images", entries)
 
 
 class _Worker:

@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import ray
@@ -24,15 +23,19 @@ from pipeline.precompute_begin import Work
 from pipeline.precompute_config import PrecomputeConfig
 from pipeline.precompute_report import Progress
 from pipeline.precompute_run import run_precompute
-from pipeline.ray_session import ray_running
+from pipeline.ray_session import ray_running, without_lines
 from pipeline.saliency.interface import wants_gpu
 from pipeline.schema import SHARDS_FOLDER
 from pipeline.storage import Store
 
 __all__ = ["PrecomputeConfig", "precompute"]
 
-MAX_RETRIES = 2
-"""How often a shard is tried again when the process that makes it dies."""
+MAX_RETRIES = 100
+"""How often a shard is tried again when its actor dies. Images cannot kill it (`isolation`), but
+the loss of a node takes many tries: until Ray knows of it, each fails at once."""
+RESTART_NOTE = b"has constructor arguments in the object store and max_restarts > 0"
+"""Ray prints it for every pool of Ray Data: the argument is Ray Data's own, which the driver holds
+for as long as the pool lives."""
 ACTORS_PER_GPU = 4
 """One decodes and writes while the network of another is at work."""
 
@@ -63,9 +66,9 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     progress = Progress(work.num_images)
     built: list[BuiltShard] = []
     try:
-        with ray_running(), _quiet_ray_data():
+        with ray_running(), _quiet_ray_data(), without_lines(RESTART_NOTE):
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-            for row in _mapped(dataset, jobs).iter_rows():
+            for row in _mapped(dataset, len(rows), jobs).iter_rows():
                 if row["error"]:
                     raise InputError(row["error"])
                 shard: BuiltShard = pickle.loads(row["shard"])
@@ -74,32 +77,44 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     except RayError as error:
         (job, *_) = jobs.values()
         raise RuntimeError(
-            f"a process died while it made {_suspects(job.out)} ({1 + MAX_RETRIES} tries): "
+            f"processes died again and again over {_suspects(job.out)}: "
             f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
         ) from error
     return built
 
 
-def _mapped(dataset: ray.data.Dataset, jobs: Mapping[int, ShardJob]) -> ray.data.Dataset:
-    """Ray's plan: a task for a shard, or actors that share the GPUs, where the maps want one."""
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    if num_gpus and any(wants_gpu(job.saliency) for job in jobs.values()):
-        # a task would get a new process, and load the network, for every shard
+def _mapped(
+    dataset: ray.data.Dataset, num_rows: int, jobs: Mapping[int, ShardJob]
+) -> ray.data.Dataset:
+    """Ray's plan: an actor for every CPU, or several for every GPU where the maps want one.
+
+    Actors and not tasks: the next shard waits at the actor, where a task is asked for only once
+    another has ended (a fifth of a second later), and a network is loaded once.
+    """
+    resources = ray.cluster_resources()
+    num_gpus = int(resources.get("GPU", 0))
+    on_gpu = num_gpus > 0 and any(wants_gpu(job.saliency) for job in jobs.values())
+    size = min(num_rows, num_gpus * ACTORS_PER_GPU if on_gpu else int(resources.get("CPU", 1)))
+    with warnings.catch_warnings():
+        # max_task_retries has no other way in: without it Ray Data tries a crash for ever
+        warnings.simplefilter("ignore", RayDeprecationWarning)
         return dataset.map(
             _ShardMaker,  # type: ignore[arg-type]  # a class is an actor: the stubs do not say so
             fn_kwargs={"jobs": jobs},
             num_cpus=1,
-            num_gpus=1 / ACTORS_PER_GPU,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_gpus * ACTORS_PER_GPU),
+            num_gpus=1 / ACTORS_PER_GPU if on_gpu else 0,
+            max_task_retries=MAX_RETRIES,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                initial_size=size,
+                max_size=size if on_gpu else num_rows,  # as many as a growing cluster holds
+                max_tasks_in_flight_per_actor=2,
+            ),
         )
-    with warnings.catch_warnings():
-        # max_retries has no other way in: without it Ray Data tries a crash for ever
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        return dataset.map(partial(_run_job, jobs=jobs), num_cpus=1, max_retries=MAX_RETRIES)
 
 
 class _ShardMaker:
-    """An actor that makes shards; its child process keeps the network."""
+    """An actor that makes shards; its child process keeps what is loaded."""
 
     def __call__(self, row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any]:
         return _run_job(row, jobs)
@@ -115,7 +130,7 @@ def _suspects(out: Store) -> str:
 
 
 def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any]:
-    """Make one shard, in a Ray task."""
+    """Make one shard, in an actor of Ray's."""
     template = jobs[row["generation"]]
     job = template.numbered(row["number"])
     try:

@@ -113,6 +113,12 @@ class Preprocess(nn.Module):
         Raises:
             InputError: another dtype or shape.
         """
+        view01_BCHW = self.view(image)
+        view_BCHW = self.prepare(view01_BCHW.reshape(-1, *view01_BCHW.shape[-3:]))
+        return view_BCHW if image.ndim == 4 else view_BCHW[0]
+
+    def view(self, image: torch.Tensor) -> torch.Tensor:
+        """Resize and cut alone: as `forward`, but in [0, 1] and neither normalised nor filtered."""
         if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
             raise InputError(
                 f"got {image.dtype} {list(image.shape)}: wanted torch.uint8 [B, 3, H, W] "
@@ -130,8 +136,8 @@ class Preprocess(nn.Module):
                 image01_BCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
             )
         size = self.preprocessing.view_size
-        view_BCHW = self.prepare(image01_BCHW[:, :, top : top + size, left : left + size])
-        return view_BCHW if image.ndim == 4 else view_BCHW[0]
+        view01_BCHW = image01_BCHW[:, :, top : top + size, left : left + size]
+        return view01_BCHW if image.ndim == 4 else view01_BCHW[0]
 
     def prepare(self, image01_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalise, then filter: for views that have their size already.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,3 +33,31 @@ def ray_running() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def without_lines(note: bytes) -> Iterator[None]:
+    """Keeps lines with the note off standard error, also those that C++ code prints.
+
+    Args:
+        note: what such a line holds.
+    """
+    kept = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def copy() -> None:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if note not in line:
+                    os.write(kept, line)
+
+    copying = threading.Thread(target=copy, daemon=True)
+    copying.start()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)  # closes the pipe, so that the thread sees its end
+        copying.join()
+        os.close(kept)

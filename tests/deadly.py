@@ -46,6 +46,11 @@ def leave() -> None:
     os._exit(3)
 
 
+def orphan() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    sleep()
+
+
 DEATHS: dict[str, Callable[[], None]] = {
     "crash": crash,
     "abort": os.abort,
@@ -53,6 +58,7 @@ DEATHS: dict[str, Callable[[], None]] = {
     "spin": spin,
     "sleep": sleep,
     "hoard": hoard,
+    "orphan": orphan,
 }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from pipeline.backbone import BACKBONE_FOLDER
 from pipeline.errors import InputError, write_error
 
-STATE_FILE, CONFIG_FILE, BACKBONE_FOLDER = "state.pt", "config.json", "backbone"
+STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.augment import augment_colours
+from training.augment import ColourDraws, augment_colours
 from training.draws import View, negative_source
 from training.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
 from training.foreground import foreground
 from training.mask_config import MaskConfig
+from training.mask_draws import MaskDraws
 from training.masks import hard_negative_mask, masked_share, view_mask
 from training.released import released_foreground, shared_noise
 from training.stream import HostBatch
@@ -66,7 +67,7 @@ class _Batch:
         self.batch, self.masks, self.fill = batch, masks, fill
         colours = (batch.query_colours, batch.key_colours)
         self.images = [
-            augment_colours(batch.images_VBCHW[view].float() / 255, colours[view]) for view in NAMES
+            augment_colours(_image01(batch.images_VBCHW[view]), colours[view]) for view in NAMES
         ]
         self.prepared = [fill.prepare(image) for image in self.images]
         marked = released_foreground if masks.released else foreground
@@ -133,6 +134,20 @@ class _Batch:
         return noise_BCHW.mul_(noise_std(view))
 
 
+def _image01(image_BCHW: Tensor) -> Tensor:
+    """Float images in [0, 1], channel by channel in memory: what colours and filters are fast on.
+
+    Args:
+        image_BCHW: uint8.
+    """
+    return image_BCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+CACHED_BYTES = 3 << 20
+"""On a CPU as many images are worked on at once as take so much as floats: what a core's cache
+holds, so that a step from one operation to the next does not go through the memory."""
+
+
 @torch.no_grad()
 def build_inputs(
     batch: HostBatch, *, masks: MaskConfig, fill: Fill, negatives: Sequence[int]
@@ -148,6 +163,21 @@ def build_inputs(
         fill: what stands in masked patches.
         negatives: numbers of the views that are hard negatives (`training.draws.negative_view`).
     """
+    images_BCHW = batch.images_VBCHW[View.QUERY]
+    count, at_once = len(images_BCHW), max(1, CACHED_BYTES // (4 * images_BCHW[:1].numel()))
+    # The published code makes one noise, and one hard negative, of a whole batch.
+    if images_BCHW.device.type != "cpu" or masks.released or count <= at_once:
+        return _build(batch, masks, fill, negatives)
+    starts = range(0, count, at_once)
+    parts = [
+        _build(_rows(batch, start, start + at_once), masks, fill, negatives) for start in starts
+    ]
+    return _joined(parts)
+
+
+def _build(
+    batch: HostBatch, masks: MaskConfig, fill: Fill, negatives: Sequence[int]
+) -> EncoderInputs:
     views = _Batch(batch, masks, fill)
     telemetry = {"foreground_share": views.true_VBGG[View.QUERY].float().mean()}
     pixel_masks: dict[int, Tensor] = {}
@@ -173,6 +203,48 @@ def build_inputs(
         )
     return EncoderInputs(
         seen[View.QUERY], seen[View.KEY], cut, views.foreground_VBGG, pixel_masks, telemetry
+    )
+
+
+def _rows(batch: HostBatch, start: int, stop: int) -> HostBatch:
+    """Some images of a batch."""
+    rows = slice(start, stop)
+    return batch._replace(
+        noise_seeds_B=batch.noise_seeds_B[rows],
+        images_VBCHW=batch.images_VBCHW[:, rows],
+        saliency_VBGG=batch.saliency_VBGG[:, rows],
+        mask_saliency_VBGG=batch.mask_saliency_VBGG[:, rows],
+        query_colours=ColourDraws(*(part[rows] for part in batch.query_colours)),
+        key_colours=ColourDraws(*(part[rows] for part in batch.key_colours)),
+        masks={
+            view: MaskDraws(*(part[rows] for part in draws)) for view, draws in batch.masks.items()
+        },
+    )
+
+
+def _joined(parts: Sequence[EncoderInputs]) -> EncoderInputs:
+    """The inputs of a batch from those of its parts; telemetry weighs by images."""
+    first = parts[0]
+    counts = [len(part.query_BCHW) for part in parts]
+    return EncoderInputs(
+        query_BCHW=torch.cat([part.query_BCHW for part in parts]),
+        key_BCHW=torch.cat([part.key_BCHW for part in parts]),
+        negatives={
+            source: tuple(
+                torch.cat(images)
+                for images in zip(*(part.negatives[source] for part in parts), strict=True)
+            )
+            for source in first.negatives
+        },
+        foreground_VBGG=torch.cat([part.foreground_VBGG for part in parts], dim=1),
+        masks={view: torch.cat([part.masks[view] for part in parts]) for view in first.masks},
+        telemetry={
+            name: torch.stack(
+                [part.telemetry[name] * n for part, n in zip(parts, counts, strict=True)]
+            ).sum()
+            / sum(counts)
+            for name in first.telemetry
+        },
     )
 
 

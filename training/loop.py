@@ -16,11 +16,12 @@ from training.device import autocast_dtype, num_loader_workers
 from training.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.draws import sample_seeds
 from training.encoder import build_backbone
-from training.evaluation import ExtractConfig
+from training.evaluate.extract import ExtractConfig
+from training.evaluate.knn_check import knn_over_ranks
 from training.export import export_run
 from training.fills import fill_named
 from training.inputs import build_inputs, carrying_masks, to_device
-from training.knn_check import knn_over_ranks
+from training.memory import keep_freed_memory
 from training.methods.interface import Moment
 from training.methods.registry import METHODS
 from training.optim import build_optimiser
@@ -80,6 +81,8 @@ class Trainer:
         self.fill = fill_named(config.fill)
         self.autocast = autocast_dtype(config.precision, self.device)
 
+        if self.device.type == "cpu":
+            keep_freed_memory()
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.encoder)
         self.method = METHODS[config.method](

@@ -167,7 +167,9 @@ def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Ten
     batch, channels, height, width = mask_BCHW.shape
     grid = foreground_BGG.shape[-1]
     cut = mask_BCHW.reshape(batch, channels, grid, height // grid, grid, width // grid)
-    share_BN = cut.float().mean(dim=(1, 3, 5)).flatten(1)
+    # Counted as whole numbers: as floats the mask would be four times as large.
+    count_BN = cut.view(torch.uint8).sum(dim=(1, 3, 5), dtype=torch.int32).flatten(1)
+    share_BN = count_BN * (grid * grid / (channels * height * width))
     foreground_BN = foreground_BGG.flatten(1).float()
     background_BN = 1.0 - foreground_BN
 

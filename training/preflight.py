@@ -4,7 +4,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
 from training.disk import check_disk
-from training.evaluation import labelled_pair
+from training.evaluate.labelled import labelled_pair
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:

@@ -28,6 +28,7 @@ from training.damage import Damage, OnDamaged, read_places
 from training.draws import View, sample_seeds, torch_seeds
 from training.mask_config import MaskConfig
 from training.mask_draws import MaskDraws, box_side, draw_masks
+from training.memory import keep_freed_memory
 from training.order import EpochOrder
 from training.views import ViewConfig, cut_views, draw_crops, pool_saliency
 
@@ -235,6 +236,10 @@ class StepSampler(Sampler[int]):
         return len(self._steps)
 
 
+def _start_worker(_number: int) -> None:
+    keep_freed_memory()
+
+
 def make_loader(
     dataset: BatchDataset, *, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
 ) -> CarryingLoader[HostBatch]:
@@ -255,4 +260,5 @@ def make_loader(
         # Forking a process that runs Ray's or gloo's threads can deadlock.
         multiprocessing_context="spawn" if num_workers else None,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_start_worker if num_workers else None,
     )

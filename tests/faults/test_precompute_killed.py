@@ -132,7 +132,7 @@ def kill_driver(process: subprocess.Popen[str], nodes: Nodes, draw: random.Rando
 
 
 def kill_worker(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
-    draw.choice(nodes.processes("_run_job")).kill()
+    draw.choice(nodes.processes("_ShardMaker")).kill()
 
 
 def kill_child(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:

@@ -128,6 +128,19 @@ def test_a_deadly_image_costs_itself_on_ray_too(
     assert verify_set(out) == []
 
 
+def test_a_job_whose_actors_always_die_ends_and_keeps_what_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
+    source = deadly.DeadlySaliency(death="orphan")
+    monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
+    monkeypatch.setattr("pipeline.precompute.MAX_RETRIES", 1)
+    config = PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out", shard_images=4)
+    with pytest.raises(RuntimeError, match="processes died again and again over shard-000001"):
+        precompute(config)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
 def test_a_source_that_kills_its_process_is_one_clear_error(
     config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

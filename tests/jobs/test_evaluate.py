@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from jobs.cli import main
 from jobs.evaluate import run
+from jobs.export import run as run_export
 from pipeline.backbone import BackboneInfo
 from pipeline.manifest import DatasetInfo
 from training.encoder import EncoderConfig, build_backbone
@@ -42,12 +43,20 @@ class Case:
         self.folder, self.info, self.shards = folder, info, shards
 
     def options(self, given: dict[str, str]) -> list[str]:
-        names = {"backbone": "export", "train_shards": "train", "val_shards": "val"} | given
+        names = {"checkpoint": "export", "train": "train", "val": "val"}
+        names |= {"results": "results.jsonl"} | given
         return [
             word
             for name, value in names.items()
             for word in (f"--{name.replace('_', '-')}", str(self.folder / value))
         ]
+
+    def lines(self) -> list[dict[str, object]]:
+        """What was recorded, and taken away."""
+        file = self.folder / "results.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.unlink()
+        return lines
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +95,7 @@ def evaluate(
     """Runs the job in this process, which has imported torch already."""
 
     def call(*more: str, **given: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *case.options(given), *more])
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--local", *case.options(given), *more])
         with pytest.raises(SystemExit) as exit_info:
             main(run)
         captured = capsys.readouterr()
@@ -96,9 +105,10 @@ def evaluate(
     return call
 
 
-def test_table_and_json_as_a_person_runs_it(case: Case) -> None:
+def test_on_ray_as_a_person_runs_it(case: Case) -> None:
+    words = [*case.options({}), "--checkpoint", "untrained", "--num-workers", "2"]
     done = subprocess.run(
-        [sys.executable, "jobs/evaluate.py", *case.options({})],
+        [sys.executable, "jobs/evaluate.py", *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -106,40 +116,74 @@ def test_table_and_json_as_a_person_runs_it(case: Case) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *table, line = done.stdout.strip().splitlines()
-    figures = json.loads(line)
-    assert figures["weights"] == case.info.weights_sha256
-    assert figures["train_digest"] == case.shards[0].plan_digest
-    assert figures["val_digest"] == case.shards[1].plan_digest
-    assert (figures["num_train"], figures["num_val"]) == (40, 20)
-    for name in ("knn", "linear"):
-        assert figures[name] > 75, "discs and stripes differ even to random filters"
-        assert any(name in row and f"{figures[name]:.2f} %" in row for row in table)
+    lines = case.lines()
+    assert [(line["encoder"], line["protocol"]) for line in lines] == [
+        (encoder, protocol) for encoder in ("query", "untrained") for protocol in ("knn", "linear")
+    ]
+    assert lines[0]["checkpoint_digest"] == case.info.weights_sha256
+    assert lines[0]["train_digest"] == case.shards[0].plan_digest
+    assert lines[0]["val_digest"] == case.shards[1].plan_digest
+    assert (lines[0]["num_train"], lines[0]["num_val"]) == (40, 20)
+    (row,) = (row for row in done.stdout.splitlines() if row.startswith("untrained"))
+    for line in lines[2:]:
+        figure = line["figure"]
+        assert isinstance(figure, float)
+        assert figure > 75, "discs and stripes differ even to random filters"
+        assert f"{figure:.2f} (" in row
 
 
-def test_untrained_is_the_same_network_from_a_seed(evaluate: Callable[..., Done]) -> None:
+def test_untrained_is_the_same_network_from_a_seed(
+    case: Case, evaluate: Callable[..., Done]
+) -> None:
     # The export was made with seed 0 and never trained: its untrained twin is itself.
-    trained = evaluate("--protocol", "knn")
-    untrained = evaluate("--protocol", "knn", "--untrained")
-    other = evaluate("--protocol", "knn", "--untrained", "--seed", "1")
-    assert trained.code == untrained.code == other.code == 0
-    first, second, third = (
-        json.loads(done.out.splitlines()[-1]) for done in (trained, untrained, other)
-    )
-    assert (second["weights"], third["weights"]) == ("random:0", "random:1")
-    same = ("knn", "num_train", "num_val", "train_digest", "val_digest")
-    assert [second[name] for name in same] == [first[name] for name in same]
-    assert "linear" not in second
+    for seed in ("0", "1"):
+        done = evaluate("--protocol", "knn", "--checkpoint", "untrained", "--seed", seed)
+        assert done.code == 0, done.err
+    trained, twin, _, other = case.lines()
+    assert (twin["checkpoint_digest"], other["checkpoint_digest"]) == ("random:0", "random:1")
+    assert twin["figure"] == trained["figure"]
+    assert str(case.folder / "results.jsonl") in done.out
+
+
+def test_the_old_names_of_the_options(case: Case, evaluate: Callable[..., Done]) -> None:
+    words = ["--backbone", "--train-shards", "--val-shards"]
+    folders = [str(case.folder / name) for name in ("export", "train", "val")]
+    given = [word for pair in zip(words, folders, strict=True) for word in pair]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(case, "options", lambda _: given)
+        done = evaluate("--protocol", "knn", "--results", str(case.folder / "results.jsonl"))
+    assert done.code == 0, done.err
+    assert len(case.lines()) == 1
+
+
+def test_figures_go_onto_the_card(
+    case: Case,
+    evaluate: Callable[..., Done],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    assert evaluate("--protocol", "knn").code == 0
+    options = {
+        "--checkpoint": case.folder / "export",
+        "--out": tmp_path / "out",
+        "--results": case.folder / "results.jsonl",
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["export.py", *words, "--formats"])
+    with pytest.raises(SystemExit, match="0"):
+        main(run_export)
+    (line,) = case.lines()
+    assert f"| knn | val | {line['figure']:.2f} | " in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"backbone": "nowhere"}, "nowhere"),
-        ({"backbone": "train"}, "backbone.json"),
-        ({"train_shards": "nowhere"}, "nowhere"),
-        ({"val_shards": "plain"}, "labels asked for where there are none"),
-        ({"val_shards": "train"}, "the same images"),
+        ({"checkpoint": "nowhere"}, "nowhere"),
+        ({"checkpoint": "train"}, "backbone.json"),
+        ({"train": "nowhere"}, "nowhere"),
+        ({"val": "plain"}, "labels asked for where there are none"),
+        ({"val": "train"}, "the same images"),
     ],
 )
 def test_bad_input(evaluate: Callable[..., Done], given: dict[str, str], message: str) -> None:
@@ -157,4 +201,4 @@ def test_too_many_neighbours_and_unknown_protocol(evaluate: Callable[..., Done])
     assert "k = 41: wanted 1 to 40" in done.err
     done = evaluate("--protocol", "svm")
     assert done.code == 2
-    assert all(name in done.err for name in ("knn", "linear", "both"))
+    assert all(name in done.err for name in ("knn", "linear_paper", "finetune", "diagnostics"))

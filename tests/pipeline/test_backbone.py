@@ -48,7 +48,8 @@ def test_write_then_load(export: Path) -> None:
     assert (info.architecture, info.feature_dim, info.max_pool) == ("resnet18", 512, True)
     assert info.provenance == {"run": "a", "epoch": 3}
     assert not any(module.training for module in network.modules())
-    assert sorted(p.name for p in export.iterdir()) == ["backbone.json", "backbone.pth"]
+    names = sorted(p.name for p in export.iterdir())
+    assert names == ["README.md", "backbone.json", "backbone.pth"]
     assert sorted(p.name for p in export.parent.iterdir()) == ["backbone"]
 
 

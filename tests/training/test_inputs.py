@@ -57,8 +57,34 @@ def inputs_of(
     )
 
 
+def tensors_of(inputs: EncoderInputs) -> list[Tensor]:
+    cut = [image for images in inputs.negatives.values() for image in images]
+    return [
+        inputs.query_BCHW,
+        inputs.key_BCHW,
+        *cut,
+        inputs.foreground_VBGG,
+        *inputs.masks.values(),
+        *inputs.telemetry.values(),
+    ]
+
+
 def changed(one: Tensor, other: Tensor) -> Tensor:
     return (one != other).any(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("strategy", ["balanced", "shuffled", "attmask_hint"])
+def test_a_batch_worked_on_in_parts_is_the_same_batch(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, fill: str, strategy: str
+) -> None:
+    whole = inputs_of(shards, fill, strategy=strategy, branch="both")
+    monkeypatch.setattr("training.inputs.CACHED_BYTES", 3 * 4 * 3 * SIZE * SIZE)  # 3, 3 and 2
+    parts = inputs_of(shards, fill, strategy=strategy, branch="both")
+    assert whole.telemetry.keys() == parts.telemetry.keys()
+    assert list(whole.masks) == list(parts.masks)
+    for one, other in zip(tensors_of(whole), tensors_of(parts), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # rounding, if anything
 
 
 @pytest.mark.parametrize("fill", FILLS)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from training.knn import check_features
+from training.evaluate.knn import check_features
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(2, -11, -1))  # 10 to 1e-5
 
@@ -29,11 +29,13 @@ class LinearResult:
         top1: on the validation images, in percent.
         strength: the L2 strength that was chosen.
         heldout_top1: top-1 in percent on the held-out part of training, per strength.
+        predicted_V: the class of every validation image, int64.
     """
 
     top1: float
     strength: float
     heldout_top1: dict[float, float]
+    predicted_V: torch.Tensor
 
 
 def linear_probe(
@@ -103,8 +105,12 @@ def linear_probe(
         strength=chosen,
         max_iterations=max_iterations,
     )
+    predicted_V = predicted_classes(weights, val_VD)
     return LinearResult(
-        top1=top1(weights, val_VD, labels_val_V), strength=chosen, heldout_top1=heldout_top1
+        top1=share_right(predicted_V, labels_val_V),
+        strength=chosen,
+        heldout_top1=heldout_top1,
+        predicted_V=predicted_V,
     )
 
 
@@ -161,8 +167,18 @@ def fit_logistic(
 
 def top1(weights: torch.Tensor, features_MD: torch.Tensor, labels_M: torch.Tensor) -> float:
     """Share of images whose class has the largest logit, in percent."""
-    logits_MK = torch.addmm(weights[:, -1], features_MD, weights[:, :-1].T)
-    return 100 * float((logits_MK.argmax(dim=1) == labels_M).double().mean())
+    return share_right(predicted_classes(weights, features_MD), labels_M)
+
+
+def predicted_classes(weights: torch.Tensor, features_MD: torch.Tensor) -> torch.Tensor:
+    """The class of the largest logit, int64 [M]."""
+    logits_MK: torch.Tensor = torch.addmm(weights[:, -1], features_MD, weights[:, :-1].T)
+    return logits_MK.argmax(dim=1)
+
+
+def share_right(predicted_M: torch.Tensor, labels_M: torch.Tensor) -> float:
+    """Share of right predictions, in percent."""
+    return 100 * float((predicted_M == labels_M).double().mean())
 
 
 def heldout_rows(labels_M: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from training.knn import knn_accuracy, knn_predict
+from training.evaluate.knn import knn_accuracy, knn_predict
 
 
 def made(num: int, dim: int, num_classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocess, Preprocessing
 from training.encoder import EncoderConfig, build_backbone
-from training.features import evaluation_view, extract_features
+from training.evaluate.features import evaluation_view, extract_features
 
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)

@@ -1,0 +1,53 @@
+"""Write a run's backbone in the layouts of other libraries, with its preprocessing and a card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.cli import from_root, main, parse
+from pipeline.backbone import CARD_NAME
+from pipeline.errors import InputError
+from pipeline.formats.registry import FORMATS
+from pipeline.formats.write import write_formats
+from training.evaluate.results import figures_of, read_results
+from training.kept_encoder import EncoderName, load_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a backbone as torchvision (or timm) names it, and in further formats beside it.
+
+    Attributes:
+        checkpoint: a run, a checkpoint of it, or an exported backbone.
+        out: folder of the export; an earlier export in it is replaced.
+        formats: of safetensors, timm, hugging_face and onnx.
+        encoder: query, or momentum where the method has one.
+        results: file of jobs/evaluate.py: this backbone's figures go onto the model card.
+    """
+
+    checkpoint: Path
+    out: Path
+    formats: tuple[str, ...] = tuple(FORMATS)
+    encoder: EncoderName = "query"
+    results: Path | None = None
+
+
+def run() -> None:
+    """Parse, write, say what lies where."""
+    config = parse(ExportConfig, "jobs/export.py")
+    source, out = from_root(config.checkpoint), from_root(config.out)
+    if out in (source, source / "backbone"):
+        raise InputError(f"{out} is the run's own export: choose another folder as --out")
+    network, info = load_encoder(source, config.encoder)
+    measured = [] if config.results is None else read_results(from_root(config.results))
+    figures = figures_of(measured, info.weights_sha256)
+    written = write_formats(out, network, info, config.formats, figures)
+    if info.preprocessing.high_pass is not None:
+        print("this backbone wants high-passed images, which timm and transformers cannot make")
+    print(f"{info.architecture}, weights {written.weights_sha256[:12]}")
+    for entry in sorted(out.iterdir()):
+        print(f"  {entry.relative_to(out)}")
+    print(f"how to load each of them: {out / CARD_NAME}")
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,44 @@
+"""A separable blur on a CPU, by OpenCV: a third to a half of the time of the matrix products.
+
+Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
+"""
+
+import cv2
+import torch
+from torch import Tensor
+
+
+def can_blur(x_BCHW: Tensor) -> bool:
+    """Whether OpenCV may take these images: plain numbers on a CPU.
+
+    Not where a gradient is wanted, nor where a graph is recorded that is to work on other images.
+    """
+    return (
+        type(x_BCHW) is Tensor
+        and x_BCHW.device.type == "cpu"
+        and x_BCHW.dtype in (torch.float32, torch.float64)
+        and not (x_BCHW.requires_grad and torch.is_grad_enabled())
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.compiler.is_compiling()
+    )
+
+
+def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
+    """Blur each image with its own kernel, or all with one; borders reflected.
+
+    Args:
+        x_BCHW: images for which `can_blur`.
+        kernel_BK: `[B, K]` or `[1, K]`, K odd, same dtype.
+
+    Returns:
+        The blurred images, contiguous.
+    """
+    blurred_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype)
+    images, results = x_BCHW.detach().numpy(), blurred_BCHW.numpy()
+    kernels = kernel_BK.detach().expand(len(x_BCHW), -1).contiguous().numpy()
+    for image, kernel, result in zip(images, kernels, results, strict=True):
+        for plane, blurred in zip(image, result, strict=True):
+            cv2.sepFilter2D(
+                plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
+            )
+    return blurred_BCHW

@@ -1,0 +1,115 @@
+"""How fast one core makes views, beside the usual per-sample pipelines, in one run.
+
+CPU time of one thread, so that a busy machine changes little; arms take turns, batch by batch.
+Print it with ``make bench`` or ``pytest -s``; lightly is measured where it is installed.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import PIL
+import pytest
+import torch
+import torchvision
+
+from pipeline.shards import ShardSetReader
+from tests.benchmarks.loader_arms import (
+    Arm,
+    decode_only,
+    our_dataset,
+    our_inputs,
+    photographs,
+    smooth_maps,
+    usual_arms,
+)
+from tests.shard_sets import write_images
+from training.memory import keep_freed_memory
+
+pytestmark = pytest.mark.benchmark
+
+BATCH, ROUNDS = 32, 5
+PICTURES = {
+    "500 x 375": ("detection_coco128/JPEGImages", 96, (500, 375)),
+    "160 px": ("imagenette160/train", 192, (160, 160)),
+}
+FILLS = {"plain": "mean", "high-pass": "high_pass", "strong blur": "blur"}
+LOADER_OVER_PLAIN, LOADER_OVER_DECODE = 8.0, 0.6
+ALL_OVER_USUAL = {"plain": 2.5, "high-pass": 4.0, "strong blur": 10.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    keep_freed_memory()  # as the training loop does; the usual pipelines profit too
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def measure(arms: dict[str, Arm]) -> dict[str, float]:
+    """Medians of milliseconds per image, arms in turns; prints them with their spread."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(ROUNDS + 1):
+        for name, arm in arms.items():
+            start = time.process_time()
+            arm(number)
+            if number:  # the first batch warms up
+                times[name].append((time.process_time() - start) / BATCH * 1e3)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, values in times.items():
+        print(
+            f"  {name:<26} {medians[name]:7.3f} ms/image ({min(values):.3f} to {max(values):.3f})"
+            f"  {1e3 / medians[name]:6.0f} images/s"
+        )
+    return medians
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> None:
+    folder, count, size = PICTURES[kind]
+    images = photographs(shared_data / folder, count, size)
+    labels = [0] * count
+    info = write_images(
+        tmp_path, images, labels, saliency=smooth_maps(count), shard_images=64, ext="jpg"
+    )
+    reader = ShardSetReader(tmp_path, info)
+    jpegs = [reader.read(i).image for i in range(count)]
+    dataset = our_dataset(tmp_path, info, BATCH)
+    kib = statistics.fmean(map(len, jpegs)) / 1024
+    print(
+        f"\nTwo views of 224 px from {kind} JPEGs ({kib:.0f} KiB), one thread's CPU time, batch "
+        f"{BATCH}, {ROUNDS} rounds: {platform.machine()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, OpenCV "
+        f"{cv2.__version__}, Pillow {PIL.__version__}"
+    )
+    usual = usual_arms(jpegs, BATCH)
+    figures = measure(
+        {
+            "decode alone": partial(decode_only, jpegs, BATCH),
+            "our loader": dataset.__getitem__,
+            **{f"ours, {n}": partial(our_inputs, dataset, fill) for n, fill in FILLS.items()},
+            **{f"usual, {name}": arm for name, arm in usual.items()},
+        }
+    )
+    loader, plain = figures["our loader"], figures["usual, plain"]
+    print(
+        f"  loader: {plain / loader:.1f} x plain, {figures['decode alone'] / loader:.2f} of decode"
+    )
+    gains = {name: figures[f"usual, {name}"] / figures[f"ours, {name}"] for name in FILLS}
+    print("  all on one core: " + ", ".join(f"{g:.1f} x {name}" for name, g in gains.items()))
+    if "lightly" in usual:
+        theirs = figures["usual, lightly"]
+        all_of_it = theirs / figures["ours, plain"]
+        print(f"  lightly: loader {theirs / loader:.1f} x, all on one core {all_of_it:.1f} x")
+    else:
+        print("  lightly is not installed: not measured")
+    assert plain / loader >= LOADER_OVER_PLAIN
+    if kind == "500 x 375":
+        assert figures["decode alone"] / loader >= LOADER_OVER_DECODE
+    for name, wanted in ALL_OVER_USUAL.items():
+        assert gains[name] >= wanted, name

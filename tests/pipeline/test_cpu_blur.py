@@ -1,0 +1,68 @@
+"""OpenCV's blur is the matrix products' blur, and keeps out of what it cannot do."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import pipeline.cpu_blur
+from pipeline.cpu_blur import blur_planes, can_blur
+from pipeline.preprocessing import blur_with_kernels, gaussian_kernel
+
+
+def images(dtype: torch.dtype, height: int = 40, width: int = 33) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(4, 3, height, width, generator=generator, dtype=dtype)
+
+
+@pytest.fixture
+def without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.cpu_blur, "can_blur", lambda _images: False)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("taps", [3, 13, 31])
+@pytest.mark.usefixtures("without_opencv")
+def test_is_the_blur_by_matrices(taps: int, dtype: torch.dtype, atol: float) -> None:
+    sigmas = torch.tensor([0.0, 0.3, 2.0, 10.0], dtype=dtype)
+    own, one = gaussian_kernel(taps, sigmas), gaussian_kernel(taps, sigmas[2:3])
+    x = images(dtype)
+    for kernel in (own, one):
+        blurred = blur_planes(x, kernel)
+        assert blurred.dtype == dtype
+        torch.testing.assert_close(blurred, blur_with_kernels(x, kernel), rtol=0, atol=atol)
+    assert torch.equal(blur_planes(x, own)[0], x[0]), "a sigma of 0 is the identity"
+
+
+def test_takes_images_in_any_memory_order() -> None:
+    x = images(torch.float32)
+    kernel = gaussian_kernel(5, torch.tensor([1.0]))
+    expected = blur_planes(x, kernel)
+    last = x.to(memory_format=torch.channels_last)
+    assert torch.equal(blur_planes(last, kernel), expected)
+    assert torch.equal(
+        blur_planes(x[1:3, :, :, 2:], kernel), blur_planes(x[1:3, :, :, 2:].contiguous(), kernel)
+    )
+
+
+def test_gradients_pass_where_they_are_wanted() -> None:
+    x = images(torch.float64, 8, 8).requires_grad_()
+    assert not can_blur(x)
+    with torch.no_grad():
+        assert can_blur(x)
+    kernel = gaussian_kernel(3, torch.tensor([1.0], dtype=torch.float64))
+    blur_with_kernels(x, kernel).sum().backward()
+    # Each pixel's weights sum to 1 over the image, but for what reflection counts twice.
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad.sum(), torch.tensor(float(x.numel()), dtype=torch.float64))
+
+
+def test_a_recorded_graph_works_on_other_images() -> None:
+    kernel = gaussian_kernel(5, torch.tensor([1.0]))
+    first, second = images(torch.float32), images(torch.float32).flip(0)
+    traced = torch.jit.trace(lambda x: blur_with_kernels(x, kernel), first)
+    torch.testing.assert_close(traced(second), blur_with_kernels(second, kernel))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_numbers_are_left_to_torch(dtype: torch.dtype) -> None:
+    assert not can_blur(images(torch.float32).to(dtype))

@@ -1,0 +1,97 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.model_card import Figure
+from training.evaluate.results import Result, append_results, figures_of, read_results, table
+
+
+def result(**changes: object) -> Result:
+    made = Result(
+        checkpoint="runs/a",
+        encoder="query",
+        architecture="resnet18",
+        checkpoint_digest="aa",
+        train="flowers/train",
+        val="flowers/val",
+        train_digest="tt",
+        val_digest="vv",
+        protocol="knn",
+        seed=0,
+        name="top1",
+        figure=61.25,
+        interval=(58.5, 64.0),
+        num_train=10,
+        num_val=5,
+        settings={"k": 20},
+        more={"mean_per_class": 60.0},
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+LOOK = result(protocol="diagnostics", name="uniformity", figure=-1.23456, interval=None)
+
+
+def test_lines_go_in_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "results.jsonl"
+    append_results(path, [result()])
+    append_results(path, [LOOK, result(variant="10 %")])
+    first, second, third = (json.loads(line) for line in path.read_text().splitlines())
+    assert first["figure"] == 61.25
+    assert first["interval"] == [58.5, 64.0]
+    assert (first["train_digest"], first["val_digest"], first["seed"]) == ("tt", "vv", 0)
+    assert (second["interval"], third["variant"]) == (None, "10 %")
+    assert read_results(path) == [result(), LOOK, result(variant="10 %")]
+
+
+def test_the_table_compares_checkpoints() -> None:
+    other = {"checkpoint": "untrained", "encoder": "untrained"}
+    momentum = result(encoder="momentum", figure=60.0, interval=(57.0, 63.0))
+    shown = table(
+        [
+            result(),
+            LOOK,
+            result(protocol="finetune", variant="1 %"),
+            momentum,
+            result(**other, figure=31.0, interval=(30.0, 32.0)),
+        ]
+    )
+    assert shown.splitlines() == [
+        "                                    knn  uniformity          finetune 1 %",
+        "runs/a             61.25 (58.5 to 64.0)      -1.235  61.25 (58.5 to 64.0)",
+        "runs/a (momentum)  60.00 (57.0 to 63.0)",
+        "untrained          31.00 (30.0 to 32.0)",
+    ]
+
+
+def test_many_figures_stand_below_each_other() -> None:
+    many = [result(name="cosine", variant=str(i), figure=i / 8, interval=None) for i in range(8)]
+    lines = table(many).splitlines()
+    assert lines[0].split() == ["runs/a"]
+    assert [line.split() for line in lines[1:]] == [
+        ["cosine", str(i), f"{i / 8:.4g}"] for i in range(8)
+    ]
+
+
+def test_figures_for_a_card() -> None:
+    again = result(figure=62.0)
+    results = [result(), LOOK, result(checkpoint_digest="bb", figure=1.0), again]
+    assert figures_of(results, "aa") == [Figure("knn", "val", 62.0, (58.5, 64.0))]
+    assert figures_of(results, "cc") == []
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no results at .*nowhere\.jsonl"):
+        read_results(tmp_path / "nowhere.jsonl")
+    path = tmp_path / "results.jsonl"
+    append_results(path, [result()])
+    for line in ("{", "3", '{"interval": null, "figure": 1}'):
+        path.write_text(path.read_text().splitlines()[0] + "\n" + line + "\n")
+        with pytest.raises(InputError, match=r"line 2 of .*results\.jsonl is no result"):
+            read_results(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        append_results(tmp_path / "file" / "results.jsonl", [result()])

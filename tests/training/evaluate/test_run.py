@@ -1,0 +1,165 @@
+"""Checkpoints by protocols, alone and as two ranks."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from pipeline.errors import InputError
+from pipeline.manifest import DatasetInfo
+from tests.training.evaluate.cases import NAMES, pictures, write_folders
+from training.encoder import EncoderConfig, build_backbone
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.finetune import FinetuneConfig
+from training.evaluate.linear_paper import PaperProbeConfig
+from training.evaluate.protocols import PROTOCOLS
+from training.evaluate.results import Result, read_results
+from training.evaluate.run import evaluate
+from training.export import export_backbone
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def base(
+    tmp_path_factory: pytest.TempPathFactory, make_labelled_shards: Callable[..., DatasetInfo]
+) -> EvaluateConfig:
+    folder = tmp_path_factory.mktemp("evaluate")
+    torch.manual_seed(0)
+    config = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+    export_backbone(
+        folder / "run" / "backbone",
+        build_backbone(config),
+        config,
+        view_size=32,
+        high_pass=None,
+        provenance={},
+    )
+    make_labelled_shards(folder / "train", *pictures(31, seed=0, contrast=55), NAMES)
+    make_labelled_shards(folder / "val", *pictures(21, seed=1, contrast=55), NAMES)
+    write_folders(folder / "folders", 21, seed=1)
+    return EvaluateConfig(
+        checkpoint=(str(folder / "run"),),
+        train=folder / "train",
+        val=folder / "val",
+        results=folder / "results.jsonl",
+        k=5,
+        batch_size=8,
+        linear_paper=PaperProbeConfig(epochs=2, batch_size=8),
+        finetune=FinetuneConfig(
+            shares=(0.2, 1.0), epochs=1, min_steps=2, batch_size=8, batch_norm_group=4
+        ),
+    )
+
+
+def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) -> None:
+    config = replace(
+        base,
+        checkpoint=(*base.checkpoint, "untrained"),
+        protocol=tuple(PROTOCOLS),
+        results=tmp_path / "r.jsonl",
+    )
+    said: list[str] = []
+    results = evaluate(config, CPU, said.append)
+    assert read_results(config.results) == json_round(results)
+    assert len(said) == len(results)
+    columns = {(r.checkpoint, r.column): r for r in results}
+    for name in config.checkpoint:
+        for column in ("knn", "linear", "linear_paper", "finetune 20 %", "finetune 100 %"):
+            found = columns[name, column]
+            assert found.interval is not None
+            assert found.interval[0] <= found.figure <= found.interval[1]
+            assert 0 <= found.more["mean_per_class"] <= 100
+            assert (found.num_val, found.seed) == (21, 0)
+        assert columns[name, "uniformity"].interval is None
+        assert columns[name, "finetune 20 %"].num_train == 6
+    assert columns["untrained", "knn"].checkpoint_digest == "random:0"
+    assert columns["untrained", "knn"].figure == columns[base.checkpoint[0], "knn"].figure, (
+        "the export was made with seed 0 and never trained: its untrained twin is itself"
+    )
+    digest = columns[base.checkpoint[0], "knn"].checkpoint_digest
+    info = json.loads((Path(base.checkpoint[0]) / "backbone" / "backbone.json").read_text())
+    assert digest == info["weights_sha256"]
+
+
+def json_round(results: list[Result]) -> list[Result]:
+    """Settings with lists for tuples, as JSON has them."""
+    return [replace(r, settings=json.loads(json.dumps(r.settings))) for r in results]
+
+
+def test_transfer_to_folders(base: EvaluateConfig, tmp_path: Path) -> None:
+    config = replace(
+        base, val=base.train.parent / "folders", protocol=("knn",), results=tmp_path / "r.jsonl"
+    )
+    (found,) = evaluate(config, CPU)
+    assert found.val.endswith("folders")
+    assert found.num_val == 21
+
+
+def _in_rank(number: int, config: EvaluateConfig) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{config.results.parent}/store"
+    dist.init_process_group("gloo", init_method=store, rank=number, world_size=2)
+    results = evaluate(config, CPU)
+    torch.save([r.figure for r in results], config.results.parent / f"rank{number}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
+    config = replace(
+        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two.jsonl"
+    )
+    alone = evaluate(replace(config, results=tmp_path / "one.jsonl"), CPU)
+    spawn(_in_rank, args=(config,), nprocs=2)
+    together = read_results(config.results)
+    assert len(together) == len(alone), "one rank writes"
+    for number in range(2):
+        figures = torch.load(tmp_path / f"rank{number}.pt", weights_only=True)
+        assert figures == [r.figure for r in together]
+    for one, two in zip(alone, together, strict=True):
+        # Sums in another order may turn a close call: of 21 images at most one.
+        slack = 0.0 if one.protocol in ("knn", "linear") else 100 / 21 + 1e-6
+        assert two.figure == pytest.approx(one.figure, abs=slack), one.column
+
+
+def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(replace(base, **changes), CPU)  # type: ignore[arg-type]
+    assert not base.results.exists()
+
+
+def test_bad_input(
+    base: EvaluateConfig, tmp_path: Path, make_labelled_shards: Callable[..., DatasetInfo]
+) -> None:
+    run = base.checkpoint[0]
+    refused(base, "unknown protocol 'svm'.*knn, linear", protocol=("svm",))
+    refused(base, "named twice", checkpoint=(run, run))
+    refused(base, "name one as well", checkpoint=("untrained",))
+    refused(base, "no folder .*nowhere", checkpoint=(run, str(tmp_path / "nowhere")))
+    refused(base, "kept in checkpoints only", encoder="momentum")
+    refused(base, "k = 99: wanted 1 to 31", k=99)
+    make_labelled_shards(tmp_path / "one", *pictures(5, seed=0), NAMES)
+    refused(base, "'red' has 1 training images", train=tmp_path / "one")
+    with pytest.raises(InputError, match="--checkpoint RUN"):
+        replace(base, checkpoint=())
+    with pytest.raises(InputError, match="--protocol names nothing"):
+        replace(base, protocol=())
+    with pytest.raises(InputError, match="batch_size and num_workers"):
+        replace(base, batch_size=0)
+
+
+def test_a_checkpoint_of_another_architecture(base: EvaluateConfig, tmp_path: Path) -> None:
+    source = Path(base.checkpoint[0]) / "backbone"
+    target = tmp_path / "other"
+    target.mkdir()
+    (target / "backbone.pth").write_bytes((source / "backbone.pth").read_bytes())
+    info = json.loads((source / "backbone.json").read_text())
+    (target / "backbone.json").write_text(json.dumps(info | {"architecture": "resnet34"}))
+    refused(base, "does not fit resnet34", checkpoint=(str(target),))
+    (target / "backbone.json").unlink()
+    refused(base, "lost their preprocessing", checkpoint=(str(target),))

@@ -1,0 +1,49 @@
+"""The kNN check during pretraining: every rank takes a stretch of the images, all know the result.
+
+Shapes: M images, D features.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.evaluate.extract import ExtractConfig, Prepare, gathered_features
+from training.evaluate.knn import knn_accuracy
+from training.evaluate.labelled import labelled_pair
+
+
+def knn_over_ranks(
+    backbone: nn.Module,
+    *,
+    train_root: Path,
+    val_root: Path,
+    config: ExtractConfig,
+    prepare: Prepare,
+    device: torch.device,
+    k: int,
+    temperature: float,
+) -> float:
+    """Scores the backbone as it stands; called by every rank.
+
+    Args:
+        backbone: network in training, left as it is.
+        train_root: labelled images that vote.
+        val_root: labelled images that are classified.
+        config: how images become features.
+        prepare: views in [0, 1] to what the backbone wants.
+        device: that computes.
+        k: neighbours that vote.
+        temperature: of the votes.
+
+    Returns:
+        Top-1 in percent, the same on every rank.
+    """
+    pair = labelled_pair(train_root, val_root)
+    train, val = (
+        gathered_features(backbone, images, config, prepare=prepare, device=device)
+        for images in pair
+    )
+    return knn_accuracy(
+        *train, *val, k=k, temperature=temperature, num_classes=len(pair[0].class_names)
+    )

@@ -1,0 +1,136 @@
+"""Labelled images to evaluate on, whether they lie in shards or in class folders."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.codecs import decode_saliency, decode_stored
+from pipeline.errors import DamagedSampleError, ImageError, InputError
+from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.schema import DATASET_FILE
+from pipeline.shards import ShardSetReader
+from training.evaluate.folders import FolderImages
+
+
+class LabelledImages(Protocol):
+    """What an evaluation needs of its data; may be read by several threads.
+
+    Attributes:
+        root: where it lies.
+        class_names: a label is an index into them.
+        digest: of what decides its content.
+        content: two sets with the same content hold the same images.
+        num_images: images in it.
+        saliency_source: where its saliency maps come from; None where it has none.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    digest: str
+    content: tuple[str, ...]
+    num_images: int
+    saliency_source: str | None
+
+    def labels(self) -> NDArray[np.int64]:
+        """Labels of all images, int64 [num_images]."""
+
+    def image(self, number: int) -> NDArray[np.uint8]:
+        """An image, RGB uint8 [H, W, 3]; raises InputError naming what cannot be decoded."""
+
+    def saliency(self, number: int) -> NDArray[np.uint8]:
+        """Its saliency, uint8 [P, P], where there is a source."""
+
+
+class ShardImages:
+    """A labelled shard set.
+
+    Raises:
+        InputError: the set is missing, damaged or has no labels.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        info = load_dataset_info(root)
+        if not info.has_labels:
+            raise InputError(
+                f"labels asked for where there are none: {root} was made without labels (run "
+                "jobs/precompute.py on class folders, without --no-labels)"
+            )
+        check_shards(root, info)
+        self._reader = ShardSetReader(root, info)
+        self.class_names = info.class_names
+        self.digest = info.plan_digest
+        self.content = tuple(shard.sha256 for shard in info.shards)
+        self.num_images = self._reader.num_samples
+        self.saliency_source: str | None = str(info.saliency.get("source"))
+
+    def labels(self) -> NDArray[np.int64]:
+        """Labels from the manifests alone."""
+        return self._reader.labels()
+
+    def image(self, number: int) -> NDArray[np.uint8]:
+        """The stored image."""
+        sample = self._reader.read(number)
+        try:
+            return decode_stored(sample.image)
+        except ImageError as error:
+            where = f"shard {sample.shard}, sample {sample.key}"
+            raise DamagedSampleError(f"{where}: {error}") from error
+
+    def saliency(self, number: int) -> NDArray[np.uint8]:
+        """The stored map."""
+        return decode_saliency(self._reader.read_saliency(number))
+
+
+def open_labelled(root: Path) -> LabelledImages:
+    """Open shards, or a folder of class folders.
+
+    Raises:
+        InputError: neither; no labels; a damaged set.
+    """
+    is_shards = (root / DATASET_FILE).exists() or (root / "shards").is_dir() or not root.is_dir()
+    return ShardImages(root) if is_shards else FolderImages(root)
+
+
+def labelled_pair(train_root: Path, val_root: Path) -> tuple[LabelledImages, LabelledImages]:
+    """Open two sets whose labels mean the same.
+
+    Raises:
+        InputError: a set is missing, damaged or without labels; other class names; one set twice.
+    """
+    train, val = open_labelled(train_root), open_labelled(val_root)
+    if train.class_names != val.class_names:
+        raise InputError(
+            f"the classes of {train_root} and {val_root} differ ({first_difference(train, val)}): "
+            "a label would mean two things"
+        )
+    if train.content == val.content:
+        raise InputError(
+            f"{train_root} and {val_root} hold the same images: every image would find itself"
+        )
+    return train, val
+
+
+def first_difference(train: LabelledImages, val: LabelledImages) -> str:
+    """Which class name differs first, for a message."""
+    if len(train.class_names) != len(val.class_names):
+        return f"{len(train.class_names)} and {len(val.class_names)} classes"
+    pairs = zip(train.class_names, val.class_names, strict=True)
+    return next(f"{a!r} and {b!r}" for a, b in pairs if a != b)
+
+
+def check_classes(train: LabelledImages, val: LabelledImages) -> None:
+    """Raise InputError for a class with fewer than two training or no validation images.
+
+    Of one image nothing can be held out, and a class without validation images has no accuracy.
+    """
+    for part, images, least in (("training", train, 2), ("validation", val, 1)):
+        counts = np.bincount(images.labels(), minlength=len(images.class_names))
+        if (counts < least).any():
+            worst = int(counts.argmin())
+            raise InputError(
+                f"class {images.class_names[worst]!r} has {counts[worst]} {part} images in "
+                f"{images.root}: wanted at least {least}"
+            )

@@ -1,0 +1,131 @@
+"""An encoder that looks at images: test-time views with their saliency, augmented pairs, features.
+
+Shapes: B batch, S side of the view, G grid side, D features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.preparation import resize_and_crop
+from training.augment import AugmentConfig, augment_colours, draw_colours
+from training.draws import View, sample_seeds
+from training.evaluate.features import evaluation_view
+from training.evaluate.labelled import LabelledImages
+from training.evaluate.subject import Subject
+from training.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+
+
+class Views(NamedTuple):
+    """Test-time views of a batch of images."""
+
+    image01_BCSS: Tensor
+    seeds_B: NDArray[np.uint64]
+    saliency_BGG: Tensor | None
+    """Over the patches of the view."""
+    matte_B1SS: Tensor | None
+    """The same over its pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """An encoder and the images that it sees.
+
+    Attributes:
+        subject: the encoder.
+        images: by number.
+        grid: G, patches along a side of a view.
+        device: that computes.
+        seed: of crops and colours, and of what others draw by `seeds`.
+        batch_size: images that go through the network at once.
+    """
+
+    subject: Subject
+    images: LabelledImages
+    grid: int
+    device: torch.device
+    seed: int
+    batch_size: int
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.subject.info.preprocessing.view_size
+
+    @torch.no_grad()
+    def encode(self, x_BCSS: Tensor) -> Tensor:
+        """Features on the CPU."""
+        features_BD: Tensor = self.subject.network(x_BCSS)
+        return features_BD.float().cpu()
+
+    def seeds(self, numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The images' own seeds."""
+        return sample_seeds(self.seed, 0, numbers)
+
+    def batches(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The numbers, so many at once."""
+        for first in range(0, len(numbers), self.batch_size):
+            yield numbers[first : first + self.batch_size]
+
+    def two_views(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Features of two augmented views of each image (MoCo v2's crops and colours)."""
+        parts: list[list[Tensor]] = [[], []]
+        views, colours = ViewConfig(size=self.size, grid=1), AugmentConfig()
+        for batch in self.batches(numbers):
+            pictures = [self.images.image(int(number)) for number in batch]
+            heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
+            for view in (View.QUERY, View.KEY):
+                seeds_B = self.seeds(batch)
+                crops = draw_crops(seeds_B, heights, widths, view=view, config=views)
+                cut_BSS3 = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
+                cut_views(pictures, crops, cut_BSS3)
+                draws = draw_colours(seeds_B, view=view, config=colours, view_size=self.size)
+                on_device = type(draws)(*(part.to(self.device) for part in draws))
+                image01 = augment_colours(_unit(cut_BSS3, self.device), on_device)
+                parts[view].append(self.encode(self.subject.prepare(image01)))
+        return torch.cat(parts[View.QUERY]), torch.cat(parts[View.KEY])
+
+    def views(self, numbers: NDArray[np.int64], *, matte: bool = False) -> Views:
+        """Test-time views with their saliency, where there is any."""
+        pictures = [self.images.image(int(number)) for number in numbers]
+        resize = self.subject.info.preprocessing.resize
+        cut_BSS3 = np.stack([evaluation_view(p, self.size, resize) for p in pictures])
+        saliency = pixels = None
+        if self.images.saliency_source is not None:
+            maps_BPP = np.stack([self.images.saliency(int(number)) for number in numbers])
+            heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
+            pooled = partial(
+                pool_saliency, maps_BPP, heights, widths, _boxes(heights, widths, resize, self.size)
+            )
+            saliency = torch.from_numpy(pooled(self.grid))
+            pixels = torch.from_numpy(pooled(self.size))[:, None] if matte else None
+        return Views(
+            _unit(cut_BSS3, self.device),
+            self.seeds(numbers),
+            saliency,
+            None if pixels is None else pixels.to(self.device),
+        )
+
+
+def _unit(views_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Views uint8 [B, S, S, 3] as float [B, 3, S, S] in [0, 1]."""
+    return torch.from_numpy(views_BSS3).permute(0, 3, 1, 2).to(device).float().div_(255)
+
+
+def _boxes(
+    heights_B: NDArray[np.int64], widths_B: NDArray[np.int64], resize: int, size: int
+) -> Crops:
+    """The test-time view's box in each image, to whole pixels."""
+    boxes = []
+    for height, width in zip(heights_B.tolist(), widths_B.tolist(), strict=True):
+        resized, corner = resize_and_crop(height, width, resize, size)
+        scale = (height / resized[0], width / resized[1])
+        boxes.append([corner[0] * scale[0], corner[1] * scale[1], size * scale[0], size * scale[1]])
+    top, left, tall, wide = np.rint(np.array(boxes)).astype(np.int64).T
+    return Crops(top, left, tall, wide, np.zeros(len(boxes), dtype=np.bool_))

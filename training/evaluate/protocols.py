@@ -1,0 +1,226 @@
+"""The protocols by name. A new one: a function here or in a file of its own, and a line below.
+
+A protocol is called by every rank with the same arguments, splits its work over them, and returns
+the same results everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.diagnostics import diagnose
+from training.evaluate.extract import ExtractConfig, Features, gathered_features
+from training.evaluate.finetune import balanced_subset, finetuned
+from training.evaluate.knn import knn_predict
+from training.evaluate.labelled import LabelledImages
+from training.evaluate.linear import linear_probe
+from training.evaluate.linear_paper import paper_probe
+from training.evaluate.results import Result
+from training.evaluate.score import score
+from training.evaluate.subject import Subject
+
+
+@dataclass
+class Case:
+    """One encoder on one pair of sets; features are extracted once, when first asked for."""
+
+    subject: Subject
+    train: LabelledImages
+    val: LabelledImages
+    config: EvaluateConfig
+    device: torch.device
+    extract: ExtractConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.extract = self.subject.extract_config(
+            batch_size=self.config.batch_size, bf16=self.config.bf16
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.train.class_names)
+
+    @cached_property
+    def features_train(self) -> Features:
+        """Of the training images' test-time views, on every rank."""
+        return self._features(self.train)
+
+    @cached_property
+    def features_val(self) -> Features:
+        """Of the validation images."""
+        return self._features(self.val)
+
+    def _features(self, images: LabelledImages) -> Features:
+        return gathered_features(
+            self.subject.network,
+            images,
+            self.extract,
+            prepare=self.subject.prepare,
+            device=self.device,
+        )
+
+    def result(self, protocol: str, name: str, figure: float, **more: Any) -> Result:  # noqa: ANN401
+        """A result of this case."""
+        return Result(
+            checkpoint=self.subject.name,
+            encoder=self.subject.encoder,
+            architecture=self.subject.info.architecture,
+            checkpoint_digest=self.subject.digest,
+            train=str(self.train.root),
+            val=str(self.val.root),
+            train_digest=self.train.digest,
+            val_digest=self.val.digest,
+            protocol=protocol,
+            seed=self.config.seed,
+            name=name,
+            figure=figure,
+            num_val=self.val.num_images,
+            **({"interval": None, "num_train": self.train.num_images} | more),
+        )
+
+    def accuracy(self, protocol: str, predicted_V: Tensor, **more: Any) -> Result:  # noqa: ANN401
+        """The result of predictions for the validation images, int64 [V]."""
+        labels_V = torch.from_numpy(self.val.labels())
+        found = score(predicted_V, labels_V, num_classes=self.num_classes, seed=self.config.seed)
+        shown = {"mean_per_class": found.mean_per_class}
+        return self.result(
+            protocol, "top1", found.top1, interval=found.interval, more=shown, **more
+        )
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What figures depend on beside the protocol's own settings."""
+        return {
+            "view_size": self.extract.view_size,
+            "bf16": self.config.bf16,
+            "device": self.device.type,
+        }
+
+
+def knn(case: Case) -> list[Result]:
+    """Weighted k nearest neighbours on frozen features."""
+    config = case.config
+    predicted_V = knn_predict(
+        *case.features_train,
+        case.features_val[0],
+        k=config.k,
+        temperature=config.temperature,
+        num_classes=case.num_classes,
+    )
+    settings = case.view | {"k": config.k, "temperature": config.temperature}
+    return [case.accuracy("knn", predicted_V, settings=settings)]
+
+
+def linear(case: Case) -> list[Result]:
+    """The fast probe: logistic regression on frozen features, L2 chosen on a part of training."""
+    found = linear_probe(
+        *case.features_train,
+        *case.features_val,
+        num_classes=case.num_classes,
+        seed=case.config.seed,
+    )
+    settings = case.view | {"strength": found.strength}
+    return [case.accuracy("linear", found.predicted_V, settings=settings)]
+
+
+def linear_paper(case: Case) -> list[Result]:
+    """The paper's probe: SGD on augmented views of the frozen backbone."""
+    predicted_V = paper_probe(
+        case.subject.network,
+        case.train,
+        case.features_val,
+        case.config.linear_paper,
+        prepare=case.subject.prepare,
+        view_size=case.extract.view_size,
+        device=case.device,
+        seed=case.config.seed,
+        num_threads=case.extract.num_threads,
+        autocast_dtype=case.extract.autocast_dtype,
+    )
+    settings = case.view | asdict(case.config.linear_paper)
+    return [case.accuracy("linear_paper", predicted_V, settings=settings)]
+
+
+def finetune(case: Case) -> list[Result]:
+    """The whole network trained on shares of the labels."""
+    config, results = case.config.finetune, []
+    for share in config.shares:
+        chosen = balanced_subset(case.train.labels(), share, seed=case.config.seed)
+        tuned = finetuned(
+            case.subject.network,
+            case.subject.info.feature_dim,
+            case.train,
+            chosen,
+            config,
+            prepare=case.subject.prepare,
+            view_size=case.extract.view_size,
+            device=case.device,
+            seed=case.config.seed,
+            num_threads=case.extract.num_threads,
+            autocast_dtype=case.extract.autocast_dtype,
+        )
+        logits_VK, _ = gathered_features(
+            tuned, case.val, case.extract, prepare=case.subject.prepare, device=case.device
+        )
+        results.append(
+            case.accuracy(
+                "finetune",
+                logits_VK.argmax(dim=1),
+                variant=f"{100 * share:g} %",
+                num_train=len(chosen),
+                settings=case.view | asdict(config) | {"share": share},
+            )
+        )
+    return results
+
+
+def diagnostics(case: Case) -> list[Result]:
+    """Figures of the features themselves, without labels but for the background swap."""
+    figures = diagnose(
+        case.subject,
+        case.val,
+        case.config.diagnostics,
+        features_VD=case.features_val[0],
+        device=case.device,
+        seed=case.config.seed,
+        batch_size=case.config.batch_size,
+    )
+    settings = case.view | asdict(case.config.diagnostics)
+    return [
+        case.result(
+            "diagnostics",
+            figure.name,
+            figure.value,
+            variant=figure.variant,
+            settings=settings | figure.settings,
+        )
+        for figure in figures
+    ]
+
+
+PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
+    "knn": knn,
+    "linear": linear,
+    "linear_paper": linear_paper,
+    "finetune": finetune,
+    "diagnostics": diagnostics,
+}
+
+
+def chosen_protocols(names: Sequence[str]) -> list[Callable[[Case], list[Result]]]:
+    """Look protocols up by name.
+
+    Raises:
+        InputError: an unknown name; the message lists the known ones.
+    """
+    for name in names:
+        if name not in PROTOCOLS:
+            raise InputError(f"unknown protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
+    return [PROTOCOLS[name] for name in dict.fromkeys(names)]

@@ -1,0 +1,51 @@
+"""An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
+
+from collections.abc import Callable
+
+import torch
+
+from training.distributed import rank
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.labelled import check_classes, labelled_pair
+from training.evaluate.protocols import Case, chosen_protocols
+from training.evaluate.results import Result, append_results
+from training.evaluate.subject import load_subjects
+
+
+def evaluate(
+    config: EvaluateConfig,
+    device: torch.device,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Score, and append every result to the file as soon as it is there.
+
+    Called by every rank; the first one writes.
+
+    Args:
+        config: what is scored, how, and on what; paths absolute.
+        device: that computes.
+        say: is told of every figure.
+
+    Returns:
+        The results in order, the same on every rank.
+
+    Raises:
+        InputError: an unknown protocol, checkpoints or data that cannot be read or do not fit.
+    """
+    protocols = chosen_protocols(config.protocol)
+    train, val = labelled_pair(config.train, config.val)
+    check_classes(train, val)
+    subjects = load_subjects(
+        config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
+    )
+    results: list[Result] = []
+    for subject in subjects:
+        case = Case(subject, train, val, config, device)
+        for protocol in protocols:
+            found = protocol(case)
+            results += found
+            if rank() == 0:
+                append_results(config.results, found)
+                for result in found:
+                    say(f"{result.row}: {result.column} {result.figure:.4g}")
+    return results
