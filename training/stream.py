@@ -106,12 +106,10 @@ class BatchDataset(Dataset[HostBatch]):
                 window=self.config.window,
             )
             self._order = (epoch, order)
-        batch_size = self.config.batch_size
-        first, next_rank = self._offset, (self._offset + self._rank_batch) % batch_size
-        start = step_in_epoch * batch_size
-        mine = self._order[1].sample_ids(start + first, start + first + self._rank_batch)
-        after = self._order[1].sample_ids(start + next_rank, start + next_rank + 1)
-        return mine, np.concatenate((mine[1:], after))
+        start = step_in_epoch * self.config.batch_size
+        batch = self._order[1].sample_ids(start, start + self.config.batch_size)
+        mine = slice(self._offset, self._offset + self._rank_batch)
+        return batch[mine], np.roll(batch, -1)[mine]
 
     def __getitem__(self, step: int) -> HostBatch:
         """Reads, decodes and cuts; raises ``InputError`` naming shard and key of a bad sample."""
