@@ -23,20 +23,24 @@ def can_blur(x_BCHW: Tensor) -> bool:
     )
 
 
-def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
+def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Blur each image with its own kernel, or all with one; borders reflected.
 
     Args:
         x_BCHW: images for which `can_blur`.
         kernel_BK: `[B, K]` or `[1, K]`, K odd, same dtype.
+        out: where the blurred images go, which may be `x_BCHW` itself: then an image whose kernel
+            is the identity costs nothing. None: a new tensor.
 
     Returns:
-        The blurred images, contiguous.
+        The blurred images.
     """
-    blurred_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype)
-    images, results = x_BCHW.detach().numpy(), blurred_BCHW.numpy()
+    blurred_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype) if out is None else out
+    images, results = x_BCHW.detach().numpy(), blurred_BCHW.detach().numpy()
     kernels = kernel_BK.detach().expand(len(x_BCHW), -1).contiguous().numpy()
     for image, kernel, result in zip(images, kernels, results, strict=True):
+        if out is x_BCHW and kernel[len(kernel) // 2] == 1:
+            continue
         for plane, blurred in zip(image, result, strict=True):
             cv2.sepFilter2D(
                 plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101

@@ -88,18 +88,13 @@ def blur_with_kernels(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
     Raises:
         InputError: a kernel too wide for the image.
     """
+    _check_width(kernel_BK, x_BCHW)
+    if _opencv_can_blur(x_BCHW):
+        from pipeline.cpu_blur import blur_planes
+
+        return blur_planes(x_BCHW, kernel_BK)
     height, width = x_BCHW.shape[-2:]
     radius = kernel_BK.shape[-1] // 2
-    if radius >= min(height, width):
-        raise InputError(
-            f"a kernel of {kernel_BK.shape[-1]} taps is too wide for {min(height, width)} pixels:"
-            f" reflection needs at least {radius + 1}"
-        )
-    if find_spec("cv2") is not None:
-        from pipeline.cpu_blur import blur_planes, can_blur
-
-        if can_blur(x_BCHW):
-            return blur_planes(x_BCHW, kernel_BK)
     with torch.autocast(device_type=x_BCHW.device.type, enabled=False):
         rows_BHH = _axis_matrix(kernel_BK, height)
         columns_BWW = rows_BHH if width == height else _axis_matrix(kernel_BK, width)
@@ -117,6 +112,33 @@ def blur_with_kernels(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
                 for strip, seen in _strips(height, radius)
             ],
             dim=-2,
+        )
+
+
+def blur_in_place(x_BCHW: Tensor, kernel_BK: Tensor) -> Tensor:
+    """`blur_with_kernels` of images that the caller gives up; they may be overwritten."""
+    _check_width(kernel_BK, x_BCHW)
+    if x_BCHW.is_contiguous() and _opencv_can_blur(x_BCHW):
+        from pipeline.cpu_blur import blur_planes
+
+        return blur_planes(x_BCHW, kernel_BK, out=x_BCHW)
+    return blur_with_kernels(x_BCHW, kernel_BK)
+
+
+def _opencv_can_blur(x_BCHW: Tensor) -> bool:
+    if find_spec("cv2") is None:
+        return False
+    from pipeline.cpu_blur import can_blur
+
+    return can_blur(x_BCHW)
+
+
+def _check_width(kernel_BK: Tensor, x_BCHW: Tensor) -> None:
+    taps, length = kernel_BK.shape[-1], min(x_BCHW.shape[-2:])
+    if taps // 2 >= length:
+        raise InputError(
+            f"a kernel of {taps} taps is too wide for {length} pixels:"
+            f" reflection needs at least {taps // 2 + 1}"
         )
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.preprocessing import REFERENCE_VIEW_SIZE, blur_with_kernels, gaussian_kernel
+from pipeline.preprocessing import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.draws import Stream, uniforms
 
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -181,11 +181,4 @@ def augment_colours(image01_BCHW: Tensor, draws: ColourDraws) -> Tensor:
         The augmented images in [0, 1], same shape.
     """
     coloured = apply_colours(image01_BCHW, draws.matrix_B33, draws.mean_matrix_B33)
-    if coloured.device.type != "cpu":  # asking which images are blurred would wait for the device
-        return blur_with_kernels(coloured, draws.kernel_BK)
-    centre_B = draws.kernel_BK[:, draws.kernel_BK.shape[1] // 2]
-    blurred_N = (centre_B < 1).nonzero()[:, 0]
-    if len(blurred_N):
-        some = blur_with_kernels(coloured[blurred_N], draws.kernel_BK[blurred_N])
-        coloured.index_copy_(0, blurred_N, some)
-    return coloured
+    return blur_in_place(coloured, draws.kernel_BK)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.augment import ColourDraws, augment_colours
+from training.augment import augment_colours
+from training.batch_rows import rows_of
 from training.draws import View, negative_source
 from training.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
 from training.foreground import foreground
 from training.mask_config import MaskConfig
-from training.mask_draws import MaskDraws
 from training.masks import hard_negative_mask, masked_share, view_mask
 from training.released import released_foreground, shared_noise
 from training.stream import HostBatch
@@ -170,7 +170,7 @@ def build_inputs(
         return _build(batch, masks, fill, negatives)
     starts = range(0, count, at_once)
     parts = [
-        _build(_rows(batch, start, start + at_once), masks, fill, negatives) for start in starts
+        _build(rows_of(batch, start, start + at_once), masks, fill, negatives) for start in starts
     ]
     return _joined(parts)
 
@@ -203,22 +203,6 @@ def _build(
         )
     return EncoderInputs(
         seen[View.QUERY], seen[View.KEY], cut, views.foreground_VBGG, pixel_masks, telemetry
-    )
-
-
-def _rows(batch: HostBatch, start: int, stop: int) -> HostBatch:
-    """Some images of a batch."""
-    rows = slice(start, stop)
-    return batch._replace(
-        noise_seeds_B=batch.noise_seeds_B[rows],
-        images_VBCHW=batch.images_VBCHW[:, rows],
-        saliency_VBGG=batch.saliency_VBGG[:, rows],
-        mask_saliency_VBGG=batch.mask_saliency_VBGG[:, rows],
-        query_colours=ColourDraws(*(part[rows] for part in batch.query_colours)),
-        key_colours=ColourDraws(*(part[rows] for part in batch.key_colours)),
-        masks={
-            view: MaskDraws(*(part[rows] for part in draws)) for view, draws in batch.masks.items()
-        },
     )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import pipeline.cpu_blur
 from pipeline.cpu_blur import blur_planes, can_blur
-from pipeline.preprocessing import blur_with_kernels, gaussian_kernel
+from pipeline.preprocessing import blur_in_place, blur_with_kernels, gaussian_kernel
 
 
 def images(dtype: torch.dtype, height: int = 40, width: int = 33) -> Tensor:
@@ -66,3 +66,13 @@ def test_a_recorded_graph_works_on_other_images() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_numbers_are_left_to_torch(dtype: torch.dtype) -> None:
     assert not can_blur(images(torch.float32).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_images_that_are_given_up_are_blurred_the_same(dtype: torch.dtype) -> None:
+    kernel = gaussian_kernel(5, torch.tensor([0.0, 1.0, 0.0, 2.0])).to(dtype)
+    x = images(torch.float32).to(dtype)
+    expected = blur_with_kernels(x, kernel)
+    assert torch.equal(blur_in_place(x.clone(), kernel), expected)
+    turned = x.clone().to(memory_format=torch.channels_last)
+    torch.testing.assert_close(blur_in_place(turned, kernel), expected, rtol=0, atol=1e-2)
