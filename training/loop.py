@@ -21,6 +21,7 @@ from training.evaluate.knn_check import knn_over_ranks
 from training.export import export_run
 from training.fills import fill_named
 from training.inputs import build_inputs, carrying_masks, to_device
+from training.loader import make_loader
 from training.memory import keep_freed_memory
 from training.methods.interface import Moment
 from training.methods.registry import METHODS
@@ -28,7 +29,7 @@ from training.optim import build_optimiser
 from training.record import RunRecord
 from training.schedules import cosine_lr
 from training.stem import with_mask
-from training.stream import BatchDataset, HostBatch, make_loader
+from training.stream import BatchDataset, HostBatch
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 

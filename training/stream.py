@@ -7,7 +7,6 @@ there, without reading what it skips.
 Shapes: V views (0 query, 1 key), B samples of one rank, G grid side, S view side.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,19 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import DamagedSampleError, ImageError
 from pipeline.manifest import DatasetInfo
 from pipeline.shards import ShardSetReader
 from training.augment import AugmentConfig, ColourDraws, draw_colours
-from training.carrying import CarryingLoader
 from training.damage import Damage, OnDamaged, read_places
 from training.draws import View, sample_seeds, torch_seeds
 from training.mask_config import MaskConfig
 from training.mask_draws import MaskDraws, box_side, draw_masks
-from training.memory import keep_freed_memory
 from training.order import EpochOrder
 from training.views import ViewConfig, cut_views, draw_crops, pool_saliency
 
@@ -220,45 +217,4 @@ def _damaged(what: str, error: ImageError) -> DamagedSampleError:
     return DamagedSampleError(
         f"{what} is damaged ({error}): "
         "rerun the precompute job on the same sources and the shard is rebuilt"
-    )
-
-
-class StepSampler(Sampler[int]):
-    """The global steps from ``start`` up to ``stop``, in order."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self._steps = range(start, stop)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._steps)
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-
-def _start_worker(_number: int) -> None:
-    keep_freed_memory()
-
-
-def make_loader(
-    dataset: BatchDataset, *, start_step: int, stop_step: int, num_workers: int, pin_memory: bool
-) -> CarryingLoader[HostBatch]:
-    """A loader over the steps of a whole run, so that its workers start only once.
-
-    Args:
-        dataset: batches by global step.
-        start_step: first step.
-        stop_step: step after the last.
-        num_workers: loader processes; 0 loads in the training process.
-        pin_memory: copy batches into page-locked memory (for CUDA).
-    """
-    return CarryingLoader(
-        dataset,
-        sampler=StepSampler(start_step, stop_step),
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        # Forking a process that runs Ray's or gloo's threads can deadlock.
-        multiprocessing_context="spawn" if num_workers else None,
-        prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_start_worker if num_workers else None,
     )

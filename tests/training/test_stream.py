@@ -13,9 +13,10 @@ from tests.shard_sets import damage_images, write_shard_set
 from training.augment import AugmentConfig, ColourDraws
 from training.damage import OnDamaged
 from training.draws import View, negative_view
+from training.loader import make_loader
 from training.mask_config import MaskConfig
 from training.mask_draws import MaskDraws
-from training.stream import BatchDataset, HostBatch, StreamConfig, make_loader
+from training.stream import BatchDataset, HostBatch, StreamConfig
 from training.views import ViewConfig
 
 
