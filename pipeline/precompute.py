@@ -1,5 +1,6 @@
 """The Ray Data job: images become a shard set. One row = one shard, many at once."""
 
+import gc
 import logging
 import pickle
 import warnings
@@ -65,6 +66,7 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     ]
     progress = Progress(work.num_images)
     built: list[BuiltShard] = []
+    failure = None
     try:
         with ray_running(), _quiet_ray_data(), without_lines(RESTART_NOTE):
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -75,12 +77,15 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
                 built.append(shard)
                 progress.add(shard)
     except RayError as error:
-        (job, *_) = jobs.values()
-        raise RuntimeError(
-            f"processes died again and again over {_suspects(job.out)}: "
-            f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
-        ) from error
-    return built
+        failure = type(error).__name__
+    if failure is None:
+        return built
+    gc.collect()  # actors that restart hold their CPUs for as long as Ray Data's executor is there
+    (job, *_) = jobs.values()
+    raise RuntimeError(
+        f"processes died again and again over {_suspects(job.out)} ({failure}): "
+        f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
+    )
 
 
 def _mapped(

@@ -1,6 +1,7 @@
 """The whole job on a real Ray: made, and made again."""
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,10 @@ def test_a_job_whose_actors_always_die_ends_and_keeps_what_is_made(
     with pytest.raises(RuntimeError, match="processes died again and again over shard-000001"):
         precompute(config)
     assert not (tmp_path / "out" / "dataset.json").exists()
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, "the actors still hold their CPUs"
+        time.sleep(0.2)
 
 
 def test_a_source_that_kills_its_process_is_one_clear_error(
