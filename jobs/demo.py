@@ -31,7 +31,7 @@ class DemoConfig:
     """
 
     out: Path = Path("runs/demo")
-    epochs: int = 10
+    epochs: int = 15
     num_workers: int = 2
     only_pictures: bool = False
 

@@ -83,7 +83,7 @@ def without_masks(recipe: Recipe) -> Recipe:
 def demo(shards: Path, out: Path) -> PretrainConfig:
     """Minutes on two cores: the small recipe, shorter and without hard negatives."""
     small = moco_v2_small(shards, out)
-    return replace(small, epochs=10, moco=replace(small.moco, hard_negatives=0))
+    return replace(small, epochs=15, moco=replace(small.moco, hard_negatives=0))
 
 
 def debug(shards: Path, out: Path) -> PretrainConfig:
