@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.atomic import temporaries
@@ -76,15 +76,17 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
                 shard: BuiltShard = pickle.loads(row["shard"])
                 built.append(shard)
                 progress.add(shard)
+    except RayTaskError:  # not of a process, but of the program: with its trace
+        raise
     except RayError as error:
-        failure = type(error).__name__
+        failure = str(error)
     if failure is None:
         return built
     gc.collect()  # actors that restart hold their CPUs for as long as Ray Data's executor is there
     (job, *_) = jobs.values()
     raise RuntimeError(
-        f"processes died again and again over {_suspects(job.out)} ({failure}): "
-        f"{len(built)} of {len(rows)} shards are made and kept, and another run goes on there"
+        f"processes died again and again over {_suspects(job.out)}: {len(built)} of {len(rows)} "
+        f"shards are made and kept, and another run goes on there; of the last, Ray says: {failure}"
     )
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import ray
 
+SETTLE_SECONDS = 2.0
+
 
 @contextmanager
 def ray_running() -> Iterator[None]:
@@ -59,5 +61,6 @@ def without_lines(note: bytes) -> Iterator[None]:
         yield
     finally:
         os.dup2(kept, 2)  # closes the pipe, so that the thread sees its end
-        copying.join()
-        os.close(kept)
+        copying.join(SETTLE_SECONDS)
+        if not copying.is_alive():  # else a process that was started meanwhile still writes there
+            os.close(kept)

@@ -106,6 +106,14 @@ class DiesInCompany(Uniform):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Faulty(Uniform):
+    """Has a bug."""
+
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        raise ValueError("a fault of the source's own")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiesAlways(Uniform):
     """No image is to blame for it."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.data
+from ray.exceptions import RayTaskError
 
 from pipeline.atomic import temporaries
 from pipeline.codecs import decode_saliency, decode_stored
@@ -144,6 +145,15 @@ def test_a_job_whose_actors_always_die_ends_and_keeps_what_is_made(
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, "the actors still hold their CPUs"
         time.sleep(0.2)
+
+
+def test_an_error_of_the_program_is_raised_with_what_it_says(
+    config: PrecomputeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = deadly.Faulty()
+    monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
+    with pytest.raises(RayTaskError, match="a fault of the source's own"):
+        precompute(config)
 
 
 def test_a_source_that_kills_its_process_is_one_clear_error(

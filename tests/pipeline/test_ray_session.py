@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -29,3 +30,20 @@ def test_an_error_is_passed_on_and_standard_error_is_as_before(
         fail()
     os.write(2, b"harmless\n")
     assert capfd.readouterr().err == "harmless\n"
+
+
+def test_a_process_that_outlives_the_block_holds_nobody_up(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ray_session.SETTLE_SECONDS", 0.1)
+    program = "import os; os.read(0, 1); os.write(2, b'harmless\\nlate\\n')"
+    with without_lines(b"harmless"):
+        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    assert child.poll() is None
+    child.communicate(b"x")
+    deadline, seen = time.monotonic() + 30, ""
+    while not seen:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        seen = capfd.readouterr().err
+    assert seen == "late\n"
