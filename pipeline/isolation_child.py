@@ -174,8 +174,9 @@ def _die_with_parent() -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or its trace in words where it does not survive the way to the parent."""
+    """The error with its trace in words, which alone go on where it does not survive the way."""
     trace = "".join(traceback.format_exception(error))
+    error.add_note(trace)
     try:
         again = pickle.loads(pickle.dumps(error))
     except Exception:  # whatever an exception's own __reduce__ or __init__ raises

@@ -3,6 +3,7 @@
 import gc
 import logging
 import pickle
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import ray
 import ray.data
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.atomic import temporaries
@@ -56,8 +57,8 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
 def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     """Make the shards on all of Ray's CPUs.
 
-    What a shard fails of travels back as a row: an exception in a Ray Data task would bury its
-    one line under the traces of two processes.
+    What a shard fails of travels back as a row: an exception in Ray Data would bury it under the
+    traces of its own processes.
     """
     rows = [
         {"generation": generation, "number": number}
@@ -66,28 +67,32 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
     ]
     progress = Progress(work.num_images)
     built: list[BuiltShard] = []
-    failure = None
+    failure: Exception | None = None
     try:
         with ray_running(), _quiet_ray_data(), without_lines(RESTART_NOTE):
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
             for row in _mapped(dataset, len(rows), jobs).iter_rows():
-                if row["error"]:
-                    raise InputError(row["error"])
+                if row["error"] or row["fault"]:
+                    failure = (
+                        InputError(row["error"]) if row["error"] else RuntimeError(row["fault"])
+                    )
+                    break
                 shard: BuiltShard = pickle.loads(row["shard"])
                 built.append(shard)
                 progress.add(shard)
-    except RayTaskError:  # not of a process, but of the program: with its trace
-        raise
     except RayError as error:
-        failure = str(error)
-    if failure is None:
-        return built
-    gc.collect()  # actors that restart hold their CPUs for as long as Ray Data's executor is there
-    (job, *_) = jobs.values()
-    raise RuntimeError(
-        f"processes died again and again over {_suspects(job.out)}: {len(built)} of {len(rows)} "
-        f"shards are made and kept, and another run goes on there; of the last, Ray says: {failure}"
-    )
+        (job, *_) = jobs.values()
+        failure = RuntimeError(
+            f"processes died again and again over {_suspects(job.out)}: {len(built)} of "
+            f"{len(rows)} shards are made and kept, and another run goes on there; of the last, "
+            f"Ray says: {error}"
+        )
+    if failure is not None:
+        # Raised only here: actors hold their CPUs for as long as Ray Data's executor is there, and
+        # an exception on its way keeps it.
+        gc.collect()
+        raise failure
+    return built
 
 
 def _mapped(
@@ -143,10 +148,13 @@ def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any
     try:
         shard = process_isolation().build(job.name, pickle.dumps(job))
     except (InputError, ShardError) as error:
-        return {"error": str(error), "shard": b""}
+        return {"error": str(error), "fault": "", "shard": b""}
     except OSError as error:
-        return {"error": str(write_error(job.name, error)), "shard": b""}
-    return {"error": "", "shard": pickle.dumps(shard)}
+        return {"error": str(write_error(job.name, error)), "fault": "", "shard": b""}
+    except Exception as error:  # of the program, not of an image or a place: with its trace
+        trace = "".join(traceback.format_exception(error))
+        return {"error": "", "fault": f"{job.name} cannot be made:\n{trace}", "shard": b""}
+    return {"error": "", "fault": "", "shard": pickle.dumps(shard)}
 
 
 @contextmanager

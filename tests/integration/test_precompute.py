@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.data
-from ray.exceptions import RayTaskError
 
 from pipeline.atomic import temporaries
 from pipeline.codecs import decode_saliency, decode_stored
@@ -141,6 +140,10 @@ def test_a_job_whose_actors_always_die_ends_and_keeps_what_is_made(
     with pytest.raises(RuntimeError, match="processes died again and again over shard-000001"):
         precompute(config)
     assert not (tmp_path / "out" / "dataset.json").exists()
+    assert_all_cpus_are_free()
+
+
+def assert_all_cpus_are_free() -> None:
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, "the actors still hold their CPUs"
@@ -152,8 +155,10 @@ def test_an_error_of_the_program_is_raised_with_what_it_says(
 ) -> None:
     source = deadly.Faulty()
     monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
-    with pytest.raises(RayTaskError, match="a fault of the source's own"):
+    with pytest.raises(RuntimeError, match="a fault of the source's own") as caught:
         precompute(config)
+    assert "deadly.py" in str(caught.value), "the trace is lost"
+    assert_all_cpus_are_free()
 
 
 def test_a_source_that_kills_its_process_is_one_clear_error(
@@ -165,3 +170,4 @@ def test_a_source_that_kills_its_process_is_one_clear_error(
     ):
         precompute(config)
     assert not (Path(config.out) / "dataset.json").exists()
+    assert_all_cpus_are_free()

@@ -107,8 +107,9 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
 
 
 def test_an_outage_while_an_image_is_read_rejects_nothing(
-    remote: PrecomputeConfig, bucket: Bucket
+    remote: PrecomputeConfig, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.reading.READ_AHEAD", 1)  # the second, once the first is through
     impatient = replace(remote, data=bucket.url("data", retry_seconds=1))
 
     def cut_at_the_first_image(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:

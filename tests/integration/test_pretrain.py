@@ -85,7 +85,7 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "run" / "ray").glob("start-*"))) == 1
     # The policy may change in mid-run.
-    result = launch(replace(config, on_damaged="skip", loader_workers=0))
+    result = launch_local(replace(config, on_damaged="skip", loader_workers=0, num_workers=1))
     assert result.finished
     assert result.values["damaged_samples"] == 2 * 4
 
@@ -103,7 +103,7 @@ class Other:
 def test_a_busy_cluster_is_waited_for_and_counts_as_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
     write_shard_set(tmp_path / "shards", num_images=16)
     config = small_ray_run(tmp_path / "shards", tmp_path / "run", 1)
     holds_all: Any = ray.remote(num_cpus=2)(Other)

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import in_ranks
 from training.distributed import (
     agree,
     average_buffers,
@@ -49,7 +49,7 @@ def _in_rank(number: int, folder: str) -> None:
 
 
 def test_two_ranks(tmp_path: Path) -> None:
-    spawn(_in_rank, args=(str(tmp_path),), nprocs=2)
+    in_ranks(_in_rank, 2, str(tmp_path))
     for number in range(2):
         result = torch.load(tmp_path / f"rank{number}.pt", weights_only=True)
         assert result["place"].tolist() == [number, 2]

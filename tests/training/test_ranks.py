@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import in_ranks
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.shard_sets import write_shard_set
 from training.config import KnnConfig, PretrainConfig
@@ -49,7 +49,7 @@ def test_ranks_take_turns_in_mid_epoch_and_the_record_is_that_of_one_process(
     write_shard_set(tmp_path / "shards", num_images=84, shard_images=28)
     assert run(config_of(tmp_path, "alone")).step == STEPS
     for ranks, loader_workers, steps in ((2, 1, 3), (4, 0, 1)):  # up to steps 3 and 4
-        spawn(_in_rank, args=(ranks, tmp_path, loader_workers, steps), nprocs=ranks)
+        in_ranks(_in_rank, ranks, ranks, tmp_path, loader_workers, steps)
     assert run(config_of(tmp_path, "in-turns", loader_workers=3)).finished
     ours, theirs = numbers(tmp_path / "in-turns"), numbers(tmp_path / "alone")
     assert [e["step"] for e in ours] == [e["step"] for e in theirs] == list(range(1, STEPS + 1))

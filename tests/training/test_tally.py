@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 
+from tests.ranks import in_ranks
 from training.tally import Tally
 
 HUGE = (1 << 64) - 1
@@ -36,7 +36,7 @@ def _in_rank(number: int, folder: str) -> None:
 
 
 def test_ranks_add_up(tmp_path: Path) -> None:
-    spawn(_in_rank, args=(str(tmp_path),), nprocs=2)
+    in_ranks(_in_rank, 2, str(tmp_path))
     for number in range(2):
         totals = torch.load(tmp_path / f"rank{number}.pt", weights_only=True)
         assert totals == {"few": 103, "huge": HUGE - 1}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo
+from tests.ranks import in_ranks
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
 from training.encoder import EncoderConfig, build_backbone
 from training.evaluate.config import EvaluateConfig
@@ -115,7 +115,7 @@ def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
         base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two.jsonl"
     )
     alone = evaluate(replace(config, results=tmp_path / "one.jsonl"), CPU)
-    spawn(_in_rank, args=(config,), nprocs=2)
+    in_ranks(_in_rank, 2, config)
     together = read_results(config.results)
     assert len(together) == len(alone), "one rank writes"
     for number in range(2):

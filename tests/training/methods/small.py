@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.ranks import in_ranks
 from training.draws import View
 from training.encoder import Backbone
 from training.inputs import EncoderInputs
@@ -104,7 +104,7 @@ def steps_of_ranks(
 ) -> list[dict[str, dict[str, Any]]]:
     """The steps of every scenario in real gloo processes, rank by rank."""
     folder.mkdir()
-    spawn(_in_rank, args=(world_size, str(folder), make), nprocs=world_size)
+    in_ranks(_in_rank, world_size, world_size, str(folder), make)
     return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(world_size)]
 
 

@@ -1,0 +1,14 @@
+"""Ranks of a process group, each in a process of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.multiprocessing.spawn import start_processes
+
+from training.loader import fork_server
+
+
+def in_ranks(function: Callable[..., None], ranks: int, *args: Any) -> None:  # noqa: ANN401
+    """Calls ``function(rank, *args)`` in every rank, and raises what one of them raises."""
+    fork_server()
+    start_processes(function, args=args, nprocs=ranks, start_method="forkserver")
