@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from jobs.cli import from_root, main, parse
-from pipeline.demo_pictures import make_demo_pictures
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.demo.pictures import make_demo_pictures
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.ray_session import ray_running
+from training.cluster.launch import launch
 from training.config import KnnConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.run import evaluate
 from training.evaluate.subject import UNTRAINED
-from training.launch import launch
 from training.recipes import demo
 
 

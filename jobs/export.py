@@ -8,8 +8,8 @@ from pipeline.backbone import CARD_NAME
 from pipeline.errors import InputError
 from pipeline.formats.registry import FORMATS
 from pipeline.formats.write import write_formats
+from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.results import figures_of, read_results
-from training.kept_encoder import EncoderName, load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)

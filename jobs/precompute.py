@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.cli import from_root, main, parse
-from pipeline.precompute import PrecomputeConfig, precompute
-from pipeline.storage import is_url
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.stores.storage import is_url
 from pipeline.verify import VerifyConfig, verify_set
 
 VERIFY = "--verify"

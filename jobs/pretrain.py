@@ -9,7 +9,7 @@ import tyro
 
 from jobs.cli import from_root, main, parse
 from training.config import PretrainConfig
-from training.damage import DAMAGED_FILE
+from training.data.damage import DAMAGED_FILE
 from training.loop import RunResult
 from training.recipes import RECIPES, find_recipe
 
@@ -59,7 +59,7 @@ def run() -> None:
         flush=True,
     )
     # Ray takes seconds to import: only where it is used.
-    launcher = importlib.import_module("training.local" if local else "training.launch")
+    launcher = importlib.import_module("training.local" if local else "training.cluster.launch")
     result: RunResult = launcher.launch(config)
     if not result.finished:
         print(

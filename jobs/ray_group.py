@@ -8,8 +8,8 @@ import ray
 import torch
 from torch import distributed as dist
 
-from training.nodes import live_nodes
-from training.resources import Resources, Wanted, first_resources
+from training.cluster.nodes import live_nodes
+from training.cluster.resources import Resources, Wanted, first_resources
 
 Returned = TypeVar("Returned")
 

@@ -22,7 +22,7 @@ from pipeline.schema import (
     rejected_file,
     shard_file,
 )
-from pipeline.storage import Place, StoreError, open_store
+from pipeline.stores.storage import Place, StoreError, open_store
 
 RECORD_KEY = b"salmask"
 

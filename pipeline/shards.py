@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DamagedSampleError, InputError
 from pipeline.manifest import DatasetInfo, ShardInfo, read_manifest
 from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file, shard_path
-from pipeline.storage import Place, open_store
+from pipeline.stores.storage import Place, open_store
 
 OPEN_SHARDS = 64
 INDEXED_SHARDS = 1024

@@ -17,10 +17,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.atomic import TEMPORARY_SUFFIX
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, load_dataset_info
-from pipeline.plan_files import WrittenPlan, plan_file, planned_sources, read_plan, rows_file
+from pipeline.precompute.plan_files import (
+    WrittenPlan,
+    plan_file,
+    planned_sources,
+    read_plan,
+    rows_file,
+)
 from pipeline.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
@@ -28,7 +33,8 @@ from pipeline.schema import (
     SHARDS_FOLDER,
     shard_name,
 )
-from pipeline.storage import Place, Store, StoreError, open_store
+from pipeline.stores.atomic import TEMPORARY_SUFFIX
+from pipeline.stores.storage import Place, Store, StoreError, open_store
 from pipeline.verify_shard import Expected, ShardReport, source_digest, verify_shard
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -33,7 +33,7 @@ from pipeline.schema import (
     SHARDS_FOLDER,
     sample_key,
 )
-from pipeline.storage import Store, StoreError
+from pipeline.stores.storage import Store, StoreError
 
 MAX_PROBLEMS = 20
 """How many problems of one shard are named; the rest is counted."""

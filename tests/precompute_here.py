@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from pipeline.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.manifest import DatasetInfo
-from pipeline.precompute_begin import Work
-from pipeline.precompute_config import PrecomputeConfig
-from pipeline.precompute_run import run_precompute
+from pipeline.precompute.begin import Work
+from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
 
 
 def build_here(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from tests.shard_sets import write_shard_set
-from training.metrics import TIMINGS, read_metrics
+from training.record.metrics import TIMINGS, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH, EPOCHS = 8, 4

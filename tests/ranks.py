@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.multiprocessing.spawn import start_processes
 
-from training.loader import fork_server
+from training.data.loader import fork_server
 
 
 def in_ranks(function: Callable[..., None], ranks: int, *args: Any) -> None:  # noqa: ANN401

@@ -8,13 +8,13 @@ import torch
 from training.checkpoint import CheckpointConfig, CheckpointStore
 from training.config import KnnConfig, PretrainConfig
 from training.context import LocalContext
-from training.encoder import EncoderConfig
+from training.data.views import ViewConfig
+from training.encoders.encoder import EncoderConfig
 from training.local import launch
 from training.loop import RunResult
 from training.methods.moco import MoCoConfig
-from training.metrics import TIMINGS, read_metrics
 from training.optim import OptimConfig
-from training.views import ViewConfig
+from training.record.metrics import TIMINGS, read_metrics
 
 
 def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline.build import ShardJob
-from pipeline.collected import collect
-from pipeline.local_store import LocalStore
-from pipeline.plan import make_plan
-from pipeline.plan_files import write_plan
+from pipeline.precompute.build import ShardJob
+from pipeline.precompute.plan import make_plan
+from pipeline.precompute.plan_files import write_plan
 from pipeline.saliency.interface import SaliencySource
-from pipeline.sources import SourceOptions, open_source
-from pipeline.storage import open_store
+from pipeline.sources.collected import collect
+from pipeline.sources.registry import SourceOptions, open_source
+from pipeline.stores.local_store import LocalStore
+from pipeline.stores.storage import open_store
 
 
 def job_of_folder(

@@ -9,18 +9,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "training", "jobs")
 MAY_IMPORT_RAY = {
-    "pipeline/precompute.py",
+    "pipeline/precompute/ray_job.py",
     "pipeline/ray_session.py",
-    "training/launch.py",
-    "training/nodes.py",
+    "training/cluster/launch.py",
+    "training/cluster/nodes.py",
 }
 FORMAT_HALF = {
     "pipeline.architectures",
-    "pipeline.atomic",
+    "pipeline.stores.atomic",
     "pipeline.backbone",
     "pipeline.formats.write",
     "pipeline.image_encoder",
-    "pipeline.image_names",
+    "pipeline.sources.image_names",
     "pipeline.model_card",
     "pipeline.codecs",
     "pipeline.errors",
@@ -79,6 +79,7 @@ def test_packages_import_nothing(path: str) -> None:
 
 def test_the_check_sees_a_wrong_import() -> None:
     assert violations("pipeline/codecs.py", "import training.loop")
-    assert violations("pipeline/plan.py", "def f():\n    import ray.data")
-    assert violations("training/loop.py", "from pipeline.sources import list_folder")
-    assert not violations("jobs/pretrain.py", "import ray\nfrom training.launch import launch")
+    assert violations("pipeline/precompute/plan.py", "def f():\n    import ray.data")
+    assert violations("training/loop.py", "from pipeline.sources.registry import list_folder")
+    launching = "import ray\nfrom training.cluster.launch import launch"
+    assert not violations("jobs/pretrain.py", launching)

@@ -1,8 +1,8 @@
 """Some images of a batch, for work in parts that a core's cache holds."""
 
 from training.augment import ColourDraws
-from training.mask_draws import MaskDraws
-from training.stream import HostBatch
+from training.data.stream import HostBatch
+from training.masking.draws import MaskDraws
 
 
 def rows_of(batch: HostBatch, start: int, stop: int) -> HostBatch:

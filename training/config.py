@@ -6,24 +6,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.atomic import write_atomically
 from pipeline.errors import InputError
+from pipeline.stores.atomic import write_atomically
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
-from training.collapse import CollapseConfig
-from training.damage import OnDamaged
-from training.draws import View
-from training.encoder import EncoderConfig
-from training.fills import fill_named
-from training.mask_config import MaskConfig
+from training.data.damage import OnDamaged
+from training.data.draws import View
+from training.data.stream import StreamConfig
+from training.data.views import ViewConfig
+from training.encoders.encoder import EncoderConfig
+from training.masking.config import MaskConfig
+from training.masking.fills import fill_named
 from training.methods.byol import BYOLConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.registry import METHODS
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
-from training.stream import StreamConfig
-from training.views import ViewConfig
+from training.record.collapse import CollapseConfig
 
 CONFIG_FILE = "config.json"
 

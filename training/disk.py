@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig
-from training.encoder import build_backbone
+from training.encoders.encoder import build_backbone
 from training.methods.registry import METHODS
 
 STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}

@@ -12,7 +12,7 @@ from torch import distributed as dist
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
-from training.draws import sample_seeds
+from training.data.draws import sample_seeds
 
 
 def world_size() -> int:

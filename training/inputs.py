@@ -12,13 +12,13 @@ from torch import Tensor
 
 from training.augment import augment_colours
 from training.batch_rows import rows_of
-from training.draws import View, negative_source
-from training.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
-from training.foreground import foreground
-from training.mask_config import MaskConfig
-from training.masks import hard_negative_mask, masked_share, view_mask
-from training.released import released_foreground, shared_noise
-from training.stream import HostBatch
+from training.data.draws import View, negative_source
+from training.data.stream import HostBatch
+from training.masking.config import MaskConfig
+from training.masking.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
+from training.masking.foreground import foreground
+from training.masking.masks import hard_negative_mask, masked_share, view_mask
+from training.masking.released import released_foreground, shared_noise
 
 NAMES = {View.QUERY: "query", View.KEY: "key"}
 
@@ -161,7 +161,7 @@ def build_inputs(
         batch: on the device; has draws for every masked view and hard negative.
         masks: strategy and threshold; ratios were drawn by the loader.
         fill: what stands in masked patches.
-        negatives: numbers of the views that are hard negatives (`training.draws.negative_view`).
+        negatives: numbers of the views that are hard negatives (`draws.negative_view`).
     """
     images_BCHW = batch.images_VBCHW[View.QUERY]
     count, at_once = len(images_BCHW), max(1, CACHED_BYTES // (4 * images_BCHW[:1].numel()))
@@ -193,7 +193,7 @@ def _build(
         source = negative_source(number)
         pixel_masks[number] = views.negative_mask(number)
         image = views.filled(source, number, pixel_masks[number])
-        # The published code encodes the first image of the batch only: `training.released`.
+        # The published code encodes the first image of the batch only: `training.masking.released`.
         cut[source] = (*cut.get(source, ()), image[:1] if masks.released else image)
     if negatives:
         telemetry |= _shares(

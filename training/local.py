@@ -5,12 +5,12 @@ from training.config import PretrainConfig, write_config
 from training.context import LocalContext
 from training.distributed import rank, world_size
 from training.loop import RunResult, pretrain
-from training.metrics import latest_values
 from training.preflight import preflight
+from training.record.metrics import latest_values
 
 
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
-    """Runs or resumes a pretraining here; the counterpart of ``training.launch.launch``.
+    """Runs or resumes a pretraining here; the counterpart of ``training.cluster.launch.launch``.
 
     Args:
         config: the run.

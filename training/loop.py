@@ -10,26 +10,26 @@ import torch
 from pipeline.manifest import load_dataset_info
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
-from training.contact_sheet import write_contact_sheet
 from training.context import TrainContext
+from training.data.draws import sample_seeds
+from training.data.loader import make_loader
+from training.data.stream import BatchDataset, HostBatch
 from training.device import autocast_dtype, num_loader_workers
 from training.distributed import agree, balanced_weights, data_parallel, rank, world_size
-from training.draws import sample_seeds
-from training.encoder import build_backbone
+from training.encoders.encoder import build_backbone
+from training.encoders.export import export_run
+from training.encoders.stem import with_mask
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.knn_check import knn_over_ranks
-from training.export import export_run
-from training.fills import fill_named
 from training.inputs import build_inputs, carrying_masks, to_device
-from training.loader import make_loader
+from training.masking.fills import fill_named
 from training.memory import keep_freed_memory
 from training.methods.interface import Moment
 from training.methods.registry import METHODS
 from training.optim import build_optimiser
-from training.record import RunRecord
+from training.record.contact_sheet import write_contact_sheet
+from training.record.run_record import RunRecord
 from training.schedules import cosine_lr
-from training.stem import with_mask
-from training.stream import BatchDataset, HostBatch
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from pipeline.errors import InputError
 from training.augment import AugmentConfig
 from training.config import KnnConfig, PretrainConfig
-from training.encoder import EncoderConfig
-from training.mask_config import MaskConfig
+from training.data.views import ViewConfig
+from training.encoders.encoder import EncoderConfig
+from training.masking.config import MaskConfig
 from training.methods.byol import BYOLConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
-from training.views import ViewConfig
 
 Recipe = Callable[[Path, Path], PretrainConfig]
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.atomic import write_atomically
 from pipeline.saliency.interface import Map
 from pipeline.saliency.quality import MapQuality, Mask
+from pipeline.stores.atomic import write_atomically
 
 TILE, GAP, HEADER, CAPTION = 144, 6, 26, 18
 TITLES = ("image", "map", "mask")

@@ -24,7 +24,7 @@ from jobs.cli import main, parse
 from pipeline.errors import InputError
 from tests.benchmarks.ablation_cells import Cell, Setting, cell_config, run_cell
 from tests.benchmarks.ablation_records import PLOT_FILE, plot, read_records, table
-from training.mask_config import Strategy
+from training.masking.config import Strategy
 
 Negatives = Literal["no", "own", "released"]
 Arm = tuple[Strategy, Negatives]

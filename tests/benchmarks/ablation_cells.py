@@ -14,14 +14,14 @@ from pipeline.manifest import load_dataset_info
 from tests.benchmarks.ablation_records import append_record, read_records
 from training.config import PretrainConfig, differences
 from training.context import LocalContext
+from training.data.views import ViewConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.run import evaluate
 from training.local import launch
-from training.mask_config import Strategy
-from training.metrics import read_metrics
-from training.progress import say
+from training.masking.config import Strategy
 from training.recipes import find_recipe
-from training.views import ViewConfig
+from training.record.metrics import read_metrics
+from training.record.progress import say
 
 SCORE_SEED = 0
 

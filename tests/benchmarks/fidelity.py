@@ -19,9 +19,9 @@ from pipeline.saliency.scda import Scda
 from pipeline.saliency.scda_input import STRIDE
 from pipeline.saliency.scda_network import localiser_of
 from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.draws import View, sample_seeds
-from training.foreground import foreground
-from training.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+from training.data.draws import View, sample_seeds
+from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+from training.masking.foreground import foreground
 
 OnView = Callable[[Tensor, int], NDArray[np.float32]]
 """Coloured views in [0, 1], [B, 3, S, S], and G -> saliency per patch, [B, G, G]."""

@@ -23,11 +23,11 @@ from pipeline.codecs import decode_stored
 from pipeline.manifest import DatasetInfo
 from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from training.augment import AugmentConfig
-from training.fills import fill_named
+from training.data.stream import BatchDataset, StreamConfig
+from training.data.views import ViewConfig
 from training.inputs import build_inputs
-from training.mask_config import MaskConfig
-from training.stream import BatchDataset, StreamConfig
-from training.views import ViewConfig
+from training.masking.config import MaskConfig
+from training.masking.fills import fill_named
 
 VIEW_SIZE, GRID = 224, 7
 Arm = Callable[[int], object]

@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 
 import ray
 
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from tests.benchmarks.process_tree import below
 
 

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
 
-from training.draws import View
-from training.encoder import EncoderConfig, build_backbone
-from training.fills import UnmaskedView, fill_named, filled, mean_values
-from training.foreground import foreground
+from training.data.draws import View
+from training.data.stream import HostBatch
+from training.encoders.encoder import EncoderConfig, build_backbone
 from training.inputs import EncoderInputs, build_inputs, to_device
-from training.mask_config import MaskConfig
-from training.masks import hard_negative_mask, view_mask
+from training.masking.config import MaskConfig
+from training.masking.fills import UnmaskedView, fill_named, filled, mean_values
+from training.masking.foreground import foreground
+from training.masking.masks import hard_negative_mask, view_mask
 from training.methods.interface import Moment
 from training.methods.moco import MoCoConfig, MoCoV2
 from training.optim import OptimConfig, build_optimiser
-from training.stream import HostBatch
 
 MASKS, UNMASKED = MaskConfig(), MaskConfig(strategy="none")
 ARMS = ("no masks", "precomputed", "localiser", "no negative")

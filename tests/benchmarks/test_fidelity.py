@@ -28,7 +28,7 @@ from tests.benchmarks.fidelity import (
     pool_exactly,
     pool_stored,
 )
-from training.views import ViewConfig
+from training.data.views import ViewConfig
 
 NUM_IMAGES = int(os.environ.get("SALMASK_FIDELITY_IMAGES", "200"))
 NUM_CROPS = 4

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.preparation import Preprocess, Preprocessing
-from training.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.extract import ExtractConfig, features_of
 from training.evaluate.folders import FolderImages
 from training.evaluate.labelled import LabelledImages

@@ -13,11 +13,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.draws import View, sample_seeds, torch_seeds
-from training.fills import FILLS, UnmaskedView, sample_noise
-from training.mask_draws import MaskDraws, draw_masks
-from training.masks import hard_negative_mask, view_mask
-from training.patches import choose_patches
+from training.data.draws import View, sample_seeds, torch_seeds
+from training.masking.draws import MaskDraws, draw_masks
+from training.masking.fills import FILLS, UnmaskedView, sample_noise
+from training.masking.masks import hard_negative_mask, view_mask
+from training.masking.patches import choose_patches
 
 pytestmark = pytest.mark.benchmark
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from training.order import EpochOrder
+from training.data.order import EpochOrder
 
 pytestmark = pytest.mark.benchmark
 

@@ -21,11 +21,11 @@ import PIL
 import pytest
 import ray
 
-from pipeline.plan_files import planned_sources, read_plan
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.plan_files import planned_sources, read_plan
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.schema import SHARDS_FOLDER
-from pipeline.storage import open_store
+from pipeline.stores.storage import open_store
 from tests.benchmarks.bare_loop import Tar, only_decode, write_tar
 from tests.benchmarks.process_tree import below, cpu_seconds
 

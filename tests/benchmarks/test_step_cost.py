@@ -19,12 +19,12 @@ from tests.benchmarks.step_arms import ARMS, StepArm, StepSize, clock
 from tests.shard_sets import write_images
 from training.augment import AugmentConfig
 from training.config import PretrainConfig
+from training.data.stream import BatchDataset, StreamConfig
+from training.data.views import ViewConfig
 from training.local import launch
-from training.mask_config import MaskConfig
+from training.masking.config import MaskConfig
 from training.memory import keep_freed_memory
-from training.metrics import read_metrics
-from training.stream import BatchDataset, StreamConfig
-from training.views import ViewConfig
+from training.record.metrics import read_metrics
 
 pytestmark = pytest.mark.benchmark
 

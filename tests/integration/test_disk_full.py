@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.atomic import temporaries
 from pipeline.errors import InputError
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.stores.atomic import temporaries
 from pipeline.verify import verify_set
 from tests.full_disk import FullDisk
 from tests.precompute_here import precompute_here

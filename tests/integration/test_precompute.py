@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import ray.data
 
-from pipeline.atomic import temporaries
 from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import InputError
 from pipeline.manifest import check_shards, load_dataset_info
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.shards import ShardSetReader
+from pipeline.stores.atomic import temporaries
 from pipeline.verify import verify_set
 from tests import deadly
 from tests.picture_folders import contents, write_pictures
@@ -135,7 +135,7 @@ def test_a_job_whose_actors_always_die_ends_and_keeps_what_is_made(
     deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
     source = deadly.DeadlySaliency(death="orphan")
     monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
-    monkeypatch.setattr("pipeline.precompute.MAX_RETRIES", 1)
+    monkeypatch.setattr("pipeline.precompute.ray_job.MAX_RETRIES", 1)
     config = PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out", shard_images=4)
     with pytest.raises(RuntimeError, match="processes died again and again over shard-000001"):
         precompute(config)

@@ -10,7 +10,7 @@ import ray.data
 import webdataset
 
 from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.shards import ShardSetReader
 from tests.picture_folders import write_pictures
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from tests.picture_folders import contents, write_pictures
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.errors import InputError
 from pipeline.manifest import check_shards, load_dataset_info
-from pipeline.precompute import PrecomputeConfig, precompute
-from pipeline.precompute_begin import Work
-from pipeline.precompute_run import run_precompute
-from pipeline.storage import open_store
+from pipeline.precompute.begin import Work
+from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.run import run_precompute
+from pipeline.stores.storage import open_store
 from tests.picture_folders import write_pictures
 from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
@@ -109,7 +109,8 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
 def test_an_outage_while_an_image_is_read_rejects_nothing(
     remote: PrecomputeConfig, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.reading.READ_AHEAD", 1)  # the second, once the first is through
+    # The second is fetched once the first is through.
+    monkeypatch.setattr("pipeline.sources.reading.READ_AHEAD", 1)
     impatient = replace(remote, data=bucket.url("data", retry_seconds=1))
 
     def cut_at_the_first_image(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:

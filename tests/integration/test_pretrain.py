@@ -13,11 +13,11 @@ import ray
 from pipeline.errors import InputError
 from tests.runs import small_run
 from tests.shard_sets import damage_images, write_shard_set
+from training.cluster.launch import launch
 from training.config import KnnConfig, PretrainConfig
-from training.launch import launch
 from training.local import launch as launch_local
-from training.metrics import TIMINGS, read_metrics
 from training.optim import OptimConfig
+from training.record.metrics import TIMINGS, read_metrics
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

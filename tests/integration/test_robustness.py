@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.build import ensure_shard
 from pipeline.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.errors import ImageError
 from pipeline.manifest import DatasetInfo
-from pipeline.precompute import PrecomputeConfig, precompute
+from pipeline.precompute.build import ensure_shard
+from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.boundary import Boundary
 from pipeline.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SCHEMA_VERSION
 from pipeline.shards import ShardSetReader

@@ -16,8 +16,8 @@ from jobs.evaluate import run
 from jobs.export import run as run_export
 from pipeline.backbone import BackboneInfo
 from pipeline.manifest import DatasetInfo
-from training.encoder import EncoderConfig, build_backbone
-from training.export import export_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("disc", "stripes")

@@ -10,8 +10,8 @@ import torch
 from jobs.cli import main
 from jobs.export import run
 from pipeline.backbone import load_backbone
-from training.encoder import EncoderConfig, build_backbone
-from training.export import export_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 
 
 class Done(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.cli import parse
 from pipeline.errors import InputError
-from pipeline.precompute import PrecomputeConfig
+from pipeline.precompute.ray_job import PrecomputeConfig
 from tests.deadly import write_pictures
 from tests.precompute_here import precompute_here
 

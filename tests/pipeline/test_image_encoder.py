@@ -6,8 +6,8 @@ import torch
 from pipeline.errors import InputError
 from pipeline.image_encoder import load_image_encoder
 from pipeline.preparation import Preprocess
-from training.encoder import EncoderConfig, build_backbone
-from training.export import export_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 
 
 def test_images_in_features_out(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 
 from pipeline.backbone import load_backbone
 from pipeline.model_card import model_card, recipe
-from training.encoder import EncoderConfig, build_backbone
-from training.export import export_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 
 CONFIG = {
     "method": "moco_v2",

@@ -13,7 +13,7 @@ import pytest
 from pipeline import verify
 from pipeline.codecs import encode_saliency
 from pipeline.errors import InputError
-from pipeline.precompute_config import PrecomputeConfig
+from pipeline.precompute.config import PrecomputeConfig
 from pipeline.schema import (
     manifest_path,
     rejected_path,

@@ -19,7 +19,7 @@ from training.augment import (
     compose_colours,
     draw_colours,
 )
-from training.draws import View, sample_seeds
+from training.data.draws import View, sample_seeds
 
 BATCH, SIZE = 4, 20
 FACTORS = [0.6, 0.9, 1.0, 1.4]

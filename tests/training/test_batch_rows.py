@@ -8,9 +8,9 @@ from pipeline.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
 from training.batch_rows import rows_of
-from training.mask_config import MaskConfig
-from training.stream import BatchDataset, StreamConfig
-from training.views import ViewConfig
+from training.data.stream import BatchDataset, StreamConfig
+from training.data.views import ViewConfig
+from training.masking.config import MaskConfig
 
 
 def test_rows_are_those_of_a_rank(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.errors import InputError
 from training.config import KnnConfig, PretrainConfig, differences
-from training.draws import View
+from training.data.draws import View
+from training.data.views import ViewConfig
 from training.optim import OptimConfig
 from training.recipes import RECIPES, find_recipe
-from training.views import ViewConfig
 
 HERE = Path("shards")
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from pipeline.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
-from training.draws import View, negative_view
-from training.fills import FILLS
-from training.foreground import foreground
+from training.data.draws import View, negative_view
+from training.data.stream import BatchDataset, HostBatch, StreamConfig
+from training.data.views import ViewConfig
 from training.inputs import EncoderInputs, build_inputs, carrying_masks, to_device
-from training.mask_config import AttMaskConfig, MaskConfig
-from training.masks import masked_share
-from training.released import released_foreground
-from training.stream import BatchDataset, HostBatch, StreamConfig
-from training.views import ViewConfig
+from training.masking.config import AttMaskConfig, MaskConfig
+from training.masking.fills import FILLS
+from training.masking.foreground import foreground
+from training.masking.masks import masked_share
+from training.masking.released import released_foreground
 
 BATCH, SIZE, GRID = 8, 32, 4
 NEGATIVES = (

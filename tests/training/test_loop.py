@@ -14,13 +14,13 @@ from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.checkpoint import CheckpointConfig, CheckpointStore
 from training.config import KnnConfig, PretrainConfig
-from training.damage import DAMAGED_FILE
-from training.encoder import EncoderConfig
-from training.mask_config import MaskConfig
+from training.data.damage import DAMAGED_FILE
+from training.encoders.encoder import EncoderConfig
+from training.masking.config import MaskConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
-from training.metrics import read_metrics
 from training.optim import OptimConfig
+from training.record.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from training.augment import ColourDraws, augment_colours
+from training.data.draws import View, negative_view
+from training.data.stream import HostBatch
 from training.distributed import balanced_weights
-from training.draws import View, negative_view
-from training.fills import FILLS, UnmaskedView, sample_noise
-from training.foreground import foreground
 from training.inputs import build_inputs
 from training.lars import LARS
-from training.losses import Weigh, info_nce, nt_xent, prime_log_weights
-from training.mask_config import MaskConfig
-from training.mask_draws import MaskDraws
-from training.mask_strategies import MASK_STRATEGIES
-from training.masks import hard_negative_mask, masked_share, view_mask
-from training.released import released_foreground, shared_noise
-from training.stream import HostBatch
+from training.masking.config import MaskConfig
+from training.masking.draws import MaskDraws
+from training.masking.fills import FILLS, UnmaskedView, sample_noise
+from training.masking.foreground import foreground
+from training.masking.masks import hard_negative_mask, masked_share, view_mask
+from training.masking.released import released_foreground, shared_noise
+from training.masking.strategies import MASK_STRATEGIES
+from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
 
 BATCH, GRID, SIZE = 4, 7, 28
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import tyro
 
 from pipeline.errors import InputError
+from training.cluster.resources import Wanted
+from training.encoders.kept_encoder import EncoderName
 from training.evaluate.diagnostics import DiagnosticsConfig
 from training.evaluate.finetune import FinetuneConfig
 from training.evaluate.linear_paper import PaperProbeConfig
-from training.kept_encoder import EncoderName
-from training.resources import Wanted
 
 
 @dataclass(frozen=True, kw_only=True)

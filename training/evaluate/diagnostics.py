@@ -21,7 +21,7 @@ from training.evaluate.labelled import LabelledImages
 from training.evaluate.look import Look
 from training.evaluate.mask_invariance import fill_of, mask_invariance
 from training.evaluate.subject import Subject
-from training.fills import fill_named
+from training.masking.fills import fill_named
 
 TRUE_MASKS = "external"
 """The saliency source whose maps are masks that somebody made: backgrounds can be swapped."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
-from training.batch_norm import group_batch_norm
+from training.data.draws import sample_seeds
 from training.distributed import average_buffers, data_parallel, world_size
-from training.draws import sample_seeds
+from training.encoders.batch_norm import group_batch_norm
 from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.training_views import training_batches

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import decode_source
 from pipeline.errors import ImageError, InputError
-from pipeline.image_names import has_image_suffix
+from pipeline.sources.image_names import has_image_suffix
 
 
 class FolderImages:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pipeline.preparation import resize_and_crop
 from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.draws import View, sample_seeds
+from training.data.draws import View, sample_seeds
+from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 from training.evaluate.features import evaluation_view
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.subject import Subject
-from training.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 
 
 class Views(NamedTuple):

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.draws import View, torch_seeds
+from training.data.draws import View, torch_seeds
 from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
-from training.fills import FILLS, UnmaskedView, sample_noise
-from training.foreground import foreground
-from training.mask_draws import draw_masks
-from training.patches import choose_patches, patches_to_pixels
+from training.masking.draws import draw_masks
+from training.masking.fills import FILLS, UnmaskedView, sample_noise
+from training.masking.foreground import foreground
+from training.masking.patches import choose_patches, patches_to_pixels
 
 
 class Invariance(NamedTuple):

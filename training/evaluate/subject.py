@@ -14,9 +14,9 @@ from torch import nn
 from pipeline.backbone import BackboneInfo
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocess
+from training.encoders.export import untrained_like
+from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.extract import ExtractConfig, Prepare
-from training.export import untrained_like
-from training.kept_encoder import EncoderName, load_encoder
 
 UNTRAINED = "untrained"
 """The name of random weights: the network and the preprocessing of the first other checkpoint."""

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.batch_norm import group_batch_norm
 from training.distributed import average_buffers, gather_rows
-from training.encoder import Backbone, projection_head
+from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import Backbone, projection_head
 from training.inputs import EncoderInputs
 from training.methods.hard_negatives import embedding_spread
 from training.methods.interface import (
@@ -26,7 +26,7 @@ from training.methods.interface import (
     StepResult,
     unit_rows,
 )
-from training.momentum import momentum_copy, update_momentum
+from training.methods.momentum import momentum_copy, update_momentum
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from pipeline.errors import InputError
+from training.data.draws import View, negative_view
 from training.distributed import gather_rows, rank, world_size
-from training.draws import View, negative_view
-from training.losses import Weigh, prime_log_weights
 from training.methods.interface import MethodConfig, Moment
+from training.methods.losses import Weigh, prime_log_weights
 from training.schedules import linear_warmup
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import InputError
-from training.batch_norm import group_batch_norm
-from training.encoder import Backbone, projection_head
+from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import Backbone, projection_head
 from training.inputs import EncoderInputs
 
 
@@ -83,7 +83,7 @@ class MethodConfig:
 
     @property
     def negative_views(self) -> tuple[int, ...]:
-        """Numbers of the views that are hard negatives (`training.draws.negative_view`)."""
+        """Numbers of the views that are hard negatives (`training.data.draws.negative_view`)."""
         return ()
 
     def check_batch(self, batch_size: int, num_ranks: int) -> None:

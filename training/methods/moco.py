@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from training.data.draws import View
 from training.distributed import (
     average_buffers,
     batch_permutation,
@@ -19,11 +20,8 @@ from training.distributed import (
     rank,
     world_size,
 )
-from training.draws import View
-from training.encoder import Backbone
+from training.encoders.encoder import Backbone
 from training.inputs import EncoderInputs
-from training.key_queue import KeyQueue, check_queue_size
-from training.losses import info_nce
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
@@ -31,7 +29,9 @@ from training.methods.hard_negatives import (
     too_small_for_one,
 )
 from training.methods.interface import Method, Moment, ProjectedBackbone, StepResult
-from training.momentum import momentum_copy, update_momentum
+from training.methods.key_queue import KeyQueue, check_queue_size
+from training.methods.losses import info_nce
+from training.methods.momentum import momentum_copy, update_momentum
 
 KEY_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles of the key encoder's passes; the second hard negative's pass is 2, and so on."""

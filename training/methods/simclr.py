@@ -1,7 +1,7 @@
 """SimCLR with the image's own hard negatives.
 
 Chen et al., arXiv 2002.05709. arXiv 2309.12757 trains it with masks and hard negatives too but does
-not publish that loss: `training.losses.nt_xent` is this project's reading.
+not publish that loss: `training.methods.losses.nt_xent` is this project's reading.
 
 View 1 is the query (masked, by default), view 2 the key. The hard negatives of an anchor in view 1
 are copies of view 2 with their foreground masked, and the other way round.
@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.batch_norm import running_statistics_kept
+from training.data.draws import View
 from training.distributed import (
     average_buffers,
     batch_permutation,
@@ -29,10 +29,9 @@ from training.distributed import (
     shuffled_images,
     world_size,
 )
-from training.draws import View
-from training.encoder import Backbone
+from training.encoders.batch_norm import running_statistics_kept
+from training.encoders.encoder import Backbone
 from training.inputs import EncoderInputs
-from training.losses import nt_xent
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
@@ -40,6 +39,7 @@ from training.methods.hard_negatives import (
     too_small_for_one,
 )
 from training.methods.interface import Method, Moment, ProjectedBackbone, StepResult
+from training.methods.losses import nt_xent
 
 VIEW_2_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles: that of view 2, and the first of the hard negatives' own."""

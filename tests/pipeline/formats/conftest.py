@@ -10,8 +10,8 @@ from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.image_encoder import ImageEncoder, load_image_encoder
 from tests.shard_sets import picture
-from training.encoder import EncoderConfig, build_backbone
-from training.export import export_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 
 KINDS = ("made", "real")
 

@@ -10,8 +10,8 @@ from pipeline.formats.registry import FORMATS
 from pipeline.formats.write import write_formats
 from pipeline.model_card import Figure
 from tests.pipeline.formats.conftest import export
-from training.encoder import EncoderConfig, build_backbone
-from training.export import export_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 
 
 def test_one_folder_holds_all_and_is_an_export_itself(plain: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.demo_pictures import KINDS, draw_picture
+from pipeline.demo.pictures import KINDS, draw_picture
 from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.codecs import decode_saliency
 from pipeline.errors import ImageError, InputError
 from pipeline.manifest import DatasetInfo, read_rejected
-from pipeline.precompute_config import PrecomputeConfig
+from pipeline.precompute.config import PrecomputeConfig
 from pipeline.saliency.external import External, decode_mask
 from pipeline.shards import ShardSetReader
 from tests.precompute_here import precompute_here

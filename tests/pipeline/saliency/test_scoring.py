@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.demo_pictures import draw_picture
+from pipeline.demo.pictures import draw_picture
 from pipeline.errors import ImageError, InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocess, Preprocessing
-from training.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.features import evaluation_view, extract_features
 
 CPU = torch.device("cpu")

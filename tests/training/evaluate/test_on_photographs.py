@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.preparation import Preprocess, Preprocessing
-from training.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.extract import ExtractConfig, Features, features_of
 from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import open_labelled

@@ -13,14 +13,14 @@ from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo
 from tests.ranks import in_ranks
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
-from training.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.export import export_backbone
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.finetune import FinetuneConfig
 from training.evaluate.linear_paper import PaperProbeConfig
 from training.evaluate.protocols import PROTOCOLS
 from training.evaluate.results import Result, read_results
 from training.evaluate.run import evaluate
-from training.export import export_backbone
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.ranks import in_ranks
-from training.draws import View
-from training.encoder import Backbone
+from training.data.draws import View
+from training.encoders.encoder import Backbone
 from training.inputs import EncoderInputs
 from training.methods.interface import Method, Moment
 

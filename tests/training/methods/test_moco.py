@@ -23,8 +23,8 @@ from tests.training.methods.small import (
     small_backbone,
     weighted,
 )
+from training.data.draws import View, negative_view
 from training.distributed import batch_permutation
-from training.draws import View, negative_view
 from training.inputs import EncoderInputs
 from training.methods.interface import Moment
 from training.methods.moco import HARD_NEGATIVE_PASS, KEY_PASS, MoCoConfig, MoCoV2

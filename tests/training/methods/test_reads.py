@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.methods.small import BATCH, MOMENT, make_images, small_backbone
-from training.draws import View
+from training.data.draws import View
 from training.inputs import EncoderInputs
 from training.methods.byol import BYOL, BYOLConfig
 from training.methods.interface import Method

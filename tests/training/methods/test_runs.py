@@ -10,15 +10,15 @@ from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
-from training.collapse import CollapseConfig
 from training.config import KnnConfig, PretrainConfig
-from training.mask_config import MaskConfig
+from training.data.views import ViewConfig
+from training.masking.config import MaskConfig
 from training.methods.byol import BYOLConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
-from training.metrics import read_metrics
 from training.optim import OptimConfig
-from training.views import ViewConfig
+from training.record.collapse import CollapseConfig
+from training.record.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

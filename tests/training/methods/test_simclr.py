@@ -23,10 +23,10 @@ from tests.training.methods.small import (
     step_of,
     weighted,
 )
+from training.data.draws import View, negative_view
 from training.distributed import batch_permutation
-from training.draws import View, negative_view
-from training.losses import nt_xent
 from training.methods.interface import Moment
+from training.methods.losses import nt_xent
 from training.methods.simclr import HARD_NEGATIVE_PASS, VIEW_2_PASS, SimCLR, SimCLRConfig
 
 RHO = 1.5

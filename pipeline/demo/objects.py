@@ -1,0 +1,236 @@
+"""The demo pictures' objects: outlines of the kinds, placing, shading, shadow.
+
+Shapes: H W pixels, P points of a contour.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.demo.backgrounds import edge, smooth_noise, turned_grid
+
+Floats = NDArray[np.float32]
+Mask = NDArray[np.uint8]
+# The outline and the holes, float32 [P, 2] each; the outline reaches about 1 from the origin.
+Contours = tuple[Floats, ...]
+
+SHARE_OF_PICTURE = (0.15, 0.38)  # pixels of the object, holes left out
+MARGIN = 2  # pixels between the object and the border
+SUBPIXEL_BITS = 4
+TURN = np.linspace(0, 2 * np.pi, 145, dtype=np.float32)[:-1]
+
+
+def polar(radius: NDArray[np.floating]) -> Floats:
+    """Contour from a radius per angle of TURN."""
+    return np.stack([radius * np.cos(TURN), radius * np.sin(TURN)], axis=1).astype(np.float32)
+
+
+def circle(radius: float, x: float = 0.0, y: float = 0.0) -> Floats:
+    """A circle about (x, y)."""
+    return polar(np.full_like(TURN, radius)) + np.array([x, y], np.float32)
+
+
+def points(*pairs: tuple[float, float]) -> Floats:
+    """A polygon."""
+    return np.array(pairs, np.float32)
+
+
+def clover() -> Contours:
+    """Four round leaves."""
+    return (polar(0.68 + 0.32 * np.cos(4 * TURN)),)
+
+
+def crescent() -> Contours:
+    """A disc that another disc has bitten."""
+    outer = np.linspace(0.95, 2 * np.pi - 0.95, 90)
+    tip = np.array([np.cos(0.95), np.sin(0.95)])
+    centre, radius = 0.62, float(np.hypot(tip[0] - 0.62, tip[1]))
+    start = np.arctan2(-tip[1], tip[0] - centre) % (2 * np.pi)
+    inner = np.linspace(start, 2 * np.pi - start, 60)[1:-1]
+    bite = np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
+    disc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
+    return (np.concatenate([disc, bite]).astype(np.float32),)
+
+
+def cross() -> Contours:
+    """Two bars of equal length."""
+    a, b = 0.32, 0.95
+    return (
+        points(
+            (a, b), (a, a), (b, a), (b, -a), (a, -a), (a, -b),
+            (-a, -b), (-a, -a), (-b, -a), (-b, a), (-a, a), (-a, b),
+        ),
+    )  # fmt: skip
+
+
+def gear() -> Contours:
+    """Nine teeth round a small hole."""
+    teeth = np.clip(0.5 + 2.5 * np.cos(9 * TURN), 0, 1)
+    return polar(0.76 + 0.24 * teeth), circle(0.26)
+
+
+def heart() -> Contours:
+    """The card suit."""
+    x = 16 * np.sin(TURN) ** 3
+    y = 13 * np.cos(TURN) - 5 * np.cos(2 * TURN) - 2 * np.cos(3 * TURN) - np.cos(4 * TURN)
+    return (np.stack([x, -(y + 2.5)], axis=1).astype(np.float32) / np.float32(15.5),)
+
+
+def lattice() -> Contours:
+    """A square window of four panes."""
+    a, near, far = 0.8, 0.12, 0.58
+    panes = [
+        points((x * near, y * near), (x * far, y * near), (x * far, y * far), (x * near, y * far))
+        for x in (-1, 1)
+        for y in (-1, 1)
+    ]
+    return (points((a, a), (a, -a), (-a, -a), (-a, a)), *panes)
+
+
+def ring() -> Contours:
+    """A disc with a wide hole."""
+    return circle(1.0), circle(0.52)
+
+
+def star() -> Contours:
+    """Five points."""
+    angle = np.arange(10) * np.pi / 5
+    radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.46)
+    corners = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return (corners.astype(np.float32),)
+
+
+OBJECTS: dict[str, Callable[[], Contours]] = {
+    "clover": clover,
+    "crescent": crescent,
+    "cross": cross,
+    "gear": gear,
+    "heart": heart,
+    "lattice": lattice,
+    "ring": ring,
+    "star": star,
+}
+
+
+def place_object(kind: str, rng: np.random.Generator, height: int, width: int) -> Mask:
+    """The antialiased mask [H, W] of an object, turned, stretched a little, wholly inside."""
+    contours = OBJECTS[kind]()
+    area = cv2.contourArea(contours[0]) - sum(cv2.contourArea(hole) for hole in contours[1:])
+    share = rng.uniform(*SHARE_OF_PICTURE)
+    angle, stretch, shear = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.18), rng.normal(0, 0.08)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    form = np.array([[stretch, shear], [0, 1 / stretch]])  # keeps the area
+    matrix = (turn @ form * np.sqrt(share * height * width / area)).astype(np.float32)
+    outline = contours[0] @ matrix.T
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    corner = np.array([width - 1 - MARGIN, height - 1 - MARGIN])
+    room = (corner - MARGIN) / (high - low)
+    shrink = np.float32(min(1.0, float(room.min())))
+    low, high = low * shrink, high * shrink
+    where = rng.uniform(MARGIN - low, np.maximum(corner - high, MARGIN - low)).astype(np.float32)
+    scale = 1 << SUBPIXEL_BITS
+    fixed = [np.rint((c @ matrix.T * shrink + where) * scale).astype(np.int32) for c in contours]
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, fixed, 255, lineType=cv2.LINE_AA, shift=SUBPIXEL_BITS)
+    return mask
+
+
+def dots(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Round dots in rows."""
+    along, across = turned_grid(rng, height, width)
+    count = 2 * np.pi * rng.uniform(7, 9)
+    return edge(np.cos(count * along) + np.cos(count * across) - 0.7, 3)
+
+
+def bars(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Straight stripes."""
+    along, _ = turned_grid(rng, height, width)
+    return edge(np.sin(2 * np.pi * rng.uniform(8, 10) * along), 4)
+
+
+def squares(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """A chequerboard."""
+    along, across = turned_grid(rng, height, width)
+    count = 2 * np.pi * rng.uniform(4.5, 6)
+    return edge(np.sin(count * along) * np.sin(count * across), 8)
+
+
+def waves(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Zigzag lines."""
+    along, across = turned_grid(rng, height, width)
+    zigzag = np.abs((across * rng.uniform(7, 9)) % 1 - 0.5)
+    return edge(np.sin(2 * np.pi * (rng.uniform(7, 9) * along + 1.2 * zigzag)), 3)
+
+
+def spots(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Irregular patches with an edge."""
+    return edge(smooth_noise(rng, height, width, int(rng.integers(11, 14))), 6)
+
+
+def sheen(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """One colour that turns slowly into the other."""
+    along, _ = turned_grid(rng, height, width)
+    return np.asarray(np.clip(along + 0.5, 0, 1), np.float32)
+
+
+def grain(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Fine, soft noise."""
+    return np.asarray(np.clip(0.5 + 0.9 * smooth_noise(rng, height, width, 30), 0, 1), np.float32)
+
+
+def circles(rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Circles about a common centre."""
+    along, across = turned_grid(rng, height, width)
+    far = np.hypot(along - rng.uniform(-0.2, 0.2), across - rng.uniform(-0.2, 0.2))
+    return edge(np.sin(2 * np.pi * rng.uniform(8, 10) * far), 3)
+
+
+SURFACES: dict[str, Callable[[np.random.Generator, int, int], Floats]] = {
+    "clover": spots,
+    "crescent": sheen,
+    "cross": bars,
+    "gear": circles,
+    "heart": dots,
+    "lattice": grain,
+    "ring": waves,
+    "star": squares,
+}
+"""What a kind's surface looks like: float32 [H, W] in 0..1, from its one colour to the other."""
+
+
+def shaded_surface(
+    kind: str, mask: Mask, colours: Floats, light: Floats, rng: np.random.Generator
+) -> Floats:
+    """The object's colour per pixel [3, H, W]: pattern, rounded edge, light from one side.
+
+    Args:
+        kind: of object: its surface is its own.
+        mask: uint8 [H, W].
+        colours: float32 [2, 3], BGR in 0..255.
+        light: float32 [2], unit vector (x, y) towards the light.
+        rng: source of the draws.
+    """
+    height, width = mask.shape
+    blend = SURFACES[kind](rng, height, width)
+    one, two = colours[:, :, None, None]
+    surface = one + blend * (two - one)
+    depth = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
+    bevel = rng.uniform(0.03, 0.09) * min(height, width)
+    relief = cv2.GaussianBlur(np.sin(np.minimum(depth / bevel, 1) * (np.pi / 2)), (0, 0), 1.2)
+    slope_x, slope_y = (cv2.Sobel(relief, cv2.CV_32F, dx, 1 - dx, scale=bevel / 8) for dx in (1, 0))
+    facing = -(slope_x * light[0] + slope_y * light[1])
+    shade = np.float32(1) + rng.uniform(0.25, 0.5) * np.clip(facing, -1, 1)
+    gloss = 90 * np.clip(facing - 0.55, 0, 1)
+    return np.asarray(surface * shade + gloss, np.float32)
+
+
+def soft_shadow(mask: Mask, light: Floats, rng: np.random.Generator) -> Floats:
+    """How much of the light the object takes from the background: float32 [H, W] in 0..0.6."""
+    height, width = mask.shape
+    reach = rng.uniform(0.02, 0.06) * min(height, width)
+    shift = np.array([[1, 0, -light[0] * reach], [0, 1, -light[1] * reach]], np.float32)
+    moved = cv2.warpAffine(mask, shift, (width, height))
+    blurred = cv2.GaussianBlur(moved, (0, 0), 0.8 * reach).astype(np.float32)
+    return np.asarray(blurred * np.float32(rng.uniform(0.35, 0.6) / 255))

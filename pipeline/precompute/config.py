@@ -1,0 +1,137 @@
+"""What a person says to precompute: where from, where to, and how."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.codecs import MAX_PIXELS
+from pipeline.errors import InputError
+from pipeline.saliency.external import MissingMasks
+from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
+from pipeline.schema import SALIENCY_SIZE, SCHEMA_VERSION
+from pipeline.sources.registry import SourceOptions
+from pipeline.stores.storage import Store, is_url, open_store
+
+EXTERNAL = "external"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeConfig:
+    """From images to a shard set with saliency maps.
+
+    Attributes:
+        data: Folder of images at any depth, s3:// or gs:// prefix, pattern (images/**/*.jpg), list
+            (.txt, .csv, .parquet with a column of paths or URLs), .parquet with images in it, or
+            WebDataset .tar files (shards/*.tar).
+        out: Folder, s3:// or gs:// prefix of the shard set. A run that is started again redoes only
+            what is missing.
+        saliency: Where the saliency maps come from: boundary, centre, external, fine_grained, scda,
+            spectral_residual or uniform; parameters behind a colon, as in
+            scda:weights=runs/first/backbone,side=224 or boundary:refine=true.
+        labels: Whether class labels are taken: top-level folders, or a column.
+        image_column: Column of a .csv or .parquet that has the images, or suffix of a tar's
+            members that are the images.
+        label_column: Column of class labels, suffix of a tar's members, or field of its .json.
+        mask_column: Column of masks, or suffix of a tar's members (for --saliency external).
+        masks: Folder of masks with the images' relative names, 8-bit images or .npy in [0, 1] (for
+            --saliency external).
+        missing_masks: What an image without a mask is: an error, or given a uniform map.
+        append: Add the new ones among the images to a finished set, as new shards.
+        resize_short: Store larger images with their shorter side this long, as JPEG of quality 92;
+            by default the original bytes are kept.
+        shard_images: A shard closes at this many images...
+        shard_mib: ...or at this many MiB of source bytes.
+        saliency_size: Side of the stored saliency maps in cells.
+        max_rejected_fraction: More images than this share that cannot be used are an error.
+        max_pixels: Larger images are rejected before they are decoded.
+    """
+
+    data: str | Path
+    out: str | Path
+    saliency: str = "boundary"
+    labels: bool = True
+    image_column: str = ""
+    label_column: str = ""
+    mask_column: str = ""
+    masks: str | Path = ""
+    missing_masks: MissingMasks = "error"
+    append: bool = False
+    resize_short: int | None = None
+    shard_images: int = 256
+    shard_mib: int = 256
+    saliency_size: int = SALIENCY_SIZE
+    max_rejected_fraction: float = 0.05
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        self.make_saliency()
+        for name in ("shard_images", "shard_mib", "max_pixels", "resize_short"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if not 8 <= self.saliency_size <= 1024:
+            raise InputError(f"saliency_size must be in 8..1024, got {self.saliency_size}")
+        if not 0 <= self.max_rejected_fraction <= 1:
+            raise InputError(
+                f"max_rejected_fraction must be in 0..1, got {self.max_rejected_fraction}"
+            )
+        given = [name for name in ("masks", "mask_column") if str(getattr(self, name))]
+        if self.saliency == EXTERNAL and len(given) != 1:
+            raise InputError(
+                "--saliency external wants to know where the masks are: --masks FOLDER or "
+                f"--mask-column NAME{', not both' if given else ''}"
+            )
+        if self.saliency != EXTERNAL and given:
+            raise InputError(
+                f"--{given[0].replace('_', '-')} is for --saliency external, not {self.saliency}"
+            )
+
+    @property
+    def source_options(self) -> SourceOptions:
+        """How to read what `data` is."""
+        return SourceOptions(
+            labels=self.labels,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            mask_column=self.mask_column,
+        )
+
+    @property
+    def saliency_name(self) -> str:
+        """The source of the maps, without its parameters."""
+        return self.saliency.partition(":")[0]
+
+    def make_saliency(self) -> SaliencySource:
+        """The source of the maps.
+
+        Raises:
+            InputError: an unknown one, or parameters that it does not have.
+        """
+        if self.saliency == EXTERNAL:
+            return make_saliency_source(self.saliency, missing=self.missing_masks)
+        if self.saliency_name == EXTERNAL:
+            raise InputError(f"saliency {EXTERNAL} takes masks as they are, without parameters")
+        return parse_saliency_source(self.saliency)
+
+    def parameters(self, described_saliency: dict[str, object]) -> dict[str, object]:
+        """All settings that decide what the shards hold, as they go into the plan."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "saliency": described_saliency,
+            "saliency_size": self.saliency_size,
+            "shard_images": self.shard_images,
+            "shard_mib": self.shard_mib,
+            "max_pixels": self.max_pixels,
+            "resize_short": self.resize_short,
+            "labels": self.labels,
+        }
+
+
+def absolute(place: str | Path) -> str:
+    """A place as every node sees it: local paths made absolute."""
+    return str(place) if is_url(place) else str(Path(place).expanduser().resolve())
+
+
+def open_place(place: str | Path) -> Store:
+    """The store at a place that a person gave."""
+    return open_store(absolute(place))

@@ -1,0 +1,185 @@
+"""Which image goes into which shard, decided from the listing alone, and the digest of it all.
+
+Files are ordered by a hash of their source: every shard is a random sample of the classes, and
+neither the order of a listing nor the number of processes changes anything. Containers keep their
+order, so that they are read from front to back.
+
+All of it is arrow and numpy: ten million images are some arrays, not ten million objects.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.schema import sample_key
+from pipeline.sources.collected import PLAN_SCHEMA, Collected
+
+NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
+DIGEST_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what the shards hold.
+
+    Attributes:
+        parameters: settings, nested at most once; json types.
+        class_names: a label is an index into them.
+        unlabelled_because: why there are no labels; empty where there are, or none were wanted.
+        digest: of all of it.
+        first_shard: number of the first shard.
+        bounds: shard i holds the rows from bounds[i] to bounds[i + 1] of the order.
+        order: numbers of rows.
+        rows: of PLAN_SCHEMA, as they were listed; columns without any value may be missing.
+    """
+
+    parameters: dict[str, object]
+    class_names: tuple[str, ...]
+    unlabelled_because: str
+    digest: str
+    first_shard: int
+    bounds: NDArray[np.int64]
+    order: NDArray[np.int64]
+    rows: pa.Table
+
+    @property
+    def num_images(self) -> int:
+        """Images in all shards."""
+        return int(self.bounds[-1])
+
+    @property
+    def num_shards(self) -> int:
+        """Shards."""
+        return len(self.bounds) - 1
+
+    def shards(self) -> Iterator[pa.RecordBatch]:
+        """The rows of each shard, in order, of PLAN_SCHEMA."""
+        for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
+            yield take_rows(self.rows, self.order[start:stop])
+
+
+def make_plan(
+    images: Collected,
+    parameters: Mapping[str, object],
+    *,
+    shard_images: int,
+    shard_bytes: int,
+    keeps_order: bool = False,
+    first_shard: int = 0,
+    follows: str = "",
+) -> Plan:
+    """Distribute images over shards.
+
+    A shard closes at `shard_images` images or before it exceeds `shard_bytes` of source bytes
+    (a larger image has a shard of its own; images of unknown size count nothing).
+
+    Args:
+        images: what there is.
+        parameters: all settings that decide the content, json types.
+        shard_images: at least 1.
+        shard_bytes: at least 1.
+        keeps_order: as `Listing.keeps_order` says.
+        first_shard: number of the first shard.
+        follows: the digest of the plan that these shards are appended to.
+
+    Raises:
+        InputError: two sources have the same key.
+    """
+    hashes = source_hashes(images.rows["source"], 8)
+    _check_keys(images.rows["source"], hashes[:, 0])
+    if keeps_order:
+        order = np.arange(images.rows.num_rows, dtype=np.int64)
+    else:
+        hashes = source_hashes(images.rows["source"], 16)
+        order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
+    sizes = np.maximum(images.rows["num_bytes"].to_numpy(), 0)[order]
+    bounds = _shard_bounds(sizes, shard_images, shard_bytes)
+    digest = sha256(_canonical([follows, dict(parameters), list(images.class_names)]))
+    for start in range(0, len(order), DIGEST_ROWS):
+        _update(digest, take_rows(images.rows, order[start : start + DIGEST_ROWS]))
+    return Plan(
+        parameters=dict(parameters),
+        class_names=images.class_names,
+        unlabelled_because=images.unlabelled_because,
+        digest=digest.hexdigest(),
+        first_shard=first_shard,
+        bounds=bounds,
+        order=order,
+        rows=images.rows,
+    )
+
+
+def source_hashes(sources: pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
+    """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
+    parts = []
+    for chunk in sources.chunks:
+        for start in range(0, len(chunk), DIGEST_ROWS):
+            texts = chunk.slice(start, DIGEST_ROWS).to_pylist()
+            joined = b"".join(blake2b(t.encode(), digest_size=size).digest() for t in texts)
+            parts.append(np.frombuffer(joined, dtype=">u8").astype(np.uint64))
+    words = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+    return words.reshape(-1, size // 8)
+
+
+def take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
+    """Some rows, in that order, with all columns of PLAN_SCHEMA."""
+    indices = pa.array(numbers)
+    arrays = []
+    for column in PLAN_SCHEMA:
+        if column.name not in rows.column_names:
+            arrays.append(pa.nulls(len(numbers), column.type))
+            continue
+        chunks = rows[column.name].chunks  # one: taking from many would join them each time
+        assert len(chunks) <= 1
+        arrays.append(chunks[0].take(indices) if chunks else pa.nulls(0, column.type))
+    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
+
+
+def _shard_bounds(
+    sizes: NDArray[np.int64], shard_images: int, shard_bytes: int
+) -> NDArray[np.int64]:
+    ends = np.cumsum(sizes)
+    bounds = [0]
+    while bounds[-1] < len(sizes):
+        start = bounds[-1]
+        before = int(ends[start - 1]) if start else 0
+        fitting = int(np.searchsorted(ends, before + shard_bytes, side="right"))
+        bounds.append(min(max(fitting, start + 1), start + shard_images, len(sizes)))
+    return np.asarray(bounds, dtype=np.int64)
+
+
+def _check_keys(sources: pa.ChunkedArray, hashes: NDArray[np.uint64]) -> None:
+    """Refuse sources with one key: their hashes are that of `sample_key`."""
+    ordered = np.argsort(hashes, kind="stable")
+    repeated = np.flatnonzero(hashes[ordered][1:] == hashes[ordered][:-1])
+    for position in repeated.tolist():
+        first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
+        if first == second:
+            raise InputError(f"{first!r} is listed twice (or two names are written alike)")
+        if sample_key(first) == sample_key(second):
+            raise InputError(f"{first!r} and {second!r} have the same key: rename one")
+
+
+def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
+    digest.update(_canonical(batch.column("source").to_pylist()))
+    for name in ("uri", "mask"):
+        column = batch.column(name)
+        if column.null_count < batch.num_rows:
+            values = [None if v is None else v.hex() for v in column.to_pylist()]
+            digest.update(_canonical([name, values]))
+    for name in NUMBERS:
+        column = batch.column(name)
+        if column.null_count < batch.num_rows:
+            numbers = column.fill_null(-1).to_numpy(zero_copy_only=False)
+            digest.update(name.encode() + numbers.astype("<i8").tobytes())
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,179 @@
+"""What `--append` adds, and what it leaves alone."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.precompute.begin import Work
+from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
+from pipeline.shards import ShardSetReader
+from tests.picture_folders import contents, write_pictures
+from tests.precompute_here import build_here, precompute_here
+
+
+def write_more(data: Path, label: str, *numbers: int) -> None:
+    (data / label).mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 44, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(data / label / f"more {number}.png"), pixels)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PrecomputeConfig:
+    """A finished set of ten pictures in four shards."""
+    write_pictures(tmp_path / "data", 10)
+    config = PrecomputeConfig(
+        data=tmp_path / "data", out=tmp_path / "out", shard_images=3, saliency="centre"
+    )
+    precompute_here(config)
+    return replace(config, append=True)
+
+
+def samples(out: Path) -> list[tuple[str, int]]:
+    reader = ShardSetReader(out, load_dataset_info(out))
+    read = [reader.read(number) for number in range(reader.num_samples)]
+    return [(sample.key, sample.label) for sample in read]
+
+
+def test_new_images_become_new_shards_and_nothing_else_changes(
+    config: PrecomputeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    before, numbered = contents(out), samples(out)
+    write_more(tmp_path / "data", "class_1", 1, 2, 3, 4)
+    info = precompute_here(config)
+    assert "10 images that the set has already, and 4 images" in capsys.readouterr().out
+    after = contents(out)
+    del before["dataset.json"]
+    assert {name: after[name] for name in before} == before
+    assert [shard.num_images for shard in info.shards] == [3, 3, 3, 1, 3, 1]
+    assert load_dataset_info(out) == info
+    check_shards(out, info)
+    assert samples(out)[:10] == numbered
+    assert {label for _, label in samples(out)[10:]} == {1}
+    assert info.class_names == ("class_0", "class_1", "class_2")
+    assert precompute_here(config) == info  # nothing is new any more
+    assert contents(out) == after
+
+
+def test_another_folder_may_be_appended_and_again(config: PrecomputeConfig, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    numbered = samples(out)
+    for number in (1, 2):
+        write_more(tmp_path / f"more{number}", "class_2", number)
+        precompute_here(replace(config, data=tmp_path / f"more{number}"))
+    assert samples(out)[:10] == numbered
+    assert len(samples(out)) == 12
+    # each part is mended from its own data
+    whole = contents(out)
+    shards = sorted((out / "shards").iterdir())
+    for broken, data in ((shards[1], "data"), (shards[4], "more1"), (shards[5], "more2")):
+        broken.unlink()
+        precompute_here(replace(config, data=tmp_path / data))
+        assert contents(out) == whole
+    shards[0].write_bytes(b"")
+    (out / "dataset.json").unlink()
+    precompute_here(replace(config, append=False))  # as the set was begun
+    assert contents(out) == whole
+
+
+def test_new_classes_come_at_the_end(config: PrecomputeConfig, tmp_path: Path) -> None:
+    numbered = samples(tmp_path / "out")
+    write_more(tmp_path / "data", "a first one", 1)
+    info = precompute_here(config)
+    assert info.class_names == ("class_0", "class_1", "class_2", "a first one")
+    assert samples(tmp_path / "out")[:10] == numbered
+    assert samples(tmp_path / "out")[10][1] == 3
+
+
+def test_labels_have_to_fit(config: PrecomputeConfig, tmp_path: Path) -> None:
+    before = contents(tmp_path / "out")
+    write_more(tmp_path / "flat", ".", 1)
+    with pytest.raises(InputError, match=r"has class labels, and what is appended has none: more"):
+        precompute_here(replace(config, data=tmp_path / "flat"))
+    assert contents(tmp_path / "out") == before
+    unlabelled = replace(config, out=tmp_path / "flat out", data=tmp_path / "flat", append=False)
+    precompute_here(unlabelled)
+    write_more(tmp_path / "labelled", "x", 2)
+    info = precompute_here(replace(unlabelled, data=tmp_path / "labelled", append=True))
+    assert (info.num_images, info.class_names) == (2, ())
+
+
+def test_a_killed_append_leaves_the_old_set_and_goes_on(
+    config: PrecomputeConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    old, numbered = load_dataset_info(out), samples(out)
+    write_more(tmp_path / "data", "class_0", *range(8))
+    shutil.copytree(out, tmp_path / "undisturbed")
+    precompute_here(replace(config, out=tmp_path / "undisturbed"))
+
+    def killed(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
+        (job,) = jobs.values()
+        ensure_shard(job.numbered(1))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_precompute(config, killed)
+    assert load_dataset_info(out) == old  # what training sees
+    assert samples(out) == numbered
+    precompute_here(replace(config, append=False, data=_first_ten(tmp_path)))
+    assert load_dataset_info(out) == old  # the old set can be mended meanwhile
+    assert precompute_here(config) == load_dataset_info(tmp_path / "undisturbed")
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def _first_ten(tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "first", 10)
+    return tmp_path / "first"
+
+
+def test_an_append_that_was_begun_is_finished_first(
+    config: PrecomputeConfig, tmp_path: Path
+) -> None:
+    def killed(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
+        build_here(jobs, work)
+        raise KeyboardInterrupt
+
+    write_more(tmp_path / "data", "class_0", 1, 2, 3, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run_precompute(config, killed)
+    (tmp_path / "data" / "class_0" / "more 2.png").unlink()
+    words = r"append of other images \(class_0/more 2\.png is gone\).* remove plan-001\.json"
+    with pytest.raises(InputError, match=words):
+        precompute_here(config)
+    (tmp_path / "out" / "plan-001.json").unlink()
+    info = precompute_here(config)  # given up, and begun anew
+    assert info.num_images == 13
+    names = {path.stem for path in (tmp_path / "out" / "shards").iterdir()}
+    assert names == {shard.name for shard in info.shards}
+
+
+def test_what_does_not_fit_is_refused(config: PrecomputeConfig, tmp_path: Path) -> None:
+    before = contents(tmp_path / "out")
+    write_more(tmp_path / "data", "class_0", 1)
+    with pytest.raises(InputError, match=r"other settings \(saliency_size: 56 -> 28\)"):
+        precompute_here(replace(config, saliency_size=28))
+    with pytest.raises(InputError, match=r"more 1\.png is new\).*--append"):
+        precompute_here(replace(config, append=False))
+    with pytest.raises(InputError, match="adds to a finished set, and there is none"):
+        precompute_here(replace(config, out=tmp_path / "nowhere"))
+    victim = tmp_path / "data" / "class_1" / "picture 1.png"
+    victim.write_bytes(victim.read_bytes() + b"x")
+    with pytest.raises(InputError, match=r"class_1/picture 1\.png is in the set with \d+ bytes"):
+        precompute_here(config)
+    assert contents(tmp_path / "out") == before
+    path = tmp_path / "out" / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"plan_digest": "other"}))
+    with pytest.raises(InputError, match=r"dataset\.json belongs to no plan beside it"):
+        precompute_here(config)

@@ -1,0 +1,139 @@
+"""Tars as WebDataset has them, also those that this program writes."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset
+
+from pipeline.errors import InputError
+from pipeline.precompute.plan import make_plan
+from pipeline.sources.collected import Collected, collect
+from pipeline.sources.listing import Listing
+from pipeline.sources.reading import RawImage, read_images
+from pipeline.sources.registry import SourceOptions, open_source
+from tests.s3_server import Bucket
+from tests.shard_sets import write_shard_set
+
+
+def listed(place: str | Path, **options: Any) -> tuple[Listing, Collected]:  # noqa: ANN401
+    listing = open_source(place, SourceOptions(**options))
+    return listing, collect(listing)
+
+
+def read(place: str | Path, **options: Any) -> list[RawImage]:  # noqa: ANN401
+    listing, images = listed(place, **options)
+    plan = make_plan(
+        images, {}, shard_images=3, shard_bytes=1 << 30, keeps_order=listing.keeps_order
+    )
+    return [image for shard in plan.shards() for image in read_images(listing.place, shard)]
+
+
+def write_tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            tar.addfile(about, io.BytesIO(data))
+
+
+def test_members_with_one_name_are_one_sample(tmp_path: Path) -> None:
+    long_name = "d/" + "long" * 40 + "ü"
+    members = {
+        "d/a.jpg": b"A",
+        "d/a.cls": b"10\n",
+        "d/a.mask.png": b"mask of A",
+        "b.json": json.dumps({"label": 9, "caption": "x"}).encode(),
+        "b.png": b"B",
+        f"{long_name}.webp": b"C",
+        f"{long_name}.cls": b"10",
+        "d/readme.txt": b"none",
+    }
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        write_tar(tmp_path / "x.tar", members, form)
+        listing, collected = listed(tmp_path / "x.tar", mask_column="mask.png")
+        assert collected.class_names == ("9", "10")
+        assert listing.num_ignored == 1
+        images = read(tmp_path / "x.tar", mask_column="mask.png")
+        assert [(i.source, i.data, i.label, i.mask) for i in images] == [
+            ("x.tar/d/a.jpg", b"A", 1, b"mask of A"),
+            ("x.tar/b.png", b"B", 0, None),
+            (f"x.tar/{long_name}.webp", b"C", 1, None),
+        ]
+    _, collected = listed(tmp_path / "x.tar", labels=False)
+    assert (collected.class_names, collected.unlabelled_because) == ((), "")
+
+
+def test_which_member_is_what_can_be_said(tmp_path: Path) -> None:
+    members = {
+        "a.jpg": b"A",
+        "a.png": b"a",
+        "a.json": b'{"kind": "x", "label": 3}',
+        "b.jpg": b"B",
+        "b.png": b"b",
+        "b.txt": b"y",
+        "b.json": b'{"kind": "y"}',
+    }
+    write_tar(tmp_path / "x.tar", members)
+    with pytest.raises(InputError, match=r"has a\.jpg and a\.png in one sample.*--image-column"):
+        read(tmp_path / "x.tar")
+    images = read(tmp_path / "x.tar", image_column="png", label_column="kind")
+    assert [(i.data, i.label) for i in images] == [(b"a", 0), (b"b", 1)]
+    _, collected = listed(tmp_path / "x.tar", image_column="jpg")
+    assert collected.unlabelled_because == "x.tar/b.jpg has no label"
+
+
+def test_many_tars_keep_their_order_wherever_they_lie(tmp_path: Path, bucket: Bucket) -> None:
+    for number in (1, 0, 2):
+        members = {f"{n}.jpg": f"{number} {n}".encode() * 999 for n in range(5)}
+        write_tar(tmp_path / "in" / f"part-{number}.tar", members)
+    expected = [
+        (f"part-{t}.tar/{n}.jpg", f"{t} {n}".encode() * 999) for t in range(3) for n in range(5)
+    ]
+    assert [(i.source, i.data) for i in read(tmp_path / "in" / "*.tar")] == expected
+    bucket.upload(tmp_path, "p")
+    place, _, options = bucket.url("p/in").partition("?")
+    assert [(i.source, i.data) for i in read(f"{place}/*.tar?{options}")] == expected
+
+
+def test_webdatasets_own_writer_is_read(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
+        for number in range(3):
+            writer.write({"__key__": f"{number:04d}", "jpg": b"J%d" % number, "cls": number})
+    images = read(tmp_path / "x.tar")
+    assert [(i.source, i.data, i.label) for i in images] == [
+        (f"x.tar/{n:04d}.jpg", b"J%d" % n, n) for n in range(3)
+    ]
+
+
+def test_our_own_shards_are_a_source(tmp_path: Path) -> None:
+    write_shard_set(tmp_path, num_images=5, shard_images=3)
+    images = read(tmp_path / "shards" / "*.tar", mask_column="saliency.png")
+    assert len(images) == 5
+    assert all(image.data[:2] == b"\xff\xd8" for image in images)
+    assert all(image.mask is not None and image.mask[1:4] == b"PNG" for image in images)
+    assert {image.label for image in images} == {0, 1, 2}
+
+
+def test_tars_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file: .*nope\.tar"):
+        read(tmp_path / "nope.tar")
+    (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(InputError, match=r"x\.tar is no tar that can be read"):
+        read(tmp_path / "x.tar")
+    with tarfile.open(tmp_path / "zip.tar", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO(b""))
+    with pytest.raises(InputError, match="compressed one has to be unpacked"):
+        read(tmp_path / "zip.tar")
+    write_tar(tmp_path / "none.tar", {"a.txt": b"x"})
+    with pytest.raises(InputError, match=r"no image in .*none\.tar"):
+        read(tmp_path / "none.tar")
+    write_tar(tmp_path / "cut.tar", {"a.jpg": b"x" * 4000, "b.jpg": b"x" * 4000})
+    data = (tmp_path / "cut.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(data[:5500])
+    with pytest.raises(InputError, match=r"cut\.tar"):
+        read(tmp_path / "cut.tar")

@@ -1,0 +1,183 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from pipeline.errors import InputError
+from training.encoders import encoder
+from training.encoders.encoder import (
+    Backbone,
+    EncoderConfig,
+    build_backbone,
+    plain_state_dict,
+    projection_head,
+)
+
+SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+STANDARD = EncoderConfig(architecture="resnet18")
+
+
+def stem(network: nn.Module) -> nn.Conv2d:
+    assert isinstance(network.conv1, nn.Conv2d)
+    return network.conv1
+
+
+def built(config: EncoderConfig, seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    return build_backbone(config)
+
+
+def plain(state: dict[str, torch.Tensor], *, max_pool: bool) -> nn.Module:
+    """What a person with nothing but torchvision would write."""
+    network: nn.Module = torchvision.models.resnet18()
+    network.fc = nn.Identity()
+    if not max_pool:
+        network.maxpool = nn.Identity()
+    network.load_state_dict(state, strict=True)
+    return network.eval()
+
+
+def test_same_seed_same_weights() -> None:
+    first, again, other = built(SMALL, 0), built(SMALL, 0), built(SMALL, 1)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert not torch.equal(stem(first.network).weight, stem(other.network).weight)
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("standard", 7), ("small", 3)])
+@pytest.mark.parametrize("max_pool", [True, False])
+def test_stems(name: str, kernel: int, max_pool: bool) -> None:
+    config = EncoderConfig(architecture="resnet18", stem=name, max_pool=max_pool)  # type: ignore[arg-type]
+    backbone = built(config).eval()
+    assert stem(backbone.network).weight.shape == (64, 3, kernel, kernel)
+    assert isinstance(backbone.network.maxpool, nn.MaxPool2d if max_pool else nn.Identity)
+    assert backbone(torch.zeros(2, 3, 64, 64)).shape == (2, backbone.feature_dim) == (2, 512)
+
+
+@pytest.mark.parametrize("max_pool", [True, False])
+@pytest.mark.parametrize("size", [(64, 64), (63, 65), (33, 40), (7, 9)])
+def test_padded_small_stem_is_the_same_function(size: tuple[int, int], max_pool: bool) -> None:
+    backbone = built(EncoderConfig(architecture="resnet18", stem="small", max_pool=max_pool))
+    backbone(torch.randn(8, 3, 32, 32))  # statistics other than 0 and 1
+    backbone.eval()
+    network = plain(plain_state_dict(backbone), max_pool=max_pool)
+    views = torch.randn(2, 3, *size)
+    # The same products in another order of summation: float32 rounding, no more.
+    torch.testing.assert_close(
+        stem(network)(views), stem(backbone.network)(views), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(network(views), backbone(views), rtol=1e-4, atol=1e-5)
+
+
+def test_state_dict_is_a_copy() -> None:
+    backbone = built(STANDARD)
+    state = plain_state_dict(backbone)
+    assert not any(name.startswith(("fc.", "network.")) for name in state)
+    before = state["conv1.weight"].clone()
+    with torch.no_grad():
+        stem(backbone.network).weight.add_(1)
+    assert torch.equal(state["conv1.weight"], before)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(InputError, match=r"'resnet19'.*resnet18"):
+        EncoderConfig(architecture="resnet19")
+    with pytest.raises(InputError, match=r"'tiny'.*standard, small, partial, small_partial"):
+        EncoderConfig(stem="tiny")  # type: ignore[arg-type]
+
+
+def test_projection_head() -> None:
+    torch.manual_seed(0)
+    head = projection_head(16, 32, 8)
+    features = torch.randn(4, 16)
+    first, second = head[0], head[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    by_hand = (features @ first.weight.T + first.bias).clamp_min(0) @ second.weight.T + second.bias
+    torch.testing.assert_close(head(features), by_hand)
+    assert [tuple(p.shape) for p in head.parameters()] == [(32, 16), (32,), (8, 32), (8,)]
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_projection_head_with_batch_norm(num_layers: int) -> None:
+    torch.manual_seed(0)
+    head = projection_head(16, 32, 8, num_layers=num_layers, batch_norm=True, last_batch_norm=True)
+    x = torch.randn(10, 16)
+    expected, linear = x, [layer for layer in head if isinstance(layer, nn.Linear)]
+    assert "0.bias" not in head.state_dict(), "a batch norm has its own"
+    for index, layer in enumerate(linear):
+        expected = expected @ layer.weight.T
+        expected = (expected - expected.mean(0)) / (expected.var(0, correction=0) + 1e-5).sqrt()
+        expected = expected.clamp_min(0) if index < num_layers - 1 else expected
+    torch.testing.assert_close(head(x), expected)
+    assert [layer.out_features for layer in linear] == [32] * (num_layers - 1) + [8]
+    hidden_only = projection_head(16, 32, 8, num_layers=num_layers, batch_norm=True)
+    assert isinstance(hidden_only[-1], nn.Linear)
+    assert hidden_only[-1].bias is not None
+
+
+def test_a_projection_head_without_layers_is_refused() -> None:
+    with pytest.raises(InputError, match="0 layers"):
+        projection_head(4, 4, 4, num_layers=0)
+
+
+def test_drop_path_is_a_function_of_the_seed() -> None:
+    """The loop seeds torch's generator at every step; ConvNeXt drops whole blocks by it."""
+    backbone = built(EncoderConfig(architecture="convnext_tiny"))
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
+    views = torch.randn(2, 3, 32, 32)
+    outputs = []
+    with torch.no_grad():
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            outputs.append(backbone(views))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
+def test_features_in_bfloat16_and_channels_last(name: str) -> None:
+    backbone = built(EncoderConfig(architecture=name, stem="partial")).eval()
+    views = torch.randn(2, 3, 64, 64)
+    mask = torch.rand(2, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) < 0.3
+    with torch.no_grad():
+        expected = backbone(views, mask)
+        last = backbone.to(memory_format=torch.channels_last)
+        view_last = views.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(last(view_last, mask), expected, rtol=1e-4, atol=1e-4)
+        carried = last.with_mask(view_last, mask)
+        assert carried.is_contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = last(view_last, mask).float()
+    # bfloat16 keeps 8 bits: an error of 2 ** -9 a step, over dozens of layers.
+    assert (narrow - expected).norm() < 0.05 * expected.norm()
+
+
+def test_compiled_is_the_same_network_and_so_is_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced, run without generated code: what is compiled is torch's business."""
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            runs.append(len(arguments))
+            return graph.forward(*arguments)
+
+        return run
+
+    monkeypatch.setattr(encoder, "COMPILER", backend)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    views = torch.randn(4, 3, 8, 8)
+    expected = Backbone(copy.deepcopy(network), 5)(views)
+    assert runs == []
+    backbone = Backbone(network, 5, compiled=True)
+    twin = copy.deepcopy(backbone)
+    assert torch.equal(backbone(views), expected)
+    assert len(runs) == 1
+    assert torch.equal(twin(views), expected)
+    assert len(runs) == 2, "the copy ran uncompiled"
+    assert backbone.state_dict().keys() == Backbone(network, 5).state_dict().keys()
+    assert EncoderConfig(compile=True).compile

@@ -1,0 +1,100 @@
+"""Query and momentum encoder of a run, as plain networks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.backbone import load_backbone
+from pipeline.errors import InputError
+from tests.runs import run, small_run
+from tests.shard_sets import write_shard_set
+from training.checkpoint import CheckpointStore
+from training.encoders.kept_encoder import find_checkpoint, load_encoder
+from training.evaluate.subject import load_subjects
+from training.methods.byol import BYOLConfig
+from training.methods.simclr import SimCLRConfig
+
+VIEWS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+METHODS = {
+    "moco_v2": ("moco", None),
+    "byol": ("byol", BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32)),
+    "simclr": ("simclr", SimCLRConfig(batch_norm_group=4)),
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_shard_set(folder / "train", num_images=16)
+    write_shard_set(folder / "val", num_images=6, first_number=100)
+    section, settings = METHODS[request.param]
+    config = replace(small_run(folder / "train", folder / "run"), epochs=1, method=request.param)
+    run(config if settings is None else replace(config, **{section: settings}))  # type: ignore[arg-type]
+    return folder / "run"
+
+
+def test_the_query_encoder_is_the_export(kept: Path) -> None:
+    for path in (kept, kept / "backbone", find_checkpoint(kept)):
+        network, info = load_encoder(path)
+        expected, told = load_backbone(kept / "backbone")
+        assert info == told
+        assert torch.equal(network(VIEWS), expected(VIEWS))
+
+
+def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
+    config = json.loads((kept / "config.json").read_text())
+    for folder in (kept, find_checkpoint(kept)):
+        card = (folder / "backbone" / "README.md").read_text()
+        assert f"| pretraining data (digest) | {config['data_digest'][:12]} |" in card
+        assert "| trained | 1 epochs, 2 steps |" in card
+        assert f"method {config['method']}, epochs 1, batch 8, view 32, stem small" in card
+
+
+def test_the_momentum_encoder(kept: Path) -> None:
+    latest = CheckpointStore(kept / "checkpoints", keep=1).latest()
+    assert latest is not None
+    if "simclr" in str(kept):
+        with pytest.raises(InputError, match=r"no momentum encoder \(simclr has none"):
+            load_encoder(kept, "momentum")
+        return
+    network, info = load_encoder(kept, "momentum")
+    query, told = load_encoder(kept)
+    again, same = load_encoder(latest, "momentum")
+    assert info == same
+    assert torch.equal(network(VIEWS), again(VIEWS))
+    assert info.provenance["encoder"] == "momentum"
+    assert info.weights_sha256 != told.weights_sha256
+    assert info.preprocessing == told.preprocessing
+    # A copy that lags behind: another one.
+    first, second = network.get_parameter("conv1.weight"), query.get_parameter("conv1.weight")
+    assert not torch.equal(first, second)
+    assert first.shape == (64, 3, 7, 7), "the small stem is exported as a plain one"
+    state = torch.load(latest / "state.pt", weights_only=True)["method"]
+    (name,) = (
+        key
+        for key in state
+        if key.startswith(("key_encoder.", "target.")) and key.endswith("network.conv1.weight")
+    )
+    assert torch.equal(first[:, :, 2:5, 2:5], state[name])
+
+
+def test_an_evaluation_takes_it_by_name(kept: Path) -> None:
+    names, cpu = (str(kept), "untrained"), torch.device("cpu")
+    if "simclr" in str(kept):
+        with pytest.raises(InputError, match=r"simclr has none"):
+            load_subjects(names, encoder="momentum", seed=0, device=cpu)
+        return
+    subject, twin = load_subjects(names, encoder="momentum", seed=0, device=cpu)
+    network, info = load_encoder(kept, "momentum")
+    assert (subject.encoder, subject.digest) == ("momentum", info.weights_sha256)
+    assert torch.equal(subject.network(VIEWS), network(VIEWS))
+    assert (twin.encoder, twin.digest) == ("untrained", "random:0")
+
+
+def test_an_export_has_no_momentum_encoder(kept: Path) -> None:
+    with pytest.raises(InputError, match="kept in checkpoints only"):
+        load_encoder(kept / "backbone", "momentum")

@@ -1,0 +1,189 @@
+"""Partial convolutions against sums written by hand, and stems that networks cannot have."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.errors import InputError
+from training.distributed import encode_shuffled
+from training.encoders.encoder import Backbone, EncoderConfig, build_backbone
+from training.encoders.stem import PartialConv2d, is_padded, pad_kernel, see_masks, with_mask
+
+
+def convolution(kernel: int, stride: int, padding: int, *, bias: bool) -> PartialConv2d:
+    torch.manual_seed(0)
+    return PartialConv2d(3, 4, kernel, stride=stride, padding=padding, bias=bias).double()
+
+
+def by_hand(layer: PartialConv2d, view: Tensor, mask: Tensor) -> Tensor:
+    """Window by window: W * visible pixels * (pixels inside the view / visible ones) + b."""
+    (kernel, _), (stride, _) = layer.kernel_size, layer.stride
+    padding = layer.padding[0]
+    assert isinstance(padding, int)
+    size = (view.shape[-1] + 2 * padding - kernel) // stride + 1
+    hidden = mask.expand(view.shape)
+    result = torch.zeros(len(view), layer.out_channels, size, size, dtype=view.dtype)
+    for b, row, column in product(range(len(view)), range(size), range(size)):
+        inside = visible = 0
+        total = torch.zeros(layer.out_channels, dtype=view.dtype)
+        for c, i, j in product(range(3), range(kernel), range(kernel)):
+            y, x = row * stride - padding + i, column * stride - padding + j
+            if not (0 <= y < view.shape[-2] and 0 <= x < view.shape[-1]):
+                continue
+            inside += 1
+            if not hidden[b, c, y, x]:
+                visible += 1
+                total += layer.weight[:, c, i, j].detach() * view[b, c, y, x]
+        if visible:
+            result[b, :, row, column] = total * inside / visible
+            if layer.bias is not None:
+                result[b, :, row, column] += layer.bias.detach()
+    return result
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "bias"), [(7, 2, 3, False), (3, 2, 1, True), (4, 4, 0, True)]
+)
+def test_is_what_the_sums_by_hand_say(
+    channels: int, kernel: int, stride: int, padding: int, bias: bool
+) -> None:
+    layer = convolution(kernel, stride, padding, bias=bias)
+    generator = torch.Generator().manual_seed(1)
+    view = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
+    mask = torch.rand(2, channels, 8, 8, generator=generator) < 0.6
+    mask[0, :, :5, :5] = True  # whole windows without a visible pixel
+    result = layer(with_mask(view, mask))
+    torch.testing.assert_close(result, by_hand(layer, view, mask))
+    if kernel != 7:
+        assert (result[0, :, 0, 0] == 0).all()
+
+
+def test_without_a_mask_it_is_the_plain_convolution() -> None:
+    layer = convolution(3, 2, 1, bias=False).float()
+    view = torch.randn(2, 3, 9, 9)
+    plain = functional.conv2d(view, layer.weight, None, stride=2, padding=1)
+    assert torch.equal(layer(view), plain)
+    nothing_masked = torch.zeros(2, 1, 9, 9, dtype=torch.bool)
+    assert torch.equal(layer(with_mask(view, nothing_masked)), plain)
+
+
+def test_masked_pixels_contribute_nothing() -> None:
+    layer = convolution(3, 1, 1, bias=True)
+    view = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 3, 8, 8) < 0.5
+    expected = layer(with_mask(view, mask))
+    expected.square().sum().backward()
+    assert view.grad is not None
+    assert (view.grad[mask] == 0).all()
+    assert (view.grad[~mask] != 0).any()
+    for value in (0.0, 1e6, float("nan"), float("inf")):
+        assert torch.equal(layer(with_mask(view.masked_fill(mask, value), mask)), expected)
+
+
+def test_a_mask_leaves_no_edge_on_an_even_image() -> None:
+    """Averages of what is visible: a constant stays the constant, inside the view."""
+    layer = convolution(3, 1, 0, bias=False)
+    nn.init.constant_(layer.weight, 1 / 27)
+    mask = torch.rand(1, 3, 12, 12) < 0.5
+    view = torch.full((1, 3, 12, 12), 2.5, dtype=torch.float64).masked_fill(mask, -9)
+    torch.testing.assert_close(
+        layer(with_mask(view, mask)), torch.full((1, 4, 10, 10), 2.5, dtype=torch.float64)
+    )
+
+
+def test_gradients() -> None:
+    layer = convolution(3, 2, 1, bias=True)
+    view = torch.randn(2, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 1, 5, 5) < 0.4
+
+    def run(view: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        parameters = {"weight": weight, "bias": bias}
+        result: Tensor = torch.func.functional_call(layer, parameters, (with_mask(view, mask),))
+        return result
+
+    assert layer.bias is not None
+    assert torch.autograd.gradcheck(run, (view, layer.weight, layer.bias))
+
+
+def test_the_mask_goes_through_the_backbone_and_its_shuffle() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    view, mask = torch.randn(4, 3, 8, 8), torch.rand(4, 1, 8, 8) < 0.5
+    plain = Backbone(network, 5)
+    assert plain.with_mask(view, mask) is view
+    assert torch.equal(plain(view, mask), plain(view))
+    see_masks(network, "mine")
+    partial = Backbone(network, 5)
+    assert torch.equal(partial(view), plain(view))
+    expected = partial(view, mask)
+    assert not torch.allclose(expected, partial(view))
+    assert torch.equal(partial(view.masked_fill(mask, 7), mask), expected)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(
+        encode_shuffled(partial, partial.with_mask(view, mask), order), expected
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "efficientnet_b0"])
+def test_a_partial_stem_hides_what_is_masked(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(EncoderConfig(architecture=name, stem="partial"))
+    torch.manual_seed(0)
+    standard = build_backbone(EncoderConfig(architecture=name))
+    assert backbone.training
+    assert all(module.training for module in backbone.modules())
+    view, mask = torch.randn(2, 3, 64, 64), torch.zeros(2, 1, 64, 64, dtype=torch.bool)
+    mask[:, :, 16:48, 8:40] = True
+    with torch.no_grad():
+        expected = standard.eval()(view)
+        assert torch.equal(backbone.eval()(view), expected)
+        masked = backbone(view, mask)
+        assert torch.equal(backbone(view.masked_fill(mask, 5), mask), masked)
+    assert not torch.equal(masked, expected)
+
+
+class Forked(nn.Module):
+    """Two convolutions that both see the view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 3)
+
+    def forward(self, view: Tensor) -> Tensor:
+        both: Tensor = self.first(view) + self.second(view)
+        return both
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 2, 3, dilation=2)), r"\(0\) is a Conv2d.*dilation"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3, padding="same")), "is a Conv2d.*padding=same"),
+        (Forked(), r"\(first\) is not the only one.*3 channels"),
+    ],
+)
+def test_networks_that_cannot_see_masks(network: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=f"stem partial does not go with mine.*{message}"):
+        see_masks(network, "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("convnext_tiny", r"4 x 4, stride 4"), ("mobilenet_v3_small", r"3 x 3, stride 2")],
+)
+def test_networks_that_cannot_have_a_small_stem(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"stem small does not go with {name}.*{message}"):
+        build_backbone(EncoderConfig(architecture=name, stem="small"))
+
+
+def test_kernels_are_padded_and_known_again() -> None:
+    kernel = torch.randn(4, 3, 3, 3)
+    padded = pad_kernel(kernel)
+    assert padded.shape == (4, 3, 7, 7)
+    assert is_padded(padded)
+    padded[0, 0, 0, 6] = 1e-9
+    assert not is_padded(padded)

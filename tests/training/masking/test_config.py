@@ -1,0 +1,55 @@
+"""Settings of the masks: ranges, names, and what follows from them."""
+
+import pytest
+
+from pipeline.errors import InputError
+from training.data.draws import View
+from training.masking.config import AttMaskConfig, MaskConfig
+from training.masking.strategies import MASK_STRATEGIES
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategy": "hint"}, "unknown mask strategy 'hint'"),
+        ({"branch": "left"}, "unknown branch 'left': choose from query, key, both"),
+        ({"behaviour": "buggy"}, "unknown behaviour 'buggy': choose from paper, released"),
+        ({"query_ratio": (0.3, 0.2)}, "query_ratio is 0.3 to 0.2"),
+        ({"query_ratio": (-0.1, 0.2)}, "query_ratio"),
+        ({"negative_ratio": (0.4, 1.2)}, "negative_ratio"),
+        ({"negative_ratio": (float("nan"), 0.5)}, "negative_ratio"),
+        ({"foreground_threshold": float("nan")}, "foreground_threshold"),
+    ],
+)
+def test_a_config_out_of_range_names_the_field(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MaskConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ratio": (0.5, 0.1)}, r"masks\.attmask\.ratio"),
+        ({"probability": 1.5}, r"masks\.attmask\.probability 1\.5"),
+        ({"show": -0.1}, r"masks\.attmask\.show -0\.1"),
+    ],
+)
+def test_attmask_out_of_range_names_the_field(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AttMaskConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", MASK_STRATEGIES)
+def test_every_strategy_has_its_ratio_and_probability(strategy: str) -> None:
+    config = MaskConfig(strategy=strategy)  # type: ignore[arg-type]
+    by_order = strategy.startswith("attmask")
+    for view in (View.QUERY, View.KEY):
+        assert config.ratio(view) == ((0.1, 0.5) if by_order else (0.05, 0.25))
+    assert config.ratio(View.NEGATIVE) == (0.4, 0.7)
+    assert config.probability == (0.5 if by_order else 1.0)
+
+
+def test_a_branch_names_the_masked_views() -> None:
+    views = {"query": (View.QUERY,), "key": (View.KEY,), "both": (View.QUERY, View.KEY)}
+    for branch, masked in views.items():
+        assert MaskConfig(branch=branch).masked_views == masked  # type: ignore[arg-type]

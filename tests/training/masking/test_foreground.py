@@ -1,0 +1,62 @@
+"""Which patches are foreground."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.masking.foreground import FLAT_STD, foreground
+
+
+def test_golden(golden: Path) -> None:
+    values = np.load(golden / "foreground.npz")
+    got = foreground(torch.from_numpy(values["saliency"]))
+    assert np.array_equal(got.numpy(), values["foreground"])
+
+
+@given(st.integers(0, 2**31), st.integers(2, 9), st.floats(-2.0, 2.0))
+def test_is_the_threshold_by_hand(seed: int, grid: int, threshold: float) -> None:
+    saliency = np.random.default_rng(seed).random((3, grid, grid), dtype=np.float32)
+    got = foreground(torch.from_numpy(saliency), threshold=threshold).numpy()
+    for view in range(3):
+        values = [float(value) for value in saliency[view].flatten()]
+        mean = sum(values) / len(values)
+        std = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+        for value, marked in zip(values, got[view].flatten(), strict=True):
+            margin = value - (mean + threshold * std)
+            if abs(margin) > 1e-12:  # the order of a float64 sum
+                assert bool(marked) == (margin > 0)
+
+
+@given(st.floats(0.0, 1.0, width=32), st.integers(2, 16))
+def test_a_flat_map_is_all_foreground(value: float, grid: int) -> None:
+    assert bool(foreground(torch.full((2, grid, grid), value)).all())
+
+
+@given(st.integers(0, 2**31), st.integers(0, 254), st.floats(-1.0, 1.0))
+def test_one_level_of_eight_bits_is_no_spread(seed: int, level: int, threshold: float) -> None:
+    levels = level + np.random.default_rng(seed).integers(0, 2, (2, 8, 8))
+    saliency = torch.from_numpy(levels).float() / 255
+    assert bool(foreground(saliency, threshold=threshold).all())
+
+
+@pytest.mark.parametrize(("side", "found"), [(2, False), (3, False), (4, True), (5, True)])
+def test_how_large_a_flat_object_must_be(side: int, found: bool) -> None:
+    """A share p of ones: zeros fall below p - 0.6 sqrt(p (1 - p)) from p = 0.36 / 1.36 on."""
+    saliency = torch.zeros(1, 7, 7)
+    saliency[0, 1 : 1 + side, 1 : 1 + side] = 3 * FLAT_STD  # a spread just above what is flat
+    assert found == (side * side / 49 > 0.36 / 1.36)
+    expected = saliency > 0 if found else torch.ones(1, 7, 7, dtype=torch.bool)
+    assert torch.equal(foreground(saliency), expected)
+    assert torch.equal(foreground(saliency, threshold=0.0, eps=0.0), saliency > 0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.25])
+def test_each_view_has_its_own_statistics(shift: float) -> None:
+    views = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    views[1:] = views[1:] * 0.5 + shift
+    alone = torch.cat([foreground(view[None]) for view in views])
+    assert torch.equal(foreground(views), alone)

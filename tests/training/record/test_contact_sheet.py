@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.manifest import load_dataset_info
+from tests.shard_sets import write_shard_set
+from training.config import PretrainConfig
+from training.data.draws import View
+from training.data.stream import BatchDataset
+from training.data.views import ViewConfig
+from training.inputs import build_inputs
+from training.masking.fills import fill_named
+from training.record.contact_sheet import COLUMNS, GAP, HEADER, TILE, write_contact_sheet
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur", "high_pass"])
+def test_shows_what_the_encoders_see(tmp_path: Path, fill: str) -> None:
+    write_shard_set(tmp_path, num_images=8)
+    config = PretrainConfig(
+        shards=tmp_path, out=tmp_path, batch_size=4, views=ViewConfig(size=32, grid=4), fill=fill
+    )
+    dataset = BatchDataset(
+        tmp_path, load_dataset_info(tmp_path), config.stream, rank=0, world_size=1
+    )
+    path = tmp_path / "sheet.png"
+    write_contact_sheet(path, dataset, config, rows=3)
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape == (HEADER + 3 * (TILE + GAP), GAP + len(COLUMNS) * (TILE + GAP), 3)
+
+    def tile(row: int, column: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+        top, left = HEADER + row * (TILE + GAP), GAP + column * (TILE + GAP)
+        return sheet[top : top + TILE, left : left + TILE]
+
+    inputs = build_inputs(
+        dataset[0], masks=config.masks, fill=fill_named(fill), negatives=(View.NEGATIVE,)
+    )
+    key, negative = COLUMNS.index("key"), COLUMNS.index("hard negative")
+    for row in range(3):
+        differs = (tile(row, key) != tile(row, negative)).any(axis=2)
+        masked = inputs.masks[View.NEGATIVE][row].any(dim=0).numpy()
+        large = np.asarray(Image.fromarray(masked).resize((TILE, TILE), Image.Resampling.NEAREST))
+        # A masked pixel may have the colour of its fill already, an unmasked one never changes;
+        # a row or column may round to the neighbouring pixel where the tile is enlarged.
+        assert (differs & ~large).mean() < 0.1
+        if masked.any():
+            assert differs.any()
+    foreground = inputs.foreground_VBGG[View.QUERY]
+    assert foreground.dtype == torch.bool

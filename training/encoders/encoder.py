@@ -1,0 +1,179 @@
+"""The encoder: a ConvNet of torchvision or timm without its classifier, and the projection head.
+
+Shapes: B batch, C channels, H W pixels, D features.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from pipeline.architectures import check_architecture, plain_network, stem_name
+from pipeline.errors import InputError
+from training.encoders.initial_weights import initial_weights, load_weights
+from training.encoders.stem import PartialConv2d, pad_kernel, see_masks, shrink_stem, with_mask
+
+STEMS = ("standard", "small", "partial", "small_partial")
+COMPILER = "inductor"
+"""Backend of `torch.compile`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which network is trained.
+
+    Attributes:
+        architecture: torchvision's name (ResNet, ResNeXt, wide ResNet, ConvNeXt, DenseNet,
+            EfficientNet, MobileNetV3, RegNet), or `timm:NAME` with the extra timm.
+        stem: `standard`: the library's; `small`: 3 x 3 instead of 7 x 7, stride 2 (ResNets and
+            DenseNets); `partial`: the standard one, renormalised by the pixels that a mask leaves
+            visible; `small_partial`: both.
+        max_pool: keep the maximum pooling behind the stem; it can be left out of networks that
+            have just one.
+        init: weights to start from: `torchvision` (its default ones), `torchvision:NAME`, a local
+            state dict as the library names it (.pth), or the folder of an exported backbone; none:
+            random.
+        compile: run the network through torch.compile (needs a C++ compiler; on a GPU, Triton).
+    """
+
+    architecture: str = "resnet50"
+    stem: Literal["standard", "small", "partial", "small_partial"] = "standard"
+    max_pool: bool = True
+    init: str | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        check_architecture(self.architecture)
+        if self.stem not in STEMS:
+            raise InputError(f"unknown stem {self.stem!r}: wanted one of {', '.join(STEMS)}")
+
+
+class Backbone(nn.Module):
+    """A network without its classifier.
+
+    Attributes:
+        network: the library's module.
+        feature_dim: D.
+        small_stem: whether its stem stands for the centre of a larger one.
+        compiled: whether the network runs through torch.compile.
+        sees_masks: whether the stem is a partial convolution.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        feature_dim: int,
+        *,
+        small_stem: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.feature_dim = feature_dim
+        self.small_stem = small_stem
+        self.compiled = compiled
+        self.sees_masks = any(isinstance(module, PartialConv2d) for module in network.modules())
+        self._compile()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compile()  # torch leaves this out of a copy, and the momentum encoder is one
+
+    def _compile(self) -> None:
+        if self.compiled:
+            self.network.compile(backend=COMPILER)
+
+    def forward(self, view_BCHW: Tensor, mask_BCHW: Tensor | None = None) -> Tensor:
+        """Pooled features [B, D] of normalised views.
+
+        Args:
+            view_BCHW: float [B, 3, H, W], or what `with_mask` made of it.
+            mask_BCHW: bool [B, 1 or 3, H, W], True where masked: for a partial stem; the others
+                see the view as it is filled.
+        """
+        features_BD: Tensor = self.network(self.with_mask(view_BCHW, mask_BCHW))
+        return features_BD
+
+    def with_mask(self, view_BCHW: Tensor, mask_BCHW: Tensor | None) -> Tensor:
+        """The view for `forward`, with its mask on board if the stem is partial, else as it is."""
+        if mask_BCHW is None or not self.sees_masks:
+            return view_BCHW
+        return with_mask(view_BCHW, mask_BCHW)
+
+
+def build_backbone(config: EncoderConfig) -> Backbone:
+    """Build the network and load its first weights.
+
+    The caller seeds torch: random weights come from its global generator.
+
+    Raises:
+        InputError: weights that are not there or do not fit; a stem that the network cannot have.
+    """
+    network, feature_dim = plain_network(config.architecture, max_pool=config.max_pool)
+    small, partial = config.stem.startswith("small"), config.stem.endswith("partial")
+    if small:
+        shrink_stem(network, config.architecture)
+    if config.init is not None:
+        weights = initial_weights(config.init, config.architecture, max_pool=config.max_pool)
+        load_weights(network, weights, config.architecture, source=config.init)
+    if partial:
+        see_masks(network, config.architecture)
+    return Backbone(network, feature_dim, small_stem=small, compiled=config.compile)
+
+
+def plain_state_dict(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights as the library's network without its classifier names and shapes them.
+
+    Returns:
+        Detached copies; a small stem's 3 x 3 kernel stands in the centre of 7 x 7 zeros. With the
+        same stride and padding 3 instead of 1 that is the same convolution. A partial stem is a
+        plain one as long as nothing is masked.
+    """
+    network = backbone.network
+    state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    if backbone.small_stem:
+        stem = f"{stem_name(network)}.weight"
+        state[stem] = pad_kernel(state[stem])
+    return state
+
+
+def projection_head(
+    feature_dim: int,
+    hidden_dim: int,
+    output_dim: int,
+    *,
+    num_layers: int = 2,
+    batch_norm: bool = False,
+    last_batch_norm: bool = False,
+) -> nn.Sequential:
+    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim]; its user normalises.
+
+    MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
+    (v2, arXiv 2006.10029: three), batch norm behind all of them, the last one too.
+
+    Args:
+        feature_dim: length of what goes in.
+        hidden_dim: width of every layer but the last.
+        output_dim: length of what comes out.
+        num_layers: linear layers, a ReLU between two.
+        batch_norm: behind every layer but the last; such a layer has no bias.
+        last_batch_norm: behind the last layer, which then has no bias.
+
+    Raises:
+        InputError: no layer at all.
+    """
+    if num_layers < 1:
+        raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")
+    layers: list[nn.Module] = []
+    width = feature_dim
+    for index in range(num_layers):
+        last = index == num_layers - 1
+        normed = last_batch_norm if last else batch_norm
+        following = output_dim if last else hidden_dim
+        layers.append(nn.Linear(width, following, bias=not normed))
+        if normed:
+            layers.append(nn.BatchNorm1d(following))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+        width = following
+    return nn.Sequential(*layers)

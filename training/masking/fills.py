@@ -1,0 +1,130 @@
+"""What goes into a masked patch.
+
+Shapes: `B` batch, `C` channels, `H W` pixels.
+
+A fill is one entry of `FILLS`: how an unmasked view looks to the encoder (`prepare`) and what
+stands in its masked pixels (`values`). Kernels and sigmas are the paper's at 224 px
+(arXiv 2309.12757, section 3.2) and scale with the view.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.preprocessing import gaussian_blur, high_pass, normalise, scaled_kernel
+from training.data.draws import View, gaussian_noise
+
+STRONG_BLUR_AT_224 = (31, 10.0)
+"""Kernel and sigma, in pixels, of the blurred fill."""
+HIGH_PASS_AT_224 = (11, 5.0)
+"""Kernel and sigma, in pixels, of the high-pass filter."""
+VIEW_NOISE_STD, NEGATIVE_NOISE_STD = 0.18, 0.14
+"""Standard deviation of the noise in high-passed views and in hard negatives."""
+
+
+class UnmaskedView(NamedTuple):
+    """A batch of views before they are masked, and all that a fill may make values of."""
+
+    prepared_BCHW: Tensor
+    """As the encoder sees them: what `Fill.prepare` made of the images."""
+    image01_BCHW: Tensor
+    """The images, in [0, 1]."""
+    noise: Callable[[], Tensor]
+    """Makes the noise of the view that this becomes, [B, C, H, W] (`sample_noise`)."""
+
+    @property
+    def size(self) -> int:
+        """Side of the view in pixels."""
+        return self.image01_BCHW.shape[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """One way to fill masked patches.
+
+    Attributes:
+        high_pass: whether views are high-passed, which gives masks their three shapes.
+        prepare: float images [B, C, H, W] in [0, 1] to unmasked views, as the encoder sees them.
+        values: what stands in the masked pixels of a view; broadcasts to [B, C, H, W].
+    """
+
+    high_pass: bool
+    prepare: Callable[[Tensor], Tensor]
+    values: Callable[[UnmaskedView], Tensor]
+
+    def apply(self, view: UnmaskedView, mask_BCHW: Tensor) -> Tensor:
+        """Fills a view where `mask_BCHW` (bool, one channel or all) is True.
+
+        Returns:
+            The masked views, shape and dtype of the prepared ones.
+        """
+        return filled(view.prepared_BCHW, self.values(view), mask_BCHW)
+
+
+def filled(prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor) -> Tensor:
+    """`values` (they broadcast) where the mask is True, else the prepared view."""
+    return torch.where(mask_BCHW, values.to(prepared_BCHW.dtype), prepared_BCHW)
+
+
+def mean_values(view: UnmaskedView) -> Tensor:
+    """The view's own mean, per channel."""
+    return view.prepared_BCHW.mean(dim=(2, 3), keepdim=True)
+
+
+def blur_values(view: UnmaskedView) -> Tensor:
+    """The strongly blurred image, normalised."""
+    kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.size)
+    return normalise(gaussian_blur(view.image01_BCHW, *kernel))
+
+
+def noise_values(view: UnmaskedView) -> Tensor:
+    """Gaussian noise of mean 0, as the view brings it."""
+    return view.noise()
+
+
+def noise_std(view: int) -> float:
+    """Standard deviation of the noise in a view, by its number (`training.data.draws.View`)."""
+    return NEGATIVE_NOISE_STD if view >= View.NEGATIVE else VIEW_NOISE_STD
+
+
+def sample_noise(seeds_B: Tensor, *, view: int, size: tuple[int, int, int]) -> Tensor:
+    """The noise of a view, of each sample's own seed.
+
+    Args:
+        seeds_B: the samples' seeds, int64, on the device that the noise is for.
+        view: number of the view.
+        size: (C, H, W).
+
+    Returns:
+        Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`.
+    """
+    return gaussian_noise(seeds_B, view, size).mul_(noise_std(view))
+
+
+def high_passed(image01_BCHW: Tensor) -> Tensor:
+    """Images in [0, 1], normalised and high-passed."""
+    kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
+    return high_pass(normalise(image01_BCHW), *kernel)
+
+
+FILLS: dict[str, Fill] = {
+    "mean": Fill(high_pass=False, prepare=normalise, values=mean_values),
+    "blur": Fill(high_pass=False, prepare=normalise, values=blur_values),
+    "high_pass": Fill(high_pass=True, prepare=high_passed, values=noise_values),
+}
+"""The fills by name. A new one is a line here."""
+
+
+def fill_named(name: str) -> Fill:
+    """Look a fill up by its name.
+
+    Raises:
+        InputError: an unknown name; the message lists the known ones.
+    """
+    if name not in FILLS:
+        raise InputError(f"unknown fill {name!r}: choose from {', '.join(FILLS)}")
+    return FILLS[name]

@@ -1,0 +1,139 @@
+"""What a run says of itself while it trains: its record, its progress, its warnings."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.errors import InputError
+from training.config import PretrainConfig
+from training.context import TrainContext
+from training.data.damage import DamageLog
+from training.data.stream import HostBatch
+from training.distributed import rank
+from training.methods.interface import StepResult
+from training.record.collapse import CollapseWatch
+from training.record.interval import Interval
+from training.record.metrics import MetricsLog
+from training.record.provenance import samples_digest
+from training.record.tally import Tally
+
+DAMAGED, SEEN = "damaged_samples", "samples_seen"
+"""In the record: damaged samples so far, where they are skipped (one counts in every epoch), and
+the digest of all samples that were trained on so far (`training.record.provenance`)."""
+
+
+class RunRecord:
+    """One rank's part of the record; every rank calls the same methods, rank 0 writes.
+
+    Args:
+        config: the run.
+        context: shows lines.
+        steps_per_epoch: global steps.
+    """
+
+    def __init__(
+        self, config: PretrainConfig, context: TrainContext, *, steps_per_epoch: int
+    ) -> None:
+        self._config, self._context = config, context
+        self._steps_per_epoch = steps_per_epoch
+        self._collapse = CollapseWatch(config.collapse)
+        self._tally = Tally(DAMAGED, SEEN)
+        self._damage = DamageLog(config.out)
+        self._log: MetricsLog | None = None
+        self.interval = Interval()
+        self.values: dict[str, float] = {}
+
+    def open(self, *, resume_step: int) -> None:
+        """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
+        if rank() == 0:
+            self._log = MetricsLog(self._config.out, resume_step=resume_step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._log is not None:
+            self._log.close()
+
+    def saw(self, step: int, batch: HostBatch, places: range) -> None:
+        """Takes in the samples of global ``step``: this rank's, at its places in the batch."""
+        digest = samples_digest(step, places, batch.sample_ids_B.numpy())
+        self._tally.add(**{DAMAGED: len(batch.damages), SEEN: digest})
+        self._damage.note(step, batch.damages)
+
+    def add(self, result: StepResult, telemetry: dict[str, Tensor], *, lr: float) -> None:
+        """Takes in a step's numbers: scalars on the device, of which means are recorded."""
+        self.interval.add({"loss": result.loss.detach(), **result.metrics, **telemetry})
+        self.interval.set(lr=lr, **result.settings)
+
+    def write_interval(self, step: int) -> None:
+        """Writes the means since the last such line, after ``step`` global steps.
+
+        Raises:
+            InputError: the loss is no longer finite, or the run has collapsed and is to end then.
+        """
+        values, totals = self.interval.finish(self._config.batch_size), self._tally.totals()
+        if self._config.on_damaged == "skip":
+            values[DAMAGED] = float(totals[DAMAGED])
+        self.values |= values
+        if not np.isfinite(list(values.values())).all():
+            raise InputError(
+                f"the loss is no longer finite at step {step} ({values['loss']}): "
+                "lower optim.lr or rho, or lengthen their warm-up"
+            )
+        if self._log is not None:
+            self._log.write(
+                step=step, kind="train", values=values, notes={SEEN: f"{totals[SEEN]:016x}"}
+            )
+            self._context.say(self._progress(step, values))
+        self._on_collapse(step, self._collapse.look(step, spread=values.get("embedding_spread")))
+
+    def write_knn(self, step: int, accuracy: float) -> None:
+        """Writes a kNN accuracy, in percent; raises as ``write_interval`` does."""
+        self.values["knn"] = accuracy
+        if self._log is not None:
+            self._log.write(step=step, kind="eval", values={"knn": accuracy})
+            self._context.say(f"kNN {accuracy:.2f} % after {step} steps")
+        self._context.report(self.values)
+        self._on_collapse(step, self._collapse.look(step, knn=accuracy))
+
+    def _on_collapse(self, step: int, warning: str | None) -> None:
+        """Records a warning, and ends the run if that was asked for."""
+        if warning is None:
+            return
+        if self._log is not None:
+            self._log.warn(step=step, message=warning)
+            self._context.say(f"warning: {warning}")
+        if self._config.on_collapse == "stop":
+            raise InputError(f"{warning} (on_collapse is stop)")
+
+    def _progress(self, step: int, values: dict[str, float]) -> str:
+        total_steps = self._config.epochs * self._steps_per_epoch
+        left = (total_steps - step) * self._config.batch_size
+        damaged = f", {values[DAMAGED]:.0f} damaged samples" if values.get(DAMAGED) else ""
+        return (
+            f"epoch {step / self._steps_per_epoch:.2f}/{self._config.epochs} "
+            f"step {step}/{total_steps} "
+            f"loss {values['loss']:.4f} lr {values['lr']:.4g} "
+            f"{values['images_per_second']:.0f} images/s, "
+            f"{values['data_wait_share']:.1%} waiting for data{damaged}, "
+            f"{left / values['images_per_second'] / 60:.1f} min left"
+        )
+
+    def settle(self) -> None:
+        """Makes what is remembered the same on every rank, before a checkpoint."""
+        self.interval.average_over_ranks()
+        self._tally.totals()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, for a checkpoint; ``settle`` comes first."""
+        return {
+            "interval": self.interval.state_dict(),
+            "collapse": self._collapse.state_dict(),
+            "tally": self._tally.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.interval.load_state_dict(state["interval"])
+        self._collapse.load_state_dict(state["collapse"])
+        self._tally.load_state_dict(state["tally"])
