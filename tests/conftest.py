@@ -21,15 +21,16 @@ from tests.s3_server import Bucket, s3_server
 from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
-CLUSTER_FOLDERS = ("integration", "jobs")
+RAY = pytest.mark.xdist_group("ray")
+"""What starts Ray or a cluster runs in one of the test processes, one test at a time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray or a cluster runs in one of the test processes, one test at a time."""
+    """Tests that share the session's Ray, or are marked as starting one."""
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        if folder in CLUSTER_FOLDERS or "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        own = item.get_closest_marker("starts_ray") is not None
+        if own or "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(RAY)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from jobs.local_cluster import (
 )
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.starts_ray
+
 ROOT = Path(__file__).resolve().parents[2]
 
 JOB = """

@@ -91,7 +91,7 @@ def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Pat
         saliency="uniform",
         shard_images=4,
     )
-    precompute(config)
+    precompute_here(config)
     expected = contents(undisturbed)
     size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())
     for share in (0.0, 0.5, 0.9):

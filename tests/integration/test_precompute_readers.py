@@ -13,8 +13,7 @@ from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.shards import ShardSetReader
 from tests.picture_folders import write_pictures
-
-pytestmark = pytest.mark.usefixtures("ray_session")
+from tests.precompute_here import precompute_here
 
 
 @pytest.fixture
@@ -23,13 +22,14 @@ def config(tmp_path: Path) -> PrecomputeConfig:
     return PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out", shard_images=6)
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_shard_without_any_good_image_is_read_too(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 3)
     (tmp_path / "data" / "class_0" / "bad.jpg").write_bytes(b"no picture")
     config = PrecomputeConfig(
         data=tmp_path / "data", out=tmp_path / "out", shard_images=1, max_rejected_fraction=0.5
     )
-    info = precompute(config)
+    info = precompute_here(config)
     assert sorted(shard.num_images for shard in info.shards) == [0, 1, 1, 1]
     assert (
         len({ShardSetReader(Path(config.out), info).read(number).key for number in range(3)}) == 3
@@ -41,7 +41,7 @@ def test_a_shard_without_any_good_image_is_read_too(tmp_path: Path) -> None:
 
 
 def test_stock_webdataset_reads_the_shards(config: PrecomputeConfig) -> None:
-    info = precompute(config)
+    info = precompute_here(config)
     urls = [str(Path(config.out) / "shards" / f"{shard.name}.tar") for shard in info.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
     assert len(samples) == 20
@@ -56,8 +56,9 @@ def test_stock_webdataset_reads_the_shards(config: PrecomputeConfig) -> None:
         assert sample[extension].shape == shape == decode_stored(ours.image).shape
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_stock_ray_reads_the_shards(config: PrecomputeConfig) -> None:
-    info = precompute(config)
+    info = precompute_here(config)
     keys = {ShardSetReader(Path(config.out), info).read(number).key for number in range(20)}
     # Ray's own decoder wants one image suffix in all samples: these are mixed, so bytes
     rows = ray.data.read_webdataset(str(Path(config.out) / "shards"), decoder=None).take_all()
@@ -66,6 +67,7 @@ def test_stock_ray_reads_the_shards(config: PrecomputeConfig) -> None:
     assert labels == [int(row["cls"]) for row in rows]
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_photographs(shared_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     for folder in sorted((shared_data / "imagenette160" / "train").iterdir())[:3]:

@@ -105,6 +105,7 @@ def evaluate(
     return call
 
 
+@pytest.mark.starts_ray
 def test_on_ray_as_a_person_runs_it(case: Case) -> None:
     words = [*case.options({}), "--checkpoint", "untrained", "--num-workers", "2"]
     done = subprocess.run(

@@ -73,6 +73,7 @@ def test_what_cannot_be_is_refused_by_name(arguments: list[str], message: str) -
         read_command_line([*PLACES, *arguments])
 
 
+@pytest.mark.starts_ray
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     missing = job("--local", "--shards", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
     assert missing.returncode == 2

@@ -32,7 +32,7 @@ from tests.deadly import (
 )
 from tests.shard_jobs import job_of_folder, out_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAME = "shard-000000"
 LIMITS = Limits(cpu_seconds=1, wall_seconds=60, memory_bytes=256 << 20)
 REASONS = {
