@@ -25,6 +25,7 @@ FORMAT_HALF = {
     "pipeline.codecs",
     "pipeline.errors",
     "pipeline.manifest",
+    "pipeline.memory",
     "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.schema",

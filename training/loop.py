@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.manifest import load_dataset_info
+from pipeline.memory import keep_freed_memory
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.context import TrainContext
@@ -23,7 +24,6 @@ from training.evaluate.extract import ExtractConfig
 from training.evaluate.knn_check import knn_over_ranks
 from training.inputs import build_inputs, carrying_masks, to_device
 from training.masking.fills import fill_named
-from training.memory import keep_freed_memory
 from training.methods.interface import Moment
 from training.methods.registry import METHODS
 from training.optim import build_optimiser
