@@ -24,6 +24,7 @@ from training.methods.registry import METHODS
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 from training.record.collapse import CollapseConfig
+from training.record.trackers import TrackConfig
 
 CONFIG_FILE = "config.json"
 
@@ -96,6 +97,7 @@ class PretrainConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -156,6 +158,7 @@ MAY_DIFFER_ON_RESUME = (
     "checkpoint.",
     "knn.",
     "collapse.",
+    "track.",
     "on_collapse",
     "on_damaged",
 )

@@ -118,13 +118,14 @@ class Trainer:
                 self.record.write_interval(self.step)
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
+                self._contact_sheet()
             decision = agree(self._decide() if rank() == 0 else CONTINUE)
             if decision != CONTINUE:
                 self._save()
             if decision == STOP:
                 break
         self.context.report(self.record.values)
-        self.record.close()
+        self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)
 
     def _train_step(self, host_batch: HostBatch) -> None:
@@ -203,8 +204,14 @@ class Trainer:
         self.record.write_knn(self.step, accuracy)
 
     def _contact_sheet(self) -> None:
-        if rank() == 0:
-            write_contact_sheet(self.config.out / "contact_sheet.png", self.dataset, self.config)
+        """Draws what the first samples of the next step look like to the encoders."""
+        if rank() != 0 or self.step == self.total_steps:
+            return
+        later = Path("contact_sheets") / f"step-{self.step:08d}.png"
+        path = self.config.out / (later if self.step else "contact_sheet.png")
+        with self.record.interval.paused():
+            write_contact_sheet(path, self.dataset, self.config, step=self.step)
+        self.record.show(self.step, "masks", path)
 
     def _save(self) -> None:
         self.method.average_statistics()

@@ -5,6 +5,7 @@ from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
 from training.disk import check_disk
 from training.evaluate.labelled import labelled_pair
+from training.record.trackers import check_trackers
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
@@ -32,6 +33,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
         )
     if config.knn.val_shards is not None:
         labelled_pair(config.knn.train_shards or config.shards, config.knn.val_shards)
+    check_trackers(config.track)
     check_run_folder(config.out, config, info.plan_digest)
     check_disk(config)
     return info
