@@ -11,7 +11,8 @@ import torch
 from jobs.cli import EXIT_INTERRUPTED, main
 from jobs.sweep_options import SweepOptions, read_options
 from training.cluster.resources import Node
-from training.sweep.config import Sweep, check_folder, write_description
+from training.sweep.config import Sweep
+from training.sweep.description import check_folder, describe, write_description
 from training.sweep.director import Director, check_reported
 from training.sweep.fits import Share, share_of
 from training.sweep.ledger import Ledger
@@ -57,18 +58,14 @@ def run() -> int:
         shared = share(options, sweep, [node.resources for node in nodes.live_nodes()])
         check_trials(sweep, num_ranks=shared.resources.num_workers)
         with locked(sweep.folder):
-            return _sweep(options, sweep, shared, sweep.description(info.plan_digest))
+            return _sweep(options, sweep, shared, describe(sweep, info.plan_digest))
 
 
-def _sweep(
-    options: SweepOptions, sweep: Sweep, shared: Share, description: dict[str, Any]
-) -> int:
+def _sweep(options: SweepOptions, sweep: Sweep, shared: Share, description: dict[str, Any]) -> int:
     tune = importlib.import_module("training.sweep.tune")
     write_description(sweep, description)
     judge = tune.judge_of(sweep)
-    director = Director(
-        sweep, Ledger(sweep.folder), judge=judge, description=description, say=say
-    )
+    director = Director(sweep, Ledger(sweep.folder), judge=judge, description=description, say=say)
     if options.retry_failed:
         director.reopen_failed()
     workers = shared.resources

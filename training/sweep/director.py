@@ -116,9 +116,7 @@ class Director:
             status = "stopped"
         else:
             return  # the sweep itself is being stopped: this trial goes on another time
-        trial = self.ledger.end(
-            number, status, epochs=epochs, seconds=seconds, message=message
-        )
+        trial = self.ledger.end(number, status, epochs=epochs, seconds=seconds, message=message)
         self.write_results()
         done = sum(trial.ended for trial in self.trials)
         why = "" if message is None else f" ({message})"

@@ -66,13 +66,12 @@ def share_of(
     return Share(trials, Resources(workers, cpus or spread.cpus_per_worker, spread.use_gpu))
 
 
-def _refusal(
-    nodes: Sequence[Node], *, trials: int, workers: int, cpus: int, fitting: int
-) -> str:
+def _refusal(nodes: Sequence[Node], *, trials: int, workers: int, cpus: int, fitting: int) -> str:
     cores = sum(int(node.get("CPU", 0)) for node in nodes)
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     workers_text = f"{workers} worker{'s' if workers > 1 else ''}"
-    needed = f"{trials} x {workers_text} x {_count(cpus, 'CPU')} = {_count(trials * workers * cpus, 'CPU')}"
+    sum_text = _count(trials * workers * cpus, "CPU")
+    needed = f"{trials} x {workers_text} x {_count(cpus, 'CPU')} = {sum_text}"
     has = _count(cores, "CPU")
     if gpus:
         needed += f" and {_count(trials * workers, 'GPU')}"
@@ -82,7 +81,7 @@ def _refusal(
     advice = (
         f"--concurrent {fitting} fits"
         if fitting
-        else "not even one trial fits: lower --num-workers or --cpus-per-worker, or start more nodes"
+        else "not even one trial fits: lower --num-workers or --cpus-per-worker, or add nodes"
     )
     return (
         f"{_count(trials, 'trial')} at a time would wait for each other for ever: {needed}, "

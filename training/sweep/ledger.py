@@ -139,9 +139,7 @@ class Ledger:
             trial = replace(trial, epochs=event["epochs"], values=values)
         elif event["event"] == "end":
             epochs = trial.epochs if event["epochs"] is None else event["epochs"]
-            trial = replace(
-                trial, status=event["status"], message=event["message"], epochs=epochs
-            )
+            trial = replace(trial, status=event["status"], message=event["message"], epochs=epochs)
         else:
             trial = replace(trial, status="running", message=None)
         self.trials[number] = trial

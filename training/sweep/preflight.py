@@ -4,6 +4,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, load_dataset_info
 from training.preflight import check_batches, preflight
 from training.sweep.config import Sweep
+from training.sweep.space import shown
 
 READ_FROM_DISK = ("shards", "knn.val_shards", "knn.train_shards", "heldout.shards")
 """Swept fields for which every trial's data are looked at, not only the first one's."""
@@ -38,5 +39,7 @@ def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
                 check_batches(config, info, num_ranks)
         except InputError as error:
             what = ", ".join(f"{name}={value}" for name, value in point.items())
-            raise InputError(f"trial {number} ({what}): {error}" if point else str(error)) from error
+            raise InputError(
+                f"trial {number} ({what}): {error}" if point else str(error)
+            ) from error
     return info

@@ -10,6 +10,7 @@ as the sweep, and keep its cores from the others.
 """
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -150,8 +151,9 @@ def run_trials(sweep: Sweep, director: Director, share: Share) -> None:
         partial(_trial, sweep=sweep, resources=share.resources),
         tune.PlacementGroupFactory([{"memory": OUTER_BYTES}]),
     )
-    # What Tune would log of a trial, the trial's own run logs.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    # What Tune would log of a trial, the trial's own run logs; what it would print, the director.
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -226,4 +228,3 @@ def _stop_on_sigterm(director: Director) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
