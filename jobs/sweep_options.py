@@ -65,7 +65,8 @@ class SweepOptions:
 
     def __post_init__(self) -> None:
         for name in ("concurrent", "cpus_per_worker"):
-            if (getattr(self, name) or 1) < 1:
+            number = getattr(self, name)
+            if number is not None and number < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be 1 or more")
 
     def sweep(self) -> Sweep:

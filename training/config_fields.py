@@ -148,7 +148,8 @@ def _read_number(kind: type[int] | type[float], given: object) -> int | float:
 
 
 def _read_union(kind: Any, given: Any) -> Any:  # noqa: ANN401
-    for one in get_args(kind):
+    # None before a path, which any word would be.
+    for one in sorted(get_args(kind), key=lambda one: one is not type(None)):
         try:
             return read_value(one, given)
         except InputError:

@@ -119,6 +119,18 @@ def test_a_trial_whose_process_dies_fails_alone_and_frees_its_cores(
     assert {t.status for t in Ledger(out).trials.values()} == {"finished"}
 
 
+def test_a_trial_that_cannot_go_on_fails_alone_and_says_why(shards: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "sweep", tmp_path / "said.txt"
+    steep = ["--grid", "optim.lr=1e30,0.01", "--optim.warmup-epochs", "0"]
+    text = run_job(command(shards, out, *steep), said)
+    failed, finished = (Ledger(out).trials[number] for number in range(2))
+    assert (failed.status, finished.status) == ("failed", "finished"), text
+    assert failed.message is not None
+    assert "no longer finite" in failed.message
+    rows = pq.read_table(out / RESULTS_FILE).to_pylist()
+    assert [row["message"] for row in rows] == [failed.message, None]
+
+
 def is_trial(process: psutil.Process) -> bool:
     """Whether Tune runs a trial in this process."""
     try:

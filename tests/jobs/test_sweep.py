@@ -138,7 +138,9 @@ def test_the_folder_of_another_sweep_is_refused(
 
 def test_a_pretraining_starts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "best.json"
-    path.write_text(json.dumps({"shards": "/data", "epochs": 7, "masks": {"query_ratio": [0.1, 0.2]}}))
+    path.write_text(
+        json.dumps({"shards": "/data", "epochs": 7, "masks": {"query_ratio": [0.1, 0.2]}})
+    )
     name, local, config = read_command_line(
         ["--config", str(path), "--out", "o", "--local", "--optim.lr", "0.5"]
     )

@@ -57,7 +57,7 @@ def share_of(
         InputError: they do not fit; has the arithmetic, and a number that fits.
     """
     fitting = num_fitting(nodes, workers=workers, cpus=cpus or 1)
-    trials = min(concurrent or fitting, most) if fitting else concurrent or 1
+    trials = min(concurrent or max(fitting, 1), most)
     if trials > fitting:
         raise InputError(
             _refusal(nodes, trials=trials, workers=workers, cpus=cpus or 1, fitting=fitting)

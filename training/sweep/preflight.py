@@ -2,6 +2,7 @@
 
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, load_dataset_info
+from training.disk import check_disk
 from training.preflight import check_batches, preflight
 from training.sweep.config import Sweep
 from training.sweep.space import shown
@@ -38,8 +39,11 @@ def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
             else:
                 check_batches(config, info, num_ranks)
         except InputError as error:
-            what = ", ".join(f"{name}={value}" for name, value in point.items())
-            raise InputError(
-                f"trial {number} ({what}): {error}" if point else str(error)
-            ) from error
+            # What is wrong with the first trial is mostly wrong with all of them.
+            which = f"trial {number} ({shown(point)}): " if number else ""
+            raise InputError(f"{which}{error}") from error
+    new = sum(
+        not sweep.trial_config(number, point).out.exists() for number, point in enumerate(points)
+    )
+    check_disk(sweep.trial_config(0, points[0]), more_runs=max(0, new - 1))
     return info

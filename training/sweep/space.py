@@ -152,8 +152,8 @@ def check_not_empty(space: Space) -> None:
 def check_values(space: Space, base: PretrainConfig) -> None:
     """Raises ``InputError`` when a value, or an end of an interval, is refused by its field.
 
-    Each is tried alone in the base configuration, so a message names one field; what only certain
-    combinations get wrong shows where they are made.
+    Each is tried alone in the base configuration: where points are drawn, no value may need that
+    of another field.
     """
     for name, domain in space.items():
         ends = domain.values if isinstance(domain, Values) else (domain.low, domain.high)

@@ -1,5 +1,6 @@
 """A share of a set: the same for ever, one within the other, as much of every shard."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_ids_rise_and_do_not_repeat(fraction: float) -> None:
 
 def test_a_smaller_share_lies_within_a_larger_one() -> None:
     shares = [set(all_ids(fraction)) for fraction in (0.05, 0.1, 0.3, 0.7, 1.0)]
-    assert all(small < large for small, large in zip(shares, shares[1:], strict=False))
+    assert all(small < large for small, large in pairwise(shares))
 
 
 def test_any_piece_in_any_order_names_the_same_samples() -> None:

@@ -29,16 +29,16 @@ class Below:
 def direct(sweep: Sweep, judge: Judge | None = None, said: list[str] | None = None) -> Director:
     lines: list[str] = [] if said is None else said
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    return Director(
-        sweep, Ledger(sweep.folder), judge=judge, description={}, say=lines.append
-    )
+    return Director(sweep, Ledger(sweep.folder), judge=judge, description={}, say=lines.append)
 
 
 def report(director: Director, number: int, epochs: float, knn: float) -> bool:
     return director.report(number, epochs=epochs, seconds=epochs, values={"knn": knn})
 
 
-def end(director: Director, number: int, *, finished: bool = True, message: str | None = None) -> None:
+def end(
+    director: Director, number: int, *, finished: bool = True, message: str | None = None
+) -> None:
     director.end(number, finished=finished, epochs=None, seconds=3.0, message=message)
 
 

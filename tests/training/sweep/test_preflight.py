@@ -1,12 +1,15 @@
 """What is wrong with a trial's data is said before the first trial."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.errors import InputError
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
+from training.disk import checkpoint_size
 from training.sweep.preflight import check_trials
 from training.sweep.space import parse_space
 
@@ -51,3 +54,21 @@ def test_ranks_that_cannot_share_a_batch_are_refused(root: Path, tmp_path: Path)
     sweep = small_sweep(tmp_path / "out", changes=changes(root))
     with pytest.raises(InputError, match="cannot be split over 3 ranks"):
         check_trials(sweep, num_ranks=3)
+
+
+def test_the_checkpoints_of_all_trials_must_fit_on_the_disk(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = small_sweep(tmp_path / "out", changes=changes(root))
+    size = checkpoint_size(sweep.base)
+    keep = sweep.base.checkpoint.keep
+    one = keep * (size.state + size.backbone) + size.backbone
+    first = one + size.state + 2 * size.backbone  # with the one that is being written
+    free = SimpleNamespace(free=first + 3 * one)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    check_trials(sweep)
+    free.free -= 1
+    with pytest.raises(InputError, match="checkpoints and those of 3 more runs need"):
+        check_trials(sweep)
+    (tmp_path / "out" / "trials" / "0003").mkdir(parents=True)  # what it keeps is there already
+    check_trials(sweep)

@@ -28,9 +28,7 @@ from training.sweep.space import Point, parse_space
 POINT: Point = {"masks.query_ratio": "0.05:0.25", "optim.lr": 0.01}
 
 
-def trial(
-    number: int, status: Status = "finished", point: Point = POINT, **values: float
-) -> Trial:
+def trial(number: int, status: Status = "finished", point: Point = POINT, **values: float) -> Trial:
     return Trial(number, point, status=status, epochs=4.0, seconds=10.0, values=values)
 
 
@@ -75,9 +73,7 @@ def test_whole_numbers_among_others_are_numbers(tmp_path: Path) -> None:
 
 def test_the_best_is_among_those_that_finished(tmp_path: Path) -> None:
     assert best_trial(small_sweep(tmp_path), TRIALS) == TRIALS[2]
-    heldout = small_sweep(
-        tmp_path, objective="heldout_loss", changes={"heldout.shards": "/held"}
-    )
+    heldout = small_sweep(tmp_path, objective="heldout_loss", changes={"heldout.shards": "/held"})
     trials = [trial(0, heldout_loss=2.0), trial(1, heldout_loss=1.0), trial(2, heldout_loss=1.0)]
     assert best_trial(heldout, trials) == trials[1]
     assert best_trial(small_sweep(tmp_path), TRIALS[3:]) is None

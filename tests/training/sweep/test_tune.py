@@ -81,42 +81,31 @@ def held() -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_trials_finish_stop_and_fail_and_hold_nothing_afterwards(
+def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     ray_session: None, tmp_path: Path
 ) -> None:
     write_shard_set(tmp_path / "train", num_images=48)
     write_shard_set(tmp_path / "val", num_images=12, first_number=1000)
-    sweep = small_sweep(
-        tmp_path / "sweep",
-        # the third diverges, and its own run says so
-        parse_space(grid=["optim.lr=0.01,0.02,1e30"]),
-        changes={
-            "shards": str(tmp_path / "train"),
-            "knn.val_shards": str(tmp_path / "val"),
-            "epochs": 12,
-            "optim.warmup_epochs": 0,
-        },
-    )
+    places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
+    sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
     sweep.folder.mkdir()
     said: list[str] = []
     director = Director(
         sweep, Ledger(sweep.folder), judge=StopsTheSecond(), description={}, say=said.append
     )
     run_trials(sweep, director, Share(2, Resources(1, 1, use_gpu=False)))
-    assert [trial.status for trial in director.trials] == ["finished", "stopped", "failed"], said
-    finished, stopped, failed = director.trials
-    assert finished.epochs == 12
-    assert 1 <= stopped.epochs < 12
-    assert failed.message is not None
-    assert "no longer finite" in failed.message
+    assert [trial.status for trial in director.trials] == ["finished", "stopped"], said
+    finished, stopped = director.trials
+    assert finished.epochs == 2
+    assert 1 <= stopped.epochs < 60
     assert director.num_left == 0
     run = sweep.folder / stopped.run
     checkpoints = [int(p.name.removeprefix("step-")) for p in (run / "checkpoints").iterdir()]
-    assert max(checkpoints) == stopped.epochs * 3
+    assert max(checkpoints) == stopped.epochs * 3  # it was asked to end, and wrote a checkpoint
     recorded = json.loads((sweep.folder / finished.run / "config.json").read_text())
-    assert recorded["optim"]["lr"] == 0.01
-    evaluated = [e["step"] for e in read_metrics(sweep.folder / finished.run) if e["kind"] == "eval"]
-    assert evaluated == list(range(0, 37, 3))
+    assert recorded["epochs"] == 2
+    record = read_metrics(sweep.folder / finished.run)
+    assert [entry["step"] for entry in record if entry["kind"] == "eval"] == [0, 3, 6]
     deadline = time.monotonic() + 20
     while held() and time.monotonic() < deadline:
         time.sleep(0.2)
