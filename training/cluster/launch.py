@@ -193,7 +193,7 @@ def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
             # The loop resumes from its own checkpoints, whatever Ray remembers of earlier starts.
             name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
             storage_path=str(config.out / "ray"),
-            callbacks=[_NotesPlacementGroup(config.out)],
+            callbacks=[_NotesPlacementGroup(config.out)],  # type: ignore[list-item]  # V1's, again
             # Every failure comes here. Ray would try a wrong input again, and its elastic workers
             # may be of a number that does not divide the batch.
             failure_config=FailureConfig(  # type: ignore[call-arg]  # mypy sees that of V1

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import InputError
 from training.sweep.config import Sweep
-from training.sweep.ledger import Ledger, Trial
+from training.sweep.ledger import Ledger, Status, Trial
 from training.sweep.results import objective_of, write_results
 from training.sweep.search import Outcome, optuna_point
 from training.sweep.space import Point, shown
@@ -108,6 +108,7 @@ class Director:
     ) -> None:
         """Takes in that a trial's run is over: at its end, stopped, broken off, or failed."""
         self.running.discard(number)
+        status: Status
         if message is not None:
             status = "failed"
         elif finished:

@@ -103,7 +103,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
     if min(float(np.ptp(row)) for row in ranks) == 0:
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -62,15 +62,17 @@ class AshaJudge:
             reduction_factor=sweep.reduction_factor,
         )
         self._known: dict[int, Any] = {}
+        self._nobody: Any = None
+        """In place of Tune's controller, which ASHA is given and does not use."""
 
     def falls_behind(self, number: int, epochs: float, objective: float) -> bool:
         """Takes in how a trial stands; whether it is to be stopped."""
         if number not in self._known:
             # ASHA asks a trial for nothing but its name, and one that goes on keeps it.
             self._known[number] = SimpleNamespace(trial_id=str(number))
-            self._asha.on_trial_add(None, self._known[number])
+            self._asha.on_trial_add(self._nobody, self._known[number])
         result = {"epochs": epochs, "objective": objective}
-        decision = self._asha.on_trial_result(None, self._known[number], result)
+        decision = self._asha.on_trial_result(self._nobody, self._known[number], result)
         return bool(decision == TrialScheduler.STOP)
 
 
@@ -90,11 +92,11 @@ class _Source(Searcher):
         super().__init__()
         self._director = director
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:  # noqa: ANN401  (Ray names only one of the kinds)
         """The next trial's number and, as JSON, its point."""
         following = self._director.next()
         if following is None:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED
         number, point = following
         return {"number": number, "point": json.dumps(point)}
 
@@ -108,7 +110,7 @@ class _Reports(FIFOScheduler):
     """Tune's news of trials go to the director, which may have a trial's run asked to end."""
 
     def __init__(self, director: Director) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._director = director
         self._over: set[int] = set()
 

@@ -16,7 +16,7 @@ SIZES = [30, 7, 1, 64]
 
 def all_ids(fraction: float) -> list[int]:
     subset = Subset(SIZES, fraction)
-    return subset.sample_ids(np.arange(sum(subset.sizes))).tolist()
+    return [int(number) for number in subset.sample_ids(np.arange(sum(subset.sizes)))]
 
 
 def test_the_whole_set_is_numbered_as_before() -> None:

@@ -33,7 +33,8 @@ def halving(
             new = [r for r in rungs if r <= epochs and number not in reached[r]]
             if new:
                 others = list(reached[new[-1]].values())
-                stop = bool(others) and value < np.percentile(others, 100 * (1 - 1 / factor))
+                cutoff = np.percentile(others, 100 * (1 - 1 / factor)) if others else -np.inf
+                stop = bool(value < cutoff)
                 reached[new[-1]][number] = value
         stops.append(stop)
     return stops
