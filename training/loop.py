@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from training.encoders.encoder import build_backbone
 from training.encoders.export import export_run
 from training.encoders.stem import with_mask
 from training.evaluate.extract import ExtractConfig
+from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn_check import knn_over_ranks
 from training.inputs import build_inputs, carrying_masks, to_device
 from training.masking.fills import fill_named
@@ -182,26 +184,44 @@ class Trainer:
         return SAVE if save else CONTINUE
 
     def _evaluate(self) -> None:
-        knn = self.config.knn
-        if knn.val_shards is None:
+        config = self.config
+        if config.knn.val_shards is None and config.heldout.shards is None:
             return
         self.method.average_statistics()
         with self.record.interval.paused():
-            accuracy = knn_over_ranks(
-                self.method.backbone,
-                train_root=knn.train_shards or self.config.shards,
-                val_root=knn.val_shards,
-                config=ExtractConfig(
-                    view_size=self.config.views.size,
-                    autocast_dtype=self.autocast,
-                    skip_damaged=self.config.on_damaged == "skip",
-                ),
-                prepare=self.fill.prepare,
-                device=self.device,
-                k=knn.k,
-                temperature=knn.temperature,
-            )
-        self.record.write_knn(self.step, accuracy)
+            knn = self._knn(config.knn.val_shards) if config.knn.val_shards is not None else None
+            heldout = self._heldout_loss() if config.heldout.shards is not None else None
+        self.record.write_evaluation(self.step, knn=knn, heldout_loss=heldout)
+
+    def _knn(self, val_shards: Path) -> float:
+        config = self.config
+        return knn_over_ranks(
+            self.method.backbone,
+            train_root=config.knn.train_shards or config.shards,
+            val_root=val_shards,
+            config=ExtractConfig(
+                view_size=config.views.size,
+                autocast_dtype=self.autocast,
+                skip_damaged=config.on_damaged == "skip",
+            ),
+            prepare=self.fill.prepare,
+            device=self.device,
+            k=config.knn.k,
+            temperature=config.knn.temperature,
+        )
+
+    def _heldout_loss(self) -> float:
+        sees_masks = self.method.backbone.sees_masks
+        return heldout_loss(
+            self.method.embedder,
+            self.config.heldout,
+            views=self.config.views,
+            fill=self.fill,
+            device=self.device,
+            on_damaged=self.config.on_damaged,
+            autocast=self.autocast,
+            carry=partial(carrying_masks, carry=with_mask) if sees_masks else None,
+        )
 
     def _contact_sheet(self) -> None:
         """Draws what the first samples of the next step look like to the encoders."""

@@ -103,14 +103,24 @@ class RunRecord:
             self._say_lost()
         self._on_collapse(step, self._collapse.look(step, spread=values.get("embedding_spread")))
 
-    def write_knn(self, step: int, accuracy: float) -> None:
-        """Writes a kNN accuracy, in percent; raises as ``write_interval`` does."""
-        self.values["knn"] = accuracy
+    def write_evaluation(
+        self, step: int, *, knn: float | None = None, heldout_loss: float | None = None
+    ) -> None:
+        """Writes a kNN accuracy, in percent, and a held-out loss, in nats, of those there are.
+
+        Raises as ``write_interval`` does.
+        """
+        found = {"knn": knn, "heldout_loss": heldout_loss}
+        values = {name: value for name, value in found.items() if value is not None}
+        self.values |= values
         if self._log is not None:
-            self._log.write(step=step, kind="eval", values={"knn": accuracy})
-            self._context.say(f"kNN {accuracy:.2f} % after {step} steps")
+            self._log.write(step=step, kind="eval", values=values)
+            words = [] if knn is None else [f"kNN {knn:.2f} %"]
+            words += [] if heldout_loss is None else [f"held-out loss {heldout_loss:.4f}"]
+            self._context.say(f"{', '.join(words)} after {step} steps")
         self._context.report(self.values)
-        self._on_collapse(step, self._collapse.look(step, knn=accuracy))
+        if knn is not None:
+            self._on_collapse(step, self._collapse.look(step, knn=knn))
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
         """Records a warning, and ends the run if that was asked for."""
