@@ -6,8 +6,9 @@ from pathlib import Path
 
 import tyro
 
-from jobs.cli import from_root
+from jobs.cli import from_root, place_from_root
 from pipeline.errors import InputError
+from pipeline.stores.storage import Location
 from training.config import PretrainConfig
 from training.config_file import read_config_file
 from training.recipes import RECIPES, find_recipe
@@ -45,12 +46,12 @@ def find_base(arguments: list[str]) -> tuple[str, PretrainConfig, list[str]]:
 def absolute(config: PretrainConfig) -> PretrainConfig:
     """The configuration with absolute paths, also for a job that Ray runs in a copy."""
 
-    def from_here(path: Path | None) -> Path | None:
-        return path and from_root(path)
+    def from_here(place: Location | None) -> Location | None:
+        return place and place_from_root(place)
 
     return dataclasses.replace(
         config,
-        shards=from_root(config.shards),
+        shards=place_from_root(config.shards),
         out=from_root(config.out),
         knn=dataclasses.replace(
             config.knn,

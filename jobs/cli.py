@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from pipeline.errors import InputError
+from pipeline.stores.storage import Location, is_url
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -101,6 +102,11 @@ def from_root(path: Path) -> Path:
     folder where the cluster was started, which ``make cluster-up`` tells its jobs.
     """
     return Path(os.environ.get("SALMASK_ROOT", ""), path).absolute()
+
+
+def place_from_root(place: Location) -> Location:
+    """A URL as it is; a path as ``from_root`` makes it."""
+    return place if is_url(place) else from_root(Path(place))
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:

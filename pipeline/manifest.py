@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from pipeline.errors import InputError
 from pipeline.schema import (
     DATASET_FILE,
+    MANIFEST_FOLDER,
     MANIFEST_SCHEMA,
     REJECTED_SCHEMA,
     SCHEMA_VERSION,
+    SHARDS_FOLDER,
     manifest_file,
     rejected_file,
     shard_file,
@@ -134,9 +136,10 @@ def check_shards(place: Place, info: DatasetInfo) -> None:
         InputError: names the first shard or manifest that is missing or has another size.
     """
     store = open_store(place)
+    sizes = dict(store.files(SHARDS_FOLDER)) | dict(store.files(MANIFEST_FOLDER))
     for shard in info.shards:
         path = store.where(shard_file(shard.name))
-        size = store.size(shard_file(shard.name))
+        size = sizes.get(shard_file(shard.name))
         if size is None:
             raise InputError(f"shard {path} is missing: run jobs/precompute.py again")
         if size != shard.num_bytes:
@@ -144,7 +147,7 @@ def check_shards(place: Place, info: DatasetInfo) -> None:
                 f"shard {path} is damaged: {size} bytes instead of {shard.num_bytes} "
                 "(run jobs/precompute.py again)"
             )
-        if store.size(manifest_file(shard.name)) is None:
+        if manifest_file(shard.name) not in sizes:
             raise InputError(
                 f"manifest {store.where(manifest_file(shard.name))} is missing: "
                 "run jobs/precompute.py again"

@@ -84,7 +84,7 @@ class ShardCache:
         needed = sum(sorted((shard.num_bytes for shard in shards), reverse=True)[:count])
         if needed > self._limit:
             raise InputError(
-                f"cache.limit_gib {self._limit / GIB:g} is too small for {self._store.url}: the "
+                f"cache.limit_gib {self._limit / GIB:.3g} is too small for {self._store.url}: the "
                 f"{count} shards that are read at the same time take {needed / GIB:.2f} GiB"
             )
 

@@ -195,6 +195,16 @@ class ShardSetReader:
         """Samples in all shards."""
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are read through the cache."""
+        return self._cache is not None
+
+    def check_cache(self, count: int) -> None:
+        """Raises `InputError` where the cache does not hold that many shards at once."""
+        if self._cache is not None:
+            self._cache.check_fits(self.info.shards, count)
+
     def ahead(self, numbers: Sequence[int]) -> None:
         """Begins to fetch the shards that are read next, in this order; local ones are there."""
         if self._cache is not None:

@@ -30,6 +30,8 @@ FORMAT_HALF = {
     "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.schema",
+    "pipeline.shard_cache",
+    "pipeline.stores.storage",
     "pipeline.shards",
 }
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import InputError
+from pipeline.shard_cache import CacheConfig
 from pipeline.stores.atomic import write_atomically
+from pipeline.stores.storage import Location
 from training.augment import AugmentConfig
 from training.checkpoint import CheckpointConfig
 from training.data.damage import OnDamaged
@@ -42,8 +44,8 @@ class KnnConfig:
         temperature: of the votes' weights, exp(cosine / temperature).
     """
 
-    val_shards: Path | None = None
-    train_shards: Path | None = None
+    val_shards: Location | None = None
+    train_shards: Location | None = None
     every_epochs: int = 5
     k: int = 20
     temperature: float = 0.07
@@ -58,7 +60,7 @@ class PretrainConfig:
     """A whole run. Any field can be set on the command line, nested ones with a dot.
 
     Attributes:
-        shards: folder that the precompute job wrote.
+        shards: folder or bucket (``s3://bucket/prefix``, ``gs://``) that the precompute job wrote.
         out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone.
         epochs: passes over the data.
         batch_size: global batch, all workers together.
@@ -82,7 +84,7 @@ class PretrainConfig:
             or stop the run.
     """
 
-    shards: Path
+    shards: Location
     out: Path
     epochs: int = 200
     batch_size: int = 256
@@ -102,6 +104,7 @@ class PretrainConfig:
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
@@ -167,6 +170,7 @@ MAY_DIFFER_ON_RESUME = (
     "knn.",
     "heldout.",
     "collapse.",
+    "cache.",
     "track.",
     "on_collapse",
     "on_damaged",

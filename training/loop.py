@@ -10,6 +10,7 @@ import torch
 
 from pipeline.manifest import load_dataset_info
 from pipeline.memory import keep_freed_memory
+from pipeline.stores.storage import Location
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.context import TrainContext
@@ -77,7 +78,12 @@ class Trainer:
         self.config, self.context, self.device = config, context, context.device
         self.info = load_dataset_info(config.shards)
         self.dataset = BatchDataset(
-            config.shards, self.info, config.stream, rank=rank(), world_size=world_size()
+            config.shards,
+            self.info,
+            config.stream,
+            rank=rank(),
+            world_size=world_size(),
+            cache=config.cache,
         )
         self.steps_per_epoch = self.dataset.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -193,12 +199,13 @@ class Trainer:
             heldout = self._heldout_loss() if config.heldout.shards is not None else None
         self.record.write_evaluation(self.step, knn=knn, heldout_loss=heldout)
 
-    def _knn(self, val_shards: Path) -> float:
+    def _knn(self, val_shards: Location) -> float:
         config = self.config
         return knn_over_ranks(
             self.method.backbone,
             train_root=config.knn.train_shards or config.shards,
             val_root=val_shards,
+            cache=config.cache,
             config=ExtractConfig(
                 view_size=config.views.size,
                 autocast_dtype=self.autocast,
@@ -219,6 +226,7 @@ class Trainer:
             fill=self.fill,
             device=self.device,
             on_damaged=self.config.on_damaged,
+            cache=self.config.cache,
             autocast=self.autocast,
             carry=partial(carrying_masks, carry=with_mask) if sees_masks else None,
         )

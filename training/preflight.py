@@ -2,7 +2,9 @@
 
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.shards import ShardSetReader
 from training.config import PretrainConfig, check_run_folder
+from training.data.stream import WINDOWS_AHEAD
 from training.data.subset import num_used
 from training.disk import check_disk
 from training.evaluate.heldout import check_heldout
@@ -27,9 +29,13 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     """
     info = load_dataset_info(config.shards)
     check_shards(config.shards, info)
+    ShardSetReader(config.shards, info, config.cache).check_cache(
+        WINDOWS_AHEAD * config.stream.window
+    )
     check_batches(config, info, num_ranks)
     if config.knn.val_shards is not None:
-        labelled_pair(config.knn.train_shards or config.shards, config.knn.val_shards)
+        train_shards = config.knn.train_shards or config.shards
+        labelled_pair(train_shards, config.knn.val_shards, config.cache)
     if config.heldout.shards is not None:
         check_heldout(config.shards, config.heldout)
     check_trackers(config.track)

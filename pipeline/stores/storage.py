@@ -116,7 +116,9 @@ class Store(ABC):
         )
 
 
-Place = Store | Path | str
+Location = str | Path
+"""Where a person says that something lies: a local path, or a URL."""
+Place = Store | Location
 """What functions take for a shard set or for data: a store, or what `open_store` makes one of."""
 
 

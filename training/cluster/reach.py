@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.errors import InputError, write_error
 from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.schema import DATASET_FILE
+from pipeline.stores.storage import Location, open_store
 
 SETTLE_SECONDS = 5.0
 """How long a network file system may take to show a new file on another node."""
@@ -32,10 +33,10 @@ class Places:
     """
 
     out: Path
-    shards: dict[Path, str]
+    shards: dict[Location, str]
 
 
-def places(out: Path, roots: Sequence[Path]) -> Places:
+def places(out: Path, roots: Sequence[Location]) -> Places:
     """A run's folder and its shard sets as this process sees them."""
     return Places(out, {root: _digest(root) for root in roots})
 
@@ -93,9 +94,9 @@ def has_answered(wanted: Places, token: str, name: str) -> bool:
     return _soon((wanted.out / f"{token}-{name}").exists)
 
 
-def _wrong(root: Path, digest: str) -> str | None:
+def _wrong(root: Location, digest: str) -> str | None:
     if not digest:
-        return None if root.is_dir() else f"there is no {root} there"
+        return None if open_store(root).is_there() else f"there is no {root} there"
     try:
         check_shards(root, load_dataset_info(root))
     except InputError as error:
@@ -103,9 +104,11 @@ def _wrong(root: Path, digest: str) -> str | None:
     return None if _digest(root) == digest else f"{root} holds another shard set there than here"
 
 
-def _digest(root: Path) -> str:
-    path = root / DATASET_FILE
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+def _digest(root: Location) -> str:
+    try:
+        return hashlib.sha256(open_store(root).read(DATASET_FILE)).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def _soon(seen: Callable[[], bool]) -> bool:

@@ -31,6 +31,7 @@ class EpochOrder:
     ) -> None:
         sizes = np.asarray(shard_sizes, dtype=np.int64)
         shuffled = _shuffle(len(sizes), seed + SHARD_ORDER_DOMAIN, epoch)
+        self._shards = shuffled
         self._first_ids = (np.cumsum(sizes) - sizes)[shuffled]
         self._sizes = sizes[shuffled]
         self._seed, self._epoch, self._window = seed, epoch, window
@@ -48,6 +49,12 @@ class EpochOrder:
             parts.append(self._lay_out(window)[start - begin : end - begin])
             start = end
         return np.concatenate(parts)
+
+    def shards_from(self, position: int, windows: int) -> list[int]:
+        """The shards of a position's window and of those after it, so many windows in all."""
+        first = int(np.searchsorted(self._window_ends, position, side="right"))
+        shards = self._shards[first * self._window : (first + windows) * self._window]
+        return [int(shard) for shard in shards]
 
     def _lay_out(self, window: int) -> NDArray[np.int64]:
         if self._laid_out is not None and self._laid_out[0] == window:

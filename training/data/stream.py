@@ -8,7 +8,6 @@ Shapes: V views (0 query, 1 key), B samples of one rank, G grid side, S view sid
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,9 @@ from torch.utils.data import Dataset
 from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import DamagedSampleError, ImageError
 from pipeline.manifest import DatasetInfo
+from pipeline.shard_cache import CacheConfig
 from pipeline.shards import ShardSetReader
+from pipeline.stores.storage import Place
 from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.data.damage import Damage, OnDamaged, read_places
 from training.data.draws import View, sample_seeds, torch_seeds
@@ -29,6 +30,10 @@ from training.data.subset import Subset
 from training.data.views import ViewConfig, cut_views, draw_crops, pool_saliency
 from training.masking.config import MaskConfig
 from training.masking.draws import MaskDraws, box_side, draw_masks
+
+WINDOWS_AHEAD = 2
+"""Windows of shards that are on the local disk or on their way to it: the one that is read, and the
+next."""
 
 
 class HostBatch(NamedTuple):
@@ -85,18 +90,26 @@ class BatchDataset(Dataset[HostBatch]):
     the device will apply.
 
     Args:
-        root: folder of the shard set.
+        root: where the shard set lies.
         info: its ``dataset.json``.
         config: what decides the batches.
         rank: this rank.
         world_size: number of ranks; divides the batch.
+        cache: where shards of a bucket lie while they are read.
     """
 
     def __init__(
-        self, root: Path, info: DatasetInfo, config: StreamConfig, *, rank: int, world_size: int
+        self,
+        root: Place,
+        info: DatasetInfo,
+        config: StreamConfig,
+        *,
+        rank: int,
+        world_size: int,
+        cache: CacheConfig | None = None,
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
-        self.reader = ShardSetReader(root, info)
+        self.reader = ShardSetReader(root, info, cache)
         self.config = config
         self._subset = Subset(self.reader.shard_sizes, config.data_fraction)
         self.steps_per_epoch = sum(self._subset.sizes) // config.batch_size
@@ -116,17 +129,27 @@ class BatchDataset(Dataset[HostBatch]):
         """
         places = self.places if places is None else places
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            order = EpochOrder(
-                self._subset.sizes,
-                seed=self.config.seed,
-                epoch=epoch,
-                window=self.config.window,
-            )
-            self._order = (epoch, order)
         start = step_in_epoch * self.config.batch_size
-        numbers = self._order[1].sample_ids(start + places.start, start + places.stop)
+        numbers = self._epoch_order(epoch).sample_ids(start + places.start, start + places.stop)
         return self._subset.sample_ids(numbers)
+
+    def _epoch_order(self, epoch: int) -> EpochOrder:
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._new_order(epoch))
+        return self._order[1]
+
+    def _new_order(self, epoch: int) -> EpochOrder:
+        config = self.config
+        return EpochOrder(self._subset.sizes, seed=config.seed, epoch=epoch, window=config.window)
+
+    def _fetch_ahead(self, step: int) -> None:
+        """Shards of a bucket: those of this window, then of the next, in the next epoch even."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        position = step_in_epoch * self.config.batch_size + self.places.start
+        shards = self._epoch_order(epoch).shards_from(position, WINDOWS_AHEAD)
+        if len(shards) <= self.config.window:
+            shards += self._new_order(epoch + 1).shards_from(0, 1)
+        self.reader.ahead(shards)
 
     def __getitem__(self, step: int) -> HostBatch:
         """Reads, decodes and cuts.
@@ -135,6 +158,8 @@ class BatchDataset(Dataset[HostBatch]):
             DamagedSampleError: names shard and key, where damaged samples are not to be skipped.
         """
         config, views, masks = self.config, self.config.views, self.config.masks
+        if self.reader.is_remote:
+            self._fetch_ahead(step)
         places, ids_B = self.places, self.sample_ids(step)
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
 

@@ -38,6 +38,7 @@ class Subset:
     """
 
     def __init__(self, shard_sizes: Sequence[int], fraction: float) -> None:
+        self._given = (tuple(shard_sizes), fraction)
         self.sizes = kept_sizes(shard_sizes, fraction)
         self._whole = fraction == 1.0
         sizes = np.asarray(shard_sizes, dtype=np.int64)
@@ -47,6 +48,10 @@ class Subset:
         self._ends = np.cumsum(kept)
         # A window's shards, and some: what a shard keeps is found anew by sorting its samples.
         self._members = lru_cache(maxsize=64)(self._kept_of)
+
+    def __reduce__(self) -> tuple[type["Subset"], tuple[tuple[int, ...], float]]:
+        """Travels to loader processes without what it remembers."""
+        return Subset, self._given
 
     def sample_ids(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row numbers in the whole set, int64, of samples by their numbers in the subset."""

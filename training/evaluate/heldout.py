@@ -7,13 +7,14 @@ Shapes: M images, D embedding, K images of the bank.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.shard_cache import CacheConfig
+from pipeline.stores.storage import Location
 from training.augment import AugmentConfig
 from training.data.damage import OnDamaged
 from training.data.stream import BatchDataset, StreamConfig
@@ -31,7 +32,7 @@ LARGEST_BATCH = 64
 FEWEST_IMAGES = 4
 
 
-def check_heldout(train_root: Path, config: HeldoutConfig) -> DatasetInfo:
+def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
     """Checks the held-out shards.
 
     Raises:
@@ -61,6 +62,7 @@ def heldout_loss(
     fill: Fill,
     device: torch.device,
     on_damaged: OnDamaged,
+    cache: CacheConfig | None = None,
     autocast: torch.dtype | None = None,
     carry: Callable[[EncoderInputs], EncoderInputs] | None = None,
 ) -> float:
@@ -76,6 +78,7 @@ def heldout_loss(
         fill: of the run, for how it prepares views (high pass).
         device: that computes.
         on_damaged: what becomes of damaged samples.
+        cache: where shards of a bucket lie while they are read.
         autocast: compute in this type.
         carry: puts masks on board where the network sees them.
 
@@ -94,7 +97,7 @@ def heldout_loss(
         negatives=(),
         on_damaged=on_damaged,
     )
-    dataset = BatchDataset(config.shards, info, stream, rank=0, world_size=1)
+    dataset = BatchDataset(config.shards, info, stream, rank=0, world_size=1, cache=cache)
     steps = dataset.steps_per_epoch
     mine = range(steps * rank() // world_size(), steps * (rank() + 1) // world_size())
     modes = [(module, module.training) for module in encoder.modules()]

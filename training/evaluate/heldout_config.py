@@ -1,9 +1,9 @@
 """The held-out contrastive loss during pretraining: the settings."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.stores.storage import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class HeldoutConfig:
         temperature: of the loss, whatever that of the training is.
     """
 
-    shards: Path | None = None
+    shards: Location | None = None
     bank_size: int = 1024
     temperature: float = 0.1
 

@@ -3,11 +3,11 @@
 Shapes: M images, D features.
 """
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
+from pipeline.shard_cache import CacheConfig
+from pipeline.stores.storage import Location
 from training.evaluate.extract import ExtractConfig, Prepare, gathered_features
 from training.evaluate.knn import knn_accuracy
 from training.evaluate.labelled import labelled_pair
@@ -16,8 +16,9 @@ from training.evaluate.labelled import labelled_pair
 def knn_over_ranks(
     backbone: nn.Module,
     *,
-    train_root: Path,
-    val_root: Path,
+    train_root: Location,
+    val_root: Location,
+    cache: CacheConfig | None = None,
     config: ExtractConfig,
     prepare: Prepare,
     device: torch.device,
@@ -30,6 +31,7 @@ def knn_over_ranks(
         backbone: network in training, left as it is.
         train_root: labelled images that vote.
         val_root: labelled images that are classified.
+        cache: where shards of a bucket lie while they are read.
         config: how images become features.
         prepare: views in [0, 1] to what the backbone wants.
         device: that computes.
@@ -39,7 +41,7 @@ def knn_over_ranks(
     Returns:
         Top-1 in percent, the same on every rank.
     """
-    pair = labelled_pair(train_root, val_root)
+    pair = labelled_pair(train_root, val_root, cache)
     train, val = (
         gathered_features(backbone, images, config, prepare=prepare, device=device)
         for images in pair

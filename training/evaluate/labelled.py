@@ -10,7 +10,9 @@ from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import DamagedSampleError, ImageError, InputError
 from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.schema import DATASET_FILE
+from pipeline.shard_cache import CacheConfig
 from pipeline.shards import ShardSetReader
+from pipeline.stores.storage import Location, is_url
 from training.evaluate.folders import FolderImages
 
 
@@ -18,7 +20,6 @@ class LabelledImages(Protocol):
     """What an evaluation needs of its data; may be read by several threads.
 
     Attributes:
-        root: where it lies.
         class_names: a label is an index into them.
         digest: of what decides its content.
         content: two sets with the same content hold the same images.
@@ -26,12 +27,15 @@ class LabelledImages(Protocol):
         saliency_source: where its saliency maps come from; None where it has none.
     """
 
-    root: Path
     class_names: tuple[str, ...]
     digest: str
     content: tuple[str, ...]
     num_images: int
     saliency_source: str | None
+
+    @property
+    def root(self) -> Location:
+        """Where it lies."""
 
     def labels(self) -> NDArray[np.int64]:
         """Labels of all images, int64 [num_images]."""
@@ -50,7 +54,7 @@ class ShardImages:
         InputError: the set is missing, damaged or has no labels.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
         self.root = root
         info = load_dataset_info(root)
         if not info.has_labels:
@@ -59,7 +63,7 @@ class ShardImages:
                 "jobs/precompute.py on class folders, without --no-labels)"
             )
         check_shards(root, info)
-        self._reader = ShardSetReader(root, info)
+        self._reader = ShardSetReader(root, info, cache)
         self.class_names = info.class_names
         self.digest = info.plan_digest
         self.content = tuple(shard.sha256 for shard in info.shards)
@@ -84,23 +88,28 @@ class ShardImages:
         return decode_saliency(self._reader.read_saliency(number))
 
 
-def open_labelled(root: Path) -> LabelledImages:
+def open_labelled(root: Location, cache: CacheConfig | None = None) -> LabelledImages:
     """Open shards, or a folder of class folders.
 
     Raises:
         InputError: neither; no labels; a damaged set.
     """
+    if is_url(root):
+        return ShardImages(root, cache)
+    root = Path(root)
     is_shards = (root / DATASET_FILE).exists() or (root / "shards").is_dir() or not root.is_dir()
     return ShardImages(root) if is_shards else FolderImages(root)
 
 
-def labelled_pair(train_root: Path, val_root: Path) -> tuple[LabelledImages, LabelledImages]:
+def labelled_pair(
+    train_root: Location, val_root: Location, cache: CacheConfig | None = None
+) -> tuple[LabelledImages, LabelledImages]:
     """Open two sets whose labels mean the same.
 
     Raises:
         InputError: a set is missing, damaged or without labels; other class names; one set twice.
     """
-    train, val = open_labelled(train_root), open_labelled(val_root)
+    train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
         raise InputError(
             f"the classes of {train_root} and {val_root} differ ({first_difference(train, val)}): "

@@ -1,5 +1,6 @@
 """A share of a set: the same for ever, one within the other, as much of every shard."""
 
+import pickle
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,3 +70,11 @@ def test_an_epoch_of_a_share_is_all_of_it_and_nothing_else(tmp_path: Path) -> No
         wanted = Subset([16, 16, 8], 0.5).sample_ids(np.arange(20)).tolist()
         assert sorted(seen) == wanted
     assert config.data_fraction == 1.0
+
+
+def test_a_subset_travels_to_other_processes() -> None:
+    subset = Subset(SIZES, 0.5)
+    numbers = np.arange(sum(subset.sizes))
+    subset.sample_ids(numbers)  # remembers what it must not take along
+    again: Subset = pickle.loads(pickle.dumps(subset))
+    assert again.sample_ids(numbers).tolist() == subset.sample_ids(numbers).tolist()
