@@ -81,7 +81,7 @@ def held() -> list[str]:
     ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     ray_session: None, tmp_path: Path
 ) -> None:
