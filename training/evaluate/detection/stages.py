@@ -11,6 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from pipeline.architectures import TIMM, family
 from pipeline.errors import InputError
+from training.encoders.encoder import Backbone
 
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "resnet": (
@@ -56,7 +57,7 @@ def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> li
     """Copy a plain network's stages.
 
     Args:
-        network: [B, 3, H, W] -> [B, D]; left as it is.
+        network: plain, or a `Backbone` around it; left as it is.
         architecture: its name.
         frozen_norm: whether batch norm keeps its statistics and weights.
 
@@ -67,7 +68,8 @@ def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> li
         InputError: an architecture without an adapter.
     """
     check_adapter(architecture)
-    network = copy.deepcopy(network)
+    network = copy.deepcopy(network.network if isinstance(network, Backbone) else network)
+    assert isinstance(network, nn.Module)
     if frozen_norm:
         freeze_norm(network)
     stages = [

@@ -82,7 +82,7 @@ def train_detector(
         for group in optimiser.param_groups:
             group["lr"] = rate(step)
         optimiser.step()
-        recent.append(float(loss))
+        recent.append(loss.item())
         if not np.isfinite(recent[-1]):
             raise InputError(
                 f"the detector's loss is {recent[-1]} at step {step + 1}: lower detection.lr "
