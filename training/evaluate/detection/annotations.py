@@ -94,8 +94,8 @@ class BoxSet:
 
     @property
     def num_boxes(self) -> int:
-        """Objects in it."""
-        return sum(len(picture.boxes) for picture in self.pictures)
+        """Objects that are to be found: the ignored ones do not count."""
+        return sum(not box.ignored for picture in self.pictures for box in picture.boxes)
 
     @property
     def num_empty(self) -> int:
@@ -133,8 +133,11 @@ def checked_set(
         InputError: nothing there; an image that is missing, twice, unreadable or of another size;
             a box outside its image, without area or of an unknown class. Names the first one.
     """
-    if not any(picture.boxes for picture in found):
-        raise InputError(f"{root} annotates no box: wanted images with boxes around objects")
+    if all(box.ignored for picture in found for box in picture.boxes):
+        raise InputError(
+            f"{root} annotates no box (crowds and difficult objects do not count): wanted images "
+            "with boxes around objects"
+        )
     known = set(class_names)
     pictures: dict[Path, Annotated] = {}
     for picture in sorted(found, key=lambda one: one.file):

@@ -90,7 +90,7 @@ def train_detector(
             )
         if (step + 1) % max(1, config.steps // REPORTS) == 0:
             parts = ", ".join(
-                f"{k.removeprefix('loss_')} {float(v):.3f}" for k, v in losses.items()
+                f"{k.removeprefix('loss_')} {v.item():.3f}" for k, v in losses.items()
             )
             say(f"step {step + 1}/{config.steps} loss {np.mean(recent):.3f} (last: {parts})")
             recent = []

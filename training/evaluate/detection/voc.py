@@ -1,6 +1,7 @@
 """Pascal VOC's annotations: one XML file an image, below `Annotations`, images in `JPEGImages`."""
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def read_names(file: Path) -> list[str]:
     names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
     if not names:
         raise InputError(f"{file} names no images")
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"{file} names {double} twice")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{file} names {name} twice")
     return names
 
 

@@ -81,11 +81,17 @@ def test_difficult_and_crowd_are_ignored_objects(tmp_path: Path) -> None:
     objects = voc_object("square", 2, 2, 9, 9) + voc_object("square", 11, 2, 19, 9, difficult=1)
     (voc / "Annotations" / "image0_00.xml").write_text(voc_xml("image0_00.png", objects))
     assert [box.ignored for box in open_boxes(voc).pictures[0].boxes] == [False, True]
-    coco = write_coco(tmp_path / "coco", drawn(2))
+    coco = write_coco(tmp_path / "coco", drawn(3))
     content = json.loads((coco / "instances.json").read_text())
     content["annotations"][0]["iscrowd"] = 1
     (coco / "instances.json").write_text(json.dumps(content))
-    assert [box.ignored for box in open_boxes(coco).pictures[0].boxes] == [True]
+    found = open_boxes(coco)
+    assert [box.ignored for box in found.pictures[0].boxes] == [True]
+    assert found.num_boxes == 2, "the ignored one does not count"
+    content["annotations"] = content["annotations"][:1]
+    (coco / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"annotates no box \(crowds and difficult objects"):
+        open_boxes(coco)
 
 
 def test_a_box_off_by_a_rounding_is_clipped(tmp_path: Path) -> None:

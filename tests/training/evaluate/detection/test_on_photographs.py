@@ -20,7 +20,9 @@ from training.evaluate.run import evaluate
 def test_xml_and_json_agree(
     shared_data: Path, name: str, images: int, boxes: int, empty: int
 ) -> None:
-    voc, coco = (open_boxes(shared_data / name / part) for part in ("Annotations", "instances.json"))
+    voc, coco = (
+        open_boxes(shared_data / name / part) for part in ("Annotations", "instances.json")
+    )
     assert coco.num_boxes == boxes
     assert (coco.num_images - coco.num_empty, coco.num_empty) == (images, empty)
     assert coco.num_left_out == voc.num_left_out == 0

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
-from pipeline.backbone import load_backbone, load_info
+from pipeline.backbone import load_info
 from pipeline.errors import InputError
 from tests.training.evaluate.detection.cases import NAMES, drawn, write_coco, write_voc
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.detection import coco_tools, train
+from training.evaluate.detection import coco_tools
 from training.evaluate.detection.box_sets import open_boxes
 from training.evaluate.detection.config import DetectionConfig
-from training.evaluate.detection.train import train_detector
 from training.evaluate.results import read_results, table
 from training.evaluate.run import evaluate
 
@@ -66,9 +66,7 @@ def test_every_checkpoint_gets_its_lines(base: EvaluateConfig, tmp_path: Path) -
     said: list[str] = []
     results = evaluate(config, CPU, said.append)
     assert [(one.checkpoint, one.name) for one in results] == [
-        (name, f"box {measure}")
-        for name in config.checkpoint
-        for measure in ("AP", "AP50", "AP75")
+        (name, f"box {measure}") for name in config.checkpoint for measure in ("AP", "AP50", "AP75")
     ]
     written = read_results(config.results)
     assert [one.figure for one in written] == [one.figure for one in results]
@@ -107,35 +105,11 @@ def test_masks_where_the_annotations_hold_them(base: EvaluateConfig, tmp_path: P
     assert [one.name for one in boxes] == names[:3]
 
 
-def test_a_detector_learns_the_same_twice_and_finds_large_squares(tmp_path: Path) -> None:
-    """Forty steps on ten images, validated on images of the same kind."""
-    torch.manual_seed(0)
-    found = []
-    export(tmp_path / "export")
-    for name in ("one", "two"):
-        config = EvaluateConfig(
-            checkpoint=(str(tmp_path / "export"),),
-            train=write_voc(tmp_path / "train", drawn(10)),
-            val=write_voc(tmp_path / "val", drawn(6, seed=1)),
-            protocol=("detection",),
-            results=tmp_path / f"{name}.jsonl",
-            detection=replace(TINY, steps=40, batch_size=4, warmup_steps=5, lr=0.05, sampled=16),
-        )
-        found.append([one.figure for one in evaluate(config, CPU)])
-    assert found[0] == found[1]
-    assert found[0][1] > 10, "AP50 in percent; without training it is 0"
-
-
 @pytest.fixture
 def weights_file(base: EvaluateConfig, tmp_path: Path) -> Path:
     """What `torch.save(resnet18.state_dict())` writes, classifier and all."""
     torch.manual_seed(5)
-    network, _ = load_backbone(Path(base.checkpoint[0]))
-    state = {name: torch.rand_like(value.float()) for name, value in network.state_dict().items()}
-    stem = state["conv1.weight"]
-    state["conv1.weight"] = torch.rand(64, 3, 7, 7).to(stem)
-    state |= {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
-    torch.save(state, tmp_path / "supervised.pth")
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "supervised.pth")
     return tmp_path / "supervised.pth"
 
 
@@ -220,30 +194,6 @@ def test_a_run_that_breaks_off_leaves_no_line(
     with pytest.raises(KeyboardInterrupt):
         evaluate(base, CPU)
     assert not base.results.exists()
-
-
-class Diverging(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
-
-    def forward(self, *_: object) -> dict[str, torch.Tensor]:
-        return {"loss_classifier": self.weight * float("nan")}
-
-
-def test_a_loss_that_diverges(base: EvaluateConfig) -> None:
-    images = open_boxes(base.train)
-    with pytest.raises(InputError, match=r"loss is nan at step 1: lower detection.lr \(0.01\)"):
-        train_detector(
-            Diverging(), images, TINY, with_masks=False, device=CPU, seed=0, num_threads=1
-        )
-
-
-def test_progress_is_told(base: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "REPORTS", 1)
-    said: list[str] = []
-    evaluate(replace(base, results=base.results.with_name("told.jsonl")), CPU, said.append)
-    assert sum("step 2/2 loss" in line and "classifier" in line for line in said) == 1
 
 
 def test_settings_are_json(base: EvaluateConfig) -> None:
