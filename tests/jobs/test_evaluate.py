@@ -208,7 +208,13 @@ def test_too_many_neighbours_and_unknown_protocol(evaluate: Callable[..., Done])
 
 def test_detection_prints_its_own_table(case: Case, evaluate: Callable[..., Done]) -> None:
     write_voc(case.folder / "boxes", drawn(4))
-    small = {"steps": 1, "warmup-steps": 0, "batch-size": 2, "short-sides": 48, "long-side": 64}
+    small: dict[str, float] = {
+        "steps": 1,
+        "warmup-steps": 0,
+        "batch-size": 2,
+        "short-sides": 48,
+        "long-side": 64,
+    }
     small |= {"width": 8, "head-width": 8, "proposals": 5, "sampled": 4, "val-share": 0.5}
     options = [
         str(word) for name, value in small.items() for word in (f"--detection.{name}", value)

@@ -1,5 +1,7 @@
 """Backbones as stages, and detectors around them."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -31,15 +33,16 @@ def network_of(name: str = "resnet18", *, max_pool: bool = True) -> nn.Module:
     network, _ = plain_network(name, max_pool=max_pool)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # statistics that are not those of a new one
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            statistics = dict(module.named_buffers())
+            statistics["running_mean"].uniform_(-0.1, 0.1)
+            statistics["running_var"].uniform_(0.5, 1.5)
     return network.eval()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnet_y_400mf", "convnext_tiny"])
 def test_the_stages_are_the_network(name: str) -> None:
     """Pooled, the last stage gives the network's own features (ConvNeXt: before its last norm)."""
-    network = network_of(name)
+    network: Any = network_of(name)
     x = torch.rand(2, 3, 64, 64)
     stages = stages_of(network, name, frozen_norm=False)
     with torch.no_grad():
@@ -106,7 +109,7 @@ def loss_of(detector: nn.Module, *, masks: bool) -> dict[str, Tensor]:
 @pytest.mark.parametrize("masks", [False, True])
 def test_detectors_learn_everywhere_and_detect(head: str, masks: bool) -> None:
     config = DetectionConfig(**(vars(TINY) | {"head": head}))
-    detector = build_detector(
+    detector: Any = build_detector(
         network_of(), "resnet18", PLAIN, config, num_classes=2, with_masks=masks
     )
     losses = loss_of(detector, masks=masks)
@@ -128,10 +131,12 @@ def test_detectors_learn_everywhere_and_detect(head: str, masks: bool) -> None:
 def test_the_backbone_starts_from_the_given_weights_and_the_rest_from_the_seed() -> None:
     one, two = network_of(), network_of()
     nn.init.zeros_(two.get_parameter("conv1.weight"))
-    states = []
+    states: list[dict[str, Tensor]] = []
     for network in (one, two):
         torch.manual_seed(7)
-        detector = build_detector(network, "resnet18", PLAIN, TINY, num_classes=2, with_masks=False)
+        detector: Any = build_detector(
+            network, "resnet18", PLAIN, TINY, num_classes=2, with_masks=False
+        )
         states.append(detector.state_dict())
     stem = "backbone.stages.0.0.weight"
     assert torch.equal(states[0][stem], one.get_parameter("conv1.weight"))
@@ -159,7 +164,7 @@ def test_the_backbones_own_normalisation_and_filter() -> None:
 def test_fpn_levels_and_anchors() -> None:
     for finest, levels in ((2, 5), (4, 3)):
         config = DetectionConfig(**(vars(TINY) | {"finest_level": finest}))
-        detector = build_detector(
+        detector: Any = build_detector(
             network_of(), "resnet18", PLAIN, config, num_classes=1, with_masks=False
         )
         features = detector.backbone(torch.rand(1, 3, 64, 96))
@@ -170,7 +175,7 @@ def test_fpn_levels_and_anchors() -> None:
 
 
 def test_bfloat16_stays_in_the_backbone() -> None:
-    detector = build_detector(
+    detector: Any = build_detector(
         network_of(),
         "resnet18",
         PLAIN,
@@ -194,7 +199,7 @@ def test_the_pyramid_is_torchvisions() -> None:
     reference = builder(backbone_name="resnet18", weights=None).eval()
     body = {f"body.{name}": value for name, value in network.state_dict().items()}
     network.fc = nn.Identity()
-    ours = build_detector(network, "resnet18", PLAIN, config, num_classes=1, with_masks=False)
+    ours: Any = build_detector(network, "resnet18", PLAIN, config, num_classes=1, with_masks=False)
     pyramid = ours.backbone.pyramid.state_dict()
     fpn = {f"fpn.{name}": value for name, value in pyramid.items()}
     wanted = reference.state_dict()

@@ -32,8 +32,8 @@ def test_xml_and_json_agree(
         assert [box.name for box in one.boxes] == [box.name for box in other.boxes]
         if one.boxes:
             # VOC counts whole pixels.
-            corners = [np.array([box.box for box in picture.boxes]) for picture in (one, other)]
-            np.testing.assert_allclose(*corners, atol=1.01)
+            found, whole = (np.array([box.box for box in some.boxes]) for some in (one, other))
+            np.testing.assert_allclose(found, whole, atol=1.01)
 
 
 def test_the_whole_way_on_eighty_classes(shared_data: Path, tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_without_pycocotools(base: EvaluateConfig, monkeypatch: pytest.MonkeyPat
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     coco_tools.coco_tools.cache_clear()
-    monkeypatch.setattr(coco_tools.importlib, "import_module", missing)
+    monkeypatch.setattr("importlib.import_module", missing)
     refused(base, r"needs pycocotools, .* salmask\[detection\]")
     coco_tools.coco_tools.cache_clear()
 
