@@ -64,6 +64,9 @@ def weighted_precision(matches: ClassMatches, weights_RI: NDArray[np.int64]) -> 
     weights_RD = weights_RI[:, matches.image_D]
     found_RT = np.full((len(weights_RI), len(matches.hit_TD)), np.nan)
     for t, (hit_D, miss_D) in enumerate(zip(matches.hit_TD, matches.miss_TD, strict=True)):
+        found_RT[wanted_R > 0, t] = 0.0
+        if not hit_D.any():  # as with most of many classes
+            continue
         hits_RD = np.cumsum(weights_RD * hit_D, axis=1)
         misses_RD = np.cumsum(weights_RD * miss_D, axis=1)
         precision_RD = hits_RD / np.maximum(hits_RD + misses_RD, 1)
