@@ -13,7 +13,7 @@ CLUSTER_STATE ?= runs/cluster
 # Containers often set it; then each of Ray's many processes would compile torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint format typecheck test test-faults bench clean demo precompute cluster-up cluster-down
+.PHONY: help setup lint format typecheck test test-faults bench clean demo precompute sweep cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -54,6 +54,16 @@ ifeq ($(origin DATA), undefined)
 	@$(BIN)/python jobs/demo.py --only-pictures
 endif
 	@$(BIN)/python jobs/precompute.py --data $(or $(DATA),runs/demo/pictures/train) --out $(or $(OUT),runs/demo/shards/train) $(ARGS)
+
+sweep: setup ## try masking ratios on shards, resumably: SHARDS=train VAL=labelled OUT=folder ARGS=... (default: the demo pictures)
+ifeq ($(origin SHARDS), undefined)
+	@$(BIN)/python jobs/demo.py --only-pictures
+	@for part in train val; do \
+	  $(BIN)/python jobs/precompute.py --data runs/demo/pictures/$$part --out runs/demo/shards/$$part || exit $$?; done
+endif
+	@$(BIN)/python jobs/sweep.py --shards $(or $(SHARDS),runs/demo/shards/train) \
+	  --knn.val-shards $(or $(VAL),runs/demo/shards/val) --out $(or $(OUT),runs/sweep) \
+	  $(or $(ARGS),--space mask_ratio --epochs 4 --concurrent 2)
 
 cluster-up: setup ## start a local Ray head with dashboard and job server (CLUSTER_PORT=, DASHBOARD_PORT=, CLUSTER_CPUS=)
 	@$(BIN)/python jobs/cluster.py up --port $(CLUSTER_PORT) --dashboard-port $(DASHBOARD_PORT) \

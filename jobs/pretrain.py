@@ -1,52 +1,38 @@
 """Pretrains a backbone by contrastive learning on precomputed shards."""
 
 import argparse
-import dataclasses
 import importlib
 import sys
 
-import tyro
-
-from jobs.cli import from_root, main, parse
+from jobs.base_config import BASE_HELP, absolute, find_base
+from jobs.cli import main, parse
 from training.config import PretrainConfig
 from training.data.damage import DAMAGED_FILE
 from training.loop import RunResult
-from training.recipes import RECIPES, find_recipe
-
-DEFAULT_RECIPE = "moco_v2_small"
 
 
 def read_command_line(arguments: list[str]) -> tuple[str, bool, PretrainConfig]:
     """Reads recipe, place and configuration from the command line.
 
     Returns:
-        The recipe's name, whether to run without Ray, and the configuration, paths absolute.
+        What the fields start from, whether to run without Ray, and the configuration, paths
+        absolute.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default=DEFAULT_RECIPE)
     first.add_argument("--local", action="store_true")
     chosen, rest = first.parse_known_args(arguments)
-    recipe = find_recipe(chosen.recipe)
+    name, base, rest = find_base(rest)
     config = parse(
         PretrainConfig,
         "jobs/pretrain.py",
         rest,
-        default=recipe(tyro.MISSING, tyro.MISSING),
+        default=base,
         description=(
-            f"{__doc__} Starts from --recipe ({', '.join(RECIPES)}; default {DEFAULT_RECIPE}), of "
-            "which any field can be changed. The same command resumes a run that was broken off. "
+            f"{__doc__} {BASE_HELP} The same command resumes a run that was broken off. "
             "--local runs in this process, without Ray."
         ),
     )
-    knn = dataclasses.replace(
-        config.knn,
-        val_shards=config.knn.val_shards and from_root(config.knn.val_shards),
-        train_shards=config.knn.train_shards and from_root(config.knn.train_shards),
-    )
-    config = dataclasses.replace(
-        config, shards=from_root(config.shards), out=from_root(config.out), knn=knn
-    )
-    return chosen.recipe, chosen.local, config
+    return name, chosen.local, absolute(config)
 
 
 def run() -> None:

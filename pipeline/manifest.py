@@ -82,9 +82,12 @@ class DatasetInfo:
 
 
 def write_dataset_info(place: Place, info: DatasetInfo) -> None:
-    """Write dataset.json, which declares the set complete."""
+    """Write dataset.json, which declares the set complete: the rest is safe before it is there."""
     text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
-    open_store(place).write(DATASET_FILE, text.encode() + b"\n")
+    store = open_store(place)
+    store.settle()
+    store.write(DATASET_FILE, text.encode() + b"\n")
+    store.settle()
 
 
 def load_dataset_info(place: Place) -> DatasetInfo:

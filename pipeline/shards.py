@@ -9,12 +9,11 @@ import json
 import os
 import tarfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +21,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DamagedSampleError, InputError
 from pipeline.manifest import DatasetInfo, ShardInfo, read_manifest
-from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file, shard_path
+from pipeline.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file
+from pipeline.shard_cache import CacheConfig, ShardCache
+from pipeline.stores.local_store import LocalStore
 from pipeline.stores.storage import Place, open_store
 
 OPEN_SHARDS = 64
@@ -148,13 +149,11 @@ class _ShardIndex:
 class _OpenFile:
     """A descriptor that closes when its last user lets go, so that eviction is safe in threads."""
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
 
     def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
+        os.close(self.descriptor)
 
 
 class ShardSetReader:
@@ -163,11 +162,18 @@ class ShardSetReader:
     A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
     loaded from the manifests as they are needed, and a bounded number is remembered. The reader
     can be pickled, forked and used from several threads: reads share no position and no lock.
+
+    Args:
+        place: of the set; shards of a bucket are read from a cache on the local disk.
+        info: its dataset.json.
+        cache: where that is.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo) -> None:
-        self.root = Path(root)
+    def __init__(self, place: Place, info: DatasetInfo, cache: CacheConfig | None = None) -> None:
+        self.store = open_store(place)
         self.info = info
+        remote = self.store.is_remote
+        self._cache = ShardCache(self.store, cache or CacheConfig()) if remote else None
         self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
         self._ends = list(accumulate(self.shard_sizes))
         self._make_caches()
@@ -189,13 +195,18 @@ class ShardSetReader:
         """Samples in all shards."""
         return self._ends[-1] if self._ends else 0
 
+    def ahead(self, numbers: Sequence[int]) -> None:
+        """Begins to fetch the shards that are read next, in this order; local ones are there."""
+        if self._cache is not None:
+            self._cache.ahead([self.info.shards[number] for number in numbers])
+
     def labels(self) -> NDArray[np.int64]:
         """The labels of all samples, int64 [num_samples]; -1 where there is none."""
-        parts = [_labels(read_manifest(self.root, s.name, ["label"])) for s in self.info.shards]
+        parts = [_labels(read_manifest(self.store, s.name, ["label"])) for s in self.info.shards]
         labels = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         if len(labels) != self.num_samples:
             raise InputError(
-                f"{self.root}: the manifests have {len(labels)} rows, dataset.json "
+                f"{self.store.url}: the manifests have {len(labels)} rows, dataset.json "
                 f"{self.num_samples} (run jobs/precompute.py again)"
             )
         return labels
@@ -250,19 +261,24 @@ class ShardSetReader:
         return data
 
     def _damaged(self, number: int, key: str, what: str) -> DamagedSampleError:
-        path = shard_path(self.root, self.info.shards[number].name)
+        where = self.store.where(shard_file(self.info.shards[number].name))
         return DamagedSampleError(
-            f"shard {path}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
+            f"shard {where}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
         )
 
     def _open_shard(self, number: int) -> _OpenFile:
-        return _OpenFile(shard_path(self.root, self.info.shards[number].name))
+        shard = self.info.shards[number]
+        if self._cache is not None:
+            return _OpenFile(self._cache.open(shard))
+        assert isinstance(self.store, LocalStore)
+        path = self.store.path(shard_file(shard.name))
+        return _OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def _load_index(self, number: int) -> _ShardIndex:
         shard = self.info.shards[number]
         span_columns = ["image_offset", "image_length", "saliency_offset", "saliency_length"]
         columns = ["key", "image_ext", "label", *span_columns]
-        table = read_manifest(self.root, shard.name, columns)
+        table = read_manifest(self.store, shard.name, columns)
         if table.num_rows != shard.num_images:
             raise InputError(
                 f"the manifest of {shard.name} has {table.num_rows} rows, dataset.json says "

@@ -25,6 +25,7 @@ RAY = pytest.mark.xdist_group("ray")
 """What starts Ray or a cluster runs in one of the test processes, one test at a time."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share the session's Ray, or are marked as starting one."""
     for item in items:

@@ -13,6 +13,7 @@ MAY_IMPORT_RAY = {
     "pipeline/ray_session.py",
     "training/cluster/launch.py",
     "training/cluster/nodes.py",
+    "training/sweep/tune.py",
 }
 FORMAT_HALF = {
     "pipeline.architectures",
@@ -25,6 +26,7 @@ FORMAT_HALF = {
     "pipeline.codecs",
     "pipeline.errors",
     "pipeline.manifest",
+    "pipeline.memory",
     "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.schema",

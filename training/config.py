@@ -15,6 +15,7 @@ from training.data.draws import View
 from training.data.stream import StreamConfig
 from training.data.views import ViewConfig
 from training.encoders.encoder import EncoderConfig
+from training.evaluate.heldout_config import HeldoutConfig
 from training.masking.config import MaskConfig
 from training.masking.fills import fill_named
 from training.methods.byol import BYOLConfig
@@ -24,6 +25,7 @@ from training.methods.registry import METHODS
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 from training.record.collapse import CollapseConfig
+from training.record.trackers import TrackConfig
 
 CONFIG_FILE = "config.json"
 
@@ -60,6 +62,8 @@ class PretrainConfig:
         out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone.
         epochs: passes over the data.
         batch_size: global batch, all workers together.
+        data_fraction: share of the images that are used, in (0, 1]: of every shard as much, and a
+            smaller share's images are among a larger one's.
         seed: everything random follows from it.
         method: ``moco_v2``, ``simclr`` or ``byol``; each has settings of its own (``moco``,
             ``simclr``, ``byol``).
@@ -82,6 +86,7 @@ class PretrainConfig:
     out: Path
     epochs: int = 200
     batch_size: int = 256
+    data_fraction: float = 1.0
     seed: int = 0
     method: str = "moco_v2"
     fill: str = "mean"
@@ -94,8 +99,10 @@ class PretrainConfig:
     byol: BYOLConfig = field(default_factory=BYOLConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
+    heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -109,6 +116,8 @@ class PretrainConfig:
             raise InputError(
                 f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more"
             )
+        if not 0.0 < self.data_fraction <= 1.0:
+            raise InputError(f"data_fraction {self.data_fraction} must be in (0, 1]")
         fill_named(self.fill)  # an unknown name is refused here already
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
@@ -136,6 +145,7 @@ class PretrainConfig:
             augment=self.augment,
             masks=self.masks,
             on_damaged=self.on_damaged,
+            data_fraction=self.data_fraction,
             # The contact sheet shows a hard negative even where the method has none.
             negatives=self.method_config.negative_views or (View.NEGATIVE,),
         )
@@ -155,7 +165,9 @@ MAY_DIFFER_ON_RESUME = (
     "max_failures",
     "checkpoint.",
     "knn.",
+    "heldout.",
     "collapse.",
+    "track.",
     "on_collapse",
     "on_damaged",
 )

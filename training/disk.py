@@ -47,8 +47,12 @@ def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
     )
 
 
-def check_disk(config: PretrainConfig) -> None:
+def check_disk(config: PretrainConfig, *, more_runs: int = 0) -> None:
     """Checks that the checkpoints that are kept, and the one being written, will fit.
+
+    Args:
+        config: the run.
+        more_runs: of the same size that are to leave theirs on the same disk.
 
     Raises:
         InputError: with the bytes that are needed and those that are free.
@@ -58,11 +62,13 @@ def check_disk(config: PretrainConfig) -> None:
     checkpoints = keep + 1 - min(there, keep)
     # The newest backbone lies beside the checkpoints too, and once more while it is replaced.
     needed = checkpoints * (size.state + size.backbone) + 2 * size.backbone
+    needed += more_runs * (keep * (size.state + size.backbone) + size.backbone)
+    others = f" and those of {more_runs} more runs" if more_runs else ""
     free = shutil.disk_usage(_existing(config.out)).free
     if free < needed:
         raise InputError(
-            f"the disk of {config.out} has {free / 1e9:.2f} GB free, the run's checkpoints need "
-            f"{needed / 1e9:.2f} GB ({checkpoints} more of "
+            f"the disk of {config.out} has {free / 1e9:.2f} GB free, the run's checkpoints{others} "
+            f"need {needed / 1e9:.2f} GB ({checkpoints} more of "
             f"{(size.state + size.backbone) / 1e9:.2f} GB, counting the one that is being "
             "written): free some space, choose another --out, or lower --checkpoint.keep"
         )

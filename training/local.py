@@ -5,7 +5,7 @@ from training.config import PretrainConfig, write_config
 from training.context import LocalContext
 from training.distributed import rank, world_size
 from training.loop import RunResult, pretrain
-from training.preflight import preflight
+from training.preflight import preflight, total_steps
 from training.record.metrics import latest_values
 
 
@@ -20,10 +20,10 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
         InputError: before anything is written, when something does not fit (``preflight``).
     """
     info = preflight(config, world_size())
-    total_steps = config.epochs * (info.num_images // config.batch_size)
+    total = total_steps(config, info)
     done = max(CheckpointStore(config.out / "checkpoints", keep=1).steps(), default=0)
-    if done == total_steps:
-        return RunResult(done, total_steps, latest_values(config.out), ran=False)
+    if done == total:
+        return RunResult(done, total, latest_values(config.out), ran=False)
     if rank() == 0:
         write_config(config.out, config, info.plan_digest)
     context = context or LocalContext()

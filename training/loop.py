@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.manifest import load_dataset_info
+from pipeline.memory import keep_freed_memory
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.context import TrainContext
@@ -20,10 +22,10 @@ from training.encoders.encoder import build_backbone
 from training.encoders.export import export_run
 from training.encoders.stem import with_mask
 from training.evaluate.extract import ExtractConfig
+from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn_check import knn_over_ranks
 from training.inputs import build_inputs, carrying_masks, to_device
 from training.masking.fills import fill_named
-from training.memory import keep_freed_memory
 from training.methods.interface import Moment
 from training.methods.registry import METHODS
 from training.optim import build_optimiser
@@ -118,13 +120,14 @@ class Trainer:
                 self.record.write_interval(self.step)
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
+                self._contact_sheet()
             decision = agree(self._decide() if rank() == 0 else CONTINUE)
             if decision != CONTINUE:
                 self._save()
             if decision == STOP:
                 break
         self.context.report(self.record.values)
-        self.record.close()
+        self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)
 
     def _train_step(self, host_batch: HostBatch) -> None:
@@ -181,30 +184,54 @@ class Trainer:
         return SAVE if save else CONTINUE
 
     def _evaluate(self) -> None:
-        knn = self.config.knn
-        if knn.val_shards is None:
+        config = self.config
+        if config.knn.val_shards is None and config.heldout.shards is None:
             return
         self.method.average_statistics()
         with self.record.interval.paused():
-            accuracy = knn_over_ranks(
-                self.method.backbone,
-                train_root=knn.train_shards or self.config.shards,
-                val_root=knn.val_shards,
-                config=ExtractConfig(
-                    view_size=self.config.views.size,
-                    autocast_dtype=self.autocast,
-                    skip_damaged=self.config.on_damaged == "skip",
-                ),
-                prepare=self.fill.prepare,
-                device=self.device,
-                k=knn.k,
-                temperature=knn.temperature,
-            )
-        self.record.write_knn(self.step, accuracy)
+            knn = self._knn(config.knn.val_shards) if config.knn.val_shards is not None else None
+            heldout = self._heldout_loss() if config.heldout.shards is not None else None
+        self.record.write_evaluation(self.step, knn=knn, heldout_loss=heldout)
+
+    def _knn(self, val_shards: Path) -> float:
+        config = self.config
+        return knn_over_ranks(
+            self.method.backbone,
+            train_root=config.knn.train_shards or config.shards,
+            val_root=val_shards,
+            config=ExtractConfig(
+                view_size=config.views.size,
+                autocast_dtype=self.autocast,
+                skip_damaged=config.on_damaged == "skip",
+            ),
+            prepare=self.fill.prepare,
+            device=self.device,
+            k=config.knn.k,
+            temperature=config.knn.temperature,
+        )
+
+    def _heldout_loss(self) -> float:
+        sees_masks = self.method.backbone.sees_masks
+        return heldout_loss(
+            self.method.embedder,
+            self.config.heldout,
+            views=self.config.views,
+            fill=self.fill,
+            device=self.device,
+            on_damaged=self.config.on_damaged,
+            autocast=self.autocast,
+            carry=partial(carrying_masks, carry=with_mask) if sees_masks else None,
+        )
 
     def _contact_sheet(self) -> None:
-        if rank() == 0:
-            write_contact_sheet(self.config.out / "contact_sheet.png", self.dataset, self.config)
+        """Draws what the first samples of the next step look like to the encoders."""
+        if rank() != 0 or self.step == self.total_steps:
+            return
+        later = Path("contact_sheets") / f"step-{self.step:08d}.png"
+        path = self.config.out / (later if self.step else "contact_sheet.png")
+        with self.record.interval.paused():
+            write_contact_sheet(path, self.dataset, self.config, step=self.step)
+        self.record.show(self.step, "masks", path)
 
     def _save(self) -> None:
         self.method.average_statistics()

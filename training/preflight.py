@@ -3,8 +3,11 @@
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config import PretrainConfig, check_run_folder
+from training.data.subset import num_used
 from training.disk import check_disk
+from training.evaluate.heldout import check_heldout
 from training.evaluate.labelled import labelled_pair
+from training.record.trackers import check_trackers
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
@@ -24,17 +27,37 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     """
     info = load_dataset_info(config.shards)
     check_shards(config.shards, info)
-    check_split(config, num_ranks)
-    if info.num_images < config.batch_size:
-        raise InputError(
-            f"{config.shards} holds {info.num_images} images, fewer than one global batch of "
-            f"{config.batch_size}: lower --batch-size"
-        )
+    check_batches(config, info, num_ranks)
     if config.knn.val_shards is not None:
         labelled_pair(config.knn.train_shards or config.shards, config.knn.val_shards)
+    if config.heldout.shards is not None:
+        check_heldout(config.shards, config.heldout)
+    check_trackers(config.track)
     check_run_folder(config.out, config, info.plan_digest)
     check_disk(config)
     return info
+
+
+def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> None:
+    """Raises ``InputError`` unless the data makes a global batch that the ranks can share."""
+    check_split(config, num_ranks)
+    used = num_used(info, config.data_fraction)
+    if used < config.batch_size:
+        share = "" if config.data_fraction == 1 else f" {config.data_fraction:g} of {config.shards}"
+        raise InputError(
+            f"{share or config.shards} holds {used} images, fewer than one global batch of "
+            f"{config.batch_size}: lower --batch-size"
+        )
+
+
+def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
+    """Global steps of a whole run."""
+    return config.epochs * steps_per_epoch(config, info)
+
+
+def steps_per_epoch(config: PretrainConfig, info: DatasetInfo) -> int:
+    """Global steps of an epoch: all whole batches of the data that is used."""
+    return num_used(info, config.data_fraction) // config.batch_size
 
 
 def check_split(config: PretrainConfig, num_ranks: int) -> None:

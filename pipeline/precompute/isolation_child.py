@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from pipeline.memory import keep_freed_memory
 from pipeline.precompute.build import ShardJob, ensure_shard, rehearse
 
 EXIT_MEMORY = 77
@@ -200,6 +201,7 @@ def serve(connection: int, position: int, limits: dict[str, int | None]) -> None
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+    keep_freed_memory()
     own = Limits(**limits)  # type: ignore[arg-type]
     where = Position(position, own)
     worker = _Worker(where, own)

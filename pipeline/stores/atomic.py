@@ -11,11 +11,15 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` that takes its name when the block ends well.
 
     The folder is made where it is missing. On an error the temporary is removed and whatever
     stood at `path` stays as it was.
+
+    Args:
+        path: of the file.
+        settle: whether the name itself survives a power cut at once (else see `settle_folder`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
@@ -29,7 +33,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    if settle:
+        settle_folder(path.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -53,8 +58,8 @@ def sweep_temporaries(folder: Path) -> int:
     return count
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the file system can."""
+def settle_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from pipeline.stores.atomic import atomic_file, sweep_temporaries
+from pipeline.stores.atomic import atomic_file, settle_folder, sweep_temporaries
 from pipeline.stores.storage import RETRY_SECONDS, Store, StoreError, printable, reason, retrying
 
 PASSING_ERRORS = frozenset(
@@ -120,7 +120,12 @@ class LocalStore(Store):
 
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """See `Store`."""
-        return atomic_file(self.path(name))
+        return atomic_file(self.path(name), settle=False)
+
+    def settle(self) -> None:
+        """See `Store`. Looks into the folder and the folders in it."""
+        for folder in self._folders():
+            settle_folder(folder)
 
     def remove(self, name: str) -> None:
         """See `Store`."""
@@ -133,10 +138,12 @@ class LocalStore(Store):
 
     def sweep(self) -> int:
         """See `Store`. Looks into the folder and the folders in it."""
+        return sum(sweep_temporaries(folder) for folder in self._folders())
+
+    def _folders(self) -> list[Path]:
         if not self.root.is_dir():
-            return 0
-        folders = [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
-        return sum(sweep_temporaries(folder) for folder in folders)
+            return []
+        return [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
 
     def _retrying(self, name: str, attempt: Callable[[], Result]) -> Result:
         return retrying(

@@ -134,6 +134,9 @@ class ObjectStore(Store):
                 f"{self.where(name)} cannot be written", lambda: self._upload(spool, name, size)
             )
 
+    def settle(self) -> None:
+        """See `Store`. What is uploaded is safe."""
+
     def remove(self, name: str) -> None:
         """See `Store`."""
         with suppress(FileNotFoundError):

@@ -75,6 +75,10 @@ class Store(ABC):
         """A file to write that appears whole at `name` only if the block ends well."""
 
     @abstractmethod
+    def settle(self) -> None:
+        """After it, a power cut undoes nothing that was written before it."""
+
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file, where it is there, and folders that hold nothing any more."""
 

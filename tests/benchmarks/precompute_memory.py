@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 import ray
 
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from tests.benchmarks.process_tree import below
+from tests.benchmarks.process_tree import peaks_watched
 
 
 def main(data: str, out: str, saliency: str, shard_images: int) -> None:
@@ -19,9 +19,9 @@ def main(data: str, out: str, saliency: str, shard_images: int) -> None:
     cores = len(os.sched_getaffinity(0))
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     config = PrecomputeConfig(data=data, out=out, saliency=saliency, shard_images=shard_images)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), peaks_watched() as seen:
         info = precompute(config)
-    processes = below()  # those that made the shards wait for the next job
+    processes = seen.values()
     tasks = {p.pid: p.peak_mib for p in processes if p.command.startswith("ray::")}
     children = [p.peak_mib for p in processes if "isolation_child" in p.command]
     (driver,) = (p.peak_mib for p in processes if p.pid == os.getpid())

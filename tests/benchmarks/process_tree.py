@@ -1,10 +1,13 @@
-"""The processes below this one, as Linux shows them: CPU seconds, peak memory, command."""
+"""The processes below this one, as Linux shows them: peak memory, command."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TICKS = os.sysconf("SC_CLK_TCK")
+PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,6 @@ class Process:
     pid: int
     parent: int
     command: str
-    cpu_seconds: float
     peak_mib: float
 
 
@@ -27,9 +29,26 @@ def below() -> list[Process]:
     return found
 
 
-def cpu_seconds() -> float:
-    """CPU seconds so far of this process and all that descend from it and live."""
-    return sum(process.cpu_seconds for process in below())
+@contextmanager
+def peaks_watched() -> Iterator[dict[int, Process]]:
+    """This process and all that descend from it while the block runs, by number, as last seen.
+
+    Looks several times a second: what a process has reached at its end may be missed by a little.
+    """
+    seen: dict[int, Process] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(PAUSE_SECONDS):
+            seen.update({process.pid: process for process in below()})
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        watching.join()
 
 
 def _pids() -> list[int]:
@@ -50,6 +69,5 @@ def _read(pid: int) -> Process | None:
         pid=pid,
         parent=int(fields[1]),
         command=command,
-        cpu_seconds=(int(fields[11]) + int(fields[12])) / TICKS,
         peak_mib=int(peaks[0]) / 1024 if peaks else 0.0,
     )

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torchvision
 
+from pipeline.memory import keep_freed_memory
 from pipeline.shards import ShardSetReader
 from tests.benchmarks.loader_arms import (
     Arm,
@@ -28,7 +29,6 @@ from tests.benchmarks.loader_arms import (
     usual_arms,
 )
 from tests.shard_sets import write_images
-from training.memory import keep_freed_memory
 
 pytestmark = pytest.mark.benchmark
 

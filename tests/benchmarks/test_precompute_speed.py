@@ -10,7 +10,6 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
@@ -27,7 +26,6 @@ from pipeline.saliency.registry import parse_saliency_source
 from pipeline.schema import SHARDS_FOLDER
 from pipeline.stores.storage import open_store
 from tests.benchmarks.bare_loop import Tar, only_decode, write_tar
-from tests.benchmarks.process_tree import below, cpu_seconds
 
 pytestmark = pytest.mark.benchmark
 
@@ -36,14 +34,6 @@ ROUNDS = 3
 MIN_IMAGES, SMALL_IMAGES = 6_000, 64
 SMALL_SHARD = SMALL_IMAGES // (4 * CORES)
 MIN_RATIO = 0.90
-
-
-@dataclass(frozen=True)
-class Lap:
-    """One run of one side."""
-
-    seconds: float
-    cpu_seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +74,10 @@ def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def isolated() -> set[int]:
-    """The processes that make shards."""
-    return {process.pid for process in below() if "isolation_child" in process.command}
-
-
-def timed(work: Callable[[], object]) -> Lap:
-    used, started = cpu_seconds(), time.perf_counter()
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
     work()
-    seconds = time.perf_counter() - started
-    return Lap(seconds, cpu_seconds() - used)
+    return time.perf_counter() - started
 
 
 def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar]:
@@ -114,15 +98,12 @@ def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar
     return tars
 
 
-def report(name: str, laps: list[Lap], num_images: int) -> float:
-    """Print the median and the spread; return the median of the seconds."""
-    seconds = sorted(lap.seconds for lap in laps)
-    median = statistics.median(seconds)
-    used = statistics.median(lap.cpu_seconds for lap in laps)
+def report(name: str, laps: list[float], num_images: int) -> float:
+    """Print the median and the spread; return the median."""
+    median = statistics.median(laps)
     print(
-        f"  {name:<34} {median:7.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}), "
-        f"{num_images / median / CORES:7.1f} images/s and core, "
-        f"{used / num_images * 1e3:6.2f} CPU ms/image"
+        f"  {name:<34} {median:7.2f} s ({min(laps):.2f} to {max(laps):.2f}), "
+        f"{num_images / median / CORES:7.1f} images/s and core"
     )
     return median
 
@@ -148,8 +129,7 @@ def test_against_a_bare_loop(
 
     small_tars = planned_tars(job(few, SMALL_SHARD), tmp_path / "small", few, saliency)
     bare(small_tars)  # both sides are warm now
-    warm = isolated()
-    laps: dict[str, list[Lap]] = {"job": [], "bare": [], "small job": [], "small bare": []}
+    laps: dict[str, list[float]] = {"job": [], "bare": [], "small job": [], "small bare": []}
     decoding = []
     for _ in range(ROUNDS):
         laps["small job"].append(timed(lambda: job(few, SMALL_SHARD)))
@@ -179,11 +159,7 @@ def test_against_a_bare_loop(
         for name in ("small job", "small bare")
     }
     report("decode alone, bare", decoding, num_images)
-    again = isolated()
-    print(f"  processes that made shards: {len(warm)} warm, {len(again - warm)} started later")
     whole = medians["bare"] / medians["job"]
     steady = (medians["bare"] - small["small bare"]) / (medians["job"] - small["small job"])
     print(f"  ratio, whole: {whole:.3f}; beyond the first {num_small} images: {steady:.3f}")
-    used = [statistics.median(lap.cpu_seconds for lap in laps[name]) for name in ("bare", "job")]
-    print(f"  ratio of CPU seconds: {used[0] / used[1]:.3f}")
     assert steady >= MIN_RATIO

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pipeline.manifest import DatasetInfo
+from pipeline.memory import keep_freed_memory
 from tests.benchmarks.step_arms import ARMS, StepArm, StepSize, clock
 from tests.shard_sets import write_images
 from training.augment import AugmentConfig
@@ -23,7 +24,6 @@ from training.data.stream import BatchDataset, StreamConfig
 from training.data.views import ViewConfig
 from training.local import launch
 from training.masking.config import MaskConfig
-from training.memory import keep_freed_memory
 from training.record.metrics import read_metrics
 
 pytestmark = pytest.mark.benchmark

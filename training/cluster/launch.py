@@ -1,9 +1,11 @@
 """Ray Train around the loop: workers, process group, restarts, and a gentle stop."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,8 @@ from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
@@ -30,11 +34,13 @@ from training.cluster.nodes import answering_nodes, check_nodes, live_nodes
 from training.cluster.resources import Resources, fewer_resources, first_resources
 from training.config import PretrainConfig, write_config
 from training.loop import RunResult, pretrain
-from training.preflight import can_split, preflight
+from training.preflight import can_split, preflight, total_steps
 from training.record.metrics import latest_values
 from training.record.progress import say, shown
 
 STOP_FILE = "stop-requested"
+PLACEMENT_GROUP_FILE = "ray/placement-group"
+"""Below a run's folder: the hex name of the placement group that its workers hold or held."""
 STOP_POLL_SECONDS = 0.5
 RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 """How long a run waits for nodes where the ones that are left hold no worker."""
@@ -70,6 +76,18 @@ def _work(loop_config: dict[str, Any]) -> None:
     pretrain(config, RayTrainContext(config.out))
 
 
+class _NotesPlacementGroup(WorkerGroupCallback):
+    """Keeps the name of what the workers hold, for a driver that outlives whoever would free it."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / PLACEMENT_GROUP_FILE
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        """Called by Ray Train in its controller."""
+        handle = worker_group.get_worker_group_state().placement_group_handle
+        self._path.write_text(handle.placement_group.id.hex())
+
+
 class _Trainer(TorchTrainer):
     """Ray's trainer without its placement-group cleaner.
 
@@ -84,7 +102,7 @@ class _Trainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
-def launch(config: PretrainConfig) -> RunResult:
+def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
     """Runs or resumes a pretraining on Ray: the one that is running, or a local one.
 
     After a crash of workers or nodes it starts again, up to ``config.max_failures`` times, on the
@@ -92,6 +110,7 @@ def launch(config: PretrainConfig) -> RunResult:
 
     Args:
         config: the run; paths absolute and reachable from every node.
+        share: of the cluster that the run may take, where others share it; None: all of it.
 
     Returns:
         How it ended.
@@ -104,29 +123,32 @@ def launch(config: PretrainConfig) -> RunResult:
     if config.num_workers != "auto":
         preflight(config, config.num_workers)
     with ray_running():
-        return _launch(config)
+        return _launch(config, share)
 
 
-def _launch(config: PretrainConfig) -> RunResult:
+def _launch(config: PretrainConfig, share: Resources | None) -> RunResult:
     nodes = [node.resources for node in live_nodes()]
-    resources = first_resources(config.num_workers, nodes, partial(can_split, config))
+    resources = share or first_resources(config.num_workers, nodes, partial(can_split, config))
     info = preflight(config, resources.num_workers)
-    total_steps = config.epochs * (info.num_images // config.batch_size)
+    total = total_steps(config, info)
     store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
     done = max(store.steps(), default=0)
-    if done == total_steps:
-        return RunResult(done, total_steps, latest_values(config.out), ran=False)
+    if done == total:
+        return RunResult(done, total, latest_values(config.out), ran=False)
     check_nodes(config)
     write_config(config.out, config, info.plan_digest)
     (config.out / STOP_FILE).unlink(missing_ok=True)
     with shown(config.out), _stop_on_sigterm(config.out / STOP_FILE):
-        _train(config, resources)
+        _train(config, resources, most_cpus=share.cpus_per_worker if share else None)
     (config.out / STOP_FILE).unlink(missing_ok=True)
-    return RunResult(max(store.steps(), default=0), total_steps, latest_values(config.out))
+    return RunResult(max(store.steps(), default=0), total, latest_values(config.out))
 
 
-def _train(config: PretrainConfig, first: Resources) -> None:
-    """Trains to the end or a requested stop; starts again after crashes."""
+def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -> None:
+    """Trains to the end or a requested stop; starts again after crashes.
+
+    Workers of a later start get no more than ``most_cpus`` each: the others' share stays theirs.
+    """
     resources: Resources | None = first
     failures = 0
     while resources is not None:
@@ -146,6 +168,9 @@ def _train(config: PretrainConfig, first: Resources) -> None:
                     raise
         resources = _resources_left(config, first)
         if resources is not None:
+            if most_cpus is not None:
+                cpus = min(resources.cpus_per_worker, most_cpus)
+                resources = replace(resources, cpus_per_worker=cpus)
             on = f"on {resources.num_workers} workers"
             say(config.out, f"training is started again after {reason}, {on}")
 
@@ -168,6 +193,7 @@ def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
             # The loop resumes from its own checkpoints, whatever Ray remembers of earlier starts.
             name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
             storage_path=str(config.out / "ray"),
+            callbacks=[_NotesPlacementGroup(config.out)],  # type: ignore[list-item]  # V1's, again
             # Every failure comes here. Ray would try a wrong input again, and its elastic workers
             # may be of a number that does not divide the batch.
             failure_config=FailureConfig(  # type: ignore[call-arg]  # mypy sees that of V1
@@ -221,7 +247,13 @@ def _resources_left(config: PretrainConfig, first: Resources) -> Resources | Non
 
 @contextmanager
 def _stop_on_sigterm(stop_file: Path) -> Iterator[None]:
-    """While the block runs, SIGTERM asks the workers to write a checkpoint and end."""
+    """While the block runs, SIGTERM asks the workers to write a checkpoint and end.
+
+    Only the main thread hears signals: elsewhere, in a trial of a sweep, nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def request(_number: int, _frame: FrameType | None) -> None:
         stop_file.touch()

@@ -6,9 +6,9 @@ from multiprocessing.context import BaseContext
 
 from torch.utils.data import Sampler
 
+from pipeline.memory import keep_freed_memory
 from training.data.carrying import CarryingLoader
 from training.data.stream import BatchDataset, HostBatch
-from training.memory import keep_freed_memory
 
 
 class StepSampler(Sampler[int]):

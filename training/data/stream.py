@@ -25,6 +25,7 @@ from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.data.damage import Damage, OnDamaged, read_places
 from training.data.draws import View, sample_seeds, torch_seeds
 from training.data.order import EpochOrder
+from training.data.subset import Subset
 from training.data.views import ViewConfig, cut_views, draw_crops, pool_saliency
 from training.masking.config import MaskConfig
 from training.masking.draws import MaskDraws, box_side, draw_masks
@@ -63,6 +64,7 @@ class StreamConfig:
         negatives: numbers of the views that are hard negatives (`draws.negative_view`).
         window: shards whose samples are mixed.
         on_damaged: what becomes of a damaged sample (`training.data.damage`).
+        data_fraction: share of the samples that are used (`training.data.subset`).
     """
 
     seed: int
@@ -73,6 +75,7 @@ class StreamConfig:
     negatives: tuple[int, ...] = (View.NEGATIVE,)
     window: int = 16
     on_damaged: OnDamaged = "raise"
+    data_fraction: float = 1.0
 
 
 class BatchDataset(Dataset[HostBatch]):
@@ -95,7 +98,8 @@ class BatchDataset(Dataset[HostBatch]):
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
         self.reader = ShardSetReader(root, info)
         self.config = config
-        self.steps_per_epoch = self.reader.num_samples // config.batch_size
+        self._subset = Subset(self.reader.shard_sizes, config.data_fraction)
+        self.steps_per_epoch = sum(self._subset.sizes) // config.batch_size
         self._rank_batch = config.batch_size // world_size
         self._offset = rank * self._rank_batch
         self._order: tuple[int, EpochOrder] | None = None
@@ -114,14 +118,15 @@ class BatchDataset(Dataset[HostBatch]):
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             order = EpochOrder(
-                self.reader.shard_sizes,
+                self._subset.sizes,
                 seed=self.config.seed,
                 epoch=epoch,
                 window=self.config.window,
             )
             self._order = (epoch, order)
         start = step_in_epoch * self.config.batch_size
-        return self._order[1].sample_ids(start + places.start, start + places.stop)
+        numbers = self._order[1].sample_ids(start + places.start, start + places.stop)
+        return self._subset.sample_ids(numbers)
 
     def __getitem__(self, step: int) -> HostBatch:
         """Reads, decodes and cuts.

@@ -105,6 +105,11 @@ class BYOL(Method):
         return self.online.encoder.backbone
 
     @property
+    def embedder(self) -> ProjectedBackbone:
+        """The online encoder, without its predictor."""
+        return self.online.encoder
+
+    @property
     def trained(self) -> nn.Module:
         """Online encoder and predictor."""
         return self.online

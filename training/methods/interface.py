@@ -128,6 +128,11 @@ class Method(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def embedder(self) -> "ProjectedBackbone":
+        """The backbone that is kept and its projection head: images to unit embeddings."""
+
+    @property
+    @abstractmethod
     def trained(self) -> nn.Module:
         """The part that takes gradients (and is wrapped for data parallelism)."""
 

@@ -97,6 +97,11 @@ class MoCoV2(Method):
         return self.query_encoder.backbone
 
     @property
+    def embedder(self) -> ProjectedBackbone:
+        """The query encoder."""
+        return self.query_encoder
+
+    @property
     def trained(self) -> nn.Module:
         """The query encoder."""
         return self.query_encoder

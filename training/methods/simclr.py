@@ -90,6 +90,11 @@ class SimCLR(Method):
         return self.encoder.backbone
 
     @property
+    def embedder(self) -> ProjectedBackbone:
+        """The encoder."""
+        return self.encoder
+
+    @property
     def trained(self) -> nn.Module:
         """The encoder."""
         return self.encoder

@@ -6,9 +6,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.stores.atomic import write_atomically
+from training.record.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
 WARNING = "warning"
@@ -26,9 +29,10 @@ class MetricsLog:
     Args:
         folder: the run's folder.
         resume_step: global steps done in the checkpoint that is resumed, 0 for a new run.
+        trackers: other places that are told the numbers and shown the pictures; None: none.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int) -> None:
+    def __init__(self, folder: Path, *, resume_step: int, trackers: Trackers | None = None) -> None:
         path = folder / METRICS_FILE
         keep = [entry for entry in read_metrics(folder) if float(entry["step"]) <= resume_step]
         if resume_step == 0:
@@ -36,6 +40,7 @@ class MetricsLog:
         write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in keep).encode())
         self._file: TextIO = path.open("a", buffering=1)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._trackers = trackers
 
     def write(
         self,
@@ -52,16 +57,27 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, "kind": kind, **values, **notes}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._trackers is not None:
+            self._trackers.numbers(step, {f"{kind}/{name}": v for name, v in values.items()})
+
+    def picture(self, *, step: int, name: str, path: Path) -> None:
+        """Shows a PNG of global step ``step``."""
+        with Image.open(path) as image:
+            self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+        if self._trackers is not None:
+            self._trackers.picture(step, name, path)
 
     def warn(self, *, step: int, message: str) -> None:
         """Writes a warning of global step ``step``; its ``kind`` is ``warning``."""
         self._file.write(json.dumps({"step": step, "kind": WARNING, "message": message}) + "\n")
         self._board.add_text(WARNING, message, step)
 
-    def close(self) -> None:
-        """Flushes and closes both records."""
+    def close(self, *, finished: bool = True) -> None:
+        """Flushes and closes all records."""
         self._file.close()
         self._board.close()
+        if self._trackers is not None:
+            self._trackers.close(finished)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float | str]]:

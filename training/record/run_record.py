@@ -1,5 +1,6 @@
 """What a run says of itself while it trains: its record, its progress, its warnings."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from training.record.interval import Interval
 from training.record.metrics import MetricsLog
 from training.record.provenance import samples_digest
 from training.record.tally import Tally
+from training.record.trackers import Trackers
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
 """In the record: damaged samples so far, where they are skipped (one counts in every epoch), and
@@ -41,18 +43,31 @@ class RunRecord:
         self._tally = Tally(DAMAGED, SEEN)
         self._damage = DamageLog(config.out)
         self._log: MetricsLog | None = None
+        self._trackers: Trackers | None = None
         self.interval = Interval()
         self.values: dict[str, float] = {}
 
     def open(self, *, resume_step: int) -> None:
         """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
         if rank() == 0:
-            self._log = MetricsLog(self._config.out, resume_step=resume_step)
+            config = self._config
+            self._trackers = Trackers(config.track, config.out, config.to_json())
+            self._log = MetricsLog(config.out, resume_step=resume_step, trackers=self._trackers)
 
-    def close(self) -> None:
-        """Closes the files."""
+    def close(self, *, finished: bool) -> None:
+        """Closes the files; the run has come to its end, or is broken off."""
         if self._log is not None:
-            self._log.close()
+            self._log.close(finished=finished)
+            self._say_lost()
+
+    def show(self, step: int, name: str, path: Path) -> None:
+        """Shows a PNG of global step ``step`` wherever the run is recorded."""
+        if self._log is not None:
+            self._log.picture(step=step, name=name, path=path)
+
+    def _say_lost(self) -> None:
+        for line in self._trackers.lost() if self._trackers is not None else ():
+            self._context.say(f"warning: {line}")
 
     def saw(self, step: int, batch: HostBatch, places: range) -> None:
         """Takes in the samples of global ``step``: this rank's, at its places in the batch."""
@@ -85,16 +100,27 @@ class RunRecord:
                 step=step, kind="train", values=values, notes={SEEN: f"{totals[SEEN]:016x}"}
             )
             self._context.say(self._progress(step, values))
+            self._say_lost()
         self._on_collapse(step, self._collapse.look(step, spread=values.get("embedding_spread")))
 
-    def write_knn(self, step: int, accuracy: float) -> None:
-        """Writes a kNN accuracy, in percent; raises as ``write_interval`` does."""
-        self.values["knn"] = accuracy
+    def write_evaluation(
+        self, step: int, *, knn: float | None = None, heldout_loss: float | None = None
+    ) -> None:
+        """Writes a kNN accuracy, in percent, and a held-out loss, in nats, of those there are.
+
+        Raises as ``write_interval`` does.
+        """
+        found = {"knn": knn, "heldout_loss": heldout_loss}
+        values = {name: value for name, value in found.items() if value is not None}
+        self.values |= values
         if self._log is not None:
-            self._log.write(step=step, kind="eval", values={"knn": accuracy})
-            self._context.say(f"kNN {accuracy:.2f} % after {step} steps")
+            self._log.write(step=step, kind="eval", values=values)
+            words = [] if knn is None else [f"kNN {knn:.2f} %"]
+            words += [] if heldout_loss is None else [f"held-out loss {heldout_loss:.4f}"]
+            self._context.say(f"{', '.join(words)} after {step} steps")
         self._context.report(self.values)
-        self._on_collapse(step, self._collapse.look(step, knn=accuracy))
+        if knn is not None:
+            self._on_collapse(step, self._collapse.look(step, knn=knn))
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
         """Records a warning, and ends the run if that was asked for."""

@@ -20,6 +20,7 @@ from pipeline.stores.local_store import LocalStore
 from pipeline.stores.object_store import ObjectStore
 from pipeline.stores.storage import Store, StoreError, open_store, retrying
 from tests.s3_server import Bucket
+from tests.shard_sets import write_shard_set
 
 MIB = 1 << 20
 
@@ -273,3 +274,26 @@ def test_no_permission_is_said_at_once(somebody_else: Path) -> None:
     with pytest.raises(InputError, match=r"cannot list .*/closed: Permission denied$"):
         collect(open_source(somebody_else, SourceOptions()))
     assert time.monotonic() - started < storage.RETRY_SECONDS
+
+
+def test_names_are_settled_when_asked_for_and_before_a_set_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    plain = os.fsync
+
+    def noted(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store = LocalStore(tmp_path / "set")
+    store.write("shards/one", b"1")
+    assert len(flushed) == 1, "the file alone"
+    store.settle()
+    assert sorted(flushed[1:]) == ["set", "shards"]
+    del flushed[:]
+    write_shard_set(tmp_path / "set", num_images=4)
+    last_file = next(i for i, name in enumerate(flushed) if name.startswith(".dataset.json."))
+    assert {"set", "shards", "manifest"} <= set(flushed[last_file - 4 : last_file])
+    assert "set" in flushed[last_file:]

@@ -1,4 +1,4 @@
-"""Memory that a process gives back, only to ask for it again at the next step."""
+"""Memory that a process gives back, only to ask for it again at once."""
 
 import ctypes
 import sys
@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep what is freed, up to 32 MiB a piece, for what is asked for next.
 
     By default it gives large pieces back to the system, which clears every page that is asked for
-    again: of a batch's way to the encoders on a CPU that is a third of the time. Results do not
-    change. Does nothing where the C library is another one.
+    again: of a batch's way to the encoders on a CPU that is a third of the time, of the `boundary`
+    maps of a shard 7 percent. Results do not change. Does nothing with another C library.
 
     Returns:
         Whether it could.

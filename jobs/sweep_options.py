@@ -1,0 +1,115 @@
+"""The command line of a sweep: what varies, how it is searched, how many trials run at once."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from jobs.base_config import BASE_HELP, absolute, find_base
+from jobs.cli import parse
+from pipeline.errors import InputError
+from training.config import PretrainConfig
+from training.sweep.config import Sweep, make_sweep
+from training.sweep.search import Search
+from training.sweep.space import parse_space
+from training.sweep.spaces import find_space, prepared
+
+Words = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What varies, how it is searched, and how many trials run at once.
+
+    Attributes:
+        space: a named space: mask_ratio, mask_full or data_scaling; the four options below add
+            fields to it, or put others in their place.
+        grid: NAME=VALUE,VALUE: every combination is tried. NAME is any field of the pretraining,
+            with dots: masks.query_ratio=0.05:0.25,0.4 (a range has a colon; one number is both
+            ends of it; masks.query_ratio.1 is its upper end). May be given several times.
+        choice: NAME=VALUE,VALUE: each trial draws one.
+        uniform: NAME=LOW..HIGH: each trial draws a number, a whole one where the field is whole.
+        log_uniform: NAME=LOW..HIGH: the same, uniform in the logarithm.
+        search: grid, random or optuna (an extra); none: grid where the space has only grids, else
+            random.
+        num_trials: in all; none: every point of a grid, 8 of other spaces.
+        search_seed: of the drawn points.
+        objective: what trials are compared by: knn (accuracy in percent, more is better) or
+            heldout_loss (nats, less is better; see heldout.shards).
+        scheduler: asha stops trials that fall behind; none lets all run to their end; by default
+            asha, but none for data_scaling.
+        grace_epochs: epochs that asha lets every trial train.
+        reduction_factor: of so many trials asha lets one go on at each rung.
+        concurrent: trials at once; none: as many as the cluster holds.
+        cpus_per_worker: cores of each worker; none: the cores divided by the workers.
+        retry_failed: try failed trials again, from their last checkpoints.
+    """
+
+    space: str | None = None
+    grid: Words = ()
+    choice: Words = ()
+    uniform: Words = ()
+    log_uniform: Words = ()
+    search: Search | None = None
+    num_trials: int | None = None
+    search_seed: int = 0
+    objective: Literal["knn", "heldout_loss"] = "knn"
+    scheduler: Literal["asha", "none"] | None = None
+    grace_epochs: int = 1
+    reduction_factor: int = 2
+    concurrent: int | None = None
+    cpus_per_worker: int | None = None
+    retry_failed: bool = False
+    base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+
+    def __post_init__(self) -> None:
+        for name in ("concurrent", "cpus_per_worker"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be 1 or more")
+
+    def sweep(self) -> Sweep:
+        """The sweep that these options ask for; raises ``InputError`` where it cannot be."""
+        base = absolute(prepared(self.space or "", self.base))
+        named = find_space(self.space, base) if self.space is not None else None
+        space = dict(named.space) if named else {}
+        space |= parse_space(
+            grid=self.grid, choice=self.choice, uniform=self.uniform, log_uniform=self.log_uniform
+        )
+        return make_sweep(
+            base=base,
+            space=space,
+            search=self.search or (named.search if named else None),
+            num_trials=self.num_trials or (named.num_trials if named else None),
+            seed=self.search_seed,
+            objective=self.objective,
+            scheduler=self.scheduler or (named and named.scheduler) or "asha",
+            grace_epochs=self.grace_epochs,
+            reduction_factor=self.reduction_factor,
+            name=self.space or "",
+        )
+
+
+def read_options(arguments: list[str], description: str) -> SweepOptions:
+    """Reads the command line of ``jobs/sweep.py``.
+
+    A sweep checks its trials after every epoch, unless told otherwise.
+
+    Args:
+        arguments: words.
+        description: of the job, for its help.
+
+    Raises:
+        InputError: as `jobs.cli.parse` does.
+    """
+    _, base, rest = find_base(arguments)
+    base = dataclasses.replace(base, knn=dataclasses.replace(base.knn, every_epochs=1))
+    return parse(
+        SweepOptions,
+        "jobs/sweep.py",
+        rest,
+        default=SweepOptions(base=base),
+        description=f"{description} {BASE_HELP} The same command goes on with a sweep that was "
+        "broken off, without repeating what has ended.",
+    )

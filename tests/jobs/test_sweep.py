@@ -1,0 +1,155 @@
+"""The command line of sweeps: what they ask for, and that what cannot be writes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import sweep as job
+from jobs.pretrain import read_command_line
+from jobs.sweep_options import read_options
+from pipeline.errors import InputError
+from tests.shard_sets import write_shard_set
+from training.sweep.space import Interval, Values
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shards")
+    write_shard_set(root / "train", num_images=48)
+    write_shard_set(root / "val", num_images=18, first_number=1000)
+    return root
+
+
+def places(shards: Path, out: Path) -> list[str]:
+    given = {"shards": shards / "train", "knn.val-shards": shards / "val", "out": out}
+    return ["--recipe", "debug", *(str(w) for k, v in given.items() for w in (f"--{k}", v))]
+
+
+def test_a_space_from_the_command_line_over_a_base() -> None:
+    sweep = read_options(
+        [*PLACES, "--recipe", "debug", "--grid", "masks.query_ratio=0.05:0.25,0.4",
+         "--grid", "optim.lr=0.1,0.2", "--epochs", "3", "--moco.rho", "2"],
+        "",
+    ).sweep()  # fmt: skip
+    assert list(sweep.space) == ["masks.query_ratio", "optim.lr"]
+    assert (sweep.search, sweep.num_trials, sweep.scheduler) == ("grid", 4, "asha")
+    assert (sweep.base.epochs, sweep.base.moco.rho, sweep.base.views.size) == (3, 2.0, 32)
+    assert sweep.base.knn.every_epochs == 1
+    assert sweep.folder == Path.cwd() / "o"
+
+
+def test_a_named_space_can_be_changed() -> None:
+    sweep = read_options(
+        [*PLACES, "--space", "mask_ratio", "--grid", "masks.query_ratio=0.1,0.2", "--uniform",
+         "optim.lr=0.01..0.1", "--search", "random", "--num-trials", "5", "--knn.every-epochs",
+         "2"],
+        "",
+    ).sweep()  # fmt: skip
+    assert sweep.space["masks.query_ratio"] == Values("grid", (0.1, 0.2))
+    assert isinstance(sweep.space["optim.lr"], Interval)
+    assert (sweep.name, sweep.num_trials, sweep.base.knn.every_epochs) == ("mask_ratio", 5, 2)
+    scaling = read_options([*PLACES, "--space", "data_scaling"], "").sweep()
+    assert scaling.scheduler == "none"
+    assert scaling.base.heldout.shards == Path.cwd() / "v"
+    forced = read_options([*PLACES, "--space", "data_scaling", "--scheduler", "asha"], "").sweep()
+    assert forced.scheduler == "asha"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to sweep"),
+        (["--space", "everything"], "unknown space 'everything': choose one of mask_ratio"),
+        (["--grid", "masks.ratio=0.1,0.2"], "no field 'masks.ratio': did you mean masks.query_"),
+        (["--grid", "masks.query_ratio=0.1,1.2"], "masks.query_ratio=1.2: .*wanted 0 <= low"),
+        (["--choice", "fill=mean,noise"], "fill=noise"),
+        (["--grid", "epochs=1,2", "--knn.val-shards", "None"], "give --knn.val-shards"),
+        (["--grid", "epochs=1,2", "--objective", "heldout_loss"], "give --heldout.shards"),
+        (["--grid", "epochs=1,2", "--concurrent", "0"], "--concurrent must be 1 or more"),
+        (["--grd", "epochs=1,2"], "--grd"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_options([*PLACES, *arguments], "").sweep()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--concurrent", "4000"], "3 x 1 worker x 999 CPUs = 2997 CPUs, the cluster has"),
+        (["--num-workers", "4000"], "not even one trial fits"),
+        (["--batch-size", "64"], "holds 48 images, fewer than one global batch of 64"),
+        (["--knn.val-shards", "/none"], "no .* at /none"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if "--concurrent" in arguments:
+        arguments = [*arguments, "--cpus-per-worker", "999"]
+    words = [*places(shards, tmp_path / "out"), "--grid", "epochs=1,2,3", *arguments]
+    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
+    with pytest.raises(InputError, match=message):
+        job.run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_is_one_line_and_exit_code_2(shards: Path, tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [sys.executable, "jobs/sweep.py", *places(shards, tmp_path / "out"), "--grid",
+         "epochs=1,2", "--cpus-per-worker", "999"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: 1 trial at a time would wait")
+    assert refused.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_another_sweep_is_refused(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sweep.json").write_text(json.dumps({"version": 1, "space": {}, "seed": 0}))
+    words = [*places(shards, out), "--grid", "epochs=1,2"]
+    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
+    with pytest.raises(InputError, match=r"holds another sweep \(.*space\.epochs: none -> "):
+        job.run()
+    assert [path.name for path in out.iterdir()] == ["sweep.json"]
+
+
+def test_a_pretraining_starts_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(
+        json.dumps({"shards": "/data", "epochs": 7, "masks": {"query_ratio": [0.1, 0.2]}})
+    )
+    name, local, config = read_command_line(
+        ["--config", str(path), "--out", "o", "--local", "--optim.lr", "0.5"]
+    )
+    assert (name, local) == (str(path), True)
+    assert (config.epochs, config.masks.query_ratio, config.optim.lr) == (7, (0.1, 0.2), 0.5)
+    assert config.shards == Path("/data")
+    with pytest.raises(InputError, match="--recipe and --config are both given"):
+        read_command_line(["--config", str(path), "--recipe", "debug", "--out", "o"])
+    with pytest.raises(InputError, match=r"none\.json cannot be read"):
+        read_command_line(["--config", str(tmp_path / "none.json"), "--out", "o"])
+    with pytest.raises(InputError, match="--out"):
+        read_command_line(["--config", str(path)])

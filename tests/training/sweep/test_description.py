@@ -1,0 +1,86 @@
+"""sweep.json: the same sweep goes on, another one is refused by what differs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from tests.training.sweep.small_sweeps import small_sweep
+from training.sweep.description import (
+    SWEEP_FILE,
+    check_folder,
+    describe,
+    read_description,
+    write_description,
+)
+from training.sweep.space import parse_space
+
+
+def write(out: Path, **given: Any) -> None:  # noqa: ANN401
+    sweep = small_sweep(out, **given)
+    write_description(sweep, describe(sweep, "data"))
+
+
+def test_it_has_what_a_reader_needs(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)
+    write(tmp_path)
+    found = read_description(tmp_path)
+    assert found == describe(sweep, "data")
+    assert found is not None
+    assert found["objective"] == {"name": "knn", "mode": "max"}
+    assert found["scheduler"] == {"name": "asha", "grace_epochs": 1, "reduction_factor": 2}
+    assert found["config"]["epochs"] == 4
+    assert found["space"]["optim.lr"] == {"kind": "grid", "values": [0.01, 0.02]}
+    assert len(found["fingerprint"]) == 64
+
+
+def test_the_same_sweep_goes_on_however_it_is_run(tmp_path: Path) -> None:
+    write(tmp_path)
+    changes = {"num_workers": 2, "log_every_steps": 3, "knn.val_shards": "/elsewhere"}
+    check_folder(small_sweep(tmp_path, changes=changes), "data")
+    check_folder(small_sweep(tmp_path, name="other"), "data")
+
+
+@pytest.mark.parametrize(
+    ("given", "digest", "message"),
+    [
+        ({}, "other", "data_digest: data -> other"),
+        ({"changes": {"seed": 3}}, "data", "seed: 0 -> 3"),
+        ({"changes": {"knn.k": 3}}, "data", "knn.k: 20 -> 3"),
+        ({"changes": {"moco.rho": 3}}, "data", "moco.rho: 1.0 -> 3.0"),
+        ({"scheduler": "none"}, "data", "scheduler.name: asha -> none"),
+        (
+            {"space": parse_space(grid=["optim.lr=0.01,0.03"])},
+            "data",
+            r"space\.masks\.query_ratio: .*0\.4\] -> none; space\.optim\.lr: .*0\.02\] -> .*0\.03",
+        ),
+        ({"search": "random", "num_trials": 4}, "data", "search: grid -> random"),
+    ],
+)
+def test_another_sweep_is_refused_by_name(
+    tmp_path: Path, given: dict[str, Any], digest: str, message: str
+) -> None:
+    write(tmp_path)
+    with pytest.raises(InputError, match=f"holds another sweep .*{message}"):
+        check_folder(small_sweep(tmp_path, **given), digest)
+
+
+def test_more_random_trials_are_the_same_sweep(tmp_path: Path) -> None:
+    write(tmp_path, search="random", num_trials=4)
+    check_folder(small_sweep(tmp_path, search="random", num_trials=9), "data")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is no sweep"):
+        check_folder(small_sweep(tmp_path), "data")
+    check_folder(small_sweep(tmp_path / "new"), "data")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 99}', "[]"])
+def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / SWEEP_FILE).write_text(text)
+    with pytest.raises(InputError, match=r"sweep\.json is damaged"):
+        check_folder(small_sweep(tmp_path), "data")

@@ -1,0 +1,183 @@
+"""Fields of nested frozen dataclasses by dotted name: which there are, their types, a changed copy.
+
+A value may be a Python value or what JSON or a command line gives for it: a path as text, a pair as
+a list, as text with a colon (``0.05:0.25``), or as the one number that is both of its ends.
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pipeline.errors import InputError
+
+Config = TypeVar("Config")
+Plain = bool | int | float | str
+"""A value as JSON and tables hold it."""
+NEAR_NAMES = 3
+
+
+def field_types(config: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Types of all fields of a dataclass, by dotted name; those of a part instead of the part."""
+    found: dict[str, Any] = {}
+    for name, kind in _own_types(config).items():
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            found |= field_types(kind, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = kind
+    return found
+
+
+def check_name(config: type[Any], name: str) -> None:
+    """Raises ``InputError``, which lists near names, unless a dataclass has a field of that name.
+
+    Args:
+        config: the dataclass.
+        name: dotted; of a pair also one end: ``masks.query_ratio.0``.
+    """
+    kinds = field_types(config)
+    whole, _, index = name.rpartition(".")
+    if name in kinds or (index in ("0", "1") and get_origin(kinds.get(whole)) is tuple):
+        return
+    last = name.rpartition(".")[2]
+    near = difflib.get_close_matches(name, kinds, NEAR_NAMES) + [
+        known
+        for known in kinds
+        if difflib.get_close_matches(last, [known.rpartition(".")[2]], cutoff=0.8)
+    ]
+    part = [known for known in kinds if known.startswith(f"{name}.")]
+    proposed = list(dict.fromkeys(part or near))[: max(NEAR_NAMES, len(part))]
+    advice = f"did you mean {', '.join(proposed)}?" if proposed else "see jobs/pretrain.py --help"
+    raise InputError(f"there is no field {name!r}: {advice}")
+
+
+def with_fields(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of a config with other values in some fields, all set at once.
+
+    Args:
+        config: a frozen dataclass.
+        values: by dotted name.
+
+    Raises:
+        InputError: no such field, a value of another type, or one that the config refuses; names
+            the fields that were to be changed.
+    """
+    for name in values:
+        check_name(type(config), name)
+    try:
+        changed = _changed(config, values)
+    except InputError as error:
+        given = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise InputError(f"{given}: {error}") from error
+    assert isinstance(changed, type(config))
+    return changed
+
+
+def _changed(config: Any, values: Mapping[str, Any]) -> Any:  # noqa: ANN401  (any dataclass)
+    kinds = _own_types(type(config))
+    new: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            parts.setdefault(first, {})[rest] = value
+        else:
+            new[first] = read_value(kinds[first], value)
+    for first, inner in parts.items():
+        current = new.get(first, getattr(config, first))
+        if isinstance(current, tuple):
+            ends = list(current)
+            for index, value in inner.items():
+                ends[int(index)] = read_value(get_args(kinds[first])[0], value)
+            new[first] = tuple(ends)
+        else:
+            new[first] = _changed(current, inner)
+    return dataclasses.replace(config, **new)
+
+
+def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a field)
+    """A value of a field's type from what a person, JSON or a sampler gives for it.
+
+    Args:
+        kind: the field's type.
+        given: for instance ``0.3``, ``"0.05:0.25"``, ``[0.05, 0.25]``, ``"none"``.
+
+    Raises:
+        InputError: it is none of that type.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _read_union(kind, given)
+    if origin is Literal:
+        if given not in get_args(kind):
+            raise InputError(f"{given!r} is none of {', '.join(map(str, get_args(kind)))}")
+        return given
+    if origin is tuple:
+        return _read_tuple(kind, given)
+    if kind is type(None):
+        if given is None or str(given).lower() == "none":
+            return None
+    elif kind is bool:
+        if str(given).lower() in ("true", "false"):
+            return str(given).lower() == "true"
+    elif kind in (int, float):
+        return _read_number(kind, given)
+    elif kind in (str, Path):
+        if isinstance(given, str | Path):
+            return kind(given)
+    else:
+        raise InputError(f"a field of type {_shown(kind)} cannot be set to {given!r}")
+    raise InputError(f"{given!r} is no {_shown(kind)}")
+
+
+def _read_number(kind: type[int] | type[float], given: object) -> int | float:
+    try:
+        if isinstance(given, bool):
+            raise ValueError
+        number = float(given)  # type: ignore[arg-type]  # what it cannot take, it refuses
+        if kind is float:
+            return number
+        if number == int(number):
+            return int(number)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise InputError(f"{given!r} is no {'whole number' if kind is int else 'number'}")
+
+
+def _read_union(kind: Any, given: Any) -> Any:  # noqa: ANN401
+    # None before a path, which any word would be.
+    for one in sorted(get_args(kind), key=lambda one: one is not type(None)):
+        try:
+            return read_value(one, given)
+        except InputError:
+            continue
+    raise InputError(f"{given!r} is none of {', '.join(_shown(one) for one in get_args(kind))}")
+
+
+def _read_tuple(kind: Any, given: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    kinds = get_args(kind)
+    items = given.split(":") if isinstance(given, str) else given
+    items = list(items) if isinstance(items, list | tuple) else [items]
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(read_value(kinds[0], item) for item in items)
+    if len(items) == 1:
+        items = items * len(kinds)
+    if len(items) != len(kinds):
+        raise InputError(f"{given!r} has {len(items)} values, wanted {len(kinds)}: LOW:HIGH")
+    return tuple(read_value(one, item) for one, item in zip(kinds, items, strict=True))
+
+
+def _own_types(config: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(config)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config)}
+
+
+def _shown(kind: Any) -> str:  # noqa: ANN401
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    return {int: "whole number", float: "number", bool: "true or false", type(None): "none"}.get(
+        kind, getattr(kind, "__name__", str(kind))
+    )

@@ -1,0 +1,135 @@
+"""The contrastive loss on images that a run does not see, with a frozen bank of negatives.
+
+Validation loss tracks what a network is good for as data and epochs grow (Xie et al., "On Data
+Scaling in Masked Image Modeling", CVPR 2023, who ask it of reconstruction; here of contrast).
+
+Shapes: M images, D embedding, K images of the bank.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
+from training.augment import AugmentConfig
+from training.data.damage import OnDamaged
+from training.data.stream import BatchDataset, StreamConfig
+from training.data.views import ViewConfig
+from training.distributed import gather_rows_of_any_number, rank, world_size
+from training.evaluate.heldout_config import HeldoutConfig
+from training.inputs import EncoderInputs, build_inputs, to_device
+from training.masking.config import MaskConfig
+from training.masking.fills import Fill
+from training.methods.losses import info_nce
+
+HELDOUT_SEED = 0x48454C44
+"""Of the held-out views, whatever the run's own seed is."""
+LARGEST_BATCH = 64
+FEWEST_IMAGES = 4
+
+
+def check_heldout(train_root: Path, config: HeldoutConfig) -> DatasetInfo:
+    """Checks the held-out shards.
+
+    Raises:
+        InputError: they are missing or damaged, too few, or the images that are trained on.
+    """
+    assert config.shards is not None
+    info = load_dataset_info(config.shards)
+    check_shards(config.shards, info)
+    if info.num_images < FEWEST_IMAGES:
+        raise InputError(
+            f"heldout.shards {config.shards} holds {info.num_images} images: wanted at least "
+            f"{FEWEST_IMAGES}"
+        )
+    if info.shards == load_dataset_info(train_root).shards:
+        raise InputError(
+            f"heldout.shards {config.shards} holds the very images that are trained on "
+            f"({train_root}): give others"
+        )
+    return info
+
+
+def heldout_loss(
+    encoder: nn.Module,
+    config: HeldoutConfig,
+    *,
+    views: ViewConfig,
+    fill: Fill,
+    device: torch.device,
+    on_damaged: OnDamaged,
+    autocast: torch.dtype | None = None,
+    carry: Callable[[EncoderInputs], EncoderInputs] | None = None,
+) -> float:
+    """InfoNCE of held-out images against the bank; called by every rank, who split the work.
+
+    Both views go through the encoder as it stands, in evaluation mode, unmasked, with the default
+    colours and crops: -log of exp(q.k / t) over itself plus the sum over the bank, the mean.
+
+    Args:
+        encoder: images to unit rows [., D]; left as it is.
+        config: shards, bank and temperature.
+        views: of the run, for size and grid.
+        fill: of the run, for how it prepares views (high pass).
+        device: that computes.
+        on_damaged: what becomes of damaged samples.
+        autocast: compute in this type.
+        carry: puts masks on board where the network sees them.
+
+    Returns:
+        The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
+    """
+    assert config.shards is not None
+    info = load_dataset_info(config.shards)
+    batch_size = min(LARGEST_BATCH, info.num_images)
+    stream = StreamConfig(
+        seed=HELDOUT_SEED,
+        batch_size=batch_size,
+        views=ViewConfig(size=views.size, grid=views.grid),
+        augment=AugmentConfig(),
+        masks=MaskConfig(strategy="none"),
+        negatives=(),
+        on_damaged=on_damaged,
+    )
+    dataset = BatchDataset(config.shards, info, stream, rank=0, world_size=1)
+    steps = dataset.steps_per_epoch
+    mine = range(steps * rank() // world_size(), steps * (rank() + 1) // world_size())
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    pairs: list[Tensor] = []
+    try:
+        with torch.no_grad():
+            for step in mine:
+                inputs = build_inputs(
+                    to_device(dataset[step], device), masks=stream.masks, fill=fill, negatives=()
+                )
+                inputs = carry(inputs) if carry is not None else inputs
+                with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                    both = (encoder(inputs.query_BCHW), encoder(inputs.key_BCHW))
+                pairs.append(torch.stack(both, dim=1).float())
+    finally:
+        for module, training in modes:
+            module.training = training
+    return _loss(_gathered(pairs, device), config)
+
+
+def _gathered(pairs: list[Tensor], device: torch.device) -> Tensor:
+    """Query and key of every image, [M, 2, D], in the order of the ranks."""
+    # A rank without a batch still takes part; it learns the width from the others.
+    width = gather_rows_of_any_number(
+        torch.tensor([pairs[0].shape[2] if pairs else 0], device=device)
+    ).max()
+    own = torch.cat(pairs) if pairs else torch.empty((0, 2, int(width)), device=device)
+    return gather_rows_of_any_number(own)
+
+
+def _loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:
+    bank = min(config.bank_size, len(pairs_M2D) // 2)
+    query_MD, key_MD = pairs_M2D[bank:].to("cpu").unbind(dim=1)
+    loss, _ = info_nce(
+        query_MD, key_MD, pairs_M2D[:bank, 1].to("cpu"), temperature=config.temperature
+    )
+    return float(loss)
