@@ -6,11 +6,11 @@ from pathlib import Path
 
 from jobs.cli import from_root, main, parse
 from training.context import LocalContext
-from training.evaluate.config import EvaluateConfig
+from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
 from training.evaluate.results import Result, table
 from training.evaluate.run import evaluate
-from training.evaluate.subject import UNTRAINED
+from training.evaluate.subject import is_path
 
 
 def read_command_line() -> EvaluateConfig:
@@ -18,7 +18,7 @@ def read_command_line() -> EvaluateConfig:
     config = parse(EvaluateConfig, "jobs/evaluate.py")
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     named = tuple(
-        name if name == UNTRAINED else str(from_root(Path(name))) for name in config.checkpoint
+        str(from_root(Path(name))) if is_path(name) else name for name in config.checkpoint
     )
     return replace(
         config,
@@ -39,15 +39,16 @@ def run() -> None:
         ray_session = importlib.import_module("pipeline.ray_session")
         ray_group = importlib.import_module("jobs.ray_group")
         with ray_session.ray_running():
-            results = ray_group.run_on_ray(evaluate, config, config.num_workers)
+            results = ray_group.run_on_ray(evaluate, config, config.workers)
     show(results, config)
 
 
 def show(results: list[Result], config: EvaluateConfig) -> None:
-    """Print a table of accuracies, one of cosines under masks, and one of other figures."""
+    """Print a table of each kind: accuracies or precisions, cosines under masks, other figures."""
     kinds: dict[str, list[Result]] = {}
     for result in results:
-        kind = "top-1 in %" if result.interval is not None else "other figures"
+        scored = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
+        kind = scored if result.interval is not None else "other figures"
         kinds.setdefault(result.name if result.name == "cosine" else kind, []).append(result)
     for kind, some in kinds.items():
         print(f"\n{kind}, {some[0].num_val} validation images\n{table(some)}")

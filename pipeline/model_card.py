@@ -123,7 +123,7 @@ def _three(values: tuple[float, float, float]) -> str:
 def _figures(figures: Sequence[Figure]) -> str:
     if not figures:
         return "None were measured before this card was written."
-    head = "| protocol | data | top-1, % | 95 % interval |\n|---|---|---|---|\n"
+    head = "| protocol | data | top-1 or AP, % | 95 % interval |\n|---|---|---|---|\n"
     return head + "\n".join(
         f"| {protocol} | {data} | {percent:.2f} | {low:.2f} to {high:.2f} |"
         for protocol, data, percent, (low, high) in figures

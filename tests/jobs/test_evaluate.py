@@ -16,6 +16,7 @@ from jobs.evaluate import run
 from jobs.export import run as run_export
 from pipeline.backbone import BackboneInfo
 from pipeline.manifest import DatasetInfo
+from tests.training.evaluate.detection.cases import drawn, write_voc
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
 
@@ -203,3 +204,30 @@ def test_too_many_neighbours_and_unknown_protocol(evaluate: Callable[..., Done])
     done = evaluate("--protocol", "svm")
     assert done.code == 2
     assert all(name in done.err for name in ("knn", "linear_paper", "finetune", "diagnostics"))
+
+
+def test_detection_prints_its_own_table(case: Case, evaluate: Callable[..., Done]) -> None:
+    write_voc(case.folder / "boxes", drawn(4))
+    small: dict[str, float] = {
+        "steps": 1,
+        "warmup-steps": 0,
+        "batch-size": 2,
+        "short-sides": 48,
+        "long-side": 64,
+    }
+    small |= {"width": 8, "head-width": 8, "proposals": 5, "sampled": 4, "val-share": 0.5}
+    options = [
+        str(word) for name, value in small.items() for word in (f"--detection.{name}", value)
+    ]
+    words = ["--protocol", "detection", *options]
+    done = evaluate(*words, train="boxes", val="boxes")
+    assert done.code == 0, done.err
+    assert "average precision in %, 2 validation images" in done.out
+    assert "box AP50 fpn" in done.out
+    assert [line["name"] for line in case.lines()] == ["box AP", "box AP50", "box AP75"]
+    done = evaluate(*words, "--num-workers", "2", train="boxes", val="boxes")
+    assert done.code == 2
+    assert "detection trains in one process" in done.err
+    done = evaluate("--protocol", "detection", "knn")
+    assert done.code == 2
+    assert "--protocol detection by itself" in done.err

@@ -9,9 +9,13 @@ import tyro
 from pipeline.errors import InputError
 from training.cluster.resources import Wanted
 from training.encoders.kept_encoder import EncoderName
+from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.diagnostics import DiagnosticsConfig
 from training.evaluate.finetune import FinetuneConfig
 from training.evaluate.linear_paper import PaperProbeConfig
+
+DETECTION = "detection"
+"""The protocol that has its own kind of data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +24,14 @@ class EvaluateConfig:
 
     Attributes:
         checkpoint: a run, a checkpoint or an exported backbone; several times: they are compared.
-            `untrained` is the first one's network with random weights.
-        train: images whose labels are given: shards, or a folder of class folders.
+            `untrained` is the first one's network with random weights; `torchvision`,
+            `torchvision:NAME` or a local .pth file the same network with supervised weights.
+        train: images whose labels are given: shards, or a folder of class folders. For detection:
+            COCO's .json, VOC's folder of XML files or image list, or a folder that holds one.
         val: images that are classified, likewise. Other data than the pretraining's is a transfer.
         protocol: some of knn, linear (fast: features once, logistic regression), linear_paper (SGD
-            on augmented views, 100 epochs), finetune, diagnostics.
+            on augmented views, 100 epochs), finetune, diagnostics; or, by itself, detection (a
+            Faster or Mask R-CNN around the backbone; trains in one process).
         encoder: which encoder of the runs: query, or momentum.
         results: file that every figure is appended to, a line of JSON each.
         k: neighbours of knn.
@@ -33,7 +40,7 @@ class EvaluateConfig:
         batch_size: images that go through the network at once.
         bf16: compute in bfloat16: faster on a GPU, a little less exact.
         local: in this process, without Ray.
-        num_workers: processes on Ray; auto: one per GPU; without GPUs one per node.
+        num_workers: processes on Ray; auto: one per GPU; without GPUs one per node; detection: 1.
     """
 
     checkpoint: Annotated[
@@ -54,6 +61,7 @@ class EvaluateConfig:
     linear_paper: PaperProbeConfig = field(default_factory=PaperProbeConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -62,3 +70,18 @@ class EvaluateConfig:
             raise InputError("--protocol names nothing to score with")
         if self.batch_size < 1 or (self.num_workers != "auto" and self.num_workers < 1):
             raise InputError("batch_size and num_workers must be 1 or more")
+        if DETECTION in self.protocol and len(set(self.protocol)) > 1:
+            raise InputError(
+                "detection learns from boxes, the other protocols from class labels: give "
+                "--protocol detection by itself, with its own --train and --val"
+            )
+        if DETECTION in self.protocol and self.num_workers not in ("auto", 1):
+            raise InputError(
+                f"detection trains in one process, --num-workers {self.num_workers} was asked for: "
+                "leave it away"
+            )
+
+    @property
+    def workers(self) -> Wanted:
+        """Processes on Ray."""
+        return 1 if DETECTION in self.protocol else self.num_workers

@@ -1,5 +1,6 @@
 """The protocols by name. A new one: a function here or in a file of its own, and a line below.
 
+Detection, whose images have boxes, lies in a room of its own (`training.evaluate.detection`).
 A protocol is called by every rank with the same arguments, splits its work over them, and returns
 the same results everywhere.
 """
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from training.evaluate.config import EvaluateConfig
+from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.diagnostics import diagnose
 from training.evaluate.extract import ExtractConfig, Features, gathered_features
 from training.evaluate.finetune import balanced_subset, finetuned
@@ -215,12 +216,16 @@ PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
 
 
 def chosen_protocols(names: Sequence[str]) -> list[Callable[[Case], list[Result]]]:
-    """Look protocols up by name.
+    """Look the protocols of labelled images up by name.
+
+    Returns:
+        Each once; none for detection.
 
     Raises:
         InputError: an unknown name; the message lists the known ones.
     """
     for name in names:
-        if name not in PROTOCOLS:
-            raise InputError(f"unknown protocol {name!r}: choose from {', '.join(PROTOCOLS)}")
-    return [PROTOCOLS[name] for name in dict.fromkeys(names)]
+        if name not in PROTOCOLS and name != DETECTION:
+            known = ", ".join((*PROTOCOLS, DETECTION))
+            raise InputError(f"unknown protocol {name!r}: choose from {known}")
+    return [PROTOCOLS[name] for name in dict.fromkeys(names) if name != DETECTION]

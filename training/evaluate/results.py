@@ -19,7 +19,7 @@ class Result:
 
     Attributes:
         checkpoint: as it was named.
-        encoder: query, momentum or untrained.
+        encoder: query, momentum, untrained or supervised.
         architecture: of the network.
         checkpoint_digest: sha256 of the weights, or `random:SEED`.
         train: where the training images lie.
@@ -29,9 +29,9 @@ class Result:
         protocol: that gave the figure.
         variant: of the protocol, such as a share of the labels; empty: it has none.
         seed: of all that was drawn.
-        name: what the figure is: top1, or a diagnostic's name.
-        figure: its value; of accuracies in percent.
-        interval: of the figure, 95 % by bootstrap; None where it is no accuracy.
+        name: what the figure is: top1, an average precision's or a diagnostic's name.
+        figure: its value; of accuracies and precisions in percent.
+        interval: of the figure, 95 % by bootstrap; None where it is a diagnostic.
         num_train: images.
         num_val: images.
         settings: whatever else the figure depends on; JSON values.
@@ -106,7 +106,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def figures_of(results: Sequence[Result], checkpoint_digest: str) -> list[Figure]:
-    """The accuracies of a checkpoint, for its model card; of a repeated one the last."""
+    """A checkpoint's accuracies and precisions, for its model card; of a repeated one the last."""
     found = {
         (result.column, result.val_digest): Figure(
             protocol=result.column,

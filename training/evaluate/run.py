@@ -1,11 +1,13 @@
 """An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
-from training.distributed import rank
-from training.evaluate.config import EvaluateConfig
+from pipeline.errors import InputError
+from training.distributed import rank, world_size
+from training.evaluate.config import DETECTION, EvaluateConfig
+from training.evaluate.detection.run import detection
 from training.evaluate.labelled import check_classes, labelled_pair
 from training.evaluate.protocols import Case, chosen_protocols
 from training.evaluate.results import Result, append_results
@@ -24,7 +26,7 @@ def evaluate(
     Args:
         config: what is scored, how, and on what; paths absolute.
         device: that computes.
-        say: is told of every figure.
+        say: is told of every figure, and of what takes long.
 
     Returns:
         The results in order, the same on every rank.
@@ -32,20 +34,34 @@ def evaluate(
     Raises:
         InputError: an unknown protocol, checkpoints or data that cannot be read or do not fit.
     """
+    if DETECTION in config.protocol:
+        if world_size() > 1:
+            raise InputError(f"detection trains in one process, not in {world_size()}")
+        found_by_parts = detection(config, device, say)
+    else:
+        found_by_parts = classification(config, device)
+    results: list[Result] = []
+    for found in found_by_parts:
+        results += found
+        if rank() == 0:
+            append_results(config.results, found)
+            for result in found:
+                say(f"{result.row}: {result.column} {result.figure:.4g}")
+    return results
+
+
+def classification(config: EvaluateConfig, device: torch.device) -> Iterator[list[Result]]:
+    """The figures of labelled images, checkpoint by checkpoint and protocol by protocol.
+
+    Arguments and errors as in `evaluate`.
+    """
     protocols = chosen_protocols(config.protocol)
     train, val = labelled_pair(config.train, config.val)
     check_classes(train, val)
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
-    results: list[Result] = []
     for subject in subjects:
         case = Case(subject, train, val, config, device)
         for protocol in protocols:
-            found = protocol(case)
-            results += found
-            if rank() == 0:
-                append_results(config.results, found)
-                for result in found:
-                    say(f"{result.row}: {result.column} {result.figure:.4g}")
-    return results
+            yield protocol(case)

@@ -3,23 +3,30 @@
 Shapes: B batch, S side of the view, D features.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from pipeline.backbone import BackboneInfo
+from pipeline.architectures import plain_network
+from pipeline.backbone import BackboneInfo, weights_bytes
 from pipeline.errors import InputError
-from pipeline.preparation import Preprocess
+from pipeline.preparation import Preprocess, Preprocessing
 from training.encoders.export import untrained_like
+from training.encoders.initial_weights import initial_weights, load_weights
 from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.extract import ExtractConfig, Prepare
 
 UNTRAINED = "untrained"
 """The name of random weights: the network and the preprocessing of the first other checkpoint."""
+SUPERVISED = "torchvision"
+"""So begins the name of torchvision's published weights (`torchvision`, `torchvision:NAME`)."""
+STATE_DICT = ".pth"
+"""So ends the name of a local file of weights as torchvision names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +35,7 @@ class Subject:
 
     Attributes:
         name: as it was given.
-        encoder: query or momentum; of random weights: untrained.
+        encoder: query or momentum; of random weights: untrained; of others: supervised.
         network: plain, [B, 3, S, S] -> [B, D], in evaluation mode.
         info: architecture, preprocessing, provenance.
         digest: of the weights.
@@ -60,7 +67,8 @@ def load_subjects(
     """Load what is compared.
 
     Args:
-        names: paths of runs, checkpoints and exports, or `UNTRAINED`.
+        names: paths of runs, checkpoints and exports; `UNTRAINED`, `torchvision`,
+            `torchvision:NAME` or a `.pth` file: weights for the first other one's network.
         encoder: of each run.
         seed: of untrained weights.
         device: that they go to.
@@ -71,13 +79,23 @@ def load_subjects(
     double = next((name for name in names if list(names).count(name) > 1), None)
     if double is not None:
         raise InputError(f"{double} is named twice: a table has one row for each checkpoint")
-    model = next((name for name in names if name != UNTRAINED), None)
+    model = next((name for name in names if not is_baseline(name)), None)
     if model is None:
         raise InputError(
-            f"--checkpoint {UNTRAINED} takes network and preprocessing from another checkpoint: "
-            "name one as well"
+            f"--checkpoint {names[0] if names else UNTRAINED} takes the network from another "
+            "checkpoint, a run or an exported backbone: name one as well"
         )
     return [_load(name, model, encoder, seed, device) for name in names]
+
+
+def is_path(name: str) -> bool:
+    """Whether a checkpoint's name is a path, and no word."""
+    return name != UNTRAINED and name.partition(":")[0] != SUPERVISED
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a checkpoint's name says weights alone, without a network to put them in."""
+    return not is_path(name) or name.endswith(STATE_DICT)
 
 
 def _load(name: str, model: str, encoder: EncoderName, seed: int, device: torch.device) -> Subject:
@@ -85,6 +103,9 @@ def _load(name: str, model: str, encoder: EncoderName, seed: int, device: torch.
     if name == UNTRAINED:
         network, info = load_encoder(Path(model))
         network, digest, which = untrained_like(network, info, seed=seed), f"random:{seed}", name
+    elif is_baseline(name):
+        network, info = _supervised(name, load_encoder(Path(model))[1])
+        digest, which = info.weights_sha256, "supervised"
     else:
         network, info = load_encoder(Path(name), encoder)
         digest, which = info.weights_sha256, encoder
@@ -97,3 +118,18 @@ def _load(name: str, model: str, encoder: EncoderName, seed: int, device: torch.
         digest=digest,
         prepare=preprocess.prepare,
     )
+
+
+def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]:
+    """Published weights in the network of another export, normalised as torchvision does."""
+    wanted = like.preprocessing
+    network, _ = plain_network(like.architecture, max_pool=like.max_pool)
+    weights = initial_weights(name, like.architecture, max_pool=like.max_pool)
+    load_weights(network, weights, like.architecture, source=name)
+    info = replace(
+        like,
+        preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),
+        provenance={"init": name},
+        weights_sha256=hashlib.sha256(weights_bytes(network.state_dict())).hexdigest(),
+    )
+    return network.eval(), info

@@ -1,0 +1,146 @@
+"""Sets of images with boxes by their paths: VOC or COCO, a pair of them, a split of one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import InputError
+from training.data.draws import sample_seeds
+from training.evaluate.detection.annotations import Annotated, BoxSet, checked_set
+from training.evaluate.detection.coco import read_coco
+from training.evaluate.detection.image_folders import num_images_beside
+from training.evaluate.detection.voc import ANNOTATIONS, read_names, read_voc
+
+
+def open_boxes(root: Path, classes: Sequence[str] = ()) -> BoxSet:
+    """Open annotations by what the path is.
+
+    Args:
+        root: a COCO file (`.json`); VOC's folder of XML files; VOC's image list
+            (`ImageSets/Main/NAME.txt`); or a folder that holds one of the first two.
+        classes: names that may occur; empty: those of COCO's file, or all that occur.
+
+    Raises:
+        InputError: none of these, or two at once; whatever the readers and the checks raise.
+    """
+    place = _annotations_at(root)
+    names: Sequence[str]
+    if place.suffix == ".json":
+        found, names = read_coco(place)
+    else:
+        if place.suffix == ".txt":
+            found = read_voc(_voc_of(place), read_names(place))
+        else:
+            found = read_voc(place)
+        names = sorted({box.name for picture in found for box in picture.boxes})
+    # A list chooses from its folder on purpose: what it leaves out is not worth a word.
+    left_out = 0 if place.suffix == ".txt" else _left_out(found)
+    return checked_set(root, found, tuple(classes) or names, num_left_out=left_out)
+
+
+def box_pair(
+    train_root: Path,
+    val_root: Path,
+    *,
+    classes: Sequence[str] = (),
+    val_share: float = 0.0,
+    seed: int = 0,
+) -> tuple[BoxSet, BoxSet]:
+    """Open two sets whose labels mean the same, or split one.
+
+    Args:
+        train_root: to learn from.
+        val_root: to be scored on; the same path: that set is split.
+        classes: see `open_boxes`.
+        val_share: of the images of one set that validate.
+        seed: of the split.
+
+    Raises:
+        InputError: other class names; the same images twice; a share without a set to split, or
+            a set to split without a share; and what `open_boxes` raises.
+    """
+    if train_root == val_root:
+        return split(open_boxes(train_root, classes), val_share, seed=seed)
+    if val_share:
+        raise InputError(
+            f"detection.val_share {val_share:g} splits one set, but --train and --val name two: "
+            "name one twice, or leave the share away"
+        )
+    train, val = open_boxes(train_root, classes), open_boxes(val_root, classes)
+    if train.class_names != val.class_names:
+        differing = sorted(set(train.class_names) ^ set(val.class_names)) or ["their order"]
+        raise InputError(
+            f"the classes of {train_root} and {val_root} differ ({', '.join(differing)}): a label "
+            "would mean two things; name all of them with --detection.classes"
+        )
+    shared = {one.file.resolve() for one in train.pictures} & {
+        one.file.resolve() for one in val.pictures
+    }
+    if shared or train.digest == val.digest:
+        first = min(shared, default=train.pictures[0].file)
+        raise InputError(
+            f"{train_root} and {val_root} share images, such as {first.name}: validation would be "
+            "on what was learned"
+        )
+    return train, val
+
+
+def split(images: BoxSet, val_share: float, *, seed: int) -> tuple[BoxSet, BoxSet]:
+    """Split a set by chance: the same images for every checkpoint and every machine.
+
+    Args:
+        images: to split.
+        val_share: in (0, 1), of the images.
+        seed: of the split.
+
+    Raises:
+        InputError: no such share, or a part without boxes.
+    """
+    if not 0 < val_share < 1:
+        raise InputError(
+            f"--train and --val name the same images, {images.root}: give "
+            "--detection.val-share 0.2 to split them, or name two sets"
+        )
+    order = np.argsort(sample_seeds(seed, 0, np.arange(images.num_images)), kind="stable")
+    num_val = round(val_share * images.num_images)
+    val, train = images.chosen(np.sort(order[:num_val])), images.chosen(np.sort(order[num_val:]))
+    if not train.num_boxes or not val.num_boxes:
+        raise InputError(
+            f"detection.val_share {val_share:g} of {images.num_images} images leaves "
+            f"{train.num_boxes} boxes to learn from and {val.num_boxes} to be scored on"
+        )
+    return train, val
+
+
+def _annotations_at(root: Path) -> Path:
+    """The JSON file, the image list or the folder of XML files that a path means."""
+    if root.is_file() and root.suffix in (".json", ".txt"):
+        return root
+    if not root.is_dir():
+        raise InputError(
+            f"{root} is no folder, COCO file (.json) or VOC image list (.txt) of images with boxes"
+        )
+    if any(root.glob("*.xml")):
+        return root
+    choices = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
+    choices += [root / ANNOTATIONS] if any(root.glob(f"{ANNOTATIONS}/*.xml")) else []
+    if len(choices) != 1:
+        found = f"has {' and '.join(map(str, choices))}: name one" if choices else "has neither"
+        raise InputError(
+            f"{root} {found} (wanted {ANNOTATIONS}/*.xml of VOC, or one .json of COCO)"
+        )
+    return choices[0]
+
+
+def _voc_of(image_list: Path) -> Path:
+    """The folder of XML files that an image list is for: the nearest one above it."""
+    for folder in image_list.parents:
+        if (folder / ANNOTATIONS).is_dir():
+            return folder / ANNOTATIONS
+    raise InputError(f"no folder {ANNOTATIONS} above the image list {image_list}")
+
+
+def _left_out(found: Sequence[Annotated]) -> int:
+    annotated = {picture.file for picture in found}
+    return num_images_beside({file.parent for file in annotated if file.parent.is_dir()}, annotated)

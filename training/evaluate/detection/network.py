@@ -1,0 +1,193 @@
+"""Faster R-CNN and Mask R-CNN around a pretrained backbone: torchvision's, with FPN or C4.
+
+Shapes: B batch, C channels, H W pixels, N regions.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from pipeline.preparation import HighPass, Preprocessing
+from pipeline.preprocessing import high_pass
+from training.evaluate.detection.config import DetectionConfig
+from training.evaluate.detection.stages import Stage, stages_of
+
+RATIOS = (0.5, 1.0, 2.0)
+C4_ANCHORS = 5
+C4_REGION, C4_MASK_WIDTH = 14, 256
+"""Side of a region before the last stage (Detectron's C4), and channels of the mask behind it."""
+
+
+class Levels(nn.Module):
+    """The backbone's stages and, with a pyramid, its levels by name: what torchvision wants.
+
+    The backbone computes in `autocast_dtype`, all that follows in float32.
+
+    Attributes:
+        out_channels: of every level.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        pyramid: FeaturePyramidNetwork | None,
+        out_channels: int,
+        autocast_dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.stages, self.pyramid = nn.ModuleList(stages), pyramid
+        self.out_channels = out_channels
+        self.autocast_dtype = autocast_dtype
+
+    def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
+        """Levels, each [B, out_channels, h, w], the finest first."""
+        dtype = self.autocast_dtype
+        with torch.autocast(x_BCHW.device.type, dtype, enabled=dtype is not None):
+            outputs = []
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            for stage in self.stages:
+                x_BCHW = stage(x_BCHW)
+                outputs.append(x_BCHW)
+            if self.pyramid is None:
+                levels = {"0": x_BCHW}
+            else:
+                used = outputs[-len(self.pyramid.inner_blocks) :]
+                levels = self.pyramid({str(i): level for i, level in enumerate(used)})
+        return {name: level.float() for name, level in levels.items()}
+
+
+class Prepared(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's resizing, with the backbone's own normalisation and filter.
+
+    The filter's kernel counts pixels of what the network sees, so it comes after the resizing.
+    """
+
+    def __init__(self, config: DetectionConfig, preprocessing: Preprocessing) -> None:
+        mean, std = list(preprocessing.mean), list(preprocessing.std)
+        super().__init__(config.short_sides, config.long_side, mean, std)
+        self.filter: HighPass | None = preprocessing.high_pass
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Resize the normalised image [3, H, W] and its boxes, then filter the image."""
+        image, target = super().resize(image, target)
+        if self.filter is not None:
+            image = high_pass(image[None], self.filter.kernel, self.filter.sigma)[0]
+        return image, target
+
+
+def build_detector(
+    network: nn.Module,
+    architecture: str,
+    preprocessing: Preprocessing,
+    config: DetectionConfig,
+    *,
+    num_classes: int,
+    with_masks: bool,
+    autocast_dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A detector whose backbone starts from a plain network's weights.
+
+    Args:
+        network: plain, left as it is; the detector lies on its device.
+        architecture: its name.
+        preprocessing: what it wants to see; mean, std and filter are taken, sizes are not.
+        config: settings.
+        num_classes: without the background.
+        with_masks: Mask R-CNN.
+        autocast_dtype: of the backbone.
+
+    Returns:
+        torchvision's `GeneralizedRCNN`: images float [3, H, W] in [0, 1] in a list; with targets
+        in training mode a dict of losses, else boxes, labels from 1, scores and masks. The new
+        weights come from torch's global generator.
+
+    Raises:
+        InputError: an architecture without an adapter.
+    """
+    stages = stages_of(network, architecture, frozen_norm=config.norm == "frozen")
+    parts = _fpn if config.head == "fpn" else _c4
+    backbone, keywords = parts(stages, config, num_classes, with_masks, autocast_dtype)
+    kind = MaskRCNN if with_masks else FasterRCNN
+    detector: nn.Module = kind(
+        backbone,
+        num_classes=None if "box_predictor" in keywords else num_classes + 1,
+        rpn_pre_nms_top_n_train=2 * config.proposals,
+        rpn_pre_nms_top_n_test=config.proposals,
+        rpn_post_nms_top_n_train=config.proposals,
+        rpn_post_nms_top_n_test=config.proposals,
+        box_batch_size_per_image=config.sampled,
+        **keywords,
+    )
+    detector.transform = Prepared(config, preprocessing)
+    return detector.to(next(network.parameters()).device)
+
+
+def _anchors(config: DetectionConfig, count: int) -> list[float]:
+    return [config.smallest_anchor * 2**i for i in range(count)]
+
+
+def _fpn(
+    stages: Sequence[Stage],
+    config: DetectionConfig,
+    num_classes: int,
+    with_masks: bool,
+    autocast_dtype: torch.dtype | None,
+) -> tuple[Levels, dict[str, Any]]:
+    """A pyramid on the stages from `finest_level` on, and one level above it for the anchors."""
+    used = stages[config.finest_level - 2 :]
+    pyramid = FeaturePyramidNetwork(
+        [stage.channels for stage in used],
+        config.width,
+        extra_blocks=LastLevelMaxPool(),
+        norm_layer=nn.BatchNorm2d if config.norm == "batch" else None,
+    )
+    names = [str(i) for i in range(len(used))]
+    pool = partial(MultiScaleRoIAlign, names, sampling_ratio=2)
+    sizes = tuple((size,) for size in _anchors(config, len(used) + 1))
+    keywords: dict[str, Any] = {
+        "rpn_anchor_generator": AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
+        "box_roi_pool": pool(output_size=7),
+        "box_head": TwoMLPHead(config.width * 7 * 7, config.head_width),
+        "box_predictor": FastRCNNPredictor(config.head_width, num_classes + 1),
+    }
+    if with_masks:  # torchvision's own head, of 256 channels
+        keywords["mask_roi_pool"] = pool(output_size=14)
+        keywords["mask_predictor"] = MaskRCNNPredictor(256, 256, num_classes + 1)
+    return Levels(stages, pyramid, config.width, autocast_dtype), keywords
+
+
+def _c4(
+    stages: Sequence[Stage],
+    config: DetectionConfig,
+    num_classes: int,
+    with_masks: bool,
+    autocast_dtype: torch.dtype | None,
+) -> tuple[Levels, dict[str, Any]]:
+    """One level behind the third stage; the fourth runs on every region, for box and mask alike."""
+    *body, last = stages
+    pool = partial(MultiScaleRoIAlign, ["0"], output_size=C4_REGION, sampling_ratio=2)
+    sizes = tuple(_anchors(config, C4_ANCHORS))
+    keywords: dict[str, Any] = {
+        "rpn_anchor_generator": AnchorGenerator((sizes,), (RATIOS,)),
+        "box_roi_pool": pool(),
+        "box_head": nn.Sequential(last, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        "box_predictor": FastRCNNPredictor(last.channels, num_classes + 1),
+    }
+    if with_masks:
+        keywords["mask_roi_pool"] = pool()
+        keywords["mask_head"] = last
+        predictor = MaskRCNNPredictor(last.channels, C4_MASK_WIDTH, num_classes + 1)
+        keywords["mask_predictor"] = predictor
+    return Levels(body, None, body[-1].channels, autocast_dtype), keywords

@@ -1,0 +1,149 @@
+"""The detection protocol: every checkpoint's backbone in a detector of its own, trained alike."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import torch
+
+from pipeline.errors import InputError
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.detection.annotations import BoxSet
+from training.evaluate.detection.average_precision import Kind, average_precisions
+from training.evaluate.detection.box_sets import box_pair
+from training.evaluate.detection.coco_tools import coco_tools
+from training.evaluate.detection.network import build_detector
+from training.evaluate.detection.stages import check_adapter
+from training.evaluate.detection.train import detect, train_detector
+from training.evaluate.results import Result
+from training.evaluate.subject import Subject, load_subjects
+
+NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
+
+
+def detection(
+    config: EvaluateConfig, device: torch.device, say: Callable[[str], None]
+) -> Iterator[list[Result]]:
+    """Train and score a detector for every checkpoint, one after the other, in this process.
+
+    All of them see the same batches, and their new weights are the same.
+
+    Args:
+        config: what is scored, how, and on what; paths absolute.
+        device: that computes.
+        say: is told of the data and the progress.
+
+    Yields:
+        The figures of each checkpoint, as soon as they are there.
+
+    Raises:
+        InputError: data or checkpoints that cannot be read or do not fit; masks asked for where
+            there are none; an architecture without an adapter; no pycocotools.
+    """
+    coco_tools("mask")  # said before anything is trained, not behind it
+    settings = config.detection
+    train, val = box_pair(
+        config.train,
+        config.val,
+        classes=settings.classes,
+        val_share=settings.val_share,
+        seed=config.seed,
+    )
+    with_masks = wants_masks(settings.masks, train, val)
+    subjects = load_subjects(
+        config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
+    )
+    for subject in subjects:
+        check_adapter(subject.info.architecture)
+    for part, images in (("training", train), ("validation", val)):
+        say(
+            f"{part}: {images.num_images} images of {images.root}, {images.num_boxes} boxes; "
+            f"{images.num_empty} images without a box; image files without an annotation, left "
+            f"out: {images.num_left_out}"
+        )
+    for subject in subjects:
+        yield _score(subject, train, val, config, device, say, with_masks=with_masks)
+
+
+def wants_masks(masks: str, train: BoxSet, val: BoxSet) -> bool:
+    """Whether a detector gives masks.
+
+    Raises:
+        InputError: it is to, and an object has none.
+    """
+    lacking = next((images for images in (train, val) if not images.has_outlines), None)
+    if masks == "yes" and lacking is not None:
+        raise InputError(
+            f"detection.masks yes, but not every box of {lacking.root} has a mask (COCO's "
+            "segmentation): give those, or leave the masks out"
+        )
+    return masks != "no" and lacking is None
+
+
+def _score(
+    subject: Subject,
+    train: BoxSet,
+    val: BoxSet,
+    config: EvaluateConfig,
+    device: torch.device,
+    say: Callable[[str], None],
+    *,
+    with_masks: bool,
+) -> list[Result]:
+    settings, threads = config.detection, min(8, os.cpu_count() or 1)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        detector = build_detector(
+            subject.network,
+            subject.info.architecture,
+            subject.info.preprocessing,
+            settings,
+            num_classes=len(train.class_names),
+            with_masks=with_masks,
+            autocast_dtype=torch.bfloat16 if config.bf16 else None,
+        )
+        train_detector(
+            detector,
+            train,
+            settings,
+            with_masks=with_masks,
+            device=device,
+            seed=config.seed,
+            num_threads=threads,
+            say=lambda line: say(f"{subject.name}: {line}"),
+        )
+    found = detect(
+        detector, val, device=device, batch_size=settings.batch_size, num_threads=threads
+    )
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
+    about = {
+        "bf16": config.bf16,
+        "device": device.type,
+        "classes": list(val.class_names),
+        "boxes_train": train.num_boxes,
+        "boxes_val": val.num_boxes,
+        "images_left_out": train.num_left_out + val.num_left_out,
+    }
+    return [
+        Result(
+            checkpoint=subject.name,
+            encoder=subject.encoder,
+            architecture=subject.info.architecture,
+            checkpoint_digest=subject.digest,
+            train=str(train.root),
+            val=str(val.root),
+            train_digest=train.digest,
+            val_digest=val.digest,
+            protocol="detection",
+            variant=settings.head,
+            seed=config.seed,
+            name=f"{NAMES[kind]} {measure}",
+            figure=precision.figure,
+            interval=precision.interval,
+            num_train=train.num_images,
+            num_val=val.num_images,
+            settings=asdict(settings) | about | {"with_masks": with_masks},
+        )
+        for kind in kinds
+        for measure, precision in average_precisions(val, found, kind, seed=config.seed).items()
+    ]
