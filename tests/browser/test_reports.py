@@ -118,7 +118,8 @@ def test_a_report(tab: Browser, pages: dict[str, Path], name: str) -> None:
 def test_the_checks_see_what_is_wrong(tab: Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
-        '<body style="margin:0"><img src="http://127.0.0.1:9/x.png"><p style="width:2000px">wide</p>'
+        '<body style="margin:0"><img src="http://127.0.0.1:9/x.png">'
+        '<p style="width:2000px">wide</p>'
         "<script>throw new Error('broken')</script></body>"
     )
     tab.open(page, width=390, height=844, dark=False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+Mark = Literal["line", "dash", "dots", "dot", "box", "ring"]
 SERIES = 8
 """Colours that tell series apart."""
 
@@ -13,13 +14,13 @@ class Key(NamedTuple):
 
     Attributes:
         label: what is drawn so.
-        colour: number of the series' colour; -1: the muted one of references.
+        colour: number of a series, or the name of another colour of the page.
         mark: how it is drawn.
     """
 
     label: str
-    colour: int
-    mark: Literal["line", "dash", "dot", "box", "ring"] = "line"
+    colour: int | str
+    mark: Mark = "line"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def render(page: Page, made: datetime | None = None) -> str:
 
 
 def _key_colour(key: Key) -> str:
-    return "var(--muted)" if key.colour < 0 else f"var(--s{key.colour})"
+    return f"var(--{key.colour})" if isinstance(key.colour, str) else f"var(--s{key.colour})"
 
 
 def _version() -> str:

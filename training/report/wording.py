@@ -1,6 +1,7 @@
 """Numbers as people read them, with their units."""
 
 import math
+from pathlib import Path
 
 
 def count(number: int, one: str = "", many: str = "") -> str:
@@ -45,3 +46,8 @@ def shortened(text: str, length: int) -> str:
         return text
     head = (length - 1) // 2
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+
+
+def folder_title(folder: Path) -> str:
+    """A folder's name with the one above it: `flowers/train`."""
+    return "/".join(part for part in folder.parts[-2:] if part != folder.anchor)

@@ -67,12 +67,15 @@ def rewrite(folder: Path, **changes: object) -> None:
 def test_a_finished_run_has_all_its_parts(done: Path) -> None:
     page = page_of(done / "run")
     assert page.summary.startswith("resnet18 by moco_v2, finished: 2 epochs in 4 steps.")
-    assert titles(blocks(page, "learning"))[:2] == ["Loss", "Weighted nearest neighbours, top-1, %"]
-    assert titles(blocks(page, "speed")) == [
-        "Images a second, images/s",
-        "Time spent waiting for data, % of a step",
+    assert titles(blocks(page, "learning"))[:2] == [
+        "Loss",
+        "Weighted nearest neighbours, top-1,\u00a0%",
     ]
-    assert "Similarity of a query to, cosine" in titles(blocks(page, "telemetry"))
+    assert titles(blocks(page, "speed")) == [
+        "Images a second,\u00a0images/s",
+        "Time spent waiting for data,\u00a0% of a step",
+    ]
+    assert "Cosine similarity of a query to" in titles(blocks(page, "telemetry"))
     (_, sheet) = blocks(page, "masks")
     assert isinstance(sheet, Gallery)
     assert len(sheet.cards) == 2
@@ -102,9 +105,7 @@ def test_the_record_of_settings_gives_the_configuration_back(done: Path) -> None
         ("balanced", "high_pass", "released"),
     ],
 )
-def test_masks_are_drawn_as_they_were(
-    done: Path, strategy: str, fill: str, behaviour: str
-) -> None:
+def test_masks_are_drawn_as_they_were(done: Path, strategy: str, fill: str, behaviour: str) -> None:
     state = read_run(done / "run")
     assert state.config is not None
     masks = MaskConfig(strategy=strategy, behaviour=behaviour)  # type: ignore[arg-type]
@@ -112,9 +113,7 @@ def test_masks_are_drawn_as_they_were(
     info = load_dataset_info(config.shards)
     data = BatchDataset(config.shards, info, config.stream, rank=0, world_size=1)
     step = 3  # the second step of the second epoch
-    seen = build_inputs(
-        data[step], masks=masks, fill=fill_named(fill), negatives=(View.NEGATIVE,)
-    )
+    seen = build_inputs(data[step], masks=masks, fill=fill_named(fill), negatives=(View.NEGATIVE,))
     redrawn = Redrawn(replace(state, config=config))
     for row in (0, 7):
         found = redrawn.views(int(data.sample_ids(step)[row]), epoch=1)
@@ -152,8 +151,7 @@ def test_an_unfinished_run(copied: Path) -> None:
 
 
 def test_a_run_that_has_not_begun(copied: Path) -> None:
-    for name in ("metrics.jsonl", "progress.log", "contact_sheet.png"):
-        (copied / name).unlink()
+    (copied / "metrics.jsonl").unlink()
     shutil.rmtree(copied / "backbone")
     shutil.rmtree(copied / "checkpoints")
     page = page_of(copied)
@@ -170,11 +168,10 @@ def test_shards_that_are_gone(copied: Path) -> None:
     assert "There is no map: no shards at /gone/val" in words(blocks(page, "map"))
     write_report(ReportConfig(folder=copied))
     shutil.rmtree(copied / "backbone")
-    # the progress still tells how long an epoch is
-    assert read_run(copied).steps_per_epoch == 2
-    (copied / "progress.log").unlink()
     unknown = page_of(copied)
     assert "4 steps recorded; whether that is all is not known" in unknown.summary
+    (copied / "progress.log").write_text("epoch 1.00/2 step 2/4 loss 5.9\nepoch 2.00/2 st")
+    assert read_run(copied).steps_per_epoch == 2
 
 
 def test_other_shards_at_the_same_place(copied: Path) -> None:
@@ -200,7 +197,7 @@ def test_a_damaged_sample_costs_itself(copied: Path, done: Path, tmp_path: Path)
     shards = shutil.copytree(done / "train", tmp_path / "train")
     for tar in (shards / "shards").iterdir():
         data = bytearray(tar.read_bytes())
-        for match in list(re.finditer(rb"\xff\xd8\xff", data))[::2]:
+        for match in list(re.finditer(rb"\xff\xd8\xff", data)):
             data[match.start() : match.start() + 300] = bytes(300)
         tar.write_bytes(data)
     rewrite(copied, shards=str(shards))

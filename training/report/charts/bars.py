@@ -11,8 +11,8 @@ from training.report.charts.theme import INK, MUTED, NARROW, RULE, drawing, seri
 from training.report.page import Chart
 from training.report.wording import count, figure, shortened
 
-BAR_INCHES = 0.27
-LONGEST_NAME = 26
+BAR_INCHES = 0.28
+LONGEST_NAME = 22
 
 
 def histogram(

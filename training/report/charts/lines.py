@@ -1,7 +1,7 @@
 """Curves over steps or epochs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,9 +9,18 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from training.report.charts.theme import MUTED, drawing, series_colour, to_svg
-from training.report.page import Chart, Key
+from training.report.page import Chart, Key, Mark
 from training.report.wording import figure as shown
 
+NO_BREAK = "\u00a0"
+NICE = (1, 2, 5, 10)
+"""Steps between ticks, times a power of ten."""
+STROKES: Sequence[tuple[Mark, Any]] = (
+    ("line", "-"),
+    ("dash", (0, (5, 2))),
+    ("dots", (0, (1.2, 1.6))),
+)
+"""Curves that lie over each other are both seen, and differ in more than colour."""
 FEW = 12
 """Up to so many points each has a mark: between them nothing was measured."""
 
@@ -54,31 +63,43 @@ def line_chart(
         from_zero: whether the axis begins at 0.
         note: a line below.
     """
-    keys = [Key(one.label, number) for number, one in enumerate(series)] if len(series) > 1 else []
+    keys = [Key(one.label, i, STROKES[i % len(STROKES)][0]) for i, one in enumerate(series)]
+    keys = keys if len(series) > 1 else []
     alt = f"{title}. " + " ".join(_in_words(one, x_label, unit) for one in series)
     with drawing() as (figure, axes):
         for number, one in enumerate(series):
             marker = "o" if len(one.x) <= FEW else ""
-            axes.plot(one.x, one.y, color=series_colour(number), marker=marker, markersize=3.5)
+            axes.plot(
+                one.x,
+                one.y,
+                color=series_colour(number),
+                linestyle=STROKES[number % len(STROKES)][1],
+                marker=marker,
+                markersize=3.5,
+            )
         if reference is not None and _fits(reference.value, series):
             axes.axhline(reference.value, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)))
             keys = keys or [Key(series[0].label, 0)]
-            keys.append(Key(reference.label, -1, "dash"))
+            keys.append(Key(reference.label, "muted", "dash"))
             alt += f" For comparison, {reference.label}: {shown(reference.value)}{_unit(unit)}."
         axes.set_xlabel(x_label)
         if from_zero:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * max(*axes.get_ylim(), 1e-12))
         few_ticks(axes)
         svg = to_svg(figure, name, alt)
     return Chart(
-        title=f"{title}, {unit}" if unit else title, svg=svg, alt=alt, keys=tuple(keys), note=note
+        title=f"{title},{NO_BREAK}{unit}" if unit else title,
+        svg=svg,
+        alt=alt,
+        keys=tuple(keys),
+        note=note,
     )
 
 
 def few_ticks(axes: Axes) -> None:
     """Ticks that do not touch each other on a phone."""
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=NICE))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=NICE))
 
 
 def _unit(unit: str) -> str:

@@ -1,12 +1,13 @@
 """Parallel coordinates: every trial a line through its values of all parameters."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.path import Path
 from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from numpy.typing import NDArray
 
 from training.report.charts.theme import (
@@ -110,7 +111,7 @@ def _draw(
 def _curve(values: Sequence[float], lying: bool) -> Path:
     """A smooth line that crosses every axis at a right angle."""
     points, codes = [(0.0, values[0])], [int(Path.MOVETO)]
-    for number, (before, after) in enumerate(zip(values, values[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(values)):
         points += [(number + 0.4, before), (number + 0.6, after), (number + 1.0, after)]
         codes += [int(Path.CURVE4)] * 3
     return Path([(y, x) for x, y in points] if lying else points, codes)

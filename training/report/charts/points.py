@@ -41,7 +41,7 @@ def class_map(
             of_class = labels_N == label
             axes.scatter(
                 *places_N2[of_class].T,
-                s=13,
+                s=17,
                 marker=SHAPES[label // SERIES % len(SHAPES)],
                 color=series_colour(label),
                 edgecolors=PAPER,

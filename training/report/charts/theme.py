@@ -27,10 +27,10 @@ NARROW, WIDE = (4.3, 2.6), (9.2, 3.6)
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 9.5,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 9.5,
+    "axes.labelsize": 10.5,
     "axes.edgecolor": RULE,
     "axes.linewidth": 1.0,
     "axes.spines.top": False,
@@ -101,9 +101,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     body = re.sub(r"font-family: ?[^;\"]+;? ?", "", body)
     body = re.sub(r"font: ?([\d.]+px) [^;\"]+", r"font-size: \1", body)
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", body))
-    body = re.sub(
-        r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body
-    )
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)
     body = re.sub(r"#010([234])([0-9a-f]{2})", _themed, body)
     label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

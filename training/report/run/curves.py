@@ -31,7 +31,9 @@ class Curve(NamedTuple):
 
 
 LEARNING = (
-    Curve("Loss", (("loss", "loss"),), note="Means over the steps between two lines of the record."),
+    Curve(
+        "Loss", (("loss", "loss"),), note="Means over the steps between two lines of the record."
+    ),
     Curve("Weighted nearest neighbours, top-1", (("knn", "kNN"),), "%"),
     Curve("Held-out contrastive loss", (("heldout_loss", "held-out loss"),)),
     Curve(
@@ -61,13 +63,12 @@ SPEED = (
 )
 MASKING = (
     Curve(
-        "Similarity of a query to",
+        "Cosine similarity of a query to",
         (
             ("positive_similarity", "its key"),
             ("negative_similarity", "other images"),
             ("hard_negative_similarity", "its hard negative"),
         ),
-        "cosine",
     ),
     Curve(
         "Masked share of the query",

@@ -62,8 +62,8 @@ def _blocks(run: RunState, config: ReportConfig) -> list[Block]:
     flat = flattened(features_MD.numpy().astype(np.float64), config.map)
     classes = len(images.class_names)
     alt = (
-        f"Map of the features of {count(len(labels_M), 'image')} of {count(classes, 'class', 'classes')}, "
-        f"coloured by class. {flat.note}"
+        f"Map of the features of {count(len(labels_M), 'image')} of "
+        f"{count(classes, 'class', 'classes')}, coloured by class. {flat.note}"
     )
     words = Words(
         text=f"{count(len(labels_M), 'image')} of {place}, evenly over the set: features of the "

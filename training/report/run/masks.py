@@ -24,10 +24,10 @@ from training.report.wording import percent, shortened
 EPOCHS_SHOWN = 4
 TILE = 256
 LEGEND = (
-    Key("foreground", 4, "box"),
-    Key("masked patch", 6, "dot"),
-    Key("crop of the query", 5, "box"),
-    Key("crop of the key", 2, "box"),
+    Key("foreground", "on-front", "box"),
+    Key("masked patch", "on-mask", "dot"),
+    Key("crop of the query", "on-query", "box"),
+    Key("crop of the key", "on-key", "box"),
 )
 COLUMNS = ("query", "key", "hard negative")
 
@@ -40,7 +40,9 @@ class Redrawn:
     """
 
     def __init__(self, run: RunState) -> None:
-        assert run.config is not None and run.info is not None and run.steps_per_epoch is not None
+        assert run.config is not None
+        assert run.info is not None
+        assert run.steps_per_epoch is not None
         self.config: PretrainConfig = run.config
         self.fill: Fill = fill_named(self.config.fill)
         self._info = run.info
@@ -128,6 +130,7 @@ def _blocks(run: RunState, count: int) -> list[Block]:
         f"The run's first samples {when}, drawn again from its seed, as the encoders saw them: "
         f"strategy {masks.strategy}, fill {redrawn.config.fill}."
     )
+    words += " Below a view: the masked share of its foreground / of its background."
     if masks.strategy == "none":
         words += " No view is masked."
     if not used:
@@ -163,7 +166,9 @@ def _card(redrawn: Redrawn, number: int, epochs: list[int]) -> Card:
     for epoch in epochs:
         found = redrawn.views(number, epoch)
         if found is None:
-            strips.append(Strip((), f"Epoch {epoch + 1}: left out, in the last incomplete batch."))
+            strips.append(
+                Strip((), f"Epoch {epoch + 1} left it out: it was in the last incomplete batch.")
+            )
             continue
         strips.append(_epoch_strip(redrawn, *found, key, epoch))
     return Card(title=shortened(key, 60), strips=strips)
@@ -174,9 +179,7 @@ def _crop_boxes(redrawn: Redrawn, number: int, epoch: int, height: int, width: i
     return boxes_overlay({"q": tuple(query), "k": tuple(crop)}, height, width)
 
 
-def _epoch_strip(
-    redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int
-) -> Strip:
+def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
     grid = redrawn.config.views.grid
     negatives_BCHW = inputs.negatives[View.KEY][0]
     views = {
@@ -185,7 +188,6 @@ def _epoch_strip(
         View.NEGATIVE: negatives_BCHW[min(row, len(negatives_BCHW) - 1)],
     }
     pictures: list[Picture] = []
-    shares: list[str] = []
     for title, (view, pixels_CHW) in zip(COLUMNS, views.items(), strict=True):
         source = View.QUERY if view == View.QUERY else View.KEY
         foreground_GG = inputs.foreground_VBGG[source, row]
@@ -193,8 +195,7 @@ def _epoch_strip(
         said = "unmasked"
         if mask_CHW is not None:
             in_front, behind = masked_share(mask_CHW[None], foreground_GG[None])
-            said = f"{percent(float(in_front), 0)} / {percent(float(behind), 0)}"
-            shares.append(said)
+            said = f"{100 * float(in_front):.0f}/{percent(float(behind), 0)}"
         pictures.append(
             picture(
                 displayed(pixels_CHW, redrawn.fill.high_pass),
@@ -206,11 +207,11 @@ def _epoch_strip(
                     None if mask_CHW is None else _masked_patches(mask_CHW, grid),
                     grid=grid,
                 ),
-                label=f"{title}: {said}",
+                label=f"{title}, {said}",
                 crisp=redrawn.config.views.size <= 96,
             )
         )
-    return Strip(pictures, f"Epoch {epoch + 1}. Masked share of foreground / background.")
+    return Strip(pictures, f"Epoch {epoch + 1}")
 
 
 def _masked_patches(mask_CHW: torch.Tensor, grid: int) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from training.report.run.feature_map import map_section
 from training.report.run.masks import masks_section
 from training.report.run.settings import provenance_section, settings_section
 from training.report.run.state import RunState, read_run
-from training.report.wording import count, duration, figure
+from training.report.wording import count, duration, figure, folder_title
 
 IMAGES_A_CARD = 6
 """So many images of a shard set's sheet count as one sample of a run's, which takes more room."""
@@ -23,7 +23,7 @@ def run_page(config: ReportConfig) -> Page:
     """
     run = read_run(config.folder)
     return Page(
-        title=run.folder.name,
+        title=folder_title(run.folder),
         kicker="pretraining run",
         place=str(run.folder),
         summary=summary(run),
@@ -57,7 +57,7 @@ def summary(run: RunState) -> str:
         )
     knn = run.column("knn")
     if knn is not None and len(knn[1]) > 1 and knn[0][0] == 0:
-        stands += f" kNN went from {knn[1][0]:.1f} % untrained to {knn[1][-1]:.1f} %."
+        stands += f" kNN went from {knn[1][0]:.2f} % untrained to {knn[1][-1]:.2f} %."
     return stands
 
 

@@ -34,7 +34,7 @@ def settings_section(run: RunState) -> Section:
         rows = [(name, _text(value), _text(defaults.get(name))) for name, value in changed.items()]
         blocks.append(
             Table(
-                caption="Settings other than the defaults of the program that wrote this report",
+                caption="Settings that differ from the defaults",
                 head=("setting", "this run", "default"),
                 rows=rows,
             )

@@ -30,14 +30,10 @@ def size_blocks(rows: Rows) -> list[Block]:
         lines.append(Words(text=f"Every image has the aspect {aspect[0]:.3g} (width by height)."))
     else:
         charts.append(
-            histogram(
-                "aspect", "Aspect, images", aspect, x_label="width by height", log_x=True
-            )
+            histogram("aspect", "Aspect, images", aspect, x_label="width by height", log_x=True)
         )
     charts.append(
-        histogram(
-            "bytes", "Stored image, images", stored, x_label="kB", unit="kB", log_x=True
-        )
+        histogram("bytes", "Stored image, images", stored, x_label="kB", unit="kB", log_x=True)
     )
     return [*lines, Charts(charts=charts)]
 

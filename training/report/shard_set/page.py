@@ -17,7 +17,7 @@ from training.report.shard_set.distributions import (
 )
 from training.report.shard_set.rows import Rows, read_rows
 from training.report.shard_set.sheet import Sheet, extremes, spread_out
-from training.report.wording import count, percent
+from training.report.wording import count, folder_title, percent
 
 
 def shard_set_page(config: ReportConfig) -> Page:
@@ -40,7 +40,9 @@ def shard_set_page(config: ReportConfig) -> Page:
         ("saliency", str(info.saliency.get("source", "unknown"))),
     ]
     if info.num_images:
-        facts.append(("median foreground", percent(float(np.median(rows.column("foreground_share"))))))
+        facts.append(
+            ("median foreground", percent(float(np.median(rows.column("foreground_share")))))
+        )
     sections = [
         *(_about_images(config, folder, rows) if info.num_images else ()),
         Section(anchor="rejected", title="Rejected", blocks=rejected_blocks(folder, info)),
@@ -48,7 +50,7 @@ def shard_set_page(config: ReportConfig) -> Page:
         Section(anchor="origin", title="Origin", blocks=origin_blocks(info)),
     ]
     return Page(
-        title=folder.name,
+        title=folder_title(folder),
         kicker="shard set",
         place=str(folder),
         summary=_summary(folder),
@@ -90,15 +92,15 @@ def _about_images(config: ReportConfig, folder: Path, rows: Rows) -> list[Sectio
         ("most", "Most salient", most),
         ("least", "Least salient", least),
     ):
-        line = Words(text=f"The {len(numbers)} images of the {anchor} mean saliency: {_WHY[anchor]}")
+        line = Words(
+            text=f"The {len(numbers)} images of the {anchor} mean saliency: {_WHY[anchor]}"
+        )
         blocks: list[Block] = [line, *sheet.blocks(numbers)]
         if numbers:
             sections.append(Section(anchor=anchor, title=title, blocks=blocks))
     sections.append(Section(anchor="sizes", title="Sizes", blocks=size_blocks(rows)))
     if info.has_labels:
-        sections.append(
-            Section(anchor="classes", title="Classes", blocks=class_blocks(rows, info))
-        )
+        sections.append(Section(anchor="classes", title="Classes", blocks=class_blocks(rows, info)))
     return sections
 
 

@@ -13,7 +13,7 @@ from pipeline.errors import ImageError, InputError
 from pipeline.manifest import DatasetInfo
 from pipeline.shards import ShardSetReader
 from training.masking.foreground import foreground
-from training.report.page import Block, Card, Gallery, Key, Strip, missing
+from training.report.page import Block, Card, Gallery, Strip, missing
 from training.report.pictures import Pixels, dimmed, grid_overlay, heat, picture, shrunk
 from training.report.shard_set.rows import Rows, read_sources
 from training.report.wording import count, percent, shortened
@@ -22,7 +22,6 @@ GRID = 7
 """Patches along a side, as for the foreground share in the manifest."""
 TILE = 220
 LONGEST_NAME = 48
-LEGEND = (Key("foreground", 4, "box"),)
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,7 @@ class Sheet:
         blocks: list[Block] = [Gallery(cards=cards)] if cards else []
         if broken:
             blocks.append(
-                missing(
-                    f"{count(len(broken), 'image')} could not be shown; the first: {broken[0]}"
-                )
+                missing(f"{count(len(broken), 'image')} could not be shown; the first: {broken[0]}")
             )
         return blocks
 

@@ -54,7 +54,10 @@ class ParameterAxis:
             ends = np.linspace(self.working.min(), self.working.max(), 4)
             known = np.array([float(f"{end:.2g}") for end in (10**ends if self.log else ends)])
         places = self._unit(np.log10(known) if self.log else known).clip(0, 1)
-        return [(place, figure(value)) for place, value in zip(places.tolist(), known.tolist(), strict=True)]
+        return [
+            (place, figure(value))
+            for place, value in zip(places.tolist(), known.tolist(), strict=True)
+        ]
 
     def _unit(self, working: NDArray[np.float64]) -> NDArray[np.float64]:
         low, high = self.working.min(), self.working.max()

@@ -11,7 +11,7 @@ from training.report.sweep.sections import (
 )
 from training.report.sweep.state import FINISHED, Sweep, read_sweep
 from training.report.sweep.trials import plan_section, trials_section
-from training.report.wording import count, duration, figure
+from training.report.wording import count, duration, figure, folder_title
 
 STATES = (FINISHED, "stopped", "failed", "running")
 
@@ -35,7 +35,7 @@ def sweep_page(config: ReportConfig) -> Page:
         text = sweep.problem or f"No trial has a value of {sweep.objective} yet."
         drawn = [Section(anchor="parameters", title="Objective", blocks=(missing(text),))]
     return Page(
-        title=sweep.folder.name,
+        title=folder_title(sweep.folder),
         kicker=f"sweep {sweep.plan.get('name') or ''}".strip(),
         place=str(sweep.folder),
         summary=_summary(sweep),

@@ -123,14 +123,12 @@ def importance_section(sweep: Sweep, axes: list[ParameterAxis]) -> Section:
         rounded = [(name, float(round(share))) for name, share in known]
         blocks += [
             Words(
-                text=f"Share of the variance of {sweep.objective} over {count(len(values), 'trial')} "
-                "that each parameter explains alone, adjusted for its number of values. What "
-                "parameters do only together is not in it, and stopped trials count with the last "
-                "value they had."
+                text=f"Share of the variance of {sweep.objective} over "
+                f"{count(len(values), 'trial')} that each parameter explains alone, adjusted for "
+                "its number of values. What parameters do only together is not in it, and stopped "
+                "trials count with the last value they had."
             ),
-            Charts(
-                charts=(named_bars("importance", "Explained share", rounded, unit="%"),)
-            ),
+            Charts(charts=(named_bars("importance", "Explained share", rounded, unit="%"),)),
         ]
         if len(values) < ENOUGH:
             blocks.append(

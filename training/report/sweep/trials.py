@@ -15,19 +15,18 @@ def trials_section(sweep: Sweep) -> Section:
     parameters = sweep.parameters
     head = ["trial", sweep.objective, "status", *parameters, "epochs", "time"]
     head += [name.removeprefix(METRIC) for name in metrics]
-    rows = []
-    for row in sorted(sweep.rows, key=lambda row: _order(sweep, row)):
-        rows.append(
-            [
-                str(row["trial"]),
-                figure(row["objective"]),
-                str(row["status"]),
-                *(value_text(sweep.value(row, name)) for name in parameters),
-                figure(row["epochs"]),
-                duration(float(row["seconds"] or 0)),
-                *(figure(row.get(name)) for name in metrics),
-            ]
-        )
+    rows = [
+        [
+            str(row["trial"]),
+            figure(row["objective"]),
+            str(row["status"]),
+            *(value_text(sweep.value(row, name)) for name in parameters),
+            figure(row["epochs"]),
+            duration(float(row["seconds"] or 0)),
+            *(figure(row.get(name)) for name in metrics),
+        ]
+        for row in sorted(sweep.rows, key=lambda row: _order(sweep, row))
+    ]
     numeric = [0, 1, *range(3, len(head))]
     best = sweep.best()
     marked = None
