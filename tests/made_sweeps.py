@@ -36,7 +36,7 @@ def trials(number: int) -> list[dict[str, Any]]:
         rate = float(10 ** rng.uniform(-3, -1))
         fill = str(rng.choice(["mean", "blur", "high_pass"]))
         ratio = str(rng.choice(["0.05:0.25", "0.2:0.4", "0.4"]))
-        status = ("finished", "stopped", "finished", "stopped")[trial % 4]
+        status = ("finished", "stopped")[trial % 2]
         knn = 45 - 12 * (np.log10(rate) + 1.8) ** 2 + 2 * (fill == "blur") + rng.normal(0, 0.8)
         failed = trial == 5
         rows.append(

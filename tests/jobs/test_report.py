@@ -130,6 +130,7 @@ def test_bad_input(tmp_path: Path, report: Callable[..., Done]) -> None:
     for options, message in (
         ((tmp_path / "nowhere",), "nowhere does not exist: wanted the folder of a shard set"),
         ((tmp_path / "file",), "file is a file"),
+        (("s3://bucket/shards",), "a report reads a local or mounted folder"),
         ((half,), "no complete shard set at .*dataset.json is missing"),
         ((checkpoint,), "is a checkpoint: name the run"),
         ((other,), "holds neither a shard set .* nor a run .* nor a sweep"),

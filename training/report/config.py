@@ -36,6 +36,10 @@ class ReportConfig:
     """At most so many images on the map, 0 for no map."""
 
     def __post_init__(self) -> None:
+        if self.folder.parts and self.folder.parts[0].endswith(":"):  # s3://bucket/prefix, say
+            raise InputError(
+                f"a report reads a local or mounted folder, not {self.folder}: mount or copy it"
+            )
         if not 1 <= self.images <= 240:
             raise InputError(f"--images {self.images} must be from 1 to 240")
         if self.map_images < 0:

@@ -49,7 +49,7 @@ def test_a_finished_sweep_has_all_its_parts(tmp_path: Path) -> None:
     assert table.rows[-1][1:3] == ["–", "failed"]  # noqa: RUF001
     assert "Trial 5 failed: the loss is no longer finite" in words(section(page, "trials"))
     assert "-0.93 (Spearman" in words(section(page, "plan"))
-    assert page.summary.startswith("Finished: 24 trials. The highest knn is ")
+    assert page.summary.startswith("Finished: 24 trials. The highest kNN is ")
     assert "0.05–0.25" in str(table.rows)  # noqa: RUF001
 
 
@@ -123,7 +123,7 @@ def test_a_sweep_without_trials_or_values_says_so(tmp_path: Path) -> None:
     for row in rows:
         row["objective"] = None
     page = page_of(write_sweep(tmp_path / "none", rows=rows, finished=False))
-    assert "No trial has a value of knn yet" in words(section(page, "parameters"))
+    assert "No trial has a value of kNN yet" in words(section(page, "parameters"))
 
 
 def test_trials_that_do_not_differ(tmp_path: Path) -> None:

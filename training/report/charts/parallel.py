@@ -61,7 +61,7 @@ def parallel_coordinates(
     """
     drawn = []
     for lying in (False, True):
-        size = (NARROW[0], 0.55 + 0.75 * len(scales)) if lying else WIDE
+        size = (NARROW[0], 0.4 + 0.95 * len(scales)) if lying else WIDE
         with drawing(size) as (figure, axes):
             _draw(axes, scales, quality, best, lying)
             drawn.append(to_svg(figure, f"{name}-{'lying' if lying else 'upright'}", alt))
@@ -99,7 +99,8 @@ def _draw(
             aligned = ("center", "top") if lying else ("left", "center")
             axes.text(*where, shortened(tick, 16), ha=aligned[0], va=aligned[1], **text)  # type: ignore[arg-type]
         if lying:
-            axes.text(0, number - 0.12, scale.label, ha="left", va="bottom", color=INK)
+            named = text | {"color": INK, "fontsize": 9.5}
+            axes.text(0, number - 0.1, scale.label, ha="left", va="bottom", **named)  # type: ignore[arg-type]
         else:
             axes.text(number, 1.06, scale.label, ha="center", va="bottom", color=INK)
     if lying:

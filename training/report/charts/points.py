@@ -89,13 +89,11 @@ def objective_over(
         alt: what it shows.
         whole: bool [n]: trials that ran to their end; others are drawn as rings.
         best: index of the best trial, which is marked.
-        ticks: places with names, where the parameter is no number.
+        ticks: places with names; none: the axis finds its own.
         log_x: whether the axis is logarithmic.
         keys: legend.
     """
     with drawing() as (drawn, axes):
-        if log_x:
-            axes.set_xscale("log")
         colour = series_colour(0)
         axes.scatter(x[whole], y[whole], s=30, color=colour)
         axes.scatter(x[~whole], y[~whole], s=26, facecolors="none", edgecolors=colour)
@@ -103,11 +101,12 @@ def objective_over(
             axes.scatter(x[[best]], y[[best]], s=110, facecolors="none", edgecolors=INK)
         axes.set_xlabel(x_label)
         few_ticks(axes)
-        if ticks is not None:
-            axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
-            axes.set_xlim(ticks[0][0] - 0.6, ticks[-1][0] + 0.6)
-        elif log_x:
+        if log_x:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        if ticks is not None:
+            axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
+            axes.set_xticks([], minor=True)
+        axes.margins(x=0.12)
         svg = to_svg(drawn, name, alt)
     return Chart(title=title, svg=svg, alt=alt, keys=keys)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.report.config import ReportConfig
 from training.report.page import Block, Facts, Page, Section, Words
 from training.report.shard_set.about import copy_blocks, origin_blocks, rejected_blocks
@@ -44,7 +44,7 @@ def shard_set_page(config: ReportConfig) -> Page:
             ("median foreground", percent(float(np.median(rows.column("foreground_share")))))
         )
     sections = [
-        *(_about_images(config, folder, rows) if info.num_images else ()),
+        *(_about_images(config, info, rows) if info.num_images else ()),
         Section(anchor="rejected", title="Rejected", blocks=rejected_blocks(folder, info)),
         Section(anchor="copies", title="Copies", blocks=copy_blocks(folder, info, rows)),
         Section(anchor="origin", title="Origin", blocks=origin_blocks(info)),
@@ -53,14 +53,13 @@ def shard_set_page(config: ReportConfig) -> Page:
         title=folder_title(folder),
         kicker="shard set",
         place=str(folder),
-        summary=_summary(folder),
+        summary=_summary(folder, info),
         facts=Facts(pairs=facts),
         sections=sections,
     )
 
 
-def _summary(folder: Path) -> str:
-    info = load_dataset_info(folder)
+def _summary(folder: Path, info: DatasetInfo) -> str:
     try:
         check_shards(folder, info)
     except InputError as error:
@@ -72,9 +71,8 @@ def _summary(folder: Path) -> str:
     )
 
 
-def _about_images(config: ReportConfig, folder: Path, rows: Rows) -> list[Section]:
-    info = load_dataset_info(folder)
-    sheet = Sheet(folder, info, rows)
+def _about_images(config: ReportConfig, info: DatasetInfo, rows: Rows) -> list[Section]:
+    sheet = Sheet(config.folder, info, rows)
     most, least = extremes(rows, max(1, config.images // 4))
     words = Words(
         text=f"{min(config.images, info.num_images)} of {count(info.num_images, 'image')}, at "

@@ -44,6 +44,13 @@ class ParameterAxis:
         """Places in [0, 1], in the middle where all are the same."""
         return self._unit(self.working)
 
+    def ticks(self) -> list[tuple[float, str]] | None:
+        """Places with their names, where there are few; else an axis of numbers finds its own."""
+        if self.named:
+            return [(float(place), name) for place, name in enumerate(self.named)]
+        known = np.unique(self.values).tolist()
+        return None if len(known) > MOST_TICKS else [(value, figure(value)) for value in known]
+
     def unit_ticks(self) -> list[tuple[float, str]]:
         """Places in [0, 1] with their names."""
         if self.named:

@@ -32,7 +32,7 @@ def sweep_page(config: ReportConfig) -> Page:
             importance_section(sweep, axes),
         ]
     else:
-        text = sweep.problem or f"No trial has a value of {sweep.objective} yet."
+        text = sweep.problem or f"No trial has a value of {sweep.title} yet."
         drawn = [Section(anchor="parameters", title="Objective", blocks=(missing(text),))]
     return Page(
         title=folder_title(sweep.folder),
@@ -60,7 +60,7 @@ def _summary(sweep: Sweep) -> str:
     )
     looked_for = "highest" if sweep.highest else "lowest"
     return (
-        f"{stands} The {looked_for} {sweep.objective} is {figure(row['objective'])}, of trial "
+        f"{stands} The {looked_for} {sweep.title} is {figure(row['objective'])}, of trial "
         f"{row['trial']}: {settings}."
     )
 
@@ -74,7 +74,7 @@ def _facts(sweep: Sweep) -> list[tuple[str, str]]:
     epochs = sum(float(row["epochs"] or 0) for row in sweep.rows)
     seconds = sum(float(row["seconds"] or 0) for row in sweep.rows)
     return [
-        (f"best {sweep.objective}", score),
+        (f"best {sweep.title}", score),
         *facts,
         ("parameters", count(len(sweep.parameters))),
         ("epochs trained", figure(epochs)),

@@ -53,7 +53,7 @@ def _over(sweep: Sweep, axis: ParameterAxis) -> Chart:
             same = np.flatnonzero(places == place)
             places[same] += np.linspace(-0.12, 0.12, len(same)) if len(same) > 1 else 0
     alt = (
-        f"{sweep.objective} of {len(values)} trials over {axis.name}: from "
+        f"{sweep.title} of {len(values)} trials over {axis.name}: from "
         f"{figure(float(values.min()))} to {figure(float(values.max()))}; the best, "
         f"{figure(float(values[best]))}, at {axis.texts[best]}."
     )
@@ -66,14 +66,14 @@ def _over(sweep: Sweep, axis: ParameterAxis) -> Chart:
         alt=alt,
         whole=whole,
         best=best,
-        ticks=list(enumerate(axis.named)) or None,
+        ticks=axis.ticks(),
         log_x=axis.log,
         keys=keys if not whole.all() else (),
     )
 
 
 def _unit(sweep: Sweep) -> str:
-    return {"knn": "kNN, %", "heldout_loss": "Held-out loss"}.get(sweep.objective, sweep.objective)
+    return f"{sweep.title}, %" if sweep.objective == "knn" else sweep.title
 
 
 def parallel_section(sweep: Sweep, axes: list[ParameterAxis]) -> Section:
@@ -123,7 +123,7 @@ def importance_section(sweep: Sweep, axes: list[ParameterAxis]) -> Section:
         rounded = [(name, float(round(share))) for name, share in known]
         blocks += [
             Words(
-                text=f"Share of the variance of {sweep.objective} over "
+                text=f"Share of the variance of {sweep.title} over "
                 f"{count(len(values), 'trial')} that each parameter explains alone, adjusted for "
                 "its number of values. What parameters do only together is not in it, and stopped "
                 "trials count with the last value they had."

@@ -44,6 +44,11 @@ class Sweep:
         return str(self.plan["objective"]["name"])
 
     @property
+    def title(self) -> str:
+        """The objective as people call it."""
+        return {"knn": "kNN", "heldout_loss": "held-out loss"}.get(self.objective, self.objective)
+
+    @property
     def highest(self) -> bool:
         """Whether more of it is better."""
         return bool(self.plan["objective"]["mode"] == "max")

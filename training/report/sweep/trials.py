@@ -13,7 +13,7 @@ def trials_section(sweep: Sweep) -> Section:
     metrics = sorted({name for row in sweep.rows for name in row if name.startswith(METRIC)})
     metrics = [name for name in metrics if name != METRIC + sweep.objective]
     parameters = sweep.parameters
-    head = ["trial", sweep.objective, "status", *parameters, "epochs", "time"]
+    head = ["trial", sweep.title, "status", *parameters, "epochs trained", "time"]
     head += [name.removeprefix(METRIC) for name in metrics]
     rows = [
         [
@@ -27,7 +27,12 @@ def trials_section(sweep: Sweep) -> Section:
         ]
         for row in sorted(sweep.rows, key=lambda row: _order(sweep, row))
     ]
-    numeric = [0, 1, *range(3, len(head))]
+    texts = [
+        3 + place
+        for place, name in enumerate(parameters)
+        if any(isinstance(sweep.value(row, name), str | bool | None) for row in sweep.rows)
+    ]
+    numeric = [place for place in range(len(head)) if place not in (2, *texts)]
     best = sweep.best()
     marked = None
     if best is not None:
@@ -44,6 +49,9 @@ def trials_section(sweep: Sweep) -> Section:
         Words(text=f"Trial {row['trial']} failed: {row['message']}", tone="warning")
         for row in failed
     ]
+    if best is not None:
+        run = sweep.folder / str(sweep.scored[best]["run"])
+        words.append(Words(text=f"The run of the best trial lies in {run}."))
     return Section(anchor="trials", title="Trials", blocks=[*words, table])
 
 
