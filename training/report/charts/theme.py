@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from training.report.page import SERIES
 
@@ -24,7 +25,7 @@ LEVELS = 255
 NARROW, WIDE = (4.3, 2.6), (9.2, 3.6)
 """Inches of drawings, at 72 units an inch: a phone shows the first at about its own size."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
@@ -72,9 +73,8 @@ def level_colour(share: float) -> str:
 def drawing(size: tuple[float, float] = NARROW) -> Iterator[tuple[Figure, Axes]]:
     """A figure with one pair of axes, in the page's style."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
         FigureCanvasSVG(figure)
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr]
         yield figure, figure.add_subplot()
 
 

@@ -73,23 +73,9 @@ def read_rows(folder: Path, info: DatasetInfo) -> Rows:
 def _equal(hashes: NDArray[np.uint64]) -> list[list[int]]:
     """Groups of places with the same hash: 64 bits of sha256, which do not meet by chance."""
     order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(ordered) else []
-    groups = np.split(order, starts[1:]) if len(starts) else []
+    starts = np.flatnonzero(hashes[order][1:] != hashes[order][:-1]) + 1
+    groups = np.split(order, starts)
     return sorted(sorted(map(int, group)) for group in groups if len(group) > 1)
-
-
-def read_sources(folder: Path, info: DatasetInfo, numbers: set[int]) -> dict[int, str]:
-    """Names of some samples' source files."""
-    found: dict[int, str] = {}
-    first = 0
-    for shard in info.shards:
-        here = [number for number in numbers if first <= number < first + shard.num_images]
-        if here:
-            sources = read_manifest(folder, shard.name, ["source"])["source"]
-            found |= {number: sources[number - first].as_py() for number in here}
-        first += shard.num_images
-    return found
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def explained_share(axis: ParameterAxis, objective_N: NDArray[np.float64]) -> fl
             fitted[texts == text] = objective_N[texts == text].mean()
     else:
         places = axis.unit_places()
-        fitted = np.polyval(np.polyfit(places, objective_N, 2), places)
+        fitted = np.asarray(np.polyval(np.polyfit(places, objective_N, 2), places), np.float64)
     left = float(((objective_N - fitted) ** 2).sum()) / total
     adjusted = 1 - left * (len(objective_N) - 1) / (len(objective_N) - num_terms - 1)
     return max(0.0, adjusted)
