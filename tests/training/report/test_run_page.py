@@ -134,7 +134,7 @@ def test_a_sample_that_an_epoch_left_out(done: Path) -> None:
 def test_epochs_are_spread_over_what_was_trained(done: Path) -> None:
     state = read_run(done / "run")
     assert shown_epochs(state) == [0, 1]
-    long = [{"step": step, "kind": "train"} for step in (1, 21)]
+    long: list[dict[str, float | str]] = [{"step": step, "kind": "train"} for step in (1, 21)]
     assert shown_epochs(replace(state, entries=long)) == [0, 3, 7, 10]
     assert shown_epochs(replace(state, entries=[])) == [0]
 

@@ -10,7 +10,7 @@ from training.report.charts.theme import INK, PAPER, drawing, series_colour, to_
 from training.report.page import SERIES, Chart, Key
 
 SHAPES = ("o", "^", "s", "D", "v", "P")
-MAP_INCHES = (5.6, 5.0)
+MAP_INCHES = (4.6, 4.3)
 
 
 def class_map(
@@ -40,8 +40,9 @@ def class_map(
         for label in range(len(class_names)):
             of_class = labels_N == label
             axes.scatter(
-                *places_N2[of_class].T,
-                s=17,
+                places_N2[of_class, 0],
+                places_N2[of_class, 1],
+                s=13,
                 marker=SHAPES[label // SERIES % len(SHAPES)],
                 color=series_colour(label),
                 edgecolors=PAPER,

@@ -78,6 +78,19 @@ def _equal(hashes: NDArray[np.uint64]) -> list[list[int]]:
     return sorted(sorted(map(int, group)) for group in groups if len(group) > 1)
 
 
+def read_sources(folder: Path, info: DatasetInfo, numbers: set[int]) -> dict[int, str]:
+    """Names of some samples' source files."""
+    found: dict[int, str] = {}
+    first = 0
+    for shard in info.shards:
+        here = [number for number in numbers if first <= number < first + shard.num_images]
+        if here:
+            sources = read_manifest(folder, shard.name, ["source"])["source"]
+            found |= {number: sources[number - first].as_py() for number in here}
+        first += shard.num_images
+    return found
+
+
 @dataclass(frozen=True)
 class Rejected:
     """Images that could not be used.
