@@ -59,7 +59,9 @@ def histogram(
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         svg = to_svg(drawn, name, alt)
-    return Chart(title=title, svg=svg, alt=alt, note=note or f"Dashed: the median. {alt}")
+    return Chart(
+        title=title, svg=svg, alt=alt, note=note or f"Dashed: the {alt.removeprefix(title + ': ')}"
+    )
 
 
 def named_bars(

@@ -72,7 +72,8 @@ def saliency_blocks(rows: Rows, info: DatasetInfo) -> list[Block]:
         blocks.append(
             Words(
                 text=f"{count(flat, 'image')} ({percent(flat / len(share))}) are all foreground: "
-                "their maps have no spread, so their masks go by nothing.",
+                "their maps have no spread, or mark so little that the threshold lies below the "
+                "rest. Saliency does not guide their masks.",
                 tone="warning" if flat > len(share) / 10 else "plain",
             )
         )

@@ -86,23 +86,16 @@ def _about_images(config: ReportConfig, info: DatasetInfo, rows: Rows) -> list[S
         ),
         Section(anchor="foreground", title="Foreground", blocks=saliency_blocks(rows, info)),
     ]
-    for anchor, title, numbers in (
-        ("most", "Most salient", most),
-        ("least", "Least salient", least),
+    for anchor, degree, numbers, why in (
+        ("most", "greatest", most, "large or repeated objects, or maps that mark too much."),
+        ("least", "least", least, "small objects, or maps that found next to nothing."),
     ):
-        line = Words(
-            text=f"The {len(numbers)} images of the {anchor} mean saliency: {_WHY[anchor]}"
-        )
+        line = Words(text=f"The {len(numbers)} images of the {degree} mean saliency: {why}")
         blocks: list[Block] = [line, *sheet.blocks(numbers)]
         if numbers:
+            title = f"{anchor.capitalize()} salient"
             sections.append(Section(anchor=anchor, title=title, blocks=blocks))
     sections.append(Section(anchor="sizes", title="Sizes", blocks=size_blocks(rows)))
     if info.has_labels:
         sections.append(Section(anchor="classes", title="Classes", blocks=class_blocks(rows, info)))
     return sections
-
-
-_WHY = {
-    "most": "large or repeated objects, or maps that mark too much.",
-    "least": "small objects, or maps that found next to nothing.",
-}
