@@ -9,7 +9,6 @@ import tyro
 
 from pipeline.errors import InputError
 
-REPORT_FILE = "report.html"
 MapMethod = Literal["pca", "tsne", "umap"]
 NEEDED_PACKAGE = {"tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-learn")}
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import InputError, write_error
+from pipeline.schema import REPORT_FILE
 from pipeline.stores.atomic import write_atomically
-from training.report.config import REPORT_FILE, ReportConfig
+from training.report.config import ReportConfig
 from training.report.kinds import Kind, kind_of
 from training.report.page import Page
 from training.report.render import render
