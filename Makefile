@@ -13,7 +13,7 @@ CLUSTER_STATE ?= runs/cluster
 # Containers often set it; then each of Ray's many processes would compile torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lint format typecheck test test-faults bench clean demo precompute sweep cluster-up cluster-down
+.PHONY: help setup lint format typecheck test test-faults test-browser bench clean demo precompute sweep cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -38,10 +38,13 @@ typecheck: setup ## mypy, strict
 	@$(BIN)/mypy
 
 test: setup ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not faults and not benchmark" --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 --dist loadgroup
 
 test-faults: setup ## kill processes in mid-run and compare what comes out
 	@$(BIN)/python -m pytest -m faults --timeout 3600
+
+test-browser: setup ## open reports in a headless Chromium (Debian: apt-get install chromium)
+	@$(BIN)/python -m pytest -m browser
 
 bench: setup ## measure speed against baselines, in one run
 	@$(BIN)/python -m pytest -m benchmark --timeout 3600 -s

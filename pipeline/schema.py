@@ -17,6 +17,8 @@ LABEL_MEMBER = "cls"
 
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"
+REPORT_FILE = "report.html"
+"""A page about the set, which may lie beside it and is no part of it."""
 SHARDS_FOLDER = "shards"
 MANIFEST_FOLDER = "manifest"
 REJECTED_FOLDER = "rejected"

@@ -30,6 +30,7 @@ from pipeline.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
     REJECTED_FOLDER,
+    REPORT_FILE,
     SHARDS_FOLDER,
     shard_name,
 )
@@ -129,7 +130,7 @@ def _names(store: Store, info: DatasetInfo | None, num_plans: int) -> tuple[list
         files = [file.split("/") for file in there]
         names = sorted({path[1].split(".")[0] for path in files if path[0] in FOLDERS} - {""})
     known = {f"{folder}/{name}{suffix}" for folder, suffix in FOLDERS.items() for name in names}
-    known.add(DATASET_FILE)
+    known |= {DATASET_FILE, REPORT_FILE}
     for generation in range(num_plans):
         known |= {plan_file(generation), rows_file(generation)}
     return names, [f"{file} {_why_stray(file)}" for file in there if file not in known]

@@ -81,6 +81,11 @@ def test_a_whole_set_has_no_problem(whole: Path, capsys: pytest.CaptureFixture[s
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
 
 
+def test_a_report_beside_the_set_is_no_problem(copy: Path) -> None:
+    (copy / "report.html").write_text("a page")
+    assert verify_set(copy) == []
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -57,9 +57,9 @@ def write_contact_sheet(
             _letterbox(image),
             _letterbox(_heat(image, saliency)),
             _tile(_dim(query_view, inputs.foreground_VBGG[View.QUERY, row].numpy())),
-            _tile(_displayed(inputs.query_BCHW[row], fill.high_pass)),
-            _tile(_displayed(inputs.key_BCHW[row], fill.high_pass)),
-            _tile(_displayed(negatives_BCHW[min(row, len(negatives_BCHW) - 1)], fill.high_pass)),
+            _tile(displayed(inputs.query_BCHW[row], fill.high_pass)),
+            _tile(displayed(inputs.key_BCHW[row], fill.high_pass)),
+            _tile(displayed(negatives_BCHW[min(row, len(negatives_BCHW) - 1)], fill.high_pass)),
         )
         for column, tile in enumerate(tiles):
             place = (GAP + column * (TILE + GAP), HEADER + line * (TILE + GAP))
@@ -97,7 +97,7 @@ def _dim(view: Picture, foreground_GG: NDArray[np.bool_]) -> Picture:
     return (view * weight + 255 * 0.08 * (1 - weight)).astype(np.uint8)
 
 
-def _displayed(view_CHW: torch.Tensor, high_pass: bool) -> Picture:
+def displayed(view_CHW: torch.Tensor, high_pass: bool) -> Picture:
     """Undoes the normalisation; a high-passed view, around 0, is shown around mid-grey."""
     view_HWC = view_CHW.float().permute(1, 2, 0).numpy()
     shown = (

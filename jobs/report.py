@@ -1,0 +1,26 @@
+"""Write one self-contained HTML file about a shard set, a run or a sweep."""
+
+from dataclasses import replace
+
+from jobs.cli import from_root, main, parse
+from training.report.config import ReportConfig
+from training.report.kinds import kind_of
+from training.report.write import write_report
+
+
+def run() -> None:
+    """Parse, write, say where the file is."""
+    config = parse(ReportConfig, "jobs/report.py")
+    config = replace(
+        config,
+        folder=from_root(config.folder),
+        out=config.out and from_root(config.out),
+        val=config.val and from_root(config.val),
+    )
+    print(f"reporting the {kind_of(config.folder)} {config.folder}", flush=True)
+    path = write_report(config)
+    print(f"report     {path} ({path.stat().st_size / 1e6:.1f} MB, opens in any browser)")
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,151 @@
+"""A headless Chromium, driven through the pipe of its DevTools protocol: nothing else is needed."""
+
+import base64
+import json
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+ANSWER_SECONDS = 60.0
+FLAGS = (
+    "--headless",
+    "--no-sandbox",  # containers have no user namespaces, and the pages are our own
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+
+
+def find_browser() -> str | None:
+    """The browser's program, where there is one."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+class Browser:
+    """One tab. Messages go to descriptor 3 of the browser and come from its descriptor 4."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading, self._writing = reading, writing
+        self._buffer = b""
+        self._number = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: object) -> dict[str, Any]:
+        """A command and its answer; events that come meanwhile are kept."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._writing, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, (method, answer["error"])
+                result: dict[str, Any] = answer["result"]
+                return result
+            self.events.append(answer)
+
+    def _next(self) -> dict[str, Any]:
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while b"\0" not in self._buffer:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._reading], [], [], max(0.0, left))
+            if not ready:
+                raise TimeoutError(f"the browser did not answer within {ANSWER_SECONDS:.0f} s")
+            data = os.read(self._reading, 1 << 20)
+            if not data:
+                raise EOFError("the browser has ended")
+            self._buffer += data
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        found: dict[str, Any] = json.loads(message)
+        return found
+
+    def open(self, page: Path, *, width: int, height: int, dark: bool) -> None:
+        """Load a file in a window of that size, in light or dark, and wait until it is there."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.events.clear()
+        self.call("Page.navigate", url=page.resolve().as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def evaluate(self, expression: str) -> Any:  # noqa: ANN401  (whatever JSON holds)
+        """The value of a JavaScript expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, *, whole: bool = False) -> bytes:
+        """A PNG of the window, or of the whole page."""
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
+        return base64.b64decode(answer["data"])
+
+    def requests(self) -> list[str]:
+        """Addresses that the page has asked for, but for itself and what it carries inside."""
+        asked = [
+            str(event["params"]["request"]["url"])
+            for event in self.events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return [url for url in asked if not url.startswith("data:")][1:]
+
+    def complaints(self) -> list[str]:
+        """Errors and warnings of the console."""
+        wanted = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+        return [json.dumps(event["params"]) for event in self.events if event["method"] in wanted]
+
+
+@contextmanager
+def browser(program: str, profile: Path) -> Iterator[Browser]:
+    """A browser of its own, with an empty profile, ended with the block."""
+    (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
+    quiet = os.open(os.devnull, os.O_RDWR)
+    # Above the descriptors that they become, so that none is overwritten before it is used.
+    pid = os.posix_spawn(
+        program,
+        [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        os.environ,
+        file_actions=[
+            *((os.POSIX_SPAWN_DUP2, quiet, number) for number in (0, 1, 2)),
+            (os.POSIX_SPAWN_DUP2, to_read, 100),
+            (os.POSIX_SPAWN_DUP2, from_write, 101),
+            (os.POSIX_SPAWN_DUP2, 100, 3),
+            (os.POSIX_SPAWN_DUP2, 101, 4),
+        ],
+        setpgroup=0,
+    )
+    for number in (to_read, from_write, quiet):
+        os.close(number)
+    try:
+        yield Browser(from_read, to_write)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(to_write)
+        os.close(from_read)

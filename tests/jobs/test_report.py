@@ -1,0 +1,158 @@
+"""The command as users type it: a file, one clear line for bad input."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from jobs.cli import main, parse
+from jobs.report import run
+from pipeline.errors import InputError
+from tests.made_sweeps import write_sweep
+from tests.shard_sets import write_shard_set
+from training.report.config import ReportConfig
+from training.report.write import MOST_BYTES
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Tags(HTMLParser):
+    """Counts what a page holds, and checks that tags are closed in order."""
+
+    VOID = ("meta", "link", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Runs the job in this process, which has imported torch already."""
+
+    def call(*options: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, options)])
+        with pytest.raises(SystemExit) as exit_info:
+            main(run)
+        captured = capsys.readouterr()
+        assert isinstance(exit_info.value.code, int)
+        return Done(exit_info.value.code, captured.out, captured.err)
+
+    return call
+
+
+def test_the_options_are_a_contract() -> None:
+    arguments = "FOLDER --out X.html --images 6 --val V --map pca --map-images 50"
+    assert parse(ReportConfig, "report", arguments.split()) == ReportConfig(
+        folder=Path("FOLDER"),
+        out=Path("X.html"),
+        images=6,
+        val=Path("V"),
+        map="pca",
+        map_images=50,
+    )
+    assert parse(ReportConfig, "report", ["F"]) == ReportConfig(folder=Path("F"))
+
+
+@pytest.mark.parametrize("kind", ["shard set", "sweep"])
+def test_one_file_that_needs_nothing_else(
+    tmp_path: Path, report: Callable[..., Done], kind: str
+) -> None:
+    folder = tmp_path / "it & <it>"
+    if kind == "sweep":
+        write_sweep(folder)
+    else:
+        write_shard_set(folder, num_images=12)
+    done = report(folder)
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"reporting the {kind} {folder}\n")
+    assert str(folder / "report.html") in done.out
+    text = (folder / "report.html").read_text()
+    assert len(text.encode()) < MOST_BYTES
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    for tag, attributes in tags.attributes:
+        for name in ("src", "href"):
+            target = attributes.get(name) or attributes.get(f"xlink:{name}") or "#"
+            assert target.startswith(("#", "data:")), (tag, target)
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "svg" and "over" not in str(attributes["class"]):
+            assert attributes["aria-label"]
+    anchors = {attributes["id"] for _, attributes in tags.attributes if "id" in attributes}
+    links = [attributes["href"] for tag, attributes in tags.attributes if tag == "a"]
+    assert links
+    assert {str(link)[1:] for link in links} <= anchors
+    assert "<it>" not in text
+    assert "url(http" not in text
+    again = report(folder, "--out", tmp_path / "other" / "r.html")
+    assert again.code == 0
+    assert (tmp_path / "other" / "r.html").is_file()
+
+
+def test_bad_input(tmp_path: Path, report: Callable[..., Done]) -> None:
+    half, checkpoint, other = tmp_path / "half", tmp_path / "step-00000002", tmp_path / "other"
+    write_shard_set(half, num_images=4)
+    (half / "dataset.json").unlink()
+    for folder in (checkpoint, other, tmp_path / "broken"):
+        folder.mkdir()
+    (checkpoint / "state.pt").write_bytes(b"state")
+    (checkpoint / "config.json").write_text("{}")
+    (other / "config.json").write_text('{"epochs": 3}')
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "file").write_text("a file")
+    sweep = write_sweep(tmp_path / "sweep", num_trials=2)
+    before = sorted(tmp_path.rglob("*"))
+    for options, message in (
+        ((tmp_path / "nowhere",), "nowhere does not exist: wanted the folder of a shard set"),
+        ((tmp_path / "file",), "file is a file"),
+        (("s3://bucket/shards",), "a report reads a local or mounted folder"),
+        ((half,), "no complete shard set at .*dataset.json is missing"),
+        ((checkpoint,), "is a checkpoint: name the run"),
+        ((other,), "holds neither a shard set .* nor a run .* nor a sweep"),
+        ((tmp_path / "broken",), "config.json cannot be read"),
+        ((sweep, "--out", other), "--out .*other is a folder"),
+        ((sweep, "--images", "0"), "--images 0 must be from 1 to 240"),
+        ((sweep, "--map-images", "-1"), "--map-images -1 must not be negative"),
+        ((sweep, "--map", "lle"), "--map"),
+        ((), "folder"),
+        ((sweep, "--nonsense", "1"), "nonsense"),
+        ((sweep, "--out", tmp_path / "file" / "r.html"), "cannot be written"),
+    ):
+        done = report(*options)
+        assert done.code == 2, options
+        (line,) = done.err.strip().splitlines()
+        assert line.startswith("error: ")
+        assert re.search(message, line, re.IGNORECASE), (options, line)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_map_whose_package_is_missing() -> None:
+    if importlib.util.find_spec("umap") is not None:
+        pytest.skip("umap-learn is installed")
+    with pytest.raises(InputError, match="pip install umap-learn, or take --map pca"):
+        ReportConfig(folder=Path("F"), map="umap")

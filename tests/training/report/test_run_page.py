@@ -1,0 +1,237 @@
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from pipeline.manifest import load_dataset_info
+from tests.runs import run, small_run
+from tests.shard_sets import write_shard_set
+from training.config import KnnConfig, PretrainConfig
+from training.data.draws import View
+from training.data.stream import BatchDataset
+from training.inputs import build_inputs
+from training.masking.config import MaskConfig
+from training.masking.fills import fill_named
+from training.report.config import ReportConfig
+from training.report.page import Block, Charts, Gallery, Page, Table, Words
+from training.report.run.feature_map import flattened
+from training.report.run.masks import Redrawn, shown_epochs
+from training.report.run.page import run_page
+from training.report.run.recorded_config import config_from_record
+from training.report.run.state import read_run
+from training.report.write import write_report
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    write_shard_set(root / "train", num_images=20)
+    write_shard_set(root / "val", num_images=12, first_number=100)
+    run(small_run(root / "train", root / "run", batch_size=8))
+    return root
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """The run alone, to be spoiled."""
+    return shutil.copytree(done / "run", tmp_path / "run")
+
+
+def page_of(folder: Path, **options: object) -> Page:
+    return run_page(ReportConfig(folder=folder, images=12, **options))  # type: ignore[arg-type]
+
+
+def blocks(page: Page, anchor: str) -> list[Block]:
+    return list(next(part.blocks for part in page.sections if part.anchor == anchor))
+
+
+def words(found: list[Block]) -> str:
+    return " ".join(block.text for block in found if isinstance(block, Words))
+
+
+def titles(found: list[Block]) -> list[str]:
+    return [c.title for block in found if isinstance(block, Charts) for c in block.charts]
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_finished_run_has_all_its_parts(done: Path) -> None:
+    page = page_of(done / "run")
+    assert page.summary.startswith("resnet18 by moco_v2, finished: 2 epochs in 4 steps.")
+    assert titles(blocks(page, "learning"))[:2] == [
+        "Loss",
+        "Weighted nearest neighbours, top-1,\u00a0%",
+    ]
+    assert titles(blocks(page, "speed")) == [
+        "Images a second,\u00a0images/s",
+        "Time spent waiting for data,\u00a0% of a step",
+    ]
+    assert "Cosine similarity of a query to" in titles(blocks(page, "telemetry"))
+    (_, sheet) = blocks(page, "masks")
+    assert isinstance(sheet, Gallery)
+    assert len(sheet.cards) == 2
+    assert len(sheet.cards[0].strips) == 3  # the image, then two epochs
+    assert "12 images" in words(blocks(page, "map"))
+    settings = blocks(page, "settings")[0]
+    assert isinstance(settings, Table)
+    assert ("batch_size", "8", "256") in settings.rows
+    assert not [row for row in settings.rows if row[0].startswith("simclr")]
+    provenance = dict(blocks(page, "provenance")[0].rows)  # type: ignore[union-attr, arg-type]
+    assert provenance["checkpoints at steps"] == "2, 4"
+    write_report(ReportConfig(folder=done / "run", out=done / "out.html"))
+
+
+def test_the_record_of_settings_gives_the_configuration_back(done: Path) -> None:
+    state = read_run(done / "run")
+    assert state.config == small_run(done / "train", done / "run")
+    default = PretrainConfig(shards=Path("a"), out=Path("b"), knn=KnnConfig(val_shards=None))
+    assert config_from_record({"data_digest": "x", **default.to_json()}) == default
+
+
+@pytest.mark.parametrize(
+    ("strategy", "fill", "behaviour"),
+    [
+        ("balanced", "mean", "paper"),
+        ("shuffled", "high_pass", "paper"),
+        ("balanced", "high_pass", "released"),
+    ],
+)
+def test_masks_are_drawn_as_they_were(done: Path, strategy: str, fill: str, behaviour: str) -> None:
+    state = read_run(done / "run")
+    assert state.config is not None
+    masks = MaskConfig(strategy=strategy, behaviour=behaviour)  # type: ignore[arg-type]
+    config = replace(state.config, masks=masks, fill=fill)
+    info = load_dataset_info(config.shards)
+    data = BatchDataset(config.shards, info, config.stream, rank=0, world_size=1)
+    step = 3  # the second step of the second epoch
+    seen = build_inputs(data[step], masks=masks, fill=fill_named(fill), negatives=(View.NEGATIVE,))
+    redrawn = Redrawn(replace(state, config=config))
+    for row in (0, 7):
+        found = redrawn.views(int(data.sample_ids(step)[row]), epoch=1)
+        assert found is not None
+        inputs, place = found
+        assert torch.equal(inputs.query_BCHW[place], seen.query_BCHW[row])
+        assert torch.equal(inputs.masks[View.QUERY][place], seen.masks[View.QUERY][row])
+        assert torch.equal(inputs.masks[View.NEGATIVE][place], seen.masks[View.NEGATIVE][row])
+
+
+def test_a_sample_that_an_epoch_left_out(done: Path) -> None:
+    state = read_run(done / "run")
+    redrawn = Redrawn(state)
+    used = {number for number in range(20) if redrawn.views(number, 0) is not None}
+    assert len(used) == 16
+
+
+def test_epochs_are_spread_over_what_was_trained(done: Path) -> None:
+    state = read_run(done / "run")
+    assert shown_epochs(state) == [0, 1]
+    long: list[dict[str, float | str]] = [{"step": step, "kind": "train"} for step in (1, 21)]
+    assert shown_epochs(replace(state, entries=long)) == [0, 3, 7, 10]
+    assert shown_epochs(replace(state, entries=[])) == [0]
+
+
+def test_an_unfinished_run(copied: Path) -> None:
+    path = copied / "metrics.jsonl"
+    lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= 2]
+    warning = {"step": 2, "kind": "warning", "message": "next to no spread"}
+    path.write_text("\n".join([*lines, json.dumps(warning)]) + '\n{"step": 4, "ki')
+    page = page_of(copied, map_images=0)
+    assert "unfinished: the record ends at epoch 1.00 of 2 (step 2 of 4)" in page.summary
+    assert "At step 2: next to no spread" in words(blocks(page, "learning"))
+    assert "left out (--map-images 0)" in words(blocks(page, "map"))
+
+
+def test_a_run_that_has_not_begun(copied: Path) -> None:
+    (copied / "metrics.jsonl").unlink()
+    shutil.rmtree(copied / "backbone")
+    shutil.rmtree(copied / "checkpoints")
+    page = page_of(copied)
+    assert page.summary.endswith("nothing was recorded yet.")
+    assert "Nothing was recorded yet" in words(blocks(page, "speed"))
+    assert "has not exported a backbone" in words(blocks(page, "map"))
+
+
+def test_shards_that_are_gone(copied: Path) -> None:
+    rewrite(copied, shards="/gone/shards", knn={"val_shards": "/gone/val"})
+    page = page_of(copied)
+    assert "finished: 2 epochs in 4 steps" in page.summary
+    assert "cannot be drawn again: no shards at /gone/shards" in words(blocks(page, "masks"))
+    assert "There is no map: no shards at /gone/val" in words(blocks(page, "map"))
+    write_report(ReportConfig(folder=copied))
+    shutil.rmtree(copied / "backbone")
+    unknown = page_of(copied)
+    assert "4 steps recorded; whether that is all is not known" in unknown.summary
+    (copied / "progress.log").write_text("epoch 1.00/2 step 2/4 loss 5.9\nepoch 2.00/2 st")
+    assert read_run(copied).steps_per_epoch == 2
+
+
+def test_other_shards_at_the_same_place(copied: Path) -> None:
+    rewrite(copied, data_digest="0" * 64)
+    page = page_of(copied, map_images=0)
+    assert "holds other shards than the run was trained on" in words(blocks(page, "masks"))
+    assert "holds other shards" in words(blocks(page, "provenance"))
+
+
+def test_no_knn_and_settings_of_another_version(copied: Path) -> None:
+    path = copied / "metrics.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(e) + "\n" for e in entries if e["kind"] == "train"))
+    rewrite(copied, knn={"val_shards": None}, novelty=3)
+    page = page_of(copied)
+    assert "No kNN was measured" in words(blocks(page, "learning"))
+    assert "recorded by another version" in words(blocks(page, "masks"))
+    assert "knows no labelled shards" in words(blocks(page, "map"))
+    assert dict(page.facts.pairs)["last kNN"] == "not measured"
+
+
+def test_a_damaged_sample_costs_itself(copied: Path, done: Path, tmp_path: Path) -> None:
+    shards = shutil.copytree(done / "train", tmp_path / "train")
+    for tar in (shards / "shards").iterdir():
+        data = bytearray(tar.read_bytes())
+        for match in list(re.finditer(rb"\xff\xd8\xff", data)):
+            data[match.start() : match.start() + 300] = bytes(300)
+        tar.write_bytes(data)
+    rewrite(copied, shards=str(shards))
+    found = blocks(page_of(copied, map_images=0), "masks")
+    assert "cannot be shown: sample picture" in words(found)
+    (copied / "damaged.jsonl").write_text('{"step": 1, "reason": "x"}\n')
+    assert "1 damaged sample was met" in words(blocks(page_of(copied), "provenance"))
+
+
+def test_damaged_settings_are_refused(copied: Path) -> None:
+    path = copied / "config.json"
+    recorded = json.loads(path.read_text())
+    del recorded["epochs"]
+    path.write_text(json.dumps(recorded))
+    with pytest.raises(InputError, match=r"config.json is damaged: it has no 'epochs'"):
+        write_report(ReportConfig(folder=copied))
+
+
+def test_principal_components_keep_the_widest_spread() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 6)) * np.array([1, 9, 1, 4, 1, 1])
+    flat = flattened(features, "pca")
+    centred = features - features.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    expected = centred @ vectors[:, [-1, -2]]
+    assert np.allclose(np.abs(flat.places_M2), np.abs(expected))
+    assert f"{100 * values[-2:].sum() / values.sum():.1f} %" in flat.note
+    assert np.array_equal(flattened(features, "pca").places_M2, flat.places_M2)
+
+
+def test_t_sne_where_it_is_installed() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(0)
+    groups = np.concatenate([rng.normal(size=(10, 8)), rng.normal(size=(10, 8)) + 30])
+    places = flattened(groups, "tsne").places_M2
+    apart = np.linalg.norm(places[:10].mean(axis=0) - places[10:].mean(axis=0))
+    assert apart > places[:10].std(axis=0).max()

@@ -1,0 +1,154 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.manifest import DatasetInfo, read_manifest, write_dataset_info, write_rejected
+from pipeline.schema import DATASET_FILE, manifest_path, shard_path
+from tests.shard_sets import picture, write_images, write_shard_set
+from training.report.config import ReportConfig
+from training.report.page import Block, Charts, Folded, Gallery, Page, Table, Words
+from training.report.shard_set.page import shard_set_page
+from training.report.shard_set.rows import read_rows
+from training.report.write import write_report
+
+
+def page_of(folder: Path, images: int = 4) -> Page:
+    return shard_set_page(ReportConfig(folder=folder, images=images))
+
+
+def blocks(page: Page, anchor: str) -> list[Block]:
+    return list(next(part.blocks for part in page.sections if part.anchor == anchor))
+
+
+def words(found: list[Block]) -> str:
+    return " ".join(block.text for block in found if isinstance(block, Words))
+
+
+def with_rejected(folder: Path, info: DatasetInfo) -> None:
+    reasons = ["empty file", "empty file", "not an image"]
+    rows = [{"source": f"bad{i}.jpg", "reason": reason} for i, reason in enumerate(reasons)]
+    write_rejected(folder, info.shards[0].name, rows)
+    write_dataset_info(folder, DatasetInfo(**{**vars(info), "num_rejected": 3}))
+
+
+def test_a_whole_set(tmp_path: Path) -> None:
+    info = write_shard_set(tmp_path, num_images=20, shard_images=8)
+    with_rejected(tmp_path, info)
+    page = page_of(tmp_path)
+    facts = dict(page.facts.pairs)
+    assert (facts["images"], facts["rejected"], facts["classes"]) == ("20", "3", "3")
+    assert "every shard is there" in page.summary
+    (sheet,) = [block for block in blocks(page, "images") if isinstance(block, Gallery)]
+    assert len(sheet.cards) == 4
+    for card in sheet.cards:
+        (strip,) = card.strips
+        assert [shown.label for shown in strip.pictures] == ["image", "saliency", "foreground"]
+        assert all(shown.alt for shown in strip.pictures)
+    (reasons, names) = blocks(page, "rejected")[1:]
+    assert isinstance(reasons, Table)
+    assert reasons.rows == [("empty file", "2"), ("not an image", "1")]
+    assert isinstance(names, Folded)
+    assert "No two images have the same bytes" in words(blocks(page, "copies"))
+    assert "all foreground" in words(blocks(page, "foreground"))
+    (classes,) = blocks(page, "classes")
+    assert isinstance(classes, Charts)
+    assert "class_0 7; class_1 7; class_2 6" in classes.charts[0].alt
+
+
+def test_the_foreground_that_is_drawn_is_that_of_the_saliency(tmp_path: Path) -> None:
+    image = np.full((70, 70, 3), 200, np.uint8)
+    mask = np.zeros((70, 70), np.float32)
+    mask[10:50, 10:50] = 1
+    write_images(tmp_path, [image] * 2, [0, 0], saliency=[mask] * 2)
+    page = page_of(tmp_path, images=1)
+    (sheet,) = [block for block in blocks(page, "images") if isinstance(block, Gallery)]
+    overlay = sheet.cards[0].strips[0].pictures[2].overlay
+    (edge,) = re.findall(r'class="f" d="([^"]+)"', overlay)
+    # rows and columns 1 to 4 of 7: four edges on each of four sides
+    places = range(1, 5)
+    assert sorted(re.findall(r"M\d \dh1", edge)) == sorted(
+        f"M{x} {y}h1" for x in places for y in (1, 5)
+    )
+    assert sorted(re.findall(r"M\d \dv1", edge)) == sorted(
+        f"M{x} {y}v1" for x in (1, 5) for y in places
+    )
+
+
+def test_copies_are_found_with_their_labels(tmp_path: Path) -> None:
+    images = [picture(number)[0] for number in range(5)]
+    images[4] = images[1]
+    write_images(tmp_path, images, [0, 0, 1, 1, 1], ("cat", "dog"), shard_images=2)
+    page = page_of(tmp_path)
+    (line, conflict, table) = blocks(page, "copies")
+    assert isinstance(line, Words)
+    assert isinstance(conflict, Words)
+    assert isinstance(table, Table)
+    assert line.text.startswith("1 image is byte for byte a copy of another: 1 group")
+    assert "1 group of copies lie in different classes" in conflict.text
+    assert table.rows == [("2", "picture-000001.png, picture-000004.png", "yes")]
+
+
+def test_most_and_least_salient_share_no_image(tmp_path: Path) -> None:
+    write_shard_set(tmp_path, num_images=5)
+    page = page_of(tmp_path, images=40)
+    shown = [
+        {
+            card.title
+            for block in blocks(page, anchor)
+            if isinstance(block, Gallery)
+            for card in block.cards
+        }
+        for anchor in ("most", "least")
+    ]
+    assert [len(titles) for titles in shown] == [2, 2]
+    assert not shown[0] & shown[1]
+
+
+def test_without_labels_and_with_one_size(tmp_path: Path) -> None:
+    write_images(tmp_path, [np.full((40, 40, 3), 9 * i, np.uint8) for i in range(3)], [0] * 3)
+    page = page_of(tmp_path)
+    assert "classes" not in {part.anchor for part in page.sections}
+    assert "shorter side of every image is 40 px" in words(blocks(page, "sizes"))
+    assert dict(page.facts.pairs)["classes"] == "no labels"
+    assert "No image was rejected" in words(blocks(page, "rejected"))
+
+
+def test_an_empty_set(tmp_path: Path) -> None:
+    write_images(tmp_path, [], [])
+    write_report(ReportConfig(folder=tmp_path))
+    assert "0 images" in (tmp_path / "report.html").read_text()
+
+
+def test_shards_that_are_gone_leave_the_numbers(tmp_path: Path) -> None:
+    info = write_shard_set(tmp_path, num_images=8, shard_images=4)
+    shard_path(tmp_path, info.shards[1].name).unlink()
+    page = page_of(tmp_path, images=8)
+    assert "no longer whole" in page.summary
+    assert "4 images could not be shown; the first: " in words(blocks(page, "images"))
+
+
+def test_many_shards_keep_their_numbering(tmp_path: Path) -> None:
+    info = write_shard_set(tmp_path, num_images=11, shard_images=4)
+    rows = read_rows(tmp_path, info)
+    expected = [
+        row["width"]
+        for shard in info.shards
+        for row in read_manifest(tmp_path, shard.name).to_pylist()
+    ]
+    assert rows.column("width").tolist() == expected
+    assert rows.labels.tolist() == [number % 3 for number in range(11)]
+
+
+def test_half_written_or_damaged_sets_are_refused(tmp_path: Path) -> None:
+    info = write_shard_set(tmp_path / "a", num_images=4)
+    (tmp_path / "a" / DATASET_FILE).unlink()
+    with pytest.raises(InputError, match=r"no complete shard set at .*dataset.json is missing"):
+        write_report(ReportConfig(folder=tmp_path / "a"))
+    write_shard_set(tmp_path / "b", num_images=4)
+    manifest_path(tmp_path / "b", info.shards[0].name).write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"shard-000000\.parquet cannot be read"):
+        write_report(ReportConfig(folder=tmp_path / "b"))
+    assert not list(tmp_path.rglob("report.html"))

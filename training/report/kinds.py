@@ -1,0 +1,59 @@
+"""What a folder holds: a shard set, a run, or a sweep."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import InputError
+from pipeline.schema import (
+    DATASET_FILE,
+    MANIFEST_FOLDER,
+    PLAN_FILE,
+    REJECTED_FOLDER,
+    SHARDS_FOLDER,
+)
+from training.checkpoint import STATE_FILE
+from training.config import CONFIG_FILE
+
+Kind = Literal["shard set", "run", "sweep"]
+SWEEP_FILE = "sweep.json"
+OF_SHARDS = (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER)
+
+
+def kind_of(folder: Path) -> Kind:
+    """Tell what a folder holds; a shard set may still be unfinished.
+
+    Raises:
+        InputError: no such folder, or nothing that a report can be made of.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {what}: wanted the folder of a shard set, a run or a sweep")
+    if (folder / SWEEP_FILE).is_file():
+        return "sweep"
+    if (folder / STATE_FILE).is_file():
+        raise InputError(f"{folder} is a checkpoint: name the run that it belongs to")
+    if (folder / CONFIG_FILE).is_file():
+        if "data_digest" in read_object(folder / CONFIG_FILE):
+            return "run"
+    elif any((folder / name).exists() for name in OF_SHARDS):
+        return "shard set"
+    raise InputError(
+        f"{folder} holds neither a shard set ({DATASET_FILE}), nor a run ({CONFIG_FILE} of "
+        f"jobs/pretrain.py), nor a sweep ({SWEEP_FILE})"
+    )
+
+
+def read_object(path: Path) -> dict[str, object]:
+    """A file's JSON object.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: wanted a JSON object")
+    return found
