@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 
 from pipeline.manifest import load_dataset_info
 from pipeline.memory import keep_freed_memory
-from pipeline.stores.storage import Location
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.context import TrainContext
@@ -22,9 +20,7 @@ from training.distributed import agree, balanced_weights, data_parallel, rank, w
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_run
 from training.encoders.stem import with_mask
-from training.evaluate.extract import ExtractConfig
-from training.evaluate.heldout import heldout_loss
-from training.evaluate.knn_check import knn_over_ranks
+from training.evaluate.checks import has_checks, run_checks
 from training.inputs import build_inputs, carrying_masks, to_device
 from training.masking.fills import fill_named
 from training.methods.interface import Moment
@@ -190,46 +186,18 @@ class Trainer:
         return SAVE if save else CONTINUE
 
     def _evaluate(self) -> None:
-        config = self.config
-        if config.knn.val_shards is None and config.heldout.shards is None:
+        if not has_checks(self.config):
             return
         self.method.average_statistics()
         with self.record.interval.paused():
-            knn = self._knn(config.knn.val_shards) if config.knn.val_shards is not None else None
-            heldout = self._heldout_loss() if config.heldout.shards is not None else None
-        self.record.write_evaluation(self.step, knn=knn, heldout_loss=heldout)
-
-    def _knn(self, val_shards: Location) -> float:
-        config = self.config
-        return knn_over_ranks(
-            self.method.backbone,
-            train_root=config.knn.train_shards or config.shards,
-            val_root=val_shards,
-            cache=config.cache,
-            config=ExtractConfig(
-                view_size=config.views.size,
-                autocast_dtype=self.autocast,
-                skip_damaged=config.on_damaged == "skip",
-            ),
-            prepare=self.fill.prepare,
-            device=self.device,
-            k=config.knn.k,
-            temperature=config.knn.temperature,
-        )
-
-    def _heldout_loss(self) -> float:
-        sees_masks = self.method.backbone.sees_masks
-        return heldout_loss(
-            self.method.embedder,
-            self.config.heldout,
-            views=self.config.views,
-            fill=self.fill,
-            device=self.device,
-            on_damaged=self.config.on_damaged,
-            cache=self.config.cache,
-            autocast=self.autocast,
-            carry=partial(carrying_masks, carry=with_mask) if sees_masks else None,
-        )
+            figures = run_checks(
+                self.config,
+                self.method,
+                fill=self.fill,
+                device=self.device,
+                autocast=self.autocast,
+            )
+        self.record.write_evaluation(self.step, **figures)
 
     def _contact_sheet(self) -> None:
         """Draws what the first samples of the next step look like to the encoders."""
