@@ -1,0 +1,73 @@
+"""What is measured of an encoder while it is pretrained: kNN, and a loss on images held out."""
+
+from functools import partial
+
+import torch
+
+from training.config import PretrainConfig
+from training.encoders.stem import with_mask
+from training.evaluate.extract import ExtractConfig
+from training.evaluate.heldout import heldout_loss
+from training.evaluate.knn_check import knn_over_ranks
+from training.inputs import carrying_masks
+from training.masking.fills import Fill
+from training.methods.interface import Method
+
+
+def has_checks(config: PretrainConfig) -> bool:
+    """Whether a run measures anything."""
+    return config.knn.val_shards is not None or config.heldout.shards is not None
+
+
+def run_checks(
+    config: PretrainConfig,
+    method: Method,
+    *,
+    fill: Fill,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> dict[str, float]:
+    """Measures the encoder as it stands; called by every rank.
+
+    Args:
+        config: the run.
+        method: holds the encoder, which is left as it is.
+        fill: of the run, for how it prepares views.
+        device: that computes.
+        autocast: compute in this type.
+
+    Returns:
+        Of those that the run asks for, the same on every rank: ``knn``, top-1 in percent, and
+        ``heldout_loss``, in nats.
+    """
+    figures = {}
+    if config.knn.val_shards is not None:
+        figures["knn"] = knn_over_ranks(
+            method.backbone,
+            train_root=config.knn.train_shards or config.shards,
+            val_root=config.knn.val_shards,
+            cache=config.cache,
+            config=ExtractConfig(
+                view_size=config.views.size,
+                autocast_dtype=autocast,
+                skip_damaged=config.on_damaged == "skip",
+            ),
+            prepare=fill.prepare,
+            device=device,
+            k=config.knn.k,
+            temperature=config.knn.temperature,
+        )
+    if config.heldout.shards is not None:
+        sees_masks = method.backbone.sees_masks
+        figures["heldout_loss"] = heldout_loss(
+            method.embedder,
+            config.heldout,
+            views=config.views,
+            fill=fill,
+            device=device,
+            on_damaged=config.on_damaged,
+            cache=config.cache,
+            autocast=autocast,
+            carry=partial(carrying_masks, carry=with_mask) if sees_masks else None,
+        )
+    return figures
