@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError
+from pipeline.stores.storage import is_url
 
 Config = TypeVar("Config")
 Plain = bool | int | float | str
@@ -148,8 +149,11 @@ def _read_number(kind: type[int] | type[float], given: object) -> int | float:
 
 
 def _read_union(kind: Any, given: Any) -> Any:  # noqa: ANN401
-    # None before a path, which any word would be.
-    for one in sorted(get_args(kind), key=lambda one: one is not type(None)):
+    # None before a path, which any word would be; and a word is a path unless it is a URL.
+    kinds = sorted(get_args(kind), key=lambda one: one is not type(None))
+    if isinstance(given, str | Path) and {str, Path} <= set(kinds):
+        kinds.remove(Path if is_url(given) else str)
+    for one in kinds:
         try:
             return read_value(one, given)
         except InputError:

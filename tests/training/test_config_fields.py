@@ -45,6 +45,8 @@ def test_every_field_has_a_name_and_can_be_set_to_what_it_is() -> None:
         ("loader_workers", "none", None),
         ("loader_workers", 1, 1),
         ("knn.val_shards", "v", Path("v")),
+        ("knn.val_shards", "s3://bucket/v?region=x", "s3://bucket/v?region=x"),
+        ("knn.val_shards", "none", None),
         ("encoder.compile", "true", True),
     ],
 )
