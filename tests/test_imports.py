@@ -31,6 +31,7 @@ FORMAT_HALF = {
     "pipeline.preprocessing",
     "pipeline.schema",
     "pipeline.shard_cache",
+    "pipeline.shard_reader",
     "pipeline.stores.storage",
     "pipeline.shards",
 }

@@ -2,7 +2,7 @@
 
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from training.config import PretrainConfig, check_run_folder
 from training.data.stream import WINDOWS_AHEAD
 from training.data.subset import num_used

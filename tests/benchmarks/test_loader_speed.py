@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from pipeline.memory import keep_freed_memory
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from tests.benchmarks.loader_arms import (
     Arm,
     decode_only,

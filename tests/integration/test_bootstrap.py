@@ -11,7 +11,7 @@ from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.interface import pin
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from tests.runs import small_run
 from tests.shard_sets import picture, write_images
 from training.config import KnnConfig

@@ -13,7 +13,7 @@ from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import InputError
 from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from pipeline.stores.atomic import temporaries
 from pipeline.verify import verify_set
 from tests import deadly

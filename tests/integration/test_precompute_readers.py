@@ -11,7 +11,7 @@ import webdataset
 
 from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from tests.picture_folders import write_pictures
 from tests.precompute_here import precompute_here
 

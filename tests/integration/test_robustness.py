@@ -19,7 +19,7 @@ from pipeline.precompute.build import ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.boundary import Boundary
 from pipeline.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SCHEMA_VERSION
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from pipeline.verify import verify_set
 from tests.shard_jobs import job_of_folder
 

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, ShardInfo, load_dataset_info
 from pipeline.schema import shard_file
 from pipeline.shard_cache import CacheConfig, ShardCache, default_cache_folder
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from pipeline.stores.storage import open_store
 from tests.s3_server import Bucket
 from tests.shard_sets import write_shard_set

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import shards
+from pipeline import shard_reader
 from pipeline.errors import InputError
 from pipeline.manifest import (
     DatasetInfo,
@@ -25,7 +25,8 @@ from pipeline.manifest import (
     write_rejected,
 )
 from pipeline.schema import DATASET_FILE, manifest_path, sample_key, shard_name, shard_path
-from pipeline.shards import NewSample, ShardSetReader, open_shard
+from pipeline.shard_reader import ShardSetReader
+from pipeline.shards import NewSample, open_shard
 
 
 def new_sample(number: int, label: int | None) -> NewSample:
@@ -178,8 +179,8 @@ def test_samples_are_numbered_shard_after_shard(tmp_path: Path, labelled: bool) 
 def test_the_reader_travels_and_works_in_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "OPEN_SHARDS", 2)
-    monkeypatch.setattr(shards, "INDEXED_SHARDS", 2)
+    monkeypatch.setattr(shard_reader, "OPEN_SHARDS", 2)
+    monkeypatch.setattr(shard_reader, "INDEXED_SHARDS", 2)
     info = write_set(tmp_path, (2,) * 8)
     first = ShardSetReader(tmp_path, info)
     first.read(0)

@@ -20,7 +20,7 @@ from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import DamagedSampleError, ImageError
 from pipeline.manifest import DatasetInfo
 from pipeline.shard_cache import CacheConfig
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from pipeline.stores.storage import Place
 from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.data.damage import Damage, OnDamaged, read_places

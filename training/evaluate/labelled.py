@@ -11,7 +11,7 @@ from pipeline.errors import DamagedSampleError, ImageError, InputError
 from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.schema import DATASET_FILE
 from pipeline.shard_cache import CacheConfig
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from pipeline.stores.storage import Location, is_url
 from training.evaluate.folders import FolderImages
 

@@ -16,7 +16,7 @@ from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from tests.picture_folders import contents, write_pictures
 from tests.precompute_here import build_here, precompute_here
 

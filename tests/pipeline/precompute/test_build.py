@@ -20,7 +20,7 @@ from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import planned_rows, write_plan
 from pipeline.saliency.boundary import Boundary
 from pipeline.schema import manifest_path, rejected_path, sample_key, shard_path
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from pipeline.sources.collected import collect
 from pipeline.sources.registry import SourceOptions, open_source
 from pipeline.stores.local_store import LocalStore

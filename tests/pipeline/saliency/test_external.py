@@ -18,7 +18,7 @@ from pipeline.errors import ImageError, InputError
 from pipeline.manifest import DatasetInfo, read_rejected
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.saliency.external import External, decode_mask
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
 

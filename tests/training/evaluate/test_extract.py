@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, load_dataset_info
 from pipeline.schema import shard_path
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from tests.training.evaluate.cases import NAMES, pictures
 from training.evaluate.extract import ExtractConfig, features_of, gathered_features
 from training.evaluate.features import evaluation_view

@@ -11,7 +11,7 @@ import torch
 from pipeline.codecs import decode_saliency, decode_stored
 from pipeline.errors import ImageError, InputError
 from pipeline.manifest import DatasetInfo
-from pipeline.shards import ShardSetReader
+from pipeline.shard_reader import ShardSetReader
 from training.masking.foreground import foreground
 from training.report.page import Block, Card, Gallery, Strip, missing
 from training.report.pictures import Pixels, dimmed, grid_overlay, heat, picture, shrunk
