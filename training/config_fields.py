@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -135,16 +136,13 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
 
 
 def _read_number(kind: type[int] | type[float], given: object) -> int | float:
-    try:
-        if isinstance(given, bool):
-            raise ValueError
-        number = float(given)  # type: ignore[arg-type]  # what it cannot take, it refuses
-        if kind is float:
-            return number
-        if number == int(number):
-            return int(number)
-    except (ValueError, TypeError, OverflowError):
-        pass
+    number = None
+    with suppress(ValueError, TypeError):
+        number = None if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
+    if number is not None and kind is float:
+        return number
+    if number is not None and number.is_integer():
+        return int(number)
     raise InputError(f"{given!r} is no {'whole number' if kind is int else 'number'}")
 
 
