@@ -92,9 +92,7 @@ class ShardCache:
         """Begins to fetch shards in this order, where that has not begun yet; does not wait."""
         with self._lock:
             new = [shard for shard in shards if shard.sha256 not in self._asked]
-            self._asked = {
-                shard.sha256 for shard in shards
-            }  # others may go, and are asked for anew
+            self._asked = {shard.sha256 for shard in shards}  # others may have to go
             for shard in new:
                 self._waiting.put(shard)
             while new and len(self._threads) < FETCHED_AT_ONCE:
@@ -111,15 +109,23 @@ class ShardCache:
         """
         path = self._folder / f"{shard.sha256}.tar"
         while True:
-            # Not there yet, or made to go just now.
+            # Not there yet, or made to go just now; what else is wrong, the lock says.
             with suppress(FileNotFoundError, NotADirectoryError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                with suppress(FileNotFoundError):
-                    os.utime(path)  # used now
-                return descriptor
+                return self._open_now(path)
             with self._locked(shard.sha256):
                 if not path.exists():
                     self._fetch(shard, path)
+
+    def _open_now(self, path: Path) -> int:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError as error:
+            raise InputError(
+                f"{path} cannot be read: make it readable, or choose another --cache.folder"
+            ) from error
+        with suppress(FileNotFoundError, PermissionError):  # another user's is used as it is
+            os.utime(path)
+        return descriptor
 
     def _fetch_waiting(self) -> None:
         while True:
@@ -152,9 +158,9 @@ class ShardCache:
 
     def _fetch(self, shard: ShardInfo, path: Path) -> None:
         name = shard_file(shard.name)
-        self._make_room(shard.num_bytes)
         digest = hashlib.sha256()
         try:
+            self._make_room(shard.num_bytes)
             with atomic_file(path, settle=False) as file, self._store.open(name) as remote:
                 while chunk := remote.read(CHUNK):
                     digest.update(chunk)

@@ -33,6 +33,17 @@ def field_types(config: type[Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def dotted(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings, as JSON has them, by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            found |= dotted(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
 def check_name(config: type[Any], name: str) -> None:
     """Raises ``InputError``, which lists near names, unless a dataclass has a field of that name.
 

@@ -1,18 +1,20 @@
 """A whole configuration in a JSON file: a run's ``config.json``, a sweep's ``best.json``."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.stores.storage import Location
 from training.config import PretrainConfig
-from training.config_fields import with_fields
+from training.config_fields import dotted, with_fields
 
 NO_FIELDS = ("data_digest",)
 """Entries of a run's ``config.json`` that are no settings."""
 
 
-def read_config_file(path: Path, *, shards: Path, out: Path) -> PretrainConfig:
+def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConfig:
     """The configuration in a file.
 
     Args:
@@ -29,18 +31,17 @@ def read_config_file(path: Path, *, shards: Path, out: Path) -> PretrainConfig:
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise InputError(f"the configuration {path} cannot be read: {error}") from error
-    given = {name: value for name, value in plain.items() if name not in (*NO_FIELDS, "out")}
     try:
-        return with_fields(PretrainConfig(shards=shards, out=out), _flat(given))
+        return config_from_json(plain, shards=shards, out=out)
     except InputError as error:
         raise InputError(f"the configuration {path} cannot be used: {error}") from error
 
 
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in plain.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -> PretrainConfig:
+    """The configuration that ``PretrainConfig.to_json`` or ``write_config`` made these values of.
+
+    Raises:
+        InputError: a field or a value that cannot be; names it.
+    """
+    given = {name: value for name, value in plain.items() if name not in (*NO_FIELDS, "out")}
+    return with_fields(PretrainConfig(shards=shards, out=out), dotted(given))

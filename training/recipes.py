@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.stores.storage import Location
 from training.augment import AugmentConfig
 from training.config import KnnConfig, PretrainConfig
 from training.data.views import ViewConfig
@@ -15,10 +16,10 @@ from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 
-Recipe = Callable[[Path, Path], PretrainConfig]
+Recipe = Callable[[Location, Path], PretrainConfig]
 
 
-def moco_v2_small(shards: Path, out: Path) -> PretrainConfig:
+def moco_v2_small(shards: Location, out: Path) -> PretrainConfig:
     """ResNet-18 at 64 px: learns on thousands of images and a few CPU cores."""
     return PretrainConfig(
         shards=shards,
@@ -36,7 +37,7 @@ def moco_v2_small(shards: Path, out: Path) -> PretrainConfig:
     )
 
 
-def simclr_small(shards: Path, out: Path) -> PretrainConfig:
+def simclr_small(shards: Location, out: Path) -> PretrainConfig:
     """The same network and views with SimCLR; momentum SGD, since the batch is small."""
     return replace(
         moco_v2_small(shards, out),
@@ -46,12 +47,12 @@ def simclr_small(shards: Path, out: Path) -> PretrainConfig:
     )
 
 
-def moco_v2_imagenet100(shards: Path, out: Path) -> PretrainConfig:
+def moco_v2_imagenet100(shards: Location, out: Path) -> PretrainConfig:
     """The paper's settings: ResNet-50 at 224 px, batch 256, 200 epochs, queue of 65536."""
     return PretrainConfig(shards=shards, out=out)
 
 
-def simclr_imagenet100(shards: Path, out: Path) -> PretrainConfig:
+def simclr_imagenet100(shards: Location, out: Path) -> PretrainConfig:
     """ResNet-50 at 224 px by SimCLR, for which the paper publishes no settings: ours.
 
     The rate is 0.3 for a batch of 256 and grows with it; a larger batch is better.
@@ -68,7 +69,7 @@ def simclr_imagenet100(shards: Path, out: Path) -> PretrainConfig:
 def without_masks(recipe: Recipe) -> Recipe:
     """The baseline of a recipe: no view is masked, and there are no hard negatives."""
 
-    def baseline(shards: Path, out: Path) -> PretrainConfig:
+    def baseline(shards: Location, out: Path) -> PretrainConfig:
         config = recipe(shards, out)
         return replace(
             config,
@@ -80,13 +81,13 @@ def without_masks(recipe: Recipe) -> Recipe:
     return baseline
 
 
-def demo(shards: Path, out: Path) -> PretrainConfig:
+def demo(shards: Location, out: Path) -> PretrainConfig:
     """Minutes on two cores: the small recipe, shorter and without hard negatives."""
     small = moco_v2_small(shards, out)
     return replace(small, epochs=15, moco=replace(small.moco, hard_negatives=0))
 
 
-def debug(shards: Path, out: Path) -> PretrainConfig:
+def debug(shards: Location, out: Path) -> PretrainConfig:
     """Seconds: two epochs of tiny views, to see that everything fits together."""
     small = moco_v2_small(shards, out)
     return replace(

@@ -13,6 +13,7 @@ import torch
 from pipeline.manifest import load_dataset_info
 from tests.benchmarks.ablation_records import append_record, read_records
 from training.config import PretrainConfig, differences
+from training.config_fields import dotted
 from training.context import LocalContext
 from training.data.views import ViewConfig
 from training.evaluate.config import EvaluateConfig
@@ -112,16 +113,8 @@ def digest_of(config: PretrainConfig) -> str:
     assert config.knn.val_shards is not None
     data = {"train": train, "val": load_dataset_info(config.knn.val_shards).plan_digest}
     # Against nothing, so that all that counts is listed, and places and pace are not.
-    deciding = differences({}, {**_flat(config.to_json()), **data})
+    deciding = differences({}, {**dotted(config.to_json()), **data})
     return hashlib.sha256("\n".join(deciding).encode()).hexdigest()[:16]
-
-
-def _flat(plain: dict[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in plain.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}  # type: ignore[arg-type]
-    return flat
 
 
 class _Quiet(LocalContext):
@@ -186,7 +179,7 @@ def _record(
         "train_seconds": round(_training_seconds(entries, config.batch_size), 1),
         "score_seconds": round(time.perf_counter() - started, 1),
         "settings": linear.settings,
-        "config": _flat(config.to_json()),
+        "config": dotted(config.to_json()),
     }
 
 

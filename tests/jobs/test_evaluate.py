@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from jobs.evaluate import run
 from jobs.export import run as run_export
 from pipeline.backbone import BackboneInfo
 from pipeline.manifest import DatasetInfo
+from tests.job_here import Done, job_here
 from tests.training.evaluate.detection.cases import drawn, write_voc
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
@@ -83,27 +83,12 @@ def case(
     return Case(folder, info, shards)
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def evaluate(
     case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Runs the job in this process, which has imported torch already."""
-
-    def call(*more: str, **given: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--local", *case.options(given), *more])
-        with pytest.raises(SystemExit) as exit_info:
-            main(run)
-        captured = capsys.readouterr()
-        assert isinstance(exit_info.value.code, int)
-        return Done(exit_info.value.code, captured.out, captured.err)
-
-    return call
+    job = job_here(run, monkeypatch, capsys)
+    return lambda *more, **given: job("--local", *case.options(given), *more)
 
 
 @pytest.mark.starts_ray

@@ -1,40 +1,22 @@
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
-from jobs.cli import main
 from jobs.export import run
 from pipeline.backbone import load_backbone
+from tests.job_here import Done, job_here
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
 def export(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Runs the job in this process, which has imported torch already."""
-
-    def call(*options: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, options)])
-        with pytest.raises(SystemExit) as exit_info:
-            main(run)
-        captured = capsys.readouterr()
-        assert isinstance(exit_info.value.code, int)
-        return Done(exit_info.value.code, captured.out, captured.err)
-
-    return call
+    return job_here(run, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -2,27 +2,20 @@
 
 import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from jobs.cli import main, parse
+from jobs.cli import parse
 from jobs.report import run
 from pipeline.errors import InputError
+from tests.job_here import Done, job_here
 from tests.made_sweeps import write_sweep
 from tests.shard_sets import write_shard_set
 from training.report.config import ReportConfig
 from training.report.write import MOST_BYTES
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 class Tags(HTMLParser):
@@ -51,17 +44,7 @@ class Tags(HTMLParser):
 def report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Runs the job in this process, which has imported torch already."""
-
-    def call(*options: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, options)])
-        with pytest.raises(SystemExit) as exit_info:
-            main(run)
-        captured = capsys.readouterr()
-        assert isinstance(exit_info.value.code, int)
-        return Done(exit_info.value.code, captured.out, captured.err)
-
-    return call
+    return job_here(run, monkeypatch, capsys)
 
 
 def test_the_options_are_a_contract() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError
 from training.config import PretrainConfig
-from training.config_fields import check_name, field_types, read_value, with_fields
+from training.config_fields import check_name, dotted, field_types, read_value, with_fields
 from training.recipes import debug
 
 BASE = debug(Path("s"), Path("o"))
@@ -112,3 +112,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(name: str, given: Any, messag
 def test_a_type_that_no_text_stands_for_is_refused() -> None:
     with pytest.raises(InputError, match="a field of type dict cannot be set"):
         read_value(dict, "a")
+
+
+def test_nested_settings_by_dotted_name() -> None:
+    assert dotted({"a": 1, "b": {"c": {"d": 2}, "e": 3}}) == {"a": 1, "b.c.d": 2, "b.e": 3}

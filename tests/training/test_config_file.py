@@ -9,8 +9,8 @@ import pytest
 from pipeline.errors import InputError
 from training.config import CONFIG_FILE, write_config
 from training.config_fields import with_fields
-from training.config_file import read_config_file
-from training.recipes import RECIPES, find_recipe
+from training.config_file import config_from_json, read_config_file
+from training.recipes import RECIPES, debug, find_recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -49,3 +49,11 @@ def test_a_file_that_is_no_configuration_is_refused(
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_config_file(path, shards=Path("s"), out=Path("o"))
+
+
+def test_shards_in_a_bucket_stay_a_url() -> None:
+    url = "s3://bucket/shards?endpoint_override=http://host:9000"
+    config = debug(url, Path("/run"))
+    again = config_from_json(config.to_json(), shards=Path("/other"), out=Path("/run"))
+    assert again == config
+    assert again.shards == url

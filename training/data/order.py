@@ -43,17 +43,20 @@ class EpochOrder:
         """The samples at positions ``start`` up to ``stop`` of the epoch, int64."""
         parts = []
         while start < stop:
-            window = int(np.searchsorted(self._window_ends, start, side="right"))
+            window = self.window_of(start)
             begin = int(self._window_ends[window - 1]) if window else 0
             end = min(stop, int(self._window_ends[window]))
             parts.append(self._lay_out(window)[start - begin : end - begin])
             start = end
         return np.concatenate(parts)
 
-    def shards_from(self, position: int, windows: int) -> list[int]:
-        """The shards of a position's window and of those after it, so many windows in all."""
-        first = int(np.searchsorted(self._window_ends, position, side="right"))
-        shards = self._shards[first * self._window : (first + windows) * self._window]
+    def window_of(self, position: int) -> int:
+        """The number of the window that a position of the epoch lies in."""
+        return int(np.searchsorted(self._window_ends, position, side="right"))
+
+    def shards_from(self, window: int, count: int) -> list[int]:
+        """The shards of a window and of those after it, so many windows in all."""
+        shards = self._shards[window * self._window : (window + count) * self._window]
         return [int(shard) for shard in shards]
 
     def _lay_out(self, window: int) -> NDArray[np.int64]:

@@ -116,6 +116,7 @@ class BatchDataset(Dataset[HostBatch]):
         self._rank_batch = config.batch_size // world_size
         self._offset = rank * self._rank_batch
         self._order: tuple[int, EpochOrder] | None = None
+        self._ahead: tuple[int, int] | None = None
 
     @property
     def places(self) -> range:
@@ -146,7 +147,11 @@ class BatchDataset(Dataset[HostBatch]):
         """Shards of a bucket: those of this window, then of the next, in the next epoch even."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         position = step_in_epoch * self.config.batch_size + self.places.start
-        shards = self._epoch_order(epoch).shards_from(position, WINDOWS_AHEAD)
+        window = self._epoch_order(epoch).window_of(position)
+        if self._ahead == (epoch, window):
+            return
+        self._ahead = (epoch, window)
+        shards = self._epoch_order(epoch).shards_from(window, WINDOWS_AHEAD)
         if len(shards) <= self.config.window:
             shards += self._new_order(epoch + 1).shards_from(0, 1)
         self.reader.ahead(shards)

@@ -7,7 +7,7 @@ neither waits nor ends for them.
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import InputError
 from pipeline.stores.atomic import write_atomically
+from training.config_fields import dotted
 
 TRACKED_FILE = "tracked.json"
 """The runs' names over there, so that a resumed run goes on in them."""
@@ -75,7 +76,7 @@ class MLflowTracker:
             else experiment.experiment_id
         )
         self.run_id = str(self._client.create_run(number, run_name=name).info.run_id)
-        params = [mlflow.entities.Param(key, str(value)) for key, value in dotted(config)]
+        params = [mlflow.entities.Param(key, str(value)) for key, value in dotted(config).items()]
         for start in range(0, len(params), MLFLOW_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + MLFLOW_BATCH])
 
@@ -146,15 +147,6 @@ def check_trackers(config: TrackConfig) -> None:
             raise InputError(
                 f"track.{package} needs the package {package}: pip install 'salmask[{package}]'"
             )
-
-
-def dotted(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of nested settings by their dotted names."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class Trackers:

@@ -21,7 +21,6 @@ from training.record.trackers import (
     TrackConfig,
     Trackers,
     check_trackers,
-    dotted,
 )
 
 
@@ -148,7 +147,3 @@ def test_what_is_not_installed_is_said_before_anything_is_written(
     check_trackers(TrackConfig())
     with pytest.raises(InputError, match="give the absolute path"):
         check_trackers(TrackConfig(mlflow="sqlite:///mlflow.db"))
-
-
-def test_dotted_names() -> None:
-    assert dict(dotted({"a": 1, "b": {"c": {"d": 2}, "e": 3}})) == {"a": 1, "b.c.d": 2, "b.e": 3}

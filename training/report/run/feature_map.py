@@ -47,7 +47,7 @@ def _blocks(run: RunState, config: ReportConfig) -> list[Block]:
     if run.backbone is None:
         return [missing("There is no map yet: the run has not exported a backbone.")]
     recorded = dict(run.recorded.get("knn") or {}).get("val_shards")
-    place = config.val or (Path(str(recorded)) if recorded else None)
+    place = config.val or recorded
     if place is None:
         return [
             missing("There is no map: the run knows no labelled shards (name some with --val).")

@@ -6,11 +6,11 @@ from typing import Any
 
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig
+from training.config_fields import dotted
 from training.data.damage import DAMAGED_FILE
 from training.methods.registry import METHODS
 from training.record.run_record import SEEN
 from training.report.page import Block, Folded, Section, Table, Words, missing
-from training.report.run.recorded_config import flat
 from training.report.run.state import RunState
 from training.report.wording import count, figure
 
@@ -21,9 +21,9 @@ PLACES = ("shards", "out", "data_digest", "knn.val_shards", "knn.train_shards")
 
 def settings_section(run: RunState) -> Section:
     """Settings that differ from the defaults, and all of them."""
-    recorded = _of_method(flat(run.recorded), str(run.recorded["method"]))
+    recorded = _of_method(dotted(run.recorded), str(run.recorded["method"]))
     plain = PretrainConfig(shards=Path("shards"), out=Path("out")).to_json()
-    defaults = flat(plain)
+    defaults = dotted(plain)
     changed = {
         name: value
         for name, value in recorded.items()

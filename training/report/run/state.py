@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from pipeline.backbone import BackboneInfo, find_export, load_info
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.stores.storage import Location
 from training.config import CONFIG_FILE, PretrainConfig
+from training.config_file import config_from_json
 from training.data.stream import BatchDataset
 from training.record.metrics import WARNING, read_metrics
 from training.record.progress import PROGRESS_FILE
 from training.report.kinds import read_object
-from training.report.run.recorded_config import config_from_record
 
 Column = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -106,17 +107,19 @@ def read_run(folder: Path) -> RunState:
         InputError: its record of settings or numbers is damaged.
     """
     recorded = read_object(folder / CONFIG_FILE)
-    absent = {"epochs", "batch_size", "method", "encoder", "shards"} - recorded.keys()
+    absent = {"epochs", "batch_size", "method", "encoder", "shards", "out"} - recorded.keys()
     if absent:
         raise InputError(f"{folder / CONFIG_FILE} is damaged: it has no {min(absent)!r}")
     config, config_problem = None, ""
     try:
-        config = config_from_record(recorded)
+        config = config_from_json(
+            recorded, shards=str(recorded["shards"]), out=Path(str(recorded["out"]))
+        )
     except InputError as error:
-        config_problem = str(error)
+        config_problem = f"the settings were recorded by another version: {error}"
     info, shards_problem = None, ""
     try:
-        info = _shards(Path(str(recorded["shards"])), str(recorded.get("data_digest")))
+        info = _shards(str(recorded["shards"]), str(recorded.get("data_digest")))
     except InputError as error:
         shards_problem = str(error)
     try:
@@ -136,7 +139,7 @@ def read_run(folder: Path) -> RunState:
     )
 
 
-def _shards(shards: Path, data_digest: str) -> DatasetInfo:
+def _shards(shards: Location, data_digest: str) -> DatasetInfo:
     info = load_dataset_info(shards)
     if info.plan_digest != data_digest:
         raise InputError(
