@@ -1,6 +1,7 @@
 """Pretraining jobs of seconds, started as a person starts them, to be killed and started again."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -90,6 +91,14 @@ class Job:
         """The job's process and all that it started."""
         own = psutil.Process(self.process.pid)
         return [own, *own.children(recursive=True)]
+
+    def terminate(self) -> None:
+        """As `ray job stop`, or a scheduler that wants its machine back."""
+        self.process.terminate()
+
+    def press_ctrl_c(self) -> None:
+        """As in its terminal: all that the job started there hears it too."""
+        os.killpg(self.process.pid, signal.SIGINT)
 
     def kill(self) -> None:
         """Kills the job's own process, as if out of memory."""

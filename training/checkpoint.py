@@ -18,7 +18,7 @@ STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When checkpoints are written, besides at the end and on SIGTERM.
+    """When checkpoints are written, besides at the end and when a stop is asked for.
 
     Attributes:
         every_epochs: epochs between checkpoints, 0 for never.

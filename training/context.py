@@ -1,9 +1,6 @@
 """What the loop knows of the world around it: its device, where to report, when to stop."""
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -50,12 +47,3 @@ class LocalContext:
     def stop_requested(self) -> bool:
         """Whether a stop was asked for."""
         return self._stop.is_set()
-
-    @contextmanager
-    def stop_on_sigterm(self) -> Iterator[None]:
-        """Turns SIGTERM into a request to stop while the block runs."""
-        before = signal.signal(signal.SIGTERM, lambda *_: self.request_stop())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)

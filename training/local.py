@@ -7,6 +7,7 @@ from training.distributed import rank, world_size
 from training.loop import RunResult, pretrain
 from training.preflight import preflight, total_steps
 from training.record.metrics import latest_values
+from training.stopping import asked_to_stop
 
 
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
@@ -27,5 +28,5 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     if rank() == 0:
         write_config(config.out, config, info.plan_digest)
     context = context or LocalContext()
-    with context.stop_on_sigterm():
+    with asked_to_stop(context.request_stop):
         return pretrain(config, context)

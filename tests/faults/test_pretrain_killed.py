@@ -5,7 +5,6 @@ Each line of the record has the loss of its step and the digest of all samples u
 
 import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -214,14 +213,15 @@ def test_a_node_that_is_lost_for_good_leaves_one_worker_to_finish(
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("options", [["--local"], ["--num-workers", "2"]])
-def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(
-    shards: Path, tmp_path: Path, options: list[str]
+@pytest.mark.parametrize("ask", [Job.terminate, Job.press_ctrl_c])
+@pytest.mark.parametrize("options", [["--local", "--loader-workers", "1"], ["--num-workers", "2"]])
+def test_a_run_asked_to_stop_writes_a_checkpoint_and_the_same_command_goes_on(
+    shards: Path, tmp_path: Path, options: list[str], ask: Callable[[Job], None]
 ) -> None:
     out, said = tmp_path / "run", tmp_path / "said.txt"
     job = Job(command(shards, out, *options, "--checkpoint.every-steps", "0"), said)
     wait_for_step(out, 11, job)
-    job.process.send_signal(signal.SIGTERM)
+    ask(job)
     assert "the same command goes on from there" in job.finish(120)
     stopped_at = max(int(p.name.removeprefix("step-")) for p in (out / "checkpoints").iterdir())
     assert 11 <= stopped_at < EPOCHS * STEPS_PER_EPOCH

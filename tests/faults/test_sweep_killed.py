@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.pretrain_jobs import Job, record, run_job, write_sets
+from training.record.progress import PROGRESS_FILE
 from training.sweep.ledger import LEDGER_FILE, Ledger
 from training.sweep.results import RESULTS_FILE
 
@@ -98,6 +99,30 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(shards: Path, tmp_pat
 
     assert "0 of 4 trials left" in run_job(arguments, said)
     assert starts(out).count(number) == 2
+
+
+def test_ctrl_c_stops_every_trial_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "sweep", tmp_path / "said.txt"
+    grid = ["--grid", "seed=0,1,2", "--scheduler", "none", "--checkpoint.every-epochs", "0"]
+    arguments = command(shards, out, *grid)
+    job = Job(arguments, said)
+    wait_for(lambda: len(Ledger(out).trials) == 2 and Ledger(out).trials[1].epochs >= 1, job)
+    job.press_ctrl_c()
+    assert "the same command goes on from there" in job.finish(120)
+    stopped = Ledger(out).trials
+    left = {n: newest_step(out / trial.run) for n, trial in stopped.items() if not trial.ended}
+    assert left
+    assert all(step > 0 for step in left.values())
+    text = run_job(arguments, said)
+    assert {t.status for t in Ledger(out).trials.values()} == {"finished"}, text
+    for number, step in left.items():
+        progress = (out / stopped[number].run / PROGRESS_FILE).read_text()
+        assert f"resuming after step {step} " in progress
+
+
+def newest_step(run: Path) -> int:
+    steps = (run / "checkpoints").glob("step-*")
+    return max((int(p.name.removeprefix("step-")) for p in steps), default=0)
 
 
 def test_a_trial_whose_process_dies_fails_alone_and_frees_its_cores(

@@ -1,15 +1,10 @@
 """Ray Train around the loop: workers, process group, restarts, and a gentle stop."""
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -37,6 +32,7 @@ from training.loop import RunResult, pretrain
 from training.preflight import can_split, preflight, total_steps
 from training.record.metrics import latest_values
 from training.record.progress import say, shown
+from training.stopping import asked_to_stop
 
 STOP_FILE = "stop-requested"
 PLACEMENT_GROUP_FILE = "ray/placement-group"
@@ -89,12 +85,16 @@ class _NotesPlacementGroup(WorkerGroupCallback):
 
 
 class _Trainer(TorchTrainer):
-    """Ray's trainer without its placement-group cleaner.
+    """Ray's trainer without its placement-group cleaner and its answer to Ctrl-C.
 
     The cleaner asks whether the controller still lives, but asks whichever Ray it finds first on
     the machine: beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray
-    frees what a job held when the job ends, with or without it.
+    frees what a job held when the job ends, with or without it. The answer to Ctrl-C is an abort
+    without a checkpoint; ours is in ``training.stopping``.
     """
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Ray would replace whatever answers Ctrl-C."""
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         # mypy sees the trainer of Ray Train V1.
@@ -138,7 +138,7 @@ def _launch(config: PretrainConfig, share: Resources | None) -> RunResult:
     check_nodes(config)
     write_config(config.out, config, info.plan_digest)
     (config.out / STOP_FILE).unlink(missing_ok=True)
-    with shown(config.out), _stop_on_sigterm(config.out / STOP_FILE):
+    with shown(config.out), asked_to_stop((config.out / STOP_FILE).touch):
         _train(config, resources, most_cpus=share.cpus_per_worker if share else None)
     (config.out / STOP_FILE).unlink(missing_ok=True)
     return RunResult(max(store.steps(), default=0), total, latest_values(config.out))
@@ -243,23 +243,3 @@ def _resources_left(config: PretrainConfig, first: Resources) -> Resources | Non
             )
         time.sleep(RESTART_POLL_SECONDS)
     return None
-
-
-@contextmanager
-def _stop_on_sigterm(stop_file: Path) -> Iterator[None]:
-    """While the block runs, SIGTERM asks the workers to write a checkpoint and end.
-
-    Only the main thread hears signals: elsewhere, in a trial of a sweep, nothing happens.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def request(_number: int, _frame: FrameType | None) -> None:
-        stop_file.touch()
-
-    before = signal.signal(signal.SIGTERM, request)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

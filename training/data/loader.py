@@ -1,6 +1,7 @@
 """The processes that load: batches of global steps, in order, ahead of use."""
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
 
@@ -37,6 +38,8 @@ def fork_server() -> BaseContext:
 
 
 def _start_worker(_number: int) -> None:
+    # Ctrl-C reaches all processes of a terminal; the training process decides what follows.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
 
 

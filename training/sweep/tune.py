@@ -12,11 +12,7 @@ as the sweep, and keep its cores from the others.
 import json
 import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
@@ -34,6 +30,7 @@ from training.cluster.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
 from training.cluster.resources import Resources
 from training.loop import RunResult
 from training.preflight import steps_per_epoch
+from training.stopping import asked_to_stop
 from training.sweep.config import Sweep
 from training.sweep.director import Director
 from training.sweep.fits import Share
@@ -155,6 +152,7 @@ def run_trials(sweep: Sweep, director: Director, share: Share) -> None:
     )
     # What Tune would log of a trial, the trial's own run logs; what it would print, the director.
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would kill the trials
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tuner = tune.Tuner(
         trainable,
@@ -170,7 +168,7 @@ def run_trials(sweep: Sweep, director: Director, share: Share) -> None:
             verbose=0,
         ),
     )
-    with _stop_on_sigterm(director):
+    with asked_to_stop(partial(_close, director)):
         tuner.fit()
 
 
@@ -213,20 +211,8 @@ def _free(director: Director, number: int) -> None:
         remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(path.read_text()))))
 
 
-@contextmanager
-def _stop_on_sigterm(director: Director) -> Iterator[None]:
-    """While the block runs, SIGTERM asks all trials to write a checkpoint and end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def request(_number: int, _frame: object) -> None:
-        director.closing = True
-        for number in director.running:
-            request_stop(director, number)
-
-    before = signal.signal(signal.SIGTERM, request)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _close(director: Director) -> None:
+    """Starts no more trials, and asks those that run to write a checkpoint and end."""
+    director.closing = True
+    for number in director.running:
+        request_stop(director, number)
