@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Of pyproject.toml; dev: all that the tests and every part of the project use.
+EXTRAS ?= dev
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.9
 CLUSTER_PORT ?= 6379
@@ -18,13 +20,13 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## build .venv (python3 with venv, make and git are all it needs)
+setup: $(STAMP) ## build .venv (python3 with venv, make and git are all it needs; EXTRAS=dev)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"salmask needs Python >= 3.11, {sys.executable} is {v.major}.{v.minor}: run make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV): install python3 with its venv module"; exit 1; }
 	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
-	   $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'; } || \
+	   $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; } || \
 	 { echo "set-up stopped: it needs a package index that pip and uv reach (a network, or PIP_INDEX_URL and UV_INDEX_URL set to a mirror); run make setup again"; exit 1; }
 	@touch $@
 

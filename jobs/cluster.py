@@ -1,5 +1,6 @@
-"""Start and stop a local Ray head with dashboard and job server: make cluster-up, cluster-down."""
+"""A local Ray head with job server (make cluster-up, cluster-down), and waiting for nodes."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -70,10 +71,26 @@ def down(*, state: Path = STATE) -> None:
     print("the cluster is down")
 
 
+def wait(*, gpus: int = 0, cpus: int = 0, minutes: float = 30.0) -> None:
+    """Wait until the cluster that runs this job has so much; an autoscaler is asked for it.
+
+    Args:
+        gpus: of all nodes together; 0: wait for CPUs.
+        cpus: of all nodes together, where no GPUs are wanted.
+        minutes: how long to wait.
+    """
+    if (gpus > 0) == (cpus > 0):
+        raise InputError("give either --gpus or --cpus, 1 or more")
+    name, count = ("GPU", gpus) if gpus else ("CPU", cpus)
+    # Ray takes seconds to import: only where it is used.
+    importlib.import_module("training.cluster.waiting").wait_for(name, count, minutes * 60)
+    print(f"the cluster has {count} {name}s")
+
+
 def main() -> int:
     """Parse, call, exit code."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"up": up, "down": down})
+        tyro.extras.subcommand_cli_from_dict({"up": up, "down": down, "wait": wait})
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ MAY_IMPORT_RAY = {
     "pipeline/ray_session.py",
     "training/cluster/launch.py",
     "training/cluster/nodes.py",
+    "training/cluster/waiting.py",
     "training/sweep/tune.py",
 }
 FORMAT_HALF = {

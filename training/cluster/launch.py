@@ -27,6 +27,7 @@ from pipeline.ray_session import ray_running
 from training.checkpoint import CheckpointStore
 from training.cluster.nodes import answering_nodes, check_nodes, live_nodes
 from training.cluster.resources import Resources, fewer_resources, first_resources
+from training.cluster.waiting import workers_asked_for
 from training.config import PretrainConfig, write_config
 from training.loop import RunResult, pretrain
 from training.preflight import can_split, preflight, total_steps
@@ -223,23 +224,24 @@ def _was_waiting(error: BaseException) -> bool:
 
 
 def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:
-    """Workers for the nodes that are left; waits for some where these hold none.
+    """Workers for the nodes that are left; where these hold none, asks for some and waits.
 
     Returns:
         None once a stop was asked for.
     """
     deadline = time.monotonic() + RESTART_WAIT_SECONDS
-    while not (config.out / STOP_FILE).exists():
-        nodes = [node.resources for node in answering_nodes(config)]
-        found = fewer_resources(
-            first.num_workers, nodes, partial(can_split, config), use_gpu=first.use_gpu
-        )
-        if found is not None:
-            return found
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"the cluster has held no worker for {RESTART_WAIT_SECONDS:.0f} s: start nodes and "
-                "give the same command, it goes on from the newest checkpoint"
+    with workers_asked_for(first):
+        while not (config.out / STOP_FILE).exists():
+            nodes = [node.resources for node in answering_nodes(config)]
+            found = fewer_resources(
+                first.num_workers, nodes, partial(can_split, config), use_gpu=first.use_gpu
             )
-        time.sleep(RESTART_POLL_SECONDS)
+            if found is not None:
+                return found
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"the cluster has held no worker for {RESTART_WAIT_SECONDS:.0f} s: start nodes "
+                    "and give the same command, it goes on from the newest checkpoint"
+                )
+            time.sleep(RESTART_POLL_SECONDS)
     return None
