@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 
 from pipeline.errors import InputError
