@@ -1,0 +1,115 @@
+"""What README.md tells a reader to type and to look for is there."""
+
+import ast
+import re
+import shlex
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from ray._private.authentication import authentication_constants
+
+from jobs.cli import parse
+from jobs.cluster import wait
+from jobs.export import ExportConfig
+from jobs.pretrain import read_command_line
+from jobs.sweep_options import read_options
+from pipeline.errors import InputError
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.saliency.score_report import ScoreConfig
+from pipeline.verify import VerifyConfig
+from training.evaluate.config import EvaluateConfig
+from training.report.config import ReportConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+ELSEWHERE = (
+    "ray: command not found",
+    "pipeline",
+    authentication_constants.TOKEN_INVALID_ERROR_MESSAGE,
+)
+"""Said by a shell, by Python or by Ray."""
+PARSERS: dict[str, Callable[[list[str]], object]] = {
+    "jobs/precompute.py": lambda words: parse(
+        VerifyConfig if "--verify" in words else PrecomputeConfig, "precompute", words
+    ),
+    "jobs/pretrain.py": read_command_line,
+    "jobs/evaluate.py": lambda words: parse(EvaluateConfig, "evaluate", words),
+    "jobs/export.py": lambda words: parse(ExportConfig, "export", words),
+    "jobs/report.py": lambda words: parse(ReportConfig, "report", words),
+    "jobs/score.py": lambda words: parse(ScoreConfig, "score", words),
+    "jobs/sweep.py": lambda words: read_options(words, "sweep"),
+}
+
+
+def lines() -> list[str]:
+    """The commands of the blocks to copy, without their comments, and those within a paragraph."""
+    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    whole = "\n".join(blocks).replace("\\\n", " ")
+    within = [" ".join(found.split()) for found in re.findall(r"`((?:python|make) [^`]*)`", README)]
+    return [line.partition(" #")[0].strip() for line in whole.splitlines()] + within
+
+
+def commands() -> list[list[str]]:
+    """What follows `python` on the lines that start a job."""
+    found = [line[line.index("python jobs/") :] for line in lines() if "python jobs/" in line]
+    words = [shlex.split(line)[1:] for line in found]
+    assert len(words) > 15, "the blocks are not read"
+    return [line for line in words if line[0] != "jobs/x.py" and "--help" not in line]
+
+
+@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:60])
+def test_the_job_takes_the_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (ROOT / words[0]).is_file()
+    if words[0] == "jobs/cluster.py":
+        assert words[1:] == ["wait", "--gpus", "4"]
+    elif "--config" in words:  # of a sweep that has ended
+        with pytest.raises(InputError, match=r"best\.json cannot be read"):
+            PARSERS[words[0]](words[1:])
+    else:
+        PARSERS[words[0]](words[1:])
+
+
+def test_waiting_wants_one_number() -> None:
+    for wrong in ({}, {"gpus": 1, "cpus": 1}):
+        with pytest.raises(InputError, match="either --gpus or --cpus"):
+            wait(**wrong)
+
+
+def test_make_has_the_targets() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for line in lines() if line.startswith("make ")}
+    assert "cluster-up" in named
+    assert named <= targets
+
+
+def test_the_files_are_there() -> None:
+    named = re.findall(r"[` (]((?:jobs|pipeline|training|tests)/[\w/*.]*)", README)
+    missing = {name for name in named if not list(ROOT.glob(name)) and name != "jobs/x.py"}
+    assert len(set(named)) > 20
+    assert missing == set()
+
+
+@cache
+def sentences() -> str:
+    """All texts of the program, and the Makefile."""
+    texts = [(ROOT / "Makefile").read_text(), *ELSEWHERE]
+    for package in ("pipeline", "training", "jobs"):
+        for path in (ROOT / package).rglob("*.py"):
+            tree = ast.walk(ast.parse(path.read_text()))
+            nodes = (node.value for node in tree if isinstance(node, ast.Constant))
+            texts += [value for value in nodes if isinstance(value, str)]
+    return "\n".join(texts)
+
+
+def trouble() -> list[str]:
+    """The messages in the first column of the table of troubles."""
+    section = README.partition("## Trouble\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| ")]
+    return [text for row in rows for text in re.findall(r"`([^`]*)`", row)]
+
+
+def test_the_messages_are_the_programs_own() -> None:
+    assert len(trouble()) > 20
+    assert [text for text in trouble() if text not in sentences()] == []
