@@ -14,6 +14,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from jobs.cli import parse
+from jobs.job_server import JOB_STOP_WAIT_S
 from jobs.pretrain import read_command_line
 from pipeline.precompute.config import PrecomputeConfig
 from training.preflight import can_split
@@ -27,6 +28,7 @@ TEXTS: Shape = {"*": str}
 CONTAINER: Shape = {
     "name": str,
     "image": str,
+    "env": [{"name": str, "value": str}],
     "ports": [{"name": str, "containerPort": int}],
     "resources": {"requests": TEXTS, "limits": TEXTS},
     "volumeMounts": [{"name": str, "mountPath": str}],
@@ -178,6 +180,16 @@ def test_every_pod_sees_the_same_folders(name: str) -> None:
         assert mounted["shared"] == "/shared"
         assert mounted["shm"] == "/dev/shm"
         assert box["volumeMounts"] == head["containers"][0]["volumeMounts"]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_relative_paths_are_below_the_shared_folder_too(name: str) -> None:
+    head, *_ = pods(load(name))
+    (box,) = head["containers"]
+    told = {one["name"]: one["value"] for one in box["env"]}
+    assert told["SALMASK_ROOT"] in [mount["mountPath"] for mount in box["volumeMounts"]]
+    # What `make cluster-up` gives a job that is stopped: time to write a checkpoint.
+    assert int(told["RAY_JOB_STOP_WAIT_TIME_S"]) == JOB_STOP_WAIT_S
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -10,6 +10,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from jobs.job_server import JOB_STOP_WAIT_S
+
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "jobs" / "deploy"
 FILES = ("ray_up_aws.yaml", "ray_up_machines.yaml")
@@ -97,7 +99,7 @@ def test_the_commands_are_shell(name: str) -> None:
 def test_jobs_run_in_the_projects_folder_and_mean_the_shared_one(name: str) -> None:
     start = cluster(name)["head_start_ray_commands"][-1]
     assert start.startswith("cd ~/salmask && ")
-    assert "SALMASK_ROOT=/shared " in start
+    assert f"SALMASK_ROOT=/shared RAY_JOB_STOP_WAIT_TIME_S={JOB_STOP_WAIT_S} ray start" in start
     assert any("/shared" in line for line in cluster(name)["setup_commands"])
     assert "--dashboard-host=127.0.0.1" in start, "the job server is reached through ssh only"
     assert "--autoscaling-config=$HOME/ray_bootstrap_config.yaml" in start
