@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import ray._private.node
 from ray._private.authentication import authentication_constants
 
 from jobs.cli import parse
@@ -26,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 ELSEWHERE = (
     "ray: command not found",
-    "pipeline",
     authentication_constants.TOKEN_INVALID_ERROR_MESSAGE,
+    Path(ray._private.node.__file__).read_text(),
 )
 """Said by a shell, by Python or by Ray."""
 PARSERS: dict[str, Callable[[list[str]], object]] = {
