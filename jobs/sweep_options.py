@@ -2,12 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jobs.base_config import BASE_HELP, absolute, find_base
+from jobs.base_config import BASE_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import parse
+from jobs.options import Groups
 from pipeline.errors import InputError
 from training.config import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
@@ -44,8 +46,12 @@ class SweepOptions:
         concurrent: trials at once; none: as many as the cluster holds.
         cpus_per_worker: cores of each worker; none: the cores divided by the workers.
         retry_failed: try failed trials again, from their last checkpoints.
+        config: file that the settings of all trials start from: a run's config.json, or a sweep's
+            best.json.
     """
 
+    recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
+    config: Path | None = None
     space: str | None = None
     grid: Words = ()
     choice: Words = ()
@@ -62,6 +68,14 @@ class SweepOptions:
     cpus_per_worker: int | None = None
     retry_failed: bool = False
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+
+    groups: ClassVar[Groups] = {
+        "space": ("space", "grid", "choice", "uniform", "log_uniform"),
+        "search": ("search", "num_trials", "search_seed", "objective"),
+        "scheduler": ("scheduler", "grace_epochs", "reduction_factor"),
+        "trial": ("concurrent", "cpus_per_worker", "retry_failed"),
+        "start": ("recipe", "config"),
+    }
 
     def __post_init__(self) -> None:
         for name in ("concurrent", "cpus_per_worker"):
@@ -103,13 +117,13 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
     Raises:
         InputError: as `jobs.cli.parse` does.
     """
-    _, base, rest = find_base(arguments)
+    _, base = find_base(arguments)
     base = dataclasses.replace(base, knn=dataclasses.replace(base.knn, every_epochs=1))
     return parse(
         SweepOptions,
         "jobs/sweep.py",
-        rest,
+        arguments,
         default=SweepOptions(base=base),
-        description=f"{description} {BASE_HELP} The same command goes on with a sweep that was "
-        "broken off, without repeating what has ended.",
+        description=f"{description} The same command goes on with a sweep that was broken off, "
+        f"without repeating what has ended. {BASE_HELP}",
     )

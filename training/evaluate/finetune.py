@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.progress import track
 from training.data.draws import sample_seeds
 from training.distributed import average_buffers, data_parallel, world_size
 from training.encoders.batch_norm import group_batch_norm
@@ -151,7 +152,8 @@ def finetuned(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for step, (views_BCHW, labels_B) in enumerate(batches):
+        shown = track(batches, f"finetune on {len(chosen)} images", steps, "steps")
+        for step, (views_BCHW, labels_B) in enumerate(shown):
             x_BCHW = prepare(views_BCHW.to(device, non_blocking=True).float().div_(255))
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
