@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from jobs.cli import conclude, from_root, main, parse
+from jobs.options import Groups
 from pipeline.backbone import CARD_NAME
 from pipeline.errors import InputError
 from pipeline.formats.registry import FORMATS
@@ -18,12 +20,19 @@ class ExportConfig:
     """Write a backbone as torchvision (or timm) names it, and in further formats beside it.
 
     Attributes:
-        checkpoint: a run, a checkpoint of it, or an exported backbone.
+        checkpoint: a run's folder, a checkpoint of it, or an exported backbone.
         out: folder of the export; an earlier export in it is replaced.
-        formats: of safetensors, timm, hugging_face and onnx.
-        encoder: query, or momentum where the method has one.
-        results: file of jobs/evaluate.py: this backbone's figures go onto the model card.
+        formats: any of safetensors, timm, hugging_face and onnx, beside the state dict (extra
+            export); none: that alone.
+        encoder: which encoder of the run: query, or momentum where the method has one.
+        results: file of jobs/evaluate.py: this backbone's figures go onto the model card; none: it
+            has no figures.
     """
+
+    groups: ClassVar[Groups] = {
+        "backbone": ("What is exported.", ("checkpoint", "encoder", "results")),
+        "export": ("What is written, and where to.", ("out", "formats")),
+    }
 
     checkpoint: Path
     out: Path

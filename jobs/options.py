@@ -13,8 +13,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-Groups = Mapping[str, tuple[str, ...]]
-"""Titles, each with the names of its fields."""
+Groups = Mapping[str, tuple[str, tuple[str, ...]]]
+"""Titles, each with a sentence and the names of its fields."""
 
 
 def grouped(config: type[Any]) -> type[Any]:
@@ -26,9 +26,11 @@ def grouped(config: type[Any]) -> type[Any]:
     hints = get_type_hints(config, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(config)}
     members: list[Any] = []
-    for title, names in groups_of(config).items():
+    attributes = inspect.cleandoc(config.__doc__ or "").partition("Attributes:")[1:]
+    for title, (about, names) in groups_of(config).items():
         own = [(name, hints[name], _default(fields[name])) for name in names]
-        inner = make_dataclass(title, own, namespace=_described(config), frozen=True, kw_only=True)
+        described = {"__doc__": "\n\n".join((about, "".join(attributes)))}
+        inner = make_dataclass(title, own, namespace=described, frozen=True, kw_only=True)
         members.append((_member(title), group(inner, title), dataclasses.field()))
     for name in _ungrouped(config):
         kind = hints[name]
@@ -55,7 +57,7 @@ def to_grouped(made: type[Any], config: Any) -> Any:  # noqa: ANN401  (any confi
     kinds = get_type_hints(made)
     values = {
         _member(title): kinds[_member(title)](**{name: getattr(config, name) for name in names})
-        for title, names in groups_of(type(config)).items()
+        for title, (_, names) in groups_of(type(config)).items()
     }
     own = get_type_hints(type(config), include_extras=True)
     for name in _ungrouped(type(config)):
@@ -67,7 +69,7 @@ def to_grouped(made: type[Any], config: Any) -> Any:  # noqa: ANN401  (any confi
 def from_grouped(config: type[Any], given: Any) -> Any:  # noqa: ANN401
     """The config of the values in its grouped class; raises whatever the config raises."""
     values: dict[str, Any] = {}
-    for title, names in groups_of(config).items():
+    for title, (_, names) in groups_of(config).items():
         values |= {name: getattr(getattr(given, _member(title)), name) for name in names}
     hints = get_type_hints(config, include_extras=True)
     for name in _ungrouped(config):
@@ -83,7 +85,7 @@ def groups_of(config: type[Any]) -> Groups:
 
 
 def _ungrouped(config: type[Any]) -> list[str]:
-    named = {name for names in groups_of(config).values() for name in names}
+    named = {name for _, names in groups_of(config).values() for name in names}
     return [field.name for field in dataclasses.fields(config) if field.name not in named]
 
 
@@ -102,8 +104,3 @@ def _member(title: str) -> str:
 
 def _default(field: Field[Any]) -> Any:  # noqa: ANN401
     return dataclasses.field(default=field.default, default_factory=field.default_factory)
-
-
-def _described(config: type[Any]) -> dict[str, str]:
-    _, heading, attributes = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
-    return {"__doc__": heading + attributes}

@@ -30,15 +30,18 @@ class PrecomputeOptions:
     """From images to a shard set, or reading one back.
 
     Attributes:
-        verify: shard set to read back instead: everything that is wrong with it is named.
-        processes: with --verify: how many shards are read at once, 0 or more; 0: one for each core.
+        verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
+            named.
+        processes: How many shards are read back at once, 0 or more; 0: one for each core.
     """
 
     base: Annotated[PrecomputeConfig, tyro.conf.arg(name="")]
     verify: str | Path | None = None
     processes: int = 0
 
-    groups: ClassVar[Groups] = {"verify": ("verify", "processes")}
+    groups: ClassVar[Groups] = {
+        "verify": ("Reading a shard set back, in place of making one.", ("verify", "processes"))
+    }
 
     def __post_init__(self) -> None:
         if self.processes:

@@ -33,7 +33,9 @@ class PretrainOptions:
     local: bool = False
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
-    groups: ClassVar[Groups] = {"start": ("recipe", "config", "local")}
+    groups: ClassVar[Groups] = {
+        "start": ("What the settings start from, and where it runs.", ("recipe", "config", "local"))
+    }
 
 
 def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
@@ -101,7 +103,7 @@ def results_of(result: RunResult, config: PretrainConfig) -> list[str]:
         f"backbone   {config.out / 'backbone'}",
         f"masks      {config.out / 'contact_sheet.png'}",
         f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}",
-        f"results    {config.out} (jobs/report.py shows them, jobs/evaluate.py --checkpoint scores)",
+        f"results    {config.out} (next: jobs/report.py, jobs/evaluate.py --checkpoint)",
     ]
 
 

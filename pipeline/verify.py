@@ -49,8 +49,8 @@ class VerifyConfig:
     """Read a shard set back and name everything that is wrong with it.
 
     Attributes:
-        verify: Folder of the shard set, or s3:// or gs:// prefix.
-        processes: How many shards are read at once; 0: one for each core.
+        verify: Folder, s3:// or gs:// prefix of the shard set.
+        processes: How many shards are read at once, 0 or more; 0: one for each core.
     """
 
     verify: str | Path

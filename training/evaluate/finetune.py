@@ -33,14 +33,14 @@ class FinetuneConfig:
 
     Attributes:
         shares: of the training labels, in (0, 1].
-        epochs: passes over the chosen images.
-        min_steps: steps at least, however few images there are.
-        batch_size: of all workers together.
-        lr: of the network, falling along a cosine.
-        head_lr: of the classifier, likewise.
-        weight_decay: of both.
-        batch_norm_group: images that share batch statistics, so that they do not depend on the
-            number of workers.
+        epochs: passes over the chosen images, 1 or more.
+        min_steps: steps at least, 1 or more, however few images there are.
+        batch_size: images of a step, all workers together, 2 or more.
+        lr: learning rate of the network, above 0, falling to 0 along a cosine.
+        head_lr: learning rate of the classifier, above 0, likewise.
+        weight_decay: of both, 0 or more.
+        batch_norm_group: images that share batch statistics, 2 or more, so that they do not depend
+            on the number of workers; divides each worker's batch.
     """
 
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)
@@ -60,7 +60,13 @@ class FinetuneConfig:
                 f"finetune: epochs {self.epochs}, min_steps {self.min_steps}, lr {self.lr}, "
                 f"head_lr {self.head_lr}: wanted 1 or more, rates above 0"
             )
-        if self.batch_norm_group < 2 or self.batch_size % self.batch_norm_group:
+        if self.weight_decay < 0:
+            raise InputError(f"finetune.weight_decay {self.weight_decay} must be 0 or more")
+        if (
+            self.batch_size < 2
+            or self.batch_norm_group < 2
+            or self.batch_size % self.batch_norm_group
+        ):
             raise InputError(
                 f"finetune.batch_norm_group {self.batch_norm_group} does not divide the batch of "
                 f"{self.batch_size}, or is below 2"

@@ -30,10 +30,10 @@ class PaperProbeConfig:
     """The paper's settings.
 
     Attributes:
-        epochs: passes over the training images; the rate falls at 60 and 80 % of them.
-        batch_size: of all workers together.
-        lr: learning rate.
-        momentum: of SGD.
+        epochs: passes over the training images, 1 or more; the rate falls at 60 and 80 % of them.
+        batch_size: images of a step, all workers together, 1 or more.
+        lr: learning rate, above 0.
+        momentum: of SGD, in [0, 1).
     """
 
     epochs: int = 100
