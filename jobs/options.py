@@ -25,20 +25,20 @@ def grouped(config: type[Any]) -> type[Any]:
     """
     hints = get_type_hints(config, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(config)}
-    members: list[Any] = []
-    attributes = inspect.cleandoc(config.__doc__ or "").partition("Attributes:")[1:]
-    for title, (about, names) in groups_of(config).items():
-        own = [(name, hints[name], _default(fields[name])) for name in names]
-        described = {"__doc__": "\n\n".join((about, "".join(attributes)))}
-        inner = make_dataclass(title, own, namespace=described, frozen=True, kw_only=True)
-        members.append((_member(title), group(inner, title), dataclasses.field()))
-    for name in _ungrouped(config):
-        kind = hints[name]
-        if (part := _part(kind)) is not None:
-            kind = unnamed(grouped(part))
-        members.append((name, kind, _default(fields[name])))
+    members: dict[str, Any] = {}  # a group stands where its first field does
+    for name in fields:
+        if (title := _title_of(config, name)) is not None:
+            members[_member(title)] = (
+                group(_inner(config, title, hints), title),
+                dataclasses.field(),
+            )
+        elif (part := _part(hints[name])) is not None:
+            members[name] = unnamed(grouped(part)), _default(fields[name])
+        else:
+            members[name] = hints[name], _default(fields[name])
+    own = [(name, *member) for name, member in members.items()]
     return make_dataclass(
-        config.__name__, members, namespace={"__doc__": config.__doc__}, frozen=True, kw_only=True
+        config.__name__, own, namespace={"__doc__": config.__doc__}, frozen=True, kw_only=True
     )
 
 
@@ -85,8 +85,23 @@ def groups_of(config: type[Any]) -> Groups:
 
 
 def _ungrouped(config: type[Any]) -> list[str]:
-    named = {name for _, names in groups_of(config).values() for name in names}
-    return [field.name for field in dataclasses.fields(config) if field.name not in named]
+    names = [field.name for field in dataclasses.fields(config)]
+    return [name for name in names if _title_of(config, name) is None]
+
+
+def _title_of(config: type[Any], name: str) -> str | None:
+    titles = (title for title, (_, names) in groups_of(config).items() if name in names)
+    return next(titles, None)
+
+
+def _inner(config: type[Any], title: str, hints: Mapping[str, Any]) -> type[Any]:
+    """The dataclass of one group, described by its sentence and the config's docstring."""
+    about, names = groups_of(config)[title]
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    own = [(name, hints[name], _default(fields[name])) for name in names]
+    attributes = "".join(inspect.cleandoc(config.__doc__ or "").partition("Attributes:")[1:])
+    described = {"__doc__": f"{about}\n\n{attributes}"}
+    return make_dataclass(title, own, namespace=described, frozen=True, kw_only=True)
 
 
 def _part(kind: Any) -> type[Any] | None:  # noqa: ANN401

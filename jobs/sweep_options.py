@@ -50,8 +50,6 @@ class SweepOptions:
             best.json.
     """
 
-    recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
-    config: Path | None = None
     space: str | None = None
     grid: Words = ()
     choice: Words = ()
@@ -67,6 +65,8 @@ class SweepOptions:
     concurrent: int | None = None
     cpus_per_worker: int | None = None
     retry_failed: bool = False
+    recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
+    config: Path | None = None
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
     groups: ClassVar[Groups] = {

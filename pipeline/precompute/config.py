@@ -23,11 +23,11 @@ class PrecomputeConfig:
 
     Attributes:
         data: Folder of images at any depth, s3:// or gs:// prefix, pattern (images/**/*.jpg), list
-            (.txt, .csv, .parquet with a column of paths or URLs), .parquet with images in it, or
-            WebDataset .tar files (shards/*.tar).
+            of paths or URLs (.txt; .csv or .parquet with a column of them), .parquet with images in
+            it, or WebDataset .tar files (shards/*.tar).
         out: Folder, s3:// or gs:// prefix of the shard set. A run that is started again redoes only
             what is missing.
-        saliency: Where the saliency maps come from: boundary, centre, external, fine_grained, scda,
+        saliency: Name of their source: boundary, centre, external, fine_grained, scda,
             spectral_residual or uniform; parameters behind a colon, as in
             scda:weights=runs/first/backbone,side=224 or boundary:refine=true.
         labels: Whether class labels are taken: from the top-level folders, or from a column. They

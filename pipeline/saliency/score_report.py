@@ -112,8 +112,8 @@ def score_report(config: ScoreConfig) -> ScoreReport:
     pairs = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
     processes = config.processes or len(os.sched_getaffinity(0))
     say(
-        f"scoring {', '.join(config.saliency)} on {len(pairs.paired)} images of {config.images} with "
-        f"masks of {config.masks}, {processes} at once"
+        f"scoring {', '.join(config.saliency)} on {len(pairs.paired)} images of {config.images} "
+        f"with masks of {config.masks}, in {processes} processes"
     )
     if pairs.without_mask:
         count = len(pairs.without_mask)

@@ -83,9 +83,7 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == "warning: 1 images without a mask: extra/lost.png\n"
     lines = done.stdout.splitlines()
-    assert lines[0].startswith(
-        "scoring boundary, boundary:prior_sigma=0, centre, uniform on 16 ima"
-    )
+    assert lines[0].startswith("scoring boundary, boundary:prior_sigma=0, centre, uniform on 16")
     assert lines[-1].startswith(f"picture    {tmp_path / 'new' / 'cases.png'} ")
     assert lines[1].startswith("16 images; AUC and IoU on 7 x 7 patches of the ")
     assert lines[2].split() == ["source", "AUC", "IoU", "max", "F", "MAE", "ms/image"]
