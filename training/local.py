@@ -1,5 +1,6 @@
 """The loop in this process, on a machine without Ray (or under ``torchrun``)."""
 
+from pipeline.progress import Silence, listening
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.context import LocalContext
@@ -25,8 +26,10 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     done = max(CheckpointStore(config.out / "checkpoints", keep=1).steps(), default=0)
     if done == total:
         return RunResult(done, total, latest_values(config.out), ran=False)
-    if rank() == 0:
-        write_config(config.out, config, info.plan_digest)
     context = context or LocalContext()
+    if rank() != 0:
+        with asked_to_stop(context.request_stop), listening(Silence()):
+            return pretrain(config, context)
+    write_config(config.out, config, info.plan_digest)
     with asked_to_stop(context.request_stop):
         return pretrain(config, context)
