@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 
+from torch import distributed as dist
+
 from jobs.base_config import BASE_HELP, absolute, find_base
 from jobs.cli import main, parse
 from training.config import PretrainConfig
@@ -29,10 +31,11 @@ def read_command_line(arguments: list[str]) -> tuple[str, bool, PretrainConfig]:
         default=base,
         description=(
             f"{__doc__} {BASE_HELP} The same command resumes a run that was broken off. "
-            "--local runs in this process, without Ray."
+            "--local runs in this process, without Ray; under torchrun its processes are the "
+            "workers."
         ),
     )
-    return name, chosen.local, absolute(config)
+    return name, chosen.local or dist.is_torchelastic_launched(), absolute(config)
 
 
 def run() -> None:
