@@ -15,7 +15,7 @@ import tyro
 from jobs.options import from_grouped, group, grouped, to_grouped, unnamed
 from jobs.terminal import Terminal, TerminalOptions
 from pipeline.errors import InputError
-from pipeline.progress import listening
+from pipeline.progress import Silence, listening
 from pipeline.stores.storage import Location, is_url
 
 EXIT_INPUT_ERROR = 2
@@ -84,7 +84,7 @@ def _begin(options: TerminalOptions) -> None:
     global _terminal
     _until_the_end.close()
     _terminal = Terminal(options)
-    _until_the_end.enter_context(listening(_terminal))
+    _until_the_end.enter_context(listening(_terminal if _prints() else Silence()))
     _until_the_end.callback(_terminal.close)
 
 
@@ -95,7 +95,13 @@ def conclude(values: Mapping[str, Any], *lines: str) -> None:
         values: for programs (``--json``): JSON values, paths among them.
         lines: for people; the last says where the results are, and what may come next.
     """
-    _terminal.conclude(values, lines)
+    if _prints():
+        _terminal.conclude(values, lines)
+
+
+def _prints() -> bool:
+    """Whether this process speaks: of those that torchrun starts, the first does."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
 
 
 def _one_line(box: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
+from torch import distributed as dist
 
 from jobs.base_config import BASE_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import conclude, main, parse
@@ -25,7 +26,8 @@ class PretrainOptions:
 
     Attributes:
         config: file that the settings start from: a run's config.json, or a sweep's best.json.
-        local: run in this process, without Ray.
+        local: run in this process, without Ray; so it is under torchrun, whose processes are the
+            workers.
     """
 
     recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
@@ -53,7 +55,7 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         default=PretrainOptions(base=base),
         description=f"{__doc__} The same command resumes a run that was broken off. {BASE_HELP}",
     )
-    return name, options.local, absolute(options.base)
+    return name, options.local or dist.is_torchelastic_launched(), absolute(options.base)
 
 
 def run() -> None:
