@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
@@ -14,33 +15,38 @@ from training.config_file import read_config_file
 from training.recipes import RECIPES, find_recipe
 
 DEFAULT_RECIPE = "moco_v2_small"
+RECIPE_HELP = f"{', '.join(RECIPES)}; by default {DEFAULT_RECIPE}, unless --config names a file."
 BASE_HELP = (
-    f"Starts from --recipe NAME ({', '.join(RECIPES)}; default {DEFAULT_RECIPE}), or from --config "
-    "FILE (a run's config.json or a sweep's best.json), of which any field can be changed."
+    "All settings start from a recipe, or from a file that a run or a sweep has left; any of them "
+    "can be changed. The defaults shown here are those of what it starts from: give --recipe NAME "
+    "or --config FILE beside --help to see others."
 )
 
 
-def find_base(arguments: list[str]) -> tuple[str, PretrainConfig, list[str]]:
-    """Takes ``--recipe`` and ``--config`` off a command line.
+def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
+    """Looks for ``--recipe`` and ``--config`` on a command line.
 
     Returns:
-        The recipe's or the file's name, the configuration that it stands for, and the other
-        words. Fields that must still be given are ``tyro.MISSING``.
+        The recipe's or the file's name, and the configuration that it stands for; fields that must
+        still be given are ``tyro.MISSING``.
 
     Raises:
         InputError: an unknown recipe, a file that cannot be used, or both given.
     """
-    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     words.add_argument("--recipe")
     words.add_argument("--config", type=Path)
-    chosen, rest = words.parse_known_args(arguments)
+    try:
+        chosen, _ = words.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
     if chosen.config is None:
         name = chosen.recipe or DEFAULT_RECIPE
-        return name, find_recipe(name)(tyro.MISSING, tyro.MISSING), rest
+        return name, find_recipe(name)(tyro.MISSING, tyro.MISSING)
     if chosen.recipe is not None:
         raise InputError("--recipe and --config are both given: a run starts from one of them")
     path = from_root(chosen.config)
-    return str(path), read_config_file(path, shards=tyro.MISSING, out=tyro.MISSING), rest
+    return str(path), read_config_file(path, shards=tyro.MISSING, out=tyro.MISSING)
 
 
 def absolute(config: PretrainConfig) -> PretrainConfig:

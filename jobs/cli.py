@@ -1,16 +1,21 @@
 """What every job does around its work: one line and exit code 2 for what a person got wrong."""
 
+import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr
+from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from jobs.options import from_grouped, group, grouped, to_grouped, unnamed
+from jobs.terminal import Terminal, TerminalOptions
 from pipeline.errors import InputError
+from pipeline.progress import Silence, listening
 from pipeline.stores.storage import Location, is_url
 
 EXIT_INPUT_ERROR = 2
@@ -18,6 +23,8 @@ EXIT_INTERRUPTED = 130
 
 
 Config = TypeVar("Config")
+_terminal = Terminal()
+_until_the_end = ExitStack()
 
 
 def parse(
@@ -28,7 +35,7 @@ def parse(
     default: Config | None = None,
     description: str | None = None,
 ) -> Config:
-    """Make a config, a dataclass, from the command line.
+    """Make a config, a dataclass, from the command line; ``--quiet`` and ``--json`` hold from here.
 
     Args:
         config: the dataclass; its fields are the options.
@@ -43,13 +50,21 @@ def parse(
         SystemExit: 0 after --help.
     """
     printed = io.StringIO()
+    own, described = grouped(config), inspect.cleandoc(config.__doc__ or "")
+    start = None if default is None else to_grouped(own, default)
+    job = field() if start is None else field(default=start)
+    fields = [
+        ("job", unnamed(own), job),
+        ("terminal", group(TerminalOptions, "terminal"), field(default=TerminalOptions())),
+    ]
     try:
         with redirect_stderr(printed):
-            made = tyro.cli(
-                config, prog=prog, args=arguments, default=default, description=description
+            given: Any = tyro.cli(
+                make_dataclass("Job", fields, frozen=True, kw_only=True),
+                prog=prog,
+                args=arguments,
+                description=description or described.partition("Attributes:")[0].strip(),
             )
-            assert made is not None
-            return made
     except SystemExit as leaving:
         error: BaseException | None = leaving
         while error is not None:
@@ -59,6 +74,34 @@ def parse(
         if leaving.code:
             raise InputError(_one_line(printed.getvalue()) + f" (see {prog} --help)") from None
         raise
+    made: Config = from_grouped(config, given.job)
+    _begin(given.terminal)
+    return made
+
+
+def _begin(options: TerminalOptions) -> None:
+    """Has all that this process tells printed as these options say, until the job's end."""
+    global _terminal
+    _until_the_end.close()
+    _terminal = Terminal(options)
+    _until_the_end.enter_context(listening(_terminal if _prints() else Silence()))
+    _until_the_end.callback(_terminal.close)
+
+
+def conclude(values: Mapping[str, Any], *lines: str) -> None:
+    """Gives the job's results.
+
+    Args:
+        values: for programs (``--json``): JSON values, paths among them.
+        lines: for people; the last says where the results are, and what may come next.
+    """
+    if _prints():
+        _terminal.conclude(values, lines)
+
+
+def _prints() -> bool:
+    """Whether this process speaks: of those that torchrun starts, the first does."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
 
 
 def _one_line(box: str) -> str:
@@ -82,7 +125,10 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         run: the job; returns an exit code, or None for 0.
     """
     try:
-        code = run()
+        try:
+            code = run()
+        finally:
+            _until_the_end.close()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

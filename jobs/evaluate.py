@@ -1,10 +1,12 @@
 """Score checkpoints on labelled images, compare them in a table, and record every figure."""
 
 import importlib
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from jobs.cli import from_root, main, parse
+from jobs.cli import conclude, from_root, main, parse
+from pipeline.progress import say
 from training.context import LocalContext
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
@@ -30,29 +32,37 @@ def read_command_line() -> EvaluateConfig:
 
 
 def run() -> None:
-    """Parse, evaluate here or on Ray, print the table."""
+    """Parse, evaluate here or on Ray, give the table."""
     config = read_command_line()
+    say(
+        f"scoring {', '.join(config.checkpoint)} by {', '.join(config.protocol)}: images of "
+        f"{config.train} to learn from, of {config.val} to score on; every figure goes to "
+        f"{config.results}"
+    )
     if config.local:
-        results = evaluate(config, LocalContext().device, lambda line: print(line, flush=True))
+        results = evaluate(config, LocalContext().device)
     else:
         # Ray takes seconds to import: only where it is used.
         ray_session = importlib.import_module("pipeline.ray_session")
         ray_group = importlib.import_module("jobs.ray_group")
         with ray_session.ray_running():
             results = ray_group.run_on_ray(evaluate, config, config.workers)
-    show(results, config)
+    conclude(
+        {"file": config.results, "results": [asdict(result) for result in results]},
+        *tables(results),
+        f"results    {config.results} (jobs/export.py --results puts them on a model card)",
+    )
 
 
-def show(results: list[Result], config: EvaluateConfig) -> None:
-    """Print a table of each kind: accuracies or precisions, cosines under masks, other figures."""
+def tables(results: list[Result]) -> Iterator[str]:
+    """Lines of a table of each kind: accuracies or precisions, cosines under masks, others."""
     kinds: dict[str, list[Result]] = {}
     for result in results:
         scored = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
         kind = scored if result.interval is not None else "other figures"
         kinds.setdefault(result.name if result.name == "cosine" else kind, []).append(result)
     for kind, some in kinds.items():
-        print(f"\n{kind}, {some[0].num_val} validation images\n{table(some)}")
-    print(f"\nresults    {config.results}")
+        yield f"\n{kind}, {some[0].num_val} validation images\n{table(some)}\n"
 
 
 if __name__ == "__main__":

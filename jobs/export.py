@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from jobs.cli import from_root, main, parse
+from jobs.cli import conclude, from_root, main, parse
+from jobs.options import Groups
 from pipeline.backbone import CARD_NAME
 from pipeline.errors import InputError
 from pipeline.formats.registry import FORMATS
 from pipeline.formats.write import write_formats
+from pipeline.progress import WARNING, say
 from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.results import figures_of, read_results
 
@@ -17,12 +20,19 @@ class ExportConfig:
     """Write a backbone as torchvision (or timm) names it, and in further formats beside it.
 
     Attributes:
-        checkpoint: a run, a checkpoint of it, or an exported backbone.
+        checkpoint: a run's folder, a checkpoint of it, or an exported backbone.
         out: folder of the export; an earlier export in it is replaced.
-        formats: of safetensors, timm, hugging_face and onnx.
-        encoder: query, or momentum where the method has one.
-        results: file of jobs/evaluate.py: this backbone's figures go onto the model card.
+        formats: any of safetensors, timm, hugging_face and onnx, beside the state dict (extra
+            export); none: that alone.
+        encoder: which encoder of the run: query, or momentum where the method has one.
+        results: file of jobs/evaluate.py: this backbone's figures go onto the model card; none: it
+            has no figures.
     """
+
+    groups: ClassVar[Groups] = {
+        "backbone": ("What is exported.", ("checkpoint", "encoder", "results")),
+        "export": ("What is written, and where to.", ("out", "formats")),
+    }
 
     checkpoint: Path
     out: Path
@@ -37,16 +47,23 @@ def run() -> None:
     source, out = from_root(config.checkpoint), from_root(config.out)
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
+    say(f"exporting {source} as {', '.join(config.formats) or 'a state dict alone'} into {out}")
     network, info = load_encoder(source, config.encoder)
     measured = [] if config.results is None else read_results(from_root(config.results))
     figures = figures_of(measured, info.weights_sha256)
     written = write_formats(out, network, info, config.formats, figures)
     if info.preprocessing.high_pass is not None:
-        print("this backbone wants high-passed images, which timm and transformers cannot make")
-    print(f"{info.architecture}, weights {written.weights_sha256[:12]}")
-    for entry in sorted(out.iterdir()):
-        print(f"  {entry.relative_to(out)}")
-    print(f"how to load each of them: {out / CARD_NAME}")
+        say(
+            f"{WARNING}this backbone wants high-passed images, which timm and transformers cannot "
+            "make"
+        )
+    names = sorted(entry.name for entry in out.iterdir())
+    conclude(
+        {"out": out, "files": names, "weights_sha256": written.weights_sha256},
+        f"{info.architecture}, weights {written.weights_sha256[:12]}",
+        *(f"  {name}" for name in names),
+        f"results    {out} (how to load each of them: {out / CARD_NAME})",
+    )
 
 
 if __name__ == "__main__":

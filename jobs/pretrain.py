@@ -1,70 +1,112 @@
 """Pretrains a backbone by contrastive learning on precomputed shards."""
 
-import argparse
 import importlib
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
 
-from jobs.base_config import BASE_HELP, absolute, find_base
-from jobs.cli import main, parse
+import tyro
+from torch import distributed as dist
+
+from jobs.base_config import BASE_HELP, RECIPE_HELP, absolute, find_base
+from jobs.cli import conclude, main, parse
+from jobs.options import Groups
+from pipeline.manifest import load_dataset_info
+from pipeline.progress import say
 from training.config import PretrainConfig
 from training.data.damage import DAMAGED_FILE
 from training.loop import RunResult
 
 
-def read_command_line(arguments: list[str]) -> tuple[str, bool, PretrainConfig]:
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """Where a pretraining runs, and what its settings start from.
+
+    Attributes:
+        config: file that the settings start from: a run's config.json, or a sweep's best.json.
+        local: run in this process, without Ray; so it is under torchrun, whose processes are the
+            workers.
+    """
+
+    recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
+    config: Path | None = None
+    local: bool = False
+    base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+
+    groups: ClassVar[Groups] = {
+        "start": ("What the settings start from, and where it runs.", ("recipe", "config", "local"))
+    }
+
+
+def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
     """Reads recipe, place and configuration from the command line.
 
     Returns:
         What the fields start from, whether to run without Ray, and the configuration, paths
         absolute.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--local", action="store_true")
-    chosen, rest = first.parse_known_args(arguments)
-    name, base, rest = find_base(rest)
-    config = parse(
-        PretrainConfig,
+    name, base = find_base(arguments)
+    options = parse(
+        PretrainOptions,
         "jobs/pretrain.py",
-        rest,
-        default=base,
-        description=(
-            f"{__doc__} {BASE_HELP} The same command resumes a run that was broken off. "
-            "--local runs in this process, without Ray."
-        ),
+        arguments,
+        default=PretrainOptions(base=base),
+        description=f"{__doc__} The same command resumes a run that was broken off. {BASE_HELP}",
     )
-    return name, chosen.local, absolute(config)
+    return name, options.local or dist.is_torchelastic_launched(), absolute(options.base)
 
 
 def run() -> None:
     """Parses, pretrains, says where the results are."""
     recipe, local, config = read_command_line(sys.argv[1:])
-    print(
-        f"pretraining {config.encoder.architecture} by {config.method} ({recipe}) on "
-        f"{config.shards}: {config.epochs} epochs, masks {config.masks.strategy}, "
-        f"fill {config.fill}, hard negatives {len(config.method_config.negative_views)}",
-        flush=True,
+    num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
+    say(
+        f"pretraining {config.encoder.architecture} by {config.method} ({recipe}) on {num_images} "
+        f"images of {config.shards} for {config.epochs} epochs, into {config.out}: masks "
+        f"{config.masks.strategy}, fill {config.fill}, hard negatives "
+        f"{len(config.method_config.negative_views)}"
     )
     # Ray takes seconds to import: only where it is used.
     launcher = importlib.import_module("training.local" if local else "training.cluster.launch")
     result: RunResult = launcher.launch(config)
-    if not result.finished:
-        print(
-            f"stopped at step {result.step} of {result.total_steps}; "
-            "the same command goes on from there"
-        )
-        return
+    conclude(
+        {
+            "out": config.out,
+            "finished": result.finished,
+            "step": result.step,
+            "total_steps": result.total_steps,
+            "values": result.values,
+        },
+        *(results_of(result, config) if result.finished else stopped(result)),
+    )
+
+
+def stopped(result: RunResult) -> list[str]:
+    """What is said of a run that was stopped."""
+    where = f"step {result.step} of {result.total_steps}"
+    return [f"stopped at {where}; the same command goes on from there"]
+
+
+def results_of(result: RunResult, config: PretrainConfig) -> list[str]:
+    """What is said of a run that is complete."""
     if result.ran:
-        print(f"finished {result.total_steps} steps")
+        lines = [f"finished {result.total_steps} steps"]
     else:
-        print(f"nothing to do: this run of {result.total_steps} steps is already finished")
+        lines = [f"nothing to do: this run of {result.total_steps} steps is already finished"]
     shown = {name: result.values[name] for name in ("loss", "knn") if name in result.values}
-    print("".join(f"{name:10} {value:.4g}\n" for name, value in shown.items()), end="")
+    lines += [f"{name:10} {value:.4g}" for name, value in shown.items()]
     if result.values.get("damaged_samples"):
         count = result.values["damaged_samples"]
-        print(f"damaged    {count:.0f} samples were skipped: {config.out / DAMAGED_FILE}")
-    print(f"backbone   {config.out / 'backbone'}")
-    print(f"masks      {config.out / 'contact_sheet.png'}")
-    print(f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}")
+        lines.append(f"damaged    {count:.0f} samples were skipped: {config.out / DAMAGED_FILE}")
+    return [
+        *lines,
+        f"backbone   {config.out / 'backbone'}",
+        f"masks      {config.out / 'contact_sheet.png'}",
+        f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}",
+        f"results    {config.out} (next: jobs/report.py, jobs/evaluate.py --checkpoint)",
+    ]
 
 
 if __name__ == "__main__":

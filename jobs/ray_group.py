@@ -2,20 +2,54 @@
 
 import socket
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import ray
 import torch
 from torch import distributed as dist
 
+from pipeline.progress import Silence, Standing, listening, say, show
 from training.cluster.nodes import live_nodes
 from training.cluster.resources import Resources, Wanted, first_resources
 
 Returned = TypeVar("Returned")
 
 
+POLL_SECONDS = 0.5
+
+
+class _Mailbox:
+    """Keeps what a rank tells until it is asked for: all lines, and the latest standing."""
+
+    def __init__(self) -> None:
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._standing: Standing | None = None
+
+    def say(self, line: str) -> None:
+        """Keeps a line."""
+        self._lines.put(line)
+
+    def show(self, standing: Standing) -> None:
+        """Keeps it in place of the one before."""
+        self._standing = standing
+
+    def empty(self) -> tuple[list[str], Standing | None]:
+        """What was told since the last time."""
+        lines = [self._lines.get() for _ in range(self._lines.qsize())]
+        standing, self._standing = self._standing, None
+        return lines, standing
+
+
 class _Worker:
-    """One rank; Ray makes an actor of it."""
+    """One rank; Ray makes an actor of it, which can be asked for its mail while it works."""
+
+    def __init__(self) -> None:
+        self._mailbox = _Mailbox()
+
+    def mail(self) -> tuple[list[str], Standing | None]:
+        """What this rank told since the last time."""
+        return self._mailbox.empty()
 
     def address(self) -> str:
         """Where the ranks may meet: this node, a free port."""
@@ -31,7 +65,18 @@ class _Worker:
         rank: int,
         resources: Resources,
     ) -> Returned:
-        """Join the others, call the function, leave."""
+        """Join the others, call the function, leave. What the first rank tells is mail."""
+        with listening(self._mailbox if rank == 0 else Silence()):
+            return self._run(function, argument, meeting, rank, resources)
+
+    def _run(
+        self,
+        function: Callable[[Any, torch.device], Returned],
+        argument: object,
+        meeting: str,
+        rank: int,
+        resources: Resources,
+    ) -> Returned:
         torch.set_num_threads(resources.cpus_per_worker)
         device = torch.device("cuda:0" if resources.use_gpu else "cpu")
         backend = "cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"
@@ -56,6 +101,8 @@ def run_on_ray(
         argument: its first argument.
         num_workers: ranks; auto: one per GPU of the cluster; without GPUs one per node.
 
+    What rank 0 tells meanwhile (`pipeline.progress`) is told here.
+
     Returns:
         What rank 0 returned.
 
@@ -65,7 +112,9 @@ def run_on_ray(
     nodes = [node.resources for node in live_nodes()]
     resources = first_resources(num_workers, nodes, lambda _: True)
     kind: Any = ray.remote(_Worker).options(
-        num_cpus=resources.cpus_per_worker, num_gpus=1 if resources.use_gpu else 0
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=1 if resources.use_gpu else 0,
+        max_concurrency=2,  # its work, and a question for its mail
     )
     workers = [kind.remote() for _ in range(resources.num_workers)]
     try:
@@ -76,10 +125,19 @@ def run_on_ray(
         ]
         waiting = calls
         while waiting:  # the first error ends it: the others may be waiting for that rank
-            done, waiting = ray.wait(waiting)
+            done, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
             ray.get(done)
+            _hand_on(ray.get(workers[0].mail.remote()))
         returned: Returned = ray.get(calls[0])
         return returned
     finally:
         for worker in workers:
             ray.kill(worker)
+
+
+def _hand_on(mail: tuple[list[str], Standing | None]) -> None:
+    lines, standing = mail
+    for line in lines:
+        say(line)
+    if standing is not None:
+        show(standing)

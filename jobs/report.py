@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from jobs.cli import from_root, main, parse
+from jobs.cli import conclude, from_root, main, parse
+from pipeline.progress import say
+from pipeline.schema import REPORT_FILE
 from training.report.config import ReportConfig
 from training.report.kinds import kind_of
 from training.report.write import write_report
@@ -17,9 +19,14 @@ def run() -> None:
         out=config.out and from_root(config.out),
         val=config.val and from_root(config.val),
     )
-    print(f"reporting the {kind_of(config.folder)} {config.folder}", flush=True)
+    kind, to = kind_of(config.folder), config.out or config.folder / REPORT_FILE
+    say(f"reporting the {kind} {config.folder} in {to}")
     path = write_report(config)
-    print(f"report     {path} ({path.stat().st_size / 1e6:.1f} MB, opens in any browser)")
+    size = path.stat().st_size
+    conclude(
+        {"report": path, "kind": kind, "bytes": size},
+        f"report     {path} ({size / 1e6:.1f} MB, opens in any browser)",
+    )
 
 
 if __name__ == "__main__":

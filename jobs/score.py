@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from jobs.cli import from_root, main, parse
+from jobs.cli import conclude, from_root, main, parse
 from pipeline.saliency.score_report import ScoreConfig, score_report
 
 
 def run() -> None:
-    """Parse the command line, score, print the table."""
+    """Parse the command line, score, give the table."""
     config = parse(ScoreConfig, "jobs/score.py")
     config = replace(
         config,
@@ -16,8 +16,8 @@ def run() -> None:
         maps=from_root(config.maps) if config.maps else None,
         picture=from_root(config.picture) if config.picture else None,
     )
-    for line in score_report(config):
-        print(line, flush=True)
+    report = score_report(config)
+    conclude(report.values(), *report.lines())
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from jobs.cli import EXIT_INTERRUPTED, main
+from jobs.cli import EXIT_INTERRUPTED, conclude, main
 from jobs.sweep_options import SweepOptions, read_options
+from pipeline.progress import say
 from training.cluster.resources import Node
 from training.sweep.config import Sweep
 from training.sweep.description import check_folder, describe, write_description
@@ -18,12 +20,7 @@ from training.sweep.fits import Share, share_of
 from training.sweep.ledger import Ledger
 from training.sweep.lock import locked
 from training.sweep.preflight import check_trials
-from training.sweep.results import RESULTS_FILE, terminal_table, write_summary
-
-
-def say(line: str) -> None:
-    """Shows a line at once, also where the output is a file."""
-    print(line, flush=True)
+from training.sweep.results import RESULTS_FILE, summary, terminal_table, write_summary
 
 
 def share(options: SweepOptions, sweep: Sweep, nodes: Sequence[Node]) -> Share:
@@ -65,7 +62,7 @@ def _sweep(options: SweepOptions, sweep: Sweep, shared: Share, description: dict
     tune = importlib.import_module("training.sweep.tune")
     write_description(sweep, description)
     judge = tune.judge_of(sweep)
-    director = Director(sweep, Ledger(sweep.folder), judge=judge, description=description, say=say)
+    director = Director(sweep, Ledger(sweep.folder), judge=judge, description=description)
     if options.retry_failed:
         director.reopen_failed()
     workers = shared.resources
@@ -79,15 +76,30 @@ def _sweep(options: SweepOptions, sweep: Sweep, shared: Share, description: dict
         tune.run_trials(sweep, director, shared)
     director.write_results()
     best = write_summary(sweep, director.trials)
-    print(terminal_table(sweep, director.trials))
-    print(f"results    {sweep.folder / RESULTS_FILE}")
+    if not director.num_left:
+        check_reported(director.trials, sweep)
+    conclude(
+        {
+            "folder": sweep.folder,
+            "results": sweep.folder / RESULTS_FILE,
+            "trials_left": director.num_left,
+            "best_config": best,
+            **summary(sweep, director.trials),
+        },
+        *terminal_table(sweep, director.trials).splitlines(),
+        *_last_lines(sweep, director.num_left, best),
+    )
     if director.num_left:
-        print(f"stopped with {director.num_left} trials left; the same command goes on from there")
         return 0 if director.closing else EXIT_INTERRUPTED
-    check_reported(director.trials, sweep)
-    if best is not None:
-        print(f"best       {best}: jobs/pretrain.py --config {best} --out NEW_FOLDER")
     return 1 if best is None else 0
+
+
+def _last_lines(sweep: Sweep, num_left: int, best: Path | None) -> Iterator[str]:
+    if num_left:
+        yield f"stopped with {num_left} trials left; the same command goes on from there"
+    elif best is not None:
+        yield f"best       {best}: jobs/pretrain.py --config {best} --out NEW_FOLDER"
+    yield f"results    {sweep.folder / RESULTS_FILE} (jobs/report.py {sweep.folder} shows them)"
 
 
 if __name__ == "__main__":

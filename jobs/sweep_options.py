@@ -2,12 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jobs.base_config import BASE_HELP, absolute, find_base
+from jobs.base_config import BASE_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import parse
+from jobs.options import Groups
 from pipeline.errors import InputError
 from training.config import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
@@ -24,7 +26,7 @@ class SweepOptions:
 
     Attributes:
         space: a named space: mask_ratio, mask_full or data_scaling; the four options below add
-            fields to it, or put others in their place.
+            fields to it, or put other values in place of its own.
         grid: NAME=VALUE,VALUE: every combination is tried. NAME is any field of the pretraining,
             with dots: masks.query_ratio=0.05:0.25,0.4 (a range has a colon; one number is both
             ends of it; masks.query_ratio.1 is its upper end). May be given several times.
@@ -33,17 +35,19 @@ class SweepOptions:
         log_uniform: NAME=LOW..HIGH: the same, uniform in the logarithm.
         search: grid, random or optuna (an extra); none: grid where the space has only grids, else
             random.
-        num_trials: in all; none: every point of a grid, 8 of other spaces.
-        search_seed: of the drawn points.
+        num_trials: trials in all, 1 or more; none: every point of a grid, 8 of other spaces.
+        search_seed: that the drawn points follow from, 0 or more.
         objective: what trials are compared by: knn (accuracy in percent, more is better) or
             heldout_loss (nats, less is better; see heldout.shards).
-        scheduler: asha stops trials that fall behind; none lets all run to their end; by default
-            asha, but none for data_scaling.
-        grace_epochs: epochs that asha lets every trial train.
-        reduction_factor: of so many trials asha lets one go on at each rung.
-        concurrent: trials at once; none: as many as the cluster holds.
-        cpus_per_worker: cores of each worker; none: the cores divided by the workers.
+        scheduler: asha stops trials that fall behind (asynchronous successive halving); none lets
+            all run to their end; by default asha, but none for data_scaling.
+        grace_epochs: epochs that asha lets every trial train, 1 or more.
+        reduction_factor: of so many trials asha lets one go on at each rung, 2 or more.
+        concurrent: trials at once, 1 or more; none: as many as the cluster holds.
+        cpus_per_worker: cores of each worker, 1 or more; none: the cores divided by the workers.
         retry_failed: try failed trials again, from their last checkpoints.
+        config: file that the settings of all trials start from: a run's config.json, or a sweep's
+            best.json.
     """
 
     space: str | None = None
@@ -61,13 +65,34 @@ class SweepOptions:
     concurrent: int | None = None
     cpus_per_worker: int | None = None
     retry_failed: bool = False
+    recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
+    config: Path | None = None
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
+    groups: ClassVar[Groups] = {
+        "space": ("What varies.", ("space", "grid", "choice", "uniform", "log_uniform")),
+        "search": (
+            "Which trials there are, and what they are compared by.",
+            ("search", "num_trials", "search_seed", "objective"),
+        ),
+        "scheduler": (
+            "Which trials are stopped before their end.",
+            ("scheduler", "grace_epochs", "reduction_factor"),
+        ),
+        "trial": (
+            "How many run at once, and on what.",
+            ("concurrent", "cpus_per_worker", "retry_failed"),
+        ),
+        "start": ("What the settings of all trials start from.", ("recipe", "config")),
+    }
+
     def __post_init__(self) -> None:
-        for name in ("concurrent", "cpus_per_worker"):
+        least = {"concurrent": 1, "cpus_per_worker": 1, "num_trials": 1, "grace_epochs": 1}
+        least |= {"search_seed": 0, "reduction_factor": 2}
+        for name, limit in least.items():
             number = getattr(self, name)
-            if number is not None and number < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be 1 or more")
+            if number is not None and number < limit:
+                raise InputError(f"--{name.replace('_', '-')} {number} must be {limit} or more")
 
     def sweep(self) -> Sweep:
         """The sweep that these options ask for; raises ``InputError`` where it cannot be."""
@@ -103,13 +128,13 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
     Raises:
         InputError: as `jobs.cli.parse` does.
     """
-    _, base, rest = find_base(arguments)
+    _, base = find_base(arguments)
     base = dataclasses.replace(base, knn=dataclasses.replace(base.knn, every_epochs=1))
     return parse(
         SweepOptions,
         "jobs/sweep.py",
-        rest,
+        arguments,
         default=SweepOptions(base=base),
-        description=f"{description} {BASE_HELP} The same command goes on with a sweep that was "
-        "broken off, without repeating what has ended.",
+        description=f"{description} The same command goes on with a sweep that was broken off, "
+        f"without repeating what has ended. {BASE_HELP}",
     )

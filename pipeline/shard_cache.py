@@ -38,8 +38,9 @@ class CacheConfig:
     """Where shards of a bucket lie while they are read; shards on a local disk are read there.
 
     Attributes:
-        folder: on a local disk of every node; None: ``~/.cache/salmask/shards``.
-        limit_gib: when the cache is larger, the shards that were used longest ago go.
+        folder: on a local disk of every node; none: ~/.cache/salmask/shards.
+        limit_gib: GiB, above 0: when the cache is larger, the shards that were used longest ago
+            go.
     """
 
     folder: Path | None = None

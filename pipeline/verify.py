@@ -26,6 +26,7 @@ from pipeline.precompute.plan_files import (
     read_plan,
     rows_file,
 )
+from pipeline.progress import say, track
 from pipeline.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
@@ -38,7 +39,6 @@ from pipeline.stores.atomic import TEMPORARY_SUFFIX
 from pipeline.stores.storage import Place, Store, StoreError, open_store
 from pipeline.verify_shard import Expected, ShardReport, source_digest, verify_shard
 
-SECONDS_BETWEEN_LINES = 5.0
 MAX_NAMED = 20
 """How many images of a kind of problem are named; the rest is counted."""
 FOLDERS = {SHARDS_FOLDER: ".tar", MANIFEST_FOLDER: ".parquet", REJECTED_FOLDER: ".parquet"}
@@ -49,8 +49,8 @@ class VerifyConfig:
     """Read a shard set back and name everything that is wrong with it.
 
     Attributes:
-        verify: Folder of the shard set, or s3:// or gs:// prefix.
-        processes: How many shards are read at once; 0: one for each core.
+        verify: Folder, s3:// or gs:// prefix of the shard set.
+        processes: How many shards are read at once, 0 or more; 0: one for each core.
     """
 
     verify: str | Path
@@ -99,11 +99,10 @@ def verify_set(place: Place, processes: int = 0) -> list[str]:
     problems += _check_sources(store, plans, ordered)
     seconds = time.monotonic() - started
     num_bytes = sum(report.num_bytes for report in ordered)
-    print(
+    say(
         f"{len(names)} shards, {sum(r.num_images for r in ordered)} images, "
         f"{sum(r.num_rejected for r in ordered)} rejected: {num_bytes / 1e6:.0f} MB read back in "
-        f"{seconds:.1f} s; {'nothing is wrong' if not problems else f'{len(problems)} problems'}",
-        flush=True,
+        f"{seconds:.1f} s; {'nothing is wrong' if not problems else f'{len(problems)} problems'}"
     )
     return problems
 
@@ -169,12 +168,8 @@ def _read_shards(expected: list[Expected], processes: int) -> dict[str, ShardRep
     """The reports by shard. Damaged bytes may kill a decoder in C, so each is tried again alone."""
     count = min(processes or os.cpu_count() or 1, max(len(expected), 1))
     reports: dict[str, ShardReport] = {}
-    last_line = time.monotonic()
-    for report in _pooled(expected, count):
+    for report in track(_pooled(expected, count), "reading back", len(expected), "shards"):
         reports[report.name] = report
-        if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
-            print(f"{len(reports)}/{len(expected)} shards read back", flush=True)
     for one in expected:
         if one.name not in reports:
             alone = list(_pooled([one], 1))

@@ -30,6 +30,7 @@ FORMAT_HALF = {
     "pipeline.memory",
     "pipeline.preparation",
     "pipeline.preprocessing",
+    "pipeline.progress",
     "pipeline.schema",
     "pipeline.shard_cache",
     "pipeline.shard_reader",

@@ -44,21 +44,21 @@ class AugmentConfig:
     """Ranges and probabilities of the colour augmentation; the defaults are MoCo v2's."""
 
     brightness: float = 0.4
-    """The factor is uniform in 1 +- this."""
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
     contrast: float = 0.4
-    """The factor is uniform in 1 +- this."""
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
     saturation: float = 0.4
-    """The factor is uniform in 1 +- this."""
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
     hue: float = 0.1
-    """The shift is uniform in +- this, in turns."""
+    """Its shift is drawn from - this to + this, in turns of the colour circle; in [0, 0.5]."""
     jitter_probability: float = 0.8
-    """How often the four above are applied."""
+    """How often the four above are applied, in [0, 1]."""
     grey_probability: float = 0.2
-    """How often a view becomes grey."""
+    """How often a view becomes grey, in [0, 1]."""
     blur_probability: float = 0.5
-    """How often a view is blurred."""
+    """How often a view is blurred, in [0, 1]."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the blur's sigma in pixels."""
+    """Least and greatest sigma of the blur in pixels, above 0."""
     scale_blur: bool = True
     """Whether blur_sigma is for 224 px and scales with the view, or is meant as it stands."""
 

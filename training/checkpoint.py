@@ -21,10 +21,10 @@ class CheckpointConfig:
     """When checkpoints are written, besides at the end and when a stop is asked for.
 
     Attributes:
-        every_epochs: epochs between checkpoints, 0 for never.
-        every_steps: steps between checkpoints, 0 for never.
-        every_minutes: minutes between checkpoints, 0 for never.
-        keep: how many of the newest are kept.
+        every_epochs: epochs between checkpoints, 0 or more; 0: never.
+        every_steps: steps between checkpoints, 0 or more; 0: never.
+        every_minutes: minutes between checkpoints, 0 or more; 0: never.
+        keep: how many of the newest are kept, 1 or more.
     """
 
     every_epochs: int = 1

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline.errors import InputError
 from pipeline.shard_cache import CacheConfig
@@ -39,9 +40,10 @@ class KnnConfig:
     Attributes:
         val_shards: labelled shards that are classified; None: no check.
         train_shards: labelled shards whose images vote; None: the shards of the pretraining.
-        every_epochs: epochs between checks; also before the first epoch and after the last.
-        k: neighbours that vote.
-        temperature: of the votes' weights, exp(cosine / temperature).
+        every_epochs: epochs between checks, 1 or more; also before the first epoch and after the
+            last.
+        k: neighbours that vote, 1 or more.
+        temperature: of the votes' weights, exp(cosine / temperature), above 0.
     """
 
     val_shards: Location | None = None
@@ -60,29 +62,45 @@ class PretrainConfig:
     """A whole run. Any field can be set on the command line, nested ones with a dot.
 
     Attributes:
-        shards: folder or bucket (``s3://bucket/prefix``, ``gs://``) that the precompute job wrote.
-        out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone.
-        epochs: passes over the data.
-        batch_size: global batch, all workers together.
+        shards: folder, s3:// or gs:// prefix that jobs/precompute.py wrote.
+        out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone. A run that is
+            there already goes on.
+        epochs: passes over the images, 1 or more.
+        batch_size: images of a step, all workers together, 2 or more.
         data_fraction: share of the images that are used, in (0, 1]: of every shard as much, and a
             smaller share's images are among a larger one's.
-        seed: everything random follows from it.
-        method: ``moco_v2``, ``simclr`` or ``byol``; each has settings of its own (``moco``,
-            ``simclr``, ``byol``).
+        seed: that everything random follows from, 0 or more.
+        method: moco_v2, simclr or byol; each has settings of its own (--moco, --simclr, --byol).
         fill: what stands in masked patches: mean, blur or high_pass.
-        precision: auto takes bf16 autocast where the device has bf16 matrix units.
-        num_workers: training processes; auto: as many as fit the batch, at most one per GPU, or per
-            node where there are no GPUs.
-        loader_workers: loading processes of each training process; None: 0 on CPU, 4 on GPU.
-        log_every_steps: steps between lines of the record.
-        max_failures: how often the workers are started again after a crash: on as many as the
-            cluster then holds and fit the batch, never more than before the first crash.
+        precision: fp32; bf16 autocast; or auto: bf16 where the device has bf16 matrix units.
+        num_workers: training processes, 1 or more; auto: as many as fit the batch, at most one per
+            GPU, or per node where there are no GPUs.
+        loader_workers: loading processes of each training process, 0 or more; none: 0 on CPU, 4
+            on GPU.
+        log_every_steps: steps between lines of the record, 1 or more.
+        max_failures: how often the workers are started again after a crash, 0 or more: on as many
+            as the cluster then holds and fit the batch, never more than before the first crash.
         on_damaged: what becomes of a damaged sample: raise ends the run with its name; skip counts
             and records it, and puts the batch's next good sample in its place, without weight in
             the loss.
         on_collapse: what to do when the embeddings collapse: warn in the record and on the screen,
             or stop the run.
     """
+
+    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "data": (
+            "What is trained on, and where everything goes.",
+            ("shards", "out", "data_fraction", "on_damaged"),
+        ),
+        "training": (
+            "What is trained, how long and how; the parts' own settings follow below.",
+            ("method", "fill", "epochs", "batch_size", "seed", "precision", "on_collapse"),
+        ),
+        "process": (
+            "What it runs on, and how often it tells.",
+            ("num_workers", "loader_workers", "max_failures", "log_every_steps"),
+        ),
+    }
 
     shards: Location
     out: Path
@@ -119,6 +137,8 @@ class PretrainConfig:
             raise InputError(
                 f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more"
             )
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} must be 0 or more")
         if not 0.0 < self.data_fraction <= 1.0:
             raise InputError(f"data_fraction {self.data_fraction} must be in (0, 1]")
         fill_named(self.fill)  # an unknown name is refused here already

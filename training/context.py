@@ -16,9 +16,6 @@ class TrainContext(Protocol):
     def report(self, values: dict[str, float]) -> None:
         """Called by every rank after an evaluation and at the end, with the same values."""
 
-    def say(self, line: str) -> None:
-        """Shows a line of progress; called on rank 0."""
-
     def stop_requested(self) -> bool:
         """Whether the run is to be checkpointed and ended; asked of rank 0 at every step."""
 
@@ -35,10 +32,6 @@ class LocalContext:
     def report(self, values: dict[str, float]) -> None:
         """Keeps the values in ``reports``."""
         self.reports.append(values)
-
-    def say(self, line: str) -> None:
-        """Prints the line."""
-        print(line, flush=True)
 
     def request_stop(self) -> None:
         """Asks the loop to write a checkpoint and end."""

@@ -1,5 +1,14 @@
-"""The loop in this process, on a machine without Ray (or under ``torchrun``)."""
+"""The loop without Ray: in this process, or in those that ``torchrun`` started."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import distributed as dist
+
+from pipeline.errors import InputError
+from pipeline.progress import Silence, listening
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.context import LocalContext
@@ -20,13 +29,41 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
     """
+    with process_group():
+        return _launch(config, context)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """While the block runs, this process is one of those that ``torchrun`` started, if it is."""
+    if dist.is_initialized() or not dist.is_torchelastic_launched():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _launch(config: PretrainConfig, context: LocalContext | None) -> RunResult:
+    if world_size() > 1 and config.num_workers not in ("auto", world_size()):
+        raise InputError(
+            f"num_workers {config.num_workers}, but torchrun started {world_size()} processes: "
+            "leave it out"
+        )
     info = preflight(config, world_size())
     total = total_steps(config, info)
     done = max(CheckpointStore(config.out / "checkpoints", keep=1).steps(), default=0)
     if done == total:
         return RunResult(done, total, latest_values(config.out), ran=False)
-    if rank() == 0:
-        write_config(config.out, config, info.plan_digest)
     context = context or LocalContext()
+    if rank() != 0:
+        with asked_to_stop(context.request_stop), listening(Silence()):
+            return pretrain(config, context)
+    write_config(config.out, config, info.plan_digest)
     with asked_to_stop(context.request_stop):
         return pretrain(config, context)

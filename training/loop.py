@@ -9,6 +9,7 @@ import torch
 
 from pipeline.manifest import load_dataset_info
 from pipeline.memory import keep_freed_memory
+from pipeline.progress import say
 from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.context import TrainContext
@@ -115,11 +116,13 @@ class Trainer:
             num_workers=num_loader_workers(self.config.loader_workers, self.device),
             pin_memory=self.device.type == "cuda",
         )
+        self.record.stands(self.step)
         self.record.interval.start_clock()
         for batch in self.record.interval.timed(loader):
             self._train_step(batch)
             if self._due(self.config.log_every_steps) or self._epoch_ends():
                 self.record.write_interval(self.step)
+            self.record.stands(self.step)
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
                 self._contact_sheet()
@@ -243,5 +246,5 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.record.load_state_dict(state["record"])
         if rank() == 0:
-            self.context.say(f"resuming after step {state['step']} from {checkpoint}")
+            say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])

@@ -17,12 +17,13 @@ class OptimConfig:
     """Optimiser with a cosine schedule; the defaults are the paper's for MoCo v2.
 
     Attributes:
-        name: ``sgd``; ``lars`` for large batches (SimCLR); or ``adamw``.
-        lr: learning rate after the warm-up.
-        momentum: of SGD and LARS.
-        weight_decay: on every parameter with SGD; on all but biases and batch norm with the others.
-        warmup_epochs: epochs over which the rate rises linearly from 0.
-        trust_coefficient: of LARS.
+        name: sgd; lars for large batches (SimCLR); or adamw.
+        lr: learning rate after the warm-up, above 0; it falls to 0 along a cosine.
+        momentum: of SGD and LARS, in [0, 1).
+        weight_decay: 0 or more; on every parameter with SGD, on all but biases and batch norm with
+            the others.
+        warmup_epochs: epochs over which the rate rises linearly from 0, 0 or more.
+        trust_coefficient: of LARS, above 0.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.demo.backgrounds import background, smooth_noise
 from pipeline.demo.objects import OBJECTS, place_object, shaded_surface, soft_shadow
 from pipeline.errors import InputError
+from pipeline.progress import track
 
 KINDS = tuple(sorted(OBJECTS))
 # Raised whenever the same parameters would give other pictures.
@@ -81,18 +82,24 @@ def make_demo_pictures(
     (out / "unfinished.json").write_text(json.dumps(wanted) + "\n")
     for folder in ("pictures", "masks"):
         shutil.rmtree(out / folder, ignore_errors=True)
-    for split_number, (split, count) in enumerate((("train", num_train), ("val", num_val))):
-        for kind_number, kind in enumerate(KINDS):
-            pictures, masks = out / "pictures" / split / kind, out / "masks" / split / kind
-            pictures.mkdir(parents=True)
-            masks.mkdir(parents=True)
-            for number in range(1, count // len(KINDS) + 1):
-                rng = np.random.default_rng([seed, split_number, kind_number, number])
-                picture = draw_picture(kind, rng, size)
-                name = f"{kind}-{number:04d}"
-                quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-                write(pictures / f"{name}.jpg", cv2.imencode(".jpg", picture.pixels, quality))
-                write(masks / f"{name}.png", cv2.imencode(".png", picture.mask))
+    drawn = [
+        (split_number, split, kind_number, kind, number)
+        for split_number, (split, count) in enumerate((("train", num_train), ("val", num_val)))
+        for kind_number, kind in enumerate(KINDS)
+        for number in range(1, count // len(KINDS) + 1)
+    ]
+    for split_number, split, kind_number, kind, number in track(
+        drawn, "drawing", len(drawn), "pictures"
+    ):
+        pictures, masks = out / "pictures" / split / kind, out / "masks" / split / kind
+        pictures.mkdir(parents=True, exist_ok=True)
+        masks.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([seed, split_number, kind_number, number])
+        picture = draw_picture(kind, rng, size)
+        name = f"{kind}-{number:04d}"
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        write(pictures / f"{name}.jpg", cv2.imencode(".jpg", picture.pixels, quality))
+        write(masks / f"{name}.png", cv2.imencode(".png", picture.mask))
     (out / "unfinished.json").write_text(json.dumps(wanted, indent=1) + "\n")
     (out / "unfinished.json").replace(out / "demo.json")
 

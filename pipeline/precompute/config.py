@@ -1,7 +1,9 @@
 """What a person says to precompute: where from, where to, and how."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline.codecs import MAX_PIXELS
 from pipeline.errors import InputError
@@ -21,14 +23,15 @@ class PrecomputeConfig:
 
     Attributes:
         data: Folder of images at any depth, s3:// or gs:// prefix, pattern (images/**/*.jpg), list
-            (.txt, .csv, .parquet with a column of paths or URLs), .parquet with images in it, or
-            WebDataset .tar files (shards/*.tar).
+            of paths or URLs (.txt; .csv or .parquet with a column of them), .parquet with images in
+            it, or WebDataset .tar files (shards/*.tar).
         out: Folder, s3:// or gs:// prefix of the shard set. A run that is started again redoes only
             what is missing.
-        saliency: Where the saliency maps come from: boundary, centre, external, fine_grained, scda,
+        saliency: Name of their source: boundary, centre, external, fine_grained, scda,
             spectral_residual or uniform; parameters behind a colon, as in
             scda:weights=runs/first/backbone,side=224 or boundary:refine=true.
-        labels: Whether class labels are taken: top-level folders, or a column.
+        labels: Whether class labels are taken: from the top-level folders, or from a column. They
+            are used for evaluation only.
         image_column: Column of a .csv or .parquet that has the images, or suffix of a tar's
             members that are the images.
         label_column: Column of class labels, suffix of a tar's members, or field of its .json.
@@ -37,14 +40,34 @@ class PrecomputeConfig:
             --saliency external).
         missing_masks: What an image without a mask is: an error, or given a uniform map.
         append: Add the new ones among the images to a finished set, as new shards.
-        resize_short: Store larger images with their shorter side this long, as JPEG of quality 92;
-            by default the original bytes are kept.
-        shard_images: A shard closes at this many images...
-        shard_mib: ...or at this many MiB of source bytes.
-        saliency_size: Side of the stored saliency maps in cells.
-        max_rejected_fraction: More images than this share that cannot be used are an error.
-        max_pixels: Larger images are rejected before they are decoded.
+        resize_short: Store larger images with their shorter side this long, in pixels, 1 or more,
+            as JPEG of quality 92; none: the original bytes are kept.
+        shard_images: Images at which a shard closes, 1 or more...
+        shard_mib: ...or MiB of source bytes at which it does, 1 or more.
+        saliency_size: Side of the stored saliency maps in cells, from 8 to 1024.
+        max_rejected_fraction: Share of the images, in [0, 1], that may be rejected because they
+            cannot be used: more are an error.
+        max_pixels: Pixels of an image, 1 or more: a larger one is rejected before it is decoded.
     """
+
+    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "image": (
+            "Where the images come from.",
+            ("data", "labels", "image_column", "label_column"),
+        ),
+        "limit": (
+            "Which images are rejected, and how many may be.",
+            ("max_pixels", "max_rejected_fraction"),
+        ),
+        "saliency": (
+            "Where the saliency maps come from.",
+            ("saliency", "saliency_size", "masks", "mask_column", "missing_masks"),
+        ),
+        "shard": (
+            "What is written, and where to.",
+            ("out", "append", "resize_short", "shard_images", "shard_mib"),
+        ),
+    }
 
     data: str | Path
     out: str | Path

@@ -21,8 +21,9 @@ from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.isolation import ShardError, process_isolation
-from pipeline.precompute.report import Progress
+from pipeline.precompute.report import started_work, with_shard
 from pipeline.precompute.run import run_precompute
+from pipeline.progress import show
 from pipeline.ray_session import ray_running, without_lines
 from pipeline.saliency.interface import wants_gpu
 from pipeline.schema import SHARDS_FOLDER
@@ -65,7 +66,8 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
         for generation, plan in work.plans.items()
         for number in range(plan.num_shards)
     ]
-    progress = Progress(work.num_images)
+    standing = started_work(work.num_images)
+    show(standing)
     built: list[BuiltShard] = []
     failure: Exception | None = None
     try:
@@ -79,7 +81,8 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
                     break
                 shard: BuiltShard = pickle.loads(row["shard"])
                 built.append(shard)
-                progress.add(shard)
+                standing = with_shard(standing, shard)
+                show(standing)
     except RayError as error:
         (job, *_) = jobs.values()
         failure = RuntimeError(

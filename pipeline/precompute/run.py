@@ -43,7 +43,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         work = begin(config, out, described)
     except OSError as error:
         raise write_error(out.url, error) from error
-    say_what_is_there(config.data, work)
+    say_what_is_there(config.data, out, config.saliency, work)
     jobs = {
         generation: ShardJob(
             data=work.place,

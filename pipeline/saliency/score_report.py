@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from pipeline.errors import InputError
+from pipeline.progress import WARNING, say
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.saliency.score_pairs import Half, ScoredImage, pair_up, read_pair
@@ -23,13 +25,19 @@ class ScoreConfig:
         images: Folder of images, of any depth.
         masks: Folder of masks with the same relative names up to the suffix; white is object.
         saliency: Sources, with options where wanted: boundary boundary:prior_sigma=0 centre.
-        half: Which images, by their names alone: choose parameters on one half, report on the
-            other.
+        half: Which images, by their names alone: choose parameters on one half (choose), report on
+            the other (report).
         maps: Folder of maps that another program made, for --saliency external.
         picture: PNG of the best and the worst cases of the first source.
-        cases: How many of each are in the picture.
-        processes: How many work at once; 0: one for each core.
+        cases: How many of each are in the picture, 1 or more.
+        processes: Processes that work at once, 0 or more; 0: one for each core.
     """
+
+    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "image": ("What is scored on.", ("images", "masks", "half")),
+        "saliency": ("What is scored.", ("saliency", "maps")),
+        "process": ("What is written, and on how many cores.", ("picture", "cases", "processes")),
+    }
 
     images: Path
     masks: Path
@@ -55,31 +63,71 @@ class ScoreConfig:
             raise InputError(f"picture must be the name of a .png, got {self.picture}")
 
 
-def score_report(config: ScoreConfig) -> Iterator[str]:
-    """Score, and write the picture.
+@dataclass(frozen=True, kw_only=True)
+class ScoreReport:
+    """What scoring found.
 
-    Yields:
-        The lines of the report.
+    Attributes:
+        scores: of each source, in the order in which they were named.
+        half: of the images.
+        picture: of the best and the worst cases of the first source; none: it was not wanted.
+    """
+
+    scores: Mapping[str, SourceScore]
+    half: Half
+    picture: Path | None
+
+    def values(self) -> dict[str, Any]:
+        """For programs."""
+        first = next(iter(self.scores.values()))
+        sources = {
+            name: {"auc": q.auc, "iou": q.iou, "max_f": q.max_f, "mae": q.mae, "ms": score.ms}
+            for name, score in self.scores.items()
+            for q in (score.quality,)
+        }
+        return {
+            "images": first.quality.num_images,
+            "half": self.half,
+            "left_out": dict(first.unreadable),
+            "sources": sources,
+            "picture": self.picture,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from _table(self.scores, self.half)
+        if self.picture is not None:
+            yield f"picture    {self.picture} (best and worst of {next(iter(self.scores))})"
+        else:
+            yield "nothing was written: --picture FILE.png draws the best and the worst cases"
+
+
+def score_report(config: ScoreConfig) -> ScoreReport:
+    """Score, and write the picture.
 
     Raises:
         InputError: nothing to score, a mask of another aspect than its image, a file that cannot
             be read.
     """
     pairs = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
-    if pairs.without_mask:
-        yield f"{len(pairs.without_mask)} images without a mask: {_named(pairs.without_mask)}"
-    sources = {text: parse_saliency_source(text) for text in config.saliency}
     processes = config.processes or len(os.sched_getaffinity(0))
+    say(
+        f"scoring {', '.join(config.saliency)} on {len(pairs.paired)} images of {config.images} "
+        f"with masks of {config.masks}, in {processes} processes"
+    )
+    if pairs.without_mask:
+        count = len(pairs.without_mask)
+        say(f"{WARNING}{count} images without a mask: {_named(pairs.without_mask)}")
+    sources = {text: parse_saliency_source(text) for text in config.saliency}
     scores = score_sources(sources, pairs.paired, processes)
     unreadable = scores[config.saliency[0]].unreadable
     if unreadable:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
-        yield f"{len(unreadable)} images left out: {_named(reasons)}"
-    yield from _table(scores, config.half)
+        say(f"{WARNING}{len(unreadable)} images left out: {_named(reasons)}")
     if config.picture is not None:
         first = config.saliency[0]
         _draw(config, sources[first], pairs.paired, scores[first])
-        yield f"best and worst of {first}: {config.picture}"
+    return ScoreReport(scores=scores, half=config.half, picture=config.picture)
 
 
 def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 
 from pipeline.errors import ImageError, InputError
+from pipeline.progress import track
 from pipeline.saliency.interface import Image, Map, SaliencySource
 from pipeline.saliency.quality import MapQuality, Mask, Quality, map_quality, summarise
 from pipeline.saliency.score_pairs import ScoredImage, read_bytes, read_pair
@@ -62,10 +63,10 @@ def score_sources(
     chunks = [pairs[at : at + CHUNK_IMAGES] for at in range(0, len(pairs), CHUNK_IMAGES)]
     work = partial(_score_chunk, dict(sources))
     if processes == 1:
-        done = [work(chunk) for chunk in chunks]
+        done = _tracked(map(work, chunks), chunks)
     else:
         with _one_thread_each(), multiprocessing.get_context("spawn").Pool(processes) as pool:
-            done = pool.map(work, chunks, chunksize=1)
+            done = _tracked(pool.imap(work, chunks), chunks)
     unreadable = {name: reason for part in done for name, reason in part.unreadable.items()}
     scores = {}
     for key in sources:
@@ -73,6 +74,15 @@ def score_sources(
         ms = statistics.median([part.ms[key] for part in done if part.qualities[key]] or [0.0])
         scores[key] = SourceScore(summarise(list(by_image.values())), ms, by_image, unreadable)
     return scores
+
+
+def _tracked(
+    results: Iterable["_ScoredChunk"], chunks: Sequence[Sequence[ScoredImage]]
+) -> list["_ScoredChunk"]:
+    """The chunks' results in their order; shows how many images are through."""
+    both, total = zip(chunks, results, strict=True), sum(map(len, chunks))
+    shown = track(both, "scoring", total, "images", size=lambda pair: len(pair[0]))
+    return [result for _, result in shown]
 
 
 @dataclass(frozen=True)

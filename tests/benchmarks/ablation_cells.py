@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from pipeline.manifest import load_dataset_info
+from pipeline.progress import listening
 from tests.benchmarks.ablation_records import append_record, read_records
 from training.config import PretrainConfig, differences
 from training.config_fields import dotted
@@ -22,7 +23,7 @@ from training.local import launch
 from training.masking.config import Strategy
 from training.recipes import find_recipe
 from training.record.metrics import read_metrics
-from training.record.progress import say
+from training.record.relay import Relay
 
 SCORE_SEED = 0
 
@@ -117,17 +118,6 @@ def digest_of(config: PretrainConfig) -> str:
     return hashlib.sha256("\n".join(deciding).encode()).hexdigest()[:16]
 
 
-class _Quiet(LocalContext):
-    """Keeps the progress of several runs at once apart: each goes to its own run's folder."""
-
-    def __init__(self, out: Path) -> None:
-        super().__init__()
-        self._out = out
-
-    def say(self, line: str) -> None:
-        say(self._out, line)
-
-
 def run_cell(cell: Cell, setting: Setting) -> None:
     """Trains and scores a cell, or goes on with it, and records it when it is finished.
 
@@ -143,8 +133,11 @@ def run_cell(cell: Cell, setting: Setting) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if config.out.name in {record["digest"] for record in read_records(setting.out)}:
             return
-        context = _Quiet(config.out)
-        if not launch(config, context).finished:
+        context = LocalContext()
+        # several runs at once: what each tells goes to its own folder
+        with listening(Relay(config.out)):
+            finished = launch(config, context).finished
+        if not finished:
             return  # asked to stop: there is a checkpoint
         append_record(setting.out, _record(cell, setting, config, context.device))
 

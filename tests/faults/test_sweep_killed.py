@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.pretrain_jobs import Job, record, run_job, write_sets
-from training.record.progress import PROGRESS_FILE
+from training.record.relay import PROGRESS_FILE
 from training.sweep.ledger import LEDGER_FILE, Ledger
 from training.sweep.results import RESULTS_FILE
 

@@ -93,7 +93,7 @@ def evaluate(
 
 @pytest.mark.starts_ray
 def test_on_ray_as_a_person_runs_it(case: Case) -> None:
-    words = [*case.options({}), "--checkpoint", "untrained", "--num-workers", "2"]
+    words = [*case.options({}), "--checkpoint", "untrained", "--num-workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "jobs/evaluate.py", *words],
         cwd=ROOT,
@@ -104,6 +104,12 @@ def test_on_ray_as_a_person_runs_it(case: Case) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = case.lines()
+    given = json.loads(done.stdout)  # Ray and its workers print nothing between
+    assert given == {"file": str(case.folder / "results.jsonl"), "results": lines}
+    said = done.stderr.splitlines()
+    assert said[0].startswith(f"scoring {case.folder / 'export'}, untrained by knn, linear: ")
+    assert any(line.startswith("untrained: knn ") for line in said), "what the first rank says"
+    assert said[-1].startswith(f"results    {case.folder / 'results.jsonl'} ")
     assert [(line["encoder"], line["protocol"]) for line in lines] == [
         (encoder, protocol) for encoder in ("query", "untrained") for protocol in ("knn", "linear")
     ]
@@ -111,7 +117,7 @@ def test_on_ray_as_a_person_runs_it(case: Case) -> None:
     assert lines[0]["train_digest"] == case.shards[0].plan_digest
     assert lines[0]["val_digest"] == case.shards[1].plan_digest
     assert (lines[0]["num_train"], lines[0]["num_val"]) == (40, 20)
-    (row,) = (row for row in done.stdout.splitlines() if row.startswith("untrained"))
+    (row,) = (row for row in said if row.startswith("untrained "))
     for line in lines[2:]:
         figure = line["figure"]
         assert isinstance(figure, float)

@@ -41,7 +41,7 @@ def test_a_run_in_two_formats(kept: Path, tmp_path: Path, export: Callable[..., 
     assert done.code == 0, done.err
     for name in ("README.md", "backbone.json", "backbone.pth", "backbone.safetensors", "timm"):
         assert name in done.out
-    assert "high-passed images, which timm and transformers cannot make" in done.out
+    assert "high-passed images, which timm and transformers cannot make" in done.err
     views = torch.randn(2, 3, 32, 32)
     assert torch.equal(load_backbone(out)[0](views), load_backbone(kept)[0](views))
 

@@ -115,12 +115,12 @@ def test_verify_exits_with_1_where_anything_is_wrong(tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     assert whole.stderr == ""
     assert "2 shards, 5 images, 0 rejected:" in whole.stdout
-    assert whole.stdout.endswith("; nothing is wrong\n")
+    assert whole.stdout.endswith(f"results    {out}: nothing is wrong\n")
     (out / "shards" / "shard-000001.tar").unlink()
     broken = run_job(f"--verify={out}", "--processes", "1")
     assert broken.returncode == 1
     assert broken.stderr == "shards/shard-000001.tar is missing\n"
-    assert broken.stdout.endswith("; 1 problems\n")
+    assert broken.stdout.endswith(f"results    {out}: 1 problems\n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from torch import distributed as dist
 
 from jobs.ray_group import run_on_ray
 from pipeline.errors import InputError
+from pipeline.progress import Standing, listening, say, show
+from tests.listeners import Kept
 from training.distributed import gather_rows, rank, world_size
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -25,6 +27,19 @@ def _fails(_: int, __: torch.device) -> None:
 
 def test_every_rank_takes_part() -> None:
     assert run_on_ray(_met, 10, 2) == [2.0, 10.0, 20.0]
+
+
+def _tells(_: int, __: torch.device) -> None:
+    say(f"rank {rank()}")
+    show(Standing(work="waiting", done=rank() + 1, total=9, unit="ranks"))
+
+
+def test_what_the_first_rank_tells_is_told_here() -> None:
+    kept = Kept()
+    with listening(kept):
+        run_on_ray(_tells, 0, 2)
+    assert kept.lines == ["rank 0"]
+    assert kept.standings == [Standing(work="waiting", done=1, total=9, unit="ranks")]
 
 
 def test_the_first_error_ends_all() -> None:

@@ -81,9 +81,10 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path) -> None:
         *("--picture", tmp_path / "new" / "cases.png", "--cases", "3", "--processes", "2"),
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert done.stderr == "warning: 1 images without a mask: extra/lost.png\n"
     lines = done.stdout.splitlines()
-    assert lines[0] == "1 images without a mask: extra/lost.png"
+    assert lines[0].startswith("scoring boundary, boundary:prior_sigma=0, centre, uniform on 16")
+    assert lines[-1].startswith(f"picture    {tmp_path / 'new' / 'cases.png'} ")
     assert lines[1].startswith("16 images; AUC and IoU on 7 x 7 patches of the ")
     assert lines[2].split() == ["source", "AUC", "IoU", "max", "F", "MAE", "ms/image"]
     rows = {line.split()[0]: [float(v) for v in line.split()[1:]] for line in lines[3:7]}
@@ -109,8 +110,11 @@ def test_halves_add_up(demo: Path) -> None:
             half=half,
             processes=1,
         )
-        head = next(line for line in score_report(config) if "AUC and IoU" in line)
-        counts.append(int(head.split()[0]))
+        report = score_report(config)
+        head = next(line for line in report.lines() if "AUC and IoU" in line)
+        counts.append(report.values()["images"])
+        assert head.startswith(f"{counts[-1]} images")
+        assert list(report.values()["sources"]) == ["uniform"]
         assert (f"half: {half}" in head) == (half != "all")
     assert counts[0] == counts[1] + counts[2] == 16
 
@@ -129,7 +133,7 @@ def test_a_mask_of_another_aspect_is_one_clear_line(demo: Path, tmp_path: Path) 
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "disc-0001.png is 90 x 10, of another aspect than its image" in done.stderr
-        assert done.stdout == ""
+        assert done.stdout.startswith("scoring boundary, centre on 1 images of ")
 
 
 def test_folders_that_are_not_there_are_one_clear_line(tmp_path: Path) -> None:

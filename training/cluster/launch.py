@@ -23,16 +23,18 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.errors import InputError
+from pipeline.progress import WARNING, Silence, listening
 from pipeline.ray_session import ray_running
 from training.checkpoint import CheckpointStore
 from training.cluster.nodes import answering_nodes, check_nodes, live_nodes
 from training.cluster.resources import Resources, fewer_resources, first_resources
 from training.cluster.waiting import workers_asked_for
 from training.config import PretrainConfig, write_config
+from training.distributed import rank
 from training.loop import RunResult, pretrain
 from training.preflight import can_split, preflight, total_steps
 from training.record.metrics import latest_values
-from training.record.progress import say, shown
+from training.record.relay import Relay, say, shown
 from training.stopping import asked_to_stop
 
 STOP_FILE = "stop-requested"
@@ -48,17 +50,12 @@ class RayTrainContext:
 
     def __init__(self, out: Path) -> None:
         self.device: torch.device = get_device()
-        self._out = out
         self._stop_file = out / STOP_FILE
         self._asked_at, self._stop = 0.0, False
 
     def report(self, values: dict[str, float]) -> None:
         """Hands the values to Ray Train."""
         ray.train.report(values)
-
-    def say(self, line: str) -> None:
-        """Shows the line at the driver (``progress.shown``)."""
-        say(self._out, line)
 
     def stop_requested(self) -> bool:
         """Looks for the driver's request, at most twice a second."""
@@ -70,7 +67,8 @@ class RayTrainContext:
 
 def _work(loop_config: dict[str, Any]) -> None:
     config: PretrainConfig = loop_config["config"]
-    pretrain(config, RayTrainContext(config.out))
+    with listening(Relay(config.out) if rank() == 0 else Silence()):
+        pretrain(config, RayTrainContext(config.out))
 
 
 class _NotesPlacementGroup(WorkerGroupCallback):
@@ -173,7 +171,7 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
                 cpus = min(resources.cpus_per_worker, most_cpus)
                 resources = replace(resources, cpus_per_worker=cpus)
             on = f"on {resources.num_workers} workers"
-            say(config.out, f"training is started again after {reason}, {on}")
+            say(config.out, f"{WARNING}training is started again after {reason}, {on}")
 
 
 def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:

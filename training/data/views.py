@@ -27,10 +27,10 @@ class ViewConfig:
     """How views are cut.
 
     Attributes:
-        size: side of a view in pixels.
-        grid: patches along a side; must divide ``size`` (7 at 224 px in the paper).
+        size: side of a view in pixels, 1 or more.
+        grid: patches along a side, 1 or more; must divide the size (7 at 224 px in the paper).
         crop_scale: least and greatest share of the image's area in a crop, in (0, 1].
-        crop_aspect: least and greatest width / height of a crop.
+        crop_aspect: least and greatest width / height of a crop, above 0.
         flip_probability: chance of a horizontal flip, in [0, 1].
     """
 

@@ -24,13 +24,13 @@ class EncoderConfig:
 
     Attributes:
         architecture: torchvision's name (ResNet, ResNeXt, wide ResNet, ConvNeXt, DenseNet,
-            EfficientNet, MobileNetV3, RegNet), or `timm:NAME` with the extra timm.
-        stem: `standard`: the library's; `small`: 3 x 3 instead of 7 x 7, stride 2 (ResNets and
-            DenseNets); `partial`: the standard one, renormalised by the pixels that a mask leaves
-            visible; `small_partial`: both.
+            EfficientNet, MobileNetV3, RegNet), or timm:NAME with the extra timm.
+        stem: standard: the library's; small: 3 x 3 instead of 7 x 7, stride 2 (ResNets and
+            DenseNets); partial: the standard one, renormalised by the pixels that a mask leaves
+            visible; small_partial: both.
         max_pool: keep the maximum pooling behind the stem; it can be left out of networks that
             have just one.
-        init: weights to start from: `torchvision` (its default ones), `torchvision:NAME`, a local
+        init: weights to start from: torchvision (its default ones), torchvision:NAME, a local
             state dict as the library names it (.pth), or the folder of an exported backbone; none:
             random.
         compile: run the network through torch.compile (needs a C++ compiler; on a GPU, Triton).

@@ -1,8 +1,9 @@
 """The configuration of an evaluation, put together from the protocols' own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -34,14 +35,27 @@ class EvaluateConfig:
             Faster or Mask R-CNN around the backbone; trains in one process).
         encoder: which encoder of the runs: query, or momentum.
         results: file that every figure is appended to, a line of JSON each.
-        k: neighbours of knn.
-        temperature: of knn.
-        seed: of all that is drawn.
-        batch_size: images that go through the network at once.
+        k: neighbours that vote, 1 or more.
+        temperature: of the votes' weights, exp(cosine / temperature), above 0.
+        seed: that everything random follows from, 0 or more.
+        batch_size: images that go through the network at once, 1 or more.
         bf16: compute in bfloat16: faster on a GPU, a little less exact.
         local: in this process, without Ray.
-        num_workers: processes on Ray; auto: one per GPU; without GPUs one per node; detection: 1.
+        num_workers: processes on Ray, 1 or more; auto: one per GPU; without GPUs one per node;
+            detection: 1.
     """
+
+    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "subject": (
+            "What is scored, on what, and where the figures go.",
+            ("checkpoint", "encoder", "protocol", "train", "val", "results"),
+        ),
+        "process": (
+            "What it runs on.",
+            ("local", "num_workers", "batch_size", "bf16", "seed"),
+        ),
+        "knn": ("Weighted nearest neighbours.", ("k", "temperature")),
+    }
 
     checkpoint: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(aliases=("--backbone",))
@@ -70,6 +84,11 @@ class EvaluateConfig:
             raise InputError("--protocol names nothing to score with")
         if self.batch_size < 1 or (self.num_workers != "auto" and self.num_workers < 1):
             raise InputError("batch_size and num_workers must be 1 or more")
+        if self.k < 1 or self.temperature <= 0 or self.seed < 0:
+            raise InputError(
+                f"k {self.k} must be 1 or more, temperature {self.temperature} above 0 and seed "
+                f"{self.seed} 0 or more"
+            )
         if DETECTION in self.protocol and len(set(self.protocol)) > 1:
             raise InputError(
                 "detection learns from boxes, the other protocols from class labels: give "

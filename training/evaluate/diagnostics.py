@@ -33,9 +33,10 @@ class DiagnosticsConfig:
 
     Attributes:
         ratios: masked shares of the patches of a kind, in (0, 1].
-        grid: patches along a side of the view; None: 8 where that divides it, else 7, else 4.
-        fill: what stands in masked patches; None: what the run used.
-        max_images: validation images at most, evenly chosen.
+        grid: patches along a side of the view, 1 or more; none: 8 where that divides it, else 7,
+            else 4.
+        fill: what stands in masked patches: mean, blur or high_pass; none: what the run used.
+        max_images: validation images at most, 2 or more, evenly chosen.
     """
 
     ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.errors import DamagedSampleError, InputError
+from pipeline.progress import track
 from training.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.features import evaluation_view, extract_features
 from training.evaluate.labelled import LabelledImages
@@ -93,7 +95,13 @@ def features_of(
     last = images.num_images * (rank + 1) // world_size
     return extract_features(
         backbone,
-        config.batches(images, range(first, last)),
+        track(
+            config.batches(images, range(first, last)),
+            f"features of {Path(str(images.root)).name}",
+            last - first,
+            "images",
+            size=lambda batch: len(batch[1]),
+        ),
         device=device,
         prepare=prepare,
         autocast_dtype=config.autocast_dtype,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.progress import track
 from training.data.draws import sample_seeds
 from training.distributed import average_buffers, data_parallel, world_size
 from training.encoders.batch_norm import group_batch_norm
@@ -32,14 +33,14 @@ class FinetuneConfig:
 
     Attributes:
         shares: of the training labels, in (0, 1].
-        epochs: passes over the chosen images.
-        min_steps: steps at least, however few images there are.
-        batch_size: of all workers together.
-        lr: of the network, falling along a cosine.
-        head_lr: of the classifier, likewise.
-        weight_decay: of both.
-        batch_norm_group: images that share batch statistics, so that they do not depend on the
-            number of workers.
+        epochs: passes over the chosen images, 1 or more.
+        min_steps: steps at least, 1 or more, however few images there are.
+        batch_size: images of a step, all workers together, 2 or more.
+        lr: learning rate of the network, above 0, falling to 0 along a cosine.
+        head_lr: learning rate of the classifier, above 0, likewise.
+        weight_decay: of both, 0 or more.
+        batch_norm_group: images that share batch statistics, 2 or more, so that they do not depend
+            on the number of workers; divides each worker's batch.
     """
 
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)
@@ -59,7 +60,13 @@ class FinetuneConfig:
                 f"finetune: epochs {self.epochs}, min_steps {self.min_steps}, lr {self.lr}, "
                 f"head_lr {self.head_lr}: wanted 1 or more, rates above 0"
             )
-        if self.batch_norm_group < 2 or self.batch_size % self.batch_norm_group:
+        if self.weight_decay < 0:
+            raise InputError(f"finetune.weight_decay {self.weight_decay} must be 0 or more")
+        if (
+            self.batch_size < 2
+            or self.batch_norm_group < 2
+            or self.batch_size % self.batch_norm_group
+        ):
             raise InputError(
                 f"finetune.batch_norm_group {self.batch_norm_group} does not divide the batch of "
                 f"{self.batch_size}, or is below 2"
@@ -151,7 +158,8 @@ def finetuned(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for step, (views_BCHW, labels_B) in enumerate(batches):
+        shown = track(batches, f"finetune on {len(chosen)} images", steps, "steps")
+        for step, (views_BCHW, labels_B) in enumerate(shown):
             x_BCHW = prepare(views_BCHW.to(device, non_blocking=True).float().div_(255))
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):

@@ -15,8 +15,8 @@ class HeldoutConfig:
 
     Attributes:
         shards: other images than the pretraining's, labelled or not; None: it is not measured.
-        bank_size: images of the bank; at most half of the shards' images.
-        temperature: of the loss, whatever that of the training is.
+        bank_size: images of the bank, 1 or more; at most half of the shards' images.
+        temperature: of the loss, above 0, whatever that of the training is.
     """
 
     shards: Location | None = None

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.progress import track
 from training.distributed import data_parallel
 from training.evaluate.extract import Features, Prepare
 from training.evaluate.labelled import LabelledImages
@@ -29,10 +30,10 @@ class PaperProbeConfig:
     """The paper's settings.
 
     Attributes:
-        epochs: passes over the training images; the rate falls at 60 and 80 % of them.
-        batch_size: of all workers together.
-        lr: learning rate.
-        momentum: of SGD.
+        epochs: passes over the training images, 1 or more; the rate falls at 60 and 80 % of them.
+        batch_size: images of a step, all workers together, 1 or more.
+        lr: learning rate, above 0.
+        momentum: of SGD, in [0, 1).
     """
 
     epochs: int = 100
@@ -103,7 +104,8 @@ def paper_probe(
         seed=seed,
         num_threads=num_threads,
     )
-    for step, (views_BCHW, labels_B) in enumerate(batches):
+    shown = track(batches, "linear_paper", steps, "steps")
+    for step, (views_BCHW, labels_B) in enumerate(shown):
         with torch.no_grad():
             x_BCHW = prepare(views_BCHW.to(device, non_blocking=True).float().div_(255))
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.preparation import resize_and_crop
+from pipeline.progress import track
 from training.augment import AugmentConfig, augment_colours, draw_colours
 from training.data.draws import View, sample_seeds
 from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
@@ -69,9 +70,10 @@ class Look:
         return sample_seeds(self.seed, 0, numbers)
 
     def batches(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """The numbers, so many at once."""
-        for first in range(0, len(numbers), self.batch_size):
-            yield numbers[first : first + self.batch_size]
+        """The numbers, so many at once; shows how far that is."""
+        starts = range(0, len(numbers), self.batch_size)
+        batches = (numbers[first : first + self.batch_size] for first in starts)
+        return track(batches, "diagnostics", len(numbers), "images", size=len)
 
     def two_views(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Features of two augmented views of each image (MoCo v2's crops and colours)."""

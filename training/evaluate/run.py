@@ -1,10 +1,11 @@
 """An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
 from pipeline.errors import InputError
+from pipeline.progress import say
 from training.distributed import rank, world_size
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
@@ -17,16 +18,14 @@ from training.evaluate.subject import load_subjects
 def evaluate(
     config: EvaluateConfig,
     device: torch.device,
-    say: Callable[[str], None] = lambda _: None,
 ) -> list[Result]:
     """Score, and append every result to the file as soon as it is there.
 
-    Called by every rank; the first one writes.
+    Called by every rank; the first one writes, and says every figure.
 
     Args:
         config: what is scored, how, and on what; paths absolute.
         device: that computes.
-        say: is told of every figure, and of what takes long.
 
     Returns:
         The results in order, the same on every rank.
@@ -37,7 +36,7 @@ def evaluate(
     if DETECTION in config.protocol:
         if world_size() > 1:
             raise InputError(f"detection trains in one process, not in {world_size()}")
-        found_by_parts = detection(config, device, say)
+        found_by_parts = detection(config, device)
     else:
         found_by_parts = classification(config, device)
     results: list[Result] = []

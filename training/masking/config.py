@@ -20,12 +20,12 @@ class AttMaskConfig:
     """Settings of the three `attmask` strategies; the defaults are those of arXiv 2203.12719."""
 
     ratio: tuple[float, float] = (0.1, 0.5)
-    """Range of the masking ratio, of all patches of a view."""
+    """Least and greatest masking ratio, of all patches of a view, in [0, 1]."""
     probability: float = 0.5
-    """How often a view is masked at all."""
+    """How often a view is masked at all, in [0, 1]."""
     show: float = 0.1
-    """`attmask_hint` shows this share of the masked patches again, out of this share of a view's
-    most salient ones."""
+    """Share, in [0, 1], of the masked patches that attmask_hint shows again, out of the same share
+    of a view's most salient ones."""
 
     def __post_init__(self) -> None:
         _check_range("masks.attmask.ratio", self.ratio)
@@ -39,18 +39,21 @@ class MaskConfig:
     """How views are masked; the defaults are the paper's (arXiv 2309.12757, section 3)."""
 
     strategy: Strategy = "balanced"
-    """Which patches of a view are masked; attmask_*: by the order of the saliency."""
+    """Which patches of a view are masked: none; random ones; as many of the foreground as of the
+    background (balanced), or of another image's foreground (shuffled: a control); attmask_*: by
+    the order of the saliency."""
     branch: Literal["query", "key", "both"] = "query"
     """Which view is masked."""
     query_ratio: tuple[float, float] = (0.05, 0.25)
-    """Range of the masking ratio of a masked query or key, of all its patches (not attmask)."""
+    """Least and greatest masking ratio of a masked query or key, of all its patches, in [0, 1] (not
+    attmask)."""
     negative_ratio: tuple[float, float] = (0.4, 0.7)
-    """Range of the masking ratio of a hard negative, of its foreground patches."""
+    """Least and greatest masking ratio of a hard negative, of its foreground patches, in [0, 1]."""
     foreground_threshold: float = -0.6
-    """A patch is foreground from mean + this * std of its view's saliency on."""
+    """A patch is foreground from mean + this * std of its view's saliency on; any finite number."""
     attmask: AttMaskConfig = field(default_factory=AttMaskConfig)
     behaviour: Literal["paper", "released"] = "paper"
-    """`released` does what the code published with the paper does, where it departs from the paper:
+    """released does what the code published with the paper does, where it departs from the paper:
     see `training.masking.released`."""
 
     def __post_init__(self) -> None:
@@ -80,7 +83,7 @@ class MaskConfig:
 
     @property
     def probability(self) -> float:
-        """How often a view is masked at all."""
+        """How often a view is masked at all, in [0, 1]."""
         return self.attmask.probability if self.by_saliency_order else 1.0
 
     @property

@@ -34,7 +34,7 @@ class BYOLConfig(MethodConfig):
     """The method's settings; the defaults are those of its paper for a short run.
 
     Attributes:
-        predictor_width: width of the predictor's inner layer.
+        predictor_width: width of the predictor's inner layer, 1 or more.
         target_momentum: share of the target encoder kept at the first step, in [0, 1); it rises to
             1 along half a cosine.
         symmetric: predict each view from the other, and not only view 2 from view 1. With a masked

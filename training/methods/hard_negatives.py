@@ -22,11 +22,11 @@ class HardNegativeConfig(MethodConfig):
 
     Attributes:
         temperature: of the softmax over similarities, above 0.
-        hard_negatives: own hard negatives per image: several masks of the same view.
-        rho: weight of the similarity to a hard negative.
-        rho_warmup_epochs: epochs over which rho rises linearly from 0.
+        hard_negatives: own hard negatives per image, 0 or more: several masks of the same view.
+        rho: weight of the similarity to a hard negative, 0 or more.
+        rho_warmup_epochs: epochs over which rho rises linearly from 0, 0 or more.
         prime_weights: weigh the hard negatives by the rank of their similarity.
-        prime_power: exponent of these weights: 0 makes all alike.
+        prime_power: exponent of these weights, 0 or more: 0 makes all alike.
         prime_bias: weight of the easiest one before the exponent, in [0, 1].
     """
 

@@ -54,12 +54,13 @@ class MethodConfig:
     """Settings that every method has.
 
     Attributes:
-        embedding_dim: D, length of the embeddings that are compared.
-        head_layers: linear layers of the projection head, a ReLU between two.
-        head_width: width of its inner layers; None: that of the features.
+        embedding_dim: D, length of the embeddings that are compared, 1 or more.
+        head_layers: linear layers of the projection head, a ReLU between two, 1 or more.
+        head_width: width of its inner layers, 1 or more; none: that of the features.
         head_batch_norm: whether batch norm stands behind its inner layers.
-        batch_norm_group: samples that share batch statistics, divides each rank's batch; None: a
-            rank's whole batch (then the statistics depend on the number of ranks).
+        batch_norm_group: samples that share batch statistics, 2 or more, divides each worker's
+            batch; none: a worker's whole batch (then the statistics depend on the number of
+            workers).
     """
 
     section: ClassVar[str]
@@ -75,6 +76,8 @@ class MethodConfig:
         self.check(self.embedding_dim >= 1, "embedding_dim", "must be 1 or more")
         self.check(self.head_layers >= 1, "head_layers", "must be 1 or more")
         self.check(self.head_width is None or self.head_width >= 1, "head_width", "must be above 0")
+        group = self.batch_norm_group
+        self.check(group is None or group >= 2, "batch_norm_group", "must be 2 or more")
 
     def check(self, fits: bool, name: str, wanted: str) -> None:
         """Raises ``InputError`` naming a field unless it fits."""

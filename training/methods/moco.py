@@ -42,7 +42,7 @@ class MoCoConfig(HardNegativeConfig):
     """The method's settings; the defaults are the paper's.
 
     Attributes:
-        queue_size: K, a multiple of the global batch.
+        queue_size: K, keys in the queue, 1 or more: a multiple of --batch-size.
         key_momentum: share of the key encoder kept at a step, in [0, 1).
     """
 
@@ -55,6 +55,7 @@ class MoCoConfig(HardNegativeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(0 <= self.key_momentum < 1, "key_momentum", "must be in [0, 1)")
+        self.check(self.queue_size >= 1, "queue_size", "must be 1 or more")
 
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits queue, ranks and groups."""

@@ -15,9 +15,12 @@ class CollapseConfig:
     """From when on a run counts as collapsed.
 
     Attributes:
-        min_spread: least spread of the embeddings: 1 all over the sphere, 0 at one point.
-        after_steps: steps for which the spread is not looked at; an untrained network has little.
-        knn_margin: percentage points that the kNN accuracy may be below the untrained network's.
+        min_spread: least spread of the embeddings, in [0, 1): 1 is all over the sphere, 0 is one
+            point.
+        after_steps: steps for which the spread is not looked at, 0 or more; an untrained network
+            has little.
+        knn_margin: percentage points, 0 or more, that the kNN accuracy may be below the untrained
+            network's.
     """
 
     min_spread: float = 0.1

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.progress import WARNING, Standing, say, show
 from training.config import PretrainConfig
 from training.context import TrainContext
 from training.data.damage import DamageLog
@@ -30,7 +31,7 @@ class RunRecord:
 
     Args:
         config: the run.
-        context: shows lines.
+        context: takes evaluations.
         steps_per_epoch: global steps.
     """
 
@@ -46,6 +47,7 @@ class RunRecord:
         self._trackers: Trackers | None = None
         self.interval = Interval()
         self.values: dict[str, float] = {}
+        self._note = ""
 
     def open(self, *, resume_step: int) -> None:
         """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
@@ -67,7 +69,13 @@ class RunRecord:
 
     def _say_lost(self) -> None:
         for line in self._trackers.lost() if self._trackers is not None else ():
-            self._context.say(f"warning: {line}")
+            say(f"{WARNING}{line}")
+
+    def stands(self, step: int) -> None:
+        """Shows how far the run is, after ``step`` global steps."""
+        if self._log is not None:
+            total = self._config.epochs * self._steps_per_epoch
+            show(Standing(work="training", done=step, total=total, unit="steps", note=self._note))
 
     def saw(self, step: int, batch: HostBatch, places: range) -> None:
         """Takes in the samples of global ``step``: this rank's, at its places in the batch."""
@@ -99,7 +107,7 @@ class RunRecord:
             self._log.write(
                 step=step, kind="train", values=values, notes={SEEN: f"{totals[SEEN]:016x}"}
             )
-            self._context.say(self._progress(step, values))
+            self._note = self._words(step, values)
             self._say_lost()
         self._on_collapse(step, self._collapse.look(step, spread=values.get("embedding_spread")))
 
@@ -117,7 +125,7 @@ class RunRecord:
             self._log.write(step=step, kind="eval", values=values)
             words = [] if knn is None else [f"kNN {knn:.2f} %"]
             words += [] if heldout_loss is None else [f"held-out loss {heldout_loss:.4f}"]
-            self._context.say(f"{', '.join(words)} after {step} steps")
+            say(f"{', '.join(words)} after {step} steps")
         self._context.report(self.values)
         if knn is not None:
             self._on_collapse(step, self._collapse.look(step, knn=knn))
@@ -128,21 +136,17 @@ class RunRecord:
             return
         if self._log is not None:
             self._log.warn(step=step, message=warning)
-            self._context.say(f"warning: {warning}")
+            say(f"{WARNING}{warning}")
         if self._config.on_collapse == "stop":
             raise InputError(f"{warning} (on_collapse is stop)")
 
-    def _progress(self, step: int, values: dict[str, float]) -> str:
-        total_steps = self._config.epochs * self._steps_per_epoch
-        left = (total_steps - step) * self._config.batch_size
+    def _words(self, step: int, values: dict[str, float]) -> str:
         damaged = f", {values[DAMAGED]:.0f} damaged samples" if values.get(DAMAGED) else ""
         return (
-            f"epoch {step / self._steps_per_epoch:.2f}/{self._config.epochs} "
-            f"step {step}/{total_steps} "
-            f"loss {values['loss']:.4f} lr {values['lr']:.4g} "
+            f"epoch {step / self._steps_per_epoch:.2f}/{self._config.epochs}, "
+            f"loss {values['loss']:.4f}, lr {values['lr']:.4g}, "
             f"{values['images_per_second']:.0f} images/s, "
-            f"{values['data_wait_share']:.1%} waiting for data{damaged}, "
-            f"{left / values['images_per_second'] / 60:.1f} min left"
+            f"{values['data_wait_share']:.1%} waiting for data{damaged}"
         )
 
     def settle(self) -> None:

@@ -31,11 +31,11 @@ class TrackConfig:
     """Where else a run is recorded.
 
     Attributes:
-        mlflow: tracking URI, ``sqlite:////absolute/path/mlflow.db`` or ``http://host:5000``; None:
-            not there.
-        wandb: project of Weights & Biases; with WANDB_MODE=offline nothing leaves the machine;
-            None: not there.
-        name: of the run there; None: that of its folder.
+        mlflow: tracking URI, sqlite:////absolute/path/mlflow.db or http://host:5000 (extra
+            mlflow); none: not there.
+        wandb: project of Weights & Biases (extra wandb); with WANDB_MODE=offline nothing leaves
+            the machine; none: not there.
+        name: of the run there; none: that of its folder.
     """
 
     mlflow: str | None = None

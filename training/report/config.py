@@ -1,9 +1,10 @@
 """What is to be reported: the options of the job."""
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -18,21 +19,29 @@ class ReportConfig:
     """One HTML file that shows a shard set, a run or a sweep.
 
     It needs no network and nothing beside it.
+
+    Attributes:
+        folder: Folder of a shard set, a pretraining run or a sweep.
+        out: File to write; none: report.html in that folder. An earlier report is replaced.
+        images: Images on a shard set's contact sheet, from 1 to 240; a quarter of it are the most
+            and the least salient each. On a run's sheet a sixth of it.
+        val: Labelled shards for a run's map of features; none: those of its kNN check.
+        map: How features become two dimensions: pca; tsne needs scikit-learn, umap needs
+            umap-learn.
+        map_images: Images on the map at most, 0 or more; 0: no map.
     """
 
+    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "page": ("What is reported, and where to.", ("folder", "out", "images")),
+        "feature map": ("A run's features in two dimensions.", ("map", "map_images", "val")),
+    }
+
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder of a shard set, a pretraining run or a sweep."""
     out: Path | None = None
-    """File to write; none: report.html in that folder. An earlier report is replaced."""
     images: int = 24
-    """Images on a shard set's contact sheet; a quarter of it are the most and the least salient
-    each. On a run's sheet a sixth of it."""
     val: Path | None = None
-    """Labelled shards for a run's map of features; none: those of its kNN check."""
     map: MapMethod = "pca"
-    """How features become two dimensions: pca; tsne needs scikit-learn, umap needs umap-learn."""
     map_images: int = 1000
-    """At most so many images on the map, 0 for no map."""
 
     def __post_init__(self) -> None:
         if self.folder.parts and self.folder.parts[0].endswith(":"):  # s3://bucket/prefix, say

@@ -1,17 +1,16 @@
 """Who runs next, what a trial's report means, and what is written down: a sweep without its Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.errors import InputError
+from pipeline.progress import Standing, say, show
 from training.sweep.config import Sweep
 from training.sweep.ledger import Ledger, Status, Trial
 from training.sweep.results import objective_of, write_results
 from training.sweep.search import Outcome, optuna_point
 from training.sweep.space import Point, shown
-
-Say = Callable[[str], None]
 
 
 class Judge(Protocol):
@@ -29,7 +28,6 @@ class Director:
         ledger: what has been done.
         judge: which trials are stopped early; None: none.
         description: ``sweep.json``, for the table of results.
-        say: shows a line.
     """
 
     def __init__(
@@ -39,17 +37,17 @@ class Director:
         *,
         judge: Judge | None,
         description: dict[str, Any],
-        say: Say,
     ) -> None:
         self.sweep, self.ledger = sweep, ledger
         self.closing = False
         """Whether no more trials are to be started."""
         self.running: set[int] = set()
-        self._judge, self._description, self._say = judge, description, say
+        self._judge, self._description = judge, description
         self._points = sweep.points()
         self._behind: set[int] = set()
         self._replay()
         self._broken_off = [t.number for t in self.trials if not t.ended]
+        self._epochs_before = self._epochs_trained
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -77,8 +75,9 @@ class Director:
         before = self.ledger.trials.get(number)
         self.ledger.start(number, point)
         self.running.add(number)
+        self.show()
         how = "starts" if before is None else f"goes on after {before.epochs:g} epochs"
-        self._say(f"trial {number} {how}: {shown(point)}")
+        say(f"trial {number} {how}: {shown(point)}")
         return number, point
 
     def report(
@@ -91,7 +90,8 @@ class Director:
         objective = objective_of(self.sweep, trial)
         words = "" if objective is None else f", {self.sweep.objective} {objective:.4g}"
         behind = self._judged(trial)
-        self._say(
+        self.show()
+        say(
             f"trial {number} epoch {epochs:g}{words}"
             + (": behind the others, it is stopped" if behind else "")
         )
@@ -119,12 +119,41 @@ class Director:
             return  # the sweep itself is being stopped: this trial goes on another time
         trial = self.ledger.end(number, status, epochs=epochs, seconds=seconds, message=message)
         self.write_results()
+        self.show()
         done = sum(trial.ended for trial in self.trials)
         why = "" if message is None else f" ({message})"
-        self._say(
+        say(
             f"trial {number} {status} after {trial.epochs:g} epochs, {trial.seconds:.0f} s{why}: "
             f"{done} done, {self.num_left} left"
         )
+
+    def show(self) -> None:
+        """Shows how many epochs of all trials are over; what a stopped one saves is, too."""
+        points = dict(enumerate(self._points)) | {t.number: t.point for t in self.trials}
+        longest = [
+            self._epochs(number, points[number]) if number in points else self.sweep.base.epochs
+            for number in range(self.sweep.num_trials)
+        ]
+        done = sum(longest[t.number] if t.ended else int(t.epochs) for t in self.trials)
+        num_ended = sum(trial.ended for trial in self.trials)
+        show(
+            Standing(
+                work="sweep",
+                done=done,
+                total=sum(longest),
+                unit="epochs",
+                given=done - (self._epochs_trained - self._epochs_before),
+                note=f"{num_ended} of {self.sweep.num_trials} trials ended, "
+                f"{len(self.running)} running",
+            )
+        )
+
+    def _epochs(self, number: int, point: Point) -> int:
+        return self.sweep.trial_config(number, point).epochs
+
+    @property
+    def _epochs_trained(self) -> int:
+        return sum(int(trial.epochs) for trial in self.trials)
 
     def write_results(self) -> None:
         """Writes the table of the trials so far."""
@@ -159,8 +188,7 @@ class Director:
         if self._judge is None or objective is None:
             return False
         behind = self._judge.falls_behind(trial.number, trial.epochs, objective)
-        config = self.sweep.trial_config(trial.number, trial.point)
-        if behind and trial.epochs < config.epochs:
+        if behind and trial.epochs < self._epochs(trial.number, trial.point):
             self._behind.add(trial.number)
             return True
         return False

@@ -11,6 +11,8 @@ from torch import distributed as dist
 
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo
+from pipeline.progress import listening
+from tests.listeners import Kept
 from tests.ranks import in_ranks
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
 from training.encoders.encoder import EncoderConfig, build_backbone
@@ -64,10 +66,15 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
         protocol=tuple(PROTOCOLS),
         results=tmp_path / "r.jsonl",
     )
-    said: list[str] = []
-    results = evaluate(config, CPU, said.append)
+    kept = Kept()
+    with listening(kept):
+        results = evaluate(config, CPU)
     assert read_results(config.results) == json_round(results)
-    assert len(said) == len(results)
+    assert kept.lines == [f"{r.row}: {r.column} {r.figure:.4g}" for r in results]
+    shown = {standing.work for standing in kept.standings}
+    assert {"linear_paper", "finetune on 6 images", "diagnostics"} < shown
+    assert all(s.done <= s.total for s in kept.standings)
+    assert {s.work for s in kept.standings if s.done == s.total} == shown
     columns = {(r.checkpoint, r.column): r for r in results}
     for name in config.checkpoint:
         for column in ("knn", "linear", "linear_paper", "finetune 20 %", "finetune 100 %"):

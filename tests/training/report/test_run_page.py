@@ -166,7 +166,9 @@ def test_shards_that_are_gone(copied: Path) -> None:
     shutil.rmtree(copied / "backbone")
     unknown = page_of(copied)
     assert "4 steps recorded; whether that is all is not known" in unknown.summary
-    (copied / "progress.log").write_text("epoch 1.00/2 step 2/4 loss 5.9\nepoch 2.00/2 st")
+    (copied / "progress.log").write_text(
+        "  training: 2/4 steps; epoch 1.00/2, loss 5.9\n  training: 4/4 st"
+    )
     assert read_run(copied).steps_per_epoch == 2
 
 

@@ -1,11 +1,14 @@
 """The director: what runs next, what is stopped, and that a killed sweep is the same sweep."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.progress import listening
+from tests.listeners import Kept
 from tests.training.sweep.small_sweeps import small_sweep
 from training.sweep.config import Sweep
 from training.sweep.director import Director, Judge, check_reported
@@ -26,10 +29,17 @@ class Below:
         return objective < self.limit
 
 
-def direct(sweep: Sweep, judge: Judge | None = None, said: list[str] | None = None) -> Director:
-    lines: list[str] = [] if said is None else said
+@pytest.fixture(autouse=True)
+def kept() -> Iterator[Kept]:
+    """What the directors of a test tell."""
+    kept = Kept()
+    with listening(kept):
+        yield kept
+
+
+def direct(sweep: Sweep, judge: Judge | None = None) -> Director:
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    return Director(sweep, Ledger(sweep.folder), judge=judge, description={}, say=lines.append)
+    return Director(sweep, Ledger(sweep.folder), judge=judge, description={})
 
 
 def report(director: Director, number: int, epochs: float, knn: float) -> bool:
@@ -50,9 +60,8 @@ def test_trials_come_in_the_order_of_the_grid_and_then_no_more(tmp_path: Path) -
     assert director.num_left == 4
 
 
-def test_one_that_is_behind_is_stopped_one_at_its_end_is_not(tmp_path: Path) -> None:
-    said: list[str] = []
-    director = direct(small_sweep(tmp_path), Below(20), said)
+def test_one_that_is_behind_is_stopped_one_at_its_end_is_not(tmp_path: Path, kept: Kept) -> None:
+    director = direct(small_sweep(tmp_path), Below(20))
     for _ in range(2):
         director.next()
     assert not report(director, 0, 1, 30)
@@ -61,13 +70,32 @@ def test_one_that_is_behind_is_stopped_one_at_its_end_is_not(tmp_path: Path) -> 
     assert not report(director, 0, 4, 15)  # behind, with nothing left to save
     end(director, 0)
     assert [trial.status for trial in director.trials] == ["finished", "stopped"]
-    assert said[3] == "trial 1 epoch 1, knn 10: behind the others, it is stopped"
-    assert "trial 1 stopped after 1 epochs, 3 s: 1 done, 3 left" in said
+    assert kept.lines[3] == "trial 1 epoch 1, knn 10: behind the others, it is stopped"
+    assert "trial 1 stopped after 1 epochs, 3 s: 1 done, 3 left" in kept.lines
     table = pq.read_table(tmp_path / RESULTS_FILE).to_pylist()
     assert [(row["status"], row["objective"]) for row in table] == [
         ("finished", 15.0),
         ("stopped", 10.0),
     ]
+
+
+def test_how_far_a_sweep_is(tmp_path: Path, kept: Kept) -> None:
+    before = direct(small_sweep(tmp_path), Below(20))
+    before.next()
+    report(before, 0, 1, 30)
+    before.next()
+    director = direct(small_sweep(tmp_path), Below(20))  # four trials of four epochs
+    kept.standings.clear()
+    director.next()
+    director.next()
+    report(director, 0, 2, 30)
+    report(director, 1, 1, 10)
+    end(director, 1, finished=False)
+    # one epoch was there before; one trial was trained for one epoch of four and is over
+    steps = [(s.done, s.done - s.given) for s in kept.standings]
+    assert steps == [(1, 0), (1, 0), (2, 1), (3, 2), (6, 2)]
+    last = kept.standings[-1]
+    assert (last.total, last.unit, last.note) == (16, "epochs", "1 of 4 trials ended, 1 running")
 
 
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -113,12 +141,11 @@ def test_a_trial_that_leaves_because_the_sweep_is_stopped_has_not_ended(tmp_path
     assert direct(small_sweep(tmp_path)).next() == (0, small_sweep(tmp_path).points()[0])
 
 
-def test_a_failed_trial_stays_so_unless_it_is_asked_for(tmp_path: Path) -> None:
-    said: list[str] = []
-    director = direct(small_sweep(tmp_path), None, said)
+def test_a_failed_trial_stays_so_unless_it_is_asked_for(tmp_path: Path, kept: Kept) -> None:
+    director = direct(small_sweep(tmp_path))
     director.next()
     end(director, 0, finished=False, message="the loss is no longer finite")
-    assert "failed after 0 epochs, 3 s (the loss is no longer finite)" in said[-1]
+    assert "failed after 0 epochs, 3 s (the loss is no longer finite)" in kept.lines[-1]
     again = direct(small_sweep(tmp_path))
     assert again.num_left == 3
     again.reopen_failed()

@@ -8,6 +8,8 @@ import numpy as np
 import psutil
 import pytest
 
+from pipeline.progress import listening
+from tests.listeners import Kept
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
@@ -90,12 +92,12 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
     sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
     sweep.folder.mkdir()
-    said: list[str] = []
-    director = Director(
-        sweep, Ledger(sweep.folder), judge=StopsTheSecond(), description={}, say=said.append
-    )
-    run_trials(sweep, director, Share(2, Resources(1, 1, use_gpu=False)))
-    assert [trial.status for trial in director.trials] == ["finished", "stopped"], said
+    director = Director(sweep, Ledger(sweep.folder), judge=StopsTheSecond(), description={})
+    kept = Kept()
+    with listening(kept):
+        run_trials(sweep, director, Share(2, Resources(1, 1, use_gpu=False)))
+    assert [trial.status for trial in director.trials] == ["finished", "stopped"], kept.lines
+    assert (kept.standings[-1].done, kept.standings[-1].total) == (62, 62)
     finished, stopped = director.trials
     assert finished.epochs == 2
     assert 1 <= stopped.epochs < 60

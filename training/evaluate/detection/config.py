@@ -15,29 +15,30 @@ class DetectionConfig:
     """How a detector is built around a backbone, and trained. The defaults want a GPU.
 
     Attributes:
-        head: `fpn`: feature pyramid; `c4`: one level, the last stage of the backbone runs on every
+        head: fpn: feature pyramid; c4: one level, the last stage of the backbone runs on every
             region (MoCo's protocol on VOC).
         masks: predict masks as well (Mask R-CNN); auto: where both sets have outlines.
         classes: that a box may be of; empty: those of the annotations.
-        val_share: of the images that validate, where --train and --val name one set.
-        short_sides: lengths of the shorter side in training, one drawn per image; validation
-            takes the last.
-        long_side: limit of the longer side.
-        steps: optimiser's steps.
-        batch_size: images a step.
-        lr: after the warm-up, falling along a cosine.
-        warmup_steps: over which it rises.
-        weight_decay: of all weights.
-        clip: limit of the gradient's norm.
-        norm: `batch`: the backbone's batch norm goes on learning, and the pyramid has its own;
-            `frozen`: it keeps its statistics and weights (for supervised weights).
-        width: channels of the pyramid.
-        head_width: of the pyramid's two layers behind a region.
-        finest_level: first level of the pyramid: 2 has stride 4, 3 has 8...
-        smallest_anchor: side in pixels of the resized image; five (c4) or one per level, each
-            twice the one before.
-        proposals: regions per image that the second stage sees.
-        sampled: of them that it learns from.
+        val_share: share of the images that validate, in [0, 1), where --train and --val name one
+            set.
+        short_sides: lengths of the shorter side in training in pixels, 32 or more, one drawn per
+            image; validation takes the last.
+        long_side: limit of the longer side in pixels, 32 or more.
+        steps: steps of the training, 1 or more.
+        batch_size: images of a step, 1 or more.
+        lr: learning rate after the warm-up, above 0, falling to 0 along a cosine.
+        warmup_steps: steps over which the rate rises, 0 or more, fewer than the steps.
+        weight_decay: of all weights, 0 or more.
+        clip: limit of the gradient's norm, above 0.
+        norm: batch: the backbone's batch norm goes on learning, and the pyramid has its own;
+            frozen: it keeps its statistics and weights (for supervised weights).
+        width: channels of the pyramid, 1 or more.
+        head_width: width of the pyramid's two layers behind a region, 1 or more.
+        finest_level: first level of the pyramid, from 2 to 5: 2 has stride 4, 3 has 8...
+        smallest_anchor: side in pixels of the resized image, above 0; five (c4) or one per level,
+            each twice the one before.
+        proposals: regions per image that the second stage sees, 1 or more.
+        sampled: regions of them that it learns from, 1 or more.
     """
 
     head: Literal["fpn", "c4"] = "fpn"

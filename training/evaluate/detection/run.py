@@ -1,12 +1,13 @@
 """The detection protocol: every checkpoint's backbone in a detector of its own, trained alike."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
 
 from pipeline.errors import InputError
+from pipeline.progress import say
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Kind, average_precisions
@@ -21,9 +22,7 @@ from training.evaluate.subject import Subject, load_subjects
 NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
 
 
-def detection(
-    config: EvaluateConfig, device: torch.device, say: Callable[[str], None]
-) -> Iterator[list[Result]]:
+def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Result]]:
     """Train and score a detector for every checkpoint, one after the other, in this process.
 
     All of them see the same batches, and their new weights are the same.
@@ -31,7 +30,6 @@ def detection(
     Args:
         config: what is scored, how, and on what; paths absolute.
         device: that computes.
-        say: is told of the data and the progress.
 
     Yields:
         The figures of each checkpoint, as soon as they are there.
@@ -62,7 +60,7 @@ def detection(
             f"out: {images.num_left_out}"
         )
     for subject in subjects:
-        yield _score(subject, train, val, config, device, say, with_masks=with_masks)
+        yield _score(subject, train, val, config, device, with_masks=with_masks)
 
 
 def wants_masks(masks: str, train: BoxSet, val: BoxSet) -> bool:
@@ -86,7 +84,6 @@ def _score(
     val: BoxSet,
     config: EvaluateConfig,
     device: torch.device,
-    say: Callable[[str], None],
     *,
     with_masks: bool,
 ) -> list[Result]:
@@ -110,7 +107,7 @@ def _score(
             device=device,
             seed=config.seed,
             num_threads=threads,
-            say=lambda line: say(f"{subject.name}: {line}"),
+            name=subject.name,
         )
     found = detect(
         detector, val, device=device, batch_size=settings.batch_size, num_threads=threads

@@ -3,7 +3,7 @@
 Shapes: N detections of an image.
 """
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.progress import Standing, show, track
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Detections
 from training.evaluate.detection.batches import Sample, plain_batches, training_batches
@@ -20,7 +21,7 @@ from training.evaluate.detection.config import DetectionConfig
 from training.schedules import cosine_lr
 
 REPORTS = 20
-"""Lines of progress in a training."""
+"""How often in a training its losses are shown anew."""
 INSIDE = 0.5
 """Probability from which a pixel belongs to a mask."""
 
@@ -34,7 +35,7 @@ def train_detector(
     device: torch.device,
     seed: int,
     num_threads: int,
-    say: Callable[[str], None] = lambda _: None,
+    name: str = "",
 ) -> nn.Module:
     """Train in place by momentum SGD, the backbone and all that is new at one rate.
 
@@ -48,7 +49,7 @@ def train_detector(
         device: that computes.
         seed: of order and flips.
         num_threads: that decode.
-        say: is told of the progress.
+        name: of the backbone, for the progress.
 
     Returns:
         The detector, in evaluation mode.
@@ -73,6 +74,8 @@ def train_detector(
     )
     detector.train()
     recent: list[float] = []
+    standing = Standing(work=f"detector of {name}", done=0, total=config.steps, unit="steps")
+    show(standing)
     for step, batch in enumerate(batches):
         losses: dict[str, Tensor] = detector(*_on_device(batch, device))
         loss = torch.stack(list(losses.values())).sum()
@@ -92,8 +95,9 @@ def train_detector(
             parts = ", ".join(
                 f"{k.removeprefix('loss_')} {v.item():.3f}" for k, v in losses.items()
             )
-            say(f"step {step + 1}/{config.steps} loss {np.mean(recent):.3f} (last: {parts})")
+            standing = replace(standing, note=f"loss {np.mean(recent):.3f} (last: {parts})")
             recent = []
+        show(replace(standing, done=step + 1))
     return detector.eval()
 
 
@@ -103,7 +107,8 @@ def detect(
 ) -> list[Detections]:
     """What a detector in evaluation mode finds in each image."""
     found = []
-    for batch in plain_batches(images, batch_size=batch_size, num_threads=num_threads):
+    batches = plain_batches(images, batch_size=batch_size, num_threads=num_threads)
+    for batch in track(batches, "detecting", images.num_images, "images", size=len):
         pictures, _ = _on_device(batch, device)
         found += [_detections(one) for one in detector(pictures)]
     return found

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
+from pipeline.progress import track
 from training.context import LocalContext
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features
@@ -94,7 +95,13 @@ def _features(folder: Path, images: LabelledImages, most: int) -> tuple[torch.Te
     )
     features_MD, labels_M = extract_features(
         subject[0].network,
-        extract.batches(images, numbers.tolist()),
+        track(
+            extract.batches(images, numbers.tolist()),
+            "features of the map",
+            wanted,
+            "images",
+            size=lambda batch: len(batch[1]),
+        ),
         device=LocalContext().device,
         prepare=subject[0].prepare,
     )

@@ -16,7 +16,7 @@ from training.config import CONFIG_FILE, PretrainConfig
 from training.config_file import config_from_json
 from training.data.stream import BatchDataset
 from training.record.metrics import WARNING, read_metrics
-from training.record.progress import PROGRESS_FILE
+from training.record.relay import PROGRESS_FILE
 from training.report.kinds import read_object
 
 Column = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -164,5 +164,5 @@ def _steps_per_epoch(
         return float(provenance["step"]) / float(provenance["epochs"])
     log = folder / PROGRESS_FILE
     said = log.read_text(errors="replace") if log.is_file() else ""
-    lines = re.findall(r"^epoch [\d.]+/(\d+) step \d+/(\d+) ", said, re.MULTILINE)
-    return int(lines[-1][1]) / int(lines[-1][0]) if lines else None
+    lines = re.findall(r"^ *training: \d+/(\d+) steps; epoch [\d.]+/(\d+),", said, re.MULTILINE)
+    return int(lines[-1][0]) / int(lines[-1][1]) if lines else None

@@ -11,6 +11,8 @@ import torchvision
 
 from pipeline.backbone import load_info
 from pipeline.errors import InputError
+from pipeline.progress import listening
+from tests.listeners import Kept
 from tests.training.evaluate.detection.cases import NAMES, drawn, write_coco, write_voc
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
@@ -63,8 +65,9 @@ def test_every_checkpoint_gets_its_lines(base: EvaluateConfig, tmp_path: Path) -
     config = replace(
         base, checkpoint=(*base.checkpoint, "untrained"), results=tmp_path / "results.jsonl"
     )
-    said: list[str] = []
-    results = evaluate(config, CPU, said.append)
+    kept = Kept()
+    with listening(kept):
+        results = evaluate(config, CPU)
     assert [(one.checkpoint, one.name) for one in results] == [
         (name, f"box {measure}") for name in config.checkpoint for measure in ("AP", "AP50", "AP75")
     ]
@@ -82,7 +85,7 @@ def test_every_checkpoint_gets_its_lines(base: EvaluateConfig, tmp_path: Path) -
     assert written[0].checkpoint_digest == load_info(Path(base.checkpoint[0])).weights_sha256
     assert written[3].checkpoint_digest == "random:0"
     assert "box AP50" in table(results)
-    assert any("5 images of" in line and "1 images without a box" in line for line in said)
+    assert any("5 images of" in line and "1 images without a box" in line for line in kept.lines)
     # The export was made with seed 0 and never trained: its twin learns the same.
     assert [one.figure for one in results[:3]] == [one.figure for one in results[3:]]
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from pipeline.architectures import plain_network
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocessing
+from pipeline.progress import listening
+from tests.listeners import Kept
 from tests.training.evaluate.detection.cases import drawn, write_voc
 from tests.training.evaluate.detection.test_run import TINY
 from training.evaluate.detection.annotations import BoxSet
@@ -27,25 +29,29 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> BoxSet:
 def trained(images: BoxSet, seed: int = 0) -> tuple[dict[str, Tensor], list[float]]:
     """The weights after twelve steps, and the loss of every one."""
     settings = vars(TINY) | {"steps": 12, "warmup_steps": 2, "lr": 0.03}
-    config, said = DetectionConfig(**settings), list[str]()
+    config, kept = DetectionConfig(**settings), Kept()
     torch.manual_seed(seed)
     network, _ = plain_network("resnet18")
     preprocessing = Preprocessing(view_size=32, resize=36)
     detector = build_detector(
         network, "resnet18", preprocessing, config, num_classes=2, with_masks=False
     )
-    train_detector(
-        detector,
-        images,
-        config,
-        with_masks=False,
-        device=CPU,
-        seed=seed,
-        num_threads=2,
-        say=said.append,
-    )
+    with listening(kept):
+        train_detector(
+            detector,
+            images,
+            config,
+            with_masks=False,
+            device=CPU,
+            seed=seed,
+            num_threads=2,
+            name="mine",
+        )
     assert not detector.training
-    return detector.state_dict(), [float(line.split("loss ")[1].split()[0]) for line in said]
+    assert [standing.done for standing in kept.standings] == list(range(13))
+    assert {standing.work for standing in kept.standings} == {"detector of mine"}
+    notes = [standing.note for standing in kept.standings[1:]]
+    return detector.state_dict(), [float(note.split()[1]) for note in notes]
 
 
 def test_a_training_learns_and_repeats_itself(images: BoxSet) -> None:

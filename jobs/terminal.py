@@ -1,0 +1,184 @@
+"""What a person sees of a job: bars on a terminal, lines elsewhere, results at the end; or JSON."""
+
+import io
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import tyro
+from tqdm import tqdm
+
+from pipeline.progress import WARNING, Printed, Standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalOptions:
+    """What is printed, and how. It changes nothing of what is done.
+
+    Attributes:
+        quiet: only results, warnings and errors.
+        json: the results as one JSON object, alone on standard output; all else goes to standard
+            error.
+    """
+
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+
+class Terminal(Printed):
+    """Prints what a job tells; on a terminal progress is a bar, below which lines go on.
+
+    Args:
+        options: what is wanted.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        options: TerminalOptions = TerminalOptions(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(clock)
+        self._options = options
+        self._lock = threading.RLock()
+        self._bar: _Bar | None = None
+        self._open = ExitStack()
+        self._results = self._open.enter_context(_results_apart()) if options.json else None
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar where there is one; of a quiet job's only the warnings."""
+        if line.startswith(WARNING):
+            self._print(line, sys.stderr)
+        elif not self._options.quiet:
+            self._print(line, sys.stdout)
+
+    def show(self, standing: Standing) -> None:
+        """Moves the bar, or prints a line where it is time to."""
+        if self._options.quiet:
+            return
+        with self._lock:
+            if not can_draw(sys.stderr):
+                super().show(standing)
+                return
+            if self._bar is not None and self._bar.standing.work != standing.work:
+                self._close_bar()
+            if self._bar is None:
+                self._bar = _Bar(standing)
+            self._bar.move(standing)
+            if standing.done >= standing.total:
+                self._close_bar()
+
+    def conclude(self, values: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Gives the results, as they are wanted.
+
+        Args:
+            values: for programs: JSON values, paths among them; what is not finite becomes null.
+            lines: for people; the last says where the results are.
+        """
+        with self._lock:
+            self._close_bar()
+        if self._results is not None:
+            print(json.dumps(_plain(values)), file=self._results, flush=True)
+            if self._options.quiet:
+                return
+        for line in lines:
+            self._print(line, sys.stdout)
+
+    def close(self) -> None:
+        """Takes the bar away, and gives standard output back."""
+        with self._lock:
+            self._close_bar()
+        self._open.close()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _print(self, line: str, stream: TextIO) -> None:
+        with self._lock:
+            if self._bar is None:
+                print(line, file=stream, flush=True)
+            else:
+                tqdm.write(line, file=stream)
+
+
+class _Bar:
+    """One bar of tqdm's that follows standings."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        tqdm.monitor_interval = 0  # a thread more would only be in the way of forks
+        self._tqdm: tqdm[Any] = tqdm(
+            desc=standing.work,
+            total=standing.total,
+            initial=standing.done,
+            unit=f" {standing.unit}",
+            file=sys.stderr,
+            leave=False,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+
+    def move(self, standing: Standing) -> None:
+        before, self.standing, bar = self.standing, standing, self._tqdm
+        given = standing.given - before.given
+        # these took no time, and are no part of the rate
+        bar.n, bar.initial, bar.last_print_n = (
+            number + given for number in (bar.n, bar.initial, bar.last_print_n)
+        )
+        bar.total = standing.total
+        if standing.note != before.note:
+            bar.set_postfix_str(standing.note, refresh=False)
+        bar.update(standing.done - bar.n)
+
+    def close(self) -> None:
+        self._tqdm.close()
+
+
+def can_draw(stream: TextIO) -> bool:
+    """Whether bars can be drawn there: a terminal, and one that moves its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def _results_apart() -> Iterator[TextIO]:
+    """Standard output for results alone.
+
+    While the block runs, whatever else is printed there goes to standard error, also by C code and
+    by processes that are started meanwhile.
+    """
+    with ExitStack() as restored:
+        results = sys.stdout
+        if _descriptor(sys.stdout) == 1 and _descriptor(sys.stderr) == 2:
+            sys.stdout.flush()
+            results = restored.enter_context(os.fdopen(os.dup(1), "w"))
+            restored.callback(os.dup2, results.fileno(), 1)
+            os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield results
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, io.UnsupportedOperation):
+        return None
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON values, and paths)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
