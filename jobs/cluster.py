@@ -82,6 +82,7 @@ def wait(*, gpus: int = 0, cpus: int = 0, minutes: float = 30.0) -> None:
     if (gpus > 0) == (cpus > 0):
         raise InputError("give either --gpus or --cpus, 1 or more")
     name, count = ("GPU", gpus) if gpus else ("CPU", cpus)
+    print(f"waiting for {count} {name}s, {minutes:g} min at most", flush=True)
     # Ray takes seconds to import: only where it is used.
     importlib.import_module("training.cluster.waiting").wait_for(name, count, minutes * 60)
     print(f"the cluster has {count} {name}s")
