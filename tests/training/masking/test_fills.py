@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.preprocessing import gaussian_blur, high_pass, normalise
-from training.data.draws import View, gaussian_noise, negative_view, sample_seeds, torch_seeds
+from training.data.draws import View, negative_view, sample_seeds, torch_seeds
+from training.data.noise import gaussian_noise
 from training.masking.fills import (
     FILLS,
     UnmaskedView,

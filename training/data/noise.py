@@ -1,0 +1,97 @@
+"""Noise per pixel, as a pure function of who its sample is: hashes (`draws`) made normal.
+
+Shapes: `B` batch, `C` channels, `H W` pixels, `R` runs of an image's pixels, `N` some runs of all
+images.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data.draws import Stream, bits_at, stream_keys, torch_random_bits
+
+NORMALS_PER_WORD, NORMAL_LEVELS = 4, 1 << 16
+"""How many pixels' noise a hash gives, and how many values a pixel's noise can have."""
+RUN = 8
+"""Pixels whose noise is made or left out together: as many as an int64 has bytes."""
+
+
+def _normal_table(device: torch.device) -> Tensor:
+    """The standard normal's quantiles in the middle of 2^16 equal shares, float32."""
+    if device.type == "cpu":
+        return torch.from_numpy(_normal_table_cpu())
+    # Made anew on the device, which takes microseconds: a copy from the CPU would wait.
+    shares = torch.arange(NORMAL_LEVELS, dtype=torch.float64, device=device).add_(0.5)
+    table: Tensor = torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
+    return table
+
+
+@lru_cache(maxsize=1)
+def _normal_table_cpu() -> NDArray[np.float32]:
+    shares = (torch.arange(NORMAL_LEVELS, dtype=torch.float64) + 0.5) / NORMAL_LEVELS
+    table: NDArray[np.float32] = torch.special.ndtri(shares).float().numpy()
+    return table
+
+
+def _normals(bits: Tensor) -> Tensor:
+    """Four normals of each word, int64 `[...]` to float32 `[..., 4]`, from its lowest bits up."""
+    levels = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
+    normals = _normal_table(bits.device).index_select(0, levels.flatten())
+    return normals.view(*bits.shape, NORMALS_PER_WORD)
+
+
+def gaussian_noise(
+    seeds_B: Tensor,
+    view: int,
+    size: tuple[int, int, int],
+    *,
+    stream: Stream = Stream.NOISE,
+    where_BCHW: Tensor | None = None,
+) -> Tensor:
+    """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
+
+    Every 16 bits of a hash choose one of 2^16 quantiles of the normal distribution: four pixels a
+    hash, at most 4.3 standard deviations from 0.
+
+    Args:
+        seeds_B: the samples' seeds, int64 (`torch_seeds`), on the device that the noise is for.
+        view: number of the view (`View`).
+        size: (C, H, W) of one image.
+        stream: what the noise is for.
+        where_BCHW: bool, `[B, C or 1, H, W]`, on the same device: the pixels that will be looked
+            at. On a CPU the noise of others may be left out, as 0: a mask's own takes half of the
+            time of all or less. None: all.
+
+    Returns:
+        Noise of mean 0 and standard deviation 1, float32, `[B, C, H, W]`, on the seeds' device. The
+        same for a sample in any batch, and on every device up to the last bit of a quantile.
+    """
+    values = math.prod(size)
+    if where_BCHW is not None and seeds_B.device.type == "cpu" and values % RUN == 0:
+        return _noise_where(seeds_B, view, stream, where_BCHW.expand(-1, *size))
+    bits = torch_random_bits(seeds_B, view, stream, -(-values // NORMALS_PER_WORD))
+    return _normals(bits).flatten(1)[:, :values].reshape(-1, *size)
+
+
+def _noise_where(seeds_B: Tensor, view: int, stream: Stream, where_BCHW: Tensor) -> Tensor:
+    """The noise of the runs of pixels that hold one to be looked at; 0 in the others."""
+    noise_BCHW = np.zeros(where_BCHW.shape, dtype=np.float32)
+    # The bytes of a run as one number, which is 0 where nobody looks.
+    seen_BR = where_BCHW.contiguous().flatten(1).numpy().view(np.int64)
+    place_N = np.flatnonzero(seen_BR != 0)
+    if len(place_N) == 0:
+        return torch.from_numpy(noise_BCHW)
+    image_N, run_N = np.divmod(place_N, seen_BR.shape[1])
+    words = RUN // NORMALS_PER_WORD
+    key_N = stream_keys(seeds_B.numpy().view(np.uint64), view, stream)[image_N]
+    counters = [(words * run_N + word).astype(np.uint64) for word in range(words)]
+    bits = np.stack([bits_at(key_N, counter_N) for counter_N in counters], axis=1)
+    normals = _normals(torch.from_numpy(bits.view(np.int64))).numpy()
+    # A run's numbers as one thing, so that they are copied together.
+    run = np.dtype((np.void, RUN * noise_BCHW.itemsize))
+    noise_BCHW.reshape(-1).view(run)[place_N] = normals.reshape(-1).view(run)
+    return torch.from_numpy(noise_BCHW)
