@@ -14,13 +14,11 @@ from training.augment import augment_colours
 from training.batch_rows import rows_of
 from training.data.draws import View, negative_source
 from training.data.stream import HostBatch
+from training.masking.batch_masks import NAMES, masks_of
 from training.masking.config import MaskConfig
 from training.masking.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
-from training.masking.foreground import foreground
-from training.masking.masks import hard_negative_mask, masked_share, view_mask
-from training.masking.released import released_foreground, shared_noise
-
-NAMES = {View.QUERY: "query", View.KEY: "key"}
+from training.masking.released import shared_noise
+from training.planes import image01
 
 
 class EncoderInputs(NamedTuple):
@@ -60,92 +58,48 @@ def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
     return moved_batch
 
 
-class _Batch:
-    """Both views of a batch on their way to the encoders."""
+class _Images:
+    """Both views of some images of a batch on their way to the encoders."""
 
     def __init__(self, batch: HostBatch, masks: MaskConfig, fill: Fill) -> None:
         self.batch, self.masks, self.fill = batch, masks, fill
         colours = (batch.query_colours, batch.key_colours)
         self.images = [
-            augment_colours(_image01(batch.images_VBCHW[view]), colours[view]) for view in NAMES
+            augment_colours(image01(batch.images_VBCHW[view]), colours[view]) for view in NAMES
         ]
         self.prepared = [fill.prepare(image) for image in self.images]
-        marked = released_foreground if masks.released else foreground
-        self.foreground_VBGG = marked(batch.saliency_VBGG, threshold=masks.foreground_threshold)
-        self.steering_VBGG = (
-            marked(batch.mask_saliency_VBGG, threshold=masks.foreground_threshold)
-            if masks.strategy == "shuffled"
-            else self.foreground_VBGG
-        )
-        self.true_VBGG = (
-            foreground(batch.saliency_VBGG, threshold=masks.foreground_threshold)
-            if masks.released
-            else self.foreground_VBGG
-        )
         self._values: dict[View, Tensor] = {}
-
-    @property
-    def size(self) -> int:
-        return self.batch.images_VBCHW.shape[-1]
-
-    def view_mask(self, view: View) -> Tensor:
-        return view_mask(
-            self.steering_VBGG[view],
-            self.batch.saliency_VBGG[view],
-            self.batch.masks[view],
-            strategy=self.masks.strategy,
-            view_size=self.size,
-            high_pass=self.fill.high_pass,
-            probability=self.masks.probability,
-            show=self.masks.attmask.show,
-            released=self.masks.released,
-        )
-
-    def negative_mask(self, view: int) -> Tensor:
-        return hard_negative_mask(
-            self.steering_VBGG[negative_source(view)],
-            self.batch.masks[view],
-            view_size=self.size,
-            high_pass=self.fill.high_pass,
-            released=self.masks.released,
-        )
 
     def filled(self, source: View, view: int, mask_BCHW: Tensor) -> Tensor:
         """The view of that number: ``source``, filled where it is masked."""
         prepared = self.prepared[source]
-        unmasked = UnmaskedView(prepared, self.images[source], partial(self._noise, view))
+        noise = partial(self._noise, view, mask_BCHW)
+        unmasked = UnmaskedView(prepared, self.images[source], noise)
         if self.fill.high_pass:  # every view has noise of its own
             return self.fill.apply(unmasked, mask_BCHW)
         if source not in self._values:
             self._values[source] = self.fill.values(unmasked)
         return filled(prepared, self._values[source], mask_BCHW)
 
-    def _noise(self, view: int) -> Tensor:
+    def _noise(self, view: int, mask_BCHW: Tensor) -> Tensor:
+        size = self.batch.images_VBCHW.shape[-1]
         if not self.masks.released:
-            size = (self.images[0].shape[1], self.size, self.size)
-            return sample_noise(self.batch.noise_seeds_B, view=view, size=size)
+            seeds_B, shape = self.batch.noise_seeds_B, (self.images[0].shape[1], size, size)
+            return sample_noise(seeds_B, view=view, size=shape, where_BCHW=mask_BCHW)
         noise_BCHW = shared_noise(
             self.batch.noise_seeds_B,
             self.batch.masks[view],
             view=view,
-            view_size=self.size,
+            view_size=size,
             grid=self.batch.saliency_VBGG.shape[-1],
         )
         return noise_BCHW.mul_(noise_std(view))
 
 
-def _image01(image_BCHW: Tensor) -> Tensor:
-    """Float images in [0, 1], channel by channel in memory: what colours and filters are fast on.
-
-    Args:
-        image_BCHW: uint8.
-    """
-    return image_BCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-
-CACHED_BYTES = 3 << 20
+CACHED_BYTES = 5 << 18
 """On a CPU as many images are worked on at once as take so much as floats: what a core's cache
-holds, so that a step from one operation to the next does not go through the memory."""
+holds beside what is made of them, so that a step from one operation to the next does not go
+through the memory. Two of 224 px."""
 
 
 @torch.no_grad()
@@ -163,84 +117,49 @@ def build_inputs(
         fill: what stands in masked patches.
         negatives: numbers of the views that are hard negatives (`draws.negative_view`).
     """
+    found = masks_of(batch, masks, high_pass=fill.high_pass, negatives=negatives)
     images_BCHW = batch.images_VBCHW[View.QUERY]
     count, at_once = len(images_BCHW), max(1, CACHED_BYTES // (4 * images_BCHW[:1].numel()))
     # The published code makes one noise, and one hard negative, of a whole batch.
     if images_BCHW.device.type != "cpu" or masks.released or count <= at_once:
-        return _build(batch, masks, fill, negatives)
-    starts = range(0, count, at_once)
-    parts = [
-        _build(rows_of(batch, start, start + at_once), masks, fill, negatives) for start in starts
-    ]
-    return _joined(parts)
-
-
-def _build(
-    batch: HostBatch, masks: MaskConfig, fill: Fill, negatives: Sequence[int]
-) -> EncoderInputs:
-    views = _Batch(batch, masks, fill)
-    telemetry = {"foreground_share": views.true_VBGG[View.QUERY].float().mean()}
-    pixel_masks: dict[int, Tensor] = {}
-    seen = list(views.prepared)
-    for view in masks.masked_views:
-        pixel_masks[view] = views.view_mask(view)
-        if masks.strategy != "none":
-            seen[view] = views.filled(view, view, pixel_masks[view])
-        telemetry |= _shares(NAMES[view], [pixel_masks[view]], [views.true_VBGG[view]])
-
-    cut: dict[View, tuple[Tensor, ...]] = {}
-    for number in negatives:
+        made = _images(batch, found.masks, masks, fill, negatives)
+    else:
+        made = []
+        for start in range(0, count, at_once):
+            rows = slice(start, min(start + at_once, count))
+            some = {view: mask_BCHW[rows] for view, mask_BCHW in found.masks.items()}
+            part = _images(rows_of(batch, rows.start, rows.stop), some, masks, fill, negatives)
+            made = made or [image.new_empty((count, *image.shape[1:])) for image in part]
+            for whole, image in zip(made, part, strict=True):
+                whole[rows] = image
+    query_BCHW, key_BCHW, *cut = made
+    by_source: dict[View, tuple[Tensor, ...]] = {}
+    for number, image in zip(negatives, cut, strict=True):
         source = negative_source(number)
-        pixel_masks[number] = views.negative_mask(number)
-        image = views.filled(source, number, pixel_masks[number])
+        by_source[source] = (*by_source.get(source, ()), image)
+    return EncoderInputs(
+        query_BCHW, key_BCHW, by_source, found.foreground_VBGG, found.masks, found.telemetry
+    )
+
+
+def _images(
+    batch: HostBatch,
+    pixel_masks: dict[int, Tensor],
+    masks: MaskConfig,
+    fill: Fill,
+    negatives: Sequence[int],
+) -> list[Tensor]:
+    """Query, key and the hard negatives, as the encoders see them."""
+    views = _Images(batch, masks, fill)
+    seen = list(views.prepared)
+    if masks.strategy != "none":
+        for view in masks.masked_views:
+            seen[view] = views.filled(view, view, pixel_masks[view])
+    for number in negatives:
+        image = views.filled(negative_source(number), number, pixel_masks[number])
         # The published code encodes the first image of the batch only: `training.masking.released`.
-        cut[source] = (*cut.get(source, ()), image[:1] if masks.released else image)
-    if negatives:
-        telemetry |= _shares(
-            "negative",
-            [pixel_masks[number] for number in negatives],
-            [views.true_VBGG[negative_source(number)] for number in negatives],
-        )
-    return EncoderInputs(
-        seen[View.QUERY], seen[View.KEY], cut, views.foreground_VBGG, pixel_masks, telemetry
-    )
-
-
-def _joined(parts: Sequence[EncoderInputs]) -> EncoderInputs:
-    """The inputs of a batch from those of its parts; telemetry weighs by images."""
-    first = parts[0]
-    counts = [len(part.query_BCHW) for part in parts]
-    return EncoderInputs(
-        query_BCHW=torch.cat([part.query_BCHW for part in parts]),
-        key_BCHW=torch.cat([part.key_BCHW for part in parts]),
-        negatives={
-            source: tuple(
-                torch.cat(images)
-                for images in zip(*(part.negatives[source] for part in parts), strict=True)
-            )
-            for source in first.negatives
-        },
-        foreground_VBGG=torch.cat([part.foreground_VBGG for part in parts], dim=1),
-        masks={view: torch.cat([part.masks[view] for part in parts]) for view in first.masks},
-        telemetry={
-            name: torch.stack(
-                [part.telemetry[name] * n for part, n in zip(parts, counts, strict=True)]
-            ).sum()
-            / sum(counts)
-            for name in first.telemetry
-        },
-    )
-
-
-def _shares(name: str, masks: Sequence[Tensor], foregrounds: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Masked shares of foreground and background, averaged over masks and images."""
-    pairs = zip(masks, foregrounds, strict=True)
-    shares = torch.stack([torch.stack(masked_share(*pair)).mean(dim=1) for pair in pairs])
-    foreground_share, background_share = shares.mean(dim=0)
-    return {
-        f"{name}_masked_foreground": foreground_share,
-        f"{name}_masked_background": background_share,
-    }
+        seen.append(image[:1] if masks.released else image)
+    return seen
 
 
 def carrying_masks(
