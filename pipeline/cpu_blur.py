@@ -4,6 +4,7 @@ Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
 """
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,3 +47,27 @@ def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor, *, out: Tensor | None = None)
                 plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
             )
     return blurred_BCHW
+
+
+def high_pass_planes(x_BCHW: Tensor, kernel_1K: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """What a blur with one kernel for all takes away, plane by plane, while a plane is at hand.
+
+    Args:
+        x_BCHW: images for which `can_blur`.
+        kernel_1K: `[1, K]`, K odd, same dtype.
+        out: where the filtered images go, which may be `x_BCHW` itself. None: a new tensor.
+
+    Returns:
+        The images less their blurred selves.
+    """
+    filtered_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype) if out is None else out
+    images, results = x_BCHW.detach().numpy(), filtered_BCHW.detach().numpy()
+    kernel = kernel_1K[0].detach().numpy()
+    blurred = np.empty(images.shape[2:], dtype=images.dtype)
+    for image, result in zip(images, results, strict=True):
+        for plane, filtered in zip(image, result, strict=True):
+            cv2.sepFilter2D(
+                plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
+            )
+            np.subtract(plane, blurred, out=filtered)
+    return filtered_BCHW

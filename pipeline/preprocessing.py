@@ -30,17 +30,19 @@ def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
     return torch.stack([like.new_full((), value) for value in values])[:, None, None]
 
 
-def normalise(image01_BCHW: Tensor) -> Tensor:
+def normalise(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Normalise with ImageNet's statistics: `(image - mean) / std`, per channel.
 
     Args:
         image01_BCHW: float images in [0, 1], three channels, RGB; any leading dimensions.
+        out: where the normalised images go, which may be the images themselves.
 
     Returns:
         The normalised images, same shape and dtype.
     """
     mean_C11 = _per_channel(IMAGENET_MEAN, image01_BCHW)
-    return (image01_BCHW - mean_C11).div_(_per_channel(IMAGENET_STD, image01_BCHW))
+    std_C11 = _per_channel(IMAGENET_STD, image01_BCHW)
+    return torch.sub(image01_BCHW, mean_C11, out=out).div_(std_C11)
 
 
 def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
@@ -167,7 +169,7 @@ def gaussian_blur(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     return blur_with_kernels(x_BCHW, gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma)))
 
 
-def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
+def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None) -> Tensor:
     """What a Gaussian blur takes away: `x - gaussian_blur(x)`.
 
     The paper (arXiv 2309.12757, section 3.2) filters normalised views with kernel 11, sigma 5 at
@@ -177,6 +179,7 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
         x_BCHW: float images of any range.
         kernel: taps of the kernel, odd, in pixels.
         sigma: standard deviation in pixels.
+        out: where the filtered images go, which may be the images themselves.
 
     Returns:
         The filtered images, same shape and dtype.
@@ -184,8 +187,14 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     Raises:
         InputError: an even kernel, or one too wide for the image.
     """
-    blurred_BCHW = gaussian_blur(x_BCHW, kernel, sigma)
-    return torch.sub(x_BCHW, blurred_BCHW, out=blurred_BCHW)
+    kernel_1K = gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma))
+    _check_width(kernel_1K, x_BCHW)
+    if _opencv_can_blur(x_BCHW):
+        from pipeline.cpu_blur import high_pass_planes
+
+        return high_pass_planes(x_BCHW, kernel_1K, out=out)
+    blurred_BCHW = blur_with_kernels(x_BCHW, kernel_1K)
+    return torch.sub(x_BCHW, blurred_BCHW, out=blurred_BCHW if out is None else out)
 
 
 def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tuple[int, float]:

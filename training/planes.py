@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 
 
-def image01(image_BCHW: Tensor) -> Tensor:
+def image01(image_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Float images in [0, 1], channel by channel in memory.
 
     Args:
         image_BCHW: uint8, in any memory order; on a CPU channels last is the fastest.
+        out: where the images go, contiguous.
 
     Returns:
         float32, same shape.
     """
     if image_BCHW.device.type == "cpu" and image_BCHW.permute(0, 2, 3, 1).is_contiguous():
         image_BCHW = _planes(image_BCHW)
-    return image_BCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    if out is None:
+        out = torch.empty(image_BCHW.shape, dtype=torch.float32, device=image_BCHW.device)
+    return out.copy_(image_BCHW).div_(255)
 
 
 def _planes(image_BCHW: Tensor) -> Tensor:

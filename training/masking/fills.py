@@ -9,7 +9,7 @@ stands in its masked pixels (`values`). Kernels and sigmas are the paper's at 22
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ class UnmaskedView(NamedTuple):
         return self.image01_BCHW.shape[-1]
 
 
+class Prepare(Protocol):
+    """Makes unmasked views, as the encoder sees them, of images [B, C, H, W] in [0, 1]."""
+
+    def __call__(self, image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The views, in ``out`` where that is given."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fill:
     """One way to fill masked patches.
@@ -55,29 +63,29 @@ class Fill:
     """
 
     high_pass: bool
-    prepare: Callable[[Tensor], Tensor]
+    prepare: Prepare
     values: Callable[[UnmaskedView], Tensor]
 
-    def apply(self, view: UnmaskedView, mask_BCHW: Tensor) -> Tensor:
+    def apply(self, view: UnmaskedView, mask_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Fills a view where `mask_BCHW` (bool, one channel or all) is True.
 
         Returns:
             The masked views, shape and dtype of the prepared ones.
         """
-        return filled(view.prepared_BCHW, self.values(view), mask_BCHW)
+        return filled(view.prepared_BCHW, self.values(view), mask_BCHW, out=out)
 
 
-def filled(prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor) -> Tensor:
+def filled(
+    prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor, *, out: Tensor | None = None
+) -> Tensor:
     """`values` (they broadcast) where the mask is True, else the prepared view; all are finite."""
     values = values.to(prepared_BCHW.dtype)
     if prepared_BCHW.device.type != "cpu":
-        return torch.where(mask_BCHW, values, prepared_BCHW)
+        return torch.where(mask_BCHW, values, prepared_BCHW, out=out)
     # On a CPU torch.where decides pixel by pixel, in three to ten times the time. Weights of 0 and
     # 1 give the same bits.
-    weight = mask_BCHW.view(torch.uint8).to(prepared_BCHW.dtype)
-    return torch.lerp(
-        prepared_BCHW, values.expand_as(prepared_BCHW), weight.expand_as(prepared_BCHW)
-    )
+    weight = mask_BCHW.view(torch.uint8).to(prepared_BCHW.dtype).expand_as(prepared_BCHW)
+    return torch.lerp(prepared_BCHW, values.expand_as(prepared_BCHW), weight, out=out)
 
 
 def mean_values(view: UnmaskedView) -> Tensor:
@@ -88,7 +96,8 @@ def mean_values(view: UnmaskedView) -> Tensor:
 def blur_values(view: UnmaskedView) -> Tensor:
     """The strongly blurred image, normalised."""
     kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.size)
-    return normalise(gaussian_blur(view.image01_BCHW, *kernel))
+    blurred_BCHW = gaussian_blur(view.image01_BCHW, *kernel)
+    return normalise(blurred_BCHW, out=blurred_BCHW)
 
 
 def noise_values(view: UnmaskedView) -> Tensor:
@@ -119,10 +128,11 @@ def sample_noise(
     return gaussian_noise(seeds_B, view, size, where_BCHW=where_BCHW).mul_(noise_std(view))
 
 
-def high_passed(image01_BCHW: Tensor) -> Tensor:
+def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Images in [0, 1], normalised and high-passed."""
     kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
-    return high_pass(normalise(image01_BCHW), *kernel)
+    normalised_BCHW = normalise(image01_BCHW, out=out)
+    return high_pass(normalised_BCHW, *kernel, out=normalised_BCHW)
 
 
 FILLS: dict[str, Fill] = {
