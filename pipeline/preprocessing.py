@@ -9,6 +9,7 @@ pixels that it sees, which leaves out most of the zeros (at 224 px and 13 taps i
 the time). On a CPU OpenCV does the same faster, where it is installed (`pipeline.cpu_blur`).
 """
 
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -26,8 +27,16 @@ REFERENCE_VIEW_SIZE = 224
 
 
 def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    if type(like) is Tensor and like.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _known_channels(values, like.dtype)
     # Filled on the device: a tensor made from a list would be copied there, and the copy waits.
     return torch.stack([like.new_full((), value) for value in values])[:, None, None]
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # so that it may be used everywhere
+def _known_channels(values: tuple[float, float, float], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype)[:, None, None]
 
 
 def normalise(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -152,6 +161,20 @@ def _strips(length: int, radius: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def _kernel_for(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
+    """The kernel for all of these images, `[1, K]`."""
+    if _opencv_can_blur(x_BCHW):
+        return _known_kernel(kernel, sigma, x_BCHW.dtype)
+    return gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma))
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
+def _known_kernel(kernel: int, sigma: float, dtype: torch.dtype) -> Tensor:
+    # To make it takes as long as to blur a view of 64 px with it.
+    return gaussian_kernel(kernel, torch.full((1,), sigma, dtype=dtype))
+
+
 def gaussian_blur(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     """Gaussian blur, separable, borders reflected (without repeating the edge).
 
@@ -166,7 +189,7 @@ def gaussian_blur(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     Raises:
         InputError: an even kernel, or one too wide for the image.
     """
-    return blur_with_kernels(x_BCHW, gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma)))
+    return blur_with_kernels(x_BCHW, _kernel_for(x_BCHW, kernel, sigma))
 
 
 def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None) -> Tensor:
@@ -187,7 +210,7 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None =
     Raises:
         InputError: an even kernel, or one too wide for the image.
     """
-    kernel_1K = gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma))
+    kernel_1K = _kernel_for(x_BCHW, kernel, sigma)
     _check_width(kernel_1K, x_BCHW)
     if _opencv_can_blur(x_BCHW):
         from pipeline.cpu_blur import high_pass_planes

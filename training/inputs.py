@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.augment import augment_colours
-from training.batch_rows import rows_of
+from training.augment import ColourDraws, augment_colours
 from training.data.draws import View, negative_source
 from training.data.stream import HostBatch
 from training.masking.batch_masks import NAMES, masks_of
@@ -60,7 +59,7 @@ def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
 
 
 class _Places(NamedTuple):
-    """Memory that images are worked on in and end in, contiguous; None: it is found on the way.
+    """Memory that some images are worked on in and end in, contiguous; None: found on the way.
 
     On a CPU the same memory again and again is still in the cache: half of the time of new one.
     """
@@ -70,39 +69,50 @@ class _Places(NamedTuple):
     """By the number of the view: where it ends."""
 
 
+class _Work(NamedTuple):
+    """All that decides the views of a batch."""
+
+    batch: HostBatch
+    pixel_masks: dict[int, Tensor]
+    masks: MaskConfig
+    fill: Fill
+    negatives: Sequence[int]
+
+
 class _Source:
     """A view of some images of a batch, and what is cut from it."""
 
-    def __init__(
-        self, view: View, batch: HostBatch, masks: MaskConfig, fill: Fill, places: _Places
-    ) -> None:
-        self.batch, self.masks, self.fill, self.places = batch, masks, fill, places
-        self.is_masked = view in masks.masked_views and masks.strategy != "none"
+    def __init__(self, view: View, work: _Work, rows: slice, places: _Places) -> None:
+        self.work, self.rows, self.places = work, rows, places
+        self.is_masked = view in work.masks.masked_views and work.masks.strategy != "none"
+        batch = work.batch
         colours = batch.key_colours if view == View.KEY else batch.query_colours
         first, second = places.scratch
-        pixels = image01(batch.images_VBCHW[view], out=first)
-        self.image = augment_colours(pixels, colours, out=second)
+        pixels = image01(batch.images_VBCHW[view, rows], out=first)
+        own = ColourDraws(*(part[rows] for part in colours))
+        self.image = augment_colours(pixels, own, out=second)
         prepared = first if self.is_masked else places.views.get(view)
-        self.prepared = fill.prepare(self.image, out=prepared)
+        self.prepared = work.fill.prepare(self.image, out=prepared)
         self._values: Tensor | None = None
 
-    def filled(self, view: int, mask_BCHW: Tensor) -> Tensor:
+    def filled(self, view: int) -> Tensor:
         """The view of that number: this one, filled where it is masked."""
+        fill, mask_BCHW = self.work.fill, self.work.pixel_masks[view][self.rows]
         noise, out = partial(self._noise, view, mask_BCHW), self.places.views.get(view)
         unmasked = UnmaskedView(self.prepared, self.image, noise)
-        if self.fill.high_pass:  # every view has noise of its own
-            return self.fill.apply(unmasked, mask_BCHW, out=out)
+        if fill.high_pass:  # every view has noise of its own
+            return fill.apply(unmasked, mask_BCHW, out=out)
         if self._values is None:
-            self._values = self.fill.values(unmasked)
+            self._values = fill.values(unmasked)
         return filled(self.prepared, self._values, mask_BCHW, out=out)
 
     def _noise(self, view: int, mask_BCHW: Tensor) -> Tensor:
-        seeds_B, (_, channels, size, _) = self.batch.noise_seeds_B, self.image.shape
-        if not self.masks.released:
-            shape = (channels, size, size)
+        batch, (_, channels, size, _) = self.work.batch, self.image.shape
+        if not self.work.masks.released:
+            seeds_B, shape = batch.noise_seeds_B[self.rows], (channels, size, size)
             return sample_noise(seeds_B, view=view, size=shape, where_BCHW=mask_BCHW)
-        draws, grid = self.batch.masks[view], self.batch.saliency_VBGG.shape[-1]
-        noise_BCHW = shared_noise(seeds_B, draws, view=view, view_size=size, grid=grid)
+        draws, grid = batch.masks[view], batch.saliency_VBGG.shape[-1]
+        noise_BCHW = shared_noise(batch.noise_seeds_B, draws, view=view, view_size=size, grid=grid)
         return noise_BCHW.mul_(noise_std(view))
 
 
@@ -128,12 +138,12 @@ def build_inputs(
         negatives: numbers of the views that are hard negatives (`draws.negative_view`).
     """
     found = masks_of(batch, masks, high_pass=fill.high_pass, negatives=negatives)
+    work = _Work(batch, found.masks, masks, fill, negatives)
     # The published code makes one noise, and one hard negative, of a whole batch.
     if batch.images_VBCHW.device.type == "cpu" and not masks.released:
-        made = _made_in_parts(batch, found.masks, masks, fill, negatives)
+        made = _made_in_parts(work)
     else:
-        places = _Places((None, None), {})
-        made = _made(batch, found.masks, masks, fill, negatives, places)
+        made = _made(work, slice(None), _Places((None, None), {}))
     cut: dict[View, tuple[Tensor, ...]] = {}
     for number in negatives:
         source = negative_source(number)
@@ -148,49 +158,31 @@ def build_inputs(
     )
 
 
-def _made_in_parts(
-    batch: HostBatch,
-    pixel_masks: dict[int, Tensor],
-    masks: MaskConfig,
-    fill: Fill,
-    negatives: Sequence[int],
-) -> dict[int, Tensor]:
+def _made_in_parts(work: _Work) -> dict[int, Tensor]:
     """`_made`, of as many images at once as the cache holds."""
-    count, *shape = batch.images_VBCHW.shape[1:]
+    count, *shape = work.batch.images_VBCHW.shape[1:]
     at_once = min(count, max(1, CACHED_BYTES // (4 * math.prod(shape))))
-    made = {number: torch.empty(count, *shape) for number in (*NAMES, *negatives)}
+    made = {number: torch.empty(count, *shape) for number in (*NAMES, *work.negatives)}
     first, second = torch.empty(2, at_once, *shape)
     for start in range(0, count, at_once):
         rows = slice(start, min(start + at_once, count))
-        part = rows_of(batch, rows.start, rows.stop)
-        some = {view: mask_BCHW[rows] for view, mask_BCHW in pixel_masks.items()}
         images = rows.stop - rows.start
-        places = _Places(
-            (first[:images], second[:images]),
-            {number: whole[rows] for number, whole in made.items()},
-        )
-        _made(part, some, masks, fill, negatives, places)
+        views = {number: whole[rows] for number, whole in made.items()}
+        _made(work, rows, _Places((first[:images], second[:images]), views))
     return made
 
 
-def _made(
-    batch: HostBatch,
-    pixel_masks: dict[int, Tensor],
-    masks: MaskConfig,
-    fill: Fill,
-    negatives: Sequence[int],
-    places: _Places,
-) -> dict[int, Tensor]:
-    """The views by their numbers, as the encoders see them."""
+def _made(work: _Work, rows: slice, places: _Places) -> dict[int, Tensor]:
+    """The views of some images by their numbers, as the encoders see them."""
     made: dict[int, Tensor] = {}
     for view in NAMES:
-        source = _Source(view, batch, masks, fill, places)
-        made[view] = source.filled(view, pixel_masks[view]) if source.is_masked else source.prepared
-        for number in negatives:
+        source = _Source(view, work, rows, places)
+        made[view] = source.filled(view) if source.is_masked else source.prepared
+        for number in work.negatives:
             if negative_source(number) == view:
-                image = source.filled(number, pixel_masks[number])
+                image = source.filled(number)
                 # The published code encodes the first of a batch: `training.masking.released`.
-                made[number] = image[:1] if masks.released else image
+                made[number] = image[:1] if work.masks.released else image
     return made
 
 
