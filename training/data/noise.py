@@ -49,10 +49,11 @@ def gaussian_noise(
     view: int,
     size: tuple[int, int, int],
     *,
+    std: float = 1.0,
     stream: Stream = Stream.NOISE,
     where_BCHW: Tensor | None = None,
 ) -> Tensor:
-    """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
+    """Normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
 
     Every 16 bits of a hash choose one of 2^16 quantiles of the normal distribution: four pixels a
     hash, at most 4.3 standard deviations from 0.
@@ -61,37 +62,38 @@ def gaussian_noise(
         seeds_B: the samples' seeds, int64 (`torch_seeds`), on the device that the noise is for.
         view: number of the view (`View`).
         size: (C, H, W) of one image.
+        std: standard deviation of the noise.
         stream: what the noise is for.
         where_BCHW: bool, `[B, C or 1, H, W]`, on the same device: the pixels that will be looked
-            at. On a CPU the noise of others may be left out, as 0: a mask's own takes half of the
-            time of all or less. None: all.
+            at. On a CPU the others may hold anything: a mask's own noise takes half of the time of
+            all, or less. None: all.
 
     Returns:
-        Noise of mean 0 and standard deviation 1, float32, `[B, C, H, W]`, on the seeds' device. The
-        same for a sample in any batch, and on every device up to the last bit of a quantile.
+        Noise of mean 0, float32, `[B, C, H, W]`, on the seeds' device. The same for a sample in any
+        batch, and on every device up to the last bit of a quantile.
     """
     values = math.prod(size)
     if where_BCHW is not None and seeds_B.device.type == "cpu" and values % RUN == 0:
-        return _noise_where(seeds_B, view, stream, where_BCHW.expand(-1, *size))
+        key_B = stream_keys(seeds_B.numpy().view(np.uint64), view, stream)
+        return _noise_where(key_B, where_BCHW.expand(-1, *size), std)
     bits = torch_random_bits(seeds_B, view, stream, -(-values // NORMALS_PER_WORD))
-    return _normals(bits).flatten(1)[:, :values].reshape(-1, *size)
+    return _normals(bits).flatten(1)[:, :values].reshape(-1, *size).mul_(std)
 
 
-def _noise_where(seeds_B: Tensor, view: int, stream: Stream, where_BCHW: Tensor) -> Tensor:
-    """The noise of the runs of pixels that hold one to be looked at; 0 in the others."""
-    noise_BCHW = np.zeros(where_BCHW.shape, dtype=np.float32)
+def _noise_where(key_B: NDArray[np.uint64], where_BCHW: Tensor, std: float) -> Tensor:
+    """The noise of the runs of pixels that hold one to be looked at."""
+    noise_BCHW = torch.empty(where_BCHW.shape)
     # The bytes of a run as one number, which is 0 where nobody looks.
     seen_BR = where_BCHW.contiguous().flatten(1).numpy().view(np.int64)
     place_N = np.flatnonzero(seen_BR != 0)
     if len(place_N) == 0:
-        return torch.from_numpy(noise_BCHW)
+        return noise_BCHW
     image_N, run_N = np.divmod(place_N, seen_BR.shape[1])
-    words = RUN // NORMALS_PER_WORD
-    key_N = stream_keys(seeds_B.numpy().view(np.uint64), view, stream)[image_N]
+    key_N, words = key_B[image_N], RUN // NORMALS_PER_WORD
     counters = [(words * run_N + word).astype(np.uint64) for word in range(words)]
     bits = np.stack([bits_at(key_N, counter_N) for counter_N in counters], axis=1)
-    normals = _normals(torch.from_numpy(bits.view(np.int64))).numpy()
+    normals = _normals(torch.from_numpy(bits.view(np.int64))).mul_(std).numpy()
     # A run's numbers as one thing, so that they are copied together.
-    run = np.dtype((np.void, RUN * noise_BCHW.itemsize))
-    noise_BCHW.reshape(-1).view(run)[place_N] = normals.reshape(-1).view(run)
-    return torch.from_numpy(noise_BCHW)
+    run = np.dtype((np.void, RUN * normals.itemsize))
+    noise_BCHW.numpy().reshape(-1).view(run)[place_N] = normals.reshape(-1).view(run)
+    return noise_BCHW

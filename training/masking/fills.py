@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.preprocessing import gaussian_blur, high_pass, normalise, scaled_kernel
+from pipeline.preprocessing import (
+    gaussian_blur,
+    normalise,
+    normalised_high_pass,
+    scaled_kernel,
+)
 from training.data.draws import View
 from training.data.noise import gaussian_noise
+from training.planes import copy_where
 
 STRONG_BLUR_AT_224 = (31, 10.0)
 """Kernel and sigma, in pixels, of the blurred fill."""
@@ -78,12 +84,15 @@ class Fill:
 def filled(
     prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor, *, out: Tensor | None = None
 ) -> Tensor:
-    """`values` (they broadcast) where the mask is True, else the prepared view; all are finite."""
+    """`values` (they broadcast) where the mask is True, else the prepared view, which is finite."""
     values = values.to(prepared_BCHW.dtype)
     if prepared_BCHW.device.type != "cpu":
         return torch.where(mask_BCHW, values, prepared_BCHW, out=out)
-    # On a CPU torch.where decides pixel by pixel, in three to ten times the time. Weights of 0 and
-    # 1 give the same bits.
+    # On a CPU torch.where decides pixel by pixel, in three to ten times the time.
+    if values.shape == prepared_BCHW.shape:
+        out = torch.empty_like(prepared_BCHW) if out is None else out
+        return copy_where(mask_BCHW, values, out.copy_(prepared_BCHW))
+    # Weights of 0 and 1 give the same bits.
     weight = mask_BCHW.view(torch.uint8).to(prepared_BCHW.dtype).expand_as(prepared_BCHW)
     return torch.lerp(prepared_BCHW, values.expand_as(prepared_BCHW), weight, out=out)
 
@@ -125,14 +134,13 @@ def sample_noise(
         Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`; anything where
         nobody looks.
     """
-    return gaussian_noise(seeds_B, view, size, where_BCHW=where_BCHW).mul_(noise_std(view))
+    return gaussian_noise(seeds_B, view, size, std=noise_std(view), where_BCHW=where_BCHW)
 
 
 def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Images in [0, 1], normalised and high-passed."""
     kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
-    normalised_BCHW = normalise(image01_BCHW, out=out)
-    return high_pass(normalised_BCHW, *kernel, out=normalised_BCHW)
+    return normalised_high_pass(image01_BCHW, *kernel, out=out)
 
 
 FILLS: dict[str, Fill] = {
