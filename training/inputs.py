@@ -91,7 +91,9 @@ class _Source:
         pixels = image01(batch.images_VBCHW[view, rows], out=first)
         own = ColourDraws(*(part[rows] for part in colours))
         self.image = augment_colours(pixels, own, out=second)
-        prepared = first if self.is_masked else places.views.get(view)
+        # Filled in the place where it ends, unless hard negatives are cut from the unmasked view.
+        is_cut = any(negative_source(number) == view for number in work.negatives)
+        prepared = first if self.is_masked and is_cut else places.views.get(view)
         self.prepared = work.fill.prepare(self.image, out=prepared)
         self._values: Tensor | None = None
 

@@ -88,7 +88,8 @@ def _noise_where(key_B: NDArray[np.uint64], where_BCHW: Tensor, std: float) -> T
     place_N = np.flatnonzero(seen_BR != 0)
     if len(place_N) == 0:
         return noise_BCHW
-    image_N, run_N = np.divmod(place_N, seen_BR.shape[1])
+    image_N = place_N // seen_BR.shape[1]
+    run_N = place_N - image_N * seen_BR.shape[1]  # np.divmod takes several times as long
     key_N, words = key_B[image_N], RUN // NORMALS_PER_WORD
     counters = [(words * run_N + word).astype(np.uint64) for word in range(words)]
     bits = np.stack([bits_at(key_N, counter_N) for counter_N in counters], axis=1)
