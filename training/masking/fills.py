@@ -90,7 +90,8 @@ def filled(
         return torch.where(mask_BCHW, values, prepared_BCHW, out=out)
     # On a CPU torch.where decides pixel by pixel, in three to ten times the time.
     if values.shape == prepared_BCHW.shape:
-        out = torch.empty_like(prepared_BCHW) if out is None else out
+        if out is None:
+            out = torch.empty(prepared_BCHW.shape, dtype=prepared_BCHW.dtype)
         return copy_where(mask_BCHW, values, out.copy_(prepared_BCHW))
     # Weights of 0 and 1 give the same bits.
     weight = mask_BCHW.view(torch.uint8).to(prepared_BCHW.dtype).expand_as(prepared_BCHW)
