@@ -3,7 +3,10 @@
 Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
 """
 
+from collections.abc import Sequence
+
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,3 +49,39 @@ def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor, *, out: Tensor | None = None)
                 plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
             )
     return blurred_BCHW
+
+
+def high_pass_planes(
+    x_BCHW: Tensor,
+    kernel_1K: Tensor,
+    *,
+    normal: tuple[Sequence[float], Sequence[float]] | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """What a blur with one kernel for all takes away, plane by plane, while a plane is at hand.
+
+    Args:
+        x_BCHW: images for which `can_blur`.
+        kernel_1K: `[1, K]`, K odd, same dtype.
+        normal: mean and standard deviation by channel, to normalise the images with first.
+        out: where the filtered images go, which may be `x_BCHW` itself. None: a new tensor.
+
+    Returns:
+        The images less their blurred selves.
+    """
+    filtered_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype) if out is None else out
+    images, results = x_BCHW.detach().numpy(), filtered_BCHW.detach().numpy()
+    kernel = kernel_1K[0].detach().numpy()
+    channels = None if normal is None else np.array(normal, dtype=images.dtype).T
+    blurred = np.empty(images.shape[2:], dtype=images.dtype)
+    for image, result in zip(images, results, strict=True):
+        for channel, (plane, filtered) in enumerate(zip(image, result, strict=True)):
+            if channels is not None:
+                mean, std = channels[channel]
+                np.subtract(plane, mean, out=filtered)
+                plane = np.divide(filtered, std, out=filtered)
+            cv2.sepFilter2D(
+                plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
+            )
+            np.subtract(plane, blurred, out=filtered)
+    return filtered_BCHW

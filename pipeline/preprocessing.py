@@ -9,6 +9,7 @@ pixels that it sees, which leaves out most of the zeros (at 224 px and 13 taps i
 the time). On a CPU OpenCV does the same faster, where it is installed (`pipeline.cpu_blur`).
 """
 
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -26,21 +27,31 @@ REFERENCE_VIEW_SIZE = 224
 
 
 def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
+    if type(like) is Tensor and like.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _known_channels(values, like.dtype)
     # Filled on the device: a tensor made from a list would be copied there, and the copy waits.
     return torch.stack([like.new_full((), value) for value in values])[:, None, None]
 
 
-def normalise(image01_BCHW: Tensor) -> Tensor:
+@lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)  # so that it may be used everywhere
+def _known_channels(values: tuple[float, float, float], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype)[:, None, None]
+
+
+def normalise(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Normalise with ImageNet's statistics: `(image - mean) / std`, per channel.
 
     Args:
         image01_BCHW: float images in [0, 1], three channels, RGB; any leading dimensions.
+        out: where the normalised images go, which may be the images themselves.
 
     Returns:
         The normalised images, same shape and dtype.
     """
     mean_C11 = _per_channel(IMAGENET_MEAN, image01_BCHW)
-    return (image01_BCHW - mean_C11).div_(_per_channel(IMAGENET_STD, image01_BCHW))
+    std_C11 = _per_channel(IMAGENET_STD, image01_BCHW)
+    return torch.sub(image01_BCHW, mean_C11, out=out).div_(std_C11)
 
 
 def gaussian_kernel(kernel: int, sigma_B: Tensor) -> Tensor:
@@ -150,6 +161,20 @@ def _strips(length: int, radius: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def _kernel_for(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
+    """The kernel for all of these images, `[1, K]`."""
+    if _opencv_can_blur(x_BCHW):
+        return _known_kernel(kernel, sigma, x_BCHW.dtype)
+    return gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma))
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
+def _known_kernel(kernel: int, sigma: float, dtype: torch.dtype) -> Tensor:
+    # To make it takes as long as to blur a view of 64 px with it.
+    return gaussian_kernel(kernel, torch.full((1,), sigma, dtype=dtype))
+
+
 def gaussian_blur(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     """Gaussian blur, separable, borders reflected (without repeating the edge).
 
@@ -164,10 +189,10 @@ def gaussian_blur(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     Raises:
         InputError: an even kernel, or one too wide for the image.
     """
-    return blur_with_kernels(x_BCHW, gaussian_kernel(kernel, x_BCHW.new_full((1,), sigma)))
+    return blur_with_kernels(x_BCHW, _kernel_for(x_BCHW, kernel, sigma))
 
 
-def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
+def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None) -> Tensor:
     """What a Gaussian blur takes away: `x - gaussian_blur(x)`.
 
     The paper (arXiv 2309.12757, section 3.2) filters normalised views with kernel 11, sigma 5 at
@@ -177,6 +202,7 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
         x_BCHW: float images of any range.
         kernel: taps of the kernel, odd, in pixels.
         sigma: standard deviation in pixels.
+        out: where the filtered images go, which may be the images themselves.
 
     Returns:
         The filtered images, same shape and dtype.
@@ -184,8 +210,31 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:
     Raises:
         InputError: an even kernel, or one too wide for the image.
     """
-    blurred_BCHW = gaussian_blur(x_BCHW, kernel, sigma)
-    return torch.sub(x_BCHW, blurred_BCHW, out=blurred_BCHW)
+    kernel_1K = _kernel_for(x_BCHW, kernel, sigma)
+    _check_width(kernel_1K, x_BCHW)
+    if _opencv_can_blur(x_BCHW):
+        from pipeline.cpu_blur import high_pass_planes
+
+        return high_pass_planes(x_BCHW, kernel_1K, out=out)
+    blurred_BCHW = blur_with_kernels(x_BCHW, kernel_1K)
+    return torch.sub(x_BCHW, blurred_BCHW, out=blurred_BCHW if out is None else out)
+
+
+def normalised_high_pass(
+    image01_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None
+) -> Tensor:
+    """`high_pass` of the images after `normalise`, to the same bits; arguments are theirs.
+
+    On a CPU both are done plane by plane, which is faster than one after the other.
+    """
+    if not _opencv_can_blur(image01_BCHW):
+        return high_pass(normalise(image01_BCHW, out=out), kernel, sigma, out=out)
+    from pipeline.cpu_blur import high_pass_planes
+
+    kernel_1K = _kernel_for(image01_BCHW, kernel, sigma)
+    _check_width(kernel_1K, image01_BCHW)
+    normal = (IMAGENET_MEAN, IMAGENET_STD)
+    return high_pass_planes(image01_BCHW, kernel_1K, normal=normal, out=out)
 
 
 def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tuple[int, float]:

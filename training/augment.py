@@ -153,13 +153,20 @@ def draw_colours(
     )
 
 
-def apply_colours(image01_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Tensor) -> Tensor:
+def apply_colours(
+    image01_B3HW: Tensor,
+    matrix_B33: Tensor,
+    mean_matrix_B33: Tensor,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """Map every pixel x of an image with mean colour m to `M x + P m`, clamped to [0, 1].
 
     Args:
         image01_B3HW: float images in [0, 1].
         matrix_B33: M, same dtype.
         mean_matrix_B33: P, same dtype.
+        out: where the mapped images go, contiguous.
 
     Returns:
         The images in [0, 1], same shape and dtype.
@@ -167,19 +174,23 @@ def apply_colours(image01_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Ten
     pixels = image01_B3HW.flatten(2)
     with torch.autocast(device_type=pixels.device.type, enabled=False):
         offset = mean_matrix_B33 @ pixels.mean(dim=2, keepdim=True)
-        coloured = torch.baddbmm(offset, matrix_B33, pixels)
+        flat_out = None if out is None else out.view_as(pixels)
+        coloured = torch.baddbmm(offset, matrix_B33, pixels, out=flat_out)
     return coloured.clamp_(0.0, 1.0).view_as(image01_B3HW)
 
 
-def augment_colours(image01_BCHW: Tensor, draws: ColourDraws) -> Tensor:
+def augment_colours(
+    image01_BCHW: Tensor, draws: ColourDraws, *, out: Tensor | None = None
+) -> Tensor:
     """Apply drawn colours and blur to a batch.
 
     Args:
         image01_BCHW: float32 RGB images in [0, 1].
         draws: what `draw_colours` drew, on the images' device.
+        out: where the augmented images may go, contiguous.
 
     Returns:
         The augmented images in [0, 1], same shape.
     """
-    coloured = apply_colours(image01_BCHW, draws.matrix_B33, draws.mean_matrix_B33)
+    coloured = apply_colours(image01_BCHW, draws.matrix_B33, draws.mean_matrix_B33, out=out)
     return blur_in_place(coloured, draws.kernel_BK)

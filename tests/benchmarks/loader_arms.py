@@ -23,8 +23,9 @@ from pipeline.codecs import decode_stored
 from pipeline.manifest import DatasetInfo
 from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from training.augment import AugmentConfig
+from training.data.draws import View, sample_seeds
 from training.data.stream import BatchDataset, StreamConfig
-from training.data.views import ViewConfig
+from training.data.views import ViewConfig, cut_views, draw_crops
 from training.inputs import build_inputs
 from training.masking.config import MaskConfig
 from training.masking.fills import fill_named
@@ -73,6 +74,20 @@ def our_inputs(dataset: BatchDataset, fill: str, number: int) -> object:
 def decode_only(jpegs: Sequence[bytes], batch_size: int, number: int) -> object:
     """Decodes a batch with the decoder that this project uses."""
     return [decode_stored(jpeg) for jpeg in batch_of(jpegs, batch_size, number)]
+
+
+def decode_and_cut(jpegs: Sequence[bytes], batch_size: int, number: int) -> object:
+    """What no loader of two views gets by without: decodes a batch and cuts both crops."""
+    images = [decode_stored(jpeg) for jpeg in batch_of(jpegs, batch_size, number)]
+    seeds_B = sample_seeds(0, number, np.arange(len(images)))
+    heights_B = np.array([image.shape[0] for image in images], dtype=np.int64)
+    widths_B = np.array([image.shape[1] for image in images], dtype=np.int64)
+    cut = np.empty((2, len(images), VIEW_SIZE, VIEW_SIZE, 3), dtype=np.uint8)
+    for view in (View.QUERY, View.KEY):
+        config = ViewConfig(size=VIEW_SIZE, grid=GRID)
+        crops = draw_crops(seeds_B, heights_B, widths_B, view=view, config=config)
+        cut_views(images, crops, cut[view])
+    return cut
 
 
 def batch_of(jpegs: Sequence[bytes], batch_size: int, number: int) -> Sequence[bytes]:

@@ -2,6 +2,17 @@
 
 CPU time of one thread, so that a busy machine changes little; arms take turns, batch by batch.
 Print it with ``make bench`` or ``pytest -s``; lightly is measured where it is installed.
+
+What bounds the figures that miss their targets, at 500 x 375 on one core of a virtual Xeon (2.6
+GHz, AVX-512), ms an image:
+
+- the loader, 1.8: decoding takes 0.93, the two antialiased crops 0.65, and 0.2 are left for
+  reading, saliency, draws and collation. Decoding and the crops alone, printed as the bound, are
+  6.6 times as fast as the usual pipeline and 0.59 of decoding alone: the targets want crops three
+  times as fast, and OpenCV's without antialiasing, which would be other pictures, take half.
+- all of it with high-pass, 4.7: besides the loader, OpenCV's separable filters 0.6 (both views'
+  high-pass and the colours' blur of one view in two), the noise 0.4, writing three views of 600 kB
+  0.4. The target wants 4.3. At 160 px, where decoding is cheap, it is met.
 """
 
 import platform
@@ -21,6 +32,7 @@ from pipeline.memory import keep_freed_memory
 from pipeline.shard_reader import ShardSetReader
 from tests.benchmarks.loader_arms import (
     Arm,
+    decode_and_cut,
     decode_only,
     our_dataset,
     our_inputs,
@@ -47,7 +59,7 @@ TARGETS = {
 }
 """On a machine that has nothing else to do; a busy one slows what goes through the memory, which
 are our arms, more than what counts in a core's cache, which are the others."""
-FLOOR = 0.5
+FLOOR = 0.6
 """Share of each target that is held on any machine."""
 
 
@@ -100,6 +112,7 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
     figures = measure(
         {
             "decode alone": partial(decode_only, jpegs, BATCH),
+            "decode and crops alone": partial(decode_and_cut, jpegs, BATCH),
             "our loader": dataset.__getitem__,
             **{f"ours, {n}": partial(our_inputs, dataset, fill) for n, fill in FILLS.items()},
             **{f"usual, {name}": arm for name, arm in usual.items()},
@@ -114,6 +127,11 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
     for name, gain in reached.items():
         met = "met" if gain >= TARGETS[name] else "MISSED"
         print(f"  {name:<28} {gain:5.2f} x, target {TARGETS[name]:.1f}: {met}")
+    bound = figures["decode and crops alone"]
+    print(
+        f"  bound of the loader, from decode and crops alone: {plain / bound:.2f} x usual, plain, "
+        f"{figures['decode alone'] / bound:.2f} x decode alone"
+    )
     if "lightly" in usual:
         theirs = figures["usual, lightly"]
         all_of_it = theirs / figures["ours, plain"]

@@ -6,7 +6,15 @@ from torch import Tensor
 
 import pipeline.cpu_blur
 from pipeline.cpu_blur import blur_planes, can_blur
-from pipeline.preprocessing import blur_in_place, blur_with_kernels, gaussian_kernel
+from pipeline.preprocessing import (
+    blur_in_place,
+    blur_with_kernels,
+    gaussian_blur,
+    gaussian_kernel,
+    high_pass,
+    normalise,
+    normalised_high_pass,
+)
 
 
 def images(dtype: torch.dtype, height: int = 40, width: int = 33) -> Tensor:
@@ -76,3 +84,47 @@ def test_images_that_are_given_up_are_blurred_the_same(dtype: torch.dtype) -> No
     assert torch.equal(blur_in_place(x.clone(), kernel), expected)
     turned = x.clone().to(memory_format=torch.channels_last)
     torch.testing.assert_close(blur_in_place(turned, kernel), expected, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_high_pass_by_planes_is_what_the_blur_takes_away(dtype: torch.dtype) -> None:
+    x = images(dtype)
+    expected = x - gaussian_blur(x, 5, 1.5)
+    assert torch.equal(high_pass(x, 5, 1.5), expected)
+    for out in (torch.empty_like(x), x.clone()):
+        assert high_pass(x, 5, 1.5, out=out) is out
+        assert torch.equal(out, expected)
+    itself = x.clone()
+    assert torch.equal(high_pass(itself, 5, 1.5, out=itself), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_normalising_on_the_way_gives_the_same_bits(dtype: torch.dtype) -> None:
+    """Plane by plane, and for bfloat16 one after the other."""
+    x = images(torch.float32).to(dtype)
+    expected = high_pass(normalise(x), 5, 1.5)
+    assert torch.equal(normalised_high_pass(x, 5, 1.5), expected)
+    out = torch.empty_like(x)
+    assert normalised_high_pass(x, 5, 1.5, out=out) is out
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.usefixtures("without_opencv")
+def test_without_opencv_a_high_pass_goes_where_it_is_wanted() -> None:
+    x = images(torch.float32)
+    expected = x - gaussian_blur(x, 5, 1.5)
+    itself = x.clone()
+    assert high_pass(itself, 5, 1.5, out=itself) is itself
+    assert torch.equal(itself, expected)
+
+
+def test_what_is_kept_of_a_fixed_kernel_serves_everywhere() -> None:
+    """Made in inference mode, where tensors are no use for a gradient later on."""
+    x = images(torch.float64, 8, 8)
+    with torch.inference_mode():
+        inside = gaussian_blur(normalise(x), 3, 0.9)
+    wanted = x.clone().requires_grad_()
+    blurred = gaussian_blur(normalise(wanted), 3, 0.9)
+    blurred.square().sum().backward()
+    assert wanted.grad is not None
+    torch.testing.assert_close(inside, blurred.detach())

@@ -3,14 +3,13 @@
 A draw is a hash of (seed, epoch, sample, view, stream, counter), so that it can be made again at
 any time, on any rank, in any batch. The hash is the finaliser of splitmix64 (Steele, Lea and Flood,
 "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), in numpy for the few numbers per
-sample that a loader draws and in torch for the noise per pixel; both give the same 64 bits.
+sample that a loader draws and in torch for the noise per pixel (`noise`); both give the same 64
+bits.
 
-Shapes: `B` batch, `C` channels, `H W` pixels.
+Shapes: `B` batch.
 """
 
 import enum
-import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,8 +20,6 @@ _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 _WORD = 1 << 64
-NORMALS_PER_WORD, NORMAL_LEVELS = 4, 1 << 16
-"""How many pixels' noise a hash gives, and how many values a pixel's noise can have."""
 
 
 class Stream(enum.IntEnum):
@@ -114,9 +111,23 @@ def random_bits(
     Returns:
         Hashes, uint64, `[B, count]`.
     """
-    key_B = _fold(seeds_B, _word(_purpose(view, stream)))
-    counter = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
-    return _mix(key_B[:, None] + counter)
+    key_B = stream_keys(seeds_B, view, stream)
+    return bits_at(key_B[:, None], np.arange(count, dtype=np.uint64))
+
+
+def stream_keys(seeds_B: NDArray[np.uint64], view: int, stream: Stream) -> NDArray[np.uint64]:
+    """One key per sample, from which `bits_at` makes the hashes of a view and a stream."""
+    return _fold(seeds_B, _word(_purpose(view, stream)))
+
+
+def bits_at(keys: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The hashes at some counters, from 0 on: `random_bits` where not all are wanted.
+
+    Args:
+        keys: from `stream_keys`; they broadcast with the counters.
+        counter: uint64.
+    """
+    return _mix(keys + (counter + np.uint64(1)) * np.uint64(_GAMMA))
 
 
 def uniforms(
@@ -169,58 +180,7 @@ def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) ->
     Returns:
         Hashes, int64, `[B, count]`.
     """
-    purpose = torch.full_like(seeds_B, _signed(_purpose(view, stream) + _GAMMA))
-    key_B = _mix_in_place(seeds_B ^ _mix_in_place(purpose))
+    purpose = int(_mix(_word(_purpose(view, stream) + _GAMMA))[0])
+    key_B = _mix_in_place(seeds_B ^ _signed(purpose))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=seeds_B.device)
     return _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))
-
-
-def _normal_table(device: torch.device) -> Tensor:
-    """The standard normal's quantiles in the middle of 2^16 equal shares, float32."""
-    if device.type == "cpu":
-        return torch.from_numpy(_normal_table_cpu())
-    # Made anew on the device, which takes microseconds: a copy from the CPU would wait.
-    shares = torch.arange(NORMAL_LEVELS, dtype=torch.float64, device=device).add_(0.5)
-    table: Tensor = torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
-    return table
-
-
-@lru_cache(maxsize=1)
-def _normal_table_cpu() -> NDArray[np.float32]:
-    shares = (torch.arange(NORMAL_LEVELS, dtype=torch.float64) + 0.5) / NORMAL_LEVELS
-    table: NDArray[np.float32] = torch.special.ndtri(shares).float().numpy()
-    return table
-
-
-def _normals(bits: Tensor) -> Tensor:
-    """Four normals of each word, int64 `[...]` to float32 `[..., 4]`, from its lowest bits up."""
-    levels = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
-    normals = _normal_table(bits.device).index_select(0, levels.flatten())
-    return normals.view(*bits.shape, NORMALS_PER_WORD)
-
-
-def gaussian_noise(
-    seeds_B: Tensor,
-    view: int,
-    size: tuple[int, int, int],
-    *,
-    stream: Stream = Stream.NOISE,
-) -> Tensor:
-    """Standard normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
-
-    Every 16 bits of a hash choose one of 2^16 quantiles of the normal distribution: four pixels a
-    hash, at most 4.3 standard deviations from 0.
-
-    Args:
-        seeds_B: the samples' seeds, int64 (`torch_seeds`), on the device that the noise is for.
-        view: number of the view (`View`).
-        size: (C, H, W) of one image.
-        stream: what the noise is for.
-
-    Returns:
-        Noise of mean 0 and standard deviation 1, float32, `[B, C, H, W]`, on the seeds' device. The
-        same for a sample in any batch, and on every device up to the last bit of a quantile.
-    """
-    values = math.prod(size)
-    bits = torch_random_bits(seeds_B, view, stream, -(-values // NORMALS_PER_WORD))
-    return _normals(bits).flatten(1)[:, :values].reshape(-1, *size)

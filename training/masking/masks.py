@@ -56,6 +56,16 @@ def _inside_box(box_B4: Tensor, view_size: int) -> tuple[Tensor, Tensor]:
     return inside_B2S[:, :1, :, None], inside_B2S[:, 1:, None, :]
 
 
+def _bytes(mask: Tensor) -> Tensor:
+    """The same memory as bytes of 0 and 1: torch works on many of them at once, on bools singly."""
+    return mask.view(torch.uint8)
+
+
+def _also(mask_BCHW: Tensor, more_B1HW: Tensor) -> None:
+    """Masks, in place, what `more_B1HW` (bytes) masks too."""
+    _bytes(mask_BCHW).bitwise_or_(more_B1HW)
+
+
 def view_mask(
     foreground_BGG: Tensor,
     saliency_BGG: Tensor,
@@ -105,7 +115,7 @@ def view_mask(
     if high_pass and strategy != "none":
         focal = is_focal(draws)[:, None, None, None]
         rows, columns = _inside_box(draws.box_B4, view_size)
-        mask_BCHW.bitwise_or_((focal & ~rows) | (focal & ~columns))
+        _also(mask_BCHW, _bytes(focal & ~rows) | _bytes(focal & ~columns))
     if probability < 1.0:
         mask_BCHW.bitwise_and_((draws.apply_B < probability)[:, None, None, None])
     return mask_BCHW
@@ -150,7 +160,9 @@ def hard_negative_mask(
     if not high_pass:
         return mask_BCHW
     rows, columns = _inside_box(draws.box_B4, view_size)
-    return mask_BCHW.bitwise_or_((is_focal(draws)[:, None, None, None] & rows) & columns)
+    focal_rows = is_focal(draws)[:, None, None, None] & rows
+    _also(mask_BCHW, _bytes(focal_rows) & _bytes(columns))
+    return mask_BCHW
 
 
 def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,9 +178,11 @@ def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Ten
     """
     batch, channels, height, width = mask_BCHW.shape
     grid = foreground_BGG.shape[-1]
-    cut = mask_BCHW.reshape(batch, channels, grid, height // grid, grid, width // grid)
-    # Counted as whole numbers: as floats the mask would be four times as large.
-    count_BN = cut.view(torch.uint8).sum(dim=(1, 3, 5), dtype=torch.int32).flatten(1)
+    cut = _bytes(mask_BCHW).reshape(batch, channels, grid, height // grid, width)
+    # Counted as bytes where they can hold it: as wider numbers the mask would be as much larger.
+    columns = cut.sum(dim=3, dtype=torch.uint8 if height // grid < 256 else torch.int32)
+    patches = columns.view(batch, channels, grid, grid, width // grid)
+    count_BN = patches.sum(dim=(1, 4), dtype=torch.int32).flatten(1)
     share_BN = count_BN * (grid * grid / (channels * height * width))
     foreground_BN = foreground_BGG.flatten(1).float()
     background_BN = 1.0 - foreground_BN

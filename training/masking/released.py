@@ -22,7 +22,8 @@ Shapes: `B` batch, `C` channels, `G` grid side, `H W` pixels, `P` side of a patc
 import torch
 from torch import Tensor
 
-from training.data.draws import Stream, View, gaussian_noise
+from training.data.draws import Stream, View
+from training.data.noise import gaussian_noise
 from training.masking.draws import NUM_CHANNELS, MaskDraws, box_side, is_channel_wise, is_focal
 from training.masking.foreground import foreground
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.preprocessing import gaussian_blur, high_pass, normalise
-from training.data.draws import View, gaussian_noise, negative_view, sample_seeds, torch_seeds
+from training.data.draws import View, negative_view, sample_seeds, torch_seeds
+from training.data.noise import gaussian_noise
 from training.masking.fills import (
     FILLS,
     UnmaskedView,
@@ -86,6 +87,24 @@ def test_only_masked_pixels_change(name: str, view: View) -> None:
     where = where.expand_as(base)
     assert torch.equal(after[~where], base[~where])
     assert float((after[where] == base[where]).double().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("name", FILLS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_view_is_filled_where_it_is_wanted(name: str, channels: int) -> None:
+    """In new memory, in given one, and in the unmasked view's own: the same bits as by `where`."""
+    fill, image, where = FILLS[name], images(), mask(channels)
+    view = unmasked(fill.prepare(image), image)
+    expected = torch.where(where, fill.values(view), view.prepared_BCHW)
+    assert torch.equal(fill.apply(view, where), expected)
+    out = torch.full_like(image, torch.nan)
+    assert fill.apply(view, where, out=out) is out
+    assert torch.equal(out, expected)
+    given = torch.full_like(image, torch.nan)
+    assert fill.prepare(image, out=given) is given
+    assert torch.equal(given, view.prepared_BCHW)
+    fill.apply(unmasked(given, image), where, out=given)
+    assert torch.equal(given, expected)
 
 
 @pytest.mark.parametrize("name", ["mean", "blur"])

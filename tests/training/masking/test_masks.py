@@ -210,6 +210,18 @@ def test_masked_share_by_hand() -> None:
     assert outside.tolist() == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("side", [3, 300])
+def test_masked_share_of_patches_of_any_size(side: int) -> None:
+    """More rows than a byte can count, too."""
+    foreground = torch.tensor([[[True, False], [False, True]]])
+    mask = torch.zeros(1, 1, 2 * side, 2 * side, dtype=torch.bool)
+    mask[..., :side, :side] = True
+    mask[..., : side // 3, side:] = True
+    inside, outside = masked_share(mask, foreground)
+    assert inside.tolist() == pytest.approx([0.5])
+    assert outside.tolist() == pytest.approx([1 / 6])
+
+
 def test_an_unknown_strategy_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="'hint': choose from none, random, balanced, shuffled"):
         query_mask(random_foreground(1), draws(1), strategy="hint", high_pass=False)

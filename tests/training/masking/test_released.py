@@ -10,11 +10,11 @@ from torch import Tensor
 from training.data.draws import (
     Stream,
     View,
-    gaussian_noise,
     negative_view,
     sample_seeds,
     torch_seeds,
 )
+from training.data.noise import gaussian_noise
 from training.masking.draws import MaskDraws, box_side, draw_masks
 from training.masking.foreground import foreground
 from training.masking.patches import masked_counts
