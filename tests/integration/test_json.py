@@ -1,4 +1,4 @@
-"""With ``--json`` standard output holds one object and nothing else, job by job as a person has it."""
+"""With ``--json`` standard output holds one object and nothing else, as a person has it."""
 
 import json
 import subprocess

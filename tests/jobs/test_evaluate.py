@@ -182,7 +182,8 @@ def test_figures_go_onto_the_card(
 def test_bad_input(evaluate: Callable[..., Done], given: dict[str, str], message: str) -> None:
     done = evaluate(**given)
     assert done.code == 2
-    assert done.out == ""
+    assert done.out.startswith("scoring ")
+    assert done.out.count("\n") == 1
     (line,) = done.err.strip().splitlines()
     assert line.startswith("error: ")
     assert message in line

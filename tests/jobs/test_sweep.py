@@ -72,7 +72,7 @@ def test_a_named_space_can_be_changed() -> None:
         (["--choice", "fill=mean,noise"], "fill=noise"),
         (["--grid", "epochs=1,2", "--knn.val-shards", "None"], "give --knn.val-shards"),
         (["--grid", "epochs=1,2", "--objective", "heldout_loss"], "give --heldout.shards"),
-        (["--grid", "epochs=1,2", "--concurrent", "0"], "--concurrent must be 1 or more"),
+        (["--grid", "epochs=1,2", "--concurrent", "0"], "--concurrent 0 must be 1 or more"),
         (["--grd", "epochs=1,2"], "--grd"),
     ],
 )
