@@ -24,7 +24,8 @@ EXIT_INTERRUPTED = 130
 
 Config = TypeVar("Config")
 _terminal = Terminal()
-_until_the_end = ExitStack()
+_until_the_end: ExitStack | None = None
+"""Of the job that `main` runs."""
 
 
 def parse(
@@ -35,7 +36,9 @@ def parse(
     default: Config | None = None,
     description: str | None = None,
 ) -> Config:
-    """Make a config, a dataclass, from the command line; ``--quiet`` and ``--json`` hold from here.
+    """Make a config, a dataclass, from the command line.
+
+    In a job that `main` runs, ``--quiet`` and ``--json`` hold from here.
 
     Args:
         config: the dataclass; its fields are the options.
@@ -75,17 +78,17 @@ def parse(
             raise InputError(_one_line(printed.getvalue()) + f" (see {prog} --help)") from None
         raise
     made: Config = from_grouped(config, given.job)
-    _begin(given.terminal)
+    if _until_the_end is not None:
+        _begin(given.terminal, _until_the_end)
     return made
 
 
-def _begin(options: TerminalOptions) -> None:
+def _begin(options: TerminalOptions, until_the_end: ExitStack) -> None:
     """Has all that this process tells printed as these options say, until the job's end."""
     global _terminal
-    _until_the_end.close()
     _terminal = Terminal(options)
-    _until_the_end.enter_context(listening(_terminal if _prints() else Silence()))
-    _until_the_end.callback(_terminal.close)
+    until_the_end.enter_context(listening(_terminal if _prints() else Silence()))
+    until_the_end.callback(_terminal.close)
 
 
 def conclude(values: Mapping[str, Any], *lines: str) -> None:
@@ -116,7 +119,7 @@ def _one_line(box: str) -> str:
 
 
 def main(run: Callable[[], int | None]) -> NoReturn:
-    """Run a job and leave the process with its exit code.
+    """Run a job and leave the process with its exit code; what it tells goes to its terminal.
 
     `InputError` becomes one line on stderr and exit code 2, also where Ray has wrapped it;
     an interrupt becomes 130. Anything else is a defect and keeps its traceback.
@@ -124,11 +127,10 @@ def main(run: Callable[[], int | None]) -> NoReturn:
     Args:
         run: the job; returns an exit code, or None for 0.
     """
+    global _terminal, _until_the_end
     try:
-        try:
+        with ExitStack() as _until_the_end:
             code = run()
-        finally:
-            _until_the_end.close()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -138,6 +140,8 @@ def main(run: Callable[[], int | None]) -> NoReturn:
             raise
         print(f"error: {' '.join(str(wrong_input).split())}", file=sys.stderr)
         sys.exit(EXIT_INPUT_ERROR)
+    finally:
+        _terminal, _until_the_end = Terminal(), None
     sys.exit(code or 0)
 
 

@@ -71,7 +71,7 @@ def test_one_file_that_needs_nothing_else(
         write_shard_set(folder, num_images=12)
     done = report(folder)
     assert done.code == 0, done.err
-    assert done.out.startswith(f"reporting the {kind} {folder}\n")
+    assert done.out.startswith(f"reporting the {kind} {folder} in {folder / 'report.html'}\n")
     assert str(folder / "report.html") in done.out
     text = (folder / "report.html").read_text()
     assert len(text.encode()) < MOST_BYTES
