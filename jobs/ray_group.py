@@ -67,28 +67,18 @@ class _Worker:
     ) -> Returned:
         """Join the others, call the function, leave. What the first rank tells is mail."""
         with listening(self._mailbox if rank == 0 else Silence()):
-            return self._run(function, argument, meeting, rank, resources)
-
-    def _run(
-        self,
-        function: Callable[[Any, torch.device], Returned],
-        argument: object,
-        meeting: str,
-        rank: int,
-        resources: Resources,
-    ) -> Returned:
-        torch.set_num_threads(resources.cpus_per_worker)
-        device = torch.device("cuda:0" if resources.use_gpu else "cpu")
-        backend = "cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"
-        if resources.num_workers == 1:
-            return function(argument, device)
-        dist.init_process_group(
-            backend, init_method=meeting, rank=rank, world_size=resources.num_workers
-        )
-        try:
-            return function(argument, device)
-        finally:
-            dist.destroy_process_group()
+            torch.set_num_threads(resources.cpus_per_worker)
+            device = torch.device("cuda:0" if resources.use_gpu else "cpu")
+            backend = "cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"
+            if resources.num_workers == 1:
+                return function(argument, device)
+            dist.init_process_group(
+                backend, init_method=meeting, rank=rank, world_size=resources.num_workers
+            )
+            try:
+                return function(argument, device)
+            finally:
+                dist.destroy_process_group()
 
 
 def run_on_ray(

@@ -28,6 +28,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import load_dataset_info
 from training.cluster.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
 from training.cluster.resources import Resources
+from training.config import CONFIG_FILE
 from training.loop import RunResult
 from training.preflight import steps_per_epoch
 from training.stopping import asked_to_stop
@@ -120,7 +121,7 @@ class _Reports(FIFOScheduler):
         if "finished" in said:
             self._over.add(number)
             self._director.end(number, **said)
-        elif self._director.report(number, **said):
+        elif self._director.report(number, **said) or self._director.closing:
             request_stop(self._director, number)
         return str(TrialScheduler.CONTINUE)
 
@@ -199,9 +200,14 @@ def _in_a_line(error: Exception) -> str:
 
 
 def request_stop(director: Director, number: int) -> None:
-    """Asks a trial's run to write a checkpoint and end."""
+    """Asks a trial's run to write a checkpoint and end.
+
+    One whose run has not begun hears nothing, and is asked again when it reports.
+    """
     trial = director.ledger.trials[number]
-    (director.sweep.trial_config(number, trial.point).out / STOP_FILE).touch()
+    out = director.sweep.trial_config(number, trial.point).out
+    if (out / CONFIG_FILE).exists():
+        (out / STOP_FILE).touch()
 
 
 def _free(director: Director, number: int) -> None:

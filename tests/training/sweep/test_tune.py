@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -13,8 +14,11 @@ from tests.listeners import Kept
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
+from training.cluster.launch import STOP_FILE
 from training.cluster.resources import Resources
+from training.config import CONFIG_FILE
 from training.record.metrics import read_metrics
+from training.sweep import tune
 from training.sweep.director import Director
 from training.sweep.fits import Share
 from training.sweep.ledger import Ledger
@@ -63,6 +67,23 @@ def test_asha_is_successive_halving_and_says_the_same_when_told_again(
 def test_without_a_scheduler_there_is_no_judge(tmp_path: Path) -> None:
     assert judge_of(small_sweep(tmp_path, scheduler="none")) is None
     assert judge_of(small_sweep(tmp_path)) is not None
+
+
+def test_a_trial_that_has_not_begun_is_asked_to_stop_when_it_reports(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path, scheduler="none")
+    director = Director(sweep, Ledger(tmp_path), judge=None, description={})
+    started = director.next()
+    assert started is not None
+    tune._close(director)  # its folder is not there yet
+    assert director.next() is None
+    out = sweep.trial_config(*started).out
+    assert not out.exists()
+    out.mkdir(parents=True)
+    (out / CONFIG_FILE).touch()
+    said = {"epochs": 1.0, "seconds": 1.0, "values": {"knn": 5.0}}
+    trial = SimpleNamespace(config={"number": started[0]})
+    tune._Reports(director).on_trial_result(None, trial, {"said": json.dumps(said)})
+    assert (out / STOP_FILE).exists()
 
 
 class StopsTheSecond:
