@@ -145,8 +145,11 @@ class _Bar:
 
 
 def can_draw(stream: TextIO) -> bool:
-    """Whether bars can be drawn there: a terminal, and one that moves its cursor."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether bars can be drawn there: a terminal that moves its cursor and knows its width."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    descriptor = _descriptor(stream)
+    return descriptor is None or os.get_terminal_size(descriptor).columns > 0
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import conclude, main, parse
-from jobs.terminal import Terminal, TerminalOptions
+from jobs.terminal import Terminal, TerminalOptions, can_draw
 from pipeline.progress import Standing, say, show
 from tests.listeners import Clock
 from tests.picture_folders import write_pictures
@@ -84,6 +84,16 @@ def test_no_bar_where_none_can_be_drawn(
     assert capsys.readouterr() == ("shards: 100/1000 images, 10 images/s, 1 min 30 s left\n", "")
 
 
+@pytest.mark.parametrize(("columns", "drawn"), [(0, False), (100, True)])
+def test_a_bar_needs_a_width(columns: int, drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    with open(theirs, "w") as stream:
+        assert can_draw(stream) is drawn
+    os.close(ours)
+
+
 def tell(terminal: Terminal, clock: Clock) -> None:
     """All that a job may tell."""
     terminal.say("what will be done")
@@ -148,7 +158,7 @@ class TerminalOptionsOnly:
 
 SCRIPT = """
 import os, subprocess, sys
-from jobs.terminal import Terminal, TerminalOptions
+from jobs.terminal import Terminal, TerminalOptions, can_draw
 terminal = Terminal(TerminalOptions(json=True))
 os.write(1, b"from C\\n")
 subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
