@@ -1,4 +1,4 @@
-"""Tells when a run has collapsed: embeddings without spread, or a kNN accuracy that falls.
+"""Tells when a run has collapsed: embeddings without spread, or a kNN accuracy that stays low.
 
 The loss does not tell: identical embeddings give log(K + 1 + N * exp((rho - 1) / temperature)),
 which is close to where a run begins.
@@ -20,7 +20,7 @@ class CollapseConfig:
         after_steps: steps for which the spread is not looked at, 0 or more; an untrained network
             has little.
         knn_margin: percentage points, 0 or more, that the kNN accuracy may be below the untrained
-            network's.
+            network's at two evaluations running.
     """
 
     min_spread: float = 0.1
@@ -34,82 +34,67 @@ class CollapseConfig:
             raise InputError("collapse.after_steps and collapse.knn_margin must not be negative")
 
 
-def collapse_signs(
-    *,
-    config: CollapseConfig,
-    step: int,
-    spread: float | None = None,
-    knn: float | None = None,
-    untrained_knn: float | None = None,
-) -> list[str]:
-    """The signs of a collapse in a run's figures; none in a healthy run's.
-
-    Args:
-        config: limits.
-        step: global steps done.
-        spread: of the embeddings (`embedding_spread`), mean of the last steps.
-        knn: accuracy in percent.
-        untrained_knn: accuracy before the first step.
-
-    Returns:
-        What is wrong, each with its numbers.
-    """
-    signs = []
-    if spread is not None and step > config.after_steps and spread < config.min_spread:
-        signs.append(
-            f"the embeddings have next to no spread ({spread:.3g}, below {config.min_spread:g})"
-        )
-    if knn is not None and untrained_knn is not None and knn < untrained_knn - config.knn_margin:
-        signs.append(
-            f"kNN is {knn:.2f} %, more than {config.knn_margin:g} points below the "
-            f"{untrained_knn:.2f} % of the untrained network"
-        )
-    return signs
-
-
 class CollapseWatch:
-    """Follows a run's figures, the same on every rank, and speaks when signs come up anew."""
+    """Follows a run's figures, the same on every rank, and speaks when one has gone wrong anew."""
 
     def __init__(self, config: CollapseConfig) -> None:
         self._config = config
         self._untrained_knn: float | None = None
+        self._knn_was_low = False
         self._collapsed: set[str] = set()
 
-    def look(
-        self, step: int, *, spread: float | None = None, knn: float | None = None
-    ) -> str | None:
-        """Takes in new figures.
+    def look_at_spread(self, step: int, spread: float) -> str | None:
+        """Takes in the spread of the embeddings (`embedding_spread`), mean of the last steps.
 
         Returns:
-            A warning, when a figure that was sound has gone wrong; else None.
+            A warning, when it was sound and is no longer; else None.
         """
-        if knn is not None and step == 0:
+        limit = self._config.min_spread
+        wrong = step > self._config.after_steps and spread < limit
+        sign = f"the embeddings have next to no spread ({spread:.3g}, below {limit:g})"
+        return self._warning("spread", wrong, step, sign)
+
+    def look_at_knn(self, step: int, knn: float) -> str | None:
+        """Takes in a kNN accuracy in percent; that of step 0 is the untrained network's.
+
+        A network that leaves its random start may be worse for a while, so it is wrong when it is
+        low twice running.
+
+        Returns:
+            A warning, when it was sound and is no longer; else None.
+        """
+        if step == 0:
             self._untrained_knn = knn
-        new = []
-        for name, figure in (("spread", spread), ("knn", knn)):
-            if figure is None:
-                continue
-            signs = collapse_signs(
-                config=self._config,
-                step=step,
-                spread=figure if name == "spread" else None,
-                knn=figure if name == "knn" else None,
-                untrained_knn=self._untrained_knn,
-            )
-            if signs and name not in self._collapsed:
-                new += signs
-            self._collapsed = self._collapsed - {name} | ({name} if signs else set())
-        if not new:
+        if self._untrained_knn is None:
+            return None
+        margin, untrained = self._config.knn_margin, self._untrained_knn
+        low = knn < untrained - margin
+        wrong, self._knn_was_low = low and self._knn_was_low, low
+        sign = (
+            f"kNN is {knn:.2f} %, and for the second time more than {margin:g} points below the "
+            f"{untrained:.2f} % of the untrained network"
+        )
+        return self._warning("knn", wrong, step, sign)
+
+    def _warning(self, figure: str, wrong: bool, step: int, sign: str) -> str | None:
+        anew = wrong and figure not in self._collapsed
+        self._collapsed = self._collapsed - {figure} | ({figure} if wrong else set())
+        if not anew:
             return None
         return (
-            f"the run has collapsed at step {step}: {' and '.join(new)}; lower optim.lr or rho, "
+            f"the run has collapsed at step {step}: {sign}; lower optim.lr or rho, "
             "lengthen their warm-up, or raise the temperature"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers, for a checkpoint."""
-        return {"untrained_knn": self._untrained_knn, "collapsed": sorted(self._collapsed)}
+        return {
+            "untrained_knn": self._untrained_knn,
+            "knn_was_low": self._knn_was_low,
+            "collapsed": sorted(self._collapsed),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self._untrained_knn, self._collapsed = state["untrained_knn"], set(state["collapsed"])
+        self._knn_was_low = state["knn_was_low"]

@@ -109,7 +109,9 @@ class RunRecord:
             )
             self._note = self._words(step, values)
             self._say_lost()
-        self._on_collapse(step, self._collapse.look(step, spread=values.get("embedding_spread")))
+        if "embedding_spread" in values:
+            spread = values["embedding_spread"]
+            self._on_collapse(step, self._collapse.look_at_spread(step, spread))
 
     def write_evaluation(
         self, step: int, *, knn: float | None = None, heldout_loss: float | None = None
@@ -128,7 +130,7 @@ class RunRecord:
             say(f"{', '.join(words)} after {step} steps")
         self._context.report(self.values)
         if knn is not None:
-            self._on_collapse(step, self._collapse.look(step, knn=knn))
+            self._on_collapse(step, self._collapse.look_at_knn(step, knn))
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
         """Records a warning, and ends the run if that was asked for."""

@@ -5,55 +5,66 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from training.record.collapse import CollapseConfig, CollapseWatch, collapse_signs
+from training.record.collapse import CollapseConfig, CollapseWatch
 
 CONFIG = CollapseConfig(min_spread=0.1, after_steps=50, knn_margin=3.0)
 
 
 @pytest.mark.parametrize(
-    ("figures", "signs"),
+    ("step", "spread", "sign"),
     [
-        ({"spread": 0.5}, []),
-        ({"spread": 0.1}, []),
-        ({"spread": 0.09}, ["next to no spread (0.09, below 0.1)"]),
-        ({"spread": 0.0, "step": 50}, []),
-        ({"knn": 32.3, "untrained_knn": 35.3}, []),
-        ({"knn": 32.2, "untrained_knn": 35.3}, ["kNN is 32.20 %, more than 3 points below"]),
-        ({"knn": 0.0}, []),
-        ({"spread": 0.01, "knn": 10.0, "untrained_knn": 35.3}, ["spread", "kNN is 10.00 %"]),
-        ({}, []),
+        (51, 0.5, None),
+        (51, 0.1, None),
+        (51, 0.09, "next to no spread (0.09, below 0.1)"),
+        (50, 0.0, None),
     ],
 )
-def test_signs(figures: dict[str, Any], signs: list[str]) -> None:
-    found = collapse_signs(config=CONFIG, **{"step": 51, **figures})
-    assert len(found) == len(signs)
-    for line, part in zip(found, signs, strict=True):
-        assert part in line
+def test_the_spread(step: int, spread: float, sign: str | None) -> None:
+    said = CollapseWatch(CONFIG).look_at_spread(step, spread)
+    assert (said is None) if sign is None else (said is not None and sign in said)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "warned_at"),
+    [
+        ([35.0, 32.0, 32.0], []),
+        ([35.0, 31.9, 31.9], [2]),
+        ([35.0, 28.0, 36.0, 38.0], []),
+        ([35.0, 28.0, 36.0, 28.0], []),
+        ([35.0, 28.0, 20.0, 10.0], [2]),
+        ([35.0, 28.0, 20.0, 36.0, 20.0, 10.0], [2, 5]),
+    ],
+)
+def test_a_knn_that_stays_low(accuracies: list[float], warned_at: list[int]) -> None:
+    """A dip is none: many runs begin with one."""
+    watch = CollapseWatch(CONFIG)
+    said = [watch.look_at_knn(100 * n, knn) for n, knn in enumerate(accuracies)]
+    assert [n for n, line in enumerate(said) if line is not None] == warned_at
+    for n in warned_at:
+        assert f"collapsed at step {100 * n}: kNN is {accuracies[n]:.2f} %" in str(said[n])
+        assert "35.00 % of the untrained network" in str(said[n])
+
+
+def test_a_run_whose_untrained_network_was_not_looked_at_is_not_judged_by_knn() -> None:
+    watch = CollapseWatch(CONFIG)
+    assert [watch.look_at_knn(step, 0.0) for step in (100, 200, 300)] == [None] * 3
 
 
 def test_a_warning_comes_when_a_figure_goes_wrong_and_not_again() -> None:
     watch = CollapseWatch(CONFIG)
-    assert watch.look(0, knn=35.0) is None
-    assert watch.look(100, spread=0.5) is None
-    first = watch.look(200, spread=0.01)
-    assert first is not None
-    assert "collapsed at step 200" in first
-    assert watch.look(300, spread=0.01) is None
-    assert watch.look(300, knn=34.0) is None
-    second = watch.look(400, knn=20.0)
-    assert second is not None
-    assert "35.00 % of the untrained network" in second
-    assert watch.look(500, spread=0.9) is None
-    assert watch.look(600, spread=0.01) is not None, "it had recovered in between"
+    spreads = [(100, 0.5), (200, 0.01), (300, 0.01), (400, 0.9), (500, 0.01)]
+    said = [watch.look_at_spread(step, spread) is not None for step, spread in spreads]
+    assert said == [False, True, False, False, True]
 
 
 def test_a_resumed_run_remembers() -> None:
     watch, resumed = CollapseWatch(CONFIG), CollapseWatch(CONFIG)
-    watch.look(0, knn=35.0)
-    watch.look(100, spread=0.01)
+    watch.look_at_knn(0, 35.0)
+    watch.look_at_knn(100, 20.0)
+    watch.look_at_spread(100, 0.01)
     resumed.load_state_dict(watch.state_dict())
-    assert resumed.look(200, spread=0.01) is None
-    assert resumed.look(200, knn=20.0) is not None
+    assert resumed.look_at_spread(200, 0.01) is None
+    assert resumed.look_at_knn(200, 20.0) is not None
 
 
 @pytest.mark.parametrize(
