@@ -52,7 +52,7 @@ class CollapseWatch:
         limit = self._config.min_spread
         wrong = step > self._config.after_steps and spread < limit
         sign = f"the embeddings have next to no spread ({spread:.3g}, below {limit:g})"
-        return self._warning("spread", wrong, step, sign)
+        return self._warning("spread", wrong, sign)
 
     def look_at_knn(self, step: int, knn: float) -> str | None:
         """Takes in a kNN accuracy in percent; that of step 0 is the untrained network's.
@@ -74,16 +74,16 @@ class CollapseWatch:
             f"kNN is {knn:.2f} %, and for the second time more than {margin:g} points below the "
             f"{untrained:.2f} % of the untrained network"
         )
-        return self._warning("knn", wrong, step, sign)
+        return self._warning("knn", wrong, sign)
 
-    def _warning(self, figure: str, wrong: bool, step: int, sign: str) -> str | None:
+    def _warning(self, figure: str, wrong: bool, sign: str) -> str | None:
         anew = wrong and figure not in self._collapsed
         self._collapsed = self._collapsed - {figure} | ({figure} if wrong else set())
         if not anew:
             return None
         return (
-            f"the run has collapsed at step {step}: {sign}; lower optim.lr or rho, "
-            "lengthen their warm-up, or raise the temperature"
+            f"the run has collapsed: {sign}; lower optim.lr or rho, lengthen their warm-up, or "
+            "raise the temperature"
         )
 
     def state_dict(self) -> dict[str, Any]:

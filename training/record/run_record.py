@@ -138,9 +138,9 @@ class RunRecord:
             return
         if self._log is not None:
             self._log.warn(step=step, message=warning)
-            say(f"{WARNING}{warning}")
+            say(f"{WARNING}at step {step}: {warning}")
         if self._config.on_collapse == "stop":
-            raise InputError(f"{warning} (on_collapse is stop)")
+            raise InputError(f"at step {step}: {warning} (on_collapse is stop)")
 
     def _words(self, step: int, values: dict[str, float]) -> str:
         damaged = f", {values[DAMAGED]:.0f} damaged samples" if values.get(DAMAGED) else ""

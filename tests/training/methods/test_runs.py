@@ -127,7 +127,7 @@ def test_a_collapse_is_recorded_and_may_end_the_run(
     if action == "warn":
         assert run(config).finished
     else:
-        with pytest.raises(InputError, match=r"collapsed at step 4: .*on_collapse is stop"):
+        with pytest.raises(InputError, match=r"at step 4: .*collapsed.*on_collapse is stop"):
             run(config)
     warnings = [e for e in read_metrics(tmp_path / "run") if e["kind"] == "warning"]
     assert [e["step"] for e in warnings] == [4]
