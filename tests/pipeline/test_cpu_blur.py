@@ -64,6 +64,7 @@ def test_gradients_pass_where_they_are_wanted() -> None:
     torch.testing.assert_close(x.grad.sum(), torch.tensor(float(x.numel()), dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # sizes are constants there
 def test_a_recorded_graph_works_on_other_images() -> None:
     kernel = gaussian_kernel(5, torch.tensor([1.0]))
     first, second = images(torch.float32), images(torch.float32).flip(0)
