@@ -97,4 +97,4 @@ class CollapseWatch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self._untrained_knn, self._collapsed = state["untrained_knn"], set(state["collapsed"])
-        self._knn_was_low = state["knn_was_low"]
+        self._knn_was_low = state.get("knn_was_low", False)  # older checkpoints do not tell

@@ -67,6 +67,13 @@ def test_a_resumed_run_remembers() -> None:
     assert resumed.look_at_knn(200, 20.0) is not None
 
 
+def test_a_checkpoint_from_before_knn_was_looked_at_twice_still_resumes() -> None:
+    resumed = CollapseWatch(CONFIG)
+    resumed.load_state_dict({"untrained_knn": 35.0, "collapsed": []})
+    assert resumed.look_at_knn(200, 20.0) is None
+    assert resumed.look_at_knn(300, 20.0) is not None
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
