@@ -71,8 +71,8 @@ class CollapseWatch:
         low = knn < untrained - margin
         wrong, self._knn_was_low = low and self._knn_was_low, low
         sign = (
-            f"kNN is {knn:.2f} %, and for the second time more than {margin:g} points below the "
-            f"{untrained:.2f} % of the untrained network"
+            f"kNN is {knn:.2f} %, for the second time running more than {margin:g} points below "
+            f"the {untrained:.2f} % of the untrained network"
         )
         return self._warning("knn", wrong, sign)
 
