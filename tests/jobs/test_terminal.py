@@ -158,7 +158,7 @@ class TerminalOptionsOnly:
 
 SCRIPT = """
 import os, subprocess, sys
-from jobs.terminal import Terminal, TerminalOptions, can_draw
+from jobs.terminal import Terminal, TerminalOptions
 terminal = Terminal(TerminalOptions(json=True))
 os.write(1, b"from C\\n")
 subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
