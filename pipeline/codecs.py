@@ -64,7 +64,7 @@ class DecodedSource:
     ext: str
 
 
-def decode_stored(data: bytes) -> NDArray[np.uint8]:
+def decode_stored(data: bytes | memoryview) -> NDArray[np.uint8]:
     """Decode an image as it is stored in a shard.
 
     Args:
@@ -170,7 +170,7 @@ def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
     return encode_png(saliency_levels(saliency, size))
 
 
-def decode_saliency(data: bytes) -> NDArray[np.uint8]:
+def decode_saliency(data: bytes | memoryview) -> NDArray[np.uint8]:
     """Decode a stored saliency map.
 
     Returns:
@@ -185,7 +185,7 @@ def decode_saliency(data: bytes) -> NDArray[np.uint8]:
     return levels
 
 
-def _imdecode(data: bytes, flags: int) -> NDArray[np.generic]:
+def _imdecode(data: bytes | memoryview, flags: int) -> NDArray[np.generic]:
     if not data:
         raise ImageError("empty file")
     try:

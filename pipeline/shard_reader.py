@@ -33,8 +33,8 @@ class StoredSample:
 
     key: str
     shard: str
-    image: bytes
-    saliency: bytes
+    image: memoryview
+    saliency: memoryview
     label: int
 
 
@@ -133,7 +133,7 @@ class ShardSetReader:
         image_at, image_length, saliency_at, saliency_length = index.spans[row].tolist()
         # the image's tar header comes along: it tells whether these are the sample's bytes
         start = image_at - tarfile.BLOCKSIZE
-        data = self._pread(number, row, start, saliency_at + saliency_length - start)
+        data = memoryview(self._pread(number, row, start, saliency_at + saliency_length - start))
         key = index.keys[row]
         member = f"{key}.{index.extensions[row]}".encode()
         if data[: len(member) + 1] != member + b"\0":

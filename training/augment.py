@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.preprocessing import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
-from training.data.draws import Stream, uniforms
+from training.data.draws import Stream, Views, uniforms
 
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
@@ -115,14 +115,14 @@ def compose_colours(
 
 
 def draw_colours(
-    seeds_B: NDArray[np.uint64], *, view: int, config: AugmentConfig, view_size: int
+    seeds_B: NDArray[np.uint64], *, view: Views, config: AugmentConfig, view_size: int
 ) -> ColourDraws:
     """Draw the colours of one view of each sample.
 
     Args:
         seeds_B: the samples' seeds (`training.data.draws.sample_seeds`).
-        view: number of the view (`training.data.draws.View`); a hard negative has its key's
-            colours.
+        view: number of the view (`training.data.draws.View`), or of each sample's; a hard negative
+            has its key's colours.
         config: ranges and probabilities.
         view_size: side of the view in pixels, which the blur scales with.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.augment import ColourDraws, augment_colours
 from training.data.draws import View, negative_source
-from training.data.stream import HostBatch
+from training.data.host_batch import HostBatch
 from training.masking.batch_masks import NAMES, masks_of
 from training.masking.config import MaskConfig
 from training.masking.fills import Fill, UnmaskedView, filled, noise_std, sample_noise

@@ -14,8 +14,9 @@ from training.checkpoint import CheckpointStore, load_state
 from training.config import PretrainConfig
 from training.context import TrainContext
 from training.data.draws import sample_seeds
+from training.data.host_batch import HostBatch
 from training.data.loader import make_loader
-from training.data.stream import BatchDataset, HostBatch
+from training.data.stream import BatchDataset
 from training.device import autocast_dtype, num_loader_workers
 from training.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.encoders.encoder import build_backbone

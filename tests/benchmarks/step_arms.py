@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from training.data.draws import View
-from training.data.stream import HostBatch
+from training.data.host_batch import HostBatch
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.inputs import EncoderInputs, build_inputs, to_device
 from training.masking.config import MaskConfig

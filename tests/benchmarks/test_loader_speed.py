@@ -99,7 +99,7 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
         tmp_path, images, labels, saliency=smooth_maps(count), shard_images=64, ext="jpg"
     )
     reader = ShardSetReader(tmp_path, info)
-    jpegs = [reader.read(i).image for i in range(count)]
+    jpegs = [bytes(reader.read(i).image) for i in range(count)]
     dataset = our_dataset(tmp_path, info, BATCH)
     kib = statistics.fmean(map(len, jpegs)) / 1024
     print(

@@ -10,7 +10,8 @@ from pipeline.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
 from training.data.draws import View, negative_view
-from training.data.stream import BatchDataset, HostBatch, StreamConfig
+from training.data.host_batch import HostBatch
+from training.data.stream import BatchDataset, StreamConfig
 from training.data.views import ViewConfig
 from training.inputs import EncoderInputs, build_inputs, carrying_masks, to_device
 from training.masking.config import AttMaskConfig, MaskConfig

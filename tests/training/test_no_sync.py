@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from training.augment import ColourDraws, augment_colours
 from training.data.draws import View, negative_view
-from training.data.stream import HostBatch
+from training.data.host_batch import HostBatch
 from training.distributed import balanced_weights
 from training.inputs import build_inputs
 from training.lars import LARS

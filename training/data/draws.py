@@ -16,6 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Views = int | NDArray[np.int64]
+"""The number of the view that all samples are drawn for, or of each sample's, `[B]`."""
+
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
@@ -84,8 +87,9 @@ def _word(value: int) -> NDArray[np.uint64]:
     return np.array([value % _WORD], dtype=np.uint64)
 
 
-def _purpose(view: int, stream: Stream) -> int:
-    return (view << 32) | int(stream)
+def _purpose(view: Views, stream: Stream) -> NDArray[np.uint64]:
+    views = np.atleast_1d(np.asarray(view, dtype=np.uint64))
+    return (views << np.uint64(32)) | np.uint64(stream)
 
 
 def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -104,7 +108,7 @@ def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDAr
 
 
 def random_bits(
-    seeds_B: NDArray[np.uint64], view: int, stream: Stream, count: int
+    seeds_B: NDArray[np.uint64], view: Views, stream: Stream, count: int
 ) -> NDArray[np.uint64]:
     """64 random bits per sample and counter; the arguments are those of `uniforms`.
 
@@ -115,9 +119,9 @@ def random_bits(
     return bits_at(key_B[:, None], np.arange(count, dtype=np.uint64))
 
 
-def stream_keys(seeds_B: NDArray[np.uint64], view: int, stream: Stream) -> NDArray[np.uint64]:
+def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDArray[np.uint64]:
     """One key per sample, from which `bits_at` makes the hashes of a view and a stream."""
-    return _fold(seeds_B, _word(_purpose(view, stream)))
+    return _fold(seeds_B, _purpose(view, stream))
 
 
 def bits_at(keys: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -131,13 +135,13 @@ def bits_at(keys: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np
 
 
 def uniforms(
-    seeds_B: NDArray[np.uint64], view: int, stream: Stream, count: int
+    seeds_B: NDArray[np.uint64], view: Views, stream: Stream, count: int
 ) -> NDArray[np.float64]:
     """Uniform numbers for each sample; the first ones do not depend on how many are asked for.
 
     Args:
         seeds_B: what `sample_seeds` returned.
-        view: number of the view (`View`).
+        view: number of the view (`View`), or of each sample's.
         stream: what the numbers are for; streams are independent of each other.
         count: how many numbers per sample.
 
@@ -180,7 +184,7 @@ def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) ->
     Returns:
         Hashes, int64, `[B, count]`.
     """
-    purpose = int(_mix(_word(_purpose(view, stream) + _GAMMA))[0])
+    purpose = int(_mix(_purpose(view, stream) + np.uint64(_GAMMA))[0])
     key_B = _mix_in_place(seeds_B ^ _signed(purpose))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=seeds_B.device)
     return _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))

@@ -9,7 +9,8 @@ from torch.utils.data import Sampler
 
 from pipeline.memory import keep_freed_memory
 from training.data.carrying import CarryingLoader
-from training.data.stream import BatchDataset, HostBatch
+from training.data.host_batch import HostBatch
+from training.data.stream import BatchDataset
 
 
 class StepSampler(Sampler[int]):

@@ -8,7 +8,6 @@ Shapes: V views (0 query, 1 key), B samples of one rank, G grid side, S view sid
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,38 +24,16 @@ from pipeline.stores.storage import Place
 from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.data.damage import Damage, OnDamaged, read_places
 from training.data.draws import View, sample_seeds, torch_seeds
+from training.data.host_batch import HostBatch
 from training.data.order import EpochOrder
 from training.data.subset import Subset
 from training.data.views import ViewConfig, cut_views, draw_crops, pool_saliency
 from training.masking.config import MaskConfig
-from training.masking.draws import MaskDraws, box_side, draw_masks
+from training.masking.draws import box_side, draw_masks
 
 WINDOWS_AHEAD = 2
 """Windows of shards that are on the local disk or on their way to it: the one that is read, and the
 next."""
-
-
-class HostBatch(NamedTuple):
-    """One rank's share of a global batch as the loader hands it over, all on the CPU."""
-
-    sample_ids_B: Tensor
-    """int64, row numbers in the shard set."""
-    noise_seeds_B: Tensor
-    """int64, the bits of the sample seeds, for noise that is drawn on the device."""
-    images_VBCHW: Tensor
-    """uint8, two crops of each image (channels last in memory)."""
-    saliency_VBGG: Tensor
-    """float32 in [0, 1], the image's own saliency, pooled to the patches of each view."""
-    mask_saliency_VBGG: Tensor
-    """The saliency that steers the masks: another image's with strategy ``shuffled``."""
-    query_colours: ColourDraws
-    key_colours: ColourDraws
-    masks: dict[int, MaskDraws]
-    """By the number of the view: those of the masked views and of the hard negatives."""
-    weights_B: Tensor | None = None
-    """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
-    damages: tuple[Damage, ...] = ()
-    """What was damaged, by position."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,53 +142,32 @@ class BatchDataset(Dataset[HostBatch]):
         config, views, masks = self.config, self.config.views, self.config.masks
         if self.reader.is_remote:
             self._fetch_ahead(step)
-        places, ids_B = self.places, self.sample_ids(step)
+        ids_B = self.sample_ids(step)
+        images, maps, damages = self._read(step, ids_B)
+        # Both views at once, the query's rows (R) before the key's: half of the calls.
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
-
-        def id_at(place: int) -> int:
-            if place in places:
-                return int(ids_B[place - places.start])
-            return int(self.sample_ids(step, range(place, place + 1))[0])
-
-        decoded, damages = read_places(
-            self._decode, id_at, places, batch_size=config.batch_size, on_damaged=config.on_damaged
-        )
-        images = [image for image, _ in decoded]
-        maps = {"own": np.stack([saliency for _, saliency in decoded])}
-        if masks.strategy == "shuffled":
-            # Another image's map: the next one's in the global batch, of those that are sound.
-            following = range(places.start + 1, places.stop + 1)
-            partners, _ = read_places(
-                self._decode_saliency,
-                id_at,
-                following,
-                batch_size=config.batch_size,
-                on_damaged=config.on_damaged,
-            )
-            maps["partner"] = np.stack(partners)
-        heights_B = np.array([image.shape[0] for image in images], dtype=np.int64)
-        widths_B = np.array([image.shape[1] for image in images], dtype=np.int64)
-
-        cut = np.empty((2, len(images), views.size, views.size, 3), dtype=np.uint8)
-        pooled: dict[str, list[NDArray[np.float32]]] = {name: [] for name in maps}
-        for view in (View.QUERY, View.KEY):
-            crops = draw_crops(seeds_B, heights_B, widths_B, view=view, config=views)
-            cut_views(images, crops, cut[view])
-            for name, maps_BPP in maps.items():
-                pooled[name].append(pool_saliency(maps_BPP, heights_B, widths_B, crops, views.grid))
-        saliency = {name: torch.from_numpy(np.stack(parts)) for name, parts in pooled.items()}
-        colours = [
-            draw_colours(seeds_B, view=view, config=config.augment, view_size=views.size)
-            for view in (View.QUERY, View.KEY)
+        seeds_R, view_R = np.tile(seeds_B, 2), np.repeat((View.QUERY, View.KEY), len(images))
+        heights_R = np.tile([image.shape[0] for image in images], 2)
+        widths_R = np.tile([image.shape[1] for image in images], 2)
+        crops = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=views)
+        cut_VBSS3 = np.empty((2, len(images), views.size, views.size, 3), dtype=np.uint8)
+        cut_views(2 * images, crops, cut_VBSS3.reshape(-1, *cut_VBSS3.shape[2:]))
+        saliency_VBGG = [
+            torch.from_numpy(
+                pool_saliency(np.tile(maps_BPP, (2, 1, 1)), heights_R, widths_R, crops, views.grid)
+            ).unflatten(0, (2, -1))
+            for maps_BPP in maps
         ]
+        colours = draw_colours(seeds_R, view=view_R, config=config.augment, view_size=views.size)
+        query_colours, key_colours = zip(*(part.chunk(2) for part in colours), strict=True)
         return HostBatch(
             sample_ids_B=torch.from_numpy(ids_B),
             noise_seeds_B=torch_seeds(seeds_B),
-            images_VBCHW=torch.from_numpy(cut).permute(0, 1, 4, 2, 3),
-            saliency_VBGG=saliency["own"],
-            mask_saliency_VBGG=saliency.get("partner", saliency["own"]),
-            query_colours=colours[View.QUERY],
-            key_colours=colours[View.KEY],
+            images_VBCHW=torch.from_numpy(cut_VBSS3).permute(0, 1, 4, 2, 3),
+            saliency_VBGG=saliency_VBGG[0],
+            mask_saliency_VBGG=saliency_VBGG[-1],
+            query_colours=ColourDraws(*query_colours),
+            key_colours=ColourDraws(*key_colours),
             masks={
                 view: draw_masks(
                     seeds_B,
@@ -226,6 +182,30 @@ class BatchDataset(Dataset[HostBatch]):
             weights_B=self._weights(damages),
             damages=damages,
         )
+
+    def _read(
+        self, step: int, ids_B: NDArray[np.int64]
+    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], tuple[Damage, ...]]:
+        """This rank's images, their maps and, last, the maps that steer the masks, where others."""
+        places, size, policy = self.places, self.config.batch_size, self.config.on_damaged
+
+        def id_at(place: int) -> int:
+            if place in places:
+                return int(ids_B[place - places.start])
+            return int(self.sample_ids(step, range(place, place + 1))[0])
+
+        decoded, damages = read_places(
+            self._decode, id_at, places, batch_size=size, on_damaged=policy
+        )
+        maps = [np.stack([saliency for _, saliency in decoded])]
+        if self.config.masks.strategy == "shuffled":
+            # Another image's map: the next one's in the global batch, of those that are sound.
+            following = range(places.start + 1, places.stop + 1)
+            partners, _ = read_places(
+                self._decode_saliency, id_at, following, batch_size=size, on_damaged=policy
+            )
+            maps.append(np.stack(partners))
+        return [image for image, _ in decoded], maps, damages
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError
-from training.data.draws import Stream, uniforms
+from training.data.draws import Stream, Views, uniforms
 
 CROP_TRIES = 10
 """Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
@@ -69,7 +69,7 @@ def draw_crops(
     heights_B: NDArray[np.int64],
     widths_B: NDArray[np.int64],
     *,
-    view: int,
+    view: Views,
     config: ViewConfig,
 ) -> Crops:
     """Draws a random resized crop and a flip for every image of a batch.
@@ -82,11 +82,11 @@ def draw_crops(
         seeds_B: sample seeds (``draws.sample_seeds``).
         heights_B: heights of the decoded images, pixels.
         widths_B: widths of the decoded images, pixels.
-        view: which view is drawn.
+        view: which view is drawn, of all images or of each.
         config: ranges of area, aspect and flips.
     """
     rows = np.arange(len(seeds_B))
-    u_BX = uniforms(seeds_B, view, Stream.CROP, 2 * CROP_TRIES + 2).astype(np.float64)
+    u_BX = uniforms(seeds_B, view, Stream.CROP, 2 * CROP_TRIES + 2)
     area_BT, aspect_BT = u_BX[:, :CROP_TRIES], u_BX[:, CROP_TRIES : 2 * CROP_TRIES]
     place_B2, flip_B = u_BX[:, -2:], uniforms(seeds_B, view, Stream.FLIP, 1)[:, 0]
 
@@ -141,15 +141,15 @@ def cut_views(
         out_BSS3: where the views go, uint8 [B, S, S, 3].
     """
     size = list(out_BSS3.shape[1:3])
-    out_B3SS = torch.from_numpy(out_BSS3).permute(0, 3, 1, 2)
+    outs_13SS = torch.from_numpy(out_BSS3).permute(0, 3, 1, 2).split(1)
     boxes_B4 = np.stack(crops[:4], axis=1).tolist()
     for i, (image, (top, left, height, width)) in enumerate(zip(images, boxes_B4, strict=True)):
         box = image[top : top + height, left : left + width]
         if max(height, width) <= size[0]:  # nothing shrinks: the same filter, and OpenCV is faster
             cv2.resize(box, size, dst=out_BSS3[i], interpolation=cv2.INTER_LINEAR)
         else:  # functional.interpolate(antialias=True), but without its copy, half of its time
-            batch_of_one = torch.from_numpy(box).permute(2, 0, 1)[None]
-            _RESIZE(batch_of_one, size, False, None, None, out=out_B3SS[i : i + 1])
+            batch_of_one = torch.from_numpy(box).permute(2, 0, 1).unsqueeze(0)
+            _RESIZE(batch_of_one, size, False, None, None, out=outs_13SS[i])
         if crops.flip_B[i]:
             cv2.flip(out_BSS3[i], 1, dst=out_BSS3[i])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.data.draws import View, negative_source
-from training.data.stream import HostBatch
+from training.data.host_batch import HostBatch
 from training.masking.config import MaskConfig
 from training.masking.foreground import foreground
 from training.masking.masks import hard_negative_mask, masked_share, view_mask

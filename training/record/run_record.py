@@ -11,7 +11,7 @@ from pipeline.progress import WARNING, Standing, say, show
 from training.config import PretrainConfig
 from training.context import TrainContext
 from training.data.damage import DamageLog
-from training.data.stream import HostBatch
+from training.data.host_batch import HostBatch
 from training.distributed import rank
 from training.methods.interface import StepResult
 from training.record.collapse import CollapseWatch

@@ -13,8 +13,9 @@ from tests.shard_sets import damage_images, write_shard_set
 from training.augment import AugmentConfig, ColourDraws
 from training.data.damage import OnDamaged
 from training.data.draws import View, negative_view
+from training.data.host_batch import HostBatch
 from training.data.loader import make_loader
-from training.data.stream import BatchDataset, HostBatch, StreamConfig
+from training.data.stream import BatchDataset, StreamConfig
 from training.data.views import ViewConfig
 from training.masking.config import MaskConfig
 from training.masking.draws import MaskDraws
