@@ -55,7 +55,7 @@ def high_pass_planes(
     x_BCHW: Tensor,
     kernel_1K: Tensor,
     *,
-    normal: tuple[Sequence[float], Sequence[float]] | None = None,
+    gains: Sequence[float] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """What a blur with one kernel for all takes away, plane by plane, while a plane is at hand.
@@ -63,25 +63,21 @@ def high_pass_planes(
     Args:
         x_BCHW: images for which `can_blur`.
         kernel_1K: `[1, K]`, K odd, same dtype.
-        normal: mean and standard deviation by channel, to normalise the images with first.
+        gains: what each channel is multiplied by. None: 1.
         out: where the filtered images go, which may be `x_BCHW` itself. None: a new tensor.
 
     Returns:
-        The images less their blurred selves.
+        The images less their blurred selves, times their gains.
     """
     filtered_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype) if out is None else out
     images, results = x_BCHW.detach().numpy(), filtered_BCHW.detach().numpy()
     kernel = kernel_1K[0].detach().numpy()
-    channels = None if normal is None else np.array(normal, dtype=images.dtype).T
-    blurred = np.empty(images.shape[2:], dtype=images.dtype)
+    by_channel = [(gain, -gain * kernel) for gain in gains or (1.0,) * images.shape[1]]
+    minus_blurred = np.empty(images.shape[2:], dtype=images.dtype)
     for image, result in zip(images, results, strict=True):
-        for channel, (plane, filtered) in enumerate(zip(image, result, strict=True)):
-            if channels is not None:
-                mean, std = channels[channel]
-                np.subtract(plane, mean, out=filtered)
-                plane = np.divide(filtered, std, out=filtered)
+        for (gain, row), plane, filtered in zip(by_channel, image, result, strict=True):
             cv2.sepFilter2D(
-                plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
+                plane, -1, row, kernel, dst=minus_blurred, borderType=cv2.BORDER_REFLECT_101
             )
-            np.subtract(plane, blurred, out=filtered)
+            cv2.scaleAdd(plane, gain, minus_blurred, dst=filtered)
     return filtered_BCHW

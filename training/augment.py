@@ -154,43 +154,49 @@ def draw_colours(
 
 
 def apply_colours(
-    image01_B3HW: Tensor,
+    image_B3HW: Tensor,
     matrix_B33: Tensor,
     mean_matrix_B33: Tensor,
     *,
+    white: float = 1.0,
     out: Tensor | None = None,
 ) -> Tensor:
     """Map every pixel x of an image with mean colour m to `M x + P m`, clamped to [0, 1].
 
     Args:
-        image01_B3HW: float images in [0, 1].
+        image_B3HW: float images in [0, white].
         matrix_B33: M, same dtype.
         mean_matrix_B33: P, same dtype.
+        white: 255 for the levels of a decoder, which are divided by it on the way.
         out: where the mapped images go, contiguous.
 
     Returns:
         The images in [0, 1], same shape and dtype.
     """
-    pixels = image01_B3HW.flatten(2)
+    pixels = image_B3HW.flatten(2)
+    if white != 1.0:
+        matrix_B33, mean_matrix_B33 = matrix_B33 / white, mean_matrix_B33 / white
     with torch.autocast(device_type=pixels.device.type, enabled=False):
         offset = mean_matrix_B33 @ pixels.mean(dim=2, keepdim=True)
         flat_out = None if out is None else out.view_as(pixels)
         coloured = torch.baddbmm(offset, matrix_B33, pixels, out=flat_out)
-    return coloured.clamp_(0.0, 1.0).view_as(image01_B3HW)
+    return coloured.clamp_(0.0, 1.0).view_as(image_B3HW)
 
 
 def augment_colours(
-    image01_BCHW: Tensor, draws: ColourDraws, *, out: Tensor | None = None
+    image_B3HW: Tensor, draws: ColourDraws, *, white: float = 1.0, out: Tensor | None = None
 ) -> Tensor:
     """Apply drawn colours and blur to a batch.
 
     Args:
-        image01_BCHW: float32 RGB images in [0, 1].
+        image_B3HW: float32 RGB images in [0, white].
         draws: what `draw_colours` drew, on the images' device.
+        white: as in `apply_colours`.
         out: where the augmented images may go, contiguous.
 
     Returns:
         The augmented images in [0, 1], same shape.
     """
-    coloured = apply_colours(image01_BCHW, draws.matrix_B33, draws.mean_matrix_B33, out=out)
+    matrices = draws.matrix_B33, draws.mean_matrix_B33
+    coloured = apply_colours(image_B3HW, *matrices, white=white, out=out)
     return blur_in_place(coloured, draws.kernel_BK)

@@ -4,12 +4,13 @@ Shapes: B batch, C channels, H W pixels.
 """
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def image01(image_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Float images in [0, 1], channel by channel in memory, from what a decoder gives.
+def float_planes(image_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Floats from 0 to 255, channel by channel in memory, from what a decoder gives.
 
     Args:
         image_BCHW: uint8, in any memory order; on a CPU channels last is the fastest.
@@ -18,20 +19,21 @@ def image01(image_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     Returns:
         float32, same shape.
     """
-    if image_BCHW.device.type == "cpu" and image_BCHW.permute(0, 2, 3, 1).is_contiguous():
-        image_BCHW = _planes(image_BCHW)
     if out is None:
         out = torch.empty(image_BCHW.shape, dtype=torch.float32, device=image_BCHW.device)
-    return out.copy_(image_BCHW).div_(255)
+    if image_BCHW.device.type == "cpu" and image_BCHW.permute(0, 2, 3, 1).is_contiguous():
+        return _split_onto(out, image_BCHW)
+    return out.copy_(image_BCHW)
 
 
-def _planes(image_BCHW: Tensor) -> Tensor:
-    """The bytes by OpenCV, which takes a quarter of torch's time."""
-    planes_BCHW = torch.empty(image_BCHW.shape, dtype=torch.uint8)
+def _split_onto(out_BCHW: Tensor, image_BCHW: Tensor) -> Tensor:
+    """Takes pixels apart by OpenCV, in a quarter of torch's time, image by image: in the cache."""
+    planes = np.empty(image_BCHW.shape[1:], dtype=np.uint8)
     pixels = image_BCHW.permute(0, 2, 3, 1).numpy()
-    for image, planes in zip(pixels, planes_BCHW.numpy(), strict=True):
+    for image, floats in zip(pixels, out_BCHW.numpy(), strict=True):
         cv2.split(image, list(planes))
-    return planes_BCHW
+        np.copyto(floats, planes)
+    return out_BCHW
 
 
 def copy_where(mask_BCHW: Tensor, values_BCHW: Tensor, onto_BCHW: Tensor) -> Tensor:

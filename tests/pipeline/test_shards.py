@@ -163,7 +163,7 @@ def test_samples_are_numbered_shard_after_shard(tmp_path: Path, labelled: bool) 
     for number in (7, 0, 3, 2, 6):
         wanted = new_sample(number, None)
         sample = reader.read(number)
-        assert (sample.key, sample.image, sample.saliency) == (
+        assert (sample.key, bytes(sample.image), bytes(sample.saliency)) == (
             wanted.key,
             wanted.image,
             wanted.saliency,

@@ -155,6 +155,15 @@ def test_nothing_drawn_changes_nothing() -> None:
     torch.testing.assert_close(augment_colours(image, draws), image, rtol=0, atol=1e-6)
 
 
+def test_a_decoder_s_levels_are_coloured_alike() -> None:
+    levels = (images(0.0, 1.0) * 255).round().float()
+    draws = draw_colours(seeds(BATCH), view=View.QUERY, config=AugmentConfig(), view_size=SIZE)
+    expected = augment_colours(levels / 255, draws)
+    torch.testing.assert_close(
+        augment_colours(levels, draws, white=255.0), expected, rtol=0, atol=1e-6
+    )
+
+
 def test_blur_is_torchvisions_per_image() -> None:
     config = AugmentConfig(
         jitter_probability=0.0, grey_probability=0.0, blur_probability=1.0, scale_blur=False

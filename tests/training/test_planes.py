@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.planes import copy_where, image01
+from training.planes import copy_where, float_planes
 
 BATCH, HEIGHT, WIDTH = 3, 6, 5
 
@@ -17,15 +17,14 @@ def pixels() -> torch.Tensor:
 def test_every_memory_order_gives_the_same_planes(given: bool) -> None:
     last = pixels().permute(0, 3, 1, 2)
     wide = pixels().repeat(1, 1, 2, 1).permute(0, 3, 1, 2)[..., :WIDTH]  # rows stand apart
-    expected = last.contiguous().float() / 255
     for image in (last, last.contiguous(), wide, last[1:2].expand(BATCH, -1, -1, -1)):
         out = torch.empty(image.shape) if given else None
-        made = image01(image, out=out)
+        made = float_planes(image, out=out)
         assert made.dtype == torch.float32
         assert made.is_contiguous()
         assert out is None or made is out
-        assert torch.equal(made, image.contiguous().float() / 255)
-    assert torch.equal(image01(wide), expected)
+        assert torch.equal(made, image.contiguous().float())
+    assert torch.equal(float_planes(wide), last.contiguous().float())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -22,6 +22,7 @@ Views = int | NDArray[np.int64]
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
+_STEP = np.uint64(_GAMMA)
 _WORD = 1 << 64
 
 
@@ -71,15 +72,21 @@ def negative_source(view: int) -> View:
 
 
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: a bijection of 64-bit words that spreads every bit."""
+    """The finaliser of splitmix64: a bijection of 64-bit words that spreads every bit.
+
+    In the memory of the words, which the caller gives up.
+    """
+    shifted = np.empty_like(word)
     for shift, factor in _MIX:
-        word = (word ^ (word >> np.uint64(shift))) * np.uint64(factor)
-    return word ^ (word >> np.uint64(_LAST_SHIFT))
+        word ^= np.right_shift(word, np.uint64(shift), out=shifted)
+        word *= np.uint64(factor)
+    word ^= np.right_shift(word, np.uint64(_LAST_SHIFT), out=shifted)
+    return word
 
 
 def _fold(word: NDArray[np.uint64], value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Take one more value into a hash; the order of the values counts."""
-    return _mix(word ^ _mix(value + np.uint64(_GAMMA)))
+    return _mix(word ^ _mix(value + _STEP))
 
 
 def _word(value: int) -> NDArray[np.uint64]:
@@ -115,8 +122,8 @@ def random_bits(
     Returns:
         Hashes, uint64, `[B, count]`.
     """
-    key_B = stream_keys(seeds_B, view, stream)
-    return bits_at(key_B[:, None], np.arange(count, dtype=np.uint64))
+    first_B = np.zeros(len(seeds_B), dtype=np.int64)
+    return block_bits(stream_keys(seeds_B, view, stream), first_B, count)
 
 
 def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDArray[np.uint64]:
@@ -124,14 +131,21 @@ def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDA
     return _fold(seeds_B, _purpose(view, stream))
 
 
-def bits_at(keys: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The hashes at some counters, from 0 on: `random_bits` where not all are wanted.
+def block_bits(
+    key_N: NDArray[np.uint64], block_N: NDArray[np.int64], length: int
+) -> NDArray[np.uint64]:
+    """The hashes of whole blocks of counters: `random_bits` where not all are wanted.
 
     Args:
-        keys: from `stream_keys`; they broadcast with the counters.
-        counter: uint64.
+        key_N: from `stream_keys`.
+        block_N: which block of each key's counters, from 0 on.
+        length: counters in a block.
+
+    Returns:
+        The hashes of counters `block * length` up to `(block + 1) * length`, uint64, `[N, length]`.
     """
-    return _mix(keys + (counter + np.uint64(1)) * np.uint64(_GAMMA))
+    first_N = key_N + (block_N.view(np.uint64) * np.uint64(length) + np.uint64(1)) * _STEP
+    return _mix(first_N[:, None] + np.arange(length, dtype=np.uint64) * _STEP)
 
 
 def uniforms(
@@ -184,7 +198,7 @@ def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) ->
     Returns:
         Hashes, int64, `[B, count]`.
     """
-    purpose = int(_mix(_purpose(view, stream) + np.uint64(_GAMMA))[0])
+    purpose = int(_mix(_purpose(view, stream) + _STEP)[0])
     key_B = _mix_in_place(seeds_B ^ _signed(purpose))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=seeds_B.device)
     return _mix_in_place(key_B[:, None] + counter * _signed(_GAMMA))

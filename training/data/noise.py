@@ -5,43 +5,47 @@ images.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.draws import Stream, bits_at, stream_keys, torch_random_bits
+from training.data.draws import Stream, block_bits, stream_keys, torch_random_bits
 
 NORMALS_PER_WORD, NORMAL_LEVELS = 4, 1 << 16
 """How many pixels' noise a hash gives, and how many values a pixel's noise can have."""
-RUN = 8
-"""Pixels whose noise is made or left out together: as many as an int64 has bytes."""
+SHORTEST_RUN, LONGEST_RUN = 8, 32
+"""Pixels whose noise is made or left out together: from as many as an int64 has bytes to as many as
+a patch is wide, of the paper's 7 x 7 at 224 px."""
 
 
 def _normal_table(device: torch.device) -> Tensor:
     """The standard normal's quantiles in the middle of 2^16 equal shares, float32."""
-    if device.type == "cpu":
-        return torch.from_numpy(_normal_table_cpu())
-    # Made anew on the device, which takes microseconds: a copy from the CPU would wait.
+    # Made on the device, which takes microseconds: a copy from the CPU would wait.
     shares = torch.arange(NORMAL_LEVELS, dtype=torch.float64, device=device).add_(0.5)
     table: Tensor = torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
     return table
 
 
-@lru_cache(maxsize=1)
-def _normal_table_cpu() -> NDArray[np.float32]:
-    shares = (torch.arange(NORMAL_LEVELS, dtype=torch.float64) + 0.5) / NORMAL_LEVELS
-    table: NDArray[np.float32] = torch.special.ndtri(shares).float().numpy()
+@lru_cache(maxsize=8)
+def _wrapped_table(std: float) -> NDArray[np.float32]:
+    """The same on the CPU, times `std`, in the order of unsigned numbers: from the middle on."""
+    half = torch.roll(_normal_table(torch.device("cpu")), NORMAL_LEVELS // 2)
+    table: NDArray[np.float32] = half.mul_(std).numpy()
     return table
 
 
-def _normals(bits: Tensor) -> Tensor:
+def _normals(bits: Tensor, std: float) -> Tensor:
     """Four normals of each word, int64 `[...]` to float32 `[..., 4]`, from its lowest bits up."""
-    levels = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
-    normals = _normal_table(bits.device).index_select(0, levels.flatten())
-    return normals.view(*bits.shape, NORMALS_PER_WORD)
+    if bits.device.type == "cpu":
+        # ndarray.take has no kernel for indices of 16 bits; it is faster than index_select anyhow.
+        levels = bits.numpy().view(np.uint16).reshape(*bits.shape, NORMALS_PER_WORD)
+        return torch.from_numpy(_wrapped_table(std).take(levels))
+    wide = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
+    normals = _normal_table(bits.device).index_select(0, wide.flatten())
+    return normals.view(*bits.shape, NORMALS_PER_WORD).mul_(std)
 
 
 def gaussian_noise(
@@ -73,28 +77,30 @@ def gaussian_noise(
         batch, and on every device up to the last bit of a quantile.
     """
     values = math.prod(size)
-    if where_BCHW is not None and seeds_B.device.type == "cpu" and values % RUN == 0:
+    if where_BCHW is not None and seeds_B.device.type == "cpu" and values % SHORTEST_RUN == 0:
         key_B = stream_keys(seeds_B.numpy().view(np.uint64), view, stream)
         return _noise_where(key_B, where_BCHW.expand(-1, *size), std)
     bits = torch_random_bits(seeds_B, view, stream, -(-values // NORMALS_PER_WORD))
-    return _normals(bits).flatten(1)[:, :values].reshape(-1, *size).mul_(std)
+    return _normals(bits, std).flatten(1)[:, :values].reshape(-1, *size)
 
 
 def _noise_where(key_B: NDArray[np.uint64], where_BCHW: Tensor, std: float) -> Tensor:
     """The noise of the runs of pixels that hold one to be looked at."""
     noise_BCHW = torch.empty(where_BCHW.shape)
-    # The bytes of a run as one number, which is 0 where nobody looks.
-    seen_BR = where_BCHW.contiguous().flatten(1).numpy().view(np.int64)
-    place_N = np.flatnonzero(seen_BR != 0)
+    values, width = where_BCHW[0].numel(), where_BCHW.shape[-1]
+    length = LONGEST_RUN
+    while length > SHORTEST_RUN and (7 * length > width or values % length):
+        length //= 2
+    # The bytes of a run as a few numbers, which are all 0 where nobody looks.
+    seen = where_BCHW.contiguous().flatten().numpy().view(np.int64).reshape(-1, length // 8)
+    place_N = np.flatnonzero(reduce(np.bitwise_or, seen.T) != 0)
     if len(place_N) == 0:
         return noise_BCHW
-    image_N = place_N // seen_BR.shape[1]
-    run_N = place_N - image_N * seen_BR.shape[1]  # np.divmod takes several times as long
-    key_N, words = key_B[image_N], RUN // NORMALS_PER_WORD
-    counters = [(words * run_N + word).astype(np.uint64) for word in range(words)]
-    bits = np.stack([bits_at(key_N, counter_N) for counter_N in counters], axis=1)
-    normals = _normals(torch.from_numpy(bits.view(np.int64))).mul_(std).numpy()
+    image_N = place_N // (values // length)
+    run_N = place_N - image_N * (values // length)  # np.divmod takes several times as long
+    bits_NW = block_bits(key_B[image_N], run_N, length // NORMALS_PER_WORD)
+    normals = _normals(torch.from_numpy(bits_NW.view(np.int64)), std).numpy()
     # A run's numbers as one thing, so that they are copied together.
-    run = np.dtype((np.void, RUN * normals.itemsize))
+    run = np.dtype((np.void, length * normals.itemsize))
     noise_BCHW.numpy().reshape(-1).view(run)[place_N] = normals.reshape(-1).view(run)
     return noise_BCHW

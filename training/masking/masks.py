@@ -179,8 +179,11 @@ def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Ten
     batch, channels, height, width = mask_BCHW.shape
     grid = foreground_BGG.shape[-1]
     cut = _bytes(mask_BCHW).reshape(batch, channels, grid, height // grid, width)
-    # Counted as bytes where they can hold it: as wider numbers the mask would be as much larger.
-    columns = cut.sum(dim=3, dtype=torch.uint8 if height // grid < 256 else torch.int32)
+    if height // grid < 256 and width % 8 == 0:
+        # Eight bytes at once, as one number: none of them counts so far that it reaches the next.
+        columns = cut.view(torch.int64).sum(dim=3).view(torch.uint8)
+    else:
+        columns = cut.sum(dim=3, dtype=torch.int32)
     patches = columns.view(batch, channels, grid, grid, width // grid)
     count_BN = patches.sum(dim=(1, 4), dtype=torch.int32).flatten(1)
     share_BN = count_BN * (grid * grid / (channels * height * width))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.data.draws import (
     Stream,
     View,
-    bits_at,
+    block_bits,
     random_bits,
     sample_seeds,
     stream_keys,
@@ -136,8 +136,16 @@ def test_torch_hashes_the_same_bits_as_numpy(view: View, stream: Stream) -> None
     assert np.array_equal(got.numpy().view(np.uint64), random_bits(batch, view, stream, 20))
 
 
-def test_some_counters_have_the_same_bits() -> None:
+def test_blocks_of_counters_have_the_same_bits() -> None:
     keys = stream_keys(seeds(4), View.KEY, Stream.NOISE)
     whole = random_bits(seeds(4), View.KEY, Stream.NOISE, 9)
-    wanted = np.array([8, 0, 3], dtype=np.uint64)
-    assert np.array_equal(bits_at(keys[:, None], wanted), whole[:, wanted])
+    sample, block = np.array([3, 0, 0, 2]), np.array([2, 0, 1, 1])
+    expected = [whole[i, 3 * b : 3 * b + 3] for i, b in zip(sample, block, strict=True)]
+    assert np.array_equal(block_bits(keys[sample], block, 3), expected)
+
+
+def test_each_sample_may_have_a_view_of_its_own() -> None:
+    views = np.array([View.QUERY, View.KEY, View.NEGATIVE])
+    together = uniforms(seeds(3), views, Stream.CROP, 5)
+    alone = [uniforms(seeds(3), int(view), Stream.CROP, 5)[i] for i, view in enumerate(views)]
+    assert np.array_equal(together, alone)

@@ -65,13 +65,15 @@ def test_noise_frozen_values() -> None:
     torch.testing.assert_close(noise.flatten(), torch.tensor(expected), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(3, 16, 16), (3, 12, 12), (3, 7, 5), (1, 8, 8)])
+@pytest.mark.parametrize(
+    "size", [(3, 16, 16), (3, 12, 12), (3, 7, 5), (1, 8, 8), (3, 224, 224), (3, 120, 120)]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.9, 1.0])
 def test_noise_that_is_looked_at_is_the_same(
     size: tuple[int, int, int], channels: int, share: float
 ) -> None:
-    """Sizes of whole runs of pixels, and one that is not; 12 x 12 has runs across rows."""
+    """Runs of 8, 16 and 32 pixels, some of them across rows, and sizes that have none."""
     batch, channels = torch_seeds(seeds(5)), min(channels, size[0])
     generator = torch.Generator().manual_seed(1)
     where = torch.rand(5, channels, *size[1:], generator=generator) < share

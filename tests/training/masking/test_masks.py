@@ -210,9 +210,9 @@ def test_masked_share_by_hand() -> None:
     assert outside.tolist() == [1.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("side", [3, 300])
+@pytest.mark.parametrize("side", [3, 12, 240, 300])
 def test_masked_share_of_patches_of_any_size(side: int) -> None:
-    """More rows than a byte can count, too."""
+    """Rows that are no whole words, and more of them than a byte can count, too."""
     foreground = torch.tensor([[[True, False], [False, True]]])
     mask = torch.zeros(1, 1, 2 * side, 2 * side, dtype=torch.bool)
     mask[..., :side, :side] = True
