@@ -31,6 +31,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.preprocessing import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.data.draws import Stream, Views, uniforms
+from training.planes import colour_levels
 
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
@@ -158,45 +159,42 @@ def apply_colours(
     matrix_B33: Tensor,
     mean_matrix_B33: Tensor,
     *,
-    white: float = 1.0,
     out: Tensor | None = None,
 ) -> Tensor:
     """Map every pixel x of an image with mean colour m to `M x + P m`, clamped to [0, 1].
 
     Args:
-        image_B3HW: float images in [0, white].
-        matrix_B33: M, same dtype.
-        mean_matrix_B33: P, same dtype.
-        white: 255 for the levels of a decoder, which are divided by it on the way.
+        image_B3HW: float images in [0, 1], or uint8 ones, whose levels are divided by 255.
+        matrix_B33: M, same dtype, or float32.
+        mean_matrix_B33: P, same dtype as M.
         out: where the mapped images go, contiguous.
 
     Returns:
-        The images in [0, 1], same shape and dtype.
+        The images in [0, 1], same shape; float32 of uint8, else in the same dtype.
     """
-    pixels = image_B3HW.flatten(2)
-    if white != 1.0:
-        matrix_B33, mean_matrix_B33 = matrix_B33 / white, mean_matrix_B33 / white
-    with torch.autocast(device_type=pixels.device.type, enabled=False):
+    with torch.autocast(device_type=image_B3HW.device.type, enabled=False):
+        if image_B3HW.dtype == torch.uint8:
+            matrix_B33, mean_matrix_B33 = matrix_B33 / 255, mean_matrix_B33 / 255
+            if image_B3HW.device.type == "cpu":
+                return colour_levels(image_B3HW, matrix_B33, mean_matrix_B33, out=out)
+            image_B3HW = image_B3HW.to(torch.float32, memory_format=torch.contiguous_format)
+        pixels = image_B3HW.flatten(2)
         offset = mean_matrix_B33 @ pixels.mean(dim=2, keepdim=True)
         flat_out = None if out is None else out.view_as(pixels)
         coloured = torch.baddbmm(offset, matrix_B33, pixels, out=flat_out)
     return coloured.clamp_(0.0, 1.0).view_as(image_B3HW)
 
 
-def augment_colours(
-    image_B3HW: Tensor, draws: ColourDraws, *, white: float = 1.0, out: Tensor | None = None
-) -> Tensor:
+def augment_colours(image_B3HW: Tensor, draws: ColourDraws, *, out: Tensor | None = None) -> Tensor:
     """Apply drawn colours and blur to a batch.
 
     Args:
-        image_B3HW: float32 RGB images in [0, white].
+        image_B3HW: RGB images, float32 in [0, 1] or uint8.
         draws: what `draw_colours` drew, on the images' device.
-        white: as in `apply_colours`.
         out: where the augmented images may go, contiguous.
 
     Returns:
-        The augmented images in [0, 1], same shape.
+        The augmented images in [0, 1], float32, same shape.
     """
-    matrices = draws.matrix_B33, draws.mean_matrix_B33
-    coloured = apply_colours(image_B3HW, *matrices, white=white, out=out)
+    coloured = apply_colours(image_B3HW, draws.matrix_B33, draws.mean_matrix_B33, out=out)
     return blur_in_place(coloured, draws.kernel_BK)

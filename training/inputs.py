@@ -18,7 +18,6 @@ from training.masking.batch_masks import NAMES, masks_of
 from training.masking.config import MaskConfig
 from training.masking.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
 from training.masking.released import shared_noise
-from training.planes import float_planes
 
 
 class EncoderInputs(NamedTuple):
@@ -88,9 +87,8 @@ class _Source:
         batch = work.batch
         colours = batch.key_colours if view == View.KEY else batch.query_colours
         first, second = places.scratch
-        levels = float_planes(batch.images_VBCHW[view, rows], out=first)
         own = ColourDraws(*(part[rows] for part in colours))
-        self.image = augment_colours(levels, own, white=255.0, out=second)
+        self.image = augment_colours(batch.images_VBCHW[view, rows], own, out=second)
         # Filled in the place where it ends, unless hard negatives are cut from the unmasked view.
         is_cut = any(negative_source(number) == view for number in work.negatives)
         prepared = first if self.is_masked and is_cut else places.views.get(view)

@@ -156,12 +156,12 @@ def test_nothing_drawn_changes_nothing() -> None:
 
 
 def test_a_decoder_s_levels_are_coloured_alike() -> None:
-    levels = (images(0.0, 1.0) * 255).round().float()
+    levels = (images(0.0, 1.0) * 255).round()
     draws = draw_colours(seeds(BATCH), view=View.QUERY, config=AugmentConfig(), view_size=SIZE)
-    expected = augment_colours(levels / 255, draws)
-    torch.testing.assert_close(
-        augment_colours(levels, draws, white=255.0), expected, rtol=0, atol=1e-6
-    )
+    expected = augment_colours(levels.float() / 255, draws)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = augment_colours(levels.to(torch.uint8), draws)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def test_blur_is_torchvisions_per_image() -> None:

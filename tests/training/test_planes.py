@@ -1,30 +1,58 @@
-"""Images as planes, and values copied onto them, against the plain operations of torch."""
+"""Coloured planes, and values copied onto them, against the plain operations of torch."""
 
 import pytest
 import torch
+from torch import Tensor
 
-from training.planes import copy_where, float_planes
+from training.planes import STRIP, colour_levels, copy_where
 
 BATCH, HEIGHT, WIDTH = 3, 6, 5
 
 
-def pixels() -> torch.Tensor:
+def levels(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (BATCH, HEIGHT, WIDTH, 3), dtype=torch.uint8, generator=generator)
+    size = (BATCH, height, width, 3)
+    return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+
+
+def matrices() -> tuple[Tensor, Tensor]:
+    """Some that bring colours below 0 and above 1."""
+    generator = torch.Generator().manual_seed(1)
+    matrix, mean_matrix = torch.rand(2, BATCH, 3, 3, generator=generator) - 0.3
+    return matrix / 255, mean_matrix / 255
+
+
+def plainly(image: Tensor, matrix: Tensor, mean_matrix: Tensor) -> Tensor:
+    flat = image.double().flatten(2)
+    offset = mean_matrix.double() @ flat.mean(dim=2, keepdim=True)
+    return (matrix.double() @ flat + offset).clamp(0, 1).view(image.shape).float()
+
+
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (128, 128), (131, 127), (200, 170)])
+def test_colours_of_less_than_a_strip_and_of_more(size: tuple[int, int]) -> None:
+    assert STRIP == 128 * 128
+    image = levels(*size)
+    made = colour_levels(image, *matrices())
+    torch.testing.assert_close(made, plainly(image, *matrices()), rtol=0, atol=1e-6)
+    assert float(made.min()) == 0.0
+    assert float(made.max()) == 1.0
+    matrix, mean_matrix = matrices()
+    alone = colour_levels(image[1:2], matrix[1:2], mean_matrix[1:2])
+    assert torch.equal(alone[0], made[1]), "the same in any batch"
 
 
 @pytest.mark.parametrize("given", [False, True])
 def test_every_memory_order_gives_the_same_planes(given: bool) -> None:
-    last = pixels().permute(0, 3, 1, 2)
-    wide = pixels().repeat(1, 1, 2, 1).permute(0, 3, 1, 2)[..., :WIDTH]  # rows stand apart
-    for image in (last, last.contiguous(), wide, last[1:2].expand(BATCH, -1, -1, -1)):
+    last = levels()
+    wide = levels().repeat(1, 1, 1, 2)[..., :WIDTH]  # rows stand apart
+    expected = colour_levels(last, *matrices())
+    for image in (last, last.contiguous(), wide):
         out = torch.empty(image.shape) if given else None
-        made = float_planes(image, out=out)
+        made = colour_levels(image, *matrices(), out=out)
         assert made.dtype == torch.float32
         assert made.is_contiguous()
         assert out is None or made is out
-        assert torch.equal(made, image.contiguous().float())
-    assert torch.equal(float_planes(wide), last.contiguous().float())
+        assert torch.equal(made, expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
