@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -42,13 +43,28 @@ def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor, *, out: Tensor | None = None)
     images, results = x_BCHW.detach().numpy(), blurred_BCHW.detach().numpy()
     kernels = kernel_BK.detach().expand(len(x_BCHW), -1).contiguous().numpy()
     for image, kernel, result in zip(images, kernels, results, strict=True):
-        if out is x_BCHW and kernel[len(kernel) // 2] == 1:
-            continue
-        for plane, blurred in zip(image, result, strict=True):
-            cv2.sepFilter2D(
-                plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101
-            )
+        blur_image(image, kernel, image if out is x_BCHW else result)
     return blurred_BCHW
+
+
+def blur_image(
+    image_CHW: NDArray[np.floating], kernel_K: NDArray[np.floating], out_CHW: NDArray[np.floating]
+) -> None:
+    """Blur one image's planes; zeros at the ends of its kernel cost nothing.
+
+    Args:
+        image_CHW: float32 or float64.
+        kernel_K: K odd, symmetric, same dtype.
+        out_CHW: where the blurred image goes, which may be the image itself.
+    """
+    zeros = np.flatnonzero(kernel_K)[0]
+    kernel = kernel_K[zeros : len(kernel_K) - zeros]
+    if len(kernel) == 1:  # the identity
+        if out_CHW is not image_CHW:
+            np.copyto(out_CHW, image_CHW)
+        return
+    for plane, blurred in zip(image_CHW, out_CHW, strict=True):
+        cv2.sepFilter2D(plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101)
 
 
 def high_pass_planes(

@@ -37,7 +37,8 @@ _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, 
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _BLUR_REACH = 3.0
 """Radius of the blur's kernel, in multiples of the largest sigma: 99.7 % of the Gaussian."""
-_NO_WEIGHT = 1e-30
+_NO_WEIGHT = 1e-9
+"""A tap of less changes no float32 in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ def draw_colours(
     return ColourDraws(
         matrix_B33=torch.from_numpy(matrix_B33).float(),
         mean_matrix_B33=torch.from_numpy(mean_matrix_B33).float(),
-        # Taps that change nothing become 0: arithmetic with denormal numbers is many times slower.
+        # Denormal numbers would be many times slower; and zeros at the ends are left out on a CPU.
         kernel_BK=torch.where(kernel_BK < _NO_WEIGHT, 0.0, kernel_BK).float(),
     )
 
