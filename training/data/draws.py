@@ -127,7 +127,7 @@ def random_bits(
 
 
 def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDArray[np.uint64]:
-    """One key per sample, from which `bits_at` makes the hashes of a view and a stream."""
+    """One key per sample, from which `block_bits` makes the hashes of a view and a stream."""
     return _fold(seeds_B, _purpose(view, stream))
 
 

@@ -40,7 +40,7 @@ def _wrapped_table(std: float) -> NDArray[np.float32]:
 def _normals(bits: Tensor, std: float) -> Tensor:
     """Four normals of each word, int64 `[...]` to float32 `[..., 4]`, from its lowest bits up."""
     if bits.device.type == "cpu":
-        # ndarray.take has no kernel for indices of 16 bits; it is faster than index_select anyhow.
+        # The 16 bits are the index as they lie there: nothing to widen, nothing to shift.
         levels = bits.numpy().view(np.uint16).reshape(*bits.shape, NORMALS_PER_WORD)
         return torch.from_numpy(_wrapped_table(std).take(levels))
     wide = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
