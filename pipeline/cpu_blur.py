@@ -42,43 +42,29 @@ def blur_planes(x_BCHW: Tensor, kernel_BK: Tensor, *, out: Tensor | None = None)
     blurred_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype) if out is None else out
     images, results = x_BCHW.detach().numpy(), blurred_BCHW.detach().numpy()
     kernels = kernel_BK.detach().expand(len(x_BCHW), -1).contiguous().numpy()
-    for image, kernel, result in zip(images, kernels, results, strict=True):
-        blur_image(image, kernel, image if out is x_BCHW else result)
+    for image, kernel, result in zip(images, map(_without_zeros, kernels), results, strict=True):
+        if len(kernel) > 1:
+            for plane, blurred in zip(image, result, strict=True):
+                _filter(plane, kernel, kernel, blurred)
+        elif out is not x_BCHW:  # the identity
+            np.copyto(result, image)
     return blurred_BCHW
-
-
-def blur_image(
-    image_CHW: NDArray[np.floating], kernel_K: NDArray[np.floating], out_CHW: NDArray[np.floating]
-) -> None:
-    """Blur one image's planes; zeros at the ends of its kernel cost nothing.
-
-    Args:
-        image_CHW: float32 or float64.
-        kernel_K: K odd, symmetric, same dtype.
-        out_CHW: where the blurred image goes, which may be the image itself.
-    """
-    zeros = np.flatnonzero(kernel_K)[0]
-    kernel = kernel_K[zeros : len(kernel_K) - zeros]
-    if len(kernel) == 1:  # the identity
-        if out_CHW is not image_CHW:
-            np.copyto(out_CHW, image_CHW)
-        return
-    for plane, blurred in zip(image_CHW, out_CHW, strict=True):
-        cv2.sepFilter2D(plane, -1, kernel, kernel, dst=blurred, borderType=cv2.BORDER_REFLECT_101)
 
 
 def high_pass_planes(
     x_BCHW: Tensor,
     kernel_1K: Tensor,
     *,
+    blur_BK: Tensor | None = None,
     gains: Sequence[float] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """What a blur with one kernel for all takes away, plane by plane, while a plane is at hand.
 
     Args:
-        x_BCHW: images for which `can_blur`.
+        x_BCHW: images for which `can_blur`; contiguous, if they are to be blurred.
         kernel_1K: `[1, K]`, K odd, same dtype.
+        blur_BK: what blurs each image first, in its own place. None: nothing.
         gains: what each channel is multiplied by. None: 1.
         out: where the filtered images go, which may be `x_BCHW` itself. None: a new tensor.
 
@@ -88,12 +74,31 @@ def high_pass_planes(
     filtered_BCHW = torch.empty(x_BCHW.shape, dtype=x_BCHW.dtype) if out is None else out
     images, results = x_BCHW.detach().numpy(), filtered_BCHW.detach().numpy()
     kernel = kernel_1K[0].detach().numpy()
+    blurs: list[NDArray[np.floating]] = [np.ones(1)] * len(images)  # the identity
+    if blur_BK is not None:
+        blurs = [_without_zeros(blur) for blur in blur_BK.detach().numpy()]
     by_channel = [(gain, -gain * kernel) for gain in gains or (1.0,) * images.shape[1]]
     minus_blurred = np.empty(images.shape[2:], dtype=images.dtype)
-    for image, result in zip(images, results, strict=True):
+    for image, blur, result in zip(images, blurs, results, strict=True):
         for (gain, row), plane, filtered in zip(by_channel, image, result, strict=True):
-            cv2.sepFilter2D(
-                plane, -1, row, kernel, dst=minus_blurred, borderType=cv2.BORDER_REFLECT_101
-            )
+            if len(blur) > 1:
+                _filter(plane, blur, blur, plane)
+            _filter(plane, row, kernel, minus_blurred)
             cv2.scaleAdd(plane, gain, minus_blurred, dst=filtered)
     return filtered_BCHW
+
+
+def _without_zeros(kernel_K: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A symmetric kernel without the zeros at its ends: one tap is the identity."""
+    zeros = np.flatnonzero(kernel_K)[0]
+    return kernel_K[zeros : len(kernel_K) - zeros]
+
+
+def _filter(
+    plane_HW: NDArray[np.floating],
+    row_K: NDArray[np.floating],
+    column_K: NDArray[np.floating],
+    out_HW: NDArray[np.floating],
+) -> None:
+    border = cv2.BORDER_REFLECT_101
+    cv2.sepFilter2D(plane_HW, -1, row_K, column_K, dst=out_HW, borderType=border)

@@ -220,22 +220,45 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None =
     return torch.sub(x_BCHW, blurred_BCHW, out=blurred_BCHW if out is None else out)
 
 
-def normalised_high_pass(
-    image01_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None
-) -> Tensor:
-    """`high_pass` of the images after `normalise`, up to rounding; arguments are theirs.
+def blurred_high_pass(
+    image01_BCHW: Tensor,
+    blur_BK: Tensor | None,
+    kernel: int,
+    sigma: float,
+    *,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images blurred each with its own kernel, and of these, after `normalise`, the `high_pass`.
 
-    On a CPU the mean, which no high-pass lets through, is not taken away first: the planes are
-    filtered and divided at once, in a third less time.
+    Up to rounding, that is: on a CPU the mean, which no high-pass lets through, is not taken away
+    first, and each plane goes through both filters while it is at hand.
+
+    Args:
+        image01_BCHW: float images in [0, 1], which the caller gives up: they may be overwritten.
+        blur_BK: the images' kernels, K odd, same dtype. None: they are not blurred.
+        kernel: taps of the high-pass filter's kernel, odd, in pixels.
+        sigma: its standard deviation in pixels.
+        out: where the filtered images go, which may be the images themselves.
+
+    Returns:
+        The blurred and the filtered images, same shape and dtype.
+
+    Raises:
+        InputError: an even kernel, or one too wide for the image.
     """
-    if not _opencv_can_blur(image01_BCHW):
-        return high_pass(normalise(image01_BCHW, out=out), kernel, sigma, out=out)
-    from pipeline.cpu_blur import high_pass_planes
-
     kernel_1K = _kernel_for(image01_BCHW, kernel, sigma)
-    _check_width(kernel_1K, image01_BCHW)
-    gains = [1.0 / std for std in IMAGENET_STD]
-    return high_pass_planes(image01_BCHW, kernel_1K, gains=gains, out=out)
+    for taps in (kernel_1K, *(() if blur_BK is None else (blur_BK,))):
+        _check_width(taps, image01_BCHW)
+    if _opencv_can_blur(image01_BCHW) and (blur_BK is None or image01_BCHW.is_contiguous()):
+        from pipeline.cpu_blur import high_pass_planes
+
+        gains = [1.0 / std for std in IMAGENET_STD]
+        filtered_BCHW = high_pass_planes(
+            image01_BCHW, kernel_1K, blur_BK=blur_BK, gains=gains, out=out
+        )
+        return image01_BCHW, filtered_BCHW
+    blurred_BCHW = image01_BCHW if blur_BK is None else blur_in_place(image01_BCHW, blur_BK)
+    return blurred_BCHW, high_pass(normalise(blurred_BCHW, out=out), kernel, sigma, out=out)
 
 
 def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tuple[int, float]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from training.augment import ColourDraws, augment_colours
+from training.augment import apply_colours
 from training.data.draws import View, negative_source
 from training.data.host_batch import HostBatch
 from training.masking.batch_masks import NAMES, masks_of
@@ -87,12 +87,13 @@ class _Source:
         batch = work.batch
         colours = batch.key_colours if view == View.KEY else batch.query_colours
         first, second = places.scratch
-        own = ColourDraws(*(part[rows] for part in colours))
-        self.image = augment_colours(batch.images_VBCHW[view, rows], own, out=second)
+        matrix_B33, mean_matrix_B33, kernel_BK = (part[rows] for part in colours)
+        levels = batch.images_VBCHW[view, rows]
+        image01 = apply_colours(levels, matrix_B33, mean_matrix_B33, out=second)
         # Filled in the place where it ends, unless hard negatives are cut from the unmasked view.
         is_cut = any(negative_source(number) == view for number in work.negatives)
         prepared = first if self.is_masked and is_cut else places.views.get(view)
-        self.prepared = work.fill.prepare(self.image, out=prepared)
+        self.image, self.prepared = work.fill.blur_and_prepare(image01, kernel_BK, out=prepared)
         self._values: Tensor | None = None
 
     def filled(self, view: int) -> Tensor:

@@ -6,14 +6,15 @@ from torch import Tensor
 
 import pipeline.cpu_blur
 from pipeline.cpu_blur import blur_planes, can_blur
+from pipeline.errors import InputError
 from pipeline.preprocessing import (
     blur_in_place,
     blur_with_kernels,
+    blurred_high_pass,
     gaussian_blur,
     gaussian_kernel,
     high_pass,
     normalise,
-    normalised_high_pass,
 )
 
 
@@ -102,17 +103,41 @@ def test_a_high_pass_by_planes_is_what_the_blur_takes_away(dtype: torch.dtype) -
 @pytest.mark.parametrize(
     ("dtype", "atol"), [(torch.float32, 3e-6), (torch.float64, 1e-14), (torch.bfloat16, 0)]
 )
-def test_normalising_on_the_way_changes_roundings_only(dtype: torch.dtype, atol: float) -> None:
-    """Plane by plane, and for bfloat16 one after the other."""
+@pytest.mark.parametrize("blurred_first", [False, True])
+def test_filters_at_once_change_roundings_only(
+    blurred_first: bool, dtype: torch.dtype, atol: float
+) -> None:
+    """Plane by plane, and for bfloat16 one after the other; the first image is not blurred."""
     x = images(torch.float32).to(dtype)
-    expected = high_pass(normalise(x), 5, 1.5)
-    made = normalised_high_pass(x, 5, 1.5)
+    own = gaussian_kernel(7, torch.tensor([0.0, 0.1, 0.5, 2.0], dtype=dtype))
+    blurred = blur_with_kernels(x, own) if blurred_first else x
+    expected = high_pass(normalise(blurred), 5, 1.5)
+    kernels = own if blurred_first else None
+    first, made = blurred_high_pass(x.clone(), kernels, 5, 1.5)
+    assert torch.equal(first, blurred)
     torch.testing.assert_close(made, expected, rtol=0, atol=atol)
-    for out in (torch.empty_like(x), x.clone()):
-        assert normalised_high_pass(x, 5, 1.5, out=out) is out
-        assert torch.equal(out, made)
+    out = torch.empty_like(x)
+    assert blurred_high_pass(x.clone(), kernels, 5, 1.5, out=out)[1] is out
+    assert torch.equal(out, made)
     itself = x.clone()
-    assert torch.equal(normalised_high_pass(itself, 5, 1.5, out=itself), made)
+    assert torch.equal(blurred_high_pass(itself, kernels, 5, 1.5, out=itself)[1], made)
+    turned = blurred_high_pass(x.to(memory_format=torch.channels_last), kernels, 5, 1.5)
+    torch.testing.assert_close(turned, (blurred, made), rtol=0, atol=max(atol, 3e-6))
+
+
+def test_zeros_at_the_ends_of_a_kernel_change_nothing() -> None:
+    x = images(torch.float64)
+    narrow = gaussian_kernel(3, torch.tensor([0.5], dtype=torch.float64))
+    wide = torch.nn.functional.pad(narrow, (4, 4))
+    assert torch.equal(blur_planes(x, wide), blur_planes(x, narrow))
+
+
+def test_each_of_both_filters_names_a_kernel_too_wide() -> None:
+    x, own = images(torch.float32, 8, 8), gaussian_kernel(17, torch.ones(4))
+    with pytest.raises(InputError, match="17 taps is too wide for 8 pixels"):
+        blurred_high_pass(x, own, 3, 1.0)
+    with pytest.raises(InputError, match="19 taps is too wide for 8 pixels"):
+        blurred_high_pass(x, None, 19, 1.0)
 
 
 @pytest.mark.usefixtures("without_opencv")

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.preprocessing import (
+    blur_in_place,
+    blurred_high_pass,
     gaussian_blur,
     normalise,
-    normalised_high_pass,
     scaled_kernel,
 )
 from training.data.draws import View
@@ -71,6 +72,25 @@ class Fill:
     high_pass: bool
     prepare: Prepare
     values: Callable[[UnmaskedView], Tensor]
+
+    def blur_and_prepare(
+        self, image01_BCHW: Tensor, blur_BK: Tensor, *, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Blurs images each with its own kernel, as the last of their colours, and prepares them.
+
+        Args:
+            image01_BCHW: images in [0, 1], which the caller gives up: they may be overwritten.
+            blur_BK: the kernels, K odd, same dtype.
+            out: where the views go.
+
+        Returns:
+            The blurred images and the views, same shape and dtype.
+        """
+        if self.high_pass:
+            kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
+            return blurred_high_pass(image01_BCHW, blur_BK, *kernel, out=out)
+        blurred_BCHW = blur_in_place(image01_BCHW, blur_BK)
+        return blurred_BCHW, self.prepare(blurred_BCHW, out=out)
 
     def apply(self, view: UnmaskedView, mask_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Fills a view where `mask_BCHW` (bool, one channel or all) is True.
@@ -141,7 +161,7 @@ def sample_noise(
 def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Images in [0, 1], normalised and high-passed."""
     kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
-    return normalised_high_pass(image01_BCHW, *kernel, out=out)
+    return blurred_high_pass(image01_BCHW, None, *kernel, out=out)[1]
 
 
 FILLS: dict[str, Fill] = {

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.preprocessing import gaussian_blur, high_pass, normalise
+from pipeline.preprocessing import (
+    blur_with_kernels,
+    gaussian_blur,
+    gaussian_kernel,
+    high_pass,
+    normalise,
+)
 from training.data.draws import View, negative_view, sample_seeds, torch_seeds
 from training.data.noise import gaussian_noise
 from training.masking.fills import (
@@ -106,6 +112,15 @@ def test_a_view_is_filled_where_it_is_wanted(name: str, channels: int) -> None:
     assert torch.equal(given, view.prepared_BCHW)
     fill.apply(unmasked(given, image), where, out=given)
     assert torch.equal(given, expected)
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_views_are_blurred_on_the_way(name: str) -> None:
+    fill, kernels = FILLS[name], gaussian_kernel(5, torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0]))
+    expected = blur_with_kernels(images(), kernels)
+    blurred, view = fill.blur_and_prepare(images(), kernels)
+    assert torch.equal(blurred, expected)
+    torch.testing.assert_close(view, fill.prepare(expected), rtol=0, atol=3e-6)  # float32
 
 
 @pytest.mark.parametrize("name", ["mean", "blur"])
