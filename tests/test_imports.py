@@ -26,6 +26,7 @@ FORMAT_HALF = {
     "pipeline.model_card",
     "pipeline.codecs",
     "pipeline.errors",
+    "pipeline.gaussian",
     "pipeline.manifest",
     "pipeline.memory",
     "pipeline.preparation",

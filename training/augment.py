@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.preprocessing import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
+from pipeline.gaussian import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.data.draws import Stream, Views, uniforms
 from training.planes import colour_levels
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.backbone import BackboneInfo
 from pipeline.formats.interface import Format, needed
+from pipeline.gaussian import gaussian_blur
 from pipeline.preparation import Preprocessing
-from pipeline.preprocessing import gaussian_blur
 
 FILE = "backbone.onnx"
 INFO_KEY = "preprocessing"

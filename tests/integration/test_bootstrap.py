@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.codecs import encode_saliency
+from pipeline.gaussian import scaled_kernel
 from pipeline.manifest import load_dataset_info
-from pipeline.preprocessing import scaled_kernel
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.interface import pin
 from pipeline.saliency.registry import describe_saliency_source

@@ -7,15 +7,8 @@ from torch import Tensor
 import pipeline.cpu_blur
 from pipeline.cpu_blur import blur_planes, can_blur
 from pipeline.errors import InputError
-from pipeline.preprocessing import (
-    blur_in_place,
-    blur_with_kernels,
-    blurred_high_pass,
-    gaussian_blur,
-    gaussian_kernel,
-    high_pass,
-    normalise,
-)
+from pipeline.gaussian import blur_in_place, blur_with_kernels, gaussian_blur, gaussian_kernel
+from pipeline.preprocessing import blurred_high_pass, high_pass, normalise
 
 
 def images(dtype: torch.dtype, height: int = 40, width: int = 33) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pipeline.backbone import BackboneInfo, write_backbone
+from pipeline.gaussian import scaled_kernel
 from pipeline.preparation import HighPass, Preprocessing, short_side
-from pipeline.preprocessing import scaled_kernel
 from training.config import PretrainConfig
 from training.encoders.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
 from training.encoders.stem import has_small_stem

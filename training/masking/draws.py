@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.preprocessing import REFERENCE_VIEW_SIZE
+from pipeline.gaussian import REFERENCE_VIEW_SIZE
 from training.data.draws import Stream, View, uniforms
 
 NUM_CHANNELS = 3

@@ -15,13 +15,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.preprocessing import (
-    blur_in_place,
-    blurred_high_pass,
-    gaussian_blur,
-    normalise,
-    scaled_kernel,
-)
+from pipeline.gaussian import blur_in_place, gaussian_blur, scaled_kernel
+from pipeline.preprocessing import blurred_high_pass, normalise
 from training.data.draws import View
 from training.data.noise import gaussian_noise
 from training.planes import copy_where

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.preprocessing import (
-    blur_with_kernels,
-    gaussian_blur,
-    gaussian_kernel,
-    high_pass,
-    normalise,
-)
+from pipeline.gaussian import blur_with_kernels, gaussian_blur, gaussian_kernel
+from pipeline.preprocessing import high_pass, normalise
 from training.data.draws import View, negative_view, sample_seeds, torch_seeds
 from training.data.noise import gaussian_noise
 from training.masking.fills import (
