@@ -44,7 +44,7 @@ from tests.shard_sets import write_images
 
 pytestmark = pytest.mark.benchmark
 
-BATCH, ROUNDS = 32, 5
+BATCH, ROUNDS = 32, 11
 PICTURES = {
     "500 x 375": ("detection_coco128/JPEGImages", 96, (500, 375)),
     "160 px": ("imagenette160/train", 192, (160, 160)),
