@@ -38,7 +38,7 @@ _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 _BLUR_REACH = 3.0
 """Radius of the blur's kernel, in multiples of the largest sigma: 99.7 % of the Gaussian."""
 _NO_WEIGHT = 1e-9
-"""A tap of less changes no float32 in [0, 1]."""
+"""A tap of less changes a colour by less than float32 can tell."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ class Fill:
         Returns:
             The blurred images and the views, same shape and dtype.
         """
-        if self.high_pass:
+        if self.prepare is high_passed:  # both filters at once
             kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
             return blurred_high_pass(image01_BCHW, blur_BK, *kernel, out=out)
         blurred_BCHW = blur_in_place(image01_BCHW, blur_BK)
