@@ -3,16 +3,15 @@
 CPU time of one thread, so that a busy machine changes little; arms take turns, batch by batch.
 Print it with ``make bench`` or ``pytest -s``; lightly is measured where it is installed.
 
-Which targets are missed, at 500 x 375 on one core of a virtual Xeon (2.6 GHz, AVX-512), in four
-runs with the other core busy; ms an image:
+Which targets are missed, at 500 x 375 on one core of a virtual Xeon (2.6 GHz, AVX-512), whose
+memory is faster at some times than at others; five runs, ms an image:
 
-- the loader, 1.59 to 1.70: decoding takes 0.93, the two antialiased crops 0.51, and 0.2 are left
-  for reading, saliency, draws and collation. 8 times the usual pipeline (5.6 to 6.7 are reached) is
-  out of reach: decoding and the crops alone, printed as the bound, are 6.4 to 7.5 times. 0.6 of
-  decoding (0.55 to 0.59) wants what is left in 0.1.
-- all of it with high-pass, 4.2 to 4.4, which is 3.8 to 4.0 times: besides the loader, OpenCV's
-  separable filters 0.6 (both views' high-pass and the colours' blur of one view in two), the noise
-  0.4, writing three views of 600 kB 0.4. At 160 px, where decoding is cheap, the target is met.
+- the loader, 1.57 to 1.78: decoding takes 0.92 to 0.98, the two antialiased crops 0.49 to 0.58, and
+  0.16 to 0.21 are left for reading, saliency, draws and collation, most of it the cache's misses.
+  8 times the usual pipeline (5.7 to 6.2 are reached) is out of reach: decoding and the crops alone,
+  printed as the bound, are 6.5 to 6.9 times. So is 0.6 of decoding, by a little (0.55 to 0.59, the
+  bound is 0.63 to 0.65): it would leave 0.1 or less for all else.
+- all of it with high-pass, 3.8 to 4.3, is 3.97 to 4.15 times: once a hair under, on a slow minute.
 """
 
 import platform

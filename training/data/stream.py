@@ -151,7 +151,7 @@ class BatchDataset(Dataset[HostBatch]):
         widths_R = np.tile([image.shape[1] for image in images], 2)
         crops = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=views)
         cut_VBSS3 = np.empty((2, len(images), views.size, views.size, 3), dtype=np.uint8)
-        cut_views(2 * images, crops, cut_VBSS3.reshape(-1, *cut_VBSS3.shape[2:]))
+        cut_views(images, crops, cut_VBSS3.reshape(-1, *cut_VBSS3.shape[2:]))
         saliency_VBGG = [
             torch.from_numpy(
                 pool_saliency(np.tile(maps_BPP, (2, 1, 1)), heights_R, widths_R, crops, views.grid)

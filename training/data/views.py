@@ -1,6 +1,6 @@
 """Views of an image: random resized crops, with the same geometry for image and saliency.
 
-Shapes: V views (0 query, 1 key), B batch, H W pixels, S view side, G grid side,
+Shapes: V views (0 query, 1 key), B batch, R = V * B rows, H W pixels, S view side, G grid side,
 P side of a stored saliency map (it covers the whole image, whatever the aspect).
 """
 
@@ -128,30 +128,32 @@ def draw_crops(
 
 
 def cut_views(
-    images: Sequence[NDArray[np.uint8]], crops: Crops, out_BSS3: NDArray[np.uint8]
+    images: Sequence[NDArray[np.uint8]], crops: Crops, out_RSS3: NDArray[np.uint8]
 ) -> None:
-    """Cuts, resizes and flips one view of every image into ``out_BSS3``.
+    """Cuts, resizes and flips views of every image into ``out_RSS3``.
 
     Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
     ``RandomResizedCrop`` does to a Pillow image, to within one level.
 
     Args:
-        images: decoded images, RGB uint8 [H, W, 3] of any size.
-        crops: one box per image.
-        out_BSS3: where the views go, uint8 [B, S, S, 3].
+        images: B decoded images, RGB uint8 [H, W, 3] of any size.
+        crops: R boxes, B for each view: one per image, view after view.
+        out_RSS3: where the views go, in the order of the boxes, uint8 [R, S, S, 3].
     """
-    size = list(out_BSS3.shape[1:3])
-    outs_13SS = torch.from_numpy(out_BSS3).permute(0, 3, 1, 2).split(1)
-    boxes_B4 = np.stack(crops[:4], axis=1).tolist()
-    for i, (image, (top, left, height, width)) in enumerate(zip(images, boxes_B4, strict=True)):
-        box = image[top : top + height, left : left + width]
-        if max(height, width) <= size[0]:  # nothing shrinks: the same filter, and OpenCV is faster
-            cv2.resize(box, size, dst=out_BSS3[i], interpolation=cv2.INTER_LINEAR)
-        else:  # functional.interpolate(antialias=True), but without its copy, half of its time
-            batch_of_one = torch.from_numpy(box).permute(2, 0, 1).unsqueeze(0)
-            _RESIZE(batch_of_one, size, False, None, None, out=outs_13SS[i])
-        if crops.flip_B[i]:
-            cv2.flip(out_BSS3[i], 1, dst=out_BSS3[i])
+    size = list(out_RSS3.shape[1:3])
+    outs_13SS = torch.from_numpy(out_RSS3).permute(0, 3, 1, 2).split(1)
+    boxes_R4, flips_R = np.stack(crops[:4], axis=1).tolist(), crops.flip_B.tolist()
+    for i, image in enumerate(images):
+        for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is at hand
+            top, left, height, width = boxes_R4[row]
+            box = image[top : top + height, left : left + width]
+            if max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
+                cv2.resize(box, size, dst=out_RSS3[row], interpolation=cv2.INTER_LINEAR)
+            else:  # functional.interpolate(antialias=True), but without its copy, half of its time
+                batch_of_one = torch.from_numpy(box).permute(2, 0, 1).unsqueeze(0)
+                _RESIZE(batch_of_one, size, False, None, None, out=outs_13SS[row])
+            if flips_R[row]:
+                cv2.flip(out_RSS3[row], 1, dst=out_RSS3[row])
 
 
 def pool_saliency(
