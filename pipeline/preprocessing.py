@@ -94,7 +94,8 @@ def blurred_high_pass(
         blur_BK: the images' kernels, K odd, same dtype. None: they are not blurred.
         kernel: taps of the high-pass filter's kernel, odd, in pixels.
         sigma: its standard deviation in pixels.
-        out: where the filtered images go, which may be the images themselves.
+        out: where the filtered images go; on the place of the images themselves they take that of
+            the blurred ones.
 
     Returns:
         The blurred and the filtered images, same shape and dtype.
