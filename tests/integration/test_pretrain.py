@@ -52,7 +52,7 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
         # The same samples, masks and batch-norm groups; only the order of sums differs, and what
         # that changes doubles from step to step.
         assert one.get("samples_seen") == other.get("samples_seen")
-        rel = 1e-5 * 2 ** float(one["step"])
+        rel = 3e-5 * 2 ** float(one["step"])
         for name in names - {"samples_seen"}:
             assert one[name] == pytest.approx(other[name], rel=rel, abs=1e-4), (name, one["step"])
 
