@@ -31,7 +31,7 @@ def small_ray_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
         log_every_steps=1,
         max_failures=0,
         # Small steps: in a network this young, rounding errors grow fast with large ones.
-        optim=OptimConfig(lr=1e-5),
+        optim=OptimConfig(lr=1e-6),
     )
 
 
@@ -49,12 +49,10 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     for one, other in zip(ours, theirs, strict=True):
         names = one.keys() - set(TIMINGS) - {"step", "kind", "knn"}
         assert names == other.keys() - set(TIMINGS) - {"step", "kind", "knn"}
-        # The same samples, masks and batch-norm groups; only the order of sums differs, and what
-        # that changes doubles from step to step.
+        # The same samples, masks and batch-norm groups; only the order of sums differs.
         assert one.get("samples_seen") == other.get("samples_seen")
-        rel = 3e-5 * 2 ** float(one["step"])
         for name in names - {"samples_seen"}:
-            assert one[name] == pytest.approx(other[name], rel=rel, abs=1e-4), (name, one["step"])
+            assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), (name, one["step"])
 
     again = launch(small_ray_run(shards, tmp_path / "two", 2))
     assert again.finished
