@@ -41,7 +41,7 @@ class BYOLConfig(MethodConfig):
             view 1 the second half then has masked targets.
     """
 
-    section: ClassVar[str] = "byol"
+    name: ClassVar[str] = "byol"
 
     embedding_dim: int = 256
     head_width: int | None = 4096

@@ -1,20 +1,20 @@
 """What a method is to the loop: settings, a step, and the backbone that is kept.
 
 The loop knows nothing else of a method. A new one: a file beside this one with a subclass of
-`MethodConfig` and one of `Method`, a line in the registry, and a field of that name in
-`training.config.PretrainConfig`.
+`MethodConfig` that has a `name` and one of `Method`, and a line in the registry.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from training.config_fields import Chosen
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
 from training.inputs import EncoderInputs
@@ -50,8 +50,8 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """Settings that every method has.
+class MethodConfig(Chosen):
+    """Settings that every method has; a method's own class has its ``name``.
 
     Attributes:
         embedding_dim: D, length of the embeddings that are compared, 1 or more.
@@ -62,9 +62,6 @@ class MethodConfig:
             batch; none: a worker's whole batch (then the statistics depend on the number of
             workers).
     """
-
-    section: ClassVar[str]
-    """The field of `training.config.PretrainConfig` that holds these settings."""
 
     embedding_dim: int = 128
     head_layers: int = 2
@@ -82,7 +79,13 @@ class MethodConfig:
     def check(self, fits: bool, name: str, wanted: str) -> None:
         """Raises ``InputError`` naming a field unless it fits."""
         if not fits:
-            raise InputError(f"{self.section}.{name} {getattr(self, name)} {wanted}")
+            raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
+
+    def renamed(self, name: str) -> "MethodConfig":
+        """The defaults of another method; batch-norm groups go by the batch, and stay."""
+        other = super().renamed(name)
+        assert isinstance(other, MethodConfig)
+        return replace(other, batch_norm_group=self.batch_norm_group)
 
     @property
     def negative_views(self) -> tuple[int, ...]:
@@ -99,7 +102,7 @@ class MethodConfig:
             )
         if group is not None and (group < 2 or rank_batch % group):
             raise InputError(
-                f"{self.section}.batch_norm_group {group} does not divide the {rank_batch} images "
+                f"method.batch_norm_group {group} does not divide the {rank_batch} images "
                 f"of a rank (global batch {batch_size} over {num_ranks} ranks): "
                 f"try {math.gcd(max(group, 1), rank_batch)} or fewer ranks"
             )

@@ -46,7 +46,7 @@ class MoCoConfig(HardNegativeConfig):
         key_momentum: share of the key encoder kept at a step, in [0, 1).
     """
 
-    section: ClassVar[str] = "moco"
+    name: ClassVar[str] = "moco_v2"
     sources: ClassVar[tuple[View, ...]] = (View.KEY,)
 
     queue_size: int = 65536

@@ -55,7 +55,7 @@ class SimCLRConfig(HardNegativeConfig):
             negatives come from the momentum encoder.
     """
 
-    section: ClassVar[str] = "simclr"
+    name: ClassVar[str] = "simclr"
     sources: ClassVar[tuple[View, ...]] = (View.KEY, View.QUERY)
 
     negative_gradient: bool = False
