@@ -19,8 +19,8 @@ from training.recipes import RECIPES, find_recipe, with_method
 DEFAULT_RECIPE = "moco_v2_small"
 RECIPE_HELP = f"{', '.join(RECIPES)}; by default {DEFAULT_RECIPE}, unless --config names a file."
 METHOD_HELP = (
-    f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. Its settings "
-    "are the options --method.*, of the chosen method only."
+    f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "
+    "--method.* are the settings of this method."
 )
 BASE_HELP = (
     "All settings start from a recipe, or from a file that a run or a sweep has left; any of them "

@@ -37,7 +37,10 @@ class PretrainOptions:
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
     groups: ClassVar[Groups] = {
-        "start": ("What the settings start from, and where it runs.", ("recipe", "config", "method", "local"))
+        "start": (
+            "What the settings start from, and where it runs.",
+            ("recipe", "config", "method", "local"),
+        )
     }
 
 
@@ -64,9 +67,9 @@ def run() -> None:
     recipe, local, config = read_command_line(sys.argv[1:])
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     say(
-        f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on {num_images} "
-        f"images of {config.shards} for {config.epochs} epochs, into {config.out}: masks "
-        f"{config.masks.strategy}, fill {config.fill}, hard negatives "
+        f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
+        f"{num_images} images of {config.shards} for {config.epochs} epochs, into {config.out}: "
+        f"masks {config.masks.strategy}, fill {config.fill}, hard negatives "
         f"{len(config.method.negative_views)}"
     )
     # Ray takes seconds to import: only where it is used.

@@ -136,6 +136,11 @@ class PretrainConfig:
         if not 0.0 < self.data_fraction <= 1.0:
             raise InputError(f"data_fraction {self.data_fraction} must be in (0, 1]")
         fill_named(self.fill)  # an unknown name is refused here already
+        if self.masks.strategy == "exchange" and fill_named(self.fill).high_pass:
+            raise InputError(
+                "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
+                "other shapes: choose --fill mean or blur"
+            )
         if self.num_workers != "auto" and self.num_workers < 1:
             raise InputError(f"num_workers {self.num_workers} must be 1 or more")
         if self.loader_workers is not None and self.loader_workers < 0:
@@ -154,6 +159,7 @@ class PretrainConfig:
             masks=self.masks,
             on_damaged=self.on_damaged,
             data_fraction=self.data_fraction,
+            exchange=self.masks.strategy == "exchange" or self.method.exchange is not None,
             # The contact sheet shows a hard negative even where the method has none.
             negatives=self.method.negative_views or (View.NEGATIVE,),
         )

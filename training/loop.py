@@ -154,6 +154,7 @@ class Trainer:
             masks=config.masks,
             fill=self.fill,
             negatives=config.method.negative_views,
+            exchange=config.method.exchange,
         )
         if batch.weights_B is not None:
             inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))

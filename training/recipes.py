@@ -12,6 +12,7 @@ from training.data.views import ViewConfig
 from training.encoders.encoder import EncoderConfig
 from training.masking.config import MaskConfig
 from training.methods.byol import BYOLConfig
+from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
@@ -19,6 +20,8 @@ from training.optim import OptimConfig
 
 Recipe = Callable[[Location, Path], PretrainConfig]
 
+PAPER_MASKS = MaskConfig(foreground="std")
+"""The paper's numbers."""
 SMALL: Mapping[str, MethodConfig] = {
     "moco_v2": MoCoConfig(
         temperature=0.1, queue_size=1024, key_momentum=0.996, rho=1.0, rho_warmup_epochs=5
@@ -69,7 +72,7 @@ def simclr_small(shards: Location, out: Path) -> PretrainConfig:
 
 def moco_v2_imagenet100(shards: Location, out: Path) -> PretrainConfig:
     """The paper's settings: ResNet-50 at 224 px, batch 256, 200 epochs, queue of 65536."""
-    return PretrainConfig(shards=shards, out=out)
+    return PretrainConfig(shards=shards, out=out, masks=PAPER_MASKS)
 
 
 def simclr_imagenet100(shards: Location, out: Path) -> PretrainConfig:
@@ -80,10 +83,18 @@ def simclr_imagenet100(shards: Location, out: Path) -> PretrainConfig:
     return PretrainConfig(
         shards=shards,
         out=out,
+        masks=PAPER_MASKS,
         method=SimCLRConfig(),
         augment=AugmentConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2),
         optim=OptimConfig(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10),
     )
+
+
+def without_negatives(method: MethodConfig) -> MethodConfig:
+    """The method's plain loss: no hard negatives, no object head."""
+    if not isinstance(method, HardNegativeConfig):
+        return method
+    return replace(method, hard_negatives=0, object_head="off")
 
 
 def without_masks(recipe: Recipe) -> Recipe:
@@ -94,7 +105,7 @@ def without_masks(recipe: Recipe) -> Recipe:
         return replace(
             config,
             masks=replace(config.masks, strategy="none"),
-            method=replace(config.method, hard_negatives=0),
+            method=without_negatives(config.method),
         )
 
     return baseline
@@ -103,7 +114,7 @@ def without_masks(recipe: Recipe) -> Recipe:
 def demo(shards: Location, out: Path) -> PretrainConfig:
     """Minutes on two cores: the small recipe, shorter and without hard negatives."""
     small = moco_v2_small(shards, out)
-    return replace(small, epochs=15, method=replace(small.method, hard_negatives=0))
+    return replace(small, epochs=15, method=without_negatives(small.method))
 
 
 def debug(shards: Location, out: Path) -> PretrainConfig:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.manifest import load_dataset_info
+from pipeline.saliency.foreground import foreground
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
 from training.data.draws import View, negative_view
@@ -16,7 +17,6 @@ from training.data.views import ViewConfig
 from training.inputs import EncoderInputs, build_inputs, carrying_masks, to_device
 from training.masking.config import AttMaskConfig, MaskConfig
 from training.masking.fills import FILLS
-from training.masking.foreground import foreground
 from training.masking.masks import masked_share
 from training.masking.released import released_foreground
 

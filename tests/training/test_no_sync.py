@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from pipeline.saliency.foreground import foreground
 from training.augment import ColourDraws, augment_colours
 from training.data.draws import View, negative_view
 from training.data.host_batch import HostBatch
@@ -21,7 +22,6 @@ from training.lars import LARS
 from training.masking.config import MaskConfig
 from training.masking.draws import MaskDraws
 from training.masking.fills import FILLS, UnmaskedView, sample_noise
-from training.masking.foreground import foreground
 from training.masking.masks import hard_negative_mask, masked_share, view_mask
 from training.masking.released import released_foreground, shared_noise
 from training.masking.strategies import MASK_STRATEGIES

@@ -5,6 +5,4 @@ from training.methods.interface import Method
 from training.methods.moco import MoCoV2
 from training.methods.simclr import SimCLR
 
-METHODS: dict[str, type[Method]] = {
-    kind.config_type.name: kind for kind in (MoCoV2, SimCLR, BYOL)
-}
+METHODS: dict[str, type[Method]] = {kind.config_type.name: kind for kind in (MoCoV2, SimCLR, BYOL)}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.manifest import load_dataset_info
+from pipeline.saliency.foreground import foreground
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
 from training.data.draws import View, negative_view
@@ -13,7 +14,6 @@ from training.data.stream import BatchDataset, StreamConfig
 from training.data.views import ViewConfig
 from training.masking.batch_masks import masks_of
 from training.masking.config import MaskConfig
-from training.masking.foreground import foreground
 from training.masking.masks import hard_negative_mask, masked_share, view_mask
 
 SIZE = 32
