@@ -32,7 +32,7 @@ class Chosen:
     @classmethod
     def variants(cls) -> "dict[str, type[Any]]":
         """The dataclasses by name."""
-        below = [cls]
+        below: list[type[Any]] = [next(kind for kind in cls.__mro__ if Chosen in kind.__bases__)]
         for kind in below:
             below += kind.__subclasses__()
         return {kind.name: kind for kind in below if "name" in vars(kind)}

@@ -50,12 +50,10 @@ def foreground(
     # float64: in float32 the mean of equal values may land above them.
     values = values.astype(np.float64) if isinstance(values, np.ndarray) else values.double()
     flat = values.reshape(*values.shape[:-2], -1)
-    std = flat.std(-1, correction=0)[..., None, None]
-    if rule == "otsu":
-        least = _otsu(flat)[..., None, None]
-    else:
-        least = flat.mean(-1)[..., None, None] + threshold * std
-    marked: Array = (values >= least) | (std < flat_std)
+    mean = flat.mean(-1)[..., None]
+    std = ((flat - mean) ** 2).mean(-1)[..., None] ** 0.5
+    least = _otsu(flat)[..., None] if rule == "otsu" else mean + threshold * std
+    marked: Array = (values >= least[..., None]) | (std < flat_std)[..., None]
     return marked
 
 

@@ -13,6 +13,7 @@ from jobs.pretrain import read_command_line
 from jobs.sweep_options import read_options
 from pipeline.errors import InputError
 from tests.shard_sets import write_shard_set
+from training.methods.hard_negatives import HardNegativeConfig
 from training.sweep.space import Interval, Values
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,7 @@ def test_a_space_from_the_command_line_over_a_base() -> None:
     ).sweep()  # fmt: skip
     assert list(sweep.space) == ["masks.query_ratio", "optim.lr"]
     assert (sweep.search, sweep.num_trials, sweep.scheduler) == ("grid", 4, "asha")
+    assert isinstance(sweep.base.method, HardNegativeConfig)
     assert (sweep.base.epochs, sweep.base.method.rho, sweep.base.views.size) == (3, 2.0, 32)
     assert sweep.base.knn.every_epochs == 1
     assert sweep.folder == Path.cwd() / "o"

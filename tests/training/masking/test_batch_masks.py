@@ -24,7 +24,7 @@ NEGATIVES = (negative_view(View.KEY, 0), negative_view(View.QUERY, 0))
 @pytest.mark.parametrize("strategy", ["balanced", "shuffled"])
 def test_masks_go_by_the_foreground(tmp_path: Path, strategy: str, high_pass: bool) -> None:
     write_shard_set(tmp_path, num_images=8, shard_images=8)
-    masks = MaskConfig(strategy=strategy, branch="both")  # type: ignore[arg-type]
+    masks = MaskConfig(strategy=strategy, branch="both", foreground="std")  # type: ignore[arg-type]
     config = StreamConfig(
         seed=2,
         batch_size=8,
