@@ -16,8 +16,10 @@ from scipy.special import ndtri, stdtrit
 from scipy.stats import binomtest
 
 from pipeline.errors import InputError
-from training.evaluate.score import COVERAGE, RESAMPLES
 
+RESAMPLES = 10_000
+COVERAGE = 95.0
+"""Of an interval, in percent."""
 TAIL = (100 - COVERAGE) / 200
 """Probability beyond each end of an interval."""
 

@@ -14,10 +14,9 @@ from training.evaluate.comparison import (
 
 NUM_IMAGES = 2000
 SIMULATIONS = {1: 1000, 3: 2500}
-"""By the number of seeds: the standard error of a coverage of 95 % is 0.69 and 0.44 % (binomial)."""
+"""By the number of seeds: a coverage of 95 % then has a standard error of 0.69 and 0.44 %."""
 COVERED = (93.0, 97.0)
 """Percent: at least 2.9 standard errors on either side of 95."""
-
 
 
 def rights(
@@ -59,9 +58,7 @@ def test_the_interval_of_two_backbones_covers_the_truth() -> None:
     assert wrong == 0  # the truth is 4.9 points with a standard error of 1.2
 
 
-@pytest.mark.parametrize(
-    ("seed_points", "own"), [(0.5, 0.1), (1.0, 0.1), (2.0, 0.1), (3.0, 0.1)]
-)
+@pytest.mark.parametrize(("seed_points", "own"), [(0.5, 0.1), (1.0, 0.1), (2.0, 0.1), (3.0, 0.1)])
 def test_the_interval_of_three_seeds_covers_the_truth(seed_points: float, own: float) -> None:
     generator = np.random.default_rng(1)
     covered = 0

@@ -49,7 +49,7 @@ def base(
         checkpoint=(str(folder / "run"),),
         train=folder / "train",
         val=folder / "val",
-        results=folder / "results.jsonl",
+        results=folder / "results",
         k=5,
         batch_size=8,
         linear_paper=PaperProbeConfig(epochs=2, batch_size=8),
@@ -64,7 +64,7 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
         base,
         checkpoint=(*base.checkpoint, "untrained"),
         protocol=tuple(PROTOCOLS),
-        results=tmp_path / "r.jsonl",
+        results=tmp_path / "r",
     )
     kept = Kept()
     with listening(kept):
@@ -101,7 +101,7 @@ def json_round(results: list[Result]) -> list[Result]:
 
 def test_transfer_to_folders(base: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(
-        base, val=base.train.parent / "folders", protocol=("knn",), results=tmp_path / "r.jsonl"
+        base, val=base.train.parent / "folders", protocol=("knn",), results=tmp_path / "r"
     )
     (found,) = evaluate(config, CPU)
     assert found.val.endswith("folders")
@@ -119,9 +119,9 @@ def _in_rank(number: int, config: EvaluateConfig) -> None:
 
 def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(
-        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two.jsonl"
+        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two"
     )
-    alone = evaluate(replace(config, results=tmp_path / "one.jsonl"), CPU)
+    alone = evaluate(replace(config, results=tmp_path / "one"), CPU)
     in_ranks(_in_rank, 2, config)
     together = read_results(config.results)
     assert len(together) == len(alone), "one rank writes"
