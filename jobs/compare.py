@@ -31,7 +31,7 @@ class CompareConfig:
         "comparison": ("What is compared.", ("arms", "protocol", "checkpoint", "seed"))
     }
 
-    arms: Annotated[tuple[str, ...], tyro.conf.Positional]
+    arms: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDERS")]
     protocol: tuple[str, ...] = ()
     checkpoint: tuple[str, ...] = ()
     seed: int = 0

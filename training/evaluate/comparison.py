@@ -6,6 +6,7 @@ and three seeds say little about their own spread.
 Shapes: V images, S seeds.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +133,7 @@ def crossed_mean(x_SV: NDArray[Any]) -> tuple[float, float, float, float]:
 
     def half(tail: float) -> float:
         quantiles = stdtrit(num_seeds - 1, tail) * over_seeds + ndtri(tail) * over_images
-        return -float(quantiles) / total**0.5
+        return -float(quantiles) / math.sqrt(total)
 
     def beyond(log_tail: float) -> float:
         return half(float(np.exp(log_tail))) - abs(mean)
