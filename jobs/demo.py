@@ -89,7 +89,7 @@ def run() -> None:
         checkpoint=(UNTRAINED, backbone),
         train=shards["train"],
         val=shards["val"],
-        results=out / "results.jsonl",
+        results=out / "results",
     )
     results = evaluate(scoring, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     figures = {(result.protocol, result.checkpoint): result.figure for result in results}

@@ -150,7 +150,7 @@ def _record(
         checkpoint=(str(config.out / "backbone"),),
         train=setting.train_shards,
         val=setting.val_shards,
-        results=setting.out / "results.jsonl",
+        results=setting.out / "results",
         k=20,
         seed=SCORE_SEED,
     )
