@@ -101,7 +101,6 @@ def small_recipe(name: str, shards: Path, out: Path) -> PretrainConfig:
     the same grid.
     """
     config = RECIPES[name](shards, out)
-    section = config.method_config.section
     return replace(
         config,
         batch_size=8,
@@ -111,7 +110,7 @@ def small_recipe(name: str, shards: Path, out: Path) -> PretrainConfig:
         num_workers=1,
         loader_workers=0,
         log_every_steps=1,
-        **{section: _small_method(config.method_config)},  # type: ignore[arg-type]
+        method=_small_method(config.method),
     )
 
 
