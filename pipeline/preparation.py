@@ -31,11 +31,36 @@ def resize_and_crop(
     return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
 
 
+def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize 8-bit images as torchvision's `Resize` does: bilinear, antialiased.
+
+    Within one level of torchvision on a Pillow image, which rounds rows and columns differently.
+
+    Args:
+        image: uint8 [..., C, H, W].
+        height: afterwards, in pixels.
+        width: afterwards, in pixels.
+
+    Returns:
+        uint8 [..., C, height, width] on the same device; the image itself if it has this size.
+    """
+    if (height, width) == tuple(image.shape[-2:]):
+        return image
+    image_BCHW = image.reshape(-1, *image.shape[-3:])
+    if image.device.type != "cpu":  # only a CPU resizes 8-bit images
+        image_BCHW = image_BCHW.float()
+    resized_BCHW = F.interpolate(
+        image_BCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    if resized_BCHW.is_floating_point():
+        resized_BCHW = resized_BCHW.round_().clamp_(0, 255).to(torch.uint8)
+    return resized_BCHW.reshape(*image.shape[:-2], height, width)
+
+
 def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
     """The test-time view: torchvision's `Resize(short)` and `CenterCrop(size)` of 8-bit images.
 
-    Bilinear and antialiased. The kNN check, every protocol and every export see these pixels.
-    Within one level of torchvision on a Pillow image, which rounds rows and columns differently.
+    The kNN check, every protocol and every export see these pixels.
 
     Args:
         image: uint8 RGB [..., 3, H, W].
@@ -45,18 +70,8 @@ def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
     Returns:
         uint8 [..., 3, S, S], on the same device; may share memory with the image.
     """
-    (height, width), (top, left) = resize_and_crop(image.shape[-2], image.shape[-1], short, size)
-    if (height, width) != tuple(image.shape[-2:]):
-        image_BCHW = image.reshape(-1, *image.shape[-3:])
-        # Only a CPU resizes 8-bit images.
-        exact_BCHW = image_BCHW if image.device.type == "cpu" else image_BCHW.float()
-        resized_BCHW = F.interpolate(
-            exact_BCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
-        )
-        if resized_BCHW.is_floating_point():
-            resized_BCHW = resized_BCHW.round_().clamp_(0, 255).to(torch.uint8)
-        image = resized_BCHW.reshape(*image.shape[:-2], height, width)
-    return image[..., top : top + size, left : left + size]
+    whole, (top, left) = resize_and_crop(image.shape[-2], image.shape[-1], short, size)
+    return resized(image, *whole)[..., top : top + size, left : left + size]
 
 
 @dataclass(frozen=True, kw_only=True)

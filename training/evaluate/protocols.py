@@ -10,10 +10,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.progress import say
+from training.distributed import rank
+from training.evaluate.backgrounds_protocol import backgrounds
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.diagnostics import diagnose
 from training.evaluate.extract import ExtractConfig, Features, gathered_features
@@ -82,13 +87,36 @@ class Case:
             seed=self.config.seed,
             name=name,
             figure=figure,
-            num_val=self.val.num_images,
-            **({"interval": None, "num_train": self.train.num_images} | more),
+            **(
+                {
+                    "interval": None,
+                    "num_train": self.train.num_images,
+                    "num_val": self.val.num_images,
+                }
+                | more
+            ),
         )
 
-    def accuracy(self, protocol: str, predicted_V: Tensor, **more: Any) -> Result:  # noqa: ANN401
-        """The result of predictions for the validation images, int64 [V]."""
+    def accuracy(
+        self,
+        protocol: str,
+        predicted_V: Tensor,
+        *,
+        numbers: NDArray[np.int64] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> Result:
+        """The result of predictions, int64 [V].
+
+        Args:
+            protocol: that made them.
+            predicted_V: classes.
+            numbers: of the validation images that they are of; none: of all.
+            more: fields of the result.
+        """
         labels_V = torch.from_numpy(self.val.labels())
+        if numbers is not None:
+            labels_V = labels_V[torch.from_numpy(numbers)]
+            more["num_val"] = len(numbers)
         found = score(predicted_V, labels_V, num_classes=self.num_classes, seed=self.config.seed)
         shown = {"mean_per_class": found.mean_per_class}
         return self.result(
@@ -183,7 +211,9 @@ def finetune(case: Case) -> list[Result]:
 
 
 def diagnostics(case: Case) -> list[Result]:
-    """Figures of the features themselves, without labels but for the background swap."""
+    """Figures of the features themselves, without labels."""
+    if case.val.saliency_source is None and rank() == 0:
+        say(f"diagnostics: {case.val.root} has no saliency: random patches alone are masked")
     figures = diagnose(
         case.subject,
         case.val,
@@ -200,6 +230,7 @@ def diagnostics(case: Case) -> list[Result]:
             figure.name,
             figure.value,
             variant=figure.variant,
+            interval=figure.interval,
             settings=settings | figure.settings,
         )
         for figure in figures
@@ -211,8 +242,12 @@ PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "linear": linear,
     "linear_paper": linear_paper,
     "finetune": finetune,
+    "backgrounds": backgrounds,
     "diagnostics": diagnostics,
 }
+
+LABEL_FREE = frozenset({"diagnostics"})
+"""Protocols that need no labels: with these alone, classes are not compared."""
 
 
 def chosen_protocols(names: Sequence[str]) -> list[Callable[[Case], list[Result]]]:

@@ -7,10 +7,11 @@ import torch
 from pipeline.errors import InputError
 from pipeline.progress import say
 from training.distributed import rank, world_size
+from training.evaluate.backgrounds import check_masks
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.labelled import check_classes, labelled_pair
-from training.evaluate.protocols import Case, chosen_protocols
+from training.evaluate.protocols import LABEL_FREE, Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
 
@@ -55,8 +56,12 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
-    train, val = labelled_pair(config.train, config.val)
-    check_classes(train, val)
+    needs_labels = not LABEL_FREE.issuperset(config.protocol)
+    train, val = labelled_pair(config.train, config.val, labels=needs_labels)
+    if needs_labels:
+        check_classes(train, val)
+    if "backgrounds" in config.protocol:
+        check_masks(val)
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )

@@ -79,10 +79,11 @@ def test_evaluation_sees_what_torchvision_makes(
     prepare = Preprocess(Preprocessing(view_size=64, resize=73, high_pass=filtered)).prepare
     exact = transform(image_CHW.float() / 255)
     seen = torch.from_numpy(view_SS3).permute(2, 0, 1).float() / 255
-    gap = (prepare(seen[None]) - prepare(exact[None]))[0] * torch.tensor(IMAGENET_STD)[:, None, None]
-    # Levels of 255. Rounding moves a pixel by at most one; the filter takes away its neighbours'
-    # mean, which roundings leave nearly as it was.
-    assert float(gap.abs().max()) * 255 <= (1.0 if filtered is None else 1.2) + 1e-3
+    std_C11 = torch.tensor(IMAGENET_STD)[:, None, None]
+    gap = (prepare(seen[None]) - prepare(exact[None]))[0] * std_C11
+    # In levels of 255. Roundings move a pixel by one at most, and so the mean of its neighbours,
+    # which the filter takes away.
+    assert float(gap.abs().max()) * 255 <= (1 if filtered is None else 2) + 1e-3
 
 
 def test_features_equal_a_plain_loop() -> None:
