@@ -26,6 +26,7 @@ from training.evaluate.backgrounds_cut import Cut, binarised, composed, cut, obj
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features
 from training.evaluate.labelled import LabelledImages
+from training.evaluate.look import evenly_chosen
 from training.evaluate.subject import Subject
 
 TRUE_MASKS = "external"
@@ -74,7 +75,7 @@ class Swapped(NamedTuple):
 
 
 def is_approximate(images: LabelledImages) -> bool:
-    """Whether an images' maps are no masks, so that figures of its objects are approximate."""
+    """Whether the maps of a set are not masks: figures of its objects are then approximate."""
     return images.saliency_source != TRUE_MASKS
 
 
@@ -113,8 +114,7 @@ def swap_backgrounds(
         InputError: no saliency; fewer than two classes have objects that can be cut out.
     """
     check_masks(images)
-    numbers_M = np.linspace(0, images.num_images - 1, min(config.max_images, images.num_images))
-    numbers_M = np.unique(numbers_M.round()).astype(np.int64)
+    numbers_M = evenly_chosen(images.num_images, config.max_images)
     labels_M = images.labels()[numbers_M]
     cut_M, share_M = _cut_all(subject, images, numbers_M, extract)
     kept_K, left_out = _kept(share_M, labels_M, config)

@@ -129,7 +129,7 @@ def composed(
 def _mirrored(at: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Positions on a line, folded into [0, length) by mirrors at both ends."""
     folded = np.mod(at, 2 * length)
-    return np.minimum(folded, 2 * length - 1 - folded)
+    return np.where(folded < length, folded, 2 * length - 1 - folded)
 
 
 def _resized(pixels_HWC: NDArray[np.uint8], tall: int, wide: int) -> NDArray[np.uint8]:

@@ -9,7 +9,6 @@ Shapes: V validation images, M of them that are looked at, D features.
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from training.evaluate.geometry import (
 )
 from training.evaluate.intervals import mean_interval
 from training.evaluate.labelled import LabelledImages
-from training.evaluate.look import Look
+from training.evaluate.look import Look, evenly_chosen
 from training.evaluate.mask_invariance import fill_of, mask_invariance
 from training.evaluate.subject import Subject
 from training.masking.fills import fill_named
@@ -103,9 +102,7 @@ def diagnose(
     Raises:
         InputError: fewer than two images, a grid that does not divide the view.
     """
-    chosen = np.unique(
-        np.linspace(0, images.num_images - 1, min(config.max_images, images.num_images)).round()
-    ).astype(np.int64)
+    chosen = evenly_chosen(images.num_images, config.max_images)
     look = Look(
         subject=subject,
         images=images,

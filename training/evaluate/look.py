@@ -104,6 +104,12 @@ class Look:
         return Views(_unit(cut_BSS3, self.device), self.seeds(numbers), saliency)
 
 
+def evenly_chosen(num_images: int, at_most: int) -> NDArray[np.int64]:
+    """Numbers of images, evenly spread over a set, in order."""
+    spread = np.linspace(0, num_images - 1, min(at_most, num_images))
+    return np.unique(spread.round().astype(np.int64))
+
+
 def _unit(views_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Views uint8 [B, S, S, 3] as float [B, 3, S, S] in [0, 1]."""
     return torch.from_numpy(views_BSS3).permute(0, 3, 1, 2).to(device).float().div_(255)

@@ -31,7 +31,9 @@ SIZE = 28
 CLASSES = ("r", "g", "b")
 
 
-def picture(number: int, generator: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray]:
+def picture(
+    number: int, generator: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A square of the class's colour on grey noise whose brightness tells the class as well."""
     kind = number % 3
     grey = generator.integers(0, 20, (SIZE, SIZE, 1)) + 60 * kind + 40

@@ -9,7 +9,9 @@ from training.evaluate.features import evaluation_view
 SIZE = 16
 
 
-def planted(grey: int, square: slice, colour: tuple[int, int, int]) -> tuple[NDArray, NDArray]:
+def planted(
+    grey: int, square: slice, colour: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     image = np.full((SIZE, SIZE, 3), grey, np.uint8)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[square, square] = 255
@@ -83,7 +85,7 @@ def test_no_silhouette_is_left(scale: int) -> None:
     usual = spread(texture, ~hole)
     # Of one square's texture: its own roughness is not quite that of the rest.
     assert spread(filled, inside) == pytest.approx(usual, rel=0.35)
-    telea = cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    telea = cv2.inpaint(image, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA).astype(np.uint8)
     assert spread(telea, inside) < 0.6 * usual, "what the texture is for"
     # The object was 125 levels away from the mean of its surroundings, and of another colour.
     assert np.abs(filled[inside].mean(axis=0) - texture[~hole].mean(axis=0)).max() < 25
