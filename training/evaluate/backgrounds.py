@@ -1,9 +1,10 @@
 """Whether an encoder follows an object or its background: objects on other backgrounds.
 
 After Xiao et al., "Noise or Signal: The Role of Image Backgrounds in Object Recognition"
-(ImageNet-9), arXiv 2006.09994. Departure: holes are inpainted, where ImageNet-9 tiles. An image is
-shown as it is (original), as its object on the background of another image of its class (same) and
-of other classes (other), as its object on a neutral ground, and as its background alone.
+(ImageNet-9), arXiv 2006.09994. An image is shown as it is (original), as its object on the
+background of another image of its class (same) and of other classes (other), as its object on a
+neutral ground (object), and as its background alone (background). Departures: holes are inpainted,
+where ImageNet-9 tiles, and the other background is never of the object's own class.
 
 Shapes: M chosen images, K of them with an object that can be cut out, N backgrounds, S side of the
 view, D features, B batch.

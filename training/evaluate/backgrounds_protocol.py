@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # the list of protocols imports this one
 def backgrounds(case: "Case") -> list[Result]:
     """Objects on other backgrounds, by kNN and by the fast probe, fitted on training images.
 
-    The figure of "any of N" is ImageNet-9's challenge: of all images, the share that is right on
-    every one of N backgrounds of other classes.
+    "any of N" is the rule of ImageNet-9's challenge on N drawn backgrounds: of all images, the
+    share that is right on every one of them.
     """
     config = case.config
     swapped = swap_backgrounds(
