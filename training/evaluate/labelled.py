@@ -111,20 +111,14 @@ def open_labelled(
 
 
 def labelled_pair(
-    train_root: Location,
-    val_root: Location,
-    cache: CacheConfig | None = None,
-    *,
-    labels: bool = True,
+    train_root: Location, val_root: Location, cache: CacheConfig | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Open two sets whose labels mean the same; without `labels`, any two sets.
+    """Open two sets whose labels mean the same.
 
     Raises:
         InputError: a set is missing, damaged or without labels; other class names; one set twice.
     """
-    train, val = (open_labelled(root, cache, labels=labels) for root in (train_root, val_root))
-    if not labels:
-        return train, val
+    train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
         raise InputError(
             f"the classes of {train_root} and {val_root} differ ({first_difference(train, val)}): "

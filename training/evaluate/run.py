@@ -10,7 +10,7 @@ from training.distributed import rank, world_size
 from training.evaluate.backgrounds import check_masks
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
-from training.evaluate.labelled import check_classes, labelled_pair
+from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
 from training.evaluate.protocols import LABEL_FREE, Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
@@ -56,9 +56,10 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
-    needs_labels = not LABEL_FREE.issuperset(config.protocol)
-    train, val = labelled_pair(config.train, config.val, labels=needs_labels)
-    if needs_labels:
+    if LABEL_FREE.issuperset(config.protocol):
+        train, val = (open_labelled(root, labels=False) for root in (config.train, config.val))
+    else:
+        train, val = labelled_pair(config.train, config.val)
         check_classes(train, val)
     if "backgrounds" in config.protocol:
         check_masks(val)
