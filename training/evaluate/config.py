@@ -10,6 +10,7 @@ import tyro
 from pipeline.errors import InputError
 from training.cluster.resources import Wanted
 from training.encoders.kept_encoder import EncoderName
+from training.evaluate.backgrounds import BackgroundsConfig
 from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.diagnostics import DiagnosticsConfig
 from training.evaluate.finetune import FinetuneConfig
@@ -32,8 +33,9 @@ class EvaluateConfig:
             COCO's .json, VOC's folder of XML files or image list, or a folder that holds one.
         val: images that are classified, likewise. Other data than the pretraining's is a transfer.
         protocol: some of knn, linear (fast: features once, logistic regression), linear_paper (SGD
-            on augmented views, 100 epochs), finetune, diagnostics; or, by itself, detection (a
-            Faster or Mask R-CNN around the backbone; trains in one process).
+            on augmented views, 100 epochs), finetune, backgrounds (objects on other backgrounds;
+            val has masks), diagnostics; or, by itself, detection (a Faster or Mask R-CNN around
+            the backbone; trains in one process).
         encoder: which encoder of the runs: query, or momentum.
         results: folder that gets every figure, a line of JSON each, and every image's predictions.
         k: neighbours that vote, 1 or more.
@@ -75,6 +77,7 @@ class EvaluateConfig:
     num_workers: Wanted = "auto"
     linear_paper: PaperProbeConfig = field(default_factory=PaperProbeConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    backgrounds: BackgroundsConfig = field(default_factory=BackgroundsConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 

@@ -48,16 +48,23 @@ class LabelledImages(Protocol):
 
 
 class ShardImages:
-    """A labelled shard set.
+    """A shard set.
+
+    Args:
+        root: where it lies.
+        cache: where shards of a bucket lie while they are read.
+        labels: it must have labels; without, they may all be -1.
 
     Raises:
         InputError: the set is missing, damaged or has no labels.
     """
 
-    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
+    def __init__(
+        self, root: Location, cache: CacheConfig | None = None, *, labels: bool = True
+    ) -> None:
         self.root = root
         info = load_dataset_info(root)
-        if not info.has_labels:
+        if labels and not info.has_labels:
             raise InputError(
                 f"labels asked for where there are none: {root} was made without labels (run "
                 "jobs/precompute.py on class folders, without --no-labels)"
@@ -88,17 +95,19 @@ class ShardImages:
         return decode_saliency(self._reader.read_saliency(number))
 
 
-def open_labelled(root: Location, cache: CacheConfig | None = None) -> LabelledImages:
-    """Open shards, or a folder of class folders.
+def open_labelled(
+    root: Location, cache: CacheConfig | None = None, *, labels: bool = True
+) -> LabelledImages:
+    """Open shards, or a folder of class folders; shards without labels where none are needed.
 
     Raises:
         InputError: neither; no labels; a damaged set.
     """
     if is_url(root):
-        return ShardImages(root, cache)
+        return ShardImages(root, cache, labels=labels)
     root = Path(root)
     is_shards = (root / DATASET_FILE).exists() or (root / "shards").is_dir() or not root.is_dir()
-    return ShardImages(root) if is_shards else FolderImages(root)
+    return ShardImages(root, labels=labels) if is_shards else FolderImages(root)
 
 
 def labelled_pair(

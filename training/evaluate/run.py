@@ -7,11 +7,12 @@ import torch
 from pipeline.errors import InputError
 from pipeline.progress import say
 from training.distributed import rank, world_size
+from training.evaluate.backgrounds import check_masks
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
-from training.evaluate.labelled import check_classes, labelled_pair
+from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
 from training.evaluate.predictions import Predictions, image_set, write_predictions
-from training.evaluate.protocols import Case, chosen_protocols
+from training.evaluate.protocols import LABEL_FREE, Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
 
@@ -58,21 +59,29 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
-    train, val = labelled_pair(config.train, config.val)
-    check_classes(train, val)
+    labelled = not LABEL_FREE.issuperset(config.protocol)
+    if labelled:
+        train, val = labelled_pair(config.train, config.val)
+        check_classes(train, val)
+    else:
+        train, val = (open_labelled(root, labels=False) for root in (config.train, config.val))
+    if "backgrounds" in config.protocol:
+        check_masks(val)
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
-    images = image_set(val) if rank() == 0 else None
+    images = image_set(val) if rank() == 0 and labelled else None
     for subject in subjects:
         case = Case(subject, train, val, config, device)
         for protocol in protocols:
             found = protocol(case)
-            for result, predicted_DV in case.predicted if images is not None else ():
-                assert images is not None
-                predictions = Predictions(
-                    result=result, images=images, predicted_DV=predicted_DV.numpy()
-                )
-                write_predictions(config.results, predictions)
+            if images is not None:
+                for result, predicted_DV, numbers in case.predicted:
+                    predictions = Predictions(
+                        result=result,
+                        images=images.chosen(numbers),
+                        predicted_DV=predicted_DV.numpy(),
+                    )
+                    write_predictions(config.results, predictions)
             case.predicted.clear()
             yield found

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
@@ -44,7 +45,10 @@ def base(
         provenance={},
     )
     make_labelled_shards(folder / "train", *pictures(31, seed=0, contrast=55), NAMES)
-    make_labelled_shards(folder / "val", *pictures(21, seed=1, contrast=55), NAMES)
+    centre = np.pad(np.ones((4, 4), np.float32), 2)
+    make_labelled_shards(
+        folder / "val", *pictures(21, seed=1, contrast=55), NAMES, saliency=[centre] * 21
+    )
     write_folders(folder / "folders", 21, seed=1)
     return EvaluateConfig(
         checkpoint=(str(folder / "run"),),
@@ -71,9 +75,11 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
     with listening(kept):
         results = evaluate(config, CPU)
     assert read_results(config.results) == json_round(results)
-    assert kept.lines == [f"{r.row}: {r.column} {r.figure:.4g}" for r in results]
+    said = [line for line in kept.lines if not line.startswith("backgrounds: 21 images")]
+    assert said == [f"{r.row}: {r.column} {r.figure:.4g}" for r in results]
+    assert len(kept.lines) == len(said) + 2
     shown = {standing.work for standing in kept.standings}
-    assert {"linear_paper", "finetune on 6 images", "diagnostics"} < shown
+    assert {"linear_paper", "finetune on 6 images", "backgrounds", "diagnostics"} < shown
     assert all(s.done <= s.total for s in kept.standings)
     assert {s.work for s in kept.standings if s.done == s.total} == shown
     columns = {(r.checkpoint, r.column): r for r in results}
@@ -84,7 +90,8 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
             assert found.interval[0] <= found.figure <= found.interval[1]
             assert 0 <= found.more["mean_per_class"] <= 100
             assert (found.num_val, found.seed) == (21, 0)
-        assert columns[name, "uniformity"].interval is None
+        assert columns[name, "uniformity"].interval is not None
+        assert columns[name, "backgrounds other approximate"].num_val == 21
         assert columns[name, "finetune 20 %"].num_train == 6
         drawn = columns[name, "finetune 20 %"]
         draws = [drawn.more[f"draw {draw}"] for draw in range(3)]
@@ -133,7 +140,9 @@ def _in_rank(number: int, config: EvaluateConfig) -> None:
 
 def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(
-        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two"
+        base,
+        protocol=("knn", "linear", "backgrounds", "linear_paper", "finetune"),
+        results=tmp_path / "two",
     )
     alone = evaluate(replace(config, results=tmp_path / "one"), CPU)
     in_ranks(_in_rank, 2, config)
@@ -145,8 +154,25 @@ def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
         assert figures == [r.figure for r in together]
     for one, two in zip(alone, together, strict=True):
         # Sums in another order may turn a close call: of 21 images at most one.
-        slack = 0.0 if one.protocol in ("knn", "linear") else 100 / 21 + 1e-6
+        slack = 0.0 if one.protocol in ("knn", "linear", "backgrounds") else 100 / 21 + 1e-6
         assert two.figure == pytest.approx(one.figure, abs=slack), one.column
+
+
+def test_without_labels_there_are_diagnostics(
+    base: EvaluateConfig, tmp_path: Path, make_labelled_shards: Callable[..., DatasetInfo]
+) -> None:
+    make_labelled_shards(tmp_path / "plain", pictures(9, seed=2)[0], [0] * 9)
+    config = replace(base, protocol=("diagnostics",), results=tmp_path / "results")
+    found = evaluate(replace(config, val=tmp_path / "plain"), CPU)
+    assert {r.name for r in found} == {"alignment", "uniformity", "effective_rank", "cosine"}
+    # The classes of another set, and no saliency, which is said.
+    write_folders(tmp_path / "others", 9, seed=1, names=("a", "b", "c"))
+    kept = Kept()
+    with listening(kept):
+        found = evaluate(replace(config, val=tmp_path / "others"), CPU)
+    assert {r.variant.partition(" ")[0] for r in found if r.name == "cosine"} == {"random"}
+    assert any(line.endswith("no saliency: random patches alone are masked") for line in kept.lines)
+    refused(base, "classes of .* differ", val=tmp_path / "others", protocol=("diagnostics", "knn"))
 
 
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
@@ -160,6 +186,8 @@ def test_bad_input(
 ) -> None:
     run = base.checkpoint[0]
     refused(base, "unknown protocol 'svm'.*knn, linear", protocol=("svm",))
+    folders = base.train.parent / "folders"
+    refused(base, "backgrounds needs masks", val=folders, protocol=("knn", "backgrounds"))
     refused(base, "named twice", checkpoint=(run, run))
     refused(base, "name one as well", checkpoint=("untrained",))
     refused(base, "no folder .*nowhere", checkpoint=(run, str(tmp_path / "nowhere")))
