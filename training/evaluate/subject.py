@@ -3,7 +3,6 @@
 Shapes: B batch, S side of the view, D features.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.architectures import plain_network
-from pipeline.backbone import BackboneInfo, weights_bytes
+from pipeline.backbone import BackboneInfo, weights_digest
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocess, Preprocessing
 from training.encoders.export import untrained_like
@@ -130,6 +129,6 @@ def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]
         like,
         preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),
         provenance={"init": name},
-        weights_sha256=hashlib.sha256(weights_bytes(network.state_dict())).hexdigest(),
+        weights_sha256=weights_digest(network.state_dict()),
     )
     return network.eval(), info
