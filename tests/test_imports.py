@@ -35,6 +35,7 @@ FORMAT_HALF = {
     "pipeline.schema",
     "pipeline.shard_cache",
     "pipeline.shard_reader",
+    "pipeline.shared_images",
     "pipeline.stores.storage",
     "pipeline.shards",
 }

@@ -176,7 +176,7 @@ def test_figures_go_onto_the_card(
         ({"checkpoint": "train"}, "backbone.json"),
         ({"train": "nowhere"}, "nowhere"),
         ({"val": "plain"}, "labels asked for where there are none"),
-        ({"val": "train"}, "the same images"),
+        ({"val": "train"}, "share 40 images (picture-000000.png, picture-000001.png, "),
     ],
 )
 def test_bad_input(evaluate: Callable[..., Done], given: dict[str, str], message: str) -> None:

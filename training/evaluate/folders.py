@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import decode_source
 from pipeline.errors import ImageError, InputError
+from pipeline.shared_images import HashedFiles, HashedImages
 from pipeline.sources.image_names import has_image_suffix
 
 
@@ -47,7 +48,7 @@ class FolderImages:
         self.num_images = len(names)
         told = "".join(f"{name}\0{size}\n" for name, size in zip(names, sizes, strict=True))
         self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
-        self.content: tuple[str, ...] = (self.digest,)
+        self.content: HashedImages = HashedFiles(root, names)
 
     def labels(self) -> NDArray[np.int64]:
         """Labels by the folders' names."""

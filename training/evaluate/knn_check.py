@@ -10,7 +10,7 @@ from pipeline.shard_cache import CacheConfig
 from pipeline.stores.storage import Location
 from training.evaluate.extract import ExtractConfig, Prepare, gathered_features
 from training.evaluate.knn import knn_accuracy
-from training.evaluate.labelled import labelled_pair
+from training.evaluate.labelled import open_pair
 
 
 def knn_over_ranks(
@@ -30,7 +30,8 @@ def knn_over_ranks(
     Args:
         backbone: network in training, left as it is.
         train_root: labelled images that vote.
-        val_root: labelled images that are classified.
+        val_root: labelled images that are classified; `preflight` has made sure that none of them
+            is among those that vote.
         cache: where shards of a bucket lie while they are read.
         config: how images become features.
         prepare: views in [0, 1] to what the backbone wants.
@@ -41,7 +42,7 @@ def knn_over_ranks(
     Returns:
         Top-1 in percent, the same on every rank.
     """
-    pair = labelled_pair(train_root, val_root, cache)
+    pair = open_pair(train_root, val_root, cache)
     train, val = (
         gathered_features(backbone, images, config, prepare=prepare, device=device)
         for images in pair

@@ -12,6 +12,7 @@ from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.schema import DATASET_FILE
 from pipeline.shard_cache import CacheConfig
 from pipeline.shard_reader import ShardSetReader
+from pipeline.shared_images import HashedImages, HashedShards, counted, shared_images
 from pipeline.stores.storage import Location, is_url
 from training.evaluate.folders import FolderImages
 
@@ -22,14 +23,14 @@ class LabelledImages(Protocol):
     Attributes:
         class_names: a label is an index into them.
         digest: of what decides its content.
-        content: two sets with the same content hold the same images.
+        content: tells the sha256 of every image.
         num_images: images in it.
         saliency_source: where its saliency maps come from; None where it has none.
     """
 
     class_names: tuple[str, ...]
     digest: str
-    content: tuple[str, ...]
+    content: HashedImages
     num_images: int
     saliency_source: str | None
 
@@ -66,7 +67,7 @@ class ShardImages:
         self._reader = ShardSetReader(root, info, cache)
         self.class_names = info.class_names
         self.digest = info.plan_digest
-        self.content = tuple(shard.sha256 for shard in info.shards)
+        self.content: HashedImages = HashedShards(root, info)
         self.num_images = self._reader.num_samples
         self.saliency_source: str | None = str(info.saliency.get("source"))
 
@@ -104,20 +105,31 @@ def open_labelled(root: Location, cache: CacheConfig | None = None) -> LabelledI
 def labelled_pair(
     train_root: Location, val_root: Location, cache: CacheConfig | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Open two sets whose labels mean the same.
+    """Open two sets whose labels mean the same and that share no image.
 
     Raises:
-        InputError: a set is missing, damaged or without labels; other class names; one set twice.
+        InputError: a set is missing, damaged or without labels; other class names; images that
+            are in both sets (by the sha256 of their files).
     """
+    train, val = open_pair(train_root, val_root, cache)
+    shared = shared_images(train.content, val.content)
+    if shared:
+        raise InputError(
+            f"{val_root} and {train_root} share {counted(shared)}: such an image would find "
+            "itself; take the shared images out of one of them"
+        )
+    return train, val
+
+
+def open_pair(
+    train_root: Location, val_root: Location, cache: CacheConfig | None = None
+) -> tuple[LabelledImages, LabelledImages]:
+    """As `labelled_pair`, for sets that were checked before: shared images are not looked for."""
     train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
         raise InputError(
             f"the classes of {train_root} and {val_root} differ ({first_difference(train, val)}): "
             "a label would mean two things"
-        )
-    if train.content == val.content:
-        raise InputError(
-            f"{train_root} and {val_root} hold the same images: every image would find itself"
         )
     return train, val
 
