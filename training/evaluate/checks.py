@@ -37,12 +37,12 @@ def run_checks(
         autocast: compute in this type.
 
     Returns:
-        Of those that the run asks for, the same on every rank: ``knn``, top-1 in percent, and
-        ``heldout_loss``, in nats.
+        Of those that the run asks for, the same on every rank: ``knn``, top-1 in percent, with
+        ``knn_images``, the number of validation images, and ``heldout_loss``, in nats.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     if config.knn.val_shards is not None:
-        figures["knn"] = knn_over_ranks(
+        found = knn_over_ranks(
             method.backbone,
             train_root=config.knn.train_shards or config.shards,
             val_root=config.knn.val_shards,
@@ -57,6 +57,7 @@ def run_checks(
             k=config.knn.k,
             temperature=config.knn.temperature,
         )
+        figures |= {"knn": found.percent, "knn_images": found.num_images}
     if config.heldout.shards is not None:
         sees_masks = method.backbone.sees_masks
         figures["heldout_loss"] = heldout_loss(

@@ -114,11 +114,23 @@ class RunRecord:
             self._on_collapse(step, self._collapse.look_at_spread(step, spread))
 
     def write_evaluation(
-        self, step: int, *, knn: float | None = None, heldout_loss: float | None = None
+        self,
+        step: int,
+        *,
+        knn: float | None = None,
+        knn_images: float = 0,
+        heldout_loss: float | None = None,
     ) -> None:
-        """Writes a kNN accuracy, in percent, and a held-out loss, in nats, of those there are.
+        """Writes what was measured after ``step`` global steps, of which some may be missing.
 
-        Raises as ``write_interval`` does.
+        Args:
+            step: global steps done.
+            knn: top-1 in percent.
+            knn_images: validation images that it is of.
+            heldout_loss: in nats.
+
+        Raises:
+            InputError: the run has collapsed and is to end then.
         """
         found = {"knn": knn, "heldout_loss": heldout_loss}
         values = {name: value for name, value in found.items() if value is not None}
@@ -130,7 +142,7 @@ class RunRecord:
             say(f"{', '.join(words)} after {step} steps")
         self._context.report(self.values)
         if knn is not None:
-            self._on_collapse(step, self._collapse.look_at_knn(step, knn))
+            self._on_collapse(step, self._collapse.look_at_knn(step, knn, int(knn_images)))
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
         """Records a warning, and ends the run if that was asked for."""
