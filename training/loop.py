@@ -200,6 +200,7 @@ class Trainer:
                 fill=self.fill,
                 device=self.device,
                 autocast=self.autocast,
+                step=self.step,
             )
         self.record.write_evaluation(self.step, **figures)
 

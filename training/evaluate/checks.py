@@ -1,14 +1,17 @@
 """What is measured of an encoder while it is pretrained: kNN, and a loss on images held out."""
 
+import copy
 from functools import partial
 
 import torch
 
 from training.config import PretrainConfig
 from training.encoders.stem import with_mask
+from training.evaluate.calibrate import calibrate
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn_check import knn_over_ranks
+from training.evaluate.labelled import StoredImages
 from training.inputs import carrying_masks
 from training.masking.fills import Fill
 from training.methods.interface import Method
@@ -26,6 +29,7 @@ def run_checks(
     fill: Fill,
     device: torch.device,
     autocast: torch.dtype | None,
+    step: int,
 ) -> dict[str, float]:
     """Measures the encoder as it stands; called by every rank.
 
@@ -35,23 +39,31 @@ def run_checks(
         fill: of the run, for how it prepares views.
         device: that computes.
         autocast: compute in this type.
+        step: global steps done. Random weights are measured with calibrated batch norm before the
+            first one, in a copy.
 
     Returns:
         Of those that the run asks for, the same on every rank: ``knn``, top-1 in percent, with
         ``knn_images``, the number of validation images, and ``heldout_loss``, in nats.
     """
+    extract = ExtractConfig(
+        view_size=config.views.size,
+        autocast_dtype=autocast,
+        skip_damaged=config.on_damaged == "skip",
+    )
+    embedder = method.embedder
+    if step == 0 and config.encoder.init is None:
+        embedder = copy.deepcopy(embedder)
+        train = StoredImages(config.shards, config.cache)
+        calibrate(embedder, train, extract, prepare=fill.prepare, device=device)
     figures: dict[str, float] = {}
     if config.knn.val_shards is not None:
         found = knn_over_ranks(
-            method.backbone,
+            embedder.backbone,
             train_root=config.knn.train_shards or config.shards,
             val_root=config.knn.val_shards,
             cache=config.cache,
-            config=ExtractConfig(
-                view_size=config.views.size,
-                autocast_dtype=autocast,
-                skip_damaged=config.on_damaged == "skip",
-            ),
+            config=extract,
             prepare=fill.prepare,
             device=device,
             k=config.knn.k,
@@ -59,9 +71,9 @@ def run_checks(
         )
         figures |= {"knn": found.percent, "knn_images": found.num_images}
     if config.heldout.shards is not None:
-        sees_masks = method.backbone.sees_masks
+        sees_masks = embedder.backbone.sees_masks
         figures["heldout_loss"] = heldout_loss(
-            method.embedder,
+            embedder,
             config.heldout,
             views=config.views,
             fill=fill,

@@ -46,6 +46,7 @@ class FolderImages:
         index = {name: label for label, name in enumerate(self.class_names)}
         self._labels = np.array([index[name] for name in classes], dtype=np.int64)
         self.num_images = len(names)
+        self.shard_sizes: tuple[int, ...] = (len(names),)
         told = "".join(f"{name}\0{size}\n" for name, size in zip(names, sizes, strict=True))
         self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
         self.content: HashedImages = HashedFiles(root, names)

@@ -25,6 +25,7 @@ class LabelledImages(Protocol):
         digest: of what decides its content.
         content: tells the sha256 of every image.
         num_images: images in it.
+        shard_sizes: images of each shard; of a folder: all of them.
         saliency_source: where its saliency maps come from; None where it has none.
     """
 
@@ -32,6 +33,7 @@ class LabelledImages(Protocol):
     digest: str
     content: HashedImages
     num_images: int
+    shard_sizes: tuple[int, ...]
     saliency_source: str | None
 
     @property
@@ -48,31 +50,27 @@ class LabelledImages(Protocol):
         """Its saliency, uint8 [P, P], where there is a source."""
 
 
-class ShardImages:
-    """A labelled shard set.
+class StoredImages:
+    """The images of a shard set, labelled or not.
 
     Raises:
-        InputError: the set is missing, damaged or has no labels.
+        InputError: the set is missing or damaged.
     """
 
     def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
         self.root = root
         info = load_dataset_info(root)
-        if not info.has_labels:
-            raise InputError(
-                f"labels asked for where there are none: {root} was made without labels (run "
-                "jobs/precompute.py on class folders, without --no-labels)"
-            )
         check_shards(root, info)
         self._reader = ShardSetReader(root, info, cache)
         self.class_names = info.class_names
         self.digest = info.plan_digest
         self.content: HashedImages = HashedShards(root, info)
         self.num_images = self._reader.num_samples
+        self.shard_sizes = self._reader.shard_sizes
         self.saliency_source: str | None = str(info.saliency.get("source"))
 
     def labels(self) -> NDArray[np.int64]:
-        """Labels from the manifests alone."""
+        """Labels from the manifests alone; -1 where there are none."""
         return self._reader.labels()
 
     def image(self, number: int) -> NDArray[np.uint8]:
@@ -87,6 +85,22 @@ class ShardImages:
     def saliency(self, number: int) -> NDArray[np.uint8]:
         """The stored map."""
         return decode_saliency(self._reader.read_saliency(number))
+
+
+class ShardImages(StoredImages):
+    """A labelled shard set.
+
+    Raises:
+        InputError: the set is missing, damaged or has no labels.
+    """
+
+    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
+        super().__init__(root, cache)
+        if not self.class_names:
+            raise InputError(
+                f"labels asked for where there are none: {root} was made without labels (run "
+                "jobs/precompute.py on class folders, without --no-labels)"
+            )
 
 
 def open_labelled(root: Location, cache: CacheConfig | None = None) -> LabelledImages:

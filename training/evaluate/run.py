@@ -13,6 +13,7 @@ from training.evaluate.labelled import check_classes, labelled_pair
 from training.evaluate.protocols import Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
+from training.evaluate.untrained import ONE_SEED, networks_of, over_seeds
 
 
 def evaluate(
@@ -55,12 +56,17 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
+    one_seed = chosen_protocols(ONE_SEED)
     train, val = labelled_pair(config.train, config.val)
     check_classes(train, val)
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
     for subject in subjects:
-        case = Case(subject, train, val, config, device)
+        networks = networks_of(
+            subject, train, device=device, batch_size=config.batch_size, bf16=config.bf16
+        )
+        cases = [Case(network, train, val, config, device) for network in networks]
         for protocol in protocols:
-            yield protocol(case)
+            chosen = cases[:1] if protocol in one_seed else cases
+            yield over_seeds([protocol(case) for case in chosen])

@@ -85,10 +85,15 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
             assert (found.num_val, found.seed) == (21, 0)
         assert columns[name, "uniformity"].interval is None
         assert columns[name, "finetune 20 %"].num_train == 6
-    assert columns["untrained", "knn"].checkpoint_digest == "random:0"
-    assert columns["untrained", "knn"].figure == columns[base.checkpoint[0], "knn"].figure, (
-        "the export was made with seed 0 and never trained: its untrained twin is itself"
-    )
+    untrained = columns["untrained", "knn"]
+    assert untrained.checkpoint_digest == "random:0,1,2"
+    seeds = [untrained.more[f"seed {seed}"] for seed in range(3)]
+    assert untrained.figure == pytest.approx(sum(seeds) / 3)
+    assert untrained.interval is not None
+    assert untrained.interval[0] < min(seeds) <= max(seeds) < untrained.interval[1]
+    assert untrained.settings["untrained_seeds"] == 3
+    slow = columns["untrained", "finetune 20 %"]
+    assert (slow.checkpoint_digest, slow.settings["untrained_seeds"]) == ("random:0", 1)
     digest = columns[base.checkpoint[0], "knn"].checkpoint_digest
     info = json.loads((Path(base.checkpoint[0]) / "backbone" / "backbone.json").read_text())
     assert digest == info["weights_sha256"]
