@@ -84,6 +84,16 @@ def test_steps_after_the_last_checkpoint_are_repeated_once(
     assert numbers(out) == numbers(undisturbed)
 
 
+def test_checks_leave_the_training_as_it_is(
+    shards: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, running statistics and queue to the last bit, calibration at step 0 included."""
+    monkeypatch.setattr("training.loop.run_checks", lambda *_, **__: {})
+    run(small_run(shards, tmp_path / "run"))
+    unchecked = weights(tmp_path / "run")
+    assert all(torch.equal(value, unchecked[name]) for name, value in weights(undisturbed).items())
+
+
 def test_a_finished_run_says_so_and_changes_nothing(shards: Path, undisturbed: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.is_file()}
     result = run(small_run(shards, undisturbed))
