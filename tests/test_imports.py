@@ -32,6 +32,7 @@ FORMAT_HALF = {
     "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.progress",
+    "pipeline.saliency.foreground",
     "pipeline.schema",
     "pipeline.shard_cache",
     "pipeline.shard_reader",

@@ -1,4 +1,4 @@
-"""What is measured of an encoder while it is pretrained: kNN, and a loss on images held out."""
+"""What is measured of an encoder while it is pretrained, with labels and without."""
 
 import copy
 from functools import partial
@@ -11,15 +11,11 @@ from training.evaluate.calibrate import calibrate
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn_check import knn_over_ranks
+from training.evaluate.label_free import label_free_figures
 from training.evaluate.labelled import StoredImages
 from training.inputs import carrying_masks
 from training.masking.fills import Fill
 from training.methods.interface import Method
-
-
-def has_checks(config: PretrainConfig) -> bool:
-    """Whether a run measures anything."""
-    return config.knn.val_shards is not None or config.heldout.shards is not None
 
 
 def run_checks(
@@ -43,20 +39,28 @@ def run_checks(
             first one, in a copy.
 
     Returns:
-        Of those that the run asks for, the same on every rank: ``knn``, top-1 in percent, with
-        ``knn_images``, the number of validation images, and ``heldout_loss``, in nats.
+        The figures of ``label_free_figures``, of validation images where there are some, and of
+        those that the run asks for: ``knn``, top-1 in percent, with ``knn_images``, the number of
+        validation images, and ``heldout_loss``, in nats. The same on every rank.
     """
     extract = ExtractConfig(
         view_size=config.views.size,
         autocast_dtype=autocast,
         skip_damaged=config.on_damaged == "skip",
     )
+    train = StoredImages(config.shards, config.cache)
     embedder = method.embedder
     if step == 0 and config.encoder.init is None:
         embedder = copy.deepcopy(embedder)
-        train = StoredImages(config.shards, config.cache)
         calibrate(embedder, train, extract, prepare=fill.prepare, device=device)
-    figures: dict[str, float] = {}
+    val = config.knn.val_shards
+    figures = label_free_figures(
+        embedder,
+        train if val is None else StoredImages(val, config.cache),
+        config,
+        prepare=fill.prepare,
+        device=device,
+    )
     if config.knn.val_shards is not None:
         found = knn_over_ranks(
             embedder.backbone,

@@ -79,8 +79,10 @@ class StoredImages:
         try:
             return decode_stored(sample.image)
         except ImageError as error:
-            where = f"shard {sample.shard}, sample {sample.key}"
-            raise DamagedSampleError(f"{where}: {error}") from error
+            raise DamagedSampleError(
+                f"sample {sample.key} in {sample.shard} is damaged ({error}): "
+                "rerun the precompute job on the same sources and the shard is rebuilt"
+            ) from error
 
     def saliency(self, number: int) -> NDArray[np.uint8]:
         """The stored map."""
