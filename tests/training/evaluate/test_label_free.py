@@ -117,6 +117,6 @@ def test_an_encoder_in_training_is_left_as_it_is(
 def test_damaged_images_are_skipped_where_the_run_skips_them(tmp_path: Path) -> None:
     write_shard_set(tmp_path, num_images=20, labels=False)
     damage_images(tmp_path, 0, 3)
-    with pytest.raises(DamagedSampleError, match="sample picture-.* in shard-000000 is dam"):
+    with pytest.raises(DamagedSampleError, match=r"sample picture-.* in shard-000000 is dam"):
         measure(tmp_path)
     assert measure(tmp_path, on_damaged="skip")["checked_images"] == 17
