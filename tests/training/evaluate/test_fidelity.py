@@ -36,7 +36,7 @@ def test_chance_is_that_of_random_patches() -> None:
         drawn.append(len(first & second) / len(first | second))
     # Four standard errors of the simulated mean.
     assert chance_iou(30, 20, 49) == pytest.approx(
-        np.mean(drawn), abs=4 * np.std(drawn) / math.sqrt(len(drawn))
+        np.mean(drawn), abs=4 * float(np.std(drawn)) / math.sqrt(len(drawn))
     )
     assert chance_iou(49, 49, 49) == 1
     assert chance_iou(1, 1, 2) == 0.5
