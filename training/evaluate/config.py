@@ -27,7 +27,8 @@ class EvaluateConfig:
 
     Attributes:
         checkpoint: a run, a checkpoint or an exported backbone; several times: they are compared.
-            `untrained` is the first one's network with random weights; `torchvision`,
+            `untrained` is the first one's network with random weights, the mean of three seeds
+            (of one for finetune and linear_paper), batch norm calibrated on --train; `torchvision`,
             `torchvision:NAME` or a local .pth file the same network with supervised weights.
         train: images whose labels are given: shards, or a folder of class folders. For detection:
             COCO's .json, VOC's folder of XML files or image list, or a folder that holds one.

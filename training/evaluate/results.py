@@ -22,7 +22,7 @@ class Result:
         checkpoint: as it was named.
         encoder: query, momentum, untrained or supervised.
         architecture: of the network.
-        checkpoint_digest: sha256 of the weights, or `random:SEED`.
+        checkpoint_digest: sha256 of the weights, or `random:SEED,SEED,...`.
         train: where the training images lie.
         val: where the validation images lie.
         train_digest: of the training images.

@@ -1,6 +1,7 @@
 """An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -11,10 +12,11 @@ from training.evaluate.backgrounds import check_masks
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
-from training.evaluate.predictions import Predictions, image_set, write_predictions
+from training.evaluate.predictions import ImageSet, Predictions, image_set, write_predictions
 from training.evaluate.protocols import LABEL_FREE, Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
+from training.evaluate.untrained import ONE_SEED, networks_of, over_seeds
 
 
 def evaluate(
@@ -59,6 +61,7 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
+    one_seed = chosen_protocols(ONE_SEED)
     labelled = not LABEL_FREE.issuperset(config.protocol)
     if labelled:
         train, val = labelled_pair(config.train, config.val)
@@ -72,16 +75,24 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     )
     images = image_set(val) if rank() == 0 and labelled else None
     for subject in subjects:
-        case = Case(subject, train, val, config, device)
+        networks = networks_of(
+            subject, train, device=device, batch_size=config.batch_size, bf16=config.bf16
+        )
+        cases = [Case(network, train, val, config, device) for network in networks]
         for protocol in protocols:
-            found = protocol(case)
-            if images is not None:
-                for result, predicted_DV, numbers in case.predicted:
-                    predictions = Predictions(
-                        result=result,
-                        images=images.chosen(numbers),
-                        predicted_DV=predicted_DV.numpy(),
-                    )
-                    write_predictions(config.results, predictions)
-            case.predicted.clear()
+            chosen = cases[:1] if protocol in one_seed else cases
+            found = over_seeds([protocol(case) for case in chosen])
+            for case in chosen:
+                if images is not None:
+                    _write(case, images, config.results)
+                case.predicted.clear()
             yield found
+
+
+def _write(case: Case, images: ImageSet, folder: Path) -> None:
+    """Writes what a protocol predicted for the images."""
+    for result, predicted_DV, numbers in case.predicted:
+        predictions = Predictions(
+            result=result, images=images.chosen(numbers), predicted_DV=predicted_DV.numpy()
+        )
+        write_predictions(folder, predictions)

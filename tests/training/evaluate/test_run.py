@@ -98,18 +98,26 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
         assert drawn.figure == pytest.approx(sum(draws) / 3)
         assert "draw 0" not in columns[name, "finetune 100 %"].more
     predictions = {
-        (p.result.checkpoint, p.result.column): p for p in read_predictions(config.results)
+        (p.result.checkpoint, p.result.checkpoint_digest, p.result.column): p
+        for p in read_predictions(config.results)
     }
-    scored = {key: found for key, found in columns.items() if found.name == "top1"}
-    assert predictions.keys() == scored.keys()
-    for key, found in scored.items():
-        assert predictions[key].right_DV.shape == (3 if found.variant == "20 %" else 1, 21)
-        assert 100 * predictions[key].right_DV.mean() == pytest.approx(found.figure)
-        assert predictions[key].images.class_names == NAMES
-    assert columns["untrained", "knn"].checkpoint_digest == "random:0"
-    assert columns["untrained", "knn"].figure == columns[base.checkpoint[0], "knn"].figure, (
-        "the export was made with seed 0 and never trained: its untrained twin is itself"
-    )
+    for (name, column), found in columns.items():
+        if found.name != "top1":
+            continue
+        seeds = found.checkpoint_digest.removeprefix("random:").split(",")
+        digests = [f"random:{s}" for s in seeds] if name == "untrained" else seeds
+        rights = [predictions[name, digest, column].right_DV for digest in digests]
+        assert {r.shape for r in rights} == {(3 if found.variant == "20 %" else 1, 21)}
+        assert 100 * np.mean(rights) == pytest.approx(found.figure)
+    untrained = columns["untrained", "knn"]
+    assert untrained.checkpoint_digest == "random:0,1,2"
+    by_seed = [untrained.more[f"seed {seed}"] for seed in range(3)]
+    assert untrained.figure == pytest.approx(sum(by_seed) / 3)
+    assert untrained.interval is not None
+    assert untrained.interval[0] < min(by_seed) <= max(by_seed) < untrained.interval[1]
+    assert untrained.settings["untrained_seeds"] == 3
+    slow = columns["untrained", "finetune 20 %"]
+    assert (slow.checkpoint_digest, slow.settings["untrained_seeds"]) == ("random:0", 1)
     digest = columns[base.checkpoint[0], "knn"].checkpoint_digest
     info = json.loads((Path(base.checkpoint[0]) / "backbone" / "backbone.json").read_text())
     assert digest == info["weights_sha256"]
