@@ -63,11 +63,11 @@ endif
 sweep: setup ## try masking ratios on shards, resumably: SHARDS=train VAL=labelled OUT=folder ARGS=... (default: the demo pictures)
 ifeq ($(origin SHARDS), undefined)
 	@$(BIN)/python jobs/demo.py --only-pictures
-	@for part in train val; do \
+	@for part in train usual; do \
 	  $(BIN)/python jobs/precompute.py --data runs/demo/pictures/$$part --out runs/demo/shards/$$part || exit $$?; done
 endif
 	@$(BIN)/python jobs/sweep.py --shards $(or $(SHARDS),runs/demo/shards/train) \
-	  --knn.val-shards $(or $(VAL),runs/demo/shards/val) --out $(or $(OUT),runs/sweep) \
+	  --knn.val-shards $(or $(VAL),runs/demo/shards/usual) --out $(or $(OUT),runs/sweep) \
 	  $(or $(ARGS),--space mask_ratio --epochs 4 --concurrent 2)
 
 cluster-up: setup ## start a local Ray head with dashboard and job server (CLUSTER_PORT=, DASHBOARD_PORT=, CLUSTER_CPUS=)

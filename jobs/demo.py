@@ -29,7 +29,7 @@ class DemoConfig:
 
     Attributes:
         out: folder for pictures, shards and the run.
-        epochs: passes over the 1,600 training pictures, 1 or more.
+        epochs: passes over the 3,200 training pictures, 1 or more.
         num_workers: training processes, 1 or more.
         only_pictures: stop after making the pictures.
     """
@@ -55,13 +55,13 @@ def run() -> None:
     config = parse(DemoConfig, "jobs/demo.py")
     out, started = from_root(config.out), time.monotonic()
     rest = "" if config.only_pictures else ", then shards, a run and its evaluation"
-    say(f"making 2,000 pictures of 8 kinds of objects, with their true masks, in {out}{rest}")
+    say(f"making 7,200 pictures of 8 kinds of objects, with their true masks, in {out}{rest}")
     make_demo_pictures(out)
     if config.only_pictures:
         pictures = out / "pictures"
         conclude({"pictures": pictures}, f"results    {pictures} (next: jobs/precompute.py)")
         return
-    shards = {name: out / "shards" / name for name in ("train", "val")}
+    shards = {name: out / "shards" / name for name in ("train", "usual")}
     # Ray takes seconds to import: only where it is used.
     ray_running = importlib.import_module("pipeline.ray_session").ray_running
     precompute = importlib.import_module("pipeline.precompute.ray_job").precompute
@@ -75,7 +75,7 @@ def run() -> None:
                 recipe,
                 epochs=config.epochs,
                 num_workers=config.num_workers,
-                knn=KnnConfig(val_shards=shards["val"], every_epochs=config.epochs),
+                knn=KnnConfig(val_shards=shards["usual"], every_epochs=config.epochs),
             )
         )
     if not result.finished:
@@ -88,7 +88,7 @@ def run() -> None:
     scoring = EvaluateConfig(
         checkpoint=(UNTRAINED, backbone),
         train=shards["train"],
-        val=shards["val"],
+        val=shards["usual"],
         results=out / "results.jsonl",
     )
     results = evaluate(scoring, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -103,7 +103,7 @@ def run() -> None:
             "top1_untrained": {name: before for name, (before, _) in pairs.items()},
             "top1_pretrained": {name: after for name, (_, after) in pairs.items()},
         },
-        f"\n{'top-1 on 400 held-out pictures, %':36}{'untrained':>10}{'pretrained':>12}",
+        f"\n{'top-1 on 2,000 held-out pictures, %':36}{'untrained':>10}{'pretrained':>12}",
         *(f"{title:36}{pairs[name][0]:10.1f}{pairs[name][1]:12.1f}" for name, title in rows),
         f"\npictures   {out / 'pictures'} (true masks in {out / 'masks'})",
         f"shards     {out / 'shards'}",
