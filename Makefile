@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Of pyproject.toml; dev: all that the tests and every part of the project use.
 EXTRAS ?= dev
 STAMP := $(VENV)/.installed
+# Ablations of this checkout wait while a command runs under this.
+QUIET := $(BIN)/python -m tests.benchmarks.quiet
 UV_VERSION := 0.13.9
 CLUSTER_PORT ?= 6379
 DASHBOARD_PORT ?= 8265
@@ -40,7 +42,7 @@ typecheck: setup ## mypy, strict
 	@$(BIN)/mypy
 
 test: setup ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 --dist loadgroup
+	@$(QUIET) $(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 --dist loadgroup
 
 test-faults: setup ## kill processes in mid-run and compare what comes out
 	@$(BIN)/python -m pytest -m faults --timeout 3600
@@ -49,7 +51,7 @@ test-browser: setup ## open reports in a headless Chromium (Debian: apt-get inst
 	@$(BIN)/python -m pytest -m browser
 
 bench: setup ## measure speed against baselines, in one run
-	@$(BIN)/python -m pytest -m benchmark --timeout 3600 -s
+	@$(QUIET) $(BIN)/python -m pytest -m benchmark --timeout 3600 -s
 
 demo: setup ## the whole way on pictures that it makes itself, in minutes
 	@$(BIN)/python jobs/demo.py
