@@ -11,11 +11,17 @@ from jobs.cli import from_root, place_from_root
 from pipeline.errors import InputError
 from pipeline.stores.storage import Location
 from training.config import PretrainConfig
+from training.config_fields import new_name, with_fields
 from training.config_file import read_config_file
-from training.recipes import RECIPES, find_recipe
+from training.methods.registry import METHODS
+from training.recipes import RECIPES, find_recipe, with_method
 
 DEFAULT_RECIPE = "moco_v2_small"
 RECIPE_HELP = f"{', '.join(RECIPES)}; by default {DEFAULT_RECIPE}, unless --config names a file."
+METHOD_HELP = (
+    f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "
+    "--method.* are the settings of this method."
+)
 BASE_HELP = (
     "All settings start from a recipe, or from a file that a run or a sweep has left; any of them "
     "can be changed. The defaults shown here are those of what it starts from: give --recipe NAME "
@@ -24,29 +30,45 @@ BASE_HELP = (
 
 
 def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
-    """Looks for ``--recipe`` and ``--config`` on a command line.
+    """Looks for ``--recipe``, ``--config`` and ``--method`` on a command line.
 
     Returns:
         The recipe's or the file's name, and the configuration that it stands for; fields that must
         still be given are ``tyro.MISSING``.
 
     Raises:
-        InputError: an unknown recipe, a file that cannot be used, or both given.
+        InputError: an unknown recipe or method, a file that cannot be used, both given, or an
+            option that has another name now.
     """
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     words.add_argument("--recipe")
     words.add_argument("--config", type=Path)
+    words.add_argument("--method")
     try:
         chosen, _ = words.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
+    _check_names(arguments)
     if chosen.config is None:
         name = chosen.recipe or DEFAULT_RECIPE
-        return name, find_recipe(name)(tyro.MISSING, tyro.MISSING)
+        base = find_recipe(name)(tyro.MISSING, tyro.MISSING)
+        return name, base if chosen.method is None else with_method(name, base, chosen.method)
     if chosen.recipe is not None:
         raise InputError("--recipe and --config are both given: a run starts from one of them")
     path = from_root(chosen.config)
-    return str(path), read_config_file(path, shards=tyro.MISSING, out=tyro.MISSING)
+    base = read_config_file(path, shards=tyro.MISSING, out=tyro.MISSING)
+    if chosen.method is not None:
+        base = with_fields(base, {"method": chosen.method})
+    return str(path), base
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Raises ``InputError`` for an option of an earlier version; names what it is called now."""
+    for word in arguments:
+        option = word.partition("=")[0]
+        now = new_name(option.removeprefix("--").replace("-", "_"))
+        if option.startswith("--") and now is not None:
+            raise InputError(f"{option} is called --{now.replace('_', '-')} now")
 
 
 def absolute(config: PretrainConfig) -> PretrainConfig:

@@ -53,7 +53,7 @@ def parse(
         SystemExit: 0 after --help.
     """
     printed = io.StringIO()
-    own, described = grouped(config), inspect.cleandoc(config.__doc__ or "")
+    own, described = grouped(config, default), inspect.cleandoc(config.__doc__ or "")
     start = None if default is None else to_grouped(own, default)
     job = field() if start is None else field(default=start)
     fields = [

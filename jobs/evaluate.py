@@ -10,7 +10,7 @@ from pipeline.progress import say
 from training.context import LocalContext
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
-from training.evaluate.results import Result, table
+from training.evaluate.results import RESULTS_FILE, Result, table
 from training.evaluate.run import evaluate
 from training.evaluate.subject import is_path
 
@@ -48,9 +48,10 @@ def run() -> None:
         with ray_session.ray_running():
             results = ray_group.run_on_ray(evaluate, config, config.workers)
     conclude(
-        {"file": config.results, "results": [asdict(result) for result in results]},
+        {"file": config.results / RESULTS_FILE, "results": [asdict(result) for result in results]},
         *tables(results),
-        f"results    {config.results} (jobs/export.py --results puts them on a model card)",
+        f"results    {config.results} (jobs/compare.py compares such folders, jobs/export.py "
+        "--results puts figures on a model card)",
     )
 
 

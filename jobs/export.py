@@ -25,8 +25,8 @@ class ExportConfig:
         formats: any of safetensors, timm, hugging_face and onnx, beside the state dict (extra
             export); none: that alone.
         encoder: which encoder of the run: query, or momentum where the method has one.
-        results: file of jobs/evaluate.py: this backbone's figures go onto the model card; none: it
-            has no figures.
+        results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
+            it has no figures.
     """
 
     groups: ClassVar[Groups] = {

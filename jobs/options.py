@@ -17,13 +17,18 @@ Groups = Mapping[str, tuple[str, tuple[str, ...]]]
 """Titles, each with a sentence and the names of its fields."""
 
 
-def grouped(config: type[Any]) -> type[Any]:
+def grouped(config: type[Any], default: Any = None) -> type[Any]:  # noqa: ANN401
     """A dataclass of the same options, with a nested one for each group.
 
     Args:
         config: a dataclass; its docstring describes its fields under ``Attributes:``.
+        default: an instance: a part of it that is of a subclass has that subclass's options.
     """
     hints = get_type_hints(config, include_extras=True)
+    for name, hint in hints.items():
+        value = getattr(default, name, None)
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, hint):
+            hints[name] = type(value)
     fields = {field.name: field for field in dataclasses.fields(config)}
     members: dict[str, Any] = {}  # a group stands where its first field does
     for name in fields:
@@ -33,7 +38,8 @@ def grouped(config: type[Any]) -> type[Any]:
                 dataclasses.field(),
             )
         elif (part := _part(hints[name])) is not None:
-            members[name] = unnamed(grouped(part)), _default(fields[name])
+            part = grouped(part, getattr(default, name, None))
+            members[name] = unnamed(part), _default(fields[name])
         else:
             members[name] = hints[name], _default(fields[name])
     own = [(name, *member) for name, member in members.items()]

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import tyro
 from torch import distributed as dist
 
-from jobs.base_config import BASE_HELP, RECIPE_HELP, absolute, find_base
+from jobs.base_config import BASE_HELP, METHOD_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import conclude, main, parse
 from jobs.options import Groups
 from pipeline.manifest import load_dataset_info
@@ -32,11 +32,15 @@ class PretrainOptions:
 
     recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
     config: Path | None = None
+    method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     local: bool = False
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
     groups: ClassVar[Groups] = {
-        "start": ("What the settings start from, and where it runs.", ("recipe", "config", "local"))
+        "start": (
+            "What the settings start from, and where it runs.",
+            ("recipe", "config", "method", "local"),
+        )
     }
 
 
@@ -63,10 +67,10 @@ def run() -> None:
     recipe, local, config = read_command_line(sys.argv[1:])
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     say(
-        f"pretraining {config.encoder.architecture} by {config.method} ({recipe}) on {num_images} "
-        f"images of {config.shards} for {config.epochs} epochs, into {config.out}: masks "
-        f"{config.masks.strategy}, fill {config.fill}, hard negatives "
-        f"{len(config.method_config.negative_views)}"
+        f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
+        f"{num_images} images of {config.shards} for {config.epochs} epochs, into {config.out}: "
+        f"masks {config.masks.strategy}, fill {config.fill}, hard negatives "
+        f"{len(config.method.negative_views)}"
     )
     # Ray takes seconds to import: only where it is used.
     launcher = importlib.import_module("training.local" if local else "training.cluster.launch")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from jobs.base_config import BASE_HELP, RECIPE_HELP, absolute, find_base
+from jobs.base_config import BASE_HELP, METHOD_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import parse
 from jobs.options import Groups
 from pipeline.errors import InputError
@@ -67,6 +67,7 @@ class SweepOptions:
     retry_failed: bool = False
     recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
     config: Path | None = None
+    method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
     groups: ClassVar[Groups] = {
@@ -83,7 +84,7 @@ class SweepOptions:
             "How many run at once, and on what.",
             ("concurrent", "cpus_per_worker", "retry_failed"),
         ),
-        "start": ("What the settings of all trials start from.", ("recipe", "config")),
+        "start": ("What the settings of all trials start from.", ("recipe", "config", "method")),
     }
 
     def __post_init__(self) -> None:

@@ -83,16 +83,15 @@ def recipe(config: Mapping[str, Any]) -> str:
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
 
-    method = config.get("method")
     shown = {
-        "method": method,
+        "method": at("method.name"),
         "epochs": at("epochs"),
         "batch": at("batch_size"),
         "view": at("views.size"),
         "stem": at("encoder.stem"),
         "fill": at("fill"),
         "masks": at("masks.strategy"),
-        "hard negatives": at("moco.hard_negatives") if method == "moco_v2" else None,
+        "hard negatives": at("method.hard_negatives"),
         "lr": at("optim.lr"),
         "seed": at("seed"),
     }

@@ -26,7 +26,7 @@ def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
         batch_size=8,
         encoder=EncoderConfig(architecture="resnet18", stem="small"),
         views=ViewConfig(size=32, grid=4),
-        moco=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4, rho_warmup_epochs=1),
+        method=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4, rho_warmup_epochs=1),
         optim=OptimConfig(lr=0.01),
         knn=KnnConfig(val_shards=shards.parent / "val", every_epochs=1, k=5),
         checkpoint=CheckpointConfig(keep=8),

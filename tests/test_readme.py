@@ -13,6 +13,7 @@ from ray._private.authentication import authentication_constants
 
 from jobs.cli import parse
 from jobs.cluster import wait
+from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
 from jobs.pretrain import read_command_line
 from jobs.sweep_options import read_options
@@ -37,6 +38,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     ),
     "jobs/pretrain.py": read_command_line,
     "jobs/evaluate.py": lambda words: parse(EvaluateConfig, "evaluate", words),
+    "jobs/compare.py": lambda words: parse(CompareConfig, "compare", words),
     "jobs/export.py": lambda words: parse(ExportConfig, "export", words),
     "jobs/report.py": lambda words: parse(ReportConfig, "report", words),
     "jobs/score.py": lambda words: parse(ScoreConfig, "score", words),

@@ -21,11 +21,8 @@ from training.encoders.encoder import EncoderConfig
 from training.evaluate.heldout_config import HeldoutConfig
 from training.masking.config import MaskConfig
 from training.masking.fills import fill_named
-from training.methods.byol import BYOLConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
-from training.methods.registry import METHODS
-from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 from training.record.collapse import CollapseConfig
 from training.record.trackers import TrackConfig
@@ -70,7 +67,7 @@ class PretrainConfig:
         data_fraction: share of the images that are used, in (0, 1]: of every shard as much, and a
             smaller share's images are among a larger one's.
         seed: that everything random follows from, 0 or more.
-        method: moco_v2, simclr or byol; each has settings of its own (--moco, --simclr, --byol).
+        method: settings of the method that is trained.
         fill: what stands in masked patches: mean, blur or high_pass.
         precision: fp32; bf16 autocast; or auto: bf16 where the device has bf16 matrix units.
         num_workers: training processes, 1 or more; auto: as many as fit the batch, at most one per
@@ -94,7 +91,7 @@ class PretrainConfig:
         ),
         "training": (
             "What is trained, how long and how; the parts' own settings follow below.",
-            ("method", "fill", "epochs", "batch_size", "seed", "precision", "on_collapse"),
+            ("fill", "epochs", "batch_size", "seed", "precision", "on_collapse"),
         ),
         "process": (
             "What it runs on, and how often it tells.",
@@ -108,15 +105,12 @@ class PretrainConfig:
     batch_size: int = 256
     data_fraction: float = 1.0
     seed: int = 0
-    method: str = "moco_v2"
     fill: str = "mean"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
-    moco: MoCoConfig = field(default_factory=MoCoConfig)
-    simclr: SimCLRConfig = field(default_factory=SimCLRConfig)
-    byol: BYOLConfig = field(default_factory=BYOLConfig)
+    method: MethodConfig = field(default_factory=MoCoConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
@@ -142,21 +136,17 @@ class PretrainConfig:
         if not 0.0 < self.data_fraction <= 1.0:
             raise InputError(f"data_fraction {self.data_fraction} must be in (0, 1]")
         fill_named(self.fill)  # an unknown name is refused here already
-        if self.method not in METHODS:
-            raise InputError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.masks.strategy == "exchange" and fill_named(self.fill).high_pass:
+            raise InputError(
+                "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
+                "other shapes: choose --fill mean or blur"
+            )
         if self.num_workers != "auto" and self.num_workers < 1:
             raise InputError(f"num_workers {self.num_workers} must be 1 or more")
         if self.loader_workers is not None and self.loader_workers < 0:
             raise InputError(f"loader_workers {self.loader_workers} must not be negative")
         if self.log_every_steps < 1 or self.max_failures < 0:
             raise InputError("log_every_steps must be 1 or more, max_failures 0 or more")
-
-    @property
-    def method_config(self) -> MethodConfig:
-        """The settings of the method that is trained."""
-        settings = getattr(self, METHODS[self.method].config_type.section)
-        assert isinstance(settings, MethodConfig)
-        return settings
 
     @property
     def stream(self) -> StreamConfig:
@@ -169,14 +159,15 @@ class PretrainConfig:
             masks=self.masks,
             on_damaged=self.on_damaged,
             data_fraction=self.data_fraction,
+            exchange=self.masks.strategy == "exchange" or self.method.exchange is not None,
             # The contact sheet shows a hard negative even where the method has none.
-            negatives=self.method_config.negative_views or (View.NEGATIVE,),
+            negatives=self.method.negative_views or (View.NEGATIVE,),
         )
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        return plain
+        return plain | {"method": {"name": self.method.name, **plain["method"]}}
 
 
 MAY_DIFFER_ON_RESUME = (

@@ -10,7 +10,7 @@ import types
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError
 from pipeline.stores.storage import is_url
@@ -21,11 +21,44 @@ Plain = bool | int | float | str
 NEAR_NAMES = 3
 
 
-def field_types(config: type[Any], prefix: str = "") -> dict[str, Any]:
-    """Types of all fields of a dataclass, by dotted name; those of a part instead of the part."""
+class Chosen:
+    """A part of a config that can be one of several dataclasses, told apart by their ``name``.
+
+    A value may name it (``method=simclr``), and JSON holds the name among its fields.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    def variants(cls) -> "dict[str, type[Any]]":
+        """The dataclasses by name."""
+        below: list[type[Any]] = [next(kind for kind in cls.__mro__ if Chosen in kind.__bases__)]
+        for kind in below:
+            below += kind.__subclasses__()
+        return {kind.name: kind for kind in below if "name" in vars(kind)}
+
+    def renamed(self, name: str) -> Any:  # noqa: ANN401  (one of the variants)
+        """The variant of that name, with whatever it takes over from this one."""
+        variants = self.variants()
+        if name not in variants:
+            raise InputError(f"unknown method {name!r}: choose one of {', '.join(variants)}")
+        return variants[name]()
+
+
+def field_types(config: Any, prefix: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """Types of all fields of a dataclass or of an instance, by dotted name.
+
+    Fields of a part stand instead of the part. Of a part that is chosen (``Chosen``) a class has
+    the fields of all variants, an instance those of its own.
+    """
     found: dict[str, Any] = {}
     for name, kind in _own_types(config).items():
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and issubclass(kind, Chosen):
+            found |= {prefix + name: str, f"{prefix}{name}.name": str}
+            variants = kind.variants().values() if isinstance(config, type) else (kind,)
+            for variant in variants:
+                found |= field_types(variant, f"{prefix}{name}.")
+        elif dataclasses.is_dataclass(kind):
             assert isinstance(kind, type)
             found |= field_types(kind, f"{prefix}{name}.")
         else:
@@ -44,14 +77,28 @@ def dotted(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def check_name(config: type[Any], name: str) -> None:
-    """Raises ``InputError``, which lists near names, unless a dataclass has a field of that name.
+FORMER_SECTIONS = ("moco", "simclr", "byol")
+"""Where the settings of a method stood in earlier versions."""
+
+
+def new_name(name: str) -> str | None:
+    """What a field of an earlier version is called now; None: it is not one."""
+    first, _, rest = name.partition(".")
+    if first in FORMER_SECTIONS and rest:
+        return f"method.{rest}"
+    return "masks.probability" if name == "masks.attmask.probability" else None
+
+
+def check_name(config: Any, name: str) -> None:  # noqa: ANN401  (a dataclass or an instance)
+    """Raises ``InputError``, which lists near names, unless there is a field of that name.
 
     Args:
-        config: the dataclass.
+        config: a dataclass, or an instance of it.
         name: dotted; of a pair also one end: ``masks.query_ratio.0``.
     """
     kinds = field_types(config)
+    if (now := new_name(name)) is not None:
+        raise InputError(f"{name} is called {now} now")
     whole, _, index = name.rpartition(".")
     if name in kinds or (index in ("0", "1") and get_origin(kinds.get(whole)) is tuple):
         return
@@ -90,17 +137,24 @@ def with_fields(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _changed(config: Any, values: Mapping[str, Any]) -> Any:  # noqa: ANN401  (any dataclass)
-    kinds = _own_types(type(config))
+    kinds = _own_types(config)
     new: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         first, _, rest = name.partition(".")
+        if first not in kinds:
+            who = f"method {config.name}" if isinstance(config, Chosen) else type(config).__name__
+            raise InputError(f"{who} has no setting {first!r}: choose from {', '.join(kinds)}")
         if rest:
             parts.setdefault(first, {})[rest] = value
+        elif isinstance(getattr(config, first), Chosen):
+            parts.setdefault(first, {})["name"] = value
         else:
             new[first] = read_value(kinds[first], value)
     for first, inner in parts.items():
         current = new.get(first, getattr(config, first))
+        if isinstance(current, Chosen) and (variant := inner.pop("name", None)) is not None:
+            current = current if variant == current.name else current.renamed(str(variant))
         if isinstance(current, tuple):
             ends = list(current)
             for index, value in inner.items():
@@ -183,9 +237,13 @@ def _read_tuple(kind: Any, given: Any) -> tuple[Any, ...]:  # noqa: ANN401
     return tuple(read_value(one, item) for one, item in zip(kinds, items, strict=True))
 
 
-def _own_types(config: type[Any]) -> dict[str, Any]:
-    hints = get_type_hints(config)
-    return {field.name: hints[field.name] for field in dataclasses.fields(config)}
+def _own_types(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    hints = get_type_hints(config if isinstance(config, type) else type(config))
+    types = {field.name: hints[field.name] for field in dataclasses.fields(config)}
+    if not isinstance(config, type):
+        own = {name: getattr(config, name) for name in types}
+        types |= {name: type(value) for name, value in own.items() if isinstance(value, Chosen)}
+    return types
 
 
 def _shown(kind: Any) -> str:  # noqa: ANN401

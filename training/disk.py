@@ -35,8 +35,8 @@ def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
     """What a checkpoint of the run takes; builds the networks without their memory."""
     encoder = dataclasses.replace(config.encoder, init=None, compile=False)
     with torch.device("meta"):
-        method = METHODS[config.method](
-            config.method_config,
+        method = METHODS[config.method.name](
+            config.method,
             build_backbone(encoder),
             batch_size=config.batch_size,
             seed=config.seed,

@@ -16,6 +16,7 @@ from training.data.draws import View, negative_source
 from training.data.host_batch import HostBatch
 from training.masking.batch_masks import NAMES, masks_of
 from training.masking.config import MaskConfig
+from training.masking.exchange import exchanged_views
 from training.masking.fills import Fill, UnmaskedView, filled, noise_std, sample_noise
 from training.masking.released import shared_noise
 
@@ -34,6 +35,8 @@ class EncoderInputs(NamedTuple):
     """Bool [B, C or 1, H, W], by the number of the view."""
     telemetry: dict[str, Tensor]
     """Shares of foreground and of masked foreground and background: scalars on the device."""
+    exchanged_BCHW: Tensor | None = None
+    """The query, unmasked, on another image's background, where a method wants it."""
     weights_B: Tensor | None = None
     """What each image counts in the loss, with mean 1 over the *global* batch
     (`training.distributed.balanced_weights`); 0 for one that stands in for a damaged one. None:
@@ -76,6 +79,8 @@ class _Work(NamedTuple):
     masks: MaskConfig
     fill: Fill
     negatives: Sequence[int]
+    keeps_query: bool
+    """Whether the unmasked query is wanted too (`_UNMASKED`)."""
 
 
 class _Source:
@@ -83,16 +88,19 @@ class _Source:
 
     def __init__(self, view: View, work: _Work, rows: slice, places: _Places) -> None:
         self.work, self.rows, self.places = work, rows, places
-        self.is_masked = view in work.masks.masked_views and work.masks.strategy != "none"
+        self.is_masked = view in work.masks.masked_views and work.masks.fills_patches
         batch = work.batch
         colours = batch.key_colours if view == View.KEY else batch.query_colours
         first, second = places.scratch
         matrix_B33, mean_matrix_B33, kernel_BK = (part[rows] for part in colours)
         levels = batch.images_VBCHW[view, rows]
         image01 = apply_colours(levels, matrix_B33, mean_matrix_B33, out=second)
-        # Filled in the place where it ends, unless hard negatives are cut from the unmasked view.
+        # Filled in the place where it ends, unless the unmasked view is still of use.
+        is_kept = view == View.QUERY and work.keeps_query
         is_cut = any(negative_source(number) == view for number in work.negatives)
         prepared = first if self.is_masked and is_cut else places.views.get(view)
+        if is_kept:
+            prepared = places.views.get(_UNMASKED)
         self.image, self.prepared = work.fill.blur_and_prepare(image01, kernel_BK, out=prepared)
         self._values: Tensor | None = None
 
@@ -122,9 +130,18 @@ CACHED_BYTES = 5 << 20
 cache, many enough that the calls do not take longer than their work. 8 of 224 px, 106 of 64 px."""
 
 
+_UNMASKED = -1
+"""The number of the query as it is before it is masked."""
+
+
 @torch.no_grad()
 def build_inputs(
-    batch: HostBatch, *, masks: MaskConfig, fill: Fill, negatives: Sequence[int]
+    batch: HostBatch,
+    *,
+    masks: MaskConfig,
+    fill: Fill,
+    negatives: Sequence[int],
+    exchange: float | None = None,
 ) -> EncoderInputs:
     """Colours both views, masks what the strategy masks, and cuts the hard negatives.
 
@@ -136,14 +153,31 @@ def build_inputs(
         masks: strategy and threshold; ratios were drawn by the loader.
         fill: what stands in masked patches.
         negatives: numbers of the views that are hard negatives (`draws.negative_view`).
+        exchange: share of the queries, in [0, 1], of which a further copy is made on another
+            background; the others' copies are the unmasked query. None: no copies.
     """
-    found = masks_of(batch, masks, high_pass=fill.high_pass, negatives=negatives)
-    work = _Work(batch, found.masks, masks, fill, negatives)
+    found = masks_of(batch, masks, high_pass=fill.high_pass, negatives=negatives, exchange=exchange)
+    work = _Work(batch, found.masks, masks, fill, negatives, found.exchange is not None)
     # The published code makes one noise, and one hard negative, of a whole batch.
     if batch.images_VBCHW.device.type == "cpu" and not masks.released:
         made = _made_in_parts(work)
     else:
         made = _made(work, slice(None), _Places((None, None), {}))
+    exchanged = None
+    if found.exchange is not None:
+        unmasked = made[_UNMASKED]
+        donors = torch.cat((unmasked[1:], _partner_view(batch, fill)))
+        if found.exchange.mask_B1HW is not None:
+            exchanged = exchanged_views(
+                unmasked, donors, found.exchange.patch_BN, found.exchange.mask_B1HW
+            )
+        if masks.strategy == "exchange" and masks.exchange == "grey":
+            mean = unmasked.mean(dim=(2, 3), keepdim=True)
+            made[View.QUERY] = torch.where(found.masks[View.QUERY], mean, unmasked)
+        elif masks.strategy == "exchange":
+            # Pixels of another image, which a network that sees the mask may look at.
+            mask_B1HW = found.masks.pop(View.QUERY)
+            made[View.QUERY] = exchanged_views(unmasked, donors, found.exchange.patch_BN, mask_B1HW)
     cut: dict[View, tuple[Tensor, ...]] = {}
     for number in negatives:
         source = negative_source(number)
@@ -155,7 +189,16 @@ def build_inputs(
         found.foreground_VBGG,
         found.masks,
         found.telemetry,
+        exchanged,
     )
+
+
+def _partner_view(batch: HostBatch, fill: Fill) -> Tensor:
+    """The query of the image after the last one, [1, C, H, W], as the encoder sees it."""
+    assert batch.partner is not None
+    matrix_133, mean_matrix_133, kernel_1K = batch.partner.colours
+    image01 = apply_colours(batch.partner.image_1CHW, matrix_133, mean_matrix_133)
+    return fill.blur_and_prepare(image01, kernel_1K)[1]
 
 
 def _made_in_parts(work: _Work) -> dict[int, Tensor]:
@@ -163,6 +206,9 @@ def _made_in_parts(work: _Work) -> dict[int, Tensor]:
     count, *shape = work.batch.images_VBCHW.shape[1:]
     at_once = min(count, max(1, CACHED_BYTES // (4 * math.prod(shape))))
     made = {number: torch.empty(count, *shape) for number in (*NAMES, *work.negatives)}
+    if work.keeps_query:
+        masked = work.masks.fills_patches and View.QUERY in work.masks.masked_views
+        made[_UNMASKED] = torch.empty(count, *shape) if masked else made[View.QUERY]
     first, second = torch.empty(2, at_once, *shape)
     for start in range(0, count, at_once):
         rows = slice(start, min(start + at_once, count))
@@ -177,6 +223,8 @@ def _made(work: _Work, rows: slice, places: _Places) -> dict[int, Tensor]:
     made: dict[int, Tensor] = {}
     for view in NAMES:
         source = _Source(view, work, rows, places)
+        if view == View.QUERY and work.keeps_query:
+            made[_UNMASKED] = source.prepared
         made[view] = source.filled(view) if source.is_masked else source.prepared
         for number in work.negatives:
             if negative_source(number) == view:
@@ -223,4 +271,7 @@ def carrying_masks(
         query_BCHW=carried(inputs.query_BCHW, View.QUERY),
         key_BCHW=carried(inputs.key_BCHW, View.KEY),
         negatives=negatives,
+        exchanged_BCHW=None
+        if inputs.exchanged_BCHW is None
+        else carried(inputs.exchanged_BCHW, _UNMASKED),
     )

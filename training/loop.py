@@ -92,8 +92,8 @@ class Trainer:
             keep_freed_memory()
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.encoder)
-        self.method = METHODS[config.method](
-            config.method_config, backbone, batch_size=config.batch_size, seed=config.seed
+        self.method = METHODS[config.method.name](
+            config.method, backbone, batch_size=config.batch_size, seed=config.seed
         )
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
@@ -153,7 +153,8 @@ class Trainer:
             batch,
             masks=config.masks,
             fill=self.fill,
-            negatives=config.method_config.negative_views,
+            negatives=config.method.negative_views,
+            exchange=config.method.exchange,
         )
         if batch.weights_B is not None:
             inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))

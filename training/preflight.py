@@ -73,7 +73,7 @@ def check_split(config: PretrainConfig, num_ranks: int) -> None:
             f"the global batch {config.batch_size} cannot be split over {num_ranks} ranks: "
             "choose a multiple"
         )
-    config.method_config.check_batch(config.batch_size, num_ranks)
+    config.method.check_batch(config.batch_size, num_ranks)
 
 
 def can_split(config: PretrainConfig, num_ranks: int) -> bool:

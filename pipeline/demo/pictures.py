@@ -12,7 +12,11 @@ import hashlib
 import itertools
 import json
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -67,6 +71,7 @@ def make_demo_pictures(
     seed: int = 0,
     size: int = 64,
     object_share: tuple[float, float] = SHARE_OF_PICTURE,
+    num_processes: int = 1,
 ) -> None:
     """Write `out/pictures/{train,usual,changed}/KIND/NNNN.jpg` and `out/masks/...` (.png).
 
@@ -85,6 +90,7 @@ def make_demo_pictures(
         size: mean side in pixels, >= 48; sides vary by up to 10 %.
         object_share: least and largest share of a picture that its object covers, in (0, 0.4]
             (0.03, 0.1 for small objects).
+        num_processes: that draw at once, 1 or more.
 
     Raises:
         InputError: a count, the seed, the size or the shares cannot be used, or `out` holds
@@ -97,6 +103,8 @@ def make_demo_pictures(
                 f"num_{split} is {count}: it must be a positive multiple of {len(KINDS)},"
                 " the number of kinds"
             )
+    if num_processes < 1:
+        raise InputError(f"num_processes is {num_processes}: it must be 1 or more")
     if seed < 0:
         raise InputError(f"seed is {seed}: it must not be negative")
     if size < 48:
@@ -109,7 +117,6 @@ def make_demo_pictures(
     wanted["digest"] = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     if is_complete(out, wanted):
         return
-    cv2.setNumThreads(1)  # small pictures: more threads only wait for each other
     # From here on a set that stops half-way is recognised by its unfinished.json.
     out.mkdir(parents=True, exist_ok=True)
     (out / "unfinished.json").write_text(json.dumps(wanted) + "\n")
@@ -118,15 +125,32 @@ def make_demo_pictures(
         for split, kind in itertools.product(SPLITS, KINDS):
             (out / folder / split / kind).mkdir(parents=True)
     numbers = [(split, number) for split, count in counts.items() for number in range(count)]
-    for split, number in track(numbers, "drawing", len(numbers), "pictures"):
-        kind, rng = KINDS[number % len(KINDS)], picture_rng(seed, split, number)
-        picture = draw_picture(kind, rng, size, split=split, object_share=object_share)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        name = f"{split}/{kind}/{number:04d}"
-        write(out / "pictures" / f"{name}.jpg", cv2.imencode(".jpg", picture.pixels, quality))
-        write(out / "masks" / f"{name}.png", cv2.imencode(".png", picture.mask))
+    draw = partial(_write_picture, out, seed, size, object_share)
+    with ExitStack() as open_pool:
+        drawn = map(draw, numbers)
+        if num_processes > 1:
+            pool = ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"))
+            drawn = open_pool.enter_context(pool).map(draw, numbers, chunksize=100)
+        for _ in track(drawn, "drawing", len(numbers), "pictures"):
+            pass
     (out / "unfinished.json").write_text(json.dumps(wanted, indent=1) + "\n")
     (out / "unfinished.json").replace(out / "demo.json")
+
+
+def _write_picture(
+    out: Path,
+    seed: int,
+    size: int,
+    object_share: tuple[float, float],
+    numbered: tuple[str, int],
+) -> None:
+    split, number = numbered
+    cv2.setNumThreads(1)  # small pictures: more threads only wait for each other
+    kind, rng = KINDS[number % len(KINDS)], picture_rng(seed, split, number)
+    picture = draw_picture(kind, rng, size, split=split, object_share=object_share)
+    name, quality = f"{split}/{kind}/{number:04d}", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    write(out / "pictures" / f"{name}.jpg", cv2.imencode(".jpg", picture.pixels, quality))
+    write(out / "masks" / f"{name}.png", cv2.imencode(".png", picture.mask))
 
 
 def picture_rng(seed: int, split: str, number: int) -> np.random.Generator:

@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.saliency.foreground import foreground
+
 GRID_SIDE = 7
-FOREGROUND_FACTOR = -0.6
-MIN_STD = 1e-3
-"""Below a quarter of an 8-bit level a map has no spread, and rounding must not decide."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class MapStatistics:
     Attributes:
         mean: of the map in [0, 1].
         std: population standard deviation of the map.
-        foreground_share: share of a 7 x 7 grid's patches that are at least mean - 0.6 std of
-            those patches (arXiv 2309.12757, section 3); of the whole image, not of a view.
+        foreground_share: share of a 7 x 7 grid's patches that are foreground by the paper's rule
+            (`pipeline.saliency.foreground`); of the whole image, not of a view.
     """
 
     mean: float
@@ -34,7 +33,5 @@ def map_statistics(levels: NDArray[np.uint8]) -> MapStatistics:
     grid = np.asarray(
         cv2.resize(saliency, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA), np.float64
     )
-    share = 1.0
-    if grid.std() >= MIN_STD:
-        share = float((grid >= grid.mean() + FOREGROUND_FACTOR * grid.std()).mean())
+    share = float(foreground(grid).mean())
     return MapStatistics(float(saliency.mean()), float(saliency.std()), share)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs import decode_saliency, encode_saliency
+from pipeline.saliency.foreground import foreground
 from pipeline.saliency.interface import Image, Map, SaliencySource
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.scda_input import STRIDE
@@ -21,7 +22,6 @@ from pipeline.saliency.scda_network import localiser_of
 from training.augment import AugmentConfig, augment_colours, draw_colours
 from training.data.draws import View, sample_seeds
 from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
-from training.masking.foreground import foreground
 
 OnView = Callable[[Tensor, int], NDArray[np.float32]]
 """Coloured views in [0, 1], [B, 3, S, S], and G -> saliency per patch, [B, G, G]."""

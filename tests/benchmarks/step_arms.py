@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
 
+from pipeline.saliency.foreground import foreground
 from training.data.draws import View
 from training.data.host_batch import HostBatch
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.inputs import EncoderInputs, build_inputs, to_device
 from training.masking.config import MaskConfig
 from training.masking.fills import UnmaskedView, fill_named, filled, mean_values
-from training.masking.foreground import foreground
 from training.masking.masks import hard_negative_mask, view_mask
 from training.methods.interface import Moment
 from training.methods.moco import MoCoConfig, MoCoV2

@@ -17,7 +17,7 @@ from training.data.draws import View, sample_seeds, torch_seeds
 from training.masking.draws import MaskDraws, draw_masks
 from training.masking.fills import FILLS, UnmaskedView, sample_noise
 from training.masking.masks import hard_negative_mask, view_mask
-from training.masking.patches import choose_patches
+from training.masking.patches import Counting, choose_patches
 
 pytestmark = pytest.mark.benchmark
 
@@ -97,13 +97,13 @@ def test_masks_of_a_batch() -> None:
         flat = foreground.flatten(1)
         capped = channels == 3
         a = choose_patches(
-            query.scores_BCN[:, :channels], (flat, ~flat), query.ratio_B, capped=capped
+            query.scores_BCN[:, :channels], (flat, ~flat), query.ratio_B, Counting(capped)
         )
         b = choose_patches(
             negative.scores_BCN[:, :channels],
             (flat, torch.zeros_like(flat)),
             negative.ratio_B,
-            capped=capped,
+            Counting(capped),
         )
         return torch.stack((a, b))
 

@@ -25,7 +25,7 @@ def command(job: str, root: Path, out: Path, *options: str) -> list[str]:
         "out": out,
         "epochs": EPOCHS,
         "batch-size": BATCH,
-        "moco.batch-norm-group": 16,
+        "method.batch-norm-group": 16,
         "num-workers": 1,
         "log-every-steps": 5,
     }

@@ -33,10 +33,10 @@ def test_a_run_its_figures_and_its_report(tmp_path: Path) -> None:
     assert (again, said) == (run, [])
     job = (sys.executable, "jobs/evaluate.py", "--local", "--protocol", "knn", "--k", "5")
     sets = ("--train", tmp_path / "train", "--val", tmp_path / "val")
-    file = tmp_path / "results.jsonl"
-    scored, said = given(*job, *sets, "--checkpoint", out, "--results", file)
-    assert scored["results"] == [json.loads(file.read_text())]
-    assert said[-1].startswith(f"results    {file} ")
+    folder = tmp_path / "evaluation"
+    scored, said = given(*job, *sets, "--checkpoint", out, "--results", folder)
+    assert scored["results"] == [json.loads((folder / "results.jsonl").read_text())]
+    assert said[-1].startswith(f"results    {folder} ")
     report, said = given(sys.executable, "jobs/report.py", out, "--map-images", "0")
     assert report == {
         "report": str(out / "report.html"),

@@ -45,7 +45,7 @@ class Case:
 
     def options(self, given: dict[str, str]) -> list[str]:
         names = {"checkpoint": "export", "train": "train", "val": "val"}
-        names |= {"results": "results.jsonl"} | given
+        names |= {"results": "evaluation"} | given
         return [
             word
             for name, value in names.items()
@@ -54,7 +54,7 @@ class Case:
 
     def lines(self) -> list[dict[str, object]]:
         """What was recorded, and taken away."""
-        file = self.folder / "results.jsonl"
+        file = self.folder / "evaluation" / "results.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         file.unlink()
         return lines
@@ -105,11 +105,12 @@ def test_on_ray_as_a_person_runs_it(case: Case) -> None:
     assert done.returncode == 0, done.stderr
     lines = case.lines()
     given = json.loads(done.stdout)  # Ray and its workers print nothing between
-    assert given == {"file": str(case.folder / "results.jsonl"), "results": lines}
+    folder = case.folder / "evaluation"
+    assert given == {"file": str(folder / "results.jsonl"), "results": lines}
     said = done.stderr.splitlines()
     assert said[0].startswith(f"scoring {case.folder / 'export'}, untrained by knn, linear: ")
     assert any(line.startswith("untrained: knn ") for line in said), "what the first rank says"
-    assert said[-1].startswith(f"results    {case.folder / 'results.jsonl'} ")
+    assert said[-1].startswith(f"results    {folder} ")
     assert [(line["encoder"], line["protocol"]) for line in lines] == [
         (encoder, protocol) for encoder in ("query", "untrained") for protocol in ("knn", "linear")
     ]
@@ -135,7 +136,7 @@ def test_untrained_is_the_same_network_from_a_seed(
     trained, twin, _, other = case.lines()
     assert (twin["checkpoint_digest"], other["checkpoint_digest"]) == ("random:0", "random:1")
     assert twin["figure"] == trained["figure"]
-    assert str(case.folder / "results.jsonl") in done.out
+    assert str(case.folder / "evaluation") in done.out
 
 
 def test_the_old_names_of_the_options(case: Case, evaluate: Callable[..., Done]) -> None:
@@ -144,7 +145,7 @@ def test_the_old_names_of_the_options(case: Case, evaluate: Callable[..., Done])
     given = [word for pair in zip(words, folders, strict=True) for word in pair]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(case, "options", lambda _: given)
-        done = evaluate("--protocol", "knn", "--results", str(case.folder / "results.jsonl"))
+        done = evaluate("--protocol", "knn", "--results", str(case.folder / "evaluation"))
     assert done.code == 0, done.err
     assert len(case.lines()) == 1
 
@@ -159,7 +160,7 @@ def test_figures_go_onto_the_card(
     options = {
         "--checkpoint": case.folder / "export",
         "--out": tmp_path / "out",
-        "--results": case.folder / "results.jsonl",
+        "--results": case.folder / "evaluation",
     }
     words = [str(word) for pair in options.items() for word in pair]
     monkeypatch.setattr(sys, "argv", ["export.py", *words, "--formats"])

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from jobs import demo, evaluate, export, precompute, pretrain, report, score, sweep
+from jobs import compare, demo, evaluate, export, precompute, pretrain, report, score, sweep
 from jobs.base_config import find_base
 from jobs.cli import main
+from jobs.compare import CompareConfig
 from jobs.demo import DemoConfig
 from jobs.export import ExportConfig
 from jobs.sweep_options import SweepOptions
@@ -31,6 +32,7 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     ),
     "pretrain": (pretrain.run, [find_base([])[1]]),
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
+    "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),

@@ -59,7 +59,7 @@ def test_relative_paths_of_a_submitted_job_start_at_the_project(
         (["--recipe", "big"], "unknown recipe 'big': choose one of moco_v2_small"),
         (["--fill", "noise"], "noise"),
         (["--masks.strategy", "salient"], r"salient.*'none', 'random', 'balanced', 'shuffled'"),
-        (["--moco.quue-size", "3"], "--moco.quue-size.*perhaps you meant --moco.queue-size"),
+        (["--method.quue-size", "3"], "--method.quue-size.*perhaps you meant --method.queue-size"),
         (["--epochs", "many"], "--epochs.*many"),
         (["--num-workers", "some"], "--num-workers.*some"),
         (["--num-workers", "0"], "num_workers 0 must be 1 or more"),

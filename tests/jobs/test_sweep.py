@@ -13,6 +13,7 @@ from jobs.pretrain import read_command_line
 from jobs.sweep_options import read_options
 from pipeline.errors import InputError
 from tests.shard_sets import write_shard_set
+from training.methods.hard_negatives import HardNegativeConfig
 from training.sweep.space import Interval, Values
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,12 +36,13 @@ def places(shards: Path, out: Path) -> list[str]:
 def test_a_space_from_the_command_line_over_a_base() -> None:
     sweep = read_options(
         [*PLACES, "--recipe", "debug", "--grid", "masks.query_ratio=0.05:0.25,0.4",
-         "--grid", "optim.lr=0.1,0.2", "--epochs", "3", "--moco.rho", "2"],
+         "--grid", "optim.lr=0.1,0.2", "--epochs", "3", "--method.rho", "2"],
         "",
     ).sweep()  # fmt: skip
     assert list(sweep.space) == ["masks.query_ratio", "optim.lr"]
     assert (sweep.search, sweep.num_trials, sweep.scheduler) == ("grid", 4, "asha")
-    assert (sweep.base.epochs, sweep.base.moco.rho, sweep.base.views.size) == (3, 2.0, 32)
+    assert isinstance(sweep.base.method, HardNegativeConfig)
+    assert (sweep.base.epochs, sweep.base.method.rho, sweep.base.views.size) == (3, 2.0, 32)
     assert sweep.base.knn.every_epochs == 1
     assert sweep.folder == Path.cwd() / "o"
 

@@ -16,7 +16,7 @@ BASE = debug(Path("s"), Path("o"))
 
 def test_every_field_has_a_name_and_can_be_set_to_what_it_is() -> None:
     names = field_types(PretrainConfig)
-    assert {"epochs", "masks.query_ratio", "masks.attmask.ratio", "moco.rho"} <= names.keys()
+    assert {"epochs", "masks.query_ratio", "masks.attmask.ratio", "method.rho"} <= names.keys()
     assert {field.name for field in fields(PretrainConfig)} == {n.split(".")[0] for n in names}
 
     def value_of(name: str) -> Any:  # noqa: ANN401

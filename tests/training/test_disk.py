@@ -14,6 +14,8 @@ from training.checkpoint import CheckpointConfig
 from training.config import KnnConfig, PretrainConfig
 from training.disk import check_disk, checkpoint_size
 from training.methods.byol import BYOLConfig
+from training.methods.interface import MethodConfig
+from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
 
@@ -28,18 +30,21 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("method", "optimiser"), [("moco_v2", "sgd"), ("simclr", "lars"), ("byol", "adamw")]
+    ("method", "optimiser"),
+    [
+        (MoCoConfig(queue_size=64, batch_norm_group=4, object_head="hard"), "sgd"),
+        (SimCLRConfig(batch_norm_group=4), "lars"),
+        (BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32), "adamw"),
+    ],
 )
 def test_it_is_what_a_checkpoint_takes_indeed(
-    shards: Path, tmp_path: Path, method: str, optimiser: str
+    shards: Path, tmp_path: Path, method: MethodConfig, optimiser: str
 ) -> None:
     config = small_run(
         shards,
         tmp_path / "run",
         epochs=1,
         method=method,
-        simclr=SimCLRConfig(batch_norm_group=4),
-        byol=BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32),
         optim=OptimConfig(name=optimiser, lr=1e-3),  # type: ignore[arg-type]
         knn=KnnConfig(),
     )

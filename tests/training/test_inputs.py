@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.manifest import load_dataset_info
+from pipeline.saliency.foreground import foreground
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
 from training.data.draws import View, negative_view
@@ -16,7 +17,6 @@ from training.data.views import ViewConfig
 from training.inputs import EncoderInputs, build_inputs, carrying_masks, to_device
 from training.masking.config import AttMaskConfig, MaskConfig
 from training.masking.fills import FILLS
-from training.masking.foreground import foreground
 from training.masking.masks import masked_share
 from training.masking.released import released_foreground
 
@@ -52,7 +52,7 @@ def batch_of(shards: Path, masks: MaskConfig, *, ranks: int = 1, rank: int = 0) 
 def inputs_of(
     shards: Path, fill: str, *, negatives: tuple[int, ...] = NEGATIVES, **masks: object
 ) -> EncoderInputs:
-    config = MaskConfig(**masks)  # type: ignore[arg-type]
+    config = MaskConfig(**{"foreground": "std", **masks})  # type: ignore[arg-type]
     return build_inputs(
         batch_of(shards, config), masks=config, fill=FILLS[fill], negatives=negatives
     )
@@ -159,8 +159,8 @@ def test_telemetry_is_the_mean_over_images_and_masks(shards: Path) -> None:
 
 
 def test_attmask_masks_some_views_by_their_saliency(shards: Path) -> None:
-    settings = AttMaskConfig(ratio=(0.25, 0.25), probability=0.5)
-    inputs = inputs_of(shards, "mean", strategy="attmask_high", attmask=settings)
+    settings = AttMaskConfig(ratio=(0.25, 0.25))
+    inputs = inputs_of(shards, "mean", strategy="attmask_high", attmask=settings, probability=0.5)
     masked = inputs.masks[View.QUERY][:, 0, :: SIZE // GRID, :: SIZE // GRID].flatten(1)
     saliency = batch_of(shards, MaskConfig()).saliency_VBGG[View.QUERY].flatten(1)
     counts = masked.sum(dim=1).tolist()

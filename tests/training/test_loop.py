@@ -17,6 +17,7 @@ from training.config import KnnConfig, PretrainConfig
 from training.data.damage import DAMAGED_FILE
 from training.encoders.encoder import EncoderConfig
 from training.masking.config import MaskConfig
+from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
@@ -111,8 +112,12 @@ def test_only_the_newest_checkpoints_are_kept(shards: Path, tmp_path: Path) -> N
     assert CheckpointStore(tmp_path / "run" / "checkpoints", keep=2).steps() == [8, 10]
 
 
-@pytest.mark.parametrize("method", ["moco_v2", "simclr"])
-def test_damaged_samples_are_skipped_counted_and_named(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    "method", [MoCoConfig(queue_size=64, batch_norm_group=4), SimCLRConfig(batch_norm_group=4)]
+)
+def test_damaged_samples_are_skipped_counted_and_named(
+    tmp_path: Path, method: MethodConfig
+) -> None:
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=42, shard_images=14)
     write_shard_set(tmp_path / "val", num_images=18, first_number=1000)
@@ -123,7 +128,6 @@ def test_damaged_samples_are_skipped_counted_and_named(tmp_path: Path, method: s
             shards,
             tmp_path / out,
             method=method,
-            simclr=SimCLRConfig(batch_norm_group=4),
             on_damaged="skip",
         )
 
@@ -194,15 +198,18 @@ def test_a_partial_stem_sees_the_masks(shards: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"batch_size": 64}, "42 images, fewer than one global batch of 64"),
-        ({"method": "swav"}, "unknown method 'swav': choose one of moco_v2"),
-        ({"moco": MoCoConfig(queue_size=60)}, "queue_size 60 is not a multiple"),
+        ({"method": MoCoConfig(queue_size=60)}, "queue_size 60 is not a multiple"),
+        (
+            {"method": MoCoConfig(queue_size=64, batch_norm_group=None)},
+            "batch_norm_group None leaves one group for the whole batch of 8",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(
     shards: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     if "batch_size" in changes:
-        changes["moco"] = MoCoConfig(queue_size=64, batch_norm_group=4)
+        changes["method"] = MoCoConfig(queue_size=64, batch_norm_group=4)
     with pytest.raises(InputError, match=message):
         run(small_run(shards, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from pipeline.saliency.foreground import foreground
 from training.augment import ColourDraws, augment_colours
 from training.data.draws import View, negative_view
-from training.data.host_batch import HostBatch
+from training.data.host_batch import HostBatch, Partner
 from training.distributed import balanced_weights
 from training.inputs import build_inputs
 from training.lars import LARS
 from training.masking.config import MaskConfig
-from training.masking.draws import MaskDraws
+from training.masking.draws import ExchangeDraws, MaskDraws
 from training.masking.fills import FILLS, UnmaskedView, sample_noise
-from training.masking.foreground import foreground
 from training.masking.masks import hard_negative_mask, masked_share, view_mask
 from training.masking.released import released_foreground, shared_noise
 from training.masking.strategies import MASK_STRATEGIES
@@ -51,6 +51,7 @@ def mask_draws() -> MaskDraws:
         shape_B=torch.empty(BATCH),
         box_B4=torch.empty(BATCH, 4, dtype=torch.int64),
         apply_B=torch.empty(BATCH),
+        count_B2=torch.empty(BATCH, 2, dtype=torch.float64),
     )
 
 
@@ -65,7 +66,9 @@ def test_a_read_is_seen(read: Callable[[Tensor], object]) -> None:
 @pytest.mark.parametrize("high_pass", [False, True])
 @pytest.mark.parametrize("released", [False, True])
 def test_masks(strategy: str, high_pass: bool, released: bool) -> None:
-    marked = (released_foreground if released else foreground)(torch.empty(BATCH, GRID, GRID))
+    marked = (released_foreground if released else foreground)(
+        torch.empty(BATCH, GRID, GRID), rule="otsu"
+    )
     query = view_mask(
         marked,
         torch.empty(BATCH, GRID, GRID),
@@ -126,8 +129,18 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         key_colours=colours(),
         masks={view: mask_draws() for view in (View.QUERY, View.KEY, *negatives)},
     )
-    masks = MaskConfig(strategy=strategy, branch="both", behaviour=behaviour)  # type: ignore[arg-type]
-    inputs = build_inputs(batch, masks=masks, fill=FILLS[fill], negatives=negatives)
+    branch = "query" if strategy == "exchange" else "both"
+    masks = MaskConfig(strategy=strategy, branch=branch, behaviour=behaviour)  # type: ignore[arg-type]
+    one = ColourDraws(*(part[:1] for part in colours()))
+    batch = batch._replace(
+        exchange=ExchangeDraws(torch.empty(BATCH), torch.empty(BATCH, GRID * GRID)),
+        partner=Partner(
+            torch.empty(1, 3, SIZE, SIZE, dtype=torch.uint8), torch.empty(1, GRID, GRID), one
+        ),
+    )
+    inputs = build_inputs(batch, masks=masks, fill=FILLS[fill], negatives=negatives, exchange=0.5)
+    assert inputs.exchanged_BCHW is not None
+    assert inputs.exchanged_BCHW.device.type == "cuda"
     assert {source: len(cut) for source, cut in inputs.negatives.items()} == {
         View.KEY: 2,
         View.QUERY: 1,

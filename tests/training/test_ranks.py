@@ -28,7 +28,7 @@ def config_of(folder: Path, out: str, loader_workers: int = 0) -> PretrainConfig
         loader_workers=loader_workers,
         # Groups that no split cuts, and small steps: in a network this young rounding errors double
         # with every large one.
-        moco=MoCoConfig(queue_size=64, batch_norm_group=4),
+        method=MoCoConfig(queue_size=64, batch_norm_group=4),
         optim=OptimConfig(lr=1e-5),
     )
 

@@ -42,6 +42,9 @@ class Stream(enum.IntEnum):
     SPATIAL_TILE = 10
     CHANNEL_TILE = 11
     FOCAL_TILE = 12
+    MASK_COUNT = 13
+    EXCHANGE_APPLY = 14
+    EXCHANGE_PATCH = 15
 
 
 class View(enum.IntEnum):

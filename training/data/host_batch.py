@@ -9,7 +9,16 @@ from torch import Tensor
 
 from training.augment import ColourDraws
 from training.data.damage import Damage
-from training.masking.draws import MaskDraws
+from training.masking.draws import ExchangeDraws, MaskDraws
+
+
+class Partner(NamedTuple):
+    """The query of the image that follows this rank's last one in the global batch."""
+
+    image_1CHW: Tensor
+    """uint8 (channels last in memory)."""
+    saliency_1GG: Tensor
+    colours: ColourDraws
 
 
 class HostBatch(NamedTuple):
@@ -29,6 +38,10 @@ class HostBatch(NamedTuple):
     key_colours: ColourDraws
     masks: dict[int, MaskDraws]
     """By the number of the view: those of the masked views and of the hard negatives."""
+    exchange: ExchangeDraws | None = None
+    """Where backgrounds of queries are exchanged."""
+    partner: Partner | None = None
+    """Where backgrounds are exchanged: that of the last query comes from it."""
     weights_B: Tensor | None = None
     """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
     damages: tuple[Damage, ...] = ()

@@ -24,12 +24,12 @@ from pipeline.stores.storage import Place
 from training.augment import AugmentConfig, ColourDraws, draw_colours
 from training.data.damage import Damage, OnDamaged, read_places
 from training.data.draws import View, sample_seeds, torch_seeds
-from training.data.host_batch import HostBatch
+from training.data.host_batch import HostBatch, Partner
 from training.data.order import EpochOrder
 from training.data.subset import Subset
 from training.data.views import ViewConfig, cut_views, draw_crops, pool_saliency
 from training.masking.config import MaskConfig
-from training.masking.draws import box_side, draw_masks
+from training.masking.draws import box_side, draw_exchange, draw_masks
 
 WINDOWS_AHEAD = 2
 """Windows of shards that are on the local disk or on their way to it: the one that is read, and the
@@ -47,6 +47,7 @@ class StreamConfig:
         window: shards whose samples are mixed.
         on_damaged: what becomes of a damaged sample (`training.data.damage`).
         data_fraction: share of the samples that are used (`training.data.subset`).
+        exchange: whether backgrounds of queries are exchanged (`training.masking.exchange`).
     """
 
     seed: int
@@ -58,6 +59,7 @@ class StreamConfig:
     window: int = 16
     on_damaged: OnDamaged = "raise"
     data_fraction: float = 1.0
+    exchange: bool = False
 
 
 class BatchDataset(Dataset[HostBatch]):
@@ -142,8 +144,9 @@ class BatchDataset(Dataset[HostBatch]):
         config, views, masks = self.config, self.config.views, self.config.masks
         if self.reader.is_remote:
             self._fetch_ahead(step)
-        ids_B = self.sample_ids(step)
-        images, maps, damages = self._read(step, ids_B)
+        own_B = self.sample_ids(step)
+        ids_B = np.append(own_B, self._id_at(step, self.places.stop)) if config.exchange else own_B
+        images, maps, damages = self._read(step, own_B)
         # Both views at once, the query's rows (R) before the key's: half of the calls.
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
         seeds_R, view_R = np.tile(seeds_B, 2), np.repeat((View.QUERY, View.KEY), len(images))
@@ -160,14 +163,24 @@ class BatchDataset(Dataset[HostBatch]):
         ]
         colours = draw_colours(seeds_R, view=view_R, config=config.augment, view_size=views.size)
         query_colours, key_colours = zip(*(part.chunk(2) for part in colours), strict=True)
+        images_VBCHW = torch.from_numpy(cut_VBSS3).permute(0, 1, 4, 2, 3)
+        own, seeds_B = slice(len(own_B)), seeds_B[: len(own_B)]
         return HostBatch(
-            sample_ids_B=torch.from_numpy(ids_B),
+            sample_ids_B=torch.from_numpy(own_B),
             noise_seeds_B=torch_seeds(seeds_B),
-            images_VBCHW=torch.from_numpy(cut_VBSS3).permute(0, 1, 4, 2, 3),
-            saliency_VBGG=saliency_VBGG[0],
-            mask_saliency_VBGG=saliency_VBGG[-1],
-            query_colours=ColourDraws(*query_colours),
-            key_colours=ColourDraws(*key_colours),
+            images_VBCHW=images_VBCHW[:, own],
+            saliency_VBGG=saliency_VBGG[0][:, own],
+            mask_saliency_VBGG=saliency_VBGG[-1][:, own],
+            query_colours=ColourDraws(*(part[own] for part in query_colours)),
+            key_colours=ColourDraws(*(part[own] for part in key_colours)),
+            exchange=draw_exchange(seeds_B, grid=views.grid) if config.exchange else None,
+            partner=Partner(
+                images_VBCHW[View.QUERY, len(own_B) :],
+                saliency_VBGG[0][View.QUERY, len(own_B) :],
+                ColourDraws(*(part[len(own_B) :] for part in query_colours)),
+            )
+            if config.exchange
+            else None,
             masks={
                 view: draw_masks(
                     seeds_B,
@@ -183,20 +196,28 @@ class BatchDataset(Dataset[HostBatch]):
             damages=damages,
         )
 
+    def _id_at(self, step: int, place: int) -> int:
+        """The sample at a place of the global batch; beyond its end it begins again."""
+        place %= self.config.batch_size
+        return int(self.sample_ids(step, range(place, place + 1))[0])
+
     def _read(
         self, step: int, ids_B: NDArray[np.int64]
     ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], tuple[Damage, ...]]:
-        """This rank's images, their maps and, last, the maps that steer the masks, where others."""
+        """This rank's images, their maps and, last, the maps that steer the masks, where others.
+
+        Where backgrounds are exchanged the image after them comes too, and last.
+        """
         places, size, policy = self.places, self.config.batch_size, self.config.on_damaged
 
         def id_at(place: int) -> int:
-            if place in places:
-                return int(ids_B[place - places.start])
-            return int(self.sample_ids(step, range(place, place + 1))[0])
+            return int(ids_B[place - places.start]) if place in places else self._id_at(step, place)
 
+        read = range(places.start, places.stop + 1) if self.config.exchange else places
         decoded, damages = read_places(
-            self._decode, id_at, places, batch_size=size, on_damaged=policy
+            self._decode, id_at, read, batch_size=size, on_damaged=policy
         )
+        damages = tuple(damage for damage in damages if damage.position < len(places))
         maps = [np.stack([saliency for _, saliency in decoded])]
         if self.config.masks.strategy == "shuffled":
             # Another image's map: the next one's in the global batch, of those that are sound.

@@ -21,6 +21,7 @@ from pipeline.backbone import (
 )
 from pipeline.errors import InputError
 from training.checkpoint import STATE_FILE, CheckpointStore, load_state, read_config
+from training.config_fields import dotted
 from training.encoders.encoder import EncoderConfig, build_backbone, plain_state_dict
 
 EncoderName = Literal["query", "momentum"]
@@ -49,9 +50,9 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
         weights = {k.removeprefix(prefix): v for k, v in method.items() if k.startswith(prefix)}
         if weights:
             return _plain(checkpoint, weights)
+    name = dotted(read_config(checkpoint)).get("method.name")
     raise InputError(
-        f"{checkpoint} holds no momentum encoder ({read_config(checkpoint).get('method')} has "
-        "none): take the query encoder"
+        f"{checkpoint} holds no momentum encoder ({name} has none): take the query encoder"
     )
 
 

@@ -14,6 +14,7 @@ from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.diagnostics import DiagnosticsConfig
 from training.evaluate.finetune import FinetuneConfig
 from training.evaluate.linear_paper import PaperProbeConfig
+from training.evaluate.results import check_folder
 
 DETECTION = "detection"
 """The protocol that has its own kind of data."""
@@ -34,7 +35,7 @@ class EvaluateConfig:
             on augmented views, 100 epochs), finetune, diagnostics; or, by itself, detection (a
             Faster or Mask R-CNN around the backbone; trains in one process).
         encoder: which encoder of the runs: query, or momentum.
-        results: file that every figure is appended to, a line of JSON each.
+        results: folder that gets every figure, a line of JSON each, and every image's predictions.
         k: neighbours that vote, 1 or more.
         temperature: of the votes' weights, exp(cosine / temperature), above 0.
         seed: that everything random follows from, 0 or more.
@@ -64,7 +65,7 @@ class EvaluateConfig:
     val: Annotated[Path, tyro.conf.arg(aliases=("--val-shards",))]
     protocol: tuple[str, ...] = ("knn", "linear")
     encoder: EncoderName = "query"
-    results: Path = Path("runs/results.jsonl")
+    results: Path = Path("runs/results")
     k: int = 20
     temperature: float = 0.07
     seed: int = 0
@@ -82,6 +83,7 @@ class EvaluateConfig:
             raise InputError("name what is scored: --checkpoint RUN, once or several times")
         if not self.protocol:
             raise InputError("--protocol names nothing to score with")
+        check_folder(self.results)
         if self.batch_size < 1 or (self.num_workers != "auto" and self.num_workers < 1):
             raise InputError("batch_size and num_workers must be 1 or more")
         if self.k < 1 or self.temperature <= 0 or self.seed < 0:

@@ -1,7 +1,7 @@
 """Fine-tuning on a share of the labels: the whole network, and a new classifier.
 
-The shares are class-balanced, and a smaller one is part of a larger one of the same seed. Neither
-the paper nor its code fine-tunes: the settings are ours.
+The shares are class-balanced, and a smaller one is part of a larger one of the same seed and draw.
+Neither the paper nor its code fine-tunes: the settings are ours.
 
 Shapes: B this rank's share of a batch, M training images, K classes.
 """
@@ -33,6 +33,8 @@ class FinetuneConfig:
 
     Attributes:
         shares: of the training labels, in (0, 1].
+        draws: times that a share below 1 is drawn and tuned on, 1 or more; a figure is their mean,
+            and its interval includes the draw.
         epochs: passes over the chosen images, 1 or more.
         min_steps: steps at least, 1 or more, however few images there are.
         batch_size: images of a step, all workers together, 2 or more.
@@ -44,6 +46,7 @@ class FinetuneConfig:
     """
 
     shares: tuple[float, ...] = (0.01, 0.1, 1.0)
+    draws: int = 3
     epochs: int = 30
     min_steps: int = 200
     batch_size: int = 64
@@ -55,10 +58,11 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise InputError(f"finetune.shares {list(self.shares)}: wanted some in (0, 1]")
-        if min(self.epochs, self.min_steps) < 1 or min(self.lr, self.head_lr) <= 0:
+        least = min(self.draws, self.epochs, self.min_steps)
+        if least < 1 or min(self.lr, self.head_lr) <= 0:
             raise InputError(
-                f"finetune: epochs {self.epochs}, min_steps {self.min_steps}, lr {self.lr}, "
-                f"head_lr {self.head_lr}: wanted 1 or more, rates above 0"
+                f"finetune: draws {self.draws}, epochs {self.epochs}, min_steps {self.min_steps}, "
+                f"lr {self.lr}, head_lr {self.head_lr}: wanted 1 or more, rates above 0"
             )
         if self.weight_decay < 0:
             raise InputError(f"finetune.weight_decay {self.weight_decay} must be 0 or more")
@@ -73,13 +77,16 @@ class FinetuneConfig:
             )
 
 
-def balanced_subset(labels_M: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.int64]:
+def balanced_subset(
+    labels_M: NDArray[np.int64], share: float, *, seed: int, draw: int = 0
+) -> NDArray[np.int64]:
     """Choose images of a share of the labels, the same number of every class.
 
     Args:
         labels_M: class of every image.
         share: in (0, 1]; 1: all images, balanced or not.
-        seed: of the choice.
+        seed: of the choices.
+        draw: which of the choices, from 0 on.
 
     Returns:
         Rising numbers. Every class has round(share * M / K) images, at least 1, or all it has.
@@ -89,7 +96,7 @@ def balanced_subset(labels_M: NDArray[np.int64], share: float, *, seed: int) -> 
         return numbers_M
     classes = np.unique(labels_M)
     wanted = max(1, round(share * len(labels_M) / len(classes)))
-    rows_M = numbers_M[np.argsort(sample_seeds(seed, 0, numbers_M), kind="stable")]
+    rows_M = numbers_M[np.argsort(sample_seeds(seed, draw, numbers_M), kind="stable")]
     parts = [rows_M[labels_M[rows_M] == label][:wanted] for label in classes]
     return np.sort(np.concatenate(parts))
 

@@ -41,6 +41,7 @@ class FolderImages:
             )
         classes = [name.partition("/")[0] for name in names]
         self.class_names = tuple(sorted(set(classes)))
+        self.names = tuple(names)
         self._files = [root / name for name in names]
         index = {name: label for label, name in enumerate(self.class_names)}
         self._labels = np.array([index[name] for name in classes], dtype=np.int64)

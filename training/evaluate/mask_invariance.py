@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.saliency.foreground import foreground
 from training.data.draws import View, torch_seeds
 from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
 from training.masking.draws import draw_masks
 from training.masking.fills import FILLS, UnmaskedView, sample_noise
-from training.masking.foreground import foreground
 from training.masking.patches import choose_patches, patches_to_pixels
 
 
@@ -115,6 +115,4 @@ def _mask(look: Look, views: Views, stratum_BN: Tensor, ratio: float) -> Tensor:
         box_side=1,
     )
     nothing_BN = torch.zeros_like(stratum_BN)
-    return choose_patches(
-        draws.scores_BCN[:, :1], (stratum_BN, nothing_BN), draws.ratio_B, capped=False
-    )
+    return choose_patches(draws.scores_BCN[:, :1], (stratum_BN, nothing_BN), draws.ratio_B)

@@ -37,6 +37,8 @@ class Case:
     config: EvaluateConfig
     device: torch.device
     extract: ExtractConfig = field(init=False)
+    predicted: list[tuple[Result, Tensor]] = field(init=False, default_factory=list)
+    """What `accuracy` was given, int64 [D, V] on the CPU, with its result."""
 
     def __post_init__(self) -> None:
         self.extract = self.subject.extract_config(
@@ -86,14 +88,26 @@ class Case:
             **({"interval": None, "num_train": self.train.num_images} | more),
         )
 
-    def accuracy(self, protocol: str, predicted_V: Tensor, **more: Any) -> Result:  # noqa: ANN401
-        """The result of predictions for the validation images, int64 [V]."""
+    def accuracy(self, protocol: str, predicted: Tensor, **more: Any) -> Result:  # noqa: ANN401
+        """The result of predictions for the validation images, which are kept in `predicted`.
+
+        Args:
+            protocol: by name.
+            predicted: int64 [V] in the images' order, or [D, V] of D draws of training labels.
+            more: fields of the result.
+        """
+        predicted_DV = torch.atleast_2d(predicted.cpu())
         labels_V = torch.from_numpy(self.val.labels())
-        found = score(predicted_V, labels_V, num_classes=self.num_classes, seed=self.config.seed)
+        found = score(predicted_DV, labels_V, num_classes=self.num_classes, seed=self.config.seed)
         shown = {"mean_per_class": found.mean_per_class}
-        return self.result(
+        if len(predicted_DV) > 1:
+            right_D = (predicted_DV == labels_V).double().mean(dim=1)
+            shown |= {f"draw {draw}": 100 * right for draw, right in enumerate(right_D.tolist())}
+        result = self.result(
             protocol, "top1", found.top1, interval=found.interval, more=shown, **more
         )
+        self.predicted.append((result, predicted_DV))
+        return result
 
     @property
     def view(self) -> dict[str, Any]:
@@ -150,30 +164,33 @@ def linear_paper(case: Case) -> list[Result]:
 
 
 def finetune(case: Case) -> list[Result]:
-    """The whole network trained on shares of the labels."""
+    """The whole network trained on shares of the labels, each drawn several times."""
     config, results = case.config.finetune, []
     for share in config.shares:
-        chosen = balanced_subset(case.train.labels(), share, seed=case.config.seed)
-        tuned = finetuned(
-            case.subject.network,
-            case.subject.info.feature_dim,
-            case.train,
-            chosen,
-            config,
-            prepare=case.subject.prepare,
-            view_size=case.extract.view_size,
-            device=case.device,
-            seed=case.config.seed,
-            num_threads=case.extract.num_threads,
-            autocast_dtype=case.extract.autocast_dtype,
-        )
-        logits_VK, _ = gathered_features(
-            tuned, case.val, case.extract, prepare=case.subject.prepare, device=case.device
-        )
+        predicted: list[Tensor] = []
+        for draw in range(1 if share == 1 else config.draws):
+            chosen = balanced_subset(case.train.labels(), share, seed=case.config.seed, draw=draw)
+            tuned = finetuned(
+                case.subject.network,
+                case.subject.info.feature_dim,
+                case.train,
+                chosen,
+                config,
+                prepare=case.subject.prepare,
+                view_size=case.extract.view_size,
+                device=case.device,
+                seed=case.config.seed,
+                num_threads=case.extract.num_threads,
+                autocast_dtype=case.extract.autocast_dtype,
+            )
+            logits_VK, _ = gathered_features(
+                tuned, case.val, case.extract, prepare=case.subject.prepare, device=case.device
+            )
+            predicted.append(logits_VK.argmax(dim=1))
         results.append(
             case.accuracy(
                 "finetune",
-                logits_VK.argmax(dim=1),
+                torch.stack(predicted),
                 variant=f"{100 * share:g} %",
                 num_train=len(chosen),
                 settings=case.view | asdict(config) | {"share": share},

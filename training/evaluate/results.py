@@ -1,4 +1,4 @@
-"""Results as JSON lines in a file that only grows, and as a table that compares checkpoints."""
+"""Results as JSON lines in a folder's file that only grows, and as a table of checkpoints."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.model_card import Figure
 
+RESULTS_FILE = "results.jsonl"
 WIDEST = 6
 """Figures that stand beside each other in a table."""
 
@@ -31,7 +32,7 @@ class Result:
         seed: of all that was drawn.
         name: what the figure is: top1, an average precision's or a diagnostic's name.
         figure: its value; of accuracies and precisions in percent.
-        interval: of the figure, 95 % by bootstrap; None where it is a diagnostic.
+        interval: of the figure, 95 %; None where it is a diagnostic.
         num_train: images.
         num_val: images.
         settings: whatever else the figure depends on; JSON values.
@@ -69,12 +70,25 @@ class Result:
         return self.checkpoint if self.encoder != "momentum" else f"{self.checkpoint} (momentum)"
 
 
-def append_results(path: Path, results: Iterable[Result]) -> None:
-    """Append one line of JSON per result.
+def check_folder(folder: Path) -> None:
+    """Raise InputError where results are asked for in a file, as they once lay."""
+    if folder.suffix == ".jsonl" or folder.is_file():
+        wanted = folder.with_suffix("") if folder.suffix else folder.with_name("evaluation")
+        if folder.name == RESULTS_FILE and (folder.parent / RESULTS_FILE).is_file():
+            wanted = folder.parent
+        raise InputError(
+            f"{folder} names a file, and results lie in a folder ({RESULTS_FILE} and the "
+            f"predictions for each image): give a folder, such as {wanted}"
+        )
+
+
+def append_results(folder: Path, results: Iterable[Result]) -> None:
+    """Append one line of JSON per result to the folder's `RESULTS_FILE`.
 
     Raises:
         InputError: the file cannot be written.
     """
+    path = folder / RESULTS_FILE
     lines = "".join(json.dumps(asdict(result)) + "\n" for result in results)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +98,14 @@ def append_results(path: Path, results: Iterable[Result]) -> None:
         raise InputError(f"the results cannot be written to {path}: {error}") from error
 
 
-def read_results(path: Path) -> list[Result]:
-    """Read a file of results.
+def read_results(folder: Path) -> list[Result]:
+    """Read a folder's results.
 
     Raises:
-        InputError: there is none, or a line of it is no result; names the line.
+        InputError: there are none, or a line is no result; names the line.
     """
+    check_folder(folder)
+    path = folder / RESULTS_FILE
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
@@ -98,11 +114,16 @@ def read_results(path: Path) -> list[Result]:
     for number, line in enumerate(lines, start=1):
         try:
             fields = json.loads(line)
-            interval = fields.pop("interval")
-            results.append(Result(interval=None if interval is None else tuple(interval), **fields))
+            results.append(result_of(fields))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"line {number} of {path} is no result: {error}") from error
     return results
+
+
+def result_of(fields: dict[str, Any]) -> Result:
+    """The result of its JSON values; raises KeyError or TypeError where they are none."""
+    interval = fields.pop("interval")
+    return Result(interval=None if interval is None else tuple(interval), **fields)
 
 
 def figures_of(results: Sequence[Result], checkpoint_digest: str) -> list[Figure]:

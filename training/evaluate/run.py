@@ -10,6 +10,7 @@ from training.distributed import rank, world_size
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.labelled import check_classes, labelled_pair
+from training.evaluate.predictions import Predictions, image_set, write_predictions
 from training.evaluate.protocols import Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
@@ -19,7 +20,7 @@ def evaluate(
     config: EvaluateConfig,
     device: torch.device,
 ) -> list[Result]:
-    """Score, and append every result to the file as soon as it is there.
+    """Score, and write every result and its predictions as soon as they are there.
 
     Called by every rank; the first one writes, and says every figure.
 
@@ -52,6 +53,8 @@ def evaluate(
 def classification(config: EvaluateConfig, device: torch.device) -> Iterator[list[Result]]:
     """The figures of labelled images, checkpoint by checkpoint and protocol by protocol.
 
+    The first rank writes the predictions before the figures are yielded.
+
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
@@ -60,7 +63,16 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
+    images = image_set(val) if rank() == 0 else None
     for subject in subjects:
         case = Case(subject, train, val, config, device)
         for protocol in protocols:
-            yield protocol(case)
+            found = protocol(case)
+            for result, predicted_DV in case.predicted if images is not None else ():
+                assert images is not None
+                predictions = Predictions(
+                    result=result, images=images, predicted_DV=predicted_DV.numpy()
+                )
+                write_predictions(config.results, predictions)
+            case.predicted.clear()
+            yield found

@@ -36,6 +36,19 @@ class MaskDraws(NamedTuple):
     """top, left, bottom, right of the focal box in pixels, int64; bottom and right exclusive."""
     apply_B: Tensor
     """Uniform in [0, 1), float32: whether a view is masked at all, where that is drawn."""
+    count_B2: Tensor
+    """Uniform in [0, 1), float64: how the expected number of masked patches of each stratum is
+    rounded, where that is drawn (`patches.masked_counts`)."""
+
+
+class ExchangeDraws(NamedTuple):
+    """The numbers that decide how the background of a query is exchanged; drawn on the CPU."""
+
+    apply_B: Tensor
+    """Uniform in [0, 1), float32: whether a view's background is exchanged at all."""
+    patch_BN: Tensor
+    """Uniform in [0, 1), float32: which background patch of the other image stands in the place of
+    an object patch of it."""
 
 
 def scaled_side(side_at_224: int, view_size: int) -> int:
@@ -88,6 +101,20 @@ def draw_masks(
         shape_B=_float32(shape_B),
         box_B4=torch.from_numpy(np.concatenate((corner_B2, corner_B2 + box_side), axis=1)),
         apply_B=_float32(uniforms(seeds_B, view, Stream.MASK_APPLY, 1)[:, 0]),
+        count_B2=torch.from_numpy(uniforms(seeds_B, view, Stream.MASK_COUNT, 2)),
+    )
+
+
+def draw_exchange(seeds_B: NDArray[np.uint64], *, grid: int) -> ExchangeDraws:
+    """Draws the numbers that decide the exchange of the queries' backgrounds.
+
+    Args:
+        seeds_B: the samples' seeds (`training.data.draws.sample_seeds`).
+        grid: patches per side of a view.
+    """
+    return ExchangeDraws(
+        apply_B=_float32(uniforms(seeds_B, View.QUERY, Stream.EXCHANGE_APPLY, 1)[:, 0]),
+        patch_BN=_float32(uniforms(seeds_B, View.QUERY, Stream.EXCHANGE_PATCH, grid * grid)),
     )
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from training.masking.draws import MaskDraws, is_channel_wise, is_focal
-from training.masking.patches import patches_to_pixels
-from training.masking.strategies import GridView, foreground_only, mask_strategy
+from training.masking.patches import Counting, patches_to_pixels
+from training.masking.strategies import NEGATIVE_PATCHES, GridView, mask_strategy
 
 
 def _grid_mask(
@@ -27,6 +27,7 @@ def _grid_mask(
     high_pass: bool,
     show: float,
     released: bool,
+    matched: bool,
 ) -> Tensor:
     """Masks of whole patches, `[B, C, H, W]`; with `high_pass` for images without focal mask."""
     scores_BCN = draws.scores_BCN[:, :1]
@@ -40,8 +41,7 @@ def _grid_mask(
             scores_BCN=scores_BCN,
             ratio_B=draws.ratio_B,
             show=show,
-            capped=high_pass,
-            released=released,
+            counting=Counting(high_pass, released, draws.count_B2 if matched else None),
         )
     )
     if high_pass:
@@ -77,6 +77,7 @@ def view_mask(
     probability: float = 1.0,
     show: float = 0.0,
     released: bool = False,
+    matched: bool = False,
 ) -> Tensor:
     """The masks of queries, or of keys.
 
@@ -95,6 +96,7 @@ def view_mask(
         probability: how often a view is masked at all.
         show: share of the masked patches that `attmask_hint` shows again.
         released: whether patches are counted as the published code does.
+        matched: whether counts are rounded as drawn (`masks.count matched`).
 
     Returns:
         True where masked, bool `[B, C, H, W]`; C is 3 with `high_pass`, else 1.
@@ -111,6 +113,7 @@ def view_mask(
         high_pass=high_pass,
         show=show,
         released=released,
+        matched=matched,
     )
     if high_pass and strategy != "none":
         focal = is_focal(draws)[:, None, None, None]
@@ -127,7 +130,9 @@ def hard_negative_mask(
     *,
     view_size: int,
     high_pass: bool,
+    patches: str = "object",
     released: bool = False,
+    matched: bool = False,
 ) -> Tensor:
     """The masks of hard negatives: foreground patches only, in the numbers of a balanced view's.
 
@@ -139,7 +144,9 @@ def hard_negative_mask(
         draws: what `draw_masks` drew, on the foreground's device.
         view_size: side of the view in pixels, a multiple of G.
         high_pass: whether the masks are for the high-pass fill.
+        patches: a key of `NEGATIVE_PATCHES`: ``object``, or as many at ``random``.
         released: whether patches are counted as the published code does.
+        matched: whether counts are rounded as drawn (`masks.count matched`).
 
     Returns:
         True where masked, bool `[B, C, H, W]`; C is 3 with `high_pass`, else 1.
@@ -148,7 +155,7 @@ def hard_negative_mask(
         InputError: a view that the grid does not divide.
     """
     mask_BCHW = _grid_mask(
-        foreground_only,
+        NEGATIVE_PATCHES[patches],
         foreground_BGG,
         foreground_BGG,
         draws,
@@ -156,6 +163,7 @@ def hard_negative_mask(
         high_pass=high_pass,
         show=0.0,
         released=released,
+        matched=matched,
     )
     if not high_pass:
         return mask_BCHW

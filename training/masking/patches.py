@@ -4,6 +4,7 @@ Shapes: `B` batch, `C` channels, `G` grid side, `N` = G * G patches, `H W` pixel
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,27 @@ _CAPPED_FROM = 0.56
 _CAP = 0.55
 
 
+class Counting(NamedTuple):
+    """How the numbers of masked patches follow from the masking ratio."""
+
+    capped: bool = False
+    """Whether r * n / N becomes 0.55 where it is 0.56 or more, as in the paper's high-pass
+    variant."""
+    released: bool = False
+    """Whether to count as the published code does: a stratum of exactly one patch is never masked,
+    and of a second stratum of n patches whose count is -1 (41 to 47 foreground patches of 49 can
+    make it so) all but one are."""
+    round_B2: Tensor | None = None
+    """Uniform in [0, 1), float64. Where given, r * n is rounded up with the probability of its
+    fraction in each stratum of n patches, so that every patch is masked with probability r. The
+    cap does not apply."""
+
+
+AS_THE_PAPER = Counting()
+
+
 def masked_counts(
-    ratio_B: Tensor, strata: Strata, *, capped: bool, released: bool = False
+    ratio_B: Tensor, strata: Strata, counting: Counting = AS_THE_PAPER
 ) -> tuple[Tensor, Tensor]:
     """How many patches of each stratum are masked.
 
@@ -29,23 +49,23 @@ def masked_counts(
     Args:
         ratio_B: masking ratios in [0, 1], float64.
         strata: the two sets of patches.
-        capped: whether r * n / N becomes 0.55 where it is 0.56 or more, as in the paper's
-            high-pass variant.
-        released: whether to count as the published code does: a stratum of exactly one patch is
-            never masked, and of a second stratum of n patches whose count is -1 (41 to 47
-            foreground patches of 49 can make it so) all but one are.
+        counting: how they are counted; by default as the paper does.
 
     Returns:
         Two int64 tensors, `[B]`.
     """
     patches = strata[0].shape[1]
     size_B, second_size_B = strata[0].sum(dim=1), strata[1].sum(dim=1)
+    if counting.round_B2 is not None:
+        expected_B2 = ratio_B[:, None] * torch.stack((size_B, second_size_B), dim=1)
+        count_B2 = torch.floor(expected_B2 + counting.round_B2).to(torch.int64)
+        return torch.minimum(count_B2[:, 0], size_B), torch.minimum(count_B2[:, 1], second_size_B)
     share_B = ratio_B * (size_B.to(torch.float64) / patches)
-    if capped:
+    if counting.capped:
         share_B = torch.where(share_B >= _CAPPED_FROM, _CAP, share_B)
     first_B = torch.round(share_B * patches).to(torch.int64)
     second_B = torch.floor(patches * ratio_B).to(torch.int64) - first_B
-    if released:
+    if counting.released:
         # The published code cuts a list of patches at [:count]: so a negative count counts from
         # the list's end.
         second_B = torch.where(second_B < 0, second_size_B + second_B, second_B)
@@ -58,9 +78,7 @@ def choose_patches(
     scores_BCN: Tensor,
     strata: Strata,
     ratio_B: Tensor,
-    *,
-    capped: bool,
-    released: bool = False,
+    counting: Counting = AS_THE_PAPER,
 ) -> Tensor:
     """Mask the patches of lowest score in each stratum, as many as `masked_counts` says.
 
@@ -71,14 +89,13 @@ def choose_patches(
         scores_BCN: float scores in [0, 1); patches are chosen for each channel apart.
         strata: the two sets of patches.
         ratio_B: masking ratios in [0, 1], float64.
-        capped: as in `masked_counts`.
-        released: as in `masked_counts`.
+        counting: as in `masked_counts`.
 
     Returns:
         True where masked, bool `[B, C, N]`.
     """
     first_BN, second_BN = strata
-    first_B, second_B = masked_counts(ratio_B, strata, capped=capped, released=released)
+    first_B, second_B = masked_counts(ratio_B, strata, counting)
     # One sort serves both strata: the first one's patches, then the second's, then the others.
     offset_BN = 2.0 - 2.0 * first_BN - 1.0 * second_BN
     order_BCN = torch.argsort(scores_BCN + offset_BN[:, None], dim=-1, stable=True)

@@ -22,23 +22,26 @@ Shapes: `B` batch, `C` channels, `G` grid side, `H W` pixels, `P` side of a patc
 import torch
 from torch import Tensor
 
+from pipeline.saliency.foreground import PAPER_THRESHOLD, Rule, foreground
 from training.data.draws import Stream, View
 from training.data.noise import gaussian_noise
 from training.masking.draws import NUM_CHANNELS, MaskDraws, box_side, is_channel_wise, is_focal
-from training.masking.foreground import foreground
 
 
-def released_foreground(saliency_BGG: Tensor, *, threshold: float = -0.6) -> Tensor:
+def released_foreground(
+    saliency_BGG: Tensor, *, rule: Rule = "std", threshold: float = PAPER_THRESHOLD
+) -> Tensor:
     """The foreground of each view with its rows' saliency sorted: see the head of this file.
 
     Args:
         saliency_BGG: saliency per patch, float in [0, 1]; any leading dimensions.
+        rule: as in `pipeline.saliency.foreground`.
         threshold: in standard deviations.
 
     Returns:
         True where a patch counts as foreground, bool, same shape.
     """
-    return foreground(saliency_BGG.sort(dim=-1).values, threshold=threshold)
+    return foreground(saliency_BGG.sort(dim=-1).values, rule=rule, threshold=threshold)
 
 
 def shared_noise(

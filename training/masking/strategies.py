@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from training.masking.patches import Strata, choose_patches
+from training.masking.patches import Counting, Strata, choose_patches
 
 
 class GridView(NamedTuple):
@@ -26,16 +26,12 @@ class GridView(NamedTuple):
     """Masking ratio, float64."""
     show: float
     """Share of the masked patches that `attmask_hint` shows again."""
-    capped: bool
-    """Whether the share of masked foreground is capped (`patches.masked_counts`)."""
-    released: bool
-    """Whether patches are counted as in the published code (same place)."""
+    counting: Counting
+    """How many patches a ratio masks."""
 
 
 def _in_strata(strata: Strata, view: GridView) -> Tensor:
-    return choose_patches(
-        view.scores_BCN, strata, view.ratio_B, capped=view.capped, released=view.released
-    )
+    return choose_patches(view.scores_BCN, strata, view.ratio_B, view.counting)
 
 
 def nothing(view: GridView) -> Tensor:
@@ -57,6 +53,18 @@ def random(view: GridView) -> Tensor:
 def foreground_only(view: GridView) -> Tensor:
     """The masks of hard negatives."""
     return _in_strata((view.foreground_BN, torch.zeros_like(view.foreground_BN)), view)
+
+
+def as_many_of_all(view: GridView) -> Tensor:
+    """As many patches as `foreground_only` masks, drawn from the whole view: a control."""
+    every_BN = torch.ones_like(view.foreground_BN)
+    ratio_B = view.ratio_B * view.foreground_BN.to(torch.float64).mean(dim=1)
+    return choose_patches(view.scores_BCN, (every_BN, ~every_BN), ratio_B, view.counting)
+
+
+def background(view: GridView) -> Tensor:
+    """Every background patch: what an exchange replaces."""
+    return ~view.foreground_BN[:, None].expand_as(view.scores_BCN)
 
 
 def attmask_high(view: GridView) -> Tensor:
@@ -84,9 +92,11 @@ def attmask_hint(view: GridView) -> Tensor:
 
 
 def _count(view: GridView) -> Tensor:
-    """floor(r * N), int64 `[B, 1, 1]`."""
-    count_B = torch.floor(view.ratio_B * view.saliency_BN.shape[1]).to(torch.int64)
-    return count_B[:, None, None]
+    """floor(r * N), or r * N rounded as drawn; int64 `[B, 1, 1]`."""
+    expected_B = view.ratio_B * view.saliency_BN.shape[1]
+    if view.counting.round_B2 is not None:
+        expected_B = expected_B + view.counting.round_B2[:, 0]
+    return torch.floor(expected_B).to(torch.int64)[:, None, None]
 
 
 def _places(view: GridView, *, descending: bool) -> Tensor:
@@ -111,8 +121,17 @@ MASK_STRATEGIES: dict[str, Callable[[GridView], Tensor]] = {
     "attmask_high": attmask_high,
     "attmask_hint": attmask_hint,
     "attmask_low": attmask_low,
+    # The caller puts another image's background there (`training.masking.exchange`).
+    "exchange": background,
 }
 """The strategies by name: views to masked patches, bool `[B, C, N]`."""
+
+
+NEGATIVE_PATCHES: dict[str, Callable[[GridView], Tensor]] = {
+    "object": foreground_only,
+    "random": as_many_of_all,
+}
+"""What is hidden in a hard negative, by name."""
 
 
 def mask_strategy(name: str) -> Callable[[GridView], Tensor]:

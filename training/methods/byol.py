@@ -5,7 +5,6 @@ It has no negatives, hard ones neither. View 1 is the query (masked, by default)
 Shapes: B this rank's batch, D embedding.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,6 +23,7 @@ from training.methods.interface import (
     Moment,
     ProjectedBackbone,
     StepResult,
+    half_cosine,
     unit_rows,
 )
 from training.methods.momentum import momentum_copy, update_momentum
@@ -41,7 +41,7 @@ class BYOLConfig(MethodConfig):
             view 1 the second half then has masked targets.
     """
 
-    section: ClassVar[str] = "byol"
+    name: ClassVar[str] = "byol"
 
     embedding_dim: int = 256
     head_width: int | None = 4096
@@ -57,8 +57,7 @@ class BYOLConfig(MethodConfig):
 
     def momentum_at(self, moment: Moment) -> float:
         """The share of the target that is kept at a step."""
-        rise = (math.cos(math.pi * moment.step / moment.total_steps) + 1) / 2
-        return 1 - (1 - self.target_momentum) * rise
+        return half_cosine(moment, self.target_momentum, 1.0)
 
 
 class Predictor(nn.Module):
@@ -105,7 +104,7 @@ class BYOL(Method):
         return self.online.encoder.backbone
 
     @property
-    def embedder(self) -> ProjectedBackbone:
+    def embedder(self) -> nn.Module:
         """The online encoder, without its predictor."""
         return self.online.encoder
 

@@ -1,20 +1,21 @@
 """What a method is to the loop: settings, a step, and the backbone that is kept.
 
 The loop knows nothing else of a method. A new one: a file beside this one with a subclass of
-`MethodConfig` and one of `Method`, a line in the registry, and a field of that name in
-`training.config.PretrainConfig`.
+`MethodConfig` that has a `name` and one of `Method`, and a line in the registry.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from training.config_fields import Chosen
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
 from training.inputs import EncoderInputs
@@ -49,9 +50,15 @@ class Moment:
     total_steps: int
 
 
+def half_cosine(moment: Moment, first: float, last: float) -> float:
+    """From `first` at the first step to `last` at the end of a run, along half a cosine."""
+    rise = (math.cos(math.pi * moment.step / moment.total_steps) + 1) / 2
+    return last - (last - first) * rise
+
+
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig:
-    """Settings that every method has.
+class MethodConfig(Chosen):
+    """Settings that every method has; a method's own class has its ``name``.
 
     Attributes:
         embedding_dim: D, length of the embeddings that are compared, 1 or more.
@@ -62,9 +69,6 @@ class MethodConfig:
             batch; none: a worker's whole batch (then the statistics depend on the number of
             workers).
     """
-
-    section: ClassVar[str]
-    """The field of `training.config.PretrainConfig` that holds these settings."""
 
     embedding_dim: int = 128
     head_layers: int = 2
@@ -82,12 +86,28 @@ class MethodConfig:
     def check(self, fits: bool, name: str, wanted: str) -> None:
         """Raises ``InputError`` naming a field unless it fits."""
         if not fits:
-            raise InputError(f"{self.section}.{name} {getattr(self, name)} {wanted}")
+            raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
+
+    def renamed(self, name: str) -> "MethodConfig":
+        """The defaults of another method; batch-norm groups go by the batch, and stay."""
+        other = super().renamed(name)
+        assert isinstance(other, MethodConfig)
+        return replace(other, batch_norm_group=self.batch_norm_group)
 
     @property
     def negative_views(self) -> tuple[int, ...]:
         """Numbers of the views that are hard negatives (`training.data.draws.negative_view`)."""
         return ()
+
+    @property
+    def exchange(self) -> float | None:
+        """Share of the queries that get a further copy on another background; None: no copies."""
+        return None
+
+    @property
+    def has_object_head(self) -> bool:
+        """Whether there is a second projection head."""
+        return False
 
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits ranks and batch-norm groups."""
@@ -99,7 +119,7 @@ class MethodConfig:
             )
         if group is not None and (group < 2 or rank_batch % group):
             raise InputError(
-                f"{self.section}.batch_norm_group {group} does not divide the {rank_batch} images "
+                f"method.batch_norm_group {group} does not divide the {rank_batch} images "
                 f"of a rank (global batch {batch_size} over {num_ranks} ranks): "
                 f"try {math.gcd(max(group, 1), rank_batch)} or fewer ranks"
             )
@@ -131,8 +151,8 @@ class Method(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def embedder(self) -> "ProjectedBackbone":
-        """The backbone that is kept and its projection head: images to unit embeddings."""
+    def embedder(self) -> nn.Module:
+        """The backbone that is kept and its projection head: images to unit embeddings [B, D]."""
 
     @property
     @abstractmethod
@@ -157,29 +177,60 @@ class Method(nn.Module, ABC):
 
 
 class ProjectedBackbone(nn.Module):
-    """Backbone and projection head: images to unit embeddings.
+    """Backbone and projection head, or two of them: images to unit embeddings.
 
     Args:
         backbone: images to features.
-        config: shape of the head, and the batch-norm groups of both.
+        config: shape of the heads, and the batch-norm groups of all.
     """
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = projection_head(
-            backbone.feature_dim,
-            config.head_width or backbone.feature_dim,
+        self.head = self._new_head(config)
+        self.object_head = self._new_head(config) if config.has_object_head else None
+        if config.batch_norm_group is not None:
+            group_batch_norm(self, config.batch_norm_group)
+
+    def _new_head(self, config: MethodConfig) -> nn.Sequential:
+        return projection_head(
+            self.backbone.feature_dim,
+            config.head_width or self.backbone.feature_dim,
             config.embedding_dim,
             num_layers=config.head_layers,
             batch_norm=config.head_batch_norm,
         )
-        if config.batch_norm_group is not None:
-            group_batch_norm(self, config.batch_norm_group)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Returns unit rows [B, D], in float32 where autocast made them narrower."""
+        """Returns unit rows [B, D], in float32 where autocast made them narrower.
+
+        With an object head its unit rows stand behind them: [B, 2 D] (`both_heads`).
+        """
+        features_BF = self.backbone(images_BCHW)
+        rows_BD = unit_rows(self.head(features_BF))
+        if self.object_head is None:
+            return rows_BD
+        return torch.cat((rows_BD, unit_rows(self.object_head(features_BF))), dim=1)
+
+
+class PlainEmbedder(nn.Module):
+    """Backbone and first projection head of a ``ProjectedBackbone``, whose modules it shares."""
+
+    def __init__(self, projected: ProjectedBackbone) -> None:
+        super().__init__()
+        self.backbone, self.head = projected.backbone, projected.head
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Returns unit rows [B, D]."""
         return unit_rows(self.head(self.backbone(images_BCHW)))
+
+
+def both_heads(rows_BX: Tensor, config: MethodConfig) -> tuple[Tensor, Tensor]:
+    """The rows of the plain and of the object head; without an object head twice the same."""
+    if not config.has_object_head:
+        return rows_BX, rows_BX
+    plain_BD, object_BD = rows_BX.chunk(2, dim=1)
+    return plain_BD, object_BD
 
 
 def unit_rows(rows_BD: Tensor) -> Tensor:

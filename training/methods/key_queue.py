@@ -50,6 +50,6 @@ def check_queue_size(size: int, batch_size: int) -> None:
     """Raises ``InputError`` unless a queue of ``size`` holds whole global batches."""
     if size < batch_size or size % batch_size:
         raise InputError(
-            f"moco.queue_size {size} is not a multiple of the global batch {batch_size}: "
+            f"method.queue_size {size} is not a multiple of the global batch {batch_size}: "
             f"try {max(1, size // batch_size) * batch_size}"
         )

@@ -21,6 +21,8 @@ class InfoNCELogits(NamedTuple):
     positive_B: Tensor
     queue_BK: Tensor
     hard_BN: Tensor | None
+    hard_share_B: Tensor | None
+    """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
 
 
 def info_nce(
@@ -31,6 +33,7 @@ def info_nce(
     temperature: float,
     hard_negatives_BND: Tensor | None = None,
     rho: float | Tensor = 0.0,
+    log_mass: float = 0.0,
     weigh: Weigh | None = None,
     weights_B: Tensor | None = None,
 ) -> tuple[Tensor, InfoNCELogits]:
@@ -52,6 +55,7 @@ def info_nce(
         temperature: divides every logit, > 0.
         hard_negatives_BND: unit rows, the N hard negatives of each query.
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
+        log_mass: added to the hard negatives' logits.
         weigh: weights of the hard negatives' terms; None: 1.
         weights_B: what each query's loss is multiplied by before the mean; None: 1.
 
@@ -62,15 +66,16 @@ def info_nce(
         positive_B = (query_BD * key_BD).sum(dim=1)
         queue_BK = query_BD @ queue_KD.mT
         logits = torch.cat([positive_B[:, None], queue_BK], dim=1) / temperature
-        hard_BN = None
+        hard_BN = share_B = None
         if hard_negatives_BND is not None:
             hard_BN, hard_logits_BN = _hard_logits(
-                query_BD, hard_negatives_BND, rho / temperature, weigh
+                query_BD, hard_negatives_BND, rho / temperature, weigh, log_mass
             )
             logits = torch.cat([logits, hard_logits_BN], dim=1)
+            share_B = _share(hard_logits_BN, logits)
         target_B = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         loss_B = functional.cross_entropy(logits, target_B, reduction="none")
-    return _mean(loss_B, weights_B), InfoNCELogits(positive_B, queue_BK, hard_BN)
+    return _mean(loss_B, weights_B), InfoNCELogits(positive_B, queue_BK, hard_BN, share_B)
 
 
 class NTXentLogits(NamedTuple):
@@ -81,6 +86,8 @@ class NTXentLogits(NamedTuple):
     """Mean over the anchors and their negatives from other images, both views: a scalar."""
     best_negative_A: Tensor
     hard_AN: Tensor | None
+    hard_share_A: Tensor | None
+    """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
 
 
 def nt_xent(
@@ -94,6 +101,7 @@ def nt_xent(
     hard_negatives1_BND: Tensor | None = None,
     hard_negatives2_BND: Tensor | None = None,
     rho: float | Tensor = 0.0,
+    log_mass: float = 0.0,
     weigh: Weigh | None = None,
     weights_B: Tensor | None = None,
     all_weights_G: Tensor | None = None,
@@ -119,6 +127,7 @@ def nt_xent(
         hard_negatives1_BND: unit rows, the N hard negatives of each anchor in view 1.
         hard_negatives2_BND: those of each anchor in view 2; both or none.
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
+        log_mass: added to the hard negatives' logits.
         weigh: weights of the hard negatives' terms; None: 1.
         weights_B: what both losses of each image are multiplied by before the mean; None: 1.
         all_weights_G: those of the global batch; None: only this rank's. An image of weight 0 is
@@ -148,11 +157,14 @@ def nt_xent(
             weights_G = weights_B if all_weights_G is None else all_weights_G
             no_term = is_own | ((weights_G == 0).repeat(2) & ~is_partner)
         logits = (similarity / temperature).masked_fill(no_term, -torch.inf)
-        hard_AN = None
+        hard_AN = share_A = None
         if hard_negatives1_BND is not None and hard_negatives2_BND is not None:
             hard_AND = torch.cat((hard_negatives1_BND, hard_negatives2_BND))
-            hard_AN, hard_logits_AN = _hard_logits(anchors_AD, hard_AND, rho / temperature, weigh)
+            hard_AN, hard_logits_AN = _hard_logits(
+                anchors_AD, hard_AND, rho / temperature, weigh, log_mass
+            )
             logits = torch.cat((logits, hard_logits_AN), dim=1)
+            share_A = _share(hard_logits_AN, logits)
         loss_A = functional.cross_entropy(logits, partner_A, reduction="none")
         loss = _mean(loss_A, None if weights_B is None else weights_B.repeat(2))
     with torch.no_grad():
@@ -164,6 +176,7 @@ def nt_xent(
             (negatives.sum(dim=1) / (~no_negative).sum(dim=1).clamp(min=1)).mean(),
             similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
             hard_AN,
+            share_A,
         )
 
 
@@ -172,12 +185,22 @@ def _mean(loss_B: Tensor, weights_B: Tensor | None) -> Tensor:
 
 
 def _hard_logits(
-    anchors_BD: Tensor, hard_negatives_BND: Tensor, scale: float | Tensor, weigh: Weigh | None
+    anchors_BD: Tensor,
+    hard_negatives_BND: Tensor,
+    scale: float | Tensor,
+    weigh: Weigh | None,
+    log_mass: float,
 ) -> tuple[Tensor, Tensor]:
     """Similarities of anchors to their hard negatives, [B, N], and the logits of their terms."""
     hard_BN = (hard_negatives_BND @ anchors_BD[:, :, None]).squeeze(2)
-    logits_BN = scale * hard_BN
+    logits_BN = scale * hard_BN if log_mass == 0 else scale * hard_BN + log_mass
     return hard_BN, logits_BN if weigh is None else logits_BN + weigh(hard_BN, scale)
+
+
+@torch.no_grad()
+def _share(hard_logits_BN: Tensor, logits: Tensor) -> Tensor:
+    """The hard negatives' share of the denominator, [B]; `logits` holds theirs too."""
+    return (hard_logits_BN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
 
 
 def prime_log_weights(

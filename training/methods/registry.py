@@ -5,4 +5,4 @@ from training.methods.interface import Method
 from training.methods.moco import MoCoV2
 from training.methods.simclr import SimCLR
 
-METHODS: dict[str, type[Method]] = {"moco_v2": MoCoV2, "simclr": SimCLR, "byol": BYOL}
+METHODS: dict[str, type[Method]] = {kind.config_type.name: kind for kind in (MoCoV2, SimCLR, BYOL)}

@@ -9,7 +9,7 @@ are copies of view 2 with their foreground masked, and the other way round.
 Shapes: B this rank's batch, G global batch, N hard negatives per image, D embedding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,11 +35,19 @@ from training.inputs import EncoderInputs
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
+    hard_metrics,
     one_for_each,
     too_small_for_one,
 )
-from training.methods.interface import Method, Moment, ProjectedBackbone, StepResult
-from training.methods.losses import nt_xent
+from training.methods.interface import (
+    Method,
+    Moment,
+    PlainEmbedder,
+    ProjectedBackbone,
+    StepResult,
+    both_heads,
+)
+from training.methods.losses import NTXentLogits, nt_xent
 
 VIEW_2_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles: that of view 2, and the first of the hard negatives' own."""
@@ -55,7 +63,7 @@ class SimCLRConfig(HardNegativeConfig):
             negatives come from the momentum encoder.
     """
 
-    section: ClassVar[str] = "simclr"
+    name: ClassVar[str] = "simclr"
     sources: ClassVar[tuple[View, ...]] = (View.KEY, View.QUERY)
 
     negative_gradient: bool = False
@@ -90,9 +98,9 @@ class SimCLR(Method):
         return self.encoder.backbone
 
     @property
-    def embedder(self) -> ProjectedBackbone:
-        """The encoder."""
-        return self.encoder
+    def embedder(self) -> nn.Module:
+        """The encoder with its plain head."""
+        return PlainEmbedder(self.encoder)
 
     @property
     def trained(self) -> nn.Module:
@@ -108,36 +116,71 @@ class SimCLR(Method):
         groups, so that the two views of an image do not share their batch statistics. Hard
         negatives go apart and leave the running statistics alone: at inference nothing is masked.
         """
-        rho, batch = self.config.rho_at(moment), len(inputs.query_BCHW)
+        config, batch = self.config, len(inputs.query_BCHW)
         shuffle = self._permutation(moment.step, VIEW_2_PASS, batch)
-        view2_BCHW = shuffled_images(inputs.key_BCHW, shuffle)
-        view1_BD, shuffled_BD = encode(torch.cat((inputs.query_BCHW, view2_BCHW))).split(batch)
-        view1_GD = gather_rows_with_gradient(view1_BD)
-        view2_GD = restored_rows(shuffled_BD, shuffle)
-        loss, similarities = nt_xent(
-            view1_BD,
-            view2_GD.chunk(world_size())[rank()],
-            temperature=self.config.temperature,
-            all_view1_GD=view1_GD,
-            all_view2_GD=view2_GD,
-            first_row=rank() * batch,
-            hard_negatives1_BND=self._hard_negatives(inputs, View.KEY, encode, moment.step),
-            hard_negatives2_BND=self._hard_negatives(inputs, View.QUERY, encode, moment.step),
-            rho=rho,
-            weigh=self.config.weigh(),
-            weights_B=inputs.weights_B,
-            all_weights_G=None if inputs.weights_B is None else gather_rows(inputs.weights_B),
+        views = [inputs.query_BCHW, shuffled_images(inputs.key_BCHW, shuffle)]
+        if inputs.exchanged_BCHW is not None:
+            views.append(inputs.exchanged_BCHW)
+        view1_BX, shuffled_BX, *copies = encode(torch.cat(views)).split(batch)
+        view2_GX = restored_rows(shuffled_BX, shuffle)
+        hard = self._hard_negatives(inputs, encode, moment.step)
+        loss, similarities = self._contrast(
+            both_heads(view1_BX, config)[0],
+            both_heads(view2_GX, config)[0],
+            inputs,
+            moment,
+            None if config.has_object_head else hard,
         )
-        right_A = similarities.positive_A > similarities.best_negative_A
         metrics = {
             "positive_similarity": similarities.positive_A.mean(),
             "negative_similarity": similarities.negative,
-            "instance_accuracy": right_A.float().mean(),
-            "embedding_spread": embedding_spread(view2_GD),
+            "instance_accuracy": (similarities.positive_A > similarities.best_negative_A)
+            .float()
+            .mean(),
+            "embedding_spread": embedding_spread(both_heads(view2_GX, config)[0]),
         }
-        if similarities.hard_AN is not None:
-            metrics["hard_negative_similarity"] = similarities.hard_AN.detach().mean()
-        return StepResult(loss, metrics, {"rho": rho})
+        object_loss = None
+        if config.has_object_head:
+            object_loss, similarities = self._contrast(
+                both_heads(copies[0] if copies else view1_BX, config)[1],
+                both_heads(view2_GX, config)[1],
+                inputs,
+                moment,
+                hard,
+            )
+            metrics["object_loss"] = object_loss.detach()
+            metrics["object_positive_similarity"] = similarities.positive_A.mean()
+        metrics |= hard_metrics(
+            similarities.hard_AN, similarities.hard_share_A, similarities.positive_A
+        )
+        return StepResult(config.mixed(loss, object_loss), metrics, {"rho": config.rho_at(moment)})
+
+    def _contrast(
+        self,
+        view1_BD: Tensor,
+        view2_GD: Tensor,
+        inputs: EncoderInputs,
+        moment: Moment,
+        hard: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, NTXentLogits]:
+        """NT-Xent of one head's rows: this rank's of view 1, all ranks' of view 2."""
+        config, batch, weights_B = self.config, len(view1_BD), inputs.weights_B
+        first, second = (None, None) if hard is None else hard
+        return nt_xent(
+            view1_BD,
+            view2_GD.chunk(world_size())[rank()],
+            temperature=config.temperature,
+            all_view1_GD=gather_rows_with_gradient(view1_BD),
+            all_view2_GD=view2_GD,
+            first_row=rank() * batch,
+            hard_negatives1_BND=first,
+            hard_negatives2_BND=second,
+            rho=config.rho_at(moment),
+            log_mass=config.log_mass(2 * batch * world_size() - 2),
+            weigh=config.weigh(),
+            weights_B=weights_B,
+            all_weights_G=None if weights_B is None else gather_rows(weights_B),
+        )
 
     def _permutation(self, step: int, branch: int, rank_batch: int) -> Tensor:
         return batch_permutation(
@@ -145,30 +188,35 @@ class SimCLR(Method):
         )
 
     def _hard_negatives(
-        self, inputs: EncoderInputs, source: View, encode: Callable[[Tensor], Tensor], step: int
-    ) -> Tensor | None:
-        """The hard negatives that are cut from ``source``: those of the other view, [B, N, D]."""
-        images: Sequence[Tensor] = inputs.negatives.get(source, ())
-        if not images:
+        self, inputs: EncoderInputs, encode: Callable[[Tensor], Tensor], step: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """This rank's hard negatives of the anchors in view 1 and in view 2, [B, N, D] each.
+
+        Those of an anchor are cut from the other view of its image.
+        """
+        if not inputs.negatives:
             return None
-        first_pass = HARD_NEGATIVE_PASS + (len(images) if source == View.QUERY else 0)
-        batch, rows = len(inputs.query_BCHW), []
+        batch, rows, branch = len(inputs.query_BCHW), [], HARD_NEGATIVE_PASS
         with_gradient = self.config.negative_gradient
         with (
             nullcontext() if with_gradient else torch.no_grad(),
             running_statistics_kept(self.encoder),
         ):
-            for index, image_BCHW in enumerate(images):
-                shuffle = self._permutation(step, first_pass + index, len(image_BCHW))
-                encoder = encode if with_gradient else self.encoder
-                try:
-                    rows_GD = encode_shuffled(encoder, image_BCHW, shuffle)
-                except ValueError as error:
-                    if len(image_BCHW) == 1:
-                        raise too_small_for_one(error) from error
-                    raise
-                rows.append(one_for_each(rows_GD.chunk(world_size())[rank()], batch))
-        return torch.stack(rows, dim=1)
+            for source in (View.KEY, View.QUERY):
+                for image_BCHW in inputs.negatives[source]:
+                    shuffle = self._permutation(step, branch, len(image_BCHW))
+                    encoder = encode if with_gradient else self.encoder
+                    try:
+                        rows_GX = encode_shuffled(encoder, image_BCHW, shuffle)
+                    except ValueError as error:
+                        if len(image_BCHW) == 1:
+                            raise too_small_for_one(error) from error
+                        raise
+                    _, rows_GD = both_heads(rows_GX, self.config)
+                    rows.append(one_for_each(rows_GD.chunk(world_size())[rank()], batch))
+                    branch += 1
+        first, second = torch.stack(rows, dim=1).chunk(2, dim=1)
+        return first, second
 
     def average_statistics(self) -> None:
         """Averages the encoder's batch-norm statistics over the ranks."""

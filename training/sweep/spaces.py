@@ -48,9 +48,8 @@ def mask_full(base: PretrainConfig) -> NamedSpace:
         "masks.strategy": Values("choice", ("random", "balanced", "shuffled")),
         "masks.foreground_threshold": Interval("uniform", -1.2, 0.3),
     }
-    section = base.method_config.section
-    if hasattr(base.method_config, "rho"):
-        space[f"{section}.rho"] = Interval("uniform", 0.5, 2.0)
+    if hasattr(base.method, "rho"):
+        space["method.rho"] = Interval("uniform", 0.5, 2.0)
     return NamedSpace(space=space, search="random", num_trials=24)
 
 

@@ -1,7 +1,6 @@
 """Query and momentum encoder of a run, as plain networks."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,15 @@ from training.checkpoint import CheckpointStore
 from training.encoders.kept_encoder import find_checkpoint, load_encoder
 from training.evaluate.subject import load_subjects
 from training.methods.byol import BYOLConfig
+from training.methods.interface import MethodConfig
+from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 
 VIEWS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-METHODS = {
-    "moco_v2": ("moco", None),
-    "byol": ("byol", BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32)),
-    "simclr": ("simclr", SimCLRConfig(batch_norm_group=4)),
+METHODS: dict[str, MethodConfig] = {
+    "moco_v2": MoCoConfig(queue_size=64, batch_norm_group=4, object_head="both"),
+    "byol": BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32),
+    "simclr": SimCLRConfig(batch_norm_group=4),
 }
 
 
@@ -31,9 +32,7 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     write_shard_set(folder / "train", num_images=16)
     write_shard_set(folder / "val", num_images=6, first_number=100)
-    section, settings = METHODS[request.param]
-    config = replace(small_run(folder / "train", folder / "run"), epochs=1, method=request.param)
-    run(config if settings is None else replace(config, **{section: settings}))  # type: ignore[arg-type]
+    run(small_run(folder / "train", folder / "run", epochs=1, method=METHODS[request.param]))
     return folder / "run"
 
 
@@ -51,7 +50,7 @@ def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
         card = (folder / "backbone" / "README.md").read_text()
         assert f"| pretraining data (digest) | {config['data_digest'][:12]} |" in card
         assert "| trained | 1 epochs, 2 steps |" in card
-        assert f"method {config['method']}, epochs 1, batch 8, view 32, stem small" in card
+        assert f"method {config['method']['name']}, epochs 1, batch 8, view 32, stem small" in card
 
 
 def test_the_momentum_encoder(kept: Path) -> None:

@@ -81,6 +81,9 @@ def test_subsets_are_balanced_seeded_and_nested() -> None:
     assert set(hundredth) < set(tenth)
     assert np.array_equal(tenth, balanced_subset(labels, 0.1, seed=0))
     assert not np.array_equal(tenth, balanced_subset(labels, 0.1, seed=1))
+    other = balanced_subset(labels, 0.1, seed=0, draw=1)
+    assert len(other) == len(tenth)
+    assert not np.array_equal(tenth, other)
     assert np.array_equal(balanced_subset(labels, 1.0, seed=0), np.arange(263))
 
 
@@ -90,6 +93,7 @@ def test_subsets_are_balanced_seeded_and_nested() -> None:
         ({"shares": (0.1, 1.5)}, "in .0, 1."),
         ({"shares": ()}, "in .0, 1."),
         ({"min_steps": 0}, "1 or more"),
+        ({"draws": 0}, "draws 0.*1 or more"),
         ({"lr": 0.0}, "rates above 0"),
         ({"batch_size": 30}, "16 does not divide the batch of 30"),
     ],

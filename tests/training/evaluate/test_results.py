@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.model_card import Figure
+from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Result, append_results, figures_of, read_results, table
 
 
@@ -36,15 +37,16 @@ LOOK = result(protocol="diagnostics", name="uniformity", figure=-1.23456, interv
 
 
 def test_lines_go_in_and_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "results.jsonl"
-    append_results(path, [result()])
-    append_results(path, [LOOK, result(variant="10 %")])
-    first, second, third = (json.loads(line) for line in path.read_text().splitlines())
+    folder = tmp_path / "deep" / "evaluation"
+    append_results(folder, [result()])
+    append_results(folder, [LOOK, result(variant="10 %")])
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    first, second, third = (json.loads(line) for line in lines)
     assert first["figure"] == 61.25
     assert first["interval"] == [58.5, 64.0]
     assert (first["train_digest"], first["val_digest"], first["seed"]) == ("tt", "vv", 0)
     assert (second["interval"], third["variant"]) == (None, "10 %")
-    assert read_results(path) == [result(), LOOK, result(variant="10 %")]
+    assert read_results(folder) == [result(), LOOK, result(variant="10 %")]
 
 
 def test_the_table_compares_checkpoints() -> None:
@@ -83,15 +85,27 @@ def test_figures_for_a_card() -> None:
     assert figures_of(results, "cc") == []
 
 
+def test_a_file_where_results_once_lay(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("")
+    (tmp_path / "file").write_text("")
+    for name, wanted in (("results.jsonl", ""), ("new.jsonl", "/new"), ("file", "/evaluation")):
+        with pytest.raises(InputError, match=rf"in a folder .*such as {tmp_path}{wanted}$"):
+            read_results(tmp_path / name)
+    with pytest.raises(InputError, match="give a folder"):
+        EvaluateConfig(
+            checkpoint=("run",), train=tmp_path, val=tmp_path, results=tmp_path / "new.jsonl"
+        )
+
+
 def test_bad_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no results at .*nowhere\.jsonl"):
-        read_results(tmp_path / "nowhere.jsonl")
+    with pytest.raises(InputError, match=r"no results at .*nowhere"):
+        read_results(tmp_path / "nowhere")
     path = tmp_path / "results.jsonl"
-    append_results(path, [result()])
+    append_results(tmp_path, [result()])
     for line in ("{", "3", '{"interval": null, "figure": 1}'):
         path.write_text(path.read_text().splitlines()[0] + "\n" + line + "\n")
         with pytest.raises(InputError, match=r"line 2 of .*results\.jsonl is no result"):
-            read_results(path)
+            read_results(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        append_results(tmp_path / "file" / "results.jsonl", [result()])
+        append_results(tmp_path / "file", [result()])

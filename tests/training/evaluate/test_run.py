@@ -20,6 +20,7 @@ from training.encoders.export import export_backbone
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.finetune import FinetuneConfig
 from training.evaluate.linear_paper import PaperProbeConfig
+from training.evaluate.predictions import read_predictions
 from training.evaluate.protocols import PROTOCOLS
 from training.evaluate.results import Result, read_results
 from training.evaluate.run import evaluate
@@ -49,7 +50,7 @@ def base(
         checkpoint=(str(folder / "run"),),
         train=folder / "train",
         val=folder / "val",
-        results=folder / "results.jsonl",
+        results=folder / "results",
         k=5,
         batch_size=8,
         linear_paper=PaperProbeConfig(epochs=2, batch_size=8),
@@ -64,7 +65,7 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
         base,
         checkpoint=(*base.checkpoint, "untrained"),
         protocol=tuple(PROTOCOLS),
-        results=tmp_path / "r.jsonl",
+        results=tmp_path / "r",
     )
     kept = Kept()
     with listening(kept):
@@ -85,6 +86,19 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
             assert (found.num_val, found.seed) == (21, 0)
         assert columns[name, "uniformity"].interval is None
         assert columns[name, "finetune 20 %"].num_train == 6
+        drawn = columns[name, "finetune 20 %"]
+        draws = [drawn.more[f"draw {draw}"] for draw in range(3)]
+        assert drawn.figure == pytest.approx(sum(draws) / 3)
+        assert "draw 0" not in columns[name, "finetune 100 %"].more
+    predictions = {
+        (p.result.checkpoint, p.result.column): p for p in read_predictions(config.results)
+    }
+    scored = {key: found for key, found in columns.items() if found.name == "top1"}
+    assert predictions.keys() == scored.keys()
+    for key, found in scored.items():
+        assert predictions[key].right_DV.shape == (3 if found.variant == "20 %" else 1, 21)
+        assert 100 * predictions[key].right_DV.mean() == pytest.approx(found.figure)
+        assert predictions[key].images.class_names == NAMES
     assert columns["untrained", "knn"].checkpoint_digest == "random:0"
     assert columns["untrained", "knn"].figure == columns[base.checkpoint[0], "knn"].figure, (
         "the export was made with seed 0 and never trained: its untrained twin is itself"
@@ -101,7 +115,7 @@ def json_round(results: list[Result]) -> list[Result]:
 
 def test_transfer_to_folders(base: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(
-        base, val=base.train.parent / "folders", protocol=("knn",), results=tmp_path / "r.jsonl"
+        base, val=base.train.parent / "folders", protocol=("knn",), results=tmp_path / "r"
     )
     (found,) = evaluate(config, CPU)
     assert found.val.endswith("folders")
@@ -119,12 +133,13 @@ def _in_rank(number: int, config: EvaluateConfig) -> None:
 
 def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(
-        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two.jsonl"
+        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two"
     )
-    alone = evaluate(replace(config, results=tmp_path / "one.jsonl"), CPU)
+    alone = evaluate(replace(config, results=tmp_path / "one"), CPU)
     in_ranks(_in_rank, 2, config)
     together = read_results(config.results)
     assert len(together) == len(alone), "one rank writes"
+    assert len(read_predictions(config.results)) == len(alone)
     for number in range(2):
         figures = torch.load(tmp_path / f"rank{number}.pt", weights_only=True)
         assert figures == [r.figure for r in together]

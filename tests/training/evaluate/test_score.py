@@ -28,6 +28,22 @@ def test_the_binomial_is_the_bootstrap() -> None:
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.08)
 
 
+def test_draws_of_labels_widen_the_interval() -> None:
+    generator = np.random.default_rng(2)
+    labels = torch.zeros(1000, dtype=torch.int64)
+    # Three draws that are right on 50, 60 and 70 %: the image's luck is the same in all of them.
+    luck = generator.random(1000)
+    predicted = torch.from_numpy(np.stack([luck > share for share in (0.5, 0.6, 0.7)])).long()
+    found = score(predicted, labels, num_classes=1, seed=0)
+    assert found.top1 == pytest.approx(100 * float((predicted == 0).double().mean()))
+    low, high = found.interval
+    # The t interval of 3 draws with a spread of 10 points: 4.30 * 10 / sqrt(3) to either side.
+    assert (high - low) / 2 == pytest.approx(24.8, rel=0.1)
+    alone = score(predicted[1], labels, num_classes=1, seed=0).interval
+    assert alone[1] - alone[0] < 7
+    assert score(torch.zeros(3, 9).long(), labels[:9], num_classes=1, seed=0).interval == (100, 100)
+
+
 def test_seeded_and_certain_where_all_are_right() -> None:
     right = np.arange(50) % 2 == 0
     assert bootstrap_interval(right, seed=3) == bootstrap_interval(right, seed=3)

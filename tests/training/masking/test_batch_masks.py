@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.manifest import load_dataset_info
+from pipeline.saliency.foreground import foreground
 from tests.shard_sets import write_shard_set
 from training.augment import AugmentConfig
 from training.data.draws import View, negative_view
@@ -13,7 +14,6 @@ from training.data.stream import BatchDataset, StreamConfig
 from training.data.views import ViewConfig
 from training.masking.batch_masks import masks_of
 from training.masking.config import MaskConfig
-from training.masking.foreground import foreground
 from training.masking.masks import hard_negative_mask, masked_share, view_mask
 
 SIZE = 32
@@ -24,7 +24,7 @@ NEGATIVES = (negative_view(View.KEY, 0), negative_view(View.QUERY, 0))
 @pytest.mark.parametrize("strategy", ["balanced", "shuffled"])
 def test_masks_go_by_the_foreground(tmp_path: Path, strategy: str, high_pass: bool) -> None:
     write_shard_set(tmp_path, num_images=8, shard_images=8)
-    masks = MaskConfig(strategy=strategy, branch="both")  # type: ignore[arg-type]
+    masks = MaskConfig(strategy=strategy, branch="both", foreground="std")  # type: ignore[arg-type]
     config = StreamConfig(
         seed=2,
         batch_size=8,

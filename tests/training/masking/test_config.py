@@ -19,6 +19,12 @@ from training.masking.strategies import MASK_STRATEGIES
         ({"negative_ratio": (0.4, 1.2)}, "negative_ratio"),
         ({"negative_ratio": (float("nan"), 0.5)}, "negative_ratio"),
         ({"foreground_threshold": float("nan")}, "foreground_threshold"),
+        ({"foreground": "mean"}, "unknown foreground rule 'mean': choose from std, otsu"),
+        ({"count": "exact"}, "unknown masks.count 'exact': choose from paper, matched"),
+        ({"exchange": "blur"}, "unknown masks.exchange 'blur': choose from swap, grey"),
+        ({"negative_patches": "sky"}, "unknown masks.negative_patches 'sky'"),
+        ({"probability": 1.5}, r"masks\.probability 1\.5 must be in"),
+        ({"strategy": "exchange", "branch": "both"}, "masks.branch both must be query"),
     ],
 )
 def test_a_config_out_of_range_names_the_field(change: dict[str, object], message: str) -> None:
@@ -30,7 +36,6 @@ def test_a_config_out_of_range_names_the_field(change: dict[str, object], messag
     ("change", "message"),
     [
         ({"ratio": (0.5, 0.1)}, r"masks\.attmask\.ratio"),
-        ({"probability": 1.5}, r"masks\.attmask\.probability 1\.5"),
         ({"show": -0.1}, r"masks\.attmask\.show -0\.1"),
     ],
 )
@@ -46,7 +51,8 @@ def test_every_strategy_has_its_ratio_and_probability(strategy: str) -> None:
     for view in (View.QUERY, View.KEY):
         assert config.ratio(view) == ((0.1, 0.5) if by_order else (0.05, 0.25))
     assert config.ratio(View.NEGATIVE) == (0.4, 0.7)
-    assert config.probability == (0.5 if by_order else 1.0)
+    assert config.masked_share == (0.5 if by_order else 0.3 if strategy == "exchange" else 1.0)
+    assert MaskConfig(strategy=strategy, probability=0.25).masked_share == 0.25  # type: ignore[arg-type]
 
 
 def test_a_branch_names_the_masked_views() -> None:

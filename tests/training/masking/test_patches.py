@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.errors import InputError
-from training.masking.patches import Strata, choose_patches, masked_counts, patches_to_pixels
+from training.masking.patches import (
+    Counting,
+    Strata,
+    choose_patches,
+    masked_counts,
+    patches_to_pixels,
+)
 
 
 def first_patches(count: int, patches: int) -> Strata:
@@ -42,9 +48,9 @@ def test_golden_counts(golden: Path) -> None:
         for row in rows:
             first, second = first_patches(int(row["foreground_patches"]), 49)
             ratio = torch.tensor([float(row["ratio"])], dtype=torch.float64)
-            query = masked_counts(ratio, (first, second), capped=capped)
+            query = masked_counts(ratio, (first, second), Counting(capped))
             nothing = torch.zeros_like(first)
-            negative = masked_counts(ratio, (first, nothing), capped=capped)
+            negative = masked_counts(ratio, (first, nothing), Counting(capped))
             assert [int(query[0]), int(query[1]), int(negative[0]), int(negative[1])] == [
                 int(row[f"query_foreground{suffix}"]),
                 int(row[f"query_background{suffix}"]),
@@ -58,7 +64,7 @@ def test_counts_are_exact(ratio: float, seed: int, patches: int) -> None:
     first, second = random_strata(seed, 3, patches)
     scores = random_scores(seed, 3, 2, patches)
     ratios = torch.full((3,), ratio, dtype=torch.float64)
-    masked = choose_patches(scores, (first, second), ratios, capped=False)
+    masked = choose_patches(scores, (first, second), ratios)
     assert masked.dtype == torch.bool
     for image in range(3):
         sizes = int(first[image].sum()), int(second[image].sum())
@@ -75,7 +81,7 @@ def test_the_lowest_scores_are_chosen(ratio: float, seed: int) -> None:
     strata = random_strata(seed, 2, 49)
     scores = random_scores(seed, 2, 3, 49)
     ratios = torch.full((2,), ratio, dtype=torch.float64)
-    masked = choose_patches(scores, strata, ratios, capped=False)
+    masked = choose_patches(scores, strata, ratios)
     for image in range(2):
         for channel in range(3):
             for stratum in strata:
@@ -89,7 +95,7 @@ def test_every_patch_of_a_stratum_is_as_likely() -> None:
     batch = 4000
     first, second = (stratum.expand(batch, -1) for stratum in first_patches(20, 49))
     ratios = torch.full((batch,), 0.25, dtype=torch.float64)
-    masked = choose_patches(random_scores(5, batch, 1, 49), (first, second), ratios, capped=False)
+    masked = choose_patches(random_scores(5, batch, 1, 49), (first, second), ratios)
     rates = masked[:, 0].double().mean(dim=0)
     expected = torch.cat((torch.full((20,), 5 / 20), torch.full((29,), 7 / 29))).double()
     # Four standard errors of a share of 4000.
@@ -100,7 +106,7 @@ def test_every_patch_of_a_stratum_is_as_likely() -> None:
 def test_equal_scores_do_not_change_the_counts(score: float) -> None:
     strata = first_patches(20, 49)
     ratios = torch.tensor([0.25], dtype=torch.float64)
-    masked = choose_patches(torch.full((1, 1, 49), score), strata, ratios, capped=False)
+    masked = choose_patches(torch.full((1, 1, 49), score), strata, ratios)
     assert int((masked[0] & strata[0]).sum()) == 5
     assert int(masked.sum()) == 12
 

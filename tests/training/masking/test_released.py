@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipeline.saliency.foreground import foreground
 from training.data.draws import (
     Stream,
     View,
@@ -16,8 +17,7 @@ from training.data.draws import (
 )
 from training.data.noise import gaussian_noise
 from training.masking.draws import MaskDraws, box_side, draw_masks
-from training.masking.foreground import foreground
-from training.masking.patches import masked_counts
+from training.masking.patches import Counting, masked_counts
 from training.masking.released import released_foreground, shared_noise
 
 GRID, VIEW_SIZE, PATCH = 7, 56, 8
@@ -68,7 +68,7 @@ def slow_counts(ratio: float, inside: int, outside: int) -> tuple[int, int]:
 def test_counts_are_those_of_cut_lists(ratio: float, inside: int) -> None:
     first = torch.arange(49)[None] < inside
     counts = masked_counts(
-        torch.tensor([ratio], dtype=torch.float64), (first, ~first), capped=False, released=True
+        torch.tensor([ratio], dtype=torch.float64), (first, ~first), Counting(released=True)
     )
     assert (int(counts[0]), int(counts[1])) == slow_counts(ratio, inside, 49 - inside)
 
@@ -78,8 +78,8 @@ def test_minus_one_background_patch_masks_all_but_one() -> None:
     hit = set()
     for inside in range(50):
         first = (torch.arange(49) < inside).expand(len(ratios), -1)
-        _, plain = masked_counts(ratios, (first, ~first), capped=False)
-        _, released = masked_counts(ratios, (first, ~first), capped=False, released=True)
+        _, plain = masked_counts(ratios, (first, ~first))
+        _, released = masked_counts(ratios, (first, ~first), Counting(released=True))
         if inside < 48 and bool((plain != released).any()):
             assert set(released[plain != released].tolist()) == {49 - inside - 1}
             hit.add(inside)
@@ -90,9 +90,9 @@ def test_minus_one_background_patch_masks_all_but_one() -> None:
 def test_a_stratum_of_one_is_never_masked(inside: int) -> None:
     first = torch.arange(49)[None] < inside
     ratio = torch.tensor([0.9], dtype=torch.float64)
-    counts = masked_counts(ratio, (first, ~first), capped=False, released=True)
+    counts = masked_counts(ratio, (first, ~first), Counting(released=True))
     assert int(counts[0 if inside == 1 else 1]) == 0
-    paper = masked_counts(ratio, (first, ~first), capped=False)
+    paper = masked_counts(ratio, (first, ~first))
     assert int(paper[0 if inside == 1 else 1]) == 1
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.data.draws import View, sample_seeds
 from training.masking.draws import draw_masks
+from training.masking.patches import Counting
 from training.masking.strategies import GridView, attmask_high, attmask_hint, attmask_low, nothing
 
 PATCHES = 49
@@ -30,8 +31,7 @@ def view_of(saliency_BN: Tensor, ratio: float, *, seed: int = 0, show: float = 0
         scores_BCN=drawn.scores_BCN,
         ratio_B=drawn.ratio_B,
         show=show,
-        capped=False,
-        released=False,
+        counting=Counting(),
     )
 
 

@@ -122,5 +122,5 @@ def test_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path) -> Non
     [({"target_momentum": 1.0}, "target_momentum 1.0"), ({"predictor_width": 0}, "predictor_w")],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, Any], name: str) -> None:
-    with pytest.raises(InputError, match=rf"byol\.{name}"):
+    with pytest.raises(InputError, match=rf"method\.{name}"):
         BYOLConfig(**wrong)

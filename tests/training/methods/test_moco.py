@@ -229,7 +229,7 @@ def test_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path, world_
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, Any], name: str) -> None:
-    with pytest.raises(InputError, match=rf"moco\.{name}"):
+    with pytest.raises(InputError, match=rf"method\.{name}"):
         MoCoConfig(**wrong)
 
 

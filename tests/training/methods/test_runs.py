@@ -1,6 +1,8 @@
 """Whole runs with each method, and with what is no default."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from training.config import KnnConfig, PretrainConfig
 from training.data.views import ViewConfig
 from training.masking.config import MaskConfig
 from training.methods.byol import BYOLConfig
+from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
@@ -28,21 +31,21 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("method", ["moco_v2", "simclr"])
+COMMON: dict[str, Any] = {"batch_norm_group": 4, "head_layers": 3}
+
+
+@pytest.mark.parametrize("method", [MoCoConfig(queue_size=64, **COMMON), SimCLRConfig(**COMMON)])
 def test_every_method_trains_with_every_kind_of_mask(
-    shards: Path, tmp_path: Path, method: str
+    shards: Path, tmp_path: Path, method: HardNegativeConfig
 ) -> None:
     """Two hard negatives, weighed; both branches masked by AttMask in the high-pass mix; LARS."""
-    common = {"hard_negatives": 2, "prime_weights": True, "batch_norm_group": 4, "head_layers": 3}
     config = small_run(
         shards,
         tmp_path / "run",
-        method=method,
+        method=replace(method, hard_negatives=2, prime_weights=True),
         epochs=1,
         fill="high_pass",
         masks=MaskConfig(strategy="attmask_hint", branch="both"),
-        moco=MoCoConfig(queue_size=64, **common),  # type: ignore[arg-type]
-        simclr=SimCLRConfig(**common),  # type: ignore[arg-type]
         optim=OptimConfig(name="lars", lr=0.1, weight_decay=1e-6),
         knn=KnnConfig(),
     )
@@ -54,6 +57,9 @@ def test_every_method_trains_with_every_kind_of_mask(
         "positive_similarity",
         "negative_similarity",
         "hard_negative_similarity",
+        "hard_negative_share",
+        "hard_negative_margin",
+        "all_foreground",
         "embedding_spread",
         "instance_accuracy",
         "foreground_share",
@@ -71,9 +77,7 @@ def test_every_method_trains_with_every_kind_of_mask(
 
 def test_byol_trains(shards: Path, tmp_path: Path) -> None:
     settings = BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32)
-    config = small_run(
-        shards, tmp_path / "run", method="byol", byol=settings, epochs=1, knn=KnnConfig()
-    )
+    config = small_run(shards, tmp_path / "run", method=settings, epochs=1, knn=KnnConfig())
     values = run(config).values
     assert 0 < values["loss"] < 8
     assert 0.99 < values["target_momentum"] <= 1
@@ -83,7 +87,7 @@ def test_byol_trains(shards: Path, tmp_path: Path) -> None:
 def test_simclr_resumes_to_the_last_bit(shards: Path, tmp_path: Path) -> None:
     def simclr(out: Path) -> PretrainConfig:
         settings = SimCLRConfig(batch_norm_group=4, rho_warmup_epochs=1)
-        return small_run(shards, out, method="simclr", simclr=settings, knn=KnnConfig())
+        return small_run(shards, out, method=settings, knn=KnnConfig())
 
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(simclr(whole)).finished

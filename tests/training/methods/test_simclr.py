@@ -203,13 +203,13 @@ def test_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path, world_
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, Any], name: str) -> None:
-    with pytest.raises(InputError, match=rf"simclr\.{name}"):
+    with pytest.raises(InputError, match=rf"method\.{name}"):
         SimCLRConfig(**wrong)
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
     config = SimCLRConfig(batch_norm_group=32)
     config.check_batch(64, 2)
-    with pytest.raises(InputError, match=r"simclr\.batch_norm_group 32 does not divide the 16"):
+    with pytest.raises(InputError, match=r"method\.batch_norm_group 32 does not divide the 16"):
         config.check_batch(64, 4)
     assert SimCLRConfig(rho=2, rho_warmup_epochs=1).rho_at(Moment(5, 10, 20)) == 1

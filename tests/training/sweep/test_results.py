@@ -66,9 +66,9 @@ def test_swept_epochs_have_a_column_of_their_own(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_among_others_are_numbers(tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path, parse_space(grid=["moco.rho=1,1.5"]))
-    trials = [trial(n, point={"moco.rho": rho}, knn=1.0) for n, rho in enumerate((1, 1.5))]
-    assert results_table(sweep, trials, {})["moco.rho"].to_pylist() == [1.0, 1.5]
+    sweep = small_sweep(tmp_path, parse_space(grid=["method.rho=1,1.5"]))
+    trials = [trial(n, point={"method.rho": rho}, knn=1.0) for n, rho in enumerate((1, 1.5))]
+    assert results_table(sweep, trials, {})["method.rho"].to_pylist() == [1.0, 1.5]
 
 
 def test_the_best_is_among_those_that_finished(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from training.sweep.space import parse_space
 
 SPACE = parse_space(
     choice=["fill=mean,blur,high_pass"],
-    uniform=["masks.foreground_threshold=-1..0", "moco.hard_negatives=0..2"],
-    log_uniform=["optim.lr=0.001..0.1", "moco.queue_size=16..1024"],
+    uniform=["masks.foreground_threshold=-1..0", "method.hard_negatives=0..2"],
+    log_uniform=["optim.lr=0.001..0.1", "method.queue_size=16..1024"],
 )
 GRID = parse_space(grid=["epochs=1,2", "seed=0,1,2"])
 
@@ -36,7 +36,7 @@ def test_random_points_depend_on_seed_and_number_alone() -> None:
 def test_random_points_fill_their_domains() -> None:
     points = fixed_points(SPACE, "random", seed=0, count=400)
     assert {point["fill"] for point in points} == {"mean", "blur", "high_pass"}
-    assert {point["moco.hard_negatives"] for point in points} == {0, 1, 2}
+    assert {point["method.hard_negatives"] for point in points} == {0, 1, 2}
     thresholds = np.array([point["masks.foreground_threshold"] for point in points], dtype=float)
     assert -1 <= thresholds.min() < -0.9
     assert -0.1 < thresholds.max() <= 0
@@ -45,7 +45,7 @@ def test_random_points_fill_their_domains() -> None:
     assert 0.08 < rates.max() <= 0.1
     # half of the logarithm's interval on either side of 0.01: 200 of 400, sd 10
     assert 150 < int((rates < 0.01).sum()) < 250
-    sizes = [point["moco.queue_size"] for point in points]
+    sizes = [point["method.queue_size"] for point in points]
     assert all(isinstance(size, int) and 16 <= size <= 1024 for size in sizes)
 
 
@@ -85,7 +85,7 @@ def test_optuna_takes_every_kind_of_domain() -> None:
         outcomes = [Outcome(random_point(SPACE, seed=0, number=n), float(n)) for n in range(number)]
         point = optuna_point(SPACE, outcomes, seed=0, number=number, mode="min")
         assert point.keys() == SPACE.keys()
-        assert isinstance(point["moco.queue_size"], int)
+        assert isinstance(point["method.queue_size"], int)
         assert point["fill"] in ("mean", "blur", "high_pass")
 
 

@@ -24,7 +24,7 @@ def test_a_space_has_the_domains_that_were_given() -> None:
     space = parse_space(
         grid=["masks.query_ratio=0.05:0.25,0.4"],
         choice=["fill=mean,blur", "encoder.compile=true,false"],
-        uniform=["masks.foreground-threshold=-1..0.5", "moco.hard_negatives=0..3"],
+        uniform=["masks.foreground-threshold=-1..0.5", "method.hard_negatives=0..3"],
         log_uniform=["optim.lr=1e-3..1e-1"],
     )
     assert space == {
@@ -32,7 +32,7 @@ def test_a_space_has_the_domains_that_were_given() -> None:
         "fill": Values("choice", ("mean", "blur")),
         "encoder.compile": Values("choice", (True, False)),
         "masks.foreground_threshold": Interval("uniform", -1.0, 0.5),
-        "moco.hard_negatives": Interval("uniform", 0.0, 3.0, whole=True),
+        "method.hard_negatives": Interval("uniform", 0.0, 3.0, whole=True),
         "optim.lr": Interval("log_uniform", 0.001, 0.1),
     }
     assert space_to_json(space)["masks.query_ratio"] == {
@@ -73,7 +73,7 @@ def test_a_value_out_of_its_fields_range_is_named() -> None:
     with pytest.raises(InputError, match=r"masks\.query_ratio=1\.4: .*wanted 0 <= low"):
         check_values(parse_space(grid=["masks.query_ratio=0.3,1.4"]), BASE)
     with pytest.raises(InputError, match=r"moco\.key_momentum=1\.5"):
-        check_values(parse_space(uniform=["moco.key_momentum=0.5..1.5"]), BASE)
+        check_values(parse_space(uniform=["method.key_momentum=0.5..1.5"]), BASE)
     check_values(parse_space(grid=["masks.query_ratio=0.3,0.4"]), BASE)
 
 

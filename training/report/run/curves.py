@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from training.methods.moco import MoCoConfig
+from training.methods.simclr import SimCLRConfig
 from training.record.metrics import TIMINGS
 from training.report.charts.lines import Reference, Series, line_chart
 from training.report.page import Block, Chart, Charts, Folded, Section, Words, missing
@@ -182,9 +184,9 @@ def _reference(run: RunState, name: str) -> Reference | None:
         if column is not None and column[0][0] == 0 and len(column[0]) > 1:
             return Reference("untrained", float(column[1][0]))
     if name == "loss" and run.config is not None:
-        if run.config.method == "moco_v2":
-            length = run.config.moco.queue_size + 1
-            return Reference("log(queue + 1)", math.log(length))
-        if run.config.method == "simclr":
+        method = run.config.method
+        if isinstance(method, MoCoConfig):
+            return Reference("log(queue + 1)", math.log(method.queue_size + 1))
+        if isinstance(method, SimCLRConfig):
             return Reference("log(2 batch - 1)", math.log(2 * run.config.batch_size - 1))
     return None

@@ -125,7 +125,7 @@ def _blocks(run: RunState, count: int) -> list[Block]:
             broken.append(missing(f"A sample cannot be shown: {error}"))
     when = f"at epochs {', '.join(str(epoch + 1) for epoch in epochs)}"
     masks = redrawn.config.masks
-    used = redrawn.config.method_config.negative_views
+    used = redrawn.config.method.negative_views
     words = (
         f"The run's first samples {when}, drawn again from its seed, as the encoders saw them: "
         f"strategy {masks.strategy}, fill {redrawn.config.fill}."

@@ -1,14 +1,13 @@
 """What a run was asked to do, and where it comes from."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig
 from training.config_fields import dotted
 from training.data.damage import DAMAGED_FILE
-from training.methods.registry import METHODS
 from training.record.run_record import SEEN
 from training.report.page import Block, Folded, Section, Table, Words, missing
 from training.report.run.state import RunState
@@ -21,9 +20,11 @@ PLACES = ("shards", "out", "data_digest", "knn.val_shards", "knn.train_shards")
 
 def settings_section(run: RunState) -> Section:
     """Settings that differ from the defaults, and all of them."""
-    recorded = _of_method(dotted(run.recorded), str(run.recorded["method"]))
-    plain = PretrainConfig(shards=Path("shards"), out=Path("out")).to_json()
-    defaults = dotted(plain)
+    recorded = dotted(run.recorded)
+    plain = PretrainConfig(shards=Path("shards"), out=Path("out"))
+    if run.config is not None:
+        plain = replace(plain, method=type(run.config.method)())
+    defaults = dotted(plain.to_json())
     changed = {
         name: value
         for name, value in recorded.items()
@@ -42,20 +43,12 @@ def settings_section(run: RunState) -> Section:
     else:
         blocks.append(missing("All settings are the defaults."))
     everything = Table(
-        caption="As recorded in config.json, without the methods that were not used",
+        caption="As recorded in config.json",
         head=("setting", "value"),
         rows=[(name, _text(value)) for name, value in recorded.items()],
     )
     blocks.append(Folded(summary=f"All {len(recorded)} settings", blocks=(everything,)))
     return Section(anchor="settings", title="Settings", blocks=blocks)
-
-
-def _of_method(settings: dict[str, Any], method: str) -> dict[str, Any]:
-    """Settings without those of other methods."""
-    others = tuple(
-        f"{kind.config_type.section}." for name, kind in METHODS.items() if name != method
-    )
-    return {name: value for name, value in settings.items() if not name.startswith(others)}
 
 
 def _text(value: object) -> str:

@@ -43,7 +43,7 @@ def test_the_whole_way_on_eighty_classes(shared_data: Path, tmp_path: Path) -> N
         train=file,
         val=file,
         protocol=("detection",),
-        results=tmp_path / "results.jsonl",
+        results=tmp_path / "results",
         detection=replace(TINY, val_share=0.1),
     )
     results = evaluate(config, torch.device("cpu"))

@@ -56,15 +56,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
         train=write_voc(folder / "voc", drawn(5)),
         val=write_voc(folder / "val", drawn(4, seed=1)),
         protocol=("detection",),
-        results=folder / "results.jsonl",
+        results=folder / "results",
         detection=TINY,
     )
 
 
 def test_every_checkpoint_gets_its_lines(base: EvaluateConfig, tmp_path: Path) -> None:
-    config = replace(
-        base, checkpoint=(*base.checkpoint, "untrained"), results=tmp_path / "results.jsonl"
-    )
+    config = replace(base, checkpoint=(*base.checkpoint, "untrained"), results=tmp_path / "results")
     kept = Kept()
     with listening(kept):
         results = evaluate(config, CPU)
@@ -96,7 +94,7 @@ def test_masks_where_the_annotations_hold_them(base: EvaluateConfig, tmp_path: P
         base,
         train=root,
         val=root,
-        results=tmp_path / "results.jsonl",
+        results=tmp_path / "results",
         detection=replace(TINY, val_share=0.5, head="c4"),
     )
     results = evaluate(config, CPU)
@@ -122,7 +120,7 @@ def test_supervised_weights_from_a_file(
     config = replace(
         base,
         checkpoint=(*base.checkpoint, str(weights_file)),
-        results=tmp_path / "results.jsonl",
+        results=tmp_path / "results",
         detection=replace(TINY, norm="frozen"),
     )
     results = evaluate(config, CPU)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.masking.foreground import FLAT_STD, foreground
+from pipeline.saliency.foreground import FLAT_STD, foreground
 
 
 def test_golden(golden: Path) -> None:
@@ -51,7 +51,7 @@ def test_how_large_a_flat_object_must_be(side: int, found: bool) -> None:
     assert found == (side * side / 49 > 0.36 / 1.36)
     expected = saliency > 0 if found else torch.ones(1, 7, 7, dtype=torch.bool)
     assert torch.equal(foreground(saliency), expected)
-    assert torch.equal(foreground(saliency, threshold=0.0, eps=0.0), saliency > 0)
+    assert torch.equal(foreground(saliency, threshold=0.0, flat_std=0.0), saliency > 0)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.25])

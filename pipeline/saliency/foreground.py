@@ -1,0 +1,85 @@
+"""Mark the foreground patches of a saliency grid, for the manifest and for training alike.
+
+The functions take numpy arrays and torch tensors, on any device, and return the same kind.
+
+Shapes: `G` grid side, `N` = G * G patches.
+"""
+
+import math
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+
+from pipeline.errors import InputError
+
+Rule = Literal["std", "otsu"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+PAPER_THRESHOLD = -0.6
+"""In standard deviations (arXiv 2309.12757, section 3.1)."""
+FLAT_STD = 2e-3
+"""Spread under which a map in [0, 1] says nothing: half a level of 8 bits is 1.96e-3, the largest
+standard deviation that values one level apart can have, so rounding alone stays below it."""
+
+Array = TypeVar("Array")
+
+
+def foreground(
+    saliency: Array,
+    *,
+    rule: Rule = "std",
+    threshold: float = PAPER_THRESHOLD,
+    flat_std: float = FLAT_STD,
+) -> Array:
+    """Marks the foreground patches of each grid by its own values.
+
+    ``std`` marks `saliency >= mean + threshold * std` with the population standard deviation, as
+    the paper does. ``otsu`` splits the N values where the variance between the two classes is
+    greatest (Otsu, "A threshold selection method from gray-level histograms", 1979) and marks the
+    upper class. A grid without spread is all foreground under both: rounding must not decide it.
+
+    Args:
+        saliency: per patch, float in [0, 1], [..., G, G].
+        rule: ``std`` or ``otsu``.
+        threshold: of ``std``, in standard deviations.
+        flat_std: standard deviation below which a grid has no spread.
+
+    Returns:
+        True where a patch is foreground, bool, same shape.
+    """
+    values: Any = saliency
+    # float64: in float32 the mean of equal values may land above them.
+    values = values.astype(np.float64) if isinstance(values, np.ndarray) else values.double()
+    flat = values.reshape(*values.shape[:-2], -1)
+    mean = flat.mean(-1)[..., None]
+    std = ((flat - mean) ** 2).mean(-1)[..., None] ** 0.5
+    least = _otsu(flat)[..., None] if rule == "otsu" else mean + threshold * std
+    marked: Array = (values >= least[..., None]) | (std < flat_std)[..., None]
+    return marked
+
+
+def _otsu(values: Any) -> Any:  # noqa: ANN401  (an array or a tensor)
+    """The least value of the upper class, [...], of values [..., N]."""
+    count = values.shape[-1]
+    if count == 1:
+        return values[..., 0]
+    by_numpy = isinstance(values, np.ndarray)
+    rising: Any = np.sort(values, axis=-1) if by_numpy else values.sort(dim=-1).values
+    below = rising.cumsum(-1)  # sum of the k lowest values, k = 1 ... N
+    lower = below[..., :-1]
+    sizes = (lower * 0 + 1).cumsum(-1)  # 1 ... N - 1, made where the values are
+    # Up to a factor the variance between classes of k and N - k values: no division by zero.
+    spread = (count * lower - sizes * below[..., -1:]) ** 2 / (sizes * (count - sizes))
+    # Equal values belong to one class.
+    spread = spread * (rising[..., 1:] > rising[..., :-1])
+    best = spread.argmax(-1)[..., None] + 1
+    if by_numpy:
+        return np.take_along_axis(rising, best, axis=-1)[..., 0]
+    return rising.gather(-1, best)[..., 0]
+
+
+def check_rule(rule: str, threshold: float) -> None:
+    """Raises ``InputError`` for an unknown rule or a threshold that is no number."""
+    if rule not in RULES:
+        raise InputError(f"unknown foreground rule {rule!r}: choose from {', '.join(RULES)}")
+    if not math.isfinite(threshold):
+        raise InputError(f"foreground_threshold is {threshold}: wanted a finite number")

@@ -1,0 +1,89 @@
+"""A small precompute and the first steps of every recipe are what they were.
+
+A golden changes in a commit that says why; ``python -m tests.goldens.write NAME`` rewrites it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.goldens.measure import (
+    FOLDER,
+    PRECOMPUTE,
+    RECIPE_NAMES,
+    golden_file,
+    make_shards,
+    measure_precompute,
+    measure_recipe,
+    versions,
+)
+
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
+GOLDENS = (PRECOMPUTE, *RECIPE_NAMES)
+
+LOSS_TOLERANCE = 2e-3
+"""Relative, and twice the largest difference measured. The order of float32 sums follows the
+processor's vector width and the number of threads: over AVX-512, AVX2 and SSE 4.1, one and two
+threads, the losses moved by 1e-3 (`debug`, tenth step), 2e-4 (SimCLR at 64 px) and 3e-5 (all
+others); masks, foreground and shards not by a bit. Without its masks a recipe's losses move by
+5e-2."""
+SCHEDULE_TOLERANCE = 1e-12
+"""Relative: a schedule is a few operations in float64."""
+
+
+def read_golden(name: str) -> dict[str, Any]:
+    """The golden of a recipe or of the precompute.
+
+    Libraries of other versions, or another kind of machine, may give other bytes, so the test is
+    skipped there. It cannot be skipped where constraints.txt is installed, on x86-64.
+    """
+    golden: dict[str, Any] = json.loads(golden_file(name).read_text())
+    written, here = golden.pop("versions"), versions()
+    other = [
+        f"{key} {here[key]} (golden: {written[key]})" for key in here if here[key] != written[key]
+    ]
+    if other:
+        pytest.skip(f"the golden {name} was written with other versions: {', '.join(other)}")
+    return golden
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("goldens"))
+
+
+def test_every_recipe_has_a_golden_and_nothing_else_has() -> None:
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(GOLDENS)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_goldens_are_of_the_pinned_versions(name: str) -> None:
+    """Whoever pins another version rewrites the goldens, so that the rest is never skipped."""
+    pinned = dict(line.split("==") for line in CONSTRAINTS.read_text().split())
+    written = json.loads(golden_file(name).read_text())["versions"]
+    assert written == {key: pinned.get(key, "x86_64") for key in written}
+    assert written.keys() == versions().keys()
+
+
+def test_precompute_writes_the_same_bytes(shards: Path) -> None:
+    """Shards, manifests, rejected lists and plan to the last bit.
+
+    The encoders decide the bytes: OpenCV's of PNG, pyarrow's of parquet (its version stands in
+    every file). The maps are levels of 256 that OpenCV and numpy compute in float32.
+    """
+    golden, measured = read_golden(PRECOMPUTE), measure_precompute(shards)
+    assert measured["pictures"] == golden["pictures"], "the test's own pictures differ"
+    assert measured["dataset"] == golden["dataset"]
+    assert measured["files"] == golden["files"]
+
+
+@pytest.mark.parametrize("name", RECIPE_NAMES)
+def test_a_recipe_begins_as_it_did(name: str, shards: Path, tmp_path: Path) -> None:
+    golden, measured = read_golden(name), measure_recipe(name, shards, tmp_path / "run")
+    for field, tolerance in (("lr", SCHEDULE_TOLERANCE), ("rho", SCHEDULE_TOLERANCE)):
+        assert measured.pop(field) == pytest.approx(golden.pop(field), rel=tolerance, abs=0), field
+    losses, expected = measured.pop("losses"), golden.pop("losses")
+    assert measured == golden  # samples, masks and foreground, exactly
+    assert losses == pytest.approx(expected, rel=LOSS_TOLERANCE, abs=0)

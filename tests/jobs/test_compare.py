@@ -1,0 +1,86 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from jobs.compare import run
+from tests.job_here import Done, job_here
+from tests.training.evaluate.made_evaluations import write_evaluation
+
+RIGHT = np.random.default_rng(0).random((4, 200)) < np.array([[0.4, 0.45, 0.7, 0.6]]).T
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    return job_here(run, monkeypatch, capsys)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    made = [write_evaluation(tmp_path / f"r{n}", row) for n, row in enumerate(RIGHT)]
+    for folder, row in zip(made, RIGHT, strict=True):
+        write_evaluation(folder, ~row, protocol="linear")
+    return made
+
+
+def test_two_evaluations(job: Callable[..., Done], folders: list[Path]) -> None:
+    done = job(folders[0], folders[2])
+    assert (done.code, done.err) == (0, "")
+    said, _, *table = done.out.splitlines()
+    assert said.startswith(f"comparing {folders[2]} with {folders[0]} by ")
+    assert table[0].startswith(f"| top-1, % | {folders[0]} | {folders[2]} | ")
+    assert {line.split(" | ")[0] for line in table[2:4]} == {"| knn", "| linear"}
+
+
+def test_the_object_for_programs(job: Callable[..., Done], folders: list[Path]) -> None:
+    done = job(folders[0], folders[2], "--protocol", "knn", "--json")
+    (found,) = json.loads(done.out)["comparisons"]
+    only_a = int((RIGHT[0] & ~RIGHT[2]).sum())
+    only_b = int((~RIGHT[0] & RIGHT[2]).sum())
+    assert (found["only_baseline"], found["only_arm"]) == (only_a, only_b)
+    assert found["difference"]["p"] == binomtest(only_a, only_a + only_b, 0.5).pvalue
+    assert found["difference"]["points"] == pytest.approx((only_b - only_a) / 2)
+    assert set(found["gains"]) == {"cat", "dog", "owl"}
+
+
+def test_seeds(job: Callable[..., Done], folders: list[Path]) -> None:
+    none = f"none={folders[0]},{folders[1]}"
+    done = job(none, f"own={folders[2]},{folders[3]}", "--protocol", "knn")
+    assert done.code == 0, done.err
+    assert "| top-1, % | none | own | own - none |" in done.out
+    assert "Means of 2 seeds" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("r0", "r0"), "r0 is given twice"),
+        (("r0", "old"), "holds no predictions of images, only results.jsonl"),
+        (("r0", "other"), "knn is of different images, 400 are in one of them only ("),
+        (("r0", "r1", "--protocol", "svm"), "no arm has protocol 'svm': choose from "),
+        (("r0", "r1", "--seed", "-1"), "seed -1"),
+        ((), "0 evaluations"),
+    ],
+)
+def test_bad_input(
+    job: Callable[..., Done],
+    folders: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    assert len(folders) == 4
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results.jsonl").write_text("")
+    write_evaluation(tmp_path / "other", RIGHT[0], prefix="x")
+    write_evaluation(tmp_path / "other", RIGHT[0], prefix="x", protocol="linear")
+    monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
+    done = job(*words)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
