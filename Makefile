@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 # Of pyproject.toml; dev: all that the tests and every part of the project use.
 EXTRAS ?= dev
 STAMP := $(VENV)/.installed
+# Ablations of this checkout wait while a command runs under this.
+QUIET := $(BIN)/python -m tests.benchmarks.quiet
 UV_VERSION := 0.13.9
+SEED ?= 0
 CLUSTER_PORT ?= 6379
 DASHBOARD_PORT ?= 8265
 CLUSTER_CPUS ?= None
@@ -40,7 +43,7 @@ typecheck: setup ## mypy, strict
 	@$(BIN)/mypy
 
 test: setup ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 --dist loadgroup
+	@$(QUIET) $(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 --dist loadgroup
 
 test-faults: setup ## kill processes in mid-run and compare what comes out
 	@$(BIN)/python -m pytest -m faults --timeout 3600
@@ -49,25 +52,25 @@ test-browser: setup ## open reports in a headless Chromium (Debian: apt-get inst
 	@$(BIN)/python -m pytest -m browser
 
 bench: setup ## measure speed against baselines, in one run
-	@$(BIN)/python -m pytest -m benchmark --timeout 3600 -s
+	@$(QUIET) $(BIN)/python -m pytest -m benchmark --timeout 3600 -s
 
-demo: setup ## the whole way on pictures that it makes itself, in minutes
-	@$(BIN)/python jobs/demo.py
+demo: setup ## does it look at the object? pictures, two trainings, a table, a page, in minutes (SEED=0)
+	@$(BIN)/python jobs/demo.py --seed $(SEED) $(ARGS)
 
 precompute: setup ## shards with saliency from a folder: DATA=images OUT=shards (default: the demo pictures)
 ifeq ($(origin DATA), undefined)
 	@$(BIN)/python jobs/demo.py --only-pictures
 endif
-	@$(BIN)/python jobs/precompute.py --data $(or $(DATA),runs/demo/pictures/train) --out $(or $(OUT),runs/demo/shards/train) $(ARGS)
+	@$(BIN)/python jobs/precompute.py --data $(or $(DATA),runs/demo/seed-0/pictures/train) --out $(or $(OUT),runs/demo/seed-0/shards) $(ARGS)
 
 sweep: setup ## try masking ratios on shards, resumably: SHARDS=train VAL=labelled OUT=folder ARGS=... (default: the demo pictures)
 ifeq ($(origin SHARDS), undefined)
 	@$(BIN)/python jobs/demo.py --only-pictures
-	@for part in train val; do \
-	  $(BIN)/python jobs/precompute.py --data runs/demo/pictures/$$part --out runs/demo/shards/$$part || exit $$?; done
+	@$(BIN)/python jobs/precompute.py --data runs/demo/seed-0/pictures/train --out runs/demo/seed-0/shards
+	@$(BIN)/python jobs/precompute.py --data runs/demo/seed-0/pictures/usual --out runs/demo/seed-0/usual
 endif
-	@$(BIN)/python jobs/sweep.py --shards $(or $(SHARDS),runs/demo/shards/train) \
-	  --knn.val-shards $(or $(VAL),runs/demo/shards/val) --out $(or $(OUT),runs/sweep) \
+	@$(BIN)/python jobs/sweep.py --shards $(or $(SHARDS),runs/demo/seed-0/shards) \
+	  --knn.val-shards $(or $(VAL),runs/demo/seed-0/usual) --out $(or $(OUT),runs/sweep) \
 	  $(or $(ARGS),--space mask_ratio --epochs 4 --concurrent 2)
 
 cluster-up: setup ## start a local Ray head with dashboard and job server (CLUSTER_PORT=, DASHBOARD_PORT=, CLUSTER_CPUS=)

@@ -1,118 +1,129 @@
-"""The whole way on pictures that it makes itself: shards, masks, pretraining, evaluation."""
+"""Objects with typical backgrounds: an untrained network, a baseline and the method, compared.
+
+Makes the pictures, computes saliency, trains baseline and method at once, a core each and without
+Ray, and scores all three networks on usual and on changed backgrounds.
+"""
 
 import importlib
-import shutil
+import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import torch
+import psutil
 
-from jobs.cli import conclude, from_root, main, parse
+from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
 from jobs.options import Groups
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.local import precompute
 from pipeline.progress import duration, say
-from training.config import KnnConfig
-from training.evaluate.config import EvaluateConfig
-from training.evaluate.run import evaluate
-from training.evaluate.subject import UNTRAINED
-from training.loop import RunResult
-from training.recipes import demo
+
+NUM_PROCESSES = 2
+CLOCK_FILE = "seconds.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the demo makes.
+    """What the demo makes. The same command goes on after an interruption.
 
     Attributes:
-        out: folder for pictures, shards and the run.
-        epochs: passes over the 1,600 training pictures, 1 or more.
-        num_workers: training processes, 1 or more.
+        out: folder of the results; pictures, shards and runs go to `seed-N` in it.
+        seed: of pictures, weights and draws, 0 or more.
+        epochs: of both trainings, 1 or more; none: the recipes' (demo, demo_baseline).
+        num_train: pictures to train with, a multiple of 8.
+        num_test: pictures of each kind of background to score with, a multiple of 8.
         only_pictures: stop after making the pictures.
     """
 
     groups: ClassVar[Groups] = {
-        "demo": ("What is made, and where.", ("out", "only_pictures", "epochs", "num_workers"))
+        "demo": (
+            "What is made, and where.",
+            ("out", "seed", "only_pictures", "epochs", "num_train", "num_test"),
+        )
     }
 
     out: Path = Path("runs/demo")
-    epochs: int = 15
-    num_workers: int = 2
+    seed: int = 0
+    epochs: int | None = None
+    num_train: int = 3200
+    num_test: int = 2000
     only_pictures: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.num_workers < 1:
-            raise InputError(
-                f"epochs {self.epochs} and num_workers {self.num_workers} must be 1 or more"
-            )
+        if self.epochs is not None and self.epochs < 1:
+            raise InputError(f"epochs {self.epochs} must be 1 or more")
 
 
-def run() -> None:
-    """Makes pictures, precomputes, pretrains, evaluates before and after, and says so."""
+def run() -> int:
+    """Makes what is missing, scores, says what came of it; 1 where the method learned nothing."""
     config = parse(DemoConfig, "jobs/demo.py")
-    out, started = from_root(config.out), time.monotonic()
-    rest = "" if config.only_pictures else ", then shards, a run and its evaluation"
-    say(f"making 2,000 pictures of 8 kinds of objects, with their true masks, in {out}{rest}")
-    make_demo_pictures(out)
+    out = from_root(config.out)
+    work = out / f"seed-{config.seed}"
+    clock = Clock(work / CLOCK_FILE)
+    say(f"making {config.num_train + 2 * config.num_test:,} pictures of 8 kinds in {work}")
+    make_demo_pictures(
+        work,
+        num_train=config.num_train,
+        num_usual=config.num_test,
+        num_changed=config.num_test,
+        seed=config.seed,
+        num_processes=NUM_PROCESSES,
+    )
+    pictures = work / "pictures"
     if config.only_pictures:
-        pictures = out / "pictures"
         conclude({"pictures": pictures}, f"results    {pictures} (next: jobs/precompute.py)")
-        return
-    shards = {name: out / "shards" / name for name in ("train", "val")}
-    # Ray takes seconds to import: only where it is used.
-    ray_running = importlib.import_module("pipeline.ray_session").ray_running
-    precompute = importlib.import_module("pipeline.precompute.ray_job").precompute
-    launch = importlib.import_module("training.cluster.launch").launch
-    with ray_running():
-        for name, folder in shards.items():
-            precompute(PrecomputeConfig(data=out / "pictures" / name, out=folder))
-        recipe = demo(shards["train"], out / "run")
-        result: RunResult = launch(
-            replace(
-                recipe,
-                epochs=config.epochs,
-                num_workers=config.num_workers,
-                knn=KnnConfig(val_shards=shards["val"], every_epochs=config.epochs),
-            )
-        )
-    if not result.finished:
-        conclude(
-            {"out": out, "finished": False, "step": result.step},
-            f"stopped at step {result.step} of {result.total_steps}: make demo goes on from there",
-        )
-        return
-    backbone = str(out / "run" / "backbone")
-    scoring = EvaluateConfig(
-        checkpoint=(UNTRAINED, backbone),
-        train=shards["train"],
-        val=shards["val"],
-        results=out / "results",
-    )
-    results = evaluate(scoring, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    figures = {(result.protocol, result.checkpoint): result.figure for result in results}
-    shutil.copy(out / "run" / "contact_sheet.png", out / "contact_sheet.png")
-    rows = (("knn", "20 nearest neighbours"), ("linear", "linear probe"))
-    pairs = {name: (figures[name, UNTRAINED], figures[name, backbone]) for name, _ in rows}
+        return 0
+    try:
+        precompute(PrecomputeConfig(data=pictures / "train", out=work / "shards"), NUM_PROCESSES)
+        # Torch takes seconds to import, and the processes that draw import this file.
+        demo = importlib.import_module("training.demo")
+        plan = demo.DemoPlan(work=work, out=out, seed=config.seed, epochs=config.epochs)
+        runs = demo.train_both(plan)
+        if not all(one.finished for one in runs.values()):
+            conclude({"out": out, "finished": False}, "stopped: the same command goes on")
+            return EXIT_INTERRUPTED
+        demo.evaluate_all(plan)
+    finally:
+        clock.stop()
+    outcome = demo.read_outcome(out / "evaluations")
+    result = outcome.result(clock.seconds)
+    for folder in (out, work):
+        demo.write_result(folder, result)
+    page = importlib.import_module("training.report.demo_page").write_demo_page(plan, outcome)
+    learned = outcome.has_learned
     conclude(
-        {
-            "out": out,
-            "finished": True,
-            "top1_untrained": {name: before for name, (before, _) in pairs.items()},
-            "top1_pretrained": {name: after for name, (_, after) in pairs.items()},
-        },
-        f"\n{'top-1 on 400 held-out pictures, %':36}{'untrained':>10}{'pretrained':>12}",
-        *(f"{title:36}{pairs[name][0]:10.1f}{pairs[name][1]:12.1f}" for name, title in rows),
-        f"\npictures   {out / 'pictures'} (true masks in {out / 'masks'})",
-        f"shards     {out / 'shards'}",
+        {"out": out, "finished": True, **result},
+        *demo.table(plan, outcome),
+        *([] if learned else ["The method's network is not better than the untrained one."]),
+        f"\npictures   {pictures} (true masks in {work / 'masks'})",
         f"masks      {out / 'contact_sheet.png'}",
-        f"backbone   {out / 'run' / 'backbone'} (backbone.pth loads into torchvision's resnet18)",
-        f"metrics    tensorboard --logdir {out / 'run'}",
-        f"done in {duration(time.monotonic() - started)}; results in {out} (next: your own images, "
-        "make precompute DATA=FOLDER)",
+        f"backbone   {work / 'method' / 'backbone'}",
+        f"compare    python jobs/compare.py {out}/evaluations/baseline {out}/evaluations/method",
+        f"done in {duration(clock.seconds)}; results in {page} and {out / 'result.json'}",
     )
+    return 0 if learned else 1
+
+
+class Clock:
+    """Seconds since this process began, and those of earlier processes that were interrupted.
+
+    Args:
+        path: file that keeps them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._earlier = float(json.loads(path.read_text())) if path.exists() else 0.0
+        self._began = psutil.Process().create_time()
+        self.seconds = self._earlier
+
+    def stop(self) -> None:
+        """Read the clock and keep it."""
+        self.seconds = self._earlier + time.time() - self._began
+        self._path.write_text(json.dumps(self.seconds))
 
 
 if __name__ == "__main__":

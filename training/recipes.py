@@ -162,6 +162,7 @@ RECIPES: dict[str, Recipe] = {
     "simclr_imagenet100": simclr_imagenet100,
     "simclr_imagenet100_baseline": without_masks(simclr_imagenet100),
     "demo": demo,
+    "demo_baseline": without_masks(demo),
     "debug": debug,
 }
 

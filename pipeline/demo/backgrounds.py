@@ -14,19 +14,21 @@ Floats = NDArray[np.float32]
 Family = Callable[[np.random.Generator, int, int], tuple[Floats, Floats]]
 
 
-def background(rng: np.random.Generator, height: int, width: int, colours: Floats) -> Floats:
-    """A texture of a random family in three colours.
+def background(
+    rng: np.random.Generator, height: int, width: int, colours: Floats, family: Family
+) -> Floats:
+    """A texture in three colours.
 
     Args:
         rng: source of the draws.
         height: H.
         width: W.
         colours: float32 [3, 3], BGR in 0..255.
+        family: which texture, one of `FAMILIES`.
 
     Returns:
         float32 [3, H, W], BGR planes in 0..255 (planes: several times faster to blend).
     """
-    family = FAMILIES[int(rng.integers(len(FAMILIES)))]
     first, second = family(rng, height, width)
     grain = np.float32(1) + rng.uniform(0.03, 0.14) * smooth_noise(rng, height, width, 48)
     one, two, three = colours[:, :, None, None]
@@ -86,7 +88,30 @@ def fibres(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, F
     return smoothstep(field.astype(np.float32)), 0.6 * smoothstep(0.4 + noise)
 
 
-FAMILIES: tuple[Family, ...] = (gradient, clouds, stripes, checks, blobs, fibres)
+def ripples(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, Floats]:
+    """Waves about a point outside of the picture, over soft light."""
+    along, across = turned_grid(rng, height, width)
+    far = np.hypot(along - rng.uniform(0.6, 1.2), across - rng.uniform(-0.5, 0.5))
+    wave = np.sin(2 * np.pi * rng.uniform(4, 9) * far)
+    return edge(wave, rng.uniform(0.4, 1.2)), 0.5 * smoothstep(smooth_noise(rng, height, width, 4))
+
+
+def specks(rng: np.random.Generator, height: int, width: int) -> tuple[Floats, Floats]:
+    """Pebbles: small spots with an edge, of two tones, on even ground."""
+    fine = smooth_noise(rng, height, width, int(rng.integers(18, 26)))
+    return edge(fine - 0.3, 8), 0.8 * edge(-fine - 0.35, 8)
+
+
+FAMILIES: tuple[Family, ...] = (
+    gradient,
+    clouds,
+    stripes,
+    checks,
+    blobs,
+    fibres,
+    ripples,
+    specks,
+)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Floats:

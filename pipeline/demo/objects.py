@@ -16,9 +16,10 @@ Mask = NDArray[np.uint8]
 # The outline and the holes, float32 [P, 2] each; the outline reaches about 1 from the origin.
 Contours = tuple[Floats, ...]
 
-SHARE_OF_PICTURE = (0.15, 0.38)  # pixels of the object, holes left out
+SHARE_OF_PICTURE = (0.08, 0.25)  # pixels of the object, holes left out
 MARGIN = 2  # pixels between the object and the border
 SUBPIXEL_BITS = 4
+FINER = 4  # pixels of the grid that an object is drawn on, per pixel of the picture
 TURN = np.linspace(0, 2 * np.pi, 145, dtype=np.float32)[:-1]
 
 
@@ -30,6 +31,9 @@ def polar(radius: NDArray[np.floating]) -> Floats:
 def circle(radius: float, x: float = 0.0, y: float = 0.0) -> Floats:
     """A circle about (x, y)."""
     return polar(np.full_like(TURN, radius)) + np.array([x, y], np.float32)
+
+
+DISC = circle(1.0)
 
 
 def points(*pairs: tuple[float, float]) -> Floats:
@@ -102,6 +106,27 @@ def star() -> Contours:
     return (corners.astype(np.float32),)
 
 
+def litter(rng: np.random.Generator, scene: Floats) -> None:
+    """Paint small things of any hue into a scene [3, H, W]: none is of a kind.
+
+    Ellipses and triangles, 0.2 to 2 % of the picture each.
+    """
+    height, width = scene.shape[1:]
+    painted = np.zeros((height, width, 4), np.uint8)  # the last plane: how much is covered
+    for _ in range(int(rng.integers(2, 7))):
+        corners = DISC[:: 48 if rng.random() < 0.5 else 12]
+        area = rng.uniform(0.002, 0.02) * height * width
+        angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.6)
+        cos, sin, long = np.cos(angle), np.sin(angle), np.sqrt(area / np.pi)
+        form = np.array([[cos * stretch, sin * stretch], [-sin / stretch, cos / stretch]]) * long
+        where = rng.random(2) * (width, height)
+        fixed = np.rint((corners @ form + where) * (1 << SUBPIXEL_BITS)).astype(np.int32)
+        colour = (*rng.uniform(20, 235, 3).tolist(), 255.0)
+        cv2.fillPoly(painted, [fixed], colour, shift=SUBPIXEL_BITS)
+    covered = painted[:, :, 3] > 0
+    scene[:, covered] = painted[covered][:, :3].T
+
+
 OBJECTS: dict[str, Callable[[], Contours]] = {
     "clover": clover,
     "crescent": crescent,
@@ -114,11 +139,26 @@ OBJECTS: dict[str, Callable[[], Contours]] = {
 }
 
 
-def place_object(kind: str, rng: np.random.Generator, height: int, width: int) -> Mask:
-    """The antialiased mask [H, W] of an object, turned, stretched a little, wholly inside."""
+def place_object(
+    kind: str,
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    share_of_picture: tuple[float, float] = SHARE_OF_PICTURE,
+) -> Mask:
+    """The antialiased mask [H, W] of an object, turned, stretched a little, wholly inside.
+
+    Args:
+        kind: of object.
+        rng: source of the draws.
+        height: H.
+        width: W.
+        share_of_picture: least and largest share of the H * W pixels, in (0, 1); less where the
+            object would not fit.
+    """
     contours = OBJECTS[kind]()
     area = cv2.contourArea(contours[0]) - sum(cv2.contourArea(hole) for hole in contours[1:])
-    share = rng.uniform(*SHARE_OF_PICTURE)
+    share = rng.uniform(*share_of_picture)
     angle, stretch, shear = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.18), rng.normal(0, 0.08)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     form = np.array([[stretch, shear], [0, 1 / stretch]])  # keeps the area
@@ -130,11 +170,12 @@ def place_object(kind: str, rng: np.random.Generator, height: int, width: int) -
     shrink = np.float32(min(1.0, float(room.min())))
     low, high = low * shrink, high * shrink
     where = rng.uniform(MARGIN - low, np.maximum(corner - high, MARGIN - low)).astype(np.float32)
-    scale = 1 << SUBPIXEL_BITS
+    # OpenCV fills the border's pixels too: on a finer grid that adds little to the object.
+    scale = FINER << SUBPIXEL_BITS
     fixed = [np.rint((c @ matrix.T * shrink + where) * scale).astype(np.int32) for c in contours]
-    mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, fixed, 255, lineType=cv2.LINE_AA, shift=SUBPIXEL_BITS)
-    return mask
+    fine = np.zeros((FINER * height, FINER * width), np.uint8)
+    cv2.fillPoly(fine, fixed, 255, shift=SUBPIXEL_BITS)
+    return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def dots(rng: np.random.Generator, height: int, width: int) -> Floats:

@@ -1,120 +1,70 @@
-"""What the ablation's finished runs say: a line each, a table, a plot."""
+"""Finished runs of the ablation: a line of JSON each, with every image's right or wrong."""
 
+import base64
+import fcntl
 import json
 import os
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-RECORDS_FILE = "records.jsonl"
-PLOT_FILE = "ablation.png"
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.benchmarks.ablation_table import Options, plain
 
 Record = dict[str, Any]
+Right = NDArray[np.bool_]
+MEASURES = {"knn": "20-NN", "probe": "probe"}
+"""Name in the records -> title."""
 
 
-def append_record(out: Path, record: dict[str, object]) -> None:
-    """Adds a finished run; one write, flushed, so that processes do not mix their lines."""
-    path = out / RECORDS_FILE
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("ab", buffering=0) as file:
+def append_record(path: Path, record: Record) -> None:
+    """Add a finished run; locked and flushed, so that processes do not mix their lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        torn = (
+            file.seek(0, os.SEEK_END) > 0
+            and file.seek(-1, os.SEEK_END) >= 0
+            and (file.read(1) != b"\n")
+        )
         file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
         os.fsync(file.fileno())
 
 
-def read_records(out: Path) -> list[Record]:
-    """The finished runs; of a run that stands there twice, the first; a torn line is left out."""
-    path = out / RECORDS_FILE
+def read_records(path: Path) -> list[Record]:
+    """The finished runs in the order of the file; of the same run twice, the first.
+
+    A torn line, of a process that was killed while it wrote, is left out.
+    """
     found: dict[str, Record] = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        found.setdefault(record["digest"], record)
+        key = run_key(record["table"], record["arm"], record["seed"], record["options"])
+        found.setdefault(key, record)
     return list(found.values())
 
 
-def _arms(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that differ in nothing but the seed, together."""
-
-    def arm(record: Record) -> tuple[str, ...]:
-        parts = {**record["cell"], "epochs": record["epochs"], "view_size": record["view_size"]}
-        return tuple(str(parts[name]) for name in sorted(parts) if name != "seed")
-
-    first: dict[tuple[str, ...], int] = {}
-    for number, record in enumerate(records):
-        first.setdefault(arm(record), number)
-    ordered = sorted(records, key=lambda record: first[arm(record)])
-    return [list(group) for _, group in groupby(ordered, key=arm)]
+def run_key(table: str, arm: str, seed: int, options: Options) -> str:
+    """What makes two runs the same."""
+    # Tuples become lists in JSON.
+    return f"{table}/{arm}/{seed}/{plain(json.loads(plain(options)))}"
 
 
-def _label(record: Record) -> str:
-    cell = record["cell"]
-    rate = "" if cell["lr"] is None else f", lr {cell['lr']:g}"
-    return f"{cell['method']}, {cell['strategy']}, {cell['negatives']}, {cell['fill']}{rate}"
+def packed(right_V: Right) -> str:
+    """Right or wrong of V images as base64 of their bits, the first image's highest."""
+    return base64.b64encode(np.packbits(right_V).tobytes()).decode()
 
 
-def _mean(arm: Sequence[Record], name: str) -> tuple[float, float, float]:
-    """Mean over the seeds, and of the intervals' ends: all seeds classify the same images."""
-    low, high = zip(*(record[f"{name}_interval"] for record in arm), strict=True)
-    return fmean(record[name] for record in arm), fmean(low), fmean(high)
+def unpacked(bits: str, num_images: int) -> Right:
+    """The inverse of `packed`: bool [V]."""
+    found = np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=num_images)
+    return found.astype(np.bool_)
 
 
-def table(records: Sequence[Record]) -> str:
-    """A Markdown table, an arm a line, in the order in which the arms were first finished."""
-    lines = [
-        "| method | strategy | hard negatives | fill | lr | epochs | seeds | 20-NN % "
-        "| linear % | min a run |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for arm in _arms(records):
-        cell = arm[0]["cell"]
-        figures = []
-        for name in ("knn", "linear"):
-            mean, low, high = _mean(arm, name)
-            spread = f", sd {stdev(r[name] for r in arm):.1f}" if len(arm) > 1 else ""
-            figures.append(f"{mean:.1f} [{low:.1f}, {high:.1f}]{spread}")
-        rate = "recipe" if cell["lr"] is None else f"{cell['lr']:g}"
-        minutes = fmean(r["train_seconds"] for r in arm) / 60
-        lines.append(
-            f"| {cell['method']} | {cell['strategy']} | {cell['negatives']} | {cell['fill']} "
-            f"| {rate} | {arm[0]['epochs']} | {len(arm)} | {figures[0]} | {figures[1]} "
-            f"| {minutes:.1f} |"
-        )
-    if records:
-        starts = sorted({record["knn_curve"][0][1] for record in records})
-        untrained = f"{starts[0]:.1f}" + (f" to {starts[-1]:.1f}" if len(starts) > 1 else "")
-        lines += [
-            "",
-            f"Untrained: 20-NN {untrained} %. Brackets: 95 % bootstrap over the "
-            f"{records[0]['num_val']} validation images; sd: over seeds. Linear: the fast probe.",
-        ]
-    return "\n".join(lines)
-
-
-def plot(records: Sequence[Record], path: Path) -> str:
-    """Draws 20-NN and linear top-1 of every arm with their intervals; returns what to say."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "no plot: matplotlib is not installed"
-    arms = _arms(records)
-    figure = Figure(figsize=(11, 1.2 + 0.42 * len(arms)), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    places = range(len(arms))
-    for axis, name, title in zip(
-        axes, ("knn", "linear"), ("20-NN top-1, %", "fast linear probe top-1, %"), strict=True
-    ):
-        for place, arm in zip(places, arms, strict=True):
-            mean, low, high = _mean(arm, name)
-            axis.plot([low, high], [place, place], color="0.6", linewidth=2)
-            axis.plot([record[name] for record in arm], [place] * len(arm), "|", color="C1")
-            axis.plot(mean, place, "o", color="C0")
-        axis.set_title(title)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(list(places), [_label(arm[0]) for arm in arms])
-    axes[0].invert_yaxis()
-    figure.savefig(path, dpi=120)
-    return f"plot {path}"
+def right_of(record: Record, column: str, measure: str) -> Right:
+    """Which images of a column (`usual`, say) a measure (`knn`, `probe`) had right: bool [V]."""
+    return unpacked(record["right"][column][measure], record["num_images"][column])

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
-    make_demo_pictures(root, num_train=8, num_val=16, size=64)
+    make_demo_pictures(root, num_train=8, num_usual=16, num_changed=8)
     return root
 
 
@@ -82,10 +82,10 @@ def test_values_out_of_range_are_refused(changes: dict[str, object], words: str)
 
 
 def test_a_table_and_a_picture(demo: Path, tmp_path: Path) -> None:
-    (missing := demo / "pictures" / "val" / "extra").mkdir(exist_ok=True)
+    (missing := demo / "pictures" / "usual" / "extra").mkdir(exist_ok=True)
     cv2.imwrite(str(missing / "lost.png"), np.zeros((20, 20, 3), np.uint8))
     done = run_job(
-        *("--images", demo / "pictures" / "val", "--masks", demo / "masks" / "val"),
+        *("--images", demo / "pictures" / "usual", "--masks", demo / "masks" / "usual"),
         *("--saliency", "boundary", "boundary:prior_sigma=0", "centre", "uniform"),
         *("--picture", tmp_path / "new" / "cases.png", "--cases", "3", "--processes", "2"),
     )
@@ -113,8 +113,8 @@ def test_halves_add_up(demo: Path) -> None:
     halves: tuple[Half, ...] = ("all", "choose", "report")
     for half in halves:
         config = ScoreConfig(
-            images=demo / "pictures" / "val",
-            masks=demo / "masks" / "val",
+            images=demo / "pictures" / "usual",
+            masks=demo / "masks" / "usual",
             saliency=("uniform",),
             half=half,
             processes=1,
@@ -130,7 +130,7 @@ def test_halves_add_up(demo: Path) -> None:
 
 def test_a_mask_of_another_aspect_is_one_clear_line(demo: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "disc-0001.png"), np.zeros((10, 90), np.uint8))
-    picture = next((demo / "pictures" / "val").rglob("*.jpg"))
+    picture = next((demo / "pictures" / "usual").rglob("*.jpg"))
     images = tmp_path / "images"
     images.mkdir()
     (images / "disc-0001.jpg").write_bytes(picture.read_bytes())

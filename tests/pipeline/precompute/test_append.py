@@ -15,10 +15,11 @@ from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.local import build_all
 from pipeline.precompute.run import run_precompute
 from pipeline.shard_reader import ShardSetReader
 from tests.picture_folders import contents, write_pictures
-from tests.precompute_here import build_here, precompute_here
+from tests.precompute_here import precompute_here
 
 
 def write_more(data: Path, label: str, *numbers: int) -> None:
@@ -142,7 +143,7 @@ def test_an_append_that_was_begun_is_finished_first(
     config: PrecomputeConfig, tmp_path: Path
 ) -> None:
     def killed(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
-        build_here(jobs, work)
+        build_all(jobs, work)
         raise KeyboardInterrupt
 
     write_more(tmp_path / "data", "class_0", 1, 2, 3, 4)

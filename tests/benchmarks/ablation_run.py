@@ -1,0 +1,263 @@
+"""One run of the ablation in a process of its own: train, or go on; score; record."""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import sleep
+
+import torch
+from torch import nn
+
+from jobs.pretrain import read_command_line
+from pipeline.progress import listening
+from pipeline.stores.atomic import write_atomically
+from tests.benchmarks.ablation_records import Right, append_record, packed, read_records, run_key
+from tests.benchmarks.ablation_table import Data, Options, command_line, find_table
+from tests.benchmarks.quiet import QUIET_FILE, is_held
+from training.context import LocalContext
+from training.encoders.encoder import Backbone
+from training.evaluate.extract import features_of
+from training.evaluate.knn import knn_predict
+from training.evaluate.labelled import open_labelled
+from training.evaluate.linear import linear_probe
+from training.evaluate.subject import load_subjects
+from training.local import launch
+from training.record.relay import Relay
+
+EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76
+SECONDS_BETWEEN_LOOKS = 1.0
+COST_FILE = "cost.json"
+STEPS_BETWEEN_COSTS = 50
+# A kill loses at most this, and the step that it interrupts.
+CHECKPOINTS: Options = {
+    "checkpoint.every-minutes": 5.0,
+    "checkpoint.every-epochs": 0,
+    "checkpoint.keep": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An arm with a seed.
+
+    Attributes:
+        table: its name.
+        arm: its name in the table.
+        seed: of pictures, weights and draws.
+        work: folder of data, runs and locks; not kept.
+        records: file of the finished runs.
+        commit: that the code is of.
+    """
+
+    table: str
+    arm: str
+    seed: int
+    work: Path
+    records: Path
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.arm}, seed {self.seed}"
+
+    @property
+    def options(self) -> Options:
+        """All options of the arm."""
+        return find_table(self.table).options(self.arm)
+
+    @property
+    def key(self) -> str:
+        """What makes two runs the same."""
+        return run_key(self.table, self.arm, self.seed, self.options)
+
+    @property
+    def folder(self) -> Path:
+        """Of checkpoints and backbone."""
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:10]
+        arm = re.sub(r"\W+", "-", self.arm)
+        return self.work / "runs" / f"{self.table}-{arm}-{self.seed}-{digest}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is recorded."""
+        recorded = (
+            run_key(r["table"], r["arm"], r["seed"], r["options"])
+            for r in read_records(self.records)
+        )
+        return self.key in recorded
+
+
+class AblationContext(LocalContext):
+    """Asked after every step: waits while the machine is to be quiet, and keeps the cost.
+
+    Args:
+        run: that is trained.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run, self._steps, self._pixels = run, -1, 0  # the first step's end starts the clock
+        self._started, self._cpu_started = 0.0, 0.0
+        self._cost: dict[str, float] = {}
+        self._hook = nn.modules.module.register_module_forward_pre_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, Backbone):
+            images, _, height, width = inputs[0].shape
+            self._pixels += images * height * width
+
+    def stop_requested(self) -> bool:
+        """Waits while the lock is held; a run whose ablation was killed stops too."""
+        self._steps += 1
+        began = time.monotonic()
+        if self._steps == 0:
+            self._pixels, self._started, self._cpu_started = 0, began, time.process_time()
+        else:
+            self._cost = {
+                "seconds": (began - self._started) / self._steps,
+                "cpu_seconds": (time.process_time() - self._cpu_started) / self._steps,
+                "pixels": self._pixels / self._steps,
+            }
+            if self._steps % STEPS_BETWEEN_COSTS == 0:
+                self.write_cost()
+        while not super().stop_requested() and _parent_lives() and is_held(QUIET_FILE):
+            sleep(SECONDS_BETWEEN_LOOKS)
+        self._started += time.monotonic() - began
+        return super().stop_requested() or not _parent_lives()
+
+    def write_cost(self) -> None:
+        """Keep the mean cost of this process's steps, unless they are few beside earlier ones."""
+        path = self.run.folder / COST_FILE
+        if self._cost and (self._steps >= STEPS_BETWEEN_COSTS or not path.exists()):
+            write_atomically(path, json.dumps(self._cost).encode())
+
+    def close(self) -> None:
+        """Keep the cost and count no more."""
+        self.write_cost()
+        self._hook.remove()
+
+
+def _parent_lives() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is None or parent.is_alive()
+
+
+def execute(run: Run) -> int:
+    """Train, score and record a run, or go on with it; returns an exit code."""
+    locks = run.work / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / run.folder.name).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return EXIT_ELSEWHERE
+        if run.finished:
+            return 0
+        return _execute(run)
+
+
+def _execute(run: Run) -> int:
+    table = find_table(run.table)
+    with (run.work / "locks" / f"{run.table}-data").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a seed share their data
+        data = table.prepare(run.work / "data" / run.table, run.seed)
+    options = (
+        CHECKPOINTS
+        | run.options
+        | {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
+    )
+    _, _, config = read_command_line(command_line(options))
+    context = AblationContext(run)
+    try:
+        result = launch(config, context)
+    finally:
+        context.close()
+    if not result.finished:
+        return EXIT_STOPPED
+    cost = json.loads((run.folder / COST_FILE).read_text())
+    scores = score(run.folder / "backbone", data)
+    figures = {
+        column: {name: round(100 * float(right.mean()), 3) for name, right in found.items()}
+        for column, found in scores.items()
+    }
+    record = {
+        "table": run.table,
+        "arm": run.arm,
+        "seed": run.seed,
+        "options": run.options,
+        "figures": figures,
+        "steps": result.total_steps,
+        "seconds": round(cost["seconds"] * result.total_steps, 1),
+        "cpu_seconds": round(cost["cpu_seconds"] * result.total_steps, 1),
+        "pixels": round(cost["pixels"] * result.total_steps),
+        "commit": run.commit,
+        "processor": processor(),
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "images": {column: open_labelled(data.tests[column]).digest[:16] for column in scores},
+        "num_images": {c: len(next(iter(found.values()))) for c, found in scores.items()},
+        "right": {
+            column: {name: packed(right) for name, right in found.items()}
+            for column, found in scores.items()
+        },
+    }
+    append_record(run.records, record)
+    shutil.rmtree(run.folder / "checkpoints")
+    return 0
+
+
+def score(backbone: Path, data: Data) -> dict[str, dict[str, Right]]:
+    """Which images of each column 20-NN and the fast linear probe have right: bool [V] each."""
+    device = torch.device("cpu")
+    (subject,) = load_subjects([str(backbone)], encoder="query", seed=0, device=device)
+    extract = replace(subject.extract_config(batch_size=256, bf16=False), num_threads=1)
+    names = (data.shards, *data.tests.values())
+    (bank, labels), *tests = (
+        features_of(
+            subject.network, open_labelled(name), extract, prepare=subject.prepare, device=device
+        )
+        for name in names
+    )
+    num_classes = int(labels.max()) + 1
+    features = torch.cat([features for features, _ in tests])
+    wanted = torch.cat([wanted for _, wanted in tests])
+    knn = knn_predict(bank, labels, features, k=20, temperature=0.07, num_classes=num_classes)
+    probe = linear_probe(bank, labels, features, wanted, num_classes=num_classes).predicted_V
+    counts = [len(wanted) for _, wanted in tests]
+    right = {"knn": (knn == wanted).split(counts), "probe": (probe == wanted).split(counts)}
+    return {
+        column: {name: found[number].numpy() for name, found in right.items()}
+        for number, column in enumerate(data.tests)
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def run_in_process(run: Run) -> None:
+    """`execute` as a process of its own; its progress goes to a file, its end is its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks for a stop, by SIGTERM
+    # Linux may share the cores out by sessions first; within one, nice is all that counts.
+    os.setsid()
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(os.getpriority(os.PRIO_PROCESS, 0)))
+    torch.set_num_threads(1)
+    log = run.work / "logs" / run.folder.name
+    log.mkdir(parents=True, exist_ok=True)
+    with listening(Relay(log)):
+        raise SystemExit(execute(run))

@@ -1,0 +1,93 @@
+"""What a table of the ablation is: arms, what they share, and their data."""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+from tests.benchmarks import tables
+
+Value = str | int | float | bool | tuple[str | int | float, ...]
+Options = dict[str, Value]
+"""Options of jobs/pretrain.py without their dashes, and their values."""
+FIRST_CHOICE_SEED = 100
+"""Seeds from here on are for choosing settings; the smaller ones are reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the runs of one seed train on and are scored on.
+
+    Attributes:
+        shards: labelled shards to pretrain on; their images are kNN's bank and the probe's.
+        tests: labelled images in class folders, by the name of the column.
+    """
+
+    shards: Path
+    tests: Mapping[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Arms that are compared.
+
+    Attributes:
+        name: of its file in `tests/benchmarks/tables`.
+        about: one sentence.
+        baseline: arm that the others are compared with.
+        common: options of every arm.
+        arms: options of each.
+        prepare: makes the data of a seed below a folder, or finds it there.
+    """
+
+    name: str
+    about: str
+    baseline: str
+    common: Options
+    arms: Mapping[str, Options]
+    prepare: Callable[[Path, int], Data]
+
+    def options(self, arm: str) -> Options:
+        """All options of an arm.
+
+        Raises:
+            InputError: there is no such arm.
+        """
+        if arm not in self.arms:
+            raise InputError(f"unknown arm {arm!r}: {self.name} has {', '.join(self.arms)}")
+        return self.common | self.arms[arm]
+
+
+def find_table(name: str) -> Table:
+    """The table of that name.
+
+    Raises:
+        InputError: there is none; lists the known ones.
+    """
+    known = [module.name for module in pkgutil.iter_modules(tables.__path__)]
+    if name not in known:
+        raise InputError(f"unknown table {name!r}: choose one of {', '.join(sorted(known))}")
+    found = importlib.import_module(f"{tables.__name__}.{name}").TABLE
+    assert isinstance(found, Table)
+    return found
+
+
+def command_line(options: Options) -> list[str]:
+    """The options as words of a command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            group, _, last = name.rpartition(".")
+            words.append(f"--{name}" if value else f"--{group}{'.' * bool(group)}no-{last}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name}", *map(str, values)]
+    return words
+
+
+def plain(options: Options) -> str:
+    """The options as one line of JSON that does not depend on their order."""
+    return json.dumps(options, sort_keys=True)

@@ -1,0 +1,81 @@
+"""Made pictures whose kinds have typical backgrounds (the demo's generator), 32 px."""
+
+from pathlib import Path
+
+from pipeline.demo.pictures import make_demo_pictures
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.local import precompute
+from tests.benchmarks.ablation_table import Data, Options, Table
+
+NETWORK: Options = {"encoder.architecture": "resnet18", "encoder.stem": "small"}
+NUM_TRAIN, BATCH, STEPS = 3200, 64, 5000
+
+
+def prepare(folder: Path, seed: int) -> Data:
+    """Pictures and shards of a seed; other seeds have wholly other pictures."""
+    made, shards = folder / f"pictures-{seed}", folder / f"shards-{seed}"
+    make_demo_pictures(made, num_train=NUM_TRAIN, seed=seed)
+    precompute(PrecomputeConfig(data=made / "pictures" / "train", out=shards))
+    names = ("usual", "changed")
+    return Data(shards=shards, tests={name: made / "pictures" / name for name in names})
+
+
+OWN: Options = {"method.hard-negatives": 1, "masks.negative-ratio": (0.7, 1.0), "method.rho": 2.0}
+OBJECT_HARD: Options = {"masks.negative-ratio": (0.7, 1.0), "method.object-rho": 3.0}
+CALIBRATED: Options = {"masks.foreground": "otsu", "masks.count": "matched"}
+PAPER: Options = {"masks.foreground": "std", "masks.negative-ratio": (0.4, 0.7)}
+
+TABLE = Table(
+    name="backgrounds",
+    about="Nine of ten training objects stand on a background typical of their kind.",
+    baseline="none",
+    common={
+        "recipe": "simclr_small",
+        **NETWORK,
+        "views.size": 32,
+        "views.grid": 8,
+        "batch-size": BATCH,
+        "epochs": STEPS * BATCH // NUM_TRAIN,
+        "optim.lr": 0.06,
+        "method.temperature": 0.2,
+        "method.hard-negatives": 0,
+        "method.object-head": "off",
+        "masks.strategy": "none",
+        **CALIBRATED,
+    },
+    arms={
+        "none": {},
+        "random": {"masks.strategy": "random"},
+        "balanced": {"masks.strategy": "balanced"},
+        "own, paper": {"method.hard-negatives": 1, "method.rho": 2.0, **PAPER},
+        "own": OWN,
+        "exchange": {
+            "masks.strategy": "exchange",
+            "masks.exchange": "swap",
+            "masks.probability": 0.3,
+        },
+        "object hard": {"method.object-head": "hard", **OBJECT_HARD},
+        "object exchange": {
+            "method.object-head": "exchange",
+            "method.object-exchange-probability": 0.6,
+        },
+        "object both": {
+            "method.object-head": "both",
+            "method.object-exchange-probability": 0.6,
+            **OBJECT_HARD,
+        },
+        # Two heads and a further view, whose background is never exchanged.
+        "object neither": {
+            "method.object-head": "exchange",
+            "method.object-exchange-probability": 0.0,
+        },
+        "shuffled, own": {"masks.strategy": "shuffled", **OWN},
+        # As many patches hidden in the negative, drawn from all of them.
+        "object equal area": {
+            "method.object-head": "hard",
+            "masks.negative-patches": "random",
+            **OBJECT_HARD,
+        },
+    },
+    prepare=prepare,
+)

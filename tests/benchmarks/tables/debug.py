@@ -1,0 +1,29 @@
+"""Two arms of seconds, to see that everything fits together."""
+
+from pathlib import Path
+
+from pipeline.demo.pictures import make_demo_pictures
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.local import precompute
+from tests.benchmarks.ablation_table import Data, Table
+
+
+def prepare(folder: Path, seed: int) -> Data:
+    pictures, shards = folder / f"pictures-{seed}", folder / f"shards-{seed}"
+    make_demo_pictures(pictures, num_train=32, num_usual=16, num_changed=16, seed=seed)
+    precompute(PrecomputeConfig(data=pictures / "pictures" / "train", out=shards))
+    names = ("usual", "changed")
+    return Data(shards=shards, tests={name: pictures / "pictures" / name for name in names})
+
+
+TABLE = Table(
+    name="debug",
+    about="Tiny runs that show nothing.",
+    baseline="none",
+    common={"recipe": "debug", "checkpoint.every-steps": 1},
+    arms={
+        "none": {"masks.strategy": "none"},
+        "balanced": {"masks.strategy": "balanced"},
+    },
+    prepare=prepare,
+)
