@@ -127,7 +127,7 @@ def make_demo_pictures(
     numbers = [(split, number) for split, count in counts.items() for number in range(count)]
     draw = partial(_write_picture, out, seed, size, object_share)
     with ExitStack() as open_pool:
-        drawn = map(draw, numbers)
+        drawn: Iterator[None] = map(draw, numbers)
         if num_processes > 1:
             pool = ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"))
             drawn = open_pool.enter_context(pool).map(draw, numbers, chunksize=100)
