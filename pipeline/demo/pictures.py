@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
