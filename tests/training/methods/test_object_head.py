@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -209,14 +209,9 @@ def test_the_hard_mass_is_that_of_the_paper_s_queue() -> None:
 def test_a_lower_mass_lowers_the_share() -> None:
     query, key, cut, opposite = make_images(4)
     inputs = as_inputs(query, key, of_key=(cut,), of_query=(opposite,))
-    shares = [
-        float(
-            step_of((simclr(replace(SIMCLR, hard_mass=mass)), inputs))["metrics"][
-                "hard_negative_share"
-            ]
-        )  # type: ignore[arg-type]
-        for mass in (None, 1000.0, "paper")
-    ]
+    masses: tuple[float | Literal["paper"] | None, ...] = (None, 1000.0, "paper")
+    steps = [step_of((simclr(replace(SIMCLR, hard_mass=mass)), inputs)) for mass in masses]
+    shares = [float(step["metrics"]["hard_negative_share"]) for step in steps]
     odds = [share / (1 - share) for share in shares]
     # Exact for each anchor; the mean over anchors, whose shares differ, is near it.
     assert odds[1] / odds[0] == pytest.approx(14 / 1000, rel=0.1)
