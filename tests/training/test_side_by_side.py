@@ -83,7 +83,7 @@ def test_an_error_comes_back_and_ends_the_others(tmp_path: Path) -> None:
 
 def test_a_death_is_told() -> None:
     with pytest.raises(RuntimeError, match=r"bad \(exit code 7\)"):
-        side_by_side({"bad": dies, "good": partial(square, 2)})
+        side_by_side({"bad": partial(dies), "good": partial(square, 2)})
 
 
 def test_a_stop_is_passed_on(tmp_path: Path) -> None:
