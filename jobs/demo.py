@@ -33,8 +33,8 @@ class DemoConfig:
         out: folder of the results; pictures, shards and runs go to `seed-N` in it.
         seed: of pictures, weights and draws, 0 or more.
         epochs: of both trainings, 1 or more; none: the recipes' (demo, demo_baseline).
-        num_train: pictures to train with, a multiple of 8.
-        num_test: pictures of each kind of background to score with, a multiple of 8.
+        num_train: pictures to train with, 8 or more, a multiple of 8.
+        num_test: pictures of each kind of background to score with, 8 or more, a multiple of 8.
         only_pictures: stop after making the pictures.
     """
 
@@ -53,8 +53,11 @@ class DemoConfig:
     only_pictures: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs is not None and self.epochs < 1:
-            raise InputError(f"epochs {self.epochs} must be 1 or more")
+        if self.seed < 0 or (self.epochs is not None and self.epochs < 1):
+            raise InputError(f"seed {self.seed} must be 0 or more, epochs {self.epochs} 1 or more")
+        for name in ("num_train", "num_test"):
+            if (count := getattr(self, name)) < 8 or count % 8:
+                raise InputError(f"{name} {count} must be a positive multiple of 8")
 
 
 def run() -> int:
@@ -62,7 +65,7 @@ def run() -> int:
     config = parse(DemoConfig, "jobs/demo.py")
     out = from_root(config.out)
     work = out / f"seed-{config.seed}"
-    clock = Clock(work / CLOCK_FILE)
+    clock, was_done = Clock(work / CLOCK_FILE), (work / "result.json").exists()
     say(f"making {config.num_train + 2 * config.num_test:,} pictures of 8 kinds in {work}")
     make_demo_pictures(
         work,
@@ -81,13 +84,12 @@ def run() -> int:
         # Torch takes seconds to import, and the processes that draw import this file.
         demo = importlib.import_module("training.demo")
         plan = demo.DemoPlan(work=work, out=out, seed=config.seed, epochs=config.epochs)
-        runs = demo.train_both(plan)
-        if not all(one.finished for one in runs.values()):
+        if not demo.train_and_evaluate(plan):
             conclude({"out": out, "finished": False}, "stopped: the same command goes on")
             return EXIT_INTERRUPTED
-        demo.evaluate_all(plan)
     finally:
-        clock.stop()
+        if not was_done:
+            clock.stop()
     outcome = demo.read_outcome(out / "evaluations")
     result = outcome.result(clock.seconds)
     for folder in (out, work):

@@ -1,5 +1,6 @@
 """The demo's two trainings and their evaluation: an untrained network, a baseline, the method."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,11 +18,10 @@ from training.evaluate.arms import read_arms
 from training.evaluate.compare import Comparison, compare
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.predictions import read_predictions, write_predictions
-from training.evaluate.results import Result, append_results, read_results
+from training.evaluate.results import append_results, read_results
 from training.evaluate.run import evaluate
 from training.evaluate.subject import UNTRAINED
 from training.local import launch
-from training.loop import RunResult
 from training.methods.hard_negatives import HardNegativeConfig
 from training.recipes import find_recipe
 from training.side_by_side import side_by_side
@@ -54,6 +54,14 @@ class DemoPlan:
         """Pictures to train with."""
         return load_dataset_info(self.work / "shards").num_images
 
+    def backbone(self, row: str) -> Path:
+        """What the run of a row exports."""
+        return self.work / row / "backbone"
+
+    def scored(self, row: str, column: str) -> Path:
+        """Where the run of a row is scored."""
+        return self.work / "scored" / row / column
+
     def config(self, row: str) -> PretrainConfig:
         """The run of a row."""
         config = find_recipe(RECIPES[row])(self.work / "shards", self.work / row)
@@ -66,46 +74,51 @@ class DemoPlan:
         )
 
 
-def train_both(plan: DemoPlan) -> dict[str, RunResult]:
-    """Train baseline and method at once, or go on with them, each in a process of its own."""
-    return side_by_side({row: partial(launch, plan.config(row)) for row in RECIPES})
+def train_and_evaluate(plan: DemoPlan) -> bool:
+    """Train baseline and method at once, each in a process of its own, and score all rows.
 
+    What an earlier call has trained is not trained again. The evaluations, 20-NN on both columns,
+    go to `plan.out/evaluations/ROW`.
 
-def evaluate_all(plan: DemoPlan) -> None:
-    """Score all rows on both columns by 20-NN; into `plan.out/evaluations/{ROWS}`."""
-    checkpoints = {row: str(plan.work / row / "backbone") for row in RECIPES}
-    scored = {column: plan.work / "scored" / column for column in COLUMNS}
-    for folder in (*scored.values(), plan.out / "evaluations"):
-        shutil.rmtree(folder, ignore_errors=True)
-    tasks = {
-        column: partial(
-            evaluate,
-            EvaluateConfig(
-                checkpoint=(UNTRAINED, *checkpoints.values()),
-                train=plan.work / "shards",
-                val=plan.work / "pictures" / column,
-                protocol=("knn",),
-                results=scored[column],
-                seed=plan.seed,
-            ),
-            torch.device("cpu"),
-        )
-        for column in COLUMNS
-    }
-    results = side_by_side(tasks)
-    rows = {checkpoint: row for row, checkpoint in checkpoints.items()} | {UNTRAINED: UNTRAINED}
-    for column, folder in scored.items():
-        for result in results[column]:
-            named = _named(result, column)
-            append_results(plan.out / "evaluations" / rows[result.checkpoint], [named])
+    Returns:
+        Whether both are finished; else a stop was asked for, and there are checkpoints.
+    """
+    tasks = {row: partial(_train_and_score, plan, row) for row in RECIPES}
+    if not all(side_by_side(tasks).values()):
+        return False
+    kept = plan.out / "evaluations"
+    shutil.rmtree(kept, ignore_errors=True)
+    rows = {str(plan.backbone(row)): row for row in RECIPES} | {UNTRAINED: UNTRAINED}
+    for row, column in itertools.product(RECIPES, COLUMNS):
+        folder = plan.scored(row, column)
+        # A folder of the outcome holds both columns: their names tell them apart.
+        for result in read_results(folder):
+            to = kept / rows[result.checkpoint]
+            append_results(to, [replace(result, variant=column)])
         for one in read_predictions(folder):
-            to = plan.out / "evaluations" / rows[one.result.checkpoint]
-            write_predictions(to, replace(one, result=_named(one.result, column)))
+            to = kept / rows[one.result.checkpoint]
+            write_predictions(to, replace(one, result=replace(one.result, variant=column)))
+    return True
 
 
-def _named(result: Result, column: str) -> Result:
-    """The result with its column in its name: a folder holds both."""
-    return replace(result, variant=column)
+def _train_and_score(plan: DemoPlan, row: str) -> bool:
+    if not launch(plan.config(row)).finished:
+        return False
+    # The untrained network goes with the baseline, whose steps cost less.
+    untrained = (UNTRAINED,) if row == "baseline" else ()
+    for column in COLUMNS:
+        folder = plan.scored(row, column)
+        shutil.rmtree(folder, ignore_errors=True)
+        config = EvaluateConfig(
+            checkpoint=(*untrained, str(plan.backbone(row))),
+            train=plan.work / "shards",
+            val=plan.work / "pictures" / column,
+            protocol=("knn",),
+            results=folder,
+            seed=plan.seed,
+        )
+        evaluate(config, torch.device("cpu"))
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,33 +10,33 @@ from scipy import stats
 
 from tests.benchmarks.ablation_records import MEASURES, Record, Right, right_of
 from tests.benchmarks.ablation_table import FIRST_CHOICE_SEED, plain
+from training.evaluate.comparison import paired_difference, seeds_difference
 
-RESAMPLES, RESAMPLING_SEED = 10_000, 0
+RESAMPLING_SEED = 0
 Interval = tuple[float, float, float]
 """Points, low and high end of 95 %."""
 
 
-def difference(arm: Sequence[Right], other: Sequence[Right]) -> Interval:
+def difference(arm: Sequence[Right], other: Sequence[Right], *, same_images: bool) -> Interval:
     """How many points an arm is better than another one, seed by seed on the same images.
 
-    Several seeds: the t interval of the seeds' differences. One: the paired bootstrap over its
-    images.
+    One seed: the paired bootstrap over its images. Several: the interval of both seeds and images
+    where all seeds share the images, else the t interval of the seeds' differences.
 
     Args:
         arm: which images were right, bool [V] for each seed.
         other: the same of the other arm.
+        same_images: whether all seeds were scored on the same images.
     """
-    # The one place that knows how: the tables and the demo are to say the same.
+    if len(arm) == 1:
+        found = paired_difference(other[0], arm[0], RESAMPLING_SEED)
+        return found.points, found.low, found.high
+    if same_images:
+        found = seeds_difference(np.stack(other), np.stack(arm))
+        return found.points, found.low, found.high
     points = [100 * (float(a.mean()) - float(b.mean())) for a, b in zip(arm, other, strict=True)]
-    mean = fmean(points)
-    if len(points) > 1:
-        half = stats.t.ppf(0.975, len(points) - 1) * stats.sem(points)
-        return mean, mean - half, mean + half
-    gains = arm[0].astype(np.int64) - other[0]
-    shares = [float((gains == gain).mean()) for gain in (-1, 0, 1)]
-    drawn = np.random.default_rng(RESAMPLING_SEED).multinomial(len(gains), shares, RESAMPLES)
-    low, high = np.percentile(100 * (drawn[:, 2] - drawn[:, 0]) / len(gains), [2.5, 97.5])
-    return mean, float(low), float(high)
+    mean, half = fmean(points), stats.t.ppf(0.975, len(points) - 1) * stats.sem(points)
+    return mean, mean - half, mean + half
 
 
 def by_arm(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
@@ -111,7 +111,8 @@ def _differences(arms: dict[str, dict[int, Record]], against: str) -> str:
             own, other = (
                 [right_of(those[seed], column, measure) for seed in seeds] for those in (runs, base)
             )
-            points, low, high = difference(own, other)
+            images = {runs[seed]["images"][column] for seed in seeds}
+            points, low, high = difference(own, other, same_images=len(images) == 1)
             cells.append(f"{points:+.1f} ({low:+.1f} to {high:+.1f})")
         lines.append(f"| {' | '.join(cells)} |")
     note = f"Points above {against!r} on the same seeds and images, with 95 % intervals."

@@ -18,6 +18,7 @@ from tests.benchmarks.ablation_report import difference, draw_frontier, report
 from tests.benchmarks.ablation_run import AblationContext, execute
 from tests.benchmarks.ablation_table import command_line, find_table
 from tests.benchmarks.quiet import hold, is_held
+from training.evaluate.comparison import seeds_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,14 +168,23 @@ def test_difference_of_several_seeds_is_their_t_interval() -> None:
     arm = [np.arange(10) < n for n in (6, 7, 8)]
     other = [np.arange(10) < 5] * 3
     expected = (20.0, 20 - 4.30265 * 5.77350, 20 + 4.30265 * 5.77350)
-    assert difference(arm, other) == pytest.approx(expected, abs=1e-3)
+    assert difference(arm, other, same_images=False) == pytest.approx(expected, abs=1e-3)
+
+
+def test_difference_of_seeds_on_the_same_images() -> None:
+    """`seeds_difference` has tests of its own: here, that it is asked."""
+    rng = np.random.default_rng(0)
+    arm, other = (list(rng.random((3, 200)) < share) for share in (0.6, 0.5))
+    found = seeds_difference(np.stack(other), np.stack(arm))
+    expected = (found.points, found.low, found.high)
+    assert difference(arm, other, same_images=True) == expected
 
 
 def test_difference_of_one_seed_is_paired() -> None:
     """Of 1,000 images 60 gained and 20 lost: 4 +- 1.96 * 0.886 points."""
     numbers = np.arange(1000)
     arm, other = numbers < 560, (numbers < 500) | (numbers >= 980)
-    points, low, high = difference([arm], [other])
+    points, low, high = difference([arm], [other], same_images=True)
     assert points == pytest.approx(4.0)
     # The spread of the gains is sqrt(.08 - .04**2) / sqrt(1000); 10,000 resamples are good to 0.05.
     assert (low, high) == pytest.approx((4 - 1.96 * 0.8854, 4 + 1.96 * 0.8854), abs=0.12)
@@ -191,6 +201,7 @@ def made(arm: str, seed: int, right: int, **options: int) -> dict[str, object]:
         "figures": {c: {"knn": float(right), "probe": float(right)} for c in columns},
         "right": {c: {"knn": bits, "probe": bits} for c in columns},
         "num_images": dict.fromkeys(columns, 100),
+        "images": dict.fromkeys(columns, str(seed)),
         "pixels": 2_000_000_000,
         "cpu_seconds": 90.0,
     }
@@ -229,7 +240,6 @@ def no_photographs(tmp_path: Path) -> None:
         find_table("photographs").prepare(tmp_path, 0)
 
 
-@pytest.mark.xfail(reason="the settings of a method are not --method.* yet", strict=True)
 @pytest.mark.parametrize("name", ["backgrounds", "photographs"])
 def test_every_arm_is_a_configuration(name: str, tmp_path: Path) -> None:
     table = find_table(name)

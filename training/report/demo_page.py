@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.demo.pictures import KINDS
 from pipeline.stores.atomic import write_atomically
 from training.demo import COLUMNS, ROWS, DemoPlan, Outcome, label
 from training.report.page import Card, Facts, Gallery, Page, Section, Strip, Table, Words
@@ -90,9 +89,9 @@ def rows(plan: DemoPlan, outcome: Outcome) -> list[tuple[str, ...]]:
 
 def _samples(work: Path, column: str) -> Card:
     strips = []
-    for kind in KINDS:
-        files = sorted((work / "pictures" / column / kind).iterdir())[:PICTURES_OF_A_KIND]
-        strips.append(Strip([picture(_read(file), kind) for file in files], kind))
+    for folder in sorted((work / "pictures" / column).iterdir()):
+        files = sorted(folder.iterdir())[:PICTURES_OF_A_KIND]
+        strips.append(Strip([picture(_read(file), folder.name) for file in files], folder.name))
     return Card(title=f"{column.capitalize()} backgrounds", text=ABOUT[column], strips=strips)
 
 

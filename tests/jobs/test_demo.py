@@ -1,0 +1,124 @@
+"""The demo on few pictures: what it writes, that it goes on, when it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import parse
+from jobs.demo import DemoConfig
+from pipeline.errors import InputError
+from training.demo import COLUMNS, ROWS, DemoPlan, Outcome, label, read_outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_demo(out: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    sizes = ["--num-train", "64", "--num-test", "16", "--epochs", "1", "--seed", "3"]
+    return subprocess.run(
+        [sys.executable, "jobs/demo.py", "--out", str(out), *sizes, *more],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = run_demo(out)
+    assert (out / "result.json").exists(), done.stderr
+    return out, done.stdout, done.returncode
+
+
+def test_the_result(demo: tuple[Path, str, int]) -> None:
+    out, printed, code = demo
+    result = json.loads((out / "result.json").read_text())
+    assert list(result) == ["seconds", *ROWS, "difference_changed"]
+    assert result["seconds"] > 0
+    for row in ROWS:
+        assert list(result[row]) == ["usual", "changed"]
+        assert all(0 <= points <= 100 for points in result[row].values())
+    difference = result["difference_changed"]
+    assert list(difference) == ["points", "low", "high"]
+    assert difference["low"] <= difference["points"] <= difference["high"]
+    change = result["method"]["changed"] - result["baseline"]["changed"]
+    assert difference["points"] == pytest.approx(change, abs=0.011)  # rounded to 0.01 each
+    better = all(result["method"][c] > result["untrained"][c] for c in COLUMNS)
+    assert code == (0 if better else 1)
+    assert "On changed backgrounds the method is" in printed
+    assert "95 % interval" in printed
+    assert (out / "contact_sheet.png").stat().st_size > 0
+    page = (out / "demo.html").read_text()
+    assert "Does the network look at the object?" in page
+    assert f"{result['method']['changed']:.1f}" in page
+
+
+def test_its_evaluations_can_be_compared(demo: tuple[Path, str, int]) -> None:
+    out, _, _ = demo
+    assert sorted(p.name for p in (out / "evaluations").iterdir()) == sorted(ROWS)
+    outcome = read_outcome(out / "evaluations")
+    assert outcome.num_images == 16
+    folders = [str(out / "evaluations" / row) for row in ("baseline", "method", "untrained")]
+    command = [sys.executable, "jobs/compare.py", *folders]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "knn usual" in done.stdout
+    assert "knn changed" in done.stdout
+
+
+def test_the_same_command_goes_on(demo: tuple[Path, str, int]) -> None:
+    """Without pictures, shards and runs being made again, and without another figure."""
+    out, _, code = demo
+    before = (out / "result.json").read_text()
+    kept = [*out.rglob("state.pt"), *out.rglob("*.tar"), out / "seed-3" / "demo.json"]
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    assert len(kept) == 4
+    done = run_demo(out, "--json")
+    assert done.returncode == code
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
+    assert (out / "result.json").read_text() == before
+    told = json.loads(done.stdout)
+    assert told["finished"]
+    assert told["method"] == json.loads(before)["method"]
+
+
+def test_it_fails_unless_both_columns_are_better(demo: tuple[Path, str, int]) -> None:
+    outcome = read_outcome(demo[0] / "evaluations")
+
+    def learned(usual: float, changed: float) -> bool:
+        figures = {
+            "untrained": {"usual": 30.0, "changed": 20.0},
+            "baseline": {"usual": 0.0, "changed": 0.0},
+            "method": {"usual": usual, "changed": changed},
+        }
+        made: Outcome = replace(outcome, figures=figures)
+        return made.has_learned
+
+    assert learned(30.1, 20.1)
+    assert not learned(30.0, 50.0)
+    assert not learned(50.0, 19.0)
+
+
+def test_labels_say_what_is_on(tmp_path: Path) -> None:
+    plan = DemoPlan(work=tmp_path, out=tmp_path, seed=0)
+    assert label("untrained", plan) == "untrained"
+    assert label("baseline", plan).endswith("no masks)")
+    assert not label("method", plan).endswith("no masks)")
+
+
+def test_options() -> None:
+    config = parse(DemoConfig, "demo", ["--seed", "1", "--epochs", "2"])
+    assert config == DemoConfig(seed=1, epochs=2)
+    with pytest.raises(InputError, match="epochs 0"):
+        DemoConfig(epochs=0)
