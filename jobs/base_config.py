@@ -16,7 +16,7 @@ from training.config_file import read_config_file
 from training.methods.registry import METHODS
 from training.recipes import RECIPES, find_recipe, with_method
 
-DEFAULT_RECIPE = "moco_v2_small"
+DEFAULT_RECIPE = "simclr_small"
 RECIPE_HELP = f"{', '.join(RECIPES)}; by default {DEFAULT_RECIPE}, unless --config names a file."
 METHOD_HELP = (
     f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "

@@ -17,6 +17,8 @@ class LARS(Optimizer):
 
     where |w| or |u| is 0 the factor is 1. In a group with ``adapted`` False the factor is 1 too:
     that is SGD; biases and batch norm are usually treated so (arXiv 2002.05709, appendix B.9).
+    Clipped, the factor f becomes min(f / lr, 1), so that a tensor's own rate is at most lr (as in
+    solo-learn, arXiv 2108.01775).
 
     The rate multiplies the momentum buffer, as in torch's SGD; in the original it goes into the
     buffer, which differs only while the rate changes.
@@ -27,6 +29,7 @@ class LARS(Optimizer):
         momentum: in [0, 1).
         weight_decay: d.
         trust_coefficient: t.
+        clip: keep each tensor's own rate at lr or below.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
+        clip: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
+            "clip": clip,
             "adapted": True,
         }
         super().__init__(params, defaults)
@@ -60,6 +65,9 @@ class LARS(Optimizer):
             )
             if group["adapted"]:
                 factors = _trust(weights, updates, group["trust_coefficient"])
+                if group["clip"]:
+                    torch._foreach_div_(factors, group["lr"])
+                    torch._foreach_clamp_max_(factors, 1.0)
                 torch._foreach_mul_(updates, factors)
             buffers = [self._buffer(p) for p in weights]
             torch._foreach_mul_(buffers, group["momentum"])

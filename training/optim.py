@@ -24,6 +24,7 @@ class OptimConfig:
             the others.
         warmup_epochs: epochs over which the rate rises linearly from 0, 0 or more.
         trust_coefficient: of LARS, above 0.
+        lars_clip: of LARS: no tensor's own rate is above lr.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -32,6 +33,7 @@ class OptimConfig:
     weight_decay: float = 1e-4
     warmup_epochs: float = 0.0
     trust_coefficient: float = 0.001
+    lars_clip: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMISERS:
@@ -71,7 +73,11 @@ def build_optimiser(
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
     return LARS(
-        groups, lr=config.lr, momentum=config.momentum, trust_coefficient=config.trust_coefficient
+        groups,
+        lr=config.lr,
+        momentum=config.momentum,
+        trust_coefficient=config.trust_coefficient,
+        clip=config.lars_clip,
     )
 
 

@@ -11,10 +11,12 @@ from training.config import KnnConfig, PretrainConfig, differences
 from training.config_fields import with_fields
 from training.data.draws import View
 from training.data.views import ViewConfig
+from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.moco import MoCoConfig
+from training.methods.registry import METHODS
 from training.methods.simclr import SimCLRConfig
 from training.optim import OptimConfig
-from training.recipes import RECIPES, find_recipe
+from training.recipes import RECIPES, find_recipe, with_method
 
 HERE = Path("shards")
 
@@ -48,18 +50,54 @@ def test_the_paper_s_recipe_has_the_paper_s_numbers() -> None:
 
 def test_simclr_s_recipe_has_the_numbers_to_start_from() -> None:
     config = find_recipe("simclr_imagenet100")(HERE, Path("out"))
-    assert isinstance(config.method, SimCLRConfig)
-    optim = config.optim
+    method, optim, augment = config.method, config.optim, config.augment
+    assert isinstance(method, SimCLRConfig)
     assert (optim.name, optim.lr, optim.warmup_epochs, optim.weight_decay) == (
         "lars",
         0.3 * config.batch_size / 256,
         10,
-        1e-6,
+        1e-4,
     )
-    assert (config.method.temperature, config.method.embedding_dim) == (0.2, 128)
-    augment = config.augment
+    assert (optim.trust_coefficient, optim.lars_clip) == (0.02, True)
+    assert (method.temperature, method.embedding_dim, method.head_width) == (0.2, 512, 4096)
+    assert (method.head_batch_norm, method.hard_mass) == (True, "paper")
     jitter = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
     assert jitter == (0.8, 0.8, 0.8, 0.2)
+
+
+def test_the_tuned_recipe_differs_by_rate_momentum_and_crops_only() -> None:
+    paper, tuned = (
+        find_recipe(name)(HERE, Path("out")).to_json()
+        for name in ("moco_v2_imagenet100", "moco_v2_imagenet100_tuned")
+    )
+    assert differences(paper, tuned) == [
+        "method.key_momentum: 0.999 -> 0.99",
+        "method.key_momentum_end: None -> 0.999",
+        "optim.lr: 0.03 -> 0.3",
+        "optim.warmup_epochs: 0.0 -> 10",
+        "views.crop_scale: [0.2, 1.0] -> [0.08, 1.0]",
+    ]
+
+
+@pytest.mark.parametrize("name", ["simclr_small", "moco_v2_small", "demo", "debug"])
+def test_the_small_recipes_are_calibrated(name: str) -> None:
+    config = find_recipe(name)(HERE, Path("out"))
+    masks, method = config.masks, config.method
+    assert isinstance(method, HardNegativeConfig)
+    assert (masks.strategy, masks.foreground, masks.count) == ("none", "otsu", "matched")
+    assert (masks.negative_ratio, method.object_head) == ((0.7, 1.0), "hard")
+    assert (method.object_rho, method.hard_negatives) == (3.0, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_goes_with_every_method(recipe: str, method: str) -> None:
+    config = with_method(recipe, find_recipe(recipe)(HERE, Path("out")), method)
+    assert config.method.name == method
+    if recipe == "debug":
+        assert config.method.batch_norm_group == 4
+    with pytest.raises(InputError, match="unknown method 'swav'"):
+        with_method(recipe, config, "swav")
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("_baseline")])
@@ -74,7 +112,7 @@ def test_a_baseline_differs_by_masks_and_hard_negatives_only(name: str) -> None:
 
 
 def test_unknown_recipes_and_fills_list_the_known_ones() -> None:
-    with pytest.raises(InputError, match="unknown recipe 'big': choose one of moco_v2_small"):
+    with pytest.raises(InputError, match="unknown recipe 'big': choose one of simclr_small"):
         find_recipe("big")
     with pytest.raises(InputError, match="high_pass"):
         PretrainConfig(shards=HERE, out=HERE, fill="noise")

@@ -24,14 +24,16 @@ def gradients(step: int) -> list[Tensor]:
     return [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters()]
 
 
-def test_is_the_formula() -> None:
+@pytest.mark.parametrize(("trust", "clip"), [(TRUST, False), (TRUST, True), (0.2, True)])
+def test_is_the_formula(trust: float, clip: bool) -> None:
     ours, theirs = parameters(), [p.detach().clone() for p in parameters()]
     optimiser = LARS(
         [{"params": ours[:2]}, {"params": ours[2:], "adapted": False, "weight_decay": 0.0}],
         lr=LR,
         momentum=MOMENTUM,
         weight_decay=DECAY,
-        trust_coefficient=TRUST,
+        trust_coefficient=trust,
+        clip=clip,
     )
     momenta = [torch.zeros_like(p) for p in theirs]
     for step in range(4):
@@ -45,7 +47,8 @@ def test_is_the_formula() -> None:
             adapted = index < 2
             update = gradient + (DECAY * theirs[index] if adapted else 0)
             if adapted:
-                update = update * (TRUST * theirs[index].norm() / update.norm())
+                factor = trust * theirs[index].norm() / update.norm()
+                update = update * (min(float(factor) / rate, 1.0) if clip else factor)
             momenta[index] = MOMENTUM * momenta[index] + update
             theirs[index] = theirs[index] - rate * momenta[index]
         for mine, reference in zip(ours, theirs, strict=True):
