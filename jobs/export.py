@@ -51,6 +51,11 @@ def run() -> None:
     network, info = load_encoder(source, config.encoder)
     measured = [] if config.results is None else read_results(from_root(config.results))
     figures = figures_of(measured, info.weights_sha256)
+    if config.results is not None and not figures:
+        say(
+            f"{WARNING}{config.results} has no figure of these weights "
+            f"({info.weights_sha256[:12]}): the card shows none (measure them: jobs/evaluate.py)"
+        )
     written = write_formats(out, network, info, config.formats, figures)
     if info.preprocessing.high_pass is not None:
         say(

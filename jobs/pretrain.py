@@ -18,6 +18,7 @@ from pipeline.progress import say
 from training.config import PretrainConfig
 from training.data.damage import DAMAGED_FILE
 from training.loop import RunResult
+from training.record.metrics import LEARNING, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,8 @@ def results_of(result: RunResult, config: PretrainConfig) -> list[str]:
         lines = [f"nothing to do: this run of {result.total_steps} steps is already finished"]
     shown = {name: result.values[name] for name in ("loss", "knn") if name in result.values}
     lines += [f"{name:10} {value:.4g}" for name, value in shown.items()]
+    verdicts = [e["message"] for e in read_metrics(config.out) if e["kind"] == LEARNING]
+    lines += [f"learning   {verdict}" for verdict in verdicts[-1:]]
     if result.values.get("damaged_samples"):
         count = result.values["damaged_samples"]
         lines.append(f"damaged    {count:.0f} samples were skipped: {config.out / DAMAGED_FILE}")

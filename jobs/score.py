@@ -1,9 +1,19 @@
-"""Score saliency sources on images with masks: a table, and a picture of best and worst cases."""
+"""Score saliency sources on images with masks, or stored maps against maps on the views."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from jobs.cli import conclude, from_root, main, parse
+from pipeline.errors import InputError
+from pipeline.manifest import load_dataset_info
+from pipeline.progress import say
+from pipeline.saliency.on_view import on_view
+from pipeline.saliency.registry import described_saliency_source, parse_saliency_source
 from pipeline.saliency.score_report import ScoreConfig, score_report
+from pipeline.stores.storage import Location, is_url
+from training.data.views import ViewConfig
+from training.evaluate.fidelity import Fidelity, measure_fidelity
+from training.evaluate.labelled import StoredImages
 
 
 def run() -> None:
@@ -11,13 +21,53 @@ def run() -> None:
     config = parse(ScoreConfig, "jobs/score.py")
     config = replace(
         config,
-        images=from_root(config.images),
-        masks=from_root(config.masks),
+        images=from_root(config.images) if config.images else None,
+        masks=from_root(config.masks) if config.masks else None,
         maps=from_root(config.maps) if config.maps else None,
         picture=from_root(config.picture) if config.picture else None,
+        fidelity=shards_of(config),
     )
+    if config.fidelity is not None:
+        found = fidelity(config, config.fidelity)
+        conclude(asdict(found), *found.lines())
+        return
     report = score_report(config)
     conclude(report.values(), *report.lines())
+
+
+def shards_of(config: ScoreConfig) -> Location | None:
+    """The shards of `--fidelity`, a path as an absolute one."""
+    given = config.fidelity
+    return given if given is None or is_url(given) else from_root(Path(given))
+
+
+def fidelity(config: ScoreConfig, shards: Location) -> Fidelity:
+    """Compare a set's stored maps with those of a source on random crops.
+
+    Raises:
+        InputError: shards that cannot be read, or whose own source cannot look at views.
+    """
+    described = load_dataset_info(shards).saliency
+    try:
+        look = on_view(
+            described_saliency_source(described)
+            if config.fidelity_source is None
+            else parse_saliency_source(config.fidelity_source)
+        )
+    except InputError as error:
+        raise InputError(f"{error}: name what looks at the crops, --fidelity-source") from error
+    say(
+        f"comparing the stored maps of {shards} ({described['source']}) with "
+        f"{config.fidelity_source or 'the same source'} on crops, foreground by {config.foreground}"
+    )
+    return measure_fidelity(
+        StoredImages(shards),
+        look,
+        views=ViewConfig(size=config.fidelity_size, grid=config.fidelity_grid),
+        rule=config.foreground,
+        num_images=config.fidelity_images,
+        num_crops=config.fidelity_crops,
+    )
 
 
 if __name__ == "__main__":

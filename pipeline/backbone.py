@@ -34,6 +34,8 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "backbone.pth"
 INFO_NAME = "backbone.json"
 CARD_NAME = "README.md"
+NOT_A_WEIGHT = "num_batches_tracked"
+"""Batch norm's counter: it decides nothing at test time, and old files lack it."""
 BACKBONE_FOLDER = "backbone"
 """Where a run and each of its checkpoints keep their export."""
 FORMAT_ENTRIES = ("backbone.safetensors", "backbone.onnx", "timm", "hugging_face")
@@ -50,7 +52,9 @@ class BackboneInfo:
         preprocessing: how an image is prepared.
         max_pool: whether the maximum pooling behind the stem is in place.
         provenance: where the weights come from (run, epoch, versions); JSON values only.
-        weights_sha256: of `backbone.pth`; filled in when written.
+        weights_sha256: `weights_digest` of the state dict; filled in when written. Exports of
+            earlier versions have the sha256 of the file `backbone.pth` here; `load_backbone`
+            accepts it and replaces it.
         format_version: of this format.
     """
 
@@ -90,7 +94,7 @@ def write_backbone(
     folder = Path(folder)
     refuse_foreign(folder)
     weights = weights_bytes(state_dict)
-    info = dataclasses.replace(info, weights_sha256=hashlib.sha256(weights).hexdigest())
+    info = dataclasses.replace(info, weights_sha256=weights_digest(state_dict))
     text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -122,10 +126,26 @@ def write_backbone(
 
 
 def weights_bytes(state_dict: Mapping[str, torch.Tensor]) -> bytes:
-    """A state dict as it is stored; the same weights give the same bytes, and so one digest."""
+    """A state dict as it is stored."""
     buffer = io.BytesIO()
-    torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, buffer)
+    plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    torch.save(plain, buffer)
     return buffer.getvalue()
+
+
+def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of the names, types, shapes and values of a state dict's tensors, sorted by name.
+
+    The same for a run, its checkpoint, an export in any format that keeps the names, and a state
+    dict file: strides, the order of names and batch norm's counters do not matter.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        if not name.endswith(NOT_A_WEIGHT):
+            value = state_dict[name].detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -155,7 +175,8 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
 
     Returns:
         The library's network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
-        and what its JSON says.
+        and what its JSON says, with the digest of the weights (`weights_digest`) also where the
+        JSON of an earlier version has that of the file.
 
     Raises:
         InputError: a missing or damaged file, another format version, no preprocessing, a timm
@@ -166,13 +187,7 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     weights_file = folder / WEIGHTS_NAME
     if not weights_file.is_file():
         raise InputError(f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
-    weights = weights_file.read_bytes()
-    digest = hashlib.sha256(weights).hexdigest()
-    if digest != info.weights_sha256:
-        raise InputError(
-            f"{weights_file} has sha256 {digest[:12]}, {INFO_NAME} says "
-            f"{info.weights_sha256[:12]}: damaged, or of another export; export it again"
-        )
+    weights, digest = _read_weights(weights_file, info)
     network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
     if feature_dim != info.feature_dim:
         raise InputError(
@@ -180,12 +195,31 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
             f"{info.architecture} has {feature_dim}"
         )
     try:
-        network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True), strict=True)
+        network.load_state_dict(weights, strict=True)
     except Exception as error:  # the digest holds, so whoever wrote it wrote something else
         raise InputError(
             f"{weights_file} does not fit {info.architecture}: {first_line(error)}"
         ) from error
-    return network.eval(), info
+    return network.eval(), dataclasses.replace(info, weights_sha256=digest)
+
+
+def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, torch.Tensor], str]:
+    """The state dict of an export and its digest, checked against the JSON's."""
+    data = file.read_bytes()
+    of_file = hashlib.sha256(data).hexdigest()
+    found = of_file
+    try:
+        weights: Mapping[str, torch.Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+        found = weights_digest(weights)
+    except Exception as error:  # a damaged or foreign file can fail in any way
+        if info.weights_sha256 == of_file:
+            raise InputError(f"{file} is no state dict: {first_line(error)}") from error
+    if info.weights_sha256 not in (found, of_file):  # the second one: of an earlier version
+        raise InputError(
+            f"{file} has digest {found[:12]}, {INFO_NAME} says {info.weights_sha256[:12]}: "
+            "damaged, or of another export; export it again"
+        )
+    return weights, found
 
 
 def find_export(path: Path | str) -> Path:

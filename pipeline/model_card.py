@@ -100,7 +100,7 @@ def recipe(config: Mapping[str, Any]) -> str:
 
 def _preparation(wanted: Preprocessing) -> str:
     lines = [
-        f"1. shorter side to {wanted.resize} px (bilinear, antialiased)",
+        f"1. shorter side to {wanted.resize} px (bilinear, antialiased, 8-bit pixels)",
         f"2. centre crop of {wanted.view_size} px",
         f"3. RGB / 255, minus mean {_three(wanted.mean)}, over std {_three(wanted.std)}",
     ]

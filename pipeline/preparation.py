@@ -31,6 +31,49 @@ def resize_and_crop(
     return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
 
 
+def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize 8-bit images as torchvision's `Resize` does: bilinear, antialiased.
+
+    Within one level of torchvision on a Pillow image, which rounds rows and columns differently.
+
+    Args:
+        image: uint8 [..., C, H, W].
+        height: afterwards, in pixels.
+        width: afterwards, in pixels.
+
+    Returns:
+        uint8 [..., C, height, width] on the same device; the image itself if it has this size.
+    """
+    if (height, width) == tuple(image.shape[-2:]):
+        return image
+    image_BCHW = image.reshape(-1, *image.shape[-3:])
+    if image.device.type != "cpu":  # only a CPU resizes 8-bit images
+        image_BCHW = image_BCHW.float()
+    resized_BCHW = F.interpolate(
+        image_BCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    if resized_BCHW.is_floating_point():
+        resized_BCHW = resized_BCHW.round_().clamp_(0, 255).to(torch.uint8)
+    return resized_BCHW.reshape(*image.shape[:-2], height, width)
+
+
+def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
+    """The test-time view: torchvision's `Resize(short)` and `CenterCrop(size)` of 8-bit images.
+
+    The kNN check, every protocol and every export see these pixels.
+
+    Args:
+        image: uint8 RGB [..., 3, H, W].
+        short: length of the shorter side after resizing, in pixels, at least `size`.
+        size: side of the view, in pixels.
+
+    Returns:
+        uint8 [..., 3, S, S], on the same device; may share memory with the image.
+    """
+    whole, (top, left) = resize_and_crop(image.shape[-2], image.shape[-1], short, size)
+    return resized(image, *whole)[..., top : top + size, left : left + size]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HighPass:
     """The Gaussian that is taken away from the normalised view (paper: kernel 11, sigma 5).
@@ -88,7 +131,7 @@ class Preprocessing:
 class Preprocess(nn.Module):
     """Images as they come, prepared for the backbone: resize, centre crop, `prepare`.
 
-    Equal to torchvision's `Resize` (bilinear, antialiased) and `CenterCrop` on an image in [0, 1].
+    The resizing and the crop are `centre_view`.
     """
 
     mean: torch.Tensor
@@ -124,20 +167,8 @@ class Preprocess(nn.Module):
                 f"got {image.dtype} {list(image.shape)}: wanted torch.uint8 [B, 3, H, W] "
                 "or [3, H, W]"
             )
-        image01_BCHW = image.reshape(-1, *image.shape[-3:]).float() / 255
-        (height, width), (top, left) = resize_and_crop(
-            image.shape[-2],
-            image.shape[-1],
-            self.preprocessing.resize,
-            self.preprocessing.view_size,
-        )
-        if (height, width) != tuple(image.shape[-2:]):
-            image01_BCHW = F.interpolate(
-                image01_BCHW, (height, width), mode="bilinear", antialias=True, align_corners=False
-            )
-        size = self.preprocessing.view_size
-        view01_BCHW = image01_BCHW[:, :, top : top + size, left : left + size]
-        return view01_BCHW if image.ndim == 4 else view01_BCHW[0]
+        wanted = self.preprocessing
+        return centre_view(image, wanted.resize, wanted.view_size).float() / 255
 
     def prepare(self, image01_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalise, then filter: for views that have their size already.

@@ -11,9 +11,15 @@ os.environ |= {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
+import random
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
 
 from pipeline.manifest import DatasetInfo
@@ -32,6 +38,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         own = item.get_closest_marker("starts_ray") is not None
         if own or "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(RAY)
+
+
+# Hypothesis draws the same examples in every run.
+hypothesis.settings.register_profile("tests", derandomize=True)
+hypothesis.settings.load_profile("tests")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of Python, NumPy and, where it is imported, torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (libraries draw from it)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)  # within the call: pytest-randomly has seeded by the time of day
+def pytest_pyfunc_call() -> None:
+    """Seeds each test, so that it draws the same numbers in any order of tests."""
+    seed_everything(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Seeds each fixture, of any scope, by its name: it draws other numbers than its test."""
+    seed_everything(zlib.crc32(fixturedef.argname.encode()))
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,11 @@ FORMAT_HALF = {
     "pipeline.preparation",
     "pipeline.preprocessing",
     "pipeline.progress",
+    "pipeline.saliency.foreground",
     "pipeline.schema",
     "pipeline.shard_cache",
     "pipeline.shard_reader",
+    "pipeline.shared_images",
     "pipeline.stores.storage",
     "pipeline.shards",
 }

@@ -22,7 +22,7 @@ from training.distributed import agree, balanced_weights, data_parallel, rank, w
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_run
 from training.encoders.stem import with_mask
-from training.evaluate.checks import has_checks, run_checks
+from training.evaluate.checks import run_checks
 from training.inputs import build_inputs, carrying_masks, to_device
 from training.masking.fills import fill_named
 from training.methods.interface import Moment
@@ -191,8 +191,6 @@ class Trainer:
         return SAVE if save else CONTINUE
 
     def _evaluate(self) -> None:
-        if not has_checks(self.config):
-            return
         self.method.average_statistics()
         with self.record.interval.paused():
             figures = run_checks(
@@ -201,6 +199,7 @@ class Trainer:
                 fill=self.fill,
                 device=self.device,
                 autocast=self.autocast,
+                step=self.step,
             )
         self.record.write_evaluation(self.step, **figures)
 

@@ -6,7 +6,7 @@ Besides its own parameters every source takes `refine=True`, and then `refine_si
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -95,6 +95,24 @@ def parse_saliency_source(text: str) -> SaliencySource:
 def describe_saliency_source(name: str, source: SaliencySource) -> dict[str, object]:
     """Name and all parameters of a source, as they go into the plan and dataset.json."""
     return {"source": name, **parameters_of(source)}
+
+
+def described_saliency_source(described: Mapping[str, object]) -> SaliencySource:
+    """The source that dataset.json describes; the inverse of `describe_saliency_source`.
+
+    Raises:
+        InputError: a source that this program does not know, or whose maps came from files.
+    """
+    options = dict(described)
+    name = str(options.pop("source"))
+    if name not in SALIENCY_SOURCES or name == "external":
+        raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
+    refine = options.pop(REFINE, None)
+    known = _option_types(name)
+    given = {key: value for key, value in options.items() if key in known}
+    if isinstance(refine, Mapping):
+        given |= {REFINE: True} | {f"{REFINE}_{key}": value for key, value in refine.items()}
+    return make_saliency_source(name, **given)
 
 
 def _option_types(name: str) -> dict[str, Any]:

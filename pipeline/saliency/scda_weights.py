@@ -1,6 +1,5 @@
 """The networks of `scda` up to their last convolutional block, and where their weights are from."""
 
-import hashlib
 import socket
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.backbone import load_backbone
+from pipeline.backbone import NOT_A_WEIGHT, load_backbone, weights_digest
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocessing, short_side
 
@@ -32,8 +31,6 @@ DEFAULT_NETWORK = "resnet50"
 RANDOM_SEED = 0
 FETCH_SECONDS = 30
 VIEW_SIZE = 224
-NOT_A_WEIGHT = "num_batches_tracked"
-"""Batch norm's counter: it decides nothing here, and old files lack it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Trunk:
         preprocessing: what the weights want to see.
         exported: whether they come from a pretraining run's export.
         max_pool: whether torchvision's maximum pooling is in place.
-        weights_digest: see `weights_digest`.
+        weights_digest: see `pipeline.backbone.weights_digest`.
     """
 
     module: nn.Module
@@ -116,21 +113,6 @@ def refuse_unknown_network(network: str) -> None:
             f"scda: {network} has no last convolutional feature map that this program knows: "
             f"wanted a network of torchvision's {', '.join(LAST_BLOCK)}"
         )
-
-
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """sha256 of the names, types, shapes and bytes of a state dict's tensors, sorted by name.
-
-    The same for weights from torchvision's server and from a file, with or without a classifier
-    or batch norm's counters.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if not name.endswith(NOT_A_WEIGHT):
-            value = state[name].detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

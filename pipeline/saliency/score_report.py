@@ -8,11 +8,13 @@ from typing import Any, ClassVar
 
 from pipeline.errors import InputError
 from pipeline.progress import WARNING, say
+from pipeline.saliency.foreground import Rule
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.saliency.score_pairs import Half, ScoredImage, pair_up, read_pair
 from pipeline.saliency.score_picture import Case, best_and_worst, draw_cases
 from pipeline.saliency.scoring import SourceScore, maps_of, score_sources
+from pipeline.stores.storage import Location
 
 NUM_NAMED = 5
 
@@ -31,24 +33,61 @@ class ScoreConfig:
         picture: PNG of the best and the worst cases of the first source.
         cases: How many of each are in the picture, 1 or more.
         processes: Processes that work at once, 0 or more; 0: one for each core.
+        fidelity: Shards whose stored maps, warped with random crops, are compared with maps
+            computed on the crops; instead of images and masks.
+        fidelity_source: Source that looks at the crops; none: the shards' own.
+        fidelity_images: Images that are looked at, 2 or more.
+        fidelity_crops: Crops of each image, 1 or more.
+        fidelity_size: Side of a crop in pixels, 1 or more.
+        fidelity_grid: Patches along a side of a crop, 1 or more; divides fidelity_size.
+        foreground: Rule of the foreground: std (mean - 0.6 standard deviations) or otsu.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "image": ("What is scored on.", ("images", "masks", "half")),
         "saliency": ("What is scored.", ("saliency", "maps")),
         "process": ("What is written, and on how many cores.", ("picture", "cases", "processes")),
+        "fidelity": (
+            "Stored maps against maps computed on the views.",
+            (
+                "fidelity",
+                "fidelity_source",
+                "fidelity_images",
+                "fidelity_crops",
+                "fidelity_size",
+                "fidelity_grid",
+                "foreground",
+            ),
+        ),
     }
 
-    images: Path
-    masks: Path
+    images: Path | None = None
+    masks: Path | None = None
     saliency: tuple[str, ...] = ("boundary", "centre")
     half: Half = "all"
     maps: Path | None = None
     picture: Path | None = None
     cases: int = 6
     processes: int = 0
+    fidelity: Location | None = None
+    fidelity_source: str | None = None
+    fidelity_images: int = 200
+    fidelity_crops: int = 4
+    fidelity_size: int = 224
+    fidelity_grid: int = 7
+    foreground: Rule = "otsu"
 
     def __post_init__(self) -> None:
+        folders = (self.images, self.masks)
+        if (None in folders) if self.fidelity is None else folders != (None, None):
+            raise InputError("give --images and --masks, or --fidelity SHARDS by itself")
+        if self.fidelity_source is not None:
+            parse_saliency_source(self.fidelity_source)
+        if self.fidelity_images < 2 or self.fidelity_crops < 1:
+            raise InputError("fidelity_images must be 2 or more, fidelity_crops 1 or more")
+        size, grid = self.fidelity_size, self.fidelity_grid
+        if min(size, grid) < 1 or size % grid:
+            raise InputError(f"fidelity_size {size} must be a multiple of fidelity_grid {grid}")
         if not self.saliency or len(set(self.saliency)) != len(self.saliency):
             raise InputError(
                 f"saliency wants one source or more, each once, got {list(self.saliency)}"
@@ -109,6 +148,8 @@ def score_report(config: ScoreConfig) -> ScoreReport:
         InputError: nothing to score, a mask of another aspect than its image, a file that cannot
             be read.
     """
+    assert config.images is not None
+    assert config.masks is not None
     pairs = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
     processes = config.processes or len(os.sched_getaffinity(0))
     say(

@@ -3,29 +3,20 @@
 Shapes: B views, S side of a view, G grid side, P side of a stored map, H W pixels of an image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.codecs import decode_saliency, encode_saliency
 from pipeline.saliency.foreground import foreground
-from pipeline.saliency.interface import Image, Map, SaliencySource
-from pipeline.saliency.scda import Scda
-from pipeline.saliency.scda_input import STRIDE
-from pipeline.saliency.scda_network import localiser_of
-from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.data.draws import View, sample_seeds
-from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
-
-OnView = Callable[[Tensor, int], NDArray[np.float32]]
-"""Coloured views in [0, 1], [B, 3, S, S], and G -> saliency per patch, [B, G, G]."""
-VIEWS_AT_ONCE = 16
+from pipeline.saliency.interface import Image, Map
+from pipeline.saliency.on_view import to_grid
+from training.data.views import Crops, pool_saliency
+from training.evaluate.fidelity import sides
 
 
 @dataclass(frozen=True)
@@ -41,74 +32,6 @@ class Agreement:
     iou: float
     auc: float
     objects: float
-
-
-@dataclass(frozen=True)
-class CutViews:
-    """One random crop of every image: its geometry, and how two draws of colours look."""
-
-    crops: Crops
-    images01_B3SS: Tensor
-    recoloured01_B3SS: Tensor
-
-
-def cut(images: Sequence[Image], config: ViewConfig, epoch: int) -> CutViews:
-    """Draw, cut and colour a view of every image, as training does for its query view."""
-    heights_B, widths_B = sides(images)
-    seeds_B = sample_seeds(0, epoch, np.arange(len(images)))
-    crops = draw_crops(seeds_B, heights_B, widths_B, view=View.QUERY, config=config)
-    views_BSS3 = np.empty((len(images), config.size, config.size, 3), np.uint8)
-    cut_views(images, crops, views_BSS3)
-    views01_B3SS = torch.from_numpy(views_BSS3).permute(0, 3, 1, 2).float() / 255
-    coloured = [
-        augment_colours(
-            views01_B3SS,
-            draw_colours(seeds_B, view=view, config=AugmentConfig(), view_size=config.size),
-        )
-        for view in (View.QUERY, View.KEY)
-    ]
-    return CutViews(crops, *coloured)
-
-
-def sides(images: Sequence[Image]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Heights and widths."""
-    shapes = np.array([image.shape[:2] for image in images], dtype=np.int64)
-    return shapes[:, 0], shapes[:, 1]
-
-
-def on_view(source: SaliencySource) -> OnView:
-    """How a source looks at a view."""
-    return _activation_on_view(source) if isinstance(source, Scda) else _map_on_view(source)
-
-
-def _activation_on_view(source: Scda) -> OnView:
-    """The paper's way: a patch has the activation of its cell of the last block."""
-    localiser = localiser_of(**asdict(source))
-
-    @torch.inference_mode()
-    def activation(images01_B3SS: Tensor, grid: int) -> NDArray[np.float32]:
-        parts = []
-        for part in images01_B3SS.split(VIEWS_AT_ONCE):
-            # a small view is enlarged until each of its patches is a cell
-            size = (grid * STRIDE, grid * STRIDE)
-            enlarged = F.interpolate(part, size, mode="bilinear", align_corners=False)
-            parts.append(localiser.activation(enlarged))
-        return torch.cat(parts).numpy()
-
-    return activation
-
-
-def _map_on_view(source: SaliencySource) -> OnView:
-    def saliency(images01_B3SS: Tensor, grid: int) -> NDArray[np.float32]:
-        views = (images01_B3SS * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-        return np.stack([to_grid(one, grid) for one in source(list(views))])
-
-    return saliency
-
-
-def to_grid(saliency: Map, grid: int) -> Map:
-    """A map averaged by area to patches."""
-    return np.asarray(cv2.resize(saliency, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def pool_stored(

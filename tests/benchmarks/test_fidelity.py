@@ -18,17 +18,17 @@ from sklearn.metrics import roc_auc_score
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
 from pipeline.saliency.interface import Image, Map, SaliencySource, centre_prior
+from pipeline.saliency.on_view import on_view
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.uniform import Uniform
 from tests.benchmarks.fidelity import (
     Agreement,
     agreement,
-    cut,
-    on_view,
     pool_exactly,
     pool_stored,
 )
 from training.data.views import ViewConfig
+from training.evaluate.fidelity import cut
 
 NUM_IMAGES = int(os.environ.get("SALMASK_FIDELITY_IMAGES", "200"))
 NUM_CROPS = 4

@@ -41,6 +41,7 @@ class Some:
         self.root, self.class_names = self.whole.root, self.whole.class_names
         self.digest, self.content = self.whole.digest, self.whole.content
         self.num_images = len(self.labels())
+        self.shard_sizes: tuple[int, ...] = (self.num_images,)
 
     def labels(self) -> NDArray[np.int64]:
         return self.whole.labels()[:: self.every]

@@ -23,12 +23,13 @@ from tests.goldens.measure import (
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 GOLDENS = (PRECOMPUTE, *RECIPE_NAMES)
 
-LOSS_TOLERANCE = 2e-3
-"""Relative, and twice the largest difference measured. The order of float32 sums follows the
+LOSS_TOLERANCE = 1e-4
+LOSS_TOLERANCES = {"debug": 2e-3, "simclr_small": 5e-4, "simclr_small_baseline": 5e-4}
+"""Relative, at least twice the largest difference measured. The order of float32 sums follows the
 processor's vector width and the number of threads: over AVX-512, AVX2 and SSE 4.1, one and two
 threads, the losses moved by 1e-3 (`debug`, tenth step), 2e-4 (SimCLR at 64 px) and 3e-5 (all
-others); masks, foreground and shards not by a bit. Without its masks a recipe's losses move by
-5e-2."""
+others); masks, foreground and shards not by a bit. A temperature that is 1 % higher moves the first
+loss of `moco_v2_imagenet100` by 9e-3, a rho that is 1 % higher by 2e-2."""
 SCHEDULE_TOLERANCE = 1e-12
 """Relative: a schedule is a few operations in float64."""
 
@@ -86,4 +87,5 @@ def test_a_recipe_begins_as_it_did(name: str, shards: Path, tmp_path: Path) -> N
         assert measured.pop(field) == pytest.approx(golden.pop(field), rel=tolerance, abs=0), field
     losses, expected = measured.pop("losses"), golden.pop("losses")
     assert measured == golden  # samples, masks and foreground, exactly
-    assert losses == pytest.approx(expected, rel=LOSS_TOLERANCE, abs=0)
+    tolerance = LOSS_TOLERANCES.get(name, LOSS_TOLERANCE)
+    assert losses == pytest.approx(expected, rel=tolerance, abs=0)

@@ -129,13 +129,16 @@ def test_on_ray_as_a_person_runs_it(case: Case) -> None:
 def test_untrained_is_the_same_network_from_a_seed(
     case: Case, evaluate: Callable[..., Done]
 ) -> None:
-    # The export was made with seed 0 and never trained: its untrained twin is itself.
     for seed in ("0", "1"):
         done = evaluate("--protocol", "knn", "--checkpoint", "untrained", "--seed", seed)
         assert done.code == 0, done.err
-    trained, twin, _, other = case.lines()
-    assert (twin["checkpoint_digest"], other["checkpoint_digest"]) == ("random:0", "random:1")
-    assert twin["figure"] == trained["figure"]
+    _, first, _, second = case.lines()
+    digests = (first["checkpoint_digest"], second["checkpoint_digest"])
+    assert digests == ("random:0,1,2", "random:1,2,3")
+    by_seed, shifted = first["more"], second["more"]
+    assert isinstance(by_seed, dict)
+    assert isinstance(shifted, dict)
+    assert [by_seed[f"seed {n}"] for n in (1, 2)] == [shifted[f"seed {n}"] for n in (1, 2)]
     assert str(case.folder / "evaluation") in done.out
 
 
@@ -177,7 +180,7 @@ def test_figures_go_onto_the_card(
         ({"checkpoint": "train"}, "backbone.json"),
         ({"train": "nowhere"}, "nowhere"),
         ({"val": "plain"}, "labels asked for where there are none"),
-        ({"val": "train"}, "the same images"),
+        ({"val": "train"}, "share 40 images (picture-000000.png, picture-000001.png, "),
     ],
 )
 def test_bad_input(evaluate: Callable[..., Done], given: dict[str, str], message: str) -> None:

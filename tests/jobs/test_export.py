@@ -46,6 +46,16 @@ def test_a_run_in_two_formats(kept: Path, tmp_path: Path, export: Callable[..., 
     assert torch.equal(load_backbone(out)[0](views), load_backbone(kept)[0](views))
 
 
+def test_figures_of_other_weights_are_missed_aloud(
+    kept: Path, tmp_path: Path, export: Callable[..., Done]
+) -> None:
+    (tmp_path / "results.jsonl").write_text("")
+    options = ("--checkpoint", kept, "--out", tmp_path / "out", "--results")
+    done = export(*options, tmp_path / "results.jsonl", "--formats")
+    assert done.code == 0, done.err
+    assert "results.jsonl has no figure of these weights" in done.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,5 +1,6 @@
 """The command as users type it: a table, a picture, one clear line for bad input."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from jobs.cli import parse
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.errors import InputError
+from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.score_pairs import Half
 from pipeline.saliency.score_report import ScoreConfig, score_report
+from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +53,12 @@ def test_the_options_are_a_contract() -> None:
         picture=Path("p.png"),
         cases=3,
         processes=1,
+    )
+    words = "--fidelity S --fidelity-source scda:weights=random,network=resnet18 --foreground std"
+    assert parse(ScoreConfig, "score", words.split()) == ScoreConfig(
+        fidelity="S",
+        fidelity_source="scda:weights=random,network=resnet18",
+        foreground="std",
     )
     default = ScoreConfig(images=Path("I"), masks=Path("M"))
     assert (default.saliency, default.half) == (("boundary", "centre"), "all")
@@ -140,3 +149,46 @@ def test_folders_that_are_not_there_are_one_clear_line(tmp_path: Path) -> None:
     done = run_job("--images", tmp_path / "absent", "--masks", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {tmp_path / 'absent'} is not a folder\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"images": Path("I")},
+        {"fidelity": Path("S"), "masks": Path("M")},
+        {"images": Path("I"), "masks": Path("M"), "fidelity": Path("S")},
+    ],
+)
+def test_masks_or_fidelity(given: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="--images and --masks, or --fidelity SHARDS by itself"):
+        ScoreConfig(**given)  # type: ignore[arg-type]
+
+
+def test_fidelity_of_a_set(demo: Path, tmp_path: Path) -> None:
+    pictures = [
+        cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        for path in sorted((demo / "pictures" / "val").rglob("*.jpg"))
+    ]
+    images = [np.asarray(picture, np.uint8) for picture in pictures]
+    write_images(tmp_path, images, [0] * len(images), saliency=Boundary()(images))
+    options = ("--fidelity", tmp_path, "--fidelity-size", "64", "--fidelity-grid", "8")
+    done = run_job(*options)
+    assert done.returncode == 2
+    assert "source made cannot be computed anew" in done.stderr
+    assert "--fidelity-source" in done.stderr
+
+    found = {}
+    for source in ("boundary", "uniform"):
+        done = run_job(*options, "--fidelity-source", source, "--json")
+        assert done.returncode == 0, done.stderr
+        found[source] = json.loads(done.stdout)
+    same, flat = found["boundary"], found["uniform"]
+    assert (same["num_images"], same["num_views"]) == (16, 64)
+    assert same["iou"] > same["chance"]
+    assert same["interval"][0] < same["iou"] < same["interval"][1]
+    assert same["kappa"] > 0.2
+    # Flat maps are all foreground: kappa has nothing to agree on.
+    assert flat["own_share"] == 1
+    assert flat["kappa"] == 0
+    assert flat["iou"] == pytest.approx(flat["chance"])

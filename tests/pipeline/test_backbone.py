@@ -1,14 +1,16 @@
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
 from pipeline.architectures import plain_network
-from pipeline.backbone import BackboneInfo, load_backbone, write_backbone
+from pipeline.backbone import BackboneInfo, load_backbone, weights_digest, write_backbone
 from pipeline.errors import InputError
 from pipeline.preparation import HighPass, Preprocessing
 
@@ -69,6 +71,47 @@ def test_same_weights_same_digest(export: Path) -> None:
     assert len(info.weights_sha256) == 64
 
 
+def test_the_digest_is_that_of_the_sorted_tensors() -> None:
+    state = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([[3]], dtype=torch.int64)}
+    text = b"a torch.int64 [1, 1]\n" + np.array([3], np.int64).tobytes()
+    text += b"b torch.float32 [2]\n" + np.array([1, 2], np.float32).tobytes()
+    assert weights_digest(state) == hashlib.sha256(text).hexdigest()
+    counted = {**state, "bn.num_batches_tracked": torch.tensor(7)}
+    assert weights_digest(counted) == weights_digest(state)
+
+
+def test_strides_order_and_types_in_a_digest() -> None:
+    first = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    last = first.to(memory_format=torch.channels_last)
+    state = {"a": first, "b": torch.tensor(1.5, dtype=torch.bfloat16)}
+    assert weights_digest(state) == weights_digest(dict(reversed({**state, "a": last}.items())))
+    others = [
+        {**state, "a": first + 1e-6},
+        {**state, "a": first.reshape(3, 4, 2, 2)},
+        {"A": first, "b": state["b"]},
+        {**state, "b": state["b"].float()},
+    ]
+    assert len({weights_digest(other) for other in [state, *others]}) == 5
+
+
+def test_an_export_of_an_earlier_version(export: Path) -> None:
+    """Its digest is of the file's bytes; it loads, and has the weights' digest from then on."""
+    network, info = load_backbone(export)
+    strided = {
+        name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in network.state_dict().items()
+    }
+    torch.save(strided, export / "backbone.pth")
+    digest = hashlib.sha256((export / "backbone.pth").read_bytes()).hexdigest()
+    edit(export, weights_sha256=digest)
+    assert digest != info.weights_sha256
+    assert load_backbone(export)[1] == info
+    (export / "backbone.pth").write_bytes(b"weights")
+    edit(export, weights_sha256=hashlib.sha256(b"weights").hexdigest())
+    with pytest.raises(InputError, match=r"backbone\.pth is no state dict"):
+        load_backbone(export)
+
+
 def test_an_earlier_export_is_replaced_and_leftovers_swept(export: Path) -> None:
     _, info = load_backbone(export)
     (export.parent / ".backbone.writing").mkdir()
@@ -110,7 +153,7 @@ def test_damaged_weights(export: Path) -> None:
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(InputError, match=r"backbone\.pth has sha256 .* damaged"):
+    with pytest.raises(InputError, match=r"backbone\.pth has digest .* damaged"):
         load_backbone(export)
 
 

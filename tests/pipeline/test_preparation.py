@@ -30,8 +30,8 @@ def test_short_side(view_size: int, short: int) -> None:
 @example(64, 500)
 def test_equals_torchvisions_transforms(height: int, width: int) -> None:
     image = noise(height, width)
-    expected = tv.to_dtype(image, torch.float32, scale=True)
-    expected = tv.center_crop(tv.resize(expected, [73], antialias=True), [64, 64])
+    expected = tv.center_crop(tv.resize(image, [73], antialias=True), [64, 64])
+    expected = tv.to_dtype(expected, torch.float32, scale=True)
     expected = tv.normalize(expected, list(IMAGENET_MEAN), list(IMAGENET_STD))
     torch.testing.assert_close(Preprocess(PLAIN)(image), expected)
 

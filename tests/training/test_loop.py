@@ -1,6 +1,7 @@
 """A run in one process: it learns, resumes to the last bit, and stops when it is asked to."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.pretrain import results_of
 from pipeline.backbone import load_backbone
 from pipeline.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
@@ -48,7 +50,14 @@ def test_leaves_everything_a_user_needs(undisturbed: Path) -> None:
     assert info.architecture == "resnet18"
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
     entries = read_metrics(undisturbed)
-    assert [e["step"] for e in entries if e["kind"] == "eval"] == [0, 5, 10]
+    evaluations = [e for e in entries if e["kind"] == "eval"]
+    assert [e["step"] for e in evaluations] == [0, 5, 10]
+    assert all({"knn", "object_sensitivity"} <= e.keys() for e in evaluations)
+    assert entries[-1]["kind"] == "learning"
+    assert re.match(
+        r"(yes|no|unclear).*: instance accuracy \d+ -> \d+ %, spread .*, object sensitivity ",
+        str(entries[-1]["message"]),
+    )
     train = [e for e in entries if e["kind"] == "train"]
     assert [e["step"] for e in train] == [2, 4, 5, 6, 8, 10]
     assert {"loss", "lr", "rho", "images_per_second", "data_wait_share"} <= train[-1].keys()
@@ -83,6 +92,29 @@ def test_steps_after_the_last_checkpoint_are_repeated_once(
         (out / "checkpoints" / f"step-{step:08d}").rename(tmp_path / f"gone-{step}")
     assert run(config).finished
     assert numbers(out) == numbers(undisturbed)
+
+
+def test_checks_leave_the_training_as_it_is(
+    shards: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, running statistics and queue to the last bit, calibration at step 0 included."""
+    monkeypatch.setattr("training.loop.run_checks", lambda *_, **__: {})
+    run(small_run(shards, tmp_path / "run"))
+    unchecked = weights(tmp_path / "run")
+    assert all(torch.equal(value, unchecked[name]) for name, value in weights(undisturbed).items())
+
+
+def test_what_needs_no_labels_is_measured_without_validation_shards(
+    shards: Path, tmp_path: Path
+) -> None:
+    config = small_run(shards, tmp_path / "run", epochs=1, knn=KnnConfig())
+    result = run(config)
+    evaluations = [e for e in read_metrics(config.out) if e["kind"] == "eval"]
+    assert [e["step"] for e in evaluations] == [0, 5]
+    assert all("object_sensitivity" in e and "knn" not in e for e in evaluations)
+    (line,) = (line for line in results_of(result, config) if line.startswith("learning   "))
+    start, end = (e["object_sensitivity"] for e in evaluations)
+    assert line.endswith(f"object sensitivity {start:.3f} -> {end:.3f}")
 
 
 def test_a_finished_run_says_so_and_changes_nothing(shards: Path, undisturbed: Path) -> None:

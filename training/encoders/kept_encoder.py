@@ -5,7 +5,6 @@ of MoCo, the target of BYOL), from which the export is made here.
 """
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from pipeline.backbone import (
     BackboneInfo,
     load_backbone,
     load_info,
-    weights_bytes,
+    weights_digest,
 )
 from pipeline.errors import InputError
 from training.checkpoint import STATE_FILE, CheckpointStore, load_state, read_config
@@ -50,9 +49,9 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
         weights = {k.removeprefix(prefix): v for k, v in method.items() if k.startswith(prefix)}
         if weights:
             return _plain(checkpoint, weights)
-    name = dotted(read_config(checkpoint)).get("method.name")
+    method_name = dotted(read_config(checkpoint)).get("method.name")
     raise InputError(
-        f"{checkpoint} holds no momentum encoder ({name} has none): take the query encoder"
+        f"{checkpoint} holds no momentum encoder ({method_name} has none): take the query encoder"
     )
 
 
@@ -84,5 +83,5 @@ def _plain(checkpoint: Path, weights: dict[str, Tensor]) -> tuple[nn.Module, Bac
     return network.eval(), dataclasses.replace(
         info,
         provenance=info.provenance | {"encoder": "momentum"},
-        weights_sha256=hashlib.sha256(weights_bytes(state)).hexdigest(),
+        weights_sha256=weights_digest(state),
     )

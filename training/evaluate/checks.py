@@ -1,22 +1,21 @@
-"""What is measured of an encoder while it is pretrained: kNN, and a loss on images held out."""
+"""What is measured of an encoder while it is pretrained, with labels and without."""
 
+import copy
 from functools import partial
 
 import torch
 
 from training.config import PretrainConfig
 from training.encoders.stem import with_mask
+from training.evaluate.calibrate import calibrate
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn_check import knn_over_ranks
+from training.evaluate.label_free import label_free_figures
+from training.evaluate.labelled import StoredImages
 from training.inputs import carrying_masks
 from training.masking.fills import Fill
 from training.methods.interface import Method
-
-
-def has_checks(config: PretrainConfig) -> bool:
-    """Whether a run measures anything."""
-    return config.knn.val_shards is not None or config.heldout.shards is not None
 
 
 def run_checks(
@@ -26,6 +25,7 @@ def run_checks(
     fill: Fill,
     device: torch.device,
     autocast: torch.dtype | None,
+    step: int,
 ) -> dict[str, float]:
     """Measures the encoder as it stands; called by every rank.
 
@@ -35,32 +35,49 @@ def run_checks(
         fill: of the run, for how it prepares views.
         device: that computes.
         autocast: compute in this type.
+        step: global steps done. Random weights are measured with calibrated batch norm before the
+            first one, in a copy.
 
     Returns:
-        Of those that the run asks for, the same on every rank: ``knn``, top-1 in percent, and
-        ``heldout_loss``, in nats.
+        The figures of ``label_free_figures``, of validation images where there are some, and of
+        those that the run asks for: ``knn``, top-1 in percent, with ``knn_images``, the number of
+        validation images, and ``heldout_loss``, in nats. The same on every rank.
     """
-    figures = {}
+    extract = ExtractConfig(
+        view_size=config.views.size,
+        autocast_dtype=autocast,
+        skip_damaged=config.on_damaged == "skip",
+    )
+    train = StoredImages(config.shards, config.cache)
+    embedder = method.embedder
+    if step == 0 and config.encoder.init is None:
+        embedder = copy.deepcopy(embedder)
+        calibrate(embedder, train, extract, prepare=fill.prepare, device=device)
+    val = config.knn.val_shards
+    figures = label_free_figures(
+        embedder,
+        train if val is None else StoredImages(val, config.cache),
+        config,
+        prepare=fill.prepare,
+        device=device,
+    )
     if config.knn.val_shards is not None:
-        figures["knn"] = knn_over_ranks(
-            method.backbone,
+        found = knn_over_ranks(
+            embedder.backbone,
             train_root=config.knn.train_shards or config.shards,
             val_root=config.knn.val_shards,
             cache=config.cache,
-            config=ExtractConfig(
-                view_size=config.views.size,
-                autocast_dtype=autocast,
-                skip_damaged=config.on_damaged == "skip",
-            ),
+            config=extract,
             prepare=fill.prepare,
             device=device,
             k=config.knn.k,
             temperature=config.knn.temperature,
         )
+        figures |= {"knn": found.percent, "knn_images": found.num_images}
     if config.heldout.shards is not None:
-        sees_masks = method.backbone.sees_masks
+        sees_masks = embedder.backbone.sees_masks
         figures["heldout_loss"] = heldout_loss(
-            method.embedder,
+            embedder,
             config.heldout,
             views=config.views,
             fill=fill,

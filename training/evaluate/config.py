@@ -10,6 +10,7 @@ import tyro
 from pipeline.errors import InputError
 from training.cluster.resources import Wanted
 from training.encoders.kept_encoder import EncoderName
+from training.evaluate.backgrounds import BackgroundsConfig
 from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.diagnostics import DiagnosticsConfig
 from training.evaluate.finetune import FinetuneConfig
@@ -26,14 +27,16 @@ class EvaluateConfig:
 
     Attributes:
         checkpoint: a run, a checkpoint or an exported backbone; several times: they are compared.
-            `untrained` is the first one's network with random weights; `torchvision`,
+            `untrained` is the first one's network with random weights, the mean of three seeds
+            (of one for finetune and linear_paper), batch norm calibrated on --train; `torchvision`,
             `torchvision:NAME` or a local .pth file the same network with supervised weights.
         train: images whose labels are given: shards, or a folder of class folders. For detection:
             COCO's .json, VOC's folder of XML files or image list, or a folder that holds one.
         val: images that are classified, likewise. Other data than the pretraining's is a transfer.
         protocol: some of knn, linear (fast: features once, logistic regression), linear_paper (SGD
-            on augmented views, 100 epochs), finetune, diagnostics; or, by itself, detection (a
-            Faster or Mask R-CNN around the backbone; trains in one process).
+            on augmented views, 100 epochs), finetune, backgrounds (objects on other backgrounds;
+            val has masks), diagnostics; or, by itself, detection (a Faster or Mask R-CNN around
+            the backbone; trains in one process).
         encoder: which encoder of the runs: query, or momentum.
         results: folder that gets every figure, a line of JSON each, and every image's predictions.
         k: neighbours that vote, 1 or more.
@@ -75,6 +78,7 @@ class EvaluateConfig:
     num_workers: Wanted = "auto"
     linear_paper: PaperProbeConfig = field(default_factory=PaperProbeConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    backgrounds: BackgroundsConfig = field(default_factory=BackgroundsConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 

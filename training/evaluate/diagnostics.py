@@ -1,8 +1,7 @@
 """What the features of a frozen backbone are like, beside how well they classify.
 
 Invariance to masks (cosine of f(x) and f(masked x) over the masked share of foreground, background
-or all patches), alignment and uniformity, effective rank, and whether features follow an object or
-its background.
+or all patches), alignment and uniformity, effective rank. None of them needs labels.
 
 Shapes: V validation images, M of them that are looked at, D features.
 """
@@ -10,21 +9,23 @@ Shapes: V validation images, M of them that are looked at, D features.
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from training.evaluate.background_swap import background_swap
-from training.evaluate.geometry import alignment, effective_rank, uniformity
+from training.evaluate.geometry import (
+    alignment,
+    effective_rank,
+    effective_rank_interval,
+    uniformity,
+    uniformity_interval,
+)
+from training.evaluate.intervals import mean_interval
 from training.evaluate.labelled import LabelledImages
-from training.evaluate.look import Look
+from training.evaluate.look import Look, evenly_chosen
 from training.evaluate.mask_invariance import fill_of, mask_invariance
 from training.evaluate.subject import Subject
 from training.masking.fills import fill_named
-
-TRUE_MASKS = "external"
-"""The saliency source whose maps are masks that somebody made: backgrounds can be swapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,12 @@ class DiagnosticsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticFigure:
-    """One figure: what it is called, of what, and what it depends on."""
+    """One figure: what it is called, of what, its 95 % interval, and what it depends on."""
 
     name: str
     variant: str = ""
     value: float
+    interval: tuple[float, float] | None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,8 +88,7 @@ def diagnose(
 ) -> list[DiagnosticFigure]:
     """Look at an encoder; every rank computes all of it.
 
-    Masks of foreground and background need saliency, and swapped backgrounds true masks: without
-    them these figures are left out.
+    Masks of foreground and background need saliency: without it these figures are left out.
 
     Args:
         subject: the encoder.
@@ -101,9 +102,7 @@ def diagnose(
     Raises:
         InputError: fewer than two images, a grid that does not divide the view.
     """
-    chosen = np.unique(
-        np.linspace(0, images.num_images - 1, min(config.max_images, images.num_images)).round()
-    ).astype(np.int64)
+    chosen = evenly_chosen(images.num_images, config.max_images)
     look = Look(
         subject=subject,
         images=images,
@@ -114,20 +113,31 @@ def diagnose(
     )
     features_MD = features_VD.cpu()[torch.from_numpy(chosen)]
     fill = config.fill or fill_of(subject)
+    distance_M = alignment(*look.two_views(chosen)).double().numpy()
     figures = [
-        DiagnosticFigure(name="alignment", value=alignment(*look.two_views(chosen))),
-        DiagnosticFigure(name="uniformity", value=uniformity(features_MD)),
+        DiagnosticFigure(
+            name="alignment",
+            value=float(distance_M.mean()),
+            interval=mean_interval(distance_M, seed=seed),
+        ),
+        DiagnosticFigure(
+            name="uniformity",
+            value=uniformity(features_MD),
+            interval=uniformity_interval(features_MD, seed=seed),
+        ),
         DiagnosticFigure(
             name="effective_rank",
             value=effective_rank(features_MD),
+            interval=effective_rank_interval(features_MD, seed=seed),
             settings={"feature_dim": features_MD.shape[1]},
         ),
     ]
-    figures += [
+    return figures + [
         DiagnosticFigure(
             name="cosine",
             variant=f"{found.kind} {found.ratio:g}",
-            value=found.cosine,
+            value=float(found.cosine_I.mean()),
+            interval=mean_interval(found.cosine_I, seed=seed),
             settings={
                 "fill": fill,
                 "masked_share_of_view": found.masked_share,
@@ -136,10 +146,3 @@ def diagnose(
         )
         for found in mask_invariance(look, chosen, features_MD, ratios=config.ratios, fill=fill)
     ]
-    swap = background_swap(look, chosen) if images.saliency_source == TRUE_MASKS else None
-    if swap is not None:
-        figures += [
-            DiagnosticFigure(name="swap", variant=part, value=value)
-            for part, value in swap._asdict().items()
-        ]
-    return figures

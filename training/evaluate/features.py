@@ -5,20 +5,23 @@ Shapes: B batch, C channels, H W pixels, S side of the view, M images, D feature
 
 from collections.abc import Callable, Iterable
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.preparation import resize_and_crop, short_side
+from pipeline.preparation import centre_view, short_side
+
+CPU_ROWS = 32
+"""Images that go through a network at once on a CPU. The activations of more leave its caches:
+a five-layer ConvNet of width 48 took 1.4 ms an image of 48 px in 32s, and 2.1 ms in 256s."""
 
 
 def evaluation_view(
     image: NDArray[np.uint8], view_size: int, resize: int | None = None
 ) -> NDArray[np.uint8]:
-    """Resize the shorter side to 256/224 of the view and cut the centre (paper: 256, then 224).
+    """The test-time view (`centre_view`) of a decoded image.
 
     Args:
         image: uint8 RGB [H, W, 3].
@@ -28,14 +31,9 @@ def evaluation_view(
     Returns:
         uint8 RGB [S, S, 3], contiguous.
     """
-    (height, width), (top, left) = resize_and_crop(
-        image.shape[0], image.shape[1], resize or short_side(view_size), view_size
-    )
-    if (height, width) != image.shape[:2]:
-        # By area where it shrinks: the others skip pixels and alias.
-        how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
-        image = cv2.resize(image, (width, height), interpolation=how).astype(np.uint8, copy=False)
-    return np.ascontiguousarray(image[top : top + view_size, left : left + view_size])
+    image_CHW = torch.from_numpy(image).permute(2, 0, 1)
+    view_CSS = centre_view(image_CHW, resize or short_side(view_size), view_size)
+    return np.ascontiguousarray(view_CSS.permute(1, 2, 0).numpy())
 
 
 def extract_features(
@@ -78,8 +76,8 @@ def extract_features(
                 with torch.autocast(
                     device.type, autocast_dtype, enabled=autocast_dtype is not None
                 ):
-                    features_BD = backbone(x_BCHW)
-                features.append(features_BD.float().cpu())
+                    rows = CPU_ROWS if device.type == "cpu" else len(x_BCHW)
+                    features += [backbone(x).float().cpu() for x in x_BCHW.split(rows)]
                 labels.append(labels_B)
     finally:
         for module, mode in modes:

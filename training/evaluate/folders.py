@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import decode_source
 from pipeline.errors import ImageError, InputError
+from pipeline.shared_images import HashedFiles, HashedImages
 from pipeline.sources.image_names import has_image_suffix
 
 
@@ -46,9 +47,10 @@ class FolderImages:
         index = {name: label for label, name in enumerate(self.class_names)}
         self._labels = np.array([index[name] for name in classes], dtype=np.int64)
         self.num_images = len(names)
+        self.shard_sizes: tuple[int, ...] = (len(names),)
         told = "".join(f"{name}\0{size}\n" for name, size in zip(names, sizes, strict=True))
         self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
-        self.content: tuple[str, ...] = (self.digest,)
+        self.content: HashedImages = HashedFiles(root, names)
 
     def labels(self) -> NDArray[np.int64]:
         """Labels by the folders' names."""

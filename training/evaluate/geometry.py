@@ -3,27 +3,39 @@
 Shapes: M images, D features.
 """
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import InputError
+from training.evaluate.intervals import percentile_interval
 
 UNIFORMITY_SCALE = 2.0
 """t of the Gaussian potential, as in the paper."""
+PAIR_RESAMPLES = 2_000
+"""Of a figure of pairs of images, which takes a product of matrices."""
+GROUPS = 20
+STUDENT_T = 2.093
+"""97.5 % of Student's t with GROUPS - 1 degrees of freedom."""
 
 
-def alignment(first_MD: Tensor, second_MD: Tensor) -> float:
-    """Mean squared distance of unit features of two views of an image: 0 is perfect, 2 is chance.
+def alignment(first_MD: Tensor, second_MD: Tensor) -> Tensor:
+    """Squared distance of unit features of two views of each image: 0 is perfect, 2 is chance.
 
-    Wang and Isola, arXiv 2005.10242, section 4.1, with alpha = 2.
+    The mean is Wang and Isola's alignment, arXiv 2005.10242, section 4.1, with alpha = 2.
 
     Args:
         first_MD: float features of one view of each image.
         second_MD: of another view of the same images.
+
+    Returns:
+        float [M].
     """
     first, second = F.normalize(first_MD, dim=1), F.normalize(second_MD, dim=1)
-    return float((first - second).square().sum(dim=1).mean())
+    return (first - second).square().sum(dim=1)
 
 
 def uniformity(features_MD: Tensor) -> float:
@@ -43,6 +55,27 @@ def uniformity(features_MD: Tensor) -> float:
     return float(torch.exp(-UNIFORMITY_SCALE * distances.square()).mean().log())
 
 
+def uniformity_interval(features_MD: Tensor, *, seed: int) -> tuple[float, float]:
+    """The percentile bootstrap's 95 % interval of `uniformity`.
+
+    Pairs of an image with itself, which resampling makes, do not count.
+
+    Args:
+        features_MD: as there.
+        seed: of the resamples.
+    """
+    unit_MD = F.normalize(features_MD.double(), dim=1)
+    potential_MM = torch.exp(-UNIFORMITY_SCALE * (2 - 2 * unit_MD @ unit_MD.T)).fill_diagonal_(0)
+    num = len(unit_MD)
+    drawn = np.random.default_rng(seed).multinomial(num, [1 / num] * num, size=PAIR_RESAMPLES)
+    counts_RM = torch.from_numpy(drawn).to(unit_MD)
+    total_R = (counts_RM @ potential_MM).mul_(counts_RM).sum(dim=1)
+    pairs_R = counts_RM.sum(dim=1).square() - counts_RM.square().sum(dim=1)
+    # No two different images in a resample of two: possible, and no figure.
+    found = pairs_R > 0
+    return percentile_interval((total_R[found] / pairs_R[found]).log().cpu().numpy())
+
+
 def effective_rank(features_MD: Tensor) -> float:
     """Exp of the entropy of the covariance's eigenvalues, as shares of their sum: 1 to D.
 
@@ -59,3 +92,27 @@ def effective_rank(features_MD: Tensor) -> float:
         return 0.0
     shares = values / total
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
+def effective_rank_interval(features_MD: Tensor, *, seed: int) -> tuple[float, float] | None:
+    """The 95 % interval of `effective_rank` by the jackknife over groups of images.
+
+    Of what as many other images would have given. Not by the bootstrap: a resample has fewer
+    different images, and so a lower rank.
+
+    Args:
+        features_MD: as there.
+        seed: of the groups.
+
+    Returns:
+        None for fewer images than groups.
+    """
+    if len(features_MD) < GROUPS:
+        return None
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(features_MD)))
+    groups = order.tensor_split(GROUPS)
+    left_out = [torch.cat(groups[:i] + groups[i + 1 :]) for i in range(GROUPS)]
+    ranks = np.array([effective_rank(features_MD[rows]) for rows in left_out])
+    reach = STUDENT_T * math.sqrt(GROUPS - 1) * float(ranks.std())
+    figure = effective_rank(features_MD)
+    return figure - reach, figure + reach

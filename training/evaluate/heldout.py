@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shard_cache import CacheConfig
+from pipeline.shared_images import HashedShards, counted, shared_images
 from pipeline.stores.storage import Location
 from training.augment import AugmentConfig
 from training.data.damage import OnDamaged
@@ -36,7 +37,8 @@ def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
     """Checks the held-out shards.
 
     Raises:
-        InputError: they are missing or damaged, too few, or the images that are trained on.
+        InputError: they are missing or damaged, too few, or share images (by the sha256 of their
+            files) with those that are trained on.
     """
     assert config.shards is not None
     info = load_dataset_info(config.shards)
@@ -46,10 +48,12 @@ def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
             f"heldout.shards {config.shards} holds {info.num_images} images: wanted at least "
             f"{FEWEST_IMAGES}"
         )
-    if info.shards == load_dataset_info(train_root).shards:
+    train = HashedShards(train_root, load_dataset_info(train_root))
+    shared = shared_images(train, HashedShards(config.shards, info))
+    if shared:
         raise InputError(
-            f"heldout.shards {config.shards} holds the very images that are trained on "
-            f"({train_root}): give others"
+            f"heldout.shards {config.shards} shares {counted(shared)} with the images that are "
+            f"trained on, {train_root}: give others"
         )
     return info
 

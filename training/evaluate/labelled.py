@@ -12,6 +12,7 @@ from pipeline.manifest import check_shards, load_dataset_info
 from pipeline.schema import DATASET_FILE
 from pipeline.shard_cache import CacheConfig
 from pipeline.shard_reader import ShardSetReader
+from pipeline.shared_images import HashedImages, HashedShards, counted, shared_images
 from pipeline.stores.storage import Location, is_url
 from training.evaluate.folders import FolderImages
 
@@ -22,15 +23,17 @@ class LabelledImages(Protocol):
     Attributes:
         class_names: a label is an index into them.
         digest: of what decides its content.
-        content: two sets with the same content hold the same images.
+        content: tells the sha256 of every image.
         num_images: images in it.
+        shard_sizes: images of each shard; of a folder: all of them.
         saliency_source: where its saliency maps come from; None where it has none.
     """
 
     class_names: tuple[str, ...]
     digest: str
-    content: tuple[str, ...]
+    content: HashedImages
     num_images: int
+    shard_sizes: tuple[int, ...]
     saliency_source: str | None
 
     @property
@@ -47,31 +50,27 @@ class LabelledImages(Protocol):
         """Its saliency, uint8 [P, P], where there is a source."""
 
 
-class ShardImages:
-    """A labelled shard set.
+class StoredImages:
+    """The images of a shard set, labelled or not.
 
     Raises:
-        InputError: the set is missing, damaged or has no labels.
+        InputError: the set is missing or damaged.
     """
 
     def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
         self.root = root
         info = load_dataset_info(root)
-        if not info.has_labels:
-            raise InputError(
-                f"labels asked for where there are none: {root} was made without labels (run "
-                "jobs/precompute.py on class folders, without --no-labels)"
-            )
         check_shards(root, info)
         self._reader = ShardSetReader(root, info, cache)
         self.class_names = info.class_names
         self.digest = info.plan_digest
-        self.content = tuple(shard.sha256 for shard in info.shards)
+        self.content: HashedImages = HashedShards(root, info)
         self.num_images = self._reader.num_samples
+        self.shard_sizes = self._reader.shard_sizes
         self.saliency_source: str | None = str(info.saliency.get("source"))
 
     def labels(self) -> NDArray[np.int64]:
-        """Labels from the manifests alone."""
+        """Labels from the manifests alone; -1 where there are none."""
         return self._reader.labels()
 
     def image(self, number: int) -> NDArray[np.uint8]:
@@ -80,44 +79,76 @@ class ShardImages:
         try:
             return decode_stored(sample.image)
         except ImageError as error:
-            where = f"shard {sample.shard}, sample {sample.key}"
-            raise DamagedSampleError(f"{where}: {error}") from error
+            raise DamagedSampleError(
+                f"sample {sample.key} in {sample.shard} is damaged ({error}): "
+                "rerun the precompute job on the same sources and the shard is rebuilt"
+            ) from error
 
     def saliency(self, number: int) -> NDArray[np.uint8]:
         """The stored map."""
         return decode_saliency(self._reader.read_saliency(number))
 
 
-def open_labelled(root: Location, cache: CacheConfig | None = None) -> LabelledImages:
-    """Open shards, or a folder of class folders.
+class ShardImages(StoredImages):
+    """A labelled shard set.
+
+    Raises:
+        InputError: the set is missing, damaged or has no labels.
+    """
+
+    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
+        super().__init__(root, cache)
+        if not self.class_names:
+            raise InputError(
+                f"labels asked for where there are none: {root} was made without labels (run "
+                "jobs/precompute.py on class folders, without --no-labels)"
+            )
+
+
+def open_labelled(
+    root: Location, cache: CacheConfig | None = None, *, labels: bool = True
+) -> LabelledImages:
+    """Open shards, or a folder of class folders; shards without labels where none are needed.
 
     Raises:
         InputError: neither; no labels; a damaged set.
     """
+    shards = ShardImages if labels else StoredImages
     if is_url(root):
-        return ShardImages(root, cache)
+        return shards(root, cache)
     root = Path(root)
     is_shards = (root / DATASET_FILE).exists() or (root / "shards").is_dir() or not root.is_dir()
-    return ShardImages(root) if is_shards else FolderImages(root)
+    return shards(root) if is_shards else FolderImages(root)
 
 
 def labelled_pair(
     train_root: Location, val_root: Location, cache: CacheConfig | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Open two sets whose labels mean the same.
+    """Open two sets whose labels mean the same and that share no image.
 
     Raises:
-        InputError: a set is missing, damaged or without labels; other class names; one set twice.
+        InputError: a set is missing, damaged or without labels; other class names; images that
+            are in both sets (by the sha256 of their files).
     """
+    train, val = open_pair(train_root, val_root, cache)
+    shared = shared_images(train.content, val.content)
+    if shared:
+        raise InputError(
+            f"{val_root} and {train_root} share {counted(shared)}: such an image would find "
+            "itself; take the shared images out of one of them"
+        )
+    return train, val
+
+
+def open_pair(
+    train_root: Location, val_root: Location, cache: CacheConfig | None = None
+) -> tuple[LabelledImages, LabelledImages]:
+    """As `labelled_pair`, for sets that were checked before: shared images are not looked for."""
     train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
         raise InputError(
             f"the classes of {train_root} and {val_root} differ ({first_difference(train, val)}): "
             "a label would mean two things"
-        )
-    if train.content == val.content:
-        raise InputError(
-            f"{train_root} and {val_root} hold the same images: every image would find itself"
         )
     return train, val
 

@@ -5,7 +5,6 @@ Shapes: B batch, S side of the view, G grid side, D features.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +29,6 @@ class Views(NamedTuple):
     seeds_B: NDArray[np.uint64]
     saliency_BGG: Tensor | None
     """Over the patches of the view."""
-    matte_B1SS: Tensor | None
-    """The same over its pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,26 +90,24 @@ class Look:
                 parts[view].append(self.encode(self.subject.prepare(image01)))
         return torch.cat(parts[View.QUERY]), torch.cat(parts[View.KEY])
 
-    def views(self, numbers: NDArray[np.int64], *, matte: bool = False) -> Views:
+    def views(self, numbers: NDArray[np.int64]) -> Views:
         """Test-time views with their saliency, where there is any."""
         pictures = [self.images.image(int(number)) for number in numbers]
         resize = self.subject.info.preprocessing.resize
         cut_BSS3 = np.stack([evaluation_view(p, self.size, resize) for p in pictures])
-        saliency = pixels = None
+        saliency = None
         if self.images.saliency_source is not None:
             maps_BPP = np.stack([self.images.saliency(int(number)) for number in numbers])
             heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
-            pooled = partial(
-                pool_saliency, maps_BPP, heights, widths, _boxes(heights, widths, resize, self.size)
-            )
-            saliency = torch.from_numpy(pooled(self.grid))
-            pixels = torch.from_numpy(pooled(self.size))[:, None] if matte else None
-        return Views(
-            _unit(cut_BSS3, self.device),
-            self.seeds(numbers),
-            saliency,
-            None if pixels is None else pixels.to(self.device),
-        )
+            boxes = view_boxes(heights, widths, resize, self.size)
+            saliency = torch.from_numpy(pool_saliency(maps_BPP, heights, widths, boxes, self.grid))
+        return Views(_unit(cut_BSS3, self.device), self.seeds(numbers), saliency)
+
+
+def evenly_chosen(num_images: int, at_most: int) -> NDArray[np.int64]:
+    """Numbers of images, evenly spread over a set, in order."""
+    spread = np.linspace(0, num_images - 1, min(at_most, num_images))
+    return np.unique(spread.round().astype(np.int64))
 
 
 def _unit(views_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -120,7 +115,7 @@ def _unit(views_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:
     return torch.from_numpy(views_BSS3).permute(0, 3, 1, 2).to(device).float().div_(255)
 
 
-def _boxes(
+def view_boxes(
     heights_B: NDArray[np.int64], widths_B: NDArray[np.int64], resize: int, size: int
 ) -> Crops:
     """The test-time view's box in each image, to whole pixels."""

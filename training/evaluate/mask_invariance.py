@@ -30,8 +30,8 @@ class Invariance(NamedTuple):
     """The share of these patches that is masked."""
     masked_share: float
     """The share of all patches that is masked: at equal shares kinds can be compared."""
-    cosine: float
-    """Mean over the images of the cosine of f(x) and f(masked x)."""
+    cosine_I: NDArray[np.float32]
+    """Of each image that has such patches, the cosine of f(x) and f(masked x)."""
 
 
 def mask_invariance(
@@ -70,7 +70,7 @@ def mask_invariance(
                 cosines.setdefault(at, []).append(cosine_B[there_B])
                 shares.setdefault(at, []).append(mask_B1N.float().mean(dim=(1, 2))[there_B])
     return [
-        Invariance(*at, float(torch.cat(shares[at]).mean()), float(torch.cat(cosines[at]).mean()))
+        Invariance(*at, float(torch.cat(shares[at]).mean()), torch.cat(cosines[at]).numpy())
         for at in cosines
         if any(len(part) for part in cosines[at])
     ]

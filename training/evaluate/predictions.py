@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -56,6 +56,15 @@ class ImageSet:
     sha256: tuple[str, ...]
     labels_V: NDArray[np.int64]
     class_names: tuple[str, ...]
+
+    def chosen(self, numbers: NDArray[np.int64]) -> "ImageSet":
+        """Some of the images, by their numbers."""
+        return replace(
+            self,
+            names=tuple(self.names[number] for number in numbers),
+            sha256=tuple(self.sha256[number] for number in numbers),
+            labels_V=self.labels_V[numbers],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,15 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.progress import say
+from training.distributed import rank
+from training.evaluate.backgrounds_protocol import backgrounds
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.diagnostics import diagnose
 from training.evaluate.extract import ExtractConfig, Features, gathered_features
@@ -37,8 +42,11 @@ class Case:
     config: EvaluateConfig
     device: torch.device
     extract: ExtractConfig = field(init=False)
-    predicted: list[tuple[Result, Tensor]] = field(init=False, default_factory=list)
-    """What `accuracy` was given, int64 [D, V] on the CPU, with its result."""
+    predicted: list[tuple[Result, Tensor, NDArray[np.int64]]] = field(
+        init=False, default_factory=list
+    )
+    """What `accuracy` was given, int64 [D, V] on the CPU, with its result and the images'
+    numbers."""
 
     def __post_init__(self) -> None:
         self.extract = self.subject.extract_config(
@@ -84,20 +92,36 @@ class Case:
             seed=self.config.seed,
             name=name,
             figure=figure,
-            num_val=self.val.num_images,
-            **({"interval": None, "num_train": self.train.num_images} | more),
+            **(
+                {
+                    "interval": None,
+                    "num_train": self.train.num_images,
+                    "num_val": self.val.num_images,
+                }
+                | more
+            ),
         )
 
-    def accuracy(self, protocol: str, predicted: Tensor, **more: Any) -> Result:  # noqa: ANN401
-        """The result of predictions for the validation images, which are kept in `predicted`.
+    def accuracy(
+        self,
+        protocol: str,
+        predicted: Tensor,
+        *,
+        numbers: NDArray[np.int64] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> Result:
+        """The result of predictions for validation images, which are kept in `predicted`.
 
         Args:
             protocol: by name.
-            predicted: int64 [V] in the images' order, or [D, V] of D draws of training labels.
+            predicted: int64 [V], or [D, V] of D draws of training labels.
+            numbers: of the V validation images, rising; none: all of them.
             more: fields of the result.
         """
         predicted_DV = torch.atleast_2d(predicted.cpu())
-        labels_V = torch.from_numpy(self.val.labels())
+        numbers = np.arange(self.val.num_images) if numbers is None else numbers
+        labels_V = torch.from_numpy(self.val.labels()[numbers])
+        more["num_val"] = len(numbers)
         found = score(predicted_DV, labels_V, num_classes=self.num_classes, seed=self.config.seed)
         shown = {"mean_per_class": found.mean_per_class}
         if len(predicted_DV) > 1:
@@ -106,7 +130,7 @@ class Case:
         result = self.result(
             protocol, "top1", found.top1, interval=found.interval, more=shown, **more
         )
-        self.predicted.append((result, predicted_DV))
+        self.predicted.append((result, predicted_DV, numbers))
         return result
 
     @property
@@ -200,7 +224,9 @@ def finetune(case: Case) -> list[Result]:
 
 
 def diagnostics(case: Case) -> list[Result]:
-    """Figures of the features themselves, without labels but for the background swap."""
+    """Figures of the features themselves, without labels."""
+    if case.val.saliency_source is None and rank() == 0:
+        say(f"diagnostics: {case.val.root} has no saliency: random patches alone are masked")
     figures = diagnose(
         case.subject,
         case.val,
@@ -217,6 +243,7 @@ def diagnostics(case: Case) -> list[Result]:
             figure.name,
             figure.value,
             variant=figure.variant,
+            interval=figure.interval,
             settings=settings | figure.settings,
         )
         for figure in figures
@@ -228,8 +255,12 @@ PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "linear": linear,
     "linear_paper": linear_paper,
     "finetune": finetune,
+    "backgrounds": backgrounds,
     "diagnostics": diagnostics,
 }
+
+LABEL_FREE = frozenset({"diagnostics"})
+"""Protocols that need no labels: with these alone, classes are not compared."""
 
 
 def chosen_protocols(names: Sequence[str]) -> list[Callable[[Case], list[Result]]]:

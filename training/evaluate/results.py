@@ -22,7 +22,7 @@ class Result:
         checkpoint: as it was named.
         encoder: query, momentum, untrained or supervised.
         architecture: of the network.
-        checkpoint_digest: sha256 of the weights, or `random:SEED`.
+        checkpoint_digest: sha256 of the weights, or `random:SEED,SEED,...`.
         train: where the training images lie.
         val: where the validation images lie.
         train_digest: of the training images.
@@ -32,7 +32,7 @@ class Result:
         seed: of all that was drawn.
         name: what the figure is: top1, an average precision's or a diagnostic's name.
         figure: its value; of accuracies and precisions in percent.
-        interval: of the figure, 95 %; None where it is a diagnostic.
+        interval: of the figure, 95 %; None where there is none.
         num_train: images.
         num_val: images.
         settings: whatever else the figure depends on; JSON values.
@@ -136,7 +136,9 @@ def figures_of(results: Sequence[Result], checkpoint_digest: str) -> list[Figure
             interval=result.interval,
         )
         for result in results
-        if result.checkpoint_digest == checkpoint_digest and result.interval is not None
+        if result.checkpoint_digest == checkpoint_digest
+        and result.interval is not None
+        and (result.name == "top1" or result.protocol == "detection")
     }
     return list(found.values())
 
@@ -168,4 +170,6 @@ def _cell(result: Result) -> str:
     if result.interval is None:
         return f"{result.figure:.4g}"
     low, high = result.interval
+    if result.protocol == "diagnostics":  # no percentages: any scale
+        return f"{result.figure:.4g} ({low:.3g} to {high:.3g})"
     return f"{result.figure:.2f} ({low:.1f} to {high:.1f})"

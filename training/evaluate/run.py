@@ -1,19 +1,22 @@
 """An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from pipeline.errors import InputError
 from pipeline.progress import say
 from training.distributed import rank, world_size
+from training.evaluate.backgrounds import check_masks
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
-from training.evaluate.labelled import check_classes, labelled_pair
-from training.evaluate.predictions import Predictions, image_set, write_predictions
-from training.evaluate.protocols import Case, chosen_protocols
+from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
+from training.evaluate.predictions import ImageSet, Predictions, image_set, write_predictions
+from training.evaluate.protocols import LABEL_FREE, Case, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
+from training.evaluate.untrained import ONE_SEED, networks_of, over_seeds
 
 
 def evaluate(
@@ -58,21 +61,38 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
-    train, val = labelled_pair(config.train, config.val)
-    check_classes(train, val)
+    one_seed = chosen_protocols(ONE_SEED)
+    labelled = not LABEL_FREE.issuperset(config.protocol)
+    if labelled:
+        train, val = labelled_pair(config.train, config.val)
+        check_classes(train, val)
+    else:
+        train, val = (open_labelled(root, labels=False) for root in (config.train, config.val))
+    if "backgrounds" in config.protocol:
+        check_masks(val)
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
-    images = image_set(val) if rank() == 0 else None
+    images = image_set(val) if rank() == 0 and labelled else None
     for subject in subjects:
-        case = Case(subject, train, val, config, device)
+        networks = networks_of(
+            subject, train, device=device, batch_size=config.batch_size, bf16=config.bf16
+        )
+        cases = [Case(network, train, val, config, device) for network in networks]
         for protocol in protocols:
-            found = protocol(case)
-            for result, predicted_DV in case.predicted if images is not None else ():
-                assert images is not None
-                predictions = Predictions(
-                    result=result, images=images, predicted_DV=predicted_DV.numpy()
-                )
-                write_predictions(config.results, predictions)
-            case.predicted.clear()
+            chosen = cases[:1] if protocol in one_seed else cases
+            found = over_seeds([protocol(case) for case in chosen])
+            for case in chosen:
+                if images is not None:
+                    _write(case, images, config.results)
+                case.predicted.clear()
             yield found
+
+
+def _write(case: Case, images: ImageSet, folder: Path) -> None:
+    """Writes what a protocol predicted for the images."""
+    for result, predicted_DV, numbers in case.predicted:
+        predictions = Predictions(
+            result=result, images=images.chosen(numbers), predicted_DV=predicted_DV.numpy()
+        )
+        write_predictions(folder, predictions)

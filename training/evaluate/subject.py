@@ -3,7 +3,6 @@
 Shapes: B batch, S side of the view, D features.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.architectures import plain_network
-from pipeline.backbone import BackboneInfo, weights_bytes
+from pipeline.backbone import BackboneInfo, weights_digest
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocess, Preprocessing
 from training.encoders.export import untrained_like
@@ -23,6 +22,8 @@ from training.evaluate.extract import ExtractConfig, Prepare
 
 UNTRAINED = "untrained"
 """The name of random weights: the network and the preprocessing of the first other checkpoint."""
+NUM_UNTRAINED = 3
+"""Random networks that an untrained one stands for: single ones differ by several points."""
 SUPERVISED = "torchvision"
 """So begins the name of torchvision's published weights (`torchvision`, `torchvision:NAME`)."""
 STATE_DICT = ".pth"
@@ -40,6 +41,7 @@ class Subject:
         info: architecture, preprocessing, provenance.
         digest: of the weights.
         prepare: views in [0, 1] to what the network wants.
+        twins: of an untrained one: the same with the random weights of the next seeds.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Subject:
     info: BackboneInfo
     digest: str
     prepare: Prepare
+    twins: tuple["Subject", ...] = ()
 
     def extract_config(self, *, batch_size: int, bf16: bool) -> ExtractConfig:
         """How images become its features."""
@@ -101,18 +104,33 @@ def is_baseline(name: str) -> bool:
 def _load(name: str, model: str, encoder: EncoderName, seed: int, device: torch.device) -> Subject:
     which: str
     if name == UNTRAINED:
-        network, info = load_encoder(Path(model))
-        network, digest, which = untrained_like(network, info, seed=seed), f"random:{seed}", name
-    elif is_baseline(name):
+        trained, info = load_encoder(Path(model))
+        first, *twins = (
+            _subject(name, name, untrained_like(trained, info, seed=s), info, f"random:{s}", device)
+            for s in range(seed, seed + NUM_UNTRAINED)
+        )
+        return replace(first, twins=tuple(twins))
+    if is_baseline(name):
         network, info = _supervised(name, load_encoder(Path(model))[1])
         digest, which = info.weights_sha256, "supervised"
     else:
         network, info = load_encoder(Path(name), encoder)
         digest, which = info.weights_sha256, encoder
+    return _subject(name, which, network, info, digest, device)
+
+
+def _subject(
+    name: str,
+    encoder: str,
+    network: nn.Module,
+    info: BackboneInfo,
+    digest: str,
+    device: torch.device,
+) -> Subject:
     preprocess = Preprocess(info.preprocessing).to(device)
     return Subject(
         name=name,
-        encoder=which,
+        encoder=encoder,
         network=network.to(device),
         info=info,
         digest=digest,
@@ -130,6 +148,6 @@ def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]
         like,
         preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),
         provenance={"init": name},
-        weights_sha256=hashlib.sha256(weights_bytes(network.state_dict())).hexdigest(),
+        weights_sha256=weights_digest(network.state_dict()),
     )
     return network.eval(), info

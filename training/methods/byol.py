@@ -21,6 +21,7 @@ from training.methods.interface import (
     Method,
     MethodConfig,
     Moment,
+    PlainEmbedder,
     ProjectedBackbone,
     StepResult,
     half_cosine,
@@ -104,9 +105,9 @@ class BYOL(Method):
         return self.online.encoder.backbone
 
     @property
-    def embedder(self) -> nn.Module:
+    def embedder(self) -> PlainEmbedder:
         """The online encoder, without its predictor."""
-        return self.online.encoder
+        return PlainEmbedder(self.online.encoder)
 
     @property
     def trained(self) -> nn.Module:

@@ -151,7 +151,7 @@ class Method(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def embedder(self) -> nn.Module:
+    def embedder(self) -> "PlainEmbedder":
         """The backbone that is kept and its projection head: images to unit embeddings [B, D]."""
 
     @property
@@ -218,7 +218,8 @@ class PlainEmbedder(nn.Module):
 
     def __init__(self, projected: ProjectedBackbone) -> None:
         super().__init__()
-        self.backbone, self.head = projected.backbone, projected.head
+        self.backbone: Backbone = projected.backbone
+        self.head: nn.Module = projected.head
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns unit rows [B, D]."""

@@ -127,7 +127,7 @@ class MoCoV2(Method):
         return self.query_encoder.backbone
 
     @property
-    def embedder(self) -> nn.Module:
+    def embedder(self) -> PlainEmbedder:
         """The query encoder with its plain head."""
         return PlainEmbedder(self.query_encoder)
 

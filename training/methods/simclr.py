@@ -98,7 +98,7 @@ class SimCLR(Method):
         return self.encoder.backbone
 
     @property
-    def embedder(self) -> nn.Module:
+    def embedder(self) -> PlainEmbedder:
         """The encoder with its plain head."""
         return PlainEmbedder(self.encoder)
 

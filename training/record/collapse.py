@@ -4,10 +4,14 @@ The loss does not tell: identical embeddings give log(K + 1 + N * exp((rho - 1) 
 which is close to where a run begins.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+
+STANDARD_ERRORS = 2.0
+"""By which two kNN accuracies of the same network would differ in one case of twenty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,8 @@ class CollapseConfig:
         after_steps: steps for which the spread is not looked at, 0 or more; an untrained network
             has little.
         knn_margin: percentage points, 0 or more, that the kNN accuracy may be below the untrained
-            network's at two evaluations running.
+            network's at two evaluations running, beside two standard errors of the difference
+            (few validation images say little: 18 points for 60 of them at 40 %).
     """
 
     min_spread: float = 0.1
@@ -54,11 +59,16 @@ class CollapseWatch:
         sign = f"the embeddings have next to no spread ({spread:.3g}, below {limit:g})"
         return self._warning("spread", wrong, sign)
 
-    def look_at_knn(self, step: int, knn: float) -> str | None:
-        """Takes in a kNN accuracy in percent; that of step 0 is the untrained network's.
+    def look_at_knn(self, step: int, knn: float, num_images: int) -> str | None:
+        """Takes in a kNN accuracy; that of step 0 is the untrained network's.
 
         A network that leaves its random start may be worse for a while, so it is wrong when it is
         low twice running.
+
+        Args:
+            step: global steps done.
+            knn: top-1 in percent.
+            num_images: validation images that it was measured on.
 
         Returns:
             A warning, when it was sound and is no longer; else None.
@@ -67,12 +77,14 @@ class CollapseWatch:
             self._untrained_knn = knn
         if self._untrained_knn is None:
             return None
-        margin, untrained = self._config.knn_margin, self._untrained_knn
+        untrained = self._untrained_knn
+        margin = self._config.knn_margin
+        margin += STANDARD_ERRORS * standard_error_of_difference(knn, untrained, num_images)
         low = knn < untrained - margin
         wrong, self._knn_was_low = low and self._knn_was_low, low
         sign = (
-            f"kNN is {knn:.2f} %, for the second time running more than {margin:g} points below "
-            f"the {untrained:.2f} % of the untrained network"
+            f"kNN is {knn:.2f} %, for the second time running more than {margin:.1f} points below "
+            f"the {untrained:.2f} % of the untrained network ({num_images} validation images)"
         )
         return self._warning("knn", wrong, sign)
 
@@ -98,3 +110,13 @@ class CollapseWatch:
         """Goes on from a checkpoint."""
         self._untrained_knn, self._collapsed = state["untrained_knn"], set(state["collapsed"])
         self._knn_was_low = state.get("knn_was_low", False)  # older checkpoints do not tell
+
+
+def standard_error_of_difference(first: float, second: float, num_images: int) -> float:
+    """Of two accuracies in percent, each of `num_images` images, in percentage points.
+
+    As if the images were different ones: sqrt((p (1 - p) + q (1 - q)) / V). On the same images it
+    is at most that as long as the two networks' errors are not negatively correlated.
+    """
+    variance = sum(share * (100 - share) for share in (first, second))
+    return math.sqrt(variance / num_images)

@@ -14,7 +14,7 @@ from pipeline.stores.atomic import write_atomically
 from training.record.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
-WARNING = "warning"
+WARNING, LEARNING = "warning", "learning"
 NO_NOTES: Mapping[str, str] = MappingProxyType({})
 TIMINGS = ("images_per_second", "data_wait_share", "seconds")
 """Entries that depend on the machine; all others are the same in a rerun on one CPU worker."""
@@ -71,6 +71,11 @@ class MetricsLog:
         """Writes a warning of global step ``step``; its ``kind`` is ``warning``."""
         self._file.write(json.dumps({"step": step, "kind": WARNING, "message": message}) + "\n")
         self._board.add_text(WARNING, message, step)
+
+    def verdict(self, *, step: int, message: str) -> None:
+        """Writes whether the run has learned; the line's ``kind`` is ``learning``."""
+        self._file.write(json.dumps({"step": step, "kind": LEARNING, "message": message}) + "\n")
+        self._board.add_text(LEARNING, message, step)
 
     def close(self, *, finished: bool = True) -> None:
         """Flushes and closes all records."""

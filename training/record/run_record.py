@@ -13,6 +13,7 @@ from training.context import TrainContext
 from training.data.damage import DamageLog
 from training.data.host_batch import HostBatch
 from training.distributed import rank
+from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
 from training.methods.interface import StepResult
 from training.record.collapse import CollapseWatch
 from training.record.interval import Interval
@@ -20,10 +21,19 @@ from training.record.metrics import MetricsLog
 from training.record.provenance import samples_digest
 from training.record.tally import Tally
 from training.record.trackers import Trackers
+from training.record.verdict import Learning
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
 """In the record: damaged samples so far, where they are skipped (one counts in every epoch), and
 the digest of all samples that were trained on so far (`training.record.provenance`)."""
+
+SAID = {
+    "knn": "kNN {:.2f} %",
+    "heldout_loss": "held-out loss {:.4f}",
+    INSTANCE_ACCURACY: "instance accuracy {:.0f} %",
+    OBJECT_SENSITIVITY: "object sensitivity {:.3f}",
+}
+"""What is said of an evaluation, by the names of its figures."""
 
 
 class RunRecord:
@@ -41,6 +51,7 @@ class RunRecord:
         self._config, self._context = config, context
         self._steps_per_epoch = steps_per_epoch
         self._collapse = CollapseWatch(config.collapse)
+        self._learning = Learning(config.collapse.min_spread)
         self._tally = Tally(DAMAGED, SEEN)
         self._damage = DamageLog(config.out)
         self._log: MetricsLog | None = None
@@ -48,6 +59,7 @@ class RunRecord:
         self.interval = Interval()
         self.values: dict[str, float] = {}
         self._note = ""
+        self._evaluated = 0
 
     def open(self, *, resume_step: int) -> None:
         """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
@@ -59,6 +71,9 @@ class RunRecord:
     def close(self, *, finished: bool) -> None:
         """Closes the files; the run has come to its end, or is broken off."""
         if self._log is not None:
+            verdict = self._learning.verdict()
+            if finished and verdict is not None:
+                self._log.verdict(step=self._evaluated, message=verdict)
             self._log.close(finished=finished)
             self._say_lost()
 
@@ -113,24 +128,28 @@ class RunRecord:
             spread = values["embedding_spread"]
             self._on_collapse(step, self._collapse.look_at_spread(step, spread))
 
-    def write_evaluation(
-        self, step: int, *, knn: float | None = None, heldout_loss: float | None = None
-    ) -> None:
-        """Writes a kNN accuracy, in percent, and a held-out loss, in nats, of those there are.
+    def write_evaluation(self, step: int, *, knn_images: float = 0, **values: float) -> None:
+        """Writes what was measured after ``step`` global steps (``run_checks``).
 
-        Raises as ``write_interval`` does.
+        Args:
+            step: global steps done.
+            knn_images: validation images that ``knn`` is of.
+            values: the figures by name.
+
+        Raises:
+            InputError: the run has collapsed and is to end then.
         """
-        found = {"knn": knn, "heldout_loss": heldout_loss}
-        values = {name: value for name, value in found.items() if value is not None}
         self.values |= values
+        self._evaluated = step
+        self._learning.take(step, values)
         if self._log is not None:
             self._log.write(step=step, kind="eval", values=values)
-            words = [] if knn is None else [f"kNN {knn:.2f} %"]
-            words += [] if heldout_loss is None else [f"held-out loss {heldout_loss:.4f}"]
+            words = [text.format(values[name]) for name, text in SAID.items() if name in values]
             say(f"{', '.join(words)} after {step} steps")
         self._context.report(self.values)
-        if knn is not None:
-            self._on_collapse(step, self._collapse.look_at_knn(step, knn))
+        if "knn" in values:
+            warning = self._collapse.look_at_knn(step, values["knn"], int(knn_images))
+            self._on_collapse(step, warning)
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
         """Records a warning, and ends the run if that was asked for."""
@@ -161,6 +180,7 @@ class RunRecord:
         return {
             "interval": self.interval.state_dict(),
             "collapse": self._collapse.state_dict(),
+            "learning": self._learning.state_dict(),
             "tally": self._tally.state_dict(),
         }
 
@@ -168,4 +188,5 @@ class RunRecord:
         """Goes on from a checkpoint."""
         self.interval.load_state_dict(state["interval"])
         self._collapse.load_state_dict(state["collapse"])
+        self._learning.load_state_dict(state.get("learning", {}))
         self._tally.load_state_dict(state["tally"])

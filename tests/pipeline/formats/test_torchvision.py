@@ -17,9 +17,9 @@ network = torchvision.models.resnet18().eval()
 network.fc = torch.nn.Identity()
 network.load_state_dict(torch.load(folder / "backbone.pth", weights_only=True))
 def view(file):
-    image = torchvision.io.decode_image(str(file), "RGB").float()[None] / 255
+    image = torchvision.io.decode_image(str(file), "RGB")[None]
     image = F.center_crop(F.resize(image, [wanted["resize"]], antialias=True), wanted["view_size"])
-    image = F.normalize(image, wanted["mean"], wanted["std"])
+    image = F.normalize(image.float() / 255, wanted["mean"], wanted["std"])
     kernel, sigma = wanted["high_pass"]["kernel"], wanted["high_pass"]["sigma"]
     return image - F.gaussian_blur(image, kernel, sigma)
 with torch.no_grad():

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.saliency.foreground import FLAT_STD, foreground
+from pipeline.errors import InputError
+from pipeline.saliency.foreground import FLAT_STD, Rule, check_rule, foreground
 
 
 def test_golden(golden: Path) -> None:
@@ -60,3 +61,52 @@ def test_each_view_has_its_own_statistics(shift: float) -> None:
     views[1:] = views[1:] * 0.5 + shift
     alone = torch.cat([foreground(view[None]) for view in views])
     assert torch.equal(foreground(views), alone)
+
+
+def slow_otsu(values: list[float]) -> set[int]:
+    """The upper class by trying every threshold: the first of equally good ones."""
+    best, upper = -1.0, set(range(len(values)))
+    for threshold in sorted(set(values))[1:]:
+        low = [value for value in values if value < threshold]
+        high = [value for value in values if value >= threshold]
+        gap = sum(high) / len(high) - sum(low) / len(low)
+        between = len(low) * len(high) * gap**2
+        if between > best * (1 + 1e-9):  # the order of a float64 sum
+            best = between
+            upper = {n for n, value in enumerate(values) if value >= threshold}
+    return upper
+
+
+@given(st.integers(0, 2**31), st.integers(2, 9), st.integers(2, 256))
+def test_otsu_is_the_best_of_all_thresholds(seed: int, grid: int, levels: int) -> None:
+    drawn = np.random.default_rng(seed).integers(0, levels, (3, grid, grid))
+    saliency = (drawn / 255).astype(np.float32)
+    got = foreground(saliency, rule="otsu", flat_std=0.0)
+    for view in range(3):
+        values = [float(value) for value in saliency[view].flatten()]
+        if len(set(values)) > 1:
+            assert {int(n) for n in np.flatnonzero(got[view])} == slow_otsu(values)
+
+
+@pytest.mark.parametrize("rule", ["std", "otsu"])
+def test_numpy_and_torch_mark_the_same(rule: Rule) -> None:
+    saliency = np.random.default_rng(0).random((20, 7, 7), dtype=np.float32)
+    marked = foreground(torch.from_numpy(saliency), rule=rule)
+    assert np.array_equal(foreground(saliency, rule=rule), marked.numpy())
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def test_otsu_finds_an_object_of_any_size(side: int) -> None:
+    saliency = torch.zeros(1, 7, 7)
+    saliency[0, 1 : 1 + side, 1 : 1 + side] = 0.5
+    assert torch.equal(foreground(saliency, rule="otsu"), saliency > 0)
+
+
+def test_a_flat_map_is_all_foreground_under_otsu_too() -> None:
+    assert bool(foreground(torch.full((2, 8, 8), 0.3), rule="otsu").all())
+    assert bool(foreground(np.full((1, 1), 0.3), rule="otsu").all())
+
+
+def test_an_unknown_rule_is_named() -> None:
+    with pytest.raises(InputError, match="unknown foreground rule 'mean': choose from std, otsu"):
+        check_rule("mean", -0.6)

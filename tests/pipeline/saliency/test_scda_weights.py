@@ -1,6 +1,5 @@
 """Weights from files, exports and torchvision; what does not fit is named."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.preparation import HighPass, Preprocessing
 from pipeline.preprocessing import high_pass, normalise
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.scda_network import localiser_of
-from pipeline.saliency.scda_weights import load_trunk, weights_digest
+from pipeline.saliency.scda_weights import load_trunk
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
@@ -62,15 +61,6 @@ def test_one_network_has_one_digest_wherever_it_is_from(tmp_path: Path) -> None:
         other.get_parameter("layer4.1.bn2.weight").add_(1e-3)
     changed = load_trunk(save(tmp_path / "other.pth", other.state_dict()), "resnet18")
     assert changed.weights_digest not in digests
-
-
-def test_the_digest_is_that_of_the_sorted_tensors() -> None:
-    state = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([[3]], dtype=torch.int64)}
-    text = b"a torch.int64 [1, 1]\n" + np.array([3], np.int64).tobytes()
-    text += b"b torch.float32 [2]\n" + np.array([1, 2], np.float32).tobytes()
-    assert weights_digest(state) == hashlib.sha256(text).hexdigest()
-    counted = {**state, "bn.num_batches_tracked": torch.tensor(7)}
-    assert weights_digest(counted) == weights_digest(state)
 
 
 def test_an_export_brings_its_preprocessing_and_its_stem(tmp_path: Path) -> None:

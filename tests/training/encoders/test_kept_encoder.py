@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.backbone import load_backbone
+from pipeline.backbone import load_backbone, load_info, weights_digest
 from pipeline.errors import InputError
+from pipeline.formats.write import write_formats
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from training.checkpoint import CheckpointStore
@@ -42,6 +43,22 @@ def test_the_query_encoder_is_the_export(kept: Path) -> None:
         expected, told = load_backbone(kept / "backbone")
         assert info == told
         assert torch.equal(network(VIEWS), expected(VIEWS))
+
+
+def test_weights_have_one_digest_wherever_they_lie(kept: Path, tmp_path: Path) -> None:
+    load_file = pytest.importorskip("safetensors.torch", reason="no extra export").load_file
+    network, info = load_encoder(kept)
+    assert load_info(kept / "backbone").weights_sha256 == info.weights_sha256
+    assert load_info(find_checkpoint(kept) / "backbone").weights_sha256 == info.weights_sha256
+    written = write_formats(tmp_path / "out", network, info, ["safetensors", "timm"])
+    assert written == load_encoder(tmp_path / "out")[1] == info
+    files = ("backbone.safetensors", "timm/model.safetensors")
+    states = [load_file(tmp_path / "out" / name) for name in files]
+    states.append(torch.load(kept / "backbone" / "backbone.pth", weights_only=True))
+    assert {weights_digest(state) for state in states} == {info.weights_sha256}
+    names = (str(kept), str(kept / "backbone" / "backbone.pth"))
+    subjects = load_subjects(names, encoder="query", seed=0, device=torch.device("cpu"))
+    assert {subject.digest for subject in subjects} == {info.weights_sha256}
 
 
 def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:

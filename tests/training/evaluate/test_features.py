@@ -3,15 +3,21 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from pipeline.errors import InputError
-from pipeline.preparation import Preprocess, Preprocessing
+from pipeline.preparation import HighPass, Preprocess, Preprocessing
+from pipeline.preprocessing import IMAGENET_STD
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.features import evaluation_view, extract_features
 
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+
+SHAPES = [(300, 400), (400, 301), (73, 73), (40, 31), (64, 900), (901, 37)]
+"""Shrinking, growing, neither; odd aspects. The view is 64 px of a shorter side of 73."""
 
 
 def batches(num: int = 3, size: int = 4) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -25,7 +31,7 @@ def centred(image01_BCHW: torch.Tensor) -> torch.Tensor:
     return image01_BCHW - 0.5
 
 
-@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (73, 73), (40, 31), (64, 900)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_view_size(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     view = evaluation_view(image, 64)
@@ -39,22 +45,45 @@ def test_view_of_the_right_size_is_the_centre() -> None:
     assert np.array_equal(evaluation_view(image, 64), image[4:68, 14:78])
 
 
-def test_view_shrinks_by_area() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (146, 146, 3), dtype=np.uint8)
-    blocks = image.reshape(73, 2, 73, 2, 3).astype(np.float64).mean(axis=(1, 3))
-    # Area means of 2 x 2 pixels; a half may be rounded either way.
-    assert np.abs(evaluation_view(image, 64) - blocks[4:68, 4:68]).max() <= 0.5
+HIGH_PASS = HighPass(kernel=5, sigma=1.4)
 
 
-def test_view_agrees_with_the_exports_preparation() -> None:
-    """The other resampling filter sees the same place: within rounding on a linear ramp."""
-    rows, columns = np.mgrid[0:300, 0:400]
-    image = np.stack([rows * 0.6, columns * 0.5, rows * 0.3 + columns * 0.3], 2).astype(np.uint8)
-    as_is = Preprocessing(view_size=64, resize=73, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    expected = Preprocess(as_is)(torch.from_numpy(image).permute(2, 0, 1)) * 255
-    got = torch.from_numpy(evaluation_view(image, 64)).permute(2, 0, 1)
-    # A pixel of the view spans about four, so a shift by one source pixel would show as 0.6.
-    assert float((got - expected).abs().max()) <= 0.6
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("filtered", [None, HIGH_PASS])
+def test_evaluation_and_export_see_the_same_pixels(
+    shape: tuple[int, int], filtered: HighPass | None
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    exported = Preprocess(Preprocessing(view_size=64, resize=73, high_pass=filtered))
+    view01_CSS = torch.from_numpy(evaluation_view(image, 64, 73)).permute(2, 0, 1).float() / 255
+    evaluated = exported.prepare(view01_CSS[None])[0]
+    assert torch.equal(evaluated, exported(torch.from_numpy(image).permute(2, 0, 1)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("filtered", [None, HIGH_PASS])
+def test_evaluation_sees_what_torchvision_makes(
+    shape: tuple[int, int], filtered: HighPass | None
+) -> None:
+    """What a person does who reads the export's card: Pillow or a tensor, the same transforms."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image_CHW = torch.from_numpy(image).permute(2, 0, 1)
+    transform = v2.Compose([v2.Resize(73, antialias=True), v2.CenterCrop(64)])
+    view_SS3 = evaluation_view(image, 64, 73)
+    from_pillow = np.asarray(transform(Image.fromarray(image))).astype(int)
+    # Rows and columns are rounded to 8 bits in turn, on either side.
+    assert np.abs(view_SS3 - from_pillow).max() <= 1
+    assert np.abs(view_SS3 - from_pillow).mean() < 0.15
+    in_8_bit = transform(image_CHW).permute(1, 2, 0).numpy()
+    assert np.array_equal(view_SS3, in_8_bit)
+    prepare = Preprocess(Preprocessing(view_size=64, resize=73, high_pass=filtered)).prepare
+    exact = transform(image_CHW.float() / 255)
+    seen = torch.from_numpy(view_SS3).permute(2, 0, 1).float() / 255
+    std_C11 = torch.tensor(IMAGENET_STD)[:, None, None]
+    gap = (prepare(seen[None]) - prepare(exact[None]))[0] * std_C11
+    # In levels of 255. Roundings move a pixel by one at most, and so the mean of its neighbours,
+    # which the filter takes away.
+    assert float(gap.abs().max()) * 255 <= (1 if filtered is None else 2) + 1e-3
 
 
 def test_features_equal_a_plain_loop() -> None:

@@ -1,11 +1,18 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pipeline.errors import InputError
-from training.evaluate.geometry import alignment, effective_rank, uniformity
+from training.evaluate.geometry import (
+    alignment,
+    effective_rank,
+    effective_rank_interval,
+    uniformity,
+    uniformity_interval,
+)
 
 
 def features(num: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -14,10 +21,11 @@ def features(num: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 def test_alignment() -> None:
     first = features(50, 8)
-    assert alignment(first, 3 * first) == pytest.approx(0, abs=1e-6)
-    assert alignment(first, -first) == pytest.approx(4, rel=1e-5)
+    torch.testing.assert_close(alignment(first, 3 * first), torch.zeros(50), atol=1e-6, rtol=0)
+    torch.testing.assert_close(alignment(first, -first), torch.full((50,), 4.0))
     # Independent directions: 2 - 2 * mean cosine, which is 0 but for chance.
-    assert alignment(features(4000, 64), features(4000, 64, seed=1)) == pytest.approx(2, abs=0.02)
+    apart = alignment(features(4000, 64), features(4000, 64, seed=1))
+    assert float(apart.mean()) == pytest.approx(2, abs=0.02)
 
 
 def test_uniformity_by_hand() -> None:
@@ -44,3 +52,28 @@ def test_effective_rank() -> None:
     assert effective_rank(torch.cat([rows, -rows])) == pytest.approx(expected)
     assert effective_rank(torch.ones(5, 3)) == 0
     assert effective_rank(features(2000, 16)) == pytest.approx(16, rel=0.02)
+
+
+def covered(
+    figure: Callable[..., float], interval: Callable[..., tuple[float, float] | None]
+) -> float:
+    """Share of intervals over 60 images, of 100 draws of them, that hold the mean of figures."""
+    draws = [features(60, 4, seed=seed) * torch.tensor([3.0, 2.0, 1.0, 1.0]) for seed in range(100)]
+    truth = sum(figure(draw) for draw in draws) / len(draws)
+    found = [between for draw in draws if (between := interval(draw, seed=0)) is not None]
+    assert len(found) == len(draws)
+    return sum(low <= truth <= high for low, high in found) / len(found)
+
+
+def test_intervals_cover() -> None:
+    # 95 % of 100 draws, give or take: five standard errors of a binomial are 0.11.
+    assert covered(uniformity, uniformity_interval) >= 0.84
+    assert covered(effective_rank, effective_rank_interval) >= 0.84
+    assert effective_rank_interval(features(19, 4), seed=0) is None
+    draw = features(200, 4)
+    low, high = uniformity_interval(draw, seed=0)
+    assert low < uniformity(draw) < high
+    # Narrow enough to say something, and narrower with more images.
+    assert high - low < 0.5
+    more_low, more_high = uniformity_interval(features(800, 4), seed=0)
+    assert more_high - more_low < 0.75 * (high - low)

@@ -93,8 +93,13 @@ def test_a_network_that_sees_nothing_has_the_loss_of_a_guess(shards: Path) -> No
 
 
 def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the very images that are trained on"):
+    with pytest.raises(InputError, match=r"shares 20 images \(.*00.jpg, .*, \.\.\.\) with"):
         check_heldout(shards, HeldoutConfig(shards=shards))
+    write_shard_set(tmp_path / "overlap", num_images=6, first_number=18)
+    with pytest.raises(InputError, match=r"shares 2 images \(.*18.jpg, .*19.jpg\) with the"):
+        check_heldout(shards, HeldoutConfig(shards=tmp_path / "overlap"))
+    write_shard_set(tmp_path / "apart", num_images=6, first_number=20)
+    assert check_heldout(shards, HeldoutConfig(shards=tmp_path / "apart")).num_images == 6
     write_shard_set(tmp_path / "few", num_images=3, first_number=500)
     with pytest.raises(InputError, match="holds 3 images: wanted at least 4"):
         check_heldout(shards, HeldoutConfig(shards=tmp_path / "few"))

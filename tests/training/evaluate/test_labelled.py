@@ -8,7 +8,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo
 from pipeline.schema import shard_path
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
-from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
+from training.evaluate.labelled import check_classes, labelled_pair, open_labelled, open_pair
 
 MakeShards = Callable[..., DatasetInfo]
 
@@ -45,7 +45,7 @@ def test_the_digest_of_a_folder_is_of_names_and_sizes(tmp_path: Path) -> None:
     same = open_labelled(write_folders(tmp_path / "b", 6, seed=0))
     other = open_labelled(write_folders(tmp_path / "c", 6, seed=1))
     assert first.digest == same.digest != other.digest
-    refused(tmp_path / "a", tmp_path / "b", "the same images")
+    refused(tmp_path / "a", tmp_path / "b", "share 6 images")
 
 
 def test_a_pair_of_both_kinds(roots: tuple[Path, Path], tmp_path: Path) -> None:
@@ -81,8 +81,9 @@ def test_classes_must_agree(
 def test_classes_with_too_few_images(tmp_path: Path, make_labelled_shards: MakeShards) -> None:
     images, labels = pictures(7, seed=0)
     make_labelled_shards(tmp_path / "whole", images, labels, NAMES)
-    make_labelled_shards(tmp_path / "one", images[:5], labels[:5], NAMES)
-    make_labelled_shards(tmp_path / "none", images[:2], labels[:2], NAMES)
+    others, _ = pictures(5, seed=1)
+    make_labelled_shards(tmp_path / "one", others, labels[:5], NAMES)
+    make_labelled_shards(tmp_path / "none", others[:2], labels[:2], NAMES)
     check_classes(*labelled_pair(tmp_path / "whole", tmp_path / "one"))
     with pytest.raises(InputError, match=r"'red' has 1 training images in .*one: .*at least 2"):
         check_classes(*labelled_pair(tmp_path / "one", tmp_path / "whole"))
@@ -90,8 +91,20 @@ def test_classes_with_too_few_images(tmp_path: Path, make_labelled_shards: MakeS
         check_classes(*labelled_pair(tmp_path / "whole", tmp_path / "none"))
 
 
-def test_the_same_set_twice(roots: tuple[Path, Path]) -> None:
-    refused(roots[0], roots[0], "the same images")
+def test_shared_images_are_counted_and_named(
+    roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
+) -> None:
+    refused(roots[0], roots[0], "share 12 images .picture-000000.png, .*-000002.png, ...\\)")
+    images, labels = pictures(12, seed=0)
+    others, _ = pictures(9, seed=2)
+    make_labelled_shards(tmp_path / "some", [*others, images[7]], [*labels[:9], 1], NAMES)
+    refused(roots[0], tmp_path / "some", r"some and .*train share 1 image \(picture-000009\.png\)")
+    folders = write_folders(tmp_path / "folders", 9, seed=2)
+    labelled_pair(roots[0], folders)
+    refused(tmp_path / "some", folders, r"share 9 images \(blue/0000\.png, .*3.png, .*6.png, \.")
+    (folders / "red" / "0002.png").write_bytes((folders / "blue" / "0003.png").read_bytes())
+    refused(tmp_path / "some", folders, "share 9 images")
+    open_pair(roots[0], roots[0])
 
 
 def test_missing_and_damaged_sets(roots: tuple[Path, Path], tmp_path: Path) -> None:

@@ -69,6 +69,11 @@ def test_the_table_compares_checkpoints() -> None:
     ]
 
 
+def test_diagnostics_have_digits_of_their_own() -> None:
+    shown = table([dataclasses.replace(LOOK, interval=(-1.25678, -1.21234))])
+    assert shown.splitlines()[1] == "runs/a  -1.235 (-1.26 to -1.21)"
+
+
 def test_many_figures_stand_below_each_other() -> None:
     many = [result(name="cosine", variant=str(i), figure=i / 8, interval=None) for i in range(8)]
     lines = table(many).splitlines()
@@ -80,7 +85,8 @@ def test_many_figures_stand_below_each_other() -> None:
 
 def test_figures_for_a_card() -> None:
     again = result(figure=62.0)
-    results = [result(), LOOK, result(checkpoint_digest="bb", figure=1.0), again]
+    looks = [dataclasses.replace(LOOK, interval=(-1.3, -1.2)), result(name="background_gap")]
+    results = [result(), *looks, result(checkpoint_digest="bb", figure=1.0), again]
     assert figures_of(results, "aa") == [Figure("knn", "val", 62.0, (58.5, 64.0))]
     assert figures_of(results, "cc") == []
 

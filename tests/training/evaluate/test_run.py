@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
@@ -44,7 +45,10 @@ def base(
         provenance={},
     )
     make_labelled_shards(folder / "train", *pictures(31, seed=0, contrast=55), NAMES)
-    make_labelled_shards(folder / "val", *pictures(21, seed=1, contrast=55), NAMES)
+    centre = np.pad(np.ones((4, 4), np.float32), 2)
+    make_labelled_shards(
+        folder / "val", *pictures(21, seed=1, contrast=55), NAMES, saliency=[centre] * 21
+    )
     write_folders(folder / "folders", 21, seed=1)
     return EvaluateConfig(
         checkpoint=(str(folder / "run"),),
@@ -71,9 +75,11 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
     with listening(kept):
         results = evaluate(config, CPU)
     assert read_results(config.results) == json_round(results)
-    assert kept.lines == [f"{r.row}: {r.column} {r.figure:.4g}" for r in results]
+    said = [line for line in kept.lines if not line.startswith("backgrounds: 21 images")]
+    assert said == [f"{r.row}: {r.column} {r.figure:.4g}" for r in results]
+    assert len(kept.lines) == len(said) + 2
     shown = {standing.work for standing in kept.standings}
-    assert {"linear_paper", "finetune on 6 images", "diagnostics"} < shown
+    assert {"linear_paper", "finetune on 6 images", "backgrounds", "diagnostics"} < shown
     assert all(s.done <= s.total for s in kept.standings)
     assert {s.work for s in kept.standings if s.done == s.total} == shown
     columns = {(r.checkpoint, r.column): r for r in results}
@@ -84,25 +90,34 @@ def test_every_protocol_gives_its_figures(base: EvaluateConfig, tmp_path: Path) 
             assert found.interval[0] <= found.figure <= found.interval[1]
             assert 0 <= found.more["mean_per_class"] <= 100
             assert (found.num_val, found.seed) == (21, 0)
-        assert columns[name, "uniformity"].interval is None
+        assert columns[name, "uniformity"].interval is not None
+        assert columns[name, "backgrounds other approximate"].num_val == 21
         assert columns[name, "finetune 20 %"].num_train == 6
         drawn = columns[name, "finetune 20 %"]
         draws = [drawn.more[f"draw {draw}"] for draw in range(3)]
         assert drawn.figure == pytest.approx(sum(draws) / 3)
         assert "draw 0" not in columns[name, "finetune 100 %"].more
     predictions = {
-        (p.result.checkpoint, p.result.column): p for p in read_predictions(config.results)
+        (p.result.checkpoint, p.result.checkpoint_digest, p.result.column): p
+        for p in read_predictions(config.results)
     }
-    scored = {key: found for key, found in columns.items() if found.name == "top1"}
-    assert predictions.keys() == scored.keys()
-    for key, found in scored.items():
-        assert predictions[key].right_DV.shape == (3 if found.variant == "20 %" else 1, 21)
-        assert 100 * predictions[key].right_DV.mean() == pytest.approx(found.figure)
-        assert predictions[key].images.class_names == NAMES
-    assert columns["untrained", "knn"].checkpoint_digest == "random:0"
-    assert columns["untrained", "knn"].figure == columns[base.checkpoint[0], "knn"].figure, (
-        "the export was made with seed 0 and never trained: its untrained twin is itself"
-    )
+    for (name, column), found in columns.items():
+        if found.name != "top1":
+            continue
+        seeds = found.checkpoint_digest.removeprefix("random:").split(",")
+        digests = [f"random:{s}" for s in seeds] if name == "untrained" else seeds
+        rights = [predictions[name, digest, column].right_DV for digest in digests]
+        assert {r.shape for r in rights} == {(3 if found.variant == "20 %" else 1, 21)}
+        assert 100 * np.mean(rights) == pytest.approx(found.figure)
+    untrained = columns["untrained", "knn"]
+    assert untrained.checkpoint_digest == "random:0,1,2"
+    by_seed = [untrained.more[f"seed {seed}"] for seed in range(3)]
+    assert untrained.figure == pytest.approx(sum(by_seed) / 3)
+    assert untrained.interval is not None
+    assert untrained.interval[0] < min(by_seed) <= max(by_seed) < untrained.interval[1]
+    assert untrained.settings["untrained_seeds"] == 3
+    slow = columns["untrained", "finetune 20 %"]
+    assert (slow.checkpoint_digest, slow.settings["untrained_seeds"]) == ("random:0", 1)
     digest = columns[base.checkpoint[0], "knn"].checkpoint_digest
     info = json.loads((Path(base.checkpoint[0]) / "backbone" / "backbone.json").read_text())
     assert digest == info["weights_sha256"]
@@ -133,7 +148,9 @@ def _in_rank(number: int, config: EvaluateConfig) -> None:
 
 def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
     config = replace(
-        base, protocol=("knn", "linear", "linear_paper", "finetune"), results=tmp_path / "two"
+        base,
+        protocol=("knn", "linear", "backgrounds", "linear_paper", "finetune"),
+        results=tmp_path / "two",
     )
     alone = evaluate(replace(config, results=tmp_path / "one"), CPU)
     in_ranks(_in_rank, 2, config)
@@ -145,8 +162,25 @@ def test_two_ranks_agree_with_one(base: EvaluateConfig, tmp_path: Path) -> None:
         assert figures == [r.figure for r in together]
     for one, two in zip(alone, together, strict=True):
         # Sums in another order may turn a close call: of 21 images at most one.
-        slack = 0.0 if one.protocol in ("knn", "linear") else 100 / 21 + 1e-6
+        slack = 0.0 if one.protocol in ("knn", "linear", "backgrounds") else 100 / 21 + 1e-6
         assert two.figure == pytest.approx(one.figure, abs=slack), one.column
+
+
+def test_without_labels_there_are_diagnostics(
+    base: EvaluateConfig, tmp_path: Path, make_labelled_shards: Callable[..., DatasetInfo]
+) -> None:
+    make_labelled_shards(tmp_path / "plain", pictures(9, seed=2)[0], [0] * 9)
+    config = replace(base, protocol=("diagnostics",), results=tmp_path / "results")
+    found = evaluate(replace(config, val=tmp_path / "plain"), CPU)
+    assert {r.name for r in found} == {"alignment", "uniformity", "effective_rank", "cosine"}
+    # The classes of another set, and no saliency, which is said.
+    write_folders(tmp_path / "others", 9, seed=1, names=("a", "b", "c"))
+    kept = Kept()
+    with listening(kept):
+        found = evaluate(replace(config, val=tmp_path / "others"), CPU)
+    assert {r.variant.partition(" ")[0] for r in found if r.name == "cosine"} == {"random"}
+    assert any(line.endswith("no saliency: random patches alone are masked") for line in kept.lines)
+    refused(base, "classes of .* differ", val=tmp_path / "others", protocol=("diagnostics", "knn"))
 
 
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
@@ -160,6 +194,8 @@ def test_bad_input(
 ) -> None:
     run = base.checkpoint[0]
     refused(base, "unknown protocol 'svm'.*knn, linear", protocol=("svm",))
+    folders = base.train.parent / "folders"
+    refused(base, "backgrounds needs masks", val=folders, protocol=("knn", "backgrounds"))
     refused(base, "named twice", checkpoint=(run, run))
     refused(base, "name one as well", checkpoint=("untrained",))
     refused(base, "no folder .*nowhere", checkpoint=(run, str(tmp_path / "nowhere")))

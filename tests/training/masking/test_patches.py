@@ -1,6 +1,7 @@
 """How many patches, which ones, and their pixels."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,33 @@ def test_pixels_are_those_of_their_patch(grid: int, view_size: int) -> None:
 def test_a_view_that_the_grid_does_not_divide_is_refused() -> None:
     with pytest.raises(InputError, match="64 px cannot be cut into 7 x 7"):
         patches_to_pixels(random_scores(0, 1, 1, 49), 64)
+
+
+@pytest.mark.parametrize(("patches", "inside"), [(49, 20), (16, 5), (16, 1)])
+@pytest.mark.parametrize("ratio", [0.15, 0.5, 0.85])
+def test_matched_counts_mask_every_patch_alike(patches: int, inside: int, ratio: float) -> None:
+    """In both strata, and in one stratum of all: the same expected number for every strategy."""
+    batch = 6000
+    strata = tuple(stratum.expand(batch, -1) for stratum in first_patches(inside, patches))
+    every = torch.ones(batch, patches, dtype=torch.bool)
+    ratios = torch.full((batch,), ratio, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    counting = Counting(round_B2=torch.rand(batch, 2, generator=generator, dtype=torch.float64))
+    scores = random_scores(2, batch, 1, patches)
+    for pair in ((strata[0], strata[1]), (every, ~every)):
+        masked = choose_patches(scores, pair, ratios, counting)[:, 0]
+        rates = masked.double().mean(dim=0)
+        # Four and a half standard errors of a share of 6000, of up to 49 patches.
+        assert float((rates - ratio).abs().max()) < 4.5 * (ratio * (1 - ratio) / batch) ** 0.5
+        for stratum in pair:
+            counts = (masked & stratum).sum(dim=1)
+            size = int(stratum[0].sum())
+            assert set(counts.tolist()) <= {math.floor(ratio * size), math.ceil(ratio * size)}
+
+
+def test_the_paper_s_counts_are_far_from_balanced_on_a_small_grid() -> None:
+    """Why there are matched counts: 4 x 4 patches, 10 of them foreground, ratios 0.05 to 0.25."""
+    ratios = torch.linspace(0.05, 0.25, 2001, dtype=torch.float64)
+    first, second = (stratum.expand(2001, -1) for stratum in first_patches(10, 16))
+    inside, outside = masked_counts(ratios, (first, second))
+    assert float(inside.double().mean() / 10) > 1.5 * float(outside.double().mean() / 6)

@@ -67,6 +67,7 @@ def share_of(inputs: EncoderInputs, rank: int, world_size: int) -> EncoderInputs
         query_BCHW=mine(inputs.query_BCHW),
         key_BCHW=mine(inputs.key_BCHW),
         negatives={view: tuple(map(mine, cut)) for view, cut in inputs.negatives.items()},
+        exchanged_BCHW=None if inputs.exchanged_BCHW is None else mine(inputs.exchanged_BCHW),
         weights_B=None if inputs.weights_B is None else mine(inputs.weights_B),
     )
 

@@ -204,9 +204,11 @@ def test_the_pyramid_is_torchvisions() -> None:
     fpn = {f"fpn.{name}": value for name, value in pyramid.items()}
     wanted = reference.state_dict()
     reference.load_state_dict({name: (body | fpn)[name] for name in wanted})
-    x = torch.rand(1, 3, 64, 96)
+    # In float64: float32 sums of other orders part by more than the default tolerance now and then.
+    # What remains is that our detector rounds its levels to float32.
+    x = torch.rand(1, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
-        theirs, found = reference(x), ours.backbone.eval()(x)
+        theirs, found = reference.double()(x), ours.backbone.double().eval()(x)
     assert list(theirs) == list(found)
     for name in theirs:
-        torch.testing.assert_close(found[name], theirs[name])
+        torch.testing.assert_close(found[name], theirs[name].float())

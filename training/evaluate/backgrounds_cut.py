@@ -1,0 +1,137 @@
+"""Objects cut out of their pictures, and backgrounds whose holes are inpainted.
+
+Shapes: P side of a stored map, H W pixels of the resized image, S side of the view, B batch.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.preparation import resize_and_crop, resized, short_side
+from training.data.views import pool_saliency
+from training.evaluate.look import view_boxes
+
+INPAINT_RADIUS = 3
+"""Pixels around a point that Telea's method looks at; OpenCV's own example."""
+GRAIN_SIGMA = 2.0
+"""Pixels of the view: what a Gaussian of this width takes away is texture."""
+
+
+class Cut(NamedTuple):
+    """A picture in two parts, as the test-time view shows it; of several pictures stacked."""
+
+    view_SS3: NDArray[np.uint8]
+    matte_SS: NDArray[np.uint8]
+    """How much of a pixel is object, 255 is all of it."""
+    background_SS3: NDArray[np.uint8]
+    """The picture with its object removed and the hole inpainted."""
+
+
+def cut(image: NDArray[np.uint8], mask_PP: NDArray[np.uint8], *, resize: int, size: int) -> Cut:
+    """Cut the object out of an image at the resolution of its test-time view.
+
+    The hole is inpainted in the whole resized image, before the centre crop.
+
+    Args:
+        image: uint8 RGB of any size.
+        mask_PP: uint8, covers the whole image; 255 is object.
+        resize: length of the shorter side before the crop.
+        size: S.
+    """
+    (tall, wide), (top, left) = resize_and_crop(image.shape[0], image.shape[1], resize, size)
+    resized_HW3 = _resized(image, tall, wide)
+    coverage_HW = _resized(mask_PP[..., None], tall, wide)[..., 0].astype(np.float32) / 255
+    # Resizing spreads an edge over two pixels or more; this makes it about one again.
+    matte_HW = np.rint(255 * np.clip(2 * coverage_HW - 0.5, 0, 1)).astype(np.uint8)
+    # One pixel more than the object, so that nothing of its edge stays.
+    hole_HW = cv2.dilate((matte_HW > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    box = slice(top, top + size), slice(left, left + size)
+    parts = (resized_HW3, matte_HW, inpainted(resized_HW3, hole_HW))
+    return Cut(*(part[box].copy() for part in parts))
+
+
+def binarised(levels_PP: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask from a map that is none: 255 above Otsu's threshold of the whole map, else 0."""
+    _, mask_PP = cv2.threshold(levels_PP, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    return np.asarray(mask_PP, dtype=np.uint8)
+
+
+def object_share(mask_PP: NDArray[np.uint8], height: int, width: int) -> float:
+    """Share of the test-time view that is object.
+
+    By the proportions of a view of 224 px, so that networks of any view keep the same images.
+
+    Args:
+        mask_PP: uint8, covers the whole image.
+        height: of the image in pixels.
+        width: of the image in pixels.
+    """
+    sides = np.array([height]), np.array([width])
+    boxes = view_boxes(*sides, short_side(224), 224)
+    return pool_saliency(mask_PP[None], *sides, boxes, 1).item()
+
+
+def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Fill a hole with colours from its border and texture from the rest of the image.
+
+    The colours are Telea's ("An image inpainting technique based on the fast marching method",
+    2004). They are smooth, and alone would leave a silhouette without texture. The texture is
+    that of the largest square outside the hole, mirrored over the image.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        hole_HW: bool; what is filled.
+
+    Returns:
+        uint8 [H, W, 3], outside the hole as it was. Without a hole, or without anything outside
+        of it, the image itself.
+    """
+    if not hole_HW.any() or hole_HW.all():
+        return image
+    hole = hole_HW.astype(np.uint8)
+    smooth_HW3 = cv2.inpaint(image, hole, INPAINT_RADIUS, cv2.INPAINT_TELEA)
+    distance_HW = cv2.distanceTransform(
+        cv2.copyMakeBorder(1 - hole, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_C, 3
+    )[1:-1, 1:-1]
+    row, column = np.unravel_index(int(distance_HW.argmax()), distance_HW.shape)
+    reach = int(distance_HW[row, column]) - 1
+    square = image[row - reach : row + reach + 1, column - reach : column + reach + 1]
+    square = square.astype(np.float32)
+    grain = square - cv2.GaussianBlur(square, (0, 0), GRAIN_SIGMA, borderType=cv2.BORDER_REFLECT)
+    rows_H, columns_W = (
+        _mirrored(np.arange(length) - start, 2 * reach + 1)
+        for length, start in zip(hole.shape, (row - reach, column - reach), strict=True)
+    )
+    grain_HW3 = grain[rows_H[:, None], columns_W]
+    filled_HW3 = np.clip(np.rint(smooth_HW3 + grain_HW3), 0, 255).astype(np.uint8)
+    return np.where(hole_HW[..., None], filled_HW3, image)
+
+
+def composed(
+    front_BSS3: NDArray[np.uint8], matte_BSS: NDArray[np.uint8], back_BSS3: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Lay objects over backgrounds: matte * front + (1 - matte) * back, rounded.
+
+    Args:
+        front_BSS3: pictures with the objects; any shape that fits the others.
+        matte_BSS: of the objects, 255 is object.
+        back_BSS3: backgrounds.
+    """
+    matte = matte_BSS[..., None].astype(np.uint16)
+    # At most 255 * 255 + 127, which 16 bits hold.
+    mixed = matte * front_BSS3 + (np.uint16(255) - matte) * back_BSS3 + np.uint16(127)
+    return (mixed // np.uint16(255)).astype(np.uint8)
+
+
+def _mirrored(at: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Positions on a line, folded into [0, length) by mirrors at both ends."""
+    folded = np.mod(at, 2 * length)
+    return np.where(folded < length, folded, 2 * length - 1 - folded)
+
+
+def _resized(pixels_HWC: NDArray[np.uint8], tall: int, wide: int) -> NDArray[np.uint8]:
+    image_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+    return np.ascontiguousarray(resized(image_CHW, tall, wide).permute(1, 2, 0).numpy())
