@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ def make_demo_pictures(
     numbers = [(split, number) for split, count in counts.items() for number in range(count)]
     draw = partial(_write_picture, out, seed, size, object_share)
     with ExitStack() as open_pool:
-        drawn: Iterator[None] = map(draw, numbers)
+        drawn: Iterable[None] = map(draw, numbers)
         if num_processes > 1:
             pool = ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"))
             drawn = open_pool.enter_context(pool).map(draw, numbers, chunksize=100)

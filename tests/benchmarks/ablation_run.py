@@ -112,7 +112,7 @@ class AblationContext(LocalContext):
         self._hook = nn.modules.module.register_module_forward_pre_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, Backbone):
+        if isinstance(module, Backbone) and module.training:  # not of a check
             images, _, height, width = inputs[0].shape
             self._pixels += images * height * width
 
