@@ -70,6 +70,7 @@ class DemoPlan:
             seed=self.seed,
             epochs=self.epochs or config.epochs,
             num_workers=1,
+            knn=replace(config.knn, every_epochs=self.epochs or config.epochs),
             checkpoint=CheckpointConfig(every_epochs=0, every_minutes=1, keep=1),
         )
 

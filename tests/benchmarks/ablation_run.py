@@ -39,8 +39,9 @@ EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76
 SECONDS_BETWEEN_LOOKS = 1.0
 COST_FILE = "cost.json"
 STEPS_BETWEEN_COSTS = 50
-# A kill loses at most this, and the step that it interrupts.
-CHECKPOINTS: Options = {
+# A kill loses at most five minutes; checks on the way would only cost time.
+HARNESS: Options = {
+    "knn.every-epochs": 1_000_000,
     "checkpoint.every-minutes": 5.0,
     "checkpoint.every-epochs": 0,
     "checkpoint.keep": 1,
@@ -112,7 +113,7 @@ class AblationContext(LocalContext):
         self._hook = nn.modules.module.register_module_forward_pre_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, Backbone):
+        if isinstance(module, Backbone) and module.training:  # not of a check
             images, _, height, width = inputs[0].shape
             self._pixels += images * height * width
 
@@ -172,7 +173,7 @@ def _execute(run: Run) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a seed share their data
         data = table.prepare(run.work / "data" / run.table, run.seed)
     options = (
-        CHECKPOINTS
+        HARNESS
         | run.options
         | {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
     )
