@@ -12,6 +12,7 @@ from pipeline.progress import Silence, listening
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.context import LocalContext
+from training.device import num_threads
 from training.distributed import rank, world_size
 from training.loop import RunResult, pretrain
 from training.preflight import preflight, total_steps
@@ -61,6 +62,7 @@ def _launch(config: PretrainConfig, context: LocalContext | None) -> RunResult:
     if done == total:
         return RunResult(done, total, latest_values(config.out), ran=False)
     context = context or LocalContext()
+    torch.set_num_threads(num_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if rank() != 0:
         with asked_to_stop(context.request_stop), listening(Silence()):
             return pretrain(config, context)

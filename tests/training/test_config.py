@@ -85,7 +85,7 @@ def test_the_small_recipes_are_calibrated(name: str) -> None:
     masks, method = config.masks, config.method
     assert isinstance(method, HardNegativeConfig)
     assert (masks.strategy, masks.foreground, masks.count) == ("none", "otsu", "matched")
-    assert (masks.negative_ratio, method.object_head) == ((0.7, 1.0), "hard")
+    assert (masks.negative_ratio, method.object_head) == ((0.7, 1.0), "both")
     assert (method.object_rho, method.hard_negatives) == (3.0, 1)
 
 

@@ -1,5 +1,6 @@
 """Ray Train around the loop: workers, process group, restarts, and a gentle stop."""
 
+import os
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from training.cluster.nodes import answering_nodes, check_nodes, live_nodes
 from training.cluster.resources import Resources, fewer_resources, first_resources
 from training.cluster.waiting import workers_asked_for
 from training.config import PretrainConfig, write_config
+from training.device import num_threads
 from training.distributed import rank
 from training.loop import RunResult, pretrain
 from training.preflight import can_split, preflight, total_steps
@@ -67,6 +69,7 @@ class RayTrainContext:
 
 def _work(loop_config: dict[str, Any]) -> None:
     config: PretrainConfig = loop_config["config"]
+    torch.set_num_threads(loop_config["num_threads"])
     with listening(Relay(config.out) if rank() == 0 else Silence()):
         pretrain(config, RayTrainContext(config.out))
 
@@ -175,9 +178,13 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
 
 
 def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
+    cpus = resources.cpus_per_worker
     return _Trainer(
         _work,
-        train_loop_config={"config": config},
+        train_loop_config={
+            "config": config,
+            "num_threads": cpus if _in_a_process_of_ray() else num_threads(1, cpus),
+        },
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -200,6 +207,12 @@ def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
             ),
         ),
     )
+
+
+def _in_a_process_of_ray() -> bool:
+    """Whether Ray started this process: then OMP_NUM_THREADS is Ray's, and not the user's."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return submitted or ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def _wrong_input(error: BaseException) -> InputError | None:
