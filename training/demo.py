@@ -97,6 +97,9 @@ def train_and_evaluate(plan: DemoPlan) -> bool:
             to = kept / rows[result.checkpoint]
             append_results(to, [replace(result, variant=column)])
         for one in read_predictions(folder):
+            digest = one.result.checkpoint_digest
+            if one.result.encoder == UNTRAINED and digest != f"random:{plan.seed}":
+                continue  # a comparison takes one network: the first of those that are averaged
             to = kept / rows[one.result.checkpoint]
             write_predictions(to, replace(one, result=replace(one.result, variant=column)))
     return True
