@@ -36,6 +36,7 @@ def command(shards: Path, out: Path, *options: str) -> list[str]:
         "batch-size": 16,
         "views.size": 32,
         "views.grid": 4,
+        "method": "moco_v2",
         "method.queue-size": 64,
         "method.batch-norm-group": 8,
         "knn.val-shards": shards / "val",

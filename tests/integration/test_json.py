@@ -27,7 +27,7 @@ def test_a_run_its_figures_and_its_report(tmp_path: Path) -> None:
     run, said = given(*command(tmp_path, out, "--local", "--epochs", "1"))
     assert (run["finished"], run["step"], run["out"]) == (True, 8, str(out))
     assert 0 < run["values"]["loss"] < 10
-    assert said[0].startswith("pretraining resnet18 by moco_v2 (moco_v2_small) on 133 images of ")
+    assert said[0].startswith("pretraining resnet18 by moco_v2 (simclr_small) on 133 images of ")
     assert said[-1].startswith(f"results    {out} ")
     again, said = given(*command(tmp_path, out, "--local", "--epochs", "1", "--quiet"))
     assert (again, said) == (run, [])

@@ -26,11 +26,11 @@ def job(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_recipe_is_where_the_fields_start_from() -> None:
     recipe, local, config = read_command_line([*PLACES, "--epochs", "3", "--optim.lr", "0.5"])
-    assert (recipe, local) == ("moco_v2_small", False)
+    assert (recipe, local) == ("simclr_small", False)
     assert (config.epochs, config.optim.lr) == (3, 0.5)
     assert (config.encoder.architecture, config.views.size) == ("resnet18", 64)
     assert config.shards == (Path.cwd() / "s")
-    _, local, paper = read_command_line(["--recipe", "moco_v2", *PLACES, "--local"])
+    _, local, paper = read_command_line(["--recipe", "moco_v2_imagenet100", *PLACES, "--local"])
     assert local
     assert (paper.encoder.architecture, paper.epochs) == ("resnet50", 200)
 
@@ -56,10 +56,20 @@ def test_relative_paths_of_a_submitted_job_start_at_the_project(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "big"], "unknown recipe 'big': choose one of moco_v2_small"),
+        (["--recipe", "big"], "unknown recipe 'big': choose one of simclr_small"),
         (["--fill", "noise"], "noise"),
         (["--masks.strategy", "salient"], r"salient.*'none', 'random', 'balanced', 'shuffled'"),
-        (["--method.quue-size", "3"], "--method.quue-size.*perhaps you meant --method.queue-size"),
+        (
+            ["--method", "moco_v2", "--method.quue-size", "3"],
+            "--method.quue-size.*perhaps you meant --method.queue-size",
+        ),
+        (["--method.queue-size", "64"], "--method.queue-size"),
+        (["--method", "swav"], "unknown method 'swav': choose one of"),
+        (["--simclr.rho", "2"], "--simclr.rho is called --method.rho now"),
+        (["--masks.attmask.probability=0.5"], "is called --masks.probability now"),
+        (["--masks.foreground", "mean"], "mean.*'std', 'otsu'"),
+        (["--method.hard-mass", "0"], r"method.hard_mass 0.0 must be above 0"),
+        (["--masks.probability", "1.5"], r"masks.probability 1.5 must be in"),
         (["--epochs", "many"], "--epochs.*many"),
         (["--num-workers", "some"], "--num-workers.*some"),
         (["--num-workers", "0"], "num_workers 0 must be 1 or more"),

@@ -55,7 +55,8 @@ class MoCoConfig(HardNegativeConfig):
     Attributes:
         queue_size: K, keys in the queue, 1 or more: a multiple of --batch-size.
         key_momentum: share of the key encoder kept at a step, in [0, 1).
-        key_momentum_end: the same at the end, reached along half a cosine; none: it stays.
+        key_momentum_end: the same at the end, in [0, 1], reached along half a cosine; none: it
+            stays.
     """
 
     name: ClassVar[str] = "moco_v2"

@@ -35,6 +35,9 @@ SAID = {
 }
 """What is said of an evaluation, by the names of its figures."""
 
+MOST_ALL_FOREGROUND = 0.2
+"""Share of views that are foreground only from which the record warns."""
+
 
 class RunRecord:
     """One rank's part of the record; every rank calls the same methods, rank 0 writes.
@@ -59,6 +62,7 @@ class RunRecord:
         self.interval = Interval()
         self.values: dict[str, float] = {}
         self._note = ""
+        self._warned = False
         self._evaluated = 0
 
     def open(self, *, resume_step: int) -> None:
@@ -124,6 +128,14 @@ class RunRecord:
             )
             self._note = self._words(step, values)
             self._say_lost()
+        if values.get("all_foreground", 0.0) > MOST_ALL_FOREGROUND and not self._warned:
+            self._warned = True
+            self._warn(
+                step,
+                f"{values['all_foreground']:.0%} of the views are foreground only: masks and hard "
+                "negatives cannot tell the object there; try --masks.foreground otsu or another "
+                "saliency source",
+            )
         if "embedding_spread" in values:
             spread = values["embedding_spread"]
             self._on_collapse(step, self._collapse.look_at_spread(step, spread))
@@ -155,11 +167,15 @@ class RunRecord:
         """Records a warning, and ends the run if that was asked for."""
         if warning is None:
             return
+        self._warn(step, warning)
+        if self._config.on_collapse == "stop":
+            raise InputError(f"at step {step}: {warning} (on_collapse is stop)")
+
+    def _warn(self, step: int, warning: str) -> None:
+        """Writes a warning into the record and on the screen."""
         if self._log is not None:
             self._log.warn(step=step, message=warning)
             say(f"{WARNING}at step {step}: {warning}")
-        if self._config.on_collapse == "stop":
-            raise InputError(f"at step {step}: {warning} (on_collapse is stop)")
 
     def _words(self, step: int, values: dict[str, float]) -> str:
         damaged = f", {values[DAMAGED]:.0f} damaged samples" if values.get(DAMAGED) else ""

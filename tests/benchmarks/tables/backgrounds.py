@@ -7,8 +7,8 @@ from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local import precompute
 from tests.benchmarks.ablation_table import Data, Options, Table
 
-NETWORK: Options = {"encoder.architecture": "resnet18", "encoder.stem": "small"}
-NUM_TRAIN, BATCH, STEPS = 3200, 64, 5000
+NETWORK: Options = {"encoder.architecture": "timm:test_resnet", "encoder.stem": "standard"}
+NUM_TRAIN, BATCH, STEPS = 3200, 64, 2000
 
 
 def prepare(folder: Path, seed: int) -> Data:
@@ -20,10 +20,20 @@ def prepare(folder: Path, seed: int) -> Data:
     return Data(shards=shards, tests={name: made / "pictures" / name for name in names})
 
 
-OWN: Options = {"method.hard-negatives": 1, "masks.negative-ratio": (0.7, 1.0), "method.rho": 2.0}
-OBJECT_HARD: Options = {"masks.negative-ratio": (0.7, 1.0), "method.object-rho": 3.0}
-CALIBRATED: Options = {"masks.foreground": "otsu", "masks.count": "matched"}
-PAPER: Options = {"masks.foreground": "std", "masks.negative-ratio": (0.4, 0.7)}
+CALIBRATED: Options = {
+    "masks.foreground": "otsu",
+    "masks.count": "matched",
+    "masks.negative-ratio": (0.7, 1.0),
+}
+PAPER: Options = {
+    "masks.foreground": "std",
+    "masks.count": "paper",
+    "masks.negative-ratio": (0.4, 0.7),
+}
+OWN: Options = {"method.hard-negatives": 1, "method.rho": 2.0}
+HARD: Options = {"method.hard-negatives": 1, "method.object-rho": 3.0}
+EXCHANGE: Options = {"method.object-exchange-probability": 0.6}
+RANDOM: Options = {"masks.negative-patches": "random"}
 
 TABLE = Table(
     name="backgrounds",
@@ -33,10 +43,10 @@ TABLE = Table(
         "recipe": "simclr_small",
         **NETWORK,
         "views.size": 32,
-        "views.grid": 8,
+        "views.grid": 4,
         "batch-size": BATCH,
         "epochs": STEPS * BATCH // NUM_TRAIN,
-        "optim.lr": 0.06,
+        "optim.lr": 0.03,
         "method.temperature": 0.2,
         "method.hard-negatives": 0,
         "method.object-head": "off",
@@ -45,25 +55,20 @@ TABLE = Table(
     },
     arms={
         "none": {},
+        # As many pixels through the encoder as "object both": its cost, in plain steps.
+        "none, equal cost": {"epochs": round(2.5 * STEPS * BATCH / NUM_TRAIN)},
         "random": {"masks.strategy": "random"},
         "balanced": {"masks.strategy": "balanced"},
-        "own, paper": {"method.hard-negatives": 1, "method.rho": 2.0, **PAPER},
+        "own, paper": {**OWN, **PAPER},
         "own": OWN,
         "exchange": {
             "masks.strategy": "exchange",
             "masks.exchange": "swap",
             "masks.probability": 0.3,
         },
-        "object hard": {"method.object-head": "hard", **OBJECT_HARD},
-        "object exchange": {
-            "method.object-head": "exchange",
-            "method.object-exchange-probability": 0.6,
-        },
-        "object both": {
-            "method.object-head": "both",
-            "method.object-exchange-probability": 0.6,
-            **OBJECT_HARD,
-        },
+        "object hard": {"method.object-head": "hard", **HARD},
+        "object exchange": {"method.object-head": "exchange", **EXCHANGE},
+        "object both": {"method.object-head": "both", **HARD, **EXCHANGE},
         # Two heads and a further view, whose background is never exchanged.
         "object neither": {
             "method.object-head": "exchange",
@@ -71,11 +76,8 @@ TABLE = Table(
         },
         "shuffled, own": {"masks.strategy": "shuffled", **OWN},
         # As many patches hidden in the negative, drawn from all of them.
-        "object equal area": {
-            "method.object-head": "hard",
-            "masks.negative-patches": "random",
-            **OBJECT_HARD,
-        },
+        "object hard, equal area": {"method.object-head": "hard", **HARD, **RANDOM},
+        "object both, equal area": {"method.object-head": "both", **HARD, **EXCHANGE, **RANDOM},
     },
     prepare=prepare,
 )

@@ -48,7 +48,7 @@ def test_the_same_sweep_goes_on_however_it_is_run(tmp_path: Path) -> None:
         ({}, "other", "data_digest: data -> other"),
         ({"changes": {"seed": 3}}, "data", "seed: 0 -> 3"),
         ({"changes": {"knn.k": 3}}, "data", "knn.k: 20 -> 3"),
-        ({"changes": {"method.rho": 3}}, "data", "method.rho: 1.0 -> 3.0"),
+        ({"changes": {"method.rho": 3}}, "data", "method.rho: 2.0 -> 3.0"),
         ({"scheduler": "none"}, "data", "scheduler.name: asha -> none"),
         (
             {"space": parse_space(grid=["optim.lr=0.01,0.03"])},

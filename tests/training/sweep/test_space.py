@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from training.config_fields import with_fields
 from training.recipes import debug
 from training.sweep.space import (
     Interval,
@@ -72,8 +73,11 @@ def test_what_is_no_space_is_refused(options: dict[str, list[str]], message: str
 def test_a_value_out_of_its_fields_range_is_named() -> None:
     with pytest.raises(InputError, match=r"masks\.query_ratio=1\.4: .*wanted 0 <= low"):
         check_values(parse_space(grid=["masks.query_ratio=0.3,1.4"]), BASE)
-    with pytest.raises(InputError, match=r"moco\.key_momentum=1\.5"):
-        check_values(parse_space(uniform=["method.key_momentum=0.5..1.5"]), BASE)
+    with pytest.raises(InputError, match=r"method\.key_momentum=1\.5"):
+        check_values(
+            parse_space(uniform=["method.key_momentum=0.5..1.5"]),
+            with_fields(BASE, {"method": "moco_v2"}),
+        )
     check_values(parse_space(grid=["masks.query_ratio=0.3,0.4"]), BASE)
 
 
