@@ -144,10 +144,10 @@ def demo(shards: Location, out: Path) -> PretrainConfig:
     small = simclr_small(shards, out)
     return replace(
         small,
-        epochs=40,
+        epochs=34,
         encoder=EncoderConfig(architecture="timm:test_resnet"),
         views=ViewConfig(size=32, grid=4),
-        knn=KnnConfig(every_epochs=40),
+        knn=KnnConfig(every_epochs=34),
         precision="fp32",
     )
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from pipeline.errors import InputError
-from tests.runs import small_run
+from tests.runs import numbers, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.cluster.launch import launch
 from training.config import KnnConfig, PretrainConfig
@@ -33,6 +34,19 @@ def small_ray_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
         # Small steps: in a network this young, rounding errors grow fast with large ones.
         optim=OptimConfig(lr=1e-6),
     )
+
+
+def test_one_worker_gives_the_bits_of_one_process(tmp_path: Path) -> None:
+    """The same number of threads, so that sums have the same order."""
+    shards = tmp_path / "shards"
+    write_shard_set(shards, num_images=42, shard_images=14)
+    write_shard_set(tmp_path / "val", num_images=17, first_number=1000)
+    runs = {name: small_run(shards, tmp_path / name, num_workers=1) for name in ("ray", "local")}
+    assert launch(runs["ray"]).finished
+    assert launch_local(runs["local"]).finished
+    assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
+    ours, theirs = weights(tmp_path / "ray"), weights(tmp_path / "local")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:

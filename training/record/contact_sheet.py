@@ -1,4 +1,4 @@
-"""A picture of what the encoders see: image, saliency, foreground, query, key, hard negative."""
+"""A picture of what the encoders see: image, saliency, foreground and every view."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from training.inputs import build_inputs
 from training.masking.fills import fill_named
 
 COLUMNS = ("image", "saliency", "foreground of query", "query", "key", "hard negative")
+EXCHANGED = "on another background"
 TILE, GAP, HEADER = 144, 6, 26
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
@@ -37,15 +38,22 @@ def write_contact_sheet(
     """
     fill = fill_named(config.fill)
     batch = dataset[step]
-    inputs = build_inputs(batch, masks=config.masks, fill=fill, negatives=(View.NEGATIVE,))
-    negatives_BCHW = inputs.negatives[View.KEY][0]
+    inputs = build_inputs(
+        batch,
+        masks=config.masks,
+        fill=fill,
+        negatives=(View.NEGATIVE,),
+        exchange=config.method.exchange,
+    )
+    negatives_BCHW, exchanged_BCHW = inputs.negatives[View.KEY][0], inputs.exchanged_BCHW
+    columns = COLUMNS if exchanged_BCHW is None else (*COLUMNS, EXCHANGED)
     sheet = Image.new(
         "RGB",
-        (GAP + len(COLUMNS) * (TILE + GAP), HEADER + rows * (TILE + GAP)),
+        (GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)),
         PAPER,
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for column, title in enumerate(COLUMNS):
+    for column, title in enumerate(columns):
         draw.text((GAP + column * (TILE + GAP), 6), title, fill=INK, font=font)
     damaged = {damage.position for damage in batch.damages}
     sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
@@ -53,14 +61,16 @@ def write_contact_sheet(
         sample = dataset.reader.read(int(batch.sample_ids_B[row]))
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
         query_view = batch.images_VBCHW[View.QUERY, row].permute(1, 2, 0).numpy()
-        tiles = (
+        tiles = [
             _letterbox(image),
             _letterbox(_heat(image, saliency)),
             _tile(_dim(query_view, inputs.foreground_VBGG[View.QUERY, row].numpy())),
             _tile(displayed(inputs.query_BCHW[row], fill.high_pass)),
             _tile(displayed(inputs.key_BCHW[row], fill.high_pass)),
             _tile(displayed(negatives_BCHW[min(row, len(negatives_BCHW) - 1)], fill.high_pass)),
-        )
+        ]
+        if exchanged_BCHW is not None:
+            tiles.append(_tile(displayed(exchanged_BCHW[row], fill.high_pass)))
         for column, tile in enumerate(tiles):
             place = (GAP + column * (TILE + GAP), HEADER + line * (TILE + GAP))
             sheet.paste(Image.fromarray(tile), place)

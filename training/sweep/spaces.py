@@ -42,13 +42,16 @@ def mask_ratio(_base: PretrainConfig) -> NamedSpace:
 
 
 def mask_full(base: PretrainConfig) -> NamedSpace:
-    """Fill, strategy, foreground factor, and (but for BYOL) rho: 24 random points."""
+    """Fill, strategy, foreground rule, and (but for BYOL) rho: 24 random points."""
     space: Space = {
         "fill": Values("choice", ("mean", "blur", "high_pass")),
         "masks.strategy": Values("choice", ("random", "balanced", "shuffled")),
+        "masks.foreground": Values("choice", ("std", "otsu")),
         "masks.foreground_threshold": Interval("uniform", -1.2, 0.3),
     }
-    if hasattr(base.method, "rho"):
+    if base.method.has_object_head:
+        space["method.object_rho"] = Interval("uniform", 1.0, 4.0)
+    elif hasattr(base.method, "rho"):
         space["method.rho"] = Interval("uniform", 0.5, 2.0)
     return NamedSpace(space=space, search="random", num_trials=24)
 
@@ -84,8 +87,10 @@ def prepared(name: str, base: PretrainConfig) -> PretrainConfig:
     """The base configuration with what a named space needs.
 
     ``data_scaling`` measures the held-out loss, on the shards of the kNN check where no others are
-    given.
+    given. ``mask_ratio`` masks the query, by strategy balanced where the base masks nothing.
     """
+    if name == "mask_ratio" and base.masks.strategy == "none":
+        return replace(base, masks=replace(base.masks, strategy="balanced"))
     if name == "data_scaling" and base.heldout.shards is None:
         return replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
     return base

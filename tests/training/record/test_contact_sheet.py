@@ -12,8 +12,33 @@ from training.data.draws import View
 from training.data.stream import BatchDataset
 from training.data.views import ViewConfig
 from training.inputs import build_inputs
+from training.masking.config import MaskConfig
 from training.masking.fills import fill_named
+from training.methods.simclr import SimCLRConfig
 from training.record.contact_sheet import COLUMNS, GAP, HEADER, TILE, write_contact_sheet
+
+
+def test_shows_the_query_on_another_background(tmp_path: Path) -> None:
+    write_shard_set(tmp_path, num_images=8)
+    method = SimCLRConfig(object_head="exchange", object_exchange_probability=1.0)
+    config = PretrainConfig(
+        shards=tmp_path,
+        out=tmp_path,
+        batch_size=4,
+        views=ViewConfig(size=32, grid=4),
+        masks=MaskConfig(strategy="none"),
+        method=method,
+    )
+    info = load_dataset_info(tmp_path)
+    dataset = BatchDataset(tmp_path, info, config.stream, rank=0, world_size=1)
+    write_contact_sheet(tmp_path / "sheet.png", dataset, config, rows=3)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert sheet.shape[1] == GAP + (len(COLUMNS) + 1) * (TILE + GAP)
+    query, exchanged = (
+        sheet[HEADER:, GAP + n * (TILE + GAP) :][:TILE, :TILE] for n in (3, len(COLUMNS))
+    )
+    changed = (query != exchanged).any(axis=2)
+    assert 0.05 < changed.mean() < 0.95  # the object stays
 
 
 @pytest.mark.parametrize("fill", ["mean", "blur", "high_pass"])

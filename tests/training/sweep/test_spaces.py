@@ -31,13 +31,20 @@ def test_data_scaling_measures_the_held_out_loss_and_stops_nobody() -> None:
     base = with_fields(
         find_recipe("debug")(Path("/s"), Path("/o")), {"knn.val_shards": "/v", "epochs": 20}
     )
-    assert prepared("mask_ratio", base) == base
+    assert prepared("mask_full", base) == base
     assert prepared("data_scaling", base).heldout.shards == Path("/v")
     given = with_fields(base, {"heldout.shards": "/h"})
     assert prepared("data_scaling", given) == given
     named = find_space("data_scaling", base)
     assert named.scheduler == "none"
     assert getattr(named.space["epochs"], "values") == (5, 10, 20)  # noqa: B009
+
+
+def test_masking_ratios_are_of_masked_queries() -> None:
+    base = find_recipe("simclr_small")(Path("/s"), Path("/o"))
+    assert prepared("mask_ratio", base).masks.strategy == "balanced"
+    shuffled = with_fields(base, {"masks.strategy": "shuffled"})
+    assert prepared("mask_ratio", shuffled) == shuffled
 
 
 def test_an_unknown_space_is_refused_with_the_known() -> None:
