@@ -30,6 +30,7 @@ from tests.benchmarks.ablation_records import read_records
 from tests.benchmarks.ablation_report import draw_frontier, report
 from tests.benchmarks.ablation_run import EXIT_ELSEWHERE, Run, run_in_process
 from tests.benchmarks.ablation_table import find_table
+from tests.benchmarks.quiet import QUIET_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "tests" / "benchmarks" / "records"
@@ -72,7 +73,7 @@ class AblationConfig:
         return (self.records or RECORDS / f"{table}.jsonl").absolute()
 
 
-def planned(config: AblationConfig) -> list[Run]:
+def planned(config: AblationConfig, quiet_file: Path = QUIET_FILE) -> list[Run]:
     """All runs that a person asked for: whole comparisons first, seed by seed."""
     table, commit = find_table(config.table), commit_here()
     arms = config.arms or tuple(table.arms)
@@ -86,6 +87,7 @@ def planned(config: AblationConfig) -> list[Run]:
             work=config.work.absolute(),
             records=config.records_of(table.name),
             commit=commit,
+            quiet_file=quiet_file,
         )
         for seed in config.seeds
         for arm in arms
@@ -143,13 +145,18 @@ def commit_here() -> str:
     return head.strip() + "+" * bool(differ.strip())
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Parses, runs or reports; 1 where a run did not finish."""
+def run(arguments: Sequence[str] | None = None, quiet_file: Path = QUIET_FILE) -> int:
+    """Parses, runs or reports; 1 where a run did not finish.
+
+    Args:
+        arguments: words; None: those of the command line.
+        quiet_file: lock that pauses runs while it is held.
+    """
     config = parse(AblationConfig, "ablation", arguments, description=__doc__)
     names = [config.table] if config.table else sorted(f.stem for f in RECORDS.glob("*.jsonl"))
     failed = 0
     if not config.report:
-        failed = run_all(planned(config), config.jobs)
+        failed = run_all(planned(config, quiet_file), config.jobs)
     for name in names:
         table = find_table(name)
         records = [r for r in read_records(config.records_of(name)) if r["table"] == name]

@@ -59,6 +59,7 @@ class Run:
         work: folder of data, runs and locks; not kept.
         records: file of the finished runs.
         commit: that the code is of.
+        quiet_file: lock that pauses the run while it is held.
     """
 
     table: str
@@ -67,6 +68,7 @@ class Run:
     work: Path
     records: Path
     commit: str
+    quiet_file: Path = QUIET_FILE
 
     def __str__(self) -> str:
         return f"{self.table}: {self.arm}, seed {self.seed}"
@@ -131,7 +133,7 @@ class AblationContext(LocalContext):
             }
             if self._steps % STEPS_BETWEEN_COSTS == 0:
                 self.write_cost()
-        while not super().stop_requested() and _parent_lives() and is_held(QUIET_FILE):
+        while not super().stop_requested() and _parent_lives() and is_held(self.run.quiet_file):
             sleep(SECONDS_BETWEEN_LOOKS)
         self._started += time.monotonic() - began
         return super().stop_requested() or not _parent_lives()

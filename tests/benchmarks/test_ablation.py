@@ -34,12 +34,12 @@ def arguments(work: Path) -> list[str]:
 
 
 def test_runs_are_run_once_and_recorded(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(arguments(work)) == 0
+    assert run(arguments(work), work / "quiet") == 0
     first = capfd.readouterr().out
     assert first.count("started  ") == 2
     assert first.count("\nfinished ") == 2
     records = read_records(work / "records.jsonl")
-    assert [record["arm"] for record in records] == ["none", "balanced"]
+    assert [record["arm"] for record in records] == ["none", "object both"]
     for record in records:
         assert record["options"] == find_table("debug").options(record["arm"])
         assert record["num_images"] == {"usual": 16, "changed": 16}
@@ -47,29 +47,32 @@ def test_runs_are_run_once_and_recorded(work: Path, capfd: pytest.CaptureFixture
             for measure, bits in found.items():
                 share = float(unpacked(bits, 16).mean())
                 assert record["figures"][column][measure] == pytest.approx(100 * share)
-        # debug: 2 epochs of 2 steps of 16 images, MoCo: query, key, hard negative of 32 x 32 px.
-        assert (record["steps"], record["pixels"]) == (4, 4 * 16 * 3 * 32 * 32)
+        # debug: 2 epochs of 2 steps of 16 images; SimCLR's two views of 32 x 32 px, and one more
+        # and two hard negatives.
+        views = 2 if record["arm"] == "none" else 5
+        assert (record["steps"], record["pixels"]) == (4, 4 * 16 * views * 32 * 32)
         assert record["cpu_seconds"] > 0
     assert not list(work.glob("runs/*/checkpoints"))
     assert len(list(work.glob("runs/*/backbone"))) == 2
 
     before = (work / "records.jsonl").read_bytes()
-    assert run(arguments(work)) == 0
+    assert run(arguments(work), work / "quiet") == 0
     again = capfd.readouterr().out
     assert "2 runs, 2 of them finished" in again
     assert "started" not in again
     assert (work / "records.jsonl").read_bytes() == before
 
-    assert run([*arguments(work), "--report", "--against", "balanced"]) == 0
+    assert run([*arguments(work), "--report", "--against", "object both"]) == 0
     shown = capfd.readouterr().out
     assert "| none | 0 |" in shown
-    assert "Points above 'balanced'" in shown
+    assert "Points above 'object both'" in shown
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after one step and gone on with: the same predictions as in one go."""
-    command = ["debug", "--work", str(tmp_path / "cut"), "--arms", "balanced", "--seeds", "0"]
-    (one,) = planned(parsed([*command, "--records", str(tmp_path / "cut.jsonl")]))
+    command = ["debug", "--work", str(tmp_path / "cut"), "--arms", "object both", "--seeds", "0"]
+    quiet = tmp_path / "quiet"
+    (one,) = planned(parsed([*command, "--records", str(tmp_path / "cut.jsonl")]), quiet)
 
     def stops(context: AblationContext) -> bool:
         return True
@@ -81,7 +84,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(one.folder.glob("checkpoints/*"))
     assert execute(one) == 0
     command[2] = str(tmp_path / "whole")
-    (other,) = planned(parsed([*command, "--records", str(tmp_path / "whole.jsonl")]))
+    (other,) = planned(parsed([*command, "--records", str(tmp_path / "whole.jsonl")]), quiet)
     assert execute(other) == 0
     (cut,), (whole,) = read_records(one.records), read_records(other.records)
     assert cut["right"] == whole["right"]
@@ -118,7 +121,7 @@ def test_a_run_waits_while_the_lock_is_held(
 ) -> None:
     quiet = tmp_path / "quiet"
     assert is_held(quiet)
-    (one,) = planned(parsed(["debug", "", str(tmp_path), "", "none", "", "0", "", "r.jsonl"]))
+    (one,) = planned(parsed(["debug", "", str(tmp_path), "", "none", "", "0", "", "r"]), quiet)
     naps = []
 
     def nap(seconds: float) -> None:
@@ -126,7 +129,6 @@ def test_a_run_waits_while_the_lock_is_held(
         holder.kill()
         holder.wait()
 
-    monkeypatch.setattr("tests.benchmarks.ablation_run.QUIET_FILE", quiet)
     context = AblationContext(one)
     with monkeypatch.context() as patched:
         patched.setattr("tests.benchmarks.ablation_run.sleep", nap)
@@ -226,7 +228,7 @@ def test_the_report(tmp_path: Path) -> None:
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"unknown table 'x'.*backgrounds.*photographs"):
         run(["x", "--work", str(tmp_path)])
-    with pytest.raises(InputError, match=r"unknown arm 'x': debug has none, balanced"):
+    with pytest.raises(InputError, match=r"unknown arm 'x': debug has none, object both"):
         run(["debug", "--work", str(tmp_path), "--arms", "x"])
     with pytest.raises(InputError, match="name a table"):
         run(["--work", str(tmp_path)])

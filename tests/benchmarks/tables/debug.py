@@ -22,8 +22,8 @@ TABLE = Table(
     baseline="none",
     common={"recipe": "debug", "checkpoint.every-steps": 1},
     arms={
-        "none": {"masks.strategy": "none"},
-        "balanced": {"masks.strategy": "balanced"},
+        "none": {"method.hard-negatives": 0, "method.object-head": "off"},
+        "object both": {},
     },
     prepare=prepare,
 )
