@@ -16,6 +16,15 @@ from training.methods.moco import MoCoConfig
 from training.optim import OptimConfig
 from training.record.metrics import TIMINGS, read_metrics
 
+EVALUATED = {
+    "knn",
+    "object_sensitivity",
+    "checked_instance_accuracy",
+    "checked_embedding_spread",
+    "message",
+}
+"""Of the network in evaluation mode: its running statistics depend on the number of ranks."""
+
 
 def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
     """Two epochs at 32 px, with a kNN check on the labelled shards ``val`` beside ``shards``."""

@@ -140,7 +140,9 @@ class Bucket:
             self._allow("inf")
 
     def _allow(self, num_requests: str) -> None:
-        urllib.request.urlopen(
+        # Not urlopen, which remembers the proxies of whoever called it first.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(
             urllib.request.Request(
                 f"http://127.0.0.1:{self.server_port}/moto-api/reset-auth",
                 data=num_requests.encode(),

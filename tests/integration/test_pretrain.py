@@ -12,7 +12,7 @@ import ray
 import torch
 
 from pipeline.errors import InputError
-from tests.runs import numbers, small_run, weights
+from tests.runs import EVALUATED, numbers, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.cluster.launch import launch
 from training.config import KnnConfig, PretrainConfig
@@ -61,8 +61,8 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     ours, theirs = read_metrics(tmp_path / "two"), read_metrics(tmp_path / "one")
     assert [(e["step"], e["kind"]) for e in ours] == [(e["step"], e["kind"]) for e in theirs]
     for one, other in zip(ours, theirs, strict=True):
-        names = one.keys() - set(TIMINGS) - {"step", "kind", "knn"}
-        assert names == other.keys() - set(TIMINGS) - {"step", "kind", "knn"}
+        names = one.keys() - set(TIMINGS) - {"step", "kind", *EVALUATED}
+        assert names == other.keys() - set(TIMINGS) - {"step", "kind", *EVALUATED}
         # The same samples, masks and batch-norm groups; only the order of sums differs.
         assert one.get("samples_seen") == other.get("samples_seen")
         for name in names - {"samples_seen"}:

@@ -168,7 +168,7 @@ def test_masks_or_fidelity(given: dict[str, Path]) -> None:
 def test_fidelity_of_a_set(demo: Path, tmp_path: Path) -> None:
     pictures = [
         cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        for path in sorted((demo / "pictures" / "val").rglob("*.jpg"))
+        for path in sorted((demo / "pictures" / "usual").rglob("*.jpg"))
     ]
     images = [np.asarray(picture, np.uint8) for picture in pictures]
     write_images(tmp_path, images, [0] * len(images), saliency=Boundary()(images))

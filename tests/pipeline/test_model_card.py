@@ -14,13 +14,12 @@ from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
 
 CONFIG = {
-    "method": "moco_v2",
+    "method": {"name": "moco_v2", "hard_negatives": 1},
     "epochs": 20,
     "batch_size": 64,
     "fill": "high_pass",
     "views": {"size": 64},
     "masks": {"strategy": "balanced"},
-    "moco": {"hard_negatives": 1},
 }
 
 
@@ -54,7 +53,7 @@ def test_what_it_tells(tmp_path: Path) -> None:
 
 
 def test_a_recipe_without_its_fields() -> None:
-    assert recipe({"method": "byol", "moco": {"hard_negatives": 1}, "views": 3}) == "method byol"
+    assert recipe({"method": {"name": "byol"}, "views": 3}) == "method byol"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_frozen_values() -> None:
         [0.642288724865494, 0.7644630600553968],
         [0.4059411056329164, 0.5526442243066663],
     ]
-    assert [int(stream) for stream in Stream] == list(range(13))
+    assert [int(stream) for stream in Stream] == list(range(16))
 
 
 @given(st.integers(-(2**70), 2**70), st.integers(0, 2**20), st.integers(0, 2**62))

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from training.config_fields import dotted
 from training.report.config import ReportConfig
 from training.report.page import Facts, Page
 from training.report.run.curves import learning_section, masking_section, speed_section
@@ -43,7 +44,8 @@ def run_page(config: ReportConfig) -> Page:
 def summary(run: RunState) -> str:
     """How the run stands."""
     architecture = dict(run.recorded["encoder"]).get("architecture", "an unknown network")
-    what = f"{architecture} by {run.recorded['method']}"
+    method = dotted(run.recorded).get("method.name", "an unknown method")
+    what = f"{architecture} by {method}"
     if not run.entries:
         return f"{what}: nothing was recorded yet."
     if run.finished:
