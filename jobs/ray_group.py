@@ -9,6 +9,7 @@ import ray
 import torch
 from torch import distributed as dist
 
+from pipeline.errors import InputError
 from pipeline.progress import Silence, Standing, listening, say, show
 from training.cluster.nodes import live_nodes
 from training.cluster.resources import Resources, Wanted, first_resources
@@ -17,6 +18,8 @@ Returned = TypeVar("Returned")
 
 
 POLL_SECONDS = 0.5
+GRACE_SECONDS = 5.0
+"""How long ranks that are left may take to say why they ended."""
 
 
 class _Mailbox:
@@ -116,13 +119,34 @@ def run_on_ray(
         waiting = calls
         while waiting:  # the first error ends it: the others may be waiting for that rank
             done, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
-            ray.get(done)
+            try:
+                ray.get(done)
+            except InputError:
+                raise
+            except Exception:
+                _raise_wrong_input(waiting)
+                raise
             _hand_on(ray.get(workers[0].mail.remote()))
         returned: Returned = ray.get(calls[0])
         return returned
     finally:
         for worker in workers:
             ray.kill(worker)
+
+
+def _raise_wrong_input(calls: list[Any]) -> None:
+    """Raises the ``InputError`` that ended another rank, if one did.
+
+    A rank that waits for one that has ended fails too, and may be heard first.
+    """
+    ended, _ = ray.wait(calls, num_returns=len(calls), timeout=GRACE_SECONDS) if calls else ([], [])
+    for call in ended:
+        try:
+            ray.get(call)
+        except InputError:
+            raise
+        except Exception:
+            continue
 
 
 def _hand_on(mail: tuple[list[str], Standing | None]) -> None:
