@@ -221,6 +221,11 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             raise InputError(f"{out} exists and is no run of this job: choose another --out")
         return
     recorded = json.loads(path.read_text())
+    if not isinstance(recorded.get("method"), dict):
+        raise InputError(
+            f"{out} holds a run of an earlier version, whose settings had other names. It cannot "
+            "be resumed: choose another --out"
+        )
     lines = differences(recorded, {"data_digest": data_digest, **config.to_json()})
     if lines:
         raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from training.config import KnnConfig, PretrainConfig, differences
+from training.config import KnnConfig, PretrainConfig, check_run_folder, differences
 from training.config_fields import with_fields
 from training.data.draws import View
 from training.data.views import ViewConfig
@@ -153,3 +153,10 @@ def test_differences_name_what_changes_the_weights_and_nothing_else() -> None:
         views=ViewConfig(size=448),
     )
     assert differences(old.to_json(), new.to_json()) == ["seed: 0 -> 1", "views.size: 224 -> 448"]
+
+
+def test_a_run_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"method": "moco_v2", "moco": {"rho": 2.0}}')
+    config = find_recipe("moco_v2_small")(HERE, tmp_path)
+    with pytest.raises(InputError, match=r"a run of an earlier version.*choose another --out"):
+        check_run_folder(tmp_path, config, "digest")
