@@ -1,27 +1,8 @@
 """What depends on the device: the number format of autocast, and how many processes load."""
 
-import os
-
 import torch
 
 LOADERS_PER_GPU = 4
-THREADS = "OMP_NUM_THREADS"
-
-
-def num_threads(processes: int, cores: int | None = None) -> int:
-    """Threads of a process: the cores divided by the training processes of this machine.
-
-    OMP_NUM_THREADS wins where it is set. More threads than cores wait for each other, and their
-    number decides the order of float sums: the same number gives the same bits.
-
-    Args:
-        processes: training processes of this machine, 1 or more.
-        cores: that they share; None: those that this process may use.
-    """
-    if os.environ.get(THREADS, "").isdecimal():
-        return max(1, int(os.environ[THREADS]))
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    return max(1, cores // processes)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

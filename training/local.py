@@ -12,12 +12,12 @@ from pipeline.progress import Silence, listening
 from training.checkpoint import CheckpointStore
 from training.config import PretrainConfig, write_config
 from training.context import LocalContext
-from training.device import num_threads
 from training.distributed import rank, world_size
 from training.loop import RunResult, pretrain
 from training.preflight import preflight, total_steps
 from training.record.metrics import latest_values
 from training.stopping import asked_to_stop
+from training.threads import counted, threads_beside_others
 
 
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
@@ -30,7 +30,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
     """
-    with process_group():
+    with counted(), process_group():
         return _launch(config, context)
 
 
@@ -62,7 +62,7 @@ def _launch(config: PretrainConfig, context: LocalContext | None) -> RunResult:
     if done == total:
         return RunResult(done, total, latest_values(config.out), ran=False)
     context = context or LocalContext()
-    torch.set_num_threads(num_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(threads_beside_others(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if rank() != 0:
         with asked_to_stop(context.request_stop), listening(Silence()):
             return pretrain(config, context)

@@ -31,13 +31,13 @@ from training.cluster.nodes import answering_nodes, check_nodes, live_nodes
 from training.cluster.resources import Resources, fewer_resources, first_resources
 from training.cluster.waiting import workers_asked_for
 from training.config import PretrainConfig, write_config
-from training.device import num_threads
 from training.distributed import rank
 from training.loop import RunResult, pretrain
 from training.preflight import can_split, preflight, total_steps
 from training.record.metrics import latest_values
 from training.record.relay import Relay, say, shown
 from training.stopping import asked_to_stop
+from training.threads import counted, threads_beside_others
 
 STOP_FILE = "stop-requested"
 PLACEMENT_GROUP_FILE = "ray/placement-group"
@@ -124,7 +124,7 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
     """
     if config.num_workers != "auto":
         preflight(config, config.num_workers)
-    with ray_running():
+    with counted(), ray_running():
         return _launch(config, share)
 
 
@@ -183,7 +183,7 @@ def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
         _work,
         train_loop_config={
             "config": config,
-            "num_threads": cpus if _in_a_process_of_ray() else num_threads(1, cpus),
+            "num_threads": cpus if _in_a_process_of_ray() else threads_beside_others(cores=cpus),
         },
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"),

@@ -1,0 +1,97 @@
+"""A shard set, a run stopped half-way and its backbone, as an earlier version wrote them.
+
+``python -m tests.goldens.earlier_run`` writes them anew. That gives up the proof that files of
+earlier versions are read: do it only in a commit that says why they cannot be.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests
+
+import json
+import shutil
+import tempfile
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.backbone import load_backbone
+from tests.goldens.measure import FOLDER, make_shards, versions
+from tests.runs import StopsAfter, run, small_run
+from training.config import KnnConfig, PretrainConfig
+from training.encoders.encoder import EncoderConfig
+from training.methods.moco import MoCoConfig
+from training.optim import OptimConfig
+from training.record.metrics import read_metrics
+
+EARLIER = FOLDER / "earlier"
+SHARDS, STOPPED, FINISHED, BACKBONE = Path("shards"), Path("run"), Path("finished"), "backbone"
+MEASURED = "measured.json"
+STEPS, STOPPED_AFTER = 12, 7
+
+
+def earlier_config(out: Path) -> PretrainConfig:
+    """The run's settings; paths relative to the folder that holds the shards."""
+    return small_run(
+        SHARDS,
+        out,
+        encoder=EncoderConfig(architecture="timm:test_efficientnet", stem="standard"),
+        method=MoCoConfig(
+            queue_size=32,
+            temperature=0.2,
+            batch_norm_group=4,
+            hard_negatives=1,
+            object_head="both",
+            embedding_dim=16,
+        ),
+        optim=OptimConfig(lr=0.001),  # a rounding must not grow within the steps
+        epochs=2,
+        knn=KnnConfig(),
+        log_every_steps=1,
+    )
+
+
+def losses(out: Path) -> list[float]:
+    """Of every step."""
+    return [entry["loss"] for entry in read_metrics(out) if entry["kind"] == "train"]
+
+
+def features(backbone: Path) -> list[list[float]]:
+    """The first eight features of a backbone for three images of fixed numbers: 3 x 8."""
+    network, _ = load_backbone(backbone)
+    images = torch.linspace(-2, 2, 3 * 3 * 32 * 32).reshape(3, 3, 32, 32).sin()
+    with torch.no_grad():
+        return network.eval()(images)[:, :8].tolist()  # type: ignore[no-any-return]
+
+
+def measured() -> dict[str, Any]:
+    """What the earlier version measured."""
+    found: dict[str, Any] = json.loads((EARLIER / MEASURED).read_text())
+    return found
+
+
+def write() -> None:
+    """Replace the folder ``earlier``."""
+    shutil.rmtree(EARLIER, ignore_errors=True)
+    EARLIER.mkdir()
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        make_shards(Path())
+        run(earlier_config(FINISHED))
+        run(earlier_config(STOPPED), StopsAfter(STOPPED_AFTER))
+        figures = {
+            "versions": versions(),
+            "losses": losses(FINISHED),
+            "features": features(FINISHED / BACKBONE),
+        }
+        ends_before = f"step-{STOPPED_AFTER - 1:08d}"
+        large = shutil.ignore_patterns("tensorboard", "contact_sheet.png", ends_before)
+        for name in (SHARDS, STOPPED):
+            shutil.copytree(name, EARLIER / name, ignore=large)
+        shutil.copytree(FINISHED / BACKBONE, EARLIER / BACKBONE)
+    (EARLIER / MEASURED).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write()
