@@ -17,7 +17,7 @@ from training.loop import RunResult, pretrain
 from training.preflight import preflight, total_steps
 from training.record.metrics import latest_values
 from training.stopping import asked_to_stop
-from training.threads import counted, threads_beside_others
+from training.threads import ThreadShare, counted, threads_set_by_user
 
 
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
@@ -62,7 +62,8 @@ def _launch(config: PretrainConfig, context: LocalContext | None) -> RunResult:
     if done == total:
         return RunResult(done, total, latest_values(config.out), ran=False)
     context = context or LocalContext()
-    torch.set_num_threads(threads_beside_others(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    context.threads = ThreadShare(fixed=threads_set_by_user())
+    context.threads.update()
     if rank() != 0:
         with asked_to_stop(context.request_stop), listening(Silence()):
             return pretrain(config, context)

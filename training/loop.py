@@ -120,6 +120,7 @@ class Trainer:
         self.record.stands(self.step)
         self.record.interval.start_clock()
         for batch in self.record.interval.timed(loader):
+            self.context.before_step()
             self._train_step(batch)
             if self._due(self.config.log_every_steps) or self._epoch_ends():
                 self.record.write_interval(self.step)

@@ -2,18 +2,23 @@
 
 import fcntl
 import json
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+import torch
 
 from pipeline.progress import say
 
 THREADS = "OMP_NUM_THREADS"
 FOLDER = Path(tempfile.gettempdir()) / "salmask-trainings"
 """A locked file per training process of this machine: the cores that it may use, as JSON."""
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @contextmanager
@@ -58,36 +63,54 @@ def live_trainings(folder: Path | None = None) -> int:
     return max(1, count)
 
 
-def threads_beside_others(processes: int = 1, cores: int | None = None) -> int:
-    """Like `num_threads`, for a training that starts now beside those that are running.
+def num_threads(limit: int, trainings: int, cores: int | None = None) -> int:
+    """Threads of a training process: its share of the machine's cores.
 
-    Logs the number of threads if other trainings take a part of the cores.
-
-    Args:
-        processes: of this training on this machine, 1 or more, all `counted`.
-        cores: as in `num_threads`.
-    """
-    live = live_trainings()
-    threads = num_threads(max(processes, live), cores)
-    if live > processes and THREADS not in os.environ:
-        say(
-            f"{live} training processes share this machine: this one takes {threads} "
-            f"thread{'s' * (threads > 1)} (set {THREADS} for another number)"
-        )
-    return threads
-
-
-def num_threads(processes: int, cores: int | None = None) -> int:
-    """Threads of a process: the cores divided by the training processes of this machine.
-
-    OMP_NUM_THREADS wins where it is set. More threads than cores wait for each other, and their
-    number decides the order of float sums: the same number gives the same bits.
+    More threads than cores wait for each other: two trainings with two threads each on two cores
+    run ten times slower than with one each.
 
     Args:
-        processes: training processes of this machine, 1 or more.
+        limit: threads that it may take at most, 1 or more.
+        trainings: training processes of this machine, 1 or more.
         cores: that they share; None: those that this process may use.
     """
-    if os.environ.get(THREADS, "").isdecimal():
-        return max(1, int(os.environ[THREADS]))
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    return max(1, cores // processes)
+    return max(1, min(limit, cores // trainings))
+
+
+def threads_set_by_user() -> int | None:
+    """The value of OMP_NUM_THREADS; None where it is not set."""
+    value = os.environ.get(THREADS, "")
+    return max(1, int(value)) if value.isdecimal() else None
+
+
+class ThreadShare:
+    """Keeps the threads of a `counted` process at its share of the machine's cores.
+
+    The number of threads decides the order of float sums. So the same run has the same bits only
+    while its share stays the same, or with OMP_NUM_THREADS set.
+
+    Args:
+        limit: threads that the process may take at most, 1 or more; None: all cores.
+        fixed: a number that never changes; None: the share.
+    """
+
+    def __init__(self, limit: int | None = None, fixed: int | None = None) -> None:
+        self._limit, self._fixed = limit or len(os.sched_getaffinity(0)), fixed
+        self._threads, self._looked_at = fixed or self._limit, -math.inf
+        torch.set_num_threads(self._threads)
+
+    def update(self) -> None:
+        """Look at the other trainings, at most once a second, and change the threads if needed."""
+        now = time.monotonic()
+        if self._fixed is not None or now - self._looked_at < SECONDS_BETWEEN_LOOKS:
+            return
+        self._looked_at, trainings = now, live_trainings()
+        threads = num_threads(self._limit, trainings)
+        if threads != self._threads:
+            self._threads = threads
+            torch.set_num_threads(threads)
+            say(
+                f"{trainings} training process{'es' * (trainings > 1)} on this machine: this one "
+                f"takes {threads} thread{'s' * (threads > 1)} (set {THREADS} for a fixed number)"
+            )

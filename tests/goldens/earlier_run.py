@@ -55,7 +55,7 @@ def earlier_config(out: Path) -> PretrainConfig:
 
 def losses(out: Path) -> list[float]:
     """Of every step."""
-    return [entry["loss"] for entry in read_metrics(out) if entry["kind"] == "train"]
+    return [float(entry["loss"]) for entry in read_metrics(out) if entry["kind"] == "train"]
 
 
 def features(backbone: Path) -> list[list[float]]:

@@ -37,7 +37,7 @@ from training.preflight import can_split, preflight, total_steps
 from training.record.metrics import latest_values
 from training.record.relay import Relay, say, shown
 from training.stopping import asked_to_stop
-from training.threads import counted, threads_beside_others
+from training.threads import ThreadShare, counted, threads_set_by_user
 
 STOP_FILE = "stop-requested"
 PLACEMENT_GROUP_FILE = "ray/placement-group"
@@ -50,10 +50,15 @@ RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 class RayTrainContext:
     """The loop's view of a Ray Train worker."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, threads: ThreadShare) -> None:
         self.device: torch.device = get_device()
+        self._threads = threads
         self._stop_file = out / STOP_FILE
         self._asked_at, self._stop = 0.0, False
+
+    def before_step(self) -> None:
+        """Keeps the threads at this worker's share of the cores."""
+        self._threads.update()
 
     def report(self, values: dict[str, float]) -> None:
         """Hands the values to Ray Train."""
@@ -69,9 +74,10 @@ class RayTrainContext:
 
 def _work(loop_config: dict[str, Any]) -> None:
     config: PretrainConfig = loop_config["config"]
-    torch.set_num_threads(loop_config["num_threads"])
-    with listening(Relay(config.out) if rank() == 0 else Silence()):
-        pretrain(config, RayTrainContext(config.out))
+    threads = ThreadShare(limit=loop_config["cpus"], fixed=loop_config["fixed_threads"])
+    with counted(), listening(Relay(config.out) if rank() == 0 else Silence()):
+        threads.update()
+        pretrain(config, RayTrainContext(config.out, threads))
 
 
 class _NotesPlacementGroup(WorkerGroupCallback):
@@ -124,7 +130,7 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
     """
     if config.num_workers != "auto":
         preflight(config, config.num_workers)
-    with counted(), ray_running():
+    with ray_running():
         return _launch(config, share)
 
 
@@ -183,7 +189,9 @@ def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
         _work,
         train_loop_config={
             "config": config,
-            "num_threads": cpus if _in_a_process_of_ray() else threads_beside_others(cores=cpus),
+            "cpus": cpus,
+            # Ray shares the cores out among what it started itself.
+            "fixed_threads": cpus if _in_a_process_of_ray() else threads_set_by_user(),
         },
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"),
