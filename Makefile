@@ -34,8 +34,8 @@ $(STAMP): pyproject.toml constraints.txt
 	 { echo "set-up stopped: it needs a package index that pip and uv reach (a network, or PIP_INDEX_URL and UV_INDEX_URL set to a mirror); run make setup again"; exit 1; }
 	@touch $@
 
-lint: setup ## ruff: style, docstrings, imports, format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: setup ## ruff: style, docstrings, format; import-linter: which room imports which
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 
 format: setup ## let ruff fix and format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

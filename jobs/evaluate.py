@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.core.progress import say
-from training.engine.context import LocalContext
+from training.core.context import LocalContext
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
 from training.evaluate.results import RESULTS_FILE, Result, table

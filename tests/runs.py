@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from training.config.pretrain import KnnConfig, PretrainConfig
-from training.core.checkpoint import CheckpointConfig, CheckpointStore
+from training.config.pretrain import PretrainConfig
+from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
+from training.core.checkpoint import CheckpointStore
+from training.core.context import LocalContext
 from training.encoders.encoder import EncoderConfig
-from training.engine.context import LocalContext
 from training.engine.local import launch
 from training.engine.loop import RunResult
-from training.engine.optim import OptimConfig
 from training.methods.moco import MoCoConfig
 from training.record.metrics import TIMINGS, read_metrics
 from training.views.crops import ViewConfig

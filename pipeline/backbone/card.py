@@ -1,15 +1,13 @@
 """The README beside exported weights: what they are, where they come from, how to load them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, classifier_names, max_pool_name, plain_network
 from pipeline.images.preprocessing import Preprocessing
-
-if TYPE_CHECKING:  # the format writes the card: at run time the import points one way
-    from pipeline.backbone.folder import BackboneInfo
 
 DIGITS = 12
 """Of a digest, as far as people compare it."""

@@ -18,19 +18,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.backbone.card import model_card
+from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import first_line, plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing
 
-FORMAT_VERSION = 1
 WEIGHTS_NAME = "backbone.pth"
 INFO_NAME = "backbone.json"
 CARD_NAME = "README.md"
@@ -40,31 +38,6 @@ BACKBONE_FOLDER = "backbone"
 """Where a run and each of its checkpoints keep their export."""
 FORMAT_ENTRIES = ("backbone.safetensors", "backbone.onnx", "timm", "hugging_face")
 """What `pipeline.backbone.formats` may have put beside the weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneInfo:
-    """What `backbone.json` holds.
-
-    Attributes:
-        architecture: torchvision's name of the network, or `timm:` and timm's.
-        feature_dim: length of the feature vector.
-        preprocessing: how an image is prepared.
-        max_pool: whether the maximum pooling behind the stem is in place.
-        provenance: where the weights come from (run, epoch, versions); JSON values only.
-        weights_sha256: `weights_digest` of the state dict; filled in when written. Exports of
-            earlier versions have the sha256 of the file `backbone.pth` here; `load_backbone`
-            accepts it and replaces it.
-        format_version: of this format.
-    """
-
-    architecture: str
-    feature_dim: int
-    preprocessing: Preprocessing
-    max_pool: bool = True
-    provenance: dict[str, Any] = field(default_factory=dict)
-    weights_sha256: str = ""
-    format_version: int = FORMAT_VERSION
 
 
 def write_backbone(

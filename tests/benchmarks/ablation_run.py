@@ -25,8 +25,8 @@ from pipeline.storage.atomic import write_atomically
 from tests.benchmarks.ablation_records import Right, append_record, packed, read_records, run_key
 from tests.benchmarks.ablation_table import Data, Options, command_line, find_table
 from tests.benchmarks.quiet import QUIET_FILE, is_held
+from training.core.context import LocalContext
 from training.encoders.encoder import Backbone
-from training.engine.context import LocalContext
 from training.engine.local import launch
 from training.evaluate.extract import features_of
 from training.evaluate.knn import knn_predict

@@ -15,8 +15,9 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from pipeline.saliency.foreground import foreground
+from training.config.settings import OptimConfig
 from training.encoders.encoder import EncoderConfig, build_backbone
-from training.engine.optim import OptimConfig, build_optimiser
+from training.engine.optim import build_optimiser
 from training.methods.interface import Moment
 from training.methods.moco import MoCoConfig, MoCoV2
 from training.randomness.draws import View

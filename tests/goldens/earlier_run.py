@@ -20,9 +20,9 @@ import torch
 from pipeline.backbone.folder import load_backbone
 from tests.goldens.measure import FOLDER, make_shards, versions
 from tests.runs import StopsAfter, run, small_run
-from training.config.pretrain import KnnConfig, PretrainConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig, OptimConfig
 from training.encoders.encoder import EncoderConfig
-from training.engine.optim import OptimConfig
 from training.methods.moco import MoCoConfig
 from training.record.metrics import read_metrics
 

@@ -14,7 +14,7 @@ from pipeline.shardset.manifest import load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from tests.runs import small_run
 from tests.shard_sets import picture, write_images
-from training.config.pretrain import KnnConfig
+from training.config.settings import KnnConfig
 from training.engine.local import launch
 
 

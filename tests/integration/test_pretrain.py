@@ -14,9 +14,9 @@ import torch
 from pipeline.core.errors import InputError
 from tests.runs import EVALUATED, numbers, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig, OptimConfig
 from training.engine.local import launch as launch_local
-from training.engine.optim import OptimConfig
 from training.ray.launch import launch
 from training.record.metrics import TIMINGS, read_metrics
 

@@ -9,9 +9,9 @@ from torch import distributed as dist
 from tests.ranks import in_ranks
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.shard_sets import write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
-from training.engine.context import LocalContext
-from training.engine.optim import OptimConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig, OptimConfig
+from training.core.context import LocalContext
 from training.methods.moco import MoCoConfig
 
 STEPS = 10  # two epochs of five

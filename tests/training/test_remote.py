@@ -10,7 +10,8 @@ from pipeline.shardset.cache import CacheConfig
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.s3_server import Bucket
 from tests.shard_sets import write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig
 from training.ray.reach import look, places, token_in
 
 

@@ -11,47 +11,26 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.cache import CacheConfig
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
-from training.config.heldout import HeldoutConfig
-from training.core.checkpoint import CheckpointConfig
+from training.config.settings import (
+    CheckpointConfig,
+    CollapseConfig,
+    HeldoutConfig,
+    KnnConfig,
+    OptimConfig,
+    TrackConfig,
+)
 from training.data.damage import OnDamaged
 from training.data.stream import StreamConfig
 from training.encoders.encoder import EncoderConfig
-from training.engine.optim import OptimConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.randomness.draws import View
-from training.record.collapse import CollapseConfig
-from training.record.trackers import TrackConfig
 from training.views.colours import AugmentConfig
 from training.views.crops import ViewConfig
 from training.views.fills import fill_named
 from training.views.mask_config import MaskConfig
 
 CONFIG_FILE = "config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnnConfig:
-    """The weighted k-nearest-neighbour check during pretraining.
-
-    Attributes:
-        val_shards: labelled shards that are classified; None: no check.
-        train_shards: labelled shards whose images vote; None: the shards of the pretraining.
-        every_epochs: epochs between checks, 1 or more; also before the first epoch and after the
-            last.
-        k: neighbours that vote, 1 or more.
-        temperature: of the votes' weights, exp(cosine / temperature), above 0.
-    """
-
-    val_shards: Location | None = None
-    train_shards: Location | None = None
-    every_epochs: int = 5
-    k: int = 20
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.k < 1 or self.temperature <= 0:
-            raise InputError("knn.every_epochs and knn.k must be 1 or more, temperature above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.core.errors import InputError
 from pipeline.storage.storage import Location
-from training.config.pretrain import KnnConfig, PretrainConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig, OptimConfig
 from training.encoders.encoder import EncoderConfig
-from training.engine.optim import OptimConfig
 from training.methods.byol import BYOLConfig
 from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.interface import MethodConfig

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,6 @@ from pipeline.backbone.folder import BACKBONE_FOLDER
 from pipeline.core.errors import InputError, write_error
 
 STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When checkpoints are written, besides at the end and when a stop is asked for.
-
-    Attributes:
-        every_epochs: epochs between checkpoints, 0 or more; 0: never.
-        every_steps: steps between checkpoints, 0 or more; 0: never.
-        every_minutes: minutes between checkpoints, 0 or more; 0: never.
-        keep: how many of the newest are kept, 1 or more.
-    """
-
-    every_epochs: int = 1
-    every_steps: int = 0
-    every_minutes: float = 0.0
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        if min(self.every_epochs, self.every_steps, self.every_minutes) < 0:
-            raise InputError("checkpoint.every_* must not be negative (0: never)")
-        if self.keep < 1:
-            raise InputError(f"checkpoint.keep {self.keep} must be 1 or more")
 
 
 class CheckpointStore:

@@ -11,26 +11,15 @@ image, harmless among thousands); SimCLR, whose negatives are the batch itself, 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from pipeline.core.errors import DamagedSampleError, InputError
+from training.views.host_batch import Damage
 
 OnDamaged = Literal["raise", "skip"]
 DAMAGED_FILE = "damaged.jsonl"
 
 Item = TypeVar("Item")
-
-
-class Damage(NamedTuple):
-    """A place of a rank's batch whose sample could not be used.
-
-    Attributes:
-        position: in the rank's batch.
-        reason: names shard and key.
-    """
-
-    position: int
-    reason: str
 
 
 def read_places(

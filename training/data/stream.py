@@ -21,13 +21,13 @@ from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
-from training.data.damage import Damage, OnDamaged, read_places
+from training.data.damage import OnDamaged, read_places
 from training.data.order import EpochOrder
 from training.data.subset import Subset
 from training.randomness.draws import View, sample_seeds, torch_seeds
 from training.views.colours import AugmentConfig, ColourDraws, draw_colours
 from training.views.crops import ViewConfig, cut_views, draw_crops, pool_saliency
-from training.views.host_batch import HostBatch, Partner
+from training.views.host_batch import Damage, HostBatch, Partner
 from training.views.mask_config import MaskConfig
 from training.views.mask_draws import box_side, draw_exchange, draw_masks
 

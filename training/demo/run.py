@@ -14,7 +14,7 @@ from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import find_recipe
-from training.core.checkpoint import CheckpointConfig
+from training.config.settings import CheckpointConfig
 from training.demo.side_by_side import side_by_side
 from training.engine.local import launch
 from training.evaluate.arms import read_arms

@@ -10,13 +10,8 @@ from typing import Literal
 
 from torch import Tensor, device, nn
 
-from pipeline.backbone.folder import (
-    BACKBONE_FOLDER,
-    BackboneInfo,
-    load_backbone,
-    load_info,
-    weights_digest,
-)
+from pipeline.backbone.folder import BACKBONE_FOLDER, load_backbone, load_info, weights_digest
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from training.core.checkpoint import STATE_FILE, CheckpointStore, load_state, read_config

@@ -11,12 +11,12 @@ from pipeline.core.errors import InputError
 from pipeline.core.progress import Silence, listening
 from training.config.pretrain import PretrainConfig, write_config
 from training.core.checkpoint import CheckpointStore
+from training.core.context import LocalContext
 from training.core.distributed import rank, world_size
-from training.engine.context import LocalContext
+from training.core.threads import ThreadShare, counted, threads_set_by_user
 from training.engine.loop import RunResult, pretrain
 from training.engine.preflight import preflight, total_steps
 from training.engine.stopping import asked_to_stop
-from training.engine.threads import ThreadShare, counted, threads_set_by_user
 from training.record.metrics import latest_values
 
 

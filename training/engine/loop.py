@@ -12,15 +12,15 @@ from pipeline.core.progress import say
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore, load_state
+from training.core.context import TrainContext
 from training.core.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.core.schedules import cosine_lr
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
 from training.encoders.encoder import build_backbone
-from training.encoders.export import export_run
 from training.encoders.stem import with_mask
-from training.engine.context import TrainContext
 from training.engine.device import autocast_dtype, num_loader_workers
+from training.engine.export import export_run
 from training.engine.optim import build_optimiser
 from training.evaluate.checks import run_checks
 from training.methods.interface import Moment

@@ -1,53 +1,12 @@
 """The optimiser: settings, and which parameters get which treatment."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.core.errors import InputError
+from training.config.settings import OptimConfig
 from training.engine.lars import LARS
-
-OPTIMISERS = ("sgd", "lars", "adamw")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Optimiser with a cosine schedule; the defaults are the paper's for MoCo v2.
-
-    Attributes:
-        name: sgd; lars for large batches (SimCLR); or adamw.
-        lr: learning rate after the warm-up, above 0; it falls to 0 along a cosine.
-        momentum: of SGD and LARS, in [0, 1).
-        weight_decay: 0 or more; on every parameter with SGD, on all but biases and batch norm with
-            the others.
-        warmup_epochs: epochs over which the rate rises linearly from 0, 0 or more.
-        trust_coefficient: of LARS, above 0.
-        lars_clip: of LARS: no tensor's own rate is above lr.
-    """
-
-    name: Literal["sgd", "lars", "adamw"] = "sgd"
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_epochs: float = 0.0
-    trust_coefficient: float = 0.001
-    lars_clip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.name not in OPTIMISERS:
-            raise InputError(
-                f"unknown optimiser {self.name!r}: choose from {', '.join(OPTIMISERS)}"
-            )
-        if self.lr <= 0:
-            raise InputError(f"optim.lr {self.lr} must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"optim.momentum {self.momentum} must be in [0, 1)")
-        if self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise InputError("optim.weight_decay and optim.warmup_epochs must not be negative")
-        if self.trust_coefficient <= 0:
-            raise InputError(f"optim.trust_coefficient {self.trust_coefficient} must be above 0")
 
 
 def build_optimiser(

@@ -4,7 +4,7 @@ Shapes: K images with an object that can be cut out, X pictures of each, D featu
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from pipeline.core.progress import say
 from training.core.distributed import rank
 from training.evaluate.backgrounds import is_approximate, judged, swap_backgrounds
+from training.evaluate.case import Case
 from training.evaluate.intervals import mean_interval
 from training.evaluate.knn import knn_predict
 from training.evaluate.linear import linear_probe
 from training.evaluate.results import Result
-
-if TYPE_CHECKING:  # the list of protocols imports this one
-    from training.evaluate.protocols import Case
 
 
 def backgrounds(case: "Case") -> list[Result]:

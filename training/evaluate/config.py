@@ -11,7 +11,7 @@ from pipeline.core.errors import InputError
 from training.config.resources import Wanted
 from training.encoders.kept_encoder import EncoderName
 from training.evaluate.backgrounds import BackgroundsConfig
-from training.evaluate.detection.config import DetectionConfig
+from training.evaluate.detection_config import DetectionConfig
 from training.evaluate.diagnostics import DiagnosticsConfig
 from training.evaluate.finetune import FinetuneConfig
 from training.evaluate.linear_paper import PaperProbeConfig

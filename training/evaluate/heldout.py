@@ -16,7 +16,7 @@ from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.shared_images import HashedShards, counted, shared_images
 from pipeline.storage.storage import Location
-from training.config.heldout import HeldoutConfig
+from training.config.settings import HeldoutConfig
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.data.damage import OnDamaged
 from training.data.stream import BatchDataset, StreamConfig

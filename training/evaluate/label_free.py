@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone.folder import BackboneInfo
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import DamagedSampleError
 from pipeline.images.preprocessing import Preprocessing, short_side
 from pipeline.saliency.foreground import foreground

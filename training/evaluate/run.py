@@ -9,11 +9,12 @@ from pipeline.core.errors import InputError
 from pipeline.core.progress import say
 from training.core.distributed import rank, world_size
 from training.evaluate.backgrounds import check_masks
+from training.evaluate.case import Case
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
 from training.evaluate.predictions import ImageSet, Predictions, image_set, write_predictions
-from training.evaluate.protocols import LABEL_FREE, Case, chosen_protocols
+from training.evaluate.protocols import LABEL_FREE, chosen_protocols
 from training.evaluate.results import Result, append_results
 from training.evaluate.subject import load_subjects
 from training.evaluate.untrained import ONE_SEED, networks_of, over_seeds

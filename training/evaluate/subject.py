@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.backbone.folder import BackboneInfo, weights_digest
+from pipeline.backbone.folder import weights_digest
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing

@@ -30,10 +30,10 @@ from training.config.pretrain import PretrainConfig, write_config
 from training.config.resources import Resources, fewer_resources, first_resources
 from training.core.checkpoint import CheckpointStore
 from training.core.distributed import rank
+from training.core.threads import ThreadShare, counted, threads_set_by_user
 from training.engine.loop import RunResult, pretrain
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.stopping import asked_to_stop
-from training.engine.threads import ThreadShare, counted, threads_set_by_user
 from training.ray.nodes import answering_nodes, check_nodes, live_nodes
 from training.ray.waiting import workers_asked_for
 from training.record.metrics import latest_values

@@ -5,38 +5,12 @@ which is close to where a run begins.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.errors import InputError
+from training.config.settings import CollapseConfig
 
 STANDARD_ERRORS = 2.0
 """By which two kNN accuracies of the same network would differ in one case of twenty."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollapseConfig:
-    """From when on a run counts as collapsed.
-
-    Attributes:
-        min_spread: least spread of the embeddings, in [0, 1): 1 is all over the sphere, 0 is one
-            point.
-        after_steps: steps for which the spread is not looked at, 0 or more; an untrained network
-            has little.
-        knn_margin: percentage points, 0 or more, that the kNN accuracy may be below the untrained
-            network's at two evaluations running, beside two standard errors of the difference
-            (few validation images say little: 18 points for 60 of them at 40 %).
-    """
-
-    min_spread: float = 0.1
-    after_steps: int = 200
-    knn_margin: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_spread < 1:
-            raise InputError(f"collapse.min_spread {self.min_spread} must be in [0, 1)")
-        if self.after_steps < 0 or self.knn_margin < 0:
-            raise InputError("collapse.after_steps and collapse.knn_margin must not be negative")
 
 
 class CollapseWatch:

@@ -9,9 +9,9 @@ from torch import Tensor
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING, Standing, say, show
 from training.config.pretrain import PretrainConfig
+from training.core.context import TrainContext
 from training.core.distributed import rank
 from training.data.damage import DamageLog
-from training.engine.context import TrainContext
 from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
 from training.methods.interface import StepResult
 from training.record.collapse import CollapseWatch

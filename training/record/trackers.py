@@ -8,13 +8,13 @@ import json
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.errors import InputError
 from pipeline.storage.atomic import write_atomically
+from training.config.settings import TrackConfig
 from training.core.fields import dotted
 
 TRACKED_FILE = "tracked.json"
@@ -24,23 +24,6 @@ SQLITE = "sqlite:///"
 CLOSE_SECONDS = 60.0
 MLFLOW_BATCH = 100
 """Parameters that MLflow takes at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackConfig:
-    """Where else a run is recorded.
-
-    Attributes:
-        mlflow: tracking URI, sqlite:////absolute/path/mlflow.db or http://host:5000 (extra
-            mlflow); none: not there.
-        wandb: project of Weights & Biases (extra wandb); with WANDB_MODE=offline nothing leaves
-            the machine; none: not there.
-        name: of the run there; none: that of its folder.
-    """
-
-    mlflow: str | None = None
-    wandb: str | None = None
-    name: str | None = None
 
 
 class Tracker(Protocol):

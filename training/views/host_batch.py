@@ -7,9 +7,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from training.data.damage import Damage
 from training.views.colours import ColourDraws
 from training.views.mask_draws import ExchangeDraws, MaskDraws
+
+
+class Damage(NamedTuple):
+    """A place of a rank's batch whose sample could not be used.
+
+    Attributes:
+        position: in the rank's batch.
+        reason: names shard and key.
+    """
+
+    position: int
+    reason: str
 
 
 class Partner(NamedTuple):

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.backbone.folder import BackboneInfo
 from pipeline.backbone.formats.interface import (
     Format,
     needed,
     refuse_without_max_pool,
     write_safetensors,
 )
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 
 FOLDER = "hugging_face"

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
-from pipeline.backbone.folder import BackboneInfo
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM
 from pipeline.core.errors import InputError
 

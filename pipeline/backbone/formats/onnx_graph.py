@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone.folder import BackboneInfo
 from pipeline.backbone.formats.interface import Format, needed
+from pipeline.backbone.info import BackboneInfo
 from pipeline.images.gaussian import gaussian_blur
 from pipeline.images.preprocessing import Preprocessing
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.backbone.folder import BackboneInfo
 from pipeline.backbone.formats.interface import Format, needed, write_safetensors
+from pipeline.backbone.info import BackboneInfo
 
 FILE = "backbone.safetensors"
 INFO_KEY = "backbone.json"

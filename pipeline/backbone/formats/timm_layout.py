@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.backbone.folder import BackboneInfo
 from pipeline.backbone.formats.interface import (
     Format,
     library_name,
@@ -19,6 +18,7 @@ from pipeline.backbone.formats.interface import (
     refuse_without_max_pool,
     write_safetensors,
 )
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, family, stem_name
 from pipeline.core.errors import InputError
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.backbone.card import Figure, model_card
-from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.backbone.folder import write_backbone
 from pipeline.backbone.formats.registry import chosen_formats
+from pipeline.backbone.info import BackboneInfo
 
 
 def write_formats(

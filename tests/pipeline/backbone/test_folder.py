@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.backbone.folder import BackboneInfo, load_backbone, weights_digest, write_backbone
+from pipeline.backbone.folder import load_backbone, weights_digest, write_backbone
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing

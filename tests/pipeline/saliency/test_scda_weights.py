@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.backbone.folder import write_backbone
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass, normalise
 from pipeline.images.preprocessing import HighPass, Preprocessing

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from training.config.pretrain import KnnConfig, PretrainConfig, check_run_folder, differences
+from training.config.pretrain import PretrainConfig, check_run_folder, differences
 from training.config.recipes import RECIPES, find_recipe, with_method
+from training.config.settings import KnnConfig, OptimConfig
 from training.core.fields import with_fields
-from training.engine.optim import OptimConfig
 from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.moco import MoCoConfig
 from training.methods.registry import METHODS

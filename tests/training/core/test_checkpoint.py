@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.core.errors import InputError
-from training.core.checkpoint import CheckpointConfig, CheckpointStore, load_state, read_config
+from training.config.settings import CheckpointConfig
+from training.core.checkpoint import CheckpointStore, load_state, read_config
 
 
 def save(store: CheckpointStore, step: int) -> Path:

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.backbone.folder import write_backbone
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing

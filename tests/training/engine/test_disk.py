@@ -10,10 +10,9 @@ import pytest
 from pipeline.core.errors import InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
-from training.core.checkpoint import CheckpointConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.engine.disk import check_disk, checkpoint_size
-from training.engine.optim import OptimConfig
 from training.methods.byol import BYOLConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig

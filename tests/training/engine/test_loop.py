@@ -14,11 +14,11 @@ from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
-from training.core.checkpoint import CheckpointConfig, CheckpointStore
+from training.config.pretrain import PretrainConfig
+from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
+from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
 from training.encoders.encoder import EncoderConfig
-from training.engine.optim import OptimConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import InputError
+from training.config.settings import OptimConfig
 from training.engine.lars import LARS
-from training.engine.optim import OptimConfig, build_optimiser
+from training.engine.optim import build_optimiser
 
 
 def network() -> nn.Module:

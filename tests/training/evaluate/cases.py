@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.backbone.folder import BackboneInfo
+from pipeline.backbone.info import BackboneInfo
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.evaluate.subject import Subject
 

@@ -21,9 +21,10 @@ from training.evaluate.backgrounds import (
     pairs,
     swap_backgrounds,
 )
+from training.evaluate.case import Case
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.labelled import LabelledImages, open_labelled
-from training.evaluate.protocols import PROTOCOLS, Case
+from training.evaluate.protocols import PROTOCOLS
 from training.evaluate.results import Result
 
 CPU = torch.device("cpu")

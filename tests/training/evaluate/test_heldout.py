@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
-from training.config.heldout import HeldoutConfig
+from training.config.settings import HeldoutConfig
 from training.evaluate.heldout import _loss, check_heldout, heldout_loss
 from training.views.crops import ViewConfig
 from training.views.fills import fill_named

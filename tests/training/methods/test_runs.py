@@ -12,13 +12,12 @@ from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
-from training.engine.optim import OptimConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import CollapseConfig, KnnConfig, OptimConfig
 from training.methods.byol import BYOLConfig
 from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
-from training.record.collapse import CollapseConfig
 from training.record.metrics import read_metrics
 from training.views.crops import ViewConfig
 from training.views.mask_config import MaskConfig

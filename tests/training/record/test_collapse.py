@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
-from training.record.collapse import (
-    CollapseConfig,
-    CollapseWatch,
-    standard_error_of_difference,
-)
+from training.config.settings import CollapseConfig
+from training.record.collapse import CollapseWatch, standard_error_of_difference
 
 CONFIG = CollapseConfig(min_spread=0.1, after_steps=50, knn_margin=3.0)
 MANY = 10**9

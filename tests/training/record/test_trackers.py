@@ -15,14 +15,10 @@ import pytest
 from pipeline.core.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.shard_sets import write_shard_set
-from training.config.pretrain import KnnConfig, PretrainConfig
+from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig, TrackConfig
 from training.engine.preflight import preflight
-from training.record.trackers import (
-    MLflowTracker,
-    TrackConfig,
-    Trackers,
-    check_trackers,
-)
+from training.record.trackers import MLflowTracker, Trackers, check_trackers
 
 
 def database(folder: Path) -> str:

@@ -19,8 +19,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import HighPass, Preprocessing
-from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.detection.stages import Stage, stages_of
+from training.evaluate.detection_config import DetectionConfig
 
 RATIOS = (0.5, 1.0, 2.0)
 C4_ANCHORS = 5

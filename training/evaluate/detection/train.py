@@ -18,7 +18,7 @@ from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Detections
 from training.evaluate.detection.batches import Sample, plain_batches, training_batches
 from training.evaluate.detection.coco_tools import mask_runs
-from training.evaluate.detection.config import DetectionConfig
+from training.evaluate.detection_config import DetectionConfig
 
 REPORTS = 20
 """How often in a training its losses are shown anew."""

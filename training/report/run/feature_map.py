@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
-from training.engine.context import LocalContext
+from training.core.context import LocalContext
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features
 from training.evaluate.labelled import LabelledImages, open_labelled

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbone.folder import BackboneInfo, find_export, load_info
+from pipeline.backbone.folder import find_export, load_info
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.storage.storage import Location

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.detection.config import DetectionConfig
+from training.evaluate.detection_config import DetectionConfig
 
 
 @pytest.mark.parametrize(

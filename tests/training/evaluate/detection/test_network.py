@@ -12,9 +12,9 @@ from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import HighPass, Preprocessing
-from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.detection.network import Prepared, build_detector
 from training.evaluate.detection.stages import check_adapter, stages_of
+from training.evaluate.detection_config import DetectionConfig
 
 PLAIN = Preprocessing(view_size=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 TINY = DetectionConfig(

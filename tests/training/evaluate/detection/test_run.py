@@ -19,7 +19,7 @@ from training.encoders.export import export_backbone
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection import coco_tools
 from training.evaluate.detection.box_sets import open_boxes
-from training.evaluate.detection.config import DetectionConfig
+from training.evaluate.detection_config import DetectionConfig
 from training.evaluate.results import read_results, table
 from training.evaluate.run import evaluate
 

@@ -14,9 +14,9 @@ from tests.training.evaluate.detection.test_run import TINY
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import average_precisions
 from training.evaluate.detection.box_sets import open_boxes
-from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.detection.network import build_detector
 from training.evaluate.detection.train import detect, train_detector
+from training.evaluate.detection_config import DetectionConfig
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.engine.threads import (
+from training.core.threads import (
     THREADS,
     ThreadShare,
     counted,
@@ -21,7 +21,7 @@ from training.engine.threads import (
 OTHER = """
 import os, sys
 from pathlib import Path
-from training.engine.threads import counted
+from training.core.threads import counted
 os.sched_setaffinity(0, {int(sys.argv[2])})
 with counted(Path(sys.argv[1])):
     print("counted", flush=True)
@@ -71,7 +71,7 @@ def test_what_the_user_sets(
 
 @pytest.mark.usefixtures("_threads_kept")
 def test_a_fixed_number_never_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.engine.threads.FOLDER", tmp_path)
+    monkeypatch.setattr("training.core.threads.FOLDER", tmp_path)
     other = other_training(tmp_path, min(os.sched_getaffinity(0)))
     share = ThreadShare(fixed=7)
     share.update()
@@ -83,8 +83,8 @@ def test_a_fixed_number_never_changes(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_training_gives_up_cores_while_another_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("training.engine.threads.FOLDER", tmp_path)
-    monkeypatch.setattr("training.engine.threads.SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("training.core.threads.FOLDER", tmp_path)
+    monkeypatch.setattr("training.core.threads.SECONDS_BETWEEN_LOOKS", 0)
     real = os.sched_getaffinity(0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: real | set(range(100, 106)))
     cores = len(real) + 6

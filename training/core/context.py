@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from training.core.distributed import rank
-from training.engine.threads import ThreadShare
+from training.core.threads import ThreadShare
 
 
 class TrainContext(Protocol):

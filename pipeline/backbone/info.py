@@ -1,0 +1,33 @@
+"""What an exported backbone says about itself."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.images.preprocessing import Preprocessing
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What `backbone.json` holds.
+
+    Attributes:
+        architecture: torchvision's name of the network, or `timm:` and timm's.
+        feature_dim: length of the feature vector.
+        preprocessing: how an image is prepared.
+        max_pool: whether the maximum pooling behind the stem is in place.
+        provenance: where the weights come from (run, epoch, versions); JSON values only.
+        weights_sha256: `weights_digest` of the state dict; filled in when written. Exports of
+            earlier versions have the sha256 of the file `backbone.pth` here; `load_backbone`
+            accepts it and replaces it.
+        format_version: of this format.
+    """
+
+    architecture: str
+    feature_dim: int
+    preprocessing: Preprocessing
+    max_pool: bool = True
+    provenance: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+    format_version: int = FORMAT_VERSION
