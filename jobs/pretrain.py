@@ -70,8 +70,7 @@ def run() -> None:
     say(
         f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
         f"{num_images} images of {config.shards} for {config.epochs} epochs, into {config.out}: "
-        f"masks {config.masks.strategy}, fill {config.fill}, hard negatives "
-        f"{len(config.method.negative_views)}"
+        f"masks {config.masks.strategy}, fill {config.fill}"
     )
     # Ray takes seconds to import: only where it is used.
     launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")

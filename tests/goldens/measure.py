@@ -23,9 +23,11 @@ from training.config.recipes import RECIPES
 from training.core.schedules import cosine_lr
 from training.engine import loop
 from training.methods.interface import MethodConfig
+from training.randomness.draws import view_number
 from training.record.metrics import read_metrics
 from training.record.run_record import SEEN
 from training.views.inputs import EncoderInputs, build_inputs
+from training.views.spec import EXCHANGED
 
 FOLDER = Path(__file__).resolve().parent
 PRECOMPUTE = "precompute"
@@ -155,10 +157,14 @@ def measure_recipe(name: str, shards: Path, out: Path) -> dict[str, Any]:
     return {
         "samples_seen": entries[-1][SEEN],
         "masks": [
-            {str(int(view)): _sha256(mask) for view, mask in sorted(inputs.masks.items())}
+            {
+                str(view_number(name)): _sha256(mask)
+                for name, mask in sorted(inputs.masks.items(), key=lambda m: view_number(m[0]))
+                if name != EXCHANGED
+            }
             for inputs in first
         ],
-        "foreground": [_sha256(inputs.foreground_VBGG) for inputs in first],
+        "foreground": [_sha256(torch.stack(tuple(inputs.foreground.values()))) for inputs in first],
         "lr": [entry["lr"] for entry in entries],
         "rho": [entry["rho"] for entry in entries],
         "losses": [entry["loss"] for entry in entries],

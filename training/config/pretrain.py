@@ -20,11 +20,9 @@ from training.config.settings import (
     TrackConfig,
 )
 from training.data.damage import OnDamaged
-from training.data.stream import StreamConfig
 from training.encoders.encoder import EncoderConfig
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
-from training.randomness.draws import View
 from training.views.colours import AugmentConfig
 from training.views.crops import ViewConfig
 from training.views.fills import fill_named
@@ -126,22 +124,6 @@ class PretrainConfig:
             raise InputError(f"loader_workers {self.loader_workers} must not be negative")
         if self.log_every_steps < 1 or self.max_failures < 0:
             raise InputError("log_every_steps must be 1 or more, max_failures 0 or more")
-
-    @property
-    def stream(self) -> StreamConfig:
-        """The part that decides the batches."""
-        return StreamConfig(
-            seed=self.seed,
-            batch_size=self.batch_size,
-            views=self.views,
-            augment=self.augment,
-            masks=self.masks,
-            on_damaged=self.on_damaged,
-            data_fraction=self.data_fraction,
-            exchange=self.masks.strategy == "exchange" or self.method.exchange is not None,
-            # The contact sheet shows a hard negative even where the method has none.
-            negatives=self.method.negative_views or (View.NEGATIVE,),
-        )
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""

@@ -4,10 +4,12 @@ The order is a pure function of (shard sizes, seed, epoch), the same for any num
 loader workers; so are all draws. A run that resumes therefore names the next step and goes on
 there, without reading what it skips.
 
-Shapes: V views (0 query, 1 key), B samples of one rank, G grid side, S view side.
+Shapes: B samples of one rank, R = B rows for each of some crops, P side of a stored saliency map, S
+side of a crop.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,12 +26,12 @@ from pipeline.storage.storage import Place
 from training.data.damage import OnDamaged, read_places
 from training.data.order import EpochOrder
 from training.data.subset import Subset
-from training.randomness.draws import View, sample_seeds, torch_seeds
+from training.randomness.draws import sample_seeds, torch_seeds, view_number
 from training.views.colours import AugmentConfig, ColourDraws, draw_colours
 from training.views.crops import ViewConfig, cut_views, draw_crops, pool_saliency
-from training.views.host_batch import Damage, HostBatch, Partner
-from training.views.mask_config import MaskConfig
-from training.views.mask_draws import box_side, draw_exchange, draw_masks
+from training.views.exchange import BackgroundSwap
+from training.views.host_batch import CropBatch, Damage, HostBatch
+from training.views.spec import Crop, ViewSpec, crops_of
 
 WINDOWS_AHEAD = 2
 """Windows of shards that are on the local disk or on their way to it: the one that is read, and the
@@ -43,30 +45,42 @@ class StreamConfig:
     Attributes:
         seed: the run's seed.
         batch_size: global batch, all ranks together.
-        negatives: numbers of the views that are hard negatives (`draws.negative_view`).
+        views: what the method sees of every image.
+        augment: ranges of the colours.
         window: shards whose samples are mixed.
         on_damaged: what becomes of a damaged sample (`training.data.damage`).
         data_fraction: share of the samples that are used (`training.data.subset`).
-        exchange: whether backgrounds of queries are exchanged (`training.views.exchange`).
     """
 
     seed: int
     batch_size: int
-    views: ViewConfig
+    views: tuple[ViewSpec, ...]
     augment: AugmentConfig
-    masks: MaskConfig
-    negatives: tuple[int, ...] = (View.NEGATIVE,)
     window: int = 16
     on_damaged: OnDamaged = "raise"
     data_fraction: float = 1.0
-    exchange: bool = False
+
+    @property
+    def crops(self) -> tuple[Crop, ...]:
+        """The crops of the views."""
+        return crops_of(self.views)
+
+    @property
+    def needs_next(self) -> bool:
+        """Whether the next image of the global batch lends its background."""
+        return any(view.needs_next for view in self.views)
+
+    @property
+    def steered_by_next(self) -> bool:
+        """Whether the next image's saliency steers a mask."""
+        return any(view.masker is not None and view.masker.steered_by_next for view in self.views)
 
 
 class BatchDataset(Dataset[HostBatch]):
     """Map-style over global steps: item ``step`` is this rank's share of that step's batch.
 
-    Decodes every image once, cuts both crops and pools the saliency; draws all the numbers that
-    the device will apply.
+    Decodes every image once, cuts its crops and pools the saliency; draws all the numbers that the
+    device will apply.
 
     Args:
         root: where the shard set lies.
@@ -96,6 +110,12 @@ class BatchDataset(Dataset[HostBatch]):
         self._offset = rank * self._rank_batch
         self._order: tuple[int, EpochOrder] | None = None
         self._ahead: tuple[int, int] | None = None
+
+    def with_views(self, views: tuple[ViewSpec, ...]) -> "BatchDataset":
+        """The same batches with other views of their images."""
+        other = copy.copy(self)
+        other.config = replace(self.config, views=views)
+        return other
 
     @property
     def places(self) -> range:
@@ -141,60 +161,81 @@ class BatchDataset(Dataset[HostBatch]):
         Raises:
             DamagedSampleError: names shard and key, where damaged samples are not to be skipped.
         """
-        config, views, masks = self.config, self.config.views, self.config.masks
+        config = self.config
         if self.reader.is_remote:
             self._fetch_ahead(step)
         own_B = self.sample_ids(step)
-        ids_B = np.append(own_B, self._id_at(step, self.places.stop)) if config.exchange else own_B
+        count, ids_B = len(own_B), own_B
+        if config.needs_next:
+            ids_B = np.append(own_B, self._id_at(step, self.places.stop))
         images, maps, damages = self._read(step, own_B)
-        # Both views at once, the query's rows (R) before the key's: half of the calls.
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
-        seeds_R, view_R = np.tile(seeds_B, 2), np.repeat((View.QUERY, View.KEY), len(images))
-        heights_R = np.tile([image.shape[0] for image in images], 2)
-        widths_R = np.tile([image.shape[1] for image in images], 2)
-        crops = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=views)
-        cut_VBSS3 = np.empty((2, len(images), views.size, views.size, 3), dtype=np.uint8)
-        cut_views(images, crops, cut_VBSS3.reshape(-1, *cut_VBSS3.shape[2:]))
-        saliency_VBGG = [
-            torch.from_numpy(
-                pool_saliency(np.tile(maps_BPP, (2, 1, 1)), heights_R, widths_R, crops, views.grid)
-            ).unflatten(0, (2, -1))
-            for maps_BPP in maps
-        ]
-        colours = draw_colours(seeds_R, view=view_R, config=config.augment, view_size=views.size)
-        query_colours, key_colours = zip(*(part.chunk(2) for part in colours), strict=True)
-        images_VBCHW = torch.from_numpy(cut_VBSS3).permute(0, 1, 4, 2, 3)
-        own, seeds_B = slice(len(own_B)), seeds_B[: len(own_B)]
+        crops = self._cut(images, maps, seeds_B)
+        seeds_B = seeds_B[:count]
+        lending = {view.crop.name for view in config.views if view.needs_next}
         return HostBatch(
             sample_ids_B=torch.from_numpy(own_B),
             noise_seeds_B=torch_seeds(seeds_B),
-            images_VBCHW=images_VBCHW[:, own],
-            saliency_VBGG=saliency_VBGG[0][:, own],
-            mask_saliency_VBGG=saliency_VBGG[-1][:, own],
-            query_colours=ColourDraws(*(part[own] for part in query_colours)),
-            key_colours=ColourDraws(*(part[own] for part in key_colours)),
-            exchange=draw_exchange(seeds_B, grid=views.grid) if config.exchange else None,
-            partner=Partner(
-                images_VBCHW[View.QUERY, len(own_B) :],
-                saliency_VBGG[0][View.QUERY, len(own_B) :],
-                ColourDraws(*(part[len(own_B) :] for part in query_colours)),
-            )
-            if config.exchange
-            else None,
+            crops={name: _rows(crop, slice(count)) for name, crop in crops.items()},
             masks={
-                view: draw_masks(
-                    seeds_B,
-                    view=view,
-                    ratio=masks.ratio(view),
-                    grid=views.grid,
-                    view_size=views.size,
-                    box_side=box_side(view, views.size),
-                )
-                for view in (*masks.masked_views, *config.negatives)
+                view.name: view.masker.draw(seeds_B, view=view.name, cut=view.crop.cut)
+                for view in config.views
+                if view.masker is not None
+            },
+            following={name: _rows(crops[name], slice(count, None)) for name in sorted(lending)},
+            swaps={
+                view.name: view.fill.draw(seeds_B, grid=view.crop.cut.grid)
+                for view in config.views
+                if isinstance(view.fill, BackgroundSwap)
             },
             weights_B=self._weights(damages),
             damages=damages,
         )
+
+    def _cut(
+        self,
+        images: list[NDArray[np.uint8]],
+        maps: list[NDArray[np.uint8]],
+        seeds_B: NDArray[np.uint64],
+    ) -> dict[str, CropBatch]:
+        """All crops of the images, by name.
+
+        Crops of the same kind are cut at once, the rows (R) of one after those of the other: fewer
+        calls.
+        """
+        cut: dict[str, CropBatch] = {}
+        kinds: dict[ViewConfig, list[str]] = {}
+        for crop in self.config.crops:
+            kinds.setdefault(crop.cut, []).append(crop.name)
+        for kind, names in kinds.items():
+            repeats = len(names)
+            seeds_R = np.tile(seeds_B, repeats)
+            view_R = np.repeat([view_number(name) for name in names], len(images))
+            heights_R = np.tile([image.shape[0] for image in images], repeats)
+            widths_R = np.tile([image.shape[1] for image in images], repeats)
+            boxes = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=kind)
+            cut_RSS3 = np.empty((len(seeds_R), kind.size, kind.size, 3), dtype=np.uint8)
+            cut_views(images, boxes, cut_RSS3)
+            pooled = [
+                torch.from_numpy(
+                    pool_saliency(
+                        np.tile(maps_BPP, (repeats, 1, 1)), heights_R, widths_R, boxes, kind.grid
+                    )
+                )
+                for maps_BPP in maps
+            ]
+            colours = draw_colours(
+                seeds_R, view=view_R, config=self.config.augment, view_size=kind.size
+            )
+            whole = CropBatch(
+                torch.from_numpy(cut_RSS3).permute(0, 3, 1, 2),
+                pooled[0],
+                pooled[1] if self.config.steered_by_next else None,
+                colours,
+            )
+            for number, name in enumerate(names):
+                cut[name] = _rows(whole, slice(number * len(images), (number + 1) * len(images)))
+        return cut
 
     def _id_at(self, step: int, place: int) -> int:
         """The sample at a place of the global batch; beyond its end it begins again."""
@@ -213,15 +254,15 @@ class BatchDataset(Dataset[HostBatch]):
         def id_at(place: int) -> int:
             return int(ids_B[place - places.start]) if place in places else self._id_at(step, place)
 
-        read = range(places.start, places.stop + 1) if self.config.exchange else places
+        read = range(places.start, places.stop + self.config.needs_next)
         decoded, damages = read_places(
             self._decode, id_at, read, batch_size=size, on_damaged=policy
         )
         damages = tuple(damage for damage in damages if damage.position < len(places))
         maps = [np.stack([saliency for _, saliency in decoded])]
-        if self.config.masks.strategy == "shuffled":
+        if self.config.steered_by_next:
             # Another image's map: the next one's in the global batch, of those that are sound.
-            following = range(places.start + 1, places.stop + 1)
+            following = range(read.start + 1, read.stop + 1)
             partners, _ = read_places(
                 self._decode_saliency, id_at, following, batch_size=size, on_damaged=policy
             )
@@ -247,6 +288,16 @@ class BatchDataset(Dataset[HostBatch]):
             return decode_saliency(self.reader.read_saliency(sample_id))
         except ImageError as error:
             raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
+
+
+def _rows(crop: CropBatch, rows: slice) -> CropBatch:
+    following = crop.next_saliency_BGG
+    return CropBatch(
+        crop.images_BCHW[rows],
+        crop.saliency_BGG[rows],
+        None if following is None else following[rows],
+        ColourDraws(*(part[rows] for part in crop.colours)),
+    )
 
 
 def _damaged(what: str, error: ImageError) -> DamagedSampleError:

@@ -10,6 +10,7 @@ import torch
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import say
 from pipeline.shardset.manifest import load_dataset_info
+from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore, load_state
 from training.core.context import TrainContext
@@ -78,7 +79,7 @@ class Trainer:
         self.dataset = BatchDataset(
             config.shards,
             self.info,
-            config.stream,
+            stream_config(config),
             rank=rank(),
             world_size=world_size(),
             cache=config.cache,
@@ -150,17 +151,12 @@ class Trainer:
         self.record.saw(self.step, host_batch, self.dataset.places)
         batch = to_device(host_batch, self.device)
         # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
-        inputs = build_inputs(
-            batch,
-            masks=config.masks,
-            fill=self.fill,
-            negatives=config.method.negative_views,
-            exchange=config.method.exchange,
-        )
+        views = self.dataset.config.views
+        inputs = build_inputs(batch, views, masks=config.masks, fill=self.fill)
         if batch.weights_B is not None:
             inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))
         if self.method.backbone.sees_masks:
-            inputs = carrying_masks(inputs, with_mask)
+            inputs = carrying_masks(inputs, views, with_mask)
         moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             result = self.method.step(inputs, encode=self.encode, moment=moment)

@@ -3,6 +3,7 @@
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
+from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig, check_run_folder
 from training.data.stream import WINDOWS_AHEAD
 from training.data.subset import num_used
@@ -30,7 +31,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     info = load_dataset_info(config.shards)
     check_shards(config.shards, info)
     ShardSetReader(config.shards, info, config.cache).check_cache(
-        WINDOWS_AHEAD * config.stream.window
+        WINDOWS_AHEAD * stream_config(config).window
     )
     check_batches(config, info, num_ranks)
     if config.knn.val_shards is not None:

@@ -1,7 +1,6 @@
 """What is measured of an encoder while it is pretrained, with labels and without."""
 
 import copy
-from functools import partial
 
 import torch
 
@@ -15,7 +14,6 @@ from training.evaluate.label_free import label_free_figures
 from training.evaluate.labelled import StoredImages
 from training.methods.interface import Method
 from training.views.fills import Fill
-from training.views.inputs import carrying_masks
 
 
 def run_checks(
@@ -85,6 +83,6 @@ def run_checks(
             on_damaged=config.on_damaged,
             cache=config.cache,
             autocast=autocast,
-            carry=partial(carrying_masks, carry=with_mask) if sees_masks else None,
+            carry=with_mask if sees_masks else None,
         )
     return figures

@@ -19,7 +19,7 @@ from pipeline.core.progress import track
 from pipeline.saliency.foreground import Rule, foreground
 from training.evaluate.calibrate import hashed_subset
 from training.evaluate.labelled import StoredImages
-from training.randomness.draws import View, sample_seeds
+from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
 from training.views.colours import AugmentConfig, augment_colours, draw_colours
 from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 
@@ -169,16 +169,18 @@ def cut(
     """
     heights_B, widths_B = sides(images)
     seeds_B = sample_seeds(0, epoch, np.arange(len(images)) if numbers is None else numbers)
-    crops = draw_crops(seeds_B, heights_B, widths_B, view=View.QUERY, config=config)
+    crops = draw_crops(seeds_B, heights_B, widths_B, view=view_number(QUERY), config=config)
     views_BSS3 = np.empty((len(images), config.size, config.size, 3), np.uint8)
     cut_views(images, crops, views_BSS3)
     views01_B3SS = torch.from_numpy(views_BSS3).permute(0, 3, 1, 2).float() / 255
     coloured = [
         augment_colours(
             views01_B3SS,
-            draw_colours(seeds_B, view=view, config=AugmentConfig(), view_size=config.size),
+            draw_colours(
+                seeds_B, view=view_number(name), config=AugmentConfig(), view_size=config.size
+            ),
         )
-        for view in (View.QUERY, View.KEY)
+        for name in (QUERY, KEY)
     ]
     return CutViews(crops, *coloured)
 

@@ -21,11 +21,13 @@ from training.core.distributed import gather_rows_of_any_number, rank, world_siz
 from training.data.damage import OnDamaged
 from training.data.stream import BatchDataset, StreamConfig
 from training.methods.losses import info_nce
+from training.randomness.draws import KEY, QUERY
 from training.views.colours import AugmentConfig
 from training.views.crops import ViewConfig
 from training.views.fills import Fill
-from training.views.inputs import EncoderInputs, build_inputs, to_device
+from training.views.inputs import build_inputs, carrying_masks, to_device
 from training.views.mask_config import MaskConfig
+from training.views.spec import ViewSettings
 
 HELDOUT_SEED = 0x48454C44
 """Of the held-out views, whatever the run's own seed is."""
@@ -68,7 +70,7 @@ def heldout_loss(
     on_damaged: OnDamaged,
     cache: CacheConfig | None = None,
     autocast: torch.dtype | None = None,
-    carry: Callable[[EncoderInputs], EncoderInputs] | None = None,
+    carry: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> float:
     """InfoNCE of held-out images against the bank; called by every rank, who split the work.
 
@@ -84,7 +86,7 @@ def heldout_loss(
         on_damaged: what becomes of damaged samples.
         cache: where shards of a bucket lie while they are read.
         autocast: compute in this type.
-        carry: puts masks on board where the network sees them.
+        carry: view and mask to what the network takes, where it sees masks.
 
     Returns:
         The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
@@ -92,13 +94,16 @@ def heldout_loss(
     assert config.shards is not None
     info = load_dataset_info(config.shards)
     batch_size = min(LARGEST_BATCH, info.num_images)
+    settings = ViewSettings(
+        cut=ViewConfig(size=views.size, grid=views.grid),
+        masks=MaskConfig(strategy="none"),
+        fill=fill,
+    )
     stream = StreamConfig(
         seed=HELDOUT_SEED,
         batch_size=batch_size,
-        views=ViewConfig(size=views.size, grid=views.grid),
+        views=(settings.query(), settings.key()),
         augment=AugmentConfig(),
-        masks=MaskConfig(strategy="none"),
-        negatives=(),
         on_damaged=on_damaged,
     )
     dataset = BatchDataset(config.shards, info, stream, rank=0, world_size=1, cache=cache)
@@ -110,12 +115,12 @@ def heldout_loss(
     try:
         with torch.no_grad():
             for step in mine:
-                inputs = build_inputs(
-                    to_device(dataset[step], device), masks=stream.masks, fill=fill, negatives=()
-                )
-                inputs = carry(inputs) if carry is not None else inputs
+                batch = to_device(dataset[step], device)
+                inputs = build_inputs(batch, stream.views, masks=settings.masks, fill=fill)
+                if carry is not None:
+                    inputs = carrying_masks(inputs, stream.views, carry)
                 with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                    both = (encoder(inputs.query_BCHW), encoder(inputs.key_BCHW))
+                    both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
                 pairs.append(torch.stack(both, dim=1).float())
     finally:
         for module, training in modes:

@@ -17,7 +17,7 @@ from pipeline.images.preprocessing import resize_and_crop
 from training.evaluate.features import evaluation_view
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.subject import Subject
-from training.randomness.draws import View, sample_seeds
+from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
 from training.views.colours import AugmentConfig, augment_colours, draw_colours
 from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 
@@ -74,21 +74,21 @@ class Look:
 
     def two_views(self, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Features of two augmented views of each image (MoCo v2's crops and colours)."""
-        parts: list[list[Tensor]] = [[], []]
+        parts: dict[str, list[Tensor]] = {QUERY: [], KEY: []}
         views, colours = ViewConfig(size=self.size, grid=1), AugmentConfig()
         for batch in self.batches(numbers):
             pictures = [self.images.image(int(number)) for number in batch]
             heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
-            for view in (View.QUERY, View.KEY):
-                seeds_B = self.seeds(batch)
+            for name, features in parts.items():
+                seeds_B, view = self.seeds(batch), view_number(name)
                 crops = draw_crops(seeds_B, heights, widths, view=view, config=views)
                 cut_BSS3 = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
                 cut_views(pictures, crops, cut_BSS3)
                 draws = draw_colours(seeds_B, view=view, config=colours, view_size=self.size)
                 on_device = type(draws)(*(part.to(self.device) for part in draws))
                 image01 = augment_colours(_unit(cut_BSS3, self.device), on_device)
-                parts[view].append(self.encode(self.subject.prepare(image01)))
-        return torch.cat(parts[View.QUERY]), torch.cat(parts[View.KEY])
+                features.append(self.encode(self.subject.prepare(image01)))
+        return torch.cat(parts[QUERY]), torch.cat(parts[KEY])
 
     def views(self, numbers: NDArray[np.int64]) -> Views:
         """Test-time views with their saliency, where there is any."""

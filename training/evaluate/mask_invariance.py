@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.saliency.foreground import foreground
 from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
-from training.randomness.draws import View, torch_seeds
+from training.randomness.draws import QUERY, torch_seeds, view_number
 from training.views.fills import FILLS, UnmaskedView, sample_noise
 from training.views.mask_draws import draw_masks
 from training.views.patches import choose_patches, patches_to_pixels
@@ -91,7 +91,7 @@ def _unmasked(look: Look, views: Views) -> UnmaskedView:
     return UnmaskedView(
         look.subject.prepare(views.image01_BCSS),
         views.image01_BCSS,
-        partial(sample_noise, noise_seeds, view=View.QUERY, size=size),
+        partial(sample_noise, noise_seeds, view=QUERY, size=size),
     )
 
 
@@ -108,7 +108,7 @@ def _mask(look: Look, views: Views, stratum_BN: Tensor, ratio: float) -> Tensor:
     """Masked patches, bool [B, 1, N]: a share of the stratum, drawn uniformly."""
     draws = draw_masks(
         views.seeds_B,
-        view=View.QUERY,
+        view=view_number(QUERY),
         ratio=(ratio, ratio),
         grid=look.grid,
         view_size=look.size,

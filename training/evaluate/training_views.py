@@ -14,7 +14,7 @@ from pipeline.core.errors import InputError
 from training.core.distributed import rank, world_size
 from training.evaluate.extract import view_batches
 from training.evaluate.labelled import LabelledImages
-from training.randomness.draws import View, sample_seeds
+from training.randomness.draws import QUERY, sample_seeds, view_number
 from training.views.crops import ViewConfig, cut_views, draw_crops
 
 ORDER_DOMAIN = 0x50524F42
@@ -74,7 +74,7 @@ def training_batches(
         image = images.image(number)
         seeds_1 = sample_seeds(seed, turn, np.array([number]))
         height_1, width_1 = (np.array([side]) for side in image.shape[:2])
-        crops = draw_crops(seeds_1, height_1, width_1, view=View.QUERY, config=views)
+        crops = draw_crops(seeds_1, height_1, width_1, view=view_number(QUERY), config=views)
         view_1SS3 = np.empty((1, view_size, view_size, 3), dtype=np.uint8)
         cut_views([image], crops, view_1SS3)
         return view_1SS3[0], int(labels[number])

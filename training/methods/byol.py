@@ -27,7 +27,9 @@ from training.methods.interface import (
     unit_rows,
 )
 from training.methods.momentum import momentum_copy, update_momentum
+from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
+from training.views.spec import ViewSettings, ViewSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,11 @@ class BYOL(Method):
 
     config_type = BYOLConfig
 
+    @classmethod
+    def views(cls, config: BYOLConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query and key."""
+        return settings.query(), settings.key()
+
     def __init__(
         self, config: BYOLConfig, backbone: Backbone, *, batch_size: int, seed: int
     ) -> None:
@@ -120,7 +127,7 @@ class BYOL(Method):
         """One step's loss, 2 - 2 * cosine, summed over the directions; moves the target first."""
         momentum = self.config.momentum_at(moment)
         update_momentum(self.target, self.online.encoder, momentum)
-        views = (inputs.query_BCHW, inputs.key_BCHW)
+        views = (inputs.views[QUERY], inputs.views[KEY])
         with torch.no_grad():
             targets_BD = [self.target(view) for view in reversed(views)]
         directions = 2 if self.config.symmetric else 1

@@ -4,8 +4,9 @@ Shapes: B this rank's batch, N hard negatives per image, D embedding.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from training.core.distributed import gather_rows, rank, world_size
 from training.core.schedules import linear_warmup
 from training.methods.interface import MethodConfig, Moment
 from training.methods.losses import Weigh, prime_log_weights
-from training.randomness.draws import View, negative_view
+from training.views.spec import ViewSettings, ViewSpec
 
 PAPER_NEGATIVES = 65536
 """Keys in the paper's queue."""
@@ -44,9 +45,6 @@ class HardNegativeConfig(MethodConfig):
         object_exchange_probability: share of the queries whose copy stands on another background,
             in [0, 1].
     """
-
-    sources: ClassVar[tuple[View, ...]]
-    """The views that hard negatives are cut from."""
 
     temperature: float = 0.2
     hard_negatives: int = 1
@@ -92,15 +90,20 @@ class HardNegativeConfig(MethodConfig):
         return self.object_exchange_probability if exchanges else None
 
     @property
-    def negative_views(self) -> tuple[int, ...]:
-        """Numbers of the views that are hard negatives, source by source."""
-        if self.object_head == "exchange":
-            return ()
-        return tuple(
-            negative_view(source, index)
-            for source in self.sources
-            for index in range(self.hard_negatives)
-        )
+    def num_hard_negatives(self) -> int:
+        """Hard negatives that are cut from each source."""
+        return 0 if self.object_head == "exchange" else self.hard_negatives
+
+    def hard_negatives_of(self, source: str, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """The hard negatives that are cut from a crop."""
+        numbers = range(self.num_hard_negatives)
+        return tuple(settings.hard_negative(source, number) for number in numbers)
+
+    def views(self, sources: Sequence[str], settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query, key, the hard negatives cut from some crops, and the exchanged query if wanted."""
+        cut = [view for source in sources for view in self.hard_negatives_of(source, settings)]
+        copies = () if self.exchange is None else (settings.exchanged(self.exchange),)
+        return (settings.query(), settings.key(), *cut, *copies)
 
     def rho_at(self, moment: Moment) -> float:
         """The weight of the hard negatives at a step."""
@@ -136,6 +139,11 @@ class HardNegativeConfig(MethodConfig):
             bias=self.prime_bias,
         )
         return weights.chunk(world_size())[rank()]
+
+
+def negatives_of(source: str, views: Mapping[str, Tensor]) -> list[Tensor]:
+    """The hard negatives that are cut from a crop, in order."""
+    return [image for name, image in views.items() if name.startswith(f"negative-{source}-")]
 
 
 def embedding_spread(rows_BD: Tensor) -> Tensor:

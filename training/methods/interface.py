@@ -19,6 +19,7 @@ from training.core.fields import Chosen
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
 from training.views.inputs import EncoderInputs
+from training.views.spec import ViewSettings, ViewSpec
 
 
 class StepResult(NamedTuple):
@@ -95,16 +96,6 @@ class MethodConfig(Chosen):
         return replace(other, batch_norm_group=self.batch_norm_group)
 
     @property
-    def negative_views(self) -> tuple[int, ...]:
-        """Numbers of the views that are hard negatives (`draws.negative_view`)."""
-        return ()
-
-    @property
-    def exchange(self) -> float | None:
-        """Share of the queries that get a further copy on another background; None: no copies."""
-        return None
-
-    @property
     def has_object_head(self) -> bool:
         """Whether there is a second projection head."""
         return False
@@ -133,6 +124,16 @@ class Method(nn.Module, ABC):
     """
 
     config_type: ClassVar[type[MethodConfig]]
+
+    @classmethod
+    @abstractmethod
+    def views(cls, config: Any, settings: ViewSettings) -> tuple[ViewSpec, ...]:  # noqa: ANN401
+        """The views that the method wants of every image.
+
+        Args:
+            config: an instance of `config_type`.
+            settings: how the run cuts, masks and fills views.
+        """
 
     @abstractmethod
     def __init__(
@@ -166,7 +167,7 @@ class Method(nn.Module, ABC):
         """One step's loss; what is not moved by gradients is updated on the way.
 
         Args:
-            inputs: views on the device.
+            inputs: the declared views, on the device.
             encode: ``trained`` as wrapped for data parallelism.
             moment: where in the run this step is.
         """

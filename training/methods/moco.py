@@ -26,6 +26,7 @@ from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
     hard_metrics,
+    negatives_of,
     one_for_each,
     too_small_for_one,
 )
@@ -41,8 +42,9 @@ from training.methods.interface import (
 from training.methods.key_queue import KeyQueue, check_queue_size
 from training.methods.losses import InfoNCELogits, info_nce
 from training.methods.momentum import momentum_copy, update_momentum
-from training.randomness.draws import View
+from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
+from training.views.spec import EXCHANGED, ViewSettings, ViewSpec
 
 KEY_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles of the key encoder's passes; the second hard negative's pass is 2, and so on."""
@@ -60,7 +62,6 @@ class MoCoConfig(HardNegativeConfig):
     """
 
     name: ClassVar[str] = "moco_v2"
-    sources: ClassVar[tuple[View, ...]] = (View.KEY,)
 
     queue_size: int = 65536
     key_momentum: float = 0.999
@@ -105,6 +106,11 @@ class MoCoV2(Method):
 
     config_type = MoCoConfig
 
+    @classmethod
+    def views(cls, config: MoCoConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query, key, hard negatives cut from the key, and the exchanged query."""
+        return config.views((KEY,), settings)
+
     def __init__(
         self, config: MoCoConfig, backbone: Backbone, *, batch_size: int, seed: int
     ) -> None:
@@ -145,14 +151,13 @@ class MoCoV2(Method):
         Keys and hard negatives go through the key encoder apart, each with its own shuffle: one
         concatenated pass would change the batch statistics.
         """
-        config, batch = self.config, len(inputs.query_BCHW)
-        queries = [inputs.query_BCHW]
-        if inputs.exchanged_BCHW is not None:
-            queries.append(inputs.exchanged_BCHW)
+        config, views = self.config, inputs.views
+        batch = len(views[QUERY])
+        queries = [views[name] for name in (QUERY, EXCHANGED) if name in views]
         query_BX, *copies = encode(torch.cat(queries)).split(batch)
         update_momentum(self.key_encoder, self.query_encoder, config.key_momentum_at(moment))
-        key_GX = self._encode_keys(inputs.key_BCHW, moment.step, KEY_PASS)
-        hard = self._hard_negatives(inputs.negatives.get(View.KEY, ()), moment.step, batch)
+        key_GX = self._encode_keys(views[KEY], moment.step, KEY_PASS)
+        hard = self._hard_negatives(negatives_of(KEY, views), moment.step, batch)
         key_GD, object_key_GD = both_heads(key_GX, config)
         loss, similarities = self._contrast(
             both_heads(query_BX, config)[0],

@@ -34,6 +34,7 @@ from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
     hard_metrics,
+    negatives_of,
     one_for_each,
     too_small_for_one,
 )
@@ -46,8 +47,9 @@ from training.methods.interface import (
     both_heads,
 )
 from training.methods.losses import NTXentLogits, nt_xent
-from training.randomness.draws import View
+from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
+from training.views.spec import EXCHANGED, ViewSettings, ViewSpec
 
 VIEW_2_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles: that of view 2, and the first of the hard negatives' own."""
@@ -64,7 +66,6 @@ class SimCLRConfig(HardNegativeConfig):
     """
 
     name: ClassVar[str] = "simclr"
-    sources: ClassVar[tuple[View, ...]] = (View.KEY, View.QUERY)
 
     negative_gradient: bool = False
 
@@ -83,6 +84,11 @@ class SimCLR(Method):
     """
 
     config_type = SimCLRConfig
+
+    @classmethod
+    def views(cls, config: SimCLRConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query, key, hard negatives cut from both, and the exchanged query."""
+        return config.views((KEY, QUERY), settings)
 
     def __init__(
         self, config: SimCLRConfig, backbone: Backbone, *, batch_size: int, seed: int
@@ -116,12 +122,12 @@ class SimCLR(Method):
         groups, so that the two views of an image do not share their batch statistics. Hard
         negatives go apart and leave the running statistics alone: at inference nothing is masked.
         """
-        config, batch = self.config, len(inputs.query_BCHW)
+        config, batch = self.config, len(inputs.views[QUERY])
         shuffle = self._permutation(moment.step, VIEW_2_PASS, batch)
-        views = [inputs.query_BCHW, shuffled_images(inputs.key_BCHW, shuffle)]
-        if inputs.exchanged_BCHW is not None:
-            views.append(inputs.exchanged_BCHW)
-        view1_BX, shuffled_BX, *copies = encode(torch.cat(views)).split(batch)
+        images = [inputs.views[QUERY], shuffled_images(inputs.views[KEY], shuffle)]
+        if EXCHANGED in inputs.views:
+            images.append(inputs.views[EXCHANGED])
+        view1_BX, shuffled_BX, *copies = encode(torch.cat(images)).split(batch)
         view2_GX = restored_rows(shuffled_BX, shuffle)
         hard = self._hard_negatives(inputs, encode, moment.step)
         loss, similarities = self._contrast(
@@ -194,27 +200,26 @@ class SimCLR(Method):
 
         Those of an anchor are cut from the other view of its image.
         """
-        if not inputs.negatives:
+        images = [*negatives_of(KEY, inputs.views), *negatives_of(QUERY, inputs.views)]
+        if not images:
             return None
-        batch, rows, branch = len(inputs.query_BCHW), [], HARD_NEGATIVE_PASS
+        batch, rows = len(inputs.views[QUERY]), []
         with_gradient = self.config.negative_gradient
         with (
             nullcontext() if with_gradient else torch.no_grad(),
             running_statistics_kept(self.encoder),
         ):
-            for source in (View.KEY, View.QUERY):
-                for image_BCHW in inputs.negatives[source]:
-                    shuffle = self._permutation(step, branch, len(image_BCHW))
-                    encoder = encode if with_gradient else self.encoder
-                    try:
-                        rows_GX = encode_shuffled(encoder, image_BCHW, shuffle)
-                    except ValueError as error:
-                        if len(image_BCHW) == 1:
-                            raise too_small_for_one(error) from error
-                        raise
-                    _, rows_GD = both_heads(rows_GX, self.config)
-                    rows.append(one_for_each(rows_GD.chunk(world_size())[rank()], batch))
-                    branch += 1
+            for branch, image_BCHW in enumerate(images, start=HARD_NEGATIVE_PASS):
+                shuffle = self._permutation(step, branch, len(image_BCHW))
+                encoder = encode if with_gradient else self.encoder
+                try:
+                    rows_GX = encode_shuffled(encoder, image_BCHW, shuffle)
+                except ValueError as error:
+                    if len(image_BCHW) == 1:
+                        raise too_small_for_one(error) from error
+                    raise
+                _, rows_GD = both_heads(rows_GX, self.config)
+                rows.append(one_for_each(rows_GD.chunk(world_size())[rank()], batch))
         first, second = torch.stack(rows, dim=1).chunk(2, dim=1)
         return first, second
 

@@ -10,6 +10,8 @@ Shapes: `B` batch.
 """
 
 import enum
+import re
+import zlib
 
 import numpy as np
 import torch
@@ -47,31 +49,23 @@ class Stream(enum.IntEnum):
     EXCHANGE_PATCH = 15
 
 
-class View(enum.IntEnum):
-    """Which view of a sample. A hard negative has its source's crop and colours, its own mask.
+QUERY, KEY = "query", "key"
+_FIRST_NEGATIVE, _OTHERS = 2, 1 << 31
+_NEGATIVE = re.compile(r"negative-(query|key)-(\d+)")
 
-    `NEGATIVE` is the first hard negative cut from the key; `negative_view` numbers all of them.
+
+def view_number(name: str) -> int:
+    """The number that stands for a view's name in every hash.
+
+    `query` is 0, `key` 1, `negative-key-I` 2 + 2 I and `negative-query-I` 3 + 2 I; other names have
+    31 bits of their CRC-32. The numbers are part of every result: never change them.
     """
-
-    QUERY = 0
-    KEY = 1
-    NEGATIVE = 2
-
-
-def negative_view(source: View, index: int) -> int:
-    """Number of the view that is the `index`-th hard negative cut from the key or the query.
-
-    All of them differ, so that each has draws of its own; the key's first is `View.NEGATIVE`.
-    """
-    assert source in (View.QUERY, View.KEY), source
-    assert index >= 0, index
-    return View.NEGATIVE + 2 * index + (1 if source == View.QUERY else 0)
-
-
-def negative_source(view: int) -> View:
-    """The view that a hard negative is cut from, by its number."""
-    assert view >= View.NEGATIVE, view
-    return View.QUERY if (view - View.NEGATIVE) % 2 else View.KEY
+    if name in (QUERY, KEY):
+        return int(name == KEY)
+    found = _NEGATIVE.fullmatch(name)
+    if found is not None:
+        return _FIRST_NEGATIVE + 2 * int(found[2]) + int(found[1] == QUERY)
+    return _OTHERS | (zlib.crc32(name.encode()) >> 1)
 
 
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -158,7 +152,7 @@ def uniforms(
 
     Args:
         seeds_B: what `sample_seeds` returned.
-        view: number of the view (`View`), or of each sample's.
+        view: number of the view (`view_number`), or of each sample's.
         stream: what the numbers are for; streams are independent of each other.
         count: how many numbers per sample.
 
@@ -194,7 +188,7 @@ def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) ->
 
     Args:
         seeds_B: the samples' seeds, int64 (`torch_seeds`).
-        view: number of the view (`View`).
+        view: number of the view (`view_number`).
         stream: what the bits are for.
         count: how many words per sample.
 

@@ -10,14 +10,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
+from training.config.derived import declared_views, view_settings
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.randomness.draws import View
+from training.randomness.draws import KEY, QUERY
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
+from training.views.spec import ViewSpec
 
-COLUMNS = ("image", "saliency", "foreground of query", "query", "key", "hard negative")
-EXCHANGED = "on another background"
+FIRST_COLUMNS = ("image", "saliency", "foreground of query")
+TITLES = {"negative": "hard negative", "exchanged": "on another background"}
+"""Titles of views whose names are not their titles, by group."""
 TILE, GAP, HEADER = 144, 6, 26
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
@@ -36,17 +39,10 @@ def write_contact_sheet(
         step: which global step.
         rows: how many samples.
     """
-    fill = fill_named(config.fill)
-    batch = dataset[step]
-    inputs = build_inputs(
-        batch,
-        masks=config.masks,
-        fill=fill,
-        negatives=(View.NEGATIVE,),
-        exchange=config.method.exchange,
-    )
-    negatives_BCHW, exchanged_BCHW = inputs.negatives[View.KEY][0], inputs.exchanged_BCHW
-    columns = COLUMNS if exchanged_BCHW is None else (*COLUMNS, EXCHANGED)
+    fill, views = fill_named(config.fill), shown_views(config)
+    batch = dataset.with_views(views)[step]
+    inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
+    columns = (*FIRST_COLUMNS, *(TITLES.get(view.group, view.name) for view in views))
     sheet = Image.new(
         "RGB",
         (GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)),
@@ -60,22 +56,33 @@ def write_contact_sheet(
     for line, row in enumerate(sound[:rows]):
         sample = dataset.reader.read(int(batch.sample_ids_B[row]))
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-        query_view = batch.images_VBCHW[View.QUERY, row].permute(1, 2, 0).numpy()
+        query_view = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
         tiles = [
             _letterbox(image),
             _letterbox(_heat(image, saliency)),
-            _tile(_dim(query_view, inputs.foreground_VBGG[View.QUERY, row].numpy())),
-            _tile(displayed(inputs.query_BCHW[row], fill.high_pass)),
-            _tile(displayed(inputs.key_BCHW[row], fill.high_pass)),
-            _tile(displayed(negatives_BCHW[min(row, len(negatives_BCHW) - 1)], fill.high_pass)),
+            _tile(_dim(query_view, inputs.foreground[QUERY][row].numpy())),
         ]
-        if exchanged_BCHW is not None:
-            tiles.append(_tile(displayed(exchanged_BCHW[row], fill.high_pass)))
+        for view in views:
+            images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
+            image_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
+            tiles.append(_tile(displayed(image_CHW, fill.high_pass)))
         for column, tile in enumerate(tiles):
             place = (GAP + column * (TILE + GAP), HEADER + line * (TILE + GAP))
             sheet.paste(Image.fromarray(tile), place)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
+    """The views of a run that are worth a picture: of several hard negatives the first.
+
+    A hard negative is shown even if the method has none.
+    """
+    views = declared_views(config)
+    negatives = [view for view in views if view.group == "negative"]
+    first = negatives[0] if negatives else view_settings(config).hard_negative(KEY, 0)
+    others = [view for view in views if view not in negatives]
+    return (*others[:2], first, *others[2:])
 
 
 def _tile(picture: Picture) -> Picture:

@@ -123,8 +123,7 @@ def draw_colours(
 
     Args:
         seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
-        view: number of the view (`View`), or of each sample's; a hard negative has its key's
-            colours.
+        view: number of the crop (`draws.view_number`), or of each sample's.
         config: ranges and probabilities.
         view_size: side of the view in pixels, which the blur scales with.
 

@@ -8,32 +8,72 @@ Shapes: `B` batch, `C` channels, `H W` pixels, `G` grid side, `N` = G * G patche
 patch.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from training.views.mask_draws import ExchangeDraws
+from training.randomness.draws import QUERY, Stream, uniforms, view_number
+from training.views.crops import ViewConfig
+from training.views.mask_draws import float32
+from training.views.maskers import Masker, Sight, has_background
+from training.views.patches import patches_to_pixels
 
 
-class Exchange(NamedTuple):
-    """How the backgrounds of a batch of queries are exchanged."""
+class ExchangeDraws(NamedTuple):
+    """The numbers that decide which queries stand on another background; drawn on the CPU."""
 
-    patch_BN: Tensor
-    """Which patch of the donor stands in each place (`donor_patches`)."""
-    possible_B: Tensor
-    """Whether the donor has any background, bool: a view stays as it is where it has none."""
-    mask_B1HW: Tensor | None
-    """Which pixels are exchanged in the further view that a method wants, bool; None: it wants
-    none."""
+    apply_B: Tensor
+    """Uniform in [0, 1), float32."""
 
 
-def donor_patches(donor_foreground_BGG: Tensor, draws: ExchangeDraws) -> Tensor:
+@dataclass(frozen=True)
+class BackgroundMasker(Masker):
+    """Masks the whole background of some views, if the next image has a background to lend."""
+
+    probability: float
+    """Share of the views, in [0, 1]."""
+
+    def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> ExchangeDraws:
+        """Draws which views are masked."""
+        apply_B1 = uniforms(seeds_B, view_number(QUERY), Stream.EXCHANGE_APPLY, 1)
+        return ExchangeDraws(float32(apply_B1[:, 0]))
+
+    def mask(self, draws: ExchangeDraws, sight: Sight) -> Tensor:
+        """The masked pixels: bool, `[B, 1, H, W]`."""
+        assert sight.next_foreground_BGG is not None
+        chosen_B = has_background(sight.next_foreground_BGG) & (draws.apply_B < self.probability)
+        patches_BN = ~sight.foreground_BGG.flatten(1) & chosen_B[:, None]
+        return patches_to_pixels(patches_BN[:, None], sight.view_size)
+
+
+@dataclass(frozen=True)
+class BackgroundSwap:
+    """Fills masked patches with the background of the next image in the global batch."""
+
+    def draw(self, seeds_B: NDArray[np.uint64], *, grid: int) -> Tensor:
+        """Draws which background patch of the next image replaces each patch of its object.
+
+        Args:
+            seeds_B: the samples' seeds (`draws.sample_seeds`).
+            grid: patches along a side of a view.
+
+        Returns:
+            Uniform in [0, 1), float32, `[B, N]`.
+        """
+        uniform_BN = uniforms(seeds_B, view_number(QUERY), Stream.EXCHANGE_PATCH, grid * grid)
+        return float32(uniform_BN)
+
+
+def donor_patches(donor_foreground_BGG: Tensor, uniform_BN: Tensor) -> Tensor:
     """Which patch of the donor stands in each place: its own, or a drawn one of its background.
 
     Args:
         donor_foreground_BGG: bool.
-        draws: on the same device.
+        uniform_BN: of `BackgroundSwap.draw`, on the same device.
 
     Returns:
         Patch numbers, int64, `[B, N]`; of a donor without background they mean nothing.
@@ -41,7 +81,7 @@ def donor_patches(donor_foreground_BGG: Tensor, draws: ExchangeDraws) -> Tensor:
     object_BN = donor_foreground_BGG.flatten(1)
     background_first_BN = torch.argsort(object_BN.to(torch.int8), dim=1, stable=True)
     count_B1 = (~object_BN).sum(dim=1, keepdim=True)
-    place_BN = (draws.patch_BN * count_B1).long().clamp_(max=object_BN.shape[1] - 1)
+    place_BN = (uniform_BN * count_B1).long().clamp_(max=object_BN.shape[1] - 1)
     own_N = torch.arange(object_BN.shape[1], device=object_BN.device)
     return torch.where(object_BN, background_first_BN.gather(1, place_BN), own_N)
 

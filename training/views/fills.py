@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.errors import InputError
 from pipeline.images.filters import blurred_high_pass, normalise
 from pipeline.images.gaussian import blur_in_place, gaussian_blur, scaled_kernel
-from training.randomness.draws import View
+from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 from training.views.planes import copy_where
 
@@ -130,27 +130,27 @@ def noise_values(view: UnmaskedView) -> Tensor:
     return view.noise()
 
 
-def noise_std(view: int) -> float:
-    """Standard deviation of the noise in a view, by its number (`View`)."""
-    return NEGATIVE_NOISE_STD if view >= View.NEGATIVE else VIEW_NOISE_STD
-
-
 def sample_noise(
-    seeds_B: Tensor, *, view: int, size: tuple[int, int, int], where_BCHW: Tensor | None = None
+    seeds_B: Tensor,
+    *,
+    view: str,
+    size: tuple[int, int, int],
+    std: float = VIEW_NOISE_STD,
+    where_BCHW: Tensor | None = None,
 ) -> Tensor:
-    """The noise of a view, of each sample's own seed.
+    """The noise of a view, from each sample's own seed.
 
     Args:
         seeds_B: the samples' seeds, int64, on the device that the noise is for.
-        view: number of the view.
+        view: name of the view.
         size: (C, H, W).
+        std: standard deviation.
         where_BCHW: bool, the pixels that are looked at; None: all.
 
     Returns:
-        Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`; anything where
-        nobody looks.
+        Mean 0, float32, `[B, C, H, W]`; any value outside `where_BCHW`.
     """
-    return gaussian_noise(seeds_B, view, size, std=noise_std(view), where_BCHW=where_BCHW)
+    return gaussian_noise(seeds_B, view_number(view), size, std=std, where_BCHW=where_BCHW)
 
 
 def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:

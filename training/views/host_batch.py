@@ -1,14 +1,13 @@
 """A batch as the loader hands it over.
 
-Shapes: V views (0 query, 1 key), B samples of one rank, C channels, H W pixels, G grid side.
+Shapes: B samples of one rank, C channels, H W pixels, G grid side, N = G * G patches.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from training.views.colours import ColourDraws
-from training.views.mask_draws import ExchangeDraws, MaskDraws
 
 
 class Damage(NamedTuple):
@@ -23,12 +22,15 @@ class Damage(NamedTuple):
     reason: str
 
 
-class Partner(NamedTuple):
-    """The query of the image that follows this rank's last one in the global batch."""
+class CropBatch(NamedTuple):
+    """One crop of every image."""
 
-    image_1CHW: Tensor
+    images_BCHW: Tensor
     """uint8 (channels last in memory)."""
-    saliency_1GG: Tensor
+    saliency_BGG: Tensor
+    """float32 in [0, 1], pooled to the patches of the crop."""
+    next_saliency_BGG: Tensor | None
+    """That of the next image in the global batch, where a masker is steered by it."""
     colours: ColourDraws
 
 
@@ -39,20 +41,15 @@ class HostBatch(NamedTuple):
     """int64, row numbers in the shard set."""
     noise_seeds_B: Tensor
     """int64, the bits of the sample seeds, for noise that is drawn on the device."""
-    images_VBCHW: Tensor
-    """uint8, two crops of each image (channels last in memory)."""
-    saliency_VBGG: Tensor
-    """float32 in [0, 1], the image's own saliency, pooled to the patches of each view."""
-    mask_saliency_VBGG: Tensor
-    """The saliency that steers the masks: another image's with strategy ``shuffled``."""
-    query_colours: ColourDraws
-    key_colours: ColourDraws
-    masks: dict[int, MaskDraws]
-    """By the number of the view: those of the masked views and of the hard negatives."""
-    exchange: ExchangeDraws | None = None
-    """Where backgrounds of queries are exchanged."""
-    partner: Partner | None = None
-    """Where backgrounds are exchanged: that of the last query comes from it."""
+    crops: dict[str, CropBatch]
+    """By name."""
+    masks: dict[str, Any]
+    """What the maskers drew, by the name of the view."""
+    following: dict[str, CropBatch]
+    """Crops of the one image that follows this rank's last one in the global batch, by name, where
+    images lend their backgrounds."""
+    swaps: dict[str, Tensor]
+    """What `BackgroundSwap.draw` drew, [B, N], by the name of the view."""
     weights_B: Tensor | None = None
     """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
     damages: tuple[Damage, ...] = ()

@@ -5,7 +5,6 @@ from typing import Literal
 
 from pipeline.core.errors import InputError
 from pipeline.saliency.foreground import check_rule
-from training.randomness.draws import View
 from training.views.strategies import NEGATIVE_PATCHES, mask_strategy
 
 Strategy = Literal[
@@ -18,7 +17,7 @@ Strategy = Literal[
     "attmask_low",
     "exchange",
 ]
-BRANCHES = {"query": (View.QUERY,), "key": (View.KEY,), "both": (View.QUERY, View.KEY)}
+BRANCHES = ("query", "key", "both")
 ATTMASK_PROBABILITY = 0.5
 """That of arXiv 2203.12719."""
 EXCHANGE_PROBABILITY = 0.3
@@ -111,16 +110,6 @@ class MaskConfig:
             )
 
     @property
-    def masked_views(self) -> tuple[View, ...]:
-        """The views that the strategy masks."""
-        return BRANCHES[self.branch]
-
-    @property
-    def fills_patches(self) -> bool:
-        """Whether masked patches of a view are filled (the rest of an exchange is copied)."""
-        return self.strategy not in ("none", "exchange")
-
-    @property
     def by_saliency_order(self) -> bool:
         """Whether the strategy is one of AttMask's."""
         return self.strategy.startswith("attmask")
@@ -139,10 +128,9 @@ class MaskConfig:
         """Whether the published code is followed where it departs from the paper."""
         return self.behaviour == "released"
 
-    def ratio(self, view: int) -> tuple[float, float]:
-        """Range of the masking ratio of a view, by its number (`View`)."""
-        if view >= View.NEGATIVE:
-            return self.negative_ratio
+    @property
+    def ratio(self) -> tuple[float, float]:
+        """Range of the masking ratio of queries and keys."""
         return self.attmask.ratio if self.by_saliency_order else self.query_ratio
 
 

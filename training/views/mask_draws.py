@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.images.gaussian import REFERENCE_VIEW_SIZE
-from training.randomness.draws import Stream, View, uniforms
+from training.randomness.draws import Stream, uniforms
 
 NUM_CHANNELS = 3
 QUERY_BOX_SIDE_AT_224 = 200
@@ -41,28 +41,13 @@ class MaskDraws(NamedTuple):
     rounded, where that is drawn (`patches.masked_counts`)."""
 
 
-class ExchangeDraws(NamedTuple):
-    """The numbers that decide how the background of a query is exchanged; drawn on the CPU."""
-
-    apply_B: Tensor
-    """Uniform in [0, 1), float32: whether a view's background is exchanged at all."""
-    patch_BN: Tensor
-    """Uniform in [0, 1), float32: which background patch of the other image stands in the place of
-    an object patch of it."""
-
-
 def scaled_side(side_at_224: int, view_size: int) -> int:
     """Scale a side stated for 224 px views: the nearest whole number of pixels, at least 1."""
     return max(1, round(side_at_224 * view_size / REFERENCE_VIEW_SIZE))
 
 
-def box_side(view: int, view_size: int) -> int:
-    """Side in pixels of the focal box of a view, by its number (`View`)."""
-    at_224 = NEGATIVE_BOX_SIDE_AT_224 if view >= View.NEGATIVE else QUERY_BOX_SIDE_AT_224
-    return scaled_side(at_224, view_size)
-
-
-def _float32(values: NDArray[np.float64]) -> Tensor:
+def float32(values: NDArray[np.float64]) -> Tensor:
+    """Uniform numbers in [0, 1) as float32, still below 1."""
     # Cut to 24 bits first: rounding to the nearest float32 could give 1.
     return torch.from_numpy((np.floor(values * 2.0**24) * 2.0**-24).astype(np.float32))
 
@@ -80,7 +65,7 @@ def draw_masks(
 
     Args:
         seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
-        view: number of the view (`training.randomness.draws.View`).
+        view: number of the view (`draws.view_number`).
         ratio: range of the masking ratio; each sample's is uniform in it.
         grid: patches per side of a view.
         view_size: side of a view in pixels.
@@ -97,24 +82,11 @@ def draw_masks(
     corner_B2 = (uniforms(seeds_B, view, Stream.MASK_BOX, 2) * places).astype(np.int64)
     return MaskDraws(
         ratio_B=torch.from_numpy(ratio_B),
-        scores_BCN=_float32(scores).reshape(-1, NUM_CHANNELS, grid * grid),
-        shape_B=_float32(shape_B),
+        scores_BCN=float32(scores).reshape(-1, NUM_CHANNELS, grid * grid),
+        shape_B=float32(shape_B),
         box_B4=torch.from_numpy(np.concatenate((corner_B2, corner_B2 + box_side), axis=1)),
-        apply_B=_float32(uniforms(seeds_B, view, Stream.MASK_APPLY, 1)[:, 0]),
+        apply_B=float32(uniforms(seeds_B, view, Stream.MASK_APPLY, 1)[:, 0]),
         count_B2=torch.from_numpy(uniforms(seeds_B, view, Stream.MASK_COUNT, 2)),
-    )
-
-
-def draw_exchange(seeds_B: NDArray[np.uint64], *, grid: int) -> ExchangeDraws:
-    """Draws the numbers that decide the exchange of the queries' backgrounds.
-
-    Args:
-        seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
-        grid: patches per side of a view.
-    """
-    return ExchangeDraws(
-        apply_B=_float32(uniforms(seeds_B, View.QUERY, Stream.EXCHANGE_APPLY, 1)[:, 0]),
-        patch_BN=_float32(uniforms(seeds_B, View.QUERY, Stream.EXCHANGE_PATCH, grid * grid)),
     )
 
 

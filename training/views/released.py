@@ -23,9 +23,16 @@ import torch
 from torch import Tensor
 
 from pipeline.saliency.foreground import PAPER_THRESHOLD, Rule, foreground
-from training.randomness.draws import Stream, View
+from training.randomness.draws import Stream, view_number
 from training.randomness.noise import gaussian_noise
-from training.views.mask_draws import NUM_CHANNELS, MaskDraws, box_side, is_channel_wise, is_focal
+from training.views.mask_draws import (
+    NEGATIVE_BOX_SIDE_AT_224,
+    NUM_CHANNELS,
+    MaskDraws,
+    is_channel_wise,
+    is_focal,
+    scaled_side,
+)
 
 
 def released_foreground(
@@ -45,7 +52,7 @@ def released_foreground(
 
 
 def shared_noise(
-    seeds_B: Tensor, draws: MaskDraws, *, view: int, view_size: int, grid: int
+    seeds_B: Tensor, draws: MaskDraws, *, view: str, hides_object: bool, view_size: int, grid: int
 ) -> Tensor:
     """Standard normal noise of which most is shared by the images of a rank's batch.
 
@@ -54,35 +61,36 @@ def shared_noise(
     Args:
         seeds_B: the samples' seeds, int64, on the device that the noise is for.
         draws: those of the view's masks, on the same device: they say which image has which shape.
-        view: number of the view.
+        view: name of the view.
+        hides_object: whether it is a hard negative, whose focal masks share one box of noise.
         view_size: side of the view in pixels.
         grid: patches per side of the view.
 
     Returns:
         Noise, float32, `[B, 3, view_size, view_size]`.
     """
-    first_1, patch = seeds_B[:1], view_size // grid
+    first_1, patch, number = seeds_B[:1], view_size // grid, view_number(view)
 
     def tiled(stream: Stream) -> Tensor:
-        tile_1CPP = gaussian_noise(first_1, view, (NUM_CHANNELS, patch, patch), stream=stream)
+        tile_1CPP = gaussian_noise(first_1, number, (NUM_CHANNELS, patch, patch), stream=stream)
         return tile_1CPP.repeat(1, 1, grid, grid)
 
     channel_wise, focal = (
         where_B[:, None, None, None] for where_B in (is_channel_wise(draws), is_focal(draws))
     )
     noise_BCHW = torch.where(channel_wise, tiled(Stream.CHANNEL_TILE), tiled(Stream.SPATIAL_TILE))
-    if view >= View.NEGATIVE:
-        in_focal = _in_box(first_1, draws, view=view, view_size=view_size)
+    if hides_object:
+        in_focal = _in_box(first_1, draws, number=number, view_size=view_size)
     else:
-        in_focal = gaussian_noise(seeds_B, view, (NUM_CHANNELS, view_size, view_size))
+        in_focal = gaussian_noise(seeds_B, number, (NUM_CHANNELS, view_size, view_size))
     return torch.where(focal, in_focal, noise_BCHW)
 
 
-def _in_box(first_1: Tensor, draws: MaskDraws, *, view: int, view_size: int) -> Tensor:
+def _in_box(first_1: Tensor, draws: MaskDraws, *, number: int, view_size: int) -> Tensor:
     """One box of noise, laid over each image's own box; what is outside of it is of no use."""
-    side = box_side(view, view_size)
+    side = scaled_side(NEGATIVE_BOX_SIDE_AT_224, view_size)
     box_CSS = gaussian_noise(
-        first_1, view, (NUM_CHANNELS, side, side), stream=Stream.FOCAL_TILE
+        first_1, number, (NUM_CHANNELS, side, side), stream=Stream.FOCAL_TILE
     ).squeeze(0)
     pixel = torch.arange(view_size, device=first_1.device)
     row_BH = (pixel - draws.box_B4[:, :1]).clamp(0, side - 1)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
+from training.config.derived import declared_views, stream_config
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.randomness.draws import View, sample_seeds
-from training.record.contact_sheet import displayed
+from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
+from training.record.contact_sheet import displayed, shown_views
 from training.report.page import Block, Card, Gallery, Key, Picture, Section, Strip, Words, missing
 from training.report.pictures import boxes_overlay, grid_overlay, heat, picture, shrunk
 from training.report.run.state import RunState
@@ -46,7 +47,10 @@ class Redrawn:
         self.config: PretrainConfig = run.config
         self.fill: Fill = fill_named(self.config.fill)
         self._info = run.info
-        self._stream = replace(self.config.stream, on_damaged="raise")
+        self.views_shown = shown_views(self.config)[:3]
+        self._stream = replace(
+            stream_config(self.config), on_damaged="raise", views=self.views_shown
+        )
         self._steps = int(run.steps_per_epoch)
         self._whole = self._dataset(0, 1)
 
@@ -76,10 +80,7 @@ class Redrawn:
         alone = not self.config.masks.released
         dataset = self._dataset(place, batch) if alone else self._whole
         inputs = build_inputs(
-            dataset[first + step],
-            masks=self.config.masks,
-            fill=self.fill,
-            negatives=(View.NEGATIVE,),
+            dataset[first + step], self.views_shown, masks=self.config.masks, fill=self.fill
         )
         return inputs, 0 if alone else place
 
@@ -88,8 +89,8 @@ class Redrawn:
         seeds = sample_seeds(self.config.seed, epoch, np.array([sample]))
         sides = np.array([height]), np.array([width])
         found = [
-            draw_crops(seeds, *sides, view=view, config=self.config.views)
-            for view in (View.QUERY, View.KEY)
+            draw_crops(seeds, *sides, view=view_number(name), config=self.config.views)
+            for name in (QUERY, KEY)
         ]
         return np.array([[int(side[0]) for side in crops[:4]] for crops in found], dtype=np.int64)
 
@@ -125,7 +126,7 @@ def _blocks(run: RunState, count: int) -> list[Block]:
             broken.append(missing(f"A sample cannot be shown: {error}"))
     when = f"at epochs {', '.join(str(epoch + 1) for epoch in epochs)}"
     masks = redrawn.config.masks
-    used = redrawn.config.method.negative_views
+    used = any(view.group == "negative" for view in declared_views(redrawn.config))
     words = (
         f"The run's first samples {when}, drawn again from its seed, as the encoders saw them: "
         f"strategy {masks.strategy}, fill {redrawn.config.fill}."
@@ -181,17 +182,12 @@ def _crop_boxes(redrawn: Redrawn, number: int, epoch: int, height: int, width: i
 
 def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
     grid = redrawn.config.views.grid
-    negatives_BCHW = inputs.negatives[View.KEY][0]
-    views = {
-        View.QUERY: inputs.query_BCHW[row],
-        View.KEY: inputs.key_BCHW[row],
-        View.NEGATIVE: negatives_BCHW[min(row, len(negatives_BCHW) - 1)],
-    }
     pictures: list[Picture] = []
-    for title, (view, pixels_CHW) in zip(COLUMNS, views.items(), strict=True):
-        source = View.QUERY if view == View.QUERY else View.KEY
-        foreground_GG = inputs.foreground_VBGG[source, row]
-        mask_CHW = inputs.masks[view][row] if view in inputs.masks else None
+    for title, view in zip(COLUMNS, redrawn.views_shown, strict=True):
+        images_BCHW = inputs.views[view.name]
+        pixels_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
+        foreground_GG = inputs.foreground[view.crop.name][row]
+        mask_CHW = inputs.masks[view.name][row] if view.name in inputs.masks else None
         said = "unmasked"
         if mask_CHW is not None:
             in_front, behind = masked_share(mask_CHW[None], foreground_GG[None])

@@ -13,6 +13,7 @@ from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.storage.storage import Location
+from training.config.derived import stream_config
 from training.config.file import config_from_json
 from training.config.pretrain import CONFIG_FILE, PretrainConfig
 from training.data.stream import BatchDataset
@@ -158,7 +159,7 @@ def _steps_per_epoch(
     backbone: BackboneInfo | None,
 ) -> float | None:
     if config is not None and info is not None:
-        data = BatchDataset(config.shards, info, config.stream, rank=0, world_size=1)
+        data = BatchDataset(config.shards, info, stream_config(config), rank=0, world_size=1)
         return float(data.steps_per_epoch)
     provenance = {} if backbone is None else backbone.provenance
     if provenance.get("epochs") and provenance.get("step"):

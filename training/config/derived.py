@@ -1,0 +1,29 @@
+"""What follows from a run's configuration: its views, and what decides its batches."""
+
+from training.config.pretrain import PretrainConfig
+from training.data.stream import StreamConfig
+from training.methods.registry import METHODS
+from training.views.fills import fill_named
+from training.views.spec import ViewSettings, ViewSpec
+
+
+def view_settings(config: PretrainConfig) -> ViewSettings:
+    """How a run cuts, masks and fills views."""
+    return ViewSettings(cut=config.views, masks=config.masks, fill=fill_named(config.fill))
+
+
+def declared_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
+    """The views that a run's method wants of every image."""
+    return METHODS[config.method.name].views(config.method, view_settings(config))
+
+
+def stream_config(config: PretrainConfig) -> StreamConfig:
+    """What decides a run's batches."""
+    return StreamConfig(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        views=declared_views(config),
+        augment=config.augment,
+        on_damaged=config.on_damaged,
+        data_fraction=config.data_fraction,
+    )

@@ -1,0 +1,132 @@
+"""What an encoder sees, as declared values.
+
+A method declares its views (`Method.views`). The stream draws and cuts them, `build_inputs` masks
+and fills them, contact sheet and report show them: all of them read this declaration.
+"""
+
+from dataclasses import dataclass
+
+from training.randomness.draws import KEY, QUERY
+from training.views.crops import ViewConfig
+from training.views.exchange import BackgroundMasker, BackgroundSwap
+from training.views.fills import FILLS, Fill
+from training.views.mask_config import MaskConfig
+from training.views.maskers import HideObject, Masker, masker_named
+
+EXCHANGED = "exchanged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """One geometry and one colour draw of every image; several views may share it.
+
+    Attributes:
+        name: decides what is drawn.
+        cut: size, grid and ranges.
+    """
+
+    name: str
+    cut: ViewConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """One view of every image.
+
+    Attributes:
+        name: decides what is drawn for its mask.
+        crop: what it is cut from.
+        masker: chooses what is masked; None: nothing is.
+        fill: what stands in masked pixels.
+    """
+
+    name: str
+    crop: Crop
+    masker: Masker | None = None
+    fill: Fill | BackgroundSwap
+
+    @property
+    def group(self) -> str:
+        """Name that the figures of several views are logged by: `negative` of `negative-key-0`."""
+        return self.name.partition("-")[0]
+
+    @property
+    def needs_next(self) -> bool:
+        """Whether the next image of the global batch lends its background."""
+        return isinstance(self.fill, BackgroundSwap)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether masked pixels are filled from the view itself."""
+        return self.masker is not None and self.masker.masks and not self.needs_next
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """The run's settings that views are declared from, and the views that methods share.
+
+    Attributes:
+        cut: size, grid and ranges of the crops.
+        masks: how views are masked.
+        fill: what stands in masked pixels, and how all views are prepared.
+    """
+
+    cut: ViewConfig
+    masks: MaskConfig
+    fill: Fill
+
+    def crop(self, name: str) -> Crop:
+        """A crop of the run's size."""
+        return Crop(name=name, cut=self.cut)
+
+    def strategy_view(self, name: str, *, branch: str) -> ViewSpec:
+        """A view with a crop of its own, masked by the strategy if it is of a masked branch.
+
+        Args:
+            name: of the view and of its crop.
+            branch: `query` or `key`.
+        """
+        if self.masks.branch not in (branch, "both"):
+            return ViewSpec(name=name, crop=self.crop(name), fill=self.fill)
+        fill: Fill | BackgroundSwap = self.fill
+        if self.masks.strategy == "exchange":
+            fill = BackgroundSwap() if self.masks.exchange == "swap" else FILLS["mean"]
+        return ViewSpec(
+            name=name,
+            crop=self.crop(name),
+            masker=masker_named(self.masks, high_pass=self.fill.high_pass),
+            fill=fill,
+        )
+
+    def query(self, name: str = QUERY) -> ViewSpec:
+        """A query."""
+        return self.strategy_view(name, branch=QUERY)
+
+    def key(self, name: str = KEY) -> ViewSpec:
+        """A key."""
+        return self.strategy_view(name, branch=KEY)
+
+    def hard_negative(self, source: str, index: int) -> ViewSpec:
+        """A hard negative: a crop without its object.
+
+        Args:
+            source: crop that it is cut from.
+            index: from 0.
+        """
+        masker = HideObject(self.masks, high_pass=self.fill.high_pass)
+        name = f"negative-{source}-{index}"
+        return ViewSpec(name=name, crop=self.crop(source), masker=masker, fill=self.fill)
+
+    def exchanged(self, probability: float) -> ViewSpec:
+        """A further copy of the query, unmasked, on another image's background.
+
+        Args:
+            probability: share of the copies whose background is exchanged, in [0, 1].
+        """
+        masker = BackgroundMasker(probability)
+        return ViewSpec(name=EXCHANGED, crop=self.crop(QUERY), masker=masker, fill=BackgroundSwap())
+
+
+def crops_of(views: tuple[ViewSpec, ...]) -> tuple[Crop, ...]:
+    """The crops of some views, each once, in order."""
+    return tuple(dict.fromkeys(view.crop for view in views))
