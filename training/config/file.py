@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.core.fields import dotted, with_fields
 
-NO_FIELDS = ("data_digest",)
+CONFIG_FILE = "config.json"
+VERSION = 1
+"""Of `config.json`. Runs from before it had one are read as 0."""
+NO_FIELDS = ("version", "data_digest")
 """Entries of a run's ``config.json`` that are no settings."""
 
 
@@ -45,3 +49,72 @@ def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -
     """
     given = {name: value for name, value in plain.items() if name not in (*NO_FIELDS, "out")}
     return with_fields(PretrainConfig(shards=shards, out=out), dotted(given))
+
+
+MAY_DIFFER_ON_RESUME = (
+    "shards",  # the data's digest is compared instead of its place
+    "out",
+    "num_workers",
+    "loader_workers",
+    "log_every_steps",
+    "max_failures",
+    "checkpoint.",
+    "knn.",
+    "heldout.",
+    "collapse.",
+    "cache.",
+    "track.",
+    "on_collapse",
+    "on_damaged",
+)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Names the fields in which two configurations would give different weights.
+
+    Returns:
+        Lines ``name: old -> new``.
+    """
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        name = prefix + key
+        if name.startswith(MAY_DIFFER_ON_RESUME):
+            continue
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, name + ".")
+        elif before != after:
+            lines.append(f"{name}: {before} -> {after}")
+    return lines
+
+
+def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
+    """Writes ``config.json`` into the run's folder, which it makes."""
+    record = {"version": VERSION, "data_digest": data_digest, **config.to_json()}
+    write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> None:
+    """Raises ``InputError`` when ``out`` holds something else than this very run."""
+    path = out / CONFIG_FILE
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"{out} exists and is no run of this job: choose another --out")
+        return
+    recorded = json.loads(path.read_text())
+    if not isinstance(recorded.get("method"), dict) or recorded.get("version", 0) > VERSION:
+        raise InputError(
+            f"{out} holds a run of another version, whose settings had other names. It cannot be "
+            "resumed: choose another --out"
+        )
+    # What a run of an earlier version did not know has its default.
+    before = config_from_json(recorded, shards=config.shards, out=out).to_json()
+    lines = differences(
+        {"data_digest": recorded.get("data_digest"), **before},
+        {"data_digest": data_digest, **config.to_json()},
+    )
+    if lines:
+        raise InputError(
+            f"{out} holds a run with other settings ({'; '.join(lines)}): "
+            "start it with the same ones to resume it, or choose another --out"
+        )

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.cache import CacheConfig
-from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 from training.config.settings import (
     CheckpointConfig,
@@ -27,8 +26,6 @@ from training.views.colours import AugmentConfig
 from training.views.crops import ViewConfig
 from training.views.fills import fill_named
 from training.views.mask_config import MaskConfig
-
-CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,67 +126,3 @@ class PretrainConfig:
         """The configuration as plain JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         return plain | {"method": {"name": self.method.name, **plain["method"]}}
-
-
-MAY_DIFFER_ON_RESUME = (
-    "shards",  # the data's digest is compared instead of its place
-    "out",
-    "num_workers",
-    "loader_workers",
-    "log_every_steps",
-    "max_failures",
-    "checkpoint.",
-    "knn.",
-    "heldout.",
-    "collapse.",
-    "cache.",
-    "track.",
-    "on_collapse",
-    "on_damaged",
-)
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Names the fields in which two configurations would give different weights.
-
-    Returns:
-        Lines ``name: old -> new``.
-    """
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        name = prefix + key
-        if name.startswith(MAY_DIFFER_ON_RESUME):
-            continue
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, name + ".")
-        elif before != after:
-            lines.append(f"{name}: {before} -> {after}")
-    return lines
-
-
-def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
-    """Writes ``config.json`` into the run's folder, which it makes."""
-    record = {"data_digest": data_digest, **config.to_json()}
-    write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
-
-
-def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> None:
-    """Raises ``InputError`` when ``out`` holds something else than this very run."""
-    path = out / CONFIG_FILE
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"{out} exists and is no run of this job: choose another --out")
-        return
-    recorded = json.loads(path.read_text())
-    if not isinstance(recorded.get("method"), dict):
-        raise InputError(
-            f"{out} holds a run of an earlier version, whose settings had other names. It cannot "
-            "be resumed: choose another --out"
-        )
-    lines = differences(recorded, {"data_digest": data_digest, **config.to_json()})
-    if lines:
-        raise InputError(
-            f"{out} holds a run with other settings ({'; '.join(lines)}): "
-            "start it with the same ones to resume it, or choose another --out"
-        )

@@ -9,7 +9,8 @@ from torch import distributed as dist
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import Silence, listening
-from training.config.pretrain import PretrainConfig, write_config
+from training.config.file import write_config
+from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.core.context import LocalContext
 from training.core.distributed import rank, world_size

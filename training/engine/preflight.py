@@ -4,7 +4,8 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from training.config.derived import stream_config
-from training.config.pretrain import PretrainConfig, check_run_folder
+from training.config.file import check_run_folder
+from training.config.pretrain import PretrainConfig
 from training.data.stream import WINDOWS_AHEAD
 from training.data.subset import num_used
 from training.engine.disk import check_disk

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from pipeline.core.errors import InputError
@@ -15,7 +16,8 @@ from training.core.distributed import gather_rows, rank, world_size
 from training.core.schedules import linear_warmup
 from training.methods.interface import MethodConfig, Moment
 from training.methods.losses import Weigh, prime_log_weights
-from training.views.spec import ViewSettings, ViewSpec
+from training.randomness.draws import QUERY
+from training.views.spec import LOCAL, ViewSettings, ViewSpec
 
 PAPER_NEGATIVES = 65536
 """Keys in the paper's queue."""
@@ -37,6 +39,10 @@ class HardNegativeConfig(MethodConfig):
         hard_mass: number of other negatives that rho is meant for, above 0: where there are n,
             log(n / this) is added to the hard negatives' logits, so that they hold the same share
             of the denominator; paper: 65536; none: nothing is added.
+        queries: masked queries of every image, each with a crop of its own, 1 or more. The plain
+            loss is their mean; hard negatives and the object head belong to the first.
+        local_weight: weight of the local crops' loss (--views.local), in [0, 1]; that of the
+            queries' plain loss is 1 - this.
         object_head: a second projection head on the same backbone, whose loss takes what is about
             the object, while the first one's is plain: off; hard: it takes the hard negatives;
             exchange: its query is a further copy, on another image's background; both.
@@ -54,6 +60,8 @@ class HardNegativeConfig(MethodConfig):
     prime_power: float = 0.5
     prime_bias: float = 0.0
     hard_mass: float | Literal["paper"] | None = None
+    queries: int = 1
+    local_weight: float = 0.6
     object_head: Literal["off", "hard", "exchange", "both"] = "off"
     object_weight: float = 0.5
     object_rho: float = 3.0
@@ -74,7 +82,8 @@ class HardNegativeConfig(MethodConfig):
             "object_head",
             f"is unknown: choose from {', '.join(OBJECT_HEADS)}",
         )
-        for name in ("object_weight", "object_exchange_probability"):
+        self.check(self.queries >= 1, "queries", "must be 1 or more")
+        for name in ("object_weight", "object_exchange_probability", "local_weight"):
             self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
         self.check(self.object_rho >= 0, "object_rho", "must not be negative")
 
@@ -100,10 +109,11 @@ class HardNegativeConfig(MethodConfig):
         return tuple(settings.hard_negative(source, number) for number in numbers)
 
     def views(self, sources: Sequence[str], settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query, key, the hard negatives cut from some crops, and the exchanged query if wanted."""
+        """All views: query, key, hard negatives cut from some crops, and the further positives."""
         cut = [view for source in sources for view in self.hard_negatives_of(source, settings)]
         copies = () if self.exchange is None else (settings.exchanged(self.exchange),)
-        return (settings.query(), settings.key(), *cut, *copies)
+        more = [settings.query(f"{QUERY}-{index}") for index in range(1, self.queries)]
+        return (settings.query(), settings.key(), *cut, *copies, *more, *settings.local_crops())
 
     def rho_at(self, moment: Moment) -> float:
         """The weight of the hard negatives at a step."""
@@ -119,6 +129,23 @@ class HardNegativeConfig(MethodConfig):
             return 0.0
         meant = PAPER_NEGATIVES if self.hard_mass == "paper" else float(self.hard_mass)
         return math.log(num_negatives / meant)
+
+    def plain_loss(
+        self, query: Tensor, more_queries: Sequence[Tensor], local: Sequence[Tensor]
+    ) -> Tensor:
+        """The loss of the first head: queries and local crops (arXiv 2210.02808, section 3.2).
+
+        Args:
+            query: loss of the first query.
+            more_queries: those of the others.
+            local: those of the local crops.
+        """
+        of_queries = torch.stack([query, *more_queries]).mean() if more_queries else query
+        if not local:
+            return of_queries
+        return (1 - self.local_weight) * of_queries + self.local_weight * torch.stack(
+            [*local]
+        ).mean()
 
     def mixed(self, plain: Tensor, of_object: Tensor | None) -> Tensor:
         """The loss of both heads; None: there is no object head."""
@@ -144,6 +171,16 @@ class HardNegativeConfig(MethodConfig):
 def negatives_of(source: str, views: Mapping[str, Tensor]) -> list[Tensor]:
     """The hard negatives that are cut from a crop, in order."""
     return [image for name, image in views.items() if name.startswith(f"negative-{source}-")]
+
+
+def further_queries(views: Mapping[str, Tensor]) -> list[Tensor]:
+    """The queries but the first, in order."""
+    return [image for name, image in views.items() if name.startswith(f"{QUERY}-")]
+
+
+def local_crops(views: Mapping[str, Tensor]) -> list[Tensor]:
+    """The local crops, in order."""
+    return [image for name, image in views.items() if name.startswith(f"{LOCAL}-")]
 
 
 def embedding_spread(rows_BD: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ from training.encoders.encoder import Backbone
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
+    further_queries,
     hard_metrics,
+    local_crops,
     negatives_of,
     one_for_each,
     too_small_for_one,
@@ -153,12 +155,17 @@ class MoCoV2(Method):
         """
         config, views = self.config, inputs.views
         batch = len(views[QUERY])
-        queries = [views[name] for name in (QUERY, EXCHANGED) if name in views]
-        query_BX, *copies = encode(torch.cat(queries)).split(batch)
+        copies = [views[EXCHANGED]] if EXCHANGED in views else []
+        images = [views[QUERY], *copies, *further_queries(views)]
+        query_BX, *others_BX = encode(torch.cat(images)).split(batch)
+        copies_BX, more_BX = others_BX[: len(copies)], others_BX[len(copies) :]
+        local = local_crops(views)
+        local_BX = encode(torch.cat(local)).split(batch) if local else ()
         update_momentum(self.key_encoder, self.query_encoder, config.key_momentum_at(moment))
         key_GX = self._encode_keys(views[KEY], moment.step, KEY_PASS)
         hard = self._hard_negatives(negatives_of(KEY, views), moment.step, batch)
         key_GD, object_key_GD = both_heads(key_GX, config)
+        queue_KD = self.queue.keys.clone() if more_BX or local_BX else self.queue.keys
         loss, similarities = self._contrast(
             both_heads(query_BX, config)[0],
             key_GD,
@@ -166,6 +173,13 @@ class MoCoV2(Method):
             inputs,
             moment,
             None if config.has_object_head else hard,
+        )
+        loss = config.plain_loss(
+            loss,
+            *(
+                [self._contrast_more(rows_BX, key_GD, queue_KD, inputs) for rows_BX in rows]
+                for rows in (more_BX, local_BX)
+            ),
         )
         with torch.no_grad():
             best_B = similarities.queue_BK.amax(dim=1)
@@ -177,7 +191,7 @@ class MoCoV2(Method):
             }
         object_loss = None
         if self.object_queue is not None:
-            _, object_query_BD = both_heads(copies[0] if copies else query_BX, config)
+            _, object_query_BD = both_heads(copies_BX[0] if copies_BX else query_BX, config)
             object_loss, similarities = self._contrast(
                 object_query_BD, object_key_GD, self.object_queue, inputs, moment, hard
             )
@@ -213,6 +227,19 @@ class MoCoV2(Method):
         )
         queue.enqueue(key_GD, step=moment.step)
         return contrasted
+
+    def _contrast_more(
+        self, rows_BX: Tensor, key_GD: Tensor, queue_KD: Tensor, inputs: EncoderInputs
+    ) -> Tensor:
+        """InfoNCE of further queries or local crops; `queue_KD` as the first query saw it."""
+        loss, _ = info_nce(
+            both_heads(rows_BX, self.config)[0],
+            key_GD.chunk(world_size())[rank()],
+            queue_KD,
+            temperature=self.config.temperature,
+            weights_B=inputs.weights_B,
+        )
+        return loss
 
     def _hard_negatives(self, images: Sequence[Tensor], step: int, batch: int) -> Tensor | None:
         """This rank's hard negatives, [B, N, D].

@@ -4,5 +4,8 @@ from training.methods.byol import BYOL
 from training.methods.interface import Method
 from training.methods.moco import MoCoV2
 from training.methods.simclr import SimCLR
+from training.methods.vicreg import VICReg
 
-METHODS: dict[str, type[Method]] = {kind.config_type.name: kind for kind in (MoCoV2, SimCLR, BYOL)}
+METHODS: dict[str, type[Method]] = {
+    kind.config_type.name: kind for kind in (MoCoV2, SimCLR, BYOL, VICReg)
+}

@@ -33,7 +33,9 @@ from training.encoders.encoder import Backbone
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
+    further_queries,
     hard_metrics,
+    local_crops,
     negatives_of,
     one_for_each,
     too_small_for_one,
@@ -125,10 +127,14 @@ class SimCLR(Method):
         config, batch = self.config, len(inputs.views[QUERY])
         shuffle = self._permutation(moment.step, VIEW_2_PASS, batch)
         images = [inputs.views[QUERY], shuffled_images(inputs.views[KEY], shuffle)]
-        if EXCHANGED in inputs.views:
-            images.append(inputs.views[EXCHANGED])
-        view1_BX, shuffled_BX, *copies = encode(torch.cat(images)).split(batch)
+        copies = [inputs.views[EXCHANGED]] if EXCHANGED in inputs.views else []
+        more = further_queries(inputs.views)
+        encoded = encode(torch.cat([*images, *copies, *more])).split(batch)
+        view1_BX, shuffled_BX, *others_BX = encoded
         view2_GX = restored_rows(shuffled_BX, shuffle)
+        copies_BX, more_BX = others_BX[: len(copies)], others_BX[len(copies) :]
+        local = local_crops(inputs.views)
+        local_BX = encode(torch.cat(local)).split(batch) if local else ()
         hard = self._hard_negatives(inputs, encode, moment.step)
         loss, similarities = self._contrast(
             both_heads(view1_BX, config)[0],
@@ -137,6 +143,15 @@ class SimCLR(Method):
             moment,
             None if config.has_object_head else hard,
         )
+        view2_GD = both_heads(view2_GX, config)[0]
+        more_losses, local_losses = (
+            [
+                self._contrast(both_heads(rows_BX, config)[0], view2_GD, inputs, moment, None)[0]
+                for rows_BX in rows
+            ]
+            for rows in (more_BX, local_BX)
+        )
+        loss = config.plain_loss(loss, more_losses, local_losses)
         metrics = {
             "positive_similarity": similarities.positive_A.mean(),
             "negative_similarity": similarities.negative,
@@ -148,7 +163,7 @@ class SimCLR(Method):
         object_loss = None
         if config.has_object_head:
             object_loss, similarities = self._contrast(
-                both_heads(copies[0] if copies else view1_BX, config)[1],
+                both_heads(copies_BX[0] if copies_BX else view1_BX, config)[1],
                 both_heads(view2_GX, config)[1],
                 inputs,
                 moment,

@@ -26,7 +26,8 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING, Silence, listening
 from pipeline.precompute.ray_session import ray_running
-from training.config.pretrain import PretrainConfig, write_config
+from training.config.file import write_config
+from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
 from training.core.checkpoint import CheckpointStore
 from training.core.distributed import rank

@@ -12,7 +12,7 @@ from pipeline.shardset.schema import (
     REJECTED_FOLDER,
     SHARDS_FOLDER,
 )
-from training.config.pretrain import CONFIG_FILE
+from training.config.file import CONFIG_FILE
 from training.core.checkpoint import STATE_FILE
 
 Kind = Literal["shard set", "run", "sweep"]

@@ -26,7 +26,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import load_dataset_info
-from training.config.pretrain import CONFIG_FILE
+from training.config.file import CONFIG_FILE
 from training.config.resources import Resources
 from training.engine.loop import RunResult
 from training.engine.preflight import steps_per_epoch

@@ -13,7 +13,7 @@ from training.views.fills import FILLS, Fill
 from training.views.mask_config import MaskConfig
 from training.views.maskers import HideObject, Masker, masker_named
 
-EXCHANGED = "exchanged"
+EXCHANGED, LOCAL = "exchanged", "local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,14 @@ class ViewSettings:
         masker = HideObject(self.masks, high_pass=self.fill.high_pass)
         name = f"negative-{source}-{index}"
         return ViewSpec(name=name, crop=self.crop(source), masker=masker, fill=self.fill)
+
+    def local_crops(self) -> tuple[ViewSpec, ...]:
+        """The run's local crops, unmasked."""
+        cut = self.cut.of_local_crops if self.cut.local else self.cut
+        return tuple(
+            ViewSpec(name=name, crop=Crop(name=name, cut=cut), fill=self.fill)
+            for name in (f"{LOCAL}-{index}" for index in range(self.cut.local))
+        )
 
     def exchanged(self, probability: float) -> ViewSpec:
         """A further copy of the query, unmasked, on another image's background.

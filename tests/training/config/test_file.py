@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from training.config.file import config_from_json, read_config_file
-from training.config.pretrain import CONFIG_FILE, write_config
+from training.config.file import CONFIG_FILE, config_from_json, read_config_file, write_config
 from training.config.recipes import RECIPES, debug, find_recipe
 from training.core.fields import with_fields
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from training.config.pretrain import PretrainConfig, check_run_folder, differences
+from training.config.file import check_run_folder, differences
+from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
 from training.config.settings import KnnConfig, OptimConfig
 from training.core.fields import with_fields

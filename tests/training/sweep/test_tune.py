@@ -14,7 +14,7 @@ from tests.listeners import Kept
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
-from training.config.pretrain import CONFIG_FILE
+from training.config.file import CONFIG_FILE
 from training.config.resources import Resources
 from training.ray.launch import STOP_FILE
 from training.record.metrics import read_metrics

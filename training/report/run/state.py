@@ -14,8 +14,8 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.storage.storage import Location
 from training.config.derived import stream_config
-from training.config.file import config_from_json
-from training.config.pretrain import CONFIG_FILE, PretrainConfig
+from training.config.file import CONFIG_FILE, config_from_json
+from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
 from training.record.metrics import WARNING, read_metrics
 from training.record.relay import PROGRESS_FILE

@@ -1,0 +1,187 @@
+"""VICReg: two views' embeddings agree, every dimension varies, no two dimensions correlate.
+
+Bardes, Ponce and LeCun, arXiv 2105.04906. It has no negatives, hard ones neither.
+
+Shapes: B this rank's batch, G global batch, D embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.core.distributed import average_buffers, gather_rows, gather_rows_with_gradient
+from training.encoders.encoder import Backbone
+from training.methods.hard_negatives import embedding_spread
+from training.methods.interface import (
+    Method,
+    MethodConfig,
+    Moment,
+    PlainEmbedder,
+    ProjectedBackbone,
+    StepResult,
+    unit_rows,
+)
+from training.randomness.draws import KEY, QUERY
+from training.views.inputs import EncoderInputs
+from training.views.spec import ViewSettings, ViewSpec
+
+EPSILON = 1e-4
+"""Added to variances before their root, as in the paper."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VICRegConfig(MethodConfig):
+    """The method's settings; the weights of the three terms are the paper's.
+
+    Attributes:
+        invariance: weight of the squared distance of the two views' embeddings, 0 or more.
+        variance: weight of the hinge that keeps each dimension's standard deviation at 1, 0 or
+            more.
+        covariance: weight of the squared covariances of different dimensions, 0 or more.
+    """
+
+    name: ClassVar[str] = "vicreg"
+
+    embedding_dim: int = 2048
+    head_layers: int = 3
+    head_width: int | None = 2048
+    head_batch_norm: bool = True
+    invariance: float = 25.0
+    variance: float = 25.0
+    covariance: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("invariance", "variance", "covariance"):
+            self.check(getattr(self, name) >= 0, name, "must not be negative")
+
+
+class VICRegTerms(NamedTuple):
+    """The three terms of the loss, without their weights."""
+
+    invariance: Tensor
+    variance: Tensor
+    covariance: Tensor
+
+
+def vicreg_terms(
+    view1_GD: Tensor, view2_GD: Tensor, weights_G: Tensor | None = None
+) -> VICRegTerms:
+    """The terms of VICReg's loss (arXiv 2105.04906, section 4.1).
+
+    s = mean over images and dimensions of (z - z')^2; v = mean over dimensions of
+    max(0, 1 - sqrt(Var + 1e-4)), averaged over the views; c = sum over pairs of different
+    dimensions of Cov^2 / D, summed over the views.
+
+    Args:
+        view1_GD: embeddings, not normalised.
+        view2_GD: those of the other view.
+        weights_G: what each image counts, with mean 1; None: all count alike.
+    """
+    count, dimensions = view1_GD.shape
+    if weights_G is None:
+        weights_G = torch.ones(count, dtype=view1_GD.dtype, device=view1_GD.device)
+    weights_G1 = weights_G.to(view1_GD.dtype)[:, None]
+    variance, covariance = [], []
+    for rows_GD in (view1_GD, view2_GD):
+        centred_GD = rows_GD - (weights_G1 * rows_GD).mean(dim=0)
+        covariance_DD = (weights_G1 * centred_GD).T @ centred_GD / (count - 1)
+        variance_D = covariance_DD.diagonal()
+        variance.append(torch.relu(1 - torch.sqrt(variance_D + EPSILON)).mean())
+        squares = covariance_DD.square().sum() - variance_D.square().sum()
+        covariance.append(squares / dimensions)
+    return VICRegTerms(
+        (weights_G1 * (view1_GD - view2_GD).square()).mean(),
+        (variance[0] + variance[1]) / 2,
+        covariance[0] + covariance[1],
+    )
+
+
+class Expander(nn.Module):
+    """Backbone and head: images to embeddings that are not normalised.
+
+    Args:
+        backbone: images to features.
+        config: shape of the head, and the batch-norm groups of all.
+    """
+
+    def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
+        super().__init__()
+        self.encoder = ProjectedBackbone(backbone, config)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Returns rows [B, D], in float32 where autocast made them narrower."""
+        rows_BD: Tensor = self.encoder.head(self.encoder.backbone(images_BCHW))
+        return rows_BD if rows_BD.dtype.itemsize > 2 else rows_BD.float()
+
+
+class VICReg(Method):
+    """One encoder for both views; its backbone is kept.
+
+    Gradients flow through the embeddings of every rank, so that any number of ranks has the
+    gradient of the whole global batch's loss.
+
+    Args:
+        config: settings.
+        backbone: the network to pretrain.
+        batch_size: global batch; not used.
+        seed: of what is drawn; not used.
+    """
+
+    config_type = VICRegConfig
+
+    @classmethod
+    def views(cls, config: VICRegConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query and key."""
+        return settings.query(), settings.key()
+
+    def __init__(
+        self, config: VICRegConfig, backbone: Backbone, *, batch_size: int, seed: int
+    ) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+        self.expander = Expander(backbone, config)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The encoder's."""
+        return self.expander.encoder.backbone
+
+    @property
+    def embedder(self) -> PlainEmbedder:
+        """The encoder with its head."""
+        return PlainEmbedder(self.expander.encoder)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The encoder with its head."""
+        return self.expander
+
+    def step(
+        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
+    ) -> StepResult:
+        """The weighted sum of the three terms, over the global batch."""
+        config = self.config
+        rows = encode(torch.cat((inputs.views[QUERY], inputs.views[KEY]))).chunk(2)
+        view1_GD, view2_GD = map(gather_rows_with_gradient, rows)
+        weights_G = None if inputs.weights_B is None else gather_rows(inputs.weights_B)
+        terms = vicreg_terms(view1_GD, view2_GD, weights_G)
+        loss = (
+            config.invariance * terms.invariance
+            + config.variance * terms.variance
+            + config.covariance * terms.covariance
+        )
+        unit1_GD, unit2_GD = unit_rows(view1_GD.detach()), unit_rows(view2_GD.detach())
+        metrics = {f"{name}_term": term.detach() for name, term in terms._asdict().items()}
+        metrics |= {
+            "positive_similarity": (unit1_GD * unit2_GD).sum(dim=1).mean(),
+            "embedding_spread": embedding_spread(unit2_GD),
+        }
+        return StepResult(loss, metrics, {})
+
+    def average_statistics(self) -> None:
+        """Averages the encoder's batch-norm statistics over the ranks."""
+        average_buffers(self.expander)
