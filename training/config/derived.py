@@ -1,10 +1,11 @@
 """What follows from a run's configuration: its views, and what decides its batches."""
 
+from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.data.stream import StreamConfig
 from training.methods.registry import METHODS
 from training.views.fills import fill_named
-from training.views.spec import ViewSettings, ViewSpec
+from training.views.spec import LOCAL, ViewSettings, ViewSpec
 
 
 def view_settings(config: PretrainConfig) -> ViewSettings:
@@ -13,8 +14,17 @@ def view_settings(config: PretrainConfig) -> ViewSettings:
 
 
 def declared_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
-    """The views that a run's method wants of every image."""
-    return METHODS[config.method.name].views(config.method, view_settings(config))
+    """The views that a run's method wants of every image.
+
+    Raises:
+        InputError: local crops are asked for, and the method takes none.
+    """
+    views = METHODS[config.method.name].views(config.method, view_settings(config))
+    if config.views.local and not any(view.group == LOCAL for view in views):
+        raise InputError(
+            f"views.local {config.views.local}: method {config.method.name} takes no local crops"
+        )
+    return views
 
 
 def stream_config(config: PretrainConfig) -> StreamConfig:

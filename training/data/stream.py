@@ -23,14 +23,14 @@ from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
+from training.data.crop_batches import crop_batches
 from training.data.damage import OnDamaged, read_places
 from training.data.order import EpochOrder
 from training.data.subset import Subset
-from training.randomness.draws import sample_seeds, torch_seeds, view_number
-from training.views.colours import AugmentConfig, ColourDraws, draw_colours
-from training.views.crops import ViewConfig, cut_views, draw_crops, pool_saliency
+from training.randomness.draws import sample_seeds, torch_seeds
+from training.views.colours import AugmentConfig
 from training.views.exchange import BackgroundSwap
-from training.views.host_batch import CropBatch, Damage, HostBatch
+from training.views.host_batch import Damage, HostBatch
 from training.views.spec import Crop, ViewSpec, crops_of
 
 WINDOWS_AHEAD = 2
@@ -170,19 +170,19 @@ class BatchDataset(Dataset[HostBatch]):
             ids_B = np.append(own_B, self._id_at(step, self.places.stop))
         images, maps, damages = self._read(step, own_B)
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
-        crops = self._cut(images, maps, seeds_B)
+        crops = crop_batches(images, maps, seeds_B, config.crops, config.augment)
         seeds_B = seeds_B[:count]
         lending = {view.crop.name for view in config.views if view.needs_next}
         return HostBatch(
             sample_ids_B=torch.from_numpy(own_B),
             noise_seeds_B=torch_seeds(seeds_B),
-            crops={name: _rows(crop, slice(count)) for name, crop in crops.items()},
+            crops={name: crop.rows(slice(count)) for name, crop in crops.items()},
             masks={
                 view.name: view.masker.draw(seeds_B, view=view.name, cut=view.crop.cut)
                 for view in config.views
                 if view.masker is not None
             },
-            following={name: _rows(crops[name], slice(count, None)) for name in sorted(lending)},
+            following={name: crops[name].rows(slice(count, None)) for name in sorted(lending)},
             swaps={
                 view.name: view.fill.draw(seeds_B, grid=view.crop.cut.grid)
                 for view in config.views
@@ -191,51 +191,6 @@ class BatchDataset(Dataset[HostBatch]):
             weights_B=self._weights(damages),
             damages=damages,
         )
-
-    def _cut(
-        self,
-        images: list[NDArray[np.uint8]],
-        maps: list[NDArray[np.uint8]],
-        seeds_B: NDArray[np.uint64],
-    ) -> dict[str, CropBatch]:
-        """All crops of the images, by name.
-
-        Crops of the same kind are cut at once, the rows (R) of one after those of the other: fewer
-        calls.
-        """
-        cut: dict[str, CropBatch] = {}
-        kinds: dict[ViewConfig, list[str]] = {}
-        for crop in self.config.crops:
-            kinds.setdefault(crop.cut, []).append(crop.name)
-        for kind, names in kinds.items():
-            repeats = len(names)
-            seeds_R = np.tile(seeds_B, repeats)
-            view_R = np.repeat([view_number(name) for name in names], len(images))
-            heights_R = np.tile([image.shape[0] for image in images], repeats)
-            widths_R = np.tile([image.shape[1] for image in images], repeats)
-            boxes = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=kind)
-            cut_RSS3 = np.empty((len(seeds_R), kind.size, kind.size, 3), dtype=np.uint8)
-            cut_views(images, boxes, cut_RSS3)
-            pooled = [
-                torch.from_numpy(
-                    pool_saliency(
-                        np.tile(maps_BPP, (repeats, 1, 1)), heights_R, widths_R, boxes, kind.grid
-                    )
-                )
-                for maps_BPP in maps
-            ]
-            colours = draw_colours(
-                seeds_R, view=view_R, config=self.config.augment, view_size=kind.size
-            )
-            whole = CropBatch(
-                torch.from_numpy(cut_RSS3).permute(0, 3, 1, 2),
-                pooled[0],
-                pooled[1] if self.config.steered_by_next else None,
-                colours,
-            )
-            for number, name in enumerate(names):
-                cut[name] = _rows(whole, slice(number * len(images), (number + 1) * len(images)))
-        return cut
 
     def _id_at(self, step: int, place: int) -> int:
         """The sample at a place of the global batch; beyond its end it begins again."""
@@ -288,16 +243,6 @@ class BatchDataset(Dataset[HostBatch]):
             return decode_saliency(self.reader.read_saliency(sample_id))
         except ImageError as error:
             raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
-
-
-def _rows(crop: CropBatch, rows: slice) -> CropBatch:
-    following = crop.next_saliency_BGG
-    return CropBatch(
-        crop.images_BCHW[rows],
-        crop.saliency_BGG[rows],
-        None if following is None else following[rows],
-        ColourDraws(*(part[rows] for part in crop.colours)),
-    )
 
 
 def _damaged(what: str, error: ImageError) -> DamagedSampleError:

@@ -21,7 +21,7 @@ from training.evaluate.calibrate import hashed_subset
 from training.evaluate.labelled import StoredImages
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
 from training.views.colours import AugmentConfig, augment_colours, draw_colours
-from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+from training.views.crops import Crops, ViewConfig, cut_crops, pool_saliency
 
 Image = NDArray[np.uint8]
 Grids = NDArray[np.bool_]
@@ -167,12 +167,9 @@ def cut(
         epoch: of the draws.
         numbers: of the images, for the draws; None: 0, 1, ...
     """
-    heights_B, widths_B = sides(images)
     seeds_B = sample_seeds(0, epoch, np.arange(len(images)) if numbers is None else numbers)
-    crops = draw_crops(seeds_B, heights_B, widths_B, view=view_number(QUERY), config=config)
-    views_BSS3 = np.empty((len(images), config.size, config.size, 3), np.uint8)
-    cut_views(images, crops, views_BSS3)
-    views01_B3SS = torch.from_numpy(views_BSS3).permute(0, 3, 1, 2).float() / 255
+    crop = cut_crops(images, seeds_B, names=(QUERY,), config=config)
+    views01_B3SS = torch.from_numpy(crop.pixels_RSS3).permute(0, 3, 1, 2).float() / 255
     coloured = [
         augment_colours(
             views01_B3SS,
@@ -182,7 +179,7 @@ def cut(
         )
         for name in (QUERY, KEY)
     ]
-    return CutViews(crops, *coloured)
+    return CutViews(crop.boxes, *coloured)
 
 
 def sides(images: Sequence[Image]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -19,7 +19,7 @@ from training.evaluate.labelled import LabelledImages
 from training.evaluate.subject import Subject
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
 from training.views.colours import AugmentConfig, augment_colours, draw_colours
-from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+from training.views.crops import Crops, ViewConfig, cut_crops, pool_saliency
 
 
 class Views(NamedTuple):
@@ -78,15 +78,14 @@ class Look:
         views, colours = ViewConfig(size=self.size, grid=1), AugmentConfig()
         for batch in self.batches(numbers):
             pictures = [self.images.image(int(number)) for number in batch]
-            heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
+            seeds_B = self.seeds(batch)
             for name, features in parts.items():
-                seeds_B, view = self.seeds(batch), view_number(name)
-                crops = draw_crops(seeds_B, heights, widths, view=view, config=views)
-                cut_BSS3 = np.empty((len(batch), self.size, self.size, 3), dtype=np.uint8)
-                cut_views(pictures, crops, cut_BSS3)
-                draws = draw_colours(seeds_B, view=view, config=colours, view_size=self.size)
+                cut = cut_crops(pictures, seeds_B, names=(name,), config=views)
+                draws = draw_colours(
+                    seeds_B, view=view_number(name), config=colours, view_size=self.size
+                )
                 on_device = type(draws)(*(part.to(self.device) for part in draws))
-                image01 = augment_colours(_unit(cut_BSS3, self.device), on_device)
+                image01 = augment_colours(_unit(cut.pixels_RSS3, self.device), on_device)
                 features.append(self.encode(self.subject.prepare(image01)))
         return torch.cat(parts[QUERY]), torch.cat(parts[KEY])
 

@@ -14,8 +14,8 @@ from pipeline.core.errors import InputError
 from training.core.distributed import rank, world_size
 from training.evaluate.extract import view_batches
 from training.evaluate.labelled import LabelledImages
-from training.randomness.draws import QUERY, sample_seeds, view_number
-from training.views.crops import ViewConfig, cut_views, draw_crops
+from training.randomness.draws import QUERY, sample_seeds
+from training.views.crops import ViewConfig, cut_crops
 
 ORDER_DOMAIN = 0x50524F42
 """Keeps the order's hashes apart from those of the crops."""
@@ -73,11 +73,8 @@ def training_batches(
         turn, number = item
         image = images.image(number)
         seeds_1 = sample_seeds(seed, turn, np.array([number]))
-        height_1, width_1 = (np.array([side]) for side in image.shape[:2])
-        crops = draw_crops(seeds_1, height_1, width_1, view=view_number(QUERY), config=views)
-        view_1SS3 = np.empty((1, view_size, view_size, 3), dtype=np.uint8)
-        cut_views([image], crops, view_1SS3)
-        return view_1SS3[0], int(labels[number])
+        cut = cut_crops([image], seeds_1, names=(QUERY,), config=views)
+        return cut.pixels_RSS3[0], int(labels[number])
 
     starts = (step * batch_size + rank() * share for step in range(steps))
     batches = ([at(place) for place in range(start, start + share)] for start in starts)

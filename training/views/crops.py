@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
-from training.randomness.draws import Stream, Views, uniforms
+from training.randomness.draws import Stream, Views, uniforms, view_number
 
 CROP_TRIES = 10
 """Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
@@ -181,6 +181,42 @@ def cut_views(
                 _RESIZE(batch_of_one, size, False, None, None, out=outs_13SS[row])
             if flips_R[row]:
                 cv2.flip(out_RSS3[row], 1, dst=out_RSS3[row])
+
+
+class CutCrops(NamedTuple):
+    """Crops of some images: R = B rows for each name, one name after the other."""
+
+    pixels_RSS3: NDArray[np.uint8]
+    boxes: Crops
+    heights_R: NDArray[np.int64]
+    """Of the images, pixels."""
+    widths_R: NDArray[np.int64]
+
+
+def cut_crops(
+    images: Sequence[NDArray[np.uint8]],
+    seeds_B: NDArray[np.uint64],
+    *,
+    names: Sequence[str],
+    config: ViewConfig,
+) -> CutCrops:
+    """Draw and cut crops of every image.
+
+    Args:
+        images: B decoded images, RGB uint8 [H, W, 3] of any size.
+        seeds_B: their seeds (`draws.sample_seeds`).
+        names: of the crops, which decide the draws.
+        config: size and ranges.
+    """
+    heights_R, widths_R = (
+        np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1)
+    )
+    view_R = np.repeat([view_number(name) for name in names], len(images))
+    seeds_R = np.tile(seeds_B, len(names))
+    boxes = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=config)
+    pixels_RSS3 = np.empty((len(seeds_R), config.size, config.size, 3), dtype=np.uint8)
+    cut_views(images, boxes, pixels_RSS3)
+    return CutCrops(pixels_RSS3, boxes, heights_R, widths_R)
 
 
 def pool_saliency(

@@ -33,6 +33,16 @@ class CropBatch(NamedTuple):
     """That of the next image in the global batch, where a masker is steered by it."""
     colours: ColourDraws
 
+    def rows(self, which: slice) -> "CropBatch":
+        """That of some images."""
+        following = self.next_saliency_BGG
+        return CropBatch(
+            self.images_BCHW[which],
+            self.saliency_BGG[which],
+            None if following is None else following[which],
+            ColourDraws(*(part[which] for part in self.colours)),
+        )
+
 
 class HostBatch(NamedTuple):
     """One rank's share of a global batch as the loader hands it over, all on the CPU."""
