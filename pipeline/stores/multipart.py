@@ -1,4 +1,4 @@
-"""Uploads to S3 that never ended: what boto3 can do about them, and pyarrow cannot."""
+"""Abort unfinished multipart uploads on s3 through boto3; obstore cannot list them."""
 
 from collections.abc import Mapping
 
@@ -8,14 +8,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 
 def abort_uploads(bucket: str, prefix: str, options: Mapping[str, str]) -> int:
-    """Abort all unfinished multipart uploads below a prefix; returns how many.
+    """Abort all unfinished multipart uploads below a prefix; return how many.
 
-    What the credentials do not allow is left alone.
+    Does nothing if the credentials do not allow it: the bucket then needs a lifecycle rule.
 
     Args:
         bucket: its name.
         prefix: with a slash at its end; empty for the whole bucket.
-        options: of the store, see `pipeline.stores.object_store.OPTIONS`.
+        options: of the store; see `pipeline.stores.object_store.OPTIONS`.
 
     Raises:
         OSError: the server cannot be reached, or fails.
@@ -25,9 +25,9 @@ def abort_uploads(bucket: str, prefix: str, options: Mapping[str, str]) -> int:
     try:
         client = boto3.client(
             "s3",
-            endpoint_url=f"{options.get('scheme', 'https')}://{endpoint}" if endpoint else None,
+            endpoint_url=endpoint,
             region_name=options.get("region", "us-east-1" if endpoint else None),
-            config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20),
+            config=Config(retries={"mode": "standard"}, connect_timeout=5, read_timeout=20),
         )
         pages = client.get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=bucket, Prefix=prefix):
@@ -37,10 +37,8 @@ def abort_uploads(bucket: str, prefix: str, options: Mapping[str, str]) -> int:
                 )
                 count += 1
     except ClientError as error:
-        # who may write need not be allowed to list uploads: then a rule of the bucket sweeps
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (401, 403):
-            return count
-        raise OSError(str(error)) from error
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (401, 403):
+            raise OSError(str(error)) from error
     except BotoCoreError as error:
         raise OSError(str(error)) from error
     return count

@@ -1,9 +1,10 @@
-"""Where bytes lie: a local folder, or a prefix in an object store; files go by relative names.
+"""Read and write files by name, in a local folder or in a bucket.
 
-What cannot be reached for a while is tried again for a bounded time, and then said in one line:
-an outage is never taken for a missing file or for a bad image.
+A failure that may be temporary is retried for a limited time and then reported in one line. An
+outage is never mistaken for a missing file or a bad image.
 """
 
+import errno
 import io
 import os
 import time
@@ -11,126 +12,128 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, ClassVar, TypeVar
 
 from pipeline.errors import InputError
 
 RETRY_SECONDS = 30.0
-"""How long what fails for a reason that may pass is tried again, from the first failure on."""
+"""How long a temporary failure is retried, counted from the first failure."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
 REMOTE_STEP, LOCAL_STEP = 8 << 20, 1 << 17
 """Bytes that an open file reads at once."""
-REMOTE_SCHEMES = ("s3", "gs")
+REMOTE_SCHEMES = ("s3", "gs", "az")
+TEMPORARY_ERRORS = {
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+"""Errors of disks and network mounts that may pass, besides every `ConnectionError`."""
 
 Result = TypeVar("Result")
 
 
 class StoreError(InputError):
-    """A place cannot be read or written; the message names it, the reason and what was tried."""
+    """A store cannot be reached or used; the message names the file, the reason and the retries."""
 
 
 class Store(ABC):
-    """A place for files: pickles, and can be used from several threads.
+    """Files by name. A store can be pickled and used from several threads.
 
-    Names are relative, with forward slashes; bytes of local names that are not UTF-8 are
-    surrogates, as in `os.fsdecode`. Every method but `size` raises `FileNotFoundError` where there
-    is no such file, and `StoreError` where the place cannot be reached or used.
+    Names are relative and use forward slashes. Bytes of local names that are not UTF-8 are
+    surrogates, as in `os.fsdecode`. Methods raise `FileNotFoundError` if the file does not exist
+    (`size` returns None) and `StoreError` if the store cannot be reached or used.
+
+    Attributes:
+        is_remote: whether every request is a round trip over the network.
     """
+
+    is_remote: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """The place as a person writes it, without options."""
-
-    @property
-    @abstractmethod
-    def is_remote(self) -> bool:
-        """Whether each request costs a round trip."""
+        """The folder or URL, without options."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """All bytes of a file."""
+        """Return all bytes of a file."""
 
     @abstractmethod
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset` on; fewer where the file ends before."""
+        """Return `length` bytes from `offset` on, or fewer at the end of the file."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
 
     @abstractmethod
     def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Names (relative to the store) and sizes of all files below a folder, in any order.
+        """Yield names (relative to the store) and sizes of all files below a folder, in any order.
 
-        The size of what is no regular file (a pipe, a device) is -1. No such folder: nothing.
+        The size of a pipe or a device is -1. A folder that does not exist yields nothing.
         """
-
-    def is_there(self) -> bool:
-        """Whether the place exists: it holds a file, or is a local folder."""
-        return next(self.names(), None) is not None
 
     @abstractmethod
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file to write that appears whole at `name` only if the block ends well."""
-
-    @abstractmethod
-    def settle(self) -> None:
-        """After it, a power cut undoes nothing that was written before it."""
+        """Open a file for writing. It appears at `name`, complete, only if the block succeeds."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, where it is there, and folders that hold nothing any more."""
+        """Remove a file if it exists, and the folders that are empty afterwards."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Make everything written so far survive a power cut."""
 
     @abstractmethod
     def sweep(self) -> int:
-        """Remove what killed processes left half-written; returns how many leftovers.
+        """Remove what killed processes left half-written; return how many leftovers.
 
-        Nobody else may be writing to the store meanwhile.
+        No other process may write to the store at the same time.
         """
 
+    def is_there(self) -> bool:
+        """Whether the store exists: it is a local folder, or holds at least one file."""
+        return next(self.names(), None) is not None
+
     def names(self, prefix: str = "") -> Iterator[str]:
-        """The names of all files below a folder, in any order."""
+        """Yield the names of all files below a folder, in any order."""
         return (name for name, _ in self.files(prefix))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file: all of it or nothing."""
+        """Write a whole file, or nothing."""
         with self.new_file(name) as file:
             file.write(data)
 
     def where(self, name: str) -> str:
-        """A file's place for messages."""
+        """Return the full path or URL of a file, for messages."""
         return f"{self.url.rstrip('/')}/{printable(name)}" if name else self.url
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read and seek in: buffered, in steps that suit the place.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
+        """Open a file for buffered reading and seeking."""
         size = self.size(name)
         if size is None:
             raise FileNotFoundError(self.where(name))
-        return io.BufferedReader(
-            _StoreFile(self, name, size), (8 << 20) if self.is_remote else 1 << 17
-        )
+        step = REMOTE_STEP if self.is_remote else LOCAL_STEP
+        return io.BufferedReader(_StoreFile(self, name, size), step)
 
 
 Location = str | Path
-"""Where a person says that something lies: a local path, or a URL."""
+"""A local path or a URL, as the user gives it."""
 Place = Store | Location
-"""What functions take for a shard set or for data: a store, or what `open_store` makes one of."""
+"""A store, or a location that `open_store` opens."""
 
 
 def open_store(place: Place) -> Store:
-    """The store at a path or a URL; a store is returned as it is.
+    """Return the store at a path or URL; a store is returned unchanged.
 
     Args:
-        place: a local folder, `s3://bucket/prefix` or `gs://bucket/prefix`, with options of the
-            connection after a question mark: see `pipeline.stores.object_store.OPTIONS`.
+        place: a local folder, `s3://bucket/prefix`, `gs://bucket/prefix` or
+            `az://container/prefix`. Connection options follow a question mark; see
+            `pipeline.stores.object_store.OPTIONS`.
 
     Raises:
-        InputError: a URL of another kind, or with unknown options.
+        InputError: another kind of URL, or an unknown option.
     """
     if isinstance(place, Store):
         return place
@@ -144,69 +147,62 @@ def open_store(place: Place) -> Store:
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether this is a URL and no local path.
+    """Whether a location is a URL, not a local path.
 
     Raises:
-        InputError: a path that was a URL before `pathlib` took a slash off it.
+        InputError: a URL that `pathlib` has shortened to one slash.
     """
     text = str(place)
     for scheme in REMOTE_SCHEMES:
         if text.startswith(f"{scheme}:/") and not text.startswith(f"{scheme}://"):
-            raise InputError(f"{text} is no place: write {scheme}://bucket/prefix")
+            raise InputError(f"{text} is not a URL: write {scheme}://bucket/prefix")
     return "://" in text
 
 
 def printable(name: str) -> str:
-    """A name with what is not UTF-8 written as backslash escapes."""
+    """Return a name in which bytes that are not UTF-8 are backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def retrying(
-    what: str,
-    attempt: Callable[[], Result],
-    *,
-    is_outage: Callable[[OSError], bool],
-    seconds: float,
-) -> Result:
-    """Try until it succeeds, for a bounded time, with growing pauses.
+def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:
+    """Call `attempt` until it succeeds, with growing pauses, while its errors may be temporary.
 
     Args:
-        what: names the thing and what cannot be done, for the message.
-        attempt: may be called often.
-        is_outage: whether an error may pass; others fail at once.
-        seconds: how long after the first failure the last try begins.
+        what: what cannot be done, for the message.
+        attempt: called again after a `ConnectionError` or an error in `TEMPORARY_ERRORS`.
+        seconds: time from the first failure to the last attempt.
 
     Raises:
-        FileNotFoundError: as the attempt did.
-        StoreError: the last failure, after `what`.
+        FileNotFoundError: from the attempt.
+        StoreError: the last failure.
     """
     deadline: float | None = None
     pause = FIRST_PAUSE
     while True:
         try:
             return attempt()
-        except (FileNotFoundError, StoreError):
+        except FileNotFoundError:
             raise
         except OSError as error:
-            if not is_outage(error):
+            if not isinstance(error, ConnectionError) and error.errno not in TEMPORARY_ERRORS:
                 raise StoreError(f"{what}: {reason(error)}") from error
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
                 raise StoreError(
-                    f"{what}: {reason(error)} (tried again for {seconds:.0f} s)"
+                    f"{what}: {reason(error)} (retried for {seconds:.0f} s)"
                 ) from error
             time.sleep(min(pause, deadline - now))
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def reason(error: OSError) -> str:
-    """Why a system call or a request failed, on one line."""
+    """Return the reason of a failure on one line."""
     return " ".join((error.strerror or str(error)).split()) or type(error).__name__
 
 
 class _StoreFile(io.RawIOBase):
-    """A file of a store as Python's readers want it; each read is tried again by the store."""
+    """A readable, seekable file; the store retries each read."""
 
     def __init__(self, store: Store, name: str, size: int) -> None:
         self._store, self._name, self._size = store, name, size
@@ -217,9 +213,6 @@ class _StoreFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
