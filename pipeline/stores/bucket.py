@@ -59,8 +59,9 @@ def _connect(scheme: str, name: str, options: Options) -> Bucket:
             "timeout": "1day",  # of a whole request, whatever its size
         },
         "retry_config": {"retry_timeout": timedelta(seconds=quick)},
-        "skip_signature": "anonymous" in given,
     }
+    if "anonymous" in given:
+        more["skip_signature"] = True
     if endpoint:  # AWS_ENDPOINT_URL_S3 would win over the first name alone
         more |= dict.fromkeys(ENDPOINT_NAMES[scheme], endpoint)
     if scheme == "gs":

@@ -190,7 +190,7 @@ def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
                 raise StoreError(
-                    f"{what}: {reason(error)} (retried for {seconds:.0f} s)"
+                    f"{what}: {reason(error)} (tried again for {seconds:.0f} s)"
                 ) from error
             time.sleep(min(pause, deadline - now))
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -54,7 +54,7 @@ def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket
         bucket.wire.mend()  # from now on nothing keeps the process from completing the upload
         rest = process.communicate(timeout=60)
     assert line.startswith(f"s3://{bucket.name}/p/big cannot be written: ")
-    assert line.endswith("(retried for 1 s)\n")
+    assert line.endswith("(tried again for 1 s)\n")
     assert (process.returncode, *rest) == (0, "", "")
     assert bucket.contents("p") == {}
     assert bucket.unfinished() >= 1
@@ -79,7 +79,7 @@ def test_reads_are_retried_and_then_name_the_file(bucket: Bucket) -> None:
     threading.Timer(0.5, bucket.wire.mend).start()
     assert store.read("x") == b"1"
     bucket.wire.cut()
-    line = rf"^s3://{bucket.name}/p.* Connection refused \(retried for 1 s\)$"
+    line = rf"^s3://{bucket.name}/p.* Connection refused \(tried again for 1 s\)$"
     for what in (lambda: store.read("x"), lambda: store.size("x"), lambda: list(store.files())):
         with pytest.raises(StoreError, match=line):
             what()
@@ -168,7 +168,7 @@ def test_other_clouds_that_cannot_be_reached_are_named(
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "somebody")
     bucket.wire.cut()
     url = bucket.url("x", scheme=scheme, bucket="bucket", anonymous="true", retry_seconds=0)
-    line = rf"{scheme}://bucket/x/y cannot be read: .*Connection refused \(retried for 0 s\)"
+    line = rf"{scheme}://bucket/x/y cannot be read: .*Connection refused \(tried again for 0 s\)"
     with pytest.raises(StoreError, match=line):
         open_store(url).read("y")
 

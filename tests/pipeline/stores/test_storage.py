@@ -5,6 +5,7 @@ import os
 import pickle
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,8 @@ def test_only_temporary_failures_are_retried(monkeypatch: pytest.MonkeyPatch) ->
         raise error
 
     for error in (OSError(5, "Input/output error"), ConnectionError("Input/output error")):
-        with pytest.raises(StoreError, match=r"^x: Input/output error \(retried for 10 s\)$"):
-            retrying("x", lambda error=error: fail(error), 10)
+        with pytest.raises(StoreError, match=r"^x: Input/output error \(tried again for 10 s\)$"):
+            retrying("x", partial(fail, error), 10)
         assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.7])
         pauses.clear()
     with pytest.raises(StoreError, match=r"^x: Permission denied$"):
