@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from pipeline.stores.storage import RETRY_SECONDS, StoreError
+from pipeline.stores.base import RETRY_SECONDS, StoreError
 
 OBSTORE_RETRY_SECONDS = 2.0
 """obstore's own retries are short: Ctrl-C has no effect during a call of obstore."""
@@ -128,16 +128,13 @@ def failure(what: str, error: Exception) -> OSError | StoreError:
     if "169.254.169.254" in text or "metadata.google.internal" in text:
         return StoreError(f"{what}: no credentials: set them in the environment or a profile")
     status = status_of(error)
-    if status:
-        parts = re.search(r"status code: ([^:]*)(?:.*?<Message>([^<\n]*))?", text, re.DOTALL)
-        why = ": ".join(part for part in (parts.groups() if parts else ()) if part)
-    else:
-        causes = re.findall(r'message: "([^"]+)"', details)  # of the system, last the innermost
-        why = ": ".join([text.rpartition(" - ")[2], *causes[-1:]])
-    why = " ".join(why.split())
+    why = re.findall(r"status code: ([^:]*)", text) or [text.rpartition(" - ")[2]]
+    why += re.findall(r"<Message>([^<\n]*)", text)  # the server's words
+    why += re.findall(r'message: "([^"]+)"', details)[-1:]  # the system's, of the innermost cause
+    line = " ".join(": ".join(why).split())
     if status >= 500 or status in (408, 429) or (not status and "HTTP error" in text):
-        return ConnectionError(why)
-    return StoreError(f"{what}: {why}")
+        return ConnectionError(line)
+    return StoreError(f"{what}: {line}")
 
 
 def bad_key(key: str) -> str:

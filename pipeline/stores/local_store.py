@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from pipeline.stores.atomic import atomic_file, settle_folder, sweep_temporaries
-from pipeline.stores.storage import RETRY_SECONDS, Store, StoreError, printable, reason, retrying
+from pipeline.stores.base import RETRY_SECONDS, Store, StoreError, printable, reason, retrying
 
 Result = TypeVar("Result")
 

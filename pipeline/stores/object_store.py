@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 from obstore.exceptions import BaseError
 
 from pipeline.errors import InputError
+from pipeline.stores.base import Store, StoreError, retrying
 from pipeline.stores.bucket import (
     PART_BYTES,
     PARTS_AT_ONCE,
@@ -28,8 +29,8 @@ from pipeline.stores.bucket import (
     retry_seconds,
     status_of,
 )
-from pipeline.stores.storage import REMOTE_SCHEMES, Store, StoreError, retrying
 
+REMOTE_SCHEMES = ("s3", "gs", "az")
 OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
 """What may follow the question mark of a URL.
 
@@ -120,17 +121,26 @@ class ObjectStore(Store):
         uploads after a week.
         """
         options = dict(self.options)
-        if self.scheme != "s3" or "anonymous" in options or find_spec("boto3") is None:
+        if self.scheme != "s3" or "anonymous" in options or not find_spec("boto3"):
             return 0
-        from pipeline.stores.multipart import abort_uploads
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, prefix = self.base.partition("/")
+        endpoint = options.get("endpoint_override")
+        region = options.get("region", "us-east-1" if endpoint else None)
+        count = 0
         try:
-            return abort_uploads(bucket, f"{prefix}/" if prefix else "", options)
-        except OSError as error:
-            raise StoreError(f"unfinished uploads in {self.url} cannot be aborted: {error}") from (
-                error
-            )
+            server = boto3.resource("s3", endpoint_url=endpoint, region_name=region)
+            uploads = server.Bucket(bucket).multipart_uploads
+            for upload in uploads.filter(Prefix=f"{prefix}/" if prefix else ""):
+                upload.abort()
+                count += 1
+        except (BotoCoreError, ClientError) as error:
+            about = getattr(error, "response", {}).get("ResponseMetadata", {})
+            if about.get("HTTPStatusCode") not in (401, 403):  # not allowed: as without boto3
+                raise StoreError(f"unfinished uploads in {self.url} remain: {error}") from error
+        return count
 
     def _list(self, folder: str) -> tuple[list[str], list[tuple[str, int]]]:
         """Return the folders in a folder, and its files with their sizes."""
