@@ -20,6 +20,7 @@ RETRY_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
 REMOTE_STEP, LOCAL_STEP = 8 << 20, 1 << 17
 """Bytes that an open file reads at once."""
+REMOTE_SCHEMES = ("s3", "gs", "az")
 TEMPORARY_ERRORS = {
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
     *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH),

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from obstore.exceptions import BaseError
 
 from pipeline.errors import InputError
-from pipeline.stores.base import Store, StoreError, retrying
+from pipeline.stores.base import REMOTE_SCHEMES, Store, StoreError, retrying
 from pipeline.stores.bucket import (
     PART_BYTES,
     PARTS_AT_ONCE,
@@ -30,7 +30,6 @@ from pipeline.stores.bucket import (
     status_of,
 )
 
-REMOTE_SCHEMES = ("s3", "gs", "az")
 OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
 """What may follow the question mark of a URL.
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.stores.base import RETRY_SECONDS, Store, StoreError, printable, reason
+from pipeline.stores.base import REMOTE_SCHEMES, RETRY_SECONDS, Store, StoreError, printable, reason
 from pipeline.stores.local_store import LocalStore
-from pipeline.stores.object_store import REMOTE_SCHEMES, open_object_store
 
 __all__ = [
     "RETRY_SECONDS",
@@ -40,6 +39,8 @@ def open_store(place: Place) -> Store:
         return place
     if not is_url(place):
         return LocalStore(Path(place))
+    from pipeline.stores.object_store import open_object_store  # obstore is slow to import
+
     return open_object_store(str(place))
 
 
