@@ -14,7 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.sources.listing import DataPlace
 from pipeline.sources.parquet import BYTES_FIELD
 from pipeline.sources.uris import open_uri

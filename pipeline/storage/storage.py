@@ -1,0 +1,64 @@
+"""Open the store at a path or a URL: a local folder, or a prefix of a bucket."""
+
+from pathlib import Path
+
+from pipeline.core.errors import InputError
+from pipeline.storage.base import (
+    REMOTE_SCHEMES,
+    RETRY_SECONDS,
+    Store,
+    StoreError,
+    printable,
+    reason,
+)
+from pipeline.storage.local_store import LocalStore
+
+__all__ = [
+    "RETRY_SECONDS",
+    "Location",
+    "Place",
+    "Store",
+    "StoreError",
+    "is_url",
+    "open_store",
+    "printable",
+    "reason",
+]
+
+Location = str | Path
+"""A local path or a URL, as the user gives it."""
+Place = Store | Location
+"""A store, or a location that `open_store` opens."""
+
+
+def open_store(place: Place) -> Store:
+    """Return the store at a path or URL; a store is returned unchanged.
+
+    Args:
+        place: a local folder, `s3://bucket/prefix`, `gs://bucket/prefix` or
+            `az://container/prefix`. Connection options follow a question mark; see
+            `pipeline.storage.object_store.OPTIONS`.
+
+    Raises:
+        InputError: another kind of URL, or an unknown option.
+    """
+    if isinstance(place, Store):
+        return place
+    if not is_url(place):
+        return LocalStore(Path(place))
+    from pipeline.storage.object_store import open_object_store  # obstore is slow to import
+
+    return open_object_store(str(place))
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether a location is a URL, not a local path.
+
+    Raises:
+        InputError: a URL that `pathlib` has shortened to one slash.
+    """
+    text = str(place)
+    for scheme in REMOTE_SCHEMES:
+        if text.startswith(f"{scheme}:/") and not text.startswith(f"{scheme}://"):
+            raise InputError(f"{text} is not a URL: write {scheme}://bucket/prefix")
+    return "://" in text
