@@ -30,8 +30,8 @@ class PrecomputeOptions:
     """From images to a shard set, or reading one back.
 
     Attributes:
-        verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
-            named.
+        verify: Folder or bucket (s3://, gs://, az://) of a shard set: everything that is wrong with
+            it is named.
         processes: How many shards are read back at once, 0 or more; 0: one for each core.
     """
 

@@ -1,11 +1,13 @@
 """An S3 server on loopback, and a wire to it that tests can cut."""
 
+import json
 import logging
+import re
 import secrets
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 CHUNK = 1 << 16
+BEARER = re.compile(rb"(?i)\r\nauthorization: bearer[^\r]*")
 
 
 class Wire:
@@ -24,6 +27,7 @@ class Wire:
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self._bytes_left: int | None = None
+        self._action: Callable[[], object] = self.cut
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._listen()
@@ -43,8 +47,12 @@ class Wire:
 
     def cut_after(self, num_bytes: int) -> None:
         """Cut by itself once so many bytes have come from clients."""
+        self.call_after(num_bytes, self.cut)
+
+    def call_after(self, num_bytes: int, action: Callable[[], object]) -> None:
+        """Call something, once, when so many bytes have come from clients."""
         with self._lock:
-            self._bytes_left = num_bytes
+            self._bytes_left, self._action = num_bytes, action
 
     def mend(self) -> None:
         """Listen again, on the same port."""
@@ -68,9 +76,9 @@ class Wire:
     def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
+                data = BEARER.sub(b"", data)  # of gs; moto fails on it
                 if counted and self._is_over(len(data)):
-                    self.cut()
-                    return
+                    self._action()
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
@@ -80,14 +88,16 @@ class Wire:
             if self._bytes_left is None:
                 return False
             self._bytes_left -= num_bytes
-            return self._bytes_left < 0
+            is_over = self._bytes_left < 0
+            self._bytes_left = None if is_over else self._bytes_left
+            return is_over
 
 
 class Bucket:
     """A bucket of its own on the server, reached over a wire of its own."""
 
     def __init__(self, server_port: int) -> None:
-        self.name = f"bucket-{secrets.token_hex(6)}"
+        self.name = f"bucket{secrets.token_hex(6)}"
         self.server_port = server_port
         self.wire = Wire(server_port)
         self.client: Any = boto3.client(
@@ -95,9 +105,11 @@ class Bucket:
         )
         self.client.create_bucket(Bucket=self.name)
 
-    def url(self, prefix: str = "", *, bucket: str = "", **options: object) -> str:
-        """A prefix of the bucket, over the wire."""
-        place = f"s3://{bucket or self.name}/{prefix}".rstrip("/")
+    def url(
+        self, prefix: str = "", *, scheme: str = "s3", bucket: str = "", **options: object
+    ) -> str:
+        """A prefix of the bucket, over the wire. The server speaks enough of gs, too."""
+        place = f"{scheme}://{bucket or self.name}/{prefix}".rstrip("/")
         more = "".join(f"&{name}={value}" for name, value in options.items())
         endpoint = f"http://127.0.0.1:{self.wire.port}"
         return f"{place}?endpoint_override={endpoint}&region=us-east-1{more}"
@@ -129,6 +141,12 @@ class Bucket:
     def unfinished(self) -> int:
         """Multipart uploads that were begun and not ended."""
         return len(self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", []))
+
+    def allow_anyone(self) -> None:
+        """Let requests without credentials in."""
+        allow = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+        self.client.put_bucket_policy(Bucket=self.name, Policy=policy)
 
     @contextmanager
     def no_access(self) -> Iterator[None]:

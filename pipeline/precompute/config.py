@@ -22,11 +22,11 @@ class PrecomputeConfig:
     """From images to a shard set with saliency maps.
 
     Attributes:
-        data: Folder of images at any depth, s3:// or gs:// prefix, pattern (images/**/*.jpg), list
-            of paths or URLs (.txt; .csv or .parquet with a column of them), .parquet with images in
-            it, or WebDataset .tar files (shards/*.tar).
-        out: Folder, s3:// or gs:// prefix of the shard set. A run that is started again redoes only
-            what is missing.
+        data: Folder of images at any depth, bucket (s3://, gs://, az://), pattern
+            (images/**/*.jpg), list of paths or URLs (.txt; .csv or .parquet with a column of them),
+            .parquet with images in it, or WebDataset .tar files (shards/*.tar).
+        out: Folder or bucket (s3://, gs://, az://) of the shard set. A run that is started again
+            redoes only what is missing.
         saliency: Name of their source: boundary, centre, external, fine_grained, scda,
             spectral_residual or uniform; parameters behind a colon, as in
             scda:weights=runs/first/backbone,side=224 or boundary:refine=true.

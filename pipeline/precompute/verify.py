@@ -49,7 +49,7 @@ class VerifyConfig:
     """Read a shard set back and name everything that is wrong with it.
 
     Attributes:
-        verify: Folder, s3:// or gs:// prefix of the shard set.
+        verify: Folder or bucket (s3://, gs://, az://) of the shard set.
         processes: How many shards are read at once, 0 or more; 0: one for each core.
     """
 

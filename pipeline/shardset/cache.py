@@ -1,7 +1,7 @@
-"""Shards of a bucket on the local disk: fetched whole, ahead of use, within a limit of bytes.
+"""Cache the shards of a bucket on the local disk: whole, ahead of use, within a size limit.
 
-The files are named by their digests and appear only when they are whole and right, so any number of
-processes, runs and shard sets of a node share a cache.
+Files are named by their digests and appear only when complete and verified, so any number of
+processes, runs and shard sets on a node can share a cache.
 """
 
 import fcntl
@@ -22,25 +22,24 @@ from pipeline.storage.atomic import atomic_file, temporaries
 from pipeline.storage.storage import Store, reason
 
 FETCHED_AT_ONCE = 4
-"""Shards that a process fetches at the same time."""
+"""Shards that one process fetches in parallel."""
 CHUNK = 8 << 20
 GIB = 1 << 30
 
 
 def default_cache_folder() -> Path:
-    """XDG_CACHE_HOME/salmask/shards, or ~/.cache/salmask/shards."""
+    """Return XDG_CACHE_HOME/salmask/shards, or ~/.cache/salmask/shards."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "salmask" / "shards"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """Where shards of a bucket lie while they are read; shards on a local disk are read there.
+    """Where shards of a bucket are cached. Shards in a local folder are not cached.
 
     Attributes:
-        folder: on a local disk of every node; none: ~/.cache/salmask/shards.
-        limit_gib: GiB, above 0: when the cache is larger, the shards that were used longest ago
-            go.
+        folder: on a local disk of every node; None: ~/.cache/salmask/shards.
+        limit_gib: size limit in GiB, above 0. The least recently used shards are removed.
     """
 
     folder: Path | None = None
@@ -52,13 +51,11 @@ class CacheConfig:
 
 
 class ShardCache:
-    """The shards of a store that are on the local disk, and those that are on their way.
-
-    Pickles; can be used from several threads.
+    """The cached shards of a store. It can be pickled and used from several threads.
 
     Args:
-        store: where the shards come from.
-        config: where they go.
+        store: of the shard set.
+        config: of the cache.
     """
 
     def __init__(self, store: Store, config: CacheConfig) -> None:
@@ -81,7 +78,7 @@ class ShardCache:
         self._begin()
 
     def check_fits(self, shards: Sequence[ShardInfo], count: int) -> None:
-        """Raises ``InputError`` where the limit does not hold that many shards at once."""
+        """Raise `InputError` if the cache cannot hold that many shards at once."""
         needed = sum(sorted((shard.num_bytes for shard in shards), reverse=True)[:count])
         if needed > self._limit:
             raise InputError(
@@ -90,27 +87,27 @@ class ShardCache:
             )
 
     def ahead(self, shards: Sequence[ShardInfo]) -> None:
-        """Begins to fetch shards in this order, where that has not begun yet; does not wait."""
+        """Start to fetch shards, in this order, and return at once."""
         with self._lock:
             new = [shard for shard in shards if shard.sha256 not in self._asked]
-            self._asked = {shard.sha256 for shard in shards}  # others may have to go
+            self._asked = {shard.sha256 for shard in shards}  # others may be removed
             for shard in new:
                 self._waiting.put(shard)
             while new and len(self._threads) < FETCHED_AT_ONCE:
-                # Daemons: a process ends without waiting for shards that nobody will read.
+                # Daemons do not keep the process from ending.
                 self._threads.append(threading.Thread(target=self._fetch_waiting, daemon=True))
                 self._threads[-1].start()
 
     def open(self, shard: ShardInfo) -> int:
-        """A descriptor of the shard on the local disk; waits until it is there.
+        """Return a descriptor of the shard on the local disk; wait until it is there.
 
         Raises:
-            InputError: it cannot be fetched, is not what dataset.json says, or does not fit on the
+            InputError: it cannot be fetched, differs from dataset.json, or does not fit on the
                 disk.
         """
         path = self._folder / f"{shard.sha256}.tar"
         while True:
-            # Not there yet, or made to go just now; what else is wrong, the lock says.
+            # Not there yet, or just removed. Taking the lock reports any other error.
             with suppress(FileNotFoundError, NotADirectoryError):
                 return self._open_now(path)
             with self._locked(shard.sha256):
@@ -124,18 +121,18 @@ class ShardCache:
             raise InputError(
                 f"{path} cannot be read: make it readable, or choose another --cache.folder"
             ) from error
-        with suppress(FileNotFoundError, PermissionError):  # another user's is used as it is
+        with suppress(FileNotFoundError, PermissionError):  # another user's file
             os.utime(path)
         return descriptor
 
     def _fetch_waiting(self) -> None:
         while True:
-            with suppress(InputError):  # whoever needs it tries again, and says why it is not there
+            with suppress(InputError):  # `open` fetches it again and raises
                 os.close(self.open(self._waiting.get()))
 
     @contextmanager
     def _locked(self, sha256: str) -> Iterator[None]:
-        """One process or thread at a time; one that is killed lets go."""
+        """Let one process or thread in at a time; a killed process releases the lock."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = self._open_lock(sha256)
@@ -179,7 +176,7 @@ class ShardCache:
             raise self._cannot_write(name, error) from error
 
     def _make_room(self, num_bytes: int) -> None:
-        """Removes what was used longest ago. What is open stays readable until it is closed."""
+        """Remove the least recently used shards. An open shard stays readable."""
         self._sweep()
         files = []
         for path in self._folder.glob("*.tar"):
@@ -194,7 +191,7 @@ class ShardCache:
             excess -= size
 
     def _sweep(self) -> None:
-        """Removes what killed processes left half-fetched: nobody holds its lock."""
+        """Remove the temporary files of killed processes: their locks are free."""
         for orphan in temporaries(self._folder):
             lock = self._open_lock(orphan.name[1:].split(".")[0])
             try:

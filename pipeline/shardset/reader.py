@@ -61,7 +61,8 @@ class ShardSetReader:
 
     A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
     loaded from the manifests as they are needed, and a bounded number is remembered. The reader
-    can be pickled, forked and used from several threads: reads share no position and no lock.
+    can be pickled and used from several threads: reads share no position and no lock. It can be
+    forked if the set is local; see `pipeline.storage.bucket.connect`.
 
     Args:
         place: of the set; shards of a bucket are read from a cache on the local disk.

@@ -1,4 +1,4 @@
-"""What images there are, as a stream of arrow batches: never a Python object for each of many."""
+"""List images as a stream of arrow batches, without a Python object per image."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,29 +22,30 @@ LISTING_SCHEMA = pa.schema(
         pa.field("mask_bytes", pa.int64()),
     ]
 )
-"""One row per image, before it is read.
+"""One row per image.
 
-source: the image's name for people and for its key: relative to the data's root, or a URL; never
-    an absolute local path. Bytes of a file name that are not UTF-8 are backslash escapes.
-uri: where its bytes lie, if that is not `source`: a name in the data's store, or a URL.
-offset, length: both set: a span of the file (a tar's member); only offset: a row of a parquet file.
-num_bytes: of the image; -1 where nobody knows before it is read.
+source: the name of the image, from which its key is made: relative to the data's root, or a URL,
+    never an absolute local path. Bytes of a file name that are not UTF-8 are backslash escapes.
+uri: the name of its file in the data's store, or a URL; null if that is `source`.
+offset, length: with both, a span of the file (a tar's member); with offset alone, a row of a
+    parquet file.
+num_bytes: size of the image; -1 if it is unknown.
 label: name of its class.
-mask: where its mask lies: a name in the store of masks, or a URL.
-mask_offset: set where the mask lies in the same file as the image, as `offset` says of the image.
-mask_bytes: of the mask; -1 or null where nobody knows.
+mask: the name of its mask in the store of masks, or a URL.
+mask_offset: like `offset`, if the mask is in the same file as the image.
+mask_bytes: size of the mask; -1 or null if it is unknown.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlace:
-    """What it takes to read the images of a listing; pickles.
+    """How to read the images of a listing. It can be pickled.
 
     Attributes:
-        store: where names are relative to.
-        masks: where names of masks are relative to.
-        image_column: of parquet files that hold the images themselves.
-        mask_column: of parquet files that hold the masks themselves.
+        store: names of images are relative to it.
+        masks: names of masks are relative to it.
+        image_column: of parquet files that contain the images.
+        mask_column: of parquet files that contain the masks.
     """
 
     store: Store
@@ -55,17 +56,17 @@ class DataPlace:
 
 @dataclass(kw_only=True)
 class Listing:
-    """A stream of rows; can be read once.
+    """A stream of rows. It can be read once.
 
     Attributes:
-        place: how the rows are read.
-        batches: of LISTING_SCHEMA, in any order where `keeps_order` is False.
-        keeps_order: whether the order has to stay, so that containers are read from front to back.
-        counts_as_numbers: whether labels that are all integers are ordered by value.
-        unlabelled: words after the source of an image that has no label; empty: no reason is given.
-        num_ignored: files that are no images by name; known once the batches have been read.
-        holds_masks: whether rows say where their masks are.
-        takes_all: whether every image below the place's store is listed.
+        place: how to read the images.
+        batches: of LISTING_SCHEMA; their order matters only if `keeps_order`.
+        keeps_order: whether to keep the order, so that containers are read sequentially.
+        counts_as_numbers: whether labels that are all integers are sorted by value.
+        unlabelled: the message after the source of an image without a label; empty: none.
+        num_ignored: files that are not images by name, known after the batches have been read.
+        holds_masks: whether rows locate their masks.
+        takes_all: whether the listing has every image below the store.
     """
 
     place: DataPlace
@@ -79,7 +80,7 @@ class Listing:
 
 
 class RowBuffer:
-    """Collects rows until they make a batch."""
+    """Collects rows into batches."""
 
     def __init__(self) -> None:
         self._sources: list[str] = []
@@ -87,7 +88,7 @@ class RowBuffer:
         self._more: dict[str, list[object]] = {}
 
     def add(self, source: str, num_bytes: int, **more: object) -> None:
-        """Add a row; columns that are not given are null."""
+        """Add a row; other columns are null."""
         for name, value in more.items():
             if value is not None:
                 column = self._more.setdefault(name, [])
@@ -98,11 +99,11 @@ class RowBuffer:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to take a batch."""
+        """Whether the rows fill a batch."""
         return len(self._sources) >= BATCH_ROWS
 
     def take(self) -> pa.RecordBatch:
-        """The rows so far; the buffer is empty afterwards."""
+        """Return the rows as a batch and empty the buffer."""
         count = len(self._sources)
         values: dict[str, Sequence[object]] = {
             "source": self._sources,

@@ -1,6 +1,6 @@
-"""The bytes of planned images, in the plan's order: files, members of tars, rows of parquet files.
+"""Read the bytes of planned images in the order of the plan: files, members of tars, parquet rows.
 
-What cannot be read is an error of the input or of its place, and never rejects an image.
+A failure to read is an error of the input or of its store. It never rejects an image.
 """
 
 import os
@@ -18,23 +18,22 @@ from pipeline.core.errors import InputError
 from pipeline.sources.listing import DataPlace
 from pipeline.sources.parquet import BYTES_FIELD
 from pipeline.sources.uris import open_uri
-from pipeline.storage.storage import Store
 
 READ_AHEAD, READ_THREADS = 16, 8
-"""Images that are fetched from a remote store ahead of use, and by how many threads."""
+"""Images that are prefetched from a remote store, and the number of threads."""
 PARQUET_ROWS = 16
-"""Rows that are read of a parquet file at once: they hold whole images."""
+"""Rows of a parquet file that are read at once: each holds a whole image."""
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image as it was found.
+    """An image as it was found.
 
     Attributes:
         source: its name.
         data: its bytes.
-        label: index into the class names; None where there is none.
-        mask: the bytes of its mask; None where there is none.
+        label: index into the class names, or None.
+        mask: the bytes of its mask, or None.
     """
 
     source: str
@@ -45,6 +44,8 @@ class RawImage:
 
 @dataclass(frozen=True)
 class _Row:
+    """A row of the plan; see `pipeline.sources.listing.LISTING_SCHEMA`."""
+
     source: str
     uri: str
     offset: int | None
@@ -55,24 +56,20 @@ class _Row:
     mask_offset: int | None
     mask_bytes: int | None
 
-    @property
-    def is_in_parquet(self) -> bool:
-        return self.offset is not None and self.length is None
-
 
 def read_images(place: DataPlace, rows: pa.RecordBatch) -> Iterator[RawImage]:
     """Read the images of one shard.
 
     Args:
-        place: how the data is read.
+        place: how to read the data.
         rows: of the plan.
 
     Raises:
-        InputError: an image or a mask has vanished, cannot be read, or has another size than when
-            it was listed; names it.
+        InputError: an image or a mask is gone, cannot be read, or has another size than when it
+            was listed; names it.
     """
     listed = [_row(fields) for fields in rows.to_pylist()]
-    if listed and listed[0].is_in_parquet:
+    if listed and listed[0].offset is not None and listed[0].length is None:
         for _, group in groupby(listed, key=lambda row: row.uri):
             yield from _parquet_rows(place, list(group))
     else:
@@ -90,23 +87,17 @@ def _row(fields: dict[str, Any]) -> _Row:
 
 
 def _fetched(place: DataPlace, rows: Sequence[_Row]) -> Iterator[RawImage]:
-    """Files and members of tars; what is remote is fetched ahead of use, by several threads."""
-    containers = _Containers(place.store)
-    sequential = any(row.offset is not None for row in rows)
-
-    def fetch(row: _Row) -> RawImage:
-        return RawImage(
-            row.source, _image(place, containers, row), row.label, _mask(place, containers, row)
-        )
-
-    if sequential or not rows or not open_uri(place.store, rows[0].uri)[0].is_remote:
-        yield from map(fetch, rows)
+    """Read files and members of tars. Several threads prefetch remote files."""
+    reader = _Reader(place)
+    is_sequential = any(row.offset is not None for row in rows)
+    if is_sequential or not rows or not open_uri(place.store, rows[0].uri)[0].is_remote:
+        yield from map(reader.image, rows)
         return
     with ThreadPoolExecutor(READ_THREADS) as pool:
         waiting: deque[Future[RawImage]] = deque()
         try:
             for row in rows:
-                waiting.append(pool.submit(fetch, row))
+                waiting.append(pool.submit(reader.image, row))
                 if len(waiting) == READ_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -116,64 +107,60 @@ def _fetched(place: DataPlace, rows: Sequence[_Row]) -> Iterator[RawImage]:
                 future.cancel()
 
 
-class _Containers:
-    """The tar that is being read, kept open: its members come one after the other."""
+class _Reader:
+    """Reads images and masks. The current tar stays open: its members follow each other."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._open: tuple[str, IO[bytes]] | None = None
+    def __init__(self, place: DataPlace) -> None:
+        self._place = place
+        self._tar: tuple[str, IO[bytes]] | None = None
 
-    def read(self, uri: str, offset: int, length: int) -> bytes:
-        """Bytes of a container."""
-        if self._open is None or self._open[0] != uri:
-            store, name = open_uri(self._store, uri)
-            self._open = (uri, store.open(name))
-        file = self._open[1]
-        file.seek(offset)
-        return file.read(length)
-
-
-def _image(place: DataPlace, containers: _Containers, row: _Row) -> bytes:
-    def read() -> bytes:
+    def image(self, row: _Row) -> RawImage:
+        """Read the image and the mask of a row."""
         if row.offset is not None and row.length is not None:
-            return containers.read(row.uri, row.offset, row.length)
-        store, name = open_uri(place.store, row.uri)
-        return store.read(name)
+            offset, length = row.offset, row.length
+            data = self._checked(
+                row.source, row.num_bytes, lambda: self._member(row.uri, offset, length)
+            )
+        else:
+            store, name = open_uri(self._place.store, row.uri)
+            data = self._checked(row.source, row.num_bytes, lambda: store.read(name))
+        return RawImage(row.source, data, row.label, self._mask(row))
 
-    return _checked(place, row.source, row.num_bytes, read)
+    def _mask(self, row: _Row) -> bytes | None:
+        size = -1 if row.mask_bytes is None else row.mask_bytes
+        what = f"the mask of {row.source}"
+        if row.mask is not None:
+            store, name = open_uri(self._place.masks or self._place.store, row.mask)
+            return self._checked(what, size, lambda: store.read(name))
+        if row.mask_offset is not None:
+            offset = row.mask_offset
+            return self._checked(what, size, lambda: self._member(row.uri, offset, size))
+        return None
 
+    def _member(self, uri: str, offset: int, length: int) -> bytes:
+        if self._tar is None or self._tar[0] != uri:
+            store, name = open_uri(self._place.store, uri)
+            self._tar = (uri, store.open(name))
+        self._tar[1].seek(offset)
+        return self._tar[1].read(length)
 
-def _mask(place: DataPlace, containers: _Containers, row: _Row) -> bytes | None:
-    size = -1 if row.mask_bytes is None else row.mask_bytes
-    what = f"the mask of {row.source}"
-    if row.mask is not None:
-        store, name = open_uri(place.masks or place.store, row.mask)
-        return _checked(place, what, size, lambda: store.read(name))
-    if row.mask_offset is not None:
-        offset = row.mask_offset
-        return _checked(place, what, size, lambda: containers.read(row.uri, offset, size))
-    return None
-
-
-def _checked(place: DataPlace, what: str, size: int, read: Callable[[], bytes]) -> bytes:
-    try:
-        data = read()
-    except FileNotFoundError as error:
-        raise InputError(f"{what} has vanished from {place.store.url} since it was listed") from (
-            error
-        )
-    if size >= 0 and len(data) != size:
-        raise InputError(
-            f"{what} has {len(data)} bytes instead of the {size} listed: "
-            "is something still writing it?"
-        )
-    return data
+    def _checked(self, what: str, size: int, read: Callable[[], bytes]) -> bytes:
+        try:
+            data = read()
+        except FileNotFoundError as error:
+            url = self._place.store.url
+            raise InputError(f"{what} has vanished from {url} since it was listed") from error
+        if size >= 0 and len(data) != size:
+            raise InputError(
+                f"{what} has {len(data)} bytes instead of the {size} listed: "
+                "is another program still writing it?"
+            )
+        return data
 
 
 def _parquet_rows(place: DataPlace, rows: Sequence[_Row]) -> Iterator[RawImage]:
-    """A run of rows of one parquet file, with only the row groups and columns that it takes."""
+    """Read rows of one parquet file, with only the row groups and columns that it takes."""
     store, name = open_uri(place.store, rows[0].uri)
-    columns = [column for column in (place.image_column, place.mask_column) if column]
     wanted = {row.offset: row for row in rows if row.offset is not None}
     first, last = min(wanted), max(wanted)
     try:
@@ -183,7 +170,7 @@ def _parquet_rows(place: DataPlace, rows: Sequence[_Row]) -> Iterator[RawImage]:
             for group in range(table.num_row_groups):
                 end = start + table.metadata.row_group(group).num_rows
                 if start <= last and end > first:
-                    yield from _of_group(place, table, group, start, wanted, columns)
+                    yield from _of_group(place, table, group, start, wanted)
                 start = end
             if start <= last:
                 raise InputError(f"{store.where(name)} has {start} rows now, fewer than listed")
@@ -200,8 +187,8 @@ def _of_group(
     group: int,
     start: int,
     wanted: dict[int, _Row],
-    columns: list[str],
 ) -> Iterator[RawImage]:
+    columns = [column for column in (place.image_column, place.mask_column) if column]
     number = start
     for batch in table.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
         for position in range(batch.num_rows):

@@ -1,4 +1,4 @@
-"""The entries of a list of images: relative to the list, absolute, or remote."""
+"""Resolve the entries of a list of images: relative paths, absolute paths, URLs."""
 
 import os
 import posixpath
@@ -9,17 +9,17 @@ from urllib.parse import unquote, urlsplit
 from pipeline.core.errors import InputError
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.object_store import ObjectStore, open_object_store
-from pipeline.storage.storage import Store, printable, reason
+from pipeline.storage.storage import Store, StoreError, printable, reason
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where an entry's bytes lie.
+    """The location of an entry.
 
     Attributes:
-        source: relative to the list's store where that can be said, else a URL without options.
-        uri: where its bytes lie, if that is not `source`.
-        num_bytes: -1 for what is remote: asking for each would take hours.
+        source: its name, relative to the list's store where possible, else a URL without options.
+        uri: the name or URL of its bytes, if it differs from `source`.
+        num_bytes: -1 for a remote entry: asking for the size of each would take hours.
     """
 
     source: str
@@ -28,7 +28,12 @@ class Located:
 
 
 class UriResolver:
-    """Resolves the entries of one list."""
+    """Resolves the entries of one list.
+
+    Args:
+        store: the store that holds the list.
+        name: of the list.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self._store = store
@@ -38,88 +43,89 @@ class UriResolver:
         self._seen_buckets: set[str] = set()
 
     def resolve(self, text: str | None, number: int) -> Located:
-        """Where an entry lies; what is local is looked up.
+        """Return the location of an entry; a local file must exist.
 
         Args:
-            text: a path, absolute or relative to the list's folder, or a URL (file, s3, gs).
+            text: a path, absolute or relative to the list's folder, or a URL (file, s3, gs, az).
             number: of the row, from 1, for messages.
 
         Raises:
-            InputError: empty, not there, or of a kind that cannot be read; names list and row.
+            InputError: empty, missing, or not readable; names the list and the row.
         """
-        if not text or not text.strip():
-            raise InputError(f"{self._list}, row {number}: the image has no URI")
+        try:
+            return self._resolve(text or "")
+        except StoreError:
+            raise
+        except InputError as error:
+            raise InputError(f"{self._list}, row {number}: {error}") from error
+
+    def _resolve(self, text: str) -> Located:
+        if not text.strip():
+            raise InputError("the image has no URI")
         if text.startswith("file://"):
             text = unquote(urlsplit(text).path)
         if "://" in text:
-            return self._remote(text, number)
+            return self._remote(text)
         if isinstance(self._store, ObjectStore):
-            return self._beside_remote(self._store, text, number)
-        return self._local(text, number)
+            return self._beside_remote(self._store, text)
+        return self._local(text)
 
-    def _local(self, text: str, number: int) -> Located:
-        if text.startswith("/"):  # written as it is seen from the list: no absolute path is kept
+    def _local(self, text: str) -> Located:
+        if text.startswith("/"):  # no absolute path is recorded
             name = os.path.relpath(text, self._root)
         else:
             name = posixpath.normpath(posixpath.join(self._folder, text))
         try:
             about = os.stat(os.path.join(self._root, name))
         except OSError as error:
-            raise InputError(
-                f"{self._list}, row {number}: {printable(text)} cannot be read: {reason(error)}"
-            ) from error
+            raise InputError(f"{printable(text)} cannot be read: {reason(error)}") from error
         if not stat.S_ISREG(about.st_mode):
-            raise InputError(f"{self._list}, row {number}: {printable(text)} is no file")
+            raise InputError(f"{printable(text)} is not a file")
         source = printable(name)
         return Located(source, None if source == name else os.fsencode(name), about.st_size)
 
-    def _beside_remote(self, store: ObjectStore, text: str, number: int) -> Located:
+    def _beside_remote(self, store: ObjectStore, text: str) -> Located:
         if text.startswith("/"):
             raise InputError(
-                f"{self._list}, row {number}: {text} is a local path in a remote list: "
-                "relative paths and URLs are wanted"
+                f"{text} is a local path in a remote list: use relative paths and URLs"
             )
         name = posixpath.normpath(posixpath.join(self._folder, text))
         if not name.startswith("../"):
-            self._look_up(store, name, number)
+            self._look_up(store, name)
             return Located(name, None, -1)
-        place = posixpath.normpath(posixpath.join(store.base, name))
-        if place.startswith("..") or "/" not in place:
-            raise InputError(f"{self._list}, row {number}: {text} leads out of the bucket")
-        return Located(name, f"{store.scheme}://{place}".encode(), -1)
+        path = posixpath.normpath(posixpath.join(store.base, name))
+        if path.startswith("..") or "/" not in path:
+            raise InputError(f"{text} leads out of the bucket")
+        return Located(name, f"{store.scheme}://{path}".encode(), -1)
 
-    def _remote(self, text: str, number: int) -> Located:
-        try:
-            other = open_object_store(text)
-        except InputError as error:
-            raise InputError(f"{self._list}, row {number}: {error}") from error
+    def _remote(self, text: str) -> Located:
+        other = open_object_store(text)
         if "/" not in other.base:
-            raise InputError(f"{self._list}, row {number}: {text} names no object in the bucket")
-        self._look_up(*open_uri(self._store, text), number)
+            raise InputError(f"{text} names no object in the bucket")
+        self._look_up(*open_uri(self._store, text))
         return Located(other.url, text.encode(), -1)
 
-    def _look_up(self, store: Store, name: str, number: int) -> None:
-        """Ask for the first object of each bucket: a wrong prefix or no access shows at once."""
+    def _look_up(self, store: Store, name: str) -> None:
+        """Look up the first object of each bucket, so that a wrong prefix fails at once."""
         bucket = store.url.split("/")[2]
-        if bucket in self._seen_buckets:
-            return
+        if bucket not in self._seen_buckets and store.size(name) is None:
+            raise InputError(f"{store.where(name)} does not exist")
         self._seen_buckets.add(bucket)
-        if store.size(name) is None:
-            raise InputError(f"{self._list}, row {number}: {store.where(name)} is not there")
 
 
 def open_uri(store: Store, uri: str) -> tuple[Store, str]:
-    """The store and the name that a row's `uri` (or its source) means.
+    """Return the store and the name that the `uri` (or source) of a row means.
 
     Args:
-        store: what names are relative to; a URL of the same scheme without options of its own is
-            reached as this store is.
+        store: names are relative to it. A URL of the same scheme without options of its own is
+            reached with the options of this store.
         uri: a name or a URL.
     """
     if "://" not in uri:
         return store, uri
     other = open_object_store(uri)
     bucket, _, key = other.base.partition("/")
-    same = "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme
-    options = store.options if same and isinstance(store, ObjectStore) else other.options
+    options = other.options
+    if "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme:
+        options = store.options
     return ObjectStore(other.scheme, bucket, options), key

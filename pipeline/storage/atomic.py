@@ -1,4 +1,4 @@
-"""Files that are whole when they exist: written under a temporary name, flushed, renamed."""
+"""Write files atomically: under a temporary name, flushed, then renamed."""
 
 import os
 import secrets
@@ -12,14 +12,14 @@ TEMPORARY_SUFFIX = ".tmp"
 
 @contextmanager
 def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` that takes its name when the block ends well.
+    """Open a temporary file beside `path` that is renamed to `path` when the block succeeds.
 
-    The folder is made where it is missing. On an error the temporary is removed and whatever
-    stood at `path` stays as it was.
+    A missing folder is created. After an error the temporary file is removed and an existing
+    file at `path` is unchanged.
 
     Args:
         path: of the file.
-        settle: whether the name itself survives a power cut at once (else see `settle_folder`).
+        settle: flush the folder too, so that the new name survives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
@@ -30,26 +30,25 @@ def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
     if settle:
         settle_folder(path.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path`: all of it or nothing."""
+    """Write `data` to `path`, all or nothing."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def temporaries(folder: Path) -> list[Path]:
-    """The files in `folder` that are being written, or were when their process died."""
+    """Return the temporary files in a folder: being written, or left by killed processes."""
     return sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
 
 
 def sweep_temporaries(folder: Path) -> int:
-    """Remove what a killed process left half-written in `folder`; returns how many files."""
+    """Remove the temporary files in a folder; return how many."""
     count = 0
     for orphan in temporaries(folder):
         with suppress(FileNotFoundError):
@@ -59,7 +58,7 @@ def sweep_temporaries(folder: Path) -> int:
 
 
 def settle_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the file system can."""
+    """Make the names in a folder survive a power cut, if the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

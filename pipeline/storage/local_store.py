@@ -1,6 +1,5 @@
-"""A local folder as a store: temporaries beside their files, renamed when they are whole."""
+"""A local folder as a store."""
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -10,28 +9,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from pipeline.storage.atomic import atomic_file, settle_folder, sweep_temporaries
-from pipeline.storage.storage import RETRY_SECONDS, Store, StoreError, printable, reason, retrying
-
-PASSING_ERRORS = frozenset(
-    [
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.EINTR,
-        errno.EIO,
-        errno.EREMOTEIO,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.ECONNABORTED,
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENOTCONN,
-    ]
-)
-"""What a disk or a network mount says in bad moments."""
+from pipeline.storage.base import RETRY_SECONDS, Store, StoreError, printable, reason, retrying
 
 Result = TypeVar("Result")
 
@@ -40,9 +18,12 @@ Result = TypeVar("Result")
 class LocalStore(Store):
     """Files below a folder.
 
+    It does not use obstore's local store, which neither flushes files to the disk nor reads
+    names that are not UTF-8 or end in `#` and a number (object_store 0.13).
+
     Attributes:
-        root: the folder; made by the first file that is written.
-        retry_seconds: how long reads that fail are tried again.
+        root: the folder; created with the first file.
+        retry_seconds: how long failed reads are retried.
     """
 
     root: Path
@@ -53,13 +34,8 @@ class LocalStore(Store):
         """The folder."""
         return printable(str(self.root))
 
-    @property
-    def is_remote(self) -> bool:
-        """Never."""
-        return False
-
     def path(self, name: str) -> Path:
-        """Where a file lies."""
+        """Return the path of a file."""
         return self.root / name
 
     def read(self, name: str) -> bytes:
@@ -84,35 +60,30 @@ class LocalStore(Store):
         return about.st_size if stat.S_ISREG(about.st_mode) else None
 
     def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """See `Store`. Links are followed.
+        """See `Store`. Symbolic links are followed.
 
-        A folder that links make reachable in several ways is read once: by its own path, if that
+        A folder that is reachable through several links is listed once: by its own path if that
         is below the root, else by the first link in order of names.
         """
-        if not os.path.isdir(os.path.join(self.root, prefix)):
-            return
-        seen: set[tuple[int, int]] = set()
-        folders, links = [os.fsencode(prefix.strip("/"))], list[bytes]()
-        root = os.fsencode(self.root)
-        while folders or links:
-            if not folders:  # linked folders last, so that a folder's own path comes first
-                links.sort(reverse=True)
-                folders.append(links.pop())
-            folder = folders.pop()
-            identity = _stat(os.path.join(root, folder))
-            if (identity.st_dev, identity.st_ino) in seen:
-                continue
-            seen.add((identity.st_dev, identity.st_ino))
-            for entry in _entries(os.path.join(root, folder)):
-                path = os.path.join(folder, entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif entry.is_dir():
-                    links.append(path)
-                else:
-                    about = _stat(entry.path)
-                    # a pipe or a device would block for ever
-                    yield os.fsdecode(path), about.st_size if stat.S_ISREG(about.st_mode) else -1
+        root = os.path.join(os.fsencode(self.root), b"")
+        start = os.path.join(root, os.fsencode(prefix.strip("/")))
+        links = [start] if os.path.isdir(start) else []
+        listed: set[tuple[int, int]] = set()
+        while links:
+            links.sort(reverse=True)
+            for folder, folders, names in os.walk(links.pop(), onerror=_cannot_list):
+                about = _stat(folder)
+                if (about.st_dev, about.st_ino) in listed:
+                    folders.clear()
+                    continue
+                listed.add((about.st_dev, about.st_ino))
+                paths = [os.path.join(folder, name) for name in folders]
+                links += filter(os.path.islink, paths)  # `os.walk` does not enter them
+                for name in names:
+                    path = os.path.join(folder, name)
+                    about = _stat(path)
+                    size = about.st_size if stat.S_ISREG(about.st_mode) else -1
+                    yield os.fsdecode(path[len(root) :]), size
 
     def is_there(self) -> bool:
         """See `Store`."""
@@ -122,22 +93,22 @@ class LocalStore(Store):
         """See `Store`."""
         return atomic_file(self.path(name), settle=False)
 
-    def settle(self) -> None:
-        """See `Store`. Looks into the folder and the folders in it."""
-        for folder in self._folders():
-            settle_folder(folder)
-
     def remove(self, name: str) -> None:
         """See `Store`."""
         path = self.path(name)
         path.unlink(missing_ok=True)
-        folders = [folder for folder in path.parents if folder.is_relative_to(self.root)]
-        with suppress(OSError):  # not empty, not there, or not ours to remove
-            for folder in folders:
-                folder.rmdir()
+        with suppress(OSError):  # not empty, missing, or not removable
+            for folder in path.parents:
+                if folder.is_relative_to(self.root):
+                    folder.rmdir()
+
+    def settle(self) -> None:
+        """See `Store`. Covers the folder and its direct subfolders."""
+        for folder in self._folders():
+            settle_folder(folder)
 
     def sweep(self) -> int:
-        """See `Store`. Looks into the folder and the folders in it."""
+        """See `Store`. Covers the folder and its direct subfolders."""
         return sum(sweep_temporaries(folder) for folder in self._folders())
 
     def _folders(self) -> list[Path]:
@@ -146,21 +117,12 @@ class LocalStore(Store):
         return [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
 
     def _retrying(self, name: str, attempt: Callable[[], Result]) -> Result:
-        return retrying(
-            f"{self.where(name)} cannot be read",
-            attempt,
-            is_outage=lambda error: error.errno in PASSING_ERRORS,
-            seconds=self.retry_seconds,
-        )
+        return retrying(f"{self.where(name)} cannot be read", attempt, self.retry_seconds)
 
 
-def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        name = printable(os.fsdecode(folder))
-        raise StoreError(f"cannot list {name}: {reason(error)}") from error
+def _cannot_list(error: OSError) -> None:
+    name = printable(os.fsdecode(error.filename))
+    raise StoreError(f"cannot list {name}: {reason(error)}") from error
 
 
 def _stat(path: bytes) -> os.stat_result:
@@ -169,5 +131,5 @@ def _stat(path: bytes) -> os.stat_result:
     except OSError as error:
         name = printable(os.fsdecode(path))
         raise StoreError(
-            f"cannot read {name}: {reason(error)} (a link to nowhere? remove it)"
+            f"cannot read {name}: {reason(error)} (if it is a broken link, remove it)"
         ) from error

@@ -1,58 +1,45 @@
-"""A prefix of a bucket as a store, through pyarrow: `s3://bucket/prefix` and `gs://bucket/prefix`.
+"""A prefix of a bucket as a store: s3, gs and az URLs.
 
-Credentials come from the environment, the usual files, or the machine's role; never from a URL.
-
-There is no rename in a bucket, and pyarrow's stream writes an object in parts and completes it
-whenever it is closed, also by its destructor and after an error. So a new file is spooled locally,
-goes up in one piece after it is finished, and a stream that failed is never closed.
+Credentials come from the environment, a profile, or the machine's role; never from a URL.
+Buckets have no rename: a new file is spooled locally and uploaded whole once it is complete.
 """
 
-import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
 from importlib.util import find_spec
-from typing import IO, Any, TypeVar
+from typing import IO, ClassVar, TypeVar
 from urllib.parse import parse_qsl
 
-import pyarrow.fs as arrow_fs
+from obstore.exceptions import BaseError
 
 from pipeline.core.errors import InputError
-from pipeline.storage.storage import REMOTE_SCHEMES, RETRY_SECONDS, Store, StoreError, retrying
+from pipeline.storage.base import REMOTE_SCHEMES, Store, StoreError, retrying
+from pipeline.storage.bucket import (
+    PART_BYTES,
+    PARTS_AT_ONCE,
+    Bucket,
+    Options,
+    bad_key,
+    connect,
+    failure,
+    retry_seconds,
+    status_of,
+)
 
-OPTIONS = {
-    "endpoint_override": "another server, host:port or http://host:port (or AWS_ENDPOINT_URL)",
-    "scheme": "http or https, for that server",
-    "region": "of the bucket (default: asked for)",
-    "anonymous": "true: without credentials",
-    "retry_seconds": f"how long an outage is waited out (default {RETRY_SECONDS:.0f})",
-}
-"""What may stand after the question mark of a URL."""
+OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
+"""What may follow the question mark of a URL.
 
-CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 20.0
-CHUNK = 8 << 20
+endpoint_override: another server, host:port or http://host:port (or AWS_ENDPOINT_URL).
+scheme: http or https, for that server.
+region: of the bucket; by default s3 is asked for it.
+anonymous: true sends no credentials.
+retry_seconds: how long an outage is retried; 30 by default.
+"""
 LISTING_THREADS = 8
-REFUSALS = {
-    "NO_SUCH_BUCKET": "no such bucket",
-    "ACCESS_DENIED": "access denied",
-    "INVALID_ACCESS_KEY_ID": "access denied (unknown access key)",
-    "SIGNATURE_DOES_NOT_MATCH": "access denied (wrong secret key)",
-    "INVALID_SIGNATURE": "access denied (wrong secret key)",
-    "INVALID_CLIENT_TOKEN_ID": "access denied (unknown access key)",
-    "EXPIRED_TOKEN": "access denied (the session token has expired)",
-    "MISSING_AUTHENTICATION_TOKEN": "access denied (no credentials)",
-    "PERMISSION_DENIED": "access denied",
-    "UNAUTHENTICATED": "access denied (no credentials)",
-    "HTTP status 301": "the bucket lies in another region",
-    "HTTP status 401": "access denied (no credentials)",
-    "HTTP status 403": "access denied",
-}
-"""What will be refused again: pyarrow's words, and ours."""
 
 Result = TypeVar("Result")
 
@@ -62,158 +49,132 @@ class ObjectStore(Store):
     """Files below a prefix.
 
     Attributes:
-        scheme: s3 or gs.
+        scheme: s3, gs or az.
         base: bucket, or bucket/prefix.
-        options: of the connection, sorted.
+        options: of the connection, sorted; see `OPTIONS`.
     """
 
     scheme: str
     base: str
-    options: tuple[tuple[str, str], ...] = ()
+    options: Options = ()
+    is_remote: ClassVar[bool] = True
 
     @property
     def url(self) -> str:
-        """The place without options."""
+        """The URL without options."""
         return f"{self.scheme}://{self.base}"
-
-    @property
-    def is_remote(self) -> bool:
-        """Always."""
-        return True
 
     def read(self, name: str) -> bytes:
         """See `Store`."""
-
-        def attempt() -> bytes:
-            with self._connection.open_input_stream(self._path(name)) as file:
-                return bytes(file.read())
-
-        return self._retrying(f"{self.where(name)} cannot be read", attempt)
+        return self._ask("read", name, lambda bucket, key: bytes(bucket.get(key).bytes()))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """See `Store`."""
 
-        def attempt() -> bytes:
-            with self._connection.open_input_file(self._path(name)) as file:
-                return bytes(file.read_at(length, offset))
+        def request(bucket: Bucket, key: str) -> bytes:
+            try:
+                return bytes(bucket.get_range(key, start=offset, length=length))
+            except BaseError as error:
+                if status_of(error) == 416:  # the file ends before the offset
+                    return b""
+                raise
 
-        return self._retrying(f"{self.where(name)} cannot be read", attempt)
+        return self._ask("read", name, request)
 
     def size(self, name: str) -> int | None:
         """See `Store`."""
-        about = self._retrying(
-            f"{self.where(name)} cannot be looked up",
-            lambda: self._connection.get_file_info(self._path(name)),
-        )
-        return about.size if about.type == arrow_fs.FileType.File else None
+        with suppress(FileNotFoundError):
+            return self._ask("looked up", name, lambda bucket, key: bucket.head(key)["size"])
+        return None
 
     def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """See `Store`. Lists folder by folder: no process ever holds the whole listing."""
-        skip = len(self.base) + 1
-        folders = [self._path(prefix)]
-        if not self._list(folders[0]):
-            self._require_bucket()  # a folder that is not there is empty, in a bucket that is
-            return
+        """See `Store`. Lists a few folders at a time: no process holds the whole listing."""
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
+            folders = [prefix.strip("/")]
             while folders:
                 some, folders = folders[-LISTING_THREADS:], folders[:-LISTING_THREADS]
-                for entries in pool.map(self._list, some):
-                    for entry in entries:
-                        if entry.type == arrow_fs.FileType.Directory:
-                            folders.append(entry.path)
-                        elif entry.type == arrow_fs.FileType.File:
-                            yield entry.path[skip:], entry.size
+                for inner, files in pool.map(self._list, some):
+                    folders += inner
+                    yield from files
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[IO[bytes]]:
-        """See `Store`. The spool file has no name: it goes with its process."""
+        """See `Store`. The spool file has no name: it disappears with its process."""
         with tempfile.TemporaryFile(prefix="salmask-") as spool:
             yield spool
-            size = spool.seek(0, os.SEEK_END)
-            self._retrying(
-                f"{self.where(name)} cannot be written", lambda: self._upload(spool, name, size)
-            )
-
-    def settle(self) -> None:
-        """See `Store`. What is uploaded is safe."""
+            self._ask("written", name, lambda bucket, key: _upload(bucket, key, spool))
 
     def remove(self, name: str) -> None:
         """See `Store`."""
         with suppress(FileNotFoundError):
-            self._retrying(
-                f"{self.where(name)} cannot be removed",
-                lambda: self._connection.delete_file(self._path(name)),
-            )
+            self._ask("removed", name, lambda bucket, key: bucket.delete(key))
+
+    def settle(self) -> None:
+        """See `Store`. Uploaded files are safe already."""
 
     def sweep(self) -> int:
-        """See `Store`. Uploads that never ended cost money, and show nowhere.
+        """See `Store`. Aborts unfinished uploads, which cost money and appear in no listing.
 
-        pyarrow cannot list them, so this takes boto3 (the extra `s3`); without it a lifecycle rule
-        of the bucket has to (AbortIncompleteMultipartUpload).
+        obstore cannot list them. boto3 can, on s3 (the extra `s3`). Without it and on gs, the
+        bucket needs the lifecycle rule AbortIncompleteMultipartUpload. Azure discards unfinished
+        uploads after a week.
         """
-        if self.scheme != "s3" or find_spec("boto3") is None:
+        options = dict(self.options)
+        if self.scheme != "s3" or "anonymous" in options or not find_spec("boto3"):
             return 0
-        from pipeline.storage.multipart import abort_uploads
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, prefix = self.base.partition("/")
-        return self._retrying(
-            f"unfinished uploads below {self.url} cannot be swept",
-            lambda: abort_uploads(bucket, f"{prefix}/" if prefix else "", dict(self.options)),
-        )
-
-    @property
-    def _connection(self) -> Any:  # noqa: ANN401  (pyarrow has no types)
-        return _connect(self.scheme, self.base.partition("/")[0], self.options)
-
-    def _path(self, name: str) -> str:
-        return f"{self.base}/{name}".rstrip("/")
-
-    def _list(self, folder: str) -> list[Any]:
-        selector = arrow_fs.FileSelector(folder, allow_not_found=True)
-        return self._retrying(
-            f"{self.scheme}://{folder} cannot be listed",
-            lambda: self._connection.get_file_info(selector),
-        )
-
-    def _require_bucket(self) -> None:
-        bucket = self.base.partition("/")[0]
-        what = f"{self.url} cannot be listed"
-        about = self._retrying(what, lambda: self._connection.get_file_info(bucket))
-        if about.type == arrow_fs.FileType.NotFound:
-            raise StoreError(f"{what}: no such bucket")
-
-    def _upload(self, spool: IO[bytes], name: str, size: int) -> None:
-        spool.seek(0)
-        stream = self._connection.open_output_stream(self._path(name))
+        endpoint = options.get("endpoint_override")
+        region = options.get("region", "us-east-1" if endpoint else None)
+        count = 0
         try:
-            while chunk := spool.read(CHUNK):
-                stream.write(chunk)
-            stream.close()
-        except BaseException:
-            _never_close(stream)
-            raise
-        there = self.size(name)
-        if there != size:
-            raise OSError(f"{there} bytes are there after {size} were written")
+            server = boto3.resource("s3", endpoint_url=endpoint, region_name=region)
+            uploads = server.Bucket(bucket).multipart_uploads
+            for upload in uploads.filter(Prefix=f"{prefix}/" if prefix else ""):
+                upload.abort()
+                count += 1
+        except (BotoCoreError, ClientError) as error:
+            about = getattr(error, "response", {}).get("ResponseMetadata", {})
+            if about.get("HTTPStatusCode") not in (401, 403):  # not allowed: as without boto3
+                raise StoreError(f"unfinished uploads in {self.url} remain: {error}") from error
+        return count
 
-    def _retrying(self, what: str, attempt: Callable[[], Result]) -> Result:
-        def explained() -> Result:
+    def _list(self, folder: str) -> tuple[list[str], list[tuple[str, int]]]:
+        """Return the folders in a folder, and its files with their sizes."""
+        skip = len(self._key("x")) - 1
+        found = self._ask("listed", folder, lambda bucket, key: bucket.list_with_delimiter(key))
+        if "" in found["common_prefixes"]:
+            raise StoreError(f"{self.url} cannot be listed: {bad_key('/')}")
+        sizes = {about["path"][skip:]: about["size"] for about in found["objects"]}
+        sizes.pop(folder, None)  # an object with the key of a folder marks the folder
+        return [path[skip:] for path in found["common_prefixes"]], list(sizes.items())
+
+    def _key(self, name: str) -> str:
+        return f"{self.base.partition('/')[2]}/{name}".strip("/")
+
+    def _ask(self, verb: str, name: str, request: Callable[[Bucket, str], Result]) -> Result:
+        """Send a request, with retries.
+
+        Raises:
+            FileNotFoundError: no such file.
+            StoreError: the store refuses, or the outage lasts longer than the retries.
+        """
+        what = f"{self.where(name)} cannot be {verb}"
+        bucket = self.base.partition("/")[0]
+
+        def attempt() -> Result:
             try:
-                return attempt()
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                for words, ours in REFUSALS.items():
-                    if words in str(error):
-                        raise StoreError(f"{what}: {ours}") from error
-                raise
+                return request(connect(self.scheme, bucket, self.options), self._key(name))
+            except (BaseError, FileNotFoundError, ValueError) as error:
+                raise failure(what, error) from error
 
-        seconds = float(dict(self.options).get("retry_seconds", RETRY_SECONDS))
-        return retrying(what, explained, is_outage=lambda _: True, seconds=seconds)
+        return retrying(what, attempt, retry_seconds(self.options))
 
 
 def open_object_store(url: str) -> ObjectStore:
-    """The store at a URL; an endpoint from the environment goes along with the store.
+    """Return the store at a URL. An endpoint from the environment becomes part of it.
 
     Raises:
         InputError: another scheme, no bucket, credentials, an unknown option, a bad value.
@@ -221,17 +182,15 @@ def open_object_store(url: str) -> ObjectStore:
     place, _, query = url.partition("?")
     scheme, _, base = place.partition("://")
     if scheme not in REMOTE_SCHEMES:
-        raise InputError(
-            f"{place}: {scheme}:// is no known kind of place; "
-            f"known are local paths, {', '.join(f'{name}://' for name in REMOTE_SCHEMES)}"
-        )
+        known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
+        raise InputError(f"{place}: {scheme}:// is not supported: use a local path, {known}")
     base = base.strip("/")
     bucket = base.partition("/")[0]
     if not bucket:
         raise InputError(f"{place} names no bucket: write {scheme}://bucket/prefix")
     if "@" in bucket:
         raise InputError(
-            f"{scheme}://... has credentials in it: leave them to the environment "
+            f"{scheme}://... contains credentials: leave them to the environment "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
         )
     options = dict(parse_qsl(query, keep_blank_values=True))
@@ -241,43 +200,27 @@ def open_object_store(url: str) -> ObjectStore:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if scheme == "s3" and endpoint:
         options.setdefault("endpoint_override", endpoint)
-    if "://" in options.get("endpoint_override", ""):
-        kind, _, host = options["endpoint_override"].partition("://")
-        options.setdefault("scheme", kind)
-        options["endpoint_override"] = host.rstrip("/")
+    protocol = options.pop("scheme", "https")
+    if "endpoint_override" in options:
+        server = options["endpoint_override"].rstrip("/")
+        options["endpoint_override"] = server if "://" in server else f"{protocol}://{server}"
+    if options.get("anonymous", "").lower() not in ("1", "true", "yes"):
+        options.pop("anonymous", None)
+    store = ObjectStore(scheme, base, tuple(sorted(options.items())))
     try:
-        float(options.get("retry_seconds", 0))
+        retry_seconds(store.options)
     except ValueError as error:
-        raise InputError(f"{place}: retry_seconds is a number of seconds") from error
-    return ObjectStore(scheme, base, tuple(sorted(options.items())))
+        raise InputError(f"{place}: retry_seconds must be a number of seconds") from error
+    return store
 
 
-@lru_cache(64)
-def _connect(scheme: str, bucket: str, options: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401
-    """One connection for a process; a store carries only what it takes to make it."""
-    given = dict(options)
-    shared = {
-        "endpoint_override": given.get("endpoint_override"),
-        "scheme": given.get("scheme", "https"),
-        "anonymous": given.get("anonymous", "").lower() in ("1", "true", "yes"),
-    }
-    if scheme == "gs":
-        return arrow_fs.GcsFileSystem(**shared, retry_time_limit=timedelta(seconds=2))
-    region = given.get("region")
-    if region is None and shared["endpoint_override"] is None:
-        with suppress(OSError):  # what cannot be asked now is said by the first request
-            region = arrow_fs.resolve_s3_region(bucket)
-    return arrow_fs.S3FileSystem(
-        **shared,
-        region=region,
-        connect_timeout=CONNECT_SECONDS,
-        request_timeout=REQUEST_SECONDS,
-        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=1),
-        # only in this mode does a stream remember that a part of it failed
-        background_writes=True,
-    )
-
-
-def _never_close(stream: object) -> None:
-    """Keep the stream's destructor from ever running: it would complete the upload."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
+def _upload(bucket: Bucket, key: str, spool: IO[bytes]) -> None:
+    """Upload a file whole. An error or Ctrl-C on the way aborts the upload."""
+    size = spool.seek(0, os.SEEK_END)
+    spool.seek(0)
+    if size <= PART_BYTES:
+        bucket.put(key, spool.read())
+        return
+    # an iterator, not the file: Ctrl-C is noticed only while Python code runs
+    parts = iter(lambda: spool.read(PART_BYTES), b"")
+    bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)

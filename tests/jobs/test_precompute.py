@@ -91,8 +91,7 @@ def test_a_place_of_no_known_kind_is_one_line_and_exit_code_2(tmp_path: Path) ->
     done = run_job("--data", "http://x/y", "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: http://x/y: http:// is no known kind of place; "
-        "known are local paths, s3://, gs://\n"
+        "error: http://x/y: http:// is not supported: use a local path, s3://, gs://, az://\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -33,7 +33,7 @@ class PretrainConfig:
     """A whole run. Any field can be set on the command line, nested ones with a dot.
 
     Attributes:
-        shards: folder, s3:// or gs:// prefix that jobs/precompute.py wrote.
+        shards: folder or bucket (s3://, gs://, az://) that jobs/precompute.py wrote.
         out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone. A run that is
             there already goes on.
         epochs: passes over the images, 1 or more.

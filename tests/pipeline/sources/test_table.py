@@ -156,8 +156,8 @@ def test_a_parquet_column_may_name_images(pictures: Path) -> None:
         ("uri,path\nnear.jpg,x\n", {}, "any of uri, path: name it with --image-column"),
         ("uri\nnear.jpg\nnope.jpg\n", {}, r"table\.csv, row 2: nope\.jpg cannot be read: No such"),
         ("uri,label\nnear.jpg,1\n,1\n", {}, "row 2: the image has no URI"),
-        ("uri\nsub\n", {}, "row 1: sub is no file"),
-        ("uri\nhttp://x/y.jpg\n", {}, "row 1: .*http:// is no known kind of place"),
+        ("uri\nsub\n", {}, "row 1: sub is not a file"),
+        ("uri\nhttp://x/y.jpg\n", {}, "row 1: .*http:// is not supported"),
         ("uri\nnear.jpg,1,2\n", {}, r"table\.csv cannot be read: .*Expected 1 columns, got 3"),
         ("uri\n", {}, "it has no rows"),
         ("", {}, "cannot be read: Empty CSV file"),
@@ -177,7 +177,7 @@ def test_remote_entries_that_cannot_be_reached_are_named(pictures: Path, bucket:
     bucket.put("x/there.jpg", b"1")
     gone = bucket.url("x/gone.jpg")
     path.write_text(gone)
-    with pytest.raises(InputError, match=r"row 1: s3://.*/x/gone\.jpg is not there"):
+    with pytest.raises(InputError, match=r"row 1: s3://.*/x/gone\.jpg does not exist"):
         read(path)
     path.write_text(f"{bucket.url('x/there.jpg')}\n{gone}")
     with pytest.raises(InputError, match=r"s3://.*/x/gone\.jpg has vanished from"):

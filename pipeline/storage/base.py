@@ -1,0 +1,185 @@
+"""The interface of a store, and the retries that its implementations share.
+
+A failure that may be temporary is retried for a limited time and then reported in one line. An
+outage is never mistaken for a missing file or a bad image.
+"""
+
+import errno
+import io
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import IO, ClassVar, TypeVar
+
+from pipeline.core.errors import InputError
+
+RETRY_SECONDS = 30.0
+"""How long a temporary failure is retried, counted from the first failure."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
+REMOTE_STEP, LOCAL_STEP = 8 << 20, 1 << 17
+"""Bytes that an open file reads at once."""
+REMOTE_SCHEMES = ("s3", "gs", "az")
+TEMPORARY_ERRORS = {
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
+"""Errors of disks and network mounts that may pass, besides every `ConnectionError`."""
+
+Result = TypeVar("Result")
+
+
+class StoreError(InputError):
+    """A store cannot be reached or used; the message names the file, the reason and the retries."""
+
+
+class Store(ABC):
+    """Files by name. A store can be pickled and used from several threads.
+
+    Names are relative and use forward slashes. Bytes of local names that are not UTF-8 are
+    surrogates, as in `os.fsdecode`. Methods raise `FileNotFoundError` if the file does not exist
+    (`size` returns None) and `StoreError` if the store cannot be reached or used.
+
+    Attributes:
+        is_remote: whether every request is a round trip over the network.
+    """
+
+    is_remote: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The folder or URL, without options."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return all bytes of a file."""
+
+    @abstractmethod
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` on, or fewer at the end of the file."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes, or None if it does not exist."""
+
+    @abstractmethod
+    def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield names (relative to the store) and sizes of all files below a folder, in any order.
+
+        The size of a pipe or a device is -1. A folder that does not exist yields nothing.
+        """
+
+    @abstractmethod
+    def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Open a file for writing. It appears at `name`, complete, only if the block succeeds."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file if it exists, and the folders that are empty afterwards."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Make everything written so far survive a power cut."""
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Remove what killed processes left half-written; return how many leftovers.
+
+        No other process may write to the store at the same time.
+        """
+
+    def is_there(self) -> bool:
+        """Whether the store exists: it is a local folder, or holds at least one file."""
+        return next(self.names(), None) is not None
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of all files below a folder, in any order."""
+        return (name for name, _ in self.files(prefix))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file, or nothing."""
+        with self.new_file(name) as file:
+            file.write(data)
+
+    def where(self, name: str) -> str:
+        """Return the full path or URL of a file, for messages."""
+        return f"{self.url.rstrip('/')}/{printable(name)}" if name else self.url
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for buffered reading and seeking."""
+        size = self.size(name)
+        if size is None:
+            raise FileNotFoundError(self.where(name))
+        step = REMOTE_STEP if self.is_remote else LOCAL_STEP
+        return io.BufferedReader(_StoreFile(self, name, size), step)
+
+
+def printable(name: str) -> str:
+    """Return a name in which bytes that are not UTF-8 are backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:
+    """Call `attempt` until it succeeds, with growing pauses, while its errors may be temporary.
+
+    Args:
+        what: what cannot be done, for the message.
+        attempt: called again after a `ConnectionError` or an error in `TEMPORARY_ERRORS`.
+        seconds: time from the first failure to the last attempt.
+
+    Raises:
+        FileNotFoundError: from the attempt.
+        StoreError: the last failure.
+    """
+    deadline: float | None = None
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if not isinstance(error, ConnectionError) and error.errno not in TEMPORARY_ERRORS:
+                raise StoreError(f"{what}: {reason(error)}") from error
+            now = time.monotonic()
+            deadline = now + seconds if deadline is None else deadline
+            if now >= deadline:
+                raise StoreError(
+                    f"{what}: {reason(error)} (tried again for {seconds:.0f} s)"
+                ) from error
+            time.sleep(min(pause, deadline - now))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def reason(error: OSError) -> str:
+    """Return the reason of a failure on one line."""
+    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
+
+
+class _StoreFile(io.RawIOBase):
+    """A readable, seekable file; the store retries each read."""
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        self._store, self._name, self._size = store, name, size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        length = max(0, min(len(buffer), self._size - self._position))
+        data = self._store.read_range(self._name, self._position, length) if length else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

@@ -1,0 +1,184 @@
+"""Buckets: outages, refusals, options, folder markers, keys that obstore refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage import storage
+from pipeline.storage.object_store import ObjectStore
+from pipeline.storage.storage import StoreError, open_store
+from tests.s3_server import Bucket
+
+MIB = 1 << 20
+
+
+def test_a_short_outage_during_an_upload_is_survived(bucket: Bucket) -> None:
+    data = os.urandom(23 * MIB)
+    bucket.wire.cut_after(12 * MIB)
+    mender = threading.Timer(4.0, bucket.wire.mend)
+    mender.start()
+    open_store(bucket.url("p")).write("big", data)
+    mender.join()
+    assert bucket.contents("p") == {"big": data}
+
+
+def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket) -> None:
+    """Run in a process of its own, whose end must not complete the upload."""
+    bucket.wire.cut_after(12 * MIB)
+    script = (
+        "import sys\n"
+        "from pipeline.storage.storage import StoreError, open_store\n"
+        "store = open_store(sys.argv[1])\n"
+        "try:\n"
+        f"    store.write('big', bytes({23 * MIB}))\n"
+        "except StoreError as error:\n"
+        "    print(error, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    url = bucket.url("p", retry_seconds=1)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        bucket.wire.mend()  # from now on nothing keeps the process from completing the upload
+        rest = process.communicate(timeout=60)
+    assert line.startswith(f"s3://{bucket.name}/p/big cannot be written: ")
+    assert line.endswith("(tried again for 1 s)\n")
+    assert (process.returncode, *rest) == (0, "", "")
+    assert bucket.contents("p") == {}
+    assert bucket.unfinished() >= 1
+    elsewhere = open_store(bucket.url("other"))
+    assert elsewhere.sweep() == 0
+    assert open_store(url).sweep() >= 1
+    assert bucket.unfinished() == 0
+
+
+def test_ctrl_c_during_an_upload_leaves_nothing(bucket: Bucket) -> None:
+    data = bytes(64 * MIB)
+    bucket.wire.call_after(12 * MIB, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        open_store(bucket.url("p")).write("big", data)
+    assert (bucket.contents("p"), bucket.unfinished()) == ({}, 0)
+
+
+def test_reads_are_retried_and_then_name_the_file(bucket: Bucket) -> None:
+    bucket.put("p/x", b"1")
+    store = open_store(bucket.url("p", retry_seconds=1))
+    bucket.wire.cut()
+    threading.Timer(0.5, bucket.wire.mend).start()
+    assert store.read("x") == b"1"
+    bucket.wire.cut()
+    line = rf"^s3://{bucket.name}/p.* Connection refused \(tried again for 1 s\)$"
+    for what in (lambda: store.read("x"), lambda: store.size("x"), lambda: list(store.files())):
+        with pytest.raises(StoreError, match=line):
+            what()
+
+
+def test_a_refusal_is_reported_at_once(bucket: Bucket) -> None:
+    bucket.put("p/x", b"1")
+    store = open_store(bucket.url("p"))
+    nowhere = open_store(bucket.url("p", bucket="nosuchbucket"))
+    started = time.monotonic()
+    no_bucket = r"404 Not Found: The specified bucket does not exist$"
+    with pytest.raises(StoreError, match=rf"nosuchbucket/p cannot be listed: {no_bucket}"):
+        list(nowhere.files())
+    with pytest.raises(StoreError, match=rf"nosuchbucket/p/x cannot be written: {no_bucket}"):
+        nowhere.write("x", b"")
+    with pytest.raises(StoreError, match=rf"nosuchbucket/p/x cannot be read: {no_bucket}"):
+        nowhere.read("x")
+    with bucket.no_access():
+        denied = "403 Forbidden: The AWS Access Key Id you provided does not exist"
+        with pytest.raises(StoreError, match=f"/p/x cannot be read: {denied}"):
+            store.read("x")
+        with pytest.raises(StoreError, match=f"/p/y cannot be written: {denied}"):
+            store.write("y", b"")
+        with pytest.raises(StoreError, match=f"/p cannot be listed: {denied}"):
+            list(store.files())
+        with pytest.raises(StoreError, match=r"/p/x cannot be looked up: 403 Forbidden$"):
+            store.size("x")
+        assert store.sweep() == 0
+    assert time.monotonic() - started < storage.RETRY_SECONDS  # nothing was retried
+
+
+def test_markers_of_folders_are_no_files(bucket: Bucket) -> None:
+    for key in ("p/", "p/a/", "p/a/x.jpg", "p/empty/", "pp/other"):
+        bucket.put(key, b"1" * key.endswith("jpg"))
+    assert list(open_store(bucket.url("p")).files()) == [("a/x.jpg", 1)]
+    assert list(open_store(bucket.url("p")).files("a")) == [("a/x.jpg", 1)]
+    assert sorted(open_store(bucket.url()).names()) == ["p/a/x.jpg", "pp/other"]
+
+
+@pytest.mark.parametrize(("key", "shown"), [("p/x//y", "p/x//"), ("/y", "/"), ("p/./y", "p/.")])
+def test_a_key_that_cannot_be_listed_is_named(bucket: Bucket, key: str, shown: str) -> None:
+    bucket.put(key, b"1")
+    with pytest.raises(StoreError, match=rf"cannot be listed: the key '{shown}/?' has an empty"):
+        list(open_store(bucket.url()).files())
+    with pytest.raises(StoreError, match=r"cannot be read: the key '.*' has an empty part"):
+        open_store(bucket.url()).read("p/x//y")
+
+
+def test_many_folders_are_listed(bucket: Bucket) -> None:
+    names = [f"{outer}/{inner}/x" for outer in range(10) for inner in range(3)]
+    for name in names:
+        bucket.put(f"p/{name}", b"")
+    assert sorted(open_store(bucket.url("p")).names()) == names
+
+
+def test_anonymous_requests_have_no_credentials(bucket: Bucket) -> None:
+    bucket.put("x", b"1")
+    store = open_store(bucket.url(anonymous="true"))
+    with pytest.raises(StoreError, match="403 Forbidden"):
+        store.read("x")
+    bucket.allow_anyone()
+    assert store.read("x") == b"1"
+    assert store.sweep() == 0
+
+
+def test_an_endpoint_may_come_from_the_environment(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put("x", b"1")
+    address = f"http://127.0.0.1:{bucket.wire.port}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{address}/")
+    store = open_store(f"s3://{bucket.name}")
+    assert store.url == f"s3://{bucket.name}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # the store remembers
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    assert store.read("x") == b"1"
+    query = f"endpoint_override=127.0.0.1:{bucket.wire.port}&scheme=http"
+    assert store == open_store(f"s3://{bucket.name}?{query}")
+    assert open_store("gs://bucket/x") == ObjectStore("gs", "bucket/x")
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_other_clouds_that_cannot_be_reached_are_named(
+    bucket: Bucket, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "somebody")
+    bucket.wire.cut()
+    url = bucket.url("x", scheme=scheme, bucket="bucket", anonymous="true", retry_seconds=0)
+    line = rf"{scheme}://bucket/x/y cannot be read: .*Connection refused \(tried again for 0 s\)"
+    with pytest.raises(StoreError, match=line):
+        open_store(url).read("y")
+
+
+def test_profiles_are_read(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket.put("x", b"1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    lines = ["[profile mine]", "aws_access_key_id = a", "aws_secret_access_key = b"]
+    (tmp_path / "config").write_text("\n".join(lines))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    assert open_store(bucket.url()).read("x") == b"1"
