@@ -1,24 +1,26 @@
-"""From a page to one file of HTML, which needs nothing beside it."""
+"""Render a page as one HTML file that needs nothing beside it."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
-from training.report.page import Key, Page
+from training.report.wording import count, percent
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(page: Page, made: datetime | None = None) -> str:
-    """The report as HTML: styles, drawings and pictures inside.
+def render(template: str, page: Mapping[str, object]) -> str:
+    """Fill a template; styles, scripts, charts and pictures are inside the result.
 
-    Its own security policy forbids a browser to load anything else.
+    The page's own security policy forbids a browser to load anything else.
 
     Args:
-        page: what it says.
-        made: time in its last line; by default now.
+        template: a file in `templates/` that extends `page.html`.
+        page: what the template shows, with `title`, `kicker`, `folder`, `summary` and `facts`.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -27,22 +29,17 @@ def render(page: Page, made: datetime | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["key_colour"] = _key_colour
-    when = made or datetime.now(UTC)
-    return environment.get_template("page.html").render(
-        page=page,
-        style=(TEMPLATES / "page.css").read_text(),
-        version=_version(),
-        made=when.strftime("%Y-%m-%d at %H:%M %Z"),
-    )
-
-
-def _key_colour(key: Key) -> str:
-    return f"var(--{key.colour})" if isinstance(key.colour, str) else f"var(--s{key.colour})"
-
-
-def _version() -> str:
+    environment.filters |= {"count": count, "percent": percent}
     try:
-        return version("salmask")
+        release = version("salmask")
     except PackageNotFoundError:  # run from a checkout that was not installed
-        return "of a checkout"
+        release = "of a checkout"
+    return environment.get_template(template).render(
+        **page,
+        contents=[],
+        style=(TEMPLATES / "page.css").read_text(),
+        script=(TEMPLATES / "page.js").read_text(),
+        plotly=get_plotlyjs(),
+        version=release,
+        made=datetime.now(UTC).strftime("%Y-%m-%d at %H:%M %Z"),
+    )

@@ -1,6 +1,7 @@
-"""A run's views and masks, drawn again from (seed, epoch, sample) at several of its epochs."""
+"""Draw a run's views and masks again from (seed, epoch, sample), at several of its epochs."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,27 +17,28 @@ from training.inputs import EncoderInputs, build_inputs
 from training.masking.fills import Fill, fill_named
 from training.masking.masks import masked_share
 from training.record.contact_sheet import displayed
-from training.report.page import Block, Card, Gallery, Key, Picture, Section, Strip, Words, missing
-from training.report.pictures import boxes_overlay, grid_overlay, heat, picture, shrunk
+from training.report.pictures import (
+    Card,
+    Strip,
+    boxes_overlay,
+    grid_overlay,
+    heat,
+    picture,
+    shrunk,
+)
 from training.report.run.state import RunState
 from training.report.wording import percent, shortened
 
 EPOCHS_SHOWN = 4
 TILE = 256
-LEGEND = (
-    Key("foreground", "on-front", "box"),
-    Key("masked patch", "on-mask", "dot"),
-    Key("crop of the query", "on-query", "box"),
-    Key("crop of the key", "on-key", "box"),
-)
 COLUMNS = ("query", "key", "hard negative")
 
 
 class Redrawn:
-    """Draws samples of a run as it saw them.
+    """Draws samples of a run as the run saw them.
 
     Args:
-        run: whose shards and settings are there.
+        run: a run whose shards and settings can be read.
     """
 
     def __init__(self, run: RunState) -> None:
@@ -60,7 +62,7 @@ class Redrawn:
         return [int(number) for number in self._whole.sample_ids(0)[:count]]
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
-        """What the encoders saw of a sample, and its row in that; None: the epoch left it out.
+        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
 
         Raises:
             InputError: the sample is damaged.
@@ -71,8 +73,8 @@ class Redrawn:
         if len(places) == 0:
             return None
         step, place = divmod(int(places[0]), batch)
-        # As one rank of as many as there are places: nothing else of the batch is read. What the
-        # published code shares in a batch needs all of it.
+        # As one rank of as many as the batch has samples, so that only this sample is read. The
+        # released behaviour shares draws over the batch and needs all of it.
         alone = not self.config.masks.released
         dataset = self._dataset(place, batch) if alone else self._whole
         inputs = build_inputs(
@@ -106,15 +108,11 @@ class Redrawn:
             raise InputError(f"sample {stored.key} in {stored.shard}: {error}") from error
 
 
-def masks_section(run: RunState, count: int) -> Section:
-    """Some samples with their views at several epochs."""
-    return Section(anchor="masks", title="What the encoders saw", blocks=_blocks(run, count))
-
-
-def _blocks(run: RunState, count: int) -> list[Block]:
+def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
+    """Draw the run's first samples with their views at several epochs, for `run.html`."""
     problem = run.shards_problem or run.config_problem
     if problem:
-        return [missing(f"Views and masks cannot be drawn again: {problem}")]
+        return {"problem": problem}
     redrawn = Redrawn(run)
     epochs = shown_epochs(run)
     cards, broken = [], []
@@ -122,26 +120,18 @@ def _blocks(run: RunState, count: int) -> list[Block]:
         try:
             cards.append(_card(redrawn, number, epochs))
         except InputError as error:
-            broken.append(missing(f"A sample cannot be shown: {error}"))
-    when = f"at epochs {', '.join(str(epoch + 1) for epoch in epochs)}"
-    masks = redrawn.config.masks
-    used = redrawn.config.method.negative_views
-    words = (
-        f"The run's first samples {when}, drawn again from its seed, as the encoders saw them: "
-        f"strategy {masks.strategy}, fill {redrawn.config.fill}."
-    )
-    words += " Below a view: the masked share of its foreground / of its background."
-    if masks.strategy == "none":
-        words += " No view is masked."
-    if not used:
-        words += " Hard negatives are shown as they would be; this run's loss had none."
-    if redrawn.fill.high_pass:
-        words += " High-passed views lie around 0 and are shown around mid-grey."
-    return [Words(text=words), Gallery(cards=cards, large=True, keys=LEGEND), *broken]
+            broken.append(str(error))
+    return {
+        "problem": "",
+        "epochs": [epoch + 1 for epoch in epochs],
+        "high_pass": redrawn.fill.high_pass,
+        "cards": cards,
+        "broken": broken,
+    }
 
 
 def shown_epochs(run: RunState) -> list[int]:
-    """Epochs, from 0, that are spread over what was trained so far."""
+    """Epochs, counted from 0, spread over what was trained so far."""
     assert run.steps_per_epoch is not None
     last = max(0, -(-run.step // int(run.steps_per_epoch)) - 1)
     return sorted({round(last * i / (EPOCHS_SHOWN - 1)) for i in range(EPOCHS_SHOWN)})
@@ -180,33 +170,27 @@ def _crop_boxes(redrawn: Redrawn, number: int, epoch: int, height: int, width: i
 
 
 def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
-    grid = redrawn.config.views.grid
     negatives_BCHW = inputs.negatives[View.KEY][0]
     views = {
         View.QUERY: inputs.query_BCHW[row],
         View.KEY: inputs.key_BCHW[row],
         View.NEGATIVE: negatives_BCHW[min(row, len(negatives_BCHW) - 1)],
     }
-    pictures: list[Picture] = []
+    pictures = []
     for title, (view, pixels_CHW) in zip(COLUMNS, views.items(), strict=True):
         source = View.QUERY if view == View.QUERY else View.KEY
         foreground_GG = inputs.foreground_VBGG[source, row]
         mask_CHW = inputs.masks[view][row] if view in inputs.masks else None
-        said = "unmasked"
+        said, masked_GG = "unmasked", None
         if mask_CHW is not None:
-            in_front, behind = masked_share(mask_CHW[None], foreground_GG[None])
-            said = f"{100 * float(in_front):.0f}/{percent(float(behind), 0)}"
+            front, back = masked_share(mask_CHW[None], foreground_GG[None])
+            said = f"{100 * float(front):.0f}/{percent(float(back), 0)}"
+            masked_GG = _masked_patches(mask_CHW, redrawn.config.views.grid)
         pictures.append(
             picture(
                 displayed(pixels_CHW, redrawn.fill.high_pass),
-                f"{key}, {title} of epoch {epoch + 1}: masked {said} of foreground / background"
-                if mask_CHW is not None
-                else f"{key}, {title} of epoch {epoch + 1}, unmasked",
-                overlay=grid_overlay(
-                    foreground_GG.numpy(),
-                    None if mask_CHW is None else _masked_patches(mask_CHW, grid),
-                    grid=grid,
-                ),
+                f"{key}, {title} of epoch {epoch + 1}, foreground / background masked: {said}",
+                overlay=grid_overlay(foreground_GG.numpy(), masked_GG),
                 label=f"{title}, {said}",
                 crisp=redrawn.config.views.size <= 96,
             )
@@ -215,7 +199,7 @@ def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, ep
 
 
 def _masked_patches(mask_CHW: torch.Tensor, grid: int) -> NDArray[np.bool_]:
-    """Patches of which most is masked in any channel."""
+    """Patches that are masked by more than half in any channel."""
     side = mask_CHW.shape[-1] // grid
     share = mask_CHW.float().unfold(1, side, side).unfold(2, side, side).mean(dim=(-2, -1))
     marked: NDArray[np.bool_] = (share > 0.5).any(dim=0).numpy()
