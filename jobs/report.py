@@ -1,5 +1,6 @@
 """Write one self-contained HTML file about a shard set, a run or a sweep."""
 
+import importlib
 from dataclasses import replace
 
 from jobs.cli import conclude, from_root, main, parse
@@ -7,11 +8,10 @@ from pipeline.progress import say
 from pipeline.schema import REPORT_FILE
 from training.report.config import ReportConfig
 from training.report.kinds import kind_of
-from training.report.write import write_report
 
 
 def run() -> None:
-    """Parse, write, say where the file is."""
+    """Parse the options, write the report and print its path."""
     config = parse(ReportConfig, "jobs/report.py")
     config = replace(
         config,
@@ -21,7 +21,8 @@ def run() -> None:
     )
     kind, to = kind_of(config.folder), config.out or config.folder / REPORT_FILE
     say(f"reporting the {kind} {config.folder} in {to}")
-    path = write_report(config)
+    # The pages import torch and plotly, which `--help` does without.
+    path = importlib.import_module("training.report.write").write_report(config)
     size = path.stat().st_size
     conclude(
         {"report": path, "kind": kind, "bytes": size},

@@ -11,7 +11,7 @@ from pipeline.stores.atomic import write_atomically
 from training.demo import COLUMNS, ROWS, DemoPlan, Outcome, label
 from training.report.figures import Chart, colour, new_figure
 from training.report.pictures import Card, Pixels, Strip, picture
-from training.report.render import render
+from training.report.write import render
 
 PAGE_FILE = "demo.html"
 PICTURES_OF_A_KIND = 4

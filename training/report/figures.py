@@ -40,7 +40,7 @@ TEMPLATE = go.layout.Template(
         "font_color": "var(--muted)",
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 48, "r": 12, "t": 12, "b": 44},
+        "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
         "xaxis": {**_AXIS, "showgrid": False, "showline": True},
         "yaxis": _AXIS,
         "hoverlabel": {"bgcolor": "var(--card)", "bordercolor": "var(--rule)", "align": "left"},

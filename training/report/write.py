@@ -1,19 +1,25 @@
-"""Write the report of a folder."""
+"""Write the report of a folder as one HTML file that needs nothing beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
 from pipeline.errors import InputError, write_error
 from pipeline.schema import REPORT_FILE
 from pipeline.stores.atomic import write_atomically
 from training.report.config import ReportConfig
 from training.report.kinds import Kind, kind_of
-from training.report.render import render
 from training.report.run.page import run_page
 from training.report.shard_set.page import shard_set_page
 from training.report.sweep.page import sweep_page
+from training.report.wording import count, percent
 
+TEMPLATES = Path(__file__).parent / "templates"
 PAGES: dict[Kind, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
     "shard set": ("shard_set.html", shard_set_page),
     "run": ("run.html", run_page),
@@ -49,3 +55,35 @@ def write_report(config: ReportConfig) -> Path:
     except OSError as error:
         raise write_error(f"the report {path}", error) from error
     return path
+
+
+def render(template: str, page: Mapping[str, object]) -> str:
+    """Fill a template; styles, scripts, charts and pictures are inside the result.
+
+    The page's own security policy forbids a browser to load anything else.
+
+    Args:
+        template: a file in `templates/` that extends `page.html`.
+        page: what the template shows, with `title`, `kicker`, `folder`, `summary` and `facts`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": count, "percent": percent}
+    try:
+        release = version("salmask")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        release = "of a checkout"
+    return environment.get_template(template).render(
+        **page,
+        contents=[],
+        style=(TEMPLATES / "page.css").read_text(),
+        script=(TEMPLATES / "page.js").read_text(),
+        plotly=get_plotlyjs(),
+        version=release,
+        made=datetime.now(UTC).strftime("%Y-%m-%d at %H:%M %Z"),
+    )

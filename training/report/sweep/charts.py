@@ -42,7 +42,7 @@ def objective_chart(sweep: Sweep, parameter: Parameter) -> Chart:
             (best, "skip", {"color": "var(--ink)", "symbol": "circle-open", "size": 15}),
         )
     ]
-    drawn = new_figure(*traces, xaxis_title=name, yaxis_title=_titled(sweep))
+    drawn = new_figure(*traces, xaxis_title=name, yaxis_title=titled(sweep))
     drawn.update_xaxes(parameter.ticks())
     first = sweep.best[0]
     alt = (
@@ -55,12 +55,13 @@ def objective_chart(sweep: Sweep, parameter: Parameter) -> Chart:
 
 def _hover(sweep: Sweep, row: Row) -> str:
     lines = [f"<b>trial {row['trial']}</b>, {row['status']}"]
-    lines.append(f"{_titled(sweep)}: {figure(row['objective'])}")
+    lines.append(f"{titled(sweep)}: {figure(row['objective'])}")
     lines += [f"{name}: {value_text(sweep.value(row, name))}" for name in sweep.parameters]
     return "<br>".join(lines[:1] + [escape(line) for line in lines[1:]])
 
 
-def _titled(sweep: Sweep) -> str:
+def titled(sweep: Sweep) -> str:
+    """The objective with its unit."""
     return f"{sweep.title}, {sweep.unit}" if sweep.unit else sweep.title
 
 
@@ -70,7 +71,7 @@ def parallel_chart(sweep: Sweep, parameters: Sequence[Parameter]) -> Chart:
     dimensions: list[dict[str, object]] = [
         {"label": one.name, "values": one.spread(values), **one.ticks()} for one in parameters
     ]
-    dimensions.append({"label": _titled(sweep), "values": values})
+    dimensions.append({"label": titled(sweep), "values": values})
     ranks = rankdata(values if sweep.highest else -values, method="max") / len(values)
     ranks[sweep.best] = 1.25
     scale = [[0, "var(--low)"], [0.8, "var(--high)"], [0.9, "var(--best)"], [1, "var(--best)"]]

@@ -9,6 +9,7 @@ from training.report.sweep.charts import (
     objective_chart,
     parallel_chart,
     scaling_charts,
+    titled,
 )
 from training.report.sweep.parameters import swept_parameter, value_text
 from training.report.sweep.state import FINISHED, FRACTION, METRIC, Row, Sweep, read_sweep
@@ -121,7 +122,7 @@ def _trials(sweep: Sweep) -> dict[str, Any]:
         for place, name in enumerate(sweep.parameters)
         if any(isinstance(sweep.value(row, name), str | bool | None) for row in rows)
     ]
-    head = ["trial", f"{sweep.title}", "status", *sweep.parameters, "epochs trained", "time"]
+    head = ["trial", titled(sweep), "status", *sweep.parameters, "epochs trained", "time"]
     head += [name.removeprefix(METRIC) for name in metrics]
     return {
         "head": head,
