@@ -7,7 +7,6 @@ from jobs.cli import conclude, from_root, main, parse
 from pipeline.progress import say
 from pipeline.schema import REPORT_FILE
 from training.report.config import ReportConfig
-from training.report.kinds import kind_of
 
 
 def run() -> None:
@@ -19,10 +18,11 @@ def run() -> None:
         out=config.out and from_root(config.out),
         val=config.val and from_root(config.val),
     )
-    kind, to = kind_of(config.folder), config.out or config.folder / REPORT_FILE
-    say(f"reporting the {kind} {config.folder} in {to}")
     # The pages import torch and plotly, which `--help` does without.
-    path = importlib.import_module("training.report.write").write_report(config)
+    reports = importlib.import_module("training.report.write")
+    kind, to = reports.kind_of(config.folder), config.out or config.folder / REPORT_FILE
+    say(f"reporting the {kind} {config.folder} in {to}")
+    path = reports.write_report(config)
     size = path.stat().st_size
     conclude(
         {"report": path, "kind": kind, "bytes": size},

@@ -49,7 +49,6 @@ TEMPLATE = go.layout.Template(
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "var(--muted)"},
         "modebar_activecolor": "var(--accent)",
         "showlegend": False,
-        "uirevision": "kept",
     }
 )
 
@@ -99,7 +98,9 @@ def new_figure(*traces: Any, height: int = HEIGHT, **layout: Any) -> go.Figure: 
         height: pixels.
         layout: plotly layout, such as `xaxis_title`.
     """
-    return go.Figure(traces, {"template": TEMPLATE, "height": height, **layout})
+    # With `uirevision` a change of the theme keeps zoom and hidden series.
+    style = {"template": TEMPLATE, "height": height, "uirevision": "kept"}
+    return go.Figure(traces, {**style, **layout})
 
 
 def line_chart(
