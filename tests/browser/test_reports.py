@@ -47,7 +47,7 @@ NOT_DRAWN = """
 """
 SMALL_TEXT = """
 [...document.querySelectorAll("div.chart text")].filter(one => one.getClientRects().length
-  && one.textContent && getComputedStyle(one).fill !== "rgba(0, 0, 0, 0)")
+  && one.textContent && Number(getComputedStyle(one).fillOpacity))
   .map(one => parseFloat(getComputedStyle(one).fontSize))
 """
 UNCOLOURED = """

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 JPEG_QUALITY = 82
+CRISP = 96
+"""Pictures of at most so many pixels a side are shown pixel by pixel."""
 HEAT_WEIGHT, DIMMED = 0.65, 0.22
 
 
@@ -27,7 +29,7 @@ class Picture(NamedTuple):
         height: pixels.
         overlay: SVG over it; empty: none.
         label: a line below it.
-        crisp: whether its pixels stay square when the picture is enlarged.
+        crisp: whether its pixels stay squares when the page enlarges it.
     """
 
     src: str
@@ -54,11 +56,10 @@ class Card(NamedTuple):
     text: str = ""
 
 
-def picture(
-    pixels: Pixels, alt: str, *, overlay: str = "", label: str = "", crisp: bool = False
-) -> Picture:
-    """Encode RGB uint8 [H, W, 3] as JPEG, or as PNG if `crisp`."""
+def picture(pixels: Pixels, alt: str, *, overlay: str = "", label: str = "") -> Picture:
+    """Encode RGB uint8 [H, W, 3]: as PNG if it has few pixels, else as JPEG."""
     height, width = pixels.shape[:2]
+    crisp = max(height, width) <= CRISP
     suffix, mime, options = (
         (".png", "image/png", [cv2.IMWRITE_PNG_COMPRESSION, 9])
         if crisp

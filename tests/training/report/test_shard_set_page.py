@@ -85,7 +85,7 @@ def test_without_labels_and_with_one_size(tmp_path: Path) -> None:
     write_images(tmp_path, [np.full((40, 40, 3), 9 * i, np.uint8) for i in range(3)], [0] * 3)
     page = set_page(tmp_path)
     assert "classes" not in page.sections
-    assert "shorter side of every image is 40 px" in page["sizes"].text
+    assert "median 40 px" in page["sizes"].charts["Shorter side"]["alt"]
     assert page.facts["classes"] == "no labels"
     assert "No image was rejected" in page["rejected"].text
 

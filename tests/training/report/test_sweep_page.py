@@ -24,7 +24,7 @@ def sweep_page(folder: Path, **made: Any) -> Page:  # noqa: ANN401
 def scaling(fractions: list[float]) -> dict[str, Any]:
     """A sweep over data and epochs, whose held-out loss falls as its kNN rises, but for noise."""
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for epochs in (4, 8):
         for fraction in fractions:
             row = dict(trials(1)[0], trial=len(rows), data_fraction=fraction, status="finished")

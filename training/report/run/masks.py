@@ -141,32 +141,26 @@ def _card(redrawn: Redrawn, number: int, epochs: list[int]) -> Card:
     key, image, saliency = redrawn.sample(number)
     height, width = image.shape[:2]
     small = shrunk(image, TILE)
-    top = Strip(
-        (
-            picture(
-                small,
-                f"{key} with the crops of epoch {epochs[0] + 1}",
-                overlay=_crop_boxes(redrawn, number, epochs[0], height, width),
-                label=f"image, crops of epoch {epochs[0] + 1}",
-            ),
-            picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
-        )
+    query, crop = redrawn.crops(number, epochs[0], height, width).tolist()
+    first = f"crops of epoch {epochs[0] + 1}"
+    top = (
+        picture(
+            small,
+            f"{key} with the {first}",
+            overlay=boxes_overlay({"q": tuple(query), "k": tuple(crop)}, height, width),
+            label=f"image, {first}",
+        ),
+        picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
     )
-    strips = [top]
+    strips = [Strip(top)]
     for epoch in epochs:
         found = redrawn.views(number, epoch)
         if found is None:
-            strips.append(
-                Strip((), f"Epoch {epoch + 1} left it out: it was in the last incomplete batch.")
-            )
-            continue
-        strips.append(_epoch_strip(redrawn, *found, key, epoch))
-    return Card(title=shortened(key, 60), strips=strips)
-
-
-def _crop_boxes(redrawn: Redrawn, number: int, epoch: int, height: int, width: int) -> str:
-    query, crop = redrawn.crops(number, epoch, height, width).tolist()
-    return boxes_overlay({"q": tuple(query), "k": tuple(crop)}, height, width)
+            left_out = f"Epoch {epoch + 1} left it out: it was in the last incomplete batch."
+            strips.append(Strip((), left_out))
+        else:
+            strips.append(_epoch_strip(redrawn, *found, key, epoch))
+    return Card(shortened(key, 60), strips)
 
 
 def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
@@ -192,7 +186,6 @@ def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, ep
                 f"{key}, {title} of epoch {epoch + 1}, foreground / background masked: {said}",
                 overlay=grid_overlay(foreground_GG.numpy(), masked_GG),
                 label=f"{title}, {said}",
-                crisp=redrawn.config.views.size <= 96,
             )
         )
     return Strip(pictures, f"Epoch {epoch + 1}")

@@ -92,29 +92,16 @@ def _facts(info: DatasetInfo, rows: Rows) -> list[tuple[str, str]]:
 def _charts(info: DatasetInfo, rows: Rows) -> dict[str, Any]:
     """Sizes, foreground, saliency and classes of a set that has images."""
     width, height = rows.column("width"), rows.column("height")
-    share, aspect, shorter = (
-        rows.column("foreground_share"),
-        width / height,
-        np.minimum(width, height),
-    )
-    cells = GRID * GRID
-    sizes = [
-        histogram(
-            "Stored size", rows.column("image_length") / 1000, x_label="kB", unit="kB", log_x=True
-        )
-    ]
-    one_size = []
-    if np.ptp(aspect):
-        sizes.insert(0, histogram("Width by height", aspect, x_label="width / height", log_x=True))
-    else:
-        one_size.append(f"Every image has the aspect {aspect[0]:.3g} (width by height).")
-    if np.ptp(shorter):
-        sizes.insert(0, histogram("Shorter side", shorter, x_label="px", unit="px", log_x=True))
-    else:
-        one_size.insert(0, f"The shorter side of every image is {shorter[0]:.0f} px.")
+    share, cells = rows.column("foreground_share"), GRID * GRID
+    stored = rows.column("image_length") / 1000
     return {
-        "sizes": sizes,
-        "one_size": one_size,
+        "sizes": [
+            histogram(
+                "Shorter side", np.minimum(width, height), x_label="px", unit="px", log_x=True
+            ),
+            histogram("Width by height", width / height, x_label="width / height", log_x=True),
+            histogram("Stored size", stored, x_label="kB", unit="kB", log_x=True),
+        ],
         "saliency": [
             histogram(
                 "Foreground share",

@@ -23,7 +23,7 @@ from training.report.wording import figure
 def objective_chart(sweep: Sweep, parameter: Parameter) -> Chart:
     """Draw the objective of all trials over one parameter; the best is ringed."""
     values, name = sweep.objectives(), parameter.name
-    x = parameter.spread(np.arange(len(values)))
+    x = parameter.spread(np.arange(len(values), dtype=np.float64))
     texts = np.array([_hover(sweep, row) for row in sweep.scored])
     finished = np.array([row["status"] == FINISHED for row in sweep.scored])
     best = np.isin(np.arange(len(values)), sweep.best)

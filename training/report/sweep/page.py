@@ -80,13 +80,16 @@ def _best(sweep: Sweep) -> str:
         )
         said += f", of trial {rows[0]['trial']}: {settings}."
     if sweep.interval is None:
-        why = "its number of images is not recorded" if sweep.objective == "knn" else "it has none"
-        return f"{said} There is no interval for it: {why}."
+        why = "its number of images" if sweep.objective == "knn" else "its spread over images"
+        return f"{said} It has no interval: {why} is not recorded."
     low, high, images = sweep.interval
     within = sum(row["objective"] >= low for row in sweep.scored) - len(rows)
+    others = (
+        count(within, "other trial lies", "other trials lie") if within else "no other trial lies"
+    )
     return (
         f"{said} Its 95 % interval is {figure(low)} to {figure(high)} % (Wilson, "
-        f"{count(images, 'image')}); {count(within, 'other trial lies', 'other trials lie')} in it."
+        f"{count(images, 'image')}); {others} in it."
     )
 
 

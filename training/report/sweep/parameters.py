@@ -1,6 +1,7 @@
 """The values of a swept parameter: their places on an axis, and how much they explain."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from training.report.figures import log_ticks
 from training.report.wording import NONE, figure
 
 Values = NDArray[np.float64]
+NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
 FEW_VALUES = 6
 """Up to so many different numbers are each a group and each a tick."""
 
@@ -122,8 +124,7 @@ def explained_share(parameter: Parameter, objective_N: Values) -> float | None:
 def value_text(value: object) -> str:
     """A value as a person writes it; a range such as `0.05:0.25` gets a dash."""
     if isinstance(value, str):
-        low, colon, high = value.partition(":")
-        return f"{low}{NONE}{high}" if colon and _reads_as_number(low) else value
+        return re.sub(rf"^({NUMBER}):", rf"\1{NONE}", value)
     return "none" if value is None else figure(value)
 
 
@@ -131,15 +132,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _sortable(text: str) -> tuple[int, float, str]:
+def _sortable(text: str) -> tuple[float, str]:
     """Sorts numbers and ranges by size, then names alphabetically."""
-    first = text.split(NONE)[0]
-    return (0, float(first), text) if _reads_as_number(first) else (1, 0.0, text)
+    number = re.match(NUMBER, text)
+    return (float(number[0]) if number else math.inf, text)
