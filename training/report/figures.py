@@ -194,7 +194,9 @@ def histogram(
         f"median {figure(middle)}{_after(unit)}; nine tenths lie between {figure(low)} and "
         f"{figure(high)}{_after(unit)}."
     )
-    if log_x and isinstance(bins, int):
+    if isinstance(bins, int) and np.ptp(values) < bins and not (values % 1).any():
+        bins, log_x = np.arange(values.min() - 0.5, values.max() + 1).tolist(), False
+    elif log_x and isinstance(bins, int):
         bins = np.geomspace(values.min(), max(values.max(), values.min() * 1.01), bins + 1).tolist()
     counts, edges = np.histogram(values, bins=bins)
     bars = go.Bar(
@@ -223,13 +225,19 @@ def histogram(
 
 def log_ticks(low: float, high: float) -> list[float]:
     """Round numbers for a logarithmic axis from `low` to `high`, both above 0."""
-    powers = [10.0**power for power in range(int(np.floor(np.log10(low))), 40)]
-    for steps in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
-        ticks = [step * power for power in powers for step in steps]
-        ticks = [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
-        if len(ticks) >= 3:
-            return ticks
-    return [float(f"{value:.3g}") for value in (low, high)]
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
+    step = 10.0 ** np.floor(np.log10(max(high - low, 1e-9 * high) / 2))
+    for ticks in (
+        *(np.outer(powers, parts).ravel() for parts in ([1], [1, 3], [1, 2, 5])),
+        *(
+            np.arange(np.ceil(low / one), high / one + 0.01) * one
+            for one in (5 * step, 2 * step, step)
+        ),
+    ):
+        kept = ticks[(0.999 * low <= ticks) & (ticks <= 1.001 * high)]
+        if len(kept) >= 3:
+            break
+    return [float(f"{tick:.6g}") for tick in kept]
 
 
 def named_bars(title: str, bars: Sequence[tuple[str, float]], *, unit: str = "") -> Chart:
