@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import plotly.graph_objects as go
 
-from pipeline.stores.atomic import write_atomically
-from training.demo import COLUMNS, ROWS, DemoPlan, Outcome, label
+from pipeline.storage.atomic import write_atomically
+from training.demo.run import COLUMNS, ROWS, DemoPlan, Outcome, label
 from training.report.figures import Chart, colour, new_figure
 from training.report.pictures import Card, Pixels, Strip, picture
 from training.report.write import render

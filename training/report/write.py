@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from pipeline.errors import InputError, write_error
-from pipeline.schema import REPORT_FILE
-from pipeline.stores.atomic import write_atomically
+from pipeline.core.errors import InputError, write_error
+from pipeline.shardset.schema import REPORT_FILE
+from pipeline.storage.atomic import write_atomically
 from training.report.config import ReportConfig
 from training.report.kinds import Kind, kind_of
 from training.report.run.page import run_page

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from tests.training.report.pages import Page, page_of
-from training.data.draws import View
 from training.data.stream import BatchDataset
-from training.inputs import build_inputs
-from training.masking.config import MaskConfig
-from training.masking.fills import fill_named
+from training.randomness.draws import View
 from training.report.config import ReportConfig
 from training.report.run.curves import Curve, charts
 from training.report.run.feature_map import flattened
 from training.report.run.masks import Redrawn, shown_epochs
 from training.report.run.state import read_run
 from training.report.write import write_report
+from training.views.fills import fill_named
+from training.views.inputs import build_inputs
+from training.views.mask_config import MaskConfig
 
 
 @pytest.fixture(scope="module")

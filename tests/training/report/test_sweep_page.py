@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.made_sweeps import trials, write_sweep
 from tests.training.report.pages import Page, page_of
 from training.report.config import ReportConfig

@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.progress import duration
-from training.checkpoint import CheckpointStore
-from training.config import PretrainConfig
-from training.config_fields import dotted
+from pipeline.core.progress import duration
+from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import CheckpointStore
+from training.core.fields import dotted
 from training.data.damage import DAMAGED_FILE
 from training.record.run_record import SEEN
 from training.report.config import ReportConfig

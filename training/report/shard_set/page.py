@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
 from training.report.shard_set.rows import (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.progress import duration
+from pipeline.core.progress import duration
 from training.report.config import ReportConfig
 from training.report.sweep.charts import (
     importance_chart,
