@@ -49,6 +49,7 @@ def trials(number: int) -> list[dict[str, Any]]:
                 "run": f"trials/{trial:04d}",
                 "message": "the loss is no longer finite at step 12 (nan)" if failed else None,
                 "metric.knn": None if failed else float(knn),
+                "metric.knn_images": 1000.0,
                 "metric.loss": float(6 - knn / 20),
                 "masks.query_ratio": ratio,
                 "optim.lr": rate,

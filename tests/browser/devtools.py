@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through the pipe of its DevTools protocol: nothing else is needed."""
+"""Drive a headless Chromium through the pipe of its DevTools protocol."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ ANSWER_SECONDS = 60.0
 FLAGS = (
     "--headless",
     "--no-sandbox",  # containers have no user namespaces, and the pages are our own
-    "--disable-gpu",
+    "--enable-unsafe-swiftshader",  # parallel coordinates are drawn by WebGL
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
@@ -49,7 +49,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """A command and its answer; events that come meanwhile are kept."""
+        """Sends a command and returns its answer; events that arrive meanwhile are kept."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session is not None:
@@ -79,7 +79,7 @@ class Browser:
         return found
 
     def open(self, page: Path, *, width: int, height: int, dark: bool) -> None:
-        """Load a file in a window of that size, in light or dark, and wait until it is there."""
+        """Loads a file in a window of that size, in light or dark, and waits for its load event."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -87,15 +87,31 @@ class Browser:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.shade(dark=dark)
         self.events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
+    def shade(self, *, dark: bool) -> None:
+        """Switches the system to light or dark."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        """Sends a mouse event: Moved, Pressed or Released, at CSS pixels of the window."""
+        self.call(
+            "Input.dispatchMouseEvent",
+            type=f"mouse{kind}",
+            x=x,
+            y=y,
+            button="none" if kind == "Moved" else "left",
+            buttons=1,
+            clickCount=1,
+        )
+
     def evaluate(self, expression: str) -> Any:  # noqa: ANN401  (whatever JSON holds)
-        """The value of a JavaScript expression in the page."""
+        """Returns the value of a JavaScript expression in the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -106,26 +122,27 @@ class Browser:
         return base64.b64decode(answer["data"])
 
     def requests(self) -> list[str]:
-        """Addresses that the page has asked for, but for itself and what it carries inside."""
+        """Addresses that the page has requested, except itself and its data URIs."""
         asked = [
             str(event["params"]["request"]["url"])
             for event in self.events
             if event["method"] == "Network.requestWillBeSent"
         ]
-        return [url for url in asked if not url.startswith("data:")][1:]
+        return [url for url in asked if not url.startswith(("data:", "blob:"))][1:]
 
     def complaints(self) -> list[str]:
-        """Errors and warnings of the console."""
+        """Errors and warnings of the console, except those of the WebGL driver about speed."""
         wanted = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
-        return [json.dumps(event["params"]) for event in self.events if event["method"] in wanted]
+        found = [json.dumps(event["params"]) for event in self.events if event["method"] in wanted]
+        return [text for text in found if "GL Driver Message" not in text]
 
 
 @contextmanager
 def browser(program: str, profile: Path) -> Iterator[Browser]:
-    """A browser of its own, with an empty profile, ended with the block."""
+    """Starts a browser with an empty profile and ends it with the block."""
     (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
     quiet = os.open(os.devnull, os.O_RDWR)
-    # Above the descriptors that they become, so that none is overwritten before it is used.
+    # Copied to high numbers first, so that no descriptor is overwritten before it is used.
     pid = os.posix_spawn(
         program,
         [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],

@@ -1,10 +1,11 @@
-"""Reports in a real browser: legible on a laptop and a phone, in light and dark, all by themselves.
+"""Open reports in a real browser: on a laptop and a phone, in light and dark, without a network.
 
-`SALMASK_SCREENSHOTS=FOLDER` keeps the pictures, to be looked at.
+`SALMASK_SCREENSHOTS=FOLDER` keeps the screenshots.
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -21,30 +22,37 @@ from training.report.write import MOST_BYTES, write_report
 
 pytestmark = pytest.mark.browser
 LAPTOP, PHONE = (1280, 900), (390, 844)
-LEAST_LETTERS = 8.0
-"""Pixels of a chart's text."""
+LEAST_LETTERS = 10.0
+"""Pixels of the text of a chart."""
 LEAST_CONTRAST = 4.5
 """Of text to its background: WCAG 2.1, level AA."""
 
 WIDER_THAN_THE_WINDOW = """
 [...document.querySelectorAll("body *")].filter(one =>
-  !one.closest(".scroll table") && !one.closest("svg")
-  && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 120))
+  !one.closest(".scroll") && one.getBoundingClientRect().right > innerWidth + 1)
+  .map(one => one.outerHTML.slice(0, 120))
 """
 WITHOUT_WORDS = """
-[...document.querySelectorAll("img, svg[role=img]")].filter(one =>
+[...document.querySelectorAll("img, [role=img]")].filter(one =>
   !(one.getAttribute("alt") || one.getAttribute("aria-label"))).map(one =>
   one.outerHTML.slice(0, 80))
 """
 BROKEN_PICTURES = """
 [...document.images].filter(one => !one.complete || !one.naturalWidth).length
 """
+NOT_DRAWN = """
+[...document.querySelectorAll("div.chart")].filter(one =>
+  one.querySelectorAll(".trace, .y-axis").length === 0)
+  .map(one => one.ariaLabel.slice(0, 80))
+"""
 SMALL_TEXT = """
-[...document.querySelectorAll("svg.chart text")].filter(one => one.getClientRects().length)
-  .map(one => {
-    const drawn = one.getScreenCTM();  // of turned text, too
-    return parseFloat(getComputedStyle(one).fontSize) * Math.hypot(drawn.b, drawn.d);
-  })
+[...document.querySelectorAll("div.chart text")].filter(one => one.getClientRects().length
+  && one.textContent && Number(getComputedStyle(one).fillOpacity))
+  .map(one => parseFloat(getComputedStyle(one).fontSize))
+"""
+UNCOLOURED = """
+[...document.querySelectorAll("div.chart *")].filter(one =>
+  (one.getAttribute("style") || "").includes("var(--")).length
 """
 UNFOLD = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
 COLOURS = """
@@ -107,7 +115,9 @@ def test_a_report(tab: Browser, pages: dict[str, Path], name: str) -> None:
             assert tab.evaluate(BROKEN_PICTURES) == 0
             assert tab.evaluate("document.documentElement.scrollWidth") <= window[0]
             assert tab.evaluate(WIDER_THAN_THE_WINDOW) == []
-            assert min(tab.evaluate(SMALL_TEXT), default=LEAST_LETTERS) >= LEAST_LETTERS
+            assert tab.evaluate(NOT_DRAWN) == []
+            assert tab.evaluate(UNCOLOURED) == 0
+            assert min(tab.evaluate(SMALL_TEXT)) >= LEAST_LETTERS
             assert contrast(*tab.evaluate(COLOURS)) >= LEAST_CONTRAST
             png = tab.screenshot()
             keep = os.environ.get("SALMASK_SCREENSHOTS")
@@ -120,6 +130,53 @@ def test_a_report(tab: Browser, pages: dict[str, Path], name: str) -> None:
             brightness[size, dark] = float(seen.mean())
     for size in ("laptop", "phone"):
         assert brightness[size, False] > brightness[size, True] + 60
+
+
+CHART = "document.querySelector('div.chart')"
+AXIS = f"{CHART}._fullLayout.xaxis.range.map(Number)"
+INK = f"getComputedStyle({CHART}.querySelector('.xtick text')).fill"
+
+
+def middle(tab: Browser, selector: str) -> tuple[float, float]:
+    """Scrolls to the first element of that selector and returns its middle in the window."""
+    one = f"document.querySelector('{selector}')"
+    tab.evaluate(f"{one}.scrollIntoView({{block: 'center'}})")
+    left, top, width, height = tab.evaluate(
+        f"(box => [box.x, box.y, box.width, box.height])({one}.getBoundingClientRect())"
+    )
+    return left + width / 2, top + height / 2
+
+
+def test_charts_show_values_zoom_and_follow_the_theme(tab: Browser, pages: dict[str, Path]) -> None:
+    tab.open(pages["sweep"], width=LAPTOP[0], height=LAPTOP[1], dark=False)
+    tab.mouse("Moved", *middle(tab, "div.chart .point"))
+    until(lambda: "trial " in tab.evaluate(f"{CHART}.querySelector('.hoverlayer').textContent"))
+
+    low, high = tab.evaluate(AXIS)
+    x, y = middle(tab, "div.chart .nsewdrag")
+    tab.mouse("Moved", x, y)
+    tab.mouse("Pressed", x, y)
+    tab.mouse("Moved", x + 40, y + 40)
+    tab.mouse("Moved", x + 80, y + 60)
+    tab.mouse("Released", x + 80, y + 60)
+
+    def zoomed() -> bool:
+        now = tab.evaluate(AXIS)
+        return bool(now[1] - now[0] < 0.6 * (high - low))
+
+    until(zoomed)
+    light = tab.evaluate(INK)
+    tab.shade(dark=True)
+    until(lambda: tab.evaluate(INK) != light)
+    assert zoomed(), "the theme undid the zoom"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits at most 10 s."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_checks_see_what_is_wrong(tab: Browser, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is to be reported: the options of the job."""
+"""The options of `jobs/report.py`."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ class ReportConfig:
     Attributes:
         folder: Folder of a shard set, a pretraining run or a sweep.
         out: File to write; none: report.html in that folder. An earlier report is replaced.
-        images: Images on a shard set's contact sheet, from 1 to 240; a quarter of it are the most
-            and the least salient each. On a run's sheet a sixth of it.
+        images: Images of a shard set to show, from 1 to 240, and a quarter as many of the most and
+            of the least salient. A run shows a sixth as many.
         val: Labelled shards for a run's map of features; none: those of its kNN check.
-        map: How features become two dimensions: pca; tsne needs scikit-learn, umap needs
+        map: How features are reduced to two dimensions: pca; tsne needs scikit-learn, umap needs
             umap-learn.
-        map_images: Images on the map at most, 0 or more; 0: no map.
+        map_images: Most images on the map, 0 or more; 0: no map.
     """
 
     groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-        "page": ("What is reported, and where to.", ("folder", "out", "images")),
+        "page": ("What to report, and where to write it.", ("folder", "out", "images")),
         "feature map": ("A run's features in two dimensions.", ("map", "map_images", "val")),
     }
 

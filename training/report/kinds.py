@@ -1,4 +1,4 @@
-"""What a folder holds: a shard set, a run, or a sweep."""
+"""Tell whether a folder holds a shard set, a run or a sweep."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def kind_of(folder: Path) -> Kind:
     """Tell what a folder holds; a shard set may still be unfinished.
 
     Raises:
-        InputError: no such folder, or nothing that a report can be made of.
+        InputError: there is no such folder, or it holds nothing to report.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -45,10 +45,10 @@ def kind_of(folder: Path) -> Kind:
 
 
 def read_object(path: Path) -> dict[str, object]:
-    """A file's JSON object.
+    """Read a JSON object from a file.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: the file cannot be read, or it holds something else.
     """
     try:
         found = json.loads(path.read_text())

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+NONE = "\N{EN DASH}"
+
 
 def count(number: int, one: str = "", many: str = "") -> str:
     """`1,600`, and with words `1 image`, `1,600 images`."""
@@ -16,9 +18,9 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def figure(value: object) -> str:
-    """A number to four digits, anything else as it is; `–` for none."""
+    """A number to four digits, anything else as text; a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"  # noqa: RUF001  (the dash of an empty cell)
+        return NONE
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -33,15 +35,8 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.3g} {unit}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds: `42 s`, `12.5 min`, `3.2 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def shortened(text: str, length: int) -> str:
-    """A text of at most so many characters, its middle left out where it is longer."""
+    """A text of at most `length` characters; the middle of a longer one is left out."""
     if len(text) <= length:
         return text
     head = (length - 1) // 2

@@ -1,42 +1,50 @@
-"""From a folder to its report."""
+"""Write the report of a folder as one HTML file that needs nothing beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
 from pipeline.core.errors import InputError, write_error
 from pipeline.shardset.schema import REPORT_FILE
 from pipeline.storage.atomic import write_atomically
 from training.report.config import ReportConfig
 from training.report.kinds import Kind, kind_of
-from training.report.page import Page
-from training.report.render import render
 from training.report.run.page import run_page
 from training.report.shard_set.page import shard_set_page
 from training.report.sweep.page import sweep_page
+from training.report.wording import count, percent
 
-PAGES: dict[Kind, Callable[[ReportConfig], Page]] = {
-    "shard set": shard_set_page,
-    "run": run_page,
-    "sweep": sweep_page,
+TEMPLATES = Path(__file__).parent / "templates"
+PAGES: dict[Kind, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
+    "shard set": ("shard_set.html", shard_set_page),
+    "run": ("run.html", run_page),
+    "sweep": ("sweep.html", sweep_page),
 }
-"""A new kind of thing to report: a room beside `run`, a line here and one in `kinds.kind_of`."""
-MOST_BYTES = 15_000_000
+"""Template and what fills it. A new kind of report: a room beside `run`, a template, a line here
+and one in `kinds.kind_of`."""
+MOST_BYTES = 20_000_000
+"""Of a whole report. Without its pictures it has at most 6 MB; plotly's script takes 4.8."""
 
 
 def write_report(config: ReportConfig) -> Path:
-    """Write the report, whole or not at all.
+    """Write the report, completely or not at all.
 
     Returns:
         The file.
 
     Raises:
-        InputError: nothing that a report can be made of, or a file that cannot be written.
+        InputError: the folder holds nothing to report, or the file cannot be written.
     """
     path = config.out or config.folder / REPORT_FILE
-    page = PAGES[kind_of(config.folder)](config)
+    template, page = PAGES[kind_of(config.folder)]
     if path.is_dir():
         raise InputError(f"--out {path} is a folder: name the HTML file to write")
-    html = render(page).encode()
+    html = render(template, page(config)).encode()
     if len(html) > MOST_BYTES:
         raise InputError(
             f"the report would have {len(html) / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f}: "
@@ -47,3 +55,35 @@ def write_report(config: ReportConfig) -> Path:
     except OSError as error:
         raise write_error(f"the report {path}", error) from error
     return path
+
+
+def render(template: str, page: Mapping[str, object]) -> str:
+    """Fill a template; styles, scripts, charts and pictures are inside the result.
+
+    The page's own security policy forbids a browser to load anything else.
+
+    Args:
+        template: a file in `templates/` that extends `page.html`.
+        page: what the template shows, with `title`, `kicker`, `folder`, `summary` and `facts`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": count, "percent": percent}
+    try:
+        release = version("salmask")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        release = "of a checkout"
+    return environment.get_template(template).render(
+        **page,
+        contents=[],
+        style=(TEMPLATES / "page.css").read_text(),
+        script=(TEMPLATES / "page.js").read_text(),
+        plotly=get_plotlyjs(),
+        version=release,
+        made=datetime.now(UTC).strftime("%Y-%m-%d at %H:%M %Z"),
+    )

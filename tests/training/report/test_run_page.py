@@ -12,13 +12,14 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
+from tests.training.report.pages import Page, page_of
 from training.data.stream import BatchDataset
-from training.randomness.draws import View
+from training.config.derived import stream_config
+from training.record.contact_sheet import shown_views
 from training.report.config import ReportConfig
-from training.report.page import Block, Charts, Gallery, Page, Table, Words
+from training.report.run.curves import Curve, charts
 from training.report.run.feature_map import flattened
 from training.report.run.masks import Redrawn, shown_epochs
-from training.report.run.page import run_page
 from training.report.run.state import read_run
 from training.report.write import write_report
 from training.views.fills import fill_named
@@ -41,20 +42,8 @@ def copied(done: Path, tmp_path: Path) -> Path:
     return shutil.copytree(done / "run", tmp_path / "run")
 
 
-def page_of(folder: Path, **options: object) -> Page:
-    return run_page(ReportConfig(folder=folder, images=12, **options))  # type: ignore[arg-type]
-
-
-def blocks(page: Page, anchor: str) -> list[Block]:
-    return list(next(part.blocks for part in page.sections if part.anchor == anchor))
-
-
-def words(found: list[Block]) -> str:
-    return " ".join(block.text for block in found if isinstance(block, Words))
-
-
-def titles(found: list[Block]) -> list[str]:
-    return [c.title for block in found if isinstance(block, Charts) for c in block.charts]
+def run_page(folder: Path, **options: object) -> Page:
+    return page_of(ReportConfig(folder=folder, images=12, **options))  # type: ignore[arg-type]
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -63,29 +52,35 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_a_finished_run_has_all_its_parts(done: Path) -> None:
-    page = page_of(done / "run")
+    page = run_page(done / "run")
     assert page.summary.startswith("resnet18 by moco_v2, finished: 2 epochs in 4 steps.")
-    assert titles(blocks(page, "learning"))[:2] == [
-        "Loss",
-        "Weighted nearest neighbours, top-1,\u00a0%",
+    assert list(page["learning"].charts)[:2] == ["Loss, nats", "kNN accuracy (weighted, top-1), %"]
+    assert list(page["speed"].charts) == [
+        "Throughput, images/s",
+        "Time spent waiting for data, % of a step",
     ]
-    assert titles(blocks(page, "speed")) == [
-        "Images a second,\u00a0images/s",
-        "Time spent waiting for data,\u00a0% of a step",
-    ]
-    assert "Cosine similarity of a query to" in titles(blocks(page, "telemetry"))
-    (_, sheet) = blocks(page, "masks")
-    assert isinstance(sheet, Gallery)
-    assert len(sheet.cards) == 2
-    assert len(sheet.cards[0].strips) == 3  # the image, then two epochs
-    assert "12 images" in words(blocks(page, "map"))
-    settings = blocks(page, "settings")[0]
-    assert isinstance(settings, Table)
-    assert ("batch_size", "8", "256") in settings.rows
-    assert not [row for row in settings.rows if row[0].startswith("simclr")]
-    provenance = dict(blocks(page, "provenance")[0].rows)  # type: ignore[union-attr, arg-type]
-    assert provenance["checkpoints at steps"] == "2, 4"
-    write_report(ReportConfig(folder=done / "run", out=done / "out.html"))
+    assert "Cosine similarity of a query to" in page["telemetry"].charts
+    assert len(page["masks"].cards) == 2
+    # Of each: image, saliency and three views of two epochs, but one epoch left one sample out.
+    assert len(page["masks"].alts) == 2 * (2 + 2 * 3) - 3
+    assert page["masks"].text.count("left it out") == 1
+    assert "12 images" in page["map"].text
+    (drawn,) = page["map"].charts.values()
+    assert [trace["name"] for trace in drawn["data"]] == ["class_0", "class_1", "class_2"]
+    changed, every = page["settings"].tables
+    assert ("batch_size", "8", "256") in changed
+    assert not [row for row in changed if row[0].startswith("simclr")]
+    assert len(every) > len(changed)
+    assert ("checkpoints at steps", "2, 4") in page["provenance"].tables[0]
+
+
+def test_a_chart_draws_what_was_recorded(done: Path) -> None:
+    state = read_run(done / "run")
+    (chart,) = charts(state, [Curve("Accuracy", {"instance_accuracy": "own key"}, "%", 100)])
+    recorded = [e["instance_accuracy"] for e in state.entries if "instance_accuracy" in e]
+    assert recorded
+    assert list(chart.figure.data[0].y) == pytest.approx([100 * float(value) for value in recorded])
+    assert charts(state, [Curve("Nothing", {"not_recorded": "nothing"})]) == []
 
 
 def test_the_record_of_settings_gives_the_configuration_back(done: Path) -> None:
@@ -107,17 +102,19 @@ def test_masks_are_drawn_as_they_were(done: Path, strategy: str, fill: str, beha
     masks = MaskConfig(strategy=strategy, behaviour=behaviour)  # type: ignore[arg-type]
     config = replace(state.config, masks=masks, fill=fill)
     info = load_dataset_info(config.shards)
-    data = BatchDataset(config.shards, info, config.stream, rank=0, world_size=1)
+    views = shown_views(config)[:3]
+    stream = replace(stream_config(config), views=views)
+    data = BatchDataset(config.shards, info, stream, rank=0, world_size=1)
     step = 3  # the second step of the second epoch
-    seen = build_inputs(data[step], masks=masks, fill=fill_named(fill), negatives=(View.NEGATIVE,))
+    seen = build_inputs(data[step], views, masks=masks, fill=fill_named(fill))
     redrawn = Redrawn(replace(state, config=config))
     for row in (0, 7):
         found = redrawn.views(int(data.sample_ids(step)[row]), epoch=1)
         assert found is not None
         inputs, place = found
-        assert torch.equal(inputs.query_BCHW[place], seen.query_BCHW[row])
-        assert torch.equal(inputs.masks[View.QUERY][place], seen.masks[View.QUERY][row])
-        assert torch.equal(inputs.masks[View.NEGATIVE][place], seen.masks[View.NEGATIVE][row])
+        assert torch.equal(inputs.views["query"][place], seen.views["query"][row])
+        for view in ("query", "negative-key-0"):
+            assert torch.equal(inputs.masks[view][place], seen.masks[view][row])
 
 
 def test_a_sample_that_an_epoch_left_out(done: Path) -> None:
@@ -140,32 +137,32 @@ def test_an_unfinished_run(copied: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= 2]
     warning = {"step": 2, "kind": "warning", "message": "next to no spread"}
     path.write_text("\n".join([*lines, json.dumps(warning)]) + '\n{"step": 4, "ki')
-    page = page_of(copied, map_images=0)
+    page = run_page(copied, map_images=0)
     assert "unfinished: the record ends at epoch 1.00 of 2 (step 2 of 4)" in page.summary
-    assert "At step 2: next to no spread" in words(blocks(page, "learning"))
-    assert "left out (--map-images 0)" in words(blocks(page, "map"))
+    assert "At step 2: next to no spread" in page["learning"].text
+    assert "left out (--map-images 0)" in page["map"].text
 
 
 def test_a_run_that_has_not_begun(copied: Path) -> None:
     (copied / "metrics.jsonl").unlink()
     shutil.rmtree(copied / "backbone")
     shutil.rmtree(copied / "checkpoints")
-    page = page_of(copied)
+    page = run_page(copied)
     assert page.summary.endswith("nothing was recorded yet.")
-    assert "Nothing was recorded yet" in words(blocks(page, "speed"))
-    assert "has not exported a backbone" in words(blocks(page, "map"))
+    assert "Nothing was recorded yet" in page["speed"].text
+    assert "has not exported a backbone" in page["map"].text
 
 
 def test_shards_that_are_gone(copied: Path) -> None:
     rewrite(copied, shards="/gone/shards", knn={"val_shards": "/gone/val"})
-    page = page_of(copied)
+    page = run_page(copied)
     assert "finished: 2 epochs in 4 steps" in page.summary
-    assert "cannot be drawn again: no shards at /gone/shards" in words(blocks(page, "masks"))
-    assert "There is no map: no shards at /gone/val" in words(blocks(page, "map"))
+    assert "cannot be drawn again: no shards at /gone/shards" in page["masks"].text
+    assert "There is no map: no shards at /gone/val" in page["map"].text
     write_report(ReportConfig(folder=copied))
     shutil.rmtree(copied / "backbone")
-    unknown = page_of(copied)
-    assert "4 steps recorded; whether that is all is not known" in unknown.summary
+    unknown = run_page(copied)
+    assert "4 steps recorded; the total is not known" in unknown.summary
     (copied / "progress.log").write_text(
         "  training: 2/4 steps; epoch 1.00/2, loss 5.9\n  training: 4/4 st"
     )
@@ -174,9 +171,9 @@ def test_shards_that_are_gone(copied: Path) -> None:
 
 def test_other_shards_at_the_same_place(copied: Path) -> None:
     rewrite(copied, data_digest="0" * 64)
-    page = page_of(copied, map_images=0)
-    assert "holds other shards than the run was trained on" in words(blocks(page, "masks"))
-    assert "holds other shards" in words(blocks(page, "provenance"))
+    page = run_page(copied, map_images=0)
+    assert "holds other shards than the run was trained on" in page["masks"].text
+    assert "holds other shards" in page["provenance"].text
 
 
 def test_no_knn_and_settings_of_another_version(copied: Path) -> None:
@@ -184,11 +181,11 @@ def test_no_knn_and_settings_of_another_version(copied: Path) -> None:
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(e) + "\n" for e in entries if e["kind"] == "train"))
     rewrite(copied, knn={"val_shards": None}, novelty=3)
-    page = page_of(copied)
-    assert "No kNN was measured" in words(blocks(page, "learning"))
-    assert "recorded by another version" in words(blocks(page, "masks"))
-    assert "knows no labelled shards" in words(blocks(page, "map"))
-    assert dict(page.facts.pairs)["last kNN"] == "not measured"
+    page = run_page(copied)
+    assert "No kNN was measured" in page["learning"].text
+    assert "another version recorded the settings" in page["masks"].text
+    assert "has no labelled shards" in page["map"].text
+    assert page.facts["last kNN"] == "not measured"
 
 
 def test_a_damaged_sample_costs_itself(copied: Path, done: Path, tmp_path: Path) -> None:
@@ -199,10 +196,10 @@ def test_a_damaged_sample_costs_itself(copied: Path, done: Path, tmp_path: Path)
             data[match.start() : match.start() + 300] = bytes(300)
         tar.write_bytes(data)
     rewrite(copied, shards=str(shards))
-    found = blocks(page_of(copied, map_images=0), "masks")
-    assert "cannot be shown: sample picture" in words(found)
+    found = run_page(copied, map_images=0)["masks"]
+    assert "cannot be shown: sample picture" in found.text
     (copied / "damaged.jsonl").write_text('{"step": 1, "reason": "x"}\n')
-    assert "1 damaged sample was met" in words(blocks(page_of(copied), "provenance"))
+    assert "1 damaged sample was met" in run_page(copied)["provenance"].text
 
 
 def test_damaged_settings_are_refused(copied: Path) -> None:

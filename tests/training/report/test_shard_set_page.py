@@ -13,23 +13,14 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import DATASET_FILE, manifest_path, shard_path
 from tests.shard_sets import picture, write_images, write_shard_set
+from tests.training.report.pages import Page, page_of
 from training.report.config import ReportConfig
-from training.report.page import Block, Charts, Folded, Gallery, Page, Table, Words
-from training.report.shard_set.page import shard_set_page
 from training.report.shard_set.rows import read_rows
 from training.report.write import write_report
 
 
-def page_of(folder: Path, images: int = 4) -> Page:
-    return shard_set_page(ReportConfig(folder=folder, images=images))
-
-
-def blocks(page: Page, anchor: str) -> list[Block]:
-    return list(next(part.blocks for part in page.sections if part.anchor == anchor))
-
-
-def words(found: list[Block]) -> str:
-    return " ".join(block.text for block in found if isinstance(block, Words))
+def set_page(folder: Path, images: int = 4) -> Page:
+    return page_of(ReportConfig(folder=folder, images=images))
 
 
 def with_rejected(folder: Path, info: DatasetInfo) -> None:
@@ -42,25 +33,22 @@ def with_rejected(folder: Path, info: DatasetInfo) -> None:
 def test_a_whole_set(tmp_path: Path) -> None:
     info = write_shard_set(tmp_path, num_images=20, shard_images=8)
     with_rejected(tmp_path, info)
-    page = page_of(tmp_path)
-    facts = dict(page.facts.pairs)
-    assert (facts["images"], facts["rejected"], facts["classes"]) == ("20", "3", "3")
-    assert "every shard is there" in page.summary
-    (sheet,) = [block for block in blocks(page, "images") if isinstance(block, Gallery)]
+    page = set_page(tmp_path)
+    assert [page.facts[name] for name in ("images", "rejected", "classes")] == ["20", "3", "3"]
+    assert "Every shard is there" in page.summary
+    sheet = page["images"]
     assert len(sheet.cards) == 4
-    for card in sheet.cards:
-        (strip,) = card.strips
-        assert [shown.label for shown in strip.pictures] == ["image", "saliency", "foreground"]
-        assert all(shown.alt for shown in strip.pictures)
-    (reasons, names) = blocks(page, "rejected")[1:]
-    assert isinstance(reasons, Table)
-    assert reasons.rows == [("empty file", "2"), ("not an image", "1")]
-    assert isinstance(names, Folded)
-    assert "No two images have the same bytes" in words(blocks(page, "copies"))
-    assert "all foreground" in words(blocks(page, "foreground"))
-    (classes,) = blocks(page, "classes")
-    assert isinstance(classes, Charts)
-    assert "class_0 7; class_1 7; class_2 6" in classes.charts[0].alt
+    assert sheet.labels == ["image", "saliency", "foreground"] * 4
+    assert all(sheet.alts)
+    reasons, names = page["rejected"].tables
+    assert reasons[1:] == [("empty file", "2"), ("not an image", "1")]
+    assert len(names) == 4
+    assert "No two images have the same bytes" in page["copies"].text
+    assert "all foreground" in page["foreground"].text
+    assert list(page["foreground"].charts) == ["Foreground share", "Spread of the saliency map"]
+    assert (
+        "class_0 7; class_1 7; class_2 6" in page["classes"].charts["Images of each class"]["alt"]
+    )
 
 
 def test_the_foreground_that_is_drawn_is_that_of_the_saliency(tmp_path: Path) -> None:
@@ -68,10 +56,7 @@ def test_the_foreground_that_is_drawn_is_that_of_the_saliency(tmp_path: Path) ->
     mask = np.zeros((70, 70), np.float32)
     mask[10:50, 10:50] = 1
     write_images(tmp_path, [image] * 2, [0, 0], saliency=[mask] * 2)
-    page = page_of(tmp_path, images=1)
-    (sheet,) = [block for block in blocks(page, "images") if isinstance(block, Gallery)]
-    overlay = sheet.cards[0].strips[0].pictures[2].overlay
-    (edge,) = re.findall(r'class="f" d="([^"]+)"', overlay)
+    (edge,) = set_page(tmp_path, images=1)["images"].overlays
     # rows and columns 1 to 4 of 7: four edges on each of four sides
     places = range(1, 5)
     assert sorted(re.findall(r"M\d \dh1", edge)) == sorted(
@@ -86,39 +71,28 @@ def test_copies_are_found_with_their_labels(tmp_path: Path) -> None:
     images = [picture(number)[0] for number in range(5)]
     images[4] = images[1]
     write_images(tmp_path, images, [0, 0, 1, 1, 1], ("cat", "dog"), shard_images=2)
-    page = page_of(tmp_path)
-    (line, conflict, table) = blocks(page, "copies")
-    assert isinstance(line, Words)
-    assert isinstance(conflict, Words)
-    assert isinstance(table, Table)
-    assert line.text.startswith("1 image is byte for byte a copy of another: 1 group")
-    assert "1 group of copies lie in different classes" in conflict.text
-    assert table.rows == [("2", "picture-000001.png, picture-000004.png", "yes")]
+    copies = set_page(tmp_path)["copies"]
+    assert "1 image is byte for byte a copy of another: 1 group" in copies.text
+    assert "1 group of copies lies in different classes" in copies.text
+    (table,) = copies.tables
+    assert table[1:] == [("2", "picture-000001.png, picture-000004.png", "yes")]
 
 
 def test_most_and_least_salient_share_no_image(tmp_path: Path) -> None:
     write_shard_set(tmp_path, num_images=5)
-    page = page_of(tmp_path, images=40)
-    shown = [
-        {
-            card.title
-            for block in blocks(page, anchor)
-            if isinstance(block, Gallery)
-            for card in block.cards
-        }
-        for anchor in ("most", "least")
-    ]
-    assert [len(titles) for titles in shown] == [2, 2]
-    assert not shown[0] & shown[1]
+    page = set_page(tmp_path, images=40)
+    most, least = set(page["most"].cards), set(page["least"].cards)
+    assert (len(most), len(least)) == (2, 2)
+    assert not most & least
 
 
 def test_without_labels_and_with_one_size(tmp_path: Path) -> None:
     write_images(tmp_path, [np.full((40, 40, 3), 9 * i, np.uint8) for i in range(3)], [0] * 3)
-    page = page_of(tmp_path)
-    assert "classes" not in {part.anchor for part in page.sections}
-    assert "shorter side of every image is 40 px" in words(blocks(page, "sizes"))
-    assert dict(page.facts.pairs)["classes"] == "no labels"
-    assert "No image was rejected" in words(blocks(page, "rejected"))
+    page = set_page(tmp_path)
+    assert "classes" not in page.sections
+    assert "median 40 px" in page["sizes"].charts["Shorter side"]["alt"]
+    assert page.facts["classes"] == "no labels"
+    assert "No image was rejected" in page["rejected"].text
 
 
 def test_an_empty_set(tmp_path: Path) -> None:
@@ -130,9 +104,9 @@ def test_an_empty_set(tmp_path: Path) -> None:
 def test_shards_that_are_gone_leave_the_numbers(tmp_path: Path) -> None:
     info = write_shard_set(tmp_path, num_images=8, shard_images=4)
     shard_path(tmp_path, info.shards[1].name).unlink()
-    page = page_of(tmp_path, images=8)
-    assert "no longer whole" in page.summary
-    assert "4 images could not be shown; the first: " in words(blocks(page, "images"))
+    page = set_page(tmp_path, images=8)
+    assert "no longer complete" in page.summary
+    assert "4 images could not be shown; the first: " in page["images"].text
 
 
 def test_many_shards_keep_their_numbering(tmp_path: Path) -> None:

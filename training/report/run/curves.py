@@ -1,14 +1,13 @@
-"""A run's numbers over its epochs."""
+"""The numbers of a run over its epochs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.record.metrics import TIMINGS
-from training.report.charts.lines import Reference, Series, line_chart
-from training.report.page import Block, Chart, Charts, Folded, Section, Words, missing
+from training.report.figures import Chart, Series, line_chart
 from training.report.run.state import RunState
 
 
@@ -17,15 +16,15 @@ class Curve(NamedTuple):
 
     Attributes:
         title: what it shows.
-        names: in the record, each with what it is called in the legend.
+        names: recorded name to name in the legend.
         unit: of the values as drawn.
         factor: from recorded to drawn values.
-        from_zero: whether the axis begins at 0.
+        from_zero: whether the y axis starts at 0.
         note: a line below.
     """
 
     title: str
-    names: Sequence[tuple[str, str]]
+    names: Mapping[str, str]
     unit: str = ""
     factor: float = 1.0
     from_zero: bool = False
@@ -33,160 +32,102 @@ class Curve(NamedTuple):
 
 
 LEARNING = (
+    Curve("Loss", {"loss": "loss"}, "nats", note="Means over the steps between two records."),
+    Curve("kNN accuracy (weighted, top-1)", {"knn": "kNN"}, "%"),
+    Curve("Held-out contrastive loss", {"heldout_loss": "held-out loss"}, "nats"),
     Curve(
-        "Loss", (("loss", "loss"),), note="Means over the steps between two lines of the record."
-    ),
-    Curve("Weighted nearest neighbours, top-1", (("knn", "kNN"),), "%"),
-    Curve("Held-out contrastive loss", (("heldout_loss", "held-out loss"),)),
-    Curve(
-        "Queries that find their own key first",
-        (("instance_accuracy", "instance accuracy"),),
+        "Queries whose own key is the most similar",
+        {"instance_accuracy": "instance accuracy"},
         "%",
         100,
         from_zero=True,
     ),
     Curve(
         "Spread of the embeddings",
-        (("embedding_spread", "spread"),),
+        {"embedding_spread": "spread"},
         from_zero=True,
-        note="1: all over the sphere; 0: at one point, collapsed.",
+        note="1: spread over the whole sphere; 0: collapsed to one point.",
     ),
-    Curve("Learning rate", (("lr", "learning rate"),), from_zero=True),
+    Curve("Learning rate", {"lr": "learning rate"}, from_zero=True),
 )
 SPEED = (
-    Curve("Images a second", (("images_per_second", "images/s"),), "images/s", from_zero=True),
-    Curve(
-        "Time spent waiting for data",
-        (("data_wait_share", "waiting"),),
-        "% of a step",
-        100,
-        from_zero=True,
-    ),
+    Curve("Throughput", {"images_per_second": "throughput"}, "images/s", from_zero=True),
+    Curve("Time spent waiting for data", {"data_wait_share": "waiting"}, "% of a step", 100, True),
 )
 MASKING = (
     Curve(
         "Cosine similarity of a query to",
-        (
-            ("positive_similarity", "its key"),
-            ("negative_similarity", "other images"),
-            ("hard_negative_similarity", "its hard negative"),
-        ),
+        {
+            "positive_similarity": "its key",
+            "negative_similarity": "other images",
+            "hard_negative_similarity": "its hard negative",
+        },
     ),
-    Curve(
-        "Masked share of the query",
-        (
-            ("query_masked_foreground", "of the foreground"),
-            ("query_masked_background", "of the background"),
-        ),
-        "%",
-        100,
-        from_zero=True,
+    *(
+        Curve(
+            f"Masked share of the {view}",
+            {
+                f"{prefix}_masked_foreground": "of the foreground",
+                f"{prefix}_masked_background": "of the background",
+            },
+            "%",
+            100,
+            from_zero=True,
+        )
+        for prefix, view in (("query", "query"), ("key", "key"), ("negative", "hard negative"))
     ),
-    Curve(
-        "Masked share of the key",
-        (
-            ("key_masked_foreground", "of the foreground"),
-            ("key_masked_background", "of the background"),
-        ),
-        "%",
-        100,
-        from_zero=True,
-    ),
-    Curve(
-        "Masked share of the hard negative",
-        (
-            ("negative_masked_foreground", "of the foreground"),
-            ("negative_masked_background", "of the background"),
-        ),
-        "%",
-        100,
-        from_zero=True,
-    ),
-    Curve(
-        "Foreground share of the query",
-        (("foreground_share", "foreground"),),
-        "% of patches",
-        100,
-    ),
-    Curve("Weight of the hard negative (rho)", (("rho", "rho"),), from_zero=True),
+    Curve("Foreground of the query", {"foreground_share": "foreground"}, "% of patches", 100),
+    Curve("Weight of the hard negative (rho)", {"rho": "rho"}, from_zero=True),
 )
-IDENTITIES = ("step", "damaged_samples", "seconds")
-"""Numbers in the record that are no curves."""
+NOT_CURVES = ("step", "damaged_samples", "seconds")
+"""Recorded numbers that are not drawn."""
 
 
-def learning_section(run: RunState) -> Section:
-    """Loss, kNN, learning rate, spread."""
-    blocks: list[Block] = [Words(text=text, tone="warning") for text in run.warnings]
-    charts = _charts(run, LEARNING)
-    blocks.append(Charts(charts=charts) if charts else missing("Nothing was recorded yet."))
-    if charts and run.column("knn") is None:
-        blocks.append(missing("No kNN was measured: the run had no labelled shards for it."))
-    return Section(anchor="learning", title="Learning", blocks=blocks)
-
-
-def speed_section(run: RunState) -> Section:
-    """Images a second and waiting."""
-    charts = _charts(run, SPEED)
-    block = Charts(charts=charts) if charts else missing("Nothing was recorded yet.")
-    return Section(anchor="speed", title="Speed", blocks=(block,))
-
-
-def masking_section(run: RunState) -> Section:
-    """Similarities and masked shares, and whatever else was recorded."""
-    charts = _charts(run, MASKING)
-    blocks: list[Block] = [
-        Charts(charts=charts) if charts else missing("Nothing was recorded yet.")
-    ]
-    if charts and run.column("hard_negative_similarity") is None:
-        blocks.append(missing("This run had no hard negatives in its loss."))
-    known = {name for curve in (*LEARNING, *SPEED, *MASKING) for name, _ in curve.names}
-    recorded = {name for entry in run.entries for name, value in entry.items() if _is_number(value)}
-    others = sorted(recorded - known - {*IDENTITIES, *TIMINGS})
-    rest = _charts(run, [Curve(name, ((name, name),)) for name in others])
-    if rest:
-        blocks.append(Folded(summary="Other numbers", blocks=(Charts(charts=rest),)))
-    return Section(anchor="telemetry", title="Masks and similarities", blocks=blocks)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
-def _charts(run: RunState, curves: Sequence[Curve]) -> list[Chart]:
-    charts = []
+def charts(run: RunState, curves: Sequence[Curve]) -> list[Chart]:
+    """Draw the curves that were recorded."""
+    drawn = []
     for curve in curves:
-        series = []
-        for name, label in curve.names:
-            column = run.column(name)
-            if column is not None:
-                series.append(Series(label, column[0], column[1] * curve.factor))
+        columns = [(label, run.column(name)) for name, label in curve.names.items()]
+        series = [Series(label, x, y * curve.factor) for label, (x, y) in columns if len(x)]
         if series:
-            name = curve.names[0][0]
-            charts.append(
+            drawn.append(
                 line_chart(
-                    name,
                     curve.title,
                     series,
                     x_label=run.x_label,
                     unit=curve.unit,
-                    reference=_reference(run, name),
+                    reference=_reference(run, next(iter(curve.names))),
                     from_zero=curve.from_zero,
                     note=curve.note,
                 )
             )
-    return charts
+    return drawn
 
 
-def _reference(run: RunState, name: str) -> Reference | None:
-    """What a curve is compared with: the untrained network, or similarities that tell nothing."""
+def other_curves(run: RunState) -> list[Curve]:
+    """Curves of the recorded numbers that have no chart of their own."""
+    known = {name for curve in (*LEARNING, *SPEED, *MASKING) for name in curve.names}
+    recorded = {
+        name
+        for entry in run.entries
+        for name, value in entry.items()
+        if isinstance(value, int | float)
+    }
+    return [
+        Curve(name, {name: name}) for name in sorted(recorded - known - {*NOT_CURVES, *TIMINGS})
+    ]
+
+
+def _reference(run: RunState, name: str) -> tuple[str, float] | None:
+    """A level to compare with: the untrained network, or a loss that tells nothing apart."""
     if name == "knn":
-        column = run.column(name)
-        if column is not None and column[0][0] == 0 and len(column[0]) > 1:
-            return Reference("untrained", float(column[1][0]))
+        epochs, values = run.column(name)
+        if len(epochs) > 1 and epochs[0] == 0:
+            return "untrained", float(values[0])
     if name == "loss" and run.config is not None:
         method = run.config.method
         if isinstance(method, MoCoConfig):
-            return Reference("log(queue + 1)", math.log(method.queue_size + 1))
+            return "log(queue + 1)", math.log(method.queue_size + 1)
         if isinstance(method, SimCLRConfig):
-            return Reference("log(2 batch - 1)", math.log(2 * run.config.batch_size - 1))
+            return "log(2 batch - 1)", math.log(2 * run.config.batch_size - 1)
     return None

@@ -1,6 +1,7 @@
-"""A run's views and masks, drawn again from (seed, epoch, sample) at several of its epochs."""
+"""Draw a run's views and masks again from (seed, epoch, sample), at several of its epochs."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,13 +9,20 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
-from training.config.derived import declared_views, stream_config
+from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
 from training.record.contact_sheet import displayed, shown_views
-from training.report.page import Block, Card, Gallery, Key, Picture, Section, Strip, Words, missing
-from training.report.pictures import boxes_overlay, grid_overlay, heat, picture, shrunk
+from training.report.pictures import (
+    Card,
+    Strip,
+    boxes_overlay,
+    grid_overlay,
+    heat,
+    picture,
+    shrunk,
+)
 from training.report.run.state import RunState
 from training.report.wording import percent, shortened
 from training.views.crops import draw_crops
@@ -24,20 +32,14 @@ from training.views.masks import masked_share
 
 EPOCHS_SHOWN = 4
 TILE = 256
-LEGEND = (
-    Key("foreground", "on-front", "box"),
-    Key("masked patch", "on-mask", "dot"),
-    Key("crop of the query", "on-query", "box"),
-    Key("crop of the key", "on-key", "box"),
-)
 COLUMNS = ("query", "key", "hard negative")
 
 
 class Redrawn:
-    """Draws samples of a run as it saw them.
+    """Draws samples of a run as the run saw them.
 
     Args:
-        run: whose shards and settings are there.
+        run: a run whose shards and settings can be read.
     """
 
     def __init__(self, run: RunState) -> None:
@@ -64,7 +66,7 @@ class Redrawn:
         return [int(number) for number in self._whole.sample_ids(0)[:count]]
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
-        """What the encoders saw of a sample, and its row in that; None: the epoch left it out.
+        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
 
         Raises:
             InputError: the sample is damaged.
@@ -75,8 +77,8 @@ class Redrawn:
         if len(places) == 0:
             return None
         step, place = divmod(int(places[0]), batch)
-        # As one rank of as many as there are places: nothing else of the batch is read. What the
-        # published code shares in a batch needs all of it.
+        # As one rank of as many as the batch has samples, so that only this sample is read. The
+        # released behaviour shares draws over the batch and needs all of it.
         alone = not self.config.masks.released
         dataset = self._dataset(place, batch) if alone else self._whole
         inputs = build_inputs(
@@ -107,15 +109,11 @@ class Redrawn:
             raise InputError(f"sample {stored.key} in {stored.shard}: {error}") from error
 
 
-def masks_section(run: RunState, count: int) -> Section:
-    """Some samples with their views at several epochs."""
-    return Section(anchor="masks", title="What the encoders saw", blocks=_blocks(run, count))
-
-
-def _blocks(run: RunState, count: int) -> list[Block]:
+def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
+    """Draw the run's first samples with their views at several epochs, for `run.html`."""
     problem = run.shards_problem or run.config_problem
     if problem:
-        return [missing(f"Views and masks cannot be drawn again: {problem}")]
+        return {"problem": problem}
     redrawn = Redrawn(run)
     epochs = shown_epochs(run)
     cards, broken = [], []
@@ -123,26 +121,21 @@ def _blocks(run: RunState, count: int) -> list[Block]:
         try:
             cards.append(_card(redrawn, number, epochs))
         except InputError as error:
-            broken.append(missing(f"A sample cannot be shown: {error}"))
-    when = f"at epochs {', '.join(str(epoch + 1) for epoch in epochs)}"
-    masks = redrawn.config.masks
-    used = any(view.group == "negative" for view in declared_views(redrawn.config))
-    words = (
-        f"The run's first samples {when}, drawn again from its seed, as the encoders saw them: "
-        f"strategy {masks.strategy}, fill {redrawn.config.fill}."
-    )
-    words += " Below a view: the masked share of its foreground / of its background."
-    if masks.strategy == "none":
-        words += " No view is masked."
-    if not used:
-        words += " Hard negatives are shown as they would be; this run's loss had none."
-    if redrawn.fill.high_pass:
-        words += " High-passed views lie around 0 and are shown around mid-grey."
-    return [Words(text=words), Gallery(cards=cards, large=True, keys=LEGEND), *broken]
+            broken.append(str(error))
+    return {
+        "problem": "",
+        "epochs": [epoch + 1 for epoch in epochs],
+        "high_pass": redrawn.fill.high_pass,
+        "has_hard_negatives": any(
+            view.group == "negative" for view in declared_views(redrawn.config)
+        ),
+        "cards": cards,
+        "broken": broken,
+    }
 
 
 def shown_epochs(run: RunState) -> list[int]:
-    """Epochs, from 0, that are spread over what was trained so far."""
+    """Epochs, counted from 0, spread over what was trained so far."""
     assert run.steps_per_epoch is not None
     last = max(0, -(-run.step // int(run.steps_per_epoch)) - 1)
     return sorted({round(last * i / (EPOCHS_SHOWN - 1)) for i in range(EPOCHS_SHOWN)})
@@ -152,66 +145,53 @@ def _card(redrawn: Redrawn, number: int, epochs: list[int]) -> Card:
     key, image, saliency = redrawn.sample(number)
     height, width = image.shape[:2]
     small = shrunk(image, TILE)
-    top = Strip(
-        (
-            picture(
-                small,
-                f"{key} with the crops of epoch {epochs[0] + 1}",
-                overlay=_crop_boxes(redrawn, number, epochs[0], height, width),
-                label=f"image, crops of epoch {epochs[0] + 1}",
-            ),
-            picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
-        )
+    query, crop = redrawn.crops(number, epochs[0], height, width).tolist()
+    first = f"crops of epoch {epochs[0] + 1}"
+    top = (
+        picture(
+            small,
+            f"{key} with the {first}",
+            overlay=boxes_overlay({"q": tuple(query), "k": tuple(crop)}, height, width),
+            label=f"image, {first}",
+        ),
+        picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
     )
-    strips = [top]
+    strips = [Strip(top)]
     for epoch in epochs:
         found = redrawn.views(number, epoch)
         if found is None:
-            strips.append(
-                Strip((), f"Epoch {epoch + 1} left it out: it was in the last incomplete batch.")
-            )
-            continue
-        strips.append(_epoch_strip(redrawn, *found, key, epoch))
-    return Card(title=shortened(key, 60), strips=strips)
-
-
-def _crop_boxes(redrawn: Redrawn, number: int, epoch: int, height: int, width: int) -> str:
-    query, crop = redrawn.crops(number, epoch, height, width).tolist()
-    return boxes_overlay({"q": tuple(query), "k": tuple(crop)}, height, width)
+            left_out = f"Epoch {epoch + 1} left it out: it was in the last incomplete batch."
+            strips.append(Strip((), left_out))
+        else:
+            strips.append(_epoch_strip(redrawn, *found, key, epoch))
+    return Card(shortened(key, 60), strips)
 
 
 def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
-    grid = redrawn.config.views.grid
-    pictures: list[Picture] = []
+    pictures = []
     for title, view in zip(COLUMNS, redrawn.views_shown, strict=True):
         images_BCHW = inputs.views[view.name]
         pixels_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
         foreground_GG = inputs.foreground[view.crop.name][row]
         mask_CHW = inputs.masks[view.name][row] if view.name in inputs.masks else None
-        said = "unmasked"
+        said, masked_GG = "unmasked", None
         if mask_CHW is not None:
-            in_front, behind = masked_share(mask_CHW[None], foreground_GG[None])
-            said = f"{100 * float(in_front):.0f}/{percent(float(behind), 0)}"
+            front, back = masked_share(mask_CHW[None], foreground_GG[None])
+            said = f"{100 * float(front):.0f}/{percent(float(back), 0)}"
+            masked_GG = _masked_patches(mask_CHW, redrawn.config.views.grid)
         pictures.append(
             picture(
                 displayed(pixels_CHW, redrawn.fill.high_pass),
-                f"{key}, {title} of epoch {epoch + 1}: masked {said} of foreground / background"
-                if mask_CHW is not None
-                else f"{key}, {title} of epoch {epoch + 1}, unmasked",
-                overlay=grid_overlay(
-                    foreground_GG.numpy(),
-                    None if mask_CHW is None else _masked_patches(mask_CHW, grid),
-                    grid=grid,
-                ),
+                f"{key}, {title} of epoch {epoch + 1}, foreground / background masked: {said}",
+                overlay=grid_overlay(foreground_GG.numpy(), masked_GG),
                 label=f"{title}, {said}",
-                crisp=redrawn.config.views.size <= 96,
             )
         )
     return Strip(pictures, f"Epoch {epoch + 1}")
 
 
 def _masked_patches(mask_CHW: torch.Tensor, grid: int) -> NDArray[np.bool_]:
-    """Patches of which most is masked in any channel."""
+    """Patches that are masked by more than half in any channel."""
     side = mask_CHW.shape[-1] // grid
     share = mask_CHW.float().unfold(1, side, side).unfold(2, side, side).mean(dim=(-2, -1))
     marked: NDArray[np.bool_] = (share > 0.5).any(dim=0).numpy()

@@ -1,4 +1,4 @@
-"""How a run stands, by what lies in its folder; what is missing is remembered with its reason."""
+"""Read a run from the files in its folder; a missing part is kept as the reason why."""
 
 import re
 from dataclasses import dataclass
@@ -29,15 +29,15 @@ class RunState:
     """A run.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         recorded: its ``config.json``.
-        entries: of its record.
-        config: the same as a configuration; None where this version cannot read it.
-        config_problem: why not.
-        info: of its shards; None where they cannot be used.
-        shards_problem: why not.
-        backbone: of its export; None where there is none yet.
-        steps_per_epoch: None where nothing tells.
+        entries: its ``metrics.jsonl``.
+        config: ``config.json`` as a configuration; None if this version cannot read it.
+        config_problem: why ``config`` is None.
+        info: of its shards; None if they cannot be used.
+        shards_problem: why ``info`` is None.
+        backbone: its export; None if there is none yet.
+        steps_per_epoch: None if unknown.
     """
 
     folder: Path
@@ -52,58 +52,56 @@ class RunState:
 
     @property
     def step(self) -> int:
-        """Global steps that the record knows of."""
+        """The last recorded global step."""
         return max((int(entry["step"]) for entry in self.entries), default=0)
 
     @property
     def epochs(self) -> int:
-        """Of the whole run."""
+        """Epochs of the whole run."""
         return int(self.recorded["epochs"])
 
     @property
     def total_steps(self) -> int | None:
-        """Of the whole run, where known."""
+        """Global steps of the whole run; None if unknown."""
         return None if self.steps_per_epoch is None else round(self.epochs * self.steps_per_epoch)
 
     @property
     def finished(self) -> bool:
-        """Whether the record goes to the last step."""
+        """Whether the record reaches the last step."""
         return self.total_steps is not None and 0 < self.total_steps <= self.step
 
     @property
     def x_label(self) -> str:
-        """What curves are drawn over."""
+        """The x axis of all curves."""
         return "step" if self.steps_per_epoch is None else "epoch"
 
     @property
     def warnings(self) -> list[str]:
-        """What the run warned of, each with its step."""
+        """The run's warnings with their steps."""
         return [
             f"At step {entry['step']}: {entry['message']}"
             for entry in self.entries
             if entry["kind"] == WARNING
         ]
 
-    def column(self, name: str) -> Column | None:
-        """Places and values of a number in the record; None where it has none."""
+    def column(self, name: str) -> Column:
+        """Epochs (or steps) and values of a recorded number; both empty if it has none."""
         found = [
             (float(entry["step"]), float(entry[name]))
             for entry in self.entries
             if entry["kind"] != WARNING and isinstance(entry.get(name), int | float)
         ]
-        if not found:
-            return None
-        steps, values = np.array(found, dtype=np.float64).T
+        steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return steps / (self.steps_per_epoch or 1.0), values
 
     def last(self, name: str) -> float | None:
-        """The newest value of a number."""
-        column = self.column(name)
-        return None if column is None else float(column[1][-1])
+        """The last value of a recorded number."""
+        values = self.column(name)[1]
+        return float(values[-1]) if len(values) else None
 
 
 def read_run(folder: Path) -> RunState:
-    """Read what a run has left.
+    """Read a run, finished or not.
 
     Raises:
         InputError: its record of settings or numbers is damaged.
@@ -118,7 +116,7 @@ def read_run(folder: Path) -> RunState:
             recorded, shards=str(recorded["shards"]), out=Path(str(recorded["out"]))
         )
     except InputError as error:
-        config_problem = f"the settings were recorded by another version: {error}"
+        config_problem = f"another version recorded the settings: {error}"
     info, shards_problem = None, ""
     try:
         info = _shards(str(recorded["shards"]), str(recorded.get("data_digest")))

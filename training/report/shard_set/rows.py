@@ -1,4 +1,4 @@
-"""What the manifests say of all images of a set, as arrays; one shard's manifest at a time."""
+"""Read what the manifests say of all images of a set, one shard's manifest at a time."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ NUMBERS = {
     "foreground_share": np.float32,
 }
 MOST_NAMES = 200
-"""Names that are listed of rejected images, and groups of copies."""
+"""Rejected images and groups of copies that are listed."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Rows:
 
     Attributes:
         numbers: columns by name, each [num_images].
-        labels: int64 [num_images], -1 where there is none.
+        labels: int64 [num_images], -1 for no label.
         copies: groups of sample numbers whose source files have the same bytes.
     """
 
@@ -42,14 +42,13 @@ class Rows:
 
 
 def read_rows(folder: Path, info: DatasetInfo) -> Rows:
-    """Read the manifests; a few tens of bytes an image are kept.
+    """Read the manifests; a few tens of bytes per image are kept.
 
     Raises:
         InputError: a manifest is missing or damaged.
     """
-    parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in NUMBERS}
-    labels: list[NDArray[np.int64]] = []
-    hashes: list[NDArray[np.uint64]] = []
+    parts: dict[str, list[NDArray[np.generic]]] = {name: [np.zeros(0)] for name in NUMBERS}
+    labels, hashes = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     for shard in info.shards:
         table = read_manifest(folder, shard.name, [*NUMBERS, "label", "sha256"])
         if table.num_rows != shard.num_images:
@@ -62,16 +61,15 @@ def read_rows(folder: Path, info: DatasetInfo) -> Rows:
         labels.append(table["label"].fill_null(-1).to_numpy().astype(np.int64))
         digests = table["sha256"].to_pylist()
         hashes.append(np.array([int(text[:16], 16) for text in digests], dtype=np.uint64))
-    none = np.zeros(0)
     return Rows(
-        numbers={name: np.concatenate([none, *found]) for name, found in parts.items()},
-        labels=np.concatenate([none.astype(np.int64), *labels]),
-        copies=_equal(np.concatenate([none.astype(np.uint64), *hashes])),
+        numbers={name: np.concatenate(found) for name, found in parts.items()},
+        labels=np.concatenate(labels),
+        copies=_equal(np.concatenate(hashes)),
     )
 
 
 def _equal(hashes: NDArray[np.uint64]) -> list[list[int]]:
-    """Groups of places with the same hash: 64 bits of sha256, which do not meet by chance."""
+    """Groups of places with equal hashes: 64 bits of sha256, which do not collide by chance."""
     order = np.argsort(hashes, kind="stable")
     starts = np.flatnonzero(hashes[order][1:] != hashes[order][:-1]) + 1
     groups = np.split(order, starts)
@@ -79,7 +77,7 @@ def _equal(hashes: NDArray[np.uint64]) -> list[list[int]]:
 
 
 def read_sources(folder: Path, info: DatasetInfo, numbers: set[int]) -> dict[int, str]:
-    """Names of some samples' source files."""
+    """Read the names of the source files of some samples."""
     found: dict[int, str] = {}
     first = 0
     for shard in info.shards:
@@ -91,32 +89,31 @@ def read_sources(folder: Path, info: DatasetInfo, numbers: set[int]) -> dict[int
     return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rejected:
     """Images that could not be used.
 
     Attributes:
-        reasons: how many of each.
-        names: the first ones, each with its reason.
-        unread: why a list could not be read; empty: all were.
+        reasons: how many images of each reason.
+        names: the first images, each with its reason.
+        unread: why a list could not be read; empty if all were read.
     """
 
     reasons: Counter[str]
     names: list[tuple[str, str]]
-    unread: str
+    unread: str = ""
 
 
-def rejected_images(folder: Path, info: DatasetInfo) -> Rejected:
+def read_rejected_images(folder: Path, info: DatasetInfo) -> Rejected:
     """Read the lists of rejected images."""
-    rejected = Rejected(Counter(), [], "")
-    if not info.num_rejected:
-        return rejected
-    for shard in info.shards:
+    found = Rejected(Counter(), [])
+    for shard in info.shards if info.num_rejected else ():
         try:
             rows = read_rejected(folder, shard.name).to_pylist()
         except InputError as error:
-            return Rejected(rejected.reasons, rejected.names, str(error))
-        rejected.reasons.update(row["reason"] for row in rows)
+            found.unread = str(error)
+            break
+        found.reasons.update(row["reason"] for row in rows)
         more = [(row["source"], row["reason"]) for row in rows]
-        rejected.names.extend(more[: MOST_NAMES - len(rejected.names)])
-    return rejected
+        found.names.extend(more[: MOST_NAMES - len(found.names)])
+    return found

@@ -1,7 +1,6 @@
-"""Images of a set with their saliency and foreground."""
+"""Cards of a set's images with their saliency and foreground."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,10 +12,18 @@ from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import foreground
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
-from training.report.page import Block, Card, Gallery, Strip, missing
-from training.report.pictures import Pixels, dimmed, grid_overlay, heat, picture, shrunk
+from training.report.pictures import (
+    Card,
+    Pixels,
+    Strip,
+    dimmed,
+    grid_overlay,
+    heat,
+    picture,
+    shrunk,
+)
 from training.report.shard_set.rows import Rows, read_sources
-from training.report.wording import count, percent, shortened
+from training.report.wording import percent, shortened
 
 GRID = 7
 """Patches along a side, as for the foreground share in the manifest."""
@@ -24,69 +31,63 @@ TILE = 220
 LONGEST_NAME = 48
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Draws cards of a set's images."""
+def cards(
+    folder: Path, info: DatasetInfo, rows: Rows, numbers: Sequence[int]
+) -> tuple[list[Card], list[str]]:
+    """Draw the samples of some numbers.
 
-    folder: Path
-    info: DatasetInfo
-    rows: Rows
-
-    def blocks(self, numbers: Sequence[int]) -> list[Block]:
-        """A gallery of some samples; a line for those that cannot be read."""
-        reader = ShardSetReader(self.folder, self.info)
-        sources = read_sources(self.folder, self.info, set(numbers))
-        cards, broken = [], []
-        for number in numbers:
-            try:
-                sample = reader.read(number)
-                image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-            except (InputError, ImageError) as error:
-                broken.append(str(error))
-                continue
-            cards.append(self._card(number, sources[number], image, saliency))
-        blocks: list[Block] = [Gallery(cards=cards)] if cards else []
-        if broken:
-            blocks.append(
-                missing(f"{count(len(broken), 'image')} could not be shown; the first: {broken[0]}")
-            )
-        return blocks
-
-    def _card(self, number: int, source: str, image: Pixels, saliency: Pixels) -> Card:
-        share = float(self.rows.numbers["foreground_share"][number])
-        mean = float(self.rows.numbers["saliency_mean"][number])
-        label = int(self.rows.labels[number])
+    Returns:
+        Cards, and the errors of the samples that could not be read.
+    """
+    reader = ShardSetReader(folder, info)
+    sources = read_sources(folder, info, set(numbers))
+    drawn, broken = [], []
+    for number in numbers:
+        try:
+            sample = reader.read(number)
+            image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
+        except (InputError, ImageError) as error:
+            broken.append(str(error))
+            continue
         height, width = image.shape[:2]
-        small = shrunk(image, TILE)
-        grid = cv2.resize(saliency.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
-        marked = foreground(torch.from_numpy(np.asarray(grid) / 255)).numpy()
-        name = shortened(source, LONGEST_NAME)
-        strip = Strip(
-            (
-                picture(small, f"{name}, as it is stored", label="image"),
-                picture(heat(small, saliency), f"{name}: saliency as heat", label="saliency"),
-                picture(
-                    dimmed(small, marked),
-                    f"{name}: foreground bright, background dark",
-                    overlay=grid_overlay(marked, grid=GRID),
-                    label="foreground",
-                ),
-            )
+        label = int(rows.labels[number])
+        name = shortened(sources[number], LONGEST_NAME)
+        words = [
+            f"{width} x {height} px",
+            *(info.class_names[label : label + 1] if label >= 0 else ()),
+            f"foreground {percent(float(rows.column('foreground_share')[number]), 0)}",
+            f"mean saliency {float(rows.column('saliency_mean')[number]):.2f}",
+        ]
+        drawn.append(Card(name, (_strip(name, image, saliency),), ", ".join(words)))
+    return drawn, broken
+
+
+def _strip(name: str, image: Pixels, saliency: Pixels) -> Strip:
+    small = shrunk(image, TILE)
+    grid = cv2.resize(saliency.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
+    marked = foreground(torch.from_numpy(np.asarray(grid) / 255)).numpy()
+    return Strip(
+        (
+            picture(small, f"{name}, as it is stored", label="image"),
+            picture(heat(small, saliency), f"{name}: saliency as heat", label="saliency"),
+            picture(
+                dimmed(small, marked),
+                f"{name}: foreground bright, background dark",
+                overlay=grid_overlay(marked, None),
+                label="foreground",
+            ),
         )
-        words = [f"{width} x {height} px"]
-        words += [self.info.class_names[label]] if 0 <= label < len(self.info.class_names) else []
-        words += [f"foreground {percent(share, 0)}", f"mean saliency {mean:.2f}"]
-        return Card(title=name, strips=(strip,), text=", ".join(words))
+    )
 
 
 def spread_out(count_all: int, wanted: int) -> list[int]:
-    """So many sample numbers, at random over the set, the same ones every time."""
+    """Draw sample numbers from the whole set, the same ones every time."""
     chosen = np.random.default_rng(0).permutation(count_all)[:wanted]
     return sorted(map(int, chosen))
 
 
 def extremes(rows: Rows, wanted: int) -> tuple[list[int], list[int]]:
-    """Samples of the greatest and of the least mean saliency; no sample is in both."""
+    """Find the samples of the greatest and of the least mean saliency; none is in both lists."""
     order = np.argsort(rows.numbers["saliency_mean"], kind="stable")
     wanted = min(wanted, len(order) // 2)
     least = [int(number) for number in order[:wanted]]

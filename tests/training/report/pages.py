@@ -1,0 +1,97 @@
+"""A report as a reader finds it: what its HTML says, by section."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+from training.report.config import ReportConfig
+from training.report.kinds import kind_of
+from training.report.write import PAGES, render
+
+
+class Section:
+    """The text, the tables, the charts and the pictures of a section."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.tables: list[list[tuple[str, ...]]] = []
+        self.marked: list[tuple[str, ...]] = []
+        self.charts: dict[str, dict[str, Any]] = {}
+        self.alts: list[str] = []
+        self.labels: list[str] = []
+        self.cards: list[str] = []
+        self.overlays: list[str] = []
+
+
+class Page(HTMLParser):
+    """Reads a page; `self["anchor"]` is a section, `self.facts` and `self.summary` its head."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.sections: dict[str, Section] = {"": Section()}
+        self.facts: dict[str, str] = {}
+        self.summary = ""
+        self._here = self.sections[""]
+        self._open: list[tuple[str, str]] = []
+        self._words = ""
+        self._row: list[str] = []
+        self._figure: dict[str, Any] = {}
+        self.feed(html)
+
+    def __getitem__(self, anchor: str) -> Section:
+        return self.sections[anchor]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self._words = ""
+        if tag == "section":
+            self._here = self.sections[given["id"]] = Section()
+        elif tag == "table":
+            self._here.tables.append([])
+        elif tag == "tr":
+            self._row = []
+        elif tag == "img":
+            self._here.alts.append(given["alt"])
+        elif given.get("class") == "chart":
+            self._title = self._here.labels.pop()
+            self._here.charts[self._title] = {"alt": given["aria-label"], **self._figure}
+        elif given.get("class") == "f":
+            self._here.overlays.append(given["d"])
+        self._open.append((tag, given.get("class", "")))
+        if tag in ("img", "meta", "link", "path", "circle", "rect"):
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self._words += data
+        if not self._open or self._open[-1][0] not in ("script", "style"):
+            self._here.text += " ".join(data.split()) + " "
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("path", "circle", "rect"):
+            return
+        opened, kind = self._open.pop()
+        assert opened == tag, f"<{opened}> is closed by </{tag}>"
+        words = " ".join(self._words.split())
+        if tag in ("th", "td"):
+            self._row.append(words)
+        elif tag == "tr":
+            self._here.tables[-1].append(tuple(self._row))
+            self._here.marked += [tuple(self._row)] * (kind == "marked")
+        elif tag == "dt":
+            self._fact = words
+        elif tag == "dd":
+            self.facts[self._fact] = words
+        elif tag == "h3":
+            self._here.cards.append(words)
+        elif tag == "figcaption":
+            self._here.labels.append(words)
+        elif tag == "script" and words.startswith("{"):
+            self._figure = json.loads(words)
+        if kind == "summary":
+            self.summary = words
+
+
+def page_of(config: ReportConfig) -> Page:
+    """The page of a folder, rendered without being written."""
+    template, fill = PAGES[kind_of(config.folder)]
+    return Page(render(template, fill(config)))
