@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from pipeline.errors import InputError
-from pipeline.formats.hugging_face import HUGGING_FACE
 from pipeline.formats.interface import Format
 from pipeline.formats.onnx_graph import ONNX
 from pipeline.formats.safetensors_file import SAFETENSORS
@@ -12,7 +11,6 @@ from pipeline.formats.timm_layout import TIMM_LAYOUT
 FORMATS: dict[str, Format] = {
     "safetensors": SAFETENSORS,
     "timm": TIMM_LAYOUT,
-    "hugging_face": HUGGING_FACE,
     "onnx": ONNX,
 }
 """Beside the state dict that every export holds."""
