@@ -15,8 +15,8 @@ from pipeline.architectures import plain_network
 from pipeline.backbone import BackboneInfo, weights_digest
 from pipeline.errors import InputError
 from pipeline.preparation import Preprocess, Preprocessing
+from training.encoders.encoder import load_initial
 from training.encoders.export import untrained_like
-from training.encoders.initial_weights import initial_weights, load_weights
 from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.extract import ExtractConfig, Prepare
 
@@ -142,8 +142,7 @@ def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]
     """Published weights in the network of another export, normalised as torchvision does."""
     wanted = like.preprocessing
     network, _ = plain_network(like.architecture, max_pool=like.max_pool)
-    weights = initial_weights(name, like.architecture, max_pool=like.max_pool)
-    load_weights(network, weights, like.architecture, source=name)
+    load_initial(network, name, like.architecture, max_pool=like.max_pool)
     info = replace(
         like,
         preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),
