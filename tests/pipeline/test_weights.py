@@ -33,7 +33,7 @@ def save(path: Path, content: object) -> Path:
 
 
 def loaded(state: dict[str, Tensor], name: str = "resnet18") -> nn.Module:
-    network = torchvision.models.get_model(name)
+    network: nn.Module = torchvision.models.get_model(name)
     network.fc = nn.Identity()
     load_weights(network, state, architecture=name, source="given", leave_out=("fc",))
     return network
