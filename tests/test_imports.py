@@ -39,6 +39,7 @@ FORMAT_HALF = {
     "pipeline.shared_images",
     "pipeline.stores.storage",
     "pipeline.shards",
+    "pipeline.weights",
 }
 
 
