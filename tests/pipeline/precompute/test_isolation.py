@@ -1,15 +1,9 @@
 """A process that dies or hangs over an image costs that image, and nothing else."""
 
-import os
-import pickle
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,7 +26,6 @@ from tests.deadly import (
 )
 from tests.shard_jobs import job_of_folder, out_of
 
-ROOT = Path(__file__).resolve().parents[3]
 NAME = "shard-000000"
 LIMITS = Limits(cpu_seconds=1, wall_seconds=60, memory_bytes=256 << 20)
 REASONS = {
@@ -152,43 +145,3 @@ def test_errors_travel_and_the_child_stays(tmp_path: Path, isolation: Isolation)
     assert isolation.build(job).rebuilt
     assert (tmp_path / "pid").read_text() == first, "the child is warm for the next shard"
     assert not isolation.build(job).rebuilt
-
-
-def test_the_terminal_stays_clean(
-    tmp_path: Path, isolation: Isolation, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_pictures(tmp_path / "data", 3)
-    job = job_for(tmp_path, TellsItsProcess(path=str(tmp_path / "pid")))
-    isolation.build(job)
-    assert capfd.readouterr() == ("", "")
-
-
-PARENT = """
-import pickle, sys
-from pathlib import Path
-from pipeline.precompute.isolation import Isolation
-
-Isolation().build(pickle.loads(Path(sys.argv[1]).read_bytes()))
-"""
-
-
-def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "data", 3)
-    pid_file = tmp_path / "pid"
-    job = job_for(tmp_path, TellsItsProcess(path=str(pid_file), seconds=600))
-    (tmp_path / "job").write_bytes(pickle.dumps(job))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, tmp_path / "job"], cwd=ROOT, env=environment
-    )
-    deadline = time.monotonic() + 60
-    while not (pid_file.exists() and pid_file.read_text()):
-        assert parent.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    child = psutil.Process(int(pid_file.read_text()))
-    assert child.ppid() == parent.pid
-    parent.kill()
-    parent.wait()
-    child.wait(timeout=30)
-    assert not child.is_running()
