@@ -79,7 +79,7 @@ def usage(info: BackboneInfo) -> str:
 network = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
 
-# The same by transformers 4.48 or later, with timm installed:
+# The same by transformers (tried with 5.24), with timm installed:
 from transformers import AutoImageProcessor, AutoModel
 
 network = AutoModel.from_pretrained("{FOLDER}").eval()
