@@ -10,10 +10,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.architectures import TIMM, first_line
-from pipeline.backbone import NOT_A_WEIGHT, BackboneInfo, load_backbone
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocessing
+from pipeline.backbone.folder import NOT_A_WEIGHT, BackboneInfo, load_backbone
+from pipeline.core.architectures import TIMM, first_line
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocessing
 
 FETCH_SECONDS = 30
 """A firewall may answer nothing at all."""

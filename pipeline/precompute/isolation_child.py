@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 import psutil
 
-from pipeline.memory import keep_freed_memory
+from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
 
 EXIT_MEMORY = 77

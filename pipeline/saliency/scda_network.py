@@ -16,10 +16,10 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.architectures import family, max_pool_name
-from pipeline.backbone import weights_digest
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocess, Preprocessing, short_side
+from pipeline.backbone.folder import weights_digest
+from pipeline.core.architectures import family, max_pool_name
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
 from pipeline.saliency.interface import FLAT_VALUE, Map
 from pipeline.saliency.scda_input import MARGIN, STRIDE
 from pipeline.weights import find_weights, load_weights
@@ -60,7 +60,7 @@ class Trunk:
         preprocessing: what the weights want to see.
         exported: whether they come from a pretraining run's export.
         max_pool: whether torchvision's maximum pooling is in place.
-        weights_digest: see `pipeline.backbone.weights_digest`.
+        weights_digest: see `pipeline.backbone.folder.weights_digest`.
     """
 
     module: nn.Module

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pipeline.architectures import (
+from pipeline.core.architectures import (
     check_architecture,
     classifier_names,
     plain_network,
     stem_name,
 )
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.weights import find_weights, load_weights
 from training.encoders.stem import (
     PartialConv2d,

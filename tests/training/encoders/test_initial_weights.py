@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.backbone import BackboneInfo, write_backbone
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocessing
+from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocessing
 from training.encoders.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
 
 SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.sources.image_names import has_image_suffix
-from training.data.draws import sample_seeds
+from pipeline.core.errors import InputError
+from pipeline.core.image_names import has_image_suffix
 from training.evaluate.detection.annotations import BoxSet, checked_set
 from training.evaluate.detection.readers import read_coco, read_names, read_voc
+from training.randomness.draws import sample_seeds
 
 ANNOTATIONS = "Annotations"
 

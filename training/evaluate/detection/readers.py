@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.detection.annotations import Annotated, LabelledBox
 
 IMAGE_FOLDERS = ("JPEGImages", "images", ".")
