@@ -22,8 +22,8 @@ class ExportConfig:
     Attributes:
         checkpoint: a run's folder, a checkpoint of it, or an exported backbone.
         out: folder of the export; an earlier export in it is replaced.
-        formats: any of safetensors, timm, hugging_face and onnx, beside the state dict (extra
-            export); none: that alone.
+        formats: any of safetensors, timm (which transformers loads, too) and onnx, beside the state
+            dict (extra export); none: that alone.
         encoder: which encoder of the run: query, or momentum where the method has one.
         results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
             it has no figures.

@@ -95,13 +95,6 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def reject_without_reason(root: Path) -> None:
-    for name in (FIRST, SECOND):
-        table = pq.read_table(rejected_path(root, name))
-        rows = [row | {"reason": ""} for row in table.to_pylist()]
-        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), rejected_path(root, name))
-
-
 def empty_rejected(root: Path) -> None:
     for name in (FIRST, SECOND):
         table = pq.read_table(rejected_path(root, name))

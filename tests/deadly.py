@@ -138,16 +138,13 @@ class KilledFromOutside(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class TellsItsProcess(Uniform):
-    """Leaves its process id in a file, then sleeps if it is told to."""
+    """Leaves its process id in a file."""
 
     path: str
-    seconds: float = 0.0
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
         if len(images) > 1:
             Path(self.path).write_text(str(os.getpid()))
-            os.write(2, b"libnoise warning: this is not for the terminal\n")
-            time.sleep(self.seconds)
         return super().__call__(images)
 
 

@@ -37,7 +37,8 @@ NOT_A_WEIGHT = "num_batches_tracked"
 BACKBONE_FOLDER = "backbone"
 """Where a run and each of its checkpoints keep their export."""
 FORMAT_ENTRIES = ("backbone.safetensors", "backbone.onnx", "timm", "hugging_face")
-"""What `pipeline.backbone.formats` may have put beside the weights."""
+"""What `pipeline.backbone.formats` may have put beside the weights; `hugging_face` in earlier
+versions."""
 
 
 def write_backbone(

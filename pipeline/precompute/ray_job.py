@@ -149,7 +149,7 @@ def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any
     template = jobs[row["generation"]]
     job = template.numbered(row["number"])
     try:
-        shard = process_isolation().build(job.name, pickle.dumps(job))
+        shard = process_isolation().build(job)
     except (InputError, ShardError) as error:
         return {"error": str(error), "fault": "", "shard": b""}
     except OSError as error:

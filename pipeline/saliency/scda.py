@@ -9,7 +9,7 @@ side is scaled to `side` and both sides are rounded to multiples of the network'
 cells and pixels line up and few different sizes occur.
 
 Networks: torchvision's ResNet, ResNeXt and Wide ResNet, and DenseNet, VGG, MobileNet, EfficientNet,
-ConvNeXt, RegNet, MNASNet and ShuffleNet; see `scda_weights.LAST_BLOCK`. Others are refused.
+ConvNeXt, RegNet, MNASNet and ShuffleNet; see `scda_network.LAST_BLOCK`. Others are refused.
 """
 
 from collections.abc import Sequence

@@ -5,18 +5,24 @@ h w cells of the last block: H / 32, W / 32 (twice as many without maximum pooli
 """
 
 import functools
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.backbone.folder import weights_digest
+from pipeline.core.architectures import family, max_pool_name
 from pipeline.core.errors import InputError
-from pipeline.images.preprocessing import Preprocess
+from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
 from pipeline.saliency.interface import FLAT_VALUE, Map
 from pipeline.saliency.scda_input import MARGIN, STRIDE
-from pipeline.saliency.scda_weights import Trunk, load_trunk
+from pipeline.weights import find_weights, load_weights
 
 FINER = 8
 """Points along a side of a cell at which a map is interpolated, linearly, before it is stored."""
@@ -25,6 +31,109 @@ MAX_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 23}
 LEAST_DEFAULT_SIDE = 224
 MIN_SPREAD = 1e-6
 """A map whose highest value is no more than this above its lowest, relatively, is flat."""
+LAST_BLOCK: dict[str, tuple[str, ...]] = {
+    "resnet": ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+    "convnext": ("features",),
+    "densenet": ("features",),
+    "efficientnet": ("features",),
+    "mnasnet": ("layers",),
+    "mobilenetv2": ("features",),
+    "mobilenetv3": ("features",),
+    "regnet": ("stem", "trunk_output"),
+    "shufflenetv2": ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"),
+    "vgg": ("features",),
+}
+"""By torchvision's module: the children that lead to the last block's feature map, in order."""
+DEFAULT_NETWORK = "resnet50"
+RANDOM_SEED = 0
+VIEW_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A network up to its last convolutional block.
+
+    Attributes:
+        module: float images [B, 3, H, W] -> features [B, C, H / 32, W / 32], evaluation mode.
+        weights: their name, without the folder they lie in.
+        network: torchvision's name.
+        preprocessing: what the weights want to see.
+        exported: whether they come from a pretraining run's export.
+        max_pool: whether torchvision's maximum pooling is in place.
+        weights_digest: see `pipeline.backbone.folder.weights_digest`.
+    """
+
+    module: nn.Module
+    weights: str
+    network: str
+    preprocessing: Preprocessing
+    exported: bool
+    max_pool: bool
+    weights_digest: str
+
+
+def load_trunk(weights: str, network: str) -> Trunk:
+    """Load a network's convolutional part.
+
+    Args:
+        weights: `random`, or a place of `pipeline.weights.find_weights`.
+        network: torchvision's name of the network; empty: resnet50, or what the export is.
+
+    Raises:
+        InputError: a network without known feature map; weights that are not there, cannot be
+            fetched, do not fit or are not finite.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_dir():
+        network = network or DEFAULT_NETWORK
+        refuse_unknown_network(network)
+    found = None if weights == "random" else find_weights(weights, network)
+    export = None if found is None else found.export
+    if export is not None:
+        network = export.architecture
+        refuse_unknown_network(network)
+    max_pool = export is None or export.max_pool
+    children = LAST_BLOCK[family(network)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        whole = torchvision.models.get_model(network, weights=None)
+    if not max_pool:
+        whole.set_submodule(max_pool_name(whole, network), nn.Identity())
+    module = nn.Sequential(OrderedDict((name, whole.get_submodule(name)) for name in children))
+    if found is not None:
+        others = tuple(name for name, _ in whole.named_children() if name not in children)
+        load_weights(module, found.state, architecture=network, source=weights, leave_out=others)
+    _refuse_not_finite(module, weights)
+    plain = Preprocessing(view_size=VIEW_SIZE, resize=short_side(VIEW_SIZE))
+    return Trunk(
+        module=module.eval().requires_grad_(False),
+        weights=path.name,
+        network=network,
+        preprocessing=(found and found.preprocessing) or plain,
+        exported=export is not None,
+        max_pool=max_pool,
+        weights_digest=weights_digest(module.state_dict()),
+    )
+
+
+def refuse_unknown_network(network: str) -> None:
+    """Raise InputError for a network whose last convolutional block is not known."""
+    if network not in torchvision.models.list_models(module=torchvision.models):
+        raise InputError(f"scda: torchvision has no network {network!r}: resnet50 is one")
+    if family(network) not in LAST_BLOCK:
+        raise InputError(
+            f"scda: {network} has no last convolutional feature map that this program knows: "
+            f"wanted a network of torchvision's {', '.join(LAST_BLOCK)}"
+        )
+
+
+def _refuse_not_finite(module: nn.Module, weights: str) -> None:
+    for name, value in module.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(
+                f"scda: {name!r} of the weights {weights} holds values that are not finite: "
+                "the training that made them has diverged"
+            )
 
 
 class Localiser:

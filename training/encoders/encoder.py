@@ -8,10 +8,22 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pipeline.core.architectures import check_architecture, plain_network, stem_name
+from pipeline.core.architectures import (
+    check_architecture,
+    classifier_names,
+    plain_network,
+    stem_name,
+)
 from pipeline.core.errors import InputError
-from training.encoders.initial_weights import initial_weights, load_weights
-from training.encoders.stem import PartialConv2d, pad_kernel, see_masks, shrink_stem, with_mask
+from pipeline.weights import find_weights, load_weights
+from training.encoders.stem import (
+    PartialConv2d,
+    fit_stem,
+    pad_kernel,
+    see_masks,
+    shrink_stem,
+    with_mask,
+)
 
 STEMS = ("standard", "small", "partial", "small_partial")
 COMPILER = "inductor"
@@ -114,11 +126,32 @@ def build_backbone(config: EncoderConfig) -> Backbone:
     if small:
         shrink_stem(network, config.architecture)
     if config.init is not None:
-        weights = initial_weights(config.init, config.architecture, max_pool=config.max_pool)
-        load_weights(network, weights, config.architecture, source=config.init)
+        load_initial(network, config.init, config.architecture, max_pool=config.max_pool)
     if partial:
         see_masks(network, config.architecture)
     return Backbone(network, feature_dim, small_stem=small, compiled=config.compile)
+
+
+def load_initial(network: nn.Module, init: str, architecture: str, *, max_pool: bool) -> None:
+    """Load weights into a plain network.
+
+    Args:
+        network: as `plain_network` made it, its stem small or not.
+        init: see `EncoderConfig.init`.
+        architecture: of the network.
+        max_pool: whether it has its maximum pooling.
+
+    Raises:
+        InputError: weights that are not there or do not fit.
+    """
+    state = find_weights(init, architecture, max_pool=max_pool).state
+    load_weights(
+        network,
+        fit_stem(state, network, source=init),
+        architecture=architecture,
+        source=init,
+        leave_out=classifier_names(architecture),
+    )
 
 
 def plain_state_dict(backbone: Backbone) -> dict[str, Tensor]:

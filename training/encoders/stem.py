@@ -3,6 +3,8 @@
 Shapes: B batch, C channels, O output channels, H W pixels, k side of a kernel.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -157,6 +159,29 @@ def has_small_stem(network: nn.Module) -> bool:
 def is_padded(kernel: Tensor) -> bool:
     """Whether a kernel [O, 3, 7, 7] is zero around its centre."""
     return torch.equal(pad_kernel(centre_of(kernel)), kernel)
+
+
+def fit_stem(state: Mapping[str, Tensor], network: nn.Module, *, source: str) -> dict[str, Tensor]:
+    """Cut an exported small stem to 3 x 3 for a network that has a small stem.
+
+    Args:
+        state: weights as the library names and shapes them.
+        network: that they are for.
+        source: of the weights, for messages.
+
+    Raises:
+        InputError: a full 7 x 7 kernel for a small stem.
+    """
+    name, fitted = f"{stem_name(network)}.weight", dict(state)
+    kernel, wanted = fitted.get(name), network.get_parameter(name)
+    if kernel is not None and (kernel.shape[-1], wanted.shape[-1]) == (7, 3):
+        if not is_padded(kernel):
+            raise InputError(
+                f"{source}: {name!r} is a full {list(kernel.shape)} kernel and does not fit a "
+                f"small stem {list(wanted.shape)}: use the standard stem"
+            )
+        fitted[name] = centre_of(kernel)
+    return fitted
 
 
 def pad_kernel(kernel: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing
+from training.encoders.encoder import load_initial
 from training.encoders.export import untrained_like
-from training.encoders.initial_weights import initial_weights, load_weights
 from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.extract import ExtractConfig, Prepare
 
@@ -143,8 +143,7 @@ def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]
     """Published weights in the network of another export, normalised as torchvision does."""
     wanted = like.preprocessing
     network, _ = plain_network(like.architecture, max_pool=like.max_pool)
-    weights = initial_weights(name, like.architecture, max_pool=like.max_pool)
-    load_weights(network, weights, like.architecture, source=name)
+    load_initial(network, name, like.architecture, max_pool=like.max_pool)
     info = replace(
         like,
         preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pipeline.backbone.formats.hugging_face import HUGGING_FACE
 from pipeline.backbone.formats.interface import Format
 from pipeline.backbone.formats.onnx_graph import ONNX
 from pipeline.backbone.formats.safetensors_file import SAFETENSORS
@@ -12,7 +11,6 @@ from pipeline.core.errors import InputError
 FORMATS: dict[str, Format] = {
     "safetensors": SAFETENSORS,
     "timm": TIMM_LAYOUT,
-    "hugging_face": HUGGING_FACE,
     "onnx": ONNX,
 }
 """Beside the state dict that every export holds."""

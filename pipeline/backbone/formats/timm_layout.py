@@ -1,4 +1,4 @@
-"""A folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
+"""A folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` and transformers load.
 
 timm names and shapes the weights of ResNets, ResNeXts, wide ResNets and DenseNets as torchvision
 does; its other networks differ from torchvision's, and only those that came from timm go back.
@@ -77,7 +77,14 @@ def usage(info: BackboneInfo) -> str:
     return f"""import timm
 
 network = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))"""
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+
+# The same by transformers (tried with 5.24), with timm installed:
+from transformers import AutoImageProcessor, AutoModel
+
+network = AutoModel.from_pretrained("{FOLDER}").eval()
+processor = AutoImageProcessor.from_pretrained("{FOLDER}")
+features = network(**processor(image, return_tensors="pt")).pooler_output"""
 
 
 TIMM_LAYOUT = Format(entry=FOLDER, write=write, check=check, usage=usage)

@@ -1,4 +1,4 @@
-"""Weights from files, exports and torchvision; what does not fit is named."""
+"""The networks of `scda`, with weights from files, exports and torchvision."""
 
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass, normalise
 from pipeline.images.preprocessing import HighPass, Preprocessing
 from pipeline.saliency.scda import Scda
-from pipeline.saliency.scda_network import localiser_of
-from pipeline.saliency.scda_weights import load_trunk
+from pipeline.saliency.scda_network import load_trunk, localiser_of
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
@@ -45,14 +44,10 @@ def export(folder: Path, *, high_pass: HighPass | None = None, max_pool: bool = 
 
 def test_one_network_has_one_digest_wherever_it_is_from(tmp_path: Path) -> None:
     state = network().state_dict()
-    bare = {n: v for n, v in state.items() if not n.startswith("fc.")}
     old = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
     places = [
         save(tmp_path / "whole.pth", state),
-        save(tmp_path / "bare.pth", bare),
         save(tmp_path / "old.pth", old),
-        save(tmp_path / "ddp.pth", {f"module.{n}": v for n, v in state.items()}),
-        save(tmp_path / "wrapped.pth", {"state_dict": state, "epoch": 3}),
         export(tmp_path / "export"),
     ]
     digests = {load_trunk(place, "resnet18").weights_digest for place in places}
@@ -131,23 +126,6 @@ def test_a_pinned_source_works_in_another_folder(
         source([IMAGE])
 
 
-def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    state = network().state_dict()
-    missing = {n: v for n, v in state.items() if not n.startswith("layer3.0.")}
-    unknown = {**state, "layer9.weight": torch.zeros(1)}
-    reshaped = {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}
-    for wrong, message in (
-        (missing, r"15 are missing, first 'layer3.0.conv1.weight'"),
-        (unknown, r"1 are unknown, first 'layer9.weight'"),
-        (reshaped, r"first 'conv1.weight' \[64, 3, 3, 3\] instead of \[64, 3, 7, 7\]"),
-    ):
-        place = save(tmp_path / "wrong.pth", wrong)
-        with pytest.raises(InputError, match=message):
-            load_trunk(place, "resnet18")
-    with pytest.raises(InputError, match=r"do not fit torchvision's resnet50.*--saliency.network"):
-        load_trunk(save(tmp_path / "right.pth", state), "")
-
-
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state = network().state_dict()
     state["layer2.0.conv1.weight"][0, 0, 0, 0] = torch.nan
@@ -163,32 +141,6 @@ def test_activations_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         Scda(weights=place, network="resnet18", side=64, precision="float32")([IMAGE])
 
 
-def test_files_that_are_no_state_dict_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(InputError, match=r"text.pth is not a state dict"):
-        load_trunk(str(tmp_path / "text.pth"), "resnet18")
-    with pytest.raises(InputError, match=r"holds no tensors by name but list"):
-        load_trunk(save(tmp_path / "list.pth", [1, 2]), "resnet18")
-    with pytest.raises(InputError, match=r"'epoch' is no tensor"):
-        load_trunk(save(tmp_path / "run.pth", {"epoch": 1, "model": {}}), "resnet18")
-
-
-def test_pickled_programs_are_not_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="weights_only"):
-        load_trunk(save(tmp_path / "module.pth", network()), "resnet18")
-
-
-def test_places_and_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no weights at .*nowhere.pth: wanted a file"):
-        load_trunk(str(tmp_path / "nowhere.pth"), "resnet18")
-    with pytest.raises(InputError, match=r"no weights 'NOPE'.*IMAGENET1K_V1.*DEFAULT, random"):
-        load_trunk("NOPE", "resnet18")
-    with pytest.raises(InputError, match=r"has no backbone.json"):
-        load_trunk(str(tmp_path), "")
-    with pytest.raises(InputError, match=r"is a resnet18, not the resnet50"):
-        load_trunk(export(tmp_path / "export"), "resnet50")
-
-
 @pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t", "alexnet", "inception_v3"])
 def test_networks_without_a_known_feature_map_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} has no last convolutional.*resnet, convnext"):
@@ -198,36 +150,6 @@ def test_networks_without_a_known_feature_map_are_refused(name: str) -> None:
 def test_networks_that_torchvision_does_not_have_are_refused() -> None:
     with pytest.raises(InputError, match=r"no network 'resnet19'"):
         load_trunk("random", "resnet19")
-
-
-def test_without_a_network_both_ways_out_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # nothing is cached there
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # and nobody answers here
-    with pytest.raises(InputError) as refused:
-        Scda()([IMAGE])
-    message = str(refused.value)
-    assert "\n" not in message
-    assert "torchvision's weights DEFAULT of resnet50 cannot be fetched" in message
-    assert "--saliency scda:weights=FILE.pth" in message
-    assert "--saliency scda:weights=RUN/backbone" in message
-
-
-def test_weights_in_torchvisions_cache_need_no_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    cached = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
-    cached.parent.mkdir(parents=True)
-    save(cached, network().state_dict())
-    trunk = load_trunk("IMAGENET1K_V1", "resnet18")
-    assert trunk.weights == "IMAGENET1K_V1"
-    assert trunk.preprocessing == Preprocessing(view_size=224, resize=256)
-    place = save(tmp_path / "same.pth", network().state_dict())
-    assert trunk.weights_digest == load_trunk(place, "resnet18").weights_digest
 
 
 def test_random_weights_are_the_same_everywhere_and_leave_the_generator_alone() -> None:

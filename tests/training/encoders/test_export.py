@@ -9,9 +9,9 @@ from torch import nn
 from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass
+from pipeline.weights import find_weights
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone, untrained_like
-from training.encoders.initial_weights import initial_weights
 
 
 @pytest.mark.parametrize("max_pool", [True, False])
@@ -86,7 +86,7 @@ def check_round_trip(folder: Path, name: str, whole: nn.Module, plain: nn.Module
         network, info = load_backbone(folder / "export")
         assert torch.equal(network(views), expected)
     assert (info.architecture, info.feature_dim) == (name, backbone.feature_dim)
-    again = initial_weights(str(folder / "export"), name)
+    again = find_weights(str(folder / "export"), name).state
     assert all(torch.equal(value, state[key]) for key, value in again.items())
 
 

@@ -1,7 +1,7 @@
-"""Images with boxes around their objects, as a reader found them, and the checks they must pass.
+"""Images with boxes around their objects, and the checks that they must pass.
 
-Shapes: N boxes of an image. A box is x0, y0, x1, y1 in pixels of the image, its upper left corner
-(0, 0), its lower right one (width, height).
+A box is x0, y0, x1, y1 in pixels of the image: its upper left corner is (0, 0), its lower right
+one (width, height).
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from PIL import Image
 from pipeline.core.errors import InputError
 
 ROUNDING = 1.0
-"""Pixels by which a box may leave its image: tools count from 0 or 1, and round. It is clipped."""
+"""Pixels by which a box may leave its image and is clipped: tools count from 0 or 1, and round."""
 SIDEWAYS = range(5, 9)
-"""EXIF orientations that change width and height about."""
+"""EXIF orientations that swap width and height."""
 EXIF_ORIENTATION = 0x0112
 
 
@@ -32,7 +32,7 @@ class LabelledBox:
     Attributes:
         name: its class.
         box: x0, y0, x1, y1.
-        ignored: a crowd, or an object that is difficult: neither learned from nor asked for.
+        ignored: a crowd or a difficult object: neither learned from nor asked for.
         outline: COCO's polygons ([[x, y, x, y, ...], ...]) or run lengths; None: there is none.
     """
 
@@ -48,7 +48,7 @@ class Annotated:
 
     Attributes:
         file: of the image.
-        source: where the annotation stands, for messages.
+        source: file of the annotation, for messages.
         width: in pixels, as annotated.
         height: likewise.
         boxes: its objects; none: background only.
@@ -69,7 +69,8 @@ class BoxSet:
         root: as it was named.
         class_names: a label is an index into them.
         pictures: in the order of their names.
-        num_left_out: image files that lie beside them without an annotation; they are not used.
+        num_left_out: image files beside them without an annotation; they are not used.
+        digest: of names, sizes and annotations.
     """
 
     root: Path
@@ -77,7 +78,6 @@ class BoxSet:
     pictures: tuple[Annotated, ...]
     num_left_out: int = 0
     digest: str = field(init=False)
-    """Of names, sizes and all that is annotated."""
 
     def __post_init__(self) -> None:
         told: list[Any] = [list(self.class_names)]
@@ -94,20 +94,19 @@ class BoxSet:
 
     @property
     def num_boxes(self) -> int:
-        """Objects that are to be found: the ignored ones do not count."""
+        """Objects to find, without the ignored ones."""
         return sum(not box.ignored for picture in self.pictures for box in picture.boxes)
 
     @property
     def num_empty(self) -> int:
-        """Images without an object: they teach what background is."""
+        """Images without an object, which teach what background is."""
         return sum(not picture.boxes for picture in self.pictures)
 
     @property
     def has_outlines(self) -> bool:
         """Whether every object has an outline."""
-        return self.num_boxes > 0 and all(
-            box.outline is not None for picture in self.pictures for box in picture.boxes
-        )
+        outlines = [box.outline for picture in self.pictures for box in picture.boxes]
+        return self.num_boxes > 0 and None not in outlines
 
     def chosen(self, numbers: NDArray[np.int64]) -> "BoxSet":
         """The images of these numbers."""
@@ -115,11 +114,7 @@ class BoxSet:
 
 
 def checked_set(
-    root: Path,
-    found: Sequence[Annotated],
-    class_names: Sequence[str],
-    *,
-    num_left_out: int = 0,
+    root: Path, found: Sequence[Annotated], class_names: Sequence[str], *, num_left_out: int = 0
 ) -> BoxSet:
     """Check what a reader found.
 
@@ -138,13 +133,12 @@ def checked_set(
             f"{root} annotates no box (crowds and difficult objects do not count): wanted images "
             "with boxes around objects"
         )
-    known = set(class_names)
     pictures: dict[Path, Annotated] = {}
     for picture in sorted(found, key=lambda one: one.file):
         if picture.file in pictures:
             raise InputError(f"{picture.source}: {picture.file} is annotated twice")
         _check_image(picture)
-        boxes = tuple(_checked_box(box, picture, known) for box in picture.boxes)
+        boxes = tuple(_checked_box(box, picture, class_names) for box in picture.boxes)
         pictures[picture.file] = replace(picture, boxes=boxes)
     return BoxSet(root, tuple(class_names), tuple(pictures.values()), num_left_out)
 
@@ -160,7 +154,7 @@ def _check_image(picture: Annotated) -> None:
             size = image.size
             if image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS:
                 size = size[::-1]
-    except Exception as error:  # whatever a decoder raises, the file is the reason
+    except Exception as error:  # a decoder can raise anything
         raise InputError(f"{picture.file} cannot be read as an image: {error}") from error
     if size != (picture.width, picture.height):
         raise InputError(
@@ -169,8 +163,8 @@ def _check_image(picture: Annotated) -> None:
         )
 
 
-def _checked_box(box: LabelledBox, picture: Annotated, known: set[str]) -> LabelledBox:
-    """The box, clipped where rounding left the image."""
+def _checked_box(box: LabelledBox, picture: Annotated, known: Sequence[str]) -> LabelledBox:
+    """The box, clipped to the image."""
     corners = ", ".join(f"{value:g}" for value in box.box)
     where = f"{picture.source}: the box ({corners}) of {box.name!r} in {picture.file.name}"
     if box.name not in known:
@@ -180,10 +174,9 @@ def _checked_box(box: LabelledBox, picture: Annotated, known: set[str]) -> Label
     x0, y0, x1, y1 = box.box
     if not all(map(math.isfinite, box.box)) or not (x1 > x0 and y1 > y0):
         raise InputError(f"{where} has no area: wanted x0 < x1 and y0 < y1; mend it or take it out")
-    wide, high = picture.width, picture.height
-    if min(x0, y0) < -ROUNDING or x1 > wide + ROUNDING or y1 > high + ROUNDING:
-        raise InputError(f"{where} lies outside the image of {wide} x {high} pixels: mend it")
-    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(wide)), min(y1, float(high)))
-    if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-        raise InputError(f"{where} lies outside the image of {wide} x {high} pixels: mend it")
+    wide, high = float(picture.width), float(picture.height)
+    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, wide), min(y1, high))
+    moved = max(abs(a - b) for a, b in zip(box.box, clipped, strict=True))
+    if moved > ROUNDING or clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
+        raise InputError(f"{where} lies outside the image of {wide:g} x {high:g} pixels: mend it")
     return replace(box, box=clipped)

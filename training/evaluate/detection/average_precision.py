@@ -1,30 +1,36 @@
-"""Average precision, as COCO defines it: pycocotools matches and measures, we draw the interval.
+"""Average precision as COCO defines it, by pycocotools, with a bootstrap interval over images.
 
 AP is the mean over classes of the area under precision by recall (101 points), further averaged
 over the overlaps 0.50, 0.55 ... 0.95 that a detection must have; AP50 and AP75 take one of them.
+In the bootstrap, the matches of detections and boxes stay as they are, and an image that is drawn
+twice counts twice.
 
 Shapes: T overlaps, I images, D detections of a class, R resamples, N detections of an image.
 """
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.coco_tools import coco_tools, outline_runs
-from training.evaluate.detection.precision_interval import ClassMatches, resampled_precisions
 
 Kind = Literal["bbox", "segm"]
 MOST = 100
 """Detections of an image that count: those with the highest scores."""
 MEASURES: Mapping[str, slice] = {"AP": slice(0, 10), "AP50": slice(0, 1), "AP75": slice(5, 6)}
 """Name -> which of COCO's ten overlaps it averages over."""
-COVERAGE = 95
+PERCENTILES = (2.5, 97.5)
+RESAMPLES = 1000
+RECALLS = np.linspace(0, 1, 101)
+"""Where COCO reads off the precision."""
+Entry = tuple[int, int, Sequence[float], dict[str, Any]]
+"""Image from 1, label, box, further fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,24 @@ class Precision:
     interval: tuple[float, float]
 
 
+class ClassMatches(NamedTuple):
+    """The detections of one class, the highest score first.
+
+    A detection that is matched to an ignored object is neither hit nor miss.
+
+    Attributes:
+        wanted_I: boxes to find in every image.
+        image_D: image of every detection.
+        hit_TD: whether it finds a box.
+        miss_TD: whether it finds none.
+    """
+
+    wanted_I: NDArray[np.int64]
+    image_D: NDArray[np.int64]
+    hit_TD: NDArray[np.bool_]
+    miss_TD: NDArray[np.bool_]
+
+
 def average_precisions(
     images: BoxSet, found: Sequence[Detections], kind: Kind = "bbox", *, seed: int = 0
 ) -> dict[str, Precision]:
@@ -68,8 +92,7 @@ def average_precisions(
     """
     assert len(found) == images.num_images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
-        truth = _coco(_truth(images, kind))
-        result = _coco(_result(images, found, kind))
+        truth, result = _coco(images, _truth(images, kind)), _coco(images, _results(found, kind))
         judge = coco_tools("cocoeval").COCOeval(truth, result, kind)
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
         judge.params.maxDets = [MOST]
@@ -77,79 +100,64 @@ def average_precisions(
         judge.accumulate()
     # [T, recall points, K, areas = 1, limits = 1]; -1 where a class has no box to find
     precision = judge.eval["precision"][..., 0, 0]
-    drawn_RT = resampled_precisions(
-        class_matches(judge.evalImgs, images.num_images), images.num_images, seed=seed
-    )
-    tail = (100 - COVERAGE) / 2
+    matches = class_matches(judge.evalImgs, images.num_images)
+    drawn_RT = resampled_precisions(matches, images.num_images, seed=seed)
     precisions = {}
     for name, overlaps in MEASURES.items():
         there = precision[overlaps]
-        low, high = np.percentile(100 * drawn_RT[:, overlaps].mean(axis=1), [tail, 100 - tail])
+        low, high = np.percentile(100 * drawn_RT[:, overlaps].mean(axis=1), PERCENTILES)
         precisions[name] = Precision(
             100 * float(there[there > -1].mean()), (float(low), float(high))
         )
     return precisions
 
 
-def _coco(content: dict[str, Any]) -> Any:  # noqa: ANN401  # pycocotools has no types
+def _truth(images: BoxSet, kind: Kind) -> Iterable[Entry]:
+    for number, picture in enumerate(images.pictures, start=1):
+        for box in picture.boxes:
+            fields: dict[str, Any] = {"iscrowd": int(box.ignored)}
+            if kind == "segm":
+                runs = outline_runs(box.outline, picture.height, picture.width)
+                fields["segmentation"] = runs
+            yield number, images.class_names.index(box.name), box.box, fields
+
+
+def _results(found: Sequence[Detections], kind: Kind) -> Iterable[Entry]:
+    for number, one in enumerate(found, start=1):
+        for at, box_4 in enumerate(one.boxes_N4.tolist()):
+            fields: dict[str, Any] = {"score": float(one.scores_N[at]), "iscrowd": 0}
+            if kind == "segm":
+                assert one.masks is not None
+                fields["segmentation"] = one.masks[at]
+            yield number, int(one.labels_N[at]), box_4, fields
+
+
+def _coco(images: BoxSet, entries: Iterable[Entry]) -> Any:  # noqa: ANN401  # pycocotools has no types
     made = coco_tools("coco").COCO()
-    made.dataset = content
+    made.dataset = {
+        "images": [
+            {"id": number, "width": picture.width, "height": picture.height}
+            for number, picture in enumerate(images.pictures, start=1)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(images.class_names)],
+        "annotations": [
+            {
+                "id": number,  # 0 would mean: matched nothing
+                "image_id": image,
+                "category_id": label,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0),
+                **fields,
+            }
+            for number, (image, label, (x0, y0, x1, y1), fields) in enumerate(entries, start=1)
+        ],
+    }
     made.createIndex()
     return made
 
 
-def _frame(images: BoxSet) -> dict[str, Any]:
-    listed = [
-        {"id": number, "width": picture.width, "height": picture.height}
-        for number, picture in enumerate(images.pictures, start=1)
-    ]
-    categories = [{"id": k, "name": name} for k, name in enumerate(images.class_names)]
-    return {"images": listed, "categories": categories, "annotations": []}
-
-
-def _truth(images: BoxSet, kind: Kind) -> dict[str, Any]:
-    content, label_of = _frame(images), {name: k for k, name in enumerate(images.class_names)}
-    for number, picture in enumerate(images.pictures, start=1):
-        for box in picture.boxes:
-            entry = _entry(content, number, label_of[box.name], np.array(box.box))
-            entry["iscrowd"] = int(box.ignored)
-            if kind == "segm":
-                entry["segmentation"] = outline_runs(box.outline, picture.height, picture.width)
-    return content
-
-
-def _result(images: BoxSet, found: Sequence[Detections], kind: Kind) -> dict[str, Any]:
-    content = _frame(images)
-    for number, one in enumerate(found, start=1):
-        for at, (box, score, label) in enumerate(
-            zip(one.boxes_N4, one.scores_N, one.labels_N, strict=True)
-        ):
-            entry = _entry(content, number, int(label), box)
-            entry["score"] = float(score)
-            if kind == "segm":
-                assert one.masks is not None
-                entry["segmentation"] = one.masks[at]
-    return content
-
-
-def _entry(
-    content: dict[str, Any], image: int, label: int, box_4: NDArray[np.float64]
-) -> dict[str, Any]:
-    x0, y0, x1, y1 = map(float, box_4)
-    entry: dict[str, Any] = {
-        "id": len(content["annotations"]) + 1,  # 0 would mean: matched nothing
-        "image_id": image,
-        "category_id": label,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": (x1 - x0) * (y1 - y0),
-        "iscrowd": 0,
-    }
-    content["annotations"].append(entry)
-    return entry
-
-
 def class_matches(judged: Sequence[dict[str, Any] | None], num_images: int) -> list[ClassMatches]:
-    """The matches that pycocotools made, one class after the other, the highest score first.
+    """The matches that pycocotools made, class by class; classes without a box are left out.
 
     Args:
         judged: `COCOeval.evalImgs` of one range of areas: [classes * I].
@@ -164,15 +172,58 @@ def class_matches(judged: Sequence[dict[str, Any] | None], num_images: int) -> l
         if not wanted_I.any():
             continue
         image_D = np.concatenate([np.full(len(one["dtScores"]), i) for i, one in there])
-        scores_D = np.concatenate([one["dtScores"] for _, one in there])
-        order = np.argsort(-scores_D, kind="stable")
+        order = np.argsort(-np.concatenate([one["dtScores"] for _, one in there]), kind="stable")
         matched_TD, ignored_TD = (
             np.concatenate([np.asarray(one[key], dtype=bool) for _, one in there], axis=1)[:, order]
             for key in ("dtMatches", "dtIgnore")
         )
-        counted_TD = ~ignored_TD
-        image_D = image_D[order].astype(np.int64)
-        classes.append(
-            ClassMatches(wanted_I, image_D, matched_TD & counted_TD, ~matched_TD & counted_TD)
-        )
+        hit_TD, miss_TD = matched_TD & ~ignored_TD, ~matched_TD & ~ignored_TD
+        classes.append(ClassMatches(wanted_I, image_D[order].astype(np.int64), hit_TD, miss_TD))
     return classes
+
+
+def resampled_precisions(
+    classes: Sequence[ClassMatches], num_images: int, *, seed: int
+) -> NDArray[np.float64]:
+    """Average precision per overlap of resampled images, the mean over classes, in [0, 1].
+
+    Args:
+        classes: that have a box to find.
+        num_images: I.
+        seed: of the resamples.
+
+    Returns:
+        [R, T]; a class that a resample does not have is left out of its mean.
+    """
+    draw = np.random.default_rng(seed)
+    shares_I = np.full(num_images, 1 / num_images)
+    weights_RI = draw.multinomial(num_images, shares_I, size=RESAMPLES)
+    per_class = np.stack([weighted_precision(one, weights_RI) for one in classes])
+    counts_RT = (~np.isnan(per_class)).sum(axis=0)
+    mean_RT: NDArray[np.float64] = np.nansum(per_class, axis=0) / np.maximum(counts_RT, 1)
+    return mean_RT
+
+
+def weighted_precision(matches: ClassMatches, weights_RI: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Average precision of one class where image i counts `weights_RI[r, i]` times.
+
+    Returns:
+        [R, T]; nan where no box is to be found.
+    """
+    wanted_R = weights_RI @ matches.wanted_I
+    weights_RD = weights_RI[:, matches.image_D]
+    found_RT = np.full((len(weights_RI), len(matches.hit_TD)), np.nan)
+    for t, (hit_D, miss_D) in enumerate(zip(matches.hit_TD, matches.miss_TD, strict=True)):
+        found_RT[wanted_R > 0, t] = 0.0
+        if not hit_D.any():  # as with most of many classes
+            continue
+        hits_RD = np.cumsum(weights_RD * hit_D, axis=1)
+        misses_RD = np.cumsum(weights_RD * miss_D, axis=1)
+        precision_RD = hits_RD / np.maximum(hits_RD + misses_RD, 1)
+        # The precision at a recall is the best one at that recall or any above it.
+        best_RD = np.maximum.accumulate(precision_RD[:, ::-1], axis=1)[:, ::-1]
+        best_RD = np.pad(best_RD, ((0, 0), (0, 1)))  # a recall that is never reached: 0
+        for r in np.flatnonzero(wanted_R):
+            at = np.searchsorted(hits_RD[r] / wanted_R[r], RECALLS, side="left")
+            found_RT[r, t] = best_RD[r, at].mean()
+    return found_RT

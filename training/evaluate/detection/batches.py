@@ -1,9 +1,10 @@
-"""Images with boxes as tensors, flipped by chance and shuffled, loaded ahead of use.
+"""Load images with boxes as tensors, shuffled and flipped at random, ahead of use.
 
 Shapes: H W pixels, N boxes of an image.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain
@@ -23,14 +24,18 @@ from training.randomness.draws import sample_seeds
 Target = dict[str, Tensor]
 Sample = tuple[Tensor, Target]
 """uint8 [3, H, W]; boxes float32 [N, 4], labels int64 [N] from 1, perhaps masks uint8 [N, H, W]."""
+Item = tuple[int, bool]
+"""Number of an image, and whether it is flipped."""
+NUM_THREADS = min(8, os.cpu_count() or 1)
+"""That decode."""
 ORDER_DOMAIN, FLIP_DOMAIN = 0x424F5845, 0x464C4950
-"""Keep the hashes of order and flips apart from each other and from others."""
+"""Keep the hashes of order and flips apart from each other and from others'."""
 
 
 def training_batches(
-    images: BoxSet, *, steps: int, batch_size: int, with_masks: bool, seed: int, num_threads: int
+    images: BoxSet, *, steps: int, batch_size: int, with_masks: bool, seed: int
 ) -> Iterator[list[Sample]]:
-    """Every step's batch, from an endless row of shuffled passes; half of the images flipped.
+    """Yield every step's batch, from shuffled passes without end; half of the images are flipped.
 
     Ignored objects are left out.
 
@@ -40,7 +45,6 @@ def training_batches(
         batch_size: images in each.
         with_masks: whether the targets have masks.
         seed: of order and flips.
-        num_threads: that decode.
     """
 
     @lru_cache(maxsize=2)
@@ -48,46 +52,39 @@ def training_batches(
         seeds_M = sample_seeds(seed + ORDER_DOMAIN, turn, np.arange(images.num_images))
         return np.argsort(seeds_M, kind="stable")
 
-    def at(place: int) -> tuple[int, bool]:
-        turn, position = divmod(place, images.num_images)
+    def item(position: int) -> Item:
+        turn, position = divmod(position, images.num_images)
         number = int(order(turn)[position])
         drawn = sample_seeds(seed + FLIP_DOMAIN, turn, np.array([number]))
         return number, bool(int(drawn[0]) & 1)
 
-    starts = (step * batch_size for step in range(steps))
-    batches = ([at(place) for place in range(start, start + batch_size)] for start in starts)
-    return _loaded(images, batches, with_masks=with_masks, num_threads=num_threads)
+    starts = range(0, steps * batch_size, batch_size)
+    batches = ([item(start + i) for i in range(batch_size)] for start in starts)
+    return _loaded(images, batches, with_masks=with_masks)
 
 
-def plain_batches(images: BoxSet, *, batch_size: int, num_threads: int) -> Iterator[list[Sample]]:
-    """All images once, in their order, as they are."""
-    starts = range(0, images.num_images, batch_size)
-    batches = (
-        [(number, False) for number in range(start, min(start + batch_size, images.num_images))]
-        for start in starts
-    )
-    return _loaded(images, batches, with_masks=False, num_threads=num_threads)
+def plain_batches(images: BoxSet, *, batch_size: int) -> Iterator[list[Sample]]:
+    """Yield all images once, in their order, as they are."""
+    items = [(number, False) for number in range(images.num_images)]
+    batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+    return _loaded(images, batches, with_masks=False)
 
 
 def _loaded(
-    images: BoxSet,
-    batches: Iterable[Sequence[tuple[int, bool]]],
-    *,
-    with_masks: bool,
-    num_threads: int,
+    images: BoxSet, batches: Iterable[list[Item]], *, with_masks: bool
 ) -> Iterator[list[Sample]]:
     label_of = {name: number for number, name in enumerate(images.class_names, start=1)}
 
-    def load(item: tuple[int, bool]) -> Sample:
+    def load(item: Item) -> Sample:
         number, flip = item
         picture = images.pictures[number]
         sample = image_of(picture), target_of(picture, label_of, with_masks=with_masks)
         return flipped(*sample) if flip else sample
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
         waiting: list[Future[Sample]] = []
         try:
-            for batch in chain(batches, [()]):  # one batch ahead of the one in use
+            for batch in chain(batches, [[]]):  # one batch ahead of the one in use
                 ready, waiting = waiting, [pool.submit(load, item) for item in batch]
                 if ready:
                     yield [future.result() for future in ready]

@@ -1,4 +1,4 @@
-"""Sets of images with boxes by their paths: VOC or COCO, a pair of them, a split of one."""
+"""Open sets of images with boxes: VOC or COCO, a pair of them, or a split of one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import InputError
-from training.evaluate.detection.annotations import Annotated, BoxSet, checked_set
-from training.evaluate.detection.coco import read_coco
-from training.evaluate.detection.image_folders import num_images_beside
-from training.evaluate.detection.voc import ANNOTATIONS, read_names, read_voc
+from pipeline.core.image_names import has_image_suffix
+from training.evaluate.detection.annotations import BoxSet, checked_set
+from training.evaluate.detection.readers import read_coco, read_names, read_voc
 from training.randomness.draws import sample_seeds
+
+ANNOTATIONS = "Annotations"
 
 
 def open_boxes(root: Path, classes: Sequence[str] = ()) -> BoxSet:
@@ -25,18 +26,21 @@ def open_boxes(root: Path, classes: Sequence[str] = ()) -> BoxSet:
         InputError: none of these, or two at once; whatever the readers and the checks raise.
     """
     place = _annotations_at(root)
-    names: Sequence[str]
+    names: Sequence[str] = ()
     if place.suffix == ".json":
         found, names = read_coco(place)
+    elif place.suffix == ".txt":
+        found = read_voc(_voc_of(place), read_names(place))
     else:
-        if place.suffix == ".txt":
-            found = read_voc(_voc_of(place), read_names(place))
-        else:
-            found = read_voc(place)
-        names = sorted({box.name for picture in found for box in picture.boxes})
-    # A list chooses from its folder on purpose: what it leaves out is not worth a word.
-    left_out = 0 if place.suffix == ".txt" else _left_out(found)
-    return checked_set(root, found, tuple(classes) or names, num_left_out=left_out)
+        found = read_voc(place)
+    names = classes or names or sorted({box.name for one in found for box in one.boxes})
+    num_left_out = 0
+    if place.suffix != ".txt":  # a list leaves out images on purpose
+        files = {one.file for one in found}
+        folders = {file.parent for file in files if file.parent.is_dir()}
+        beside = {file for folder in folders for file in folder.iterdir()}
+        num_left_out = sum(has_image_suffix(file.name) for file in beside - files)
+    return checked_set(root, found, names, num_left_out=num_left_out)
 
 
 def box_pair(
@@ -74,14 +78,12 @@ def box_pair(
             f"the classes of {train_root} and {val_root} differ ({', '.join(differing)}): a label "
             "would mean two things; name all of them with --detection.classes"
         )
-    shared = {one.file.resolve() for one in train.pictures} & {
-        one.file.resolve() for one in val.pictures
-    }
-    if shared or train.digest == val.digest:
-        first = min(shared, default=train.pictures[0].file)
+    learned, asked = ({one.file.resolve() for one in images.pictures} for images in (train, val))
+    if learned & asked or train.digest == val.digest:
+        first = min(learned & asked, default=train.pictures[0].file)
         raise InputError(
-            f"{train_root} and {val_root} share images, such as {first.name}: validation would be "
-            "on what was learned"
+            f"{train_root} and {val_root} share images, such as {first.name}: name other images "
+            "to validate on"
         )
     return train, val
 
@@ -139,8 +141,3 @@ def _voc_of(image_list: Path) -> Path:
         if (folder / ANNOTATIONS).is_dir():
             return folder / ANNOTATIONS
     raise InputError(f"no folder {ANNOTATIONS} above the image list {image_list}")
-
-
-def _left_out(found: Sequence[Annotated]) -> int:
-    annotated = {picture.file for picture in found}
-    return num_images_beside({file.parent for file in annotated if file.parent.is_dir()}, annotated)

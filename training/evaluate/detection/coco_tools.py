@@ -1,4 +1,4 @@
-"""pycocotools, which knows COCO's masks and measures: an extra, asked for where it is needed."""
+"""Masks by pycocotools, an optional dependency."""
 
 import importlib
 from functools import lru_cache
@@ -41,16 +41,14 @@ def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # no
     tools = coco_tools("mask")
     try:
         if isinstance(outline, list):
-            merged: dict[str, Any] = tools.merge(tools.frPyObjects(outline, height, width))
-            return merged
+            return dict(tools.merge(tools.frPyObjects(outline, height, width)))
         if list(outline["size"]) != [height, width]:
             raise InputError(
                 f"a mask of {outline['size']} (height, width) belongs to an image of "
                 f"{height} x {width}: wanted the image's own size"
             )
-        counts = outline["counts"]
-        runs = tools.frPyObjects(outline, height, width) if isinstance(counts, list) else outline
-        return dict(runs)
+        is_plain = isinstance(outline["counts"], list)
+        return dict(tools.frPyObjects(outline, height, width) if is_plain else outline)
     except InputError:
         raise
     except Exception as error:  # pycocotools raises whatever its C code met

@@ -1,4 +1,4 @@
-"""Faster R-CNN and Mask R-CNN around a pretrained backbone: torchvision's, with FPN or C4.
+"""Build torchvision's Faster R-CNN or Mask R-CNN around a pretrained backbone, with FPN or C4.
 
 Shapes: B batch, C channels, H W pixels, N regions.
 """
@@ -35,19 +35,17 @@ class Levels(nn.Module):
 
     Attributes:
         out_channels: of every level.
+        autocast_dtype: of the backbone; None: float32.
     """
 
+    autocast_dtype: torch.dtype | None = None
+
     def __init__(
-        self,
-        stages: Sequence[Stage],
-        pyramid: FeaturePyramidNetwork | None,
-        out_channels: int,
-        autocast_dtype: torch.dtype | None,
+        self, stages: Sequence[Stage], pyramid: FeaturePyramidNetwork | None, out_channels: int
     ) -> None:
         super().__init__()
         self.stages, self.pyramid = nn.ModuleList(stages), pyramid
         self.out_channels = out_channels
-        self.autocast_dtype = autocast_dtype
 
     def forward(self, x_BCHW: Tensor) -> dict[str, Tensor]:
         """Levels, each [B, out_channels, h, w], the finest first."""
@@ -118,11 +116,11 @@ def build_detector(
     """
     stages = stages_of(network, architecture, frozen_norm=config.norm == "frozen")
     parts = _fpn if config.head == "fpn" else _c4
-    backbone, keywords = parts(stages, config, num_classes, with_masks, autocast_dtype)
+    backbone, keywords = parts(stages, config, num_classes + 1, with_masks)
+    backbone.autocast_dtype = autocast_dtype
     kind = MaskRCNN if with_masks else FasterRCNN
     detector: nn.Module = kind(
         backbone,
-        num_classes=None if "box_predictor" in keywords else num_classes + 1,
         rpn_pre_nms_top_n_train=2 * config.proposals,
         rpn_pre_nms_top_n_test=config.proposals,
         rpn_post_nms_top_n_train=config.proposals,
@@ -139,11 +137,7 @@ def _anchors(config: DetectionConfig, count: int) -> list[float]:
 
 
 def _fpn(
-    stages: Sequence[Stage],
-    config: DetectionConfig,
-    num_classes: int,
-    with_masks: bool,
-    autocast_dtype: torch.dtype | None,
+    stages: Sequence[Stage], config: DetectionConfig, num_logits: int, with_masks: bool
 ) -> tuple[Levels, dict[str, Any]]:
     """A pyramid on the stages from `finest_level` on, and one level above it for the anchors."""
     used = stages[config.finest_level - 2 :]
@@ -160,20 +154,16 @@ def _fpn(
         "rpn_anchor_generator": AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
         "box_roi_pool": pool(output_size=7),
         "box_head": TwoMLPHead(config.width * 7 * 7, config.head_width),
-        "box_predictor": FastRCNNPredictor(config.head_width, num_classes + 1),
+        "box_predictor": FastRCNNPredictor(config.head_width, num_logits),
     }
     if with_masks:  # torchvision's own head, of 256 channels
         keywords["mask_roi_pool"] = pool(output_size=14)
-        keywords["mask_predictor"] = MaskRCNNPredictor(256, 256, num_classes + 1)
-    return Levels(stages, pyramid, config.width, autocast_dtype), keywords
+        keywords["mask_predictor"] = MaskRCNNPredictor(256, 256, num_logits)
+    return Levels(stages, pyramid, config.width), keywords
 
 
 def _c4(
-    stages: Sequence[Stage],
-    config: DetectionConfig,
-    num_classes: int,
-    with_masks: bool,
-    autocast_dtype: torch.dtype | None,
+    stages: Sequence[Stage], config: DetectionConfig, num_logits: int, with_masks: bool
 ) -> tuple[Levels, dict[str, Any]]:
     """One level behind the third stage; the fourth runs on every region, for box and mask alike."""
     *body, last = stages
@@ -183,11 +173,10 @@ def _c4(
         "rpn_anchor_generator": AnchorGenerator((sizes,), (RATIOS,)),
         "box_roi_pool": pool(),
         "box_head": nn.Sequential(last, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        "box_predictor": FastRCNNPredictor(last.channels, num_classes + 1),
+        "box_predictor": FastRCNNPredictor(last.channels, num_logits),
     }
     if with_masks:
         keywords["mask_roi_pool"] = pool()
         keywords["mask_head"] = last
-        predictor = MaskRCNNPredictor(last.channels, C4_MASK_WIDTH, num_classes + 1)
-        keywords["mask_predictor"] = predictor
-    return Levels(body, None, body[-1].channels, autocast_dtype), keywords
+        keywords["mask_predictor"] = MaskRCNNPredictor(last.channels, C4_MASK_WIDTH, num_logits)
+    return Levels(body, None, body[-1].channels), keywords

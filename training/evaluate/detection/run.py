@@ -1,6 +1,5 @@
-"""The detection protocol: every checkpoint's backbone in a detector of its own, trained alike."""
+"""Evaluate backbones by detection: each in a detector of its own, trained alike."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -38,7 +37,7 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
         InputError: data or checkpoints that cannot be read or do not fit; masks asked for where
             there are none; an architecture without an adapter; no pycocotools.
     """
-    coco_tools("mask")  # said before anything is trained, not behind it
+    coco_tools("mask")  # if it is missing, stop before anything is trained
     settings = config.detection
     train, val = box_pair(
         config.train,
@@ -64,10 +63,10 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
 
 
 def wants_masks(masks: str, train: BoxSet, val: BoxSet) -> bool:
-    """Whether a detector gives masks.
+    """Whether the detectors predict masks.
 
     Raises:
-        InputError: it is to, and an object has none.
+        InputError: they must, and an object has none.
     """
     lacking = next((images for images in (train, val) if not images.has_outlines), None)
     if masks == "yes" and lacking is not None:
@@ -87,7 +86,7 @@ def _score(
     *,
     with_masks: bool,
 ) -> list[Result]:
-    settings, threads = config.detection, min(8, os.cpu_count() or 1)
+    settings = config.detection
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
@@ -99,19 +98,8 @@ def _score(
             with_masks=with_masks,
             autocast_dtype=torch.bfloat16 if config.bf16 else None,
         )
-        train_detector(
-            detector,
-            train,
-            settings,
-            with_masks=with_masks,
-            device=device,
-            seed=config.seed,
-            num_threads=threads,
-            name=subject.name,
-        )
-    found = detect(
-        detector, val, device=device, batch_size=settings.batch_size, num_threads=threads
-    )
+        train_detector(detector, train, settings, seed=config.seed, name=subject.name)
+    found = detect(detector, val, device=device, batch_size=settings.batch_size)
     kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
     about = {
         "bf16": config.bf16,

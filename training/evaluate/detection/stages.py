@@ -1,4 +1,4 @@
-"""A ConvNet as four stages, each at half the resolution of the one before: what a detector needs.
+"""Cut a ConvNet into four stages, each at half the resolution of the one before.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -37,11 +37,9 @@ class Stage(nn.Sequential):
 
     Attributes:
         channels: C of its output.
-        stride: pixels of the image per pixel of its output.
     """
 
     channels: int
-    stride: int
 
 
 def check_adapter(architecture: str) -> None:
@@ -81,12 +79,12 @@ def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> li
     with torch.no_grad():
         for stage in stages:
             x_1CHW = stage.eval()(x_1CHW)
-            stage.channels, stage.stride = x_1CHW.shape[1], PROBE_SIZE // x_1CHW.shape[-1]
+            stage.channels = x_1CHW.shape[1]
     return stages
 
 
 def freeze_norm(network: nn.Module) -> None:
-    """Put a fixed scale and shift in the place of every batch norm."""
+    """Replace every batch norm by its fixed scale and shift."""
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)

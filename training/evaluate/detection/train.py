@@ -1,15 +1,15 @@
-"""A detector trained from a backbone's weights, and what it then finds.
+"""Train a detector from a backbone's weights, and run it.
 
 Shapes: N detections of an image.
 """
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import Standing, show, track
@@ -21,34 +21,23 @@ from training.evaluate.detection.coco_tools import mask_runs
 from training.evaluate.detection_config import DetectionConfig
 
 REPORTS = 20
-"""How often in a training its losses are shown anew."""
+"""Number of times that a training shows its mean loss."""
 INSIDE = 0.5
-"""Probability from which a pixel belongs to a mask."""
+"""Probability above which a pixel belongs to a mask."""
 
 
 def train_detector(
-    detector: nn.Module,
-    images: BoxSet,
-    config: DetectionConfig,
-    *,
-    with_masks: bool,
-    device: torch.device,
-    seed: int,
-    num_threads: int,
-    name: str = "",
+    detector: nn.Module, images: BoxSet, config: DetectionConfig, *, seed: int, name: str = ""
 ) -> nn.Module:
     """Train in place by momentum SGD, the backbone and all that is new at one rate.
 
     The caller seeds torch: proposals and sizes are drawn from its global generator.
 
     Args:
-        detector: on `device`.
+        detector: a Mask R-CNN learns masks, too.
         images: to learn from.
         config: settings.
-        with_masks: whether it learns masks.
-        device: that computes.
         seed: of order and flips.
-        num_threads: that decode.
         name: of the backbone, for the progress.
 
     Returns:
@@ -68,16 +57,15 @@ def train_detector(
         images,
         steps=config.steps,
         batch_size=config.batch_size,
-        with_masks=with_masks,
+        with_masks=isinstance(detector, MaskRCNN),
         seed=seed,
-        num_threads=num_threads,
     )
     detector.train()
     recent: list[float] = []
     standing = Standing(work=f"detector of {name}", done=0, total=config.steps, unit="steps")
     show(standing)
     for step, batch in enumerate(batches):
-        losses: dict[str, Tensor] = detector(*_on_device(batch, device))
+        losses: dict[str, Tensor] = detector(*_on_device(batch, weights[0].device))
         loss = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -103,11 +91,11 @@ def train_detector(
 
 @torch.no_grad()
 def detect(
-    detector: nn.Module, images: BoxSet, *, device: torch.device, batch_size: int, num_threads: int
+    detector: nn.Module, images: BoxSet, *, device: torch.device, batch_size: int
 ) -> list[Detections]:
     """What a detector in evaluation mode finds in each image."""
     found = []
-    batches = plain_batches(images, batch_size=batch_size, num_threads=num_threads)
+    batches = plain_batches(images, batch_size=batch_size)
     for batch in track(batches, "detecting", images.num_images, "images", size=len):
         pictures, _ = _on_device(batch, device)
         found += [_detections(one) for one in detector(pictures)]
@@ -124,10 +112,9 @@ def _on_device(
 
 
 def _detections(result: dict[str, Tensor]) -> Detections:
-    masks: tuple[dict[str, Any], ...] | None = None
+    masks = None
     if "masks" in result:
-        inside_NHW = (result["masks"][:, 0] > INSIDE).cpu().numpy()
-        masks = tuple(mask_runs(inside_HW) for inside_HW in inside_NHW)
+        masks = tuple(map(mask_runs, (result["masks"][:, 0] > INSIDE).cpu().numpy()))
     return Detections(
         boxes_N4=result["boxes"].double().cpu().numpy(),
         scores_N=result["scores"].double().cpu().numpy(),

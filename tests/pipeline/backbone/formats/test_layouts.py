@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.backbone.folder import load_backbone
-from pipeline.backbone.formats import hugging_face, onnx_graph, safetensors_file, timm_layout
+from pipeline.backbone.formats import onnx_graph, safetensors_file, timm_layout
 from pipeline.backbone.formats.write import write_formats
 from pipeline.backbone.image_encoder import load_image_encoder
 from pipeline.images.preprocessing import Preprocess
@@ -70,36 +70,16 @@ def test_timm(architecture: str, images: list[Tensor], tmp_path: Path) -> None:
     torch.testing.assert_close(theirs, seen, rtol=0, atol=2 * ONE_LEVEL)
 
 
-def test_hugging_face(plain: Path, images: list[Tensor], tmp_path: Path) -> None:
+def test_transformers_loads_the_timm_folder(
+    plain: Path, images: list[Tensor], tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    folder = written(plain, tmp_path / "out", "hugging_face") / hugging_face.FOLDER
-    network, loading = transformers.ResNetModel.from_pretrained(folder, output_loading_info=True)
+    folder = written(plain, tmp_path / "out", "timm") / timm_layout.FOLDER
+    network, loading = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values()), loading
-    seen = views(plain, images)
     with torch.no_grad():
-        got = network.eval()(seen).pooler_output.flatten(1)
+        got = network.eval()(views(plain, images)).pooler_output
     check_close(got, features(load_image_encoder(plain), images))
-
-    processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    theirs = torch.cat([processor(i, return_tensors="pt")["pixel_values"] for i in images])
-    torch.testing.assert_close(theirs, seen, rtol=0, atol=2 * ONE_LEVEL)
-
-
-@pytest.mark.parametrize("architecture", ["resnet34", "resnet50"])
-def test_the_names_that_transformers_wants(architecture: str) -> None:
-    names = set(torchvision.models.get_model(architecture).state_dict())
-    got = {hugging_face.translated(n) for n in names if not n.startswith("fc.")}
-    assert len(got) == len(names) - 2
-    some = {
-        "embedder.embedder.convolution.weight",
-        "embedder.embedder.normalization.running_mean",
-        "encoder.stages.1.layers.0.shortcut.convolution.weight",
-        "encoder.stages.1.layers.0.shortcut.normalization.bias",
-        "encoder.stages.3.layers.2.layer.1.normalization.num_batches_tracked",
-    }
-    assert some <= got
-    last = "encoder.stages.0.layers.0.layer.2.convolution.weight"
-    assert (last in got) == (architecture == "resnet50"), "bottlenecks have three convolutions"
 
 
 @pytest.mark.parametrize("source", ["filtered", "plain"])

@@ -29,12 +29,12 @@ def test_one_folder_holds_all_and_is_an_export_itself(plain: Path, tmp_path: Pat
     assert "| knn | flowers | 61.25 | 58.50 to 64.00 |" in card
     assert 'timm.create_model("local-dir:timm", pretrained=True)' in card
     # and once more, over what is there
-    write_formats(tmp_path / "out", network, info, ["hugging_face"])
+    write_formats(tmp_path / "out", network, info, ["safetensors"])
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "README.md",
         "backbone.json",
         "backbone.pth",
-        "hugging_face",
+        "backbone.safetensors",
     }
 
 
@@ -49,7 +49,6 @@ def refused(source: Path, formats: list[str], message: str) -> None:
 def test_what_a_library_does_not_have(tmp_path: Path) -> None:
     source = export(tmp_path / "mobile", "mobilenet_v3_small", high_pass=None)
     refused(source, ["safetensors", "timm"], "mobilenet_v3_small has no twin in timm")
-    refused(source, ["hugging_face"], "transformers has no mobilenet_v3_small.*resnet18")
     refused(source, ["tensorflow"], "unknown format 'tensorflow'.*safetensors, timm")
 
 
@@ -63,8 +62,7 @@ def test_a_network_without_its_maximum_pooling(tmp_path: Path) -> None:
         high_pass=None,
         provenance={},
     )
-    for name in ("timm", "hugging_face"):
-        refused(tmp_path / "bare", [name], "no maximum pooling.*torchvision, safetensors or onnx")
+    refused(tmp_path / "bare", ["timm"], "no maximum pooling.*torchvision, safetensors or onnx")
     card = (tmp_path / "bare" / "README.md").read_text()
     assert 'network.set_submodule("maxpool", torch.nn.Identity())' in card
 

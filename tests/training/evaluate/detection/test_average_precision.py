@@ -13,16 +13,14 @@ from pycocotools.cocoeval import COCOeval
 
 from training.evaluate.detection.annotations import Annotated, BoxSet, LabelledBox
 from training.evaluate.detection.average_precision import (
+    ClassMatches,
     Detections,
     average_precisions,
     class_matches,
-)
-from training.evaluate.detection.coco_tools import mask_runs, outline_mask
-from training.evaluate.detection.precision_interval import (
-    ClassMatches,
     resampled_precisions,
     weighted_precision,
 )
+from training.evaluate.detection.coco_tools import mask_runs, outline_mask
 
 Box = tuple[float, float, float, float]
 

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.core.errors import InputError
 from tests.training.evaluate.detection.cases import HEIGHT, WIDTH, drawn, write_coco
+from training.evaluate.detection import batches as module
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.batches import (
     Sample,
@@ -28,12 +29,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> BoxSet:
     return open_boxes(write_coco(tmp_path_factory.mktemp("coco"), drawn(5), masks=True))
 
 
-def batches_of(images: BoxSet, *, seed: int = 0, threads: int = 2) -> list[list[Sample]]:
-    return list(
-        training_batches(
-            images, steps=10, batch_size=3, with_masks=True, seed=seed, num_threads=threads
-        )
-    )
+def batches_of(images: BoxSet, *, seed: int = 0) -> list[list[Sample]]:
+    return list(training_batches(images, steps=10, batch_size=3, with_masks=True, seed=seed))
 
 
 def test_boxes_lie_on_the_objects_flipped_or_not(images: BoxSet) -> None:
@@ -57,16 +54,17 @@ def test_boxes_lie_on_the_objects_flipped_or_not(images: BoxSet) -> None:
     assert objects > 30
 
 
-def test_passes_are_whole_shuffled_and_seeded(images: BoxSet) -> None:
+def test_passes_are_whole_shuffled_and_seeded(
+    images: BoxSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def bytes_of(batches: list[list[Sample]]) -> list[bytes]:
         return [image.numpy().tobytes() for batch in batches for image, _ in batch]
 
     order = bytes_of(batches_of(images))
-    assert order == bytes_of(batches_of(images, threads=1))
+    monkeypatch.setattr(module, "NUM_THREADS", 1)
+    assert order == bytes_of(batches_of(images))
     assert order != bytes_of(batches_of(images, seed=1))
-    plain = [
-        image for batch in plain_batches(images, batch_size=2, num_threads=1) for image, _ in batch
-    ]
+    plain = [image for batch in plain_batches(images, batch_size=2) for image, _ in batch]
     name_of = {one.numpy().tobytes(): number for number, one in enumerate(plain)}
     name_of |= {one.flip(-1).numpy().tobytes(): number for number, one in enumerate(plain)}
     numbers = [name_of[one] for one in order]

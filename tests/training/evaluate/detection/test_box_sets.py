@@ -178,7 +178,7 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "outside the image": lambda c: c["annotations"][0].update(bbox=[50, 5, 30, 10]),
     "annotates no box": lambda c: c.update(annotations=[]),
     "gone.png, which is not there": lambda c: c["images"][0].update(file_name="gone.png"),
-    "holds something other than objects": lambda c: c.update(images=[3]),
+    "3 has no 'id'": lambda c: c.update(images=[3]),
 }
 
 

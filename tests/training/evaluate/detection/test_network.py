@@ -50,7 +50,6 @@ def test_the_stages_are_the_network(name: str) -> None:
         for stage, stride in zip(stages, (4, 8, 16, 32), strict=True):
             y = stage(y)
             assert y.shape[1:] == (stage.channels, 64 // stride, 64 // stride)
-            assert stage.stride == stride
         pooled = y.mean(dim=(2, 3))
         if name.startswith("convnext"):
             pooled = network.classifier[0](pooled[..., None, None]).flatten(1)
@@ -83,7 +82,7 @@ def test_frozen_norm_computes_the_same_and_stays() -> None:
 
 def test_without_the_maximum_pooling_the_strides_are_half() -> None:
     stages = stages_of(network_of(max_pool=False), "resnet18", frozen_norm=False)
-    assert [stage.stride for stage in stages] == [2, 4, 8, 16]
+    assert nn.Sequential(*stages)(torch.rand(1, 3, 64, 64)).shape[-1] == 64 // 16
 
 
 @pytest.mark.parametrize("name", ["densenet121", "timm:resnet18"])

@@ -1,6 +1,5 @@
 """The whole protocol on tiny images: results, masks, baselines, and what is refused."""
 
-import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -129,22 +128,6 @@ def test_supervised_weights_from_a_file(
     assert len(results[3].checkpoint_digest) == 64
 
 
-def test_supervised_weights_without_network(
-    base: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    run = base.checkpoint[0]
-    refused(base, "could not fetch .*no route to host", checkpoint=(run, "torchvision"))
-    message = "no weights 'BEST' for resnet18: wanted one of IMAGENET1K_V1"
-    refused(base, message, checkpoint=(run, "torchvision:BEST"))
-    refused(base, "torchvision takes the network from another", checkpoint=("torchvision",))
-    refused(base, "no such file", checkpoint=(run, "nowhere.pth"))
-
-
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(replace(base, **changes), CPU)  # type: ignore[arg-type]
@@ -153,6 +136,8 @@ def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
 
 def test_bad_input(base: EvaluateConfig, tmp_path: Path) -> None:
     refused(base, "give --detection.val-share", val=base.train)
+    refused(base, "torchvision takes the network from another", checkpoint=("torchvision",))
+    refused(base, "no such file", checkpoint=(base.checkpoint[0], "nowhere.pth"))
     masks = replace(TINY, masks="yes")
     refused(base, "masks yes, but not every box of .* has a mask", detection=masks)
     refused(base, "no folder .*nowhere", checkpoint=(str(tmp_path / "nowhere"),))
@@ -195,7 +180,3 @@ def test_a_run_that_breaks_off_leaves_no_line(
     with pytest.raises(KeyboardInterrupt):
         evaluate(base, CPU)
     assert not base.results.exists()
-
-
-def test_settings_are_json(base: EvaluateConfig) -> None:
-    assert json.loads(json.dumps(dataclasses.asdict(base.detection)))["short_sides"] == [48]

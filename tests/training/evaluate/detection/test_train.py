@@ -41,10 +41,7 @@ def trained(images: BoxSet, seed: int = 0) -> tuple[dict[str, Tensor], list[floa
             detector,
             images,
             config,
-            with_masks=False,
-            device=CPU,
             seed=seed,
-            num_threads=2,
             name="mine",
         )
     assert not detector.training
@@ -92,7 +89,7 @@ def test_what_a_detector_finds_is_scored_in_its_image_and_class(images: BoxSet) 
     figures = []
     for shift in (1, 2):  # torchvision counts classes from 1: 0 is the background
         oracle = Oracle(images, shift)
-        found = detect(oracle, images, device=CPU, batch_size=2, num_threads=1)
+        found = detect(oracle, images, device=CPU, batch_size=2)
         figures.append(average_precisions(images, found)["AP"].figure)
     assert figures == [pytest.approx(100), 0]
 
@@ -108,6 +105,4 @@ class Diverging(nn.Module):
 
 def test_a_loss_that_diverges(images: BoxSet) -> None:
     with pytest.raises(InputError, match=r"loss is nan at step 1: lower detection.lr \(0.01\)"):
-        train_detector(
-            Diverging(), images, TINY, with_masks=False, device=CPU, seed=0, num_threads=1
-        )
+        train_detector(Diverging(), images, TINY, seed=0)

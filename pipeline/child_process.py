@@ -1,0 +1,143 @@
+"""Run calls in a child process that may crash or be killed, and report how it ended."""
+
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+BOOT = (
+    "import json, sys; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
+    "from pipeline.child_process import serve; serve(start['connection'])"
+)
+"""`multiprocessing` would also import the parent's main module: Ray's worker, for 0.9 s."""
+
+
+class ChildDied(Exception):
+    """The child process ended during a call, with this exit code: below 0 for a signal."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+class Child:
+    """A process that runs one call after another.
+
+    It starts at the first call, and again at the next call after it died. It ends with its parent.
+    It has a session of its own, so that Ctrl-C does not reach it, and its output is discarded.
+
+    Args:
+        pass_fds: file descriptors that it inherits.
+    """
+
+    def __init__(self, *pass_fds: int) -> None:
+        self._pass_fds = pass_fds
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has been started and has not been found dead."""
+        return self._process is not None
+
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Run a module's function in the child and return its result.
+
+        Raises:
+            ChildDied: the process ended before it returned.
+            Exception: whatever the function raised, with the child's traceback as a note.
+        """
+        if self._process is None:
+            self._start()
+        try:
+            self._connection.send_bytes(pickle.dumps((function, arguments)))
+            failed, answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise ChildDied(self._bury()) from None
+        except BaseException:  # after an interrupt, the answer would be taken for the next call's
+            self.close()
+            raise
+        if failed:
+            raise answer
+        result: Result = answer
+        return result
+
+    def close(self) -> None:
+        """Kill the process if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._bury()
+
+    def _start(self) -> None:
+        self._connection, theirs = Pipe()
+        start = json.dumps({"path": sys.path, "connection": theirs.fileno()})
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", BOOT, start],
+            stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
+            pass_fds=(theirs.fileno(), *self._pass_fds),
+            start_new_session=True,
+        )
+        theirs.close()
+
+    def _bury(self) -> int:
+        """Wait for the process to end and return its exit code."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        assert process.stdin is not None
+        process.wait()
+        process.stdin.close()
+        self._connection.close()
+        return process.returncode
+
+
+def serve(connection: int) -> None:
+    """Answer the parent's calls until it goes away.
+
+    Args:
+        connection: file descriptor of the connection to the parent.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no core files
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    parent = Connection(connection)
+    while True:
+        try:
+            request = parent.recv_bytes()
+        except EOFError:
+            return
+        reply: tuple[bool, object]
+        try:
+            function, arguments = pickle.loads(request)
+            reply = (False, function(*arguments))
+        except Exception as error:
+            reply = (True, _sendable(error))
+        parent.send(reply)
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        continue
+    os._exit(0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error with its traceback as a note, or a RuntimeError of it if it cannot be pickled."""
+    trace = "".join(traceback.format_exception(error))
+    error.add_note(trace)
+    try:
+        again = pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception's own __reduce__ or __init__ can raise anything
+        return RuntimeError(trace)
+    is_same = type(again) is type(error) and str(again) == str(error)
+    return error if is_same else RuntimeError(trace)
