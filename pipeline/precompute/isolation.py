@@ -13,7 +13,7 @@ import threading
 from dataclasses import replace
 from functools import cache
 
-from pipeline.child_process import Child, ChildDied
+from pipeline.core.child_process import Child, ChildDied
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.isolation_child import CONTROL, EXIT_MEMORY, Limits, read_note, work
 

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from pipeline.child_process import Child, ChildDied
+from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say, track
 from pipeline.precompute.plan_files import plan_file, planned_sources, read_plan, rows_file

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbone.folder import weights_digest
+from pipeline.backbone.weights import find_weights, load_weights
 from pipeline.core.architectures import family, max_pool_name
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
 from pipeline.saliency.interface import FLAT_VALUE, Map
 from pipeline.saliency.scda_input import MARGIN, STRIDE
-from pipeline.weights import find_weights, load_weights
 
 FINER = 8
 """Points along a side of a cell at which a map is interpolated, linearly, before it is stored."""
@@ -76,7 +76,7 @@ def load_trunk(weights: str, network: str) -> Trunk:
     """Load a network's convolutional part.
 
     Args:
-        weights: `random`, or a place of `pipeline.weights.find_weights`.
+        weights: `random`, or a place of `pipeline.backbone.weights.find_weights`.
         network: torchvision's name of the network; empty: resnet50, or what the export is.
 
     Raises:

@@ -23,7 +23,7 @@ def main(data: str, out: str, saliency: str, shard_images: int) -> None:
         info = precompute(config)
     processes = seen.values()
     tasks = {p.pid: p.peak_mib for p in processes if p.command.startswith("ray::")}
-    children = [p.peak_mib for p in processes if "pipeline.child_process" in p.command]
+    children = [p.peak_mib for p in processes if "pipeline.core.child_process" in p.command]
     (driver,) = (p.peak_mib for p in processes if p.pid == os.getpid())
     figures = {
         "images": info.num_images,

@@ -136,7 +136,7 @@ def kill_worker(process: subprocess.Popen[str], nodes: Nodes, draw: random.Rando
 
 
 def kill_child(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
-    draw.choice(nodes.processes("pipeline.child_process")).kill()
+    draw.choice(nodes.processes("pipeline.core.child_process")).kill()
 
 
 def kill_node(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:

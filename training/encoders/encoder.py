@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from pipeline.backbone.weights import find_weights, load_weights
 from pipeline.core.architectures import (
     check_architecture,
     classifier_names,
@@ -15,7 +16,6 @@ from pipeline.core.architectures import (
     stem_name,
 )
 from pipeline.core.errors import InputError
-from pipeline.weights import find_weights, load_weights
 from training.encoders.stem import (
     PartialConv2d,
     fit_stem,

@@ -7,9 +7,9 @@ import torchvision
 from torch import nn
 
 from pipeline.backbone.folder import load_backbone
+from pipeline.backbone.weights import find_weights
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass
-from pipeline.weights import find_weights
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone, untrained_like
 

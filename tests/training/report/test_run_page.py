@@ -13,8 +13,8 @@ from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from tests.training.report.pages import Page, page_of
-from training.data.stream import BatchDataset
 from training.config.derived import stream_config
+from training.data.stream import BatchDataset
 from training.record.contact_sheet import shown_views
 from training.report.config import ReportConfig
 from training.report.run.curves import Curve, charts

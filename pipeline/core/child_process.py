@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 BOOT = (
     "import json, sys; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
-    "from pipeline.child_process import serve; serve(start['connection'])"
+    "from pipeline.core.child_process import serve; serve(start['connection'])"
 )
 """`multiprocessing` would also import the parent's main module: Ray's worker, for 0.9 s."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.child_process import Child, ChildDied
+from pipeline.core.child_process import Child, ChildDied
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,7 +73,7 @@ def test_its_output_is_discarded(child: Child, capfd: pytest.CaptureFixture[str]
 PARENT = """
 import time, sys
 from pathlib import Path
-from pipeline.child_process import Child
+from pipeline.core.child_process import Child
 import os
 
 child = Child()

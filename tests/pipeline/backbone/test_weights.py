@@ -9,9 +9,9 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.backbone.weights import find_weights, load_weights, published_weights, read_state_dict
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing
-from pipeline.weights import find_weights, load_weights, published_weights, read_state_dict
 
 PREPROCESSING = Preprocessing(view_size=64, resize=73, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
