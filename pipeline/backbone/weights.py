@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.backbone.folder import NOT_A_WEIGHT, BackboneInfo, load_backbone
+from pipeline.backbone.folder import NOT_A_WEIGHT, load_backbone
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, first_line
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing

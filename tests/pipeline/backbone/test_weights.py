@@ -8,7 +8,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.backbone.folder import write_backbone
+from pipeline.backbone.info import BackboneInfo
 from pipeline.backbone.weights import find_weights, load_weights, published_weights, read_state_dict
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing

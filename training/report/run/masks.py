@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
-from training.config.derived import stream_config
+from training.config.derived import declared_views, stream_config
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
