@@ -44,9 +44,9 @@ def run() -> None:
     else:
         # Ray takes seconds to import: only where it is used.
         ray_session = importlib.import_module("pipeline.ray_session")
-        ray_group = importlib.import_module("jobs.ray_group")
+        workers = importlib.import_module("training.cluster.workers")
         with ray_session.ray_running():
-            results = ray_group.run_on_ray(evaluate, config, config.workers)
+            results = workers.call_on_workers(evaluate, config, config.workers, config.results)
     conclude(
         {"file": config.results / RESULTS_FILE, "results": [asdict(result) for result in results]},
         *tables(results),

@@ -56,6 +56,6 @@ def test_a_cluster_that_is_gone_is_said_at_once(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    with pytest.raises(InputError, match=f"RAY_ADDRESS {address} .*refused.*cluster-up"):
-        with ray_running():
-            pytest.fail("there is no such cluster")
+    refused = pytest.raises(InputError, match=f"RAY_ADDRESS {address} .*refused.*cluster-up")
+    with refused, ray_running():
+        pytest.fail("there is no such cluster")
