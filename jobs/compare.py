@@ -2,12 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
 from jobs.cli import conclude, from_root, main, parse
-from jobs.options import Groups
 from pipeline.errors import InputError
 from pipeline.progress import say
 from training.evaluate.arms import read_arms, shared_figures
@@ -26,10 +25,6 @@ class CompareConfig:
         checkpoint: which checkpoint is read where a folder holds several.
         seed: of the bootstrap, 0 or more.
     """
-
-    groups: ClassVar[Groups] = {
-        "comparison": ("What is compared.", ("arms", "protocol", "checkpoint", "seed"))
-    }
 
     arms: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDERS")]
     protocol: tuple[str, ...] = ()

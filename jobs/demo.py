@@ -9,12 +9,10 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import psutil
 
 from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
-from jobs.options import Groups
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
@@ -37,13 +35,6 @@ class DemoConfig:
         num_test: pictures of each kind of background to score with, 8 or more, a multiple of 8.
         only_pictures: stop after making the pictures.
     """
-
-    groups: ClassVar[Groups] = {
-        "demo": (
-            "What is made, and where.",
-            ("out", "seed", "only_pictures", "epochs", "num_train", "num_test"),
-        )
-    }
 
     out: Path = Path("runs/demo")
     seed: int = 0

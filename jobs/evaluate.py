@@ -14,10 +14,12 @@ from training.evaluate.results import RESULTS_FILE, Result, table
 from training.evaluate.run import evaluate
 from training.evaluate.subject import is_path
 
+BRIEF = ("checkpoint", "train", "val", "protocol", "encoder", "results", "local", "num_workers")
+
 
 def read_command_line() -> EvaluateConfig:
     """The configuration, paths absolute."""
-    config = parse(EvaluateConfig, "jobs/evaluate.py")
+    config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF)
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     named = tuple(
         str(from_root(Path(name))) if is_path(name) else name for name in config.checkpoint

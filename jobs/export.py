@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from jobs.cli import conclude, from_root, main, parse
-from jobs.options import Groups
 from pipeline.backbone import CARD_NAME
 from pipeline.errors import InputError
 from pipeline.formats.registry import FORMATS
@@ -28,11 +26,6 @@ class ExportConfig:
         results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
             it has no figures.
     """
-
-    groups: ClassVar[Groups] = {
-        "backbone": ("What is exported.", ("checkpoint", "encoder", "results")),
-        "export": ("What is written, and where to.", ("out", "formats")),
-    }
 
     checkpoint: Path
     out: Path

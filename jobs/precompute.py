@@ -4,12 +4,11 @@ import importlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
 from jobs.cli import conclude, from_root, main, parse
-from jobs.options import Groups
 from pipeline.errors import InputError
 from pipeline.manifest import DatasetInfo
 from pipeline.precompute.config import PrecomputeConfig
@@ -23,6 +22,18 @@ DESCRIPTION = """From images to a shard set with saliency maps.
 
 A run that is started again makes only what is missing. With --verify OUT in place of --data and
 --out nothing is made: the shard set is read back, and the exit code is 1 if anything is wrong."""
+
+
+BRIEF = (
+    "verify",
+    "base.data",
+    "base.out",
+    "base.labels",
+    "base.append",
+    "base.resize_short",
+    "base.saliency",
+    "base.masks",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +50,6 @@ class PrecomputeOptions:
     verify: str | Path | None = None
     processes: int = 0
 
-    groups: ClassVar[Groups] = {
-        "verify": ("Reading a shard set back, in place of making one.", ("verify", "processes"))
-    }
-
     def __post_init__(self) -> None:
         if self.processes:
             raise InputError("--processes is for --verify; shards are made on all of Ray's cores")
@@ -52,7 +59,9 @@ def run() -> int:
     """Parse the command line and precompute, or verify."""
     if any(word.split("=")[0] == VERIFY for word in sys.argv[1:]):
         return verify(parse(VerifyConfig, "jobs/precompute.py"))
-    config = parse(PrecomputeOptions, "jobs/precompute.py", description=DESCRIPTION).base
+    config = parse(
+        PrecomputeOptions, "jobs/precompute.py", description=DESCRIPTION, brief=BRIEF
+    ).base
     data, out, masks = (_place(place) for place in (config.data, config.out, config.masks))
     # Ray takes seconds to import: only where it is used.
     job = importlib.import_module("pipeline.precompute.ray_job")

@@ -5,14 +5,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 from torch import distributed as dist
 
-from jobs.base_config import BASE_HELP, METHOD_HELP, RECIPE_HELP, absolute, find_base
+from jobs.base_config import (
+    BASE_HELP,
+    BRIEF,
+    METHOD_HELP,
+    RECIPE_HELP,
+    absolute,
+    find_base,
+    method_options,
+)
 from jobs.cli import conclude, main, parse
-from jobs.options import Groups
 from pipeline.manifest import load_dataset_info
 from pipeline.progress import say
 from training.config import PretrainConfig
@@ -37,13 +44,6 @@ class PretrainOptions:
     local: bool = False
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
-    groups: ClassVar[Groups] = {
-        "start": (
-            "What the settings start from, and where it runs.",
-            ("recipe", "config", "method", "local"),
-        )
-    }
-
 
 def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
     """Reads recipe, place and configuration from the command line.
@@ -59,6 +59,8 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         arguments,
         default=PretrainOptions(base=base),
         description=f"{__doc__} The same command resumes a run that was broken off. {BASE_HELP}",
+        brief=("recipe", "config", "method", "local", *(f"base.{field}" for field in BRIEF)),
+        variants=method_options(name, base),
     )
     return name, options.local or dist.is_torchelastic_launched(), absolute(options.base)
 

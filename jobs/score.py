@@ -15,10 +15,12 @@ from training.data.views import ViewConfig
 from training.evaluate.fidelity import Fidelity, measure_fidelity
 from training.evaluate.labelled import StoredImages
 
+BRIEF = ("images", "masks", "saliency", "maps", "picture", "half", "fidelity")
+
 
 def run() -> None:
     """Parse the command line, score, give the table."""
-    config = parse(ScoreConfig, "jobs/score.py")
+    config = parse(ScoreConfig, "jobs/score.py", brief=BRIEF)
     config = replace(
         config,
         images=from_root(config.images) if config.images else None,
