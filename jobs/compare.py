@@ -9,8 +9,6 @@ import tyro
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.errors import InputError
 from pipeline.progress import say
-from training.evaluate.arms import read_arms, shared_figures
-from training.evaluate.compare import compare, markdown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,10 @@ class CompareConfig:
 def run() -> None:
     """Parse, read, compare, give the tables."""
     config = parse(CompareConfig, "jobs/compare.py")
+    # These import torch, which --help goes without.
+    from training.evaluate.arms import read_arms, shared_figures
+    from training.evaluate.compare import compare, markdown
+
     arms = read_arms(config.arms, config.checkpoint, from_root(Path()))
     figures = shared_figures(arms, config.protocol)
     names = [arm.name for arm in arms]

@@ -5,14 +5,11 @@ Ray, and scores all three networks on usual and on changed backgrounds.
 """
 
 import importlib
-import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
+from pipeline.demo.clock import Clock
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
@@ -98,25 +95,6 @@ def run() -> int:
         f"done in {duration(clock.seconds)}; results in {page} and {out / 'result.json'}",
     )
     return 0 if learned else 1
-
-
-class Clock:
-    """Seconds since this process began, and those of earlier processes that were interrupted.
-
-    Args:
-        path: file that keeps them.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._earlier = float(json.loads(path.read_text())) if path.exists() else 0.0
-        self._began = psutil.Process().create_time()
-        self.seconds = self._earlier
-
-    def stop(self) -> None:
-        """Read the clock and keep it."""
-        self.seconds = self._earlier + time.time() - self._began
-        self._path.write_text(json.dumps(self.seconds))
 
 
 if __name__ == "__main__":

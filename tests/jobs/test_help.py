@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from training.evaluate.config import EvaluateConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("F")
 LINES_OF_A_SCREEN = 50
 JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
@@ -86,6 +88,24 @@ def test_the_short_help_fits_a_screen(
     with pytest.raises(SystemExit, match="0"):
         main(JOBS[job][0])
     assert 15 < len(capsys.readouterr().out.splitlines()) <= LINES_OF_A_SCREEN
+
+
+@pytest.mark.parametrize("job", ["cluster", "compare", "demo", "export", "precompute", "score"])
+def test_the_help_imports_neither_torch_nor_ray(job: str) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = ["jobs/{job}.py", "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as leaving:
+    assert leaving.code == 0, leaving.code
+print({{"torch", "ray"}} & set(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: ")
+    assert done.stdout.endswith("set()\n")
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -71,7 +71,7 @@ def make_trainer(
     """
     cpus = resources.cpus_per_worker
     return _Trainer(
-        _call,
+        _call,  # type: ignore[arg-type]  # V1's; V2 hands on what is returned
         train_loop_config={
             "function": function,
             "argument": argument,

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 
 from jobs.cli import parse
 from jobs.local_head import JOB_STOP_WAIT_S
-from jobs.pretrain import read_command_line
+from jobs.pretrain_options import read_command_line
 from pipeline.precompute.config import PrecomputeConfig
 from training.preflight import can_split
 
