@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.errors import InputError
-from pipeline.progress import say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.progress import say
-from training.context import LocalContext
+from pipeline.core.progress import say
+from training.engine.context import LocalContext
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
 from training.evaluate.results import RESULTS_FILE, Result, table
@@ -45,8 +45,8 @@ def run() -> None:
         results = evaluate(config, LocalContext().device)
     else:
         # Ray takes seconds to import: only where it is used.
-        ray_session = importlib.import_module("pipeline.ray_session")
-        workers = importlib.import_module("training.cluster.workers")
+        ray_session = importlib.import_module("pipeline.precompute.ray_session")
+        workers = importlib.import_module("training.ray.workers")
         with ray_session.ray_running():
             results = workers.call_on_workers(evaluate, config, config.workers, config.results)
     conclude(

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.errors import InputError
-from pipeline.progress import WARNING, say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import WARNING, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ def run() -> None:
     """Parse, write, say what lies where."""
     config = parse(ExportConfig, "jobs/export.py")
     # These import torch, which --help goes without.
-    from pipeline.backbone import CARD_NAME
-    from pipeline.formats.registry import FORMATS
-    from pipeline.formats.write import write_formats
+    from pipeline.backbone.folder import CARD_NAME
+    from pipeline.backbone.formats.registry import FORMATS
+    from pipeline.backbone.formats.write import write_formats
     from training.encoders.kept_encoder import load_encoder
     from training.evaluate.results import figures_of, read_results
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 MARKER = "SALMASK_CLUSTER"
 """Holds the folder of the head's files."""

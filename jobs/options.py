@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from jobs.terminal import TerminalOptions
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 Config = TypeVar("Config")
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"

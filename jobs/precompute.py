@@ -7,10 +7,10 @@ from pathlib import Path
 
 from jobs.cli import conclude, from_root, main, parse
 from jobs.precompute_options import read_options
-from pipeline.manifest import DatasetInfo
-from pipeline.progress import say
-from pipeline.stores.storage import is_url
-from pipeline.verify import VerifyConfig, verify_set
+from pipeline.core.progress import say
+from pipeline.precompute.verify import VerifyConfig, verify_set
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.storage.storage import is_url
 
 VERIFY = "--verify"
 EXIT_PROBLEMS = 1

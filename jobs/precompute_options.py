@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from jobs.cli import parse
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 
 DESCRIPTION = """From images to a shard set with saliency maps.

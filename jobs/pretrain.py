@@ -5,9 +5,9 @@ import sys
 
 from jobs.cli import conclude, main
 from jobs.pretrain_options import read_command_line
-from pipeline.manifest import load_dataset_info
-from pipeline.progress import say
-from training.loop import RunResult
+from pipeline.core.progress import say
+from pipeline.shardset.manifest import load_dataset_info
+from training.engine.loop import RunResult
 from training.result_lines import result_lines
 
 
@@ -22,7 +22,7 @@ def run() -> None:
         f"{len(config.method.negative_views)}"
     )
     # Ray takes seconds to import: only where it is used.
-    launcher = importlib.import_module("training.local" if local else "training.cluster.launch")
+    launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
     result: RunResult = launcher.launch(config)
     conclude(
         {

@@ -18,7 +18,7 @@ from jobs.base_config import (
     method_options,
 )
 from jobs.cli import parse
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
 
 DESCRIPTION = (
     "Pretrains a backbone by contrastive learning on precomputed shards. The same command resumes "

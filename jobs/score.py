@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
-from pipeline.progress import say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
 from pipeline.saliency.registry import described_saliency_source, parse_saliency_source
 from pipeline.saliency.score_report import ScoreConfig, score_report
-from pipeline.stores.storage import Location, is_url
+from pipeline.shardset.manifest import load_dataset_info
+from pipeline.storage.storage import Location, is_url
 
 if TYPE_CHECKING:
     from training.evaluate.fidelity import Fidelity
@@ -51,9 +51,9 @@ def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
     """
     # These import torch, which --help goes without.
     from pipeline.saliency.on_view import on_view
-    from training.data.views import ViewConfig
     from training.evaluate.fidelity import measure_fidelity
     from training.evaluate.labelled import StoredImages
+    from training.views.crops import ViewConfig
 
     described = load_dataset_info(shards).saliency
     try:

@@ -16,8 +16,8 @@ from jobs.base_config import (
     method_options,
 )
 from jobs.cli import parse
-from pipeline.errors import InputError
-from training.config import PretrainConfig
+from pipeline.core.errors import InputError
+from training.config.pretrain import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
 from training.sweep.search import Search
 from training.sweep.space import parse_space

@@ -1,8 +1,8 @@
 """What is printed at the end of a pretraining."""
 
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
 from training.data.damage import DAMAGED_FILE
-from training.loop import RunResult
+from training.engine.loop import RunResult
 from training.record.metrics import LEARNING, read_metrics
 
 

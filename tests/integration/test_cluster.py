@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from jobs.local_head import free_port, is_up, processes_of, read_environment, require_free, stop
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 pytestmark = pytest.mark.starts_ray
 

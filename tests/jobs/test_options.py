@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from jobs.cli import parse
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

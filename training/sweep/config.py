@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import InputError
-from training.config import PretrainConfig
-from training.config_fields import with_fields
+from pipeline.core.errors import InputError
+from training.config.pretrain import PretrainConfig
+from training.core.fields import with_fields
 from training.sweep.ledger import TRIALS_FOLDER
 from training.sweep.search import Search, fixed_points, load_optuna, num_points
 from training.sweep.space import Point, Space, check_values

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
-from pipeline.stores.atomic import write_atomically
+from pipeline.core.errors import InputError
+from pipeline.storage.atomic import write_atomically
 from training.sweep.config import Sweep
 from training.sweep.lock import LOCK_FILE
 from training.sweep.space import shown, space_to_json

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pipeline.errors import InputError
-from pipeline.progress import Standing, say, show
+from pipeline.core.errors import InputError
+from pipeline.core.progress import Standing, say, show
 from training.sweep.config import Sweep
 from training.sweep.ledger import Ledger, Status, Trial
 from training.sweep.results import objective_of, write_results

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.sweep.space import Point
 
 LEDGER_FILE = "trials.jsonl"

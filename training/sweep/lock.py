@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import InputError, write_error
+from pipeline.core.errors import InputError, write_error
 
 LOCK_FILE = ".lock"
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stores.atomic import atomic_file, write_atomically
-from training.config_fields import Plain
+from pipeline.storage.atomic import atomic_file, write_atomically
+from training.core.fields import Plain
 from training.sweep.config import Sweep
 from training.sweep.ledger import Trial
 

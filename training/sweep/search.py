@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.errors import InputError
-from training.config_fields import Plain
+from pipeline.core.errors import InputError
+from training.core.fields import Plain
 from training.sweep.space import Interval, Point, Space, Values, check_not_empty, grid_points
 
 Search = Literal["grid", "random", "optuna"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, get_args
 
-from pipeline.errors import InputError
-from training.config import PretrainConfig
-from training.config_fields import Plain, check_name, field_types, with_fields
+from pipeline.core.errors import InputError
+from training.config.pretrain import PretrainConfig
+from training.core.fields import Plain, check_name, field_types, with_fields
 
 Point = dict[str, Plain]
 """One trial's values, by dotted name."""

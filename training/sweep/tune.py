@@ -24,14 +24,14 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
-from training.cluster.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
-from training.cluster.resources import Resources
-from training.config import CONFIG_FILE
-from training.loop import RunResult
-from training.preflight import steps_per_epoch
-from training.stopping import asked_to_stop
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
+from training.config.pretrain import CONFIG_FILE
+from training.config.resources import Resources
+from training.engine.loop import RunResult
+from training.engine.preflight import steps_per_epoch
+from training.engine.stopping import asked_to_stop
+from training.ray.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
 from training.sweep.config import Sweep
 from training.sweep.director import Director
 from training.sweep.fits import Share

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.progress import listening
+from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
 from tests.listeners import Kept
 from tests.training.sweep.small_sweeps import small_sweep
 from training.sweep.config import Sweep

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.sweep.ledger import LEDGER_FILE, Ledger, Report
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.sweep.lock import LOCK_FILE, locked
 
 HOLD = """

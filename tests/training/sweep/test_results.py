@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.training.sweep.small_sweeps import small_sweep
-from training.config_file import read_config_file
+from training.config.file import read_config_file
 from training.sweep.ledger import Status, Trial
 from training.sweep.results import (
     BEST_FILE,

@@ -9,14 +9,14 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.progress import listening
+from pipeline.core.progress import listening
 from tests.listeners import Kept
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
-from training.cluster.launch import STOP_FILE
-from training.cluster.resources import Resources
-from training.config import CONFIG_FILE
+from training.config.pretrain import CONFIG_FILE
+from training.config.resources import Resources
+from training.ray.launch import STOP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.director import Director

@@ -1,0 +1,88 @@
+"""The Ray that a job works on: the one it is told of, or one of its own for the time."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from pipeline.core.errors import InputError
+
+CONNECT_SECONDS = 10.0
+SETTLE_SECONDS = 2.0
+
+
+@contextmanager
+def ray_running() -> Iterator[None]:
+    """Connects to the Ray that RAY_ADDRESS names, or starts a local one.
+
+    ``ray job submit`` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
+    messages are suppressed.
+
+    Raises:
+        InputError: nothing answers at RAY_ADDRESS.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Its note on token authentication is for those who start a cluster.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Never looked for: the note of a cluster that has died would be waited for, for minutes.
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(address)
+    ray.init(
+        address=address,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises ``InputError`` if nothing listens at a ``host:port``. Ray would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at RAY_ADDRESS {address} ({error}): start it (make "
+            "cluster-up), or unset RAY_ADDRESS"
+        ) from error
+
+
+@contextmanager
+def without_lines(note: bytes) -> Iterator[None]:
+    """Keeps lines with the note off standard error, also those that C++ code prints.
+
+    Args:
+        note: what such a line holds.
+    """
+    kept = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def copy() -> None:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if note not in line:
+                    os.write(kept, line)
+
+    copying = threading.Thread(target=copy, daemon=True)
+    copying.start()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)  # closes the pipe, so that the thread sees its end
+        copying.join(SETTLE_SECONDS)
+        if not copying.is_alive():  # else a process that was started meanwhile still writes there
+            os.close(kept)
