@@ -77,10 +77,10 @@ endif
 
 cluster-up: setup ## start a local Ray head with dashboard and job server (CLUSTER_PORT=, DASHBOARD_PORT=, CLUSTER_CPUS=)
 	@$(BIN)/python jobs/cluster.py up --port $(CLUSTER_PORT) --dashboard-port $(DASHBOARD_PORT) \
-	  --num-cpus $(CLUSTER_CPUS) --state $(CLUSTER_STATE)
+	  --num-cpus $(CLUSTER_CPUS) --state '$(CLUSTER_STATE)'
 
 cluster-down: setup ## stop what cluster-up started, and nothing else
-	@$(BIN)/python jobs/cluster.py down --state $(CLUSTER_STATE)
+	@$(BIN)/python jobs/cluster.py down --state '$(CLUSTER_STATE)'
 
 clean: ## remove the environment and caches, not runs/
 	rm -rf $(VENV) .mypy_cache .ruff_cache

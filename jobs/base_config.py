@@ -14,10 +14,14 @@ from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
 from training.core.fields import new_name, with_fields
+from training.methods.interface import MethodConfig
 from training.methods.registry import METHODS
 
 DEFAULT_RECIPE = "simclr_small"
-RECIPE_HELP = f"{', '.join(RECIPES)}; by default {DEFAULT_RECIPE}, unless --config names a file."
+RECIPE_HELP = (
+    f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
+    f"with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
+)
 METHOD_HELP = (
     f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "
     "--method.* are the settings of this method."
@@ -27,6 +31,35 @@ BASE_HELP = (
     "can be changed. The defaults shown here are those of what it starts from: give --recipe NAME "
     "or --config FILE beside --help to see others."
 )
+
+
+BRIEF = (
+    "shards",
+    "out",
+    "epochs",
+    "batch_size",
+    "seed",
+    "fill",
+    "num_workers",
+    "masks.strategy",
+    "knn.val_shards",
+)
+"""Fields that the short help shows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfMethod:
+    """Settings of a method."""
+
+    method: MethodConfig
+
+
+def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
+    """What ``--help-all`` shows besides: the options of the methods that are not chosen."""
+    others = [name for name in METHODS if name != base.method.name]
+    return {
+        f"--method {name}": _OfMethod(with_method(recipe, base, name).method) for name in others
+    }
 
 
 def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:

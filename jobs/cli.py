@@ -1,18 +1,15 @@
 """What every job does around its work: one line and exit code 2 for what a person got wrong."""
 
 import inspect
-import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stderr
-from dataclasses import field, make_dataclass
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
-import tyro
-
-from jobs.options import from_grouped, group, grouped, to_grouped, unnamed
+from jobs.options import read_options
 from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import InputError
 from pipeline.core.progress import Silence, listening
@@ -35,6 +32,8 @@ def parse(
     *,
     default: Config | None = None,
     description: str | None = None,
+    brief: Sequence[str] = (),
+    variants: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
     """Make a config, a dataclass, from the command line.
 
@@ -46,40 +45,27 @@ def parse(
         arguments: instead of those that the process was started with.
         default: values of the options that are not given, instead of the dataclass's own.
         description: for the help, instead of the dataclass's own.
+        brief: dotted names of the fields that ``--help`` shows; empty: all.
+        variants: what ``--help-all`` shows besides: a title, and a dataclass of the parts whose
+            options are shown.
 
     Raises:
-        InputError: an unknown or missing option, or a value that the config refuses (tyro would
-            draw a box around it).
-        SystemExit: 0 after --help.
+        InputError: the config refuses a value.
+        SystemExit: 0 after a help; 2 after an error that tyro has explained: an unknown or missing
+            option, or a value of another type.
     """
-    printed = io.StringIO()
-    own, described = grouped(config, default), inspect.cleandoc(config.__doc__ or "")
-    start = None if default is None else to_grouped(own, default)
-    job = field() if start is None else field(default=start)
-    fields = [
-        ("job", unnamed(own), job),
-        ("terminal", group(TerminalOptions, "terminal"), field(default=TerminalOptions())),
-    ]
-    try:
-        with redirect_stderr(printed):
-            given: Any = tyro.cli(
-                make_dataclass("Job", fields, frozen=True, kw_only=True),
-                prog=prog,
-                args=arguments,
-                description=description or described.partition("Attributes:")[0].strip(),
-            )
-    except SystemExit as leaving:
-        error: BaseException | None = leaving
-        while error is not None:
-            if isinstance(error, InputError):
-                raise error from None
-            error = error.__context__
-        if leaving.code:
-            raise InputError(_one_line(printed.getvalue()) + f" (see {prog} --help)") from None
-        raise
-    made: Config = from_grouped(config, given.job)
+    described = inspect.cleandoc(description or config.__doc__ or "").partition("Attributes:")[0]
+    made, terminal = read_options(
+        config,
+        prog,
+        sys.argv[1:] if arguments is None else arguments,
+        default=default,
+        description=described.strip(),
+        brief=brief,
+        variants=variants,
+    )
     if _until_the_end is not None:
-        _begin(given.terminal, _until_the_end)
+        _begin(terminal, _until_the_end)
     return made
 
 
@@ -105,17 +91,6 @@ def conclude(values: Mapping[str, Any], *lines: str) -> None:
 def _prints() -> bool:
     """Whether this process speaks: of those that torchrun starts, the first does."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
-
-
-def _one_line(box: str) -> str:
-    """What tyro says in its box, as far as the first rule, and the names that it proposes."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rules = [number for number, line in enumerate(lines) if line and not line.strip("─")]
-    message = " ".join(lines[: rules[0] if rules else None])
-    if "Perhaps you meant:" in lines:
-        near = [line for line in lines[lines.index("Perhaps you meant:") :] if line[:2] == "--"]
-        message += f"; perhaps you meant {' or '.join(line.split()[0] for line in near)}"
-    return message
 
 
 def main(run: Callable[[], int | None]) -> NoReturn:

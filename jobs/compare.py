@@ -2,16 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
 from jobs.cli import conclude, from_root, main, parse
-from jobs.options import Groups
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say
-from training.evaluate.arms import read_arms, shared_figures
-from training.evaluate.compare import compare, markdown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +23,6 @@ class CompareConfig:
         checkpoint: which checkpoint is read where a folder holds several.
         seed: of the bootstrap, 0 or more.
     """
-
-    groups: ClassVar[Groups] = {
-        "comparison": ("What is compared.", ("arms", "protocol", "checkpoint", "seed"))
-    }
 
     arms: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDERS")]
     protocol: tuple[str, ...] = ()
@@ -46,6 +39,10 @@ class CompareConfig:
 def run() -> None:
     """Parse, read, compare, give the tables."""
     config = parse(CompareConfig, "jobs/compare.py")
+    # These import torch, which --help goes without.
+    from training.evaluate.arms import read_arms, shared_figures
+    from training.evaluate.compare import compare, markdown
+
     arms = read_arms(config.arms, config.checkpoint, from_root(Path()))
     figures = shared_figures(arms, config.protocol)
     names = [arm.name for arm in arms]

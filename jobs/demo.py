@@ -5,18 +5,13 @@ Ray, and scores all three networks on usual and on changed backgrounds.
 """
 
 import importlib
-import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
-
-import psutil
 
 from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
-from jobs.options import Groups
 from pipeline.core.errors import InputError
 from pipeline.core.progress import duration, say
+from pipeline.demo.clock import Clock
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local import precompute
@@ -37,13 +32,6 @@ class DemoConfig:
         num_test: pictures of each kind of background to score with, 8 or more, a multiple of 8.
         only_pictures: stop after making the pictures.
     """
-
-    groups: ClassVar[Groups] = {
-        "demo": (
-            "What is made, and where.",
-            ("out", "seed", "only_pictures", "epochs", "num_train", "num_test"),
-        )
-    }
 
     out: Path = Path("runs/demo")
     seed: int = 0
@@ -107,25 +95,6 @@ def run() -> int:
         f"done in {duration(clock.seconds)}; results in {page} and {out / 'result.json'}",
     )
     return 0 if learned else 1
-
-
-class Clock:
-    """Seconds since this process began, and those of earlier processes that were interrupted.
-
-    Args:
-        path: file that keeps them.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._earlier = float(json.loads(path.read_text())) if path.exists() else 0.0
-        self._began = psutil.Process().create_time()
-        self.seconds = self._earlier
-
-    def stop(self) -> None:
-        """Read the clock and keep it."""
-        self.seconds = self._earlier + time.time() - self._began
-        self._path.write_text(json.dumps(self.seconds))
 
 
 if __name__ == "__main__":

@@ -8,16 +8,19 @@ from pathlib import Path
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.core.progress import say
 from training.core.context import LocalContext
+from training.core.threads import sharing_threads, threads_set_by_user
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
 from training.evaluate.results import RESULTS_FILE, Result, table
 from training.evaluate.run import evaluate
 from training.evaluate.subject import is_path
 
+BRIEF = ("checkpoint", "train", "val", "protocol", "encoder", "results", "local", "num_workers")
+
 
 def read_command_line() -> EvaluateConfig:
     """The configuration, paths absolute."""
-    config = parse(EvaluateConfig, "jobs/evaluate.py")
+    config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF)
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     named = tuple(
         str(from_root(Path(name))) if is_path(name) else name for name in config.checkpoint
@@ -40,13 +43,14 @@ def run() -> None:
         f"{config.results}"
     )
     if config.local:
-        results = evaluate(config, LocalContext().device)
+        with sharing_threads(fixed=threads_set_by_user()):
+            results = evaluate(config, LocalContext().device)
     else:
         # Ray takes seconds to import: only where it is used.
         ray_session = importlib.import_module("pipeline.precompute.ray_session")
-        ray_group = importlib.import_module("jobs.ray_group")
+        workers = importlib.import_module("training.ray.workers")
         with ray_session.ray_running():
-            results = ray_group.run_on_ray(evaluate, config, config.workers)
+            results = workers.call_on_workers(evaluate, config, config.workers, config.results)
     conclude(
         {"file": config.results / RESULTS_FILE, "results": [asdict(result) for result in results]},
         *tables(results),

@@ -2,17 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Literal
 
 from jobs.cli import conclude, from_root, main, parse
-from jobs.options import Groups
-from pipeline.backbone.folder import CARD_NAME
-from pipeline.backbone.formats.registry import FORMATS
-from pipeline.backbone.formats.write import write_formats
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING, say
-from training.encoders.kept_encoder import EncoderName, load_encoder
-from training.evaluate.results import figures_of, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,31 +17,34 @@ class ExportConfig:
         checkpoint: a run's folder, a checkpoint of it, or an exported backbone.
         out: folder of the export; an earlier export in it is replaced.
         formats: any of safetensors, timm (which transformers loads, too) and onnx, beside the state
-            dict (extra export); none: that alone.
+            dict (extra export); all: every one of them; none: the state dict alone.
         encoder: which encoder of the run: query, or momentum where the method has one.
         results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
             it has no figures.
     """
 
-    groups: ClassVar[Groups] = {
-        "backbone": ("What is exported.", ("checkpoint", "encoder", "results")),
-        "export": ("What is written, and where to.", ("out", "formats")),
-    }
-
     checkpoint: Path
     out: Path
-    formats: tuple[str, ...] = tuple(FORMATS)
-    encoder: EncoderName = "query"
+    formats: tuple[str, ...] = ("all",)
+    encoder: Literal["query", "momentum"] = "query"
     results: Path | None = None
 
 
 def run() -> None:
     """Parse, write, say what lies where."""
     config = parse(ExportConfig, "jobs/export.py")
+    # These import torch, which --help goes without.
+    from pipeline.backbone.folder import CARD_NAME
+    from pipeline.backbone.formats.registry import FORMATS
+    from pipeline.backbone.formats.write import write_formats
+    from training.encoders.kept_encoder import load_encoder
+    from training.evaluate.results import figures_of, read_results
+
+    formats = tuple(FORMATS) if config.formats == ("all",) else config.formats
     source, out = from_root(config.checkpoint), from_root(config.out)
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
-    say(f"exporting {source} as {', '.join(config.formats) or 'a state dict alone'} into {out}")
+    say(f"exporting {source} as {', '.join(formats) or 'a state dict alone'} into {out}")
     network, info = load_encoder(source, config.encoder)
     measured = [] if config.results is None else read_results(from_root(config.results))
     figures = figures_of(measured, info.weights_sha256)
@@ -56,7 +53,7 @@ def run() -> None:
             f"{WARNING}{config.results} has no figure of these weights "
             f"({info.weights_sha256[:12]}): the card shows none (measure them: jobs/evaluate.py)"
         )
-    written = write_formats(out, network, info, config.formats, figures)
+    written = write_formats(out, network, info, formats, figures)
     if info.preprocessing.high_pass is not None:
         say(
             f"{WARNING}this backbone wants high-passed images, which timm and transformers cannot "

@@ -2,57 +2,25 @@
 
 import importlib
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar
-
-import tyro
 
 from jobs.cli import conclude, from_root, main, parse
-from jobs.options import Groups
-from pipeline.core.errors import InputError
+from jobs.precompute_options import read_options
 from pipeline.core.progress import say
-from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.verify import VerifyConfig, verify_set
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.storage.storage import is_url
 
 VERIFY = "--verify"
 EXIT_PROBLEMS = 1
-DESCRIPTION = """From images to a shard set with saliency maps.
-
-A run that is started again makes only what is missing. With --verify OUT in place of --data and
---out nothing is made: the shard set is read back, and the exit code is 1 if anything is wrong."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrecomputeOptions:
-    """From images to a shard set, or reading one back.
-
-    Attributes:
-        verify: Folder or bucket (s3://, gs://, az://) of a shard set: everything that is wrong with
-            it is named.
-        processes: How many shards are read back at once, 0 or more; 0: one for each core.
-    """
-
-    base: Annotated[PrecomputeConfig, tyro.conf.arg(name="")]
-    verify: str | Path | None = None
-    processes: int = 0
-
-    groups: ClassVar[Groups] = {
-        "verify": ("Reading a shard set back, in place of making one.", ("verify", "processes"))
-    }
-
-    def __post_init__(self) -> None:
-        if self.processes:
-            raise InputError("--processes is for --verify; shards are made on all of Ray's cores")
 
 
 def run() -> int:
     """Parse the command line and precompute, or verify."""
     if any(word.split("=")[0] == VERIFY for word in sys.argv[1:]):
         return verify(parse(VerifyConfig, "jobs/precompute.py"))
-    config = parse(PrecomputeOptions, "jobs/precompute.py", description=DESCRIPTION).base
+    config = read_options()
     data, out, masks = (_place(place) for place in (config.data, config.out, config.masks))
     # Ray takes seconds to import: only where it is used.
     job = importlib.import_module("pipeline.precompute.ray_job")

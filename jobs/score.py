@@ -2,29 +2,31 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say
-from pipeline.saliency.on_view import on_view
 from pipeline.saliency.registry import described_saliency_source, parse_saliency_source
 from pipeline.saliency.score_report import ScoreConfig, score_report
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.storage import Location, is_url
-from training.evaluate.fidelity import Fidelity, measure_fidelity
-from training.evaluate.labelled import StoredImages
-from training.views.crops import ViewConfig
+
+if TYPE_CHECKING:
+    from training.evaluate.fidelity import Fidelity
+
+BRIEF = ("images", "masks", "saliency", "maps", "picture", "half", "fidelity")
 
 
 def run() -> None:
     """Parse the command line, score, give the table."""
-    config = parse(ScoreConfig, "jobs/score.py")
+    config = parse(ScoreConfig, "jobs/score.py", brief=BRIEF)
     config = replace(
         config,
-        images=from_root(config.images) if config.images else None,
-        masks=from_root(config.masks) if config.masks else None,
-        maps=from_root(config.maps) if config.maps else None,
-        picture=from_root(config.picture) if config.picture else None,
+        images=config.images and from_root(config.images),
+        masks=config.masks and from_root(config.masks),
+        maps=config.maps and from_root(config.maps),
+        picture=config.picture and from_root(config.picture),
         fidelity=shards_of(config),
     )
     if config.fidelity is not None:
@@ -41,12 +43,18 @@ def shards_of(config: ScoreConfig) -> Location | None:
     return given if given is None or is_url(given) else from_root(Path(given))
 
 
-def fidelity(config: ScoreConfig, shards: Location) -> Fidelity:
+def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
     """Compare a set's stored maps with those of a source on random crops.
 
     Raises:
         InputError: shards that cannot be read, or whose own source cannot look at views.
     """
+    # These import torch, which --help goes without.
+    from pipeline.saliency.on_view import on_view
+    from training.evaluate.fidelity import measure_fidelity
+    from training.evaluate.labelled import StoredImages
+    from training.views.crops import ViewConfig
+
     described = load_dataset_info(shards).saliency
     try:
         look = on_view(

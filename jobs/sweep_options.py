@@ -3,13 +3,19 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from jobs.base_config import BASE_HELP, METHOD_HELP, RECIPE_HELP, absolute, find_base
+from jobs.base_config import (
+    BASE_HELP,
+    METHOD_HELP,
+    RECIPE_HELP,
+    absolute,
+    find_base,
+    method_options,
+)
 from jobs.cli import parse
-from jobs.options import Groups
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
@@ -70,23 +76,6 @@ class SweepOptions:
     method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
 
-    groups: ClassVar[Groups] = {
-        "space": ("What varies.", ("space", "grid", "choice", "uniform", "log_uniform")),
-        "search": (
-            "Which trials there are, and what they are compared by.",
-            ("search", "num_trials", "search_seed", "objective"),
-        ),
-        "scheduler": (
-            "Which trials are stopped before their end.",
-            ("scheduler", "grace_epochs", "reduction_factor"),
-        ),
-        "trial": (
-            "How many run at once, and on what.",
-            ("concurrent", "cpus_per_worker", "retry_failed"),
-        ),
-        "start": ("What the settings of all trials start from.", ("recipe", "config", "method")),
-    }
-
     def __post_init__(self) -> None:
         least = {"concurrent": 1, "cpus_per_worker": 1, "num_trials": 1, "grace_epochs": 1}
         least |= {"search_seed": 0, "reduction_factor": 2}
@@ -129,7 +118,7 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
     Raises:
         InputError: as `jobs.cli.parse` does.
     """
-    _, base = find_base(arguments)
+    name, base = find_base(arguments)
     base = dataclasses.replace(base, knn=dataclasses.replace(base.knn, every_epochs=1))
     return parse(
         SweepOptions,
@@ -138,4 +127,16 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
         default=SweepOptions(base=base),
         description=f"{description} The same command goes on with a sweep that was broken off, "
         f"without repeating what has ended. {BASE_HELP}",
+        brief=(
+            "space",
+            "grid",
+            "num_trials",
+            "objective",
+            "scheduler",
+            "concurrent",
+            "recipe",
+            "config",
+            *(f"base.{field}" for field in ("shards", "out", "epochs", "knn.val_shards")),
+        ),
+        variants=method_options(name, base),
     )

@@ -15,7 +15,7 @@ from jobs.cli import parse
 from jobs.cluster import wait
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
-from jobs.pretrain import read_command_line
+from jobs.pretrain_options import read_command_line
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig

@@ -1,9 +1,7 @@
 """What a person says to precompute: where from, where to, and how."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from pipeline.core.errors import InputError
 from pipeline.images.codecs import MAX_PIXELS
@@ -49,25 +47,6 @@ class PrecomputeConfig:
             cannot be used: more are an error.
         max_pixels: Pixels of an image, 1 or more: a larger one is rejected before it is decoded.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-        "image": (
-            "Where the images come from.",
-            ("data", "labels", "image_column", "label_column"),
-        ),
-        "limit": (
-            "Which images are rejected, and how many may be.",
-            ("max_pixels", "max_rejected_fraction"),
-        ),
-        "saliency": (
-            "Where the saliency maps come from.",
-            ("saliency", "saliency_size", "masks", "mask_column", "missing_masks"),
-        ),
-        "shard": (
-            "What is written, and where to.",
-            ("out", "append", "resize_short", "shard_images", "shard_mib"),
-        ),
-    }
 
     data: str | Path
     out: str | Path

@@ -2,21 +2,28 @@
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
+from pipeline.core.errors import InputError
+
+CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
 
 
 @contextmanager
 def ray_running() -> Iterator[None]:
-    """Connects to the Ray that RAY_ADDRESS names, or starts one of its own.
+    """Connects to the Ray that RAY_ADDRESS names, or starts a local one.
 
-    ``ray job submit`` sets RAY_ADDRESS for its jobs. Inside another such block nothing happens.
-    Ray's own chatter is kept quiet: what a job has to say, it says itself.
+    ``ray job submit`` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
+    messages are suppressed.
+
+    Raises:
+        InputError: nothing answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield
@@ -25,6 +32,7 @@ def ray_running() -> Iterator[None]:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Never looked for: the note of a cluster that has died would be waited for, for minutes.
     address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_answers(address)
     ray.init(
         address=address,
         include_dashboard=False,
@@ -35,6 +43,20 @@ def ray_running() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises ``InputError`` if nothing listens at a ``host:port``. Ray would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at RAY_ADDRESS {address} ({error}): start it (make "
+            "cluster-up), or unset RAY_ADDRESS"
+        ) from error
 
 
 @contextmanager

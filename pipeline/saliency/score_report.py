@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING, say
@@ -42,24 +42,6 @@ class ScoreConfig:
         fidelity_grid: Patches along a side of a crop, 1 or more; divides fidelity_size.
         foreground: Rule of the foreground: std (mean - 0.6 standard deviations) or otsu.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-        "image": ("What is scored on.", ("images", "masks", "half")),
-        "saliency": ("What is scored.", ("saliency", "maps")),
-        "process": ("What is written, and on how many cores.", ("picture", "cases", "processes")),
-        "fidelity": (
-            "Stored maps against maps computed on the views.",
-            (
-                "fidelity",
-                "fidelity_source",
-                "fidelity_images",
-                "fidelity_crops",
-                "fidelity_size",
-                "fidelity_grid",
-                "foreground",
-            ),
-        ),
-    }
 
     images: Path | None = None
     masks: Path | None = None

@@ -19,7 +19,7 @@ from time import sleep
 import torch
 from torch import nn
 
-from jobs.pretrain import read_command_line
+from jobs.pretrain_options import read_command_line
 from pipeline.core.progress import listening
 from pipeline.storage.atomic import write_atomically
 from tests.benchmarks.ablation_records import Right, append_record, packed, read_records, run_key

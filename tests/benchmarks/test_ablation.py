@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.pretrain import read_command_line
+from jobs.pretrain_options import read_command_line
 from pipeline.core.errors import InputError
 from tests.benchmarks.ablation import AblationConfig, planned, run
 from tests.benchmarks.ablation_records import append_record, packed, read_records, unpacked

@@ -1,4 +1,4 @@
-"""The cluster as a person uses it: make cluster-up, ray job submit as typed, make cluster-down."""
+"""The cluster as a person uses it: make cluster-up, source its env, submit, make cluster-down."""
 
 import os
 import shutil
@@ -13,26 +13,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.local_cluster import (
-    Head,
-    free_port,
-    processes_of,
-    remembered_head,
-    require_free,
-    running_head,
-    stop_head,
-)
+from jobs.local_head import free_port, is_up, processes_of, read_environment, require_free, stop
 from pipeline.core.errors import InputError
 
 pytestmark = pytest.mark.starts_ray
 
 ROOT = Path(__file__).resolve().parents[2]
+SLEEP = "import time; time.sleep(600)"
 
 JOB = """
 import os, signal, sys, time
 import ray
 
-ray.init(address=os.environ.get("RAY_ADDRESS"))
+ray.init(address=os.environ["RAY_ADDRESS"])
 
 @ray.remote
 def where():
@@ -54,32 +47,40 @@ if len(sys.argv) > 1:
     print("waiting", flush=True)
     ray.get(wait.remote())
 """
+DRIVER = 'import os, ray; ray.init(os.environ["RAY_ADDRESS"]); print(len(ray.nodes()), "node")'
 
 
 class Shell:
-    """A new shell at the project's root: a home of its own, the environment's bin on PATH."""
+    """A new shell at the project's root, with a home of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.state = folder / "cluster"
+        self.state = folder / "clus ter"
         self.port, self.dashboard_port = free_port(), free_port()
-        home = folder / "home"
-        home.mkdir()
+        self.home = folder / "home"
+        self.home.mkdir()
         own = {k: v for k, v in os.environ.items() if not k.startswith(("RAY", "MAKE", "MFLAGS"))}
-        path = f"{sys.prefix}/bin{os.pathsep}{own['PATH']}"
         # Ray's sockets lie in its temporary folder: a short path, and not that of other Rays.
         self.ray_folder = tempfile.mkdtemp(prefix="salmask-")
-        self.env = own | {"HOME": str(home), "PATH": path, "RAY_TMPDIR": self.ray_folder}
+        self.env = own | {"HOME": str(self.home), "RAY_TMPDIR": self.ray_folder}
 
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *, sourced: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, shell=True, cwd=ROOT, env=self.env, text=True, capture_output=True, timeout=120
+            f"source '{self.state}/env' && {command}" if sourced else command,
+            shell=True,
+            executable="/bin/bash",
+            cwd=ROOT,
+            env=self.env,
+            text=True,
+            capture_output=True,
+            timeout=120,
         )
 
     def make(self, target: str) -> subprocess.CompletedProcess[str]:
         # `-o setup`: the tests run in an environment that stands already, maybe elsewhere.
         return self.run(
             f"make -o setup {target} VENV='{sys.prefix}' CLUSTER_STATE='{self.state}'"
-            f" CLUSTER_PORT={self.port} DASHBOARD_PORT={self.dashboard_port} CLUSTER_CPUS=2"
+            f" CLUSTER_PORT={self.port} DASHBOARD_PORT={self.dashboard_port} CLUSTER_CPUS=2",
+            sourced=False,
         )
 
 
@@ -87,35 +88,33 @@ class Shell:
 def shell(tmp_path: Path) -> Iterator[Shell]:
     shell = Shell(tmp_path)
     yield shell
-    head = remembered_head(shell.state)
-    if head is not None:
-        stop_head(head, shell.state, grace_s=0)
+    stop(shell.state, grace_s=0)
     shutil.rmtree(shell.ray_folder, ignore_errors=True)
 
 
 def test_up_submit_down(shell: Shell, tmp_path: Path) -> None:
     # Somebody else's process, by its words one of Ray's: it must outlive our cluster-down.
-    bystander = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)", "raylet", "gcs_server", "ray start"]
-    )
+    bystander = subprocess.Popen([sys.executable, "-c", SLEEP, "raylet", "gcs_server", "--block"])
+    before = files_of(Path(sys.prefix))
     try:
         up = shell.make("cluster-up")
         assert up.returncode == 0, up.stdout + up.stderr
-        head = running_head(shell.state)
-        assert head is not None
-        assert head.url in up.stdout
-
+        assert is_up(shell.state)
+        url = read_environment(shell.state)["RAY_API_SERVER_ADDRESS"]
+        assert url in up.stdout
+        pids = {process.pid for process in processes_of(shell.state)}
         again = shell.make("cluster-up")
         assert again.returncode == 0
         assert "already up" in again.stdout
-        assert running_head(shell.state) == head
+        assert pids <= {process.pid for process in processes_of(shell.state)}
 
-        token = Path(shell.env["HOME"]) / ".ray" / "auth_token"
-        assert token.stat().st_mode & 0o077 == 0, "other users can read the token"
+        assert (shell.state / "token").stat().st_mode & 0o077 == 0, "others can read the token"
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{head.url}/api/jobs/", timeout=10)
+            urllib.request.urlopen(f"{url}/api/jobs/", timeout=10)
         assert refused.value.code == 401
 
+        driver = shell.run(f"python -c '{DRIVER}'")
+        assert driver.stdout == "1 node\n", driver.stderr
         script, saved = tmp_path / "job.py", tmp_path / "saved"
         script.write_text(JOB)
         job = shell.run(f"ray job submit -- python {script}")
@@ -129,17 +128,20 @@ def test_up_submit_down(shell: Shell, tmp_path: Path) -> None:
         for _ in range(60):
             if "waiting" in shell.run("ray job logs long").stdout:
                 break
-        assert len(processes_of(head)) > 5
+        assert len(processes_mentioning(str(script))) > 0
 
         down = shell.make("cluster-down")
         assert down.returncode == 0, down.stdout + down.stderr
         assert "stopped the job long" in down.stdout
         assert saved.read_text() == "saved"
-        assert processes_of(head) == []
+        assert processes_of(shell.state) == []
         assert processes_mentioning(str(script)) == []
-        assert running_head(shell.state) is None
+        assert processes_mentioning(shell.ray_folder) == []
+        assert not Path(shell.ray_folder, "ray", "ray_current_cluster").exists()
         assert bystander.poll() is None
         assert "no cluster" in shell.make("cluster-down").stdout
+        assert files_of(Path(sys.prefix)) == before, "the environment is not written to"
+        assert files_of(shell.home) == set()
     finally:
         bystander.kill()
         bystander.wait()
@@ -174,20 +176,32 @@ def test_a_port_out_of_range_is_refused() -> None:
         require_free("CLUSTER_PORT", 70000)
 
 
-def test_a_pid_used_again_is_not_the_head(tmp_path: Path) -> None:
-    """After a crash the pid in head.json may be anybody's, who may lead a session."""
-    other = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
-    )
+def test_what_a_crashed_head_has_left_is_ended(tmp_path: Path) -> None:
+    """Those with the marker of this folder, whatever started them; no others."""
+    spawn = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"
+    command = [sys.executable, "-c", spawn]
+    started = [
+        subprocess.Popen(command, env=os.environ | {"SALMASK_CLUSTER": str(state)})
+        for state in (tmp_path / "mine", tmp_path / "another's")
+    ]
     try:
-        created = psutil.Process(other.pid).create_time() - 60
-        head = Head(pid=other.pid, created=created, marker="none", port=1, dashboard_port=2)
-        assert processes_of(head) == []
-        assert stop_head(head, tmp_path, grace_s=0) == 0
-        assert other.poll() is None
+        while not all(psutil.Process(one.pid).children() for one in started):
+            pass
+        assert len(processes_of(tmp_path / "mine")) == 2
+        assert not is_up(tmp_path / "mine")
+        stop(tmp_path / "mine")
+        started[0].wait(10)
+        assert processes_of(tmp_path / "mine") == []
+        assert started[1].poll() is None
     finally:
-        other.kill()
-        other.wait()
+        stop(tmp_path / "another's")
+        for one in started:
+            one.wait(10)
+
+
+def files_of(folder: Path) -> set[Path]:
+    """All files below a folder, but for what Python compiles."""
+    return {path for path in folder.rglob("*") if path.suffix != ".pyc" and path.is_file()}
 
 
 def processes_mentioning(text: str) -> list[psutil.Process]:

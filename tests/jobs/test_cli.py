@@ -80,10 +80,12 @@ def test_a_command_line_becomes_a_config(capsys: pytest.CaptureFixture[str]) -> 
         parse(Config, "x", ["--count", "0"])
     assert capsys.readouterr() == ("", "")
     for wrong in (["--cuont", "3"], ["--count", "three"]):
-        with pytest.raises(InputError, match=rf"{wrong[0]}.*\(see x --help\)$") as refused:
+        with pytest.raises(SystemExit, match="2"):
             parse(Config, "x", wrong)
-        assert "\n" not in str(refused.value)
-        assert capsys.readouterr() == ("", "")
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert wrong[0] in printed.err
+        assert "--count" in printed.err
     with pytest.raises(SystemExit) as leaving:
         parse(Config, "x", ["--help"])
     assert leaving.value.code == 0

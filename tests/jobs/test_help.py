@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +25,18 @@ from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.config.pretrain import PretrainConfig
 from training.evaluate.config import EvaluateConfig
+from training.methods.registry import METHODS
 from training.report.config import ReportConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("F")
+LINES_OF_A_SCREEN = 50
 JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "precompute": (
         precompute.run,
         [PrecomputeConfig(data=HERE, out=HERE), VerifyConfig(verify=HERE)],
     ),
-    "pretrain": (pretrain.run, [find_base([])[1]]),
+    "pretrain": (pretrain.run, [find_base(["--method", name])[1] for name in METHODS]),
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
@@ -50,7 +56,7 @@ def options_of(
     job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> dict[str, str]:
     """By name with its kind: what the help says of an option."""
-    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--help"])
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--help-all"])
     with pytest.raises(SystemExit, match="0"):
         main(JOBS[job][0])
     found: dict[str, str] = {}
@@ -74,7 +80,36 @@ def numeric(options: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_every_option_is_explained_in_a_group(
+def test_the_short_help_fits_a_screen(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main(JOBS[job][0])
+    assert 15 < len(capsys.readouterr().out.splitlines()) <= LINES_OF_A_SCREEN
+
+
+@pytest.mark.parametrize("job", ["cluster", "compare", "demo", "export", "precompute", "score"])
+def test_the_help_imports_neither_torch_nor_ray(job: str) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = ["jobs/{job}.py", "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as leaving:
+    assert leaving.code == 0, leaving.code
+print({{"torch", "ray"}} & set(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: ")
+    assert done.stdout.endswith("set()\n")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_option_is_explained(
     job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = options_of(job, monkeypatch, capsys)
@@ -120,9 +155,12 @@ def changed(config: Any, name: str, value: float) -> Any:  # noqa: ANN401  (any 
 
 def holder(job: str, name: str) -> Any:  # noqa: ANN401
     """The config of a job that has the option."""
-    first = name.replace("-", "_").partition(".")[0]
     configs = [*JOBS[job][1], *(c.base for c in JOBS[job][1] if hasattr(c, "base"))]
-    return next(config for config in configs if hasattr(config, first))
+    for config in configs:
+        with suppress(AttributeError):
+            attrgetter(name.replace("-", "_"))(config)
+            return config
+    raise AssertionError(f"no config of {job} has --{name}")
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job not in ("export", "sweep")])

@@ -1,49 +1,53 @@
-"""Groups of options: where they stand, and that nothing else changes."""
+"""Command lines from nested dataclasses: what the two helps show, and whose error is whose."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import pytest
 import tyro
 
 from jobs.cli import parse
-from jobs.options import Groups, from_grouped, grouped, to_grouped
 from pipeline.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of its own.
+    """A part.
 
     Attributes:
         size: side in pixels.
+        depth: depth in pixels.
     """
 
     size: int = 3
+    depth: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deeper(Part):
+    """A variant of the part.
+
+    Attributes:
+        more: what others lack.
+    """
+
+    more: int = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What is taken apart.
+    """What a job works on.
 
     Attributes:
         source: where from.
         count: how many, 1 or more.
         part: a part.
-        late: said at the end.
     """
-
-    groups: ClassVar[Groups] = {
-        "place": ("Where everything lies.", ("source",)),
-        "amount": ("How much.", ("count", "late")),
-    }
 
     source: Path
     part: Part = field(default_factory=Part)
     count: int = 2
-    late: tuple[float, ...] = (0.5, 1.0)
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -56,71 +60,75 @@ class Outer:
 
     Attributes:
         how: manner.
-        alone: in no group.
     """
 
-    groups: ClassVar[Groups] = {"manner": ("How it is done.", ("how",))}
-
     how: str = "well"
-    alone: bool = False
     base: Annotated[Base, tyro.conf.arg(name="")]
 
 
-def test_options_are_named_as_if_there_were_no_groups() -> None:
-    words = [
-        "--source",
-        "S",
-        "--count",
-        "5",
-        "--late",
-        "0.1",
-        "--part.size",
-        "7",
-        "--how",
-        "badly",
-        "--alone",
-    ]
-    assert parse(Outer, "x", words) == Outer(
-        how="badly",
-        alone=True,
-        base=Base(source=Path("S"), count=5, late=(0.1,), part=Part(size=7)),
+@dataclass(frozen=True)
+class Variant:
+    """A variant.
+
+    Attributes:
+        part: a part.
+    """
+
+    part: Part
+
+
+DEFAULT = Outer(base=Base(source=tyro.MISSING, count=9, part=Deeper(size=4)))
+
+
+def test_values_that_are_not_given_are_those_of_the_default() -> None:
+    made = parse(Outer, "x", ["--source", "S", "--part.more", "1", "--how", "so"], default=DEFAULT)
+    assert made == Outer(
+        how="so", base=Base(source=Path("S"), count=9, part=Deeper(size=4, more=1))
     )
     assert parse(Outer, "x", ["--source", "S"]) == Outer(base=Base(source=Path("S")))
 
 
-def test_values_that_are_not_given_are_those_of_the_default() -> None:
-    base = Base(source=tyro.MISSING, count=9, part=Part(size=4))
-    made = parse(Outer, "x", ["--source", "S", "--late"], default=Outer(how="so", base=base))
-    assert made == Outer(how="so", base=Base(source=Path("S"), count=9, late=(), part=Part(size=4)))
-    with pytest.raises(InputError, match="--source"):
-        parse(Outer, "x", [], default=Outer(base=base))
-
-
-def test_there_and_back() -> None:
-    config = Outer(how="so", base=Base(source=Path("S"), count=9))
-    assert from_grouped(Outer, to_grouped(grouped(Outer), config)) == config
-
-
-def test_what_the_config_refuses_is_refused() -> None:
+def test_what_the_config_refuses_is_one_line() -> None:
     with pytest.raises(InputError, match=r"^count 0 must be 1 or more$"):
         parse(Outer, "x", ["--source", "S", "--count", "0"])
 
 
-def test_the_help_has_a_box_for_each_group(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse(Outer, "x", ["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    titles = [found[1] for line in lines if (found := re.match(r"\W*((?:\w+ )?options)\W*$", line))]
-    assert titles == [
-        "options",
-        "manner options",
-        "place options",
-        "part options",
-        "amount options",
-        "terminal options",
-    ]
-    text = "\n".join(lines)
-    for words in ("A job.", "How it is done.", "manner. (default: well)", "where from. (required)"):
-        assert words in text
-    assert "said at the end. (default: 0.5 1.0)" in text
-    assert "Attributes" not in text
+@pytest.mark.parametrize(
+    ("words", "said"), [([], "--source"), (["--source", "S", "--part.more", "1"], "--part.more")]
+)
+def test_what_the_command_line_lacks_or_has_too_much_is_named(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(Outer, "x", words)
+    assert said in capsys.readouterr().err
+
+
+def test_the_short_help_shows_some_options_and_the_long_one_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def shown(option: str) -> str:
+        with pytest.raises(SystemExit, match="0"):
+            parse(
+                Outer,
+                "x",
+                [option],
+                default=DEFAULT,
+                brief=("base.source", "base.part.size"),
+                variants={"--plain": Variant(Part(depth=6))},
+            )
+        return capsys.readouterr().out
+
+    short, long = shown("--help"), shown("--help-all")
+    for words in ("A job. --help-all shows", "where from. (required)", "pixels. (default: 4)"):
+        assert words in short
+        assert words in long
+    for option, value in (("--how", "well"), ("--part.more", "7"), ("--count", "9")):
+        assert option not in short
+        assert option in long
+        assert f"(default: {value})" in long
+    assert "x --plain" in long.partition("--part.more")[2]
+    assert "depth in pixels. (default: 6)" in long
+    for help_text in (short, long):
+        assert "--quiet" in help_text
+        assert "Attributes" not in help_text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import sweep as job
-from jobs.pretrain import read_command_line
+from jobs.pretrain_options import read_command_line
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set

@@ -2,10 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.cache import CacheConfig
@@ -57,21 +56,6 @@ class PretrainConfig:
         on_collapse: what to do when the embeddings collapse: warn in the record and on the screen,
             or stop the run.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-        "data": (
-            "What is trained on, and where everything goes.",
-            ("shards", "out", "data_fraction", "on_damaged"),
-        ),
-        "training": (
-            "What is trained, how long and how; the parts' own settings follow below.",
-            ("fill", "epochs", "batch_size", "seed", "precision", "on_collapse"),
-        ),
-        "process": (
-            "What it runs on, and how often it tells.",
-            ("num_workers", "loader_workers", "max_failures", "log_every_steps"),
-        ),
-    }
 
     shards: Location
     out: Path

@@ -6,16 +6,12 @@ from typing import Protocol
 import torch
 
 from training.core.distributed import rank
-from training.core.threads import ThreadShare
 
 
 class TrainContext(Protocol):
     """The loop's view of its launcher. Ranks and collectives come from ``torch.distributed``."""
 
     device: torch.device
-
-    def before_step(self) -> None:
-        """Called by every rank before a step."""
 
     def report(self, values: dict[str, float]) -> None:
         """Called by every rank after an evaluation and at the end, with the same values."""
@@ -31,13 +27,7 @@ class LocalContext:
         cuda = f"cuda:{rank() % max(1, torch.cuda.device_count())}"
         self.device = device or torch.device(cuda if torch.cuda.is_available() else "cpu")
         self.reports: list[dict[str, float]] = []
-        self.threads: ThreadShare | None = None
         self._stop = threading.Event()
-
-    def before_step(self) -> None:
-        """Keeps the threads at this process's share of the cores, if there is one."""
-        if self.threads is not None:
-            self.threads.update()
 
     def report(self, values: dict[str, float]) -> None:
         """Keeps the values in ``reports``."""

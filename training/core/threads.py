@@ -114,3 +114,30 @@ class ThreadShare:
                 f"{trainings} training process{'es' * (trainings > 1)} on this machine: this one "
                 f"takes {threads} thread{'s' * (threads > 1)} (set {THREADS} for a fixed number)"
             )
+
+
+_share: ThreadShare | None = None
+
+
+@contextmanager
+def sharing_threads(limit: int | None = None, fixed: int | None = None) -> Iterator[None]:
+    """While the block runs, this process shares the machine's cores with the other trainings.
+
+    Args:
+        limit: threads that the process may take at most, 1 or more; None: all cores.
+        fixed: a number that never changes; None: the share.
+    """
+    global _share
+    with counted():
+        _share = ThreadShare(limit, fixed)
+        _share.update()
+        try:
+            yield
+        finally:
+            _share = None
+
+
+def update_threads() -> None:
+    """Called before a step: keeps the threads at this process's share, if it shares them."""
+    if _share is not None:
+        _share.update()

@@ -14,7 +14,7 @@ from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.core.context import LocalContext
 from training.core.distributed import rank, world_size
-from training.core.threads import ThreadShare, counted, threads_set_by_user
+from training.core.threads import sharing_threads, threads_set_by_user
 from training.engine.loop import RunResult, pretrain
 from training.engine.preflight import preflight, total_steps
 from training.engine.stopping import asked_to_stop
@@ -31,7 +31,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
     """
-    with counted(), process_group():
+    with sharing_threads(fixed=threads_set_by_user()), process_group():
         return _launch(config, context)
 
 
@@ -63,8 +63,6 @@ def _launch(config: PretrainConfig, context: LocalContext | None) -> RunResult:
     if done == total:
         return RunResult(done, total, latest_values(config.out), ran=False)
     context = context or LocalContext()
-    context.threads = ThreadShare(fixed=threads_set_by_user())
-    context.threads.update()
     if rank() != 0:
         with asked_to_stop(context.request_stop), listening(Silence()):
             return pretrain(config, context)

@@ -16,6 +16,7 @@ from training.core.checkpoint import CheckpointStore, load_state
 from training.core.context import TrainContext
 from training.core.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.core.schedules import cosine_lr
+from training.core.threads import update_threads
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
 from training.encoders.encoder import build_backbone
@@ -121,7 +122,7 @@ class Trainer:
         self.record.stands(self.step)
         self.record.interval.start_clock()
         for batch in self.record.interval.timed(loader):
-            self.context.before_step()
+            update_threads()
             self._train_step(batch)
             if self._due(self.config.log_every_steps) or self._epoch_ends():
                 self.record.write_interval(self.step)

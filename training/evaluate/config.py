@@ -1,9 +1,8 @@
 """The configuration of an evaluation, put together from the protocols' own."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
@@ -48,18 +47,6 @@ class EvaluateConfig:
         num_workers: processes on Ray, 1 or more; auto: one per GPU; without GPUs one per node;
             detection: 1.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-        "subject": (
-            "What is scored, on what, and where the figures go.",
-            ("checkpoint", "encoder", "protocol", "train", "val", "results"),
-        ),
-        "process": (
-            "What it runs on.",
-            ("local", "num_workers", "batch_size", "bf16", "seed"),
-        ),
-        "knn": ("Weighted nearest neighbours.", ("k", "temperature")),
-    }
 
     checkpoint: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(aliases=("--backbone",))

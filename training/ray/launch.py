@@ -1,44 +1,33 @@
-"""Ray Train around the loop: workers, process group, restarts, and a gentle stop."""
+"""Run the training loop on Ray Train: restarts after crashes, and stops with a checkpoint."""
 
-import os
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import WARNING, Silence, listening
+from pipeline.core.progress import WARNING
 from pipeline.precompute.ray_session import ray_running
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
 from training.core.checkpoint import CheckpointStore
-from training.core.distributed import rank
-from training.core.threads import ThreadShare, counted, threads_set_by_user
 from training.engine.loop import RunResult, pretrain
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.stopping import asked_to_stop
 from training.ray.nodes import answering_nodes, check_nodes, live_nodes
 from training.ray.waiting import workers_asked_for
+from training.ray.workers import make_trainer, wrong_input
 from training.record.metrics import latest_values
-from training.record.relay import Relay, say, shown
+from training.record.relay import say, shown
 
 STOP_FILE = "stop-requested"
 PLACEMENT_GROUP_FILE = "ray/placement-group"
@@ -51,15 +40,10 @@ RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 class RayTrainContext:
     """The loop's view of a Ray Train worker."""
 
-    def __init__(self, out: Path, threads: ThreadShare) -> None:
-        self.device: torch.device = get_device()
-        self._threads = threads
+    def __init__(self, out: Path, device: torch.device) -> None:
+        self.device = device
         self._stop_file = out / STOP_FILE
         self._asked_at, self._stop = 0.0, False
-
-    def before_step(self) -> None:
-        """Keeps the threads at this worker's share of the cores."""
-        self._threads.update()
 
     def report(self, values: dict[str, float]) -> None:
         """Hands the values to Ray Train."""
@@ -73,12 +57,8 @@ class RayTrainContext:
         return self._stop
 
 
-def _work(loop_config: dict[str, Any]) -> None:
-    config: PretrainConfig = loop_config["config"]
-    threads = ThreadShare(limit=loop_config["cpus"], fixed=loop_config["fixed_threads"])
-    with counted(), listening(Relay(config.out) if rank() == 0 else Silence()):
-        threads.update()
-        pretrain(config, RayTrainContext(config.out, threads))
+def _pretrain(config: PretrainConfig, device: torch.device) -> None:
+    pretrain(config, RayTrainContext(config.out, device))
 
 
 class _NotesPlacementGroup(WorkerGroupCallback):
@@ -91,24 +71,6 @@ class _NotesPlacementGroup(WorkerGroupCallback):
         """Called by Ray Train in its controller."""
         handle = worker_group.get_worker_group_state().placement_group_handle
         self._path.write_text(handle.placement_group.id.hex())
-
-
-class _Trainer(TorchTrainer):
-    """Ray's trainer without its placement-group cleaner and its answer to Ctrl-C.
-
-    The cleaner asks whether the controller still lives, but asks whichever Ray it finds first on
-    the machine: beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray
-    frees what a job held when the job ends, with or without it. The answer to Ctrl-C is an abort
-    without a checkpoint; ours is in ``training.engine.stopping``.
-    """
-
-    def _register_sigint_handler(self, controller: object) -> None:
-        """Ray would replace whatever answers Ctrl-C."""
-
-    def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        # mypy sees the trainer of Ray Train V1.
-        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
 def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
@@ -162,12 +124,12 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
     failures = 0
     while resources is not None:
         try:
-            _trainer(config, resources).fit()
+            notes = _NotesPlacementGroup(config.out)
+            make_trainer(_pretrain, config, resources, config.out, [notes]).fit()
             return
         except (TrainingFailedError, RayActorError) as error:
-            wrong_input = _wrong_input(error)
-            if wrong_input is not None:
-                raise wrong_input from error
+            if (wrong := wrong_input(error)) is not None:
+                raise wrong from error
             if _was_waiting(error):
                 reason = f"a wait: others held what {resources.num_workers} workers need"
             else:
@@ -182,58 +144,6 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
                 resources = replace(resources, cpus_per_worker=cpus)
             on = f"on {resources.num_workers} workers"
             say(config.out, f"{WARNING}training is started again after {reason}, {on}")
-
-
-def _trainer(config: PretrainConfig, resources: Resources) -> TorchTrainer:
-    cpus = resources.cpus_per_worker
-    return _Trainer(
-        _work,
-        train_loop_config={
-            "config": config,
-            "cpus": cpus,
-            # Ray shares the cores out among what it started itself.
-            "fixed_threads": cpus if _in_a_process_of_ray() else threads_set_by_user(),
-        },
-        # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=resources.num_workers,
-            use_gpu=resources.use_gpu,
-            resources_per_worker={
-                "CPU": resources.cpus_per_worker,
-                **({"GPU": 1} if resources.use_gpu else {}),
-            },
-        ),
-        run_config=RunConfig(
-            # The loop resumes from its own checkpoints, whatever Ray remembers of earlier starts.
-            name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
-            storage_path=str(config.out / "ray"),
-            callbacks=[_NotesPlacementGroup(config.out)],  # type: ignore[list-item]  # V1's, again
-            # Every failure comes here. Ray would try a wrong input again, and its elastic workers
-            # may be of a number that does not divide the batch.
-            failure_config=FailureConfig(  # type: ignore[call-arg]  # mypy sees that of V1
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),
-        ),
-    )
-
-
-def _in_a_process_of_ray() -> bool:
-    """Whether Ray started this process: then OMP_NUM_THREADS is Ray's, and not the user's."""
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return submitted or ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-
-
-def _wrong_input(error: BaseException) -> InputError | None:
-    """What a person gave, if that is what made the workers fail."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
-    for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, InputError):
-                return InputError(str(cause))
-            cause = cause.__cause__
-    return None
 
 
 def _was_waiting(error: BaseException) -> bool:

@@ -1,10 +1,9 @@
 """The options of `jobs/report.py`."""
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -30,11 +29,6 @@ class ReportConfig:
             umap-learn.
         map_images: Most images on the map, 0 or more; 0: no map.
     """
-
-    groups: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-        "page": ("What to report, and where to write it.", ("folder", "out", "images")),
-        "feature map": ("A run's features in two dimensions.", ("map", "map_images", "val")),
-    }
 
     folder: Annotated[Path, tyro.conf.Positional]
     out: Path | None = None

@@ -14,8 +14,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from jobs.cli import parse
-from jobs.job_server import JOB_STOP_WAIT_S
-from jobs.pretrain import read_command_line
+from jobs.local_head import JOB_STOP_WAIT_S
+from jobs.pretrain_options import read_command_line
 from pipeline.precompute.config import PrecomputeConfig
 from training.engine.preflight import can_split
 

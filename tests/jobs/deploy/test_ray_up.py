@@ -10,7 +10,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.job_server import JOB_STOP_WAIT_S
+from jobs.local_head import JOB_STOP_WAIT_S
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "jobs" / "deploy"

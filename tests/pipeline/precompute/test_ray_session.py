@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from pipeline.precompute.ray_session import without_lines
+from pipeline.core.errors import InputError
+from pipeline.precompute.ray_session import ray_running, without_lines
 
 
 def test_lines_with_the_note_are_dropped_and_no_others(capfd: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +48,14 @@ def test_a_process_that_outlives_the_block_holds_nobody_up(
         time.sleep(0.01)
         seen = capfd.readouterr().err
     assert seen == "late\n"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_gone_is_said_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    refused = pytest.raises(InputError, match=f"RAY_ADDRESS {address} .*refused.*cluster-up")
+    with refused, ray_running():
+        pytest.fail("there is no such cluster")

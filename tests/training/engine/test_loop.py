@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.pretrain import results_of
 from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
@@ -23,6 +22,7 @@ from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.record.metrics import read_metrics
+from training.result_lines import result_lines
 from training.views.mask_config import MaskConfig
 
 
@@ -112,7 +112,7 @@ def test_what_needs_no_labels_is_measured_without_validation_shards(
     evaluations = [e for e in read_metrics(config.out) if e["kind"] == "eval"]
     assert [e["step"] for e in evaluations] == [0, 5]
     assert all("object_sensitivity" in e and "knn" not in e for e in evaluations)
-    (line,) = (line for line in results_of(result, config) if line.startswith("learning   "))
+    (line,) = (line for line in result_lines(result, config) if line.startswith("learning   "))
     start, end = (e["object_sensitivity"] for e in evaluations)
     assert line.endswith(f"object sensitivity {start:.3f} -> {end:.3f}")
 

@@ -1,0 +1,158 @@
+"""Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
+from ray.train.v2.api.callback import RayTrainCallback
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from pipeline.core.errors import InputError
+from pipeline.core.progress import Silence, listening
+from training.config.resources import Resources, Wanted, first_resources
+from training.core.distributed import rank
+from training.core.threads import sharing_threads, threads_set_by_user
+from training.ray.nodes import live_nodes
+from training.record.relay import Relay, shown
+
+Argument = TypeVar("Argument")
+Returned = TypeVar("Returned")
+Function = Callable[[Argument, torch.device], Returned]
+
+
+class _Trainer(TorchTrainer):
+    """Ray's trainer without its placement-group cleaner and its answer to Ctrl-C.
+
+    The cleaner asks whether the controller still lives, but asks whichever Ray it finds first on
+    the machine: beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray
+    frees what a job held when the job ends, with or without it. The answer to Ctrl-C is an abort
+    without a checkpoint; ours is in ``training.engine.stopping``.
+    """
+
+    def _register_sigint_handler(self, controller: object) -> None:
+        """Ray would replace whatever answers Ctrl-C."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        # mypy sees the trainer of Ray Train V1.
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+
+def make_trainer(
+    function: Function[Argument, Returned],
+    argument: Argument,
+    resources: Resources,
+    folder: Path,
+    callbacks: Sequence[RayTrainCallback] = (),
+) -> TorchTrainer:
+    """A trainer that calls ``function(argument, device)`` once on every worker.
+
+    Its ``fit`` raises at the first failure of a worker. The ``return_value`` of its result is what
+    rank 0 returned.
+
+    Args:
+        function: from an importable module.
+        argument: the function's first argument; it pickles.
+        resources: of the workers.
+        folder: what rank 0 says and shows goes there (``training.record.relay``), and, below
+            ``ray``, what Ray Train writes.
+        callbacks: of Ray Train.
+    """
+    cpus = resources.cpus_per_worker
+    return _Trainer(
+        _call,  # type: ignore[arg-type]  # V1's; V2 hands on what is returned
+        train_loop_config={
+            "function": function,
+            "argument": argument,
+            "folder": folder,
+            "cpus": cpus,
+            # Ray shares the cores out among what it started itself.
+            "fixed_threads": cpus if _in_a_process_of_ray() else threads_set_by_user(),
+        },
+        # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if resources.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            # A new name: Ray Train would go on with an earlier start of the same name.
+            name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
+            storage_path=str(folder / "ray"),
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # V1's, again
+            # Every failure ends it. Ray would try a wrong input again, and its elastic workers may
+            # be of a number that does not divide the batch.
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # mypy sees that of V1
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+        ),
+    )
+
+
+def _call(call: dict[str, Any]) -> object:
+    sharing = sharing_threads(limit=call["cpus"], fixed=call["fixed_threads"])
+    with sharing, listening(Relay(call["folder"]) if rank() == 0 else Silence()):
+        return call["function"](call["argument"], get_device())
+
+
+def _in_a_process_of_ray() -> bool:
+    """Whether Ray started this process: then OMP_NUM_THREADS is Ray's, and not the user's."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return submitted or ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
+def call_on_workers(
+    function: Function[Argument, Returned], argument: Argument, num_workers: Wanted, folder: Path
+) -> Returned:
+    """Calls ``function(argument, device)`` on every rank, and shows here what rank 0 says.
+
+    Args:
+        function: from an importable module.
+        argument: the function's first argument; it pickles, as does what the function returns.
+        num_workers: number of ranks; ``auto``: one per GPU of the cluster, or per node without
+            GPUs.
+        folder: for the time of the call; every node sees it under this path.
+
+    Returns:
+        What rank 0 returned.
+
+    Raises:
+        InputError: the cluster cannot hold so many workers, or any rank raised one.
+    """
+    nodes = [node.resources for node in live_nodes()]
+    resources = first_resources(num_workers, nodes, lambda _: True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=".workers-", dir=folder, ignore_cleanup_errors=True) as name,
+        shown(Path(name)),
+    ):
+        try:
+            result = make_trainer(function, argument, resources, Path(name)).fit()
+        except (TrainingFailedError, RayActorError) as error:
+            raise wrong_input(error) or error from error
+        returned: Returned = result.return_value  # type: ignore[attr-defined]  # V1's, again
+        return returned
+
+
+def wrong_input(error: BaseException) -> InputError | None:
+    """The ``InputError`` that made a worker fail; None if it failed otherwise."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, InputError):
+                return InputError(str(cause))
+            cause = cause.__cause__
+    return None
