@@ -4,16 +4,14 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.core.progress import say
-from training.core.context import LocalContext
-from training.core.threads import sharing_threads, threads_set_by_user
 from training.evaluate.config import DETECTION, EvaluateConfig
-from training.evaluate.protocols import chosen_protocols
-from training.evaluate.results import RESULTS_FILE, Result, table
-from training.evaluate.run import evaluate
-from training.evaluate.subject import is_path
+
+if TYPE_CHECKING:
+    from training.evaluate.results import Result
 
 BRIEF = ("checkpoint", "train", "val", "protocol", "encoder", "results", "local", "num_workers")
 
@@ -21,6 +19,10 @@ BRIEF = ("checkpoint", "train", "val", "protocol", "encoder", "results", "local"
 def read_command_line() -> EvaluateConfig:
     """The configuration, paths absolute."""
     config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF)
+    # These import torch, which --help goes without.
+    from training.evaluate.protocols import chosen_protocols
+    from training.evaluate.subject import is_path
+
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     named = tuple(
         str(from_root(Path(name))) if is_path(name) else name for name in config.checkpoint
@@ -37,6 +39,11 @@ def read_command_line() -> EvaluateConfig:
 def run() -> None:
     """Parse, evaluate here or on Ray, give the table."""
     config = read_command_line()
+    from training.core.context import LocalContext
+    from training.core.threads import sharing_threads, threads_set_by_user
+    from training.evaluate.results import RESULTS_FILE
+    from training.evaluate.run import evaluate
+
     say(
         f"scoring {', '.join(config.checkpoint)} by {', '.join(config.protocol)}: images of "
         f"{config.train} to learn from, of {config.val} to score on; every figure goes to "
@@ -59,8 +66,10 @@ def run() -> None:
     )
 
 
-def tables(results: list[Result]) -> Iterator[str]:
+def tables(results: "list[Result]") -> Iterator[str]:
     """Lines of a table of each kind: accuracies or precisions, cosines under masks, others."""
+    from training.evaluate.results import table
+
     kinds: dict[str, list[Result]] = {}
     for result in results:
         scored = "average precision in %" if result.protocol == DETECTION else "top-1 in %"

@@ -22,7 +22,8 @@ from training.evaluate.extract import ExtractConfig, features_of
 from training.evaluate.folders import FolderImages
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.linear import linear_probe, share_right
-from training.evaluate.linear_paper import PaperProbeConfig, paper_probe
+from training.evaluate.linear_paper import paper_probe
+from training.evaluate.settings import PaperProbeConfig
 
 pytestmark = pytest.mark.benchmark
 CPU = torch.device("cpu")

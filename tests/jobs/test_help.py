@@ -90,7 +90,9 @@ def test_the_short_help_fits_a_screen(
     assert 15 < len(capsys.readouterr().out.splitlines()) <= LINES_OF_A_SCREEN
 
 
-@pytest.mark.parametrize("job", ["cluster", "compare", "demo", "export", "precompute", "score"])
+@pytest.mark.parametrize(
+    "job", ["cluster", "compare", "demo", "evaluate", "export", "precompute", "score"]
+)
 def test_the_help_imports_neither_torch_nor_ray(job: str) -> None:
     code = f"""
 import runpy, sys

@@ -11,7 +11,6 @@ view, D features, B batch.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,37 +27,11 @@ from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.look import evenly_chosen
+from training.evaluate.settings import BackgroundsConfig
 from training.evaluate.subject import Subject
 
 TRUE_MASKS = "external"
 """The saliency source whose maps are masks that somebody made; others are approximate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackgroundsConfig:
-    """Objects on other backgrounds.
-
-    Attributes:
-        backgrounds: of other classes per object, 1 or more; an object counts as lost when any of
-            them changes its class. `other` and the gap take the first.
-        min_object: least share of a view that an object covers, in (0, 1).
-        max_object: greatest share, in (0, 1): more leaves no background to take away.
-        max_images: validation images at most, 2 or more, evenly chosen.
-    """
-
-    backgrounds: int = 8
-    min_object: float = 0.01
-    max_object: float = 0.8
-    max_images: int = 5000
-
-    def __post_init__(self) -> None:
-        if self.backgrounds < 1 or self.max_images < 2:
-            raise InputError("backgrounds.backgrounds must be 1 or more, max_images 2 or more")
-        if not 0 < self.min_object < self.max_object < 1:
-            raise InputError(
-                f"backgrounds.min_object {self.min_object} and max_object {self.max_object}: "
-                "wanted 0 < min_object < max_object < 1"
-            )
 
 
 class Swapped(NamedTuple):

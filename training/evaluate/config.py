@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from pipeline.core.errors import InputError
 from training.config.resources import Wanted
-from training.encoders.kept_encoder import EncoderName
-from training.evaluate.backgrounds import BackgroundsConfig
 from training.evaluate.detection_config import DetectionConfig
-from training.evaluate.diagnostics import DiagnosticsConfig
-from training.evaluate.finetune import FinetuneConfig
-from training.evaluate.linear_paper import PaperProbeConfig
-from training.evaluate.results import check_folder
+from training.evaluate.settings import (
+    BackgroundsConfig,
+    DiagnosticsConfig,
+    FinetuneConfig,
+    PaperProbeConfig,
+)
 
 DETECTION = "detection"
 """The protocol that has its own kind of data."""
@@ -54,7 +54,7 @@ class EvaluateConfig:
     train: Annotated[Path, tyro.conf.arg(aliases=("--train-shards",))]
     val: Annotated[Path, tyro.conf.arg(aliases=("--val-shards",))]
     protocol: tuple[str, ...] = ("knn", "linear")
-    encoder: EncoderName = "query"
+    encoder: Literal["query", "momentum"] = "query"
     results: Path = Path("runs/results")
     k: int = 20
     temperature: float = 0.07
@@ -74,6 +74,8 @@ class EvaluateConfig:
             raise InputError("name what is scored: --checkpoint RUN, once or several times")
         if not self.protocol:
             raise InputError("--protocol names nothing to score with")
+        from training.evaluate.results import check_folder  # imports torch
+
         check_folder(self.results)
         if self.batch_size < 1 or (self.num_workers != "auto" and self.num_workers < 1):
             raise InputError("batch_size and num_workers must be 1 or more")

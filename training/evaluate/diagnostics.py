@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import InputError
 from training.evaluate.geometry import (
     alignment,
     effective_rank,
@@ -24,45 +23,8 @@ from training.evaluate.intervals import mean_interval
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.look import Look, evenly_chosen
 from training.evaluate.mask_invariance import fill_of, mask_invariance
+from training.evaluate.settings import DiagnosticsConfig
 from training.evaluate.subject import Subject
-from training.views.fills import fill_named
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiagnosticsConfig:
-    """What is looked at.
-
-    Attributes:
-        ratios: masked shares of the patches of a kind, in (0, 1].
-        grid: patches along a side of the view, 1 or more; none: 8 where that divides it, else 7,
-            else 4.
-        fill: what stands in masked patches: mean, blur or high_pass; none: what the run used.
-        max_images: validation images at most, 2 or more, evenly chosen.
-    """
-
-    ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    grid: int | None = None
-    fill: str | None = None
-    max_images: int = 1000
-
-    def __post_init__(self) -> None:
-        if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
-            raise InputError(f"diagnostics.ratios {list(self.ratios)}: wanted some in (0, 1]")
-        if self.max_images < 2 or (self.grid is not None and self.grid < 1):
-            raise InputError("diagnostics.max_images must be 2 or more, grid 1 or more")
-        if self.fill is not None:
-            fill_named(self.fill)
-
-    def grid_of(self, view_size: int) -> int:
-        """Patches along a side; raises InputError where they do not divide the view."""
-        wanted = (self.grid,) if self.grid is not None else (8, 7, 4)
-        for grid in wanted:
-            if view_size % grid == 0:
-                return grid
-        raise InputError(
-            f"a view of {view_size} px cannot be cut into {wanted[0]} x {wanted[0]} patches: set "
-            "diagnostics.grid"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ Shapes: B this rank's share of a batch, M training images, K classes.
 
 import copy
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,58 +22,9 @@ from training.core.schedules import cosine_lr
 from training.encoders.batch_norm import group_batch_norm
 from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages
+from training.evaluate.settings import FinetuneConfig
 from training.evaluate.training_views import training_batches
 from training.randomness.draws import sample_seeds
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """How the network is fine-tuned.
-
-    Attributes:
-        shares: of the training labels, in (0, 1].
-        draws: times that a share below 1 is drawn and tuned on, 1 or more; a figure is their mean,
-            and its interval includes the draw.
-        epochs: passes over the chosen images, 1 or more.
-        min_steps: steps at least, 1 or more, however few images there are.
-        batch_size: images of a step, all workers together, 2 or more.
-        lr: learning rate of the network, above 0, falling to 0 along a cosine.
-        head_lr: learning rate of the classifier, above 0, likewise.
-        weight_decay: of both, 0 or more.
-        batch_norm_group: images that share batch statistics, 2 or more, so that they do not depend
-            on the number of workers; divides each worker's batch.
-    """
-
-    shares: tuple[float, ...] = (0.01, 0.1, 1.0)
-    draws: int = 3
-    epochs: int = 30
-    min_steps: int = 200
-    batch_size: int = 64
-    lr: float = 0.01
-    head_lr: float = 0.1
-    weight_decay: float = 1e-4
-    batch_norm_group: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise InputError(f"finetune.shares {list(self.shares)}: wanted some in (0, 1]")
-        least = min(self.draws, self.epochs, self.min_steps)
-        if least < 1 or min(self.lr, self.head_lr) <= 0:
-            raise InputError(
-                f"finetune: draws {self.draws}, epochs {self.epochs}, min_steps {self.min_steps}, "
-                f"lr {self.lr}, head_lr {self.head_lr}: wanted 1 or more, rates above 0"
-            )
-        if self.weight_decay < 0:
-            raise InputError(f"finetune.weight_decay {self.weight_decay} must be 0 or more")
-        if (
-            self.batch_size < 2
-            or self.batch_norm_group < 2
-            or self.batch_size % self.batch_norm_group
-        ):
-            raise InputError(
-                f"finetune.batch_norm_group {self.batch_norm_group} does not divide the batch of "
-                f"{self.batch_size}, or is below 2"
-            )
 
 
 def balanced_subset(

@@ -8,7 +8,6 @@ Shapes: B this rank's share of a batch, M training images, V validation images, 
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,34 +18,11 @@ from pipeline.core.progress import track
 from training.core.distributed import data_parallel
 from training.evaluate.extract import Features, Prepare
 from training.evaluate.labelled import LabelledImages
+from training.evaluate.settings import PaperProbeConfig
 from training.evaluate.training_views import training_batches
 
 DROPS = (0.6, 0.8)
 """Where the rate falls to a tenth, as shares of the training: epochs 60 and 80 of 100."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperProbeConfig:
-    """The paper's settings.
-
-    Attributes:
-        epochs: passes over the training images, 1 or more; the rate falls at 60 and 80 % of them.
-        batch_size: images of a step, all workers together, 1 or more.
-        lr: learning rate, above 0.
-        momentum: of SGD, in [0, 1).
-    """
-
-    epochs: int = 100
-    batch_size: int = 256
-    lr: float = 30.0
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or not self.lr > 0 or not 0 <= self.momentum < 1:
-            raise InputError(
-                f"epochs {self.epochs}, batch_size {self.batch_size}, lr {self.lr}, momentum "
-                f"{self.momentum}: wanted 1 or more, lr above 0 and momentum in [0, 1)"
-            )
 
 
 def rate_at(step: int, total_steps: int, lr: float) -> float:

@@ -14,18 +14,13 @@ from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from tests.shard_sets import write_images
 from tests.training.evaluate.cases import colours_subject, write_folders
-from training.evaluate.backgrounds import (
-    BackgroundsConfig,
-    check_masks,
-    judged,
-    pairs,
-    swap_backgrounds,
-)
+from training.evaluate.backgrounds import check_masks, judged, pairs, swap_backgrounds
 from training.evaluate.case import Case
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.labelled import LabelledImages, open_labelled
 from training.evaluate.protocols import PROTOCOLS
 from training.evaluate.results import Result
+from training.evaluate.settings import BackgroundsConfig
 
 CPU = torch.device("cpu")
 SIZE = 28

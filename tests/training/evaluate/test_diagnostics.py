@@ -12,9 +12,10 @@ from torch import nn
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_images
 from tests.training.evaluate.cases import SIZE, colours_subject, write_folders
-from training.evaluate.diagnostics import DiagnosticFigure, DiagnosticsConfig, diagnose
+from training.evaluate.diagnostics import DiagnosticFigure, diagnose
 from training.evaluate.extract import gathered_features
 from training.evaluate.labelled import LabelledImages, open_labelled
+from training.evaluate.settings import DiagnosticsConfig
 from training.evaluate.subject import Subject
 
 CPU = torch.device("cpu")

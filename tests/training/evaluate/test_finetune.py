@@ -8,8 +8,9 @@ from torch import nn
 from pipeline.core.errors import InputError
 from tests.training.evaluate.cases import SIZE, colours_subject, write_folders
 from training.evaluate.extract import ExtractConfig, features_of
-from training.evaluate.finetune import FinetuneConfig, balanced_subset, finetuned
+from training.evaluate.finetune import balanced_subset, finetuned
 from training.evaluate.labelled import LabelledImages, open_labelled
+from training.evaluate.settings import FinetuneConfig
 
 CPU = torch.device("cpu")
 SUBJECT = colours_subject()

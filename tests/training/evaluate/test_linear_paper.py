@@ -9,7 +9,8 @@ from tests.training.evaluate.cases import SIZE, colours_subject, write_folders
 from training.evaluate import linear_paper
 from training.evaluate.extract import ExtractConfig, Features, features_of
 from training.evaluate.labelled import LabelledImages, open_labelled
-from training.evaluate.linear_paper import PaperProbeConfig, paper_probe, rate_at
+from training.evaluate.linear_paper import paper_probe, rate_at
+from training.evaluate.settings import PaperProbeConfig
 from training.evaluate.training_views import training_batches
 
 CPU = torch.device("cpu")

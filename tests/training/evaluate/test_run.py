@@ -19,12 +19,11 @@ from tests.training.evaluate.cases import NAMES, pictures, write_folders
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.finetune import FinetuneConfig
-from training.evaluate.linear_paper import PaperProbeConfig
 from training.evaluate.predictions import read_predictions
 from training.evaluate.protocols import PROTOCOLS
 from training.evaluate.results import Result, read_results
 from training.evaluate.run import evaluate
+from training.evaluate.settings import FinetuneConfig, PaperProbeConfig
 
 CPU = torch.device("cpu")
 
