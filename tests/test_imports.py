@@ -14,6 +14,7 @@ MAY_IMPORT_RAY = {
     "training/cluster/launch.py",
     "training/cluster/nodes.py",
     "training/cluster/waiting.py",
+    "training/sweep/trainable.py",
     "training/sweep/tune.py",
 }
 FORMAT_HALF = {

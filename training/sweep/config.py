@@ -63,10 +63,9 @@ class Sweep:
         """The configuration of one trial."""
         return trial_config(self.base, f"{number:04d}", point)
 
-    def max_epochs(self) -> int:
-        """Epochs of the longest trial."""
-        points = enumerate(self.points())
-        return max([self.base.epochs, *(self.trial_config(n, p).epochs for n, p in points)])
+    def epochs_of(self, point: Point) -> int:
+        """Epochs of the trial with these values."""
+        return int(point.get("epochs", self.base.epochs))
 
 
 def trial_config(base: PretrainConfig, name: str, point: Point) -> PretrainConfig:

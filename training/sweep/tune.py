@@ -38,7 +38,6 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would kill the trials after ten seconds
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails early has no objective
     "TUNE_GLOBAL_CHECKPOINT_S": str(STATE_SECONDS),
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -97,15 +96,14 @@ def read_trials(folder: Path) -> list[Trial]:
 
 
 def _by_number(trials: Sequence[TuneTrial]) -> list[Trial]:
-    return sorted((_state_of(trial) for trial in trials), key=lambda trial: trial.number)
+    return sorted(map(_state_of, trials), key=lambda trial: trial.number)
 
 
 def _state_of(trial: TuneTrial) -> Trial:
     last = _last(trial)
     status: Status = "running"
-    message = None
     if trial.status == TuneTrial.ERROR:
-        status, message = "failed", str(last.get("message", "its process died"))
+        status = "failed"
     elif last.get("done"):
         status = "finished" if last["finished"] else "stopped"
     return Trial(
@@ -115,7 +113,7 @@ def _state_of(trial: TuneTrial) -> Trial:
         epochs=last.get("epochs", 0.0),
         seconds=last.get("seconds", 0.0),
         values=last.get("values", {}),
-        message=message,
+        message=last.get("message", "its process died") if status == "failed" else None,
     )
 
 
@@ -136,7 +134,7 @@ def _scheduler(sweep: Sweep) -> TrialScheduler:
         time_attr="epochs",
         metric=sweep.objective,
         mode=sweep.mode,
-        max_t=sweep.max_epochs(),
+        max_t=max(map(sweep.epochs_of, [{}, *sweep.points()])),
         grace_period=sweep.grace_epochs,
         reduction_factor=sweep.reduction_factor,
     )
@@ -172,9 +170,8 @@ class _Points(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Saves Optuna's study; a list has no state."""
-        if self._optuna is None:
-            Path(checkpoint_path).touch()
-        else:
+        Path(checkpoint_path).touch()
+        if self._optuna is not None:
             self._optuna.save(checkpoint_path)
 
     def restore(self, checkpoint_path: str) -> None:
@@ -233,7 +230,7 @@ class _Progress(tune.Callback):
         self._sweep, self._points, self._description = sweep, points, description
         self._seconds: dict[str, float] | None = None
         """Seconds of each trial's earlier starts."""
-        self._epochs_before = 0
+        self._epochs_before, self._changed = 0, False
 
     def on_step_begin(self, **info: Any) -> None:  # noqa: ANN401
         """Hands on Tune's list of trials."""
@@ -243,7 +240,10 @@ class _Progress(tune.Callback):
             self._epochs_before = sum(int(trial.epochs) for trial in _by_number(trials))
 
     def on_step_end(self, **info: Any) -> None:  # noqa: ANN401
-        """Ends Tune's loop where a stop was asked for and all runs have ended."""
+        """Shows what has changed; ends Tune's loop after a requested stop of all runs."""
+        if self._changed:
+            self._changed = False
+            self._show(_by_number(info["trials"]))
         if (self._sweep.folder / STOP_FILE).exists():
             running = [trial for trial in info["trials"] if trial.status == TuneTrial.RUNNING]
             if all(_last(trial).get("interrupted") for trial in running):
@@ -254,7 +254,7 @@ class _Progress(tune.Callback):
         state = _state_of(info["trial"])
         how = f"resumes after {state.epochs:g} epochs" if _last(info["trial"]) else "starts"
         say(f"trial {state.number} {how}: {shown(state.point)}")
-        self._show(_by_number(info["trials"]))
+        self._changed = True
 
     def on_trial_result(self, **info: Any) -> None:  # noqa: ANN401
         """Counts the time of earlier starts, and says how the trial stands."""
@@ -263,19 +263,18 @@ class _Progress(tune.Callback):
         if result["epochs"] > _last(trial).get("epochs", 0.0) and not result["done"]:
             words = self._objective(result.get("values", {}))
             say(f"trial {trial.config[NUMBER]} epoch {result['epochs']:g}{words}")
-            self._show(_by_number(info["trials"]))
+            self._changed = True
 
     def on_trial_complete(self, **info: Any) -> None:  # noqa: ANN401
         """Takes in a trial that is finished or stopped."""
         trials, state = _by_number(info["trials"]), _state_of(info["trial"])
         write_table(self._sweep, trials, self._description)
-        self._show(trials)
-        num_ended = sum(trial.ended for trial in trials)
+        self._changed = True
+        done, why = sum(t.ended for t in trials), f" ({state.message})" if state.message else ""
         say(
             f"trial {state.number} {state.status} after {state.epochs:g} epochs, "
-            f"{state.seconds:.0f} s{self._objective(state.values)}"
-            + ("" if state.message is None else f" ({state.message})")
-            + f": {num_ended} done, {self._sweep.num_trials - num_ended} left"
+            f"{state.seconds:.0f} s{self._objective(state.values)}{why}: {done} done, "
+            f"{self._sweep.num_trials - done} left"
         )
 
     def on_trial_error(self, **info: Any) -> None:  # noqa: ANN401
@@ -290,23 +289,11 @@ class _Progress(tune.Callback):
     def _show(self, trials: Sequence[Trial]) -> None:
         """Shows the epochs that are over; those that a stopped trial saves are over, too."""
         sweep = self._sweep
-        longest = [sweep.trial_config(t.number, t.point).epochs for t in trials]
-        later = [sweep.trial_config(n, p).epochs for n, p in enumerate(sweep.points())]
-        later = later or [sweep.base.epochs] * sweep.num_trials
-        done = sum(
-            epochs if trial.ended else int(trial.epochs)
-            for trial, epochs in zip(trials, longest, strict=True)
-        )
+        later = sweep.points()[len(trials) :] or [{}] * (sweep.num_trials - len(trials))
+        total = sum(sweep.epochs_of(point) for point in [*(t.point for t in trials), *later])
+        done = sum(sweep.epochs_of(t.point) if t.ended else int(t.epochs) for t in trials)
         trained = sum(int(trial.epochs) for trial in trials) - self._epochs_before
         num_ended = sum(trial.ended for trial in trials)
-        show(
-            Standing(
-                work="sweep",
-                done=done,
-                total=sum(longest) + sum(later[len(trials) : sweep.num_trials]),
-                unit="epochs",
-                given=done - trained,
-                note=f"{num_ended} of {sweep.num_trials} trials ended, "
-                f"{len(trials) - num_ended} running",
-            )
-        )
+        note = f"{num_ended} of {sweep.num_trials} trials ended, {len(trials) - num_ended} running"
+        given = done - trained
+        show(Standing(work="sweep", done=done, total=total, unit="epochs", given=given, note=note))
