@@ -232,14 +232,14 @@ class _Progress(tune.Callback):
         """Seconds of each trial's earlier starts."""
         self._epochs_before, self._changed = 0, False
 
-    def on_step_begin(self, **info: Any) -> None:  # noqa: ANN401
+    def on_step_begin(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Hands on Tune's list of trials."""
         self._points.trials = trials = info["trials"]
         if self._seconds is None:
             self._seconds = {t.trial_id: _last(t).get("seconds", 0.0) for t in trials}
             self._epochs_before = sum(int(trial.epochs) for trial in _by_number(trials))
 
-    def on_step_end(self, **info: Any) -> None:  # noqa: ANN401
+    def on_step_end(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Shows what has changed; ends Tune's loop after a requested stop of all runs."""
         if self._changed:
             self._changed = False
@@ -249,14 +249,14 @@ class _Progress(tune.Callback):
             if all(_last(trial).get("interrupted") for trial in running):
                 os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own way to end with trials left
 
-    def on_trial_start(self, **info: Any) -> None:  # noqa: ANN401
+    def on_trial_start(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Says which trial starts or resumes."""
         state = _state_of(info["trial"])
         how = f"resumes after {state.epochs:g} epochs" if _last(info["trial"]) else "starts"
         say(f"trial {state.number} {how}: {shown(state.point)}")
         self._changed = True
 
-    def on_trial_result(self, **info: Any) -> None:  # noqa: ANN401
+    def on_trial_result(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Counts the time of earlier starts, and says how the trial stands."""
         trial, result = info["trial"], info["result"]
         result["seconds"] += (self._seconds or {}).get(trial.trial_id, 0.0)
@@ -265,7 +265,7 @@ class _Progress(tune.Callback):
             say(f"trial {trial.config[NUMBER]} epoch {result['epochs']:g}{words}")
             self._changed = True
 
-    def on_trial_complete(self, **info: Any) -> None:  # noqa: ANN401
+    def on_trial_complete(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Takes in a trial that is finished or stopped."""
         trials, state = _by_number(info["trials"]), _state_of(info["trial"])
         write_table(self._sweep, trials, self._description)
@@ -277,7 +277,7 @@ class _Progress(tune.Callback):
             f"{self._sweep.num_trials - done} left"
         )
 
-    def on_trial_error(self, **info: Any) -> None:  # noqa: ANN401
+    def on_trial_error(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Takes in a trial that failed, and frees what its workers hold if its process died."""
         free_placement_group(self._sweep.folder / TRIALS_FOLDER / _dirname(info["trial"]))
         self.on_trial_complete(**info)
