@@ -167,7 +167,9 @@ def summary(
     """
     best = best_trials(sweep, trials)
     objective = objective_of(sweep, best[0]) if best else None
-    has_interval = sweep.objective == "knn" and objective is not None and val_images
+    interval = None
+    if sweep.objective == "knn" and objective is not None and val_images is not None:
+        interval = accuracy_interval(objective, val_images)
     counts = Counter(trial.status for trial in trials)
     pairs = [
         (trial.values["heldout_loss"], trial.values["knn"])
@@ -180,7 +182,7 @@ def summary(
         "best": {
             "trial": best[0].number,
             "objective": objective,
-            "interval": accuracy_interval(objective, val_images) if has_interval else None,
+            "interval": interval,
             "tied": [trial.number for trial in best],
             "values": best[0].point,
         }

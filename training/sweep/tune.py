@@ -1,8 +1,7 @@
 """Run a sweep on Ray Tune: ``Tuner.fit``, ``Tuner.restore``, ASHA and Optuna.
 
-Tune's state in ``tune/`` below the sweep's folder says which trials there are and how they ended.
-``README.md`` in this folder says what a SIGKILL loses of it. The next trial follows from the list
-of trials alone, so that state that is a second old cannot repeat or skip one.
+Tune's state in ``tune/`` below the sweep's folder lists the trials, and the next trial follows from
+this list alone. ``README.md`` in this folder says what a SIGKILL loses.
 """
 
 import logging
@@ -129,7 +128,7 @@ def _dirname(trial: TuneTrial) -> str:
 
 def _scheduler(sweep: Sweep) -> TrialScheduler:
     if sweep.scheduler == "none":
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
+        return FIFOScheduler()
     return ASHAScheduler(
         time_attr="epochs",
         metric=sweep.objective,
@@ -204,23 +203,25 @@ def _optuna(sweep: Sweep) -> OptunaSearch:
 class _Trials(SearchGenerator):
     """Tune's next trial, while there are any and fewer run than fit.
 
-    Tune's own limit on concurrent trials would be restored with the number of the first start,
-    and its own count of trials may be older than its list of them.
+    Tune's own limit would be restored as of the first start, and its own count may be outdated.
     """
 
     def __init__(self, points: _Points, sweep: Sweep, concurrent: int) -> None:
         super().__init__(points)
+        self._points = points
         self._num_trials, self._concurrent = sweep.num_trials, concurrent
         self._stop_file = sweep.folder / STOP_FILE
 
     def next_trial(self) -> TuneTrial | None:
         """The next trial; None while there is none."""
-        running = sum(not trial.is_finished() for trial in self.searcher.trials)
-        return None if running >= self._concurrent else super().next_trial()
+        running = sum(not trial.is_finished() for trial in self._points.trials)
+        if running >= self._concurrent or self.is_finished():
+            return None
+        return self.create_trial_if_possible(self._experiment.spec)
 
     def is_finished(self) -> bool:
         """Whether no more trials start."""
-        return len(self.searcher.trials) >= self._num_trials or self._stop_file.exists()
+        return len(self._points.trials) >= self._num_trials or self._stop_file.exists()
 
 
 class _Progress(tune.Callback):
