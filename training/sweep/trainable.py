@@ -180,10 +180,12 @@ class _Pretraining(tune.Trainable):
         self._values |= evaluation.values
 
     def _report(self, evaluation: Evaluation | None = None) -> dict[str, Any]:
+        """The figures of an evaluation; without one, the latest figures at the run's end."""
+        step = self._step
         if evaluation is not None:
             self._take(evaluation)
-        step = self._step
-        if self._ran():
+            step = evaluation.step
+        elif self._run.exception() is None:
             step = self._run.result().step
         return {
             **self._values,
@@ -192,9 +194,6 @@ class _Pretraining(tune.Trainable):
             "seconds": time.monotonic() - self._started,
             "finished": False,
         }
-
-    def _ran(self) -> bool:
-        return self._run.done() and self._run.exception() is None
 
     def _message(self) -> str:
         """Why the run failed, in one line; empty where it did not."""
