@@ -215,9 +215,9 @@ class _Trials(SearchGenerator):
     def next_trial(self) -> TuneTrial | None:
         """The next trial; None while there is none."""
         running = sum(not trial.is_finished() for trial in self._points.trials)
-        if running >= self._concurrent or self.is_finished():
+        if running >= self._concurrent:
             return None
-        return self.create_trial_if_possible(self._experiment.spec)
+        return super().next_trial()  # type: ignore[no-untyped-call]
 
     def is_finished(self) -> bool:
         """Whether no more trials start."""
