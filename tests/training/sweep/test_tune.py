@@ -39,13 +39,21 @@ class StopsTheSecond(FIFOScheduler):
         return str(TrialScheduler.STOP if second else TrialScheduler.CONTINUE)
 
 
+def is_trial(process: psutil.Process) -> bool:
+    """Whether Tune runs a trial in this process; one that has ended but is not reaped does not."""
+    try:
+        return "ray::Pretraining" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
 def held() -> list[str]:
     """Placement groups that are not gone, and processes that train or wait."""
     import ray
 
     groups = ray.util.placement_group_table().values()
     children = psutil.Process().children(recursive=True)
-    processes = [p for p in children if is_worker(p) or "ray::Pretraining" in " ".join(p.cmdline())]
+    processes = [process for process in children if is_worker(process) or is_trial(process)]
     return [g["placement_group_id"] for g in groups if g["state"] != "REMOVED"] + [
         str(process.pid) for process in processes
     ]
