@@ -8,13 +8,13 @@ from pathlib import Path
 import tyro
 
 from jobs.cli import from_root, place_from_root
-from pipeline.errors import InputError
-from pipeline.stores.storage import Location
-from training.config import PretrainConfig
-from training.config_fields import new_name, with_fields
-from training.config_file import read_config_file
+from pipeline.core.errors import InputError
+from pipeline.storage.storage import Location
+from training.config.file import read_config_file
+from training.config.pretrain import PretrainConfig
+from training.config.recipes import RECIPES, find_recipe, with_method
+from training.core.fields import new_name, with_fields
 from training.methods.registry import METHODS
-from training.recipes import RECIPES, find_recipe, with_method
 
 DEFAULT_RECIPE = "simclr_small"
 RECIPE_HELP = f"{', '.join(RECIPES)}; by default {DEFAULT_RECIPE}, unless --config names a file."

@@ -14,9 +14,9 @@ import tyro
 
 from jobs.options import from_grouped, group, grouped, to_grouped, unnamed
 from jobs.terminal import Terminal, TerminalOptions
-from pipeline.errors import InputError
-from pipeline.progress import Silence, listening
-from pipeline.stores.storage import Location, is_url
+from pipeline.core.errors import InputError
+from pipeline.core.progress import Silence, listening
+from pipeline.storage.storage import Location, is_url
 
 EXIT_INPUT_ERROR = 2
 EXIT_INTERRUPTED = 130

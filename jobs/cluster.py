@@ -8,7 +8,7 @@ import tyro
 
 from jobs.job_server import ensure_token, send_token_by_default, stop_jobs
 from jobs.local_cluster import remembered_head, running_head, start_head, stop_head
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 STATE = Path("runs/cluster")
 
@@ -84,7 +84,7 @@ def wait(*, gpus: int = 0, cpus: int = 0, minutes: float = 30.0) -> None:
     name, count = ("GPU", gpus) if gpus else ("CPU", cpus)
     print(f"waiting for {count} {name}s, {minutes:g} min at most", flush=True)
     # Ray takes seconds to import: only where it is used.
-    importlib.import_module("training.cluster.waiting").wait_for(name, count, minutes * 60)
+    importlib.import_module("training.ray.waiting").wait_for(name, count, minutes * 60)
     print(f"the cluster has {count} {name}s")
 
 

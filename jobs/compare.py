@@ -8,8 +8,8 @@ import tyro
 
 from jobs.cli import conclude, from_root, main, parse
 from jobs.options import Groups
-from pipeline.errors import InputError
-from pipeline.progress import say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
 from training.evaluate.arms import read_arms, shared_figures
 from training.evaluate.compare import compare, markdown
 

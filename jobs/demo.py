@@ -15,11 +15,11 @@ import psutil
 
 from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
 from jobs.options import Groups
+from pipeline.core.errors import InputError
+from pipeline.core.progress import duration, say
 from pipeline.demo.pictures import make_demo_pictures
-from pipeline.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local import precompute
-from pipeline.progress import duration, say
 
 NUM_PROCESSES = 2
 CLOCK_FILE = "seconds.json"
@@ -82,7 +82,7 @@ def run() -> int:
     try:
         precompute(PrecomputeConfig(data=pictures / "train", out=work / "shards"), NUM_PROCESSES)
         # Torch takes seconds to import, and the processes that draw import this file.
-        demo = importlib.import_module("training.demo")
+        demo = importlib.import_module("training.demo.run")
         plan = demo.DemoPlan(work=work, out=out, seed=config.seed, epochs=config.epochs)
         if not demo.train_and_evaluate(plan):
             conclude({"out": out, "finished": False}, "stopped: the same command goes on")

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.progress import say
-from training.context import LocalContext
+from pipeline.core.progress import say
+from training.engine.context import LocalContext
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.protocols import chosen_protocols
 from training.evaluate.results import RESULTS_FILE, Result, table
@@ -43,7 +43,7 @@ def run() -> None:
         results = evaluate(config, LocalContext().device)
     else:
         # Ray takes seconds to import: only where it is used.
-        ray_session = importlib.import_module("pipeline.ray_session")
+        ray_session = importlib.import_module("pipeline.precompute.ray_session")
         ray_group = importlib.import_module("jobs.ray_group")
         with ray_session.ray_running():
             results = ray_group.run_on_ray(evaluate, config, config.workers)

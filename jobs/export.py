@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from jobs.cli import conclude, from_root, main, parse
 from jobs.options import Groups
-from pipeline.backbone import CARD_NAME
-from pipeline.errors import InputError
-from pipeline.formats.registry import FORMATS
-from pipeline.formats.write import write_formats
-from pipeline.progress import WARNING, say
+from pipeline.backbone.folder import CARD_NAME
+from pipeline.backbone.formats.registry import FORMATS
+from pipeline.backbone.formats.write import write_formats
+from pipeline.core.errors import InputError
+from pipeline.core.progress import WARNING, say
 from training.encoders.kept_encoder import EncoderName, load_encoder
 from training.evaluate.results import figures_of, read_results
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from jobs.job_server import JOB_STOP_WAIT_S, job_server_answers
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 MARKER = "SALMASK_CLUSTER"
 ROOT_VARIABLE = "SALMASK_ROOT"

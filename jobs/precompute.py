@@ -10,12 +10,12 @@ import tyro
 
 from jobs.cli import conclude, from_root, main, parse
 from jobs.options import Groups
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.progress import say
-from pipeline.stores.storage import is_url
-from pipeline.verify import VerifyConfig, verify_set
+from pipeline.precompute.verify import VerifyConfig, verify_set
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.storage.storage import is_url
 
 VERIFY = "--verify"
 EXIT_PROBLEMS = 1

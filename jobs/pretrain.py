@@ -13,11 +13,11 @@ from torch import distributed as dist
 from jobs.base_config import BASE_HELP, METHOD_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import conclude, main, parse
 from jobs.options import Groups
-from pipeline.manifest import load_dataset_info
-from pipeline.progress import say
-from training.config import PretrainConfig
+from pipeline.core.progress import say
+from pipeline.shardset.manifest import load_dataset_info
+from training.config.pretrain import PretrainConfig
 from training.data.damage import DAMAGED_FILE
-from training.loop import RunResult
+from training.engine.loop import RunResult
 from training.record.metrics import LEARNING, read_metrics
 
 
@@ -74,7 +74,7 @@ def run() -> None:
         f"{len(config.method.negative_views)}"
     )
     # Ray takes seconds to import: only where it is used.
-    launcher = importlib.import_module("training.local" if local else "training.cluster.launch")
+    launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
     result: RunResult = launcher.launch(config)
     conclude(
         {

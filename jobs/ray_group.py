@@ -9,10 +9,10 @@ import ray
 import torch
 from torch import distributed as dist
 
-from pipeline.errors import InputError
-from pipeline.progress import Silence, Standing, listening, say, show
-from training.cluster.nodes import live_nodes
-from training.cluster.resources import Resources, Wanted, first_resources
+from pipeline.core.errors import InputError
+from pipeline.core.progress import Silence, Standing, listening, say, show
+from training.config.resources import Resources, Wanted, first_resources
+from training.ray.nodes import live_nodes
 
 Returned = TypeVar("Returned")
 
@@ -94,7 +94,7 @@ def run_on_ray(
         argument: its first argument.
         num_workers: ranks; auto: one per GPU of the cluster; without GPUs one per node.
 
-    What rank 0 tells meanwhile (`pipeline.progress`) is told here.
+    What rank 0 tells meanwhile (`pipeline.core.progress`) is told here.
 
     Returns:
         What rank 0 returned.

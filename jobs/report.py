@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.progress import say
-from pipeline.schema import REPORT_FILE
+from pipeline.core.progress import say
+from pipeline.shardset.schema import REPORT_FILE
 from training.report.config import ReportConfig
 from training.report.kinds import kind_of
 from training.report.write import write_report

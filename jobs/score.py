@@ -4,16 +4,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
-from pipeline.progress import say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
 from pipeline.saliency.on_view import on_view
 from pipeline.saliency.registry import described_saliency_source, parse_saliency_source
 from pipeline.saliency.score_report import ScoreConfig, score_report
-from pipeline.stores.storage import Location, is_url
-from training.data.views import ViewConfig
+from pipeline.shardset.manifest import load_dataset_info
+from pipeline.storage.storage import Location, is_url
 from training.evaluate.fidelity import Fidelity, measure_fidelity
 from training.evaluate.labelled import StoredImages
+from training.views.crops import ViewConfig
 
 
 def run() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from jobs.cli import conclude, main
 from jobs.sweep_options import SweepOptions, read_options
-from pipeline.progress import say
-from training.cluster.resources import Node
+from pipeline.core.progress import say
+from training.config.resources import Node
 from training.sweep.config import Sweep
 from training.sweep.description import check_folder, describe, locked, write_description
 from training.sweep.fits import Share, share_of
@@ -46,8 +46,8 @@ def run() -> int:
     info = check_trials(sweep)
     check_folder(sweep, info.plan_digest)
     # Ray takes seconds to import and to start: only for a sweep that can be.
-    session = importlib.import_module("pipeline.ray_session")
-    nodes = importlib.import_module("training.cluster.nodes")
+    session = importlib.import_module("pipeline.precompute.ray_session")
+    nodes = importlib.import_module("training.ray.nodes")
     with session.ray_running():
         shared = share(options, sweep, [node.resources for node in nodes.live_nodes()])
         check_trials(sweep, num_ranks=shared.resources.num_workers)

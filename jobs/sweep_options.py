@@ -10,8 +10,8 @@ import tyro
 from jobs.base_config import BASE_HELP, METHOD_HELP, RECIPE_HELP, absolute, find_base
 from jobs.cli import parse
 from jobs.options import Groups
-from pipeline.errors import InputError
-from training.config import PretrainConfig
+from pipeline.core.errors import InputError
+from training.config.pretrain import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
 from training.sweep.space import Search, parse_space
 from training.sweep.spaces import find_space, prepared

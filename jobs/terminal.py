@@ -16,7 +16,7 @@ from typing import Annotated, Any, TextIO
 import tyro
 from tqdm import tqdm
 
-from pipeline.progress import WARNING, Printed, Standing
+from pipeline.core.progress import WARNING, Printed, Standing
 
 
 @dataclass(frozen=True, kw_only=True)

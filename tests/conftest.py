@@ -22,7 +22,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from pipeline.manifest import DatasetInfo
+from pipeline.shardset.manifest import DatasetInfo
 from tests.s3_server import Bucket, s3_server
 from tests.shard_sets import write_images
 

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.manifest import RECORD_KEY, load_dataset_info, write_dataset_info
-from pipeline.schema import manifest_path, rejected_path, shard_name, shard_path
+from pipeline.shardset.manifest import RECORD_KEY, load_dataset_info, write_dataset_info
+from pipeline.shardset.schema import manifest_path, rejected_path, shard_name, shard_path
 
 FIRST, SECOND = shard_name(0), shard_name(1)
 

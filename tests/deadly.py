@@ -12,11 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.codecs import DecodedSource, decode_source
+from pipeline.images.codecs import DecodedSource, decode_source
 from pipeline.precompute import build
 from pipeline.saliency.interface import Image, Map
 from pipeline.saliency.uniform import Uniform
-from pipeline.stores.local_store import LocalStore
+from pipeline.storage.local_store import LocalStore
 
 POISON = (255, 0, 255)
 """The colour, RGB, of the first pixel of an image that is deadly."""

@@ -1,6 +1,6 @@
 """Who hears what work tells, in tests; and a clock that stands still."""
 
-from pipeline.progress import Standing
+from pipeline.core.progress import Standing
 
 
 class Kept:

@@ -1,8 +1,8 @@
 """Precompute without Ray, in this process."""
 
-from pipeline.manifest import DatasetInfo
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local import precompute
+from pipeline.shardset.manifest import DatasetInfo
 
 
 def precompute_here(config: PrecomputeConfig) -> DatasetInfo:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import CheckpointConfig, CheckpointStore
-from training.config import KnnConfig, PretrainConfig
-from training.context import LocalContext
-from training.data.views import ViewConfig
+from training.config.pretrain import KnnConfig, PretrainConfig
+from training.core.checkpoint import CheckpointConfig, CheckpointStore
 from training.encoders.encoder import EncoderConfig
-from training.local import launch
-from training.loop import RunResult
+from training.engine.context import LocalContext
+from training.engine.local import launch
+from training.engine.loop import RunResult
+from training.engine.optim import OptimConfig
 from training.methods.moco import MoCoConfig
-from training.optim import OptimConfig
 from training.record.metrics import TIMINGS, read_metrics
+from training.views.crops import ViewConfig
 
 EVALUATED = {
     "knn",

@@ -8,8 +8,8 @@ from pipeline.precompute.plan_files import write_plan
 from pipeline.saliency.interface import SaliencySource
 from pipeline.sources.collected import collect
 from pipeline.sources.registry import SourceOptions, open_source
-from pipeline.stores.local_store import LocalStore
-from pipeline.stores.storage import open_store
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.storage import open_store
 
 
 def job_of_folder(

@@ -8,16 +8,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import encode_saliency
-from pipeline.manifest import (
+from pipeline.images.codecs import encode_saliency
+from pipeline.shardset.manifest import (
     DatasetInfo,
     ShardRecord,
     write_dataset_info,
     write_manifest,
     write_rejected,
 )
-from pipeline.schema import SALIENCY_SIZE, SCHEMA_VERSION, sample_key, shard_name, shard_path
-from pipeline.shards import NewSample, open_shard
+from pipeline.shardset.schema import (
+    SALIENCY_SIZE,
+    SCHEMA_VERSION,
+    sample_key,
+    shard_name,
+    shard_path,
+)
+from pipeline.shardset.writer import NewSample, open_shard
 
 CLASS_COLOURS = ((220, 60, 50), (60, 180, 80), (70, 90, 220))
 

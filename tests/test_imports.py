@@ -10,36 +10,36 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "training", "jobs")
 MAY_IMPORT_RAY = {
     "pipeline/precompute/ray_job.py",
-    "pipeline/ray_session.py",
-    "training/cluster/launch.py",
-    "training/cluster/nodes.py",
-    "training/cluster/waiting.py",
+    "pipeline/precompute/ray_session.py",
+    "training/ray/launch.py",
+    "training/ray/nodes.py",
+    "training/ray/waiting.py",
     "training/sweep/trainable.py",
     "training/sweep/tune.py",
 }
 FORMAT_HALF = {
-    "pipeline.architectures",
-    "pipeline.stores.atomic",
-    "pipeline.backbone",
-    "pipeline.formats.write",
-    "pipeline.image_encoder",
-    "pipeline.sources.image_names",
-    "pipeline.model_card",
-    "pipeline.codecs",
-    "pipeline.errors",
-    "pipeline.gaussian",
-    "pipeline.manifest",
-    "pipeline.memory",
-    "pipeline.preparation",
-    "pipeline.preprocessing",
-    "pipeline.progress",
+    "pipeline.core.architectures",
+    "pipeline.storage.atomic",
+    "pipeline.backbone.folder",
+    "pipeline.backbone.formats.write",
+    "pipeline.backbone.image_encoder",
+    "pipeline.core.image_names",
+    "pipeline.backbone.card",
+    "pipeline.images.codecs",
+    "pipeline.core.errors",
+    "pipeline.images.gaussian",
+    "pipeline.shardset.manifest",
+    "pipeline.core.memory",
+    "pipeline.images.preprocessing",
+    "pipeline.images.filters",
+    "pipeline.core.progress",
     "pipeline.saliency.foreground",
-    "pipeline.schema",
-    "pipeline.shard_cache",
-    "pipeline.shard_reader",
-    "pipeline.shared_images",
-    "pipeline.stores.storage",
-    "pipeline.shards",
+    "pipeline.shardset.schema",
+    "pipeline.shardset.cache",
+    "pipeline.shardset.reader",
+    "pipeline.shardset.shared_images",
+    "pipeline.storage.storage",
+    "pipeline.shardset.writer",
 }
 
 
@@ -71,7 +71,7 @@ def violations(path: str, source: str) -> list[str]:
             wrong.append(f"{path} imports {name}: pipeline is below training and jobs")
         if package == "training" and top == "jobs":
             wrong.append(f"{path} imports {name}: training is below jobs")
-        if name == "pipeline.ray_session" and path in MAY_IMPORT_RAY:
+        if name == "pipeline.precompute.ray_session" and path in MAY_IMPORT_RAY:
             continue
         if package == "training" and top == "pipeline" and name not in FORMAT_HALF:
             wrong.append(f"{path} imports {name}: training uses the format half of pipeline only")
@@ -89,8 +89,10 @@ def test_packages_import_nothing(path: str) -> None:
 
 
 def test_the_check_sees_a_wrong_import() -> None:
-    assert violations("pipeline/codecs.py", "import training.loop")
+    assert violations("pipeline/images/codecs.py", "import training.engine.loop")
     assert violations("pipeline/precompute/plan.py", "def f():\n    import ray.data")
-    assert violations("training/loop.py", "from pipeline.sources.registry import list_folder")
-    launching = "import ray\nfrom training.cluster.launch import launch"
+    assert violations(
+        "training/engine/loop.py", "from pipeline.sources.registry import list_folder"
+    )
+    launching = "import ray\nfrom training.ray.launch import launch"
     assert not violations("jobs/pretrain.py", launching)

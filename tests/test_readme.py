@@ -17,10 +17,10 @@ from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
 from jobs.pretrain import read_command_line
 from jobs.sweep_options import read_options
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
-from pipeline.verify import VerifyConfig
 from training.evaluate.config import EvaluateConfig
 from training.report.config import ReportConfig
 

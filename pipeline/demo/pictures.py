@@ -24,6 +24,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
 from pipeline.demo.backgrounds import FAMILIES, background, smooth_noise
 from pipeline.demo.objects import (
     OBJECTS,
@@ -33,8 +35,6 @@ from pipeline.demo.objects import (
     shaded_surface,
     soft_shadow,
 )
-from pipeline.errors import InputError
-from pipeline.progress import track
 
 KINDS = tuple(sorted(OBJECTS))
 SPLITS = ("train", "usual", "changed")

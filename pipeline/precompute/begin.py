@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from pipeline.errors import InputError
-from pipeline.manifest import ShardInfo
+from pipeline.core.errors import InputError
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig, absolute, open_place
 from pipeline.precompute.history import History, compare, read_history, shards_of
+from pipeline.precompute.mask_files import check_masks, match_masks
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import (
     WrittenPlan,
@@ -16,12 +16,12 @@ from pipeline.precompute.plan_files import (
     read_plan,
     write_plan,
 )
+from pipeline.shardset.manifest import ShardInfo
 from pipeline.sources.collected import Collected, collect
 from pipeline.sources.listing import DataPlace, Listing
-from pipeline.sources.masks import check_masks, match_masks
 from pipeline.sources.registry import open_source
-from pipeline.stores.local_store import LocalStore
-from pipeline.stores.storage import Store
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.storage import Store
 
 MIB = 1 << 20
 

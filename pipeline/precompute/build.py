@@ -13,15 +13,19 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.codecs import (
+from pipeline.core.errors import ImageError, InputError
+from pipeline.images.codecs import (
     DecodedSource,
     decode_source,
     encode_png,
     saliency_levels,
     shrink_source,
 )
-from pipeline.errors import ImageError, InputError
-from pipeline.manifest import (
+from pipeline.precompute.plan_files import planned_rows
+from pipeline.saliency.external import External
+from pipeline.saliency.interface import Map, SaliencySource
+from pipeline.saliency.statistics import map_statistics
+from pipeline.shardset.manifest import (
     ShardInfo,
     ShardRecord,
     read_manifest,
@@ -30,15 +34,11 @@ from pipeline.manifest import (
     write_manifest,
     write_rejected,
 )
-from pipeline.precompute.plan_files import planned_rows
-from pipeline.saliency.external import External
-from pipeline.saliency.interface import Map, SaliencySource
-from pipeline.saliency.statistics import map_statistics
-from pipeline.schema import sample_key, shard_file, shard_name
-from pipeline.shards import NewSample, ShardWriter, open_shard
+from pipeline.shardset.schema import sample_key, shard_file, shard_name
+from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
 from pipeline.sources.listing import DataPlace
 from pipeline.sources.reading import RawImage, read_images
-from pipeline.stores.storage import Store, StoreError
+from pipeline.storage.storage import Store, StoreError
 
 BATCH_PIXELS = 32_000_000
 HASHED_AT_ONCE = 8 << 20

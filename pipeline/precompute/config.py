@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.codecs import MAX_PIXELS
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
+from pipeline.images.codecs import MAX_PIXELS
 from pipeline.saliency.external import MissingMasks
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
-from pipeline.schema import SALIENCY_SIZE, SCHEMA_VERSION
+from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.registry import SourceOptions
-from pipeline.stores.storage import Store, is_url, open_store
+from pipeline.storage.storage import Store, is_url, open_store
 
 EXTERNAL = "external"
 

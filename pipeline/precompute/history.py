@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, ShardInfo, load_dataset_info, read_record
+from pipeline.core.errors import InputError
 from pipeline.precompute.plan import source_hashes
 from pipeline.precompute.plan_files import WrittenPlan, planned_sources, read_plan
-from pipeline.schema import DATASET_FILE, shard_name
+from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info, read_record
+from pipeline.shardset.schema import DATASET_FILE, shard_name
 from pipeline.sources.collected import Collected
-from pipeline.stores.storage import Store
+from pipeline.storage.storage import Store
 
 
 @dataclass(frozen=True)

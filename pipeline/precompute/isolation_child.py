@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from pipeline.memory import keep_freed_memory
+from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import ShardJob, ensure_shard, rehearse
 
 EXIT_MEMORY = 77

@@ -5,13 +5,13 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
-from pipeline.progress import track
+from pipeline.shardset.manifest import DatasetInfo
 
 
 def precompute(config: PrecomputeConfig, num_processes: int = 1) -> DatasetInfo:

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.schema import sample_key
+from pipeline.core.errors import InputError
+from pipeline.shardset.schema import sample_key
 from pipeline.sources.collected import PLAN_SCHEMA, Collected
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")

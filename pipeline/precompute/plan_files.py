@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.plan import Plan, source_hashes, take_rows
-from pipeline.schema import (
+from pipeline.shardset.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
     PLAN_FILE,
@@ -26,7 +26,7 @@ from pipeline.schema import (
     shard_name,
 )
 from pipeline.sources.collected import PLAN_SCHEMA
-from pipeline.stores.storage import Store, StoreError
+from pipeline.storage.storage import Store, StoreError
 
 SHARDS_AT_ONCE = 256
 SHARD_STEM = shard_name(0).rstrip("0")

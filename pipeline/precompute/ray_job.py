@@ -15,21 +15,21 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.errors import InputError, write_error
-from pipeline.manifest import DatasetInfo
+from pipeline.core.errors import InputError, write_error
+from pipeline.core.progress import show
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.isolation import ShardError, process_isolation
+from pipeline.precompute.ray_session import ray_running, without_lines
 from pipeline.precompute.report import started_work, with_shard
 from pipeline.precompute.run import run_precompute
-from pipeline.progress import show
-from pipeline.ray_session import ray_running, without_lines
 from pipeline.saliency.interface import wants_gpu
-from pipeline.schema import SHARDS_FOLDER
-from pipeline.stores.atomic import temporaries
-from pipeline.stores.local_store import LocalStore
-from pipeline.stores.storage import Store
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.shardset.schema import SHARDS_FOLDER
+from pipeline.storage.atomic import temporaries
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.storage import Store
 
 __all__ = ["PrecomputeConfig", "precompute"]
 

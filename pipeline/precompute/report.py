@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import PIL
 
-from pipeline.manifest import DatasetInfo, read_rejected
+from pipeline.core.progress import Standing, say
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard
-from pipeline.progress import Standing, say
-from pipeline.schema import REJECTED_FOLDER
-from pipeline.stores.storage import Store, is_url
+from pipeline.shardset.manifest import DatasetInfo, read_rejected
+from pipeline.shardset.schema import REJECTED_FOLDER
+from pipeline.storage.storage import Store, is_url
 
 
 def started_work(num_images: int) -> Standing:

@@ -4,8 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from pipeline.errors import InputError, write_error
-from pipeline.manifest import DatasetInfo, write_dataset_info
+from pipeline.core.errors import InputError, write_error
 from pipeline.precompute.begin import Work, begin
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig, open_place
@@ -18,7 +17,8 @@ from pipeline.precompute.report import (
 )
 from pipeline.saliency.interface import batch_images_of, pin
 from pipeline.saliency.registry import describe_saliency_source
-from pipeline.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
+from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
+from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
 
 Builder = Callable[[Mapping[int, ShardJob], Work], list[BuiltShard]]
 """Makes all shards of the work: given the first job of each plan, by generation, returns what came

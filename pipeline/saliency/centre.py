@@ -6,7 +6,7 @@ A source that finds objects no better than this one is no saliency.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.saliency.interface import Image, Map, centre_prior, flat_map, is_flat, shrink
 
 MAP_SIDE = 64

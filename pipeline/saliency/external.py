@@ -14,7 +14,7 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
 
-from pipeline.errors import ImageError, InputError
+from pipeline.core.errors import ImageError, InputError
 from pipeline.saliency.interface import Image, Map, flat_map
 
 NPY_MAGIC = b"\x93NUMPY"

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 Rule = Literal["std", "otsu"]
 RULES: tuple[Rule, ...] = get_args(Rule)

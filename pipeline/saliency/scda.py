@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.saliency.interface import Image, Map, flat_map, is_flat, shrink
 from pipeline.saliency.scda_input import MARGIN, MAX_SIDE, STRIDE, input_size, resize
 

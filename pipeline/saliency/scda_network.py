@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocess
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocess
 from pipeline.saliency.interface import FLAT_VALUE, Map
 from pipeline.saliency.scda_input import MARGIN, STRIDE
 from pipeline.saliency.scda_weights import Trunk, load_trunk

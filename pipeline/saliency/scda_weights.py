@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.backbone import NOT_A_WEIGHT, load_backbone, weights_digest
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocessing, short_side
+from pipeline.backbone.folder import NOT_A_WEIGHT, load_backbone, weights_digest
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocessing, short_side
 
 LAST_BLOCK: dict[str, tuple[str, ...]] = {
     "resnet": ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
@@ -44,7 +44,7 @@ class Trunk:
         preprocessing: what the weights want to see.
         exported: whether they come from a pretraining run's export.
         max_pool: whether torchvision's maximum pooling is in place.
-        weights_digest: see `pipeline.backbone.weights_digest`.
+        weights_digest: see `pipeline.backbone.folder.weights_digest`.
     """
 
     module: nn.Module

@@ -8,11 +8,11 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from pipeline.codecs import decode_source
-from pipeline.errors import ImageError, InputError
+from pipeline.core.errors import ImageError, InputError
+from pipeline.core.image_names import IMAGE_SUFFIXES
+from pipeline.images.codecs import decode_source
 from pipeline.saliency.interface import Image
 from pipeline.saliency.quality import Mask
-from pipeline.sources.image_names import IMAGE_SUFFIXES
 
 ASPECT_SLACK = 1.0
 """How many of a mask's pixels its sides may be off the image's aspect: rounding."""

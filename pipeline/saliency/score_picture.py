@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.saliency.interface import Map
 from pipeline.saliency.quality import MapQuality, Mask
-from pipeline.stores.atomic import write_atomically
+from pipeline.storage.atomic import write_atomically
 
 TILE, GAP, HEADER, CAPTION = 144, 6, 26, 18
 TITLES = ("image", "map", "mask")

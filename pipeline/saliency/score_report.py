@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.errors import InputError
-from pipeline.progress import WARNING, say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import WARNING, say
 from pipeline.saliency.foreground import Rule
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.saliency.score_pairs import Half, ScoredImage, pair_up, read_pair
 from pipeline.saliency.score_picture import Case, best_and_worst, draw_cases
 from pipeline.saliency.scoring import SourceScore, maps_of, score_sources
-from pipeline.stores.storage import Location
+from pipeline.storage.storage import Location
 
 NUM_NAMED = 5
 

@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 
 import cv2
 
-from pipeline.errors import ImageError, InputError
-from pipeline.progress import track
+from pipeline.core.errors import ImageError, InputError
+from pipeline.core.progress import track
 from pipeline.saliency.interface import Image, Map, SaliencySource
 from pipeline.saliency.quality import MapQuality, Mask, Quality, map_quality, summarise
 from pipeline.saliency.score_pairs import ScoredImage, read_bytes, read_pair

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.saliency.interface import Image, Map, flat_map, is_flat, shrink, spread_out
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.errors import InputError
-from pipeline.sources.image_names import (
+from pipeline.core.errors import InputError
+from pipeline.core.image_names import (
     HEAD_BYTES,
     IMAGE_SUFFIXES,
     has_image_signature,
@@ -16,7 +16,7 @@ from pipeline.sources.image_names import (
     may_be_image,
 )
 from pipeline.sources.listing import DataPlace, Listing, RowBuffer
-from pipeline.stores.storage import Store, printable
+from pipeline.storage.storage import Store, printable
 
 CONTAINER_SUFFIXES = (".tar", ".parquet", ".csv")
 

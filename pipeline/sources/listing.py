@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.stores.storage import Store
+from pipeline.storage.storage import Store
 
 BATCH_ROWS = 1 << 16
 

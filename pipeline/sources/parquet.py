@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.sources.listing import BATCH_ROWS, RowBuffer
-from pipeline.stores.storage import Store, printable
+from pipeline.storage.storage import Store, printable
 
 BYTES_FIELD = "bytes"
 """Where a struct column keeps the image, as the `datasets` library writes it."""

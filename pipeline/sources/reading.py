@@ -14,11 +14,11 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.sources.listing import DataPlace
 from pipeline.sources.parquet import BYTES_FIELD
 from pipeline.sources.uris import open_uri
-from pipeline.stores.storage import Store
+from pipeline.storage.storage import Store
 
 READ_AHEAD, READ_THREADS = 16, 8
 """Images that are fetched from a remote store ahead of use, and by how many threads."""

@@ -4,12 +4,12 @@ import os
 import re
 from dataclasses import dataclass
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.sources.folder import list_files
 from pipeline.sources.listing import Listing
 from pipeline.sources.table import list_tables
 from pipeline.sources.tars import list_tars
-from pipeline.stores.storage import Place, Store, is_url, open_store
+from pipeline.storage.storage import Place, Store, is_url, open_store
 
 CONTAINERS = (".txt", ".csv", ".parquet", ".tar")
 WILDCARDS = re.compile(r"[*?\[]")

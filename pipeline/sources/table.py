@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
 from pipeline.sources.parquet import Columns, is_bytes, readable, row_batches
 from pipeline.sources.uris import UriResolver
-from pipeline.stores.storage import Store, printable
+from pipeline.storage.storage import Store, printable
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")

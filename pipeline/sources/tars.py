@@ -9,10 +9,10 @@ from typing import IO
 
 import pyarrow as pa
 
-from pipeline.errors import InputError
-from pipeline.sources.image_names import IMAGE_SUFFIXES
+from pipeline.core.errors import InputError
+from pipeline.core.image_names import IMAGE_SUFFIXES
 from pipeline.sources.listing import DataPlace, Listing, RowBuffer
-from pipeline.stores.storage import Store, printable
+from pipeline.storage.storage import Store, printable
 
 LABEL_MEMBER, JSON_MEMBER, JSON_FIELD = "cls", "json", "label"
 

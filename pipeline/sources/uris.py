@@ -6,10 +6,10 @@ import stat
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import InputError
-from pipeline.stores.local_store import LocalStore
-from pipeline.stores.object_store import ObjectStore, open_object_store
-from pipeline.stores.storage import Store, printable, reason
+from pipeline.core.errors import InputError
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.object_store import ObjectStore, open_object_store
+from pipeline.storage.storage import Store, printable, reason
 
 
 @dataclass(frozen=True)

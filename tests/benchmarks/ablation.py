@@ -25,7 +25,7 @@ from typing import Annotated
 import tyro
 
 from jobs.cli import main, parse
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.benchmarks.ablation_records import read_records
 from tests.benchmarks.ablation_report import draw_frontier, report
 from tests.benchmarks.ablation_run import EXIT_ELSEWHERE, Run, run_in_process

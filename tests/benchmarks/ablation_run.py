@@ -20,19 +20,19 @@ import torch
 from torch import nn
 
 from jobs.pretrain import read_command_line
-from pipeline.progress import listening
-from pipeline.stores.atomic import write_atomically
+from pipeline.core.progress import listening
+from pipeline.storage.atomic import write_atomically
 from tests.benchmarks.ablation_records import Right, append_record, packed, read_records, run_key
 from tests.benchmarks.ablation_table import Data, Options, command_line, find_table
 from tests.benchmarks.quiet import QUIET_FILE, is_held
-from training.context import LocalContext
 from training.encoders.encoder import Backbone
+from training.engine.context import LocalContext
+from training.engine.local import launch
 from training.evaluate.extract import features_of
 from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import open_labelled
 from training.evaluate.linear import linear_probe
 from training.evaluate.subject import load_subjects
-from training.local import launch
 from training.record.relay import Relay
 
 EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76

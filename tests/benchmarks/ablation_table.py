@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.benchmarks import tables
 
 Value = str | int | float | bool | tuple[str | int | float, ...]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.codecs import decode_source, encode_saliency
+from pipeline.images.codecs import decode_source, encode_saliency
 from pipeline.saliency.interface import SaliencySource, batch_images_of
-from pipeline.schema import SALIENCY_SIZE, sample_key
-from pipeline.shards import NewSample, ShardWriter
+from pipeline.shardset.schema import SALIENCY_SIZE, sample_key
+from pipeline.shardset.writer import NewSample, ShardWriter
 
 
 @dataclass(frozen=True)

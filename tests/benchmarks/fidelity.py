@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.codecs import decode_saliency, encode_saliency
+from pipeline.images.codecs import decode_saliency, encode_saliency
 from pipeline.saliency.foreground import foreground
 from pipeline.saliency.interface import Image, Map
 from pipeline.saliency.on_view import to_grid
-from training.data.views import Crops, pool_saliency
 from training.evaluate.fidelity import sides
+from training.views.crops import Crops, pool_saliency
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,16 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from pipeline.codecs import decode_stored
-from pipeline.manifest import DatasetInfo
-from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from training.augment import AugmentConfig
-from training.data.draws import View, sample_seeds
+from pipeline.images.codecs import decode_stored
+from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.shardset.manifest import DatasetInfo
 from training.data.stream import BatchDataset, StreamConfig
-from training.data.views import ViewConfig, cut_views, draw_crops
-from training.inputs import build_inputs
-from training.masking.config import MaskConfig
-from training.masking.fills import fill_named
+from training.randomness.draws import View, sample_seeds
+from training.views.colours import AugmentConfig
+from training.views.crops import ViewConfig, cut_views, draw_crops
+from training.views.fills import fill_named
+from training.views.inputs import build_inputs
+from training.views.mask_config import MaskConfig
 
 VIEW_SIZE, GRID = 224, 7
 Arm = Callable[[int], object]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipeline.manifest import DatasetInfo, write_dataset_info
 from pipeline.precompute.history import compare, read_history
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import check_plan, planned_rows, write_plan
+from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
 from pipeline.sources.collected import collect
 from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
-from pipeline.stores.storage import open_store
+from pipeline.storage.storage import open_store
 
 NUM_CLASSES = 1000
 

@@ -15,16 +15,16 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from pipeline.saliency.foreground import foreground
-from training.data.draws import View
-from training.data.host_batch import HostBatch
 from training.encoders.encoder import EncoderConfig, build_backbone
-from training.inputs import EncoderInputs, build_inputs, to_device
-from training.masking.config import MaskConfig
-from training.masking.fills import UnmaskedView, fill_named, filled, mean_values
-from training.masking.masks import hard_negative_mask, view_mask
+from training.engine.optim import OptimConfig, build_optimiser
 from training.methods.interface import Moment
 from training.methods.moco import MoCoConfig, MoCoV2
-from training.optim import OptimConfig, build_optimiser
+from training.randomness.draws import View
+from training.views.fills import UnmaskedView, fill_named, filled, mean_values
+from training.views.host_batch import HostBatch
+from training.views.inputs import EncoderInputs, build_inputs, to_device
+from training.views.mask_config import MaskConfig
+from training.views.masks import hard_negative_mask, view_mask
 
 MASKS, UNMASKED = MaskConfig(), MaskConfig(strategy="none")
 ARMS = ("no masks", "precomputed", "localiser", "no negative")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jobs.pretrain import read_command_line
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.benchmarks.ablation import AblationConfig, planned, run
 from tests.benchmarks.ablation_records import append_record, packed, read_records, unpacked
 from tests.benchmarks.ablation_report import difference, draw_frontier, report

@@ -27,8 +27,8 @@ from tests.benchmarks.fidelity import (
     pool_exactly,
     pool_stored,
 )
-from training.data.views import ViewConfig
 from training.evaluate.fidelity import cut
+from training.views.crops import ViewConfig
 
 NUM_IMAGES = int(os.environ.get("SALMASK_FIDELITY_IMAGES", "200"))
 NUM_CROPS = 4

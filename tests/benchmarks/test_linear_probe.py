@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.preparation import Preprocess, Preprocessing
+from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.extract import ExtractConfig, features_of
 from training.evaluate.folders import FolderImages

@@ -27,8 +27,8 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.memory import keep_freed_memory
-from pipeline.shard_reader import ShardSetReader
+from pipeline.core.memory import keep_freed_memory
+from pipeline.shardset.reader import ShardSetReader
 from tests.benchmarks.loader_arms import (
     Arm,
     decode_and_cut,

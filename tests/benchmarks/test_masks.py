@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.data.draws import View, sample_seeds, torch_seeds
-from training.masking.draws import MaskDraws, draw_masks
-from training.masking.fills import FILLS, UnmaskedView, sample_noise
-from training.masking.masks import hard_negative_mask, view_mask
-from training.masking.patches import Counting, choose_patches
+from training.randomness.draws import View, sample_seeds, torch_seeds
+from training.views.colours import AugmentConfig, augment_colours, draw_colours
+from training.views.fills import FILLS, UnmaskedView, sample_noise
+from training.views.mask_draws import MaskDraws, draw_masks
+from training.views.masks import hard_negative_mask, view_mask
+from training.views.patches import Counting, choose_patches
 
 pytestmark = pytest.mark.benchmark
 

@@ -23,8 +23,8 @@ import ray
 from pipeline.precompute.plan_files import planned_sources, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.registry import parse_saliency_source
-from pipeline.schema import SHARDS_FOLDER
-from pipeline.stores.storage import open_store
+from pipeline.shardset.schema import SHARDS_FOLDER
+from pipeline.storage.storage import open_store
 from tests.benchmarks.bare_loop import Tar, only_decode, write_tar
 
 pytestmark = pytest.mark.benchmark

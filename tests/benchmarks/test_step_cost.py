@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.manifest import DatasetInfo
-from pipeline.memory import keep_freed_memory
+from pipeline.core.memory import keep_freed_memory
+from pipeline.shardset.manifest import DatasetInfo
 from tests.benchmarks.step_arms import ARMS, StepArm, StepSize, clock
 from tests.shard_sets import write_images
-from training.augment import AugmentConfig
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset, StreamConfig
-from training.data.views import ViewConfig
-from training.local import launch
-from training.masking.config import MaskConfig
+from training.engine.local import launch
 from training.record.metrics import read_metrics
+from training.views.colours import AugmentConfig
+from training.views.crops import ViewConfig
+from training.views.mask_config import MaskConfig
 
 pytestmark = pytest.mark.benchmark
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.verify import verify_set
+from pipeline.precompute.verify import verify_set
 
 pytestmark = pytest.mark.faults
 

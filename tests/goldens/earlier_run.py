@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from pipeline.backbone import load_backbone
+from pipeline.backbone.folder import load_backbone
 from tests.goldens.measure import FOLDER, make_shards, versions
 from tests.runs import StopsAfter, run, small_run
-from training.config import KnnConfig, PretrainConfig
+from training.config.pretrain import KnnConfig, PretrainConfig
 from training.encoders.encoder import EncoderConfig
+from training.engine.optim import OptimConfig
 from training.methods.moco import MoCoConfig
-from training.optim import OptimConfig
 from training.record.metrics import read_metrics
 
 EARLIER = FOLDER / "earlier"

@@ -13,19 +13,19 @@ import cv2
 import torch
 
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.schema import DATASET_FILE
+from pipeline.shardset.schema import DATASET_FILE
 from tests.picture_folders import contents
 from tests.precompute_here import precompute_here
 from tests.runs import StopsAfter, run
 from tests.shard_sets import picture
-from training import loop
-from training.config import PretrainConfig
-from training.inputs import EncoderInputs, build_inputs
+from training.config.pretrain import PretrainConfig
+from training.config.recipes import RECIPES
+from training.core.schedules import cosine_lr
+from training.engine import loop
 from training.methods.interface import MethodConfig
-from training.recipes import RECIPES
 from training.record.metrics import read_metrics
 from training.record.run_record import SEEN
-from training.schedules import cosine_lr
+from training.views.inputs import EncoderInputs, build_inputs
 
 FOLDER = Path(__file__).resolve().parent
 PRECOMPUTE = "precompute"

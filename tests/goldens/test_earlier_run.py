@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.verify import verify_set
+from pipeline.precompute.verify import verify_set
 from tests.goldens.earlier_run import (
     BACKBONE,
     EARLIER,

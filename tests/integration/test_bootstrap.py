@@ -4,18 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.codecs import encode_saliency
-from pipeline.gaussian import scaled_kernel
-from pipeline.manifest import load_dataset_info
+from pipeline.images.codecs import encode_saliency
+from pipeline.images.gaussian import scaled_kernel
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.interface import pin
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda
-from pipeline.shard_reader import ShardSetReader
+from pipeline.shardset.manifest import load_dataset_info
+from pipeline.shardset.reader import ShardSetReader
 from tests.runs import small_run
 from tests.shard_sets import picture, write_images
-from training.config import KnnConfig
-from training.local import launch
+from training.config.pretrain import KnnConfig
+from training.engine.local import launch
 
 
 def test_an_encoder_that_learned_with_maps_makes_the_next_maps(tmp_path: Path) -> None:

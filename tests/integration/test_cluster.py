@@ -22,7 +22,7 @@ from jobs.local_cluster import (
     running_head,
     stop_head,
 )
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 pytestmark = pytest.mark.starts_ray
 

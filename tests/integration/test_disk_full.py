@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from pipeline.stores.atomic import temporaries
-from pipeline.verify import verify_set
+from pipeline.precompute.verify import verify_set
+from pipeline.storage.atomic import temporaries
 from tests.full_disk import FullDisk
 from tests.precompute_here import precompute_here
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import ray.data
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import InputError
-from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.core.errors import InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from pipeline.shard_reader import ShardSetReader
-from pipeline.stores.atomic import temporaries
-from pipeline.verify import verify_set
+from pipeline.precompute.verify import verify_set
+from pipeline.shardset.manifest import check_shards, load_dataset_info
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.storage.atomic import temporaries
 from tests import deadly
 from tests.picture_folders import contents, write_pictures
 

@@ -9,9 +9,9 @@ import pytest
 import ray.data
 import webdataset
 
-from pipeline.codecs import decode_saliency, decode_stored
+from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from pipeline.shard_reader import ShardSetReader
+from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import write_pictures
 from tests.precompute_here import precompute_here
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.core.errors import InputError
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.precompute.run import run_precompute
-from pipeline.stores.storage import open_store
+from pipeline.shardset.manifest import check_shards, load_dataset_info
+from pipeline.storage.storage import open_store
 from tests.picture_folders import write_pictures
 from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket

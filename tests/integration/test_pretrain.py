@@ -11,13 +11,13 @@ import pytest
 import ray
 import torch
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.runs import EVALUATED, numbers, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
-from training.cluster.launch import launch
-from training.config import KnnConfig, PretrainConfig
-from training.local import launch as launch_local
-from training.optim import OptimConfig
+from training.config.pretrain import KnnConfig, PretrainConfig
+from training.engine.local import launch as launch_local
+from training.engine.optim import OptimConfig
+from training.ray.launch import launch
 from training.record.metrics import TIMINGS, read_metrics
 
 pytestmark = pytest.mark.usefixtures("ray_session")

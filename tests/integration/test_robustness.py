@@ -12,15 +12,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.codecs import decode_saliency, decode_source, decode_stored
-from pipeline.errors import ImageError
-from pipeline.manifest import DatasetInfo
+from pipeline.core.errors import ImageError
+from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.precompute.build import ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.verify import verify_set
 from pipeline.saliency.boundary import Boundary
-from pipeline.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SCHEMA_VERSION
-from pipeline.shard_reader import ShardSetReader
-from pipeline.verify import verify_set
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.shardset.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SCHEMA_VERSION
 from tests.shard_jobs import job_of_folder
 
 MIN_SHARE = 0.98
@@ -98,7 +98,7 @@ def test_colours_are_those_of_pillow(folder: Path, listed: dict[str, bool]) -> N
         except (ImageError, OSError, SyntaxError):
             continue  # over the limit, or damaged: mended, not decoded as Pillow does
         if mode in ("I", "F"):
-            continue  # no range of their own: see the rule in pipeline.codecs
+            continue  # no range of their own: see the rule in pipeline.images.codecs
         stored = decode_stored(decoded.stored_bytes)
         assert stored.shape == expected.shape, name
         # two JPEG decoders differ in how they scale colours up; a wrong colour is far off

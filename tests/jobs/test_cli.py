@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from jobs.cli import find_input_error, main, parse
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import pytest
 
 from jobs.cli import parse
 from jobs.demo import DemoConfig
-from pipeline.errors import InputError
-from training.demo import COLUMNS, ROWS, DemoPlan, Outcome, label, read_outcome
+from pipeline.core.errors import InputError
+from training.demo.run import COLUMNS, ROWS, DemoPlan, Outcome, label, read_outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from jobs.cli import main
 from jobs.evaluate import run
 from jobs.export import run as run_export
-from pipeline.backbone import BackboneInfo
-from pipeline.manifest import DatasetInfo
+from pipeline.backbone.folder import BackboneInfo
+from pipeline.shardset.manifest import DatasetInfo
 from tests.job_here import Done, job_here
 from tests.training.evaluate.detection.cases import drawn, write_voc
 from training.encoders.encoder import EncoderConfig, build_backbone

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jobs.export import run
-from pipeline.backbone import load_backbone
+from pipeline.backbone.folder import load_backbone
 from tests.job_here import Done, job_here
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone

@@ -16,11 +16,11 @@ from jobs.compare import CompareConfig
 from jobs.demo import DemoConfig
 from jobs.export import ExportConfig
 from jobs.sweep_options import SweepOptions
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
-from pipeline.verify import VerifyConfig
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
 from training.evaluate.config import EvaluateConfig
 from training.report.config import ReportConfig
 

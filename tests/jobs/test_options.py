@@ -10,7 +10,7 @@ import tyro
 
 from jobs.cli import parse
 from jobs.options import Groups, from_grouped, grouped, to_grouped
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

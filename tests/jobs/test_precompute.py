@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import parse
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.ray_job import PrecomputeConfig
 from tests.deadly import write_pictures
 from tests.precompute_here import precompute_here

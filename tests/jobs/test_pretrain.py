@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.pretrain import read_command_line
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
 
 ROOT = Path(__file__).resolve().parents[2]

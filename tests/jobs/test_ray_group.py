@@ -5,10 +5,10 @@ import torch
 from torch import distributed as dist
 
 from jobs.ray_group import run_on_ray
-from pipeline.errors import InputError
-from pipeline.progress import Standing, listening, say, show
+from pipeline.core.errors import InputError
+from pipeline.core.progress import Standing, listening, say, show
 from tests.listeners import Kept
-from training.distributed import gather_rows, rank, world_size
+from training.core.distributed import gather_rows, rank, world_size
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.cli import parse
 from jobs.report import run
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.job_here import Done, job_here
 from tests.made_sweeps import write_sweep
 from tests.shard_sets import write_shard_set

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jobs.cli import parse
+from pipeline.core.errors import InputError
 from pipeline.demo.pictures import make_demo_pictures
-from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.score_pairs import Half
 from pipeline.saliency.score_report import ScoreConfig, score_report

@@ -11,7 +11,7 @@ import pytest
 from jobs import sweep as job
 from jobs.pretrain import read_command_line
 from jobs.sweep_options import read_options
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
 from training.methods.hard_negatives import HardNegativeConfig
 from training.sweep.space import Interval, Values

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.cli import conclude, main, parse
 from jobs.terminal import Terminal, TerminalOptions, can_draw
-from pipeline.progress import Standing, say, show
+from pipeline.core.progress import Standing, say, show
 from tests.listeners import Clock
 from tests.picture_folders import write_pictures
 

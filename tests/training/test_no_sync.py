@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pipeline.saliency.foreground import foreground
-from training.augment import ColourDraws, augment_colours
-from training.data.draws import View, negative_view
-from training.data.host_batch import HostBatch, Partner
-from training.distributed import balanced_weights
-from training.inputs import build_inputs
-from training.lars import LARS
-from training.masking.config import MaskConfig
-from training.masking.draws import ExchangeDraws, MaskDraws
-from training.masking.fills import FILLS, UnmaskedView, sample_noise
-from training.masking.masks import hard_negative_mask, masked_share, view_mask
-from training.masking.released import released_foreground, shared_noise
-from training.masking.strategies import MASK_STRATEGIES
+from training.core.distributed import balanced_weights
+from training.engine.lars import LARS
 from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
+from training.randomness.draws import View, negative_view
+from training.views.colours import ColourDraws, augment_colours
+from training.views.fills import FILLS, UnmaskedView, sample_noise
+from training.views.host_batch import HostBatch, Partner
+from training.views.inputs import build_inputs
+from training.views.mask_config import MaskConfig
+from training.views.mask_draws import ExchangeDraws, MaskDraws
+from training.views.masks import hard_negative_mask, masked_share, view_mask
+from training.views.released import released_foreground, shared_noise
+from training.views.strategies import MASK_STRATEGIES
 
 BATCH, GRID, SIZE = 4, 7, 28
 

@@ -9,10 +9,10 @@ from torch import distributed as dist
 from tests.ranks import in_ranks
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.shard_sets import write_shard_set
-from training.config import KnnConfig, PretrainConfig
-from training.context import LocalContext
+from training.config.pretrain import KnnConfig, PretrainConfig
+from training.engine.context import LocalContext
+from training.engine.optim import OptimConfig
 from training.methods.moco import MoCoConfig
-from training.optim import OptimConfig
 
 STEPS = 10  # two epochs of five
 

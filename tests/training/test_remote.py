@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.shard_cache import CacheConfig
+from pipeline.core.errors import InputError
+from pipeline.shardset.cache import CacheConfig
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.s3_server import Bucket
 from tests.shard_sets import write_shard_set
-from training.cluster.reach import look, places, token_in
-from training.config import KnnConfig, PretrainConfig
+from training.config.pretrain import KnnConfig, PretrainConfig
+from training.ray.reach import look, places, token_in
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 Item = TypeVar("Item")
 

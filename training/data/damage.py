@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-from pipeline.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSampleError, InputError
 
 OnDamaged = Literal["raise", "skip"]
 DAMAGED_FILE = "damaged.jsonl"

@@ -7,10 +7,10 @@ from multiprocessing.context import BaseContext
 
 from torch.utils.data import Sampler
 
-from pipeline.memory import keep_freed_memory
+from pipeline.core.memory import keep_freed_memory
 from training.data.carrying import CarryingLoader
-from training.data.host_batch import HostBatch
 from training.data.stream import BatchDataset
+from training.views.host_batch import HostBatch
 
 
 class StepSampler(Sampler[int]):

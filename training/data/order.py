@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.draws import sample_seeds
+from training.randomness.draws import sample_seeds
 
 SHARD_ORDER_DOMAIN, WINDOW_DOMAIN = 0x53484152, 0x57494E44
 """Keep the order's hashes apart from each other and from the draws of samples."""

@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import DamagedSampleError, ImageError
-from pipeline.manifest import DatasetInfo
-from pipeline.shard_cache import CacheConfig
-from pipeline.shard_reader import ShardSetReader
-from pipeline.stores.storage import Place
-from training.augment import AugmentConfig, ColourDraws, draw_colours
+from pipeline.core.errors import DamagedSampleError, ImageError
+from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.shardset.cache import CacheConfig
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.storage.storage import Place
 from training.data.damage import Damage, OnDamaged, read_places
-from training.data.draws import View, sample_seeds, torch_seeds
-from training.data.host_batch import HostBatch, Partner
 from training.data.order import EpochOrder
 from training.data.subset import Subset
-from training.data.views import ViewConfig, cut_views, draw_crops, pool_saliency
-from training.masking.config import MaskConfig
-from training.masking.draws import box_side, draw_exchange, draw_masks
+from training.randomness.draws import View, sample_seeds, torch_seeds
+from training.views.colours import AugmentConfig, ColourDraws, draw_colours
+from training.views.crops import ViewConfig, cut_views, draw_crops, pool_saliency
+from training.views.host_batch import HostBatch, Partner
+from training.views.mask_config import MaskConfig
+from training.views.mask_draws import box_side, draw_exchange, draw_masks
 
 WINDOWS_AHEAD = 2
 """Windows of shards that are on the local disk or on their way to it: the one that is read, and the
@@ -47,7 +47,7 @@ class StreamConfig:
         window: shards whose samples are mixed.
         on_damaged: what becomes of a damaged sample (`training.data.damage`).
         data_fraction: share of the samples that are used (`training.data.subset`).
-        exchange: whether backgrounds of queries are exchanged (`training.masking.exchange`).
+        exchange: whether backgrounds of queries are exchanged (`training.views.exchange`).
     """
 
     seed: int

@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.manifest import DatasetInfo
-from training.data.draws import sample_seeds
+from pipeline.shardset.manifest import DatasetInfo
+from training.randomness.draws import sample_seeds
 
 SUBSET_DOMAIN = 0x53554253
 """Keeps these hashes apart from the order's and the draws'."""

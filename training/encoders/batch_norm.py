@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 
 class _Grouped(nn.modules.batchnorm._BatchNorm):

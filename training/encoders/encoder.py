@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pipeline.architectures import check_architecture, plain_network, stem_name
-from pipeline.errors import InputError
+from pipeline.core.architectures import check_architecture, plain_network, stem_name
+from pipeline.core.errors import InputError
 from training.encoders.initial_weights import initial_weights, load_weights
 from training.encoders.stem import PartialConv2d, pad_kernel, see_masks, shrink_stem, with_mask
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.backbone import BackboneInfo, write_backbone
-from pipeline.gaussian import scaled_kernel
-from pipeline.preparation import HighPass, Preprocessing, short_side
-from training.config import PretrainConfig
+from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.images.gaussian import scaled_kernel
+from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
+from training.config.pretrain import PretrainConfig
 from training.encoders.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
 from training.encoders.stem import has_small_stem
-from training.masking.fills import HIGH_PASS_AT_224, fill_named
+from training.views.fills import HIGH_PASS_AT_224, fill_named
 
 
 def export_backbone(
@@ -24,7 +24,7 @@ def export_backbone(
     high_pass: tuple[int, float] | None,
     provenance: dict[str, Any],
 ) -> BackboneInfo:
-    """Write the backbone so that `pipeline.backbone.load_backbone` and its library load it.
+    """Write the backbone so that `pipeline.backbone.folder.load_backbone` and its library load it.
 
     Args:
         folder: of the export; replaced as a whole if it holds an earlier one.

@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.architectures import TIMM, classifier_names, first_line, stem_name
-from pipeline.backbone import load_backbone
-from pipeline.errors import InputError
+from pipeline.backbone.folder import load_backbone
+from pipeline.core.architectures import TIMM, classifier_names, first_line, stem_name
+from pipeline.core.errors import InputError
 from training.encoders.stem import centre_of, is_padded
 
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")

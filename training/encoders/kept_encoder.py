@@ -10,17 +10,17 @@ from typing import Literal
 
 from torch import Tensor, device, nn
 
-from pipeline.architectures import plain_network
-from pipeline.backbone import (
+from pipeline.backbone.folder import (
     BACKBONE_FOLDER,
     BackboneInfo,
     load_backbone,
     load_info,
     weights_digest,
 )
-from pipeline.errors import InputError
-from training.checkpoint import STATE_FILE, CheckpointStore, load_state, read_config
-from training.config_fields import dotted
+from pipeline.core.architectures import plain_network
+from pipeline.core.errors import InputError
+from training.core.checkpoint import STATE_FILE, CheckpointStore, load_state, read_config
+from training.core.fields import dotted
 from training.encoders.encoder import EncoderConfig, build_backbone, plain_state_dict
 
 EncoderName = Literal["query", "momentum"]

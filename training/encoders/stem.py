@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.architectures import first_line, stem_name
-from pipeline.errors import InputError
+from pipeline.core.architectures import first_line, stem_name
+from pipeline.core.errors import InputError
 
 RGB = 3
 MARGIN = 2

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.progress import WARNING, say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import WARNING, say
 from training.evaluate.predictions import Predictions, read_predictions
 
 FOUND_ON_TRAINING = {"strength", "device"}

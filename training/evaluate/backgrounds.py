@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.progress import track
-from training.distributed import gather_rows_of_any_number, rank, world_size
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.backgrounds_cut import Cut, binarised, composed, cut, object_share
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features

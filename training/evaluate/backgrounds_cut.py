@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.preparation import resize_and_crop, resized, short_side
-from training.data.views import pool_saliency
+from pipeline.images.preprocessing import resize_and_crop, resized, short_side
 from training.evaluate.look import view_boxes
+from training.views.crops import pool_saliency
 
 INPAINT_RADIUS = 3
 """Pixels around a point that Telea's method looks at; OpenCV's own example."""

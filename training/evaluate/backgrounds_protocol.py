@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.progress import say
-from training.distributed import rank
+from pipeline.core.progress import say
+from training.core.distributed import rank
 from training.evaluate.backgrounds import is_approximate, judged, swap_backgrounds
 from training.evaluate.intervals import mean_interval
 from training.evaluate.knn import knn_predict

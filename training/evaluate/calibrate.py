@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from training.data.draws import sample_seeds
 from training.evaluate.extract import ExtractConfig, Prepare
 from training.evaluate.labelled import LabelledImages
+from training.randomness.draws import sample_seeds
 
 NUM_IMAGES, LARGEST_BATCH = 512, 128
 NUM_SHARDS = 16

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
 from training.encoders.stem import with_mask
 from training.evaluate.calibrate import calibrate
 from training.evaluate.extract import ExtractConfig
@@ -13,9 +13,9 @@ from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn_check import knn_over_ranks
 from training.evaluate.label_free import label_free_figures
 from training.evaluate.labelled import StoredImages
-from training.inputs import carrying_masks
-from training.masking.fills import Fill
 from training.methods.interface import Method
+from training.views.fills import Fill
+from training.views.inputs import carrying_masks
 
 
 def run_checks(

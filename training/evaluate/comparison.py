@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 from scipy.stats import binomtest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 RESAMPLES = 10_000
 COVERAGE = 95.0

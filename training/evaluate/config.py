@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from pipeline.errors import InputError
-from training.cluster.resources import Wanted
+from pipeline.core.errors import InputError
+from training.config.resources import Wanted
 from training.encoders.kept_encoder import EncoderName
 from training.evaluate.backgrounds import BackgroundsConfig
 from training.evaluate.detection.config import DetectionConfig

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.geometry import (
     alignment,
     effective_rank,
@@ -25,7 +25,7 @@ from training.evaluate.labelled import LabelledImages
 from training.evaluate.look import Look, evenly_chosen
 from training.evaluate.mask_invariance import fill_of, mask_invariance
 from training.evaluate.subject import Subject
-from training.masking.fills import fill_named
+from training.views.fills import fill_named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import DamagedSampleError, InputError
-from pipeline.progress import track
-from training.distributed import gather_rows_of_any_number, rank, world_size
+from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.progress import track
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.features import evaluation_view, extract_features
 from training.evaluate.labelled import LabelledImages
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.preparation import centre_view, short_side
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import centre_view, short_side
 
 CPU_ROWS = 32
 """Images that go through a network at once on a CPU. The activations of more leave its caches:

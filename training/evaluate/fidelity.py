@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.progress import track
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
 from pipeline.saliency.foreground import Rule, foreground
-from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.data.draws import View, sample_seeds
-from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 from training.evaluate.calibrate import hashed_subset
 from training.evaluate.labelled import StoredImages
+from training.randomness.draws import View, sample_seeds
+from training.views.colours import AugmentConfig, augment_colours, draw_colours
+from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 
 Image = NDArray[np.uint8]
 Grids = NDArray[np.bool_]

@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.progress import track
-from training.data.draws import sample_seeds
-from training.distributed import average_buffers, data_parallel, world_size
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
+from training.core.distributed import average_buffers, data_parallel, world_size
+from training.core.schedules import cosine_lr
 from training.encoders.batch_norm import group_batch_norm
 from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.training_views import training_batches
-from training.schedules import cosine_lr
+from training.randomness.draws import sample_seeds
 
 
 @dataclass(frozen=True, kw_only=True)

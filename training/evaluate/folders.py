@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import decode_source
-from pipeline.errors import ImageError, InputError
-from pipeline.shared_images import HashedFiles, HashedImages
-from pipeline.sources.image_names import has_image_suffix
+from pipeline.core.errors import ImageError, InputError
+from pipeline.core.image_names import has_image_suffix
+from pipeline.images.codecs import decode_source
+from pipeline.shardset.shared_images import HashedFiles, HashedImages
 
 
 class FolderImages:

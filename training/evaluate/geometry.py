@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.intervals import percentile_interval
 
 UNIFORMITY_SCALE = 2.0

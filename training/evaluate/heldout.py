@@ -11,21 +11,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.shard_cache import CacheConfig
-from pipeline.shared_images import HashedShards, counted, shared_images
-from pipeline.stores.storage import Location
-from training.augment import AugmentConfig
+from pipeline.core.errors import InputError
+from pipeline.shardset.cache import CacheConfig
+from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.shardset.shared_images import HashedShards, counted, shared_images
+from pipeline.storage.storage import Location
+from training.config.heldout import HeldoutConfig
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.data.damage import OnDamaged
 from training.data.stream import BatchDataset, StreamConfig
-from training.data.views import ViewConfig
-from training.distributed import gather_rows_of_any_number, rank, world_size
-from training.evaluate.heldout_config import HeldoutConfig
-from training.inputs import EncoderInputs, build_inputs, to_device
-from training.masking.config import MaskConfig
-from training.masking.fills import Fill
 from training.methods.losses import info_nce
+from training.views.colours import AugmentConfig
+from training.views.crops import ViewConfig
+from training.views.fills import Fill
+from training.views.inputs import EncoderInputs, build_inputs, to_device
+from training.views.mask_config import MaskConfig
 
 HELDOUT_SEED = 0x48454C44
 """Of the held-out views, whatever the run's own seed is."""

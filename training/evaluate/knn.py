@@ -9,7 +9,7 @@ Shapes: M training images, V validation images, D features.
 import torch
 import torch.nn.functional as F
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 MAX_SIMILARITIES = 2**26  # held at once: 256 MiB of float32
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pipeline.shard_cache import CacheConfig
-from pipeline.stores.storage import Location
+from pipeline.shardset.cache import CacheConfig
+from pipeline.storage.storage import Location
 from training.evaluate.extract import ExtractConfig, Prepare, gathered_features
 from training.evaluate.knn import knn_accuracy
 from training.evaluate.labelled import open_pair

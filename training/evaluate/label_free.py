@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backbone import BackboneInfo
-from pipeline.errors import DamagedSampleError
-from pipeline.preparation import Preprocessing, short_side
+from pipeline.backbone.folder import BackboneInfo
+from pipeline.core.errors import DamagedSampleError
+from pipeline.images.preprocessing import Preprocessing, short_side
 from pipeline.saliency.foreground import foreground
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
 from training.evaluate.calibrate import hashed_subset
 from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages

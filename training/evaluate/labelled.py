@@ -6,14 +6,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import DamagedSampleError, ImageError, InputError
-from pipeline.manifest import check_shards, load_dataset_info
-from pipeline.schema import DATASET_FILE
-from pipeline.shard_cache import CacheConfig
-from pipeline.shard_reader import ShardSetReader
-from pipeline.shared_images import HashedImages, HashedShards, counted, shared_images
-from pipeline.stores.storage import Location, is_url
+from pipeline.core.errors import DamagedSampleError, ImageError, InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.shardset.cache import CacheConfig
+from pipeline.shardset.manifest import check_shards, load_dataset_info
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.shardset.schema import DATASET_FILE
+from pipeline.shardset.shared_images import HashedImages, HashedShards, counted, shared_images
+from pipeline.storage.storage import Location, is_url
 from training.evaluate.folders import FolderImages
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.knn import check_features
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(2, -11, -1))  # 10 to 1e-5

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.progress import track
-from training.distributed import data_parallel
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
+from training.core.distributed import data_parallel
 from training.evaluate.extract import Features, Prepare
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.training_views import training_batches

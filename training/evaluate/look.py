@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.preparation import resize_and_crop
-from pipeline.progress import track
-from training.augment import AugmentConfig, augment_colours, draw_colours
-from training.data.draws import View, sample_seeds
-from training.data.views import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+from pipeline.core.progress import track
+from pipeline.images.preprocessing import resize_and_crop
 from training.evaluate.features import evaluation_view
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.subject import Subject
+from training.randomness.draws import View, sample_seeds
+from training.views.colours import AugmentConfig, augment_colours, draw_colours
+from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 
 
 class Views(NamedTuple):

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.saliency.foreground import foreground
-from training.data.draws import View, torch_seeds
 from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
-from training.masking.draws import draw_masks
-from training.masking.fills import FILLS, UnmaskedView, sample_noise
-from training.masking.patches import choose_patches, patches_to_pixels
+from training.randomness.draws import View, torch_seeds
+from training.views.fills import FILLS, UnmaskedView, sample_noise
+from training.views.mask_draws import draw_masks
+from training.views.patches import choose_patches, patches_to_pixels
 
 
 class Invariance(NamedTuple):

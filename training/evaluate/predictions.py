@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.manifest import RECORD_KEY, load_dataset_info, read_manifest
-from pipeline.stores.atomic import atomic_file
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import RECORD_KEY, load_dataset_info, read_manifest
+from pipeline.storage.atomic import atomic_file
 from training.evaluate.folders import FolderImages
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.results import RESULTS_FILE, Result, check_folder, result_of

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.progress import say
-from training.distributed import rank
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
+from training.core.distributed import rank
 from training.evaluate.backgrounds_protocol import backgrounds
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.diagnostics import diagnose

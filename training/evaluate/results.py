@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
-from pipeline.model_card import Figure
+from pipeline.backbone.card import Figure
+from pipeline.core.errors import InputError
 
 RESULTS_FILE = "results.jsonl"
 WIDEST = 6

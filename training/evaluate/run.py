@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import InputError
-from pipeline.progress import say
-from training.distributed import rank, world_size
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
+from training.core.distributed import rank, world_size
 from training.evaluate.backgrounds import check_masks
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.architectures import plain_network
-from pipeline.backbone import BackboneInfo, weights_digest
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocess, Preprocessing
+from pipeline.backbone.folder import BackboneInfo, weights_digest
+from pipeline.core.architectures import plain_network
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.export import untrained_like
 from training.encoders.initial_weights import initial_weights, load_weights
 from training.encoders.kept_encoder import EncoderName, load_encoder

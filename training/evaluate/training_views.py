@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from training.data.draws import View, sample_seeds
-from training.data.views import ViewConfig, cut_views, draw_crops
-from training.distributed import rank, world_size
+from pipeline.core.errors import InputError
+from training.core.distributed import rank, world_size
 from training.evaluate.extract import view_batches
 from training.evaluate.labelled import LabelledImages
+from training.randomness.draws import View, sample_seeds
+from training.views.crops import ViewConfig, cut_views, draw_crops
 
 ORDER_DOMAIN = 0x50524F42
 """Keeps the order's hashes apart from those of the crops."""

@@ -12,10 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.distributed import average_buffers, gather_rows
+from training.core.distributed import average_buffers, gather_rows
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
-from training.inputs import EncoderInputs
 from training.methods.hard_negatives import embedding_spread
 from training.methods.interface import (
     Method,
@@ -28,6 +27,7 @@ from training.methods.interface import (
     unit_rows,
 )
 from training.methods.momentum import momentum_copy, update_momentum
+from training.views.inputs import EncoderInputs
 
 
 @dataclass(frozen=True, kw_only=True)

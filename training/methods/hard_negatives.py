@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from pipeline.errors import InputError
-from training.data.draws import View, negative_view
-from training.distributed import gather_rows, rank, world_size
+from pipeline.core.errors import InputError
+from training.core.distributed import gather_rows, rank, world_size
+from training.core.schedules import linear_warmup
 from training.methods.interface import MethodConfig, Moment
 from training.methods.losses import Weigh, prime_log_weights
-from training.schedules import linear_warmup
+from training.randomness.draws import View, negative_view
 
 PAPER_NEGATIVES = 65536
 """Keys in the paper's queue."""

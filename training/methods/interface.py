@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import InputError
-from training.config_fields import Chosen
+from pipeline.core.errors import InputError
+from training.core.fields import Chosen
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
-from training.inputs import EncoderInputs
+from training.views.inputs import EncoderInputs
 
 
 class StepResult(NamedTuple):
@@ -96,7 +96,7 @@ class MethodConfig(Chosen):
 
     @property
     def negative_views(self) -> tuple[int, ...]:
-        """Numbers of the views that are hard negatives (`training.data.draws.negative_view`)."""
+        """Numbers of the views that are hard negatives (`training.randomness.draws.negative_view`)."""
         return ()
 
     @property

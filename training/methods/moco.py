@@ -12,9 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from training.data.draws import View
-from training.distributed import (
+from pipeline.core.errors import InputError
+from training.core.distributed import (
     average_buffers,
     batch_permutation,
     encode_shuffled,
@@ -23,7 +22,6 @@ from training.distributed import (
 )
 from training.encoders.batch_norm import running_statistics_kept
 from training.encoders.encoder import Backbone
-from training.inputs import EncoderInputs
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
@@ -43,6 +41,8 @@ from training.methods.interface import (
 from training.methods.key_queue import KeyQueue, check_queue_size
 from training.methods.losses import InfoNCELogits, info_nce
 from training.methods.momentum import momentum_copy, update_momentum
+from training.randomness.draws import View
+from training.views.inputs import EncoderInputs
 
 KEY_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles of the key encoder's passes; the second hard negative's pass is 2, and so on."""

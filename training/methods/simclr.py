@@ -17,8 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.data.draws import View
-from training.distributed import (
+from training.core.distributed import (
     average_buffers,
     batch_permutation,
     encode_shuffled,
@@ -31,7 +30,6 @@ from training.distributed import (
 )
 from training.encoders.batch_norm import running_statistics_kept
 from training.encoders.encoder import Backbone
-from training.inputs import EncoderInputs
 from training.methods.hard_negatives import (
     HardNegativeConfig,
     embedding_spread,
@@ -48,6 +46,8 @@ from training.methods.interface import (
     both_heads,
 )
 from training.methods.losses import NTXentLogits, nt_xent
+from training.randomness.draws import View
+from training.views.inputs import EncoderInputs
 
 VIEW_2_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles: that of view 2, and the first of the hard negatives' own."""

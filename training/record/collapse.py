@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 STANDARD_ERRORS = 2.0
 """By which two kNN accuracies of the same network would differ in one case of twenty."""

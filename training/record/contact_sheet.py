@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from training.config import PretrainConfig
-from training.data.draws import View
+from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
+from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.inputs import build_inputs
-from training.masking.fills import fill_named
+from training.randomness.draws import View
+from training.views.fills import fill_named
+from training.views.inputs import build_inputs
 
 COLUMNS = ("image", "saliency", "foreground of query", "query", "key", "hard negative")
 EXCHANGED = "on another background"

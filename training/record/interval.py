@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from training.distributed import mean_over_ranks
+from training.core.distributed import mean_over_ranks
 
 Item = TypeVar("Item")
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.stores.atomic import write_atomically
+from pipeline.storage.atomic import write_atomically
 from training.record.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"

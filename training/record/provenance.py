@@ -8,7 +8,7 @@ and no sample number ever crosses ranks.
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.draws import sample_seeds
+from training.randomness.draws import sample_seeds
 
 PROVENANCE_DOMAIN = 0x50524F56
 """Keeps these hashes apart from the draws of samples and from the order's."""

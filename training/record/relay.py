@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.progress import Standing
-from pipeline.progress import say as tell
-from pipeline.progress import show as tell_standing
+from pipeline.core.progress import Standing
+from pipeline.core.progress import say as tell
+from pipeline.core.progress import show as tell_standing
 
 PROGRESS_FILE, STANDING_FILE = "progress.log", "progress.json"
 """All lines; how far the work is that was told of last."""

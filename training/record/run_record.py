@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.errors import InputError
-from pipeline.progress import WARNING, Standing, say, show
-from training.config import PretrainConfig
-from training.context import TrainContext
+from pipeline.core.errors import InputError
+from pipeline.core.progress import WARNING, Standing, say, show
+from training.config.pretrain import PretrainConfig
+from training.core.distributed import rank
 from training.data.damage import DamageLog
-from training.data.host_batch import HostBatch
-from training.distributed import rank
+from training.engine.context import TrainContext
 from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
 from training.methods.interface import StepResult
 from training.record.collapse import CollapseWatch
@@ -22,6 +21,7 @@ from training.record.provenance import samples_digest
 from training.record.tally import Tally
 from training.record.trackers import Trackers
 from training.record.verdict import Learning
+from training.views.host_batch import HostBatch
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
 """In the record: damaged samples so far, where they are skipped (one counts in every epoch), and

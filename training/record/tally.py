@@ -1,6 +1,6 @@
 """Whole numbers that add up over a run's steps and ranks, through restarts too."""
 
-from training.distributed import sum_over_ranks
+from training.core.distributed import sum_over_ranks
 
 _WORD = 1 << 64
 

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.errors import InputError
-from pipeline.stores.atomic import write_atomically
-from training.config_fields import dotted
+from pipeline.core.errors import InputError
+from pipeline.storage.atomic import write_atomically
+from training.core.fields import dotted
 
 TRACKED_FILE = "tracked.json"
 """The runs' names over there, so that a resumed run goes on in them."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 MapMethod = Literal["pca", "tsne", "umap"]
 NEEDED_PACKAGE = {"tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-learn")}

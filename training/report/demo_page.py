@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.stores.atomic import write_atomically
-from training.demo import COLUMNS, ROWS, DemoPlan, Outcome, label
+from pipeline.storage.atomic import write_atomically
+from training.demo.run import COLUMNS, ROWS, DemoPlan, Outcome, label
 from training.report.page import Card, Facts, Gallery, Page, Section, Strip, Table, Words
 from training.report.pictures import picture
 from training.report.render import render

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import InputError
-from pipeline.schema import (
+from pipeline.core.errors import InputError
+from pipeline.shardset.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
     PLAN_FILE,
     REJECTED_FOLDER,
     SHARDS_FOLDER,
 )
-from training.checkpoint import STATE_FILE
-from training.config import CONFIG_FILE
+from training.config.pretrain import CONFIG_FILE
+from training.core.checkpoint import STATE_FILE
 
 Kind = Literal["shard set", "run", "sweep"]
 SWEEP_FILE = "sweep.json"

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import InputError, write_error
-from pipeline.schema import REPORT_FILE
-from pipeline.stores.atomic import write_atomically
+from pipeline.core.errors import InputError, write_error
+from pipeline.shardset.schema import REPORT_FILE
+from pipeline.storage.atomic import write_atomically
 from training.report.config import ReportConfig
 from training.report.kinds import Kind, kind_of
 from training.report.page import Page

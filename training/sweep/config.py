@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import InputError
-from training.config import PretrainConfig
-from training.config_fields import with_fields
+from pipeline.core.errors import InputError
+from training.config.pretrain import PretrainConfig
+from training.core.fields import with_fields
 from training.sweep.space import Point, Search, Space, check_values, fixed_points, num_points
 
 Scheduler = Literal["asha", "none"]

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, write_error
-from pipeline.stores.atomic import write_atomically
-from training.config_fields import dotted
+from pipeline.core.errors import InputError, write_error
+from pipeline.storage.atomic import write_atomically
+from training.core.fields import dotted
 from training.sweep.config import Sweep
 from training.sweep.space import shown, space_to_json
 

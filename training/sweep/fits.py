@@ -8,8 +8,8 @@ a sweep is refused.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import InputError
-from training.cluster.resources import Node, Resources, first_resources
+from pipeline.core.errors import InputError
+from training.config.resources import Node, Resources, first_resources
 
 
 @dataclass(frozen=True)

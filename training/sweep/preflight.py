@@ -1,9 +1,9 @@
 """Check a sweep's trials before the first one starts."""
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, load_dataset_info
-from training.disk import check_disk
-from training.preflight import check_batches, preflight
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
+from training.engine.disk import check_disk
+from training.engine.preflight import check_batches, preflight
 from training.sweep.config import Sweep
 from training.sweep.space import shown
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import binom, spearmanr
 
-from pipeline.errors import InputError
-from pipeline.stores.atomic import atomic_file, write_atomically
-from training.config_fields import Plain
+from pipeline.core.errors import InputError
+from pipeline.storage.atomic import atomic_file, write_atomically
+from training.core.fields import Plain
 from training.evaluate.comparison import TAIL
 from training.sweep.config import TRIALS_FOLDER, Sweep
 from training.sweep.space import Point

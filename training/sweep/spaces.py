@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipeline.errors import InputError
-from training.config import PretrainConfig
+from pipeline.core.errors import InputError
+from training.config.pretrain import PretrainConfig
 from training.sweep.space import Interval, Search, Space, Values
 
 

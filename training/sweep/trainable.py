@@ -22,13 +22,13 @@ from ray import tune
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
-from training.cluster.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
-from training.cluster.resources import Resources
-from training.config import CONFIG_FILE, PretrainConfig
-from training.loop import RunResult
-from training.preflight import steps_per_epoch
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
+from training.config.pretrain import CONFIG_FILE, PretrainConfig
+from training.config.resources import Resources
+from training.engine.loop import RunResult
+from training.engine.preflight import steps_per_epoch
+from training.ray.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
 from training.record.metrics import read_metrics
 from training.sweep.config import TRIALS_FOLDER, trial_config
 

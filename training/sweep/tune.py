@@ -18,9 +18,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from pipeline.progress import Standing, say, show
-from training.cluster.launch import STOP_FILE
-from training.stopping import asked_to_stop
+from pipeline.core.progress import Standing, say, show
+from training.engine.stopping import asked_to_stop
+from training.ray.launch import STOP_FILE
 from training.sweep.config import TRIALS_FOLDER, Sweep
 from training.sweep.fits import Share
 from training.sweep.results import Status, Trial, write_table

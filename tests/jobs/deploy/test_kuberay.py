@@ -17,7 +17,7 @@ from jobs.cli import parse
 from jobs.job_server import JOB_STOP_WAIT_S
 from jobs.pretrain import read_command_line
 from pipeline.precompute.config import PrecomputeConfig
-from training.preflight import can_split
+from training.engine.preflight import can_split
 
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "jobs" / "deploy"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.core.errors import InputError
 from pipeline.demo.pictures import (
     KINDS,
     SPLITS,
@@ -18,7 +19,6 @@ from pipeline.demo.pictures import (
     make_demo_pictures,
     picture_rng,
 )
-from pipeline.errors import InputError
 
 
 @pytest.fixture(scope="module")

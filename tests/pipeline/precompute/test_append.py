@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import check_shards, load_dataset_info
+from pipeline.core.errors import InputError
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local import build_all
 from pipeline.precompute.run import run_precompute
-from pipeline.shard_reader import ShardSetReader
+from pipeline.shardset.manifest import check_shards, load_dataset_info
+from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import contents, write_pictures
 from tests.precompute_here import precompute_here
 

@@ -12,19 +12,19 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, read_manifest
+from pipeline.core.errors import InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.build import ShardJob, ensure_shard
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import planned_rows, write_plan
 from pipeline.saliency.boundary import Boundary
-from pipeline.schema import manifest_path, rejected_path, sample_key, shard_path
-from pipeline.shard_reader import ShardSetReader
+from pipeline.shardset.manifest import DatasetInfo, read_manifest
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.shardset.schema import manifest_path, rejected_path, sample_key, shard_path
 from pipeline.sources.collected import collect
 from pipeline.sources.registry import SourceOptions, open_source
-from pipeline.stores.local_store import LocalStore
-from pipeline.stores.storage import open_store
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.storage import open_store
 
 NAME = "shard-000000"
 

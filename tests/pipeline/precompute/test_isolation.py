@@ -13,14 +13,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.build import ShardJob, ensure_shard
 from pipeline.precompute.isolation import Isolation, ShardError
 from pipeline.precompute.isolation_child import Limits
 from pipeline.precompute.plan_files import planned_rows
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.uniform import Uniform
-from pipeline.schema import manifest_path, rejected_path, shard_path
+from pipeline.shardset.schema import manifest_path, rejected_path, shard_path
 from tests.deadly import (
     DeadlyDecoder,
     DeadlySaliency,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.plan import Plan, make_plan
 from pipeline.precompute.plan_files import (
     check_plan,
@@ -18,7 +18,7 @@ from pipeline.precompute.plan_files import (
 )
 from pipeline.sources.collected import collect
 from pipeline.sources.listing import DataPlace, Listing, RowBuffer
-from pipeline.stores.storage import open_store
+from pipeline.storage.storage import open_store
 
 PARAMETERS: dict[str, object] = {"saliency": {"source": "boundary", "side": 64}, "shard_images": 4}
 

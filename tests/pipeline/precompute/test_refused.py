@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
+from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.shardset.manifest import load_dataset_info
 from tests.picture_folders import contents, write_pictures
 from tests.precompute_here import precompute_here
 

@@ -1,8 +1,8 @@
 """The figures that a person watches."""
 
-from pipeline.manifest import ShardInfo
 from pipeline.precompute.build import BuiltShard
 from pipeline.precompute.report import started_work, with_shard
+from pipeline.shardset.manifest import ShardInfo
 
 
 def built(num_images: int, num_rejected: int = 0, rebuilt: bool = True) -> BuiltShard:

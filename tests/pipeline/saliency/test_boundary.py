@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.core.errors import InputError
 from pipeline.demo.pictures import KINDS, draw_picture
-from pipeline.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
 from pipeline.saliency.interface import SaliencySource

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.codecs import decode_saliency
-from pipeline.errors import ImageError, InputError
-from pipeline.manifest import DatasetInfo, read_rejected
+from pipeline.core.errors import ImageError, InputError
+from pipeline.images.codecs import decode_saliency
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.saliency.external import External, decode_mask
-from pipeline.shard_reader import ShardSetReader
+from pipeline.shardset.manifest import DatasetInfo, read_rejected
+from pipeline.shardset.reader import ShardSetReader
 from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.preprocessing import normalise
+from pipeline.core.errors import InputError
+from pipeline.images.filters import normalise
 from pipeline.saliency.interface import WeightedSource, parameters_of, pin
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda

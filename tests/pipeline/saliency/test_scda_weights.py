@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbone import BackboneInfo, write_backbone
-from pipeline.errors import InputError
-from pipeline.preparation import HighPass, Preprocessing
-from pipeline.preprocessing import high_pass, normalise
+from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.core.errors import InputError
+from pipeline.images.filters import high_pass, normalise
+from pipeline.images.preprocessing import HighPass, Preprocessing
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.scda_network import localiser_of
 from pipeline.saliency.scda_weights import load_trunk

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.core.errors import ImageError, InputError
 from pipeline.demo.pictures import draw_picture
-from pipeline.errors import ImageError, InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.centre import Centre
 from pipeline.saliency.interface import Image, Map, SaliencySource

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.saliency.centre import Centre
 from pipeline.saliency.fine_grained import FineGrained
 from pipeline.saliency.registry import SALIENCY_SOURCES, make_saliency_source

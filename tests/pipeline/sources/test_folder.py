@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.sources.collected import Collected, collect
 from pipeline.sources.listing import Listing
 from pipeline.sources.registry import SourceOptions, open_source

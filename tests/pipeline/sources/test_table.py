@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.plan import make_plan
 from pipeline.sources.collected import Collected, collect
 from pipeline.sources.listing import Listing

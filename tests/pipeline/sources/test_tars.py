@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import webdataset
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.precompute.plan import make_plan
 from pipeline.sources.collected import Collected, collect
 from pipeline.sources.listing import Listing

@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import Dataset, SequentialSampler
 
-from pipeline.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSampleError, InputError
 from training.data.carrying import CarryingLoader
 
 

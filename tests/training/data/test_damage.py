@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSampleError, InputError
 from training.data.damage import DAMAGED_FILE, Damage, DamageLog, OnDamaged, read_places
 
 IDS = [70, 10, 50, 30, 90, 20]

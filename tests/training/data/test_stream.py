@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
 from tests.shard_sets import damage_images, write_shard_set
-from training.augment import AugmentConfig, ColourDraws
 from training.data.damage import OnDamaged
-from training.data.draws import View, negative_view
-from training.data.host_batch import HostBatch
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset, StreamConfig
-from training.data.views import ViewConfig
-from training.masking.config import MaskConfig
-from training.masking.draws import MaskDraws
+from training.randomness.draws import View, negative_view
+from training.views.colours import AugmentConfig, ColourDraws
+from training.views.crops import ViewConfig
+from training.views.host_batch import HostBatch
+from training.views.mask_config import MaskConfig
+from training.views.mask_draws import MaskDraws
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.shard_sets import write_shard_set
+from training.config.recipes import debug
 from training.data.stream import BatchDataset
 from training.data.subset import Subset, kept_sizes, num_used
-from training.recipes import debug
 
 SIZES = [30, 7, 1, 64]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.encoders.batch_norm import group_batch_norm, running_statistics_kept
 
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.encoders import encoder
 from training.encoders.encoder import (
     Backbone,

@@ -6,9 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbone import load_backbone
-from pipeline.errors import InputError
-from pipeline.preparation import HighPass
+from pipeline.backbone.folder import load_backbone
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import HighPass
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.encoders.export import export_backbone, untrained_like
 from training.encoders.initial_weights import initial_weights

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.architectures import TIMM
-from pipeline.backbone import BackboneInfo, write_backbone
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocessing
+from pipeline.backbone.folder import BackboneInfo, write_backbone
+from pipeline.core.architectures import TIMM
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocessing
 from training.encoders.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
 from training.encoders.initial_weights import published_weights
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.backbone import load_backbone, load_info, weights_digest
-from pipeline.errors import InputError
-from pipeline.formats.write import write_formats
+from pipeline.backbone.folder import load_backbone, load_info, weights_digest
+from pipeline.backbone.formats.write import write_formats
+from pipeline.core.errors import InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
-from training.checkpoint import CheckpointStore
+from training.core.checkpoint import CheckpointStore
 from training.encoders.kept_encoder import find_checkpoint, load_encoder
 from training.evaluate.subject import load_subjects
 from training.methods.byol import BYOLConfig

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import InputError
-from training.distributed import encode_shuffled
+from pipeline.core.errors import InputError
+from training.core.distributed import encode_shuffled
 from training.encoders.encoder import Backbone, EncoderConfig, build_backbone
 from training.encoders.stem import PartialConv2d, is_padded, pad_kernel, see_masks, with_mask
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.backbone import BackboneInfo
-from pipeline.preparation import Preprocess, Preprocessing
+from pipeline.backbone.folder import BackboneInfo
+from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.evaluate.subject import Subject
 
 NAMES = ("blue", "green", "red")

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.progress import listening
+from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
 from tests.listeners import Kept
 from tests.training.evaluate.made_evaluations import write_evaluation
 from training.evaluate.arms import Arm, read_arms, shared_figures

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocess, Preprocessing
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocess, Preprocessing
 from tests.shard_sets import write_images
 from tests.training.evaluate.cases import colours_subject, write_folders
 from training.evaluate.backgrounds import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.manifest import DatasetInfo
+from pipeline.shardset.manifest import DatasetInfo
 from tests.training.evaluate.cases import NAMES, SIZE, pictures
 from training.encoders.batch_norm import group_batch_norm
 from training.evaluate import calibrate as module

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, ttest_1samp
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.comparison import (
     Difference,
     crossed_mean,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.shard_sets import write_images
 from tests.training.evaluate.cases import SIZE, colours_subject, write_folders
 from training.evaluate.diagnostics import DiagnosticFigure, DiagnosticsConfig, diagnose

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, load_dataset_info
-from pipeline.schema import shard_path
-from pipeline.shard_reader import ShardSetReader
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.shardset.schema import shard_path
 from tests.training.evaluate.cases import NAMES, pictures
 from training.evaluate.extract import ExtractConfig, features_of, gathered_features
 from training.evaluate.features import evaluation_view

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from pipeline.errors import InputError
-from pipeline.preparation import HighPass, Preprocess, Preprocessing
-from pipeline.preprocessing import IMAGENET_STD
+from pipeline.core.errors import InputError
+from pipeline.images.filters import IMAGENET_STD
+from pipeline.images.preprocessing import HighPass, Preprocess, Preprocessing
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.features import evaluation_view, extract_features
 

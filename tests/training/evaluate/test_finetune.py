@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.evaluate.cases import SIZE, colours_subject, write_folders
 from training.evaluate.extract import ExtractConfig, features_of
 from training.evaluate.finetune import FinetuneConfig, balanced_subset, finetuned

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.geometry import (
     alignment,
     effective_rank,

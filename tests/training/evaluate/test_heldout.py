@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
-from training.data.views import ViewConfig
+from training.config.heldout import HeldoutConfig
 from training.evaluate.heldout import _loss, check_heldout, heldout_loss
-from training.evaluate.heldout_config import HeldoutConfig
-from training.masking.fills import fill_named
+from training.views.crops import ViewConfig
+from training.views.fills import fill_named
 
 VIEWS = ViewConfig(size=32, grid=4)
 

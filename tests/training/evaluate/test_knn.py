@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.knn import knn_accuracy, knn_predict
 
 

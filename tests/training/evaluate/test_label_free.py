@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.errors import DamagedSampleError
+from pipeline.core.errors import DamagedSampleError
 from tests.runs import small_run
 from tests.shard_sets import damage_images, write_images, write_shard_set
 from tests.training.evaluate.cases import SIZE, colours_subject
@@ -22,9 +22,9 @@ from training.evaluate.label_free import (
 )
 from training.evaluate.labelled import StoredImages
 from training.evaluate.look import Look
-from training.masking.fills import fill_named
 from training.methods.interface import PlainEmbedder, ProjectedBackbone
 from training.methods.simclr import SimCLRConfig
+from training.views.fills import fill_named
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo
-from pipeline.schema import shard_path
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.shardset.schema import shard_path
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled, open_pair
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.linear import STRENGTHS, fit_logistic, heldout_rows, linear_probe, top1
 
 NUM_CLASSES, DIM = 5, 24

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.evaluate.cases import SIZE, colours_subject, write_folders
 from training.evaluate import linear_paper
 from training.evaluate.extract import ExtractConfig, Features, features_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.preparation import Preprocess, Preprocessing
+from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.evaluate.extract import ExtractConfig, Features, features_of
 from training.evaluate.knn import knn_predict

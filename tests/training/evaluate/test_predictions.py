@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
 from tests.training.evaluate.made_evaluations import CLASSES, made_predictions
 from training.evaluate.labelled import open_labelled

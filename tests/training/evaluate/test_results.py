@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.model_card import Figure
+from pipeline.backbone.card import Figure
+from pipeline.core.errors import InputError
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.results import Result, append_results, figures_of, read_results, table
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo
-from pipeline.progress import listening
+from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
+from pipeline.shardset.manifest import DatasetInfo
 from tests.listeners import Kept
 from tests.ranks import in_ranks
 from tests.training.evaluate.cases import NAMES, pictures, write_folders

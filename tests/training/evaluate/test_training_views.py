@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.evaluate.cases import write_folders
 from training.evaluate import training_views
 from training.evaluate.labelled import LabelledImages, open_labelled

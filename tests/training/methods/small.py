@@ -11,10 +11,10 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.ranks import in_ranks
-from training.data.draws import View
 from training.encoders.encoder import Backbone
-from training.inputs import EncoderInputs
 from training.methods.interface import Method, Moment
+from training.randomness.draws import View
+from training.views.inputs import EncoderInputs
 
 BATCH, GROUP, STEP = 8, 2, 5
 MOMENT = Moment(step=STEP, steps_per_epoch=10, total_steps=100)

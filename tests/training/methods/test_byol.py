@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.methods.small import (
     BATCH,
     GROUP,

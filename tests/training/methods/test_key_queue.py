@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.methods.key_queue import KeyQueue
 
 

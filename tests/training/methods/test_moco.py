@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.methods import small
 from tests.training.methods.small import (
     BATCH,
@@ -23,11 +23,11 @@ from tests.training.methods.small import (
     small_backbone,
     weighted,
 )
-from training.data.draws import View, negative_view
-from training.distributed import batch_permutation
-from training.inputs import EncoderInputs
+from training.core.distributed import batch_permutation
 from training.methods.interface import Moment
 from training.methods.moco import HARD_NEGATIVE_PASS, KEY_PASS, MoCoConfig, MoCoV2
+from training.randomness.draws import View, negative_view
+from training.views.inputs import EncoderInputs
 
 RHO = 1.5
 CONFIG = MoCoConfig(

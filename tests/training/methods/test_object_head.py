@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.methods.small import (
     BATCH,
     GROUP,
@@ -22,13 +22,13 @@ from tests.training.methods.small import (
     small_backbone,
     step_of,
 )
-from training.data.draws import View
-from training.distributed import batch_permutation
-from training.inputs import EncoderInputs
+from training.core.distributed import batch_permutation
 from training.methods.interface import Moment, ProjectedBackbone, unit_rows
 from training.methods.losses import info_nce, nt_xent
 from training.methods.moco import MoCoConfig, MoCoV2
 from training.methods.simclr import SimCLR, SimCLRConfig
+from training.randomness.draws import View
+from training.views.inputs import EncoderInputs
 
 WEIGHT, RHO = 0.3, 1.7
 COMMON: dict[str, Any] = {

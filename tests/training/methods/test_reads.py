@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.methods.small import BATCH, MOMENT, make_images, small_backbone
-from training.data.draws import View
-from training.inputs import EncoderInputs
 from training.methods.byol import BYOL, BYOLConfig
 from training.methods.interface import Method
 from training.methods.moco import MoCoConfig, MoCoV2
 from training.methods.simclr import SimCLR, SimCLRConfig
+from training.randomness.draws import View
+from training.views.inputs import EncoderInputs
 
 aten = torch.ops.aten
 READS = {

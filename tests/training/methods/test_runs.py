@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone import load_backbone
-from pipeline.errors import InputError
+from pipeline.backbone.folder import load_backbone
+from pipeline.core.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
-from training.config import KnnConfig, PretrainConfig
-from training.data.views import ViewConfig
-from training.masking.config import MaskConfig
+from training.config.pretrain import KnnConfig, PretrainConfig
+from training.engine.optim import OptimConfig
 from training.methods.byol import BYOLConfig
 from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
-from training.optim import OptimConfig
 from training.record.collapse import CollapseConfig
 from training.record.metrics import read_metrics
+from training.views.crops import ViewConfig
+from training.views.mask_config import MaskConfig
 
 
 @pytest.fixture(scope="module")

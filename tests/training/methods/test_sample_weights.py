@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.distributed import balanced_weights
+from training.core.distributed import balanced_weights
 from training.methods.losses import info_nce, nt_xent
 
 BATCH, KEPT = 6, [0, 2, 3, 5]

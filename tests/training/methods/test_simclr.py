@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.methods.small import (
     BATCH,
     GROUP,
@@ -23,11 +23,11 @@ from tests.training.methods.small import (
     step_of,
     weighted,
 )
-from training.data.draws import View, negative_view
-from training.distributed import batch_permutation
+from training.core.distributed import batch_permutation
 from training.methods.interface import Moment
 from training.methods.losses import nt_xent
 from training.methods.simclr import HARD_NEGATIVE_PASS, VIEW_2_PASS, SimCLR, SimCLRConfig
+from training.randomness.draws import View, negative_view
 
 RHO = 1.5
 CONFIG = SimCLRConfig(embedding_dim=6, temperature=0.3, rho=RHO, batch_norm_group=GROUP)

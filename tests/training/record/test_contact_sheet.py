@@ -5,17 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.manifest import load_dataset_info
+from pipeline.shardset.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
-from training.config import PretrainConfig
-from training.data.draws import View
+from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.data.views import ViewConfig
-from training.inputs import build_inputs
-from training.masking.config import MaskConfig
-from training.masking.fills import fill_named
 from training.methods.simclr import SimCLRConfig
+from training.randomness.draws import View
 from training.record.contact_sheet import COLUMNS, GAP, HEADER, TILE, write_contact_sheet
+from training.views.crops import ViewConfig
+from training.views.fills import fill_named
+from training.views.inputs import build_inputs
+from training.views.mask_config import MaskConfig
 
 
 def test_shows_the_query_on_another_background(tmp_path: Path) -> None:

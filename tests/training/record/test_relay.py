@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.progress import Standing, listening, say, show
+from pipeline.core.progress import Standing, listening, say, show
 from tests.listeners import Clock, Kept
 from training.record.relay import PROGRESS_FILE, STANDING_FILE, Relay, shown
 

@@ -12,11 +12,11 @@ from typing import Any
 import mlflow
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.shard_sets import write_shard_set
-from training.config import KnnConfig, PretrainConfig
-from training.preflight import preflight
+from training.config.pretrain import KnnConfig, PretrainConfig
+from training.engine.preflight import preflight
 from training.record.trackers import (
     MLflowTracker,
     TrackConfig,

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.manifest import load_dataset_info
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
-from training.data.draws import View
 from training.data.stream import BatchDataset
-from training.inputs import build_inputs
-from training.masking.config import MaskConfig
-from training.masking.fills import fill_named
+from training.randomness.draws import View
 from training.report.config import ReportConfig
 from training.report.page import Block, Charts, Gallery, Page, Table, Words
 from training.report.run.feature_map import flattened
@@ -24,6 +21,9 @@ from training.report.run.masks import Redrawn, shown_epochs
 from training.report.run.page import run_page
 from training.report.run.state import read_run
 from training.report.write import write_report
+from training.views.fills import fill_named
+from training.views.inputs import build_inputs
+from training.views.mask_config import MaskConfig
 
 
 @pytest.fixture(scope="module")

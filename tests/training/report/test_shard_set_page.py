@@ -4,9 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, read_manifest, write_dataset_info, write_rejected
-from pipeline.schema import DATASET_FILE, manifest_path, shard_path
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import (
+    DatasetInfo,
+    read_manifest,
+    write_dataset_info,
+    write_rejected,
+)
+from pipeline.shardset.schema import DATASET_FILE, manifest_path, shard_path
 from tests.shard_sets import picture, write_images, write_shard_set
 from training.report.config import ReportConfig
 from training.report.page import Block, Charts, Folded, Gallery, Page, Table, Words

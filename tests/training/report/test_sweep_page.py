@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.made_sweeps import trials, write_sweep
 from training.report.config import ReportConfig
 from training.report.page import Charts, Page, Table, Words

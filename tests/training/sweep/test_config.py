@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.sweep.small_sweeps import GRID, small_sweep
 from training.sweep.space import parse_space
 

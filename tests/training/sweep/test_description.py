@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.sweep.small_sweeps import small_sweep
 from training.sweep.description import (
     LOCK_FILE,

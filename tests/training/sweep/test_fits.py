@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from pipeline.errors import InputError
-from training.cluster.resources import Node
+from pipeline.core.errors import InputError
+from training.config.resources import Node
 from training.sweep.fits import Share, num_fitting, share_of
 
 TWO_CORES: list[Node] = [{"CPU": 2.0}]

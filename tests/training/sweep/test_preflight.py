@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
-from training.disk import checkpoint_size
+from training.engine.disk import checkpoint_size
 from training.sweep.preflight import check_trials
 from training.sweep.space import parse_space
 

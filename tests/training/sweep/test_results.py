@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.sweep.small_sweeps import small_sweep
-from training.config_file import read_config_file
+from training.config.file import read_config_file
 from training.evaluate.score import bootstrap_interval
 from training.sweep.results import (
     BEST_FILE,

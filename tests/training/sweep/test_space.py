@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from training.config_fields import with_fields
-from training.recipes import debug
+from pipeline.core.errors import InputError
+from training.config.recipes import debug
+from training.core.fields import with_fields
 from training.sweep.space import (
     Interval,
     Values,

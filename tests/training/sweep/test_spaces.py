@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
-from training.config_fields import with_fields
-from training.recipes import find_recipe
+from pipeline.core.errors import InputError
+from training.config.recipes import find_recipe
+from training.core.fields import with_fields
 from training.sweep.config import make_sweep
 from training.sweep.spaces import SPACES, find_space, prepared
 

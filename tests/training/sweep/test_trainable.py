@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
-from training.cluster.launch import STOP_FILE
-from training.config import CONFIG_FILE, PretrainConfig
-from training.config_fields import with_fields
-from training.loop import RunResult
-from training.recipes import debug
+from training.config.pretrain import CONFIG_FILE, PretrainConfig
+from training.config.recipes import debug
+from training.core.fields import with_fields
+from training.engine.loop import RunResult
+from training.ray.launch import STOP_FILE
 from training.record.metrics import METRICS_FILE
 from training.sweep import trainable as module
 from training.sweep.trainable import Evaluation, evaluations, trainable

@@ -13,14 +13,14 @@ import pytest
 from ray import tune as ray_tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from pipeline.progress import Standing, listening
+from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
-from training.cluster.launch import STOP_FILE
-from training.cluster.resources import Resources
-from training.config import PretrainConfig
+from training.config.pretrain import PretrainConfig
+from training.config.resources import Resources
+from training.ray.launch import STOP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 ROUNDING = 1.0
 """Pixels by which a box may leave its image: tools count from 0 or 1, and round. It is clipped."""

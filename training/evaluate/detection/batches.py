@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.codecs import decode_source
-from pipeline.errors import ImageError, InputError
-from training.data.draws import sample_seeds
+from pipeline.core.errors import ImageError, InputError
+from pipeline.images.codecs import decode_source
 from training.evaluate.detection.annotations import Annotated, BoxSet
 from training.evaluate.detection.coco_tools import outline_mask
+from training.randomness.draws import sample_seeds
 
 Target = dict[str, Tensor]
 Sample = tuple[Tensor, Target]

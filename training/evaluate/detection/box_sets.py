@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import InputError
-from training.data.draws import sample_seeds
+from pipeline.core.errors import InputError
 from training.evaluate.detection.annotations import Annotated, BoxSet, checked_set
 from training.evaluate.detection.coco import read_coco
 from training.evaluate.detection.image_folders import num_images_beside
 from training.evaluate.detection.voc import ANNOTATIONS, read_names, read_voc
+from training.randomness.draws import sample_seeds
 
 
 def open_boxes(root: Path, classes: Sequence[str] = ()) -> BoxSet:

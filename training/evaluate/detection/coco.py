@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.detection.annotations import Annotated, LabelledBox
 from training.evaluate.detection.image_folders import image_folder
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 HEADS = ("fpn", "c4")
 MASKS = ("auto", "yes", "no")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError
-from pipeline.sources.image_names import has_image_suffix
+from pipeline.core.errors import InputError
+from pipeline.core.image_names import has_image_suffix
 
 USUAL = ("JPEGImages", "images", ".")
 

@@ -17,8 +17,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from pipeline.preparation import HighPass, Preprocessing
-from pipeline.preprocessing import high_pass
+from pipeline.images.filters import high_pass
+from pipeline.images.preprocessing import HighPass, Preprocessing
 from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.detection.stages import Stage, stages_of
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import torch
 
-from pipeline.errors import InputError
-from pipeline.progress import say
+from pipeline.core.errors import InputError
+from pipeline.core.progress import say
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Kind, average_precisions

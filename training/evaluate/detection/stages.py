@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from pipeline.architectures import TIMM, family
-from pipeline.errors import InputError
+from pipeline.core.architectures import TIMM, family
+from pipeline.core.errors import InputError
 from training.encoders.encoder import Backbone
 
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
-from pipeline.progress import Standing, show, track
+from pipeline.core.errors import InputError
+from pipeline.core.progress import Standing, show, track
+from training.core.schedules import cosine_lr
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Detections
 from training.evaluate.detection.batches import Sample, plain_batches, training_batches
 from training.evaluate.detection.coco_tools import mask_runs
 from training.evaluate.detection.config import DetectionConfig
-from training.schedules import cosine_lr
 
 REPORTS = 20
 """How often in a training its losses are shown anew."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.detection.annotations import Annotated, LabelledBox
 from training.evaluate.detection.image_folders import image_folder
 

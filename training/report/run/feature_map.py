@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.progress import track
-from training.context import LocalContext
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
+from training.engine.context import LocalContext
 from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features
 from training.evaluate.labelled import LabelledImages, open_labelled

@@ -6,20 +6,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import ImageError, InputError
-from training.config import PretrainConfig
-from training.data.draws import View, sample_seeds
+from pipeline.core.errors import ImageError, InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
+from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.data.views import draw_crops
-from training.inputs import EncoderInputs, build_inputs
-from training.masking.fills import Fill, fill_named
-from training.masking.masks import masked_share
+from training.randomness.draws import View, sample_seeds
 from training.record.contact_sheet import displayed
 from training.report.page import Block, Card, Gallery, Key, Picture, Section, Strip, Words, missing
 from training.report.pictures import boxes_overlay, grid_overlay, heat, picture, shrunk
 from training.report.run.state import RunState
 from training.report.wording import percent, shortened
+from training.views.crops import draw_crops
+from training.views.fills import Fill, fill_named
+from training.views.inputs import EncoderInputs, build_inputs
+from training.views.masks import masked_share
 
 EPOCHS_SHOWN = 4
 TILE = 256

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from training.config_fields import dotted
+from training.core.fields import dotted
 from training.report.config import ReportConfig
 from training.report.page import Facts, Page
 from training.report.run.curves import learning_section, masking_section, speed_section

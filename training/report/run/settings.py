@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from training.checkpoint import CheckpointStore
-from training.config import PretrainConfig
-from training.config_fields import dotted
+from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import CheckpointStore
+from training.core.fields import dotted
 from training.data.damage import DAMAGED_FILE
 from training.record.run_record import SEEN
 from training.report.page import Block, Folded, Section, Table, Words, missing

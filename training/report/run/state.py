@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbone import BackboneInfo, find_export, load_info
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.stores.storage import Location
-from training.config import CONFIG_FILE, PretrainConfig
-from training.config_file import config_from_json
+from pipeline.backbone.folder import BackboneInfo, find_export, load_info
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.storage.storage import Location
+from training.config.file import config_from_json
+from training.config.pretrain import CONFIG_FILE, PretrainConfig
 from training.data.stream import BatchDataset
 from training.record.metrics import WARNING, read_metrics
 from training.record.relay import PROGRESS_FILE

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.manifest import DatasetInfo
+from pipeline.shardset.manifest import DatasetInfo
 from training.report.page import Block, Folded, Table, Words, missing
 from training.report.shard_set.rows import MOST_NAMES, Rows, read_sources, rejected_images
 from training.report.wording import count, figure, percent, size

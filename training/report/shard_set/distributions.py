@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.manifest import DatasetInfo
+from pipeline.shardset.manifest import DatasetInfo
 from training.report.charts.bars import histogram, named_bars
 from training.report.page import Block, Chart, Charts, Words
 from training.report.shard_set.rows import Rows

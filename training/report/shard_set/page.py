@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.report.config import ReportConfig
 from training.report.page import Block, Facts, Page, Section, Words
 from training.report.shard_set.about import copy_blocks, origin_blocks, rejected_blocks

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.manifest import DatasetInfo, read_manifest, read_rejected
+from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, read_manifest, read_rejected
 
 NUMBERS = {
     "width": np.int32,

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.codecs import decode_saliency, decode_stored
-from pipeline.errors import ImageError, InputError
-from pipeline.manifest import DatasetInfo
+from pipeline.core.errors import ImageError, InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import foreground
-from pipeline.shard_reader import ShardSetReader
+from pipeline.shardset.manifest import DatasetInfo
+from pipeline.shardset.reader import ShardSetReader
 from training.report.page import Block, Card, Gallery, Strip, missing
 from training.report.pictures import Pixels, dimmed, grid_overlay, heat, picture, shrunk
 from training.report.shard_set.rows import Rows, read_sources

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.report.kinds import SWEEP_FILE, read_object
 
 RESULTS_FILE, SUMMARY_FILE = "results.parquet", "summary.json"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.evaluate.detection.cases import HEIGHT, WIDTH, drawn, write_coco
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.batches import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from tests.training.evaluate.detection.cases import (
     HEIGHT,
     NAMES,

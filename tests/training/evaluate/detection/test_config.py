@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.config import DetectionConfig
 

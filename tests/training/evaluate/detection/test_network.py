@@ -8,10 +8,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from pipeline.architectures import plain_network
-from pipeline.errors import InputError
-from pipeline.preparation import HighPass, Preprocessing
-from pipeline.preprocessing import high_pass
+from pipeline.core.architectures import plain_network
+from pipeline.core.errors import InputError
+from pipeline.images.filters import high_pass
+from pipeline.images.preprocessing import HighPass, Preprocessing
 from training.evaluate.detection.config import DetectionConfig
 from training.evaluate.detection.network import Prepared, build_detector
 from training.evaluate.detection.stages import check_adapter, stages_of

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torchvision
 
-from pipeline.backbone import load_info
-from pipeline.errors import InputError
-from pipeline.progress import listening
+from pipeline.backbone.folder import load_info
+from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
 from tests.listeners import Kept
 from tests.training.evaluate.detection.cases import NAMES, drawn, write_coco, write_voc
 from training.encoders.encoder import EncoderConfig, build_backbone

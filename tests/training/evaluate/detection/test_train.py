@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.architectures import plain_network
-from pipeline.errors import InputError
-from pipeline.preparation import Preprocessing
-from pipeline.progress import listening
+from pipeline.core.architectures import plain_network
+from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
+from pipeline.images.preprocessing import Preprocessing
 from tests.listeners import Kept
 from tests.training.evaluate.detection.cases import drawn, write_voc
 from tests.training.evaluate.detection.test_run import TINY

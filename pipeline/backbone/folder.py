@@ -1,0 +1,266 @@
+"""The exported backbone: a folder that plain torchvision or timm loads, with its preprocessing.
+
+`README.md` tells people the same (`pipeline/backbone/card.py`); other formats may lie beside it
+(`pipeline/formats`). `backbone.pth` is a state dict of the library's network without its
+classifier; `backbone.json` says which network it belongs to and how an image must be prepared for
+it. Without the maximum pooling behind the stem (`"max_pool": false`) the loader replaces it by an
+identity:
+
+    network = torchvision.models.resnet18()
+    network.fc = torch.nn.Identity()  # pipeline/core/architectures.py lists the others' classifiers
+    network.load_state_dict(torch.load("backbone.pth", weights_only=True), strict=True)
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.backbone.card import model_card
+from pipeline.core.architectures import first_line, plain_network
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import HighPass, Preprocessing
+
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "backbone.pth"
+INFO_NAME = "backbone.json"
+CARD_NAME = "README.md"
+NOT_A_WEIGHT = "num_batches_tracked"
+"""Batch norm's counter: it decides nothing at test time, and old files lack it."""
+BACKBONE_FOLDER = "backbone"
+"""Where a run and each of its checkpoints keep their export."""
+FORMAT_ENTRIES = ("backbone.safetensors", "backbone.onnx", "timm", "hugging_face")
+"""What `pipeline.formats` may have put beside the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """What `backbone.json` holds.
+
+    Attributes:
+        architecture: torchvision's name of the network, or `timm:` and timm's.
+        feature_dim: length of the feature vector.
+        preprocessing: how an image is prepared.
+        max_pool: whether the maximum pooling behind the stem is in place.
+        provenance: where the weights come from (run, epoch, versions); JSON values only.
+        weights_sha256: `weights_digest` of the state dict; filled in when written. Exports of
+            earlier versions have the sha256 of the file `backbone.pth` here; `load_backbone`
+            accepts it and replaces it.
+        format_version: of this format.
+    """
+
+    architecture: str
+    feature_dim: int
+    preprocessing: Preprocessing
+    max_pool: bool = True
+    provenance: dict[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+def write_backbone(
+    folder: Path | str,
+    state_dict: Mapping[str, torch.Tensor],
+    info: BackboneInfo,
+    *,
+    card: Callable[[BackboneInfo], str] = model_card,
+    write_more: Callable[[Path, BackboneInfo], None] | None = None,
+) -> BackboneInfo:
+    """Write an export, whole or not at all; an earlier export of that name is replaced.
+
+    Args:
+        folder: of the export; its parents are made.
+        state_dict: of `plain_network(info.architecture)`, on any device.
+        info: what goes into the JSON; its digest is filled in.
+        card: makes the text of the model card.
+        write_more: writes further formats into the folder it is given, before that one appears
+            at its final name.
+
+    Returns:
+        `info` with the digest of the weights.
+
+    Raises:
+        InputError: the folder holds something other than an export.
+    """
+    folder = Path(folder)
+    refuse_foreign(folder)
+    weights = weights_bytes(state_dict)
+    info = dataclasses.replace(info, weights_sha256=weights_digest(state_dict))
+    text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.writing")
+    previous = folder.with_name(f".{folder.name}.previous")
+    for leftover in (fresh, previous):  # of a run that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        if write_more is not None:
+            write_more(fresh, info)
+        for name, content in (
+            (WEIGHTS_NAME, weights),
+            (CARD_NAME, card(info).encode()),
+            (INFO_NAME, text.encode()),
+        ):
+            with (fresh / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if folder.exists():  # a folder that is not empty cannot be replaced in one rename
+        folder.rename(previous)
+    fresh.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    return info
+
+
+def weights_bytes(state_dict: Mapping[str, torch.Tensor]) -> bytes:
+    """A state dict as it is stored."""
+    buffer = io.BytesIO()
+    plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    torch.save(plain, buffer)
+    return buffer.getvalue()
+
+
+def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of the names, types, shapes and values of a state dict's tensors, sorted by name.
+
+    The same for a run, its checkpoint, an export in any format that keeps the names, and a state
+    dict file: strides, the order of names and batch norm's counters do not matter.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        if not name.endswith(NOT_A_WEIGHT):
+            value = state_dict[name].detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise InputError where an export would overwrite something that is none."""
+    if not folder.exists():
+        return
+    foreign = (
+        sorted(
+            {p.name for p in folder.iterdir()}
+            - {WEIGHTS_NAME, INFO_NAME, CARD_NAME, *FORMAT_ENTRIES}
+        )
+        if folder.is_dir()
+        else [folder.name]
+    )
+    if foreign:
+        raise InputError(
+            f"{folder} holds {foreign[0]!r}, which is no part of an exported backbone: "
+            "choose another folder"
+        )
+
+
+def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
+    """Load an export.
+
+    Args:
+        path: the export's folder, or that of a checkpoint or a run that has one.
+
+    Returns:
+        The library's network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
+        and what its JSON says, with the digest of the weights (`weights_digest`) also where the
+        JSON of an earlier version has that of the file.
+
+    Raises:
+        InputError: a missing or damaged file, another format version, no preprocessing, a timm
+            network where timm is not installed.
+    """
+    folder = find_export(path)
+    info = load_info(folder)
+    weights_file = folder / WEIGHTS_NAME
+    if not weights_file.is_file():
+        raise InputError(f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
+    weights, digest = _read_weights(weights_file, info)
+    network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
+    if feature_dim != info.feature_dim:
+        raise InputError(
+            f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, "
+            f"{info.architecture} has {feature_dim}"
+        )
+    try:
+        network.load_state_dict(weights, strict=True)
+    except Exception as error:  # the digest holds, so whoever wrote it wrote something else
+        raise InputError(
+            f"{weights_file} does not fit {info.architecture}: {first_line(error)}"
+        ) from error
+    return network.eval(), dataclasses.replace(info, weights_sha256=digest)
+
+
+def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, torch.Tensor], str]:
+    """The state dict of an export and its digest, checked against the JSON's."""
+    data = file.read_bytes()
+    of_file = hashlib.sha256(data).hexdigest()
+    found = of_file
+    try:
+        weights: Mapping[str, torch.Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+        found = weights_digest(weights)
+    except Exception as error:  # a damaged or foreign file can fail in any way
+        if info.weights_sha256 == of_file:
+            raise InputError(f"{file} is no state dict: {first_line(error)}") from error
+    if info.weights_sha256 not in (found, of_file):  # the second one: of an earlier version
+        raise InputError(
+            f"{file} has digest {found[:12]}, {INFO_NAME} says {info.weights_sha256[:12]}: "
+            "damaged, or of another export; export it again"
+        )
+    return weights, found
+
+
+def find_export(path: Path | str) -> Path:
+    """The folder of an export: the path itself, or its `backbone` (of a checkpoint or a run)."""
+    folder = Path(path)
+    if not (folder / INFO_NAME).exists() and (folder / BACKBONE_FOLDER).is_dir():
+        return folder / BACKBONE_FOLDER
+    return folder
+
+
+def load_info(folder: Path) -> BackboneInfo:
+    """Read an export's JSON alone; raises InputError as `load_backbone` does."""
+    file = folder / INFO_NAME
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: wanted an exported backbone")
+    if not file.is_file():
+        raise InputError(
+            f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone, of a run or "
+            "of a checkpoint; weights without it have lost their preprocessing, export them again"
+        )
+    try:
+        given = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON: {error}") from error
+    version = given.get("format_version") if isinstance(given, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{file} is of format version {version}, this program reads {FORMAT_VERSION}: "
+            "export the backbone again with this version"
+        )
+    if not given.get("preprocessing"):
+        raise InputError(
+            f"{file} has no preprocessing: without it the features would be wrong; export it again"
+        )
+    try:
+        wanted = dict(given["preprocessing"])
+        wanted |= {name: tuple(float(v) for v in wanted[name]) for name in ("mean", "std")}
+        if wanted.get("high_pass") is not None:
+            wanted["high_pass"] = HighPass(**wanted["high_pass"])
+        return BackboneInfo(**(given | {"preprocessing": Preprocessing(**wanted)}))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is incomplete or damaged: {error}") from error

@@ -1,0 +1,101 @@
+"""The backbone as an ONNX graph, with normalisation and high-pass filter inside.
+
+It takes `views`, uint8 RGB [B, 3, S, S] for any B, after resizing and centre crop, and gives
+`features`, float32 [B, D]. How images become views stands in the file's metadata.
+
+Shapes: B batch, S side of the view, D features.
+"""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.backbone.folder import BackboneInfo
+from pipeline.backbone.formats.interface import Format, needed
+from pipeline.images.gaussian import gaussian_blur
+from pipeline.images.preprocessing import Preprocessing
+
+FILE = "backbone.onnx"
+INFO_KEY = "preprocessing"
+"""Key of the file's metadata."""
+
+
+class ViewEncoder(nn.Module):
+    """Views uint8 [B, 3, S, S] to features: `Preprocess.prepare` and network, S fixed.
+
+    The blur is the product with the matrix of one axis, which is a constant here: blurring is
+    linear, so the matrix is what comes out of it for the unit images.
+    """
+
+    mean: Tensor
+    std: Tensor
+    blur_SS: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, value)
+        filtered = preprocessing.high_pass
+        self.filters = filtered is not None
+        if filtered is not None:
+            size = preprocessing.view_size
+            # Every row of image i is the unit vector of column i: blurred along the rows it stays
+            # the same, along the columns it is the matrix's column i.
+            units = torch.eye(size)[:, None, None].expand(size, 1, size, size)
+            blurred = gaussian_blur(units.contiguous(), filtered.kernel, filtered.sigma)
+            self.register_buffer("blur_SS", blurred[:, 0, 0].mT.contiguous())
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Features float32 [B, D]."""
+        x_BCSS = (views.float() / 255 - self.mean) / self.std
+        if self.filters:
+            x_BCSS = x_BCSS - self.blur_SS @ x_BCSS @ self.blur_SS.mT
+        features_BD: Tensor = self.network(x_BCSS)
+        return features_BD
+
+
+def write(folder: Path, network: nn.Module, info: BackboneInfo) -> None:
+    """Trace the network and write the graph, weights inside, as one file."""
+    needed("onnxscript", for_what=FILE)
+    size = info.preprocessing.view_size
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the exporter tells its own developers
+        program = torch.onnx.export(
+            ViewEncoder(network, info.preprocessing).eval(),
+            (example,),
+            input_names=["views"],
+            output_names=["features"],
+            dynamic_shapes={"views": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props[INFO_KEY] = json.dumps(dataclasses.asdict(info.preprocessing))
+    program.model.metadata_props["weights_sha256"] = info.weights_sha256
+    program.save(folder / FILE, external_data=False)
+
+
+def check(info: BackboneInfo) -> None:
+    """Any network goes; the libraries have to be there."""
+    needed("onnx", for_what="the format onnx")
+    needed("onnxscript", for_what="the format onnx")
+
+
+def usage(info: BackboneInfo) -> str:
+    """How it is loaded."""
+    size = info.preprocessing.view_size
+    return f'''import onnxruntime
+
+session = onnxruntime.InferenceSession("{FILE}")
+# uint8 RGB [B, 3, {size}, {size}], resized and cut as above; normalised and filtered inside
+(features,) = session.run(None, {{"views": views}})'''
+
+
+ONNX = Format(entry=FILE, write=write, check=check, usage=usage)

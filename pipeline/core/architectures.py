@@ -1,0 +1,165 @@
+"""Networks by name, without their classifiers: torchvision's ConvNets and, where installed, timm's.
+
+Each is built by its library and keeps that library's pooling, so that weights go there and back
+and give the same features. What is taken away is the classifier alone:
+
+    resnet*, resnext*, wide_resnet*, regnet_*        network.fc = torch.nn.Identity()
+    densenet*, efficientnet_*, mobilenet_v3_*        network.classifier = torch.nn.Identity()
+    convnext_*  (its last norm is a feature's part)  network.classifier[2] = torch.nn.Identity()
+    timm:NAME                                        timm.create_model(NAME, num_classes=0)
+"""
+
+import difflib
+import importlib
+from types import ModuleType
+
+import torch
+import torchvision
+from torch import nn
+
+from pipeline.core.errors import InputError
+
+TIMM = "timm:"
+"""What a timm network's name begins with."""
+PROBE_SIZE = 128
+"""Side in pixels of the view that a timm network is tried with; no transformer is built for it."""
+CLASSIFIERS = {
+    "convnext": "classifier.2",
+    "densenet": "classifier",
+    "efficientnet": "classifier",
+    "mobilenetv3": "classifier",
+    "regnet": "fc",
+    "resnet": "fc",
+}
+"""Module of `torchvision.models` -> the part of its networks that is taken away."""
+
+
+def family(name: str) -> str:
+    """The module of `torchvision.models` that builds the network of that name."""
+    module: str = torchvision.models.get_model_builder(name).__module__
+    return module.rpartition(".")[2]
+
+
+ARCHITECTURES: tuple[str, ...] = tuple(
+    name
+    for name in torchvision.models.list_models(module=torchvision.models)
+    if family(name) in CLASSIFIERS
+)
+
+
+def check_architecture(name: str) -> None:
+    """Raise InputError for a name that neither torchvision nor, as `timm:NAME`, timm has."""
+    if name.startswith(TIMM):
+        timm, wanted = import_timm(name), name.removeprefix(TIMM)
+        if not timm.is_model(wanted):
+            close = difflib.get_close_matches(wanted, timm.list_models(), n=5, cutoff=0.5)
+            raise InputError(
+                f"timm {timm.__version__} has no {wanted!r}: wanted a name of timm.list_models()"
+                + (f", {', '.join(close)} perhaps" if close else "")
+            )
+    elif name not in ARCHITECTURES:
+        raise InputError(
+            f"unknown architecture {name!r}: wanted timm:NAME or one of {', '.join(ARCHITECTURES)}"
+        )
+
+
+def import_timm(name: str) -> ModuleType:
+    """The module timm: only who asks for one of its networks needs it.
+
+    Raises:
+        InputError: it is not installed; `name` says what asked for it.
+    """
+    try:
+        return importlib.import_module("timm")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{name} needs timm, which is not installed here ({error}): install the extra, "
+            "salmask[timm]"
+        ) from error
+
+
+def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:
+    """A network without its classifier, and the length of its feature vector.
+
+    Args:
+        architecture: one of `ARCHITECTURES`, or `timm:NAME`.
+        max_pool: false: the only maximum pooling, behind the stem, becomes an identity.
+
+    Returns:
+        Random weights, in training mode: [B, 3, H, W] -> [B, feature_dim].
+
+    Raises:
+        InputError: an unknown name; a timm network that is no ConvNet; no maximum pooling to
+            leave out.
+    """
+    check_architecture(architecture)
+    if architecture.startswith(TIMM):
+        network, feature_dim = timm_network(architecture)
+    else:
+        network = torchvision.models.get_model(architecture, weights=None)
+        (name,) = classifier_names(architecture)
+        classifier = network.get_submodule(name)
+        feature_dim = next(m.in_features for m in classifier.modules() if isinstance(m, nn.Linear))
+        network.set_submodule(name, nn.Identity())
+    if not max_pool:
+        network.set_submodule(max_pool_name(network, architecture), nn.Identity())
+    return network, feature_dim
+
+
+def timm_network(architecture: str) -> tuple[nn.Module, int]:
+    """As `plain_network`; the length of the features is found out by a view of `PROBE_SIZE`."""
+    timm = import_timm(architecture)
+    network: nn.Module = timm.create_model(architecture.removeprefix(TIMM), num_classes=0)
+    view = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE)
+    try:
+        with torch.no_grad():
+            shape = tuple(network.eval()(view).shape)
+    except Exception as error:  # whatever a network says to a size that it was not built for
+        raise InputError(
+            f"{architecture} does not take views of {PROBE_SIZE} pixels "
+            f"({first_line(error)}): wanted a ConvNet that takes any size"
+        ) from error
+    if len(shape) != 2:
+        raise InputError(
+            f"{architecture} gives {list(shape)} for one view: wanted pooled features [1, D]"
+        )
+    return network.train(), shape[1]
+
+
+def classifier_names(architecture: str) -> tuple[str, ...]:
+    """The modules of the library's network that a plain network lacks."""
+    if not architecture.startswith(TIMM):
+        return (CLASSIFIERS[family(architecture)],)
+    models = import_timm(architecture).models
+    name = architecture.removeprefix(TIMM)
+    names: str | tuple[str, ...] | None = models.get_pretrained_cfg_value(name, "classifier")
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def stem_name(network: nn.Module) -> str:
+    """The first convolution's name: the first one, as the library lists them, that takes RGB."""
+    name: str
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            return name
+    raise AssertionError("a ConvNet without a convolution that takes RGB")
+
+
+def max_pool_name(network: nn.Module, architecture: str) -> str:
+    """The name of the network's one maximum pooling.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    names: list[str] = [n for n, m in network.named_modules() if isinstance(m, nn.MaxPool2d)]
+    if len(names) != 1:
+        raise InputError(
+            f"max_pool false does not go with {architecture}, which has {len(names)} maximum "
+            "poolings: wanted a network with one, behind its stem (a ResNet, a DenseNet)"
+        )
+    return names[0]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

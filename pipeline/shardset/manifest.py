@@ -1,0 +1,214 @@
+"""What a shard set says about itself: one parquet file per shard, and dataset.json, written last.
+
+dataset.json present means that the set is complete.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.errors import InputError
+from pipeline.shardset.schema import (
+    DATASET_FILE,
+    MANIFEST_FOLDER,
+    MANIFEST_SCHEMA,
+    REJECTED_SCHEMA,
+    SCHEMA_VERSION,
+    SHARDS_FOLDER,
+    manifest_file,
+    rejected_file,
+    shard_file,
+)
+from pipeline.storage.storage import Place, StoreError, open_store
+
+RECORD_KEY = b"salmask"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard: its name without suffix, its rows, and the size and digest of its tar."""
+
+    name: str
+    num_images: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What a shard's manifest says of the shard: enough to tell whether it is whole."""
+
+    shard: ShardInfo
+    plan_digest: str
+    num_rejected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """A complete shard set, as dataset.json describes it.
+
+    Attributes:
+        schema_version: of this layout.
+        shards: in the order that numbers the samples.
+        class_names: a label is an index into them; empty where there are no labels.
+        saliency: name of the source and all its parameters.
+        saliency_size: side of the stored maps in cells.
+        plan_digest: digest of everything that decides the shards' content.
+        num_rejected: images whose bytes could not be used.
+        versions: of the libraries that decide bytes.
+    """
+
+    schema_version: int
+    shards: tuple[ShardInfo, ...]
+    class_names: tuple[str, ...]
+    saliency: dict[str, object]
+    saliency_size: int
+    plan_digest: str
+    num_rejected: int
+    versions: dict[str, str]
+
+    @property
+    def num_images(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.num_images for shard in self.shards)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every sample has a class label."""
+        return bool(self.class_names)
+
+
+def write_dataset_info(place: Place, info: DatasetInfo) -> None:
+    """Write dataset.json, which declares the set complete: the rest is safe before it is there."""
+    text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
+    store = open_store(place)
+    store.settle()
+    store.write(DATASET_FILE, text.encode() + b"\n")
+    store.settle()
+
+
+def load_dataset_info(place: Place) -> DatasetInfo:
+    """Read dataset.json of a complete shard set.
+
+    Raises:
+        InputError: no such folder, an unfinished set, a damaged file, another schema version.
+    """
+    store = open_store(place)
+    path = store.where(DATASET_FILE)
+    try:
+        data = store.read(DATASET_FILE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not store.is_there():
+            raise InputError(
+                f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
+            ) from error
+        raise InputError(
+            f"no complete shard set at {store.url}: {DATASET_FILE} is missing "
+            "(run jobs/precompute.py with this folder as --out until it finishes)"
+        ) from error
+    try:
+        fields = json.loads(data)
+        version = fields["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): run jobs/precompute.py again") from error
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{store.url} has shards of schema version {version}, this program reads version "
+            f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
+        )
+    try:
+        shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
+        names = tuple(fields.pop("class_names"))
+        return DatasetInfo(shards=shards, class_names=names, **fields)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): run jobs/precompute.py again") from error
+
+
+def check_shards(place: Place, info: DatasetInfo) -> None:
+    """Check that every shard is there with the size it had when it was written.
+
+    Raises:
+        InputError: names the first shard or manifest that is missing or has another size.
+    """
+    store = open_store(place)
+    sizes = dict(store.files(SHARDS_FOLDER)) | dict(store.files(MANIFEST_FOLDER))
+    for shard in info.shards:
+        path = store.where(shard_file(shard.name))
+        size = sizes.get(shard_file(shard.name))
+        if size is None:
+            raise InputError(f"shard {path} is missing: run jobs/precompute.py again")
+        if size != shard.num_bytes:
+            raise InputError(
+                f"shard {path} is damaged: {size} bytes instead of {shard.num_bytes} "
+                "(run jobs/precompute.py again)"
+            )
+        if manifest_file(shard.name) not in sizes:
+            raise InputError(
+                f"manifest {store.where(manifest_file(shard.name))} is missing: "
+                "run jobs/precompute.py again"
+            )
+
+
+def write_rejected(place: Place, shard: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write the list of images rejected from a shard; an empty list is a file too."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=REJECTED_SCHEMA)
+    with open_store(place).new_file(rejected_file(shard)) as file:
+        pq.write_table(table, file)
+
+
+def write_manifest(place: Place, record: ShardRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a shard's manifest: its rows, and its record in the file's metadata."""
+    metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
+    schema = MANIFEST_SCHEMA.with_metadata(metadata)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    with open_store(place).new_file(manifest_file(record.shard.name)) as file:
+        pq.write_table(table, file)
+
+
+def read_record(place: Place, shard: str) -> ShardRecord | None:
+    """What the manifest of a shard says of it; None where there is none that can be read."""
+    try:
+        data = open_store(place).read(manifest_file(shard))
+        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+        fields = json.loads(metadata[RECORD_KEY])
+        return ShardRecord(**{**fields, "shard": ShardInfo(**fields["shard"])})
+    except StoreError:
+        raise
+    except (FileNotFoundError, pa.ArrowInvalid, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_rejected(place: Place, shard: str) -> pa.Table:
+    """The images rejected from a shard, and why.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    return _read_table(place, rejected_file(shard), "list of rejected images", None)
+
+
+def read_manifest(place: Place, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a shard's manifest.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    return _read_table(place, manifest_file(shard), "manifest", columns)
+
+
+def _read_table(place: Place, name: str, what: str, columns: Sequence[str] | None) -> pa.Table:
+    store = open_store(place)
+    try:
+        data = pa.BufferReader(store.read(name))
+        return pq.read_table(data, columns=None if columns is None else list(columns))
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{what} {store.where(name)} cannot be read ({error}): run jobs/precompute.py again"
+        ) from error

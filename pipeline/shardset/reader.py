@@ -1,0 +1,207 @@
+"""Samples of a shard set by number: each is one positioned read in a tar.
+
+Shards of a bucket are read from a cache on the local disk (`shard_cache`).
+"""
+
+import os
+import tarfile
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.shardset.cache import CacheConfig, ShardCache
+from pipeline.shardset.manifest import DatasetInfo, read_manifest
+from pipeline.shardset.schema import shard_file
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.storage import Place, open_store
+
+OPEN_SHARDS = 64
+INDEXED_SHARDS = 1024
+"""How many shards' offsets a reader remembers: at 256 images a shard about 40 MB at most."""
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample as it lies in its shard; label -1 where there is none."""
+
+    key: str
+    shard: str
+    image: memoryview
+    saliency: memoryview
+    label: int
+
+
+@dataclass(frozen=True)
+class _ShardIndex:
+    keys: list[str]
+    extensions: list[str]
+    spans: NDArray[np.int64]  # [n, 4]: offset and length of the image, then of the saliency
+    labels: NDArray[np.int64]
+
+
+class _OpenFile:
+    """A descriptor that closes when its last user lets go, so that eviction is safe in threads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class ShardSetReader:
+    """Samples of a shard set by number, each with one positioned read.
+
+    A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
+    loaded from the manifests as they are needed, and a bounded number is remembered. The reader
+    can be pickled, forked and used from several threads: reads share no position and no lock.
+
+    Args:
+        place: of the set; shards of a bucket are read from a cache on the local disk.
+        info: its dataset.json.
+        cache: where that is.
+    """
+
+    def __init__(self, place: Place, info: DatasetInfo, cache: CacheConfig | None = None) -> None:
+        self.store = open_store(place)
+        self.info = info
+        remote = self.store.is_remote
+        self._cache = ShardCache(self.store, cache or CacheConfig()) if remote else None
+        self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
+        self._ends = list(accumulate(self.shard_sizes))
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        # lru_cache is safe in threads and holds no lock that a fork could copy while it is held
+        self._index = lru_cache(INDEXED_SHARDS)(self._load_index)
+        self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_index", "_open")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_caches()
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are read through the cache."""
+        return self._cache is not None
+
+    def check_cache(self, count: int) -> None:
+        """Raises `InputError` where the cache does not hold that many shards at once."""
+        if self._cache is not None:
+            self._cache.check_fits(self.info.shards, count)
+
+    def ahead(self, numbers: Sequence[int]) -> None:
+        """Begins to fetch the shards that are read next, in this order; local ones are there."""
+        if self._cache is not None:
+            self._cache.ahead([self.info.shards[number] for number in numbers])
+
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all samples, int64 [num_samples]; -1 where there is none."""
+        parts = [_labels(read_manifest(self.store, s.name, ["label"])) for s in self.info.shards]
+        labels = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        if len(labels) != self.num_samples:
+            raise InputError(
+                f"{self.store.url}: the manifests have {len(labels)} rows, dataset.json "
+                f"{self.num_samples} (run jobs/precompute.py again)"
+            )
+        return labels
+
+    def read(self, sample_id: int) -> StoredSample:
+        """Read a sample.
+
+        Raises:
+            IndexError: no such sample.
+            DamagedSampleError: its bytes cannot be read; names the shard and the key.
+        """
+        number, row = self._locate(sample_id)
+        index = self._index(number)
+        image_at, image_length, saliency_at, saliency_length = index.spans[row].tolist()
+        # the image's tar header comes along: it tells whether these are the sample's bytes
+        start = image_at - tarfile.BLOCKSIZE
+        data = memoryview(self._pread(number, row, start, saliency_at + saliency_length - start))
+        key = index.keys[row]
+        member = f"{key}.{index.extensions[row]}".encode()
+        if data[: len(member) + 1] != member + b"\0":
+            raise self._damaged(number, key, "other bytes than the manifest says")
+        return StoredSample(
+            key=key,
+            shard=self.info.shards[number].name,
+            image=data[tarfile.BLOCKSIZE : tarfile.BLOCKSIZE + image_length],
+            saliency=data[saliency_at - start :],
+            label=int(index.labels[row]),
+        )
+
+    def read_saliency(self, sample_id: int) -> bytes:
+        """Read the saliency member of a sample only; raises as `read` does."""
+        number, row = self._locate(sample_id)
+        _, _, saliency_at, saliency_length = self._index(number).spans[row].tolist()
+        return self._pread(number, row, saliency_at, saliency_length)
+
+    def _locate(self, sample_id: int) -> tuple[int, int]:
+        if not 0 <= sample_id < self.num_samples:
+            raise IndexError(f"no sample {sample_id} among {self.num_samples}")
+        number = bisect_right(self._ends, sample_id)
+        return number, sample_id - self._ends[number] + self.shard_sizes[number]
+
+    def _pread(self, number: int, row: int, offset: int, length: int) -> bytes:
+        try:
+            file = self._open(number)  # held while it is read: eviction must not close it
+            data = os.pread(file.descriptor, length, offset)
+        except OSError as error:
+            key = self._index(number).keys[row]
+            raise self._damaged(number, key, error.strerror or str(error)) from error
+        if len(data) != length:
+            key = self._index(number).keys[row]
+            raise self._damaged(number, key, f"{len(data)} of {length} bytes are there")
+        return data
+
+    def _damaged(self, number: int, key: str, what: str) -> DamagedSampleError:
+        where = self.store.where(shard_file(self.info.shards[number].name))
+        return DamagedSampleError(
+            f"shard {where}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
+        )
+
+    def _open_shard(self, number: int) -> _OpenFile:
+        shard = self.info.shards[number]
+        if self._cache is not None:
+            return _OpenFile(self._cache.open(shard))
+        assert isinstance(self.store, LocalStore)
+        path = self.store.path(shard_file(shard.name))
+        return _OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _load_index(self, number: int) -> _ShardIndex:
+        shard = self.info.shards[number]
+        span_columns = ["image_offset", "image_length", "saliency_offset", "saliency_length"]
+        columns = ["key", "image_ext", "label", *span_columns]
+        table = read_manifest(self.store, shard.name, columns)
+        if table.num_rows != shard.num_images:
+            raise InputError(
+                f"the manifest of {shard.name} has {table.num_rows} rows, dataset.json says "
+                f"{shard.num_images} (run jobs/precompute.py again)"
+            )
+        return _ShardIndex(
+            keys=table["key"].to_pylist(),
+            extensions=table["image_ext"].to_pylist(),
+            spans=np.stack([table[name].to_numpy() for name in span_columns], axis=1),
+            labels=_labels(table),
+        )
+
+
+def _labels(table: Any) -> NDArray[np.int64]:  # noqa: ANN401  (pyarrow has no types)
+    values = table["label"].fill_null(-1).to_numpy()
+    return np.asarray(values, dtype=np.int64)

@@ -1,0 +1,113 @@
+"""Shards: plain WebDataset tars, the same bytes for the same samples (`shard_reader` reads them).
+
+The members of a sample stand together: `<key>.<jpg|png|webp>`, `<key>.saliency.png`,
+`<key>.json` and, where there is a label, `<key>.cls`.
+"""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pipeline.shardset.manifest import ShardInfo
+from pipeline.shardset.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file
+from pipeline.storage.storage import Place, open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSample:
+    """What is written of one image; width and height are those after EXIF."""
+
+    key: str
+    image: bytes
+    image_ext: str
+    saliency: bytes
+    source: str
+    width: int
+    height: int
+    label: int | None
+    sha256: str
+
+
+class ShardWriter:
+    """Appends samples to an open tar; made by `open_shard`."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self._name = name
+        self._offset = 0
+        self._num_images = 0
+        self._digest = hashlib.sha256()
+
+    def add(self, sample: NewSample) -> dict[str, Any]:
+        """Append the members of a sample.
+
+        Returns:
+            The columns of the sample's manifest row that the tar decides.
+        """
+        described = {
+            "source": sample.source,
+            "width": sample.width,
+            "height": sample.height,
+            "label": sample.label,
+            "sha256": sample.sha256,
+        }
+        about = json.dumps(described, sort_keys=True).encode()
+        row = {
+            **described,
+            "key": sample.key,
+            "shard": self._name,
+            "index": self._num_images,
+            "image_ext": sample.image_ext,
+            "image_offset": self._member(f"{sample.key}.{sample.image_ext}", sample.image),
+            "image_length": len(sample.image),
+            "saliency_offset": self._member(f"{sample.key}.{SALIENCY_MEMBER}", sample.saliency),
+            "saliency_length": len(sample.saliency),
+            "json_offset": self._member(f"{sample.key}.{JSON_MEMBER}", about),
+            "json_length": len(about),
+        }
+        if sample.label is not None:
+            self._member(f"{sample.key}.{LABEL_MEMBER}", str(sample.label).encode())
+        self._num_images += 1
+        return row
+
+    def finish(self) -> ShardInfo:
+        """Close the archive (two empty blocks, padded to a record) and describe it."""
+        end = self._offset + 2 * tarfile.BLOCKSIZE
+        self._write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+        return ShardInfo(
+            name=self._name,
+            num_images=self._num_images,
+            num_bytes=self._offset,
+            sha256=self._digest.hexdigest(),
+        )
+
+    def _member(self, name: str, data: bytes) -> int:
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        header.mtime = 0
+        header.mode = 0o644
+        header.uname = header.gname = "salmask"
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._offset
+        self._write(data)
+        self._write(bytes(-len(data) % tarfile.BLOCKSIZE))
+        return offset
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._offset += len(data)
+
+
+@contextmanager
+def open_shard(place: Place, name: str) -> Iterator[ShardWriter]:
+    """Write a shard that appears at its final name only if the block ends well.
+
+    The block calls `finish` last.
+    """
+    with open_store(place).new_file(shard_file(name)) as file:
+        yield ShardWriter(file, name)

@@ -1,0 +1,103 @@
+"""What is printed of long work, and who hears it."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from pipeline.core.progress import (
+    Printed,
+    Silence,
+    Standing,
+    duration,
+    listening,
+    progress_line,
+    say,
+    show,
+    track,
+)
+from tests.listeners import Clock, Kept
+
+START = Standing(work="shards", done=0, total=1000, unit="images")
+
+
+def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    printed = Printed(clock)
+    for clock.now, done, given in (
+        (0.0, 0, 0),
+        (3.0, 50, 0),  # too early
+        (10.0, 200, 100),  # 100 made, 100 were there
+        (12.0, 300, 100),
+        (20.0, 400, 100),  # 300 made
+        (29.0, 900, 100),
+        (30.0, 1000, 100),  # the end says itself
+    ):
+        printed.show(replace(START, done=done, given=given))
+    assert capsys.readouterr().out.splitlines() == [
+        "shards: 200/1000 images, 10 images/s, 1 min 20 s left",
+        "shards: 400/1000 images, 15 images/s, 40 s left",
+    ]
+
+
+def test_work_that_starts_again_is_timed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    printed = Printed(clock)
+    for clock.now, done in ((0.0, 500), (5.0, 900), (100.0, 400), (110.0, 600)):
+        printed.show(replace(START, done=done))
+    assert capsys.readouterr().out == "shards: 600/1000 images, 20 images/s, 20 s left\n"
+
+
+def test_nothing_made_has_no_speed() -> None:
+    given = replace(START, done=256, given=256, note="all were there")
+    assert progress_line(given, START, 9.0) == "shards: 256/1000 images; all were there"
+
+
+def test_slow_work_is_counted_by_the_minute() -> None:
+    steps = replace(START, work="training", unit="steps", note="loss 5.1")
+    line = progress_line(replace(steps, done=3), steps, 60.0)
+    assert line == "training: 3/1000 steps, 3.0 steps/min, 5 h 32 min left; loss 5.1"
+    line = progress_line(replace(steps, done=150), steps, 60.0)
+    assert line == "training: 150/1000 steps, 2.5 steps/s, 5 min 40 s left; loss 5.1"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (3599.9, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_items_are_counted_by_their_size_once_they_are_worked_through() -> None:
+    kept = Kept()
+    with listening(kept):
+        for batch in track([[1, 2], [3]], "features", 3, "images", size=len):
+            say(f"batch of {len(batch)}")
+            assert kept.standings[-1].done == batch[0] - 1
+    assert [standing.done for standing in kept.standings] == [0, 2, 3]
+    assert {(s.work, s.total, s.unit) for s in kept.standings} == {("features", 3, "images")}
+    assert kept.lines == ["batch of 2", "batch of 1"]
+
+
+def test_the_listener_is_whoever_asked_last(capsys: pytest.CaptureFixture[str]) -> None:
+    outer, inner = Kept(), Kept()
+    with listening(outer):
+        with suppress(ZeroDivisionError), listening(inner):
+            say("inner")
+            show(START)
+            raise ZeroDivisionError
+        say("outer")
+        with listening(Silence()):
+            say("nobody")
+            show(START)
+    say("printed")
+    assert (outer.lines, inner.lines, inner.standings) == (["outer"], ["inner"], [START])
+    assert outer.standings == []
+    assert capsys.readouterr().out == "printed\n"

@@ -1,0 +1,200 @@
+"""What crosses ranks: gathered rows, shuffled encoding, averaged buffers, one agreed decision.
+
+Every function also works in a single process without a process group, where it costs nothing.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.autograd.function import FunctionCtx
+from torch.nn.parallel import DistributedDataParallel
+
+from training.randomness.draws import sample_seeds
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@torch.no_grad()
+def gather_rows(rows_BX: Tensor) -> Tensor:
+    """Stacks the same number of rows from every rank, in the order of the ranks. No gradient."""
+    if world_size() == 1:
+        return rows_BX
+    rows_BX = rows_BX.contiguous()
+    parts = [torch.empty_like(rows_BX) for _ in range(world_size())]
+    dist.all_gather(parts, rows_BX)
+    return torch.cat(parts)
+
+
+class _GatherRows(torch.autograd.Function):
+    """Gathers forward; backward every rank gets the sum of all ranks' gradients of its own rows."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows_BX: Tensor) -> Tensor:
+        """Stacks the ranks' rows."""
+        return gather_rows(rows_BX)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient_NX: Tensor) -> Tensor:
+        """Sums over the ranks, and keeps this rank's rows."""
+        gradient_NX = gradient_NX.contiguous().clone()
+        dist.all_reduce(gradient_NX)
+        return gradient_NX.chunk(world_size())[rank()]
+
+
+def gather_rows_with_gradient(rows_BX: Tensor) -> Tensor:
+    """``gather_rows`` through which gradients flow back, to every rank's rows.
+
+    A rank's rows enter every rank's loss: the gradient is that of the *sum* of the ranks' losses.
+    Averaged over the ranks, as data parallelism does, it is that of their mean.
+    """
+    if world_size() == 1:
+        return rows_BX
+    stacked: Tensor = _GatherRows.apply(rows_BX)
+    return stacked
+
+
+@torch.no_grad()
+def gather_rows_of_any_number(rows_MX: Tensor) -> Tensor:
+    """Stacks rows of every rank, in the order of the ranks, however many each has."""
+    if world_size() == 1:
+        return rows_MX
+    counts = gather_rows(torch.tensor([len(rows_MX)], device=rows_MX.device)).tolist()
+    padded = rows_MX.new_zeros((max(counts), *rows_MX.shape[1:]))
+    padded[: len(rows_MX)] = rows_MX
+    stacked = gather_rows(padded).split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(stacked, counts, strict=True)])
+
+
+def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor:
+    """The shuffle of a global batch: a pure function of (seed, step, branch).
+
+    Args:
+        size: rows of the global batch.
+        seed: the run's seed.
+        step: global step.
+        branch: which encoder pass is shuffled (keys and hard negatives apart).
+
+    Returns:
+        int64 [size], the same for any number of ranks.
+    """
+    order = sample_seeds(seed + (branch + 1) * 0x5851F42D, step, np.arange(size, dtype=np.int64))
+    return torch.from_numpy(np.argsort(order, kind="stable"))
+
+
+def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
+    """This rank's share of the global batch's images in shuffled order; no gradient.
+
+    Args:
+        images_BCHW: this rank's images.
+        permutation: shuffle of the global batch (``batch_permutation``), on any device.
+    """
+    permutation = permutation.to(images_BCHW.device, non_blocking=True)
+    mine = permutation.chunk(world_size())[rank()]
+    shuffled = gather_rows(images_BCHW)[mine]
+    if images_BCHW.is_contiguous(memory_format=torch.channels_last):
+        shuffled = shuffled.contiguous(memory_format=torch.channels_last)
+    return shuffled
+
+
+def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
+    """The whole global batch in its own order, from the ranks' shares of a shuffled one.
+
+    Args:
+        rows_BX: what became of this rank's ``shuffled_images``; gradients flow back to it.
+        permutation: that they were shuffled by.
+    """
+    permutation = permutation.to(rows_BX.device, non_blocking=True)
+    return gather_rows_with_gradient(rows_BX)[torch.argsort(permutation)]
+
+
+def encode_shuffled(
+    encode: Callable[[Tensor], Tensor], images_BCHW: Tensor, permutation: Tensor
+) -> Tensor:
+    """Encodes the global batch with its rows shuffled over ranks and batch-norm groups.
+
+    Batch statistics then tell nothing about which query belongs to which key (MoCo, section 3.3).
+
+    Args:
+        encode: encoder, [b, C, H, W] -> [b, D].
+        images_BCHW: this rank's images.
+        permutation: shuffle of the global batch (``batch_permutation``).
+
+    Returns:
+        Embeddings of the whole global batch in its own order, [B * ranks, D].
+    """
+    return restored_rows(encode(shuffled_images(images_BCHW, permutation)), permutation)
+
+
+@torch.no_grad()
+def average_buffers(module: nn.Module) -> None:
+    """Averages floating-point buffers (batch-norm statistics) over the ranks, in place."""
+    if world_size() == 1:
+        return
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer /= world_size()
+
+
+@torch.no_grad()
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of a tensor over the ranks."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values = values / world_size()
+    return values
+
+
+def balanced_weights(weights_B: Tensor) -> Tensor:
+    """Weights of this rank's samples, scaled to a mean of 1 over the global batch.
+
+    The mean over the ranks of each rank's mean of weighted losses is then their weighted mean over
+    the global batch. Weights of 1 stay exactly 1.
+    """
+    return weights_B / mean_over_ranks(weights_B.mean())
+
+
+@torch.no_grad()
+def sum_over_ranks(numbers: list[int]) -> list[int]:
+    """Sums of whole numbers over the ranks, modulo 2^64."""
+    if world_size() == 1:
+        return numbers
+    # On the CPU, where 64-bit sums wrap around.
+    words = torch.from_numpy(np.array(numbers, dtype=np.uint64).view(np.int64))
+    dist.all_reduce(words)
+    return [int(word) for word in words.numpy().view(np.uint64)]
+
+
+def agree(value: int) -> int:
+    """The value of rank 0, on every rank: decisions that depend on its clock or its signals."""
+    if world_size() == 1:
+        return value
+    box = torch.tensor([value])  # on the CPU: a decision never waits for the device
+    dist.broadcast(box, src=0)
+    return int(box)
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """Wraps a module so that its gradients are averaged over the ranks; alone, the module itself.
+
+    Buffers are left to each rank: batch-norm statistics are averaged when they are needed.
+    """
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )

@@ -1,0 +1,42 @@
+"""What the loop knows of the world around it: its device, where to report, when to stop."""
+
+import threading
+from typing import Protocol
+
+import torch
+
+from training.core.distributed import rank
+
+
+class TrainContext(Protocol):
+    """The loop's view of its launcher. Ranks and collectives come from ``torch.distributed``."""
+
+    device: torch.device
+
+    def report(self, values: dict[str, float]) -> None:
+        """Called by every rank after an evaluation and at the end, with the same values."""
+
+    def stop_requested(self) -> bool:
+        """Whether the run is to be checkpointed and ended; asked of rank 0 at every step."""
+
+
+class LocalContext:
+    """One process on this machine, or one of several that ``torchrun`` started; no Ray."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        cuda = f"cuda:{rank() % max(1, torch.cuda.device_count())}"
+        self.device = device or torch.device(cuda if torch.cuda.is_available() else "cpu")
+        self.reports: list[dict[str, float]] = []
+        self._stop = threading.Event()
+
+    def report(self, values: dict[str, float]) -> None:
+        """Keeps the values in ``reports``."""
+        self.reports.append(values)
+
+    def request_stop(self) -> None:
+        """Asks the loop to write a checkpoint and end."""
+        self._stop.set()
+
+    def stop_requested(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop.is_set()

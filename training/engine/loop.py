@@ -1,0 +1,251 @@
+"""The training loop: sees a context, never Ray; the same in one process and on a cluster."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.core.memory import keep_freed_memory
+from pipeline.core.progress import say
+from pipeline.shardset.manifest import load_dataset_info
+from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import CheckpointStore, load_state
+from training.core.distributed import agree, balanced_weights, data_parallel, rank, world_size
+from training.core.schedules import cosine_lr
+from training.data.loader import make_loader
+from training.data.stream import BatchDataset
+from training.encoders.encoder import build_backbone
+from training.encoders.export import export_run
+from training.encoders.stem import with_mask
+from training.engine.context import TrainContext
+from training.engine.device import autocast_dtype, num_loader_workers
+from training.engine.optim import build_optimiser
+from training.evaluate.checks import run_checks
+from training.methods.interface import Moment
+from training.methods.registry import METHODS
+from training.randomness.draws import sample_seeds
+from training.record.contact_sheet import write_contact_sheet
+from training.record.run_record import RunRecord
+from training.views.fills import fill_named
+from training.views.host_batch import HostBatch
+from training.views.inputs import build_inputs, carrying_masks, to_device
+
+CONTINUE, SAVE, STOP = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run stands.
+
+    Attributes:
+        step: global steps done.
+        total_steps: global steps of the whole run.
+        values: the last numbers of the record.
+        ran: whether there was anything left to do.
+    """
+
+    step: int
+    total_steps: int
+    values: dict[str, float]
+    ran: bool = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.step == self.total_steps
+
+
+def pretrain(config: PretrainConfig, context: TrainContext) -> RunResult:
+    """Pretrains, or goes on from the newest checkpoint in ``config.out``.
+
+    Called by every rank. Expects that ``preflight`` has passed.
+
+    Args:
+        config: the run.
+        context: device, reports and stop requests.
+    """
+    return Trainer(config, context).run()
+
+
+class Trainer:
+    """One rank's state of a run."""
+
+    def __init__(self, config: PretrainConfig, context: TrainContext) -> None:
+        self.config, self.context, self.device = config, context, context.device
+        self.info = load_dataset_info(config.shards)
+        self.dataset = BatchDataset(
+            config.shards,
+            self.info,
+            config.stream,
+            rank=rank(),
+            world_size=world_size(),
+            cache=config.cache,
+        )
+        self.steps_per_epoch = self.dataset.steps_per_epoch
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.fill = fill_named(config.fill)
+        self.autocast = autocast_dtype(config.precision, self.device)
+
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        torch.manual_seed(config.seed)
+        backbone = build_backbone(config.encoder)
+        self.method = METHODS[config.method.name](
+            config.method, backbone, batch_size=config.batch_size, seed=config.seed
+        )
+        self.method.to(self.device)
+        self.method.to(memory_format=torch.channels_last)
+        self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
+        self.record = RunRecord(config, context, steps_per_epoch=self.steps_per_epoch)
+        self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
+        self.step = self._resume()
+        self.encode = data_parallel(self.method.trained, self.device)
+        self.record.open(resume_step=self.step)
+        self._saved_at = time.monotonic()
+
+    def run(self) -> RunResult:
+        """Trains to the end, or until a stop is asked for."""
+        if self.step == 0:
+            self._evaluate()
+            self._contact_sheet()
+        loader = make_loader(
+            self.dataset,
+            start_step=self.step,
+            stop_step=self.total_steps,
+            num_workers=num_loader_workers(self.config.loader_workers, self.device),
+            pin_memory=self.device.type == "cuda",
+        )
+        self.record.stands(self.step)
+        self.record.interval.start_clock()
+        for batch in self.record.interval.timed(loader):
+            self._train_step(batch)
+            if self._due(self.config.log_every_steps) or self._epoch_ends():
+                self.record.write_interval(self.step)
+            self.record.stands(self.step)
+            if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
+                self._evaluate()
+                self._contact_sheet()
+            decision = agree(self._decide() if rank() == 0 else CONTINUE)
+            if decision != CONTINUE:
+                self._save()
+            if decision == STOP:
+                break
+        self.context.report(self.record.values)
+        self.record.close(finished=self.step == self.total_steps)
+        return RunResult(self.step, self.total_steps, self.record.values)
+
+    def _train_step(self, host_batch: HostBatch) -> None:
+        config = self.config
+        # Dropout and the like draw from the global generator: make that a function of the step.
+        torch.manual_seed(int(sample_seeds(config.seed, self.step, np.array([rank()]))[0] >> 1))
+        lr = cosine_lr(
+            self.step,
+            base_lr=config.optim.lr,
+            total_steps=self.total_steps,
+            warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
+        )
+        self.record.saw(self.step, host_batch, self.dataset.places)
+        batch = to_device(host_batch, self.device)
+        # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
+        inputs = build_inputs(
+            batch,
+            masks=config.masks,
+            fill=self.fill,
+            negatives=config.method.negative_views,
+            exchange=config.method.exchange,
+        )
+        if batch.weights_B is not None:
+            inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))
+        if self.method.backbone.sees_masks:
+            inputs = carrying_masks(inputs, with_mask)
+        moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            result = self.method.step(inputs, encode=self.encode, moment=moment)
+        self.optimizer.zero_grad(set_to_none=True)
+        result.loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.record.add(result, inputs.telemetry, lr=lr)
+        self.step += 1
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _epoch_ends(self, every: int = 1) -> bool:
+        return self._due(every * self.steps_per_epoch)
+
+    def _decide(self) -> int:
+        """Rank 0's word on whether to save and whether to stop after this step."""
+        plan = self.config.checkpoint
+        if self.step == self.total_steps or self.context.stop_requested():
+            return STOP
+        minutes = (time.monotonic() - self._saved_at) / 60
+        save = (
+            self._epoch_ends(plan.every_epochs)
+            or self._due(plan.every_steps)
+            or 0 < plan.every_minutes <= minutes
+        )
+        return SAVE if save else CONTINUE
+
+    def _evaluate(self) -> None:
+        self.method.average_statistics()
+        with self.record.interval.paused():
+            figures = run_checks(
+                self.config,
+                self.method,
+                fill=self.fill,
+                device=self.device,
+                autocast=self.autocast,
+                step=self.step,
+            )
+        self.record.write_evaluation(self.step, **figures)
+
+    def _contact_sheet(self) -> None:
+        """Draws what the first samples of the next step look like to the encoders."""
+        if rank() != 0 or self.step == self.total_steps:
+            return
+        later = Path("contact_sheets") / f"step-{self.step:08d}.png"
+        path = self.config.out / (later if self.step else "contact_sheet.png")
+        with self.record.interval.paused():
+            write_contact_sheet(path, self.dataset, self.config, step=self.step)
+        self.record.show(self.step, "masks", path)
+
+    def _save(self) -> None:
+        self.method.average_statistics()
+        self.record.settle()
+        self._saved_at = time.monotonic()
+        if rank() != 0:
+            return
+        state = {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "record": self.record.state_dict(),
+        }
+        self.store.save(self.step, state, self.config.to_json(), self._export)
+        self._export(self.config.out / "backbone")
+
+    def _export(self, folder: Path) -> None:
+        export_run(
+            folder,
+            self.method.backbone,
+            self.config,
+            data_digest=self.info.plan_digest,
+            step=self.step,
+            epochs=self.step / self.steps_per_epoch,
+        )
+
+    def _resume(self) -> int:
+        checkpoint = self.store.latest()
+        if checkpoint is None:
+            return 0
+        state = load_state(checkpoint, self.device)
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.record.load_state_dict(state["record"])
+        if rank() == 0:
+            say(f"resuming after step {state['step']} from {checkpoint}")
+        return int(state["step"])

@@ -1,0 +1,201 @@
+"""MoCo v2's colour augmentation, batched on the device.
+
+Shapes: `B` batch, `H W` pixels, `K` taps of a kernel. Colours are RGB in [0, 1].
+
+In YIQ coordinates (luma Y, colour I and Q) the whole chain has a closed form. With factors b, c, s
+for brightness, contrast and saturation, a hue shift of h turns and the luma of the image's mean
+colour Y_m:
+
+    Y <- b (c Y + (1 - c) Y_m)        (I, Q) <- b c s R(-2 pi h) (I, Q)
+
+and grey is s = 0. These operations commute, so torchvision's random order of the four has nothing
+to decide here. For a pixel's colour x and the image's mean colour m that is `M x + P m` with two
+3 x 3 matrices, which follow from the drawn numbers alone: they are made on the CPU, and the device
+takes one mean, one product and one clamp, then blurs each image with its own kernel (which for an
+image without blur is the identity).
+
+Departures from torchvision's ColorJitter, for speed: hue is a rotation in YIQ, which keeps the luma
+(torchvision shifts the hue of HSV, which keeps the largest channel); values are clamped to [0, 1]
+once, after grey, and not after each operation.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.core.errors import InputError
+from pipeline.images.gaussian import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
+from training.randomness.draws import Stream, Views, uniforms
+from training.views.planes import colour_levels
+
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+_BLUR_REACH = 3.0
+"""Radius of the blur's kernel, in multiples of the largest sigma: 99.7 % of the Gaussian."""
+_NO_WEIGHT = 1e-9
+"""A tap of less changes a colour by less than float32 can tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges and probabilities of the colour augmentation; the defaults are MoCo v2's."""
+
+    brightness: float = 0.4
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
+    contrast: float = 0.4
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
+    saturation: float = 0.4
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
+    hue: float = 0.1
+    """Its shift is drawn from - this to + this, in turns of the colour circle; in [0, 0.5]."""
+    jitter_probability: float = 0.8
+    """How often the four above are applied, in [0, 1]."""
+    grey_probability: float = 0.2
+    """How often a view becomes grey, in [0, 1]."""
+    blur_probability: float = 0.5
+    """How often a view is blurred, in [0, 1]."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Least and greatest sigma of the blur in pixels, above 0."""
+    scale_blur: bool = True
+    """Whether blur_sigma is for 224 px and scales with the view, or is meant as it stands."""
+
+    def __post_init__(self) -> None:
+        limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
+        limits |= dict.fromkeys(("jitter_probability", "grey_probability", "blur_probability"), 1.0)
+        for name, limit in limits.items():
+            if not 0.0 <= getattr(self, name) <= limit:
+                raise InputError(f"{name} is {getattr(self, name)}: wanted 0 to {limit}")
+        low, high = self.blur_sigma
+        if not 0.0 < low <= high < math.inf:
+            raise InputError(f"blur_sigma is {low} to {high}: wanted 0 < low <= high")
+
+
+class ColourDraws(NamedTuple):
+    """What decides the colours of one view of each sample: float32, drawn on the CPU."""
+
+    matrix_B33: Tensor
+    """M of `M x + P m`: what happens to each pixel's colour."""
+    mean_matrix_B33: Tensor
+    """P of `M x + P m`: what the image's mean colour adds to every pixel."""
+    kernel_BK: Tensor
+    """The kernel that blurs each image, K the same for all."""
+
+
+def compose_colours(
+    brightness_B: NDArray[np.float64],
+    contrast_B: NDArray[np.float64],
+    saturation_B: NDArray[np.float64],
+    hue_B: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The two matrices of `M x + P m` for given factors: see the head of this file.
+
+    Args:
+        brightness_B: factors >= 0; 1 changes nothing.
+        contrast_B: factors >= 0; 1 changes nothing, 0 gives the mean luma.
+        saturation_B: factors >= 0; 1 changes nothing, 0 gives grey.
+        hue_B: shifts in turns; 0 changes nothing, a positive one goes from red to green.
+
+    Returns:
+        M and P, float64, `[B, 3, 3]` each.
+    """
+    angle_B = -2.0 * np.pi * hue_B
+    turn_B33 = np.zeros((len(hue_B), 3, 3))
+    turn_B33[:, 0, 0] = 1.0
+    turn_B33[:, 1, 1] = turn_B33[:, 2, 2] = saturation_B * np.cos(angle_B)
+    turn_B33[:, 2, 1] = saturation_B * np.sin(angle_B)
+    turn_B33[:, 1, 2] = -turn_B33[:, 2, 1]
+    kept_B = brightness_B * contrast_B
+    matrix_B33 = kept_B[:, None, None] * (_YIQ_TO_RGB @ turn_B33 @ _RGB_TO_YIQ)
+    # Equal rows: the luma of the mean colour, for red, green and blue alike.
+    luma_33 = np.broadcast_to(_RGB_TO_YIQ[0], (3, 3))
+    return matrix_B33, (brightness_B - kept_B)[:, None, None] * luma_33
+
+
+def draw_colours(
+    seeds_B: NDArray[np.uint64], *, view: Views, config: AugmentConfig, view_size: int
+) -> ColourDraws:
+    """Draw the colours of one view of each sample.
+
+    Args:
+        seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
+        view: number of the view (`training.randomness.draws.View`), or of each sample's; a hard negative
+            has its key's colours.
+        config: ranges and probabilities.
+        view_size: side of the view in pixels, which the blur scales with.
+
+    Returns:
+        The draws, as CPU tensors.
+    """
+    colour = uniforms(seeds_B, view, Stream.COLOUR, 6)
+    jitter_B = colour[:, 0] < config.jitter_probability
+    reach = np.array([config.brightness, config.contrast, config.saturation, config.hue])
+    change_B4 = np.where(jitter_B[:, None], (2.0 * colour[:, 1:5] - 1.0) * reach, 0.0)
+    grey_B = colour[:, 5] < config.grey_probability
+    matrix_B33, mean_matrix_B33 = compose_colours(
+        1.0 + change_B4[:, 0],
+        1.0 + change_B4[:, 1],
+        np.where(grey_B, 0.0, 1.0 + change_B4[:, 2]),
+        change_B4[:, 3],
+    )
+    scale = view_size / REFERENCE_VIEW_SIZE if config.scale_blur else 1.0
+    low, high = (scale * sigma for sigma in config.blur_sigma)
+    blur = uniforms(seeds_B, view, Stream.BLUR, 2)
+    sigma_B = np.where(blur[:, 0] < config.blur_probability, low + (high - low) * blur[:, 1], 0.0)
+    kernel_BK = gaussian_kernel(2 * math.ceil(_BLUR_REACH * high) + 1, torch.from_numpy(sigma_B))
+    return ColourDraws(
+        matrix_B33=torch.from_numpy(matrix_B33).float(),
+        mean_matrix_B33=torch.from_numpy(mean_matrix_B33).float(),
+        # Denormal numbers would be many times slower; and zeros at the ends are left out on a CPU.
+        kernel_BK=torch.where(kernel_BK < _NO_WEIGHT, 0.0, kernel_BK).float(),
+    )
+
+
+def apply_colours(
+    image_B3HW: Tensor,
+    matrix_B33: Tensor,
+    mean_matrix_B33: Tensor,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Map every pixel x of an image with mean colour m to `M x + P m`, clamped to [0, 1].
+
+    Args:
+        image_B3HW: float images in [0, 1], or uint8 ones, whose levels are divided by 255.
+        matrix_B33: M, same dtype, or float32.
+        mean_matrix_B33: P, same dtype as M.
+        out: where the mapped images go, contiguous.
+
+    Returns:
+        The images in [0, 1], same shape; float32 of uint8, else in the same dtype.
+    """
+    with torch.autocast(device_type=image_B3HW.device.type, enabled=False):
+        if image_B3HW.dtype == torch.uint8:
+            matrix_B33, mean_matrix_B33 = matrix_B33 / 255, mean_matrix_B33 / 255
+            if image_B3HW.device.type == "cpu":
+                return colour_levels(image_B3HW, matrix_B33, mean_matrix_B33, out=out)
+            image_B3HW = image_B3HW.to(torch.float32, memory_format=torch.contiguous_format)
+        pixels = image_B3HW.flatten(2)
+        offset = mean_matrix_B33 @ pixels.mean(dim=2, keepdim=True)
+        flat_out = None if out is None else out.view_as(pixels)
+        coloured = torch.baddbmm(offset, matrix_B33, pixels, out=flat_out)
+    return coloured.clamp_(0.0, 1.0).view_as(image_B3HW)
+
+
+def augment_colours(image_B3HW: Tensor, draws: ColourDraws, *, out: Tensor | None = None) -> Tensor:
+    """Apply drawn colours and blur to a batch.
+
+    Args:
+        image_B3HW: RGB images, float32 in [0, 1] or uint8.
+        draws: what `draw_colours` drew, on the images' device.
+        out: where the augmented images may go, contiguous.
+
+    Returns:
+        The augmented images in [0, 1], float32, same shape.
+    """
+    coloured = apply_colours(image_B3HW, draws.matrix_B33, draws.mean_matrix_B33, out=out)
+    return blur_in_place(coloured, draws.kernel_BK)

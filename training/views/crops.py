@@ -1,0 +1,201 @@
+"""Views of an image: random resized crops, with the same geometry for image and saliency.
+
+Shapes: V views (0 query, 1 key), B batch, R = V * B rows, H W pixels, S view side, G grid side,
+P side of a stored saliency map (it covers the whole image, whatever the aspect).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.errors import InputError
+from training.randomness.draws import Stream, Views, uniforms
+
+CROP_TRIES = 10
+"""Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
+
+_RESIZE = torch.ops.aten._upsample_bilinear2d_aa.out
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How views are cut.
+
+    Attributes:
+        size: side of a view in pixels, 1 or more.
+        grid: patches along a side, 1 or more; must divide the size (7 at 224 px in the paper).
+        crop_scale: least and greatest share of the image's area in a crop, in (0, 1].
+        crop_aspect: least and greatest width / height of a crop, above 0.
+        flip_probability: chance of a horizontal flip, in [0, 1].
+    """
+
+    size: int = 224
+    grid: int = 7
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.size < self.grid or self.size % self.grid:
+            raise InputError(
+                f"views.size {self.size} is not divisible by views.grid {self.grid}: "
+                "choose a size that is a multiple of the grid (224 and 7, 64 and 8)"
+            )
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise InputError(f"views.crop_scale {self.crop_scale} must rise within (0, 1]")
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise InputError(f"views.crop_aspect {self.crop_aspect} must rise from above 0")
+        if not 0 <= self.flip_probability <= 1:
+            raise InputError(f"views.flip_probability {self.flip_probability} must be in [0, 1]")
+
+
+class Crops(NamedTuple):
+    """One crop per image: pixel boxes inside the image, and flips."""
+
+    top_B: NDArray[np.int64]
+    left_B: NDArray[np.int64]
+    height_B: NDArray[np.int64]
+    width_B: NDArray[np.int64]
+    flip_B: NDArray[np.bool_]
+
+
+def draw_crops(
+    seeds_B: NDArray[np.uint64],
+    heights_B: NDArray[np.int64],
+    widths_B: NDArray[np.int64],
+    *,
+    view: Views,
+    config: ViewConfig,
+) -> Crops:
+    """Draws a random resized crop and a flip for every image of a batch.
+
+    The distribution is that of torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``:
+    area and log-aspect uniform, the first of ten boxes that fits, else the largest central box
+    of an allowed aspect.
+
+    Args:
+        seeds_B: sample seeds (``draws.sample_seeds``).
+        heights_B: heights of the decoded images, pixels.
+        widths_B: widths of the decoded images, pixels.
+        view: which view is drawn, of all images or of each.
+        config: ranges of area, aspect and flips.
+    """
+    rows = np.arange(len(seeds_B))
+    u_BX = uniforms(seeds_B, view, Stream.CROP, 2 * CROP_TRIES + 2)
+    area_BT, aspect_BT = u_BX[:, :CROP_TRIES], u_BX[:, CROP_TRIES : 2 * CROP_TRIES]
+    place_B2, flip_B = u_BX[:, -2:], uniforms(seeds_B, view, Stream.FLIP, 1)[:, 0]
+
+    image_area_B = (heights_B * widths_B).astype(np.float64)
+    low, high = config.crop_scale
+    target_BT = image_area_B[:, None] * (low + (high - low) * area_BT)
+    log_low, log_high = np.log(config.crop_aspect)
+    ratio_BT = np.exp(log_low + (log_high - log_low) * aspect_BT)
+    width_BT = np.rint(np.sqrt(target_BT * ratio_BT)).astype(np.int64)
+    height_BT = np.rint(np.sqrt(target_BT / ratio_BT)).astype(np.int64)
+    fits_BT = (
+        (width_BT > 0)
+        & (width_BT <= widths_B[:, None])
+        & (height_BT > 0)
+        & (height_BT <= heights_B[:, None])
+    )
+    first_B, found_B = fits_BT.argmax(axis=1), fits_BT.any(axis=1)
+
+    central_width_B = np.minimum(widths_B, np.rint(heights_B * config.crop_aspect[1]))
+    central_height_B = np.minimum(heights_B, np.rint(widths_B / config.crop_aspect[0]))
+    width_B = np.where(found_B, width_BT[rows, first_B], np.maximum(central_width_B, 1))
+    height_B = np.where(found_B, height_BT[rows, first_B], np.maximum(central_height_B, 1))
+    width_B, height_B = width_B.astype(np.int64), height_B.astype(np.int64)
+    top_B = np.where(
+        found_B,
+        np.floor(place_B2[:, 0] * (heights_B - height_B + 1)),
+        (heights_B - height_B) // 2,
+    )
+    left_B = np.where(
+        found_B, np.floor(place_B2[:, 1] * (widths_B - width_B + 1)), (widths_B - width_B) // 2
+    )
+    return Crops(
+        top_B.astype(np.int64),
+        left_B.astype(np.int64),
+        height_B,
+        width_B,
+        flip_B < config.flip_probability,
+    )
+
+
+def cut_views(
+    images: Sequence[NDArray[np.uint8]], crops: Crops, out_RSS3: NDArray[np.uint8]
+) -> None:
+    """Cuts, resizes and flips views of every image into ``out_RSS3``.
+
+    Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
+    ``RandomResizedCrop`` does to a Pillow image, to within one level.
+
+    Args:
+        images: B decoded images, RGB uint8 [H, W, 3] of any size.
+        crops: R boxes, B for each view: one per image, view after view.
+        out_RSS3: where the views go, in the order of the boxes, uint8 [R, S, S, 3].
+    """
+    size = list(out_RSS3.shape[1:3])
+    outs_13SS = torch.from_numpy(out_RSS3).permute(0, 3, 1, 2).split(1)
+    boxes_R4, flips_R = np.stack(crops[:4], axis=1).tolist(), crops.flip_B.tolist()
+    for i, image in enumerate(images):
+        for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is at hand
+            top, left, height, width = boxes_R4[row]
+            box = image[top : top + height, left : left + width]
+            if max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
+                cv2.resize(box, size, dst=out_RSS3[row], interpolation=cv2.INTER_LINEAR)
+            else:  # functional.interpolate(antialias=True), but without its copy, half of its time
+                batch_of_one = torch.from_numpy(box).permute(2, 0, 1).unsqueeze(0)
+                _RESIZE(batch_of_one, size, False, None, None, out=outs_13SS[row])
+            if flips_R[row]:
+                cv2.flip(out_RSS3[row], 1, dst=out_RSS3[row])
+
+
+def pool_saliency(
+    maps_BPP: NDArray[np.uint8],
+    heights_B: NDArray[np.int64],
+    widths_B: NDArray[np.int64],
+    crops: Crops,
+    grid: int,
+) -> NDArray[np.float32]:
+    """Averages stored saliency over the patches of a view: the exact area mean.
+
+    A patch covers a box of the image, so a box with fractional borders of the stored map; its
+    value is the mean of the map over that box. The view's flip is applied.
+
+    Args:
+        maps_BPP: stored maps, 8 bit, each covering its whole image.
+        heights_B: heights of the images, pixels.
+        widths_B: widths of the images, pixels.
+        crops: the view's boxes and flips.
+        grid: patches along a side of the view.
+
+    Returns:
+        Saliency in [0, 1], float32 [B, G, G].
+    """
+    cells = maps_BPP.shape[1]
+    rows_BGP = _overlaps(crops.top_B / heights_B, crops.height_B / heights_B, cells, grid)
+    columns_BGP = _overlaps(crops.left_B / widths_B, crops.width_B / widths_B, cells, grid)
+    columns_BGP = np.where(crops.flip_B[:, None, None], columns_BGP[:, ::-1], columns_BGP)
+    maps = maps_BPP.astype(np.float32) / np.float32(255)
+    pooled: NDArray[np.float32] = rows_BGP @ maps @ columns_BGP.transpose(0, 2, 1)
+    return pooled
+
+
+def _overlaps(
+    start_B: NDArray[np.float64], length_B: NDArray[np.float64], cells: int, grid: int
+) -> NDArray[np.float32]:
+    """Shares of each map cell in each patch along one axis: [B, G, cells], rows sum to 1."""
+    edges_BG = cells * (start_B[:, None] + length_B[:, None] * np.arange(grid + 1) / grid)
+    low_BG1, high_BG1 = edges_BG[:, :-1, None], edges_BG[:, 1:, None]
+    cell = np.arange(cells)
+    overlap = np.minimum(high_BG1, cell + 1) - np.maximum(low_BG1, cell)
+    shares: NDArray[np.float32] = (np.clip(overlap, 0, None) / (high_BG1 - low_BG1)).astype(
+        np.float32
+    )
+    return shares

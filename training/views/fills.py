@@ -1,0 +1,178 @@
+"""What goes into a masked patch.
+
+Shapes: `B` batch, `C` channels, `H W` pixels.
+
+A fill is one entry of `FILLS`: how an unmasked view looks to the encoder (`prepare`) and what
+stands in its masked pixels (`values`). Kernels and sigmas are the paper's at 224 px
+(arXiv 2309.12757, section 3.2) and scale with the view.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import InputError
+from pipeline.images.filters import blurred_high_pass, normalise
+from pipeline.images.gaussian import blur_in_place, gaussian_blur, scaled_kernel
+from training.randomness.draws import View
+from training.randomness.noise import gaussian_noise
+from training.views.planes import copy_where
+
+STRONG_BLUR_AT_224 = (31, 10.0)
+"""Kernel and sigma, in pixels, of the blurred fill."""
+HIGH_PASS_AT_224 = (11, 5.0)
+"""Kernel and sigma, in pixels, of the high-pass filter."""
+VIEW_NOISE_STD, NEGATIVE_NOISE_STD = 0.18, 0.14
+"""Standard deviation of the noise in high-passed views and in hard negatives."""
+
+
+class UnmaskedView(NamedTuple):
+    """A batch of views before they are masked, and all that a fill may make values of."""
+
+    prepared_BCHW: Tensor
+    """As the encoder sees them: what `Fill.prepare` made of the images."""
+    image01_BCHW: Tensor
+    """The images, in [0, 1]."""
+    noise: Callable[[], Tensor]
+    """Makes the noise of the view that this becomes, [B, C, H, W] (`sample_noise`), at least where
+    it is masked."""
+
+    @property
+    def size(self) -> int:
+        """Side of the view in pixels."""
+        return self.image01_BCHW.shape[-1]
+
+
+class Prepare(Protocol):
+    """Makes unmasked views, as the encoder sees them, of images [B, C, H, W] in [0, 1]."""
+
+    def __call__(self, image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The views, in ``out`` where that is given."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """One way to fill masked patches.
+
+    Attributes:
+        high_pass: whether views are high-passed, which gives masks their three shapes.
+        prepare: float images [B, C, H, W] in [0, 1] to unmasked views, as the encoder sees them.
+        values: what stands in the masked pixels of a view; broadcasts to [B, C, H, W].
+    """
+
+    high_pass: bool
+    prepare: Prepare
+    values: Callable[[UnmaskedView], Tensor]
+
+    def blur_and_prepare(
+        self, image01_BCHW: Tensor, blur_BK: Tensor, *, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Blurs images each with its own kernel, as the last of their colours, and prepares them.
+
+        Args:
+            image01_BCHW: images in [0, 1], which the caller gives up: they may be overwritten.
+            blur_BK: the kernels, K odd, same dtype.
+            out: where the views go.
+
+        Returns:
+            The blurred images and the views, same shape and dtype.
+        """
+        if self.prepare is high_passed:  # both filters at once
+            kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
+            return blurred_high_pass(image01_BCHW, blur_BK, *kernel, out=out)
+        blurred_BCHW = blur_in_place(image01_BCHW, blur_BK)
+        return blurred_BCHW, self.prepare(blurred_BCHW, out=out)
+
+    def apply(self, view: UnmaskedView, mask_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Fills a view where `mask_BCHW` (bool, one channel or all) is True.
+
+        Returns:
+            The masked views, shape and dtype of the prepared ones.
+        """
+        return filled(view.prepared_BCHW, self.values(view), mask_BCHW, out=out)
+
+
+def filled(
+    prepared_BCHW: Tensor, values: Tensor, mask_BCHW: Tensor, *, out: Tensor | None = None
+) -> Tensor:
+    """`values` (they broadcast) where the mask is True, else the prepared view, which is finite."""
+    values = values.to(prepared_BCHW.dtype)
+    if prepared_BCHW.device.type != "cpu":
+        return torch.where(mask_BCHW, values, prepared_BCHW, out=out)
+    # On a CPU torch.where decides pixel by pixel, in three to ten times the time.
+    if values.shape == prepared_BCHW.shape:
+        if out is None:
+            out = torch.empty(prepared_BCHW.shape, dtype=prepared_BCHW.dtype)
+        return copy_where(mask_BCHW, values, out.copy_(prepared_BCHW))
+    # Weights of 0 and 1 give the same bits.
+    weight = mask_BCHW.view(torch.uint8).to(prepared_BCHW.dtype).expand_as(prepared_BCHW)
+    return torch.lerp(prepared_BCHW, values.expand_as(prepared_BCHW), weight, out=out)
+
+
+def mean_values(view: UnmaskedView) -> Tensor:
+    """The view's own mean, per channel."""
+    return view.prepared_BCHW.mean(dim=(2, 3), keepdim=True)
+
+
+def blur_values(view: UnmaskedView) -> Tensor:
+    """The strongly blurred image, normalised."""
+    kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.size)
+    blurred_BCHW = gaussian_blur(view.image01_BCHW, *kernel)
+    return normalise(blurred_BCHW, out=blurred_BCHW)
+
+
+def noise_values(view: UnmaskedView) -> Tensor:
+    """Gaussian noise of mean 0, as the view brings it."""
+    return view.noise()
+
+
+def noise_std(view: int) -> float:
+    """Standard deviation of the noise in a view, by its number (`training.randomness.draws.View`)."""
+    return NEGATIVE_NOISE_STD if view >= View.NEGATIVE else VIEW_NOISE_STD
+
+
+def sample_noise(
+    seeds_B: Tensor, *, view: int, size: tuple[int, int, int], where_BCHW: Tensor | None = None
+) -> Tensor:
+    """The noise of a view, of each sample's own seed.
+
+    Args:
+        seeds_B: the samples' seeds, int64, on the device that the noise is for.
+        view: number of the view.
+        size: (C, H, W).
+        where_BCHW: bool, the pixels that are looked at; None: all.
+
+    Returns:
+        Mean 0, standard deviation as the view wants it, float32, `[B, C, H, W]`; anything where
+        nobody looks.
+    """
+    return gaussian_noise(seeds_B, view, size, std=noise_std(view), where_BCHW=where_BCHW)
+
+
+def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Images in [0, 1], normalised and high-passed."""
+    kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
+    return blurred_high_pass(image01_BCHW, None, *kernel, out=out)[1]
+
+
+FILLS: dict[str, Fill] = {
+    "mean": Fill(high_pass=False, prepare=normalise, values=mean_values),
+    "blur": Fill(high_pass=False, prepare=normalise, values=blur_values),
+    "high_pass": Fill(high_pass=True, prepare=high_passed, values=noise_values),
+}
+"""The fills by name. A new one is a line here."""
+
+
+def fill_named(name: str) -> Fill:
+    """Look a fill up by its name.
+
+    Raises:
+        InputError: an unknown name; the message lists the known ones.
+    """
+    if name not in FILLS:
+        raise InputError(f"unknown fill {name!r}: choose from {', '.join(FILLS)}")
+    return FILLS[name]

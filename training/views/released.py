@@ -1,0 +1,90 @@
+"""What the code published with the paper does differently from the paper (arXiv 2309.12757).
+
+Whether the published numbers came from that code is unknown, so both behaviours can be run
+(`masks.behaviour`). The departures, each with the place where it happens here:
+
+1. The grid of saliency is sorted along each row before it is thresholded, and then read at the
+   unsorted positions: each row has the right number of foreground patches, packed against its right
+   edge (`released_foreground`).
+2. A stratum of exactly one patch is never masked, and a count of -1 background patches masks all
+   but one of them (`training.views.patches.masked_counts`).
+3. In high-passed views one tile of noise, as large as a patch, fills all patches of all spatial
+   masks of a batch, another one those of the channel-wise masks, and one box of noise all focal
+   masks of hard negatives; only the noise around a query's focal box is each image's own
+   (`shared_noise`).
+4. Only the first image of each rank's batch of hard negatives is encoded, as a batch of one with
+   its own batch statistics, and is the hard negative of every query of the rank
+   (`training.views.inputs.build_inputs`). What comes out depends on the number of ranks.
+
+Shapes: `B` batch, `C` channels, `G` grid side, `H W` pixels, `P` side of a patch, `S` of a box.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.saliency.foreground import PAPER_THRESHOLD, Rule, foreground
+from training.randomness.draws import Stream, View
+from training.randomness.noise import gaussian_noise
+from training.views.mask_draws import NUM_CHANNELS, MaskDraws, box_side, is_channel_wise, is_focal
+
+
+def released_foreground(
+    saliency_BGG: Tensor, *, rule: Rule = "std", threshold: float = PAPER_THRESHOLD
+) -> Tensor:
+    """The foreground of each view with its rows' saliency sorted: see the head of this file.
+
+    Args:
+        saliency_BGG: saliency per patch, float in [0, 1]; any leading dimensions.
+        rule: as in `pipeline.saliency.foreground`.
+        threshold: in standard deviations.
+
+    Returns:
+        True where a patch counts as foreground, bool, same shape.
+    """
+    return foreground(saliency_BGG.sort(dim=-1).values, rule=rule, threshold=threshold)
+
+
+def shared_noise(
+    seeds_B: Tensor, draws: MaskDraws, *, view: int, view_size: int, grid: int
+) -> Tensor:
+    """Standard normal noise of which most is shared by the images of a rank's batch.
+
+    The shared parts follow from the seed of the batch's first image.
+
+    Args:
+        seeds_B: the samples' seeds, int64, on the device that the noise is for.
+        draws: those of the view's masks, on the same device: they say which image has which shape.
+        view: number of the view.
+        view_size: side of the view in pixels.
+        grid: patches per side of the view.
+
+    Returns:
+        Noise, float32, `[B, 3, view_size, view_size]`.
+    """
+    first_1, patch = seeds_B[:1], view_size // grid
+
+    def tiled(stream: Stream) -> Tensor:
+        tile_1CPP = gaussian_noise(first_1, view, (NUM_CHANNELS, patch, patch), stream=stream)
+        return tile_1CPP.repeat(1, 1, grid, grid)
+
+    channel_wise, focal = (
+        where_B[:, None, None, None] for where_B in (is_channel_wise(draws), is_focal(draws))
+    )
+    noise_BCHW = torch.where(channel_wise, tiled(Stream.CHANNEL_TILE), tiled(Stream.SPATIAL_TILE))
+    if view >= View.NEGATIVE:
+        in_focal = _in_box(first_1, draws, view=view, view_size=view_size)
+    else:
+        in_focal = gaussian_noise(seeds_B, view, (NUM_CHANNELS, view_size, view_size))
+    return torch.where(focal, in_focal, noise_BCHW)
+
+
+def _in_box(first_1: Tensor, draws: MaskDraws, *, view: int, view_size: int) -> Tensor:
+    """One box of noise, laid over each image's own box; what is outside of it is of no use."""
+    side = box_side(view, view_size)
+    box_CSS = gaussian_noise(
+        first_1, view, (NUM_CHANNELS, side, side), stream=Stream.FOCAL_TILE
+    ).squeeze(0)
+    pixel = torch.arange(view_size, device=first_1.device)
+    row_BH = (pixel - draws.box_B4[:, :1]).clamp(0, side - 1)
+    column_BW = (pixel - draws.box_B4[:, 1:2]).clamp(0, side - 1)
+    return box_CSS[:, row_BH[:, :, None], column_BW[:, None, :]].transpose(0, 1)
