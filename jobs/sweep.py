@@ -3,28 +3,30 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from jobs.cli import EXIT_INTERRUPTED, conclude, main
+from jobs.cli import conclude, main
 from jobs.sweep_options import SweepOptions, read_options
 from pipeline.core.progress import say
 from training.config.resources import Node
 from training.sweep.config import Sweep
-from training.sweep.description import check_folder, describe, write_description
-from training.sweep.director import Director, check_reported
+from training.sweep.description import check_folder, describe, locked, write_description
 from training.sweep.fits import Share, share_of
-from training.sweep.ledger import Ledger
-from training.sweep.lock import locked
-from training.sweep.preflight import check_trials
-from training.sweep.results import RESULTS_FILE, summary, terminal_table, write_summary
+from training.sweep.preflight import check_trials, num_val_images
+from training.sweep.results import (
+    BEST_FILE,
+    RESULTS_FILE,
+    num_left,
+    terminal_table,
+    write_results,
+)
 
 
 def share(options: SweepOptions, sweep: Sweep, nodes: Sequence[Node]) -> Share:
-    """Divides the nodes among the trials; raises ``InputError`` where they would deadlock."""
+    """Divides the nodes among the trials; raises ``InputError`` where the trials do not fit."""
     workers = sweep.base.num_workers
     return share_of(
         nodes,
@@ -35,17 +37,12 @@ def share(options: SweepOptions, sweep: Sweep, nodes: Sequence[Node]) -> Share:
     )
 
 
-def this_machine() -> list[Node]:
-    """The most that a Ray which is started here would have: seen at once, without starting it."""
-    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
-
-
 def run() -> int:
-    """Parses, checks, sweeps, says where the results are."""
+    """Parses the command line, checks and runs the sweep, and says where the results are."""
     options = read_options(sys.argv[1:], str(__doc__))
     sweep = options.sweep()
-    if not os.environ.get("RAY_ADDRESS"):
-        share(options, sweep, this_machine())
+    if not os.environ.get("RAY_ADDRESS"):  # a Ray that is started here has no more than this
+        share(options, sweep, [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
     info = check_trials(sweep)
     check_folder(sweep, info.plan_digest)
     # Ray takes seconds to import and to start: only for a sweep that can be.
@@ -54,52 +51,45 @@ def run() -> int:
     with session.ray_running():
         shared = share(options, sweep, [node.resources for node in nodes.live_nodes()])
         check_trials(sweep, num_ranks=shared.resources.num_workers)
+        description = describe(sweep, info.plan_digest, num_val_images(sweep))
         with locked(sweep.folder):
-            return _sweep(options, sweep, shared, describe(sweep, info.plan_digest))
+            return _sweep(options, sweep, shared, description)
 
 
 def _sweep(options: SweepOptions, sweep: Sweep, shared: Share, description: dict[str, Any]) -> int:
     tune = importlib.import_module("training.sweep.tune")
     write_description(sweep, description)
-    judge = tune.judge_of(sweep)
-    director = Director(sweep, Ledger(sweep.folder), judge=judge, description=description)
-    if options.retry_failed:
-        director.reopen_failed()
-    workers = shared.resources
+    trials, workers = tune.read_trials(sweep.folder), shared.resources
+    left = num_left(sweep, trials, retry_failed=options.retry_failed)
     say(
         f"sweeping {', '.join(sweep.space)} ({sweep.search}, {sweep.scheduler}) in {sweep.folder}: "
-        f"{director.num_left} of {sweep.num_trials} trials left, {shared.trials} at a time, each "
+        f"{left} of {sweep.num_trials} trials left, {shared.trials} at a time, each "
         f"{workers.num_workers} x {workers.cpus_per_worker} CPU"
         + (" and 1 GPU" if workers.use_gpu else "")
     )
-    if director.num_left:
-        tune.run_trials(sweep, director, shared)
-    director.write_results()
-    best = write_summary(sweep, director.trials)
-    if not director.num_left:
-        check_reported(director.trials, sweep)
+    if left:
+        tune.run_trials(sweep, shared, description, retry_failed=options.retry_failed)
+        trials = tune.read_trials(sweep.folder)
+    left = num_left(sweep, trials)
+    found, best = write_results(sweep, trials, description), sweep.folder / BEST_FILE
+    lines = terminal_table(sweep, trials).splitlines()
+    if left:
+        lines.append(f"stopped with {left} trials left; the same command goes on from there")
+    elif found["best"] is not None:
+        lines.append(f"best       {best}: jobs/pretrain.py --config {best} --out NEW_FOLDER")
+    results = sweep.folder / RESULTS_FILE
     conclude(
         {
             "folder": sweep.folder,
-            "results": sweep.folder / RESULTS_FILE,
-            "trials_left": director.num_left,
-            "best_config": best,
-            **summary(sweep, director.trials),
+            "results": results,
+            "trials_left": left,
+            "best_config": best if found["best"] is not None else None,
+            **found,
         },
-        *terminal_table(sweep, director.trials).splitlines(),
-        *_last_lines(sweep, director.num_left, best),
+        *lines,
+        f"results    {results} (jobs/report.py {sweep.folder} shows them)",
     )
-    if director.num_left:
-        return 0 if director.closing else EXIT_INTERRUPTED
-    return 1 if best is None else 0
-
-
-def _last_lines(sweep: Sweep, num_left: int, best: Path | None) -> Iterator[str]:
-    if num_left:
-        yield f"stopped with {num_left} trials left; the same command goes on from there"
-    elif best is not None:
-        yield f"best       {best}: jobs/pretrain.py --config {best} --out NEW_FOLDER"
-    yield f"results    {sweep.folder / RESULTS_FILE} (jobs/report.py {sweep.folder} shows them)"
+    return 0 if left or found["best"] is not None else 1
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from jobs.cli import parse
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
-from training.sweep.search import Search
-from training.sweep.space import parse_space
+from training.sweep.space import Search, parse_space
 from training.sweep.spaces import find_space, prepared
 
 Words = tyro.conf.UseAppendAction[tuple[str, ...]]

@@ -24,6 +24,7 @@ PLAN: dict[str, Any] = {
     "scheduler": {"name": "asha", "grace_epochs": 1, "reduction_factor": 2},
     "config": {},
     "data_digest": "d" * 64,
+    "val_images": 1000,
     "fingerprint": "f" * 64,
 }
 
@@ -87,9 +88,26 @@ def write_sweep(
     if finished:
         summary = {
             "counts": {},
-            "best": None,
+            "best": _best(rows, plan or {}),
             "rank_correlation": {"heldout_loss with knn": -0.93},
             "seconds": 1.0,
         }
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def _best(rows: list[dict[str, Any]], plan: dict[str, Any]) -> dict[str, Any] | None:
+    """What ``summary.json`` says of the best trial; by hand, of an objective that is to be high."""
+    scored = [row for row in rows if row["status"] == "finished" and row["objective"] is not None]
+    if not scored or plan.get("objective", PLAN["objective"])["mode"] == "min":
+        return None
+    objective = max(row["objective"] for row in scored)
+    tied = [row["trial"] for row in scored if row["objective"] == objective]
+    half = 1.96 * (objective * (100 - objective) / PLAN["val_images"]) ** 0.5
+    return {
+        "trial": tied[0],
+        "objective": objective,
+        "interval": [objective - half, objective + half],
+        "tied": tied,
+        "values": {},
+    }

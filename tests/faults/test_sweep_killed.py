@@ -1,6 +1,5 @@
-"""Kill -9 in the middle of a sweep: what has ended stays, the rest goes on as if undisturbed."""
+"""Kill -9 in the middle of a sweep: what has ended stays, and the rest goes on undisturbed."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ import pytest
 
 from tests.pretrain_jobs import Job, record, run_job, write_sets
 from training.record.relay import PROGRESS_FILE
-from training.sweep.ledger import LEDGER_FILE, Ledger
-from training.sweep.results import RESULTS_FILE
+from training.sweep.results import RESULTS_FILE, Trial
+from training.sweep.tune import read_trials
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -42,21 +41,18 @@ def command(shards: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, "jobs/sweep.py", *flags, *options]
 
 
-def wait_for(true: Callable[[], bool], job: Job, seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
+def trials_when(true: Callable[[list[Trial]], bool], out: Path, job: Job) -> list[Trial]:
+    """The trials, once something is true of them."""
+    deadline = time.monotonic() + 600
+    while not true(trials := read_trials(out)):
         assert not job.ended, job.said()
         assert time.monotonic() < deadline, job.said()
-        time.sleep(0.05)
+        time.sleep(0.1)
+    return trials
 
 
-def ended(out: Path) -> set[int]:
-    return {trial.number for trial in Ledger(out).trials.values() if trial.ended}
-
-
-def starts(out: Path) -> list[int]:
-    events = [json.loads(line) for line in (out / LEDGER_FILE).read_text().splitlines()]
-    return [event["trial"] for event in events if event["event"] == "start"]
+def run_of(out: Path, trial: Trial) -> Path:
+    return out / "trials" / f"{trial.number:04d}"
 
 
 def test_the_driver_is_killed_and_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
@@ -65,40 +61,39 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(shards: Path, tmp_pat
     arguments = command(shards, out, *grid, "--scheduler", "none")
     job = Job(arguments, said)
 
-    def in_the_middle() -> bool:
-        trials = Ledger(out).trials.values()
+    def in_the_middle(trials: list[Trial]) -> bool:
         return any(t.ended for t in trials) and any(not t.ended and t.epochs >= 1 for t in trials)
 
-    wait_for(in_the_middle, job)
+    killed = trials_when(in_the_middle, out, job)
     job.kill()
-    finished = ended(out)
-    broken_off = Ledger(out).trials.keys() - finished
-    before = {n: (out / Ledger(out).trials[n].run / "metrics.jsonl").read_bytes() for n in finished}
-    started = starts(out)
+    finished = [trial for trial in killed if trial.ended]
+    broken_off = [trial for trial in killed if not trial.ended and trial.epochs >= 1]
+    before = {t.number: (run_of(out, t) / "metrics.jsonl").read_bytes() for t in finished}
 
     text = run_job(arguments, said)
-    trials = Ledger(out).trials
-    assert {number: trial.status for number, trial in trials.items()} == dict.fromkeys(
-        range(4), "finished"
-    )
-    assert not set(starts(out)[len(started) :]) & finished
-    for number, metrics in before.items():
-        assert (out / trials[number].run / "metrics.jsonl").read_bytes() == metrics
-    for number in broken_off:
-        assert f"trial {number} goes on after" in text
-    assert {trial.epochs for trial in trials.values()} == {EPOCHS}
-    table = pq.read_table(out / RESULTS_FILE)
-    assert table["status"].to_pylist() == ["finished"] * 4
+    trials = read_trials(out)
+    assert [(t.number, t.status, t.epochs) for t in trials] == [
+        (number, "finished", EPOCHS) for number in range(4)
+    ]
+    for trial in finished:  # it was not even started
+        assert (run_of(out, trial) / "metrics.jsonl").read_bytes() == before[trial.number]
+        assert f"trial {trial.number} resumes" not in text
+    for trial in broken_off:
+        assert f"trial {trial.number} resumes after" in text
+        assert "resuming after step" in (run_of(out, trial) / PROGRESS_FILE).read_text()
+        assert trials[trial.number].seconds > trial.seconds
+    assert pq.read_table(out / RESULTS_FILE)["status"].to_pylist() == ["finished"] * 4
 
-    number = max(broken_off, key=lambda n: starts(out).count(n))
-    run = out / trials[number].run
+    run = run_of(out, broken_off[0])
     alone = tmp_path / "alone"
     config = ["--config", str(run / "config.json"), "--out", str(alone), "--local"]
     run_job([sys.executable, "jobs/pretrain.py", *config], tmp_path / "alone.txt")
     assert record(run) == record(alone)  # to the last bit
 
-    assert "0 of 4 trials left" in run_job(arguments, said)
-    assert starts(out).count(number) == 2
+    starts = text.count("starts:")
+    again = run_job(arguments, said)
+    assert "0 of 4 trials left" in again
+    assert again.count("starts:") == starts
 
 
 def test_ctrl_c_stops_every_trial_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
@@ -106,18 +101,18 @@ def test_ctrl_c_stops_every_trial_with_a_checkpoint(shards: Path, tmp_path: Path
     grid = ["--grid", "seed=0,1,2", "--scheduler", "none", "--checkpoint.every-epochs", "0"]
     arguments = command(shards, out, *grid)
     job = Job(arguments, said)
-    wait_for(lambda: len(Ledger(out).trials) == 2 and Ledger(out).trials[1].epochs >= 1, job)
+    trials_when(lambda trials: len(trials) == 2 and trials[1].epochs >= 1, out, job)
     job.press_ctrl_c()
     assert "the same command goes on from there" in job.finish(120)
-    stopped = Ledger(out).trials
-    left = {n: newest_step(out / trial.run) for n, trial in stopped.items() if not trial.ended}
+    left = [trial for trial in read_trials(out) if not trial.ended]
+    steps = {trial.number: newest_step(run_of(out, trial)) for trial in left}
     assert left
-    assert all(step > 0 for step in left.values())
+    assert all(step > 0 for step in steps.values())
     text = run_job(arguments, said)
-    assert {t.status for t in Ledger(out).trials.values()} == {"finished"}, text
-    for number, step in left.items():
-        progress = (out / stopped[number].run / PROGRESS_FILE).read_text()
-        assert f"resuming after step {step} " in progress
+    assert {t.status for t in read_trials(out)} == {"finished"}, text
+    for trial in left:
+        progress = (run_of(out, trial) / PROGRESS_FILE).read_text()
+        assert f"resuming after step {steps[trial.number]} " in progress
 
 
 def newest_step(run: Path) -> int:
@@ -131,24 +126,24 @@ def test_a_trial_whose_process_dies_fails_alone_and_frees_its_cores(
     out, said = tmp_path / "sweep", tmp_path / "said.txt"
     arguments = command(shards, out, "--grid", "seed=0,1,2", "--scheduler", "none")
     job = Job(arguments, said)
-    wait_for(lambda: any(t.epochs >= 1 for t in Ledger(out).trials.values()), job)
+    trials_when(lambda trials: any(trial.epochs >= 1 for trial in trials), out, job)
     victims = [process for process in job.family() if is_trial(process)]
     assert len(victims) == 2, [process.cmdline() for process in job.family()]
     victims[0].kill()
     text = job.finish()
-    statuses = sorted(trial.status for trial in Ledger(out).trials.values())
+    statuses = sorted(trial.status for trial in read_trials(out))
     assert statuses == ["failed", "finished", "finished"], text
     assert "its process died" in text
     again = run_job([*arguments, "--retry-failed"], said)
     assert "1 of 3 trials left" in again
-    assert {t.status for t in Ledger(out).trials.values()} == {"finished"}
+    assert {trial.status for trial in read_trials(out)} == {"finished"}
 
 
 def test_a_trial_that_cannot_go_on_fails_alone_and_says_why(shards: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "sweep", tmp_path / "said.txt"
     steep = ["--grid", "optim.lr=1e30,0.01", "--optim.warmup-epochs", "0"]
     text = run_job(command(shards, out, *steep), said)
-    failed, finished = (Ledger(out).trials[number] for number in range(2))
+    failed, finished = read_trials(out)
     assert (failed.status, finished.status) == ("failed", "finished"), text
     assert failed.message is not None
     assert "no longer finite" in failed.message
@@ -159,6 +154,6 @@ def test_a_trial_that_cannot_go_on_fails_alone_and_says_why(shards: Path, tmp_pa
 def is_trial(process: psutil.Process) -> bool:
     """Whether Tune runs a trial in this process."""
     try:
-        return "ImplicitFunc" in " ".join(process.cmdline())
+        return "ray::Pretraining" in " ".join(process.cmdline())
     except psutil.Error:
         return False

@@ -1,8 +1,8 @@
 """How many trials a cluster holds at once, and what each of their workers gets.
 
-A trial holds its workers' cores (and a GPU each) from its start to its end; its own process only
-waits, and holds none. Two trials that each hold half of what they need would wait for each other
-for ever without an error: so a sweep whose trials cannot all be held at once is refused.
+A trial holds its workers' cores, and a GPU for each worker, from its start to its end. Its own
+process only waits, and holds no core. Trials that never all fit would wait for each other, so such
+a sweep is refused.
 """
 
 from collections.abc import Sequence
@@ -14,31 +14,26 @@ from training.config.resources import Node, Resources, first_resources
 
 @dataclass(frozen=True)
 class Share:
-    """What the trials of a sweep hold.
-
-    Attributes:
-        trials: at once.
-        resources: of each of them.
-    """
+    """The trials that run at once, and the resources of each of them."""
 
     trials: int
     resources: Resources
 
 
 def num_fitting(nodes: Sequence[Node], *, workers: int, cpus: int) -> int:
-    """How many trials of some workers the nodes hold at once; a worker lies on one node.
+    """The number of trials that the nodes hold at once.
 
     Args:
-        nodes: of the cluster. Where there are GPUs every worker has one.
-        workers: of each trial.
+        nodes: of the cluster. Where there are GPUs, every worker has one.
+        workers: of each trial; a worker lies on one node.
         cpus: of each worker.
     """
     use_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
-    places = [
+    held = [
         min(int(node.get("CPU", 0)) // cpus, int(node.get("GPU", 0)) if use_gpu else 1 << 30)
         for node in nodes
     ]
-    return sum(places) // workers
+    return sum(held) // workers
 
 
 def share_of(
@@ -48,31 +43,27 @@ def share_of(
 
     Args:
         nodes: of the cluster.
-        concurrent: trials at once, as a person gave it; None: as many as fit.
+        concurrent: trials at once; None means as many as fit.
         most: trials that there are to run.
         workers: of each trial.
-        cpus: of each worker; None: the nodes' cores divided by the workers on them.
+        cpus: of each worker; None means the nodes' cores divided by their workers.
 
     Raises:
-        InputError: they do not fit; has the arithmetic, and a number that fits.
+        InputError: the trials do not fit; the message has the arithmetic and a number that fits.
     """
     fitting = num_fitting(nodes, workers=workers, cpus=cpus or 1)
     trials = min(concurrent or max(fitting, 1), most)
     if trials > fitting:
-        raise InputError(
-            _refusal(nodes, trials=trials, workers=workers, cpus=cpus or 1, fitting=fitting)
-        )
+        raise InputError(_refusal(nodes, trials, workers, cpus or 1, fitting))
     spread = first_resources(trials * workers, nodes, lambda _: True)
     return Share(trials, Resources(workers, cpus or spread.cpus_per_worker, spread.use_gpu))
 
 
-def _refusal(nodes: Sequence[Node], *, trials: int, workers: int, cpus: int, fitting: int) -> str:
-    cores = sum(int(node.get("CPU", 0)) for node in nodes)
+def _refusal(nodes: Sequence[Node], trials: int, workers: int, cpus: int, fitting: int) -> str:
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    workers_text = f"{workers} worker{'s' if workers > 1 else ''}"
-    sum_text = _count(trials * workers * cpus, "CPU")
-    needed = f"{trials} x {workers_text} x {_count(cpus, 'CPU')} = {sum_text}"
-    has = _count(cores, "CPU")
+    total = _count(trials * workers * cpus, "CPU")
+    needed = f"{trials} x {_count(workers, 'worker')} x {_count(cpus, 'CPU')} = {total}"
+    has = _count(sum(int(node.get("CPU", 0)) for node in nodes), "CPU")
     if gpus:
         needed += f" and {_count(trials * workers, 'GPU')}"
         has += f" and {_count(gpus, 'GPU')}"

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong with a sweep's trials before the first one starts."""
+"""Check a sweep's trials before the first one starts."""
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
@@ -8,17 +8,15 @@ from training.sweep.config import Sweep
 from training.sweep.space import shown
 
 READ_FROM_DISK = ("shards", "knn.val_shards", "knn.train_shards", "heldout.shards")
-"""Swept fields for which every trial's data are looked at, not only the first one's."""
+"""Where one of these fields is swept, every trial's data are checked, else only the first's."""
 
 
 def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
-    """Checks that data, batch, ranks, labels and disk suit every trial that is known beforehand.
-
-    Writes nothing.
+    """Checks data, batch, ranks, labels and disk for every trial that is known. Writes nothing.
 
     Args:
-        sweep: with its points.
-        num_ranks: workers of each trial; None: what the configuration says, 1 for ``auto``.
+        sweep: the settings.
+        num_ranks: workers of each trial; None means the configured number, 1 for ``auto``.
 
     Returns:
         The description of the base configuration's shards.
@@ -28,11 +26,11 @@ def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
     """
     workers = sweep.base.num_workers
     num_ranks = num_ranks or (1 if workers == "auto" else workers)
-    points = sweep.points() or [{}]  # of Optuna's none is known: the base stands for them
+    points = sweep.points() or [{}]  # Optuna's are not known: the base stands for them
+    configs = [sweep.trial_config(number, point) for number, point in enumerate(points)]
     info = load_dataset_info(sweep.base.shards)
     all_differ = any(name in READ_FROM_DISK for name in sweep.space)
-    for number, point in enumerate(points):
-        config = sweep.trial_config(number, point)
+    for number, config in enumerate(configs):
         try:
             if number == 0 or all_differ:
                 preflight(config, num_ranks)
@@ -40,10 +38,16 @@ def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
                 check_batches(config, info, num_ranks)
         except InputError as error:
             # What is wrong with the first trial is mostly wrong with all of them.
-            which = f"trial {number} ({shown(point)}): " if number else ""
+            which = f"trial {number} ({shown(points[number])}): " if number else ""
             raise InputError(f"{which}{error}") from error
-    new = sum(
-        not sweep.trial_config(number, point).out.exists() for number, point in enumerate(points)
-    )
-    check_disk(sweep.trial_config(0, points[0]), more_runs=max(0, new - 1))
+    new = sum(not config.out.exists() for config in configs)
+    check_disk(configs[0], more_runs=max(0, new - 1))
     return info
+
+
+def num_val_images(sweep: Sweep) -> int | None:
+    """Images that every trial's kNN accuracy is measured on; None where there is no such number."""
+    val_shards = sweep.base.knn.val_shards
+    if val_shards is None or "knn.val_shards" in sweep.space:
+        return None
+    return load_dataset_info(val_shards).num_images

@@ -1,19 +1,21 @@
-"""What a sweep found: a table in a file and on the terminal, the best trial's configuration."""
+"""The results of a sweep: a table, a summary, and the best trial's configuration."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.stats import binom, spearmanr
 
+from pipeline.core.errors import InputError
 from pipeline.storage.atomic import atomic_file, write_atomically
 from training.core.fields import Plain
-from training.sweep.config import Sweep
-from training.sweep.ledger import Trial
+from training.evaluate.comparison import TAIL
+from training.sweep.config import TRIALS_FOLDER, Sweep
+from training.sweep.space import Point
 
 RESULTS_FILE, SUMMARY_FILE, BEST_FILE = "results.parquet", "summary.json", "best.json"
 RECORD_KEY = b"salmask"
@@ -30,36 +32,93 @@ FIXED_COLUMNS = pa.schema(
 )
 METRIC_PREFIX, CLASH_PREFIX = "metric.", "space."
 FEWEST_RANKED = 3
-"""Trials from which on a rank correlation says anything."""
+"""The smallest number of pairs that has a rank correlation."""
+Status = Literal["running", "finished", "stopped", "failed"]
 
 
-def best_trial(sweep: Sweep, trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the best objective among those that ran to their end.
+@dataclass(frozen=True)
+class Trial:
+    """The state of a trial.
 
-    Of equal ones the first. None where none finished with a number.
+    Attributes:
+        number: from 0.
+        point: its values of the swept fields.
+        status: ``running`` means started and not ended.
+        epochs: epochs trained, as of its last report.
+        seconds: duration, over all of its starts.
+        values: its last figures, by name.
+        message: why it failed.
     """
-    rated = [
-        trial
-        for trial in trials
-        if trial.status == "finished" and objective_of(sweep, trial) is not None
-    ]
-    sign = 1 if sweep.mode == "max" else -1
 
-    def rank(trial: Trial) -> tuple[float, int]:
-        objective = objective_of(sweep, trial)
-        assert objective is not None
-        return (sign * objective, -trial.number)
+    number: int
+    point: Point
+    status: Status = "running"
+    epochs: float = 0.0
+    seconds: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+    message: str | None = None
 
-    return max(rated, key=rank, default=None)
+    @property
+    def ended(self) -> bool:
+        """Whether the trial is over."""
+        return self.status != "running"
 
 
 def objective_of(sweep: Sweep, trial: Trial) -> float | None:
-    """The last value of what the trial is judged by."""
+    """The last value of what trials are compared by."""
     return trial.values.get(sweep.objective)
 
 
+def num_left(sweep: Sweep, trials: Sequence[Trial], *, retry_failed: bool = False) -> int:
+    """The number of trials that are still to be run.
+
+    Args:
+        sweep: the settings.
+        trials: all that were started.
+        retry_failed: whether failed trials are to be run again.
+    """
+    over = [t for t in trials if t.ended and not (retry_failed and t.status == "failed")]
+    return max(0, sweep.num_trials - len(over))
+
+
+def best_trials(sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
+    """The finished trials with the best objective, by number; several are a tie."""
+    rated = {
+        trial.number: value
+        for trial in trials
+        if trial.status == "finished" and (value := objective_of(sweep, trial)) is not None
+    }
+    best = (max if sweep.mode == "max" else min)(rated.values(), default=None)
+    return [t for t in trials if t.number in rated and rated[t.number] == best]
+
+
+def accuracy_interval(percent: float, num_images: int) -> tuple[float, float]:
+    """The 95 % percentile-bootstrap interval of an accuracy over images, in percent.
+
+    Resampling images with replacement draws the number of right ones from a binomial
+    distribution, whose quantiles are taken here without sampling.
+
+    Args:
+        percent: the accuracy, 0 to 100.
+        num_images: images that it was measured on, 1 or more.
+    """
+    low, high = binom.ppf([TAIL, 1 - TAIL], num_images, percent / 100)
+    return 100 * float(low) / num_images, 100 * float(high) / num_images
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation.
+
+    Returns:
+        A number in [-1, 1]; None for fewer than 3 pairs, or where all values of one are equal.
+    """
+    if len(first) < FEWEST_RANKED or min(len(set(first)), len(set(second))) < 2:
+        return None
+    return float(spearmanr(first, second).statistic)
+
+
 def results_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> pa.Table:
-    """One row a trial, in the order of their numbers; the description in the metadata."""
+    """One row per trial, in the order of their numbers; the description is in the metadata."""
     metrics = sorted({name for trial in trials for name in trial.values})
     rows = [
         {
@@ -68,13 +127,12 @@ def results_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, 
             "epochs": trial.epochs,
             "objective": objective_of(sweep, trial),
             "seconds": trial.seconds,
-            "run": trial.run,
+            "run": f"{TRIALS_FOLDER}/{trial.number:04d}",
             "message": trial.message,
         }
         for trial in trials
     ]
-    columns = {name: [row[name] for row in rows] for name in FIXED_COLUMNS.names}
-    table = pa.table(columns, schema=FIXED_COLUMNS)
+    table = pa.Table.from_pylist(rows, schema=FIXED_COLUMNS)
     for name in metrics:
         values = [trial.values.get(name) for trial in trials]
         table = table.append_column(METRIC_PREFIX + name, pa.array(values, pa.float64()))
@@ -85,37 +143,33 @@ def results_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, 
 
 
 def _column(values: Sequence[Plain]) -> pa.Array:
-    """Values of one kind as they are, whole numbers among others as such, mixed ones as text."""
+    """Values of one type as they are, whole numbers among others as floats, mixed ones as text."""
     kinds = {type(value) for value in values}
     if kinds == {int, float}:
         return pa.array([float(value) for value in values], pa.float64())
     return pa.array(list(values) if len(kinds) == 1 else [str(value) for value in values])
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's: the correlation of the ranks, equal values sharing the mean of theirs.
+def summary(
+    sweep: Sweep, trials: Sequence[Trial], *, val_images: int | None = None
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        sweep: the settings.
+        trials: all that were started.
+        val_images: images that the kNN accuracy is measured on; None means no interval.
 
     Returns:
-        A number in [-1, 1]; None for fewer than 3 pairs, or where all of one are equal.
+        ``counts`` by status; ``best``: ``trial``, ``objective``, its 95 % ``interval`` or None,
+        ``tied`` (the numbers of all trials with this objective) and ``values``;
+        ``rank_correlation`` by pair of figures; ``seconds`` of all trials.
     """
-    if len(first) < FEWEST_RANKED:
-        return None
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
-    if min(float(np.ptp(row)) for row in ranks) == 0:
-        return None
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    means: np.ndarray[Any, np.dtype[np.float64]] = (ends - (counts - 1) / 2)[places]
-    return means
-
-
-def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """``summary.json``: how many trials ended how, the best, and what goes with what."""
-    best = best_trial(sweep, trials)
+    best = best_trials(sweep, trials)
+    objective = objective_of(sweep, best[0]) if best else None
+    interval = None
+    if sweep.objective == "knn" and objective is not None and val_images is not None:
+        interval = accuracy_interval(objective, val_images)
     counts = Counter(trial.status for trial in trials)
     pairs = [
         (trial.values["heldout_loss"], trial.values["knn"])
@@ -125,54 +179,68 @@ def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     found = rank_correlation(*zip(*pairs, strict=True)) if pairs else None
     return {
         "counts": {name: counts[name] for name in ("finished", "stopped", "failed", "running")},
-        "best": best
-        and {
-            "trial": best.number,
-            "objective": objective_of(sweep, best),
-            "values": best.point,
-        },
+        "best": {
+            "trial": best[0].number,
+            "objective": objective,
+            "interval": interval,
+            "tied": [trial.number for trial in best],
+            "values": best[0].point,
+        }
+        if best
+        else None,
         "rank_correlation": {} if found is None else {"heldout_loss with knn": found},
         "seconds": sum(trial.seconds for trial in trials),
     }
 
 
-def write_results(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> None:
-    """Writes the table of the trials so far."""
+def write_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> None:
+    """Writes ``results.parquet``."""
     with atomic_file(sweep.folder / RESULTS_FILE) as file:
         pq.write_table(results_table(sweep, trials, description), file)
 
 
-def write_summary(sweep: Sweep, trials: Sequence[Trial]) -> Path | None:
-    """Writes the summary, and the best trial's configuration.
+def write_results(
+    sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the table, the `summary` and, where a trial finished, the configuration of the best.
+
+    Of tied trials the first one's configuration is written.
 
     Returns:
-        The file that ``jobs/pretrain.py --config`` takes; None where no trial finished.
+        The summary.
+
+    Raises:
+        InputError: all trials have ended, and none of them reported the objective.
     """
-    text = json.dumps(summary(sweep, trials), indent=1)
+    write_table(sweep, trials, description)
+    found = summary(sweep, trials, val_images=description["val_images"])
+    text = json.dumps(found, indent=1)
     write_atomically(sweep.folder / SUMMARY_FILE, text.encode() + b"\n")
-    best = best_trial(sweep, trials)
-    if best is None:
-        return None
-    config = sweep.trial_config(best.number, best.point).to_json()
-    del config["out"]
-    path = sweep.folder / BEST_FILE
-    write_atomically(path, json.dumps(config, indent=2).encode() + b"\n")
-    return path
+    if (best := found["best"]) is not None:
+        config = sweep.trial_config(best["trial"], best["values"]).to_json()
+        del config["out"]
+        text = json.dumps(config, indent=2)
+        write_atomically(sweep.folder / BEST_FILE, text.encode() + b"\n")
+    over = [trial for trial in trials if trial.status in ("finished", "stopped")]
+    silent = all(objective_of(sweep, trial) is None for trial in over)
+    if over and silent and not num_left(sweep, trials):
+        raise InputError(f"no trial reported its {sweep.objective}: there is nothing to compare")
+    return found
 
 
 def terminal_table(sweep: Sweep, trials: Sequence[Trial]) -> str:
-    """The trials, best first, those without a number last."""
+    """The trials as text: the best first, those without an objective last."""
     sign = 1 if sweep.mode == "max" else -1
 
     def order(trial: Trial) -> tuple[bool, float, int]:
         objective = objective_of(sweep, trial)
         return (objective is None, -sign * (objective or 0.0), trial.number)
 
-    others = sorted({name for trial in trials for name in trial.values} - {sweep.objective})
-    shown = [name for name in others if name in ("knn", "heldout_loss")]
-    lines = [["trial", "status", "epochs", sweep.objective, *shown, *sweep.space, "seconds"]]
+    others = {name for trial in trials for name in trial.values} - {sweep.objective}
+    figures = [sweep.objective, *sorted(others & {"knn", "heldout_loss"})]
+    lines = [["trial", "status", "epochs", *figures, *sweep.space, "seconds"]]
     for trial in sorted(trials, key=order):
-        numbers = [trial.values.get(name) for name in (sweep.objective, *shown)]
+        numbers = [trial.values.get(name) for name in figures]
         lines.append(
             [
                 str(trial.number),

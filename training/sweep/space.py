@@ -1,7 +1,7 @@
-"""A search space: which fields of a pretraining's configuration vary, and over what.
+"""Search spaces: which fields of a pretraining's configuration vary, and over what.
 
-As a person writes it: ``masks.query_ratio=0.05:0.25,0.4`` lists values (a pair has a colon, one
-number for a pair is both of its ends), ``optim.lr=0.001..0.1`` is an interval.
+On a command line, ``masks.query_ratio=0.05:0.25,0.4`` lists values and ``optim.lr=0.001..0.1`` is
+an interval. A pair is written with a colon; a single number stands for both of its ends.
 """
 
 import dataclasses
@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.core.fields import Plain, check_name, field_types, with_fields
 
 Point = dict[str, Plain]
-"""One trial's values, by dotted name."""
-LIST_KINDS = ("grid", "choice")
+"""The values of one trial, by dotted field name."""
+Search = Literal["grid", "random", "optuna"]
 
 
 @dataclass(frozen=True)
 class Values:
-    """A field takes one of these; ``grid``: every one of them, ``choice``: a drawn one."""
+    """A list of values: a grid tries all of them, a choice draws one."""
 
     kind: Literal["grid", "choice"]
     values: tuple[Plain, ...]
@@ -30,17 +32,22 @@ class Values:
 
 @dataclass(frozen=True)
 class Interval:
-    """A field takes a number of the interval, ends included; ``log_uniform``: its logarithm."""
+    """An interval of numbers, ends included, uniform in the number or in its logarithm."""
 
     kind: Literal["uniform", "log_uniform"]
     low: float
     high: float
     whole: bool = False
 
+    @property
+    def whole_ends(self) -> tuple[int, int]:
+        """The smallest and the largest whole number in the interval."""
+        return math.ceil(self.low), math.floor(self.high)
+
 
 Domain = Values | Interval
 Space = dict[str, Domain]
-"""By dotted name, in the order given."""
+"""Domains by dotted field name, in the order in which they were given."""
 
 
 def parse_space(
@@ -50,16 +57,16 @@ def parse_space(
     uniform: Sequence[str] = (),
     log_uniform: Sequence[str] = (),
 ) -> Space:
-    """Reads a space from a command line's words.
+    """Reads a space from the words of a command line.
 
     Args:
-        grid: ``name=value,value``, of which every combination is tried.
-        choice: ``name=value,value``, of which one is drawn.
+        grid: ``name=value,value``; every combination is tried.
+        choice: ``name=value,value``; one value is drawn.
         uniform: ``name=low..high``.
         log_uniform: ``name=low..high``, both above 0.
 
     Raises:
-        InputError: a word that is no such thing, no field of that name, a name twice.
+        InputError: a word cannot be read, names an unknown field, or repeats one.
     """
     space: Space = {}
     words = {"grid": grid, "choice": choice, "uniform": uniform, "log_uniform": log_uniform}
@@ -76,7 +83,7 @@ def parse_space(
 
 def _domain(kind: str, name: str, text: str) -> Domain:
     option = f"--{kind.replace('_', '-')} {name}"
-    if kind in LIST_KINDS:
+    if kind in ("grid", "choice"):
         values = tuple(plain_value(word) for word in text.split(",") if word.strip())
         if not values:
             raise InputError(f"{option} has no values: wanted {name}=VALUE,VALUE")
@@ -91,18 +98,14 @@ def _domain(kind: str, name: str, text: str) -> Domain:
         raise InputError(f"{option}={text}: wanted two numbers, LOW below HIGH")
     if kind == "log_uniform" and low <= 0:
         raise InputError(f"{option}={text}: the logarithm needs numbers above 0")
-    whole = _is_whole(name)
+    field = field_types(PretrainConfig).get(name)
+    members = get_args(field) or (field,)
+    whole = int in members and float not in members and tuple not in members
     return Interval("uniform" if kind == "uniform" else "log_uniform", low, high, whole)
 
 
-def _is_whole(name: str) -> bool:
-    kind = field_types(PretrainConfig).get(name)
-    members = get_args(kind) or (kind,)
-    return int in members and float not in members and tuple not in members
-
-
 def plain_value(word: str) -> Plain:
-    """A number where the word is one, true or false where it says so, else the word."""
+    """A word as a number or a truth value where it reads as one, else the word itself."""
     word = word.strip()
     if word.lower() in ("true", "false"):
         return word.lower() == "true"
@@ -115,45 +118,91 @@ def plain_value(word: str) -> Plain:
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as JSON values; intervals without what follows from the field."""
+    """The space as JSON values."""
     plain = {name: dataclasses.asdict(domain) for name, domain in space.items()}
     for domain in plain.values():
-        domain.pop("whole", None)
+        domain.pop("whole", None)  # it follows from the field
         if "values" in domain:
             domain["values"] = list(domain["values"])
     return plain
 
 
-def grid_points(space: Space) -> list[Point]:
-    """Every combination of the values, the last field's the fastest.
+def num_points(space: Space, search: Search, num_trials: int | None) -> int:
+    """The number of trials of a sweep.
+
+    Args:
+        space: what varies.
+        search: how points are chosen.
+        num_trials: what the user asked for; None means all points of a grid, else 8.
 
     Raises:
-        InputError: the space is empty or has an interval.
+        InputError: the space is empty, a grid has an interval, or ``num_trials`` is not the
+            number of points of the grid.
     """
-    check_not_empty(space)
+    if not space:
+        raise InputError(
+            "nothing to sweep: give --space NAME, --grid, --choice, --uniform or --log-uniform"
+        )
+    if search != "grid":
+        return 8 if num_trials is None else num_trials
+    count = len(grid_points(space))
+    if num_trials is not None and num_trials != count:
+        raise InputError(
+            f"the grid has {count} points, and --num-trials says {num_trials}: leave it out, or "
+            "choose --search random"
+        )
+    return count
+
+
+def fixed_points(space: Space, search: Search, *, seed: int, count: int) -> list[Point]:
+    """The points of trials 0 to ``count`` - 1, or an empty list where results decide them."""
+    if search == "grid":
+        return grid_points(space)
+    if search == "random":
+        return [random_point(space, seed=seed, number=number) for number in range(count)]
+    return []
+
+
+def grid_points(space: Space) -> list[Point]:
+    """Every combination of the values; the last field varies fastest.
+
+    Raises:
+        InputError: the space has an interval.
+    """
+    lists: list[tuple[Plain, ...]] = []
     for name, domain in space.items():
         if isinstance(domain, Interval):
             raise InputError(
                 f"{name} is an interval, of which there is no grid: list values (--grid "
                 f"{name}=A,B,C) or choose --search random"
             )
-    lists = [domain.values for domain in space.values() if isinstance(domain, Values)]
+        lists.append(domain.values)
     return [dict(zip(space, combination, strict=True)) for combination in product(*lists)]
 
 
-def check_not_empty(space: Space) -> None:
-    """Raises ``InputError`` for a space without fields."""
-    if not space:
-        raise InputError(
-            "nothing to sweep: give --space NAME, --grid, --choice, --uniform or --log-uniform"
-        )
+def random_point(space: Space, *, seed: int, number: int) -> Point:
+    """The point of one trial: a function of the seed and the trial's number."""
+    rng = np.random.default_rng([seed, number])
+    return {name: _drawn(domain, rng) for name, domain in space.items()}
+
+
+def _drawn(domain: Domain, rng: np.random.Generator) -> Plain:
+    if isinstance(domain, Values):
+        return domain.values[int(rng.integers(len(domain.values)))]
+    if domain.kind == "uniform":
+        if domain.whole:
+            low, high = domain.whole_ends
+            return int(rng.integers(low, high + 1))
+        return float(rng.uniform(domain.low, domain.high))
+    number = math.exp(rng.uniform(math.log(domain.low), math.log(domain.high)))
+    return round(number) if domain.whole else float(np.clip(number, domain.low, domain.high))
 
 
 def check_values(space: Space, base: PretrainConfig) -> None:
-    """Raises ``InputError`` when a value, or an end of an interval, is refused by its field.
+    """Raises ``InputError`` when a field refuses a value or an end of an interval.
 
-    Each is tried alone in the base configuration: where points are drawn, no value may need that
-    of another field.
+    Each value is tried alone in the base configuration, because the values of the other fields
+    are not known where points are drawn.
     """
     for name, domain in space.items():
         ends = domain.values if isinstance(domain, Values) else (domain.low, domain.high)
@@ -162,7 +211,7 @@ def check_values(space: Space, base: PretrainConfig) -> None:
 
 
 def shown(point: Mapping[str, Plain]) -> str:
-    """A point in one line, numbers rounded."""
+    """A point in one line, with rounded numbers."""
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in point.items()

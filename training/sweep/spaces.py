@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
-from training.sweep.search import Search
-from training.sweep.space import Interval, Space, Values
+from training.sweep.space import Interval, Search, Space, Values
 
 
 @dataclass(frozen=True, kw_only=True)

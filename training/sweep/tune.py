@@ -1,224 +1,300 @@
-"""A sweep on Ray Tune: each trial is a Ray Train run by the driver that a single run has.
+"""Run a sweep on Ray Tune: ``Tuner.fit``, ``Tuner.restore``, ASHA and Optuna.
 
-Tune starts and ends the trials' processes and takes their reports. What happens is in the sweep's
-own ledger, which knows after a SIGKILL what ``Tuner.restore`` does not: the scheduler's state, and
-that a trial goes on from its run's checkpoints and not from one of Tune's.
-
-A trial that is stopped is asked to end, and not killed: it writes a checkpoint, its workers leave,
-and Ray Train removes their placement group. Of a killed one the placement group would live as long
-as the sweep, and keep its cores from the others.
+Tune's state in ``tune/`` below the sweep's folder lists the trials, and the next trial follows from
+this list alone. ``README.md`` in this folder says what a SIGKILL loses.
 """
 
-import json
 import logging
 import os
-import time
-from datetime import UTC, datetime
-from functools import partial
-from types import SimpleNamespace
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray._raylet import PlacementGroupID
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import ConcurrencyLimiter, Searcher
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.tune.search import Searcher, SearchGenerator
+from ray.tune.search.optuna import OptunaSearch
 
-from pipeline.core.errors import InputError
-from pipeline.shardset.manifest import load_dataset_info
-from training.config.file import CONFIG_FILE
-from training.config.resources import Resources
-from training.engine.loop import RunResult
-from training.engine.preflight import steps_per_epoch
+from pipeline.core.progress import Standing, say, show
 from training.engine.stopping import asked_to_stop
-from training.ray.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
-from training.sweep.config import Sweep
-from training.sweep.director import Director
+from training.ray.launch import STOP_FILE
+from training.sweep.config import TRIALS_FOLDER, Sweep
 from training.sweep.fits import Share
-from training.sweep.trial import follow
+from training.sweep.results import Status, Trial, write_table
+from training.sweep.space import Domain, Values, shown
+from training.sweep.trainable import NUMBER, free_placement_group, trainable
 
-OUTER_BYTES = 1 << 20
-"""What a trial's own process takes of the cluster: a little memory, since Tune wants something,
-and no core, since it only waits."""
+TUNE_FOLDER = "tune"
+STATE_SECONDS = 1
+"""How often Tune's state is written: what a SIGKILL loses."""
+STARTUP_TRIALS = 8
+"""Optuna's first trials, which are random: its model learns nothing from fewer."""
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs have records of their own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would kill the trials after ten seconds
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails early has no objective
+    "TUNE_GLOBAL_CHECKPOINT_S": str(STATE_SECONDS),
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
-class AshaJudge:
-    """Tune's asynchronous successive halving, told of trials by their numbers.
+def run_trials(
+    sweep: Sweep, share: Share, description: dict[str, Any], *, retry_failed: bool = False
+) -> None:
+    """Runs what is left of a sweep on the Ray that is running.
+
+    Returns when all trials have ended, or when SIGTERM or SIGINT has stopped the sweep.
 
     Args:
-        sweep: objective, grace and reduction.
-        max_epochs: of the longest trial.
+        sweep: the settings.
+        share: trials at once, and the resources of each.
+        description: of the sweep, for the table of results.
+        retry_failed: whether failed trials are resumed.
     """
+    os.environ |= ENVIRONMENT
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    stop_file, path = sweep.folder / STOP_FILE, sweep.folder / TUNE_FOLDER
+    stop_file.unlink(missing_ok=True)
+    pretraining = trainable(sweep.base, share.resources)
+    points = _Points(sweep)
+    # This writes the settings that Tuner.restore reads: those of this start, not of the first.
+    tuner = tune.Tuner(
+        pretraining,
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=_Trials(points, sweep, share.trials),
+            scheduler=_scheduler(sweep),
+            trial_dirname_creator=_dirname,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE_FOLDER,
+            storage_path=str(sweep.folder),
+            callbacks=[_Progress(sweep, points, description)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
+    if any(path.glob("experiment_state-*.json")):
+        tuner = tune.Tuner.restore(str(path), pretraining, resume_errored=retry_failed)
+    with asked_to_stop(stop_file.touch):
+        tuner.fit()
+    stop_file.unlink(missing_ok=True)
 
-    def __init__(self, sweep: Sweep, max_epochs: int) -> None:
-        self._asha = ASHAScheduler(
-            time_attr="epochs",
-            metric="objective",
-            mode=sweep.mode,
-            max_t=max_epochs,
-            grace_period=sweep.grace_epochs,
-            reduction_factor=sweep.reduction_factor,
-        )
-        self._known: dict[int, Any] = {}
-        self._nobody: Any = None
-        """In place of Tune's controller, which ASHA is given and does not use."""
 
-    def falls_behind(self, number: int, epochs: float, objective: float) -> bool:
-        """Takes in how a trial stands; whether it is to be stopped."""
-        if number not in self._known:
-            # ASHA asks a trial for nothing but its name, and one that goes on keeps it.
-            self._known[number] = SimpleNamespace(trial_id=str(number))
-            self._asha.on_trial_add(self._nobody, self._known[number])
-        result = {"epochs": epochs, "objective": objective}
-        decision = self._asha.on_trial_result(self._nobody, self._known[number], result)
-        return bool(decision == TrialScheduler.STOP)
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials of a folder's sweep by Tune's state, or none where there is no whole state."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        found = tune.ExperimentAnalysis(str(folder / TUNE_FOLDER)).trials
+    except (ValueError, OSError):  # no state; or a kill has cut it off while it was copied
+        return []
+    return _by_number(found)
 
 
-def judge_of(sweep: Sweep) -> AshaJudge | None:
-    """Who decides which trials are stopped; None: nobody."""
+def _by_number(trials: Sequence[TuneTrial]) -> list[Trial]:
+    return sorted(map(_state_of, trials), key=lambda trial: trial.number)
+
+
+def _state_of(trial: TuneTrial) -> Trial:
+    last = _last(trial)
+    status: Status = "running"
+    if trial.status == TuneTrial.ERROR:
+        status = "failed"
+    elif last.get("done"):
+        status = "finished" if last["finished"] else "stopped"
+    return Trial(
+        number=trial.config[NUMBER],
+        point={name: value for name, value in trial.config.items() if name != NUMBER},
+        status=status,
+        epochs=last.get("epochs", 0.0),
+        seconds=last.get("seconds", 0.0),
+        values=last.get("values", {}),
+        message=last.get("message", "its process died") if status == "failed" else None,
+    )
+
+
+def _last(trial: TuneTrial) -> Mapping[str, Any]:
+    """A trial's last report; ``Trial.last_result`` would ask the process of one without any."""
+    last: Mapping[str, Any] = trial.run_metadata.last_result
+    return last
+
+
+def _dirname(trial: TuneTrial) -> str:
+    return f"{trial.config[NUMBER]:04d}"
+
+
+def _scheduler(sweep: Sweep) -> TrialScheduler:
     if sweep.scheduler == "none":
-        return None
-    # Of an epoch that is swept, the longest.
-    configs = [sweep.trial_config(n, point) for n, point in enumerate(sweep.points())]
-    return AshaJudge(sweep, max(config.epochs for config in [sweep.base, *configs]))
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="epochs",
+        metric=sweep.objective,
+        mode=sweep.mode,
+        max_t=max(map(sweep.epochs_of, [{}, *sweep.points()])),
+        grace_period=sweep.grace_epochs,
+        reduction_factor=sweep.reduction_factor,
+    )
 
 
-class _Source(Searcher):
-    """Tune's questions for the next trial go to the director."""
+class _Points(Searcher):
+    """The point of the next trial, from a list or from Optuna, and the trial's number."""
 
-    def __init__(self, director: Director) -> None:
+    def __init__(self, sweep: Sweep) -> None:
         super().__init__()
-        self._director = director
+        self.trials: Sequence[TuneTrial] = ()
+        """Tune's list of all trials, which grows."""
+        self._points = sweep.points()
+        self._optuna = _optuna(sweep) if sweep.search == "optuna" else None
 
-    def suggest(self, trial_id: str) -> Any:  # noqa: ANN401  (Ray names only one of the kinds)
-        """The next trial's number and, as JSON, its point."""
-        following = self._director.next()
-        if following is None:
-            return Searcher.FINISHED
-        number, point = following
-        return {"number": number, "point": json.dumps(point)}
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial's configuration."""
+        number = len(self.trials)
+        if self._optuna is None:
+            return {NUMBER: number, **self._points[number]}
+        return {NUMBER: number, **(self._optuna.suggest(trial_id) or {})}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: the director has heard it."""
+        """Tells Optuna."""
+        if self._optuna is not None:
+            with suppress(KeyError):  # a trial that its restored state is too old for
+                self._optuna.on_trial_complete(trial_id, result, error)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Does nothing: Optuna wants a trial's last report only."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves Optuna's study; a list has no state."""
+        Path(checkpoint_path).touch()
+        if self._optuna is not None:
+            self._optuna.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores Optuna's study."""
+        if self._optuna is not None:
+            self._optuna.restore(checkpoint_path)
 
 
-class _Reports(FIFOScheduler):
-    """Tune's news of trials go to the director, which may have a trial's run asked to end."""
+def _optuna(sweep: Sweep) -> OptunaSearch:
+    import optuna  # an extra
 
-    def __init__(self, director: Director) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._director = director
-        self._over: set[int] = set()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
-        """Takes in a report, or a trial's last words; Tune repeats these when the trial leaves."""
-        number = int(trial.config["number"])
-        said = json.loads(result["said"]) if "said" in result else None
-        if said is None or number in self._over:
-            return str(TrialScheduler.CONTINUE)
-        if "finished" in said:
-            self._over.add(number)
-            self._director.end(number, **said)
-        elif self._director.report(number, **said) or self._director.closing:
-            request_stop(self._director, number)
-        return str(TrialScheduler.CONTINUE)
+    def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
+        if isinstance(domain, Values):
+            return optuna.distributions.CategoricalDistribution(domain.values)
+        log = domain.kind == "log_uniform"
+        if domain.whole:
+            return optuna.distributions.IntDistribution(*domain.whole_ends, log=log)
+        return optuna.distributions.FloatDistribution(domain.low, domain.high, log=log)
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ANN401
-        """A trial's process has died: what its workers held is freed here."""
-        number = int(trial.config["number"])
-        _free(self._director, number)
-        if number not in self._over:
-            self._over.add(number)
-            self._director.end(
-                number, finished=False, epochs=None, seconds=None, message="its process died"
-            )
-
-
-def run_trials(sweep: Sweep, director: Director, share: Share) -> None:
-    """Runs what is left of a sweep on the Ray that is running.
-
-    Returns when all trials have ended, or when SIGTERM or SIGINT has stopped the sweep; the
-    director's ledger says which.
-
-    Args:
-        sweep: what is swept.
-        director: its state.
-        share: trials at once, and the resources of each.
-    """
-    trainable = tune.with_resources(
-        partial(_trial, sweep=sweep, resources=share.resources),
-        tune.PlacementGroupFactory([{"memory": OUTER_BYTES}]),
+    return OptunaSearch(
+        {name: distribution(domain) for name, domain in sweep.space.items()},
+        metric=sweep.objective,
+        mode=sweep.mode,
+        sampler=optuna.samplers.TPESampler(seed=sweep.seed, n_startup_trials=STARTUP_TRIALS),
     )
-    # What Tune would log of a trial, the trial's own run logs; what it would print, the director.
-    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would kill the trials
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=ConcurrencyLimiter(_Source(director), max_concurrent=share.trials),
-            scheduler=_Reports(director),
-            num_samples=director.num_left,
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
-        ),
-        run_config=tune.RunConfig(
-            name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
-            storage_path=str(sweep.folder / "ray"),
-            verbose=0,
-        ),
-    )
-    with asked_to_stop(partial(_close, director)):
-        tuner.fit()
 
 
-def _trial(given: dict[str, Any], *, sweep: Sweep, resources: Resources) -> None:
-    """A trial's own process: launches the run, and hands on what its record says."""
-    config = sweep.trial_config(int(given["number"]), json.loads(given["point"]))
-    steps = steps_per_epoch(config, load_dataset_info(config.shards))
-    started, ended = time.monotonic(), list[RunResult]()
+class _Trials(SearchGenerator):
+    """Tune's next trial, while there are any and fewer run than fit.
 
-    def tell(**said: Any) -> None:  # noqa: ANN401  (JSON values)
-        said["seconds"] = time.monotonic() - started
-        tune.report({"said": json.dumps(said)})
-
-    try:
-        for said in follow(lambda: ended.append(launch(config, resources)), config.out):
-            tell(epochs=said.step / steps, values=said.values)
-    except Exception as error:
-        tell(finished=False, epochs=None, message=_in_a_line(error))
-    else:
-        tell(finished=ended[0].finished, epochs=ended[0].step / steps)
-
-
-def _in_a_line(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return words
-    return f"{type(error).__name__}: {words[-500:]}"
-
-
-def request_stop(director: Director, number: int) -> None:
-    """Asks a trial's run to write a checkpoint and end.
-
-    One whose run has not begun hears nothing, and is asked again when it reports.
+    Tune's own limit would be restored as of the first start, and its own count may be outdated.
     """
-    trial = director.ledger.trials[number]
-    out = director.sweep.trial_config(number, trial.point).out
-    if (out / CONFIG_FILE).exists():
-        (out / STOP_FILE).touch()
+
+    def __init__(self, points: _Points, sweep: Sweep, concurrent: int) -> None:
+        super().__init__(points)
+        self._points = points
+        self._num_trials, self._concurrent = sweep.num_trials, concurrent
+        self._stop_file = sweep.folder / STOP_FILE
+
+    def next_trial(self) -> TuneTrial | None:
+        """The next trial; None while there is none."""
+        running = sum(not trial.is_finished() for trial in self._points.trials)
+        if running >= self._concurrent:
+            return None
+        return super().next_trial()  # type: ignore[no-untyped-call]
+
+    def is_finished(self) -> bool:
+        """Whether no more trials start."""
+        return len(self._points.trials) >= self._num_trials or self._stop_file.exists()
 
 
-def _free(director: Director, number: int) -> None:
-    """Removes the placement group of a trial whose process died, and with it its workers."""
-    path = director.sweep.folder / director.ledger.trials[number].run / PLACEMENT_GROUP_FILE
-    if path.exists():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(path.read_text()))))
+class _Progress(tune.Callback):
+    """Tells how the sweep goes, keeps its table, and ends it once every run has stopped."""
 
+    def __init__(self, sweep: Sweep, points: _Points, description: dict[str, Any]) -> None:
+        self._sweep, self._points, self._description = sweep, points, description
+        self._seconds: dict[str, float] | None = None
+        """Seconds of each trial's earlier starts."""
+        self._epochs_before, self._changed = 0, False
 
-def _close(director: Director) -> None:
-    """Starts no more trials, and asks those that run to write a checkpoint and end."""
-    director.closing = True
-    for number in director.running:
-        request_stop(director, number)
+    def on_step_begin(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Hands on Tune's list of trials."""
+        self._points.trials = trials = info["trials"]
+        if self._seconds is None:
+            self._seconds = {t.trial_id: _last(t).get("seconds", 0.0) for t in trials}
+            self._epochs_before = sum(int(trial.epochs) for trial in _by_number(trials))
+
+    def on_step_end(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Shows what has changed; ends Tune's loop after a requested stop of all runs."""
+        if self._changed:
+            self._changed = False
+            self._show(_by_number(info["trials"]))
+        if (self._sweep.folder / STOP_FILE).exists():
+            running = [trial for trial in info["trials"] if trial.status == TuneTrial.RUNNING]
+            if all(_last(trial).get("interrupted") for trial in running):
+                os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own way to end with trials left
+
+    def on_trial_start(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Says which trial starts or resumes."""
+        state = _state_of(info["trial"])
+        how = f"resumes after {state.epochs:g} epochs" if _last(info["trial"]) else "starts"
+        say(f"trial {state.number} {how}: {shown(state.point)}")
+        self._changed = True
+
+    def on_trial_result(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Counts the time of earlier starts, and says how the trial stands."""
+        trial, result = info["trial"], info["result"]
+        result["seconds"] += (self._seconds or {}).get(trial.trial_id, 0.0)
+        if result["epochs"] > _last(trial).get("epochs", 0.0) and not result["done"]:
+            words = self._objective(result.get("values", {}))
+            say(f"trial {trial.config[NUMBER]} epoch {result['epochs']:g}{words}")
+            self._changed = True
+
+    def on_trial_complete(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Takes in a trial that is finished or stopped."""
+        trials, state = _by_number(info["trials"]), _state_of(info["trial"])
+        write_table(self._sweep, trials, self._description)
+        self._changed = True
+        done, why = sum(t.ended for t in trials), f" ({state.message})" if state.message else ""
+        say(
+            f"trial {state.number} {state.status} after {state.epochs:g} epochs, "
+            f"{state.seconds:.0f} s{self._objective(state.values)}{why}: {done} done, "
+            f"{self._sweep.num_trials - done} left"
+        )
+
+    def on_trial_error(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Takes in a trial that failed, and frees what its workers hold if its process died."""
+        free_placement_group(self._sweep.folder / TRIALS_FOLDER / _dirname(info["trial"]))
+        self.on_trial_complete(**info)
+
+    def _objective(self, values: Mapping[str, float]) -> str:
+        value = values.get(self._sweep.objective)
+        return "" if value is None else f", {self._sweep.objective} {value:.4g}"
+
+    def _show(self, trials: Sequence[Trial]) -> None:
+        """Shows the epochs that are over; those that a stopped trial saves are over, too."""
+        sweep = self._sweep
+        later = sweep.points()[len(trials) :] or [{}] * (sweep.num_trials - len(trials))
+        total = sum(sweep.epochs_of(point) for point in [*(t.point for t in trials), *later])
+        done = sum(sweep.epochs_of(t.point) if t.ended else int(t.epochs) for t in trials)
+        trained = sum(int(trial.epochs) for trial in trials) - self._epochs_before
+        num_ended = sum(trial.ended for trial in trials)
+        note = f"{num_ended} of {sweep.num_trials} trials ended, {len(trials) - num_ended} running"
+        given = done - trained
+        show(Standing(work="sweep", done=done, total=total, unit="epochs", given=given, note=note))

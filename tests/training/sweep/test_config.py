@@ -1,5 +1,6 @@
 """What a sweep can be asked for, and what is refused before anything is read or written."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def test_a_combination_that_does_not_fit_is_named_with_all_of_its_values() -> No
     space = parse_space(grid=["masks.query_ratio.0=0.1,0.24", "masks.query_ratio.1=0.12,0.2"])
     with pytest.raises(InputError, match=r"query_ratio\.0=0\.24"):
         small_sweep(OUT, space)
+
+
+def test_without_optuna_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"salmask\[optuna\]"):
+        small_sweep(OUT, search="optuna", num_trials=3)
 
 
 def test_no_scheduler_has_no_grace_to_be_wrong() -> None:

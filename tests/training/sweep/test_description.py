@@ -1,5 +1,8 @@
-"""sweep.json: the same sweep goes on, another one is refused by what differs."""
+"""sweep.json: the same sweep is resumed, another one is refused by what differs; one driver."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,11 @@ import pytest
 from pipeline.core.errors import InputError
 from tests.training.sweep.small_sweeps import small_sweep
 from training.sweep.description import (
+    LOCK_FILE,
     SWEEP_FILE,
     check_folder,
     describe,
-    read_description,
+    locked,
     write_description,
 )
 from training.sweep.space import parse_space
@@ -19,27 +23,27 @@ from training.sweep.space import parse_space
 
 def write(out: Path, **given: Any) -> None:  # noqa: ANN401
     sweep = small_sweep(out, **given)
-    write_description(sweep, describe(sweep, "data"))
+    write_description(sweep, describe(sweep, "data", 12))
 
 
 def test_it_has_what_a_reader_needs(tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path)
     write(tmp_path)
-    found = read_description(tmp_path)
-    assert found == describe(sweep, "data")
-    assert found is not None
+    found = json.loads((tmp_path / SWEEP_FILE).read_text())
+    assert found == describe(small_sweep(tmp_path), "data", 12)
     assert found["objective"] == {"name": "knn", "mode": "max"}
     assert found["scheduler"] == {"name": "asha", "grace_epochs": 1, "reduction_factor": 2}
     assert found["config"]["epochs"] == 4
     assert found["space"]["optim.lr"] == {"kind": "grid", "values": [0.01, 0.02]}
-    assert len(found["fingerprint"]) == 64
+    assert (found["val_images"], len(found["fingerprint"])) == (12, 64)
 
 
-def test_the_same_sweep_goes_on_however_it_is_run(tmp_path: Path) -> None:
+def test_the_same_sweep_is_resumed_however_it_is_run(tmp_path: Path) -> None:
     write(tmp_path)
     changes = {"num_workers": 2, "log_every_steps": 3, "knn.val_shards": "/elsewhere"}
-    check_folder(small_sweep(tmp_path, changes=changes), "data")
-    check_folder(small_sweep(tmp_path, name="other"), "data")
+    check_folder(small_sweep(tmp_path, changes=changes, name="other"), "data")
+    drawn = tmp_path / "drawn"
+    write(drawn, search="random", num_trials=4)
+    check_folder(small_sweep(drawn, search="random", num_trials=9), "data")
 
 
 @pytest.mark.parametrize(
@@ -66,11 +70,6 @@ def test_another_sweep_is_refused_by_name(
         check_folder(small_sweep(tmp_path, **given), digest)
 
 
-def test_more_random_trials_are_the_same_sweep(tmp_path: Path) -> None:
-    write(tmp_path, search="random", num_trials=4)
-    check_folder(small_sweep(tmp_path, search="random", num_trials=9), "data")
-
-
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="exists and is no sweep"):
@@ -84,3 +83,34 @@ def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / SWEEP_FILE).write_text(text)
     with pytest.raises(InputError, match=r"sweep\.json is damaged"):
         check_folder(small_sweep(tmp_path), "data")
+
+
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def take(folder: Path) -> None:
+    """Holds the lock for a moment."""
+    with locked(folder):
+        assert (folder / LOCK_FILE).exists()
+
+
+def test_a_second_driver_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    take(tmp_path)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / LOCK_FILE)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InputError, match="another process runs the sweep"):
+            take(tmp_path)
+        other.kill()
+        other.wait()
+    take(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        take(tmp_path / "file" / "sweep")

@@ -1,7 +1,8 @@
-"""Reading a search space: what a person writes, and what is refused by name."""
+"""A search space: what a person writes, what is refused by name, and the points that it gives."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
@@ -11,9 +12,12 @@ from training.sweep.space import (
     Interval,
     Values,
     check_values,
+    fixed_points,
     grid_points,
+    num_points,
     parse_space,
     plain_value,
+    random_point,
     shown,
     space_to_json,
 )
@@ -81,11 +85,16 @@ def test_a_value_out_of_its_fields_range_is_named() -> None:
     check_values(parse_space(grid=["masks.query_ratio=0.3,0.4"]), BASE)
 
 
-def test_an_interval_or_nothing_has_no_grid() -> None:
-    with pytest.raises(InputError, match=r"optim\.lr is an interval, of which there is no grid"):
-        grid_points(parse_space(uniform=["optim.lr=0..1"]))
+def test_how_many_trials_there_are() -> None:
+    grid, drawn = parse_space(grid=["epochs=1,2", "seed=0,1,2"]), parse_space(uniform=["seed=0..9"])
+    assert num_points(grid, "grid", None) == num_points(grid, "grid", 6) == 6
+    assert (num_points(drawn, "random", None), num_points(drawn, "random", 30)) == (8, 30)
+    with pytest.raises(InputError, match="the grid has 6 points, and --num-trials says 4"):
+        num_points(grid, "grid", 4)
+    with pytest.raises(InputError, match="seed is an interval, of which there is no grid"):
+        num_points(drawn, "grid", None)
     with pytest.raises(InputError, match="nothing to sweep"):
-        grid_points({})
+        num_points({}, "random", 4)
 
 
 def test_words_are_numbers_where_they_can_be() -> None:
@@ -93,3 +102,34 @@ def test_words_are_numbers_where_they_can_be() -> None:
         3, 0.5, 0.001, True, "mean", "0.1:0.2",
     ]  # fmt: skip
     assert shown({"a": 0.123456, "b": "x", "c": 3}) == "a=0.1235, b=x, c=3"
+
+
+DRAWN = parse_space(
+    choice=["fill=mean,blur,high_pass"],
+    uniform=["masks.foreground_threshold=-1..0", "method.hard_negatives=0..2"],
+    log_uniform=["optim.lr=0.001..0.1", "method.queue_size=16..1024"],
+)
+
+
+def test_random_points_depend_on_seed_and_number_alone() -> None:
+    points = fixed_points(DRAWN, "random", seed=3, count=20)
+    assert points == fixed_points(DRAWN, "random", seed=3, count=30)[:20]
+    assert points[7] == random_point(DRAWN, seed=3, number=7)
+    assert points != fixed_points(DRAWN, "random", seed=4, count=20)
+    assert len({str(point) for point in points}) == 20
+
+
+def test_random_points_fill_their_domains() -> None:
+    points = fixed_points(DRAWN, "random", seed=0, count=400)
+    assert {point["fill"] for point in points} == {"mean", "blur", "high_pass"}
+    assert {point["method.hard_negatives"] for point in points} == {0, 1, 2}
+    thresholds = np.array([point["masks.foreground_threshold"] for point in points], dtype=float)
+    assert -1 <= thresholds.min() < -0.9
+    assert -0.1 < thresholds.max() <= 0
+    rates = np.array([point["optim.lr"] for point in points], dtype=float)
+    assert 0.001 <= rates.min() < 0.0012
+    assert 0.08 < rates.max() <= 0.1
+    # half of the logarithm's interval on either side of 0.01: 200 of 400, sd 10
+    assert 150 < int((rates < 0.01).sum()) < 250
+    sizes = [point["method.queue_size"] for point in points]
+    assert all(isinstance(size, int) and 16 <= size <= 1024 for size in sizes)

@@ -1,136 +1,254 @@
-"""A sweep on a real Ray: trials end as they should, and leave nothing that holds its cores."""
+"""Sweeps on a real Ray: how trials end, what restoring keeps, and that nothing stays held."""
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from ray import tune as ray_tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from pipeline.core.progress import listening
+from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
-from training.config.file import CONFIG_FILE
+from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray.launch import STOP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
-from training.sweep.director import Director
+from training.sweep.config import Sweep
+from training.sweep.description import describe
 from training.sweep.fits import Share
-from training.sweep.ledger import Ledger
 from training.sweep.space import parse_space
-from training.sweep.tune import AshaJudge, judge_of, run_trials
+
+TWO = Share(2, Resources(1, 1, use_gpu=False))
 
 
-def halving(
-    reports: list[tuple[int, int, float]], *, grace: int, factor: int, max_epochs: int
-) -> list[bool]:
-    """ASHA by hand: at a rung one goes on who is among the best of those that reached it."""
-    rungs = [grace * factor**k for k in range(20) if grace * factor**k <= max_epochs]
-    reached: dict[int, dict[int, float]] = {rung: {} for rung in rungs}
-    stops = []
-    for number, epochs, value in reports:
-        stop = epochs >= max_epochs
-        if not stop:
-            new = [r for r in rungs if r <= epochs and number not in reached[r]]
-            if new:
-                others = list(reached[new[-1]].values())
-                cutoff = np.percentile(others, 100 * (1 - 1 / factor)) if others else -np.inf
-                stop = bool(value < cutoff)
-                reached[new[-1]][number] = value
-        stops.append(stop)
-    return stops
+class StopsTheSecond(FIFOScheduler):
+    """Stops trial 1 at its first report."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
+        second = trial.config["trial"] == 1
+        return str(TrialScheduler.STOP if second else TrialScheduler.CONTINUE)
 
 
-@pytest.mark.parametrize("mode", ["max", "min"])
-def test_asha_is_successive_halving_and_says_the_same_when_told_again(
-    tmp_path: Path, mode: str
-) -> None:
-    rng = np.random.default_rng(0)
-    reports = [(int(n), e, float(rng.normal())) for e in range(1, 9) for n in rng.permutation(9)]
-    given = {"objective": "heldout_loss", "changes": {"heldout.shards": "/h", "epochs": 8}}
-    sweep = small_sweep(tmp_path, **(given if mode == "min" else {"changes": {"epochs": 8}}))
-    sign = 1 if mode == "max" else -1
-    wanted = halving(
-        [(n, e, sign * value) for n, e, value in reports], grace=1, factor=2, max_epochs=8
-    )
-    for _ in range(2):
-        judge = AshaJudge(sweep, 8)
-        assert [judge.falls_behind(n, e, value) for n, e, value in reports] == wanted
-    assert 0 < sum(wanted) < len(wanted)
-
-
-def test_without_a_scheduler_there_is_no_judge(tmp_path: Path) -> None:
-    assert judge_of(small_sweep(tmp_path, scheduler="none")) is None
-    assert judge_of(small_sweep(tmp_path)) is not None
-
-
-def test_a_trial_that_has_not_begun_is_asked_to_stop_when_it_reports(tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path, scheduler="none")
-    director = Director(sweep, Ledger(tmp_path), judge=None, description={})
-    started = director.next()
-    assert started is not None
-    tune._close(director)  # its folder is not there yet
-    assert director.next() is None
-    out = sweep.trial_config(*started).out
-    assert not out.exists()
-    out.mkdir(parents=True)
-    (out / CONFIG_FILE).touch()
-    said = {"epochs": 1.0, "seconds": 1.0, "values": {"knn": 5.0}}
-    trial = SimpleNamespace(config={"number": started[0]})
-    tune._Reports(director).on_trial_result(None, trial, {"said": json.dumps(said)})
-    assert (out / STOP_FILE).exists()
-
-
-class StopsTheSecond:
-    """Finds trial 1 behind."""
-
-    def falls_behind(self, number: int, epochs: float, objective: float) -> bool:
-        return number == 1
+def is_trial(process: psutil.Process) -> bool:
+    """Whether Tune runs a trial in this process; one that has ended but is not reaped does not."""
+    try:
+        return "ray::Pretraining" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def held() -> list[str]:
-    """Placement groups that are not gone, and processes that train."""
+    """Placement groups that are not gone, and processes that train or wait."""
     import ray
 
     groups = ray.util.placement_group_table().values()
-    workers = [p for p in psutil.Process().children(recursive=True) if is_worker(p)]
+    children = psutil.Process().children(recursive=True)
+    processes = [process for process in children if is_worker(process) or is_trial(process)]
     return [g["placement_group_id"] for g in groups if g["state"] != "REMOVED"] + [
-        str(worker.pid) for worker in workers
+        str(process.pid) for process in processes
     ]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_trials_finish_and_stop_and_hold_nothing_afterwards(
-    ray_session: None, tmp_path: Path
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_shard_set(tmp_path / "train", num_images=48)
     write_shard_set(tmp_path / "val", num_images=12, first_number=1000)
     places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
     sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
-    sweep.folder.mkdir()
-    director = Director(sweep, Ledger(sweep.folder), judge=StopsTheSecond(), description={})
+    monkeypatch.setattr(tune, "_scheduler", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
     kept = Kept()
     with listening(kept):
-        run_trials(sweep, director, Share(2, Resources(1, 1, use_gpu=False)))
-    assert [trial.status for trial in director.trials] == ["finished", "stopped"], kept.lines
+        tune.run_trials(sweep, TWO, describe(sweep, "d"))
+    finished, stopped = tune.read_trials(sweep.folder)
+    assert (finished.status, stopped.status) == ("finished", "stopped"), kept.lines
     assert (kept.standings[-1].done, kept.standings[-1].total) == (62, 62)
-    finished, stopped = director.trials
     assert finished.epochs == 2
     assert 1 <= stopped.epochs < 60
-    assert director.num_left == 0
-    run = sweep.folder / stopped.run
-    checkpoints = [int(p.name.removeprefix("step-")) for p in (run / "checkpoints").iterdir()]
-    assert max(checkpoints) == stopped.epochs * 3  # it was asked to end, and wrote a checkpoint
-    recorded = json.loads((sweep.folder / finished.run / "config.json").read_text())
-    assert recorded["epochs"] == 2
-    record = read_metrics(sweep.folder / finished.run)
-    assert [entry["step"] for entry in record if entry["kind"] == "eval"] == [0, 3, 6]
-    deadline = time.monotonic() + 20
+    runs = [sweep.folder / "trials" / name for name in ("0000", "0001")]
+    checkpoints = [int(p.name.removeprefix("step-")) for p in (runs[1] / "checkpoints").iterdir()]
+    assert max(checkpoints) >= stopped.epochs * 3  # it was asked to end, and wrote a checkpoint
+    assert json.loads((runs[0] / "config.json").read_text())["epochs"] == 2
+    evaluated = [entry["step"] for entry in read_metrics(runs[0]) if entry["kind"] == "eval"]
+    assert evaluated == [0, 3, 6]
+    deadline = time.monotonic() + 30
     while held() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert held() == []
+
+
+def counting(base: PretrainConfig, _workers: object) -> type[ray_tune.Trainable]:
+    """Trials that count to four, go on from their folder, and train nothing."""
+    folder = base.out
+
+    class Pretraining(ray_tune.Trainable):
+        @classmethod
+        def default_resource_request(cls, config: dict[str, Any]) -> Any:  # noqa: ANN401
+            return ray_tune.PlacementGroupFactory([{"memory": 1 << 20}])
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self._file = folder / f"count-{config['trial']}"
+            self._lr, self._rests = config["optim.lr"], 2.0 * (config["trial"] == 1)
+            with (folder / "starts").open("a") as file:
+                file.write(f"{config['trial']} {self._lr}\n")
+
+        def step(self) -> dict[str, Any]:
+            time.sleep(self._rests)  # longer than Tune's state of the report before is outdated
+            count = min(4, 1 + int(self._file.read_text() if self._file.exists() else 0))
+            self._file.write_text(str(count))
+            values = {"knn": count * self._lr}
+            end = {"finished": count == 4, "done": count == 4}
+            return {**values, "values": values, "epochs": count, "seconds": 1.0, **end}
+
+    return Pretraining
+
+
+class Killed(BaseException):
+    """What no part of Tune catches: nothing is saved or cleaned up after it."""
+
+
+class KilledWhen(Kept):
+    """Stands for a SIGKILL at a line."""
+
+    def __init__(self, true: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._true = true
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        if self._true(line):
+            raise Killed
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "trainable", counting)
+    space = parse_space(uniform=["optim.lr=0.1..0.2"])
+
+    def run(num_trials: int, listener: Kept) -> Sweep:
+        sweep = small_sweep(tmp_path, space, num_trials=num_trials, scheduler="none")
+        with listening(listener):
+            tune.run_trials(sweep, Share(1, TWO.resources), describe(sweep, "d"))
+        return sweep
+
+    def starts() -> list[int]:
+        return [int(line.split()[0]) for line in (tmp_path / "starts").read_text().splitlines()]
+
+    with pytest.raises(Killed):
+        run(2, KilledWhen(lambda line: line.startswith("trial 1 epoch 2")))
+    assert [t.status for t in tune.read_trials(tmp_path)] == ["finished", "running"]
+    kept = Kept()
+    sweep = run(3, kept)
+    trials = tune.read_trials(tmp_path)
+    assert [(t.status, t.epochs) for t in trials] == [("finished", 4)] * 3
+    assert [t.point for t in trials] == sweep.points()
+    assert starts() == [0, 1, 1, 2]  # one at a time; what has ended does not start again
+    assert kept.lines[0].startswith("trial 1 resumes after ")
+    assert trials[1].seconds == 2.0
+
+    for state in (tmp_path / "tune").glob("experiment_state-*.json"):
+        state.write_text(state.read_text()[:-100])  # a kill in the middle of a copy
+    assert tune.read_trials(tmp_path) == []
+    run(3, Kept())  # every trial looks into its folder once, and is over
+    assert starts() == [0, 1, 1, 2, 0, 1, 2]
+    assert [(t.status, t.point) for t in tune.read_trials(tmp_path)] == [
+        ("finished", point) for point in sweep.points()
+    ]
+
+
+def test_no_more_trials_start_than_fit_or_than_there_are(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)  # a grid of four
+    points = tune._Points(sweep)
+    trials = tune._Trials(points, sweep, concurrent=2)
+    running, over = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
+    assert not trials.is_finished()
+    points.trials = [running, over, running]  # type: ignore[list-item]
+    assert trials.next_trial() is None
+    assert points.suggest("id") == {"trial": 3, **sweep.points()[3]}
+    (tmp_path / STOP_FILE).touch()
+    assert trials.is_finished()
+    (tmp_path / STOP_FILE).unlink()
+    points.trials = [over] * 4  # type: ignore[list-item]
+    assert trials.is_finished()
+
+
+def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="the extra optuna is not installed")
+    space = parse_space(
+        uniform=["masks.foreground_threshold=-1..1"],
+        choice=["fill=mean,blur"],
+        log_uniform=["method.queue_size=16..1024"],
+    )
+    sweep = small_sweep(tmp_path, space, search="optuna", num_trials=24)
+    points, found = tune._Points(sweep), []
+    for number in range(24):
+        points.trials = [None] * number  # type: ignore[list-item]
+        point = points.suggest(f"id-{number}")
+        assert point.keys() == {"trial", *space}
+        assert (point["trial"], type(point["method.queue_size"])) == (number, int)
+        assert point["fill"] in ("mean", "blur")
+        found.append(point["masks.foreground_threshold"])
+        assert -1 <= found[-1] <= 1
+        points.on_trial_complete(f"id-{number}", {"knn": -((found[-1] - 0.5) ** 2)})
+    distance = np.abs(np.array(found) - 0.5)
+    assert distance[-8:].mean() < distance[:8].mean()
+    points.save(str(tmp_path / "state"))
+    restored = tune._Points(sweep)
+    restored.restore(str(tmp_path / "state"))
+    restored.trials = points.trials = [None] * 24  # type: ignore[list-item]
+    assert restored.suggest("next") == points.suggest("next")
+    restored.on_trial_complete("one that started after the state was saved", {"knn": 1.0})
+
+
+def test_how_far_a_sweep_is(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path)  # four trials of four epochs
+
+    def trial(number: int, status: str, **last: object) -> Any:  # noqa: ANN401
+        config = {"trial": number, **sweep.points()[number]}
+        metadata = SimpleNamespace(last_result=last)
+        return SimpleNamespace(
+            config=config, status=status, run_metadata=metadata, trial_id=f"id-{number}"
+        )
+
+    before = trial(0, "RUNNING", epochs=1.0, seconds=9.0)
+    progress = tune._Progress(sweep, tune._Points(sweep), describe(sweep, "d"))
+    progress.on_step_begin(trials=[before])
+    kept = Kept()
+    result = {"epochs": 2.0, "seconds": 3.0, "done": False, "values": {"knn": 31.25}}
+    with listening(kept):
+        progress.on_trial_result(trial=before, trials=[before], result=result)
+        before.run_metadata.last_result = result
+        progress.on_step_end(trials=[before])
+        progress.on_step_end(trials=[before])  # nothing has changed
+        ended = trial(1, "TERMINATED", epochs=1.0, seconds=4.0, finished=False, done=True)
+        progress.on_trial_complete(trial=ended, trials=[before, ended])
+        progress.on_step_end(trials=[before, ended])
+        died = trial(2, "ERROR")
+        progress.on_trial_error(trial=died, trials=[before, ended, died])
+        progress.on_step_end(trials=[before, ended, died])
+    assert result["seconds"] == 12.0  # its earlier start's, too
+    assert kept.lines == [
+        "trial 0 epoch 2, knn 31.25",
+        "trial 1 stopped after 1 epochs, 4 s: 1 done, 3 left",
+        "trial 2 failed after 0 epochs, 0 s (its process died): 2 done, 2 left",
+    ]
+    # one epoch was there before; trial 1 was trained for one epoch of four and is over
+    shown = [(s.done, s.done - s.given) for s in kept.standings]
+    assert shown == [(2, 1), (2 + 4, 2), (2 + 4 + 4, 2)]
+    assert kept.standings[-1] == Standing(
+        work="sweep", done=10, total=16, unit="epochs", given=8,
+        note="2 of 4 trials ended, 1 running",
+    )  # fmt: skip
