@@ -8,7 +8,7 @@ from jobs.pretrain_options import read_command_line
 from pipeline.core.progress import say
 from pipeline.shardset.manifest import load_dataset_info
 from training.engine.loop import RunResult
-from training.result_lines import result_lines
+from training.engine.result_lines import result_lines
 
 
 def run() -> None:

@@ -217,7 +217,8 @@ class _Trials(SearchGenerator):
         running = sum(not trial.is_finished() for trial in self._points.trials)
         if running >= self._concurrent:
             return None
-        return super().next_trial()  # type: ignore[no-untyped-call]
+        following: TuneTrial | None = super().next_trial()  # type: ignore[no-untyped-call]
+        return following
 
     def is_finished(self) -> bool:
         """Whether no more trials start."""

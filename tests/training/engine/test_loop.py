@@ -22,7 +22,7 @@ from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.record.metrics import read_metrics
-from training.result_lines import result_lines
+from training.engine.result_lines import result_lines
 from training.views.mask_config import MaskConfig
 
 
