@@ -170,7 +170,7 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
     assert ours < theirs
     for name, fill in FILLS.items():
         noise = partial(
-            sample_noise, torch_seeds(seeds), view=QUERY_VIEW, size=(3, view_size, view_size)
+            sample_noise, torch_seeds(seeds), view="query", size=(3, view_size, view_size)
         )
         view = UnmaskedView(fill.prepare(image), image, noise)
         mask = view_mask(

@@ -12,8 +12,8 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
+from training.config.derived import stream_config
 from training.data.stream import BatchDataset
-from training.randomness.draws import View
 from training.report.config import ReportConfig
 from training.report.page import Block, Charts, Gallery, Page, Table, Words
 from training.report.run.feature_map import flattened
@@ -107,17 +107,17 @@ def test_masks_are_drawn_as_they_were(done: Path, strategy: str, fill: str, beha
     masks = MaskConfig(strategy=strategy, behaviour=behaviour)  # type: ignore[arg-type]
     config = replace(state.config, masks=masks, fill=fill)
     info = load_dataset_info(config.shards)
-    data = BatchDataset(config.shards, info, config.stream, rank=0, world_size=1)
+    data = BatchDataset(config.shards, info, stream_config(config), rank=0, world_size=1)
     step = 3  # the second step of the second epoch
-    seen = build_inputs(data[step], masks=masks, fill=fill_named(fill), negatives=(View.NEGATIVE,))
+    seen = build_inputs(data[step], data.config.views, masks=masks, fill=fill_named(fill))
     redrawn = Redrawn(replace(state, config=config))
     for row in (0, 7):
         found = redrawn.views(int(data.sample_ids(step)[row]), epoch=1)
         assert found is not None
         inputs, place = found
-        assert torch.equal(inputs.query_BCHW[place], seen.query_BCHW[row])
-        assert torch.equal(inputs.masks[View.QUERY][place], seen.masks[View.QUERY][row])
-        assert torch.equal(inputs.masks[View.NEGATIVE][place], seen.masks[View.NEGATIVE][row])
+        assert torch.equal(inputs.views["query"][place], seen.views["query"][row])
+        for name in ("query", "negative-key-0"):
+            assert torch.equal(inputs.masks[name][place], seen.masks[name][row])
 
 
 def test_a_sample_that_an_epoch_left_out(done: Path) -> None:
