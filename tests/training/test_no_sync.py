@@ -141,6 +141,7 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         sample_ids_B=seeds(),
         noise_seeds_B=seeds(),
         crops={"query": cut, "key": cut},
+        masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
         following={"query": CropBatch(pixels(1), maps()[:1], None, lent)},
         swaps={view.name: torch.empty(BATCH, GRID * GRID) for view in views if view.needs_next},

@@ -1,6 +1,7 @@
 """Backgrounds of queries exchanged: exact pixels, donors, and any number of ranks."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def inputs_of(
     fill: str = "mean",
     rank: int = 0,
     ranks: int = 1,
-    **masks: object,
+    **masks: Any,  # noqa: ANN401
 ) -> EncoderInputs:
     """What encoders see, with a further copy of such a share of the queries exchanged."""
     settings = settings_of(fill, **{"strategy": "none", **masks})
@@ -107,8 +108,13 @@ def test_grey_is_the_view_s_mean(shards: Path) -> None:
 def test_views_without_background_stay_as_they_are(shards: Path) -> None:
     """Under the paper's rule with a very low threshold every patch is foreground."""
     bare = inputs_of(shards).views["query"]
-    everything = {"strategy": "exchange", "foreground": "std", "foreground_threshold": -100.0}
-    inputs = inputs_of(shards, share=1.0, probability=1.0, **everything)
+    everything: dict[str, Any] = {
+        "strategy": "exchange",
+        "probability": 1.0,
+        "foreground": "std",
+        "foreground_threshold": -100.0,
+    }
+    inputs = inputs_of(shards, share=1.0, **everything)
     assert torch.equal(inputs.views["query"], bare)
     assert torch.equal(inputs.views["exchanged"], bare)
     assert float(inputs.telemetry["all_foreground"]) == 1

@@ -1,6 +1,7 @@
 """What the encoders see: which views are masked, what the hard negatives are cut from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,12 @@ def batch_of(shards: Path) -> HostBatch:
 
 
 def inputs_of(
-    shards: Path, fill: str, *, rank: int = 0, world_size: int = 1, **masks: object
+    shards: Path,
+    fill: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    **masks: Any,  # noqa: ANN401
 ) -> EncoderInputs:
     settings = settings_of(fill, **{"foreground": "std", **masks})
     views = views_of(settings, of_key=2, of_query=1)
