@@ -1,7 +1,7 @@
 """A masker and a method that are registered at run time train, are shown and resume."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -29,16 +29,14 @@ from training.methods.interface import (
 )
 from training.methods.registry import METHODS
 from training.randomness.draws import Stream, uniforms, view_number
-from training.record.contact_sheet import FIRST_COLUMNS, GAP, HEADER, TILE
+from training.record.contact_sheet import FIRST_COLUMNS, GAP, HEADER, TILE, displayed
 from training.views.crops import ViewConfig
-from training.views.inputs import EncoderInputs
+from training.views.fills import FILLS
+from training.views.inputs import EncoderInputs, build_inputs
 from training.views.mask_config import MaskConfig
 from training.views.maskers import MASKERS, Masker, Sight
 from training.views.spec import Crop, ViewSettings, ViewSpec
 from training.views.strategies import MASK_STRATEGIES, nothing
-
-QUARTERS = [(slice(r, r + 72), slice(c, c + 72)) for r in (0, 72) for c in (0, 72)]
-"""Of a tile of the contact sheet; the numbers are those of the corners."""
 
 
 class CornerDraws(NamedTuple):
@@ -136,16 +134,21 @@ def test_a_masker_and_a_method_of_one_s_own(
     assert 0 < result.values["loss"] < 2
     assert {"query_masked_foreground", "small_masked_background"} < result.values.keys()
 
-    batch = BatchDataset(whole.shards, info, stream_config(whole), rank=0, world_size=1)[0]
-    sheet = np.asarray(Image.open(whole.out / "contact_sheet.png"))
-    shown = sheet[HEADER:].reshape(8, TILE + GAP, -1, 3)[:, :TILE]
+    dataset = BatchDataset(whole.shards, info, stream_config(whole), rank=0, world_size=1)
+    batch, bare = dataset[0], tuple(replace(view, masker=None) for view in dataset.config.views)
+    unmasked = build_inputs(batch, bare, masks=masks, fill=FILLS["mean"]).views
+    sheet = np.asarray(Image.open(whole.out / "contact_sheet.png"))[HEADER:]
     for column, name in enumerate(("query", "small-0"), start=len(FIRST_COLUMNS)):
-        corners = batch.masks[name].corner_B.tolist()
+        size, corners = unmasked[name].shape[-1], batch.masks[name].corner_B.tolist()
         assert len(set(corners)) > 1
-        left = GAP + column * (TILE + GAP)
-        for tile, corner in zip(shown[:, :, left : left + TILE], corners, strict=True):
-            flat = [len(np.unique(tile[part].reshape(-1, 3), axis=0)) == 1 for part in QUARTERS]
-            assert flat == [number == corner for number in range(4)]
+        centres = ((np.arange(size) + 0.5) * TILE / size).astype(int)
+        for row, (expected_CSS, corner) in enumerate(zip(unmasked[name], corners, strict=True)):
+            half, (down, right) = size // 2, divmod(corner, 2)
+            mean_C11 = expected_CSS.mean(dim=(1, 2), keepdim=True)
+            expected_CSS[:, down * half :, right * half :][:, :half, :half] = mean_C11
+            tile = sheet[row * (TILE + GAP) :, GAP + column * (TILE + GAP) :]
+            off = tile[centres][:, centres] - displayed(expected_CSS, high_pass=False).astype(int)
+            assert np.abs(off).max() <= 1  # rounding
 
     assert run(halved, StopsAfter(1)).step == 1
     after_one = weights(halved.out)
