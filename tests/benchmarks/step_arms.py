@@ -90,8 +90,8 @@ class StepArm:
         return self._inputs(batch, "none", negatives=0)
 
     def _no_masks(self, batch: HostBatch) -> EncoderInputs:
-        views = self._no_negative(batch).views
-        return EncoderInputs(views | {NEGATIVE: views["key"].clone()}, {}, {}, {})
+        inputs = self._no_negative(batch)
+        return inputs._replace(views=inputs.views | {NEGATIVE: inputs.views["key"].clone()})
 
     def _precomputed(self, batch: HostBatch) -> EncoderInputs:
         return self._inputs(batch, "balanced", negatives=1)

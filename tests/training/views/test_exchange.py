@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.shard_sets import write_shard_set
 from tests.training.views.made import built, dataset_of, settings_of, views_of
+from training.randomness.draws import sample_seeds
 from training.views.exchange import donor_patches, exchanged_views
 from training.views.inputs import EncoderInputs
+from training.views.maskers import Sight
 
 SIZE, GRID, BATCH = 32, 4, 8
 
@@ -118,6 +121,18 @@ def test_views_without_background_stay_as_they_are(shards: Path) -> None:
     assert torch.equal(inputs.views["query"], bare)
     assert torch.equal(inputs.views["exchanged"], bare)
     assert float(inputs.telemetry["all_foreground"]) == 1
+
+
+@pytest.mark.parametrize(("exchange", "masked"), [("swap", False), ("grey", True)])
+def test_only_a_swap_needs_a_background_to_lend(exchange: str, masked: bool) -> None:
+    """The next image is all object: a swap leaves the view alone, grey masks it all the same."""
+    settings = settings_of(strategy="exchange", exchange=exchange, probability=1.0)
+    masker, seeds = settings.query().masker, sample_seeds(0, 0, np.arange(2))
+    assert masker is not None
+    background, everything = torch.zeros(2, GRID, GRID).bool(), torch.ones(2, GRID, GRID).bool()
+    sight = Sight(background, torch.zeros(2, GRID, GRID), SIZE, everything)
+    mask = masker.mask(masker.draw(seeds, view="query", cut=settings.cut), sight)
+    assert mask.unique().tolist() == [masked]
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.4])
