@@ -17,7 +17,7 @@ PACKAGES = [
 
 def test_the_contracts_hold() -> None:
     """Rooms import one way, without circles, and Ray stays in its rooms (import-linter)."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

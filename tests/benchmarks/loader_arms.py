@@ -21,14 +21,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from pipeline.images.codecs import decode_stored
 from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.shardset.manifest import DatasetInfo
-from training.data.stream import BatchDataset, StreamConfig
-from training.randomness.draws import View, sample_seeds
-from training.views.colours import AugmentConfig
+from tests.training.views.made import KEY_VIEW, QUERY_VIEW, built, dataset_of, settings_of, views_of
+from training.data.stream import BatchDataset
+from training.randomness.draws import sample_seeds
 from training.views.crops import ViewConfig, cut_views, draw_crops
-from training.views.fills import fill_named
-from training.views.inputs import build_inputs
-from training.views.mask_config import MaskConfig
 
 VIEW_SIZE, GRID = 224, 7
 Arm = Callable[[int], object]
@@ -49,26 +45,16 @@ def smooth_maps(count: int) -> list[NDArray[np.float32]]:
     return [np.asarray(cv2.GaussianBlur(one, (15, 15), 3.0)) for one in noise]
 
 
-def our_dataset(root: Path, info: DatasetInfo, batch_size: int) -> BatchDataset:
+def our_dataset(root: Path, batch_size: int) -> BatchDataset:
     """The loader at 224 px with the paper's masks and one hard negative."""
-    config = StreamConfig(
-        seed=0,
-        batch_size=batch_size,
-        views=ViewConfig(size=VIEW_SIZE, grid=GRID),
-        augment=AugmentConfig(),
-        masks=MaskConfig(),
-    )
-    return BatchDataset(root, info, config, rank=0, world_size=1)
+    views = views_of(settings_of(size=VIEW_SIZE, grid=GRID))
+    return dataset_of(root, views, seed=0, batch_size=batch_size)
 
 
 def our_inputs(dataset: BatchDataset, fill: str, number: int) -> object:
     """Loader and everything that is batched, up to what the encoders take."""
-    return build_inputs(
-        dataset[number],
-        masks=dataset.config.masks,
-        fill=fill_named(fill),
-        negatives=dataset.config.negatives,
-    )
+    settings = settings_of(fill, size=VIEW_SIZE, grid=GRID)
+    return built(dataset[number], views_of(settings), settings)
 
 
 def decode_only(jpegs: Sequence[bytes], batch_size: int, number: int) -> object:
@@ -83,7 +69,7 @@ def decode_and_cut(jpegs: Sequence[bytes], batch_size: int, number: int) -> obje
     heights_B = np.array([image.shape[0] for image in images], dtype=np.int64)
     widths_B = np.array([image.shape[1] for image in images], dtype=np.int64)
     cut = np.empty((2, len(images), VIEW_SIZE, VIEW_SIZE, 3), dtype=np.uint8)
-    for view in (View.QUERY, View.KEY):
+    for view in (QUERY_VIEW, KEY_VIEW):
         config = ViewConfig(size=VIEW_SIZE, grid=GRID)
         crops = draw_crops(seeds_B, heights_B, widths_B, view=view, config=config)
         cut_views(images, crops, cut[view])

@@ -15,19 +15,18 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from pipeline.saliency.foreground import foreground
+from tests.training.views.made import built, settings_of, views_of
 from training.config.settings import OptimConfig
 from training.encoders.encoder import EncoderConfig, build_backbone
 from training.engine.optim import build_optimiser
 from training.methods.interface import Moment
 from training.methods.moco import MoCoConfig, MoCoV2
-from training.randomness.draws import View
-from training.views.fills import UnmaskedView, fill_named, filled, mean_values
+from training.views.fills import UnmaskedView, filled, mean_values
 from training.views.host_batch import HostBatch
-from training.views.inputs import EncoderInputs, build_inputs, to_device
-from training.views.mask_config import MaskConfig
+from training.views.inputs import EncoderInputs, to_device
 from training.views.masks import hard_negative_mask, view_mask
 
-MASKS, UNMASKED = MaskConfig(), MaskConfig(strategy="none")
+NEGATIVE = "negative-key-0"
 ARMS = ("no masks", "precomputed", "localiser", "no negative")
 
 
@@ -88,39 +87,44 @@ class StepArm:
         self.number += 1
 
     def _no_negative(self, batch: HostBatch) -> EncoderInputs:
-        return build_inputs(batch, masks=UNMASKED, fill=fill_named("mean"), negatives=())
+        return self._inputs(batch, "none", negatives=0)
 
     def _no_masks(self, batch: HostBatch) -> EncoderInputs:
         inputs = self._no_negative(batch)
-        return inputs._replace(negatives={View.KEY: (inputs.key_BCHW.clone(),)})
+        return inputs._replace(views=inputs.views | {NEGATIVE: inputs.views["key"].clone()})
 
     def _precomputed(self, batch: HostBatch) -> EncoderInputs:
-        negatives = (View.NEGATIVE,)
-        return build_inputs(batch, masks=MASKS, fill=fill_named("mean"), negatives=negatives)
+        return self._inputs(batch, "balanced", negatives=1)
+
+    def _inputs(self, batch: HostBatch, strategy: str, *, negatives: int) -> EncoderInputs:
+        size = self.size
+        settings = settings_of(size=size.view_size, grid=size.grid, strategy=strategy)
+        return built(batch, views_of(settings, of_key=negatives), settings)
 
     @torch.no_grad()
     def _localiser(self, batch: HostBatch) -> EncoderInputs:
         """Both augmented views through the localiser, then masks as ever."""
-        bare = self._no_negative(batch)
-        size = self.size
+        bare, size = self._no_negative(batch), self.size
+        query_BCHW, key_BCHW = bare.views["query"], bare.views["key"]
         with self.autocast():
-            maps = [self.localiser(view, size.grid) for view in (bare.query_BCHW, bare.key_BCHW)]
+            maps = [self.localiser(view, size.grid) for view in (query_BCHW, key_BCHW)]
         query_BGG, key_BGG = (foreground(one) for one in maps)
         query_mask = view_mask(
             query_BGG,
             maps[0],
-            batch.masks[View.QUERY],
+            batch.masks["query"],
             strategy="balanced",
             view_size=size.view_size,
             high_pass=False,
         )
         key_mask = hard_negative_mask(
-            key_BGG, batch.masks[View.NEGATIVE], view_size=size.view_size, high_pass=False
+            key_BGG, batch.masks[NEGATIVE], view_size=size.view_size, high_pass=False
         )
-        return bare._replace(
-            query_BCHW=_mean_filled(bare.query_BCHW, query_mask),
-            negatives={View.KEY: (_mean_filled(bare.key_BCHW, key_mask),)},
-        )
+        masked = {
+            "query": _mean_filled(query_BCHW, query_mask),
+            NEGATIVE: _mean_filled(key_BCHW, key_mask),
+        }
+        return bare._replace(views=bare.views | masked)
 
 
 def _mean_filled(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
     )
     reader = ShardSetReader(tmp_path, info)
     jpegs = [bytes(reader.read(i).image) for i in range(count)]
-    dataset = our_dataset(tmp_path, info, BATCH)
+    dataset = our_dataset(tmp_path, BATCH)
     kib = statistics.fmean(map(len, jpegs)) / 1024
     print(
         f"\nTwo views of 224 px from {kind} JPEGs ({kib:.0f} KiB), one thread's CPU time, batch "

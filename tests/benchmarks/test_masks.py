@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from training.randomness.draws import View, sample_seeds, torch_seeds
+from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
+from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.colours import AugmentConfig, augment_colours, draw_colours
 from training.views.fills import FILLS, UnmaskedView, sample_noise
 from training.views.mask_draws import MaskDraws, draw_masks
@@ -55,7 +56,7 @@ def print_machine(title: str) -> None:
     )
 
 
-def mask_draws(view: View, ratio: tuple[float, float], box_side: int) -> MaskDraws:
+def mask_draws(view: int, ratio: tuple[float, float], box_side: int) -> MaskDraws:
     seeds = sample_seeds(0, 0, np.arange(BATCH))
     return draw_masks(
         seeds, view=view, ratio=ratio, grid=GRID, view_size=VIEW_SIZE, box_side=box_side
@@ -90,8 +91,8 @@ def test_masks_of_a_batch() -> None:
     """
     generator = torch.Generator().manual_seed(0)
     foreground = torch.rand(BATCH, GRID, GRID, generator=generator) < 0.7
-    query = mask_draws(View.QUERY, (0.05, 0.25), 200)
-    negative = mask_draws(View.NEGATIVE, (0.4, 0.7), 130)
+    query = mask_draws(QUERY_VIEW, (0.05, 0.25), 200)
+    negative = mask_draws(NEGATIVE_VIEW, (0.4, 0.7), 130)
 
     def patches(channels: int) -> Tensor:
         flat = foreground.flatten(1)
@@ -126,7 +127,7 @@ def test_masks_of_a_batch() -> None:
     microseconds(f"pixels of both, {VIEW_SIZE} px", lambda: pixels(False), BATCH)
     microseconds(f"pixels of both, {VIEW_SIZE} px, high-pass", lambda: pixels(True), BATCH)
     microseconds(
-        "drawing the numbers of one view", lambda: mask_draws(View.QUERY, (0, 1), 9), BATCH
+        "drawing the numbers of one view", lambda: mask_draws(QUERY_VIEW, (0, 1), 9), BATCH
     )
     microseconds(
         "baseline: loops over samples and patches",
@@ -143,15 +144,15 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
     image = torch.rand(batch, 3, view_size, view_size, generator=generator)
     seeds = sample_seeds(0, 0, np.arange(batch))
     config = AugmentConfig()
-    colours = draw_colours(seeds, view=View.QUERY, config=config, view_size=view_size)
+    colours = draw_colours(seeds, view=QUERY_VIEW, config=config, view_size=view_size)
     draws = draw_masks(
-        seeds, view=View.QUERY, ratio=(0.1, 0.2), grid=grid, view_size=view_size, box_side=40
+        seeds, view=QUERY_VIEW, ratio=(0.1, 0.2), grid=grid, view_size=view_size, box_side=40
     )
     foreground = torch.rand(batch, grid, grid, generator=generator) < 0.7
     print_machine(f"Colours and fills, {view_size} px, batch {batch}")
     microseconds(
         "drawing colours",
-        lambda: draw_colours(seeds, view=View.QUERY, config=config, view_size=view_size),
+        lambda: draw_colours(seeds, view=QUERY_VIEW, config=config, view_size=view_size),
         batch,
     )
     ours = microseconds("augment_colours", lambda: augment_colours(image, colours), batch)
@@ -169,7 +170,7 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
     assert ours < theirs
     for name, fill in FILLS.items():
         noise = partial(
-            sample_noise, torch_seeds(seeds), view=View.QUERY, size=(3, view_size, view_size)
+            sample_noise, torch_seeds(seeds), view="query", size=(3, view_size, view_size)
         )
         view = UnmaskedView(fill.prepare(image), image, noise)
         mask = view_mask(

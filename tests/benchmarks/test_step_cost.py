@@ -18,13 +18,11 @@ from pipeline.core.memory import keep_freed_memory
 from pipeline.shardset.manifest import DatasetInfo
 from tests.benchmarks.step_arms import ARMS, StepArm, StepSize, clock
 from tests.shard_sets import write_images
+from tests.training.views.made import dataset_of, settings_of, views_of
 from training.config.pretrain import PretrainConfig
-from training.data.stream import BatchDataset, StreamConfig
+from training.data.stream import BatchDataset
 from training.engine.local import launch
 from training.record.metrics import read_metrics
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
-from training.views.mask_config import MaskConfig
 
 pytestmark = pytest.mark.benchmark
 
@@ -63,21 +61,15 @@ def pictures(root: Path, count: int) -> DatasetInfo:
     return write_images(root, images, [0] * count, saliency=maps, shard_images=64, ext="jpg")
 
 
-def batches(root: Path, info: DatasetInfo) -> BatchDataset:
-    config = StreamConfig(
-        seed=0,
-        batch_size=SIZE.batch_size,
-        views=ViewConfig(size=SIZE.view_size, grid=SIZE.grid),
-        augment=AugmentConfig(),
-        masks=MaskConfig(),
-    )
-    return BatchDataset(root, info, config, rank=0, world_size=1)
+def batches(root: Path) -> BatchDataset:
+    views = views_of(settings_of(size=SIZE.view_size, grid=SIZE.grid))
+    return dataset_of(root, views, seed=0, batch_size=SIZE.batch_size)
 
 
 def test_masks_from_stored_saliency_cost_next_to_nothing(tmp_path: Path) -> None:
     device = torch.device("cuda" if GPU else "cpu")
-    data = batches(tmp_path, pictures(tmp_path, 2 * SIZE.batch_size))
-    batch = data[0]
+    pictures(tmp_path, 2 * SIZE.batch_size)
+    batch = batches(tmp_path)[0]
     arms = {name: StepArm(name, SIZE, device) for name in ARMS}
     watch = clock(device)
     times: dict[str, list[float]] = {name: [] for name in ARMS}

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from pipeline.saliency.foreground import foreground
+from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
 from training.engine.lars import LARS
 from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
-from training.randomness.draws import View, negative_view
 from training.views.colours import ColourDraws, augment_colours
+from training.views.exchange import ExchangeDraws
 from training.views.fills import FILLS, UnmaskedView, sample_noise
-from training.views.host_batch import HostBatch, Partner
-from training.views.inputs import build_inputs
-from training.views.mask_config import MaskConfig
-from training.views.mask_draws import ExchangeDraws, MaskDraws
+from training.views.host_batch import CropBatch, HostBatch
+from training.views.mask_draws import MaskDraws
 from training.views.masks import hard_negative_mask, masked_share, view_mask
 from training.views.released import released_foreground, shared_noise
 from training.views.strategies import MASK_STRATEGIES
@@ -38,6 +37,14 @@ def fake_gpu() -> Iterator[None]:
 
 def image() -> Tensor:
     return torch.empty(BATCH, 3, SIZE, SIZE)
+
+
+def pixels(count: int) -> Tensor:
+    return torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
+
+
+def maps() -> Tensor:
+    return torch.empty(BATCH, GRID, GRID)
 
 
 def seeds() -> Tensor:
@@ -92,16 +99,17 @@ def test_masks(strategy: str, high_pass: bool, released: bool) -> None:
 @pytest.mark.parametrize("name", FILLS)
 def test_fills(name: str) -> None:
     fill = FILLS[name]
-    noise = partial(sample_noise, seeds(), view=View.QUERY, size=(3, SIZE, SIZE))
+    noise = partial(sample_noise, seeds(), view="query", size=(3, SIZE, SIZE))
     view = UnmaskedView(fill.prepare(image()), image(), noise)
     filled = fill.apply(view, torch.empty(BATCH, 1, SIZE, SIZE, dtype=torch.bool))
     assert filled.shape == image().shape
     assert filled.device.type == "cuda"
 
 
-@pytest.mark.parametrize("view", [View.QUERY, View.NEGATIVE])
-def test_shared_noise(view: View) -> None:
-    noise = shared_noise(seeds(), mask_draws(), view=view, view_size=SIZE, grid=GRID)
+@pytest.mark.parametrize("hides", [False, True])
+def test_shared_noise(hides: bool) -> None:
+    size = {"view_size": SIZE, "grid": GRID}
+    noise = shared_noise(seeds(), mask_draws(), view="query", hides_object=hides, **size)
     assert noise.shape == image().shape
     assert noise.device.type == "cuda"
 
@@ -118,35 +126,31 @@ def test_colours() -> None:
 @pytest.mark.parametrize("behaviour", ["paper", "released"])
 @pytest.mark.parametrize("strategy", MASK_STRATEGIES)
 def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: str) -> None:
-    negatives = (negative_view(View.KEY, 0), negative_view(View.KEY, 1), 3)
+    settings = settings_of(
+        fill,
+        size=SIZE,
+        grid=GRID,
+        strategy=strategy,
+        branch="query" if strategy == "exchange" else "both",
+        behaviour=behaviour,
+    )
+    views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
+    lent = ColourDraws(*(part[:1] for part in colours()))
+    cut = CropBatch(pixels(BATCH), maps(), maps(), colours())
     batch = HostBatch(
         sample_ids_B=seeds(),
         noise_seeds_B=seeds(),
-        images_VBCHW=torch.empty(2, BATCH, 3, SIZE, SIZE, dtype=torch.uint8),
-        saliency_VBGG=torch.empty(2, BATCH, GRID, GRID),
-        mask_saliency_VBGG=torch.empty(2, BATCH, GRID, GRID),
-        query_colours=colours(),
-        key_colours=colours(),
-        masks={view: mask_draws() for view in (View.QUERY, View.KEY, *negatives)},
+        crops={"query": cut, "key": cut},
+        masks={view.name: mask_draws() for view in views if view.masker is not None}
+        | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
+        following={"query": CropBatch(pixels(1), maps()[:1], None, lent)},
+        swaps={view.name: torch.empty(BATCH, GRID * GRID) for view in views if view.needs_next},
     )
-    branch = "query" if strategy == "exchange" else "both"
-    masks = MaskConfig(strategy=strategy, branch=branch, behaviour=behaviour)  # type: ignore[arg-type]
-    one = ColourDraws(*(part[:1] for part in colours()))
-    batch = batch._replace(
-        exchange=ExchangeDraws(torch.empty(BATCH), torch.empty(BATCH, GRID * GRID)),
-        partner=Partner(
-            torch.empty(1, 3, SIZE, SIZE, dtype=torch.uint8), torch.empty(1, GRID, GRID), one
-        ),
-    )
-    inputs = build_inputs(batch, masks=masks, fill=FILLS[fill], negatives=negatives, exchange=0.5)
-    assert inputs.exchanged_BCHW is not None
-    assert inputs.exchanged_BCHW.device.type == "cuda"
-    assert {source: len(cut) for source, cut in inputs.negatives.items()} == {
-        View.KEY: 2,
-        View.QUERY: 1,
-    }
-    tensors = [inputs.query_BCHW, inputs.key_BCHW, *inputs.telemetry.values()]
-    assert all(tensor.device.type == "cuda" for tensor in tensors)
+    inputs = built(batch, views, settings)
+    assert list(inputs.views) == [view.name for view in views]
+    assert len(views) == 6
+    for tensor in (*inputs.views.values(), *inputs.telemetry.values()):
+        assert tensor.device.type == "cuda"
 
 
 def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:

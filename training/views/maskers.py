@@ -115,7 +115,8 @@ class StrategyMasker(Masker):
             released=config.released,
             matched=config.count == "matched",
         )
-        if sight.next_foreground_BGG is not None and config.strategy == "exchange":
+        swaps = config.strategy == "exchange" and config.exchange == "swap"
+        if sight.next_foreground_BGG is not None and swaps:
             mask_BCHW &= has_background(sight.next_foreground_BGG)[:, None, None, None]
         return mask_BCHW
 

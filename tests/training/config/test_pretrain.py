@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
+from training.config.derived import declared_views, stream_config
 from training.config.file import check_run_folder, differences
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
@@ -16,7 +17,6 @@ from training.methods.hard_negatives import HardNegativeConfig
 from training.methods.moco import MoCoConfig
 from training.methods.registry import METHODS
 from training.methods.simclr import SimCLRConfig
-from training.randomness.draws import View
 from training.views.crops import ViewConfig
 
 HERE = Path("shards")
@@ -27,7 +27,7 @@ def test_every_recipe_builds_and_fits_itself(name: str) -> None:
     config = find_recipe(name)(HERE, Path("out"))
     config.method.check_batch(config.batch_size, num_ranks=1)
     config.method.check_batch(config.batch_size, num_ranks=2)
-    assert config.stream.negatives == (config.method.negative_views or (View.NEGATIVE,))
+    assert [crop.name for crop in stream_config(config).crops] == ["query", "key"]
     assert differences(config.to_json(), config.to_json()) == []
 
 
@@ -106,8 +106,8 @@ def test_a_baseline_differs_by_masks_and_hard_negatives_only(name: str) -> None:
     baseline = find_recipe(name)(HERE, Path("out"))
     masked = find_recipe(name.removesuffix("_baseline"))(HERE, Path("out"))
     assert baseline.masks.strategy == "none"
-    assert baseline.method.negative_views == ()
-    assert masked.method.negative_views != ()
+    assert [view.name for view in declared_views(baseline)] == ["query", "key"]
+    assert "negative-key-0" in [view.name for view in declared_views(masked)]
     changed = [line.split(":")[0] for line in differences(masked.to_json(), baseline.to_json())]
     assert set(changed) <= {"masks.strategy", "method.hard_negatives", "method.object_head"}
 

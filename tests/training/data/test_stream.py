@@ -1,24 +1,19 @@
 """The order contract: one order for any number of ranks, each sample once, exact resume."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.core.errors import InputError
-from pipeline.shardset.manifest import load_dataset_info
 from tests.shard_sets import damage_images, write_shard_set
+from tests.training.views.made import dataset_of, settings_of, views_of
 from training.data.damage import OnDamaged
 from training.data.loader import make_loader
-from training.data.stream import BatchDataset, StreamConfig
-from training.randomness.draws import View, negative_view
-from training.views.colours import AugmentConfig, ColourDraws
-from training.views.crops import ViewConfig
+from training.data.stream import BatchDataset
 from training.views.host_batch import HostBatch
-from training.views.mask_config import MaskConfig
-from training.views.mask_draws import MaskDraws
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +32,15 @@ def dataset(
     seed: int = 3,
     on_damaged: OnDamaged = "raise",
 ) -> BatchDataset:
-    config = StreamConfig(
+    return dataset_of(
+        root,
+        views_of(settings_of(strategy=strategy)),
+        rank=rank,
+        world_size=world_size,
         seed=seed,
-        batch_size=8,
-        views=ViewConfig(size=32, grid=4),
-        augment=AugmentConfig(),
-        masks=MaskConfig(strategy=strategy),  # type: ignore[arg-type]
         window=2,
         on_damaged=on_damaged,
     )
-    info = load_dataset_info(root)
-    return BatchDataset(root, info, config, rank=rank, world_size=world_size)
 
 
 def tensors(part: object) -> list[torch.Tensor]:
@@ -61,7 +54,7 @@ def tensors(part: object) -> list[torch.Tensor]:
     return [tensor for item in part for tensor in tensors(item)]
 
 
-def assert_same(first: HostBatch, second: HostBatch) -> None:
+def assert_same(first: object, second: object) -> None:
     for one, other in zip(tensors(first), tensors(second), strict=True):
         assert torch.equal(one, other)
 
@@ -86,26 +79,16 @@ def test_a_sample_appears_at_most_once_an_epoch(shards: Path) -> None:
         assert len(ids) == len(set(ids)) == data.steps_per_epoch * 8
 
 
-def test_draws_do_not_depend_on_the_split(shards: Path) -> None:
-    whole = dataset(shards)[6]
-    second_half = dataset(shards, rank=1, world_size=2)[6]
-    assert torch.equal(whole.images_VBCHW[:, 4:], second_half.images_VBCHW)
-    assert torch.equal(whole.saliency_VBGG[:, 4:], second_half.saliency_VBGG)
-    for view, draws in whole.masks.items():
-        assert torch.equal(draws.scores_BCN[4:], second_half.masks[view].scores_BCN)
-
-
 def test_every_masked_view_and_hard_negative_has_draws_of_its_own(shards: Path) -> None:
-    negatives = (negative_view(View.KEY, 0), negative_view(View.QUERY, 0))
-    config = replace(dataset(shards).config, masks=MaskConfig(branch="both"), negatives=negatives)
-    data = BatchDataset(shards, load_dataset_info(shards), config, rank=0, world_size=1)
-    masks = data[0].masks
-    assert list(masks) == [View.QUERY, View.KEY, *negatives]
+    views = views_of(settings_of(branch="both"), of_query=1)
+    masks = dataset(shards).with_views(views)[0].masks
+    negatives = ["negative-key-0", "negative-query-0"]
+    assert list(masks) == ["query", "key", *negatives]
     assert len({float(draws.ratio_B[0]) for draws in masks.values()}) == 4
     for view, draws in masks.items():
         low, high = (0.4, 0.7) if view in negatives else (0.05, 0.25)
         assert low <= float(draws.ratio_B.min()) <= float(draws.ratio_B.max()) <= high
-    assert list(dataset(shards)[0].masks) == [View.QUERY, View.NEGATIVE]
+    assert list(dataset(shards)[0].masks) == ["query", "negative-key-0"]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
@@ -121,41 +104,57 @@ def test_ranks_and_loader_workers_change_nothing_and_a_resumed_run_goes_on_exact
     batches = list(loader)
     assert len(batches) == 5
     for step, batch in zip(range(4, 9), batches, strict=True):
-        assert_same(batch, last_share(dataset(shards)[step], world_size))
+        last = slice(8 - 8 // world_size, 8)
+        assert_same(batch, share_of(dataset(shards)[step], last))
 
 
-def last_share(batch: HostBatch, world_size: int) -> HostBatch:
-    def mine(tensor: torch.Tensor, dim: int = 0) -> torch.Tensor:
-        return tensor.chunk(world_size, dim)[-1]
+def share_of(part: Any, rows: slice) -> Any:  # noqa: ANN401  (a tensor, or a tuple or dict of them)
+    """Some rows of all tensors."""
+    if isinstance(part, torch.Tensor):
+        return part[rows]
+    if isinstance(part, dict):
+        return {name: share_of(value, rows) for name, value in part.items()}
+    return None if part is None else tuple(share_of(value, rows) for value in part)
 
-    return HostBatch(
-        sample_ids_B=mine(batch.sample_ids_B),
-        noise_seeds_B=mine(batch.noise_seeds_B),
-        images_VBCHW=mine(batch.images_VBCHW, 1),
-        saliency_VBGG=mine(batch.saliency_VBGG, 1),
-        mask_saliency_VBGG=mine(batch.mask_saliency_VBGG, 1),
-        query_colours=ColourDraws(*map(mine, batch.query_colours)),
-        key_colours=ColourDraws(*map(mine, batch.key_colours)),
-        masks={view: MaskDraws(*map(mine, draws)) for view, draws in batch.masks.items()},
-    )
+
+def next_maps(batch: HostBatch) -> dict[str, torch.Tensor]:
+    maps = {name: crop.next_saliency_BGG for name, crop in batch.crops.items()}
+    return {name: one for name, one in maps.items() if one is not None}
 
 
 def test_shuffled_masks_follow_the_next_image_of_the_global_batch(shards: Path) -> None:
-    own = dataset(shards)[2]
-    assert torch.equal(own.saliency_VBGG, own.mask_saliency_VBGG)
-    shuffled = dataset(shards, strategy="shuffled")
-    batch = shuffled[2]
-    assert torch.equal(batch.saliency_VBGG, own.saliency_VBGG)
-    assert not torch.equal(batch.mask_saliency_VBGG, own.saliency_VBGG)
+    own, whole = dataset(shards)[2], dataset(shards, strategy="shuffled")[2]
     # The last image goes by the first one's map, the others by the next one's.
     halves = [dataset(shards, strategy="shuffled", rank=r, world_size=2)[2] for r in range(2)]
-    together = torch.cat([half.mask_saliency_VBGG for half in halves], dim=1)
-    assert torch.equal(together, batch.mask_saliency_VBGG)
+    assert next_maps(own) == {}
+    assert list(next_maps(whole)) == ["query", "key"]
+    for name, maps_BGG in next_maps(whole).items():
+        saliency_BGG = own.crops[name].saliency_BGG
+        assert torch.equal(whole.crops[name].saliency_BGG, saliency_BGG)
+        assert not torch.equal(maps_BGG, saliency_BGG)
+        assert torch.equal(torch.cat([next_maps(half)[name] for half in halves]), maps_BGG)
 
 
 def test_views_are_stored_channels_last(shards: Path) -> None:
-    images = dataset(shards)[0].images_VBCHW
-    assert images[0].is_contiguous(memory_format=torch.channels_last)
+    for crop in dataset(shards)[0].crops.values():
+        assert crop.images_BCHW.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("with_others", [False, True])
+def test_a_crop_is_the_same_whatever_else_is_cut(shards: Path, with_others: bool) -> None:
+    """Crops of their own name and size beside the query's; some are cut at once."""
+    settings, small = settings_of(), settings_of(size=16, grid=2)
+    others = [small.query("small-0"), settings.query("global-2"), small.query("small-1")]
+    data = dataset(shards)
+    views = (*others[: 3 if with_others else 1], settings.query())
+    batch = data.with_views(views)[3]
+    assert [len(crop.images_BCHW) for crop in batch.crops.values()] == [8] * len(views)
+    assert_same(batch.crops["query"], data[3].crops["query"])
+    assert batch.crops["small-0"].images_BCHW.shape == (8, 3, 16, 16)
+    assert batch.crops["small-0"].saliency_BGG.shape == (8, 2, 2)
+    alone = data.with_views((small.query("small-0"),))[3]
+    assert_same(batch.crops["small-0"], alone.crops["small-0"])
+    assert_same(batch.masks["small-0"], alone.masks["small-0"])
 
 
 @pytest.fixture(scope="module")
@@ -200,17 +199,17 @@ def test_a_skipped_sample_changes_nobody_else_and_no_split(
         assert batch.weights_B is not None
         kept = batch.weights_B == 1
         assert [d.position for d in batch.damages] == (~kept).nonzero().flatten().tolist()
-        assert torch.equal(batch.images_VBCHW[:, kept], sound.images_VBCHW[:, kept])
-        assert torch.equal(batch.saliency_VBGG[:, kept], sound.saliency_VBGG[:, kept])
-        for damage in batch.damages:
-            assert "in shard-000001 is damaged" in damage.reason
-            at = damage.position
-            assert not torch.equal(batch.images_VBCHW[:, at], sound.images_VBCHW[:, at])
+        for name, crop in batch.crops.items():
+            theirs = sound.crops[name]
+            assert torch.equal(crop.images_BCHW[kept], theirs.images_BCHW[kept])
+            assert torch.equal(crop.saliency_BGG[kept], theirs.saliency_BGG[kept])
+            changed = (crop.images_BCHW != theirs.images_BCHW).flatten(1).any(dim=1)
+            assert torch.equal(changed, ~kept)
+        assert all("in shard-000001 is damaged" in damage.reason for damage in batch.damages)
         for rank in range(2):
             data = dataset(damaged, strategy=strategy, on_damaged="skip", rank=rank, world_size=2)
             half, part = data[step], slice(rank * 4, rank * 4 + 4)
-            assert torch.equal(half.images_VBCHW, batch.images_VBCHW[:, part])
-            assert torch.equal(half.mask_saliency_VBGG, batch.mask_saliency_VBGG[:, part])
+            assert_same(half.crops, share_of(batch.crops, part))
             assert half.weights_B is not None
             assert torch.equal(half.weights_B, batch.weights_B[part])
         skipped += len(batch.damages)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.shard_sets import write_shard_set
+from training.config.derived import stream_config
 from training.config.recipes import debug
 from training.data.stream import BatchDataset
 from training.data.subset import Subset, kept_sizes, num_used
@@ -54,7 +55,7 @@ def test_an_epoch_of_a_share_is_all_of_it_and_nothing_else(tmp_path: Path) -> No
     info = write_shard_set(tmp_path, num_images=40, shard_images=16)
     assert num_used(info, 0.5) == 8 + 8 + 4
     config = debug(tmp_path, tmp_path / "out")
-    stream = debug(tmp_path, tmp_path).stream
+    stream = stream_config(debug(tmp_path, tmp_path))
     for ranks in (1, 2):
         seen: list[int] = []
         for rank in range(ranks):

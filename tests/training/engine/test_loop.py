@@ -18,11 +18,11 @@ from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
 from training.encoders.encoder import EncoderConfig
+from training.engine.result_lines import result_lines
 from training.methods.interface import MethodConfig
 from training.methods.moco import MoCoConfig
 from training.methods.simclr import SimCLRConfig
 from training.record.metrics import read_metrics
-from training.engine.result_lines import result_lines
 from training.views.mask_config import MaskConfig
 
 

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.ranks import in_ranks
 from training.encoders.encoder import Backbone
 from training.methods.interface import Method, Moment
-from training.randomness.draws import View
 from training.views.inputs import EncoderInputs
 
 BATCH, GROUP, STEP = 8, 2, 5
@@ -42,12 +41,15 @@ def as_inputs(
     *,
     of_key: tuple[Tensor, ...] = (),
     of_query: tuple[Tensor, ...] = (),
+    exchanged: Tensor | None = None,
 ) -> EncoderInputs:
-    grid = torch.zeros(2, len(query), 1, 1, dtype=torch.bool)
-    cut = {View.KEY: of_key, View.QUERY: of_query}
-    return EncoderInputs(
-        query, key, {view: images for view, images in cut.items() if images}, grid, {}, {}
-    )
+    """Views as methods declare them, of images."""
+    views = {"query": query, "key": key}
+    for source, cut in (("key", of_key), ("query", of_query)):
+        views |= {f"negative-{source}-{index}": image for index, image in enumerate(cut)}
+    if exchanged is not None:
+        views["exchanged"] = exchanged
+    return EncoderInputs(views, {}, {}, {})
 
 
 def weighted(inputs: EncoderInputs) -> EncoderInputs:
@@ -64,10 +66,7 @@ def share_of(inputs: EncoderInputs, rank: int, world_size: int) -> EncoderInputs
         return images.chunk(world_size)[rank]
 
     return inputs._replace(
-        query_BCHW=mine(inputs.query_BCHW),
-        key_BCHW=mine(inputs.key_BCHW),
-        negatives={view: tuple(map(mine, cut)) for view, cut in inputs.negatives.items()},
-        exchanged_BCHW=None if inputs.exchanged_BCHW is None else mine(inputs.exchanged_BCHW),
+        views={name: mine(images) for name, images in inputs.views.items()},
         weights_B=None if inputs.weights_B is None else mine(inputs.weights_B),
     )
 

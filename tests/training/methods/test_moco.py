@@ -26,7 +26,6 @@ from tests.training.methods.small import (
 from training.core.distributed import batch_permutation
 from training.methods.interface import Moment
 from training.methods.moco import HARD_NEGATIVE_PASS, KEY_PASS, MoCoConfig, MoCoV2
-from training.randomness.draws import View, negative_view
 from training.views.inputs import EncoderInputs
 
 RHO = 1.5
@@ -163,11 +162,9 @@ def test_a_batch_of_one_without_statistics_is_explained() -> None:
         method.step(as_inputs(query, key, one_position), encode=method.trained, moment=MOMENT)
 
 
-def test_rho_rises_and_negatives_are_numbered() -> None:
+def test_rho_rises() -> None:
     config = MoCoConfig(rho=2.0, rho_warmup_epochs=2, hard_negatives=3)
     assert [config.rho_at(Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]
-    assert config.negative_views == tuple(negative_view(View.KEY, i) for i in range(3))
-    assert MoCoConfig(hard_negatives=0).negative_views == ()
 
 
 def test_the_head_is_as_deep_and_wide_as_asked() -> None:

@@ -27,7 +27,6 @@ from training.methods.interface import Moment, ProjectedBackbone, unit_rows
 from training.methods.losses import info_nce, nt_xent
 from training.methods.moco import MoCoConfig, MoCoV2
 from training.methods.simclr import SimCLR, SimCLRConfig
-from training.randomness.draws import View
 from training.views.inputs import EncoderInputs
 
 WEIGHT, RHO = 0.3, 1.7
@@ -53,13 +52,13 @@ def moco(config: MoCoConfig) -> MoCoV2:
 
 def inputs_for(kind: str, *, of_query: bool) -> EncoderInputs:
     query, key, exchanged, cut, opposite = make_images(5)
-    inputs = as_inputs(
+    return as_inputs(
         query,
         key,
         of_key=() if kind == "exchange" else (cut,),
         of_query=(opposite,) if of_query and kind != "exchange" else (),
+        exchanged=None if kind == "hard" else exchanged,
     )
-    return inputs if kind == "hard" else inputs._replace(exchanged_BCHW=exchanged)
 
 
 def embedded(encoder: ProjectedBackbone, images: Tensor, head: nn.Module) -> Tensor:
@@ -78,6 +77,7 @@ def test_a_step_of_simclr_is_what_is_written(kind: str) -> None:
     config = replace(SIMCLR, object_head=kind)  # type: ignore[arg-type]
     method, reference = simclr(config), simclr(config)
     inputs = inputs_for(kind, of_query=True)
+    views = inputs.views
     result = method.step(inputs, encode=method.trained, moment=MOMENT)
     result.loss.backward()
 
@@ -85,19 +85,19 @@ def test_a_step_of_simclr_is_what_is_written(kind: str) -> None:
     plain, about = encoder.head, encoder.object_head
     assert about is not None
     expected_plain, _ = nt_xent(
-        embedded(encoder, inputs.query_BCHW, plain),
-        shuffled(encoder, inputs.key_BCHW, plain, 0),
+        embedded(encoder, views["query"], plain),
+        shuffled(encoder, views["key"], plain, 0),
         temperature=0.3,
     )
-    anchor = inputs.query_BCHW if inputs.exchanged_BCHW is None else inputs.exchanged_BCHW
+    anchor = views.get("exchanged", views["query"])
     hards: list[Tensor | None] = [None, None]
     if kind != "exchange":
         with torch.no_grad():
-            cut = (inputs.negatives[View.KEY][0], inputs.negatives[View.QUERY][0])
+            cut = (views["negative-key-0"], views["negative-query-0"])
             hards = [shuffled(encoder, cut[n], about, 1 + n)[:, None] for n in range(2)]
     expected_object, _ = nt_xent(
         embedded(encoder, anchor, about),
-        shuffled(encoder, inputs.key_BCHW, about, 0),
+        shuffled(encoder, views["key"], about, 0),
         temperature=0.3,
         hard_negatives1_BND=hards[0],
         hard_negatives2_BND=hards[1],
@@ -117,6 +117,7 @@ def test_a_step_of_moco_is_what_is_written(kind: str) -> None:
     config = replace(MOCO, object_head=kind)  # type: ignore[arg-type]
     method, reference = moco(config), moco(config)
     inputs = inputs_for(kind, of_query=False)
+    views = inputs.views
     queues = [queue.keys.clone() for queue in (method.queue, method.object_queue) if queue]
     result = method.step(inputs, encode=method.trained, moment=MOMENT)
     result.loss.backward()
@@ -127,16 +128,16 @@ def test_a_step_of_moco_is_what_is_written(kind: str) -> None:
             old.mul_(0.9).add_(new, alpha=0.1)
     assert fast.object_head is not None
     assert slow.object_head is not None
-    anchor = inputs.query_BCHW if inputs.exchanged_BCHW is None else inputs.exchanged_BCHW
+    anchor = views.get("exchanged", views["query"])
     with torch.no_grad():
-        keys = [shuffled(slow, inputs.key_BCHW, head, 0) for head in (slow.head, slow.object_head)]
+        keys = [shuffled(slow, views["key"], head, 0) for head in (slow.head, slow.object_head)]
         hard = (
             None
             if kind == "exchange"
-            else shuffled(slow, inputs.negatives[View.KEY][0], slow.object_head, 1)[:, None]
+            else shuffled(slow, views["negative-key-0"], slow.object_head, 1)[:, None]
         )
     expected_plain, _ = info_nce(
-        embedded(fast, inputs.query_BCHW, fast.head), keys[0], queues[0], temperature=0.3
+        embedded(fast, views["query"], fast.head), keys[0], queues[0], temperature=0.3
     )
     expected_object, _ = info_nce(
         embedded(fast, anchor, fast.object_head),
@@ -192,7 +193,7 @@ def test_what_the_settings_ask_for(config: SimCLRConfig | MoCoConfig) -> None:
     for kind, share in exchanges.items():
         made = replace(config, object_head=kind)  # type: ignore[arg-type]
         assert made.exchange == share
-        assert bool(made.negative_views) == (kind != "exchange")
+        assert made.num_hard_negatives == (kind != "exchange")
         assert made.rho_at(Moment(50, 10, 100)) == (config.rho if kind == "off" else RHO)
 
 

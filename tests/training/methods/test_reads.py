@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.training.methods.small import BATCH, MOMENT, make_images, small_backbone
+from tests.training.methods.small import BATCH, MOMENT, as_inputs, make_images, small_backbone
 from training.methods.byol import BYOL, BYOLConfig
 from training.methods.interface import Method
 from training.methods.moco import MoCoConfig, MoCoV2
 from training.methods.simclr import SimCLR, SimCLRConfig
-from training.randomness.draws import View
-from training.views.inputs import EncoderInputs
 
 aten = torch.ops.aten
 READS = {
@@ -88,10 +86,8 @@ def methods() -> dict[str, Method]:
 def test_a_step_reads_nothing_back(name: str, negatives: int) -> None:
     method = methods()[name].double()
     query, key, *others = make_images(4)
-    cut = tuple(image[:negatives] for image in others)
-    hard = {} if name == "byol" else {View.KEY: cut, View.QUERY: cut}
-    marked = torch.zeros(2, BATCH, 1, 1, dtype=torch.bool)
-    inputs = EncoderInputs(query, key, hard, marked, {}, {})
+    cut = () if name == "byol" else tuple(image[:negatives] for image in others)
+    inputs = as_inputs(query, key, of_key=cut, of_query=cut)
     with Reads() as reads:
         result = method.step(inputs, encode=method.trained, moment=MOMENT)
         result.loss.backward()

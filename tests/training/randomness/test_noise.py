@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training.randomness.draws import Stream, View, random_bits, sample_seeds, torch_seeds
+from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
+from training.randomness.draws import Stream, random_bits, sample_seeds, torch_seeds
 from training.randomness.noise import gaussian_noise
 
 # Every test below uses fixed seeds, so it gives one answer for ever: the limit only says how odd
@@ -20,7 +21,7 @@ def seeds(count: int, *, seed: int = 0, epoch: int = 0) -> NDArray[np.uint64]:
 
 
 def test_noise_is_the_quantiles_that_those_bits_choose() -> None:
-    bits = random_bits(seeds(5), View.NEGATIVE, Stream.NOISE, 27)
+    bits = random_bits(seeds(5), NEGATIVE_VIEW, Stream.NOISE, 27)
     levels = np.stack([(bits >> np.uint64(16 * lane)) & np.uint64(0xFFFF) for lane in range(4)], -1)
     signed = (levels.astype(np.int64) + 32768) % 65536  # as two's complement counts them
     normal = NormalDist()
@@ -28,12 +29,12 @@ def test_noise_is_the_quantiles_that_those_bits_choose() -> None:
         [normal.inv_cdf((level + 0.5) / 65536) for level in row]
         for row in signed.reshape(5, 108)[:, :105].tolist()
     ]
-    noise = gaussian_noise(torch_seeds(seeds(5)), View.NEGATIVE, (3, 7, 5)).reshape(5, 105)
+    noise = gaussian_noise(torch_seeds(seeds(5)), NEGATIVE_VIEW, (3, 7, 5)).reshape(5, 105)
     np.testing.assert_allclose(noise.numpy(), expected, rtol=1e-6, atol=1e-7)  # float32
 
 
 def test_noise_is_standard_normal() -> None:
-    noise = gaussian_noise(torch_seeds(seeds(16)), View.QUERY, (3, 64, 64)).double()
+    noise = gaussian_noise(torch_seeds(seeds(16)), QUERY_VIEW, (3, 64, 64)).double()
     count = noise.numel()
     assert abs(float(noise.mean())) < LIMIT / count**0.5
     assert abs(float(noise.std()) - 1.0) < LIMIT / (2 * count) ** 0.5
@@ -51,16 +52,16 @@ def test_noise_is_standard_normal() -> None:
 
 def test_noise_is_the_same_in_any_batch_and_differs_between_views() -> None:
     batch = torch_seeds(seeds(6))
-    noise = gaussian_noise(batch, View.QUERY, (3, 5, 5))
+    noise = gaussian_noise(batch, QUERY_VIEW, (3, 5, 5))
     assert noise.shape == (6, 3, 5, 5)
     assert noise.dtype == torch.float32
-    assert torch.equal(gaussian_noise(batch[[4, 2]], View.QUERY, (3, 5, 5)), noise[[4, 2]])
-    assert not torch.equal(gaussian_noise(batch, View.NEGATIVE, (3, 5, 5)), noise)
+    assert torch.equal(gaussian_noise(batch[[4, 2]], QUERY_VIEW, (3, 5, 5)), noise[[4, 2]])
+    assert not torch.equal(gaussian_noise(batch, NEGATIVE_VIEW, (3, 5, 5)), noise)
     assert torch.equal(batch, torch_seeds(seeds(6))), "the seeds are left as they were"
 
 
 def test_noise_frozen_values() -> None:
-    noise = gaussian_noise(torch_seeds(seeds(2, seed=7, epoch=2)), View.NEGATIVE, (1, 1, 3))
+    noise = gaussian_noise(torch_seeds(seeds(2, seed=7, epoch=2)), NEGATIVE_VIEW, (1, 1, 3))
     expected = [1.0461615, 0.7300702, -0.4883670, -0.2934473, -0.0545497, -0.1685703]
     torch.testing.assert_close(noise.flatten(), torch.tensor(expected), rtol=0, atol=1e-6)
 
@@ -77,20 +78,20 @@ def test_noise_that_is_looked_at_is_the_same(
     batch, channels = torch_seeds(seeds(5)), min(channels, size[0])
     generator = torch.Generator().manual_seed(1)
     where = torch.rand(5, channels, *size[1:], generator=generator) < share
-    whole = gaussian_noise(batch, View.NEGATIVE, size)
-    some = gaussian_noise(batch, View.NEGATIVE, size, where_BCHW=where)
+    whole = gaussian_noise(batch, NEGATIVE_VIEW, size)
+    some = gaussian_noise(batch, NEGATIVE_VIEW, size, where_BCHW=where)
     assert some.shape == whole.shape
     assert some.dtype == whole.dtype
     where = where.expand_as(whole)
     assert torch.equal(some[where], whole[where])
-    narrow = gaussian_noise(batch, View.NEGATIVE, size, std=0.14, where_BCHW=where)
+    narrow = gaussian_noise(batch, NEGATIVE_VIEW, size, std=0.14, where_BCHW=where)
     assert torch.equal(narrow[where], whole[where] * 0.14)
 
 
 def test_a_part_of_a_batch_s_mask_will_do() -> None:
     batch = torch_seeds(seeds(6))
     where = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2)) < 0.2
-    whole = gaussian_noise(batch, View.QUERY, (3, 8, 8), where_BCHW=where)
-    part = gaussian_noise(batch[3:5], View.QUERY, (3, 8, 8), where_BCHW=where[3:5])
+    whole = gaussian_noise(batch, QUERY_VIEW, (3, 8, 8), where_BCHW=where)
+    part = gaussian_noise(batch[3:5], QUERY_VIEW, (3, 8, 8), where_BCHW=where[3:5])
     assert torch.equal(part[where[3:5]], whole[3:5][where[3:5]])
     assert torch.equal(batch, torch_seeds(seeds(6))), "the seeds are left as they were"

@@ -6,55 +6,47 @@ import pytest
 import torch
 
 from pipeline.saliency.foreground import foreground
-from pipeline.shardset.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
-from training.data.stream import BatchDataset, StreamConfig
-from training.randomness.draws import View, negative_view
+from tests.training.views.made import dataset_of, settings_of, views_of
 from training.views.batch_masks import masks_of
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
-from training.views.mask_config import MaskConfig
 from training.views.masks import hard_negative_mask, masked_share, view_mask
 
 SIZE = 32
-NEGATIVES = (negative_view(View.KEY, 0), negative_view(View.QUERY, 0))
+NEGATIVES = {"negative-key-0": "key", "negative-query-0": "query"}
 
 
 @pytest.mark.parametrize("high_pass", [False, True])
 @pytest.mark.parametrize("strategy", ["balanced", "shuffled"])
 def test_masks_go_by_the_foreground(tmp_path: Path, strategy: str, high_pass: bool) -> None:
     write_shard_set(tmp_path, num_images=8, shard_images=8)
-    masks = MaskConfig(strategy=strategy, branch="both", foreground="std")  # type: ignore[arg-type]
-    config = StreamConfig(
-        seed=2,
-        batch_size=8,
-        views=ViewConfig(size=SIZE, grid=4),
-        augment=AugmentConfig(),
-        masks=masks,
-        negatives=NEGATIVES,
-    )
-    info = load_dataset_info(tmp_path)
-    batch = BatchDataset(tmp_path, info, config, rank=0, world_size=1)[0]
-    found = masks_of(batch, masks, high_pass=high_pass, negatives=NEGATIVES)
-    true = foreground(batch.saliency_VBGG)
-    steering = foreground(batch.mask_saliency_VBGG) if strategy == "shuffled" else true
-    assert torch.equal(found.foreground_VBGG, true)
-    assert list(found.masks) == [View.QUERY, View.KEY, *NEGATIVES]
-    for view in (View.QUERY, View.KEY):
+    fill = "high_pass" if high_pass else "mean"
+    settings = settings_of(fill, strategy=strategy, branch="both", foreground="std")
+    views = views_of(settings, of_query=1)
+    batch = dataset_of(tmp_path, views, seed=2)[0]
+    found = masks_of(batch, views, settings.masks)
+    true = {name: foreground(crop.saliency_BGG) for name, crop in batch.crops.items()}
+    steering = dict(true)
+    for name, crop in batch.crops.items():
+        assert torch.equal(found.foreground[name], true[name])
+        assert (crop.next_saliency_BGG is not None) == (strategy == "shuffled")
+        if crop.next_saliency_BGG is not None:
+            steering[name] = foreground(crop.next_saliency_BGG)
+    assert list(found.masks) == ["query", "key", *NEGATIVES]
+    for name, crop in batch.crops.items():
         expected = view_mask(
-            steering[view],
-            batch.saliency_VBGG[view],
-            batch.masks[view],
+            steering[name],
+            crop.saliency_BGG,
+            batch.masks[name],
             strategy=strategy,
             view_size=SIZE,
             high_pass=high_pass,
         )
-        assert torch.equal(found.masks[view], expected)
-    for number, source in zip(NEGATIVES, (View.KEY, View.QUERY), strict=True):
+        assert torch.equal(found.masks[name], expected)
+    for name, source in NEGATIVES.items():
         expected = hard_negative_mask(
-            steering[source], batch.masks[number], view_size=SIZE, high_pass=high_pass
+            steering[source], batch.masks[name], view_size=SIZE, high_pass=high_pass
         )
-        assert torch.equal(found.masks[number], expected)
-    inside, outside = masked_share(found.masks[View.KEY], true[View.KEY])
+        assert torch.equal(found.masks[name], expected)
+    inside, outside = masked_share(found.masks["key"], true["key"])
     assert float(found.telemetry["key_masked_foreground"]) == pytest.approx(float(inside.mean()))
     assert float(found.telemetry["key_masked_background"]) == pytest.approx(float(outside.mean()))

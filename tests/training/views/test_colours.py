@@ -12,7 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from pipeline.core.errors import InputError
-from training.randomness.draws import View, sample_seeds
+from tests.training.views.made import KEY_VIEW, QUERY_VIEW
+from training.randomness.draws import sample_seeds
 from training.views.colours import (
     AugmentConfig,
     apply_colours,
@@ -151,13 +152,13 @@ def test_values_stay_in_range() -> None:
 
 def test_nothing_drawn_changes_nothing() -> None:
     image = images().float()
-    draws = draw_colours(seeds(BATCH), view=View.QUERY, config=STILL, view_size=SIZE)
+    draws = draw_colours(seeds(BATCH), view=QUERY_VIEW, config=STILL, view_size=SIZE)
     torch.testing.assert_close(augment_colours(image, draws), image, rtol=0, atol=1e-6)
 
 
 def test_a_decoder_s_levels_are_coloured_alike() -> None:
     levels = (images(0.0, 1.0) * 255).round()
-    draws = draw_colours(seeds(BATCH), view=View.QUERY, config=AugmentConfig(), view_size=SIZE)
+    draws = draw_colours(seeds(BATCH), view=QUERY_VIEW, config=AugmentConfig(), view_size=SIZE)
     expected = augment_colours(levels.float() / 255, draws)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = augment_colours(levels.to(torch.uint8), draws)
@@ -169,7 +170,7 @@ def test_blur_is_torchvisions_per_image() -> None:
         jitter_probability=0.0, grey_probability=0.0, blur_probability=1.0, scale_blur=False
     )
     image = images().float()
-    draws = draw_colours(seeds(BATCH), view=View.KEY, config=config, view_size=SIZE)
+    draws = draw_colours(seeds(BATCH), view=KEY_VIEW, config=config, view_size=SIZE)
     got = augment_colours(image, draws)
     taps = draws.kernel_BK.shape[1]
     assert taps == 13, "three sigmas of 2 px to each side"
@@ -184,7 +185,7 @@ def test_blur_is_torchvisions_per_image() -> None:
 
 @pytest.mark.parametrize(("view_size", "taps"), [(224, 13), (112, 7), (64, 5), (32, 3)])
 def test_blur_scales_with_the_view(view_size: int, taps: int) -> None:
-    draws = draw_colours(seeds(2), view=View.KEY, config=AugmentConfig(), view_size=view_size)
+    draws = draw_colours(seeds(2), view=KEY_VIEW, config=AugmentConfig(), view_size=view_size)
     assert draws.kernel_BK.shape == (2, taps)
     torch.testing.assert_close(draws.kernel_BK.sum(dim=1), torch.ones(2))
 
@@ -192,7 +193,7 @@ def test_blur_scales_with_the_view(view_size: int, taps: int) -> None:
 def test_probabilities_and_ranges() -> None:
     count = 4000
     config = AugmentConfig(contrast=0.0, saturation=0.0, hue=0.0)
-    draws = draw_colours(seeds(count), view=View.QUERY, config=config, view_size=224)
+    draws = draw_colours(seeds(count), view=QUERY_VIEW, config=config, view_size=224)
     matrix = draws.matrix_B33
     grey = (matrix[:, 0] - matrix[:, 1]).abs().amax(dim=1) < 1e-6
     factor = matrix[~grey, 0, 0]
@@ -215,9 +216,9 @@ def test_probabilities_and_ranges() -> None:
 
 
 def test_a_sample_is_coloured_the_same_in_any_batch() -> None:
-    whole = draw_colours(seeds(8), view=View.KEY, config=AugmentConfig(), view_size=64)
-    part = draw_colours(seeds(8)[5:6], view=View.KEY, config=AugmentConfig(), view_size=64)
-    other = draw_colours(seeds(8), view=View.QUERY, config=AugmentConfig(), view_size=64)
+    whole = draw_colours(seeds(8), view=KEY_VIEW, config=AugmentConfig(), view_size=64)
+    part = draw_colours(seeds(8)[5:6], view=KEY_VIEW, config=AugmentConfig(), view_size=64)
+    other = draw_colours(seeds(8), view=QUERY_VIEW, config=AugmentConfig(), view_size=64)
     for a, b, c in zip(whole, part, other, strict=True):
         assert torch.equal(a[5:6], b)
         assert not torch.equal(a, c)

@@ -7,12 +7,13 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop, functional
 
 from pipeline.core.errors import InputError
-from training.randomness.draws import View, sample_seeds
+from tests.training.views.made import KEY_VIEW, QUERY_VIEW
+from training.randomness.draws import sample_seeds
 from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
 
 
 def crops_of(
-    count: int, height: int, width: int, *, view: int = View.QUERY, **kwargs: float
+    count: int, height: int, width: int, *, view: int = QUERY_VIEW, **kwargs: float
 ) -> Crops:
     seeds = sample_seeds(0, 0, np.arange(count, dtype=np.int64))
     sides = np.full(count, height), np.full(count, width)
@@ -46,7 +47,7 @@ def test_boxes_stay_inside_and_views_differ() -> None:
         assert (crops.left_B + crops.width_B <= width).all()
         assert (crops.height_B >= 1).all()
         assert (crops.width_B >= 1).all()
-    query, key = crops_of(500, 375, 500), crops_of(500, 375, 500, view=View.KEY)
+    query, key = crops_of(500, 375, 500), crops_of(500, 375, 500, view=KEY_VIEW)
     assert (query.top_B != key.top_B).mean() > 0.9
     assert 0.4 < query.flip_B.mean() < 0.6
 

@@ -1,22 +1,19 @@
 """Backgrounds of queries exchanged: exact pixels, donors, and any number of ranks."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.shardset.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
-from training.data.stream import BatchDataset, StreamConfig
-from training.randomness.draws import View
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
+from tests.training.views.made import built, dataset_of, settings_of, views_of
+from training.randomness.draws import sample_seeds
 from training.views.exchange import donor_patches, exchanged_views
-from training.views.fills import FILLS
-from training.views.inputs import EncoderInputs, build_inputs
-from training.views.mask_config import MaskConfig
-from training.views.mask_draws import ExchangeDraws
+from training.views.inputs import EncoderInputs
+from training.views.maskers import Sight
 
 SIZE, GRID, BATCH = 32, 4, 8
 
@@ -25,8 +22,7 @@ def test_a_planted_pair_gives_exact_pixels() -> None:
     """Two views of 2 x 2 patches of 2 px; the first's object is patch 0, the donor's is patch 3."""
     views, donors = torch.zeros(1, 3, 4, 4), torch.arange(48.0).reshape(1, 3, 4, 4)
     donor_foreground = torch.tensor([[[False, False], [False, True]]])
-    draws = ExchangeDraws(torch.zeros(1), torch.tensor([[0.0, 0.0, 0.0, 0.99]]))
-    patches = donor_patches(donor_foreground, draws)
+    patches = donor_patches(donor_foreground, torch.tensor([[0.0, 0.0, 0.0, 0.99]]))
     assert patches.tolist() == [[0, 1, 2, 2]]  # the object's place gets the last background patch
     mask = torch.tensor([[False, True], [True, True]]).repeat_interleave(2, 0)
     mask = mask.repeat_interleave(2, 1)[None, None]
@@ -42,8 +38,7 @@ def test_a_planted_pair_gives_exact_pixels() -> None:
 def test_no_patch_of_the_donor_s_object_comes_along(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     foreground = torch.rand(50, 8, 8, generator=generator) < 0.5
-    draws = ExchangeDraws(torch.zeros(50), torch.rand(50, 64, generator=generator))
-    patches = donor_patches(foreground, draws)
+    patches = donor_patches(foreground, torch.rand(50, 64, generator=generator))
     assert not bool(foreground.flatten(1).gather(1, patches).any())
     own = torch.arange(64).expand(50, -1)
     background = ~foreground.flatten(1)
@@ -62,23 +57,17 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inputs_of(
     shards: Path,
-    masks: MaskConfig,
     *,
-    exchange: float | None = None,
+    share: float | None = None,
     fill: str = "mean",
     rank: int = 0,
     ranks: int = 1,
+    **masks: Any,  # noqa: ANN401
 ) -> EncoderInputs:
-    config = StreamConfig(
-        seed=3,
-        batch_size=BATCH,
-        views=ViewConfig(size=SIZE, grid=GRID),
-        augment=AugmentConfig(),
-        masks=masks,
-        exchange=True,
-    )
-    data = BatchDataset(shards, load_dataset_info(shards), config, rank=rank, world_size=ranks)
-    return build_inputs(data[0], masks=masks, fill=FILLS[fill], negatives=(2,), exchange=exchange)
+    """What encoders see, with a further copy of such a share of the queries exchanged."""
+    settings = settings_of(fill, **{"strategy": "none", **masks})
+    views = views_of(settings, exchange=share)
+    return built(dataset_of(shards, views, rank=rank, world_size=ranks)[0], views, settings)
 
 
 def per_patch(image_CHW: Tensor) -> Tensor:
@@ -88,26 +77,21 @@ def per_patch(image_CHW: Tensor) -> Tensor:
     )
 
 
-PLAIN = MaskConfig(strategy="none")
-
-
 @pytest.mark.parametrize("fill", ["mean", "blur"])
 def test_a_query_s_background_is_the_next_query_s(shards: Path, fill: str) -> None:
-    bare = inputs_of(shards, PLAIN, fill=fill).query_BCHW
-    swap = MaskConfig(strategy="exchange", probability=1.0)
-    inputs = inputs_of(shards, swap, fill=fill)
-    foreground = inputs.foreground_VBGG[View.QUERY].flatten(1)
+    bare = inputs_of(shards, fill=fill).views["query"]
+    inputs = inputs_of(shards, strategy="exchange", probability=1.0, fill=fill)
+    foreground = inputs.foreground["query"].flatten(1)
     for image in range(BATCH):
-        before, after = per_patch(bare[image]), per_patch(inputs.query_BCHW[image])
+        before, after = per_patch(bare[image]), per_patch(inputs.views["query"][image])
         donor = (image + 1) % BATCH
         source = per_patch(bare[donor])[~foreground[donor]]
         assert torch.equal(after[foreground[image]], before[foreground[image]])
         for patch in after[~foreground[image]]:
             assert bool((source == patch).flatten(1).all(dim=1).any())
-    shown = inputs_of(shards, PLAIN, exchange=1.0, fill=fill)
-    assert torch.equal(shown.query_BCHW, bare)
-    assert shown.exchanged_BCHW is not None
-    assert torch.equal(shown.exchanged_BCHW, inputs.query_BCHW)
+    shown = inputs_of(shards, share=1.0, fill=fill)
+    assert torch.equal(shown.views["query"], bare)
+    assert torch.equal(shown.views["exchanged"], inputs.views["query"])
     share = float((~foreground).float().mean())
     assert float(shown.telemetry["exchanged_share"]) == pytest.approx(share)
     assert float(inputs.telemetry["query_masked_background"]) == pytest.approx(1.0)
@@ -115,37 +99,50 @@ def test_a_query_s_background_is_the_next_query_s(shards: Path, fill: str) -> No
 
 
 def test_grey_is_the_view_s_mean(shards: Path) -> None:
-    bare = inputs_of(shards, PLAIN).query_BCHW
-    grey = inputs_of(shards, MaskConfig(strategy="exchange", exchange="grey", probability=1.0))
-    foreground = grey.foreground_VBGG[View.QUERY].flatten(1)
+    bare = inputs_of(shards).views["query"]
+    grey = inputs_of(shards, strategy="exchange", exchange="grey", probability=1.0)
+    foreground = grey.foreground["query"].flatten(1)
     mean = bare.mean(dim=(2, 3))
     for image in range(BATCH):
-        for patch in per_patch(grey.query_BCHW[image])[~foreground[image]]:
+        for patch in per_patch(grey.views["query"][image])[~foreground[image]]:
             torch.testing.assert_close(patch, mean[image, :, None, None].expand_as(patch))
 
 
 def test_views_without_background_stay_as_they_are(shards: Path) -> None:
     """Under the paper's rule with a very low threshold every patch is foreground."""
-    everything = MaskConfig(
-        strategy="exchange", probability=1.0, foreground="std", foreground_threshold=-100.0
-    )
-    bare, inputs = inputs_of(shards, PLAIN), inputs_of(shards, everything, exchange=1.0)
-    assert inputs.exchanged_BCHW is not None
-    assert torch.equal(inputs.query_BCHW, bare.query_BCHW)
-    assert torch.equal(inputs.exchanged_BCHW, bare.query_BCHW)
+    bare = inputs_of(shards).views["query"]
+    everything: dict[str, Any] = {
+        "strategy": "exchange",
+        "probability": 1.0,
+        "foreground": "std",
+        "foreground_threshold": -100.0,
+    }
+    inputs = inputs_of(shards, share=1.0, **everything)
+    assert torch.equal(inputs.views["query"], bare)
+    assert torch.equal(inputs.views["exchanged"], bare)
     assert float(inputs.telemetry["all_foreground"]) == 1
+
+
+@pytest.mark.parametrize(("exchange", "masked"), [("swap", False), ("grey", True)])
+def test_only_a_swap_needs_a_background_to_lend(exchange: str, masked: bool) -> None:
+    """The next image is all object: a swap leaves the view alone, grey masks it all the same."""
+    settings = settings_of(strategy="exchange", exchange=exchange, probability=1.0)
+    masker, seeds = settings.query().masker, sample_seeds(0, 0, np.arange(2))
+    assert masker is not None
+    background, everything = torch.zeros(2, GRID, GRID).bool(), torch.ones(2, GRID, GRID).bool()
+    sight = Sight(background, torch.zeros(2, GRID, GRID), SIZE, everything)
+    mask = masker.mask(masker.draw(seeds, view="query", cut=settings.cut), sight)
+    assert mask.unique().tolist() == [masked]
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.4])
 def test_a_share_of_the_views_is_exchanged(shards: Path, probability: float) -> None:
-    all_of_them = inputs_of(shards, PLAIN, exchange=1.0)
-    some = inputs_of(shards, PLAIN, exchange=probability)
-    assert all_of_them.exchanged_BCHW is not None
-    assert some.exchanged_BCHW is not None
-    changed = (some.exchanged_BCHW != some.query_BCHW).flatten(1).any(dim=1)
+    all_of_them = inputs_of(shards, share=1.0).views["exchanged"]
+    some = inputs_of(shards, share=probability).views
+    changed = (some["exchanged"] != some["query"]).flatten(1).any(dim=1)
     assert bool(changed.any()) == (probability > 0)
     assert not bool(changed.all())
-    assert torch.equal(some.exchanged_BCHW[changed], all_of_them.exchanged_BCHW[changed])
+    assert torch.equal(some["exchanged"][changed], all_of_them[changed])
 
 
 @pytest.mark.parametrize("strategy", ["none", "balanced", "exchange"])
@@ -153,26 +150,21 @@ def test_a_share_of_the_views_is_exchanged(shards: Path, probability: float) -> 
 def test_donors_are_the_same_for_any_number_of_ranks(
     shards: Path, strategy: str, ranks: int
 ) -> None:
-    masks = MaskConfig(strategy=strategy)  # type: ignore[arg-type]
-    whole = inputs_of(shards, masks, exchange=0.7)
-    parts = [inputs_of(shards, masks, exchange=0.7, rank=r, ranks=ranks) for r in range(ranks)]
-    assert whole.exchanged_BCHW is not None
-    exchanged = [part.exchanged_BCHW for part in parts if part.exchanged_BCHW is not None]
-    assert torch.equal(torch.cat(exchanged), whole.exchanged_BCHW)
-    assert torch.equal(torch.cat([part.query_BCHW for part in parts]), whole.query_BCHW)
-    assert torch.equal(torch.cat([part.key_BCHW for part in parts]), whole.key_BCHW)
+    whole = inputs_of(shards, share=0.7, strategy=strategy).views
+    parts = [
+        inputs_of(shards, share=0.7, strategy=strategy, rank=rank, ranks=ranks).views
+        for rank in range(ranks)
+    ]
+    for name in ("exchanged", "query", "key"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
 
 
 @pytest.mark.parametrize("strategy", ["none", "balanced", "exchange"])
 def test_a_batch_worked_on_in_parts_is_the_same_batch(
     shards: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    masks = MaskConfig(strategy=strategy)  # type: ignore[arg-type]
-    whole = inputs_of(shards, masks, exchange=0.7)
+    whole = inputs_of(shards, share=0.7, strategy=strategy).views
     monkeypatch.setattr("training.views.inputs.CACHED_BYTES", 3 * 4 * 3 * SIZE * SIZE)  # 3, 3 and 2
-    parts = inputs_of(shards, masks, exchange=0.7)
-    for one, other in ((whole.exchanged_BCHW, parts.exchanged_BCHW), (whole[0], parts[0])):
-        assert isinstance(one, Tensor)
-        assert isinstance(other, Tensor)
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # rounding, if anything
-    assert torch.equal(whole.negatives[View.KEY][0], parts.negatives[View.KEY][0])
+    parts = inputs_of(shards, share=0.7, strategy=strategy).views
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)  # rounding, if anything
+    assert torch.equal(whole["negative-key-0"], parts["negative-key-0"])

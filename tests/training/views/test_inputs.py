@@ -1,32 +1,27 @@
 """What the encoders see: which views are masked, what the hard negatives are cut from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.saliency.foreground import foreground
-from pipeline.shardset.manifest import load_dataset_info
 from tests.shard_sets import write_shard_set
-from training.data.stream import BatchDataset, StreamConfig
-from training.randomness.draws import View, negative_view
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
+from tests.training.views.made import built, dataset_of, settings_of, views_of
+from training.randomness.draws import view_number
+from training.randomness.noise import gaussian_noise
 from training.views.fills import FILLS
 from training.views.host_batch import HostBatch
-from training.views.inputs import EncoderInputs, build_inputs, carrying_masks, to_device
-from training.views.mask_config import AttMaskConfig, MaskConfig
+from training.views.inputs import EncoderInputs, carrying_masks, to_device
+from training.views.mask_config import AttMaskConfig
 from training.views.masks import masked_share
 from training.views.released import released_foreground
 
 BATCH, SIZE, GRID = 8, 32, 4
-NEGATIVES = (
-    negative_view(View.KEY, 0),
-    negative_view(View.KEY, 1),
-    negative_view(View.QUERY, 0),
-)
-FIRST, SECOND, OF_QUERY = NEGATIVES
+FIRST, SECOND, OF_QUERY = NEGATIVES = "negative-key-0", "negative-key-1", "negative-query-0"
+SOURCES = {FIRST: "key", SECOND: "key", OF_QUERY: "query"}
 
 
 @pytest.fixture(scope="module")
@@ -36,38 +31,22 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def batch_of(shards: Path, masks: MaskConfig, *, ranks: int = 1, rank: int = 0) -> HostBatch:
-    config = StreamConfig(
-        seed=3,
-        batch_size=BATCH,
-        views=ViewConfig(size=SIZE, grid=GRID),
-        augment=AugmentConfig(),
-        masks=masks,
-        negatives=NEGATIVES,
-    )
-    data = BatchDataset(shards, load_dataset_info(shards), config, rank=rank, world_size=ranks)
-    return data[0]
+def batch_of(shards: Path) -> HostBatch:
+    return dataset_of(shards, views_of(settings_of(), of_key=2, of_query=1))[0]
 
 
 def inputs_of(
-    shards: Path, fill: str, *, negatives: tuple[int, ...] = NEGATIVES, **masks: object
+    shards: Path,
+    fill: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    **masks: Any,  # noqa: ANN401
 ) -> EncoderInputs:
-    config = MaskConfig(**{"foreground": "std", **masks})  # type: ignore[arg-type]
-    return build_inputs(
-        batch_of(shards, config), masks=config, fill=FILLS[fill], negatives=negatives
-    )
-
-
-def tensors_of(inputs: EncoderInputs) -> list[Tensor]:
-    cut = [image for images in inputs.negatives.values() for image in images]
-    return [
-        inputs.query_BCHW,
-        inputs.key_BCHW,
-        *cut,
-        inputs.foreground_VBGG,
-        *inputs.masks.values(),
-        *inputs.telemetry.values(),
-    ]
+    settings = settings_of(fill, **{"foreground": "std", **masks})
+    views = views_of(settings, of_key=2, of_query=1)
+    batch = dataset_of(shards, views, rank=rank, world_size=world_size)[0]
+    return built(batch, views, settings)
 
 
 def changed(one: Tensor, other: Tensor) -> Tensor:
@@ -82,9 +61,8 @@ def test_a_batch_worked_on_in_parts_is_the_same_batch(
     whole = inputs_of(shards, fill, strategy=strategy, branch="both")
     monkeypatch.setattr("training.views.inputs.CACHED_BYTES", 3 * 4 * 3 * SIZE * SIZE)  # 3, 3 and 2
     parts = inputs_of(shards, fill, strategy=strategy, branch="both")
-    assert whole.telemetry.keys() == parts.telemetry.keys()
-    assert list(whole.masks) == list(parts.masks)
-    for one, other in zip(tensors_of(whole), tensors_of(parts), strict=True):
+    assert list(whole.views) == list(parts.views) == ["query", "key", *NEGATIVES]
+    for one, other in zip(whole[:4], parts[:4], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # rounding, if anything
 
 
@@ -93,13 +71,11 @@ def test_a_batch_worked_on_in_parts_is_the_same_batch(
 def test_the_branch_is_masked_and_the_other_is_not(shards: Path, fill: str, branch: str) -> None:
     bare = inputs_of(shards, fill, strategy="none", branch=branch)
     inputs = inputs_of(shards, fill, branch=branch, query_ratio=(0.3, 0.5))
-    for view, name in ((View.QUERY, "query"), (View.KEY, "key")):
-        after, before = (
-            one.query_BCHW if view == View.QUERY else one.key_BCHW for one in (inputs, bare)
-        )
+    for name in ("query", "key"):
+        after, before = inputs.views[name], bare.views[name]
         if branch in (name, "both"):
             assert bool(changed(after, before).flatten(1).any(dim=1).all())
-            assert not bool(changed(after, before)[~inputs.masks[view].any(1, True)].any())
+            assert not bool(changed(after, before)[~inputs.masks[name].any(1, True)].any())
             assert float(inputs.telemetry[f"{name}_masked_foreground"]) > 0
         else:
             assert torch.equal(after, before)
@@ -110,48 +86,40 @@ def test_the_branch_is_masked_and_the_other_is_not(shards: Path, fill: str, bran
 def test_hard_negatives_are_cut_from_the_unmasked_views(shards: Path, fill: str) -> None:
     bare = inputs_of(shards, fill, strategy="none")
     inputs = inputs_of(shards, fill, branch="both")
-    assert [len(inputs.negatives[view]) for view in (View.KEY, View.QUERY)] == [2, 1]
-    for number, image, source in (
-        (FIRST, inputs.negatives[View.KEY][0], bare.key_BCHW),
-        (SECOND, inputs.negatives[View.KEY][1], bare.key_BCHW),
-        (OF_QUERY, inputs.negatives[View.QUERY][0], bare.query_BCHW),
-    ):
-        outside = ~inputs.masks[number].expand_as(image)
-        assert torch.equal(image[outside], source[outside])
-        assert bool(changed(image, source).flatten(1).any(dim=1).all())
+    for name, source in SOURCES.items():
+        image, unmasked = inputs.views[name], bare.views[source]
+        outside = ~inputs.masks[name].expand_as(image)
+        assert torch.equal(image[outside], unmasked[outside])
+        assert bool(changed(image, unmasked).flatten(1).any(dim=1).all())
     assert not torch.equal(inputs.masks[FIRST], inputs.masks[SECOND])
 
 
 @pytest.mark.parametrize("fill", ["mean", "blur"])
 def test_a_fill_is_that_of_the_view_it_stands_in(shards: Path, fill: str) -> None:
     inputs = inputs_of(shards, fill, branch="both", query_ratio=(1.0, 1.0))
-    for source, image in ((View.KEY, inputs.key_BCHW), (View.QUERY, inputs.query_BCHW)):
-        assert bool(inputs.masks[source].all())
-        negative = inputs.negatives[source][0]
-        where = inputs.masks[negative_view(source, 0)].expand_as(negative)
+    for name in (FIRST, OF_QUERY):
+        negative, image = inputs.views[name], inputs.views[SOURCES[name]]
+        assert bool(inputs.masks[SOURCES[name]].all())
+        where = inputs.masks[name].expand_as(negative)
         assert torch.equal(negative[where], image[where])
 
 
 def test_the_noise_of_every_view_is_its_own(shards: Path) -> None:
-    inputs = inputs_of(shards, "high_pass", branch="both", query_ratio=(0.9, 1.0))
-    both = inputs.masks[FIRST] & inputs.masks[SECOND]
-    one, other = inputs.negatives[View.KEY]
-    assert bool(both.any())
-    assert not bool((one == other)[both].any())
+    inputs, batch = inputs_of(shards, "high_pass", branch="both"), batch_of(shards)
+    for name, image in inputs.views.items():
+        std, number = (0.14 if name in NEGATIVES else 0.18), view_number(name)
+        noise = gaussian_noise(batch.noise_seeds_B, number, (3, SIZE, SIZE), std=std)
+        assert torch.equal(image[inputs.masks[name]], noise[inputs.masks[name]])
 
 
 def test_telemetry_is_the_mean_over_images_and_masks(shards: Path) -> None:
-    config = MaskConfig(branch="both")
-    batch = batch_of(shards, config)
     inputs = inputs_of(shards, "mean", branch="both")
-    true = foreground(batch.saliency_VBGG)
+    crops = batch_of(shards).crops
+    true = {name: foreground(crop.saliency_BGG) for name, crop in crops.items()}
     assert float(inputs.telemetry["foreground_share"]) == pytest.approx(
-        float(true[View.QUERY].double().mean())
+        float(true["query"].double().mean())
     )
-    shares = [
-        masked_share(inputs.masks[number], true[source])
-        for number, source in ((FIRST, View.KEY), (SECOND, View.KEY), (OF_QUERY, View.QUERY))
-    ]
+    shares = [masked_share(inputs.masks[name], true[source]) for name, source in SOURCES.items()]
     for name, which in (("foreground", 0), ("background", 1)):
         expected = sum(float(share[which].mean()) for share in shares) / 3
         assert float(inputs.telemetry[f"negative_masked_{name}"]) == pytest.approx(expected)
@@ -161,8 +129,8 @@ def test_telemetry_is_the_mean_over_images_and_masks(shards: Path) -> None:
 def test_attmask_masks_some_views_by_their_saliency(shards: Path) -> None:
     settings = AttMaskConfig(ratio=(0.25, 0.25))
     inputs = inputs_of(shards, "mean", strategy="attmask_high", attmask=settings, probability=0.5)
-    masked = inputs.masks[View.QUERY][:, 0, :: SIZE // GRID, :: SIZE // GRID].flatten(1)
-    saliency = batch_of(shards, MaskConfig()).saliency_VBGG[View.QUERY].flatten(1)
+    masked = inputs.masks["query"][:, 0, :: SIZE // GRID, :: SIZE // GRID].flatten(1)
+    saliency = batch_of(shards).crops["query"].saliency_BGG.flatten(1)
     counts = masked.sum(dim=1).tolist()
     assert set(counts) == {0, 4}
     for image in range(BATCH):
@@ -173,67 +141,65 @@ def test_attmask_masks_some_views_by_their_saliency(shards: Path) -> None:
 @pytest.mark.parametrize("fill", FILLS)
 def test_released_encodes_the_first_negative_only(shards: Path, fill: str) -> None:
     paper, released = (inputs_of(shards, fill, behaviour=b) for b in ("paper", "released"))
-    for view in (View.KEY, View.QUERY):
-        assert all(len(image) == BATCH for image in paper.negatives[view])
-        assert all(len(image) == 1 for image in released.negatives[view])
-    batch = batch_of(shards, MaskConfig())
-    assert torch.equal(released.foreground_VBGG, released_foreground(batch.saliency_VBGG))
-    assert torch.equal(paper.foreground_VBGG, foreground(batch.saliency_VBGG))
+    for name in paper.views:
+        assert len(paper.views[name]) == BATCH
+        assert len(released.views[name]) == (1 if name in NEGATIVES else BATCH)
+    for name, crop in batch_of(shards).crops.items():
+        assert torch.equal(released.foreground[name], released_foreground(crop.saliency_BGG))
+        assert torch.equal(paper.foreground[name], foreground(crop.saliency_BGG))
     # Measured against the true foreground, released masks hit background too.
     assert float(released.telemetry["negative_masked_background"]) > 0
 
 
 def test_released_negatives_are_those_of_each_rank_s_first_image(shards: Path) -> None:
-    config = MaskConfig(behaviour="released")
     for rank in (0, 1):
-        batch = batch_of(shards, config, ranks=2, rank=rank)
-        inputs = build_inputs(batch, masks=config, fill=FILLS["mean"], negatives=(FIRST,))
+        inputs = inputs_of(shards, "mean", behaviour="released", rank=rank, world_size=2)
         mask = inputs.masks[FIRST][:1].expand(1, 3, SIZE, SIZE)
-        (negative,) = inputs.negatives[View.KEY]
-        assert torch.equal(negative[~mask], inputs.key_BCHW[:1][~mask])
+        assert torch.equal(inputs.views[FIRST][~mask], inputs.views["key"][:1][~mask])
 
 
 def test_released_high_pass_shares_its_noise(shards: Path) -> None:
     inputs = inputs_of(
         shards, "high_pass", behaviour="released", strategy="random", query_ratio=(1.0, 1.0)
     )
-    draws = batch_of(shards, MaskConfig()).masks[View.QUERY]
+    draws = batch_of(shards).masks["query"]
     tiles = [
-        inputs.query_BCHW[image][:, top : top + 8, left : left + 8]
+        inputs.views["query"][image][:, top : top + 8, left : left + 8]
         for image in range(BATCH)
         for top in (0, 8)
         for left in (0, 24)
         if float(draws.shape_B[image]) >= 0.2
-        and bool(inputs.masks[View.QUERY][image, :, top : top + 8, left : left + 8].all())
+        and bool(inputs.masks["query"][image, :, top : top + 8, left : left + 8].all())
     ]
     different = torch.unique(torch.stack(tiles), dim=0)
     assert 1 <= len(different) <= 2 < len(tiles)
 
 
-def test_views_carry_their_masks(shards: Path) -> None:
-    for fill, channels in (("mean", 1), ("high_pass", 3)):
-        inputs = inputs_of(shards, fill)
+@pytest.mark.parametrize(("fill", "channels"), [("mean", 1), ("high_pass", 3)])
+def test_views_carry_their_masks(shards: Path, fill: str, channels: int) -> None:
+    """Views that are not masked, or have another image's pixels, carry an empty mask."""
 
-        def carry(view: Tensor, mask: Tensor) -> Tensor:
-            return torch.cat((view, mask.to(view.dtype)), dim=1)
+    def carry(view: Tensor, mask: Tensor) -> Tensor:
+        return torch.cat((view, mask.to(view.dtype)), dim=1)
 
-        carried = carrying_masks(inputs, carry)
-        for before, after, number in (
-            (inputs.query_BCHW, carried.query_BCHW, View.QUERY),
-            (inputs.key_BCHW, carried.key_BCHW, View.KEY),
-            (inputs.negatives[View.KEY][1], carried.negatives[View.KEY][1], SECOND),
-            (inputs.negatives[View.QUERY][0], carried.negatives[View.QUERY][0], OF_QUERY),
-        ):
-            assert after.shape == (BATCH, 3 + channels, SIZE, SIZE)
-            assert torch.equal(after[:, :3], before)
-            if number == View.KEY:
-                assert not bool(after[:, 3:].any())
-            else:
-                assert torch.equal(after[:, 3:].bool(), inputs.masks[number])
+    settings = settings_of(fill)
+    views = views_of(settings, of_key=2, of_query=1, exchange=1.0)
+    inputs = built(dataset_of(shards, views)[0], views, settings)
+    carried = carrying_masks(inputs, views, carry)
+    assert list(carried.views) == ["query", "key", *NEGATIVES, "exchanged"]
+    for name, after in carried.views.items():
+        assert after.shape == (BATCH, 3 + channels, SIZE, SIZE)
+        assert torch.equal(after[:, :3], inputs.views[name])
+        if name in ("key", "exchanged"):
+            assert not bool(after[:, 3:].any())
+        else:
+            assert torch.equal(after[:, 3:].bool(), inputs.masks[name])
 
 
 def test_a_batch_moves_as_a_whole(shards: Path) -> None:
-    moved = to_device(batch_of(shards, MaskConfig()), torch.device("meta"))
-    assert moved.images_VBCHW.device.type == "meta"
-    assert moved.query_colours.kernel_BK.device.type == "meta"
+    moved = to_device(batch_of(shards), torch.device("meta"))
+    for crop in moved.crops.values():
+        assert crop.images_BCHW.device.type == "meta"
+        assert crop.colours.kernel_BK.device.type == "meta"
+    assert list(moved.masks) == ["query", *NEGATIVES]
     assert all(part.device.type == "meta" for draws in moved.masks.values() for part in draws)

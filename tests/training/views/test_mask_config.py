@@ -3,7 +3,6 @@
 import pytest
 
 from pipeline.core.errors import InputError
-from training.randomness.draws import View
 from training.views.mask_config import AttMaskConfig, MaskConfig
 from training.views.strategies import MASK_STRATEGIES
 
@@ -48,14 +47,7 @@ def test_attmask_out_of_range_names_the_field(change: dict[str, object], message
 def test_every_strategy_has_its_ratio_and_probability(strategy: str) -> None:
     config = MaskConfig(strategy=strategy)  # type: ignore[arg-type]
     by_order = strategy.startswith("attmask")
-    for view in (View.QUERY, View.KEY):
-        assert config.ratio(view) == ((0.1, 0.5) if by_order else (0.05, 0.25))
-    assert config.ratio(View.NEGATIVE) == (0.4, 0.7)
+    assert config.ratio == ((0.1, 0.5) if by_order else (0.05, 0.25))
+    assert config.negative_ratio == (0.4, 0.7)
     assert config.masked_share == (0.5 if by_order else 0.3 if strategy == "exchange" else 1.0)
     assert MaskConfig(strategy=strategy, probability=0.25).masked_share == 0.25  # type: ignore[arg-type]
-
-
-def test_a_branch_names_the_masked_views() -> None:
-    views = {"query": (View.QUERY,), "key": (View.KEY,), "both": (View.QUERY, View.KEY)}
-    for branch, masked in views.items():
-        assert MaskConfig(branch=branch).masked_views == masked  # type: ignore[arg-type]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.randomness.draws import View, negative_source, negative_view, sample_seeds
+from tests.training.views.made import QUERY_VIEW, settings_of
+from training.randomness.draws import sample_seeds, view_number
 from training.views.mask_draws import (
     MaskDraws,
-    box_side,
     draw_masks,
     is_channel_wise,
     is_focal,
@@ -20,7 +20,7 @@ VIEW_SIZE = 28
 def draws(
     batch: int,
     *,
-    view: int = View.QUERY,
+    view: int = QUERY_VIEW,
     ratio: tuple[float, float] = (0.05, 0.25),
     box_side: int = 25,
 ) -> MaskDraws:
@@ -42,17 +42,10 @@ def test_draws_are_in_range_and_differ_between_views() -> None:
     assert 0.05 <= float(query.ratio_B.min()) < 0.06
     assert 0.24 < float(query.ratio_B.max()) <= 0.25
     assert float(query.scores_BCN.max()) < 1.0
-    others = [View.KEY, *(negative_view(s, i) for s in (View.KEY, View.QUERY) for i in range(3))]
-    for other in others:
-        drawn = draws(500, view=other)
+    negatives = [f"negative-{source}-{i}" for source in ("key", "query") for i in range(3)]
+    for other in ("key", *negatives, "exchanged", "global-2"):
+        drawn = draws(500, view=view_number(other))
         assert not any(torch.equal(a, b) for a, b in zip(query, drawn, strict=True))
-
-
-def test_every_hard_negative_is_a_view_of_its_own() -> None:
-    numbers = {(s, i): negative_view(s, i) for s in (View.KEY, View.QUERY) for i in range(4)}
-    assert numbers[View.KEY, 0] == View.NEGATIVE
-    assert len({*numbers.values(), View.QUERY, View.KEY}) == 10
-    assert all(negative_source(number) == source for (source, _), number in numbers.items())
 
 
 def test_shapes_come_as_often_as_stated() -> None:
@@ -71,5 +64,13 @@ def test_scaled_side(side: int, view_size: int, expected: int) -> None:
 
 
 def test_the_box_of_a_hard_negative_is_smaller() -> None:
-    assert [box_side(view, 224) for view in (View.QUERY, View.KEY)] == [200, 200]
-    assert [box_side(negative_view(s, 1), 224) for s in (View.QUERY, View.KEY)] == [130, 130]
+    seeds, settings = sample_seeds(0, 0, np.arange(3)), settings_of(size=224, grid=7, branch="both")
+    views = (
+        settings.query(),
+        settings.key(),
+        *(settings.hard_negative(s, 1) for s in ("query", "key")),
+    )
+    for view, side in zip(views, (200, 200, 130, 130), strict=True):
+        assert view.masker is not None
+        box_B4 = view.masker.draw(seeds, view=view.name, cut=view.crop.cut).box_B4
+        assert bool((box_B4[:, 2:] - box_B4[:, :2] == side).all())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.core.errors import InputError
-from training.randomness.draws import View, sample_seeds
+from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
+from training.randomness.draws import sample_seeds
 from training.views.mask_draws import MaskDraws, draw_masks
 from training.views.masks import hard_negative_mask, masked_share, view_mask
 from training.views.strategies import MASK_STRATEGIES
@@ -21,7 +22,7 @@ def draws(
     batch: int,
     *,
     seed: int = 0,
-    view: View = View.QUERY,
+    view: int = QUERY_VIEW,
     ratio: tuple[float, float] = (0.05, 0.25),
     box_side: int = BOX,
 ) -> MaskDraws:
@@ -99,7 +100,7 @@ def test_balanced_is_the_slow_reference(share: float) -> None:
 def test_a_hard_negative_loses_foreground_only(seed: int, patches: int, high_pass: bool) -> None:
     order = torch.randperm(49, generator=torch.Generator().manual_seed(seed))
     foreground = (order < patches).view(1, GRID, GRID)
-    drawn = shaped(draws(1, seed=seed, view=View.NEGATIVE, ratio=(0.4, 0.7)), 0.9)
+    drawn = shaped(draws(1, seed=seed, view=NEGATIVE_VIEW, ratio=(0.4, 0.7)), 0.9)
     mask = hard_negative_mask(foreground, drawn, view_size=VIEW_SIZE, high_pass=high_pass)
     chosen = patches_of(mask)
     assert not bool((chosen & ~foreground[:, None]).any())

@@ -8,15 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.saliency.foreground import foreground
-from training.randomness.draws import (
-    Stream,
-    View,
-    negative_view,
-    sample_seeds,
-    torch_seeds,
-)
+from training.randomness.draws import Stream, sample_seeds, torch_seeds, view_number
 from training.randomness.noise import gaussian_noise
-from training.views.mask_draws import MaskDraws, box_side, draw_masks
+from training.views.mask_draws import MaskDraws, draw_masks
 from training.views.patches import Counting, masked_counts
 from training.views.released import released_foreground, shared_noise
 
@@ -96,24 +90,29 @@ def test_a_stratum_of_one_is_never_masked(inside: int) -> None:
     assert int(paper[0 if inside == 1 else 1]) == 1
 
 
-def draws(batch: int, view: int) -> tuple[Tensor, MaskDraws]:
+def draws(batch: int, view: str, side: int) -> tuple[Tensor, MaskDraws]:
     seeds = sample_seeds(5, 0, np.arange(batch))
+    number, ratio = view_number(view), (0.1, 0.5)
     drawn = draw_masks(
-        seeds,
-        view=view,
-        ratio=(0.1, 0.5),
-        grid=GRID,
-        view_size=VIEW_SIZE,
-        box_side=box_side(view, VIEW_SIZE),
+        seeds, view=number, ratio=ratio, grid=GRID, view_size=VIEW_SIZE, box_side=side
     )
     return torch_seeds(seeds), drawn
 
 
-@pytest.mark.parametrize("view", [View.QUERY, View.NEGATIVE, negative_view(View.QUERY, 0)])
-def test_noise_is_shared_as_described(view: int) -> None:
-    batch, side = 24, box_side(view, VIEW_SIZE)
-    seeds, drawn = draws(batch, view)
-    noise = shared_noise(seeds, drawn, view=view, view_size=VIEW_SIZE, grid=GRID)
+def noise_of(seeds: Tensor, drawn: MaskDraws, name: str) -> Tensor:
+    hides = name != "query"
+    size = {"view_size": VIEW_SIZE, "grid": GRID}
+    return shared_noise(seeds, drawn, view=name, hides_object=hides, **size)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("query", 50), ("negative-key-0", 32), ("negative-query-0", 32)]
+)
+def test_noise_is_shared_as_described(name: str, side: int) -> None:
+    """The sides of the focal boxes are 200 and 130 px of 224, here of 56."""
+    batch, view = 24, view_number(name)
+    seeds, drawn = draws(batch, name, side)
+    noise = noise_of(seeds, drawn, name)
     assert noise.shape == (batch, 3, VIEW_SIZE, VIEW_SIZE)
     tiles = {
         stream: gaussian_noise(seeds[:1], view, (3, size, size), stream=stream)[0]
@@ -129,7 +128,7 @@ def test_noise_is_shared_as_described(view: int) -> None:
         if shape < 0.2:
             shapes.add("focal")
             top, left, bottom, right = drawn.box_B4[image].tolist()
-            if view >= View.NEGATIVE:
+            if name != "query":
                 inside = noise[image, :, top:bottom, left:right]
                 assert torch.equal(inside, tiles[Stream.FOCAL_TILE])
             else:
@@ -146,15 +145,11 @@ def test_noise_is_shared_as_described(view: int) -> None:
 
 
 def test_shared_noise_follows_the_first_image_and_the_view() -> None:
-    seeds, drawn = draws(8, View.NEGATIVE)
-
-    def noise(seeds: Tensor, view: int) -> Tensor:
-        return shared_noise(seeds, drawn, view=view, view_size=VIEW_SIZE, grid=GRID)
-
-    base = noise(seeds, View.NEGATIVE)
+    seeds, drawn = draws(8, "negative-key-0", 32)
+    base = noise_of(seeds, drawn, "negative-key-0")
     others = seeds.clone()
     others[1:] += 1
-    assert torch.equal(noise(others, View.NEGATIVE), base)
+    assert torch.equal(noise_of(others, drawn, "negative-key-0"), base)
     others[0] += 1
-    assert not torch.equal(noise(others, View.NEGATIVE), base)
-    assert not torch.equal(noise(seeds, negative_view(View.KEY, 1)), base)
+    assert not torch.equal(noise_of(others, drawn, "negative-key-0"), base)
+    assert not torch.equal(noise_of(seeds, drawn, "negative-key-1"), base)

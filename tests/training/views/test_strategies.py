@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.randomness.draws import View, sample_seeds
+from tests.training.views.made import QUERY_VIEW
+from training.randomness.draws import sample_seeds
 from training.views.mask_draws import draw_masks
 from training.views.patches import Counting
 from training.views.strategies import GridView, attmask_high, attmask_hint, attmask_low, nothing
@@ -19,7 +20,7 @@ def view_of(saliency_BN: Tensor, ratio: float, *, seed: int = 0, show: float = 0
     batch, patches = saliency_BN.shape
     drawn = draw_masks(
         sample_seeds(seed, 0, np.arange(batch)),
-        view=View.QUERY,
+        view=QUERY_VIEW,
         ratio=(ratio, ratio),
         grid=round(patches**0.5),
         view_size=224,

@@ -1,0 +1,106 @@
+"""What methods declare: which views, from which crops, how masked and filled."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.training.views.made import settings_of, views_of
+from training.methods.byol import BYOLConfig
+from training.methods.hard_negatives import HardNegativeConfig
+from training.methods.interface import MethodConfig
+from training.methods.moco import MoCoConfig
+from training.methods.registry import METHODS
+from training.methods.simclr import SimCLRConfig
+from training.views.crops import ViewConfig
+from training.views.exchange import BackgroundMasker, BackgroundSwap
+from training.views.fills import FILLS
+from training.views.maskers import HideObject, StrategyMasker
+from training.views.spec import Crop, ViewSpec, crops_of
+
+
+def declared(config: MethodConfig, **masks: Any) -> dict[str, ViewSpec]:  # noqa: ANN401
+    settings = settings_of("blur", **masks)
+    return {view.name: view for view in METHODS[config.name].views(config, settings)}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("head", ["off", "hard", "exchange", "both"])
+@pytest.mark.parametrize(
+    ("config", "sources"), [(MoCoConfig(), ["key"]), (SimCLRConfig(), ["key", "query"])]
+)
+def test_methods_with_hard_negatives(
+    config: HardNegativeConfig, sources: list[str], head: str, count: int
+) -> None:
+    changes = {"object_head": head, "hard_negatives": count, "object_exchange_probability": 0.4}
+    views = declared(replace(config, **changes))  # type: ignore[arg-type]
+    negatives = {
+        f"negative-{source}-{index}": source
+        for source in sources
+        for index in range(0 if head == "exchange" else count)
+    }
+    copies = ["exchanged"] if head in ("exchange", "both") else []
+    assert list(views) == ["query", "key", *negatives, *copies]
+    settings = settings_of("blur")
+    for name, source in negatives.items():
+        masker = HideObject(settings.masks, high_pass=False)
+        crop = Crop(name=source, cut=settings.cut)
+        assert views[name] == ViewSpec(name=name, crop=crop, masker=masker, fill=FILLS["blur"])
+        assert (views[name].group, views[name].needs_next, views[name].is_filled) == (
+            "negative",
+            False,
+            True,
+        )
+    if copies:
+        copy = views["exchanged"]
+        assert (copy.crop, copy.fill) == (views["query"].crop, BackgroundSwap())
+        assert copy.masker == BackgroundMasker(0.4)
+        assert (copy.group, copy.needs_next, copy.is_filled) == ("exchanged", True, False)
+    assert [crop.name for crop in crops_of(tuple(views.values()))] == ["query", "key"]
+
+
+@pytest.mark.parametrize("config", [MoCoConfig(hard_negatives=0), SimCLRConfig(), BYOLConfig()])
+@pytest.mark.parametrize("branch", ["query", "key", "both"])
+def test_the_branch_says_which_views_the_strategy_masks(config: MethodConfig, branch: str) -> None:
+    views = declared(config, branch=branch)
+    if isinstance(config, BYOLConfig):
+        assert list(views) == ["query", "key"]
+    for name in ("query", "key"):
+        view = views[name]
+        masked = branch in (name, "both")
+        assert (view.crop.name, view.group, view.fill) == (name, name, FILLS["blur"])
+        assert isinstance(view.masker, StrategyMasker) == masked == view.is_filled
+        assert (view.masker is None) != masked
+
+
+@pytest.mark.parametrize("strategy", ["none", "balanced", "shuffled", "exchange"])
+@pytest.mark.parametrize("exchange", ["swap", "grey"])
+def test_what_a_strategy_asks_for(strategy: str, exchange: str) -> None:
+    query, _, negative = views_of(settings_of("blur", strategy=strategy, exchange=exchange))
+    swaps = (strategy, exchange) == ("exchange", "swap")
+    assert query.needs_next == swaps
+    assert query.is_filled == (strategy != "none" and not swaps)
+    grey = FILLS["mean"] if strategy == "exchange" else FILLS["blur"]
+    assert query.fill == (BackgroundSwap() if swaps else grey)
+    assert negative.fill == FILLS["blur"]
+    for view in (query, negative):
+        assert view.masker is not None
+        assert view.masker.steered_by_next == (strategy == "shuffled")
+    assert query.masker is not None
+    assert query.masker.noise_std == 0.18
+    assert negative.masker is not None
+    assert negative.masker.noise_std == 0.14
+
+
+def test_crops_are_named_once_in_order() -> None:
+    settings = settings_of()
+    small = Crop(name="small", cut=ViewConfig(size=16, grid=2))
+    views = (
+        settings.key(),
+        ViewSpec(name="small-0", crop=small, fill=settings.fill),
+        settings.hard_negative("query", 0),
+        ViewSpec(name="small-1", crop=small, fill=settings.fill),
+        settings.query(),
+    )
+    assert crops_of(views) == (settings.crop("key"), small, settings.crop("query"))
+    assert [view.group for view in views] == ["key", "small", "negative", "small", "query"]
