@@ -14,8 +14,8 @@ from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
 from training.core.fields import new_name, with_fields
-from training.methods.interface import MethodConfig
 from training.methods.registry import METHODS
+from training.methods.settings import MethodConfig
 
 DEFAULT_RECIPE = "simclr_small"
 RECIPE_HELP = (

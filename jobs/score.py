@@ -53,7 +53,7 @@ def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
     from pipeline.saliency.on_view import on_view
     from training.evaluate.fidelity import measure_fidelity
     from training.evaluate.labelled import StoredImages
-    from training.views.crops import ViewConfig
+    from training.views.settings import ViewConfig
 
     described = load_dataset_info(shards).saliency
     try:

@@ -9,12 +9,12 @@ from training.config.pretrain import PretrainConfig
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.core.context import LocalContext
-from training.encoders.encoder import EncoderConfig
+from training.encoders.settings import EncoderConfig
 from training.engine.local import launch
 from training.engine.loop import RunResult
-from training.methods.moco import MoCoConfig
+from training.methods.moco.settings import MoCoConfig
 from training.record.metrics import TIMINGS, read_metrics
-from training.views.crops import ViewConfig
+from training.views.settings import ViewConfig
 
 EVALUATED = {
     "knn",

@@ -24,7 +24,8 @@ from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
 from tests.training.views.made import KEY_VIEW, QUERY_VIEW, built, dataset_of, settings_of, views_of
 from training.data.stream import BatchDataset
 from training.randomness.draws import sample_seeds
-from training.views.crops import ViewConfig, cut_views, draw_crops
+from training.views.crops import cut_views, draw_crops
+from training.views.settings import ViewConfig
 
 VIEW_SIZE, GRID = 224, 7
 Arm = Callable[[int], object]

@@ -17,10 +17,12 @@ from torchvision.models import resnet50
 from pipeline.saliency.foreground import foreground
 from tests.training.views.made import built, settings_of, views_of
 from training.config.settings import OptimConfig
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.core.schedules import Moment
+from training.encoders.encoder import build_backbone
+from training.encoders.settings import EncoderConfig
 from training.engine.optim import build_optimiser
-from training.methods.interface import Moment
-from training.methods.moco import MoCoConfig, MoCoV2
+from training.methods.moco.method import MoCoV2
+from training.methods.moco.settings import MoCoConfig
 from training.views.fills import UnmaskedView, filled, mean_values
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, to_device

@@ -28,7 +28,7 @@ from tests.benchmarks.fidelity import (
     pool_stored,
 )
 from training.evaluate.fidelity import cut
-from training.views.crops import ViewConfig
+from training.views.settings import ViewConfig
 
 NUM_IMAGES = int(os.environ.get("SALMASK_FIDELITY_IMAGES", "200"))
 NUM_CROPS = 4

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.images.preprocessing import Preprocess, Preprocessing
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.extract import ExtractConfig, features_of
 from training.evaluate.folders import FolderImages
 from training.evaluate.labelled import LabelledImages

@@ -22,8 +22,8 @@ from tests.goldens.measure import FOLDER, make_shards, versions
 from tests.runs import StopsAfter, run, small_run
 from training.config.pretrain import PretrainConfig
 from training.config.settings import KnnConfig, OptimConfig
-from training.encoders.encoder import EncoderConfig
-from training.methods.moco import MoCoConfig
+from training.encoders.settings import EncoderConfig
+from training.methods.moco.settings import MoCoConfig
 from training.record.metrics import read_metrics
 
 EARLIER = FOLDER / "earlier"

@@ -22,7 +22,7 @@ from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES
 from training.core.schedules import cosine_lr
 from training.engine import loop
-from training.methods.interface import MethodConfig
+from training.methods.settings import MethodConfig
 from training.randomness.draws import view_number
 from training.record.metrics import read_metrics
 from training.record.run_record import SEEN

@@ -17,8 +17,9 @@ from pipeline.backbone.info import BackboneInfo
 from pipeline.shardset.manifest import DatasetInfo
 from tests.job_here import Done, job_here
 from tests.training.evaluate.detection.cases import drawn, write_voc
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("disc", "stripes")

@@ -8,8 +8,9 @@ import torch
 from jobs.export import run
 from pipeline.backbone.folder import load_backbone
 from tests.job_here import Done, job_here
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from jobs.pretrain_options import read_command_line
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
-from training.methods.hard_negatives import HardNegativeConfig
+from training.methods.settings import HardNegativeConfig
 from training.sweep.space import Interval, Values
 
 ROOT = Path(__file__).resolve().parents[2]

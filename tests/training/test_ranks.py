@@ -12,7 +12,7 @@ from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import KnnConfig, OptimConfig
 from training.core.context import LocalContext
-from training.methods.moco import MoCoConfig
+from training.methods.moco.settings import MoCoConfig
 
 STEPS = 10  # two epochs of five
 

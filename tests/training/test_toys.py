@@ -17,24 +17,18 @@ from tests.shard_sets import write_shard_set
 from training.config.derived import stream_config
 from training.config.settings import KnnConfig
 from training.core.distributed import average_buffers
+from training.core.schedules import Moment
 from training.data.stream import BatchDataset
 from training.encoders.encoder import Backbone
-from training.methods.interface import (
-    Method,
-    MethodConfig,
-    Moment,
-    PlainEmbedder,
-    ProjectedBackbone,
-    StepResult,
-)
+from training.methods.interface import Method, PlainEmbedder, ProjectedBackbone, StepResult
 from training.methods.registry import METHODS
+from training.methods.settings import MethodConfig
 from training.randomness.draws import Stream, uniforms, view_number
 from training.record.contact_sheet import FIRST_COLUMNS, GAP, HEADER, TILE, displayed
-from training.views.crops import ViewConfig
 from training.views.fills import FILLS
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.mask_config import MaskConfig
 from training.views.maskers import MASKERS, Masker, Sight
+from training.views.settings import MaskConfig, ViewConfig
 from training.views.spec import Crop, ViewSettings, ViewSpec
 from training.views.strategies import MASK_STRATEGIES, nothing
 

@@ -3,7 +3,7 @@
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.data.stream import StreamConfig
-from training.methods.registry import METHODS
+from training.methods.registry import find_method
 from training.views.fills import fill_named
 from training.views.spec import LOCAL, ViewSettings, ViewSpec
 
@@ -19,7 +19,7 @@ def declared_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
     Raises:
         InputError: local crops are asked for, and the method takes none.
     """
-    views = METHODS[config.method.name].views(config.method, view_settings(config))
+    views = find_method(config.method.name).views(config.method, view_settings(config))
     if config.views.local and not any(view.group == LOCAL for view in views):
         raise InputError(
             f"views.local {config.views.local}: method {config.method.name} takes no local crops"

@@ -17,14 +17,11 @@ from training.config.settings import (
     OptimConfig,
     TrackConfig,
 )
-from training.data.damage import OnDamaged
-from training.encoders.encoder import EncoderConfig
-from training.methods.interface import MethodConfig
-from training.methods.moco import MoCoConfig
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
-from training.views.fills import fill_named
-from training.views.mask_config import MaskConfig
+from training.data.settings import OnDamaged
+from training.encoders.settings import EncoderConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import MethodConfig
+from training.views.settings import AugmentConfig, MaskConfig, ViewConfig, check_fill
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +90,8 @@ class PretrainConfig:
             raise InputError(f"seed {self.seed} must be 0 or more")
         if not 0.0 < self.data_fraction <= 1.0:
             raise InputError(f"data_fraction {self.data_fraction} must be in (0, 1]")
-        fill_named(self.fill)  # an unknown name is refused here already
-        if self.masks.strategy == "exchange" and fill_named(self.fill).high_pass:
+        check_fill(self.fill)
+        if self.masks.strategy == "exchange" and self.fill == "high_pass":
             raise InputError(
                 "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
                 "other shapes: choose --fill mean or blur"

@@ -9,15 +9,12 @@ from pipeline.core.errors import InputError
 from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.config.settings import KnnConfig, OptimConfig
-from training.encoders.encoder import EncoderConfig
-from training.methods.byol import BYOLConfig
-from training.methods.hard_negatives import HardNegativeConfig
-from training.methods.interface import MethodConfig
-from training.methods.moco import MoCoConfig
-from training.methods.simclr import SimCLRConfig
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
-from training.views.mask_config import MaskConfig
+from training.encoders.settings import EncoderConfig
+from training.methods.byol.settings import BYOLConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import HardNegativeConfig, MethodConfig
+from training.methods.simclr.settings import SimCLRConfig
+from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
 
 Recipe = Callable[[Location, Path], PretrainConfig]
 

@@ -1,6 +1,7 @@
 """Values that change with the step: the learning rate and the weight of the hard negatives."""
 
 import math
+from dataclasses import dataclass
 
 
 def linear_warmup(step: int, *, value: float, warmup_steps: int) -> float:
@@ -43,3 +44,24 @@ def cosine_lr(
         return base_lr * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return final_lr + (base_lr - final_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a run a step is.
+
+    Attributes:
+        step: global step, from 0.
+        steps_per_epoch: global steps of an epoch.
+        total_steps: global steps of the run.
+    """
+
+    step: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+def half_cosine(moment: Moment, first: float, last: float) -> float:
+    """From `first` at the first step to `last` at the end of a run, along half a cosine."""
+    rise = (math.cos(math.pi * moment.step / moment.total_steps) + 1) / 2
+    return last - (last - first) * rise

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from training.randomness.draws import view_number
-from training.views.colours import AugmentConfig, draw_colours
-from training.views.crops import ViewConfig, cut_crops, pool_saliency
+from training.views.colours import draw_colours
+from training.views.crops import cut_crops, pool_saliency
 from training.views.host_batch import CropBatch
+from training.views.settings import AugmentConfig, ViewConfig
 from training.views.spec import Crop
 
 

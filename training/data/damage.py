@@ -11,12 +11,12 @@ image, harmless among thousands); SimCLR, whose negatives are the batch itself, 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pipeline.core.errors import DamagedSampleError, InputError
+from training.data.settings import OnDamaged
 from training.views.host_batch import Damage
 
-OnDamaged = Literal["raise", "skip"]
 DAMAGED_FILE = "damaged.jsonl"
 
 Item = TypeVar("Item")

@@ -24,13 +24,14 @@ from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
 from training.data.crop_batches import crop_batches
-from training.data.damage import OnDamaged, read_places
+from training.data.damage import read_places
 from training.data.order import EpochOrder
+from training.data.settings import OnDamaged
 from training.data.subset import Subset
 from training.randomness.draws import sample_seeds, torch_seeds
-from training.views.colours import AugmentConfig
 from training.views.exchange import BackgroundSwap
 from training.views.host_batch import Damage, HostBatch
+from training.views.settings import AugmentConfig
 from training.views.spec import Crop, ViewSpec, crops_of
 
 WINDOWS_AHEAD = 2

@@ -24,7 +24,7 @@ from training.evaluate.predictions import read_predictions, write_predictions
 from training.evaluate.results import append_results, read_results
 from training.evaluate.run import evaluate
 from training.evaluate.subject import UNTRAINED
-from training.methods.hard_negatives import HardNegativeConfig
+from training.methods.settings import HardNegativeConfig
 
 RECIPES = {"baseline": "demo_baseline", "method": "demo"}
 """Row -> recipe."""

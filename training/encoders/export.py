@@ -9,7 +9,8 @@ from torch import nn
 from pipeline.backbone.folder import write_backbone
 from pipeline.backbone.info import BackboneInfo
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
-from training.encoders.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
+from training.encoders.encoder import Backbone, build_backbone, plain_state_dict
+from training.encoders.settings import EncoderConfig
 from training.encoders.stem import has_small_stem
 
 

@@ -16,7 +16,8 @@ from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from training.core.checkpoint import STATE_FILE, CheckpointStore, load_state, read_config
 from training.core.fields import dotted
-from training.encoders.encoder import EncoderConfig, build_backbone, plain_state_dict
+from training.encoders.encoder import build_backbone, plain_state_dict
+from training.encoders.settings import EncoderConfig
 
 EncoderName = Literal["query", "momentum"]
 MOMENTUM_PREFIXES = ("key_encoder.backbone.", "target.backbone.")

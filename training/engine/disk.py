@@ -12,7 +12,7 @@ from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.encoders.encoder import build_backbone
-from training.methods.registry import METHODS
+from training.methods.registry import find_method
 
 STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}
 """Numbers that an optimiser keeps for each one it trains."""
@@ -35,7 +35,7 @@ def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
     """What a checkpoint of the run takes; builds the networks without their memory."""
     encoder = dataclasses.replace(config.encoder, init=None, compile=False)
     with torch.device("meta"):
-        method = METHODS[config.method.name](
+        method = find_method(config.method.name)(
             config.method,
             build_backbone(encoder),
             batch_size=config.batch_size,

@@ -15,7 +15,7 @@ from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore, load_state
 from training.core.context import TrainContext
 from training.core.distributed import agree, balanced_weights, data_parallel, rank, world_size
-from training.core.schedules import cosine_lr
+from training.core.schedules import Moment, cosine_lr
 from training.core.threads import update_threads
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
@@ -25,8 +25,7 @@ from training.engine.device import autocast_dtype, num_loader_workers
 from training.engine.export import export_run
 from training.engine.optim import build_optimiser
 from training.evaluate.checks import run_checks
-from training.methods.interface import Moment
-from training.methods.registry import METHODS
+from training.methods.registry import find_method
 from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import write_contact_sheet
 from training.record.run_record import RunRecord
@@ -94,7 +93,7 @@ class Trainer:
             keep_freed_memory()
         torch.manual_seed(config.seed)
         backbone = build_backbone(config.encoder)
-        self.method = METHODS[config.method.name](
+        self.method = find_method(config.method.name)(
             config.method, backbone, batch_size=config.batch_size, seed=config.seed
         )
         self.method.to(self.device)

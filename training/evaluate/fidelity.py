@@ -20,8 +20,9 @@ from pipeline.saliency.foreground import Rule, foreground
 from training.evaluate.calibrate import hashed_subset
 from training.evaluate.labelled import StoredImages
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
-from training.views.colours import AugmentConfig, augment_colours, draw_colours
-from training.views.crops import Crops, ViewConfig, cut_crops, pool_saliency
+from training.views.colours import augment_colours, draw_colours
+from training.views.crops import Crops, cut_crops, pool_saliency
+from training.views.settings import AugmentConfig, ViewConfig
 
 Image = NDArray[np.uint8]
 Grids = NDArray[np.bool_]

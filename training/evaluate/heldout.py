@@ -18,15 +18,13 @@ from pipeline.shardset.shared_images import HashedShards, counted, shared_images
 from pipeline.storage.storage import Location
 from training.config.settings import HeldoutConfig
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.data.damage import OnDamaged
+from training.data.settings import OnDamaged
 from training.data.stream import BatchDataset, StreamConfig
 from training.methods.losses import info_nce
 from training.randomness.draws import KEY, QUERY
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
 from training.views.fills import Fill
 from training.views.inputs import build_inputs, carrying_masks, to_device
-from training.views.mask_config import MaskConfig
+from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
 from training.views.spec import ViewSettings
 
 HELDOUT_SEED = 0x48454C44

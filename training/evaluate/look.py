@@ -18,8 +18,9 @@ from training.evaluate.features import evaluation_view
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.subject import Subject
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
-from training.views.colours import AugmentConfig, augment_colours, draw_colours
-from training.views.crops import Crops, ViewConfig, cut_crops, pool_saliency
+from training.views.colours import augment_colours, draw_colours
+from training.views.crops import Crops, cut_crops, pool_saliency
+from training.views.settings import AugmentConfig, ViewConfig
 
 
 class Views(NamedTuple):

@@ -15,7 +15,8 @@ from training.core.distributed import rank, world_size
 from training.evaluate.extract import view_batches
 from training.evaluate.labelled import LabelledImages
 from training.randomness.draws import QUERY, sample_seeds
-from training.views.crops import ViewConfig, cut_crops
+from training.views.crops import cut_crops
+from training.views.settings import ViewConfig
 
 ORDER_DOMAIN = 0x50524F42
 """Keeps the order's hashes apart from those of the crops."""

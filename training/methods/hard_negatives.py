@@ -1,171 +1,79 @@
-"""What contrastive methods with own hard negatives share: their settings and their weights.
+"""What contrastive methods with own hard negatives share: views, losses and figures.
 
 Shapes: B this rank's batch, N hard negatives per image, D embedding.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.core.errors import InputError
 from training.core.distributed import gather_rows, rank, world_size
-from training.core.schedules import linear_warmup
-from training.methods.interface import MethodConfig, Moment
 from training.methods.losses import Weigh, prime_log_weights
+from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import QUERY
 from training.views.spec import LOCAL, ViewSettings, ViewSpec
 
-PAPER_NEGATIVES = 65536
-"""Keys in the paper's queue."""
-OBJECT_HEADS = ("off", "hard", "exchange", "both")
+
+def declared(
+    config: HardNegativeConfig, sources: Sequence[str], settings: ViewSettings
+) -> tuple[ViewSpec, ...]:
+    """All views: query, key, hard negatives cut from some crops, and the further positives."""
+    cut = [
+        settings.hard_negative(source, number)
+        for source in sources
+        for number in range(config.num_hard_negatives)
+    ]
+    copies = () if config.exchange is None else (settings.exchanged(config.exchange),)
+    more = [settings.query(f"{QUERY}-{index}") for index in range(1, config.queries)]
+    return (settings.query(), settings.key(), *cut, *copies, *more, *settings.local_crops())
 
 
-@dataclass(frozen=True, kw_only=True)
-class HardNegativeConfig(MethodConfig):
-    """Settings of a contrastive loss with the image's own hard negatives.
+def plain_loss(
+    config: HardNegativeConfig,
+    query: Tensor,
+    more_queries: Sequence[Tensor],
+    local: Sequence[Tensor],
+) -> Tensor:
+    """The loss of the first head: queries and local crops (arXiv 2210.02808, section 3.2).
 
-    Attributes:
-        temperature: of the softmax over similarities, above 0.
-        hard_negatives: own hard negatives per image, 0 or more: several masks of the same view.
-        rho: weight of the similarity to a hard negative, 0 or more.
-        rho_warmup_epochs: epochs over which rho rises linearly from 0, 0 or more.
-        prime_weights: weigh the hard negatives by the rank of their similarity.
-        prime_power: exponent of these weights, 0 or more: 0 makes all alike.
-        prime_bias: weight of the easiest one before the exponent, in [0, 1].
-        hard_mass: number of other negatives that rho is meant for, above 0: where there are n,
-            log(n / this) is added to the hard negatives' logits, so that they hold the same share
-            of the denominator; paper: 65536; none: nothing is added.
-        queries: masked queries of every image, each with a crop of its own, 1 or more. The plain
-            loss is their mean; hard negatives and the object head belong to the first.
-        local_weight: weight of the local crops' loss (--views.local), in [0, 1]; that of the
-            queries' plain loss is 1 - this.
-        object_head: a second projection head on the same backbone, whose loss takes what is about
-            the object, while the first one's is plain: off; hard: it takes the hard negatives;
-            exchange: its query is a further copy, on another image's background; both.
-        object_weight: weight of the object head's loss, in [0, 1]; the plain one's is 1 - this.
-        object_rho: rho in the object head, 0 or more.
-        object_exchange_probability: share of the queries whose copy stands on another background,
-            in [0, 1].
+    Args:
+        config: the weights.
+        query: loss of the first query.
+        more_queries: those of the others.
+        local: those of the local crops.
     """
+    of_queries = torch.stack([query, *more_queries]).mean() if more_queries else query
+    if not local:
+        return of_queries
+    of_crops = torch.stack([*local]).mean()
+    return (1 - config.local_weight) * of_queries + config.local_weight * of_crops
 
-    temperature: float = 0.2
-    hard_negatives: int = 1
-    rho: float = 2.0
-    rho_warmup_epochs: float = 0.0
-    prime_weights: bool = False
-    prime_power: float = 0.5
-    prime_bias: float = 0.0
-    hard_mass: float | Literal["paper"] | None = None
-    queries: int = 1
-    local_weight: float = 0.6
-    object_head: Literal["off", "hard", "exchange", "both"] = "off"
-    object_weight: float = 0.5
-    object_rho: float = 3.0
-    object_exchange_probability: float = 0.6
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.temperature > 0, "temperature", "must be above 0")
-        self.check(self.hard_negatives >= 0, "hard_negatives", "must not be negative")
-        self.check(self.rho >= 0, "rho", "must not be negative")
-        self.check(self.rho_warmup_epochs >= 0, "rho_warmup_epochs", "must not be negative")
-        self.check(self.prime_power >= 0, "prime_power", "must not be negative")
-        self.check(0 <= self.prime_bias <= 1, "prime_bias", "must be in [0, 1]")
-        mass = self.hard_mass
-        self.check(mass in (None, "paper") or float(mass) > 0, "hard_mass", "must be above 0")
-        self.check(
-            self.object_head in OBJECT_HEADS,
-            "object_head",
-            f"is unknown: choose from {', '.join(OBJECT_HEADS)}",
-        )
-        self.check(self.queries >= 1, "queries", "must be 1 or more")
-        for name in ("object_weight", "object_exchange_probability", "local_weight"):
-            self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
-        self.check(self.object_rho >= 0, "object_rho", "must not be negative")
+def mixed_loss(config: HardNegativeConfig, plain: Tensor, of_object: Tensor | None) -> Tensor:
+    """The loss of both heads; None: there is no object head."""
+    if of_object is None:
+        return plain
+    return (1 - config.object_weight) * plain + config.object_weight * of_object
 
-    @property
-    def has_object_head(self) -> bool:
-        """Whether there is a second projection head."""
-        return self.object_head != "off"
 
-    @property
-    def exchange(self) -> float | None:
-        """Share of the queries that get a further copy on another background; None: no copies."""
-        exchanges = self.object_head in ("exchange", "both")
-        return self.object_exchange_probability if exchanges else None
+def weigh_for(config: HardNegativeConfig) -> Weigh | None:
+    """The weights of hard negatives for the loss; None: all alike."""
+    if not config.prime_weights:
+        return None
 
-    @property
-    def num_hard_negatives(self) -> int:
-        """Hard negatives that are cut from each source."""
-        return 0 if self.object_head == "exchange" else self.hard_negatives
-
-    def hard_negatives_of(self, source: str, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """The hard negatives that are cut from a crop."""
-        numbers = range(self.num_hard_negatives)
-        return tuple(settings.hard_negative(source, number) for number in numbers)
-
-    def views(self, sources: Sequence[str], settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """All views: query, key, hard negatives cut from some crops, and the further positives."""
-        cut = [view for source in sources for view in self.hard_negatives_of(source, settings)]
-        copies = () if self.exchange is None else (settings.exchanged(self.exchange),)
-        more = [settings.query(f"{QUERY}-{index}") for index in range(1, self.queries)]
-        return (settings.query(), settings.key(), *cut, *copies, *more, *settings.local_crops())
-
-    def rho_at(self, moment: Moment) -> float:
-        """The weight of the hard negatives at a step."""
-        return linear_warmup(
-            moment.step,
-            value=self.object_rho if self.has_object_head else self.rho,
-            warmup_steps=round(self.rho_warmup_epochs * moment.steps_per_epoch),
-        )
-
-    def log_mass(self, num_negatives: int) -> float:
-        """What is added to the logits of hard negatives beside so many other negatives."""
-        if self.hard_mass is None:
-            return 0.0
-        meant = PAPER_NEGATIVES if self.hard_mass == "paper" else float(self.hard_mass)
-        return math.log(num_negatives / meant)
-
-    def plain_loss(
-        self, query: Tensor, more_queries: Sequence[Tensor], local: Sequence[Tensor]
-    ) -> Tensor:
-        """The loss of the first head: queries and local crops (arXiv 2210.02808, section 3.2).
-
-        Args:
-            query: loss of the first query.
-            more_queries: those of the others.
-            local: those of the local crops.
-        """
-        of_queries = torch.stack([query, *more_queries]).mean() if more_queries else query
-        if not local:
-            return of_queries
-        return (1 - self.local_weight) * of_queries + self.local_weight * torch.stack(
-            [*local]
-        ).mean()
-
-    def mixed(self, plain: Tensor, of_object: Tensor | None) -> Tensor:
-        """The loss of both heads; None: there is no object head."""
-        if of_object is None:
-            return plain
-        return (1 - self.object_weight) * plain + self.object_weight * of_object
-
-    def weigh(self) -> Weigh | None:
-        """The weights of hard negatives for the loss; None: all alike."""
-        return self._prime_weights if self.prime_weights else None
-
-    def _prime_weights(self, similarity_BN: Tensor, scale: float | Tensor) -> Tensor:
+    def weigh(similarity_BN: Tensor, scale: float | Tensor) -> Tensor:
         """Ranks over the global batch, so that the number of ranks makes no difference."""
         weights = prime_log_weights(
             gather_rows(similarity_BN.detach()),
             scale=scale,
-            power=self.prime_power,
-            bias=self.prime_bias,
+            power=config.prime_power,
+            bias=config.prime_bias,
         )
         return weights.chunk(world_size())[rank()]
+
+    return weigh
 
 
 def negatives_of(source: str, views: Mapping[str, Tensor]) -> list[Tensor]:

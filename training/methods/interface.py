@@ -4,20 +4,18 @@ The loop knows nothing else of a method. A new one: a file beside this one with 
 `MethodConfig` that has a `name` and one of `Method`, and a line in the registry.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.errors import InputError
-from training.core.fields import Chosen
+from training.core.schedules import Moment
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
+from training.methods.settings import MethodConfig
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec
 
@@ -34,86 +32,6 @@ class StepResult(NamedTuple):
     loss: Tensor
     metrics: dict[str, Tensor]
     settings: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where in a run a step is.
-
-    Attributes:
-        step: global step, from 0.
-        steps_per_epoch: global steps of an epoch.
-        total_steps: global steps of the run.
-    """
-
-    step: int
-    steps_per_epoch: int
-    total_steps: int
-
-
-def half_cosine(moment: Moment, first: float, last: float) -> float:
-    """From `first` at the first step to `last` at the end of a run, along half a cosine."""
-    rise = (math.cos(math.pi * moment.step / moment.total_steps) + 1) / 2
-    return last - (last - first) * rise
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodConfig(Chosen):
-    """Settings that every method has; a method's own class has its ``name``.
-
-    Attributes:
-        embedding_dim: D, length of the embeddings that are compared, 1 or more.
-        head_layers: linear layers of the projection head, a ReLU between two, 1 or more.
-        head_width: width of its inner layers, 1 or more; none: that of the features.
-        head_batch_norm: whether batch norm stands behind its inner layers.
-        batch_norm_group: samples that share batch statistics, 2 or more, divides each worker's
-            batch; none: a worker's whole batch (then the statistics depend on the number of
-            workers).
-    """
-
-    embedding_dim: int = 128
-    head_layers: int = 2
-    head_width: int | None = None
-    head_batch_norm: bool = False
-    batch_norm_group: int | None = 32
-
-    def __post_init__(self) -> None:
-        self.check(self.embedding_dim >= 1, "embedding_dim", "must be 1 or more")
-        self.check(self.head_layers >= 1, "head_layers", "must be 1 or more")
-        self.check(self.head_width is None or self.head_width >= 1, "head_width", "must be above 0")
-        group = self.batch_norm_group
-        self.check(group is None or group >= 2, "batch_norm_group", "must be 2 or more")
-
-    def check(self, fits: bool, name: str, wanted: str) -> None:
-        """Raises ``InputError`` naming a field unless it fits."""
-        if not fits:
-            raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
-
-    def renamed(self, name: str) -> "MethodConfig":
-        """The defaults of another method; batch-norm groups go by the batch, and stay."""
-        other = super().renamed(name)
-        assert isinstance(other, MethodConfig)
-        return replace(other, batch_norm_group=self.batch_norm_group)
-
-    @property
-    def has_object_head(self) -> bool:
-        """Whether there is a second projection head."""
-        return False
-
-    def check_batch(self, batch_size: int, num_ranks: int) -> None:
-        """Raises ``InputError`` unless the global batch fits ranks and batch-norm groups."""
-        rank_batch, group = batch_size // num_ranks, self.batch_norm_group
-        if rank_batch < 2:
-            raise InputError(
-                f"{num_ranks} ranks leave {rank_batch} image each of a global batch of "
-                f"{batch_size}: batch norm needs 2, use at most {batch_size // 2} ranks"
-            )
-        if group is not None and (group < 2 or rank_batch % group):
-            raise InputError(
-                f"method.batch_norm_group {group} does not divide the {rank_batch} images "
-                f"of a rank (global batch {batch_size} over {num_ranks} ranks): "
-                f"try {math.gcd(max(group, 1), rank_batch)} or fewer ranks"
-            )
 
 
 class Method(nn.Module, ABC):

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import InputError
+from training.methods.moco.settings import check_queue_size
 
 
 class KeyQueue(nn.Module):
@@ -44,12 +44,3 @@ class KeyQueue(nn.Module):
         assert keys_BD.shape[0] == self.batch_size, (keys_BD.shape, self.batch_size)
         start = (step * self.batch_size) % self.keys.shape[0]
         self.keys[start : start + self.batch_size] = keys_BD.to(self.keys.dtype)
-
-
-def check_queue_size(size: int, batch_size: int) -> None:
-    """Raises ``InputError`` unless a queue of ``size`` holds whole global batches."""
-    if size < batch_size or size % batch_size:
-        raise InputError(
-            f"method.queue_size {size} is not a multiple of the global batch {batch_size}: "
-            f"try {max(1, size // batch_size) * batch_size}"
-        )

@@ -1,11 +1,23 @@
-"""The methods by name. A new one: one file beside this one and one line here."""
+"""The methods by name. A new one: a folder with settings and method, and one line here."""
 
-from training.methods.byol import BYOL
+import importlib
+
 from training.methods.interface import Method
-from training.methods.moco import MoCoV2
-from training.methods.simclr import SimCLR
-from training.methods.vicreg import VICReg
 
-METHODS: dict[str, type[Method]] = {
-    kind.config_type.name: kind for kind in (MoCoV2, SimCLR, BYOL, VICReg)
+METHODS: dict[str, str | type[Method]] = {
+    "moco_v2": "training.methods.moco.method:MoCoV2",
+    "simclr": "training.methods.simclr.method:SimCLR",
+    "byol": "training.methods.byol.method:BYOL",
+    "vicreg": "training.methods.vicreg.method:VICReg",
 }
+"""Classes, or modules and their classes as text, which are loaded when they are used."""
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method; its name is that of its settings."""
+    found = METHODS[name]
+    if isinstance(found, str):
+        module, _, attribute = found.partition(":")
+        loaded: type[Method] = getattr(importlib.import_module(module), attribute)
+        return loaded
+    return found

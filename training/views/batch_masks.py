@@ -12,10 +12,10 @@ from torch import Tensor
 from pipeline.saliency.foreground import foreground
 from training.randomness.draws import QUERY
 from training.views.host_batch import HostBatch
-from training.views.mask_config import MaskConfig
 from training.views.maskers import Sight
 from training.views.masks import masked_share
 from training.views.released import released_foreground
+from training.views.settings import MaskConfig
 from training.views.spec import EXCHANGED, ViewSpec
 
 

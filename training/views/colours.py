@@ -20,7 +20,6 @@ once, after grey, and not after each operation.
 """
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import InputError
 from pipeline.images.gaussian import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.randomness.draws import Stream, Views, uniforms
 from training.views.planes import colour_levels
+from training.views.settings import AugmentConfig
 
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
@@ -39,40 +38,6 @@ _BLUR_REACH = 3.0
 """Radius of the blur's kernel, in multiples of the largest sigma: 99.7 % of the Gaussian."""
 _NO_WEIGHT = 1e-9
 """A tap of less changes a colour by less than float32 can tell."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Ranges and probabilities of the colour augmentation; the defaults are MoCo v2's."""
-
-    brightness: float = 0.4
-    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
-    contrast: float = 0.4
-    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
-    saturation: float = 0.4
-    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
-    hue: float = 0.1
-    """Its shift is drawn from - this to + this, in turns of the colour circle; in [0, 0.5]."""
-    jitter_probability: float = 0.8
-    """How often the four above are applied, in [0, 1]."""
-    grey_probability: float = 0.2
-    """How often a view becomes grey, in [0, 1]."""
-    blur_probability: float = 0.5
-    """How often a view is blurred, in [0, 1]."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Least and greatest sigma of the blur in pixels, above 0."""
-    scale_blur: bool = True
-    """Whether blur_sigma is for 224 px and scales with the view, or is meant as it stands."""
-
-    def __post_init__(self) -> None:
-        limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
-        limits |= dict.fromkeys(("jitter_probability", "grey_probability", "blur_probability"), 1.0)
-        for name, limit in limits.items():
-            if not 0.0 <= getattr(self, name) <= limit:
-                raise InputError(f"{name} is {getattr(self, name)}: wanted 0 to {limit}")
-        low, high = self.blur_sigma
-        if not 0.0 < low <= high < math.inf:
-            raise InputError(f"blur_sigma is {low} to {high}: wanted 0 < low <= high")
 
 
 class ColourDraws(NamedTuple):

@@ -5,7 +5,6 @@ P side of a stored saliency map (it covers the whole image, whatever the aspect)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -13,72 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import InputError
 from training.randomness.draws import Stream, Views, uniforms, view_number
+from training.views.settings import ViewConfig
 
 CROP_TRIES = 10
 """Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
 
 _RESIZE = torch.ops.aten._upsample_bilinear2d_aa.out
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewConfig:
-    """How views are cut.
-
-    Attributes:
-        size: side of a view in pixels, 1 or more.
-        grid: patches along a side, 1 or more; must divide the size (7 at 224 px in the paper).
-        crop_scale: least and greatest share of the image's area in a crop, in (0, 1].
-        crop_aspect: least and greatest width / height of a crop, above 0.
-        flip_probability: chance of a horizontal flip, in [0, 1].
-        local: further, smaller crops of every image, 0 or more, where the method takes them.
-        local_size: side of a local crop in pixels; a multiple of size / grid.
-        local_scale: least and greatest share of the image's area in a local crop, in (0, 1].
-    """
-
-    size: int = 224
-    grid: int = 7
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_probability: float = 0.5
-    local: int = 0
-    local_size: int = 96
-    local_scale: tuple[float, float] = (0.05, 0.3)
-
-    def __post_init__(self) -> None:
-        if self.grid < 1 or self.size < self.grid or self.size % self.grid:
-            raise InputError(
-                f"views.size {self.size} is not divisible by views.grid {self.grid}: "
-                "choose a size that is a multiple of the grid (224 and 7, 64 and 8)"
-            )
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise InputError(f"views.crop_scale {self.crop_scale} must rise within (0, 1]")
-        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise InputError(f"views.crop_aspect {self.crop_aspect} must rise from above 0")
-        if not 0 <= self.flip_probability <= 1:
-            raise InputError(f"views.flip_probability {self.flip_probability} must be in [0, 1]")
-        if self.local < 0:
-            raise InputError(f"views.local {self.local} must not be negative")
-        if not 0 < self.local_scale[0] <= self.local_scale[1] <= 1:
-            raise InputError(f"views.local_scale {self.local_scale} must rise within (0, 1]")
-        patch = self.size // self.grid
-        if self.local and (self.local_size < patch or self.local_size % patch):
-            raise InputError(
-                f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} "
-                f"px (views.size / views.grid)"
-            )
-
-    @property
-    def of_local_crops(self) -> "ViewConfig":
-        """How local crops are cut: patches are as large as in the others."""
-        return replace(
-            self,
-            size=self.local_size,
-            grid=self.local_size * self.grid // self.size,
-            crop_scale=self.local_scale,
-            local=0,
-        )
 
 
 class Crops(NamedTuple):

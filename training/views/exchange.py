@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.randomness.draws import QUERY, Stream, uniforms, view_number
-from training.views.crops import ViewConfig
 from training.views.mask_draws import float32
 from training.views.maskers import Masker, Sight, has_background
 from training.views.patches import patches_to_pixels
+from training.views.settings import ViewConfig
 
 
 class ExchangeDraws(NamedTuple):

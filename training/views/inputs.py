@@ -17,9 +17,9 @@ from training.views.colours import apply_colours
 from training.views.exchange import BackgroundSwap, donor_patches, exchanged_views
 from training.views.fills import Fill, UnmaskedView, filled, sample_noise
 from training.views.host_batch import CropBatch, HostBatch
-from training.views.mask_config import MaskConfig
 from training.views.maskers import HideObject
 from training.views.released import shared_noise
+from training.views.settings import MaskConfig
 from training.views.spec import ViewSpec, crops_of
 
 

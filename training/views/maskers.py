@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.randomness.draws import view_number
-from training.views.crops import ViewConfig
 from training.views.fills import NEGATIVE_NOISE_STD, VIEW_NOISE_STD
-from training.views.mask_config import MaskConfig
 from training.views.mask_draws import (
     NEGATIVE_BOX_SIDE_AT_224,
     QUERY_BOX_SIDE_AT_224,
@@ -24,6 +22,7 @@ from training.views.mask_draws import (
     scaled_side,
 )
 from training.views.masks import hard_negative_mask, view_mask
+from training.views.settings import MaskConfig, ViewConfig
 
 
 class Sight(NamedTuple):

@@ -7,11 +7,10 @@ and fills them, contact sheet and report show them: all of them read this declar
 from dataclasses import dataclass
 
 from training.randomness.draws import KEY, QUERY
-from training.views.crops import ViewConfig
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS, Fill
-from training.views.mask_config import MaskConfig
 from training.views.maskers import HideObject, Masker, masker_named
+from training.views.settings import MaskConfig, ViewConfig
 
 EXCHANGED, LOCAL = "exchanged", "local"
 

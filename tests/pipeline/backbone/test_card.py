@@ -10,8 +10,9 @@ import torch
 
 from pipeline.backbone.card import model_card, recipe
 from pipeline.backbone.folder import load_backbone
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 
 CONFIG = {
     "method": {"name": "moco_v2", "hard_negatives": 1},

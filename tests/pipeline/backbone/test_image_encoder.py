@@ -6,8 +6,9 @@ import torch
 from pipeline.backbone.image_encoder import load_image_encoder
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 
 
 def test_images_in_features_out(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
 from training.config.settings import KnnConfig, OptimConfig
 from training.core.fields import with_fields
-from training.methods.hard_negatives import HardNegativeConfig
-from training.methods.moco import MoCoConfig
+from training.methods.moco.settings import MoCoConfig
 from training.methods.registry import METHODS
-from training.methods.simclr import SimCLRConfig
-from training.views.crops import ViewConfig
+from training.methods.settings import HardNegativeConfig
+from training.methods.simclr.settings import SimCLRConfig
+from training.views.settings import ViewConfig
 
 HERE = Path("shards")
 

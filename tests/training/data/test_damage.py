@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DamagedSampleError, InputError
-from training.data.damage import DAMAGED_FILE, DamageLog, OnDamaged, read_places
+from training.data.damage import DAMAGED_FILE, DamageLog, read_places
+from training.data.settings import OnDamaged
 from training.views.host_batch import Damage
 
 IDS = [70, 10, 50, 30, 90, 20]

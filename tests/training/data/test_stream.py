@@ -10,8 +10,8 @@ import torch
 from pipeline.core.errors import InputError
 from tests.shard_sets import damage_images, write_shard_set
 from tests.training.views.made import dataset_of, settings_of, views_of
-from training.data.damage import OnDamaged
 from training.data.loader import make_loader
+from training.data.settings import OnDamaged
 from training.data.stream import BatchDataset
 from training.views.host_batch import HostBatch
 

@@ -8,13 +8,8 @@ from torch import nn
 
 from pipeline.core.errors import InputError
 from training.encoders import encoder
-from training.encoders.encoder import (
-    Backbone,
-    EncoderConfig,
-    build_backbone,
-    plain_state_dict,
-    projection_head,
-)
+from training.encoders.encoder import Backbone, build_backbone, plain_state_dict, projection_head
+from training.encoders.settings import EncoderConfig
 
 SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
 STANDARD = EncoderConfig(architecture="resnet18")

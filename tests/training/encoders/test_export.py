@@ -10,8 +10,9 @@ from pipeline.backbone.folder import load_backbone
 from pipeline.backbone.weights import find_weights
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone, untrained_like
+from training.encoders.settings import EncoderConfig
 
 
 @pytest.mark.parametrize("max_pool", [True, False])

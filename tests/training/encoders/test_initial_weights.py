@@ -10,7 +10,8 @@ from pipeline.backbone.folder import write_backbone
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing
-from training.encoders.encoder import Backbone, EncoderConfig, build_backbone, plain_state_dict
+from training.encoders.encoder import Backbone, build_backbone, plain_state_dict
+from training.encoders.settings import EncoderConfig
 
 SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
 

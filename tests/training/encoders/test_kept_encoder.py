@@ -14,10 +14,10 @@ from tests.shard_sets import write_shard_set
 from training.core.checkpoint import CheckpointStore
 from training.encoders.kept_encoder import find_checkpoint, load_encoder
 from training.evaluate.subject import load_subjects
-from training.methods.byol import BYOLConfig
-from training.methods.interface import MethodConfig
-from training.methods.moco import MoCoConfig
-from training.methods.simclr import SimCLRConfig
+from training.methods.byol.settings import BYOLConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import MethodConfig
+from training.methods.simclr.settings import SimCLRConfig
 
 VIEWS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 METHODS: dict[str, MethodConfig] = {

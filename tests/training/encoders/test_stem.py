@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from pipeline.core.errors import InputError
 from training.core.distributed import encode_shuffled
-from training.encoders.encoder import Backbone, EncoderConfig, build_backbone
+from training.encoders.encoder import Backbone, build_backbone
+from training.encoders.settings import EncoderConfig
 from training.encoders.stem import PartialConv2d, is_padded, pad_kernel, see_masks, with_mask
 
 

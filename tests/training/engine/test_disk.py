@@ -13,10 +13,10 @@ from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.engine.disk import check_disk, checkpoint_size
-from training.methods.byol import BYOLConfig
-from training.methods.interface import MethodConfig
-from training.methods.moco import MoCoConfig
-from training.methods.simclr import SimCLRConfig
+from training.methods.byol.settings import BYOLConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import MethodConfig
+from training.methods.simclr.settings import SimCLRConfig
 
 Usage = namedtuple("Usage", "free")
 

@@ -17,13 +17,13 @@ from training.config.pretrain import PretrainConfig
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
-from training.encoders.encoder import EncoderConfig
+from training.encoders.settings import EncoderConfig
 from training.engine.result_lines import result_lines
-from training.methods.interface import MethodConfig
-from training.methods.moco import MoCoConfig
-from training.methods.simclr import SimCLRConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import MethodConfig
+from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import read_metrics
-from training.views.mask_config import MaskConfig
+from training.views.settings import MaskConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from torchvision.transforms import v2
 from pipeline.core.errors import InputError
 from pipeline.images.filters import IMAGENET_STD
 from pipeline.images.preprocessing import HighPass, Preprocess, Preprocessing
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.features import evaluation_view, extract_features
 
 CPU = torch.device("cpu")

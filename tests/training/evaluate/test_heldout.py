@@ -12,8 +12,8 @@ from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
 from training.config.settings import HeldoutConfig
 from training.evaluate.heldout import _loss, check_heldout, heldout_loss
-from training.views.crops import ViewConfig
 from training.views.fills import fill_named
+from training.views.settings import ViewConfig
 
 VIEWS = ViewConfig(size=32, grid=4)
 

@@ -23,7 +23,7 @@ from training.evaluate.label_free import (
 from training.evaluate.labelled import StoredImages
 from training.evaluate.look import Look
 from training.methods.interface import PlainEmbedder, ProjectedBackbone
-from training.methods.simclr import SimCLRConfig
+from training.methods.simclr.settings import SimCLRConfig
 from training.views.fills import fill_named
 
 CPU = torch.device("cpu")

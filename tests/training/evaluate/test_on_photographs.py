@@ -8,7 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.images.preprocessing import Preprocess, Preprocessing
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.extract import ExtractConfig, Features, features_of
 from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import open_labelled

@@ -16,8 +16,9 @@ from pipeline.shardset.manifest import DatasetInfo
 from tests.listeners import Kept
 from tests.ranks import in_ranks
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.predictions import read_predictions
 from training.evaluate.protocols import PROTOCOLS

@@ -11,8 +11,9 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.ranks import in_ranks
+from training.core.schedules import Moment
 from training.encoders.encoder import Backbone
-from training.methods.interface import Method, Moment
+from training.methods.interface import Method
 from training.views.inputs import EncoderInputs
 
 BATCH, GROUP, STEP = 8, 2, 5

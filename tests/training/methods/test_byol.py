@@ -22,8 +22,9 @@ from tests.training.methods.small import (
     small_backbone,
     weighted,
 )
-from training.methods.byol import BYOL, BYOLConfig
-from training.methods.interface import Moment
+from training.core.schedules import Moment
+from training.methods.byol.method import BYOL
+from training.methods.byol.settings import BYOLConfig
 
 CONFIG = BYOLConfig(
     embedding_dim=6,

@@ -23,13 +23,15 @@ from tests.training.methods.small import (
 from training.config.derived import declared_views
 from training.config.pretrain import PretrainConfig
 from training.core.distributed import batch_permutation
-from training.methods.byol import BYOLConfig
+from training.methods.byol.settings import BYOLConfig
 from training.methods.interface import Method, ProjectedBackbone, unit_rows
 from training.methods.losses import info_nce, nt_xent
-from training.methods.moco import MoCoConfig, MoCoV2
-from training.methods.simclr import SimCLR, SimCLRConfig
-from training.views.crops import ViewConfig
+from training.methods.moco.method import MoCoV2
+from training.methods.moco.settings import MoCoConfig
+from training.methods.simclr.method import SimCLR
+from training.methods.simclr.settings import SimCLRConfig
 from training.views.inputs import EncoderInputs
+from training.views.settings import ViewConfig
 
 WEIGHT, TEMPERATURE = 0.3, 0.4
 COMMON: dict[str, Any] = {

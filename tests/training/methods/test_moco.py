@@ -24,8 +24,9 @@ from tests.training.methods.small import (
     weighted,
 )
 from training.core.distributed import batch_permutation
-from training.methods.interface import Moment
-from training.methods.moco import HARD_NEGATIVE_PASS, KEY_PASS, MoCoConfig, MoCoV2
+from training.core.schedules import Moment
+from training.methods.moco.method import HARD_NEGATIVE_PASS, KEY_PASS, MoCoV2
+from training.methods.moco.settings import MoCoConfig
 from training.views.inputs import EncoderInputs
 
 RHO = 1.5

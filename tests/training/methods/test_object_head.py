@@ -23,10 +23,13 @@ from tests.training.methods.small import (
     step_of,
 )
 from training.core.distributed import batch_permutation
-from training.methods.interface import Moment, ProjectedBackbone, unit_rows
+from training.core.schedules import Moment
+from training.methods.interface import ProjectedBackbone, unit_rows
 from training.methods.losses import info_nce, nt_xent
-from training.methods.moco import MoCoConfig, MoCoV2
-from training.methods.simclr import SimCLR, SimCLRConfig
+from training.methods.moco.method import MoCoV2
+from training.methods.moco.settings import MoCoConfig
+from training.methods.simclr.method import SimCLR
+from training.methods.simclr.settings import SimCLRConfig
 from training.views.inputs import EncoderInputs
 
 WEIGHT, RHO = 0.3, 1.7

@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.training.methods.small import BATCH, MOMENT, as_inputs, make_images, small_backbone
-from training.methods.byol import BYOL, BYOLConfig
+from training.methods.byol.method import BYOL
+from training.methods.byol.settings import BYOLConfig
 from training.methods.interface import Method
-from training.methods.moco import MoCoConfig, MoCoV2
-from training.methods.simclr import SimCLR, SimCLRConfig
+from training.methods.moco.method import MoCoV2
+from training.methods.moco.settings import MoCoConfig
+from training.methods.simclr.method import SimCLR
+from training.methods.simclr.settings import SimCLRConfig
 
 aten = torch.ops.aten
 READS = {

@@ -14,13 +14,12 @@ from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import CollapseConfig, KnnConfig, OptimConfig
-from training.methods.byol import BYOLConfig
-from training.methods.hard_negatives import HardNegativeConfig
-from training.methods.moco import MoCoConfig
-from training.methods.simclr import SimCLRConfig
+from training.methods.byol.settings import BYOLConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import HardNegativeConfig
+from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import read_metrics
-from training.views.crops import ViewConfig
-from training.views.mask_config import MaskConfig
+from training.views.settings import MaskConfig, ViewConfig
 
 
 @pytest.fixture(scope="module")

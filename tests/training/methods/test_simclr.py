@@ -24,9 +24,10 @@ from tests.training.methods.small import (
     weighted,
 )
 from training.core.distributed import batch_permutation
-from training.methods.interface import Moment
+from training.core.schedules import Moment
 from training.methods.losses import nt_xent
-from training.methods.simclr import HARD_NEGATIVE_PASS, VIEW_2_PASS, SimCLR, SimCLRConfig
+from training.methods.simclr.method import HARD_NEGATIVE_PASS, VIEW_2_PASS, SimCLR
+from training.methods.simclr.settings import SimCLRConfig
 
 RHO = 1.5
 CONFIG = SimCLRConfig(embedding_dim=6, temperature=0.3, rho=RHO, batch_norm_group=GROUP)

@@ -18,7 +18,8 @@ from tests.training.methods.small import (
     weighted,
 )
 from training.methods.registry import METHODS
-from training.methods.vicreg import VICReg, VICRegConfig, vicreg_terms
+from training.methods.vicreg.method import VICReg, vicreg_terms
+from training.methods.vicreg.settings import VICRegConfig
 
 CONFIG = VICRegConfig(
     embedding_dim=4, head_layers=2, head_width=5, batch_norm_group=GROUP, covariance=2.0

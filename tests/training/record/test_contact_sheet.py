@@ -10,7 +10,7 @@ from tests.shard_sets import write_shard_set
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.methods.simclr import SimCLRConfig
+from training.methods.simclr.settings import SimCLRConfig
 from training.record.contact_sheet import (
     FIRST_COLUMNS,
     GAP,
@@ -19,10 +19,9 @@ from training.record.contact_sheet import (
     shown_views,
     write_contact_sheet,
 )
-from training.views.crops import ViewConfig
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
-from training.views.mask_config import MaskConfig
+from training.views.settings import MaskConfig, ViewConfig
 
 
 def test_shows_the_query_on_another_background(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from training.report.run.state import read_run
 from training.report.write import write_report
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
-from training.views.mask_config import MaskConfig
+from training.views.settings import MaskConfig
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,12 @@ from typing import Any
 
 from pipeline.shardset.manifest import load_dataset_info
 from training.data.stream import BatchDataset, StreamConfig
-from training.methods.hard_negatives import HardNegativeConfig
+from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import KEY, QUERY, view_number
-from training.views.colours import AugmentConfig
-from training.views.crops import ViewConfig
 from training.views.fills import fill_named
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.mask_config import MaskConfig
+from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
 from training.views.spec import ViewSettings, ViewSpec
 
 QUERY_VIEW, KEY_VIEW, NEGATIVE_VIEW = map(view_number, (QUERY, KEY, "negative-key-0"))

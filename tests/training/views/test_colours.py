@@ -14,13 +14,8 @@ from torchvision.transforms.v2 import functional as reference
 from pipeline.core.errors import InputError
 from tests.training.views.made import KEY_VIEW, QUERY_VIEW
 from training.randomness.draws import sample_seeds
-from training.views.colours import (
-    AugmentConfig,
-    apply_colours,
-    augment_colours,
-    compose_colours,
-    draw_colours,
-)
+from training.views.colours import apply_colours, augment_colours, compose_colours, draw_colours
+from training.views.settings import AugmentConfig
 
 BATCH, SIZE = 4, 20
 FACTORS = [0.6, 0.9, 1.0, 1.4]

@@ -9,7 +9,8 @@ from torchvision.transforms import RandomResizedCrop, functional
 from pipeline.core.errors import InputError
 from tests.training.views.made import KEY_VIEW, QUERY_VIEW
 from training.randomness.draws import sample_seeds
-from training.views.crops import Crops, ViewConfig, cut_views, draw_crops, pool_saliency
+from training.views.crops import Crops, cut_views, draw_crops, pool_saliency
+from training.views.settings import ViewConfig
 
 
 def crops_of(

@@ -15,9 +15,9 @@ from training.randomness.noise import gaussian_noise
 from training.views.fills import FILLS
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, carrying_masks, to_device
-from training.views.mask_config import AttMaskConfig
 from training.views.masks import masked_share
 from training.views.released import released_foreground
+from training.views.settings import AttMaskConfig
 
 BATCH, SIZE, GRID = 8, 32, 4
 FIRST, SECOND, OF_QUERY = NEGATIVES = "negative-key-0", "negative-key-1", "negative-query-0"

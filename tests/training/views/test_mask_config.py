@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.errors import InputError
-from training.views.mask_config import AttMaskConfig, MaskConfig
+from training.views.settings import AttMaskConfig, MaskConfig
 from training.views.strategies import MASK_STRATEGIES
 
 

@@ -6,16 +6,15 @@ from typing import Any
 import pytest
 
 from tests.training.views.made import settings_of, views_of
-from training.methods.byol import BYOLConfig
-from training.methods.hard_negatives import HardNegativeConfig
-from training.methods.interface import MethodConfig
-from training.methods.moco import MoCoConfig
+from training.methods.byol.settings import BYOLConfig
+from training.methods.moco.settings import MoCoConfig
 from training.methods.registry import METHODS
-from training.methods.simclr import SimCLRConfig
-from training.views.crops import ViewConfig
+from training.methods.settings import HardNegativeConfig, MethodConfig
+from training.methods.simclr.settings import SimCLRConfig
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS
 from training.views.maskers import HideObject, StrategyMasker
+from training.views.settings import ViewConfig
 from training.views.spec import Crop, ViewSpec, crops_of
 
 

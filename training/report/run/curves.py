@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from training.methods.moco import MoCoConfig
-from training.methods.simclr import SimCLRConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import TIMINGS
 from training.report.figures import Chart, Series, line_chart
 from training.report.run.state import RunState

@@ -10,8 +10,9 @@ from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.backbone.image_encoder import ImageEncoder, load_image_encoder
 from tests.shard_sets import picture
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 
 KINDS = ("made", "real")
 

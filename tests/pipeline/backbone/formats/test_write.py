@@ -10,8 +10,9 @@ from pipeline.backbone.formats.registry import FORMATS
 from pipeline.backbone.formats.write import write_formats
 from pipeline.core.errors import InputError
 from tests.pipeline.backbone.formats.conftest import export
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 
 
 def test_one_folder_holds_all_and_is_an_export_itself(plain: Path, tmp_path: Path) -> None:

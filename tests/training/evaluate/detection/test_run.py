@@ -13,8 +13,9 @@ from pipeline.core.errors import InputError
 from pipeline.core.progress import listening
 from tests.listeners import Kept
 from tests.training.evaluate.detection.cases import NAMES, drawn, write_coco, write_voc
-from training.encoders.encoder import EncoderConfig, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection import coco_tools
 from training.evaluate.detection.box_sets import open_boxes

@@ -11,8 +11,6 @@ Shapes: B this rank's batch, G global batch, N hard negatives per image, D embed
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,48 +26,37 @@ from training.core.distributed import (
     shuffled_images,
     world_size,
 )
+from training.core.schedules import Moment
 from training.encoders.batch_norm import running_statistics_kept
 from training.encoders.encoder import Backbone
 from training.methods.hard_negatives import (
-    HardNegativeConfig,
+    declared,
     embedding_spread,
     further_queries,
     hard_metrics,
     local_crops,
+    mixed_loss,
     negatives_of,
     one_for_each,
+    plain_loss,
     too_small_for_one,
+    weigh_for,
 )
 from training.methods.interface import (
     Method,
-    Moment,
     PlainEmbedder,
     ProjectedBackbone,
     StepResult,
     both_heads,
 )
 from training.methods.losses import NTXentLogits, nt_xent
+from training.methods.simclr.settings import SimCLRConfig
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import EXCHANGED, ViewSettings, ViewSpec
 
 VIEW_2_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles: that of view 2, and the first of the hard negatives' own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimCLRConfig(HardNegativeConfig):
-    """The method's settings.
-
-    Attributes:
-        negative_gradient: let gradients flow through the hard negatives too: they are then pushed
-            away from the anchors, not only the anchors from them. Off by default, as in MoCo, whose
-            negatives come from the momentum encoder.
-    """
-
-    name: ClassVar[str] = "simclr"
-
-    negative_gradient: bool = False
 
 
 class SimCLR(Method):
@@ -90,7 +77,7 @@ class SimCLR(Method):
     @classmethod
     def views(cls, config: SimCLRConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
         """Query, key, hard negatives cut from both, and the exchanged query."""
-        return config.views((KEY, QUERY), settings)
+        return declared(config, (KEY, QUERY), settings)
 
     def __init__(
         self, config: SimCLRConfig, backbone: Backbone, *, batch_size: int, seed: int
@@ -151,7 +138,7 @@ class SimCLR(Method):
             ]
             for rows in (more_BX, local_BX)
         )
-        loss = config.plain_loss(loss, more_losses, local_losses)
+        loss = plain_loss(config, loss, more_losses, local_losses)
         metrics = {
             "positive_similarity": similarities.positive_A.mean(),
             "negative_similarity": similarities.negative,
@@ -174,7 +161,9 @@ class SimCLR(Method):
         metrics |= hard_metrics(
             similarities.hard_AN, similarities.hard_share_A, similarities.positive_A
         )
-        return StepResult(config.mixed(loss, object_loss), metrics, {"rho": config.rho_at(moment)})
+        return StepResult(
+            mixed_loss(config, loss, object_loss), metrics, {"rho": config.rho_at(moment)}
+        )
 
     def _contrast(
         self,
@@ -198,7 +187,7 @@ class SimCLR(Method):
             hard_negatives2_BND=second,
             rho=config.rho_at(moment),
             log_mass=config.log_mass(2 * batch * world_size() - 2),
-            weigh=config.weigh(),
+            weigh=weigh_for(config),
             weights_B=weights_B,
             all_weights_G=None if weights_B is None else gather_rows(weights_B),
         )

@@ -6,13 +6,10 @@ Shapes: B this rank's batch, G global batch, N hard negatives per image, D embed
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import InputError
 from training.core.distributed import (
     average_buffers,
     batch_permutation,
@@ -20,29 +17,32 @@ from training.core.distributed import (
     rank,
     world_size,
 )
+from training.core.schedules import Moment
 from training.encoders.batch_norm import running_statistics_kept
 from training.encoders.encoder import Backbone
 from training.methods.hard_negatives import (
-    HardNegativeConfig,
+    declared,
     embedding_spread,
     further_queries,
     hard_metrics,
     local_crops,
+    mixed_loss,
     negatives_of,
     one_for_each,
+    plain_loss,
     too_small_for_one,
+    weigh_for,
 )
 from training.methods.interface import (
     Method,
-    Moment,
     PlainEmbedder,
     ProjectedBackbone,
     StepResult,
     both_heads,
-    half_cosine,
 )
-from training.methods.key_queue import KeyQueue, check_queue_size
+from training.methods.key_queue import KeyQueue
 from training.methods.losses import InfoNCELogits, info_nce
+from training.methods.moco.settings import MoCoConfig
 from training.methods.momentum import momentum_copy, update_momentum
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
@@ -50,48 +50,6 @@ from training.views.spec import EXCHANGED, ViewSettings, ViewSpec
 
 KEY_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Shuffles of the key encoder's passes; the second hard negative's pass is 2, and so on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MoCoConfig(HardNegativeConfig):
-    """The method's settings; the defaults are the paper's.
-
-    Attributes:
-        queue_size: K, keys in the queue, 1 or more: a multiple of --batch-size.
-        key_momentum: share of the key encoder kept at a step, in [0, 1).
-        key_momentum_end: the same at the end, in [0, 1], reached along half a cosine; none: it
-            stays.
-    """
-
-    name: ClassVar[str] = "moco_v2"
-
-    queue_size: int = 65536
-    key_momentum: float = 0.999
-    key_momentum_end: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(0 <= self.key_momentum < 1, "key_momentum", "must be in [0, 1)")
-        end = self.key_momentum_end
-        self.check(end is None or 0 <= end <= 1, "key_momentum_end", "must be in [0, 1]")
-        self.check(self.queue_size >= 1, "queue_size", "must be 1 or more")
-
-    def key_momentum_at(self, moment: Moment) -> float:
-        """The share of the key encoder that is kept at a step."""
-        if self.key_momentum_end is None:
-            return self.key_momentum
-        return half_cosine(moment, self.key_momentum, self.key_momentum_end)
-
-    def check_batch(self, batch_size: int, num_ranks: int) -> None:
-        """Raises ``InputError`` unless the global batch fits queue, ranks and groups."""
-        check_queue_size(self.queue_size, batch_size)
-        super().check_batch(batch_size, num_ranks)
-        if num_ranks == 1 and self.batch_norm_group in (None, batch_size):
-            raise InputError(
-                f"method.batch_norm_group {self.batch_norm_group} leaves one group for the whole "
-                f"batch of {batch_size}: query and key would share their batch statistics, by "
-                f"which keys can be told; try {max(2, batch_size // 2)}"
-            )
 
 
 class MoCoV2(Method):
@@ -111,7 +69,7 @@ class MoCoV2(Method):
     @classmethod
     def views(cls, config: MoCoConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
         """Query, key, hard negatives cut from the key, and the exchanged query."""
-        return config.views((KEY,), settings)
+        return declared(config, (KEY,), settings)
 
     def __init__(
         self, config: MoCoConfig, backbone: Backbone, *, batch_size: int, seed: int
@@ -174,7 +132,8 @@ class MoCoV2(Method):
             moment,
             None if config.has_object_head else hard,
         )
-        loss = config.plain_loss(
+        loss = plain_loss(
+            config,
             loss,
             *(
                 [self._contrast_more(rows_BX, key_GD, queue_KD, inputs) for rows_BX in rows]
@@ -200,7 +159,9 @@ class MoCoV2(Method):
         metrics |= hard_metrics(
             similarities.hard_BN, similarities.hard_share_B, similarities.positive_B
         )
-        return StepResult(config.mixed(loss, object_loss), metrics, {"rho": config.rho_at(moment)})
+        return StepResult(
+            mixed_loss(config, loss, object_loss), metrics, {"rho": config.rho_at(moment)}
+        )
 
     def _contrast(
         self,
@@ -222,7 +183,7 @@ class MoCoV2(Method):
             hard_negatives_BND=hard_negatives_BND,
             rho=config.rho_at(moment),
             log_mass=config.log_mass(config.queue_size),
-            weigh=config.weigh(),
+            weigh=weigh_for(config),
             weights_B=inputs.weights_B,
         )
         queue.enqueue(key_GD, step=moment.step)

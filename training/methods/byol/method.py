@@ -6,61 +6,27 @@ Shapes: B this rank's batch, D embedding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from training.core.distributed import average_buffers, gather_rows
+from training.core.schedules import Moment
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
+from training.methods.byol.settings import BYOLConfig
 from training.methods.hard_negatives import embedding_spread
 from training.methods.interface import (
     Method,
-    MethodConfig,
-    Moment,
     PlainEmbedder,
     ProjectedBackbone,
     StepResult,
-    half_cosine,
     unit_rows,
 )
 from training.methods.momentum import momentum_copy, update_momentum
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class BYOLConfig(MethodConfig):
-    """The method's settings; the defaults are those of its paper for a short run.
-
-    Attributes:
-        predictor_width: width of the predictor's inner layer, 1 or more.
-        target_momentum: share of the target encoder kept at the first step, in [0, 1); it rises to
-            1 along half a cosine.
-        symmetric: predict each view from the other, and not only view 2 from view 1. With a masked
-            view 1 the second half then has masked targets.
-    """
-
-    name: ClassVar[str] = "byol"
-
-    embedding_dim: int = 256
-    head_width: int | None = 4096
-    head_batch_norm: bool = True
-    predictor_width: int = 4096
-    target_momentum: float = 0.99
-    symmetric: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.predictor_width >= 1, "predictor_width", "must be 1 or more")
-        self.check(0 <= self.target_momentum < 1, "target_momentum", "must be in [0, 1)")
-
-    def momentum_at(self, moment: Moment) -> float:
-        """The share of the target that is kept at a step."""
-        return half_cosine(moment, self.target_momentum, 1.0)
 
 
 class Predictor(nn.Module):

@@ -1,12 +1,14 @@
-"""How views are masked: the settings."""
+"""Settings of views: crops, colours and masks. They import no torch."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import importlib
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from pipeline.core.errors import InputError
 from pipeline.saliency.foreground import check_rule
-from training.views.strategies import NEGATIVE_PATCHES, mask_strategy
 
+FILL_NAMES = ("mean", "blur", "high_pass")
 Strategy = Literal[
     "none",
     "random",
@@ -82,7 +84,7 @@ class MaskConfig:
     see `training.views.released`."""
 
     def __post_init__(self) -> None:
-        mask_strategy(self.strategy)
+        _check_strategy(self.strategy)
         if self.branch not in BRANCHES:
             raise InputError(f"unknown branch {self.branch!r}: choose from {', '.join(BRANCHES)}")
         if self.behaviour not in BEHAVIOURS:
@@ -95,7 +97,7 @@ class MaskConfig:
         for name, known in (
             ("exchange", ("swap", "grey")),
             ("count", ("paper", "matched")),
-            ("negative_patches", tuple(NEGATIVE_PATCHES)),
+            ("negative_patches", ("object", "random")),
         ):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -134,7 +136,112 @@ class MaskConfig:
         return self.attmask.ratio if self.by_saliency_order else self.query_ratio
 
 
+def _check_strategy(name: str) -> None:
+    """Raises ``InputError`` unless the strategy is known, here or registered at run time."""
+    if name not in get_args(Strategy):
+        importlib.import_module("training.views.strategies").mask_strategy(name)
+
+
+def check_fill(name: str) -> None:
+    """Raises ``InputError`` unless the fill is known, here or registered at run time."""
+    if name not in FILL_NAMES:
+        importlib.import_module("training.views.fills").fill_named(name)
+
+
 def _check_range(name: str, limits: tuple[float, float]) -> None:
     low, high = limits
     if not 0.0 <= low <= high <= 1.0:
         raise InputError(f"{name} is {low} to {high}: wanted 0 <= low <= high <= 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewConfig:
+    """How views are cut.
+
+    Attributes:
+        size: side of a view in pixels, 1 or more.
+        grid: patches along a side, 1 or more; must divide the size (7 at 224 px in the paper).
+        crop_scale: least and greatest share of the image's area in a crop, in (0, 1].
+        crop_aspect: least and greatest width / height of a crop, above 0.
+        flip_probability: chance of a horizontal flip, in [0, 1].
+        local: further, smaller crops of every image, 0 or more, where the method takes them.
+        local_size: side of a local crop in pixels; a multiple of size / grid.
+        local_scale: least and greatest share of the image's area in a local crop, in (0, 1].
+    """
+
+    size: int = 224
+    grid: int = 7
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+    local: int = 0
+    local_size: int = 96
+    local_scale: tuple[float, float] = (0.05, 0.3)
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.size < self.grid or self.size % self.grid:
+            raise InputError(
+                f"views.size {self.size} is not divisible by views.grid {self.grid}: "
+                "choose a size that is a multiple of the grid (224 and 7, 64 and 8)"
+            )
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise InputError(f"views.crop_scale {self.crop_scale} must rise within (0, 1]")
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise InputError(f"views.crop_aspect {self.crop_aspect} must rise from above 0")
+        if not 0 <= self.flip_probability <= 1:
+            raise InputError(f"views.flip_probability {self.flip_probability} must be in [0, 1]")
+        if self.local < 0:
+            raise InputError(f"views.local {self.local} must not be negative")
+        if not 0 < self.local_scale[0] <= self.local_scale[1] <= 1:
+            raise InputError(f"views.local_scale {self.local_scale} must rise within (0, 1]")
+        patch = self.size // self.grid
+        if self.local and (self.local_size < patch or self.local_size % patch):
+            raise InputError(
+                f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} "
+                f"px (views.size / views.grid)"
+            )
+
+    @property
+    def of_local_crops(self) -> "ViewConfig":
+        """How local crops are cut: patches are as large as in the others."""
+        return replace(
+            self,
+            size=self.local_size,
+            grid=self.local_size * self.grid // self.size,
+            crop_scale=self.local_scale,
+            local=0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges and probabilities of the colour augmentation; the defaults are MoCo v2's."""
+
+    brightness: float = 0.4
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
+    contrast: float = 0.4
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
+    saturation: float = 0.4
+    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
+    hue: float = 0.1
+    """Its shift is drawn from - this to + this, in turns of the colour circle; in [0, 0.5]."""
+    jitter_probability: float = 0.8
+    """How often the four above are applied, in [0, 1]."""
+    grey_probability: float = 0.2
+    """How often a view becomes grey, in [0, 1]."""
+    blur_probability: float = 0.5
+    """How often a view is blurred, in [0, 1]."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Least and greatest sigma of the blur in pixels, above 0."""
+    scale_blur: bool = True
+    """Whether blur_sigma is for 224 px and scales with the view, or is meant as it stands."""
+
+    def __post_init__(self) -> None:
+        limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
+        limits |= dict.fromkeys(("jitter_probability", "grey_probability", "blur_probability"), 1.0)
+        for name, limit in limits.items():
+            if not 0.0 <= getattr(self, name) <= limit:
+                raise InputError(f"{name} is {getattr(self, name)}: wanted 0 to {limit}")
+        low, high = self.blur_sigma
+        if not 0.0 < low <= high < math.inf:
+            raise InputError(f"blur_sigma is {low} to {high}: wanted 0 < low <= high")

@@ -1,0 +1,167 @@
+"""Settings that methods share. They import no torch."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pipeline.core.errors import InputError
+from training.core.fields import Chosen
+from training.core.schedules import Moment, linear_warmup
+
+PAPER_NEGATIVES = 65536
+"""Keys in the paper's queue."""
+OBJECT_HEADS = ("off", "hard", "exchange", "both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig(Chosen):
+    """Settings that every method has; a method's own class has its ``name``.
+
+    Attributes:
+        embedding_dim: D, length of the embeddings that are compared, 1 or more.
+        head_layers: linear layers of the projection head, a ReLU between two, 1 or more.
+        head_width: width of its inner layers, 1 or more; none: that of the features.
+        head_batch_norm: whether batch norm stands behind its inner layers.
+        batch_norm_group: samples that share batch statistics, 2 or more, divides each worker's
+            batch; none: a worker's whole batch (then the statistics depend on the number of
+            workers).
+    """
+
+    embedding_dim: int = 128
+    head_layers: int = 2
+    head_width: int | None = None
+    head_batch_norm: bool = False
+    batch_norm_group: int | None = 32
+
+    def __post_init__(self) -> None:
+        self.check(self.embedding_dim >= 1, "embedding_dim", "must be 1 or more")
+        self.check(self.head_layers >= 1, "head_layers", "must be 1 or more")
+        self.check(self.head_width is None or self.head_width >= 1, "head_width", "must be above 0")
+        group = self.batch_norm_group
+        self.check(group is None or group >= 2, "batch_norm_group", "must be 2 or more")
+
+    def check(self, fits: bool, name: str, wanted: str) -> None:
+        """Raises ``InputError`` naming a field unless it fits."""
+        if not fits:
+            raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
+
+    def renamed(self, name: str) -> "MethodConfig":
+        """The defaults of another method; batch-norm groups go by the batch, and stay."""
+        other = super().renamed(name)
+        assert isinstance(other, MethodConfig)
+        return replace(other, batch_norm_group=self.batch_norm_group)
+
+    @property
+    def has_object_head(self) -> bool:
+        """Whether there is a second projection head."""
+        return False
+
+    def check_batch(self, batch_size: int, num_ranks: int) -> None:
+        """Raises ``InputError`` unless the global batch fits ranks and batch-norm groups."""
+        rank_batch, group = batch_size // num_ranks, self.batch_norm_group
+        if rank_batch < 2:
+            raise InputError(
+                f"{num_ranks} ranks leave {rank_batch} image each of a global batch of "
+                f"{batch_size}: batch norm needs 2, use at most {batch_size // 2} ranks"
+            )
+        if group is not None and (group < 2 or rank_batch % group):
+            raise InputError(
+                f"method.batch_norm_group {group} does not divide the {rank_batch} images "
+                f"of a rank (global batch {batch_size} over {num_ranks} ranks): "
+                f"try {math.gcd(max(group, 1), rank_batch)} or fewer ranks"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardNegativeConfig(MethodConfig):
+    """Settings of a contrastive loss with the image's own hard negatives.
+
+    Attributes:
+        temperature: of the softmax over similarities, above 0.
+        hard_negatives: own hard negatives per image, 0 or more: several masks of the same view.
+        rho: weight of the similarity to a hard negative, 0 or more.
+        rho_warmup_epochs: epochs over which rho rises linearly from 0, 0 or more.
+        prime_weights: weigh the hard negatives by the rank of their similarity.
+        prime_power: exponent of these weights, 0 or more: 0 makes all alike.
+        prime_bias: weight of the easiest one before the exponent, in [0, 1].
+        hard_mass: number of other negatives that rho is meant for, above 0: where there are n,
+            log(n / this) is added to the hard negatives' logits, so that they hold the same share
+            of the denominator; paper: 65536; none: nothing is added.
+        queries: masked queries of every image, each with a crop of its own, 1 or more. The plain
+            loss is their mean; hard negatives and the object head belong to the first.
+        local_weight: weight of the local crops' loss (--views.local), in [0, 1]; that of the
+            queries' plain loss is 1 - this.
+        object_head: a second projection head on the same backbone, whose loss takes what is about
+            the object, while the first one's is plain: off; hard: it takes the hard negatives;
+            exchange: its query is a further copy, on another image's background; both.
+        object_weight: weight of the object head's loss, in [0, 1]; the plain one's is 1 - this.
+        object_rho: rho in the object head, 0 or more.
+        object_exchange_probability: share of the queries whose copy stands on another background,
+            in [0, 1].
+    """
+
+    temperature: float = 0.2
+    hard_negatives: int = 1
+    rho: float = 2.0
+    rho_warmup_epochs: float = 0.0
+    prime_weights: bool = False
+    prime_power: float = 0.5
+    prime_bias: float = 0.0
+    hard_mass: float | Literal["paper"] | None = None
+    queries: int = 1
+    local_weight: float = 0.6
+    object_head: Literal["off", "hard", "exchange", "both"] = "off"
+    object_weight: float = 0.5
+    object_rho: float = 3.0
+    object_exchange_probability: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(self.temperature > 0, "temperature", "must be above 0")
+        self.check(self.hard_negatives >= 0, "hard_negatives", "must not be negative")
+        self.check(self.rho >= 0, "rho", "must not be negative")
+        self.check(self.rho_warmup_epochs >= 0, "rho_warmup_epochs", "must not be negative")
+        self.check(self.prime_power >= 0, "prime_power", "must not be negative")
+        self.check(0 <= self.prime_bias <= 1, "prime_bias", "must be in [0, 1]")
+        mass = self.hard_mass
+        self.check(mass in (None, "paper") or float(mass) > 0, "hard_mass", "must be above 0")
+        self.check(
+            self.object_head in OBJECT_HEADS,
+            "object_head",
+            f"is unknown: choose from {', '.join(OBJECT_HEADS)}",
+        )
+        self.check(self.queries >= 1, "queries", "must be 1 or more")
+        for name in ("object_weight", "object_exchange_probability", "local_weight"):
+            self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
+        self.check(self.object_rho >= 0, "object_rho", "must not be negative")
+
+    @property
+    def has_object_head(self) -> bool:
+        """Whether there is a second projection head."""
+        return self.object_head != "off"
+
+    @property
+    def exchange(self) -> float | None:
+        """Share of the queries that get a further copy on another background; None: no copies."""
+        exchanges = self.object_head in ("exchange", "both")
+        return self.object_exchange_probability if exchanges else None
+
+    @property
+    def num_hard_negatives(self) -> int:
+        """Hard negatives that are cut from each source."""
+        return 0 if self.object_head == "exchange" else self.hard_negatives
+
+    def rho_at(self, moment: Moment) -> float:
+        """The weight of the hard negatives at a step."""
+        return linear_warmup(
+            moment.step,
+            value=self.object_rho if self.has_object_head else self.rho,
+            warmup_steps=round(self.rho_warmup_epochs * moment.steps_per_epoch),
+        )
+
+    def log_mass(self, num_negatives: int) -> float:
+        """What is added to the logits of hard negatives beside so many other negatives."""
+        if self.hard_mass is None:
+            return 0.0
+        meant = PAPER_NEGATIVES if self.hard_mass == "paper" else float(self.hard_mass)
+        return math.log(num_negatives / meant)
