@@ -7,8 +7,6 @@ from jobs.cli import conclude, main
 from jobs.pretrain_options import read_command_line
 from pipeline.core.progress import say
 from pipeline.shardset.manifest import load_dataset_info
-from training.engine.loop import RunResult
-from training.engine.result_lines import result_lines
 
 
 def run() -> None:
@@ -20,9 +18,11 @@ def run() -> None:
         f"{num_images} images of {config.shards} for {config.epochs} epochs, into {config.out}: "
         f"masks {config.masks.strategy}, fill {config.fill}"
     )
-    # Ray takes seconds to import: only where it is used.
+    # Torch and Ray take seconds to import: after the command line, and only where they are used.
+    from training.engine.result_lines import result_lines
+
     launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
-    result: RunResult = launcher.launch(config)
+    result = launcher.launch(config)
     conclude(
         {
             "out": config.out,

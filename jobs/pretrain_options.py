@@ -1,12 +1,12 @@
 """The command line of a pretraining: what its settings start from, and where it runs."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from torch import distributed as dist
 
 from jobs.base_config import (
     BASE_HELP,
@@ -24,6 +24,10 @@ DESCRIPTION = (
     "Pretrains a backbone by contrastive learning on precomputed shards. The same command resumes "
     "a run that was broken off."
 )
+
+
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun for its processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,4 +64,4 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         brief=("recipe", "config", "method", "local", *(f"base.{field}" for field in BRIEF)),
         variants=method_options(name, base),
     )
-    return name, options.local or dist.is_torchelastic_launched(), absolute(options.base)
+    return name, options.local or TORCHRUN in os.environ, absolute(options.base)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from jobs.cli import conclude, main
 from jobs.sweep_options import SweepOptions, read_options
 from pipeline.core.progress import say
@@ -15,7 +13,6 @@ from training.config.resources import Node
 from training.sweep.config import Sweep
 from training.sweep.description import check_folder, describe, locked, write_description
 from training.sweep.fits import Share, share_of
-from training.sweep.preflight import check_trials, num_val_images
 from training.sweep.results import (
     BEST_FILE,
     RESULTS_FILE,
@@ -41,11 +38,16 @@ def run() -> int:
     """Parses the command line, checks and runs the sweep, and says where the results are."""
     options = read_options(sys.argv[1:], str(__doc__))
     sweep = options.sweep()
+    # Torch and Ray take seconds to import: after the command line.
+    import torch
+
+    from training.sweep.preflight import check_trials, num_val_images
+
     if not os.environ.get("RAY_ADDRESS"):  # a Ray that is started here has no more than this
         share(options, sweep, [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
     info = check_trials(sweep)
     check_folder(sweep, info.plan_digest)
-    # Ray takes seconds to import and to start: only for a sweep that can be.
+    # Ray takes seconds to start: only for a sweep that can be.
     session = importlib.import_module("pipeline.precompute.ray_session")
     nodes = importlib.import_module("training.ray.nodes")
     with session.ray_running():

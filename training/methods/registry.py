@@ -1,10 +1,12 @@
 """The methods by name. A new one: a folder with settings and method, and one line here."""
 
 import importlib
+from typing import TYPE_CHECKING, Union
 
-from training.methods.interface import Method
+if TYPE_CHECKING:  # torch is not on the way of --help
+    from training.methods.interface import Method
 
-METHODS: dict[str, str | type[Method]] = {
+METHODS: dict[str, Union[str, "type[Method]"]] = {
     "moco_v2": "training.methods.moco.method:MoCoV2",
     "simclr": "training.methods.simclr.method:SimCLR",
     "byol": "training.methods.byol.method:BYOL",
@@ -13,7 +15,7 @@ METHODS: dict[str, str | type[Method]] = {
 """Classes, or modules and their classes as text, which are loaded when they are used."""
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> "type[Method]":
     """The class of a method; its name is that of its settings."""
     found = METHODS[name]
     if isinstance(found, str):

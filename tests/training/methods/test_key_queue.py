@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pipeline.core.errors import InputError
-from training.methods.key_queue import KeyQueue
+from training.methods.moco.key_queue import KeyQueue
 
 
 def make_queue(size: int = 12, batch_size: int = 4) -> KeyQueue:

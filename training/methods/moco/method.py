@@ -40,8 +40,8 @@ from training.methods.interface import (
     StepResult,
     both_heads,
 )
-from training.methods.key_queue import KeyQueue
 from training.methods.losses import InfoNCELogits, info_nce
+from training.methods.moco.key_queue import KeyQueue
 from training.methods.moco.settings import MoCoConfig
 from training.methods.momentum import momentum_copy, update_momentum
 from training.randomness.draws import KEY, QUERY
