@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ class CornerMasker(Masker):
 
 @dataclass(frozen=True, kw_only=True)
 class ToyConfig(MethodConfig):
-    name: ClassVar[str] = "toy"
+    """Has its name in the test only: all named kinds of ``MethodConfig`` can be chosen."""
 
 
 class Toy(Method):
@@ -109,6 +109,7 @@ def test_a_masker_and_a_method_of_one_s_own(
     monkeypatch.setitem(MASK_STRATEGIES, "corner", nothing)  # the masker goes before
     monkeypatch.setitem(MASKERS, "corner", CornerMasker)
     monkeypatch.setitem(METHODS, "toy", Toy)
+    monkeypatch.setattr(ToyConfig, "name", "toy", raising=False)
     info = write_shard_set(tmp_path / "shards", num_images=20)
     masks = MaskConfig(strategy="corner")  # type: ignore[arg-type]
     whole, halved = (
