@@ -41,7 +41,6 @@ BRIEF = (
     "seed",
     "fill",
     "num_workers",
-    "masks.strategy",
     "knn.val_shards",
 )
 """Fields that the short help shows."""

@@ -111,7 +111,7 @@ def test_a_masker_and_a_method_of_one_s_own(
     monkeypatch.setitem(METHODS, "toy", Toy)
     monkeypatch.setattr(ToyConfig, "name", "toy", raising=False)
     info = write_shard_set(tmp_path / "shards", num_images=20)
-    masks = MaskConfig(strategy="corner")  # type: ignore[arg-type]
+    masks = MaskConfig(strategy="corner")
     whole, halved = (
         small_run(
             tmp_path / "shards",

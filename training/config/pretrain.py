@@ -20,8 +20,11 @@ from training.config.settings import (
 from training.data.settings import OnDamaged
 from training.encoders.settings import EncoderConfig
 from training.methods.moco.settings import MoCoConfig
+from training.methods.registry import load_settings
 from training.methods.settings import MethodConfig
 from training.views.settings import AugmentConfig, MaskConfig, ViewConfig, check_fill
+
+load_settings()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ class Chosen:
         """The variant of that name, with whatever it takes over from this one."""
         variants = self.variants()
         if name not in variants:
-            raise InputError(f"unknown method {name!r}: choose one of {', '.join(variants)}")
+            known = ", ".join(sorted(variants))
+            raise InputError(f"unknown method {name!r}: choose one of {known}")
         return variants[name]()
 
 

@@ -23,3 +23,10 @@ def find_method(name: str) -> "type[Method]":
         loaded: type[Method] = getattr(importlib.import_module(module), attribute)
         return loaded
     return found
+
+
+def load_settings() -> None:
+    """Import the settings of every method, so that they can be chosen by name."""
+    for method in METHODS.values():
+        if isinstance(method, str):
+            importlib.import_module(f"{method.partition(':')[0].rpartition('.')[0]}.settings")

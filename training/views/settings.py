@@ -3,13 +3,13 @@
 import importlib
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from pipeline.core.errors import InputError
 from pipeline.saliency.foreground import check_rule
 
 FILL_NAMES = ("mean", "blur", "high_pass")
-Strategy = Literal[
+STRATEGIES = (
     "none",
     "random",
     "balanced",
@@ -18,7 +18,7 @@ Strategy = Literal[
     "attmask_hint",
     "attmask_low",
     "exchange",
-]
+)
 BRANCHES = ("query", "key", "both")
 ATTMASK_PROBABILITY = 0.5
 """That of arXiv 2203.12719."""
@@ -28,13 +28,16 @@ BEHAVIOURS = ("paper", "released")
 
 @dataclass(frozen=True, kw_only=True)
 class AttMaskConfig:
-    """Settings of the three `attmask` strategies; the defaults are those of arXiv 2203.12719."""
+    """Settings of the three `attmask` strategies; the defaults are those of arXiv 2203.12719.
+
+    Attributes:
+        ratio: least and greatest masking ratio, of all patches of a view, in [0, 1].
+        show: share, in [0, 1], of the masked patches that attmask_hint shows again, out of the same
+            share of a view's most salient ones.
+    """
 
     ratio: tuple[float, float] = (0.1, 0.5)
-    """Least and greatest masking ratio, of all patches of a view, in [0, 1]."""
     show: float = 0.1
-    """Share, in [0, 1], of the masked patches that attmask_hint shows again, out of the same share
-    of a view's most salient ones."""
 
     def __post_init__(self) -> None:
         _check_range("masks.attmask.ratio", self.ratio)
@@ -47,41 +50,47 @@ class MaskConfig:
     """How views are masked.
 
     The defaults but for the foreground rule are the paper's (arXiv 2309.12757, section 3).
+
+    Attributes:
+        strategy: which patches of a view are masked. none; random; balanced: about the same share
+            of the foreground and of the background; shuffled: the same by another image's
+            foreground, a control; attmask_high, attmask_hint, attmask_low: by the order of the
+            saliency; exchange: the query's whole background (masks.exchange).
+        exchange: what strategy exchange puts in the query's background: that of another image, or
+            the view's mean.
+        probability: share of the views that the strategy masks, in [0, 1]; none: 0.5 for attmask_*,
+            0.3 for exchange, else 1.
+        count: how many patches a ratio masks: as the paper rounds, or rounded up or down at random
+            in each stratum, so that every patch is masked with the same probability whatever the
+            strategy.
+        branch: which view is masked.
+        query_ratio: least and greatest masking ratio of a masked query or key, of all its patches,
+            in [0, 1] (not attmask).
+        negative_ratio: least and greatest masking ratio of a hard negative, of its foreground
+            patches, in [0, 1].
+        negative_patches: what a hard negative hides: foreground patches, or as many of all patches
+            (a control).
+        foreground: which patches are foreground: those from mean + masks.foreground-threshold * std
+            of their view's saliency on (std, the paper's rule), or the upper class of Otsu's
+            threshold.
+        foreground_threshold: of masks.foreground std: a patch is foreground from mean + this * std
+            of its view's saliency on; any finite number.
+        behaviour: released does what the code published with the paper does, where it departs from
+            the paper: see `training.views.released`.
     """
 
-    strategy: Strategy = "balanced"
-    """Which patches of a view are masked: none; random ones; about the same share of the foreground
-    and of the background (balanced), or of another image's foreground (shuffled: a control);
-    attmask_*: by the order of the saliency; exchange: the query's whole background, see
-    masks.exchange."""
+    strategy: str = "balanced"
     exchange: Literal["swap", "grey"] = "swap"
-    """What strategy exchange puts in the query's background: that of another image, or the view's
-    mean."""
     probability: float | None = None
-    """Share of the views that the strategy masks, in [0, 1]; none: 0.5 for attmask_*, 0.3 for
-    exchange, else 1."""
     count: Literal["paper", "matched"] = "paper"
-    """How many patches a ratio masks: as the paper rounds, or rounded up or down at random in each
-    stratum, so that every patch is masked with the same probability whatever the strategy."""
     branch: Literal["query", "key", "both"] = "query"
-    """Which view is masked."""
     query_ratio: tuple[float, float] = (0.05, 0.25)
-    """Least and greatest masking ratio of a masked query or key, of all its patches, in [0, 1] (not
-    attmask)."""
     negative_ratio: tuple[float, float] = (0.4, 0.7)
-    """Least and greatest masking ratio of a hard negative, of its foreground patches, in [0, 1]."""
     negative_patches: Literal["object", "random"] = "object"
-    """What a hard negative hides: foreground patches, or as many of all patches (a control)."""
     foreground: Literal["std", "otsu"] = "otsu"
-    """Which patches are foreground: those from mean + masks.foreground-threshold * std of their
-    view's saliency on (std, the paper's rule), or the upper class of Otsu's threshold."""
     foreground_threshold: float = -0.6
-    """Of masks.foreground std: a patch is foreground from mean + this * std of its view's saliency
-    on; any finite number."""
     attmask: AttMaskConfig = field(default_factory=AttMaskConfig)
     behaviour: Literal["paper", "released"] = "paper"
-    """released does what the code published with the paper does, where it departs from the paper:
-    see `training.views.released`."""
 
     def __post_init__(self) -> None:
         _check_strategy(self.strategy)
@@ -138,7 +147,7 @@ class MaskConfig:
 
 def _check_strategy(name: str) -> None:
     """Raises ``InputError`` unless the strategy is known, here or registered at run time."""
-    if name not in get_args(Strategy):
+    if name not in STRATEGIES:
         importlib.import_module("training.views.strategies").mask_strategy(name)
 
 
@@ -165,7 +174,7 @@ class ViewConfig:
         crop_aspect: least and greatest width / height of a crop, above 0.
         flip_probability: chance of a horizontal flip, in [0, 1].
         local: further, smaller crops of every image, 0 or more, where the method takes them.
-        local_size: side of a local crop in pixels; a multiple of size / grid.
+        local_size: side of a local crop in pixels, 1 or more; a multiple of size / grid.
         local_scale: least and greatest share of the image's area in a local crop, in (0, 1].
     """
 
@@ -192,10 +201,12 @@ class ViewConfig:
             raise InputError(f"views.flip_probability {self.flip_probability} must be in [0, 1]")
         if self.local < 0:
             raise InputError(f"views.local {self.local} must not be negative")
+        if self.local_size < 1:
+            raise InputError(f"views.local_size {self.local_size} must be 1 or more")
         if not 0 < self.local_scale[0] <= self.local_scale[1] <= 1:
             raise InputError(f"views.local_scale {self.local_scale} must rise within (0, 1]")
         patch = self.size // self.grid
-        if self.local and (self.local_size < patch or self.local_size % patch):
+        if self.local and self.local_size % patch:
             raise InputError(
                 f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} "
                 f"px (views.size / views.grid)"
@@ -215,26 +226,30 @@ class ViewConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Ranges and probabilities of the colour augmentation; the defaults are MoCo v2's."""
+    """Ranges and probabilities of the colour augmentation; the defaults are MoCo v2's.
+
+    Attributes:
+        brightness: its factor is drawn from 1 - this to 1 + this; in [0, 1].
+        contrast: its factor is drawn from 1 - this to 1 + this; in [0, 1].
+        saturation: its factor is drawn from 1 - this to 1 + this; in [0, 1].
+        hue: its shift is drawn from - this to + this, in turns of the colour circle; in [0, 0.5].
+        jitter_probability: how often the four above are applied, in [0, 1].
+        grey_probability: how often a view becomes grey, in [0, 1].
+        blur_probability: how often a view is blurred, in [0, 1].
+        blur_sigma: least and greatest sigma of the blur in pixels, above 0.
+        scale_blur: whether blur_sigma is for 224 px and scales with the view, or is meant as it
+            stands.
+    """
 
     brightness: float = 0.4
-    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
     contrast: float = 0.4
-    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
     saturation: float = 0.4
-    """Its factor is drawn from 1 - this to 1 + this; in [0, 1]."""
     hue: float = 0.1
-    """Its shift is drawn from - this to + this, in turns of the colour circle; in [0, 0.5]."""
     jitter_probability: float = 0.8
-    """How often the four above are applied, in [0, 1]."""
     grey_probability: float = 0.2
-    """How often a view becomes grey, in [0, 1]."""
     blur_probability: float = 0.5
-    """How often a view is blurred, in [0, 1]."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Least and greatest sigma of the blur in pixels, above 0."""
     scale_blur: bool = True
-    """Whether blur_sigma is for 224 px and scales with the view, or is meant as it stands."""
 
     def __post_init__(self) -> None:
         limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}

@@ -159,5 +159,5 @@ def test_differences_name_what_changes_the_weights_and_nothing_else() -> None:
 def test_a_run_of_an_earlier_version_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"method": "moco_v2", "moco": {"rho": 2.0}}')
     config = find_recipe("moco_v2_small")(HERE, tmp_path)
-    with pytest.raises(InputError, match=r"a run of an earlier version.*choose another --out"):
+    with pytest.raises(InputError, match=r"a run of another version.*choose another --out"):
         check_run_folder(tmp_path, config, "digest")

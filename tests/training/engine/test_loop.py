@@ -197,7 +197,7 @@ def test_every_fill_and_strategy_trains(
         tmp_path / "run",
         epochs=1,
         fill=fill,
-        masks=MaskConfig(strategy=strategy),  # type: ignore[arg-type]
+        masks=MaskConfig(strategy=strategy),
         knn=KnnConfig(),
     )
     result = run(config)

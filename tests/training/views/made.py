@@ -5,7 +5,6 @@ from typing import Any
 
 from pipeline.shardset.manifest import load_dataset_info
 from training.data.stream import BatchDataset, StreamConfig
-from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import KEY, QUERY, view_number
 from training.views.fills import fill_named
 from training.views.host_batch import HostBatch
@@ -27,9 +26,9 @@ def views_of(
 ) -> tuple[ViewSpec, ...]:
     """Query, key, so many hard negatives of each, and the exchanged query if wanted."""
     negatives = [
-        view
+        settings.hard_negative(source, index)
         for source, count in ((KEY, of_key), (QUERY, of_query))
-        for view in HardNegativeConfig(hard_negatives=count).hard_negatives_of(source, settings)
+        for index in range(count)
     ]
     copies = () if exchange is None else (settings.exchanged(exchange),)
     return (settings.query(), settings.key(), *negatives, *copies)

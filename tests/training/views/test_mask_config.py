@@ -45,9 +45,9 @@ def test_attmask_out_of_range_names_the_field(change: dict[str, object], message
 
 @pytest.mark.parametrize("strategy", MASK_STRATEGIES)
 def test_every_strategy_has_its_ratio_and_probability(strategy: str) -> None:
-    config = MaskConfig(strategy=strategy)  # type: ignore[arg-type]
+    config = MaskConfig(strategy=strategy)
     by_order = strategy.startswith("attmask")
     assert config.ratio == ((0.1, 0.5) if by_order else (0.05, 0.25))
     assert config.negative_ratio == (0.4, 0.7)
     assert config.masked_share == (0.5 if by_order else 0.3 if strategy == "exchange" else 1.0)
-    assert MaskConfig(strategy=strategy, probability=0.25).masked_share == 0.25  # type: ignore[arg-type]
+    assert MaskConfig(strategy=strategy, probability=0.25).masked_share == 0.25

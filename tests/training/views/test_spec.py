@@ -8,7 +8,7 @@ import pytest
 from tests.training.views.made import settings_of, views_of
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
-from training.methods.registry import METHODS
+from training.methods.registry import find_method
 from training.methods.settings import HardNegativeConfig, MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
 from training.views.exchange import BackgroundMasker, BackgroundSwap
@@ -20,7 +20,7 @@ from training.views.spec import Crop, ViewSpec, crops_of
 
 def declared(config: MethodConfig, **masks: Any) -> dict[str, ViewSpec]:  # noqa: ANN401
     settings = settings_of("blur", **masks)
-    return {view.name: view for view in METHODS[config.name].views(config, settings)}
+    return {view.name: view for view in find_method(config.name).views(config, settings)}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
