@@ -14,6 +14,7 @@ from ray._private.authentication import authentication_constants
 from jobs.cli import parse
 from jobs.cluster import wait
 from jobs.compare import CompareConfig
+from jobs.demo import DemoConfig
 from jobs.export import ExportConfig
 from jobs.pretrain_options import read_command_line
 from jobs.sweep_options import read_options
@@ -42,6 +43,7 @@ PARSERS: dict[str, Callable[[list[str]], object]] = {
     "jobs/export.py": lambda words: parse(ExportConfig, "export", words),
     "jobs/report.py": lambda words: parse(ReportConfig, "report", words),
     "jobs/score.py": lambda words: parse(ScoreConfig, "score", words),
+    "jobs/demo.py": lambda words: parse(DemoConfig, "demo", words),
     "jobs/sweep.py": lambda words: read_options(words, "sweep"),
 }
 
