@@ -48,6 +48,9 @@ class Method(nn.Module, ABC):
     def views(cls, config: Any, settings: ViewSettings) -> tuple[ViewSpec, ...]:  # noqa: ANN401
         """The views that the method wants of every image.
 
+        One of them is cut from a crop named `query`, whose foreground is logged and shown. Names
+        of views differ, and so do those of different crops.
+
         Args:
             config: an instance of `config_type`.
             settings: how the run cuts, masks and fills views.

@@ -136,4 +136,7 @@ class ViewSettings:
 
 def crops_of(views: tuple[ViewSpec, ...]) -> tuple[Crop, ...]:
     """The crops of some views, each once, in order."""
-    return tuple(dict.fromkeys(view.crop for view in views))
+    crops = tuple(dict.fromkeys(view.crop for view in views))
+    assert len({crop.name for crop in crops}) == len(crops), [crop.name for crop in crops]
+    assert len({view.name for view in views}) == len(views), [view.name for view in views]
+    return crops
