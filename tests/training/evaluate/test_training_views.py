@@ -33,7 +33,7 @@ def test_every_pass_has_every_chosen_image_once(
     images: LabelledImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    monkeypatch.setattr(training_views, "cut_views", lambda _, crops, out: out.fill(0))
+    monkeypatch.setattr("training.views.crops.cut_views", lambda _, crops, out: out.fill(0))
     image = images.image
 
     def watched(number: int) -> NDArray[np.uint8]:
