@@ -1,4 +1,4 @@
-"""What README.md tells a reader to type and to look for is there."""
+"""What the README files tell a reader to type and to look for is there."""
 
 import ast
 import re
@@ -26,7 +26,21 @@ from training.evaluate.config import EvaluateConfig
 from training.report.config import ReportConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "pipeline/README.md",
+        "pipeline/saliency/README.md",
+        "training/README.md",
+        "training/evaluate/README.md",
+        "training/sweep/README.md",
+        "jobs/README.md",
+        "jobs/deploy/README.md",
+        "tests/benchmarks/RESULTS.md",
+    )
+]
+README = "\n".join(page.read_text() for page in PAGES)
 ELSEWHERE = (
     "ray: command not found",
     authentication_constants.TOKEN_INVALID_ERROR_MESSAGE,
@@ -80,6 +94,10 @@ def test_waiting_wants_one_number() -> None:
     for wrong in ({}, {"gpus": 1, "cpus": 1}):
         with pytest.raises(InputError, match="either --gpus or --cpus"):
             wait(**wrong)
+
+
+def test_the_first_page_is_short() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= 200
 
 
 def test_make_has_the_targets() -> None:
