@@ -98,7 +98,11 @@ def test_an_unknown_name_is_refused_with_near_ones(name: str, near: str) -> None
         ("epochs", "inf", "'inf' is no whole number"),
         ("optim.lr", "fast", "'fast' is no number"),
         ("encoder.compile", "maybe", "'maybe' is no true or false"),
-        ("masks.strategy", "salient", "unknown mask strategy 'salient': choose from none, random, balanced"),
+        (
+            "masks.strategy",
+            "salient",
+            "unknown mask strategy 'salient': choose from none, random, balanced",
+        ),
         ("masks.query_ratio", "0.1:0.2:0.3", "has 3 values, wanted 2"),
         ("masks.query_ratio", "0.3:0.1", r"query_ratio is 0.3 to 0.1: wanted 0 <= low"),
         ("num_workers", "some", "'some' is none of whole number, auto"),
