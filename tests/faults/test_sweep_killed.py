@@ -80,7 +80,8 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(shards: Path, tmp_pat
         assert f"trial {trial.number} resumes" not in text
     for trial in broken_off:
         assert f"trial {trial.number} resumes after" in text
-        assert "resuming after step" in (run_of(out, trial) / PROGRESS_FILE).read_text()
+        # Its workers may have come to the end of the run before they noticed.
+        assert (run_of(out, trial) / PROGRESS_FILE).read_text().count("after 0 steps") == 1
         assert trials[trial.number].seconds > trial.seconds
     assert pq.read_table(out / RESULTS_FILE)["status"].to_pylist() == ["finished"] * 4
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
@@ -24,6 +23,7 @@ from training.ray.launch import STOP_FILE
 from training.sweep.config import TRIALS_FOLDER, Sweep
 from training.sweep.fits import Share
 from training.sweep.results import Status, Trial, write_table
+from training.sweep.schedulers import scheduler_of
 from training.sweep.space import Domain, Values, shown
 from training.sweep.trainable import NUMBER, free_placement_group, trainable
 
@@ -66,7 +66,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=_Trials(points, sweep, share.trials),
-            scheduler=_scheduler(sweep),
+            scheduler=scheduler_of(sweep),
             trial_dirname_creator=_dirname,
         ),
         run_config=tune.RunConfig(
@@ -124,19 +124,6 @@ def _last(trial: TuneTrial) -> Mapping[str, Any]:
 
 def _dirname(trial: TuneTrial) -> str:
     return f"{trial.config[NUMBER]:04d}"
-
-
-def _scheduler(sweep: Sweep) -> TrialScheduler:
-    if sweep.scheduler == "none":
-        return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epochs",
-        metric=sweep.objective,
-        mode=sweep.mode,
-        max_t=max(map(sweep.epochs_of, [{}, *sweep.points()])),
-        grace_period=sweep.grace_epochs,
-        reduction_factor=sweep.reduction_factor,
-    )
 
 
 class _Points(Searcher):

@@ -67,7 +67,7 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     write_shard_set(tmp_path / "val", num_images=12, first_number=1000)
     places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
     sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
-    monkeypatch.setattr(tune, "_scheduler", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(tune, "scheduler_of", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
     kept = Kept()
     with listening(kept):
         tune.run_trials(sweep, TWO, describe(sweep, "d"))
