@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -186,7 +187,8 @@ def test_what_a_crashed_head_has_left_is_ended(tmp_path: Path) -> None:
     ]
     try:
         while not all(psutil.Process(one.pid).children() for one in started):
-            pass
+            assert all(one.poll() is None for one in started)
+            time.sleep(0.05)
         assert len(processes_of(tmp_path / "mine")) == 2
         assert not is_up(tmp_path / "mine")
         stop(tmp_path / "mine")

@@ -22,11 +22,11 @@ class _SavesErrors:
 
 
 class _NoneStopped(_SavesErrors, FIFOScheduler):
-    pass
+    """Every trial runs to its end."""
 
 
 class _Asha(_SavesErrors, ASHAScheduler):
-    pass
+    """Trials that fall behind are stopped."""
 
 
 def scheduler_of(sweep: Sweep) -> TrialScheduler:

@@ -18,6 +18,7 @@ from training.views.fills import NEGATIVE_NOISE_STD, VIEW_NOISE_STD
 from training.views.mask_draws import (
     NEGATIVE_BOX_SIDE_AT_224,
     QUERY_BOX_SIDE_AT_224,
+    MaskDraws,
     draw_masks,
     scaled_side,
 )
@@ -72,11 +73,46 @@ class Masker(ABC):
 
 
 @dataclass(frozen=True)
-class StrategyMasker(Masker):
-    """The masks of queries and keys: a strategy by its name (`strategies.MASK_STRATEGIES`)."""
+class PatchMasker(Masker):
+    """Masks patches of the grid, with the shapes of the high-pass fill if it is used.
+
+    Attributes:
+        config: how views are masked.
+        high_pass: whether masks have the three shapes of the high-pass fill.
+    """
 
     config: MaskConfig
     high_pass: bool
+    box_side_at_224: ClassVar[int]
+    """Side of the focal mask's box in pixels, of a view of 224 px."""
+
+    @property
+    def steered_by_next(self) -> bool:  # type: ignore[override]
+        """With strategy `shuffled`, a control, another image's saliency steers all masks."""
+        return self.config.strategy == "shuffled"
+
+    @property
+    @abstractmethod
+    def ratio(self) -> tuple[float, float]:
+        """Least and greatest masking ratio."""
+
+    def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> MaskDraws:
+        """Draw what decides the patches."""
+        return draw_masks(
+            seeds_B,
+            view=view_number(view),
+            ratio=self.ratio,
+            grid=cut.grid,
+            view_size=cut.size,
+            box_side=scaled_side(self.box_side_at_224, cut.size),
+        )
+
+
+@dataclass(frozen=True)
+class StrategyMasker(PatchMasker):
+    """The masks of queries and keys: a strategy by its name (`strategies.MASK_STRATEGIES`)."""
+
+    box_side_at_224: ClassVar[int] = QUERY_BOX_SIDE_AT_224
 
     @property
     def masks(self) -> bool:  # type: ignore[override]
@@ -84,20 +120,9 @@ class StrategyMasker(Masker):
         return self.config.strategy != "none"
 
     @property
-    def steered_by_next(self) -> bool:  # type: ignore[override]
-        """`shuffled`, a control, goes by another image's saliency."""
-        return self.config.strategy == "shuffled"
-
-    def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> Any:  # noqa: ANN401
-        """`MaskDraws`."""
-        return draw_masks(
-            seeds_B,
-            view=view_number(view),
-            ratio=self.config.ratio,
-            grid=cut.grid,
-            view_size=cut.size,
-            box_side=scaled_side(QUERY_BOX_SIDE_AT_224, cut.size),
-        )
+    def ratio(self) -> tuple[float, float]:
+        """Of a masked query or key."""
+        return self.config.ratio
 
     def mask(self, draws: Any, sight: Sight) -> Tensor:  # noqa: ANN401
         """The masked pixels: bool, `[B, C, H, W]`."""
@@ -121,28 +146,16 @@ class StrategyMasker(Masker):
 
 
 @dataclass(frozen=True)
-class HideObject(Masker):
+class HideObject(PatchMasker):
     """The masks of hard negatives: patches of the object."""
 
-    config: MaskConfig
-    high_pass: bool
     noise_std: ClassVar[float] = NEGATIVE_NOISE_STD
+    box_side_at_224: ClassVar[int] = NEGATIVE_BOX_SIDE_AT_224
 
     @property
-    def steered_by_next(self) -> bool:  # type: ignore[override]
-        """With strategy `shuffled`, a control, another image's object is hidden."""
-        return self.config.strategy == "shuffled"
-
-    def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> Any:  # noqa: ANN401
-        """`MaskDraws`."""
-        return draw_masks(
-            seeds_B,
-            view=view_number(view),
-            ratio=self.config.negative_ratio,
-            grid=cut.grid,
-            view_size=cut.size,
-            box_side=scaled_side(NEGATIVE_BOX_SIDE_AT_224, cut.size),
-        )
+    def ratio(self) -> tuple[float, float]:
+        """Of the foreground."""
+        return self.config.negative_ratio
 
     def mask(self, draws: Any, sight: Sight) -> Tensor:  # noqa: ANN401
         """The masked pixels: bool, `[B, C, H, W]`."""
