@@ -2,9 +2,12 @@
 
 import os
 import re
+import time
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
+from http import HTTPStatus
+from http.client import HTTPException
 from importlib.util import find_spec
 from typing import Any
 from urllib.error import HTTPError
@@ -18,6 +21,7 @@ OBSTORE_RETRY_SECONDS = 2.0
 """obstore's own retries are short: Ctrl-C has no effect during a call of obstore."""
 CONNECT_SECONDS, SILENT_SECONDS = 5, 60
 """Seconds after which a request without an answer fails; the upload of a part counts."""
+REGION_TRIES = 3
 PART_BYTES, PARTS_AT_ONCE = 5 << 20, 2
 """Parts of an upload: few at once, so that a slow line sends them within `SILENT_SECONDS`."""
 
@@ -93,15 +97,23 @@ def retry_seconds(options: Options) -> float:
 
 
 def bucket_region(name: str, endpoint: str = "https://s3.amazonaws.com") -> str | None:
-    """Return the region that s3 names in every answer about a bucket; None without an answer."""
-    try:
-        request = Request(f"{endpoint}/{name}", method="HEAD")
-        headers = urlopen(request, timeout=CONNECT_SECONDS).headers
-    except HTTPError as error:
-        headers = error.headers
-    except OSError:
-        return None
-    return str(headers["x-amz-bucket-region"]) if "x-amz-bucket-region" in headers else None
+    """Return the region that s3 names in every answer about a bucket; None without an answer.
+
+    A timeout, a lost connection and a status of 500 or more are tried again, `REGION_TRIES` in all.
+    """
+    request = Request(f"{endpoint}/{name}", method="HEAD")
+    for wait in range(REGION_TRIES):
+        time.sleep(wait)
+        try:
+            headers = urlopen(request, timeout=CONNECT_SECONDS).headers
+        except HTTPError as error:
+            headers = error.headers
+            if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                continue
+        except (OSError, HTTPException):
+            continue
+        return str(headers["x-amz-bucket-region"]) if "x-amz-bucket-region" in headers else None
+    return None
 
 
 def status_of(error: Exception) -> int:

@@ -2,7 +2,9 @@
 
 import ast
 import multiprocessing
+import threading
 from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,25 @@ def test_the_region_of_a_bucket_is_asked_for(bucket: Bucket) -> None:
     assert bucket_region(name, address) == "eu-central-1"
     assert bucket_region("nosuchbucket", address) is None
     assert bucket_region(name, "http://127.0.0.1:1") is None
+
+
+def test_a_failed_question_for_the_region_is_asked_again() -> None:
+    statuses = [503, 500, 301]
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(statuses.pop(0))
+            self.send_header("x-amz-bucket-region", "eu-west-1" if not statuses else "wrong")
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            region = bucket_region("any", f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert region == "eu-west-1"
+    assert statuses == []
 
 
 def read(store: Store) -> bytes | str:
