@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.backbone.folder import load_backbone, load_info, weights_digest
-from pipeline.backbone.formats.write import write_formats
+from pipeline.backbone.folder import (
+    load_backbone,
+    load_info,
+    weights_digest,
+    write_backbone,
+)
 from pipeline.core.errors import InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
@@ -50,7 +54,9 @@ def test_weights_have_one_digest_wherever_they_lie(kept: Path, tmp_path: Path) -
     network, info = load_encoder(kept)
     assert load_info(kept / "backbone").weights_sha256 == info.weights_sha256
     assert load_info(find_checkpoint(kept) / "backbone").weights_sha256 == info.weights_sha256
-    written = write_formats(tmp_path / "out", network, info, ["safetensors", "timm"])
+    written = write_backbone(
+        tmp_path / "out", network.state_dict(), info, formats=["safetensors", "timm"]
+    )
     assert written == load_encoder(tmp_path / "out")[1] == info
     files = ("backbone.safetensors", "timm/model.safetensors")
     states = [load_file(tmp_path / "out" / name) for name in files]
