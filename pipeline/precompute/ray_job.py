@@ -24,7 +24,6 @@ from pipeline.precompute.isolation import ShardError, process_isolation
 from pipeline.precompute.ray_session import ray_running, without_lines
 from pipeline.precompute.report import started_work, with_shard
 from pipeline.precompute.run import run_precompute
-from pipeline.saliency.interface import wants_gpu
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.schema import SHARDS_FOLDER
 from pipeline.storage.atomic import temporaries
@@ -108,7 +107,7 @@ def _mapped(
     """
     resources = ray.cluster_resources()
     num_gpus = int(resources.get("GPU", 0))
-    on_gpu = num_gpus > 0 and any(wants_gpu(job.saliency) for job in jobs.values())
+    on_gpu = num_gpus > 0 and any(job.saliency.wants_gpu for job in jobs.values())
     size = min(num_rows, num_gpus * ACTORS_PER_GPU if on_gpu else int(resources.get("CPU", 1)))
     with warnings.catch_warnings():
         # max_task_retries has no other way in: without it Ray Data tries a crash for ever

@@ -15,7 +15,6 @@ from pipeline.precompute.report import (
     say_what_is_there,
     say_what_was_done,
 )
-from pipeline.saliency.interface import batch_images_of, pin
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
 from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
@@ -37,7 +36,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             or a store cannot be read or has changed, or too many images had to be rejected.
     """
     out = open_place(config.out)
-    saliency = pin(config.make_saliency())
+    saliency = config.make_saliency().pinned()
     described = describe_saliency_source(config.saliency_name, saliency)
     try:
         work = begin(config, out, described)
@@ -54,7 +53,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             saliency_size=config.saliency_size,
             max_pixels=config.max_pixels,
             resize_short=config.resize_short or 0,
-            batch_images=batch_images_of(saliency),
+            batch_images=saliency.batch_images,
             generation=generation,
         )
         for generation, plan in work.plans.items()

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from pipeline.images.codecs import decode_source, encode_saliency
-from pipeline.saliency.interface import SaliencySource, batch_images_of
+from pipeline.saliency.interface import SaliencySource
 from pipeline.shardset.schema import SALIENCY_SIZE, sample_key
 from pipeline.shardset.writer import NewSample, ShardWriter
 
@@ -28,7 +28,7 @@ def write_tar(tar: Tar) -> int:
     """Write it; returns how many images are in it."""
     with tar.path.open("wb") as file:
         writer = ShardWriter(file, tar.path.stem)
-        size = batch_images_of(tar.saliency)
+        size = tar.saliency.batch_images
         for start in range(0, len(tar.images), size):
             batch = tar.images[start : start + size]
             read = [(tar.data / source).read_bytes() for source, _ in batch]

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.images.codecs import decode_saliency, encode_saliency
 from pipeline.saliency.foreground import foreground
-from pipeline.saliency.interface import Image, Map
-from pipeline.saliency.on_view import to_grid
+from pipeline.saliency.interface import Image, Map, to_grid
 from training.evaluate.fidelity import sides
 from training.views.crops import Crops, pool_saliency
 

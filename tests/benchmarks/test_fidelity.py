@@ -16,11 +16,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from pipeline.saliency.boundary import Boundary
-from pipeline.saliency.centre import Centre
-from pipeline.saliency.interface import Image, Map, SaliencySource, centre_prior
-from pipeline.saliency.on_view import on_view
+from pipeline.saliency.controls import Centre, Uniform, centre_prior
+from pipeline.saliency.interface import Image, Map, SaliencySource
 from pipeline.saliency.scda import Scda
-from pipeline.saliency.uniform import Uniform
 from tests.benchmarks.fidelity import (
     Agreement,
     agreement,
@@ -85,7 +83,7 @@ def measure(
     """Agreement and mean bytes of everything that could be stored, by name."""
     rows: Table = defaultdict(list)
     num_bytes: dict[str, float] = {}
-    look = on_view(source)
+    look = source.on_view
     maps = source(images)
     others = {**others, "the image's centre": Centre(), "uniform": Uniform()}
     other_maps = {name: other(images) for name, other in others.items()}

@@ -14,8 +14,8 @@ from jobs.cli import parse
 from pipeline.core.errors import InputError
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.saliency.boundary import Boundary
-from pipeline.saliency.score_pairs import Half
 from pipeline.saliency.score_report import ScoreConfig, score_report
+from pipeline.saliency.scoring import Half
 from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,11 +119,10 @@ def test_halves_add_up(demo: Path) -> None:
             half=half,
             processes=1,
         )
-        report = score_report(config)
-        head = next(line for line in report.lines() if "AUC and IoU" in line)
-        counts.append(report.values()["images"])
+        values, (head, *_) = score_report(config)
+        counts.append(values["images"])
         assert head.startswith(f"{counts[-1]} images")
-        assert list(report.values()["sources"]) == ["uniform"]
+        assert list(values["sources"]) == ["uniform"]
         assert (f"half: {half}" in head) == (half != "all")
     assert counts[0] == counts[1] + counts[2] == 16
 

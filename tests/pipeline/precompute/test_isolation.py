@@ -12,8 +12,8 @@ from pipeline.precompute.build import ShardJob, ensure_shard
 from pipeline.precompute.isolation import Isolation, ShardError
 from pipeline.precompute.isolation_child import Limits
 from pipeline.precompute.plan_files import planned_rows
+from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import SaliencySource
-from pipeline.saliency.uniform import Uniform
 from pipeline.shardset.schema import manifest_path, rejected_path, shard_path
 from tests.deadly import (
     DeadlyDecoder,
