@@ -26,9 +26,9 @@ def polar(radius: NDArray[np.floating]) -> Floats:
     return np.stack([radius * np.cos(TURN), radius * np.sin(TURN)], axis=1).astype(np.float32)
 
 
-def circle(radius: float, x: float = 0.0, y: float = 0.0) -> Floats:
-    """A circle about (x, y)."""
-    return polar(np.full_like(TURN, radius)) + np.array([x, y], np.float32)
+def circle(radius: float) -> Floats:
+    """A circle about the origin."""
+    return polar(np.full_like(TURN, radius))
 
 
 DISC = circle(1.0)

@@ -42,6 +42,7 @@ TYPICAL_SHARE = 0.9
 # Raised whenever the same parameters would give other pictures.
 DRAWING_VERSION = 6
 JPEG_QUALITY = 92
+SIDE = 64  # of a written picture: the mean; sides vary by up to 10 %
 HUE_SPREAD = 25.0  # degrees; the kinds' typical hues are 45 apart
 # Degrees: far apart for neighbours, and nowhere the hue of the kind's own objects.
 PLACE_HUES = tuple((150 + 135 * place) % 360 for place in range(len(KINDS)))
@@ -64,7 +65,6 @@ def make_demo_pictures(
     num_usual: int = 2000,
     num_changed: int = 2000,
     seed: int = 0,
-    size: int = 64,
     num_processes: int = 1,
 ) -> None:
     """Write `out/pictures/{train,usual,changed}/KIND/NNNN.jpg` and `out/masks/...` (.png).
@@ -81,12 +81,10 @@ def make_demo_pictures(
         num_usual: pictures to evaluate with, typical backgrounds, likewise.
         num_changed: pictures to evaluate with, any backgrounds, likewise.
         seed: what all draws derive from; no picture is the same under another one.
-        size: mean side in pixels, >= 48; sides vary by up to 10 %.
         num_processes: how many draw at once, 1 or more.
 
     Raises:
-        InputError: a count, the seed, the size or the shares cannot be used, or `out` holds
-            something else.
+        InputError: a count or the seed cannot be used, or `out` holds something else.
     """
     counts = dict(zip(SPLITS, (num_train, num_usual, num_changed), strict=True))
     for split, count in counts.items():
@@ -95,15 +93,10 @@ def make_demo_pictures(
                 f"num_{split} is {count}: it must be a positive multiple of {len(KINDS)},"
                 " the number of kinds"
             )
-    for name, value, least in (
-        ("num_processes", num_processes, 1),
-        ("seed", seed, 0),
-        ("size", size, 48),
-    ):
-        if value < least:
-            raise InputError(f"{name} is {value}: it must be {least} or more")
+    if num_processes < 1 or seed < 0:
+        raise InputError(f"num_processes {num_processes} must be 1 or more, seed {seed} 0 or more")
     wanted: dict[str, object] = {f"num_{split}": count for split, count in counts.items()}
-    wanted |= {"seed": seed, "size": size, "object_share": list(SHARE_OF_PICTURE)}
+    wanted |= {"seed": seed, "size": SIDE, "object_share": list(SHARE_OF_PICTURE)}
     wanted |= {"version": DRAWING_VERSION, "kinds": list(KINDS)}
     wanted["digest"] = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     if is_complete(out, wanted):
@@ -116,7 +109,7 @@ def make_demo_pictures(
         for split, kind in itertools.product(SPLITS, KINDS):
             (out / folder / split / kind).mkdir(parents=True)
     numbers = [(split, number) for split, count in counts.items() for number in range(count)]
-    draw = partial(_write_picture, out, seed, size)
+    draw = partial(_write_picture, out, seed)
     with ExitStack() as open_pool:
         drawn: Iterable[None] = map(draw, numbers)
         if num_processes > 1:
@@ -128,11 +121,11 @@ def make_demo_pictures(
     (out / "unfinished.json").replace(out / "demo.json")
 
 
-def _write_picture(out: Path, seed: int, size: int, numbered: tuple[str, int]) -> None:
+def _write_picture(out: Path, seed: int, numbered: tuple[str, int]) -> None:
     split, number = numbered
     cv2.setNumThreads(1)  # small pictures: more threads only wait for each other
     kind, rng = KINDS[number % len(KINDS)], picture_rng(seed, split, number)
-    picture = draw_picture(kind, rng, size, split=split)
+    picture = draw_picture(kind, rng, SIDE, split=split)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     for folder, suffix, image, options in (
         ("pictures", "jpg", picture.pixels, quality),

@@ -172,7 +172,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "holiday.jpg").write_bytes(b"mine")
     with pytest.raises(InputError, match="not empty"):
-        make_demo_pictures(tmp_path, **few(), size=64)
+        make_demo_pictures(tmp_path, **few())
     assert list(files(tmp_path)) == ["pictures/holiday.jpg"]
 
 
@@ -183,7 +183,6 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ({"num_train": 12}, "num_train"),
         ({"num_usual": -8}, "num_usual"),
         ({"num_changed": 4}, "num_changed"),
-        ({"size": 32}, "size"),
         ({"seed": -1}, "seed"),
     ],
 )

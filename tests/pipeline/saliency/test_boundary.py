@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.core.errors import InputError
 from pipeline.demo.pictures import KINDS, draw_picture
 from pipeline.saliency.boundary import (
     LEAST_TRUST,
@@ -155,22 +154,6 @@ def test_odd_images_have_maps(height: int, width: int, look: str) -> None:
 def test_odd_parameters_have_maps(odd: dict[str, int]) -> None:
     (saliency,) = Boundary(**odd)([scene(50, 45)])
     assert (saliency.min(), saliency.max()) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"side": 8}, "wants a side in"),
-        ({"num_superpixels": 4}, "wants a side in"),
-        ({"detail_side": 5000}, "wants a side in"),
-        ({"texture": -1}, "wants texture in"),
-        ({"rounds": -1}, "rounds in"),
-        ({"prior_sigma": -0.1}, "a prior_sigma that is not negative"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(wrong: dict[str, int], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        Boundary(**wrong)
 
 
 def test_drawn_objects_are_found() -> None:

@@ -289,20 +289,3 @@ def test_networks_without_a_known_feature_map_are_refused(name: str) -> None:
 def test_networks_that_torchvision_does_not_have_are_refused() -> None:
     with pytest.raises(InputError, match=r"no network 'resnet19'"):
         scda(network="resnet19").pinned()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"side": 100}, "multiple of 32"),
-        ({"side": -32}, "multiple of 32"),
-        ({"side": 4096}, "up to 2048"),
-        ({"side": 64, "edges": "reflect"}, "side above 64"),
-        ({"edges": "wrap"}, "edges zero and reflect"),
-        ({"precision": "float16"}, "auto, float32 and bfloat16"),
-        ({"weights": ""}, "a torchvision name, a file or a folder"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Scda(**wrong)  # type: ignore[arg-type]

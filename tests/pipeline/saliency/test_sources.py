@@ -9,8 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import InputError
-from pipeline.saliency.controls import Centre
 from pipeline.saliency.interface import to_grid
 from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.registry import SALIENCY_SOURCES, make_saliency_source
@@ -76,15 +74,6 @@ def test_opencv_sees_the_channels_in_its_own_order() -> None:
         raw = np.asarray(raw, np.float32)
         expected = (raw - raw.min()) / (raw.max() - raw.min())
         assert np.allclose(source([red_blue])[0], expected, atol=1e-6)
-
-
-def test_parameters_out_of_range_are_refused() -> None:
-    with pytest.raises(InputError, match="saliency centre"):
-        Centre(sigma=0)
-    with pytest.raises(InputError, match="saliency fine_grained"):
-        FineGrained(side=1)
-    with pytest.raises(InputError, match="saliency spectral_residual"):
-        SpectralResidual(spectrum_side=0)
 
 
 def test_photographs(shared_data: Path) -> None:
