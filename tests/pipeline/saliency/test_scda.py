@@ -117,24 +117,6 @@ def test_an_export_brings_its_preprocessing_and_its_stem(tmp_path: Path) -> None
         assert saliency.shape == (8 * 6, 8 * 8)
 
 
-def test_maps_of_any_image_are_maps() -> None:
-    """A flat image's is flat: padding with zeros, which the network sees, is no grey image."""
-    rng = np.random.default_rng(0)
-    shapes = [(1, 1), (1, 300), (300, 1), (2, 3), (40, 60), (225, 300), (900, 40)]
-    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
-    flat = [np.full((70, 90, 3), level, np.uint8) for level in (0, 127, 255)]
-    copies = [image.copy() for image in images]
-    maps = scda()([*images, *flat])
-    for saliency in maps:
-        assert saliency.dtype == np.float32
-        assert saliency.ndim == 2
-        assert 0 <= saliency.min() <= saliency.max() <= 1
-    for saliency in (maps[0], *maps[-3:]):
-        assert set(saliency.ravel().tolist()) == {0.5}
-    assert all(np.array_equal(a, b) for a, b in zip(images, copies, strict=True))
-    assert scda()([]) == []
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_map_depends_on_the_batch_by_less_than_a_level(precision: str) -> None:
     """Half precision costs few levels."""
