@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.core.progress import say
-from training.evaluate.config import DETECTION, EvaluateConfig
+from training.evaluate.config import DETECTION, RESULTS_FILE, EvaluateConfig
 
 if TYPE_CHECKING:
     from training.evaluate.results import Result
@@ -20,8 +20,8 @@ def read_command_line() -> EvaluateConfig:
     """The configuration, paths absolute."""
     config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF)
     # These import torch, which --help goes without.
+    from training.evaluate.encoders import is_path
     from training.evaluate.protocols import chosen_protocols
-    from training.evaluate.subject import is_path
 
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     named = tuple(
@@ -41,7 +41,6 @@ def run() -> None:
     config = read_command_line()
     from training.core.context import LocalContext
     from training.core.threads import sharing_threads, threads_set_by_user
-    from training.evaluate.results import RESULTS_FILE
     from training.evaluate.run import evaluate
 
     say(

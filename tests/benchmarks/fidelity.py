@@ -5,18 +5,22 @@ Shapes: B views, S side of a view, G grid side, P side of a stored map, H W pixe
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.images.codecs import decode_saliency, encode_saliency
 from pipeline.saliency.foreground import foreground
 from pipeline.saliency.interface import Image, Map
 from pipeline.saliency.on_view import to_grid
-from training.evaluate.fidelity import sides
-from training.views.crops import Crops, pool_saliency
+from training.evaluate.image_views import coloured
+from training.randomness.draws import KEY, QUERY, sample_seeds
+from training.views.crops import Crops, cut_crops, pool_saliency
+from training.views.settings import ViewConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class Agreement:
     objects: float
 
 
+class CutViews(NamedTuple):
+    """One random crop of every image: its geometry, and how two draws of colours look."""
+
+    crops: Crops
+    images01_B3SS: Tensor
+    recoloured01_B3SS: Tensor
+
+
+def cut(images: Sequence[Image], config: ViewConfig, epoch: int) -> CutViews:
+    """Draw, cut and colour a view of every image, as training does for its query view."""
+    seeds_B = sample_seeds(0, epoch, np.arange(len(images)))
+    crop = cut_crops(images, seeds_B, names=(QUERY,), config=config)
+    looks = (coloured(crop.pixels_RSS3, seeds_B, name) for name in (QUERY, KEY))
+    return CutViews(crop.boxes, *looks)
+
+
 def pool_stored(
     maps: Sequence[Map], images: Sequence[Image], crops: Crops, grid: int, size: int
 ) -> tuple[NDArray[np.float32], float]:
@@ -41,7 +61,8 @@ def pool_stored(
     stored = [encode_saliency(saliency, size) for saliency in maps]
     levels_BPP = np.stack([decode_saliency(png) for png in stored])
     num_bytes = float(np.mean([len(png) for png in stored]))
-    return pool_saliency(levels_BPP, *sides(images), crops, grid), num_bytes
+    heights_B, widths_B = np.array([image.shape[:2] for image in images]).T
+    return pool_saliency(levels_BPP, heights_B, widths_B, crops, grid), num_bytes
 
 
 def pool_exactly(

@@ -24,10 +24,10 @@ from pipeline.saliency.uniform import Uniform
 from tests.benchmarks.fidelity import (
     Agreement,
     agreement,
+    cut,
     pool_exactly,
     pool_stored,
 )
-from training.evaluate.fidelity import cut
 from training.views.settings import ViewConfig
 
 NUM_IMAGES = int(os.environ.get("SALMASK_FIDELITY_IMAGES", "200"))

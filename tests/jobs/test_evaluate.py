@@ -180,7 +180,7 @@ def test_figures_go_onto_the_card(
         ({"checkpoint": "nowhere"}, "nowhere"),
         ({"checkpoint": "train"}, "backbone.json"),
         ({"train": "nowhere"}, "nowhere"),
-        ({"val": "plain"}, "labels asked for where there are none"),
+        ({"val": "plain"}, "plain has no labels: run jobs/precompute.py"),
         ({"val": "train"}, "share 40 images (picture-000000.png, picture-000001.png, "),
     ],
 )

@@ -13,7 +13,7 @@ from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from training.core.checkpoint import CheckpointStore
 from training.encoders.kept_encoder import find_checkpoint, load_encoder
-from training.evaluate.subject import load_subjects
+from training.evaluate.encoders import load_encoders
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import MethodConfig
@@ -57,8 +57,8 @@ def test_weights_have_one_digest_wherever_they_lie(kept: Path, tmp_path: Path) -
     states.append(torch.load(kept / "backbone" / "backbone.pth", weights_only=True))
     assert {weights_digest(state) for state in states} == {info.weights_sha256}
     names = (str(kept), str(kept / "backbone" / "backbone.pth"))
-    subjects = load_subjects(names, encoder="query", seed=0, device=torch.device("cpu"))
-    assert {subject.digest for subject in subjects} == {info.weights_sha256}
+    encoders = load_encoders(names, encoder="query", seed=0, device=torch.device("cpu"))
+    assert {encoder.digest for encoder in encoders} == {info.weights_sha256}
 
 
 def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
@@ -102,13 +102,13 @@ def test_an_evaluation_takes_it_by_name(kept: Path) -> None:
     names, cpu = (str(kept), "untrained"), torch.device("cpu")
     if "simclr" in str(kept):
         with pytest.raises(InputError, match=r"simclr has none"):
-            load_subjects(names, encoder="momentum", seed=0, device=cpu)
+            load_encoders(names, encoder="momentum", seed=0, device=cpu)
         return
-    subject, twin = load_subjects(names, encoder="momentum", seed=0, device=cpu)
+    encoder, twin = load_encoders(names, encoder="momentum", seed=0, device=cpu)
     network, info = load_encoder(kept, "momentum")
-    assert (subject.encoder, subject.digest) == ("momentum", info.weights_sha256)
-    assert torch.equal(subject.network(VIEWS), network(VIEWS))
-    assert (twin.encoder, twin.digest) == ("untrained", "random:0")
+    assert (encoder.kind, encoder.digest) == ("momentum", info.weights_sha256)
+    assert torch.equal(encoder.extractor.network(VIEWS), network(VIEWS))
+    assert (twin.kind, twin.digest) == ("untrained", "random:0")
 
 
 def test_an_export_has_no_momentum_encoder(kept: Path) -> None:
