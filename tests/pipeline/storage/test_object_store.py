@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import storage
+from pipeline.storage.base import RETRY_SECONDS, StoreError
 from pipeline.storage.object_store import ObjectStore
-from pipeline.storage.storage import StoreError, open_store
+from pipeline.storage.storage import open_store
 from tests.s3_server import Bucket
 
 MIB = 1 << 20
@@ -33,7 +33,8 @@ def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket
     bucket.wire.cut_after(12 * MIB)
     script = (
         "import sys\n"
-        "from pipeline.storage.storage import StoreError, open_store\n"
+        "from pipeline.storage.base import StoreError\n"
+        "from pipeline.storage.storage import open_store\n"
         "store = open_store(sys.argv[1])\n"
         "try:\n"
         f"    store.write('big', bytes({23 * MIB}))\n"
@@ -108,7 +109,7 @@ def test_a_refusal_is_reported_at_once(bucket: Bucket) -> None:
         with pytest.raises(StoreError, match=r"/p/x cannot be looked up: 403 Forbidden$"):
             store.size("x")
         assert store.sweep() == 0
-    assert time.monotonic() - started < storage.RETRY_SECONDS  # nothing was retried
+    assert time.monotonic() - started < RETRY_SECONDS  # nothing was retried
 
 
 def test_markers_of_folders_are_no_files(bucket: Bucket) -> None:
