@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.core.errors import InputError, write_error
+from pipeline.core.errors import InputError, JobError, write_error
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.isolation import ShardError, process_isolation
@@ -122,7 +122,9 @@ class _ShardMaker:
 def _build(job: ShardJob) -> BuiltShard | Exception:
     try:
         return process_isolation().build(job)
-    except (InputError, ShardError) as error:
+    except JobError as error:
+        return error
+    except ShardError as error:
         return InputError(str(error))
     except OSError as error:
         return write_error(job.name, error)

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.manifest import AGAIN, ShardInfo
 from pipeline.shardset.schema import shard_file
 from pipeline.storage.atomic import atomic_file, temporaries
@@ -119,7 +119,7 @@ class ShardCache:
 
     def _fetch_waiting(self) -> None:
         while True:
-            with suppress(InputError):  # `open` fetches it again and raises
+            with suppress(JobError):  # `open` fetches it again and raises
                 os.close(self.open(self._waiting.get()))
 
     def _open_lock(self, sha256: str) -> int:

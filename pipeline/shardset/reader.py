@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.cache import CacheConfig, ShardCache
 from pipeline.shardset.manifest import AGAIN, DatasetInfo, read_manifest
 from pipeline.shardset.schema import shard_file
@@ -125,7 +125,7 @@ class ShardSetReader:
 
         Raises:
             IndexError: no such sample.
-            DamagedSampleError: its bytes cannot be read; names the shard and the key.
+            DamagedSample: its bytes cannot be read; names the shard and the key.
         """
         number, row = self._locate(sample_id)
         index = self._index(number)
@@ -168,12 +168,10 @@ class ShardSetReader:
             raise self._damaged(number, row, f"{len(data)} of {length} bytes are there")
         return data
 
-    def _damaged(self, number: int, row: int, what: str) -> DamagedSampleError:
+    def _damaged(self, number: int, row: int, what: str) -> DamagedSample:
         where = self.store.where(shard_file(self.info.shards[number].name))
         key = self._index(number).keys[row]
-        return DamagedSampleError(
-            f"shard {where}, sample {key}: {what} ({AGAIN} to mend the shard)"
-        )
+        return DamagedSample(f"shard {where}, sample {key}: {what} ({AGAIN} to mend the shard)")
 
     def _open_shard(self, number: int) -> _OpenFile:
         shard = self.info.shards[number]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.precompute.run import run_precompute
@@ -88,7 +88,7 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
         return [ensure_shard(job) for job in jobs]
 
     place = f"s3://{bucket.name}"
-    with pytest.raises(InputError, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
+    with pytest.raises(StoreUnavailable, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
         run_precompute(impatient, cut_after_two)
     assert "\n" not in str(caught.value)
     bucket.wire.mend()
@@ -116,7 +116,7 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
         ensure_shard(jobs[0], limit=lambda num_images: nullcontext(bucket.wire.cut()))
         raise AssertionError("the shard was made without its images")
 
-    with pytest.raises(InputError, match=r"data/class_\d/.* cannot be read"):
+    with pytest.raises(StoreUnavailable, match=r"data/class_\d/.* cannot be read"):
         run_precompute(impatient, cut_at_the_first_image)
     bucket.wire.mend()
     names = bucket.contents("out")

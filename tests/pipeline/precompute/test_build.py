@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.build import ShardJob, ensure_shard, rehearse
 from pipeline.precompute.plan_files import planned_rows
@@ -182,7 +182,9 @@ def test_reads_are_tried_again_and_never_reject(
         assert ensure_shard(job).info.num_images == 6
         assert len(tries) == 3
         return
-    with pytest.raises(InputError, match=rf"{victim} cannot be read: Input/output error \(tried"):
+    with pytest.raises(
+        StoreUnavailable, match=rf"{victim} cannot be read: Input/output error \(tried"
+    ):
         ensure_shard(job)
     assert len(tries) > 3
     assert job.out.size(rejected_file(NAME)) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.shardset.cache import CacheConfig, ShardCache, default_cache_folder
 from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
@@ -132,7 +132,7 @@ def test_an_outage_is_said_and_a_later_try_goes_on(
 ) -> None:
     cache = cache_of(bucket, config, retry_seconds="0")
     bucket.wire.cut()
-    with pytest.raises(InputError, match="shard-000000"):
+    with pytest.raises(StoreUnavailable, match="shard-000000"):
         use(cache, info.shards[0])
     bucket.wire.mend()
     use(cache, info.shards[0])
