@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +35,13 @@ def edit_member(column: str, data: bytes) -> Callable[[Path], None]:
 
     def edit(root: Path) -> None:
         path = root / shard_file(FIRST)
-        offset = path.stat().st_size
-        path.write_bytes(path.read_bytes() + data)
-        edit_row(**{f"{column}_offset": offset, f"{column}_length": len(data)})(root)
-        info, tar = load_dataset_info(root), path.read_bytes()
-        digest = hashlib.sha256(tar).hexdigest()
+        row = pq.read_table(root / manifest_file(FIRST)).to_pylist()[1]
+        tar, start = path.read_bytes(), row[f"{column}_offset"]
+        tar += tar[start - tarfile.BLOCKSIZE : start]
+        edit_row(**{f"{column}_offset": len(tar), f"{column}_length": len(data)})(root)
+        tar += data
+        path.write_bytes(tar)
+        info, digest = load_dataset_info(root), hashlib.sha256(tar).hexdigest()
         first = replace(info.shards[0], num_bytes=len(tar), sha256=digest)
         write_dataset_info(root, replace(info, shards=(first, *info.shards[1:])))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -69,7 +70,7 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
                 for column, value in found.items()
                 if value != row[column]
             ]
-        except (ImageError, ValueError, KeyError, TypeError) as error:
+        except (ImageError, ValueError) as error:
             wrong = [_one_line(error)]
         problems += [f"{name}, {row['key']}: {what}" for what in wrong]
     return ShardReport(
@@ -102,20 +103,28 @@ def _found(row: Row, index: int, shard: ShardInfo, info: DatasetInfo, tar: bytes
     """Columns of a row as the shard and the sample's members in the tar have them.
 
     Raises:
-        ImageError, ValueError, KeyError, TypeError: a member cannot be used; says why.
+        ImageError, ValueError: a member cannot be used; says why.
     """
 
     def member(column: str) -> bytes:
         offset = row[f"{column}_offset"]
         return tar[offset : offset + row[f"{column}_length"]]
 
-    found = {"shard": shard.name, "index": index, "key": sample_key(row["source"])}
-    found["height"], found["width"] = decode_stored(member("image")).shape[:2]
+    found: Row = {"shard": shard.name, "index": index, "key": sample_key(row["source"])}
+    file = f"{row['key']}.{row['image_ext']}"
+    if not tar.startswith(f"{file}\0".encode(), row["image_offset"] - tarfile.BLOCKSIZE):
+        raise ValueError(f"{file} is not at image_offset")
     num_classes = len(info.class_names)
     if row["label"] not in (range(num_classes) if num_classes else (None,)):
         raise ValueError(f"label {row['label']}, where there are {num_classes} classes")
-    described = json.loads(member("json"))
-    found |= {column: described[column] for column in JSON_COLUMNS}
+    try:
+        described = dict(json.loads(member("json")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"its .json cannot be read: {error}") from error
+    found |= {column: described.get(column) for column in JSON_COLUMNS}
+    height, width = decode_stored(member("image")).shape[:2]
+    if (height, width) != (found["height"], found["width"]):
+        raise ValueError(f"its image is {width} x {height}, its .json has another size")
     levels = decode_saliency(member("saliency"))
     if len(levels) != info.saliency_size:
         raise ValueError(f"its map has {len(levels)} cells a side, not {info.saliency_size}")

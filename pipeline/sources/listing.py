@@ -155,10 +155,8 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
         why = f"{first_unlabelled} {listing.unlabelled}" if listing.unlabelled else ""
         return images.without_labels(why)
     by_value = listing.counts_as_numbers and all(n.lstrip("-").isdecimal() for n in numbers)
-    names = (
-        *known_classes,
-        *sorted(numbers.keys() - set(known_classes), key=int if by_value else None),
-    )
+    new = sorted(numbers.keys() - set(known_classes), key=int if by_value else str)
+    names = (*known_classes, *new)
     final = {name: number for number, name in enumerate(names)}
     renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]
     index = images.rows.column_names.index("label")

@@ -90,13 +90,14 @@ class _Reader:
     def image(self, row: Row) -> RawImage:
         """Read the image and the mask of a row."""
         store, masks = self._place.store, self._place.masks or self._place.store
-        source, size = row["source"], row["num_bytes"]
-        what, mask_size, mask = f"the mask of {source}", row["mask_bytes"], None
-        data = self._read(source, store, row["uri"], row["offset"], size)
+        source, uri = row["source"], row["uri"]
+        data = self._read(source, store, uri, row["offset"], row["num_bytes"])
+        mask: bytes | None = None
+        what, size = f"the mask of {source}", row["mask_bytes"]
         if row["mask"] is not None:
-            mask = self._read(what, masks, os.fsdecode(row["mask"]), None, mask_size)
+            mask = self._read(what, masks, os.fsdecode(row["mask"]), None, size)
         elif row["mask_offset"] is not None:
-            mask = self._read(what, store, row["uri"], row["mask_offset"], mask_size)
+            mask = self._read(what, store, uri, row["mask_offset"], size)
         return RawImage(source, data, row["label"], mask)
 
     def _read(

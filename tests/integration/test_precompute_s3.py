@@ -3,7 +3,7 @@
 import shutil
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,8 +112,12 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
     monkeypatch.setattr("pipeline.sources.reading.READ_AHEAD", 1)
     impatient = replace(remote, data=bucket.url("data", retry_seconds=1))
 
+    def cut(num_images: int) -> AbstractContextManager[None]:
+        bucket.wire.cut()
+        return nullcontext()
+
     def cut_at_the_first_image(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
-        ensure_shard(jobs[0], limit=lambda num_images: nullcontext(bucket.wire.cut()))
+        ensure_shard(jobs[0], limit=cut)
         raise AssertionError("the shard was made without its images")
 
     with pytest.raises(StoreUnavailable, match=r"data/class_\d/.* cannot be read"):

@@ -84,6 +84,10 @@ def flat_map(size: int) -> bytes:
     return encode_saliency(np.zeros((size, size), np.float32), size)
 
 
+def picture(width: int, height: int) -> bytes:
+    return bytes(cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1])
+
+
 TAR = shard_file(FIRST)
 
 
@@ -104,8 +108,9 @@ TAR = shard_file(FIRST)
         (lambda r: (r / rejected_file(FIRST)).write_bytes(b""), "rejected images .* cannot be"),
         (lambda r: copy_over(r, rejected_file(FIRST), manifest_file(FIRST)), "other columns"),
         (edit_member("image", b"no picture"), "cannot be decoded"),
-        (edit_member("json", b"{}"), "'source'"),
-        (edit_member("json", b"{"), "Expecting"),
+        (edit_member("image", picture(9, 8)), r"image is 9 x 8, its \.json has another size"),
+        (edit_member("json", b"{}"), r"its \.json has another size"),
+        (edit_member("json", b"{"), r"its \.json cannot be read: Expecting"),
         (edit_member("saliency", b""), "empty file|decode"),
         (edit_member("saliency", flat_map(8)), "not the one that the manifest's stat"),
         (edit_member("saliency", flat_map(9)), "has 9 cells a side, not 8"),
@@ -117,7 +122,9 @@ TAR = shard_file(FIRST)
         (edit_row(sha256="0"), r": sha256 is \w{64}, the manifest says 0"),
         (edit_row(source="other.png"), r": key is other-\w+, the manifest says"),
         (edit_row(source="other.png"), "is planned, but in no shard"),
-        (edit_row(image_offset=0), "cannot be decoded"),
+        (edit_row(image_offset=0), "is not at image_offset"),
+        (edit_row(image_ext="jpg"), r"\.jpg is not at image_offset"),
+        (edit_row(image_length=9), "cannot be decoded"),
         (edit_row(saliency_mean=0.9), "not the one that the manifest's statistics are of"),
         (edit_row(saliency_std=0.9), "not the one that the manifest's statistics are of"),
         (edit_row(foreground_share=0.1), "not the one that the manifest's statistics are of"),
