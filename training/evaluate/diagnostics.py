@@ -36,7 +36,7 @@ from training.evaluate.labelled import evenly_chosen
 from training.evaluate.results import Result
 from training.randomness.draws import QUERY, sample_seeds, torch_seeds, view_number
 from training.views.fills import FILLS, UnmaskedView, sample_noise
-from training.views.mask_draws import draw_masks
+from training.views.maskers import draw_masks
 from training.views.patches import choose_patches, patches_to_pixels
 
 

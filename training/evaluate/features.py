@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.core.progress import track
 from pipeline.images.preprocessing import centre_view, short_side
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
@@ -79,7 +79,7 @@ class FeatureExtractor:
         def load(number: int) -> View | None:
             try:
                 image = images.image(number)
-            except DamagedSampleError:
+            except DamagedSample:
                 if self.skip_damaged:
                     return None
                 raise

@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import DamagedSampleError
+from pipeline.core.errors import DamagedSample
 from pipeline.saliency.foreground import foreground
 from training.evaluate.features import FeatureExtractor, evaluation_mode
 from training.evaluate.image_views import centre_views, two_views
 from training.evaluate.labelled import LabelledImages, hashed_subset
-from training.methods.hard_negatives import embedding_spread
-from training.methods.interface import PlainEmbedder
+from training.methods.interface import PlainEmbedder, embedding_spread
 
 INSTANCE_ACCURACY, SPREAD = "checked_instance_accuracy", "checked_embedding_spread"
 OBJECT_SENSITIVITY = "object_sensitivity"
@@ -40,7 +39,7 @@ def label_free_figures(
         in [0, 1], of those embeddings. `object_sensitivity` (see there), where there are objects.
 
     Raises:
-        DamagedSampleError: an image or its map cannot be read, and the run does not skip such.
+        DamagedSample: an image or its map cannot be read, and the run does not skip such.
     """
     numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)
     if extractor.skip_damaged:
@@ -113,6 +112,6 @@ def _readable(images: LabelledImages, number: int) -> bool:
     try:
         images.image(number)
         images.saliency(number)
-    except DamagedSampleError:
+    except DamagedSample:
         return False
     return True

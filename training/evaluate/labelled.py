@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSampleError, ImageError, InputError
+from pipeline.core.errors import DamagedSample, ImageError, InputError
 from pipeline.core.image_names import has_image_suffix
 from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.shardset.cache import CacheConfig
@@ -106,7 +106,7 @@ class StoredImages(LabelledImages):
         try:
             return decode_stored(sample.image)
         except ImageError as error:
-            raise DamagedSampleError(
+            raise DamagedSample(
                 f"sample {sample.key} in {sample.shard} is damaged ({error}): "
                 "rerun the precompute job on the same sources and the shard is rebuilt"
             ) from error

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from tests.shard_sets import damage_images, write_shard_set
 from tests.training.evaluate.cases import Colours, extractor_of, folders, left_alone
@@ -127,7 +127,7 @@ def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> 
     write_shard_set(tmp_path, num_images=20)
     damage_images(tmp_path, 0, 3)
     images = open_labelled(tmp_path)
-    with pytest.raises(DamagedSampleError, match=r"picture-000000-\w+ in shard-000000 is damaged"):
+    with pytest.raises(DamagedSample, match=r"picture-000000-\w+ in shard-000000 is damaged"):
         extractor_of(Colours()).features(images)
     _, labels = extractor_of(Colours(), skip_damaged=True).features(images)
     assert labels.tolist() == images.labels()[3:].tolist()

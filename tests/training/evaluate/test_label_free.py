@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.core.errors import DamagedSampleError
+from pipeline.core.errors import DamagedSample
 from tests.shard_sets import damage_images, write_images, write_shard_set
 from tests.training.evaluate.cases import SIZE, Colours, Normed, extractor_of, left_alone
 from training.encoders.encoder import Backbone
@@ -85,6 +85,6 @@ def test_an_encoder_in_training_is_left_as_it_is(
 def test_damaged_images_are_skipped_where_the_run_skips_them(tmp_path: Path) -> None:
     write_shard_set(tmp_path, num_images=20, labels=False)
     damage_images(tmp_path, 0, 3)
-    with pytest.raises(DamagedSampleError, match=r"sample picture-.* in shard-000000 is dam"):
+    with pytest.raises(DamagedSample, match=r"sample picture-.* in shard-000000 is dam"):
         measure(tmp_path)
     assert measure(tmp_path, skip_damaged=True)["checked_images"] == 17
