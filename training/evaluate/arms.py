@@ -38,13 +38,10 @@ class Arm:
 
 
 def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> list[Arm]:
-    """Read the arms that a command line names.
+    """Read the arms that a command line names, relative to a root.
 
-    Args:
-        words: each a folder, or NAME=FOLDER,FOLDER,... with a folder for every seed. Of a single
-            folder each checkpoint is an arm.
-        checkpoints: names of those that are read where a folder holds several; none: all.
-        root: that relative paths start from.
+    A word is a folder, or NAME=FOLDER,FOLDER,... with a folder for every seed. Of a single folder
+    each checkpoint is an arm. `checkpoints` names those that are read of folders with several.
 
     Raises:
         InputError: fewer than two arms, a folder or name twice, other numbers of seeds, a folder
@@ -73,11 +70,7 @@ def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> l
 
 
 def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:
-    """The figures that all seeds of all arms hold, of the same images.
-
-    Args:
-        arms: two or more.
-        protocols: of which figures are taken; none: all.
+    """The figures of protocols (none: of all) that all seeds of all arms hold, of the same images.
 
     Raises:
         InputError: an unknown protocol, no figure in common, other images or labels, another

@@ -40,11 +40,7 @@ def cut_all(
 ) -> tuple[Cut, NDArray[np.float64]]:
     """The parts of all images and the objects' shares, on every rank; the ranks share the work.
 
-    Args:
-        extractor: says how a test-time view is cut.
-        images: with saliency.
-        numbers_M: of the images.
-        otsu: make masks of the maps (`binarised`).
+    With `otsu` the maps are no masks, and masks are made of them (`binarised`).
     """
 
     def load(number: int) -> tuple[Cut, float]:

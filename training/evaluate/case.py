@@ -69,16 +69,7 @@ class Case:
         interval: tuple[float, float] | None = None,
         **more: Any,  # noqa: ANN401
     ) -> Result:
-        """A result of this case.
-
-        Args:
-            protocol: by name.
-            name: of the figure.
-            figure: its value.
-            settings: that the figure depends on, beside view size, precision and device.
-            interval: of the figure.
-            more: other fields of the result.
-        """
+        """A result of this case; its settings also hold view size, precision and device."""
         view = {
             "view_size": self.extractor.view_size,
             "bf16": self.config.bf16,
@@ -116,7 +107,7 @@ class Case:
         Args:
             protocol: by name.
             predicted: int64 [V], or [D, V] of D draws of training labels.
-            numbers: of the V validation images, rising; none: all of them.
+            numbers: of the V images, rising; none: all of them.
             more: settings and other fields of the result.
         """
         predicted_DV = torch.atleast_2d(predicted.cpu()).numpy()

@@ -26,21 +26,14 @@ def run_checks(
     autocast: torch.dtype | None,
     step: int,
 ) -> dict[str, float]:
-    """Measures the encoder as it stands; called by every rank.
+    """Measures the encoder of a method, which is left as it is; called by every rank.
 
-    Args:
-        config: the run.
-        method: holds the encoder, which is left as it is.
-        fill: of the run, for how it prepares views.
-        device: that computes.
-        autocast: compute in this type.
-        step: global steps done. Random weights are measured with calibrated batch norm before the
-            first one, in a copy.
+    Before the first step (0), random weights are measured with calibrated batch norm, in a copy.
 
     Returns:
-        The figures of ``label_free_figures``, of validation images where there are some, and of
-        those that the run asks for: ``knn``, top-1 in percent, with ``knn_images``, the number of
-        validation images, and ``heldout_loss``, in nats. The same on every rank.
+        The figures of `label_free_figures`, of validation images where there are some, and of those
+        that the run asks for: `knn`, top-1 in percent, with `knn_images`, the number of validation
+        images, and `heldout_loss`, in nats. The same on every rank.
     """
     train = StoredImages(config.shards, config.cache)
     val = config.knn.val_shards

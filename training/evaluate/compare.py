@@ -47,15 +47,10 @@ class Comparison:
 
 
 def compare(arms: Sequence[Arm], figures: Sequence[str], *, seed: int) -> list[Comparison]:
-    """Compare every arm with the first one.
+    """Compare every arm with the first one; the seed is the bootstrap's.
 
     One seed and one draw of labels are compared by `paired_difference`, one seed of several draws
     by `seeds_difference` over the draws, several seeds by `seeds_difference` over the seeds.
-
-    Args:
-        arms: two or more, of the same images.
-        figures: that all of them hold.
-        seed: of the bootstrap.
     """
     return [_compare(figure, arms[0], arm, seed=seed) for arm in arms[1:] for figure in figures]
 

@@ -105,14 +105,7 @@ def diagnostics(case: Case) -> list[Result]:
 def mask_invariance(
     case: Case, numbers_M: NDArray[np.int64], features_MD: Tensor, *, grid: int, fill: str
 ) -> dict[str, tuple[Tensor, float]]:
-    """Mask views and compare their features with those of the unmasked views.
-
-    Args:
-        case: encoder, images, ratios, and the seed of masks and noise.
-        numbers_M: of the images.
-        features_MD: of their unmasked views.
-        grid: G.
-        fill: what stands in masked patches, a key of `FILLS`.
+    """Mask views of images and compare their features with those of the unmasked views.
 
     Returns:
         By the kind of patches that may be masked (foreground, background, random) and the share of

@@ -54,15 +54,11 @@ def load_encoders(
 ) -> list[NamedEncoder]:
     """Load what is compared.
 
-    Args:
-        names: paths of runs, checkpoints and exports; `UNTRAINED`, `torchvision`,
-            `torchvision:NAME` or a `.pth` file: weights for the first other one's network.
-        encoder: of each run.
-        seed: of untrained weights.
-        device: that they go to.
+    Names are paths of runs, checkpoints and exports, or weights for the first other one's network:
+    `UNTRAINED` (from the seed), `torchvision`, `torchvision:NAME` or a `.pth` file.
 
     Raises:
-        InputError: none, one that cannot be loaded, one twice, or nothing but untrained ones.
+        InputError: none, one that cannot be loaded, one twice, or nothing but weights.
     """
     double = next((name for name in names if list(names).count(name) > 1), None)
     if double is not None:

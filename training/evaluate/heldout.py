@@ -69,16 +69,10 @@ def heldout_loss(
 ) -> float:
     """InfoNCE of held-out images against the bank; called by every rank, who split the work.
 
-    Both views go through the encoder as it stands, in evaluation mode, unmasked, with the default
-    colours and crops: -log of exp(q.k / t) over itself plus the sum over the bank, the mean.
-
-    Args:
-        encoder: images to unit rows [., D]; left as it is.
-        config: of the run: held-out shards, bank and temperature, size and grid of views.
-        fill: of the run, for how it prepares views (high pass).
-        device: that computes.
-        autocast: compute in this type.
-        carry: view and mask to what the network takes, where it sees masks.
+    Both views go through the encoder (images to unit rows) as it stands, in evaluation mode,
+    unmasked, prepared as the run's fill does, with the default colours and crops: -log of
+    exp(q.k / t) over itself plus the sum over the bank, the mean. `carry` joins view and mask where
+    the network sees masks.
 
     Returns:
         The loss in nats, the same on every rank; of embeddings without any order log(K + 1).

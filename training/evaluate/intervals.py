@@ -91,15 +91,10 @@ def percentile_interval(figures_R: NDArray[np.float64]) -> tuple[float, float]:
 def paired_difference(
     right_a_V: NDArray[np.bool_], right_b_V: NDArray[np.bool_], seed: int
 ) -> Difference:
-    """Compare two backbones on the same images.
+    """Compare two backbones on the same images in the same order.
 
     The interval is the percentile bootstrap's over images, p McNemar's exact test: images that
     only one is right on fall to either side like a coin.
-
-    Args:
-        right_a_V: whether each prediction of the first backbone is right.
-        right_b_V: of the second one, the same images in the same order.
-        seed: of the resamples.
 
     Raises:
         InputError: no images, or another number of them.
@@ -119,12 +114,8 @@ def paired_difference(
 def seeds_difference(right_a_SV: NDArray[Any], right_b_SV: NDArray[Any]) -> Difference:
     """Compare two arms of several seeds each on the same images, the seeds paired in order.
 
-    The interval is that of `crossed_mean` over the differences.
-
-    Args:
-        right_a_SV: whether, or in what share of repetitions, each prediction of the first arm is
-            right; bool or float in [0, 1].
-        right_b_SV: of the second arm, the same images in the same order.
+    The interval is that of `crossed_mean` over the differences. Values are bool, or shares of right
+    predictions over repetitions in [0, 1].
 
     Raises:
         InputError: fewer than two seeds or images, or arms with different numbers of them.

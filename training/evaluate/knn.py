@@ -41,13 +41,7 @@ def knn_predict(
 ) -> torch.Tensor:
     """Let the k most similar training images vote: weight exp(cosine / temperature).
 
-    Args:
-        features_train_MD: float [M, D], of any length.
-        labels_train_M: int64 [M], in 0 .. num_classes - 1.
-        features_val_VD: float [V, D], of any length.
-        num_classes: number of classes.
-        k: number of neighbours, at most M.
-        temperature: above 0.
+    Takes float [M, D], int64 [M] in 0 .. num_classes - 1 and float [V, D], rows of any length.
 
     Returns:
         Predicted class int64 [V]; among equal votes the lower one.

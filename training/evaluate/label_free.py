@@ -28,10 +28,10 @@ NUM_IMAGES, NUM_PAIRS, BATCH_SIZE = 256, 128, 128
 def label_free_figures(
     embedder: PlainEmbedder, extractor: FeatureExtractor, images: LabelledImages, *, grid: int
 ) -> dict[str, float]:
-    """Look at the encoder as it stands; the same on every rank.
+    """Figures of an encoder in training, which is left as it is; the same on every rank.
 
     Of up to 256 images, always the same (`hashed_subset`), and two views of half of them, in the
-    weights' own type. The embedder, whose backbone is the extractor's network, is left as it is.
+    weights' own type. The extractor's network is the embedder's backbone.
 
     Returns:
         `checked_instance_accuracy`, in percent: how often an augmented view's embedding is nearest

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +56,10 @@ class LabelledImages:
     @cached_property
     def sources(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
         """Names and sha256 of all source files; reads every file of a folder."""
+        names, digests = zip(*self.content, strict=True)
         # File names on Linux are bytes and need not be valid UTF-8; parquet's strings must be.
-        names = (
-            os.fsencode(name).decode("utf-8", "replace")
-            for name in chain.from_iterable(self.content.names())
-        )
-        return np.array(list(names)), np.array(list(chain.from_iterable(self.content.digests())))
+        readable = [os.fsencode(name).decode("utf-8", "replace") for name in names]
+        return np.array(readable), np.array(digests)
 
     def labels(self) -> NDArray[np.int64]:
         """Labels of all images, int64 [num_images]; -1 where there is none."""

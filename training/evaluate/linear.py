@@ -59,15 +59,8 @@ def linear_probe(
 ) -> LinearResult:
     """Choose the L2 strength on a held-out part of training, fit on all of it, classify.
 
-    Features are standardised with the mean and deviation of training.
-
-    Args:
-        features_train_MD: float [M, D], on the device that computes.
-        labels_train_M: int64 [M].
-        features_val_VD: float [V, D].
-        labels_val_V: int64 [V], checked but not used.
-        num_classes: K.
-        seed: of the held-out part.
+    Features float [M, D] and [V, D] are standardised with the mean and deviation of training; the
+    first ones' device computes. Labels int64; those of validation are checked, but not used.
 
     Raises:
         InputError: empty sets, missing labels, features that do not match, nothing to hold out.

@@ -22,11 +22,7 @@ from training.evaluate.untrained import ONE_SEED, calibrate, over_seeds
 def evaluate(config: EvaluateConfig, device: torch.device) -> list[Result]:
     """Score, and write every result and its predictions as soon as they are there.
 
-    Called by every rank; the first one writes, and says every figure.
-
-    Args:
-        config: what is scored, how, and on what; paths absolute.
-        device: that computes.
+    Called by every rank with absolute paths; the first one writes, and prints every figure.
 
     Returns:
         The results in order, the same on every rank.
@@ -54,8 +50,6 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     """The figures of labelled images, checkpoint by checkpoint and protocol by protocol.
 
     The first rank writes the predictions before the figures are yielded.
-
-    Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
     labelled = not LABEL_FREE.issuperset(protocols)

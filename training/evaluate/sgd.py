@@ -45,11 +45,7 @@ def train_classifier(
 ) -> None:
     """Minimise the cross-entropy, one step per batch of this rank; called by every rank.
 
-    Args:
-        logits: views uint8 [B, 3, S, S] -> [B, K].
-        optimiser: of the weights behind it.
-        schedule: step -> factor of the optimiser's learning rates.
-        batches: this rank's (`training_batches`).
+    `logits` takes uint8 views; `schedule` gives the factor of the learning rates by step.
     """
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule)
     for views_BCHW, labels_B in batches:
