@@ -1,4 +1,4 @@
-"""What is measured of an encoder while it is pretrained, with labels and without."""
+"""Measure an encoder while it is pretrained, with labels and without."""
 
 import copy
 from dataclasses import replace

@@ -175,7 +175,7 @@ class EvaluateConfig:
         results: folder that gets every figure, a line of JSON each, and every image's predictions.
         k: neighbours that vote, 1 or more.
         temperature: of the votes' weights, exp(cosine / temperature), above 0.
-        seed: that everything random follows from, 0 or more.
+        seed: of everything that is drawn, 0 or more.
         batch_size: images that go through the network at once, 1 or more.
         bf16: compute in bfloat16: faster on a GPU, a little less exact.
         local: in this process, without Ray.
@@ -225,8 +225,7 @@ class EvaluateConfig:
             )
         if DETECTION in self.protocol and self.num_workers not in ("auto", 1):
             raise InputError(
-                f"detection trains in one process, --num-workers {self.num_workers} was asked for: "
-                "leave it away"
+                f"detection trains in one process: leave --num-workers {self.num_workers} out"
             )
 
     @property

@@ -23,9 +23,9 @@ UNTRAINED = "untrained"
 NUM_UNTRAINED = 3
 """Random networks that an untrained one stands for: single ones differ by several points."""
 SUPERVISED = "torchvision"
-"""So begins the name of torchvision's published weights (`torchvision`, `torchvision:NAME`)."""
+"""First part of the names of published weights (`torchvision`, `torchvision:NAME`)."""
 STATE_DICT = ".pth"
-"""So ends the name of a local file of weights as torchvision names them."""
+"""Suffix of local files of weights named as torchvision names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,12 @@ def load_encoders(
 
 
 def is_path(name: str) -> bool:
-    """Whether a checkpoint's name is a path, and no word."""
+    """Whether a checkpoint's name is a path."""
     return name != UNTRAINED and name.partition(":")[0] != SUPERVISED
 
 
 def is_baseline(name: str) -> bool:
-    """Whether a checkpoint's name says weights alone, without a network to put them in."""
+    """Whether a checkpoint's name gives weights only, for another checkpoint's network."""
     return not is_path(name) or name.endswith(STATE_DICT)
 
 

@@ -1,7 +1,7 @@
 """The contrastive loss on images that a run does not see, with a frozen bank of negatives.
 
-Validation loss tracks what a network is good for as data and epochs grow (Xie et al., "On Data
-Scaling in Masked Image Modeling", CVPR 2023, who ask it of reconstruction; here of contrast).
+Validation loss tracks how well a network transfers as data and epochs grow (Xie et al., "On Data
+Scaling in Masked Image Modeling", CVPR 2023, for reconstruction; here the loss is contrastive).
 
 Shapes: M images, D embedding, K images of the bank.
 """

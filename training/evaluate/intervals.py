@@ -100,7 +100,7 @@ def paired_difference(
         InputError: no images, or another number of them.
     """
     a_V, b_V = np.asarray(right_a_V, dtype=np.bool_), np.asarray(right_b_V, dtype=np.bool_)
-    _check(a_V, b_V, least=(1,))
+    _check(a_V, b_V, least=1)
     only_a, only_b = int((a_V & ~b_V).sum()), int((~a_V & b_V).sum())
     counts = np.array([only_b, only_a, len(a_V) - only_a - only_b])
     # Resampling images draws these counts from a multinomial distribution.
@@ -121,7 +121,7 @@ def seeds_difference(right_a_SV: NDArray[Any], right_b_SV: NDArray[Any]) -> Diff
         InputError: fewer than two seeds or images, or arms with different numbers of them.
     """
     a_SV, b_SV = np.asarray(right_a_SV, dtype=np.float64), np.asarray(right_b_SV, dtype=np.float64)
-    _check(a_SV, b_SV, least=(2, 2))
+    _check(a_SV, b_SV, least=2)
     mean, low, high, p = crossed_mean(b_SV - a_SV)
     return Difference(points=100 * mean, low=100 * low, high=100 * high, p=p)
 
@@ -171,13 +171,10 @@ def crossed_mean(x_SV: NDArray[Any]) -> tuple[float, float, float, float]:
     return mean, mean - half(TAIL), mean + half(TAIL), float(p)
 
 
-def _check(a: NDArray[Any], b: NDArray[Any], *, least: tuple[int, ...]) -> None:
-    """Raise InputError unless both have one shape with so many seeds and images at least."""
-    axes = ("seeds", "images")[-len(least) :]
-    if a.ndim != len(least) or b.ndim != len(least):
-        raise InputError(f"got arrays of {a.ndim} and {b.ndim} axes: wanted {' x '.join(axes)}")
-    for name, of_a, of_b, wanted in zip(axes, a.shape, b.shape, least, strict=True):
-        if of_a != of_b:
-            raise InputError(f"{of_a} and {of_b} {name} cannot be paired: give the same number")
-        if of_a < wanted:
-            raise InputError(f"a comparison of {of_a} {name}: wanted {wanted} or more")
+def _check(a: NDArray[Any], b: NDArray[Any], *, least: int) -> None:
+    """Raise InputError unless both are of the same numbers of seeds and images, and of enough."""
+    if a.shape != b.shape or min(a.shape) < least:
+        raise InputError(
+            f"arms of {a.shape} and {b.shape} values cannot be paired: wanted as many seeds and "
+            f"images of either, {least} or more"
+        )

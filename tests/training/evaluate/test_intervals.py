@@ -121,18 +121,11 @@ def test_nothing_differs() -> None:
 
 def test_arms_that_cannot_be_paired() -> None:
     ones = np.ones((3, 10), dtype=np.bool_)
-    for a, b, message in (
-        (ones, ones[:2], "3 and 2 seeds cannot be paired"),
-        (ones, ones[:, :9], "10 and 9 images cannot be paired"),
-        (ones[:1], ones[:1], "comparison of 1 seeds: wanted 2"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for a, b in ((ones, ones[:2]), (ones, ones[:, :9]), (ones[:1], ones[:1])):
+        with pytest.raises(InputError, match=r"cannot be paired: wanted .*, 2 or more"):
             seeds_difference(a, b)
-    for a, b, message in (
-        (ones[0, :0], ones[0, :0], "comparison of 0 images"),
-        (ones, ones[0], "2 and 1 axes: wanted images"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for a, b in ((ones[0, :0], ones[0, :0]), (ones[0], ones[0, :9]), (ones, ones[0])):
+        with pytest.raises(InputError, match=r"cannot be paired: wanted .*, 1 or more"):
             paired_difference(a, b, seed=0)
 
 
