@@ -110,7 +110,7 @@ def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[n
     distance_HW = cv2.distanceTransform(
         cv2.copyMakeBorder(1 - hole, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_C, 3
     )[1:-1, 1:-1]
-    row, column = np.unravel_index(int(distance_HW.argmax()), distance_HW.shape)
+    row, column = divmod(int(distance_HW.argmax()), distance_HW.shape[1])
     reach = int(distance_HW[row, column]) - 1
     square = image[row - reach : row + reach + 1, column - reach : column + reach + 1]
     square = square.astype(np.float32)

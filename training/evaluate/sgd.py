@@ -31,7 +31,7 @@ CROP_SCALE = (0.08, 1.0)
 
 def zero_classifier(feature_dim: int, num_classes: int, device: torch.device) -> nn.Linear:
     """A linear layer of zeros; draws nothing."""
-    classifier = nn.utils.skip_init(nn.Linear, feature_dim, num_classes, device=device)
+    classifier: nn.Linear = nn.utils.skip_init(nn.Linear, feature_dim, num_classes, device=device)
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
     return classifier
