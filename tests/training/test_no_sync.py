@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pipeline.saliency.foreground import foreground
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
-from training.engine.lars import LARS
+from training.engine.optimisers import LARS
 from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
 from training.views.colours import ColourDraws, augment_colours
 from training.views.exchange import ExchangeDraws

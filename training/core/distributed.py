@@ -1,6 +1,6 @@
-"""What crosses ranks: gathered rows, shuffled encoding, averaged buffers, one agreed decision.
+"""Collectives over the ranks; without a process group they cost nothing.
 
-Every function also works in a single process without a process group, where it costs nothing.
+Shapes: B rows of one rank, N rows of all ranks, X any further dimensions.
 """
 
 from collections.abc import Callable
@@ -30,9 +30,8 @@ def gather_rows(rows_BX: Tensor) -> Tensor:
     """Stacks the same number of rows from every rank, in the order of the ranks. No gradient."""
     if world_size() == 1:
         return rows_BX
-    rows_BX = rows_BX.contiguous()
     parts = [torch.empty_like(rows_BX) for _ in range(world_size())]
-    dist.all_gather(parts, rows_BX)
+    dist.all_gather(parts, rows_BX.contiguous())
     return torch.cat(parts)
 
 
@@ -41,12 +40,10 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows_BX: Tensor) -> Tensor:
-        """Stacks the ranks' rows."""
         return gather_rows(rows_BX)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient_NX: Tensor) -> Tensor:
-        """Sums over the ranks, and keeps this rank's rows."""
         gradient_NX = gradient_NX.contiguous().clone()
         dist.all_reduce(gradient_NX)
         return gradient_NX.chunk(world_size())[rank()]
@@ -77,16 +74,13 @@ def gather_rows_of_any_number(rows_MX: Tensor) -> Tensor:
 
 
 def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor:
-    """The shuffle of a global batch: a pure function of (seed, step, branch).
+    """The shuffle of a global batch, int64 [size]: a pure function of (seed, step, branch).
 
     Args:
         size: rows of the global batch.
         seed: the run's seed.
         step: global step.
         branch: which encoder pass is shuffled (keys and hard negatives apart).
-
-    Returns:
-        int64 [size], the same for any number of ranks.
     """
     order = sample_seeds(seed + (branch + 1) * 0x5851F42D, step, np.arange(size, dtype=np.int64))
     return torch.from_numpy(np.argsort(order, kind="stable"))
@@ -157,9 +151,9 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def balanced_weights(weights_B: Tensor) -> Tensor:
-    """Weights of this rank's samples, scaled to a mean of 1 over the global batch.
+    """This rank's weights scaled to a mean of 1 over the global batch.
 
-    The mean over the ranks of each rank's mean of weighted losses is then their weighted mean over
+    The mean over the ranks of each rank's mean of weighted losses is then the weighted mean over
     the global batch. Weights of 1 stay exactly 1.
     """
     return weights_B / mean_over_ranks(weights_B.mean())
@@ -186,10 +180,7 @@ def agree(value: int) -> int:
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """Wraps a module so that its gradients are averaged over the ranks; alone, the module itself.
-
-    Buffers are left to each rank: batch-norm statistics are averaged when they are needed.
-    """
+    """The module with gradients that are averaged over the ranks; its buffers stay each rank's."""
     if world_size() == 1:
         return module
     return DistributedDataParallel(

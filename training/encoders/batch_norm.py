@@ -1,12 +1,13 @@
 """Batch norm over groups of fixed size, so that statistics do not depend on the number of ranks.
 
 On one device the shuffling of MoCo's keys does nothing: query and key of an image share their
-batch statistics and the network can cheat by them. Statistics over shuffled groups mend that, and
-make one process with many groups compute what many ranks with one group each compute.
+batch statistics, by which the network can cheat. Statistics over shuffled groups prevent that, and
+one process with many groups computes the same as many ranks with one group each.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class _Grouped(nn.modules.batchnorm._BatchNorm):
 
 
 class _PlainGrouped(_Grouped):
-    """For torch's own classes: spares a launch per group and layer that counts the batches."""
+    """For torch's own classes: avoids the kernel per group and layer that counts the batches."""
 
     def _normalised(self, group: Tensor) -> Tensor:
         return functional.batch_norm(
@@ -52,27 +53,12 @@ class _PlainGrouped(_Grouped):
         )
 
 
-class GroupedBatchNorm1d(_PlainGrouped, nn.BatchNorm1d):
-    """``BatchNorm1d`` over groups."""
-
-
-class GroupedBatchNorm2d(_PlainGrouped, nn.BatchNorm2d):
-    """``BatchNorm2d`` over groups."""
-
-
-GROUPED: dict[type[nn.Module], type[_Grouped]] = {
-    nn.BatchNorm1d: GroupedBatchNorm1d,
-    nn.BatchNorm2d: GroupedBatchNorm2d,
-}
-"""Kinds of batch norm and their grouped forms; others are added as they are met."""
-
-
-def grouped_class(kind: type[nn.Module]) -> type[_Grouped]:
+@cache
+def _grouped_class(kind: type[nn.Module]) -> type[_Grouped]:
     """The grouped form of a kind of batch norm, such as timm's with its activation inside."""
-    if kind not in GROUPED:
-        namespace: dict[str, Any] = {"__doc__": f"``{kind.__name__}`` over groups."}
-        GROUPED[kind] = type(f"Grouped{kind.__name__}", (_Grouped, kind), namespace)
-    return GROUPED[kind]
+    base = _PlainGrouped if kind in (nn.BatchNorm1d, nn.BatchNorm2d) else _Grouped
+    namespace: dict[str, Any] = {"__doc__": f"``{kind.__name__}`` over groups."}
+    return type(f"Grouped{kind.__name__}", (base, kind), namespace)
 
 
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
@@ -92,7 +78,7 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             if not isinstance(child, _Grouped):
-                child.__class__ = grouped_class(type(child))
+                child.__class__ = _grouped_class(type(child))
             assert isinstance(child, _Grouped)
             child.group_size = group_size
     return module
@@ -100,10 +86,10 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Leaves the running statistics of every batch norm as they are while the block runs.
+    """Does not update the running statistics of any batch norm while the block runs.
 
-    In training mode the norms still use the batch's own statistics: for passes of images that the
-    exported network is not to be tuned to.
+    For passes of images that the exported network is not to be tuned to. In training mode the
+    norms still use the batch's own statistics.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

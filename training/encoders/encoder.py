@@ -8,11 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.backbone.weights import find_weights, load_weights
-from pipeline.core.architectures import (
-    classifier_names,
-    plain_network,
-    stem_name,
-)
+from pipeline.core.architectures import classifier_names, plain_network, stem_name
 from pipeline.core.errors import InputError
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import (
@@ -68,14 +64,13 @@ class Backbone(nn.Module):
 
         Args:
             view_BCHW: float [B, 3, H, W], or what `with_mask` made of it.
-            mask_BCHW: bool [B, 1 or 3, H, W], True where masked: for a partial stem; the others
-                see the view as it is filled.
+            mask_BCHW: bool [B, 1 or 3, H, W], True where masked; only a partial stem uses it.
         """
         features_BD: Tensor = self.network(self.with_mask(view_BCHW, mask_BCHW))
         return features_BD
 
     def with_mask(self, view_BCHW: Tensor, mask_BCHW: Tensor | None) -> Tensor:
-        """The view for `forward`, with its mask on board if the stem is partial, else as it is."""
+        """The view for `forward`, which carries its mask if the stem is partial."""
         if mask_BCHW is None or not self.sees_masks:
             return view_BCHW
         return with_mask(view_BCHW, mask_BCHW)
@@ -123,12 +118,11 @@ def load_initial(network: nn.Module, init: str, architecture: str, *, max_pool: 
 
 
 def plain_state_dict(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights as the library's network without its classifier names and shapes them.
+    """Detached copies of the weights as the library's network without its classifier has them.
 
-    Returns:
-        Detached copies; a small stem's 3 x 3 kernel stands in the centre of 7 x 7 zeros. With the
-        same stride and padding 3 instead of 1 that is the same convolution. A partial stem is a
-        plain one as long as nothing is masked.
+    A small stem's 3 x 3 kernel stands in the centre of 7 x 7 zeros: with the same stride and
+    padding 3 instead of 1 that is the same convolution. A partial stem is a plain one as long as
+    nothing is masked.
     """
     network = backbone.network
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -147,34 +141,28 @@ def projection_head(
     batch_norm: bool = False,
     last_batch_norm: bool = False,
 ) -> nn.Sequential:
-    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim]; its user normalises.
+    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim], without normalisation.
 
     MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
-    (v2, arXiv 2006.10029: three), batch norm behind all of them, the last one too.
+    (v2, arXiv 2006.10029: three), batch norm behind all of them.
 
     Args:
-        feature_dim: length of what goes in.
+        feature_dim: length of the input.
         hidden_dim: width of every layer but the last.
-        output_dim: length of what comes out.
-        num_layers: linear layers, a ReLU between two.
+        output_dim: length of the output.
+        num_layers: linear layers, 1 or more, a ReLU between two.
         batch_norm: behind every layer but the last; such a layer has no bias.
         last_batch_norm: behind the last layer, which then has no bias.
-
-    Raises:
-        InputError: no layer at all.
     """
     if num_layers < 1:
         raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")
     layers: list[nn.Module] = []
     width = feature_dim
-    for index in range(num_layers):
-        last = index == num_layers - 1
-        normed = last_batch_norm if last else batch_norm
-        following = output_dim if last else hidden_dim
+    for number in range(1, num_layers + 1):
+        is_last = number == num_layers
+        following, normed = (output_dim, last_batch_norm) if is_last else (hidden_dim, batch_norm)
         layers.append(nn.Linear(width, following, bias=not normed))
-        if normed:
-            layers.append(nn.BatchNorm1d(following))
-        if not last:
-            layers.append(nn.ReLU(inplace=True))
+        layers += [nn.BatchNorm1d(following)] if normed else []
+        layers += [] if is_last else [nn.ReLU(inplace=True)]
         width = following
     return nn.Sequential(*layers)

@@ -1,19 +1,19 @@
 """Whether every node of a cluster reaches a run's folders: the same shards, the same output.
 
-Works by a token: a small file that one process puts into the run's folder, that every node looks
-for, and beside which every node puts an answer. All of it is removed afterwards. (It imports
-little: a node that is asked starts a process for it.)
+One process writes a token, a small file, into the run's folder; every node looks for it and writes
+an answer beside it. All of them are removed afterwards. (This file imports little, because a node
+that is asked starts a process for it.)
 """
 
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.errors import InputError, write_error
+from pipeline.core.errors import JobError, write_error
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.schema import DATASET_FILE
 from pipeline.storage.storage import Location, open_store
@@ -66,7 +66,7 @@ def token_in(out: Path) -> Iterator[str]:
 
 
 def look(wanted: Places, token: str, name: str) -> str | None:
-    """Called on a node: looks whether everything is there, and answers the token.
+    """Called on a node: checks that everything is there, and answers the token.
 
     Args:
         wanted: what must be reached.
@@ -77,10 +77,16 @@ def look(wanted: Places, token: str, name: str) -> str | None:
         What is wrong there, or None.
     """
     for root, digest in wanted.shards.items():
-        wrong = _wrong(root, digest)
-        if wrong is not None:
-            return wrong
-    if not _soon((wanted.out / token).exists):
+        try:
+            if not digest and not open_store(root).is_there():
+                return f"there is no {root} there"
+            if digest:
+                check_shards(root, load_dataset_info(root))
+                if _digest(root) != digest:
+                    return f"{root} holds another shard set there than here"
+        except JobError as error:
+            return str(error)
+    if not _soon_there(wanted.out / token):
         return f"{wanted.out} is not the folder there that it is here"
     try:
         (wanted.out / f"{token}-{name}").write_text(name)
@@ -91,17 +97,7 @@ def look(wanted: Places, token: str, name: str) -> str | None:
 
 def has_answered(wanted: Places, token: str, name: str) -> bool:
     """Whether the answer of a node that has looked is seen here."""
-    return _soon((wanted.out / f"{token}-{name}").exists)
-
-
-def _wrong(root: Location, digest: str) -> str | None:
-    if not digest:
-        return None if open_store(root).is_there() else f"there is no {root} there"
-    try:
-        check_shards(root, load_dataset_info(root))
-    except InputError as error:
-        return str(error)
-    return None if _digest(root) == digest else f"{root} holds another shard set there than here"
+    return _soon_there(wanted.out / f"{token}-{name}")
 
 
 def _digest(root: Location) -> str:
@@ -111,9 +107,9 @@ def _digest(root: Location) -> str:
         return ""
 
 
-def _soon(seen: Callable[[], bool]) -> bool:
+def _soon_there(path: Path) -> bool:
     deadline = time.monotonic() + SETTLE_SECONDS
-    while not seen():
+    while not path.exists():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)

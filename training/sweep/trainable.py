@@ -27,9 +27,10 @@ from pipeline.shardset.manifest import load_dataset_info
 from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
-from training.engine.loop import RunResult
 from training.engine.preflight import steps_per_epoch
-from training.ray.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
+from training.engine.result import RunResult
+from training.ray.launch import STOP_FILE, launch
+from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
 from training.sweep.config import TRIALS_FOLDER, trial_config
 

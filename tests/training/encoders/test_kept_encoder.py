@@ -12,7 +12,7 @@ from pipeline.core.errors import InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from training.core.checkpoint import CheckpointStore
-from training.encoders.kept_encoder import find_checkpoint, load_encoder
+from training.encoders.export import find_checkpoint, load_encoder
 from training.evaluate.subject import load_subjects
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
