@@ -99,7 +99,8 @@ class Trainer:
         )
         self.record.show_progress(self.step)
         self.record.interval.start_clock()
-        for batch in self.record.interval.timed(loader):
+        for batch in loader:
+            self.record.interval.stop_waiting()
             update_threads()
             self._train_step(batch)
             if self._due(self.config.log_every_steps) or self._epoch_ends():
@@ -113,6 +114,7 @@ class Trainer:
                 self._save()
             if decision == STOP:
                 break
+            self.record.interval.start_waiting()
         self.context.report(self.record.values)
         self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)

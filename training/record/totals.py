@@ -1,9 +1,9 @@
 """Numbers that add up over steps and ranks: means, timings, counts, and a digest of the samples."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 from training.core.distributed import mean_over_ranks, sum_over_ranks
 from training.randomness.draws import sample_seeds
 
-Item = TypeVar("Item")
 WORD = 1 << 64
 PROVENANCE_DOMAIN = 0x50524F56
 """Separates the hashes of the digest from the draws of samples and of their order."""
@@ -41,8 +40,9 @@ class Interval:
         self._timed_steps += 1
 
     def start_clock(self) -> None:
-        """Starts the timings anew."""
+        """Starts the timings anew, with waiting for data."""
         self._started, self._waited, self._timed_steps = time.perf_counter(), 0.0, 0
+        self.start_waiting()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -53,17 +53,13 @@ class Interval:
         finally:
             self._started += time.perf_counter() - before
 
-    def timed(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yields the items, and counts the time of waiting for each."""
-        iterator = iter(items)
-        while True:
-            before = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            self._waited += time.perf_counter() - before
-            yield item
+    def start_waiting(self) -> None:
+        """Counts the time from here to `stop_waiting` as waiting for data."""
+        self._waits_since = time.perf_counter()
+
+    def stop_waiting(self) -> None:
+        """Ends what `start_waiting` or `start_clock` began."""
+        self._waited += time.perf_counter() - self._waits_since
 
     def finish(self, batch_size: int) -> dict[str, float]:
         """Means over steps and ranks, and timings; starts the next interval."""
