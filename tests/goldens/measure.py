@@ -19,7 +19,7 @@ from tests.precompute_here import precompute_here
 from tests.runs import StopsAfter, run
 from tests.shard_sets import picture
 from training.config.pretrain import PretrainConfig
-from training.config.recipes import RECIPES
+from training.config.recipes import RECIPES, find_recipe
 from training.core.schedules import cosine_lr
 from training.engine import loop
 from training.methods.settings import MethodConfig
@@ -31,8 +31,7 @@ from training.views.spec import EXCHANGED
 
 FOLDER = Path(__file__).resolve().parent
 PRECOMPUTE = "precompute"
-RECIPE_NAMES = tuple({recipe: name for name, recipe in RECIPES.items()}.values())
-"""Every recipe once, whatever its aliases."""
+RECIPE_NAMES = tuple(RECIPES)
 NUM_PICTURES, STEPS, STEPS_HASHED = 48, 10, 2
 LATER_RATES = 1e-3
 """The factor of all learning rates but the first step's. With those of the recipes a rounding of
@@ -102,7 +101,7 @@ def small_recipe(name: str, shards: Path, out: Path) -> PretrainConfig:
     Batch, network and the sizes that follow from them are small; views of 224 px become 56 px with
     the same grid.
     """
-    config = RECIPES[name](shards, out)
+    config = find_recipe(name)(shards, out)
     return replace(
         config,
         batch_size=8,

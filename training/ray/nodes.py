@@ -15,7 +15,7 @@ from pipeline.core.errors import InputError
 from pipeline.precompute.ray_session import ray_running
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Node
-from training.ray.reach import has_answered, look, places, token_in
+from training.ray.reach import digests_of, look, token_in
 
 _look = ray.remote(num_cpus=0, max_retries=0)(look)
 ANSWER_SECONDS = 120.0
@@ -76,7 +76,7 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
     here = ray.get_runtime_context().get_node_id()  # the preflight has checked this node
     nodes, knn = live_nodes(), config.knn
     labelled = (knn.val_shards, knn.train_shards) if knn.val_shards is not None else ()
-    wanted = places(config.out, [config.shards, *(root for root in labelled if root is not None)])
+    digests = digests_of([config.shards, *(root for root in labelled if root is not None)])
     found = [node for node in nodes if node.identity == here]
     with token_in(config.out) as token:
         tasks = {}
@@ -84,7 +84,7 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
             if node.identity != here:
                 on_node = NodeAffinitySchedulingStrategy(node.identity, soft=False)
                 remote = _look.options(scheduling_strategy=on_node)
-                tasks[remote.remote(wanted, token, node.identity)] = node
+                tasks[remote.remote(token, node.identity, digests)] = node
         done, late = ray.wait([*tasks], num_returns=max(1, len(tasks)), timeout=ANSWER_SECONDS)
         for task in late:
             ray.cancel(task, force=True)
@@ -94,8 +94,6 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
                 wrong = ray.get(task)
             except RayError:  # it died in the meantime
                 continue
-            if wrong is None and not has_answered(wanted, token, node.identity):
-                wrong = f"{wanted.out} is not the folder there that it is here"
             if wrong is not None:
                 raise InputError(
                     f"node {node.name} does not reach what the run needs: {wrong}; every node "

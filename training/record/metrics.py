@@ -50,10 +50,11 @@ class MetricsLog:
     ) -> None:
         """Writes numbers after global step ``step`` (``kind`` is train or eval), and words."""
         self._write({"step": step, "kind": kind, **values, **notes})
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        named = {f"{kind}/{name}": value for name, value in values.items()}
+        for name, value in named.items():
+            self._board.add_scalar(name, value, step)
         if self._trackers is not None:
-            self._trackers.numbers(step, {f"{kind}/{name}": v for name, v in values.items()})
+            self._trackers.tell(lambda tracker: tracker.numbers(step, named))
 
     def message(self, *, step: int, kind: str, message: str) -> None:
         """Writes a message after global step ``step``; ``kind`` is WARNING or LEARNING."""
@@ -68,7 +69,7 @@ class MetricsLog:
         with Image.open(path) as image:
             self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
         if self._trackers is not None:
-            self._trackers.picture(step, name, path)
+            self._trackers.tell(lambda tracker: tracker.picture(step, name, path))
 
     def close(self, *, finished: bool = True) -> None:
         """Flushes and closes all records."""

@@ -27,21 +27,21 @@ MLFLOW_BATCH = 100
 
 
 class Tracker(Protocol):
-    """A place that a run is recorded at. Any method may raise anything."""
+    """A run on a tracker. Any method may raise anything."""
 
     run_id: str
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """Numbers after a global step."""
+        """Records numbers after a global step."""
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """A PNG of a global step."""
+        """Records a PNG of a global step."""
 
     def close(self, finished: bool) -> None:
-        """The end of the run, which may be resumed if it has not finished."""
+        """Ends the run, which may be resumed if it has not finished."""
 
 
-class MLflowTracker:
+class _MLflow:
     """A run of the experiment ``salmask`` on an MLflow server or in its database."""
 
     def __init__(self, uri: str, name: str, run_id: str | None, config: dict[str, Any]) -> None:
@@ -53,38 +53,30 @@ class MLflowTracker:
             self.run_id = run_id
             return
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        number = (
-            self._client.create_experiment(EXPERIMENT, artifact_location=_artifacts(uri))
-            if experiment is None
-            else experiment.experiment_id
-        )
+        if experiment is None:
+            # Pictures stand beside a database; MLflow's default is the working directory.
+            beside = Path(uri.removeprefix(SQLITE)).parent / "mlflow-artifacts"
+            place = beside.as_uri() if uri.startswith(SQLITE) else None
+            number = self._client.create_experiment(EXPERIMENT, artifact_location=place)
+        else:
+            number = experiment.experiment_id
         self.run_id = str(self._client.create_run(number, run_name=name).info.run_id)
         params = [mlflow.entities.Param(key, str(value)) for key, value in dotted(config).items()]
         for start in range(0, len(params), MLFLOW_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + MLFLOW_BATCH])
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """See ``Tracker``."""
         for name, value in values.items():
             self._client.log_metric(self.run_id, name, value, step=step, synchronous=True)
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """See ``Tracker``. An artifact."""
         self._client.log_artifact(self.run_id, str(path), f"{name}/step-{step:08d}")
 
     def close(self, finished: bool) -> None:
-        """See ``Tracker``."""
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
 
 
-def _artifacts(uri: str) -> str | None:
-    """Pictures stand beside a database; MLflow's default is the process's working directory."""
-    if not uri.startswith(SQLITE):
-        return None
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlflow-artifacts").as_uri()
-
-
-class WandbTracker:
+class _Wandb:
     """A run of a Weights & Biases project, or a folder to be synchronised later."""
 
     def __init__(
@@ -105,15 +97,12 @@ class WandbTracker:
         self.run_id = str(self._run.id)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """See ``Tracker``."""
         self._run.log(values, step=step)
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """See ``Tracker``."""
         self._run.log({name: self._image(str(path))}, step=step)
 
     def close(self, finished: bool) -> None:
-        """See ``Tracker``."""
         self._run.finish(exit_code=0 if finished else 1)
 
 
@@ -151,9 +140,9 @@ class Trackers:
         name = config.name or folder.name
         begin: dict[str, Callable[[str | None], Tracker]] = {}
         if (uri := config.mlflow) is not None:
-            begin["mlflow"] = lambda run: MLflowTracker(uri, name, run, settings)
+            begin["mlflow"] = lambda run: _MLflow(uri, name, run, settings)
         if (project := config.wandb) is not None:
-            begin["wandb"] = lambda run: WandbTracker(project, name, run, settings, folder)
+            begin["wandb"] = lambda run: _Wandb(project, name, run, settings, folder)
         self._lost: list[str] = []
         self._trackers: dict[str, Tracker] = {}
         for kind, start in begin.items():
@@ -171,13 +160,9 @@ class Trackers:
         if self._trackers:
             self._sender.start()
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
-        """Numbers after a global step."""
-        self._tasks.put(lambda tracker: tracker.numbers(step, values))
-
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """A PNG of a global step; the file stays where it is."""
-        self._tasks.put(lambda tracker: tracker.picture(step, name, path))
+    def tell(self, what: Callable[[Tracker], None]) -> None:
+        """Has the thread call a function of each tracker, in order."""
+        self._tasks.put(what)
 
     def lost(self) -> list[str]:
         """A line for each tracker that was given up since the last call."""
@@ -186,7 +171,7 @@ class Trackers:
 
     def close(self, finished: bool) -> None:
         """Reports the end, and waits for a limited time until everything is sent."""
-        self._tasks.put(lambda tracker: tracker.close(finished))
+        self.tell(lambda tracker: tracker.close(finished))
         self._tasks.put(None)
         if self._sender.is_alive():
             self._sender.join(CLOSE_SECONDS)

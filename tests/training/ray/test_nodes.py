@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,55 +14,49 @@ from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray import launch, nodes
 from training.ray.nodes import LiveNode, asked_for, wait_for
-from training.ray.reach import Places, has_answered, look, token_in
-from training.ray.reach import places as places_from_here
+from training.ray.reach import digests_of, look, token_in
 
 NODE = "node-1"
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    """Two shard sets, and a run's folder that is not there yet. The node is this process."""
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run, which is not there yet; the node is this process."""
     monkeypatch.setattr("training.ray.reach.SETTLE_SECONDS", 0.0)
     write_shard_set(tmp_path / "shards", num_images=16, shard_images=8)
-    write_shard_set(tmp_path / "val", num_images=8, first_number=1000)
-    roots = (tmp_path / "shards", tmp_path / "val")
-    return places_from_here(tmp_path / "runs" / "out", roots)
+    return tmp_path / "runs" / "out"
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_node_that_reaches_everything_answers_and_leaves_no_trace(
-    places: Places, is_there: bool
+def test_a_node_that_reaches_everything_leaves_no_trace(
+    out: Path, tmp_path: Path, is_there: bool
 ) -> None:
     if is_there:
-        places.out.mkdir(parents=True)
-        (places.out / "config.json").write_text("{}")
-    with token_in(places.out) as token:
-        assert not has_answered(places, token, NODE)
-        assert look(places, token, NODE) is None
-        assert has_answered(places, token, NODE)
-        assert not has_answered(places, token, "another")
-    left = [path.name for path in places.out.parent.rglob("*")]
-    assert left == (["out", "config.json"] if is_there else [])
-    assert places.out.parent.exists() == is_there
-
-
-def test_what_is_missing_or_different_on_a_node_is_named(places: Places, tmp_path: Path) -> None:
-    shards, out = tmp_path / "shards", places.out
-    write_shard_set(tmp_path / "others", num_images=8)
-    (tmp_path / "images").mkdir()
-    images = places_from_here(out, [tmp_path / "images"])
+        out.mkdir(parents=True)
+        (out / "config.json").write_text("{}")
     with token_in(out) as token:
-        said = partial(look, token=token, name=NODE)
-        assert "is not the folder there" in str(said(Places(tmp_path / "x", places.shards)))
-        others = Places(out, {tmp_path / "others": places.shards[shards]})
-        assert "others holds another shard set there than here" in str(said(others))
-        assert "no shards at" in str(said(Places(out, {tmp_path / "nowhere": "digest"})))
-        assert said(images) is None
-        (tmp_path / "images").rmdir()
-        assert str(said(images)).startswith("there is no ")
+        assert look(token, NODE, digests_of([tmp_path / "shards"])) is None
+    left = [path.name for path in out.parent.rglob("*")]
+    assert left == (["out", "config.json"] if is_there else [])
+    assert out.parent.exists() == is_there
+
+
+def test_what_is_missing_or_different_on_a_node_is_named(out: Path, tmp_path: Path) -> None:
+    shards, images = tmp_path / "shards", tmp_path / "images"
+    write_shard_set(tmp_path / "others", num_images=8)
+    images.mkdir()
+    wanted = digests_of([shards, images])
+    with token_in(out) as token:
+        assert look(token, NODE, wanted) is None
+        assert "is not the folder there" in str(look(tmp_path / "x" / token.name, NODE, wanted))
+        others = {tmp_path / "others": wanted[shards]}
+        assert "others holds another shard set there than" in str(look(token, NODE, others))
+        assert "no shards at" in str(look(token, NODE, {tmp_path / "nowhere": "digest"}))
+        images.rmdir()
+        assert str(look(token, NODE, wanted)).startswith("there is no ")
         next(shards.rglob("*.tar")).unlink()
-        assert "is missing" in str(said(places))
+        assert "is missing" in str(look(token, NODE, wanted))
+        assert "cannot be written to there" in str(look(token, "a/b", {}))
     out.parent.mkdir()
     out.write_text("a file where the folder would be: not even root writes into it")
     with pytest.raises(InputError, match="cannot be written"):

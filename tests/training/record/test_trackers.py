@@ -19,7 +19,7 @@ from tests.shard_sets import write_shard_set
 from training.config.settings import KnnConfig, TrackConfig
 from training.engine.preflight import preflight
 from training.record.metrics import MetricsLog
-from training.record.trackers import MLflowTracker, Trackers, check_trackers
+from training.record.trackers import Trackers, _MLflow, check_trackers
 
 NOWHERE = TrackConfig(mlflow="http://127.0.0.1:9")
 
@@ -123,7 +123,7 @@ def test_a_tracker_that_fails_in_mid_run_is_given_up(
     def fails(self: object, step: int, values: dict[str, float]) -> None:
         raise OSError("no route to host\nand a trace")
 
-    monkeypatch.setattr(MLflowTracker, "numbers", fails)
+    monkeypatch.setattr(_MLflow, "numbers", fails)
     trackers = record(tmp_path, track, range(1, 5))
     assert trackers.lost() == ["mlflow is no longer told of this run: no route to host"]
     assert trackers.lost() == []
@@ -134,7 +134,7 @@ def test_nothing_waits_for_a_tracker(
 ) -> None:
     monkeypatch.setattr("training.record.trackers.CLOSE_SECONDS", 0.1)
     release = threading.Event()
-    monkeypatch.setattr(MLflowTracker, "numbers", lambda *_: release.wait())
+    monkeypatch.setattr(_MLflow, "numbers", lambda *_: release.wait())
     record(tmp_path, track, range(1, 5))
     release.set()
 
