@@ -16,9 +16,6 @@ class TrainContext(Protocol):
 
     device: torch.device
 
-    def report(self, values: dict[str, float]) -> None:
-        """Called by every rank after an evaluation and at the end, with the same values."""
-
     def stop_requested(self) -> bool:
         """Whether the run is to be checkpointed and ended; asked of rank 0 after every step."""
 
@@ -30,9 +27,6 @@ class LocalContext:
         cuda = f"cuda:{rank() % max(1, torch.cuda.device_count())}"
         self.device = device or torch.device(cuda if torch.cuda.is_available() else "cpu")
         self._stop = False
-
-    def report(self, values: dict[str, float]) -> None:
-        """Nobody listens."""
 
     def request_stop(self) -> None:
         """Asks the loop to write a checkpoint and end."""

@@ -44,7 +44,7 @@ def pretrain(config: PretrainConfig, context: TrainContext) -> RunResult:
 
     Args:
         config: the run.
-        context: device, reports and stop requests.
+        context: device and stop requests.
     """
     return Trainer(config, context).run()
 
@@ -78,7 +78,7 @@ class Trainer:
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
-        self.record = RunRecord(config, context, self.dataset.places, self.steps_per_epoch)
+        self.record = RunRecord(config, self.dataset.places, self.steps_per_epoch)
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
         self.encode = data_parallel(self.method.trained, self.device)
@@ -115,7 +115,6 @@ class Trainer:
             if decision == STOP:
                 break
             self.record.interval.start_waiting()
-        self.context.report(self.record.values)
         self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import ray.train
 import torch
 
 from pipeline.core.errors import InputError
@@ -35,10 +34,6 @@ class RayTrainContext:
         self.device = device
         self._stop_file = out / STOP_FILE
         self._asked_at, self._stop = 0.0, False
-
-    def report(self, values: dict[str, float]) -> None:
-        """Hands the values to Ray Train."""
-        ray.train.report(values)
 
     def stop_requested(self) -> bool:
         """Looks for the driver's request, at most twice a second."""

@@ -9,7 +9,6 @@ from torch import Tensor
 from pipeline.core.errors import Collapsed, Diverged
 from pipeline.core.progress import WARNING, Standing, say, show
 from training.config.pretrain import PretrainConfig
-from training.core.context import TrainContext
 from training.core.distributed import rank
 from training.data.damage import DamageLog
 from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
@@ -40,15 +39,12 @@ class RunRecord:
 
     Args:
         config: the run.
-        context: takes evaluations.
         places: this rank's positions in every global batch.
         steps_per_epoch: global steps.
     """
 
-    def __init__(
-        self, config: PretrainConfig, context: TrainContext, places: range, steps_per_epoch: int
-    ) -> None:
-        self._config, self._context = config, context
+    def __init__(self, config: PretrainConfig, places: range, steps_per_epoch: int) -> None:
+        self._config = config
         self._places, self._steps_per_epoch = places, steps_per_epoch
         self._collapse = CollapseWatch(config.collapse)
         self._learning = Learning(config.collapse)
@@ -153,7 +149,6 @@ class RunRecord:
             self._log.write(step=step, kind="eval", values=values)
             words = [text.format(values[name]) for name, text in SAID.items() if name in values]
             say(f"{', '.join(words)} after {step} steps")
-        self._context.report(self.values)
         if "knn" in values:
             warning = self._collapse.look_at_knn(step, values["knn"], int(knn_images))
             self._on_collapse(step, warning)
