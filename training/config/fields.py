@@ -120,14 +120,13 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(config: Config, tree: Mapping[str, Any]) -> Config:
     kinds, new = _own_types(type(config)), {}
     for name, value in tree.items():
-        if name not in kinds:
-            who = f"method {config.name}" if isinstance(config, MethodConfig) else type(config)
-            raise InputError(f"{who} has no setting {name!r}: choose from {', '.join(kinds)}")
+        if name not in kinds:  # a setting of another method
+            method, known = getattr(config, NAME, ""), ", ".join(kinds)
+            raise InputError(f"method {method} has no setting {name!r}: choose from {known}")
         current = getattr(config, name)
         inner = dict(value) if isinstance(value, Mapping) else {NAME: value}
         if isinstance(current, MethodConfig):
-            method = inner.pop(NAME, current.name)
-            new[name] = _changed(current.renamed(method), inner)
+            new[name] = _changed(current.renamed(inner.pop(NAME, current.name)), inner)
         elif not isinstance(value, Mapping):
             new[name] = read_value(kinds[name], value)
         elif isinstance(current, tuple):
