@@ -54,14 +54,7 @@ def first_resources(
 def fewer_resources(
     most: int, nodes: Sequence[Node], fits: Callable[[int], bool], *, use_gpu: bool
 ) -> Resources | None:
-    """The largest number of workers that the nodes hold and the batch can be split over, if any.
-
-    Args:
-        most: never more than these.
-        nodes: of the cluster.
-        fits: whether the batch can be split over a number of workers.
-        use_gpu: whether each worker has a GPU.
-    """
+    """The largest number of workers, at most ``most``, that the nodes hold and that ``fits``."""
     for count in range(most, 0, -1):
         if fits(count) and (share := _cores_each(count, nodes, use_gpu=use_gpu)):
             return Resources(count, share, use_gpu)

@@ -33,7 +33,7 @@ class CheckpointStore:
         state: dict[str, Any],
         config: dict[str, Any],
         write_backbone: Callable[[Path], None],
-    ) -> Path:
+    ) -> None:
         """Writes the checkpoint of global ``step`` and removes those that are too old.
 
         Args:
@@ -42,15 +42,12 @@ class CheckpointStore:
             config: the run's configuration.
             write_backbone: exports the backbone into the folder it is given.
 
-        Returns:
-            The checkpoint's folder.
-
         Raises:
             InputError: it cannot be written, for instance to a full disk; earlier ones stay.
         """
         final = self._folder_of(step)
         if final.exists():
-            return final
+            return
         temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -67,7 +64,6 @@ class CheckpointStore:
             raise write_error(f"checkpoint {final}", error) from error
         for old in self.steps()[: -self._keep]:
             shutil.rmtree(self._folder_of(old))
-        return final
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, rising."""

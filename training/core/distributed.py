@@ -50,10 +50,9 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows_with_gradient(rows_BX: Tensor) -> Tensor:
-    """``gather_rows`` through which gradients flow back, to every rank's rows.
+    """``gather_rows`` through which gradients flow back to every rank's rows.
 
-    A rank's rows enter every rank's loss: the gradient is that of the *sum* of the ranks' losses.
-    Averaged over the ranks, as data parallelism does, it is that of their mean.
+    The gradient is that of the *sum* of the ranks' losses; data parallelism makes it their mean.
     """
     if world_size() == 1:
         return rows_BX
@@ -76,23 +75,14 @@ def gather_rows_of_any_number(rows_MX: Tensor) -> Tensor:
 def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor:
     """The shuffle of a global batch, int64 [size]: a pure function of (seed, step, branch).
 
-    Args:
-        size: rows of the global batch.
-        seed: the run's seed.
-        step: global step.
-        branch: which encoder pass is shuffled (keys and hard negatives apart).
+    ``branch`` tells the encoder passes apart: keys and hard negatives are shuffled differently.
     """
     order = sample_seeds(seed + (branch + 1) * 0x5851F42D, step, np.arange(size, dtype=np.int64))
     return torch.from_numpy(np.argsort(order, kind="stable"))
 
 
 def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
-    """This rank's share of the global batch's images in shuffled order; no gradient.
-
-    Args:
-        images_BCHW: this rank's images.
-        permutation: shuffle of the global batch (``batch_permutation``), on any device.
-    """
+    """This rank's share of the global batch's images in shuffled order; no gradient."""
     permutation = permutation.to(images_BCHW.device, non_blocking=True)
     mine = permutation.chunk(world_size())[rank()]
     shuffled = gather_rows(images_BCHW)[mine]
@@ -104,9 +94,7 @@ def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
 def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
     """The whole global batch in its own order, from the ranks' shares of a shuffled one.
 
-    Args:
-        rows_BX: what became of this rank's ``shuffled_images``; gradients flow back to it.
-        permutation: that they were shuffled by.
+    The inverse of ``shuffled_images``; gradients flow back to every rank's rows.
     """
     permutation = permutation.to(rows_BX.device, non_blocking=True)
     return gather_rows_with_gradient(rows_BX)[torch.argsort(permutation)]
@@ -115,17 +103,9 @@ def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
 def encode_shuffled(
     encode: Callable[[Tensor], Tensor], images_BCHW: Tensor, permutation: Tensor
 ) -> Tensor:
-    """Encodes the global batch with its rows shuffled over ranks and batch-norm groups.
+    """Embeddings [N, D] of the global batch, encoded in shuffled order and restored to its own.
 
     Batch statistics then tell nothing about which query belongs to which key (MoCo, section 3.3).
-
-    Args:
-        encode: encoder, [b, C, H, W] -> [b, D].
-        images_BCHW: this rank's images.
-        permutation: shuffle of the global batch (``batch_permutation``).
-
-    Returns:
-        Embeddings of the whole global batch in its own order, [B * ranks, D].
     """
     return restored_rows(encode(shuffled_images(images_BCHW, permutation)), permutation)
 

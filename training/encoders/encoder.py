@@ -96,13 +96,7 @@ def build_backbone(config: EncoderConfig) -> Backbone:
 
 
 def load_initial(network: nn.Module, init: str, architecture: str, *, max_pool: bool) -> None:
-    """Load weights into a plain network.
-
-    Args:
-        network: as `plain_network` made it, its stem small or not.
-        init: see `EncoderConfig.init`.
-        architecture: of the network.
-        max_pool: whether it has its maximum pooling.
+    """Load the weights that `EncoderConfig.init` names into a plain network, small stem or not.
 
     Raises:
         InputError: weights that are not there or do not fit.
@@ -146,13 +140,9 @@ def projection_head(
     MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
     (v2, arXiv 2006.10029: three), batch norm behind all of them.
 
-    Args:
-        feature_dim: length of the input.
-        hidden_dim: width of every layer but the last.
-        output_dim: length of the output.
-        num_layers: linear layers, 1 or more, a ReLU between two.
-        batch_norm: behind every layer but the last; such a layer has no bias.
-        last_batch_norm: behind the last layer, which then has no bias.
+    There are ``num_layers`` linear layers with ReLU between two. Batch norm stands behind every
+    layer but the last with ``batch_norm``, behind the last with ``last_batch_norm``; such layers
+    have no bias.
     """
     if num_layers < 1:
         raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")

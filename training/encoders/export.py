@@ -72,14 +72,11 @@ def export_backbone(
 
 
 def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, BackboneInfo]:
-    """Load an encoder of a run.
+    """Load an encoder of a run as `load_backbone` does; its provenance says which one it is.
 
     Args:
         path: a run (its newest checkpoint), a checkpoint; for the query encoder also an export.
         name: which encoder.
-
-    Returns:
-        As `load_backbone`; the info's provenance says which encoder it is.
 
     Raises:
         InputError: as `load_backbone`; no checkpoint there, or a method without momentum encoder.
@@ -110,11 +107,7 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a path names: itself, or a run's newest.
-
-    Raises:
-        InputError: neither.
-    """
+    """The checkpoint that a path names, itself or a run's newest; `InputError` if neither."""
     if (path / STATE_FILE).is_file():
         return path
     latest = CheckpointStore(path / "checkpoints").latest()
@@ -131,11 +124,11 @@ def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.M
 
     Args:
         network: the trained one, from `load_backbone`.
-        info: what its JSON says.
+        info: of the trained one.
         seed: of the weights; torch's global generator is left as it was.
 
     Returns:
-        [B, 3, S, S] -> [B, feature_dim], in evaluation mode, on the CPU.
+        In evaluation mode, on the CPU.
     """
     config = EncoderConfig(
         architecture=info.architecture,

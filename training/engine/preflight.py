@@ -1,7 +1,8 @@
 """Checks before a run starts: data, batch, ranks, labels, trackers, run folder and disk."""
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -26,14 +27,7 @@ STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
-    """Checks that everything fits together, and writes nothing.
-
-    Args:
-        config: the run.
-        num_ranks: training processes that will take part.
-
-    Returns:
-        The shard set's description.
+    """Checks that everything fits together, writes nothing, and returns the shards' description.
 
     Raises:
         InputError: names what does not fit and what to do.
@@ -96,14 +90,8 @@ def can_split(config: PretrainConfig, num_ranks: int) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class CheckpointSize:
-    """Bytes of one checkpoint.
-
-    Attributes:
-        state: weights, statistics and queue of the method, and the optimiser's.
-        backbone: the exported backbone.
-    """
+class CheckpointSize(NamedTuple):
+    """Bytes of one checkpoint: the states of method and optimiser, and the exported backbone."""
 
     state: int
     backbone: int

@@ -25,13 +25,7 @@ POLL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class LiveNode:
-    """A node that Ray believes to be alive.
-
-    Attributes:
-        name: its address and the beginning of its identity.
-        identity: Ray's.
-        resources: all that it has, in use or not.
-    """
+    """A node that Ray believes to be alive, with all its resources, in use or not."""
 
     name: str
     identity: str
@@ -105,15 +99,10 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
 
 @contextmanager
 def asked_for(count: int, each: Mapping[str, float]) -> Iterator[None]:
-    """While the block runs, the cluster's autoscaler is asked to hold this much at least.
+    """While the block runs, the cluster's autoscaler is asked to hold so many bundles at least.
 
-    An autoscaler brings nodes for what Ray cannot place. A run counts the nodes first and places
-    nothing that they do not hold, so it has to ask. Ray keeps one such request for the whole
-    cluster, the latest; without an autoscaler nobody reads it.
-
-    Args:
-        count: bundles, each of which fits a node.
-        each: resources of a bundle.
+    An autoscaler adds nodes for what Ray cannot place, and a run places only what the nodes hold.
+    Ray keeps one such request for the whole cluster, the latest.
     """
     request_resources(bundles=[dict(each)] * count)
     try:
@@ -123,12 +112,7 @@ def asked_for(count: int, each: Mapping[str, float]) -> Iterator[None]:
 
 
 def wait_for(resource: str, count: int, seconds: float) -> None:
-    """Waits until the live nodes of the cluster hold this much, and asks for it meanwhile.
-
-    Args:
-        resource: ``GPU`` or ``CPU``.
-        count: how many.
-        seconds: how long to wait.
+    """Waits until the live nodes hold so many of a resource (``GPU`` or ``CPU``), and asks for it.
 
     Raises:
         InputError: there is no cluster, or it has fewer when the time is up.

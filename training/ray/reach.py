@@ -50,13 +50,7 @@ def token_in(out: Path) -> Iterator[Path]:
 
 
 def look(token: Path, node: str, digests: Mapping[Location, str]) -> str | None:
-    """Called on a node: returns what is wrong there, or None.
-
-    Args:
-        token: in the run's folder, which must be the same one and writable.
-        node: name of the node, fit for a file's name.
-        digests: what must be reached (``digests_of``).
-    """
+    """Called on a node: returns what it does not reach of a token's folder and shards, or None."""
     for root, digest in digests.items():
         try:
             if not digest and not open_store(root).is_there():

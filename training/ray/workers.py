@@ -81,7 +81,7 @@ def make_trainer(
 
     Args:
         function: from an importable module.
-        argument: the function's first argument; it pickles.
+        argument: pickles.
         resources: of the workers.
         folder: for the lines and the progress of rank 0 (``training.record.relay``), the name of
             the workers' placement group, and the files of Ray Train.
@@ -136,11 +136,11 @@ def call_on_workers(
     """Calls ``function(argument, device)`` on every rank, and shows here what rank 0 says.
 
     Args:
-        function: from an importable module.
-        argument: the function's first argument; it pickles, as does what the function returns.
+        function: from an importable module; its argument and what it returns pickle.
+        argument: of the function.
         num_workers: number of ranks; ``auto``: one per GPU of the cluster, or per node without
             GPUs.
-        folder: for the time of the call; every node sees it under this path.
+        folder: for temporary files; every node sees it under this path.
 
     Returns:
         What rank 0 returned.

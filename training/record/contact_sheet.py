@@ -30,15 +30,7 @@ Picture = NDArray[np.uint8]
 def write_contact_sheet(
     path: Path, dataset: BatchDataset, config: PretrainConfig, *, step: int = 0, rows: int = 8
 ) -> None:
-    """Draws the first samples of a global step as the run will see them.
-
-    Args:
-        path: PNG to write.
-        dataset: batches by step.
-        config: the run.
-        step: which global step.
-        rows: number of samples at most.
-    """
+    """Writes a PNG of the first ``rows`` samples of a global step as the run sees them."""
     fill, views = fill_named(config.fill), shown_views(config)
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)

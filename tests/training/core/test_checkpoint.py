@@ -11,14 +11,17 @@ from training.config.settings import CheckpointConfig
 from training.core.checkpoint import CheckpointStore, load_state
 
 
-def save(store: CheckpointStore, step: int) -> Path:
+def save(store: CheckpointStore, step: int) -> None:
     weights = torch.full((3,), float(step))
     state, config = {"step": step, "weights": weights}, {"epochs": 2, "shards": Path("here")}
-    return store.save(step, state, config, lambda folder: folder.mkdir())
+    store.save(step, state, config, lambda folder: folder.mkdir())
 
 
 def test_what_is_saved_is_loaded_and_damage_is_named(tmp_path: Path) -> None:
-    folder = save(CheckpointStore(tmp_path), 7)
+    store = CheckpointStore(tmp_path)
+    save(store, 7)
+    folder = store.latest()
+    assert folder == tmp_path / "step-00000007"
     state = load_state(folder, torch.device("cpu"))
     assert state["step"] == 7
     assert torch.equal(state["weights"], torch.full((3,), 7.0))
@@ -33,8 +36,8 @@ def test_what_is_saved_is_loaded_and_damage_is_named(tmp_path: Path) -> None:
 def test_keeps_the_newest_and_finds_the_latest(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     assert store.latest() is None
-    for step in (5, 10, 100):
-        assert save(store, step) == save(store, step)
+    for step in (5, 10, 100, 100):
+        save(store, step)
     assert store.steps() == [10, 100]
     assert store.latest() == tmp_path / "step-00000100"
 
