@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import InputError
-from training.encoders.batch_norm import group_batch_norm, running_statistics_kept
+from training.encoders.encoder import group_batch_norm, running_statistics_kept
 
 
 class NormAndReLU(nn.BatchNorm2d):

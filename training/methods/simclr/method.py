@@ -27,8 +27,7 @@ from training.core.distributed import (
     world_size,
 )
 from training.core.schedules import Moment
-from training.encoders.batch_norm import running_statistics_kept
-from training.encoders.encoder import Backbone
+from training.encoders.encoder import Backbone, running_statistics_kept
 from training.methods.hard_negatives import (
     declared,
     embedding_spread,
