@@ -85,20 +85,6 @@ def test_masked_pixels_contribute_nothing_whatever_stands_in_them() -> None:
         assert torch.equal(layer(with_mask(view.masked_fill(mask, value), mask)), expected)
 
 
-def test_gradients() -> None:
-    layer = convolution(3, 2, 1, bias=True)
-    view = torch.randn(2, 3, 5, 5, dtype=torch.float64, requires_grad=True)
-    mask = torch.rand(2, 1, 5, 5) < 0.4
-
-    def run(view: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        parameters = {"weight": weight, "bias": bias}
-        result: Tensor = torch.func.functional_call(layer, parameters, (with_mask(view, mask),))
-        return result
-
-    assert layer.bias is not None
-    assert torch.autograd.gradcheck(run, (view, layer.weight, layer.bias))
-
-
 def test_the_mask_goes_through_the_backbone_and_its_shuffle() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
