@@ -118,7 +118,8 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(config: Config, tree: Mapping[str, Any]) -> Config:
-    kinds, new = _own_types(type(config)), {}
+    kinds = _own_types(type(config))
+    new: dict[str, Any] = {}
     for name, value in tree.items():
         if name not in kinds:  # a setting of another method
             method, known = getattr(config, NAME, ""), ", ".join(kinds)
