@@ -1,6 +1,6 @@
 """Ray Train's workers: call a function on every rank, joined by ``torch.distributed``.
 
-All use of Ray Train's private modules is here; it was tested with Ray 2.50 to 2.60.
+All use of Ray Train's private modules is here, written against Ray 2.60.
 """
 
 import os
