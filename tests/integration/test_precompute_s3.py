@@ -104,7 +104,7 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
         ensure_shard(job, watch=lambda *sources: bucket.wire.cut())
         raise AssertionError("the shard was made without its images")
 
-    with pytest.raises(InputError, match=r"data/class_\d/.* cannot be read"):
+    with pytest.raises(StoreUnavailable, match=r"data/class_\d/.* cannot be read"):
         run_precompute(impatient, cut_at_the_first_image)
     bucket.wire.mend()
     names = bucket.contents("out")
