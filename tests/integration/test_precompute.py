@@ -87,8 +87,8 @@ def test_pictures_beside_class_folders_have_no_labels(
 def test_a_deadly_image_costs_itself_on_ray_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
-    source = deadly.DeadlySaliency(death="crash")
+    deadly.write_pictures(tmp_path / "data", 12, {5: "crash"})
+    source = deadly.DeadlySaliency()
     monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
     out = tmp_path / "out"
     config = PrecomputeConfig(
@@ -105,7 +105,7 @@ def test_a_deadly_image_costs_itself_on_ray_too(
     ("source", "error", "message"),
     [
         (
-            lambda: deadly.DeadlySaliency(death="orphan"),
+            deadly.DeadlySaliency,
             RuntimeError,
             "processes died again and again over shard-000001",
         ),
@@ -125,7 +125,7 @@ def test_a_source_that_always_fails_ends_the_job_and_frees_its_processes(
     error: type[Exception],
     message: str,
 ) -> None:
-    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
+    deadly.write_pictures(tmp_path / "data", 12, {5: "orphan"})
     failing = source()
     monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: failing)
     monkeypatch.setattr("pipeline.precompute.ray_job.MAX_RETRIES", 1)

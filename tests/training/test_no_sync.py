@@ -16,11 +16,11 @@ from training.core.distributed import balanced_weights
 from training.engine.optimisers import LARS
 from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
 from training.views.colours import ColourDraws
-from training.views.exchange import ExchangeDraws
+from training.views.exchange import BackgroundSwap, ExchangeDraws
 from training.views.fills import FILLS
 from training.views.host_batch import CropBatch, HostBatch
-from training.views.mask_draws import MaskDraws
-from training.views.strategies import MASK_STRATEGIES
+from training.views.maskers import MaskDraws
+from training.views.patches import MASK_STRATEGIES
 
 BATCH, GRID, SIZE = 4, 7, 28
 
@@ -88,12 +88,16 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
         following={"query": CropBatch(image(1, torch.uint8), maps()[:1], None, lent)},
-        swaps={view.name: torch.empty(BATCH, GRID * GRID) for view in views if view.needs_next},
+        swaps={
+            view.name: torch.empty(BATCH, GRID * GRID)
+            for view in views
+            if isinstance(view.fill, BackgroundSwap)
+        },
     )
     inputs = built(batch, views, settings)
     assert list(inputs.views) == [view.name for view in views]
     assert len(views) == 6
-    for tensor in (*inputs.views.values(), *inputs.telemetry.values()):
+    for tensor in (*inputs.views.values(), *inputs.masks.values(), *inputs.telemetry.values()):
         assert tensor.device.type == "cuda"
     for name, mask in inputs.masks.items():
         assert mask.shape[0] == BATCH, name
@@ -127,8 +131,7 @@ def test_losses(weights: Weigh | None, weighted: bool) -> None:
         all_view1_GD=torch.empty(2 * BATCH, 8),
         all_view2_GD=torch.empty(2 * BATCH, 8),
         first_row=BATCH,
-        hard_negatives1_BND=rows[:, None],
-        hard_negatives2_BND=rows[:, None],
+        hard_negatives_BND=(rows[:, None], rows[:, None]),
         rho=torch.empty(()),
         weigh=weights,
         weights_B=counts,

@@ -31,7 +31,7 @@ from training.record.contact_sheet import write_contact_sheet
 from training.record.run_record import RunRecord
 from training.views.fills import HIGH_PASS_AT_224, fill_named
 from training.views.host_batch import HostBatch
-from training.views.inputs import build_inputs, carrying_masks, to_device
+from training.views.inputs import build_inputs, join_masks, to_device
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 LOADERS_PER_GPU = 4
@@ -78,7 +78,7 @@ class Trainer:
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
-        self.record = RunRecord(config, self.dataset.places, self.steps_per_epoch)
+        self.record = RunRecord(config, self.dataset.positions, self.steps_per_epoch)
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
         self.encode = data_parallel(self.method.trained, self.device)
@@ -135,7 +135,7 @@ class Trainer:
         if batch.weights_B is not None:
             inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))
         if self.method.backbone.sees_masks:
-            inputs = carrying_masks(inputs, views, with_mask)
+            inputs = join_masks(inputs, views, with_mask)
         moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             result = self.method.step(inputs, encode=self.encode, moment=moment)

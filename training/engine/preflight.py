@@ -14,8 +14,8 @@ from training.config.derived import stream_config
 from training.config.file import check_run_folder
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
+from training.data.order import num_used
 from training.data.stream import WINDOWS_AHEAD
-from training.data.subset import num_used
 from training.encoders.encoder import build_backbone
 from training.evaluate.heldout import check_heldout
 from training.evaluate.labelled import labelled_pair

@@ -39,13 +39,13 @@ class RunRecord:
 
     Args:
         config: the run.
-        places: this rank's positions in every global batch.
+        positions: this rank's places in every global batch.
         steps_per_epoch: global steps.
     """
 
-    def __init__(self, config: PretrainConfig, places: range, steps_per_epoch: int) -> None:
+    def __init__(self, config: PretrainConfig, positions: range, steps_per_epoch: int) -> None:
         self._config = config
-        self._places, self._steps_per_epoch = places, steps_per_epoch
+        self._positions, self._steps_per_epoch = positions, steps_per_epoch
         self._collapse = CollapseWatch(config.collapse)
         self._learning = Learning(config.collapse)
         self._tally = Tally(DAMAGED, SEEN)
@@ -93,7 +93,7 @@ class RunRecord:
         self, step: int, batch: HostBatch, result: StepResult, scalars: dict[str, Tensor], lr: float
     ) -> None:
         """Adds global ``step``: its samples, and scalars on the device whose means are recorded."""
-        digest = samples_digest(step, self._places, batch.sample_ids_B.numpy())
+        digest = samples_digest(step, self._positions, batch.sample_ids_B.numpy())
         self._tally.add(**{DAMAGED: len(batch.damages), SEEN: digest})
         self._damage.note(step, batch.damages)
         scalars = {"loss": result.loss.detach(), **result.metrics, **scalars}
