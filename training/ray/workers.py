@@ -1,7 +1,4 @@
-"""Ray Train's workers: call a function on every rank, joined by ``torch.distributed``.
-
-All use of Ray Train's private modules is here, written against Ray 2.60.
-"""
+"""Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
 
 import os
 from collections.abc import Callable
@@ -15,12 +12,6 @@ import torch
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
@@ -30,6 +21,12 @@ from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
 from training.core.threads import sharing_threads, threads_set_by_user
 from training.ray.nodes import live_nodes
+from training.ray.private import (
+    PlacementGroupCleanerCallback,
+    WorkerGroup,
+    WorkerGroupCallback,
+    WorkerGroupStartupTimeoutError,
+)
 from training.record.relay import Relay, shown
 
 PLACEMENT_GROUP_FILE = "ray/placement-group"
