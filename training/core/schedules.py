@@ -1,4 +1,4 @@
-"""Values that change with the step: the learning rate, the hard negatives' weight, momenta."""
+"""Values that change with the step: the learning rate and momenta."""
 
 import math
 from dataclasses import dataclass
@@ -17,15 +17,6 @@ class Moment:
     step: int
     steps_per_epoch: int
     total_steps: int
-
-
-def linear_warmup(step: int, *, value: float, warmup_steps: int) -> float:
-    """Rise linearly from 0 at step 0 to `value` at step `warmup_steps`, then stay.
-
-    For the weight of the hard negatives: at the start a masked key is still close to its key, and
-    pushing it away at full weight outweighs the positive.
-    """
-    return value if step >= warmup_steps else value * step / warmup_steps
 
 
 def cosine_lr(
