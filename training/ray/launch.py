@@ -8,9 +8,6 @@ from pathlib import Path
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from pipeline.core.errors import InputError
@@ -24,6 +21,11 @@ from training.engine.loop import RunResult, pretrain
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.stopping import asked_to_stop
 from training.ray.nodes import answering_nodes, check_nodes, live_nodes
+from training.ray.private import (
+    WorkerGroup,
+    WorkerGroupCallback,
+    WorkerGroupStartupTimeoutError,
+)
 from training.ray.waiting import workers_asked_for
 from training.ray.workers import make_trainer, wrong_input
 from training.record.metrics import latest_values

@@ -12,9 +12,6 @@ import torch
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -24,6 +21,7 @@ from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
 from training.core.threads import sharing_threads, threads_set_by_user
 from training.ray.nodes import live_nodes
+from training.ray.private import PlacementGroupCleanerCallback
 from training.record.relay import Relay, shown
 
 Argument = TypeVar("Argument")
