@@ -36,7 +36,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import shard_file, shard_name
 from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
-from pipeline.sources.listing import DataPlace
+from pipeline.sources.listing import DataStore
 from pipeline.sources.reading import RawImage, read_images
 from pipeline.storage.base import Store, StoreError
 
@@ -66,7 +66,7 @@ class ShardJob:
         rejected: sources that are known to kill their process, and how.
     """
 
-    data: DataPlace
+    data: DataStore
     out: Store
     plan_digest: str
     saliency: SaliencySource

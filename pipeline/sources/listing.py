@@ -67,7 +67,7 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPlace:
+class DataStore:
     """How to read the images of a listing. It can be pickled.
 
     Attributes:
@@ -88,7 +88,7 @@ class Listing:
     """A stream of rows, which can be read once.
 
     Attributes:
-        place: how to read the images.
+        data: how to read the images.
         rows: of the images, with labels by name; None for each file that is not an image.
         keeps_order: whether the rows' order matters, so that containers are read sequentially.
         counts_as_numbers: whether labels that are all integers are sorted by value.
@@ -96,7 +96,7 @@ class Listing:
         takes_all: whether the listing has every image below the store.
     """
 
-    place: DataPlace
+    data: DataStore
     rows: Iterator[Row | None]
     keeps_order: bool = False
     counts_as_numbers: bool = False
