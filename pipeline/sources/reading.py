@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import DataStore, Row
 from pipeline.sources.table import BYTES_FIELD, readable
-from pipeline.sources.uris import open_uri
 from pipeline.storage.base import Store
+from pipeline.storage.storage import open_uri
 
 READ_AHEAD, READ_THREADS = 16, 8
 """Images that are prefetched from a remote store, and the number of threads."""
