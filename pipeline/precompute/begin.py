@@ -69,7 +69,7 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
         raise InputError(f"--out {out.url} is a file: a folder is wanted")
     masks = open_location(config.masks) if str(config.masks) else None
     listing = open_source(absolute(config.data), config.source_options)
-    _check_places(listing, out, masks)
+    _check_locations(listing, out, masks)
     parameters = config.parameters(saliency)
     history = read_history(out)
     if config.append:
@@ -185,7 +185,7 @@ def _labelled_as(images: Collected, last: PlanInfo, out: Store) -> Collected:
     return images
 
 
-def _check_places(listing: Listing, out: Store, masks: Store | None) -> None:
+def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
     data = listing.data.store
     if out == data and listing.takes_all:
         raise InputError(f"--out is the data folder itself, {out.url}: choose another")
