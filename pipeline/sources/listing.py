@@ -1,6 +1,6 @@
 """A listing of images: a stream of rows, and the whole of it in arrow, with labels as numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -155,7 +155,8 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
         why = f"{first_unlabelled} {listing.unlabelled}" if listing.unlabelled else ""
         return images.without_labels(why)
     by_value = listing.counts_as_numbers and all(n.lstrip("-").isdecimal() for n in numbers)
-    new = sorted(numbers.keys() - set(known_classes), key=int if by_value else str)
+    order: Callable[[str], int | str] = int if by_value else str
+    new = sorted(numbers.keys() - set(known_classes), key=order)
     names = (*known_classes, *new)
     final = {name: number for number, name in enumerate(names)}
     renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]

@@ -146,8 +146,11 @@ def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cel
         )
         batches = arrow_csv.open_csv(file, convert_options=convert)
     for batch in batches:
-        names = (options.image_column, options.label_column, options.mask_column)
-        yield from zip(*(_texts(batch, name) for name in names), strict=True)
+        images, labels, masks = (
+            _texts(batch, name)
+            for name in (options.image_column, options.label_column, options.mask_column)
+        )
+        yield from zip(images, labels, masks, strict=True)
 
 
 def _texts(batch: pa.RecordBatch, column: str) -> list[str | None]:
