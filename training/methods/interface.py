@@ -105,9 +105,8 @@ class Method(nn.Module, ABC):
     """Its backbone is kept and exported."""
 
     @classmethod
-    @abstractmethod
     def views(cls, config: Any, settings: ViewSettings) -> tuple[ViewSpec, ...]:  # noqa: ANN401
-        """The views that the method wants of every image.
+        """The views that the method wants of every image; by default query and key.
 
         The first one is cut from a crop named `query`, whose foreground is logged and shown. Names
         of views differ, and so do those of different crops.
@@ -116,6 +115,7 @@ class Method(nn.Module, ABC):
             config: an instance of `config_type`.
             settings: how the run cuts, masks and fills views.
         """
+        return settings.query(), settings.key()
 
     @abstractmethod
     def __init__(

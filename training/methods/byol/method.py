@@ -26,7 +26,6 @@ from training.methods.interface import (
 )
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import ViewSettings, ViewSpec
 
 
 class Predictor(nn.Module):
@@ -58,11 +57,6 @@ class BYOL(Method):
     """
 
     config_type = BYOLConfig
-
-    @classmethod
-    def views(cls, config: BYOLConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query and key."""
-        return settings.query(), settings.key()
 
     def __init__(
         self, config: BYOLConfig, backbone: Backbone, *, batch_size: int, seed: int

@@ -24,7 +24,6 @@ from training.methods.interface import (
 from training.methods.vicreg.settings import VICRegConfig
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import ViewSettings, ViewSpec
 
 EPSILON = 1e-4
 """Added to variances before their root, as in the paper."""
@@ -103,11 +102,6 @@ class VICReg(Method):
     """
 
     config_type = VICRegConfig
-
-    @classmethod
-    def views(cls, config: VICRegConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query and key."""
-        return settings.query(), settings.key()
 
     def __init__(
         self, config: VICRegConfig, backbone: Backbone, *, batch_size: int, seed: int
