@@ -30,7 +30,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         loss: mean over this rank's batch, with its graph.
-        metrics: scalars to log, on the device; their means over steps and ranks are recorded.
+        metrics: scalars on the device; their means over steps and ranks are recorded.
         settings: numbers of this step that are known on the host, such as rho.
     """
 
@@ -40,12 +40,7 @@ class StepResult(NamedTuple):
 
 
 class ProjectedBackbone(nn.Module):
-    """Backbone and projection head, or two heads: images to unit embeddings.
-
-    Args:
-        backbone: images to features.
-        config: shape of the heads, and the batch-norm groups of all.
-    """
+    """Backbone and projection head, or two heads: images to unit embeddings."""
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
         super().__init__()

@@ -39,16 +39,20 @@ FOCAL_PROBABILITY, SPATIAL_PROBABILITY = 0.20, 0.24
 
 
 class MaskerInputs(NamedTuple):
-    """What a masker knows of a batch of views."""
+    """What a masker knows of a batch of views.
+
+    Attributes:
+        foreground_BGG: bool; with `steered_by_next` that of the next image in the global batch.
+        saliency_BGG: float in [0, 1].
+        view_size: side of the views in pixels.
+        next_foreground_BGG: bool, of the next image in the global batch, where it lends its
+            background.
+    """
 
     foreground_BGG: Tensor
-    """bool; with `steered_by_next` that of the next image in the global batch."""
     saliency_BGG: Tensor
-    """float in [0, 1]."""
     view_size: int
-    """Side of the views in pixels."""
     next_foreground_BGG: Tensor | None
-    """bool, of the next image in the global batch, where it lends its background."""
 
 
 class Masker(ABC):
@@ -85,21 +89,24 @@ class Masker(ABC):
 
 
 class MaskDraws(NamedTuple):
-    """The numbers that decide the masks of one view of each sample; drawn on the CPU."""
+    """The numbers that decide the masks of one view of each sample; drawn on the CPU.
+
+    Attributes:
+        ratio_B: masking ratio, float64.
+        scores_BCN: uniform in [0, 1), float32; a stratum's lowest are masked.
+        shape_B: uniform in [0, 1), float32: which of the high-pass fill's three shapes.
+        box_B4: top, left, bottom, right of the focal box in pixels, int64; the last two exclusive.
+        apply_B: uniform in [0, 1), float32: whether a view is masked at all, where that is drawn.
+        count_B2: uniform in [0, 1), float64: rounds the number of masked patches of each stratum,
+            where that is drawn (`patches.masked_counts`).
+    """
 
     ratio_B: Tensor
-    """Masking ratio, float64."""
     scores_BCN: Tensor
-    """Uniform in [0, 1) per channel and patch, float32; a stratum's lowest are masked."""
     shape_B: Tensor
-    """Uniform in [0, 1), float32: which of the high-pass fill's three shapes."""
     box_B4: Tensor
-    """top, left, bottom, right of the focal box in pixels, int64; bottom and right exclusive."""
     apply_B: Tensor
-    """Uniform in [0, 1), float32: whether a view is masked at all, where that is drawn."""
     count_B2: Tensor
-    """Uniform in [0, 1), float64: how the number of masked patches of each stratum is rounded,
-    where that is drawn (`patches.masked_counts`)."""
 
     @property
     def focal_B(self) -> Tensor:

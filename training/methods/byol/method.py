@@ -47,14 +47,7 @@ class Predictor(nn.Module):
 
 
 class BYOL(Method):
-    """Online encoder, predictor and target encoder; the online encoder's backbone is kept.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of what is drawn; not used.
-    """
+    """Online encoder, predictor and target encoder; the online encoder's backbone is kept."""
 
     config_type = BYOLConfig
 

@@ -65,13 +65,7 @@ class KeyQueue(nn.Module):
 class MoCoV2(ContrastiveMethod):
     """Query encoder, momentum encoder, queue and loss; the query encoder's backbone is kept.
 
-    Keys and hard negatives take no gradient.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch.
-        seed: of the queue's first keys and the shuffles.
+    Keys and hard negatives take no gradient. The seed also draws the queues' first keys.
     """
 
     config_type = MoCoConfig

@@ -40,12 +40,6 @@ class SimCLR(ContrastiveMethod):
 
     Gradients flow through the embeddings of every rank, so that any number of ranks has the
     gradient of the whole global batch's loss.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of the shuffles.
     """
 
     config_type = SimCLRConfig

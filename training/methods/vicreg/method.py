@@ -71,12 +71,7 @@ def vicreg_terms(
 
 
 class Expander(nn.Module):
-    """Backbone and head: images to embeddings that are not normalised.
-
-    Args:
-        backbone: images to features.
-        config: shape of the head, and the batch-norm groups of all.
-    """
+    """Backbone and head: images to embeddings that are not normalised."""
 
     def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
         super().__init__()
@@ -93,12 +88,6 @@ class VICReg(Method):
 
     Gradients flow through the embeddings of every rank, so that any number of ranks has the
     gradient of the whole global batch's loss.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of what is drawn; not used.
     """
 
     config_type = VICRegConfig
