@@ -113,7 +113,7 @@ class ContrastiveMethod(Method):
         images = [views[QUERY], *copies, *_of_group(views, QUERY)]
         embeddings = self._embed(batch, images, _of_group(views, LOCAL))
         hard_BND = self._hard_negatives(batch)
-        heads = self.encoder.both_heads
+        heads, has_object_head = self.encoder.both_heads, self.encoder.object_head is not None
         plain_key_GD, object_key_GD = heads(embeddings.key_GX)
 
         def plain(rows_BX: Tensor, hard_BND: tuple[Tensor, ...]) -> tuple[Tensor, Similarities]:
@@ -121,7 +121,7 @@ class ContrastiveMethod(Method):
             return self._contrast(batch, rows_BD, plain_key_GD, hard_BND, of_object=False)
 
         query_BX, *others_BX = embeddings.rows_BX
-        loss, similarities = plain(query_BX, () if config.has_object_head else hard_BND)
+        loss, similarities = plain(query_BX, () if has_object_head else hard_BND)
         further = [plain(rows_BX, ())[0] for rows_BX in others_BX[len(copies) :]]
         if further:
             loss = torch.stack([loss, *further]).mean()
@@ -135,7 +135,7 @@ class ContrastiveMethod(Method):
             "instance_accuracy": closest_A.float().mean(),
             "embedding_spread": embedding_spread(plain_key_GD),
         }
-        if config.has_object_head:
+        if has_object_head:
             _, object_query_BD = heads(others_BX[0] if copies else query_BX)
             object_loss, similarities = self._contrast(
                 batch, object_query_BD, object_key_GD, hard_BND, of_object=True
@@ -197,7 +197,7 @@ def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
 
 def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
     """The weight of the hard negatives at a step; it rises linearly from 0 during the warm-up."""
-    rho = config.object_rho if config.has_object_head else config.rho
+    rho = config.rho if config.object_head == "off" else config.object_rho
     warmup_steps = round(config.rho_warmup_epochs * moment.steps_per_epoch)
     return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS, Fill
-from training.views.maskers import HideObject, Masker, masker_named
+from training.views.interface import Masker
+from training.views.maskers import HideObject, masker_named
 from training.views.settings import MaskConfig, ViewConfig
 
 EXCHANGED, LOCAL = "exchanged", "local"
