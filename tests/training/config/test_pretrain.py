@@ -18,6 +18,7 @@ from training.methods.registry import METHODS
 from training.methods.settings import HardNegativeConfig
 from training.methods.simclr.settings import SimCLRConfig
 from training.views.settings import ViewConfig
+from training.views.spec import crops_of
 
 HERE = Path("shards")
 
@@ -27,7 +28,7 @@ def test_every_recipe_builds_and_fits_itself(name: str) -> None:
     config = find_recipe(name)(HERE, Path("out"))
     config.method.check_batch(config.batch_size, num_ranks=1)
     config.method.check_batch(config.batch_size, num_ranks=2)
-    assert [crop.name for crop in stream_config(config).crops] == ["query", "key"]
+    assert [crop.name for crop in crops_of(stream_config(config).views)] == ["query", "key"]
     assert differences(config.to_json(), config.to_json()) == []
 
 
