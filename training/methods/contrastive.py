@@ -102,8 +102,8 @@ class ContrastiveMethod(Method):
     ) -> tuple[Tensor, Similarities]:
         """The loss of one head's rows: this rank's queries, all ranks' keys."""
 
-    def _keep(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
-        """Keep the keys of a step for later ones."""
+    def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
+        """Keep the keys of a step for later steps."""
 
     def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
         """One step's loss; what the subclass keeps of past steps is updated."""
@@ -148,7 +148,7 @@ class ContrastiveMethod(Method):
             metrics["hard_negative_similarity"] = similarity
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
-        self._keep(plain_key_GD, object_key_GD, moment.step)
+        self._enqueue(plain_key_GD, object_key_GD, moment.step)
         return StepResult(loss, metrics, {"rho": batch.rho})
 
     def _encode_shuffled(

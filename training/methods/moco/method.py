@@ -133,7 +133,7 @@ class MoCoV2(ContrastiveMethod):
             weights_B=batch.inputs.weights_B,
         )
 
-    def _keep(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
+    def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
         for queue, key_GD in ((self.queue, plain_key_GD), (self.object_queue, object_key_GD)):
             if queue is not None:
                 queue.enqueue(key_GD, step=step)
