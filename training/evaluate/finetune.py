@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import InputError
 from training.core.distributed import average_buffers, data_parallel, world_size
 from training.core.schedules import cosine_lr
-from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import group_batch_norm
 from training.evaluate.case import Case
 from training.evaluate.results import Result
 from training.evaluate.sgd import train_classifier, training_batches, zero_classifier

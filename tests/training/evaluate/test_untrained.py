@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.training.evaluate.cases import Normed, extractor_of, folders
 from tests.training.evaluate.made_evaluations import made_result
-from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import group_batch_norm
 from training.evaluate import untrained
 from training.evaluate.features import FeatureExtractor
 from training.evaluate.results import Result
