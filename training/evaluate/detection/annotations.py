@@ -107,12 +107,7 @@ class BoxSet:
 
 
 def checked(picture: Annotated, class_names: Sequence[str]) -> Annotated:
-    """The image with its boxes clipped to it.
-
-    Raises:
-        InputError: an image that is missing, unreadable or of another size; a box outside its
-            image, without area or of an unknown class.
-    """
+    """The image with its boxes clipped to it; InputError names what does not fit."""
     try:
         with Image.open(picture.file) as image:
             size = image.size

@@ -61,16 +61,9 @@ class ClassMatches(NamedTuple):
 def average_precisions(
     images: BoxSet, found: Sequence[Detection], kind: Kind = "bbox", *, seed: int = 0
 ) -> dict[str, Precision]:
-    """Score detections.
+    """Score the detections of images, as boxes or masks: a `Precision` for each of `MEASURES`.
 
-    Args:
-        images: with the boxes that were to be found.
-        found: all detections.
-        kind: whether boxes or masks are compared.
-        seed: of the bootstrap.
-
-    Returns:
-        By the names of `MEASURES`. Classes without a box to find are left out of the means.
+    Classes without a box to find are left out of the means. The seed is that of the bootstrap.
     """
     num_images = images.num_images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
@@ -126,12 +119,7 @@ def _coco(images: BoxSet, objects: Iterable[Detection]) -> Any:  # noqa: ANN401 
 
 
 def class_matches(judged: Sequence[dict[str, Any] | None], num_images: int) -> list[ClassMatches]:
-    """The matches that pycocotools made, class by class; classes without a box are left out.
-
-    Args:
-        judged: `COCOeval.evalImgs` of one range of areas: [classes * I].
-        num_images: I.
-    """
+    """The matches in `COCOeval.evalImgs` [classes * I]; classes without a box are left out."""
     classes = []
     for first in range(0, len(judged), num_images):
         there = [(i, one) for i, one in enumerate(judged[first : first + num_images]) if one]
@@ -156,8 +144,7 @@ def mean_precision(
 ) -> NDArray[np.float64]:
     """Mean over classes of the average precision where image i counts `weights_RI[r, i]` times.
 
-    Returns:
-        [R, T], in [0, 1]; a class without a box to find in a resample is left out of its mean.
+    [R, T], in [0, 1]; a class without a box to find in a resample is left out of its mean.
     """
     per_class = np.stack([weighted_precision(one, weights_RI) for one in classes])
     counts_RT = (~np.isnan(per_class)).sum(axis=0)

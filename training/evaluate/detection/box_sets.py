@@ -17,16 +17,12 @@ ANNOTATIONS = "Annotations"
 
 
 def open_boxes(root: Path, classes: Sequence[str] = ()) -> BoxSet:
-    """Open annotations by what the path is, and check them.
+    """Open annotations by what the path is, and check them; InputError names the first bad one.
 
     Args:
         root: a COCO file (`.json`); VOC's folder of XML files; VOC's image list
             (`ImageSets/Main/NAME.txt`); or a folder that holds one of the first two.
         classes: names that may occur; empty: those of COCO's file, or all that occur.
-
-    Raises:
-        InputError: none of these, or two at once; annotations that cannot be read or that do not
-            fit their images. Names the first one.
     """
     path, names = _annotations_at(root), tuple(classes)
     if path.suffix == ".json":
@@ -63,14 +59,7 @@ def box_pair(
     val_share: float = 0.0,
     seed: int = 0,
 ) -> tuple[BoxSet, BoxSet]:
-    """Open two sets whose labels mean the same, or split one.
-
-    Args:
-        train_root: to learn from.
-        val_root: to be scored on; the same path: that set is split.
-        classes: see `open_boxes`.
-        val_share: of the images of one set that validate.
-        seed: of the split.
+    """Open two sets whose labels mean the same; split one that is named twice.
 
     Raises:
         InputError: other class names; the same images twice; a share without a set to split, or
@@ -103,13 +92,7 @@ def box_pair(
 def split(images: BoxSet, val_share: float, *, seed: int) -> tuple[BoxSet, BoxSet]:
     """Split a set by chance: the same images for every checkpoint and every machine.
 
-    Args:
-        images: to split.
-        val_share: in (0, 1), of the images.
-        seed: of the split.
-
-    Raises:
-        InputError: no such share, or a part without boxes.
+    Raises InputError for a share outside (0, 1), or one that leaves a part without boxes.
     """
     if not 0 < val_share < 1:
         raise InputError(

@@ -21,15 +21,10 @@ def coco_tools(part: str) -> Any:  # noqa: ANN401  (pycocotools has no types)
 
 
 def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
-    """Compressed run lengths of an outline.
+    """Compressed run lengths of an outline, in an image of that size.
 
-    Args:
-        outline: a list of polygons `[x, y, x, y, ...]` or `{"size": ..., "counts": ...}`.
-        height: of the image.
-        width: of the image.
-
-    Raises:
-        InputError: neither, or of another size.
+    The outline is a list of polygons `[x, y, x, y, ...]` or `{"size": ..., "counts": ...}`; raises
+    InputError for anything else, and for another size.
     """
     tools = coco_tools("mask")
     try:

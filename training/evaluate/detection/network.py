@@ -120,10 +120,7 @@ def check_adapter(architecture: str) -> None:
 def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> list[Stage]:
     """Copy the four stages of a plain network, or of a `Backbone` around one.
 
-    Args:
-        network: left as it is; has an adapter.
-        architecture: its name.
-        frozen_norm: whether batch norm keeps its statistics and weights.
+    With `frozen_norm` their batch norm keeps its statistics and weights.
     """
     network = copy.deepcopy(network.network if isinstance(network, Backbone) else network)
     if frozen_norm:
@@ -152,11 +149,11 @@ def build_detector(
     with_masks: bool,
     autocast_dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """A detector whose backbone starts from a plain network's weights.
+    """A detector on the network's device whose backbone starts from a copy of its weights.
 
     Args:
-        network: plain, left as it is; the detector lies on its device.
-        architecture: its name, of one that has an adapter.
+        network: plain, of an architecture that has an adapter.
+        architecture: its name.
         preprocessing: what it wants to see; mean, std and filter are taken, sizes are not.
         config: settings.
         num_classes: without the background.

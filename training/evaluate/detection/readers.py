@@ -14,17 +14,11 @@ IMAGE_FOLDERS = ("JPEGImages", "images", ".")
 
 
 def read_voc(annotations: Path, names: Sequence[str] | None = None) -> list[Annotated]:
-    """Read a folder of VOC's XML files, one an image.
+    """Read a folder of VOC's XML files, one an image: those of these names, or all.
 
     VOC counts pixels from 1 and includes the last one: xmin - 1 and xmax are the box's edges. A
-    difficult object is ignored, as in VOC's own evaluation.
-
-    Args:
-        annotations: the folder.
-        names: of the files that are read, without suffix; None: all of them.
-
-    Raises:
-        InputError: no such file, or one that is no VOC annotation; names it.
+    difficult object is ignored, as in VOC's own evaluation. InputError names a file that is
+    missing or no VOC annotation.
     """
     files = [annotations / f"{name}.xml" for name in names or ()]
     found = []
@@ -76,17 +70,10 @@ def _number(tree: ElementTree.Element, path: str) -> float:
 
 
 def read_coco(file: Path) -> tuple[list[Annotated], tuple[str, ...]]:
-    """Read COCO's JSON of instances: `images`, `annotations` and `categories`.
+    """Read COCO's JSON of instances: its images, and its class names in the order of their ids.
 
     A box is `[x, y, width, height]`; a crowd (`iscrowd`) is ignored. Images without a box are
-    background.
-
-    Returns:
-        The images with their boxes, and all names of classes, in the order of their ids.
-
-    Raises:
-        InputError: no such JSON; a box of an image or a category that the file does not have; an
-            id or a name twice.
+    background. InputError names what is missing, occurs twice, or refers to what is not listed.
     """
     try:
         content = json.loads(file.read_text())

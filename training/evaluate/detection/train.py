@@ -27,20 +27,9 @@ def train_detector(
 ) -> nn.Module:
     """Train in place by momentum SGD, the backbone and all that is new at one rate.
 
-    The caller seeds torch: proposals and sizes are drawn from its global generator.
-
-    Args:
-        detector: a Mask R-CNN learns masks, too.
-        images: to learn from.
-        config: settings.
-        seed: of order and flips.
-        name: of the backbone, for the progress.
-
-    Returns:
-        The detector, in evaluation mode.
-
-    Raises:
-        InputError: a loss that is no longer finite, an image that cannot be decoded.
+    The seed is that of order and flips; the caller seeds torch, from whose global generator
+    proposals and sizes are drawn. Returns the detector in evaluation mode. Raises InputError for
+    a loss that is no longer finite and for an image that cannot be decoded.
     """
     weights = [weight for weight in detector.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(
