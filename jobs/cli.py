@@ -1,4 +1,4 @@
-"""What every job does around its work: options, results, one line and exit code 2 for bad input.
+"""What every job does around its work: the command line, the results, the exit code.
 
 A command line is read by tyro from nested dataclasses. `--help` shows the options that most people
 need, `--help-all` every option.
@@ -20,13 +20,11 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import tyro
 
 from jobs.terminal import Terminal, TerminalOptions
-from pipeline.core.errors import InputError
+from pipeline.core.errors import JobError, Stopped
 from pipeline.core.progress import Silence, listening
 from pipeline.storage.storage import is_url
 from training.core.fields import with_fields
 
-EXIT_INPUT_ERROR = 2
-EXIT_INTERRUPTED = 130
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
 UNNAMED = tyro.conf.arg(name="")
 """Of a part whose options are named as if they were the outer dataclass's."""
@@ -85,7 +83,7 @@ def parse(
             given: Any = tyro.cli(job, prog=prog, args=args, description=described.strip())
     except SystemExit as leaving:
         if leaving.code:
-            refused = find_input_error(leaving, link="__context__")  # tyro would draw a box
+            refused = find_job_error(leaving, link="__context__")  # tyro would draw a box
             if refused is not None:
                 raise refused from None
             print(errors.getvalue(), end="", file=sys.stderr)
@@ -144,8 +142,8 @@ def _is_first_rank() -> bool:
 def main(run: Callable[[], int | None]) -> NoReturn:
     """Run a job and leave the process with its exit code.
 
-    `InputError` becomes one line on stderr and exit code 2, also where Ray has wrapped it;
-    an interrupt becomes 130. Anything else is a defect and keeps its traceback.
+    A `JobError` becomes one line on stderr and its own exit code, also where Ray has wrapped it;
+    an interrupt becomes that of `Stopped`. Anything else is a defect and keeps its traceback.
 
     Args:
         run: the job; returns an exit code, or None for 0.
@@ -156,27 +154,27 @@ def main(run: Callable[[], int | None]) -> NoReturn:
             code = run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(Stopped.exit_code)
     except Exception as error:
-        wrong_input = find_input_error(error)
-        if wrong_input is None:
+        known = find_job_error(error)
+        if known is None:
             raise
-        print(f"error: {' '.join(str(wrong_input).split())}", file=sys.stderr)
-        sys.exit(EXIT_INPUT_ERROR)
+        print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
+        sys.exit(known.exit_code)
     finally:
         _terminal, _until_the_end = Terminal(), None
     sys.exit(code or 0)
 
 
-def find_input_error(error: BaseException | None, *, link: str = "__cause__") -> InputError | None:
-    """The `InputError` that an exception is or was caused by; None where it is something else."""
+def find_job_error(error: BaseException | None, *, link: str = "__cause__") -> JobError | None:
+    """The `JobError` that an exception is or was caused by; None where it is something else."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         # A RayTaskError is of the class of its cause and has the worker's traceback for a message:
         # the cause comes first.
         inner = getattr(error, "cause", None)
-        if isinstance(error, InputError) and not isinstance(inner, BaseException):
+        if isinstance(error, JobError) and not isinstance(inner, BaseException):
             return error
         error = inner if isinstance(inner, BaseException) else getattr(error, link)
     return None

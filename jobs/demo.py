@@ -6,7 +6,8 @@ Ray, and scores all three networks on usual and on changed backgrounds.
 
 import importlib
 
-from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
+from jobs.cli import conclude, from_root, main, parse
+from pipeline.core.errors import Stopped
 from pipeline.core.progress import duration, say
 from pipeline.demo.clock import Clock
 from pipeline.demo.pictures import make_demo_pictures
@@ -42,7 +43,7 @@ def run() -> int:
             clock.stop()
     if not finished:
         conclude({"out": out, "finished": False}, "stopped: the same command goes on")
-        return EXIT_INTERRUPTED
+        return Stopped.exit_code
     outcome = demo.read_outcome(out / "evaluations")
     result = outcome.result(clock.seconds)
     for folder in (out, work):

@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.core.errors import InputError, write_error
+from pipeline.core.errors import InputError, JobError, write_error
 from pipeline.core.progress import show
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob
@@ -76,7 +76,7 @@ def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
             for row in _mapped(dataset, len(rows), jobs).iter_rows():
                 if row["error"] or row["fault"]:
                     failure = (
-                        InputError(row["error"]) if row["error"] else RuntimeError(row["fault"])
+                        pickle.loads(row["error"]) if row["error"] else RuntimeError(row["fault"])
                     )
                     break
                 shard: BuiltShard = pickle.loads(row["shard"])
@@ -150,14 +150,17 @@ def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any
     job = template.numbered(row["number"])
     try:
         shard = process_isolation().build(job)
-    except (InputError, ShardError) as error:
-        return {"error": str(error), "fault": "", "shard": b""}
-    except OSError as error:
-        return {"error": str(write_error(job.name, error)), "fault": "", "shard": b""}
+    except (JobError, ShardError, OSError) as error:
+        wrong: JobError
+        if isinstance(error, OSError):
+            wrong = write_error(job.name, error)
+        else:
+            wrong = error if isinstance(error, JobError) else InputError(str(error))
+        return {"error": pickle.dumps(wrong), "fault": "", "shard": b""}
     except Exception as error:  # of the program, not of an image or a place: with its trace
         trace = "".join(traceback.format_exception(error))
-        return {"error": "", "fault": f"{job.name} cannot be made:\n{trace}", "shard": b""}
-    return {"error": "", "fault": "", "shard": pickle.dumps(shard)}
+        return {"error": b"", "fault": f"{job.name} cannot be made:\n{trace}", "shard": b""}
+    return {"error": b"", "fault": "", "shard": pickle.dumps(shard)}
 
 
 @contextmanager

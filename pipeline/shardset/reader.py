@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.cache import CacheConfig, ShardCache
 from pipeline.shardset.manifest import DatasetInfo, read_manifest
 from pipeline.shardset.schema import shard_file
@@ -127,7 +127,7 @@ class ShardSetReader:
 
         Raises:
             IndexError: no such sample.
-            DamagedSampleError: its bytes cannot be read; names the shard and the key.
+            DamagedSample: its bytes cannot be read; names the shard and the key.
         """
         number, row = self._locate(sample_id)
         index = self._index(number)
@@ -171,9 +171,9 @@ class ShardSetReader:
             raise self._damaged(number, key, f"{len(data)} of {length} bytes are there")
         return data
 
-    def _damaged(self, number: int, key: str, what: str) -> DamagedSampleError:
+    def _damaged(self, number: int, key: str, what: str) -> DamagedSample:
         where = self.store.where(shard_file(self.info.shards[number].name))
-        return DamagedSampleError(
+        return DamagedSample(
             f"shard {where}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
         )
 

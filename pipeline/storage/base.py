@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, ClassVar, TypeVar
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 
 RETRY_SECONDS = 30.0
 """How long a temporary failure is retried, counted from the first failure."""
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class StoreError(InputError):
-    """A store cannot be reached or used; the message names the file, the reason and the retries."""
+    """A store refuses a request; the message names the file and the reason."""
 
 
 class Store(ABC):
@@ -40,7 +40,8 @@ class Store(ABC):
 
     Names are relative and use forward slashes. Bytes of local names that are not UTF-8 are
     surrogates, as in `os.fsdecode`. Methods raise `FileNotFoundError` if the file does not exist
-    (`size` returns None) and `StoreError` if the store cannot be reached or used.
+    (`size` returns None), `StoreError` if the store refuses, and `StoreUnavailable` if it does not
+    answer.
 
     Attributes:
         is_remote: whether every request is a round trip over the network.
@@ -132,7 +133,8 @@ def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result
 
     Raises:
         FileNotFoundError: from the attempt.
-        StoreError: the last failure.
+        StoreUnavailable: the last attempt failed as well.
+        StoreError: another failure.
     """
     deadline: float | None = None
     pause = FIRST_PAUSE
@@ -147,7 +149,7 @@ def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
-                raise StoreError(
+                raise StoreUnavailable(
                     f"{what}: {reason(error)} (tried again for {seconds:.0f} s)"
                 ) from error
             time.sleep(min(pause, deadline - now))

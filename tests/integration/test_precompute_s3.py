@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
@@ -89,7 +89,7 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
         return [ensure_shard(job.numbered(number)) for number in range(work.num_shards)]
 
     place = f"s3://{bucket.name}"
-    with pytest.raises(InputError, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
+    with pytest.raises(StoreUnavailable, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
         run_precompute(impatient, cut_after_two)
     assert "\n" not in str(caught.value)
     bucket.wire.mend()

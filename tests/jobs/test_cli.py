@@ -8,8 +8,10 @@ import pytest
 import tyro
 from ray.exceptions import RayTaskError
 
-from jobs.cli import absolute_paths, find_input_error, main, parse
-from pipeline.core.errors import InputError
+from jobs.cli import absolute_paths, find_job_error, main, parse
+from pipeline.core.errors import InputError, JobError
+
+README = Path(__file__).resolve().parents[2] / "jobs" / "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,25 +168,24 @@ def from_a_worker(error: Exception) -> Exception:
 def test_the_cause_of_an_error_is_found() -> None:
     outer = RuntimeError("outer")
     outer.__cause__ = from_a_worker(InputError("inner"))
-    assert str(find_input_error(outer)) == "inner"
-    assert find_input_error(from_a_worker(ValueError("a defect"))) is None
+    assert str(find_job_error(outer)) == "inner"
+    assert find_job_error(from_a_worker(ValueError("a defect"))) is None
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (InputError("no such folder:\n x"), 2, "error: no such folder: x\n"),
-        (from_a_worker(InputError("no such folder:\n x")), 2, "error: no such folder: x\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_wrong_input_is_one_line(
-    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+ERRORS = [error for one in JobError.__subclasses__() for error in (one, *one.__subclasses__())]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_job_error_is_one_line_and_its_documented_exit_code(
+    kind: type[JobError], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        main(lambda: run_that_raises(error))
-    assert leaving.value.code == code
-    assert capsys.readouterr() == ("", said)
+    for error in (kind("no such folder:\n x"), from_a_worker(kind("no such folder:\n x"))):
+        with pytest.raises(SystemExit) as leaving:
+            main(lambda error=error: run_that_raises(error))  # type: ignore[misc]
+        assert leaving.value.code == kind.exit_code
+        assert capsys.readouterr() == ("", "error: no such folder: x\n")
+    named = next(base for base in (kind, *kind.__bases__) if base in JobError.__subclasses__())
+    assert f"| {kind.exit_code} | `{named.__name__}` |" in README.read_text()
 
 
 def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> None:
@@ -193,3 +194,5 @@ def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> Non
     for code, expected in ((None, 0), (0, 0), (3, 3)):
         with pytest.raises(SystemExit, match=str(expected)):
             main(lambda code=code: code)  # type: ignore[misc]
+    with pytest.raises(SystemExit, match="130"):
+        main(lambda: run_that_raises(KeyboardInterrupt()))

@@ -10,28 +10,28 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import JobError
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class _Carried:
-    message: str
+    error: JobError
 
 
 class _Carrying(Dataset[Item | _Carried]):
-    """A dataset whose ``InputError`` becomes an item."""
+    """A dataset whose ``JobError`` becomes an item."""
 
     def __init__(self, dataset: Dataset[Item]) -> None:
         self._dataset = dataset
 
     def __getitem__(self, index: int) -> Item | _Carried:
-        """The item, or the message of the error."""
+        """The item, or the error."""
         try:
             return self._dataset[index]
-        except InputError as error:
-            return _Carried(str(error))
+        except JobError as error:
+            return _Carried(error)
 
 
 def _as_it_is(item: Any) -> Any:  # noqa: ANN401  (torch would make lists and tensors of it)
@@ -42,7 +42,7 @@ class CarryingLoader(Generic[Item]):
     """Items of a dataset, one by one, from this process or others.
 
     Args:
-        dataset: raises ``InputError`` where what a person gave is wrong.
+        dataset: raises ``JobError`` with one line for a person.
         sampler: which items, in order.
         num_workers: processes; 0 loads in this one.
         options: those of ``torch.utils.data.DataLoader``.
@@ -71,8 +71,8 @@ class CarryingLoader(Generic[Item]):
         return self._length
 
     def __iter__(self) -> Iterator[Item]:
-        """The items; raises the ``InputError`` where one stands for an item."""
+        """The items; raises the ``JobError`` where one stands for an item."""
         for item in self._loader:
             if isinstance(item, _Carried):
-                raise InputError(item.message)
+                raise item.error
             yield item

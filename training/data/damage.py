@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample
 from training.data.settings import OnDamaged
 from training.views.host_batch import Damage
 
@@ -33,7 +33,7 @@ def read_places(
     """Reads some places of a global batch.
 
     Args:
-        read: sample number to whatever is read of it; raises ``DamagedSampleError``.
+        read: sample number to whatever is read of it; raises ``DamagedSample``.
         id_at: place in the global batch to the number of its sample.
         places: which of them; those beyond the end begin again.
         batch_size: places of the global batch.
@@ -43,16 +43,15 @@ def read_places(
         What was read, place by place, and where another sample stands in.
 
     Raises:
-        DamagedSampleError: a sample is damaged, under ``raise``.
-        InputError: every sample of the global batch is damaged.
+        DamagedSample: a sample is damaged, under ``raise``; or every sample of the batch.
     """
-    tried: dict[int, Item | DamagedSampleError] = {}
+    tried: dict[int, Item | DamagedSample] = {}
 
-    def attempt(place: int) -> Item | DamagedSampleError:
+    def attempt(place: int) -> Item | DamagedSample:
         if place not in tried:
             try:
                 tried[place] = read(id_at(place))
-            except DamagedSampleError as error:
+            except DamagedSample as error:
                 if on_damaged == "raise":
                     raise
                 tried[place] = error
@@ -61,7 +60,7 @@ def read_places(
     items, damages = [], []
     for position, place in enumerate(places):
         found = attempt(place % batch_size)
-        if isinstance(found, DamagedSampleError):
+        if isinstance(found, DamagedSample):
             damages.append(Damage(position, str(found)))
             found = _next_good(attempt, place, batch_size, found)
         items.append(found)
@@ -69,16 +68,16 @@ def read_places(
 
 
 def _next_good(
-    attempt: Callable[[int], Item | DamagedSampleError],
+    attempt: Callable[[int], Item | DamagedSample],
     place: int,
     size: int,
-    first: DamagedSampleError,
+    first: DamagedSample,
 ) -> Item:
     for other in range(place + 1, place + size):
         found = attempt(other % size)
-        if not isinstance(found, DamagedSampleError):
+        if not isinstance(found, DamagedSample):
             return found
-    raise InputError(f"all {size} samples of a global batch are damaged; the first one: {first}")
+    raise DamagedSample(f"all {size} samples of a global batch are damaged; the first one: {first}")
 
 
 class DamageLog:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.core.errors import DamagedSampleError, ImageError
+from pipeline.core.errors import DamagedSample, ImageError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
@@ -160,7 +160,7 @@ class BatchDataset(Dataset[HostBatch]):
         """Reads, decodes and cuts.
 
         Raises:
-            DamagedSampleError: names shard and key, where damaged samples are not to be skipped.
+            DamagedSample: names shard and key, where damaged samples are not to be skipped.
         """
         config = self.config
         if self.reader.is_remote:
@@ -246,8 +246,8 @@ class BatchDataset(Dataset[HostBatch]):
             raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
 
 
-def _damaged(what: str, error: ImageError) -> DamagedSampleError:
-    return DamagedSampleError(
+def _damaged(what: str, error: ImageError) -> DamagedSample:
+    return DamagedSample(
         f"{what} is damaged ({error}): "
         "rerun the precompute job on the same sources and the shard is rebuilt"
     )

@@ -12,7 +12,7 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.build import ShardJob, ensure_shard
 from pipeline.precompute.plan import make_plan
@@ -218,7 +218,9 @@ def test_reads_are_tried_again_and_never_reject(
         assert ensure_shard(job).info.num_images == 6
         assert len(tries) == 3
         return
-    with pytest.raises(InputError, match=rf"{victim} cannot be read: Input/output error \(tried"):
+    with pytest.raises(
+        StoreUnavailable, match=rf"{victim} cannot be read: Input/output error \(tried"
+    ):
         ensure_shard(job)
     assert len(tries) > 3
     assert not rejected_path(root_of(job), NAME).exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset import reader as shard_reader
 from pipeline.shardset.manifest import (
     DatasetInfo,
@@ -201,15 +201,15 @@ def test_damage_is_named_by_shard_and_key(tmp_path: Path) -> None:
     data = path.read_bytes()
     key = new_sample(5, None).key
     path.write_bytes(data[:8000])
-    with pytest.raises(InputError, match=rf"shard-000001.*{key}.*bytes are there"):
+    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*bytes are there"):
         ShardSetReader(tmp_path, info).read(5)
     with pytest.raises(InputError, match=r"shard-000001.*damaged"):
         check_shards(tmp_path, info)
     path.write_bytes(bytes(len(data)))
-    with pytest.raises(InputError, match=rf"shard-000001.*{key}.*other bytes"):
+    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*other bytes"):
         ShardSetReader(tmp_path, info).read(5)
     path.unlink()
-    with pytest.raises(InputError, match=rf"shard-000001.*{key}.*No such file"):
+    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*No such file"):
         ShardSetReader(tmp_path, info).read(5)
     with pytest.raises(InputError, match=r"shard-000001.*missing"):
         check_shards(tmp_path, info)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import StoreUnavailable
 from pipeline.storage import storage
 from pipeline.storage.object_store import ObjectStore
 from pipeline.storage.storage import StoreError, open_store
@@ -33,11 +34,12 @@ def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket
     bucket.wire.cut_after(12 * MIB)
     script = (
         "import sys\n"
-        "from pipeline.storage.storage import StoreError, open_store\n"
+        "from pipeline.core.errors import StoreUnavailable\n"
+        "from pipeline.storage.storage import open_store\n"
         "store = open_store(sys.argv[1])\n"
         "try:\n"
         f"    store.write('big', bytes({23 * MIB}))\n"
-        "except StoreError as error:\n"
+        "except StoreUnavailable as error:\n"
         "    print(error, flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -81,7 +83,7 @@ def test_reads_are_retried_and_then_name_the_file(bucket: Bucket) -> None:
     bucket.wire.cut()
     line = rf"^s3://{bucket.name}/p.* Connection refused \(tried again for 1 s\)$"
     for what in (lambda: store.read("x"), lambda: store.size("x"), lambda: list(store.files())):
-        with pytest.raises(StoreError, match=line):
+        with pytest.raises(StoreUnavailable, match=line):
             what()
 
 
@@ -169,7 +171,7 @@ def test_other_clouds_that_cannot_be_reached_are_named(
     bucket.wire.cut()
     url = bucket.url("x", scheme=scheme, bucket="bucket", anonymous="true", retry_seconds=0)
     line = rf"{scheme}://bucket/x/y cannot be read: .*Connection refused \(tried again for 0 s\)"
-    with pytest.raises(StoreError, match=line):
+    with pytest.raises(StoreUnavailable, match=line):
         open_store(url).read("y")
 
 

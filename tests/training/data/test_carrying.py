@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import Dataset, SequentialSampler
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample
 from training.data.carrying import CarryingLoader
 
 
@@ -24,12 +24,12 @@ class Numbers(Dataset[int]):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_wrong_input_arrives_in_its_place_as_it_was_said(num_workers: int) -> None:
-    dataset = Numbers(DamagedSampleError("sample 2 is damaged"))
+    dataset = Numbers(DamagedSample("sample 2 is damaged"))
     loader = CarryingLoader(dataset, sampler=SequentialSampler(dataset), num_workers=num_workers)
     assert len(loader) == 4
     items = iter(loader)
     assert [next(items), next(items)] == [0, 1]
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DamagedSample) as caught:
         next(items)
     assert str(caught.value) == "sample 2 is damaged"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample
 from training.data.damage import DAMAGED_FILE, DamageLog, read_places
 from training.data.settings import OnDamaged
 from training.views.host_batch import Damage
@@ -25,7 +25,7 @@ class Reader:
     def __call__(self, sample_id: int) -> int:
         self.asked.append(sample_id)
         if sample_id in self.damaged:
-            raise DamagedSampleError(f"sample {sample_id} is damaged")
+            raise DamagedSample(f"sample {sample_id} is damaged")
         return sample_id
 
 
@@ -42,7 +42,7 @@ def test_sound_samples_are_read_once_each_and_no_others() -> None:
 
 
 def test_raise_lets_the_name_through() -> None:
-    with pytest.raises(DamagedSampleError, match="sample 30 is damaged"):
+    with pytest.raises(DamagedSample, match="sample 30 is damaged"):
         places_read(Reader({30}), range(2, 4), "raise")
 
 
@@ -61,7 +61,9 @@ def test_places_beyond_the_end_begin_again() -> None:
 
 
 def test_a_batch_without_a_good_sample_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"all 6 samples of a global batch are damaged.*sample 50"):
+    with pytest.raises(
+        DamagedSample, match=r"all 6 samples of a global batch are damaged.*sample 50"
+    ):
         places_read(Reader(set(IDS)), range(2, 4), "skip")
 
 

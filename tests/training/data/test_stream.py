@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample
 from tests.shard_sets import damage_images, write_shard_set
 from tests.training.views.made import dataset_of, settings_of, views_of
 from training.data.loader import make_loader
@@ -182,7 +182,7 @@ def test_a_damaged_image_names_shard_and_key(damaged: Path, num_workers: int) ->
     batches = iter(loader)
     for _ in range(first):
         next(batches)
-    with pytest.raises(InputError, match=r"^sample picture-\d+-[0-9a-f]{16} in shard-000001 is"):
+    with pytest.raises(DamagedSample, match=r"^sample picture-\d+-[0-9a-f]{16} in shard-000001 is"):
         next(batches)
 
 

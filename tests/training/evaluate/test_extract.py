@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import shard_path
@@ -63,7 +63,7 @@ def test_an_image_that_cannot_be_decoded_is_named(root: Path) -> None:
     data = path.read_bytes()
     at = data.index(sample.image)
     path.write_bytes(data[:at] + b"\0" * 64 + data[at + 64 :])
-    with pytest.raises(InputError, match=r"picture-000003-\w+ in shard-000000 is damaged"):
+    with pytest.raises(DamagedSample, match=r"picture-000003-\w+ in shard-000000 is damaged"):
         features_of(Means(), open_labelled(root), CONFIG, prepare=same, device=CPU)
 
 

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import JobError
 from pipeline.core.progress import track
 from training.core.context import LocalContext
 from training.evaluate.extract import ExtractConfig
@@ -58,7 +58,7 @@ def feature_map(run: RunState, config: ReportConfig) -> dict[str, Any]:
     try:
         images = open_labelled(shards)
         features_MD, labels_M = _features(run.folder, images, config.map_images)
-    except InputError as error:
+    except JobError as error:
         return {"problem": f"There is no map: {error}"}
     if len(features_MD) < 3:
         return {"problem": f"There is no map: {shards} holds fewer than 3 images."}
