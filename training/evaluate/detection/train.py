@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Diverged
 from pipeline.core.progress import Standing, show, track
 from training.core.schedules import cosine_lr
 from training.evaluate.detection.annotations import BoxSet
@@ -28,8 +28,8 @@ def train_detector(
     """Train in place by momentum SGD, the backbone and all that is new at one rate.
 
     The seed is that of order and flips; the caller seeds torch, from whose global generator
-    proposals and sizes are drawn. Returns the detector in evaluation mode. Raises InputError for
-    a loss that is no longer finite and for an image that cannot be decoded.
+    proposals and sizes are drawn. Returns the detector in evaluation mode. Raises Diverged if the
+    loss is no longer finite, InputError for an image that cannot be decoded.
     """
     weights = [weight for weight in detector.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(
@@ -62,7 +62,7 @@ def train_detector(
         optimiser.step()
         recent.append(loss.item())
         if not np.isfinite(recent[-1]):
-            raise InputError(
+            raise Diverged(
                 f"the detector's loss is {recent[-1]} at step {step + 1}: lower detection.lr "
                 f"({config.lr:g}) or raise detection.warmup_steps ({config.warmup_steps})"
             )

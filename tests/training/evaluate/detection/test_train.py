@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.architectures import plain_network
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Diverged
 from pipeline.core.progress import listening
 from pipeline.images.preprocessing import Preprocessing
 from tests.listeners import Kept
@@ -100,5 +100,5 @@ class Diverging(nn.Module):
 
 
 def test_a_loss_that_diverges(images: BoxSet) -> None:
-    with pytest.raises(InputError, match=r"loss is nan at step 1: lower detection.lr \(0.01\)"):
+    with pytest.raises(Diverged, match=r"loss is nan at step 1: lower detection.lr \(0.01\)"):
         train_detector(Diverging(), images, TINY, seed=0)
