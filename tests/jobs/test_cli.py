@@ -8,7 +8,7 @@ import pytest
 import tyro
 from ray.exceptions import RayTaskError
 
-from jobs.cli import absolute_paths, find_job_error, main, parse
+from jobs.cli import UNNAMED, absolute_paths, find_job_error, main, parse
 from pipeline.core.errors import InputError, JobError
 
 README = Path(__file__).resolve().parents[2] / "jobs" / "README.md"
@@ -25,17 +25,6 @@ class Part:
 
     size: int = 3
     depth: int = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deeper(Part):
-    """A variant of the part.
-
-    Attributes:
-        more: what others lack.
-    """
-
-    more: int = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +57,15 @@ class Outer:
 
     how: str = "well"
     out: Path | None = None
-    base: Annotated[Base, tyro.conf.arg(name="")]
+    base: Annotated[Base, UNNAMED]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A variant.
-
-    Attributes:
-        part: a part.
-    """
-
-    part: Part
-
-
-DEFAULT = Outer(base=Base(source=tyro.MISSING, count=9, part=Deeper(size=4)))
+DEFAULT = Outer(base=Base(source=tyro.MISSING, count=9, part=Part(size=4)))
 
 
 def test_values_that_are_not_given_are_those_of_the_default() -> None:
-    made = parse(Outer, "x", ["--source", "S", "--part.more", "1", "--how", "so"], default=DEFAULT)
-    assert made == Outer(how="so", base=Base(source="S", count=9, part=Deeper(size=4, more=1)))
+    made = parse(Outer, "x", ["--source", "S", "--part.depth", "1", "--how", "so"], default=DEFAULT)
+    assert made == Outer(how="so", base=Base(source="S", count=9, part=Part(size=4, depth=1)))
     assert parse(Outer, "x", ["--source", "S"]) == Outer(base=Base(source="S"))
 
 
@@ -118,7 +96,10 @@ def test_what_the_config_refuses_is_one_line(capsys: pytest.CaptureFixture[str])
 def test_the_short_help_shows_some_options_and_the_long_one_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    brief, variants = ("base.source", "base.part.size"), {"--plain": Variant(Part(depth=6))}
+    brief, variants = (
+        ("base.source", "base.part.size"),
+        {"--plain": Base(source="V", part=Part(depth=6))},
+    )
 
     def shown(option: str) -> str:
         with pytest.raises(SystemExit, match="0"):
@@ -129,11 +110,11 @@ def test_the_short_help_shows_some_options_and_the_long_one_all(
     for words in ("A job. --help-all shows", "where from. (required)", "pixels. (default: 4)"):
         assert words in short
         assert words in long
-    for option, value in (("--how", "well"), ("--part.more", "7"), ("--count", "9")):
+    for option, value in (("--how", "well"), ("--part.depth", "5"), ("--count", "9")):
         assert option not in short
         assert option in long
         assert f"(default: {value})" in long
-    assert "x --plain" in long.partition("--part.more")[2]
+    assert "x --plain" in long.partition("--part.depth")[2]
     assert "depth in pixels. (default: 6)" in long
     for help_text in (short, long):
         assert "--quiet" in help_text
