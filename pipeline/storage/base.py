@@ -118,23 +118,47 @@ class Store(ABC):
         return io.BufferedReader(_StoreFile(self, name, size), step)
 
 
+class _StoreFile(io.RawIOBase):
+    """A readable, seekable file; the store retries each read."""
+
+    def __init__(self, store: Store, name: str, size: int) -> None:
+        self._store, self._name, self._size = store, name, size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        length = max(0, min(len(buffer), self._size - self._position))
+        data = self._store.read_range(self._name, self._position, length) if length else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
 def printable(name: str) -> str:
     """Return a name in which bytes that are not UTF-8 are backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def reason(error: OSError) -> str:
+    """Return the reason of a failure on one line."""
+    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
+
+
 def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:
     """Call `attempt` until it succeeds, with growing pauses, while its errors may be temporary.
 
-    Args:
-        what: what cannot be done, for the message.
-        attempt: called again after a `ConnectionError` or an error in `TEMPORARY_ERRORS`.
-        seconds: time from the first failure to the last attempt.
-
-    Raises:
-        FileNotFoundError: from the attempt.
-        StoreUnavailable: the last attempt failed as well.
-        StoreError: another failure.
+    The last attempt is `seconds` after the first failure. Raises `FileNotFoundError` from the
+    attempt, `StoreUnavailable` after the last one, and `StoreError` for other failures; their
+    messages begin with `what`.
     """
     deadline: float | None = None
     pause = FIRST_PAUSE
@@ -154,34 +178,3 @@ def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result
                 ) from error
             time.sleep(min(pause, deadline - now))
             pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def reason(error: OSError) -> str:
-    """Return the reason of a failure on one line."""
-    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
-
-
-class _StoreFile(io.RawIOBase):
-    """A readable, seekable file; the store retries each read."""
-
-    def __init__(self, store: Store, name: str, size: int) -> None:
-        self._store, self._name, self._size = store, name, size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        length = max(0, min(len(buffer), self._size - self._position))
-        data = self._store.read_range(self._name, self._position, length) if length else b""
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.timing import in_turns, machine, show_medians
-from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
+from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW, settings_of, views_of
 from training.randomness.draws import sample_seeds
-from training.views.mask_draws import MaskDraws, draw_masks
-from training.views.masks import hard_negative_mask, view_mask
+from training.views.maskers import MaskDraws, MaskerInputs, draw_masks
 from training.views.patches import Counting, choose_patches
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
@@ -67,16 +66,13 @@ def test_masks_of_a_batch() -> None:
         ]
         return torch.stack(chosen)
 
-    def pixels(high_pass: bool) -> None:
-        view_mask(
-            foreground,
-            foreground.float(),
-            query,
-            strategy="balanced",
-            view_size=VIEW_SIZE,
-            high_pass=high_pass,
-        )
-        hard_negative_mask(foreground, negative, view_size=VIEW_SIZE, high_pass=high_pass)
+    inputs = MaskerInputs(foreground, foreground.float(), VIEW_SIZE, None)
+
+    def pixels(fill: str) -> None:
+        views = views_of(settings_of(fill, size=VIEW_SIZE, grid=GRID, strategy="balanced"))
+        for view, draws in ((views[0], query), (views[2], negative)):
+            assert view.masker is not None
+            view.masker.mask(draws, inputs)
 
     assert torch.equal(patches()[:, :, 0], naive_masks(foreground, query, negative))
     print(
@@ -86,8 +82,8 @@ def test_masks_of_a_batch() -> None:
     times = in_turns(
         {
             "patches of both (counted)": lambda _: patches(),
-            "pixels of both": lambda _: pixels(False),
-            "pixels of both, high-pass": lambda _: pixels(True),
+            "pixels of both": lambda _: pixels("mean"),
+            "pixels of both, high-pass": lambda _: pixels("high_pass"),
             "drawing the numbers of one view": lambda _: mask_draws(QUERY_VIEW, (0, 1), 9),
         },
         ROUNDS,

@@ -7,18 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from pipeline.precompute.history import compare, read_history
+from pipeline.precompute.history import new_images, read_history
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import check_plan, planned_rows, write_plan
 from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
-from pipeline.sources.collected import collect
-from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
+from pipeline.sources.listing import DataPlace, Listing, Row, collect
 from pipeline.storage.storage import open_store
 from tests.benchmarks.timing import machine
 
@@ -29,22 +26,19 @@ NUM_IMAGES, NUM_CLASSES = 10_000_000, 1000
 MAX_GIB, MAX_SECONDS = 4.0, 300.0
 
 
-def rows() -> Iterator[pa.RecordBatch]:
-    """Names as long as people make them, through the buffer that sources use."""
-    for start in range(0, NUM_IMAGES, BATCH_ROWS):
-        buffer = RowBuffer()
-        for number in range(start, min(NUM_IMAGES, start + BATCH_ROWS)):
-            label = f"class_{number * 7919 % NUM_CLASSES:04d}"
-            source = f"{label}/holiday pictures/IMG_{number:09d}.jpg"
-            buffer.add(source, 100_000 + number % 7919, label=label)
-        yield buffer.take()
+def rows() -> Iterator[Row]:
+    """Names as long as people make them."""
+    for number in range(NUM_IMAGES):
+        label = f"class_{number * 7919 % NUM_CLASSES:04d}"
+        source = f"{label}/holiday pictures/IMG_{number:09d}.jpg"
+        yield {"source": source, "num_bytes": 100_000 + number % 7919, "label": label}
 
 
 def measure(folder: str) -> dict[str, float]:
     """CPU seconds of the steps of a first run, and of an append that finds nothing new."""
     out, place = open_store(folder), DataPlace(store=open_store("data"))
     laps = {"": time.process_time()}
-    images = collect(Listing(place=place, batches=rows()))
+    images = collect(Listing(place=place, rows=rows()))
     laps["list"] = time.process_time()
     plan = make_plan(images, {"made": "up"}, shard_images=256, shard_bytes=256 << 20)
     laps["plan"] = time.process_time()
@@ -52,23 +46,23 @@ def measure(folder: str) -> dict[str, float]:
     write_plan(out, plan)
     assert check_plan(out, plan)
     laps["write"] = time.process_time()
-    assert plan.num_images == NUM_IMAGES
-    last = planned_rows(out, plan.num_shards - 1)
-    assert last.num_rows == NUM_IMAGES - 256 * (plan.num_shards - 1)
+    assert plan.info.num_images == NUM_IMAGES
+    last = planned_rows(out, plan.info.num_shards - 1)
+    assert last.num_rows == NUM_IMAGES - 256 * (plan.info.num_shards - 1)
     info = DatasetInfo(
         schema_version=1,
         shards=(),
-        class_names=plan.class_names,
+        class_names=plan.info.class_names,
         saliency={},
         saliency_size=56,
-        plan_digest=plan.digest,
+        plan_digest=plan.info.digest,
         num_rejected=0,
         versions={},
     )
     write_dataset_info(out, info)
     del plan
-    compared = compare(out, read_history(out), replace(images, rows=images.rows))
-    assert (compared.num_known, compared.covered) == (NUM_IMAGES, (0,))
+    new, covered = new_images(out, read_history(out), images)
+    assert (new.rows.num_rows, covered) == (0, (0,))
     laps["append"] = time.process_time()
     starts, ends = list(laps.values())[:-1], list(laps.items())[1:]
     seconds = {name: end - start for (name, end), start in zip(ends, starts, strict=True)}

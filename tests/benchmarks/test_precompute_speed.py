@@ -20,11 +20,11 @@ import pytest
 import ray
 
 from pipeline.images.codecs import decode_source, encode_saliency
-from pipeline.precompute.plan_files import planned_sources, read_plan
+from pipeline.precompute.plan_files import all_planned_rows, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.interface import SaliencySource, batch_images_of
 from pipeline.saliency.registry import parse_saliency_source
-from pipeline.shardset.schema import SALIENCY_SIZE, SHARDS_FOLDER, sample_key
+from pipeline.shardset.schema import SALIENCY_SIZE, SHARDS_FOLDER
 from pipeline.shardset.writer import NewSample, ShardWriter
 from pipeline.storage.storage import open_store
 from tests.benchmarks.timing import in_turns, machine, show_medians
@@ -61,7 +61,6 @@ def write_tar(tar: Tar) -> None:
                 batch, read, decoded, maps, strict=True
             ):
                 sample = NewSample(
-                    key=sample_key(source),
                     image=one.stored_bytes,
                     image_ext=one.ext,
                     saliency=encode_saliency(saliency, SALIENCY_SIZE),
@@ -85,11 +84,8 @@ def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar
     folder.mkdir()
     plan, source, tars = read_plan(open_store(out)), parse_saliency_source(saliency), []
     assert plan is not None
-    images = [
-        (row["source"], row["label"])
-        for batch in planned_sources(open_store(out))
-        for row in batch.select(["source", "label"]).to_pylist()
-    ]
+    rows = all_planned_rows(open_store(out)).select(["source", "label"]).to_pylist()
+    images = [(row["source"], row["label"]) for row in rows]
     size = int(str(plan.parameters["shard_images"]))
     for number, start in enumerate(range(0, len(images), size)):
         path = folder / f"shard-{number:06d}.tar"

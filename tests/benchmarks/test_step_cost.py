@@ -29,7 +29,7 @@ from training.methods.moco.settings import MoCoConfig
 from training.views.fills import UnmaskedView, filled, mean_values
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, to_device
-from training.views.masks import hard_negative_mask, view_mask
+from training.views.maskers import MaskerInputs
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
@@ -91,21 +91,15 @@ class Arm:
     @torch.no_grad()
     def localised(self, batch: HostBatch, bare: EncoderInputs) -> EncoderInputs:
         """Both augmented views through the localiser, then masks as ever."""
-        query, key = bare.views["query"], bare.views["key"]
-        with autocast():
-            query_saliency, key_saliency = self.localiser(query), self.localiser(key)
-        query_mask = view_mask(
-            foreground(query_saliency),
-            query_saliency,
-            batch.masks["query"],
-            strategy="balanced",
-            view_size=SIZE,
-            high_pass=False,
-        )
-        key_mask = hard_negative_mask(
-            foreground(key_saliency), batch.masks[NEGATIVE], view_size=SIZE, high_pass=False
-        )
-        masked = {"query": mean_filled(query, query_mask), NEGATIVE: mean_filled(key, key_mask)}
+        views = views_of(settings_of(size=SIZE, grid=GRID, strategy="balanced"))
+        masked = {}
+        for view in (views[0], views[2]):
+            image = bare.views[view.crop.name]
+            with autocast():
+                saliency = self.localiser(image)
+            inputs = MaskerInputs(foreground(saliency), saliency, SIZE, None)
+            assert view.masker is not None
+            masked[view.name] = mean_filled(image, view.masker.mask(batch.masks[view.name], inputs))
         return bare._replace(views=bare.views | masked)
 
 

@@ -21,8 +21,7 @@ from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
-from training.methods.hard_negatives import embedding_spread
-from training.methods.interface import PlainEmbedder
+from training.methods.interface import PlainEmbedder, embedding_spread
 
 INSTANCE_ACCURACY, SPREAD = "checked_instance_accuracy", "checked_embedding_spread"
 OBJECT_SENSITIVITY = "object_sensitivity"

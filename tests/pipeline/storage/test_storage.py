@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError, StoreUnavailable
-from pipeline.storage.base import retrying
-from pipeline.storage.storage import Store, StoreError, open_store
+from pipeline.storage.base import Store, StoreError, retrying
+from pipeline.storage.storage import open_store
 from tests.s3_server import Bucket
 
 MIB = 1 << 20

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
-from pipeline.shardset.schema import shard_path
+from pipeline.shardset.schema import shard_file
 from tests.training.evaluate.cases import NAMES, pictures
 from training.evaluate.extract import ExtractConfig, features_of, gathered_features
 from training.evaluate.features import evaluation_view
@@ -58,7 +58,7 @@ def test_ranks_make_the_whole(root: Path) -> None:
 
 
 def test_an_image_that_cannot_be_decoded_is_named(root: Path) -> None:
-    path = shard_path(root, "shard-000000")
+    path = root / shard_file("shard-000000")
     sample = ShardSetReader(root, load_dataset_info(root)).read(3)
     data = path.read_bytes()
     at = data.index(sample.image)

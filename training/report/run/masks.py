@@ -28,7 +28,7 @@ from training.report.wording import percent, shortened
 from training.views.crops import draw_crops
 from training.views.fills import Fill, fill_named
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.masks import masked_share
+from training.views.patches import masked_share
 
 EPOCHS_SHOWN = 4
 TILE = 256
