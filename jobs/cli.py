@@ -72,7 +72,7 @@ def parse(
         described = f"{described.strip()} {HELP_ALL} shows every option."
         if not wants_all and not HELP.isdisjoint(words):
             own, start = _only(config, default, brief), None
-    parts = [
+    parts: list[tuple[str, Any, Any]] = [
         ("job", Annotated[own, UNNAMED], field() if start is None else field(default=start)),
         ("terminal", Annotated[TerminalOptions, UNNAMED], field(default=TerminalOptions())),
     ]

@@ -80,7 +80,7 @@ def test_a_run_waits_while_the_lock_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By another process, until that has ended."""
-    quiet, naps = tmp_path / "quiet", []
+    quiet, naps = tmp_path / "quiet", list[float]()
     assert not is_held(quiet)
     code = (
         "import time; from pathlib import Path; from tests.benchmarks.quiet import hold\n"

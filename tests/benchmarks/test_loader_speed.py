@@ -145,7 +145,7 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
 
     views = views_of(settings_of(size=VIEW_SIZE, grid=GRID))
     dataset = dataset_of(tmp_path, views, seed=0, batch_size=BATCH)
-    arms = {
+    arms: dict[str, Callable[[int], object]] = {
         "decode alone": of_batch(decode),
         "decode and crops alone": of_batch(decode_and_cut),
         "our loader": dataset.__getitem__,

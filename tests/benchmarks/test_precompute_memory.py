@@ -34,8 +34,8 @@ def measure(data: str, out: str, saliency: str, shard_images: str) -> dict[str, 
 
     Looks several times a second: what a process has reached at its end may be missed by a little.
     """
-    quiet = {"include_dashboard": False, "log_to_driver": False}
-    ray.init(address="local", num_cpus=len(os.sched_getaffinity(0)), **quiet)  # type: ignore[arg-type]
+    cores = len(os.sched_getaffinity(0))
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     peaks = {"driver": 0.0, "ray::": 0.0, "pipeline.core.child_process": 0.0}
     ended, own = threading.Event(), psutil.Process()
 

@@ -114,9 +114,13 @@ def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     # Ray's workers are of niceness 15 by default: whatever else runs would slow down one side only.
-    nice = {"worker_niceness": 0}
-    quiet = {"include_dashboard": False, "log_to_driver": False}
-    ray.init(address="local", num_cpus=CORES, _system_config=nice, **quiet)  # type: ignore[arg-type]
+    ray.init(
+        address="local",
+        num_cpus=CORES,
+        include_dashboard=False,
+        log_to_driver=False,
+        _system_config={"worker_niceness": 0},
+    )
     with get_context("spawn").Pool(CORES) as processes:
         yield processes
     ray.shutdown()

@@ -150,11 +150,11 @@ def test_nothing_else_reaches_the_output_of_json() -> None:
 def test_a_job_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
     """A job of seconds that imports no torch; its output goes to a pipe all the same."""
     write_pictures(tmp_path, 40)
-    command = [sys.executable, "jobs/score.py", "--images", tmp_path, "--masks", tmp_path]
+    folders = ["--images", str(tmp_path), "--masks", str(tmp_path)]
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     job = subprocess.Popen(
-        [*command, "--saliency", "centre", "--processes", "1"],
+        [sys.executable, "jobs/score.py", *folders, "--saliency", "centre", "--processes", "1"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=theirs,

@@ -94,7 +94,8 @@ def test_the_ends(tmp_path: Path) -> None:
 
     def ap(first: int, second: int) -> list[tuple[float, tuple[float, float]]]:
         perfect = found([(first, 0.9, (0, 0, 10, 10))], [(second, 0.3, (20, 20, 30, 30))])
-        return [tuple(one) for one in average_precisions(images, perfect).values()]
+        precisions = average_precisions(images, perfect).values()
+        return [(one.figure, one.interval) for one in precisions]
 
     for figure, (_, high) in ap(0, 1):
         assert (figure, high) == (pytest.approx(100), pytest.approx(100))
