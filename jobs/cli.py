@@ -23,7 +23,7 @@ from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import JobError, Stopped
 from pipeline.core.progress import Silence, listening
 from pipeline.storage.storage import is_url
-from training.core.fields import with_fields
+from training.config.fields import with_fields
 
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
 UNNAMED = tyro.conf.arg(name="")

@@ -11,10 +11,10 @@ import tyro
 
 from jobs.cli import UNNAMED, absolute_paths, from_root, parse
 from pipeline.core.errors import InputError
+from training.config.fields import new_name, with_fields
 from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
-from training.core.fields import new_name, with_fields
 from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 

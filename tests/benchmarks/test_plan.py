@@ -15,7 +15,7 @@ from pipeline.precompute.history import new_images, read_history
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import check_plan, planned_rows, write_plan
 from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
-from pipeline.sources.listing import DataPlace, Listing, Row, collect
+from pipeline.sources.listing import DataStore, Listing, Row, collect
 from pipeline.storage.storage import open_store
 from tests.benchmarks.timing import machine
 
@@ -36,9 +36,9 @@ def rows() -> Iterator[Row]:
 
 def measure(folder: str) -> dict[str, float]:
     """CPU seconds of the steps of a first run, and of an append that finds nothing new."""
-    out, place = open_store(folder), DataPlace(store=open_store("data"))
+    out, data = open_store(folder), DataStore(store=open_store("data"))
     laps = {"": time.process_time()}
-    images = collect(Listing(place=place, rows=rows()))
+    images = collect(Listing(data=data, rows=rows()))
     laps["list"] = time.process_time()
     plan = make_plan(images, {"made": "up"}, shard_images=256, shard_bytes=256 << 20)
     laps["plan"] = time.process_time()

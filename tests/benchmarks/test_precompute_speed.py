@@ -20,7 +20,7 @@ import pytest
 import ray
 
 from pipeline.images.codecs import decode_source, encode_saliency
-from pipeline.precompute.plan_files import all_planned_rows, read_plan
+from pipeline.precompute.plan_files import planned_shards, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.interface import SaliencySource, batch_images_of
 from pipeline.saliency.registry import parse_saliency_source
@@ -84,8 +84,11 @@ def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar
     folder.mkdir()
     plan, source, tars = read_plan(open_store(out)), parse_saliency_source(saliency), []
     assert plan is not None
-    rows = all_planned_rows(open_store(out)).select(["source", "label"]).to_pylist()
-    images = [(row["source"], row["label"]) for row in rows]
+    images = [
+        (row["source"], row["label"])
+        for shard in planned_shards(open_store(out))
+        for row in shard.select(["source", "label"]).to_pylist()
+    ]
     size = int(str(plan.parameters["shard_images"]))
     for number, start in enumerate(range(0, len(images), size)):
         path = folder / f"shard-{number:06d}.tar"
