@@ -56,7 +56,7 @@ class Tracer:
             yield
         finally:
             sys.setprofile(before)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
 
     def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, traced with all that it calls."""
