@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
-from training.views.masks import hard_negative_mask, view_mask
 
 from pipeline.saliency.foreground import foreground
 from tests.training.views.made import built, settings_of, views_of
@@ -27,6 +26,9 @@ from training.methods.moco.settings import MoCoConfig
 from training.views.fills import UnmaskedView, filled, mean_values
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, to_device
+from training.views.interface import MaskerInputs
+from training.views.maskers import HideObject, StrategyMasker
+from training.views.settings import MaskConfig
 
 NEGATIVE = "negative-key-0"
 ARMS = ("no masks", "precomputed", "localiser", "no negative")
@@ -111,16 +113,12 @@ class StepArm:
         with self.autocast():
             maps = [self.localiser(view, size.grid) for view in (query_BCHW, key_BCHW)]
         query_BGG, key_BGG = (foreground(one) for one in maps)
-        query_mask = view_mask(
-            query_BGG,
-            maps[0],
-            batch.masks["query"],
-            strategy="balanced",
-            view_size=size.view_size,
-            high_pass=False,
-        )
-        key_mask = hard_negative_mask(
-            key_BGG, batch.masks[NEGATIVE], view_size=size.view_size, high_pass=False
+        query_mask, key_mask = (
+            masker.mask(batch.masks[name], MaskerInputs(marked_BGG, maps_BGG, size.view_size, None))
+            for name, masker, marked_BGG, maps_BGG in (
+                ("query", StrategyMasker(MaskConfig(), False), query_BGG, maps[0]),
+                (NEGATIVE, HideObject(MaskConfig(), False), key_BGG, maps[1]),
+            )
         )
         masked = {
             "query": _mean_filled(query_BCHW, query_mask),

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
-from training.views.mask_draws import MaskDraws, draw_masks
-from training.views.masks import hard_negative_mask, view_mask
 
 from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.colours import augment_colours, draw_colours
 from training.views.fills import FILLS, UnmaskedView, sample_noise
+from training.views.interface import MaskerInputs
+from training.views.maskers import HideObject, MaskDraws, StrategyMasker, draw_masks
 from training.views.patches import Counting, choose_patches
-from training.views.settings import AugmentConfig
+from training.views.settings import AugmentConfig, MaskConfig
 
 pytestmark = pytest.mark.benchmark
 
@@ -110,15 +110,9 @@ def test_masks_of_a_batch() -> None:
         return torch.stack((a, b))
 
     def pixels(high_pass: bool) -> None:
-        view_mask(
-            foreground,
-            foreground.float(),
-            query,
-            strategy="balanced",
-            view_size=VIEW_SIZE,
-            high_pass=high_pass,
-        )
-        hard_negative_mask(foreground, negative, view_size=VIEW_SIZE, high_pass=high_pass)
+        inputs = MaskerInputs(foreground, foreground.float(), VIEW_SIZE, None)
+        StrategyMasker(MaskConfig(), high_pass).mask(query, inputs)
+        HideObject(MaskConfig(), high_pass).mask(negative, inputs)
 
     print_machine(f"Masks of query and hard negative, batch {BATCH}, {GRID} x {GRID} patches")
     naive = naive_masks(foreground, query, negative)
@@ -174,14 +168,8 @@ def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
             sample_noise, torch_seeds(seeds), view="query", size=(3, view_size, view_size)
         )
         view = UnmaskedView(fill.prepare(image), image, noise)
-        mask = view_mask(
-            foreground,
-            foreground.float(),
-            draws,
-            strategy="balanced",
-            view_size=view_size,
-            high_pass=fill.high_pass,
-        )
+        inputs = MaskerInputs(foreground, foreground.float(), view_size, None)
+        mask = StrategyMasker(MaskConfig(), fill.high_pass).mask(draws, inputs)
         microseconds(
             f"{name}: prepare",
             lambda fill=fill: fill.prepare(image),  # type: ignore[misc]

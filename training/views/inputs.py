@@ -17,7 +17,8 @@ from training.views.colours import apply_colours
 from training.views.exchange import BackgroundMasker, BackgroundSwap, donor_patches, exchanged_views
 from training.views.fills import Fill, UnmaskedView, filled, sample_noise
 from training.views.host_batch import CropBatch, HostBatch
-from training.views.maskers import HideObject, MaskerInputs
+from training.views.interface import MaskerInputs
+from training.views.maskers import HideObject
 from training.views.patches import masked_share
 from training.views.released import released_foreground, shared_noise
 from training.views.settings import MaskConfig
@@ -67,8 +68,8 @@ def build_inputs(
     """
     mark = partial(foreground, rule=masks.foreground, threshold=masks.foreground_threshold)
     true_foreground = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
-    found = true_foreground
-    if masks.released:
+    found, released = true_foreground, masks.behaviour == "released"
+    if released:
         mark = partial(
             released_foreground, rule=masks.foreground, threshold=masks.foreground_threshold
         )
@@ -88,7 +89,7 @@ def build_inputs(
         side, lent = crop.images_BCHW.shape[-1], next_foreground.get(view.crop.name)
         inputs = MaskerInputs(steering_BGG, crop.saliency_BGG, side, lent)
         drawn[view.name] = view.masker.mask(batch.masks[view.name], inputs)
-    made = _filled_views(_Work(batch, views, fill, masks.released, drawn))
+    made = _filled_views(_Work(batch, views, fill, released, drawn))
     for view in views:
         if isinstance(view.fill, BackgroundSwap):  # the next image of the batch is the donor
             name = view.crop.name

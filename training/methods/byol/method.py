@@ -25,7 +25,6 @@ from training.methods.interface import (
 )
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import ViewSettings, ViewSpec
 
 
 class Predictor(nn.Module):
@@ -47,21 +46,9 @@ class Predictor(nn.Module):
 
 
 class BYOL(Method):
-    """Online encoder, predictor and target encoder; the online encoder's backbone is kept.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of what is drawn; not used.
-    """
+    """Online encoder, predictor and target encoder; the online encoder's backbone is kept."""
 
     config_type = BYOLConfig
-
-    @classmethod
-    def views(cls, config: BYOLConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query and key."""
-        return settings.query(), settings.key()
 
     def __init__(
         self, config: BYOLConfig, backbone: Backbone, *, batch_size: int, seed: int
