@@ -10,10 +10,10 @@ import tyro
 from jobs.cli import from_root, place_from_root
 from pipeline.core.errors import InputError
 from pipeline.storage.storage import Location
+from training.config.fields import new_name, with_fields
 from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
-from training.core.fields import new_name, with_fields
 from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 

@@ -37,7 +37,7 @@ def run() -> None:
     from pipeline.backbone.folder import CARD_NAME
     from pipeline.backbone.formats.registry import FORMATS
     from pipeline.backbone.formats.write import write_formats
-    from training.encoders.kept_encoder import load_encoder
+    from training.encoders.export import load_encoder
     from training.evaluate.results import figures_of, read_results
 
     formats = tuple(FORMATS) if config.formats == ("all",) else config.formats

@@ -19,7 +19,7 @@ def run() -> None:
         f"masks {config.masks.strategy}, fill {config.fill}"
     )
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
-    from training.engine.result_lines import result_lines
+    from training.engine.result import result_lines
 
     launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
     result = launcher.launch(config)

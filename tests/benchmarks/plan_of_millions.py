@@ -13,7 +13,7 @@ from pipeline.precompute.history import new_images, read_history
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import check_plan, planned_rows, write_plan
 from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
-from pipeline.sources.listing import DataPlace, Listing, Row, collect
+from pipeline.sources.listing import DataStore, Listing, Row, collect
 from pipeline.storage.storage import open_store
 
 NUM_CLASSES = 1000
@@ -31,7 +31,7 @@ def main(num_images: int, folder: str) -> None:
     """Time the steps of a first run, then those of an append that finds nothing new."""
     out = open_store(folder)
     figures: dict[str, float] = {}
-    place = DataPlace(store=open_store("data"))
+    data = DataStore(store=open_store("data"))
     started, started_cpu = time.monotonic(), time.process_time()
 
     def lap(name: str) -> None:
@@ -42,7 +42,7 @@ def main(num_images: int, folder: str) -> None:
         figures[f"{name} peak GiB"] = peak
         started, started_cpu = time.monotonic(), time.process_time()
 
-    images = collect(Listing(place=place, rows=rows(num_images)))
+    images = collect(Listing(data=data, rows=rows(num_images)))
     lap("list")
     plan = make_plan(images, {"made": "up"}, shard_images=256, shard_bytes=256 << 20)
     lap("plan")

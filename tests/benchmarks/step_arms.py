@@ -20,7 +20,7 @@ from training.config.settings import OptimConfig
 from training.core.schedules import Moment
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
-from training.engine.optim import build_optimiser
+from training.engine.optimisers import build_optimiser
 from training.methods.moco.method import MoCoV2
 from training.methods.moco.settings import MoCoConfig
 from training.views.fills import UnmaskedView, filled, mean_values

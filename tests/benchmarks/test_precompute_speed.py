@@ -20,7 +20,7 @@ import PIL
 import pytest
 import ray
 
-from pipeline.precompute.plan_files import all_planned_rows, read_plan
+from pipeline.precompute.plan_files import planned_shards, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.shardset.schema import SHARDS_FOLDER
@@ -85,8 +85,11 @@ def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar
     folder.mkdir(exist_ok=True)
     plan = read_plan(open_store(out))
     assert plan is not None
-    rows = all_planned_rows(open_store(out)).select(["source", "label"]).to_pylist()
-    images = [(row["source"], row["label"]) for row in rows]
+    images = [
+        (row["source"], row["label"])
+        for shard in planned_shards(open_store(out))
+        for row in shard.select(["source", "label"]).to_pylist()
+    ]
     source, tars = parse_saliency_source(saliency), []
     per_shard = int(str(plan.parameters["shard_images"]))
     for number, start in enumerate(range(0, len(images), per_shard)):

@@ -23,7 +23,7 @@ from training.core.distributed import (
     world_size,
 )
 from training.core.schedules import Moment
-from training.encoders.batch_norm import running_statistics_kept
+from training.encoders.encoder import running_statistics_kept
 from training.methods.interface import Method, StepResult, embedding_spread
 from training.methods.losses import Similarities, Weigh, prime_log_weights
 from training.methods.settings import HardNegativeConfig

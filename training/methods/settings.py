@@ -1,17 +1,16 @@
 """Settings that methods share. They import no torch."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from pipeline.core.errors import InputError
-from training.core.fields import Chosen
 
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig(Chosen):
+class MethodConfig:
     """Settings that every method has; a method's own class has its ``name``.
 
     Attributes:
@@ -24,6 +23,7 @@ class MethodConfig(Chosen):
             workers).
     """
 
+    name: ClassVar[str]
     embedding_dim: int = 128
     head_layers: int = 2
     head_width: int | None = None
@@ -42,11 +42,23 @@ class MethodConfig(Chosen):
         if not fits:
             raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
 
+    @classmethod
+    def variants(cls) -> "dict[str, type[MethodConfig]]":
+        """The settings of every method, by its name."""
+        below: list[type[MethodConfig]] = [MethodConfig]
+        for kind in below:
+            below += kind.__subclasses__()
+        return {kind.name: kind for kind in below if "name" in vars(kind)}
+
     def renamed(self, name: str) -> "MethodConfig":
         """The defaults of another method; batch-norm groups go by the batch, and stay."""
-        other = super().renamed(name)
-        assert isinstance(other, MethodConfig)
-        return replace(other, batch_norm_group=self.batch_norm_group)
+        if name == self.name:
+            return self
+        variants = self.variants()
+        if name not in variants:
+            known = ", ".join(sorted(variants))
+            raise InputError(f"unknown method {name!r}: choose one of {known}")
+        return variants[name](batch_norm_group=self.batch_norm_group)
 
     @property
     def has_object_head(self) -> bool:
