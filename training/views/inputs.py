@@ -66,14 +66,13 @@ def build_inputs(
         masks: what counts as foreground.
         fill: prepares all views; each fills its masked pixels with its own fill.
     """
-    rule, threshold = masks.foreground, masks.foreground_threshold
     released = masks.behaviour == "released"
-    mark = partial(foreground, rule=rule, threshold=threshold)
-    true_foreground = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
-    found = true_foreground
+    mark = partial(_foreground, masks=masks, released=released)
+    found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
+    true_foreground = found
     if released:
-        mark = partial(released_foreground, rule=rule, threshold=threshold)
-        found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
+        mark_truly = partial(_foreground, masks=masks, released=False)
+        true_foreground = {n: mark_truly(crop.saliency_BGG) for n, crop in batch.crops.items()}
     next_foreground = {
         name: torch.cat((found[name][1:], mark(crop.saliency_BGG)))
         for name, crop in batch.following.items()
@@ -101,6 +100,14 @@ def build_inputs(
     telemetry = _telemetry(views, pixel_masks, true_foreground)
     ordered = {view.name: made[view.name] for view in views}
     return EncoderInputs(ordered, found, pixel_masks, telemetry)
+
+
+def _foreground(saliency_BGG: Tensor, *, masks: MaskConfig, released: bool) -> Tensor:
+    """Foreground patches by the run's rule, as the paper or as the published code finds them."""
+    rule, threshold = masks.foreground, masks.foreground_threshold
+    if released:
+        return released_foreground(saliency_BGG, rule=rule, threshold=threshold)
+    return foreground(saliency_BGG, rule=rule, threshold=threshold)
 
 
 def _telemetry(
