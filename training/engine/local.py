@@ -62,4 +62,4 @@ def _process_group() -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy__process_group()
+        dist.destroy_process_group()

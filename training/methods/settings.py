@@ -127,22 +127,15 @@ class HardNegativeConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.temperature > 0, "temperature", "must be above 0")
-        self.check(self.hard_negatives >= 0, "hard_negatives", "must not be negative")
-        self.check(self.rho >= 0, "rho", "must not be negative")
-        self.check(self.rho_warmup_epochs >= 0, "rho_warmup_epochs", "must not be negative")
-        self.check(self.prime_power >= 0, "prime_power", "must not be negative")
-        self.check(0 <= self.prime_bias <= 1, "prime_bias", "must be in [0, 1]")
+        self.check(self.queries >= 1, "queries", "must be 1 or more")
+        for name in ("hard_negatives", "rho", "rho_warmup_epochs", "prime_power", "object_rho"):
+            self.check(getattr(self, name) >= 0, name, "must not be negative")
+        for name in ("prime_bias", "object_weight", "object_exchange_probability", "local_weight"):
+            self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
         mass = self.hard_mass
         self.check(mass in (None, "paper") or float(mass) > 0, "hard_mass", "must be above 0")
-        self.check(
-            self.object_head in OBJECT_HEADS,
-            "object_head",
-            f"is unknown: choose from {', '.join(OBJECT_HEADS)}",
-        )
-        self.check(self.queries >= 1, "queries", "must be 1 or more")
-        for name in ("object_weight", "object_exchange_probability", "local_weight"):
-            self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
-        self.check(self.object_rho >= 0, "object_rho", "must not be negative")
+        heads = f"is unknown: choose from {', '.join(OBJECT_HEADS)}"
+        self.check(self.object_head in OBJECT_HEADS, "object_head", heads)
 
     @property
     def has_object_head(self) -> bool:

@@ -21,7 +21,7 @@ from training.methods.contrastive import (
 )
 from training.methods.interface import ProjectedBackbone, momentum_copy, update_momentum
 from training.methods.losses import Similarities, info_nce
-from training.methods.moco.settings import MoCoConfig, check_queue_size
+from training.methods.moco.settings import MoCoConfig
 from training.randomness.draws import KEY
 
 
@@ -33,9 +33,6 @@ class KeyQueue(nn.Module):
         embedding_dim: D.
         batch_size: keys enqueued at a time (the global batch).
         generator: draws the first keys.
-
-    Raises:
-        InputError: the global batch does not divide the queue.
     """
 
     keys_KD: Tensor
@@ -44,7 +41,7 @@ class KeyQueue(nn.Module):
         self, size: int, embedding_dim: int, *, batch_size: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        check_queue_size(size, batch_size)
+        assert size % batch_size == 0, (size, batch_size)
         keys_KD = torch.randn(size, embedding_dim, generator=generator)
         self.register_buffer("keys_KD", nn.functional.normalize(keys_KD, dim=1))
         self.batch_size = batch_size
@@ -79,14 +76,13 @@ class MoCoV2(ContrastiveMethod):
         self.query_encoder = ProjectedBackbone(backbone, config)
         self.key_encoder = momentum_copy(self.query_encoder)
         generator = torch.Generator().manual_seed(seed)
-        self.queue, self.object_queue = (
-            KeyQueue(
-                config.queue_size, config.embedding_dim, batch_size=batch_size, generator=generator
-            )
-            if wanted
-            else None
-            for wanted in (True, config.has_object_head)
-        )
+
+        def new_queue() -> KeyQueue:
+            sizes = config.queue_size, config.embedding_dim
+            return KeyQueue(*sizes, batch_size=batch_size, generator=generator)
+
+        self.queue = new_queue()
+        self.object_queue = new_queue() if config.has_object_head else None
 
     @property
     def encoder(self) -> ProjectedBackbone:  # type: ignore[override]
