@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,11 +29,10 @@ from tests.benchmarks.quiet import QUIET_FILE, is_held
 from training.core.context import LocalContext
 from training.encoders.encoder import Backbone
 from training.engine.local import launch
-from training.evaluate.extract import features_of
+from training.evaluate.encoders import load_encoders
 from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import open_labelled
 from training.evaluate.linear import linear_probe
-from training.evaluate.subject import load_subjects
 from training.record.relay import Relay
 
 EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76
@@ -50,16 +50,10 @@ HARNESS: Options = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An arm with a seed.
+    """An arm with a seed of pictures, weights and draws.
 
-    Attributes:
-        table: its name.
-        arm: its name in the table.
-        seed: of pictures, weights and draws.
-        work: folder of data, runs and locks; not kept.
-        records: file of the finished runs.
-        commit: that the code is of.
-        quiet_file: lock that pauses the run while it is held.
+    `work` holds data, runs and locks, `records` the finished runs. The run pauses while the lock
+    `quiet_file` is held.
     """
 
     table: str
@@ -93,19 +87,11 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it is recorded."""
-        recorded = (
-            run_key(r["table"], r["arm"], r["seed"], r["options"])
-            for r in read_records(self.records)
-        )
-        return self.key in recorded
+        return self.key in read_records(self.records)
 
 
 class AblationContext(LocalContext):
-    """Asked after every step: waits while the machine is to be quiet, and keeps the cost.
-
-    Args:
-        run: that is trained.
-    """
+    """Asked after every step: waits while the machine is to be quiet, and keeps the cost."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -174,12 +160,8 @@ def _execute(run: Run) -> int:
     with (run.work / "locks" / f"{run.table}-data").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a seed share their data
         data = table.prepare(run.work / "data" / run.table, run.seed)
-    options = (
-        HARNESS
-        | run.options
-        | {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
-    )
-    _, _, config = read_command_line(command_line(options))
+    places: Options = {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
+    _, _, config = read_command_line(command_line(HARNESS | run.options | places))
     context = AblationContext(run)
     try:
         result = launch(config, context)
@@ -189,16 +171,16 @@ def _execute(run: Run) -> int:
         return EXIT_STOPPED
     cost = json.loads((run.folder / COST_FILE).read_text())
     scores = score(run.folder / "backbone", data)
-    figures = {
-        column: {name: round(100 * float(right.mean()), 3) for name, right in found.items()}
-        for column, found in scores.items()
-    }
+
+    def of_scores(what: Callable[[Right], object]) -> dict[str, dict[str, object]]:
+        return {c: {name: what(one) for name, one in s.items()} for c, s in scores.items()}
+
     record = {
         "table": run.table,
         "arm": run.arm,
         "seed": run.seed,
         "options": run.options,
-        "figures": figures,
+        "figures": of_scores(lambda right: round(100 * float(right.mean()), 3)),
         "steps": result.total_steps,
         "seconds": round(cost["seconds"] * result.total_steps, 1),
         "cpu_seconds": round(cost["cpu_seconds"] * result.total_steps, 1),
@@ -209,10 +191,7 @@ def _execute(run: Run) -> int:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "images": {column: open_labelled(data.tests[column]).digest[:16] for column in scores},
         "num_images": {c: len(next(iter(found.values()))) for c, found in scores.items()},
-        "right": {
-            column: {name: packed(right) for name, right in found.items()}
-            for column, found in scores.items()
-        },
+        "right": of_scores(packed),
     }
     append_record(run.records, record)
     shutil.rmtree(run.folder / "checkpoints")
@@ -222,15 +201,10 @@ def _execute(run: Run) -> int:
 def score(backbone: Path, data: Data) -> dict[str, dict[str, Right]]:
     """Which images of each column 20-NN and the fast linear probe have right: bool [V] each."""
     device = torch.device("cpu")
-    (subject,) = load_subjects([str(backbone)], encoder="query", seed=0, device=device)
-    extract = replace(subject.extract_config(batch_size=256, bf16=False), num_threads=1)
+    (encoder,) = load_encoders([str(backbone)], encoder="query", seed=0, device=device)
+    extractor = replace(encoder.extractor, num_threads=1)
     names = (data.shards, *data.tests.values())
-    (bank, labels), *tests = (
-        features_of(
-            subject.network, open_labelled(name), extract, prepare=subject.prepare, device=device
-        )
-        for name in names
-    )
+    (bank, labels), *tests = (extractor.features(open_labelled(name)) for name in names)
     num_classes = int(labels.max()) + 1
     features = torch.cat([features for features, _ in tests])
     wanted = torch.cat([wanted for _, wanted in tests])
@@ -249,7 +223,7 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return names[0] if names else platform.machine()
 
 
 def run_in_process(run: Run) -> None:

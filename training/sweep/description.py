@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.core.errors import InputError, write_error
 from pipeline.storage.atomic import write_atomically
-from training.core.fields import dotted
+from training.config.fields import dotted
 from training.sweep.config import Sweep
 from training.sweep.space import shown, space_to_json
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS, Fill
-from training.views.maskers import HideObject, Masker, masker_named
+from training.views.interface import Masker
+from training.views.maskers import HideObject, masker_named
 from training.views.settings import MaskConfig, ViewConfig
 
 EXCHANGED, LOCAL = "exchanged", "local"
@@ -46,28 +47,15 @@ class ViewSpec:
 
     @property
     def group(self) -> str:
-        """Name that the figures of several views are logged by: `negative` of `negative-key-0`."""
+        """Name under which several views are logged: `negative` of `negative-key-0`."""
         return self.name.partition("-")[0]
-
-    @property
-    def needs_next(self) -> bool:
-        """Whether the next image of the global batch lends its background."""
-        return isinstance(self.fill, BackgroundSwap)
-
-    @property
-    def is_filled(self) -> bool:
-        """Whether masked pixels are filled from the view itself."""
-        return self.masker is not None and self.masker.masks and not self.needs_next
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
     """The run's settings that views are declared from, and the views that methods share.
 
-    Attributes:
-        cut: size, grid and ranges of the crops.
-        masks: how views are masked.
-        fill: what stands in masked pixels, and how all views are prepared.
+    The fill is that of masked pixels, and also prepares all views.
     """
 
     cut: ViewConfig
@@ -79,23 +67,14 @@ class ViewSettings:
         return Crop(name=name, cut=self.cut)
 
     def strategy_view(self, name: str, *, branch: str) -> ViewSpec:
-        """A view with a crop of its own, masked by the strategy if it is of a masked branch.
-
-        Args:
-            name: of the view and of its crop.
-            branch: `query` or `key`.
-        """
+        """A view with a crop of its own name, masked if `branch`, `query` or `key`, is masked."""
         if self.masks.branch not in (branch, "both"):
             return ViewSpec(name=name, crop=self.crop(name), fill=self.fill)
         fill: Fill | BackgroundSwap = self.fill
         if self.masks.strategy == "exchange":
-            fill = BackgroundSwap() if self.masks.exchange == "swap" else FILLS["mean"]
-        return ViewSpec(
-            name=name,
-            crop=self.crop(name),
-            masker=masker_named(self.masks, high_pass=self.fill.high_pass),
-            fill=fill,
-        )
+            fill = BackgroundSwap(name) if self.masks.exchange == "swap" else FILLS["mean"]
+        masker = masker_named(self.masks, high_pass=self.fill.high_pass)
+        return ViewSpec(name=name, crop=self.crop(name), masker=masker, fill=fill)
 
     def query(self, name: str = QUERY) -> ViewSpec:
         """A query."""
@@ -106,32 +85,27 @@ class ViewSettings:
         return self.strategy_view(name, branch=KEY)
 
     def hard_negative(self, source: str, index: int) -> ViewSpec:
-        """A hard negative: a crop without its object.
-
-        Args:
-            source: crop that it is cut from.
-            index: from 0.
-        """
+        """The hard negative of number `index`: a crop, named `source`, without its object."""
         masker = HideObject(self.masks, high_pass=self.fill.high_pass)
         name = f"negative-{source}-{index}"
         return ViewSpec(name=name, crop=self.crop(source), masker=masker, fill=self.fill)
 
     def local_crops(self) -> tuple[ViewSpec, ...]:
         """The run's local crops, unmasked."""
-        cut = self.cut.of_local_crops if self.cut.local else self.cut
+        names = [f"{LOCAL}-{index}" for index in range(self.cut.local)]
+        cut = self.cut.of_local_crops if names else self.cut
         return tuple(
-            ViewSpec(name=name, crop=Crop(name=name, cut=cut), fill=self.fill)
-            for name in (f"{LOCAL}-{index}" for index in range(self.cut.local))
+            ViewSpec(name=name, crop=Crop(name=name, cut=cut), fill=self.fill) for name in names
         )
 
     def exchanged(self, probability: float) -> ViewSpec:
-        """A further copy of the query, unmasked, on another image's background.
-
-        Args:
-            probability: share of the copies whose background is exchanged, in [0, 1].
-        """
-        masker = BackgroundMasker(probability)
-        return ViewSpec(name=EXCHANGED, crop=self.crop(QUERY), masker=masker, fill=BackgroundSwap())
+        """A further copy of the query; such a share of them is on another image's background."""
+        return ViewSpec(
+            name=EXCHANGED,
+            crop=self.crop(QUERY),
+            masker=BackgroundMasker(probability, QUERY),
+            fill=BackgroundSwap(QUERY),
+        )
 
 
 def crops_of(views: tuple[ViewSpec, ...]) -> tuple[Crop, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, Stopped
 from pipeline.core.progress import Standing, listening, say, show
 from training.demo.side_by_side import side_by_side
 from training.engine.stopping import asked_to_stop
@@ -107,5 +107,5 @@ def test_a_stop_without_an_answer_is_an_interrupt(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         side_by_side({"a": partial(sleeps, path)})

@@ -11,7 +11,7 @@ from pipeline.shardset.manifest import (
     write_dataset_info,
     write_rejected,
 )
-from pipeline.shardset.schema import DATASET_FILE, manifest_path, shard_path
+from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_file
 from tests.shard_sets import picture, write_images, write_shard_set
 from tests.training.report.pages import Page, page_of
 from training.report.config import ReportConfig
@@ -103,7 +103,7 @@ def test_an_empty_set(tmp_path: Path) -> None:
 
 def test_shards_that_are_gone_leave_the_numbers(tmp_path: Path) -> None:
     info = write_shard_set(tmp_path, num_images=8, shard_images=4)
-    shard_path(tmp_path, info.shards[1].name).unlink()
+    (tmp_path / shard_file(info.shards[1].name)).unlink()
     page = set_page(tmp_path, images=8)
     assert "no longer complete" in page.summary
     assert "4 images could not be shown; the first: " in page["images"].text
@@ -127,7 +127,7 @@ def test_half_written_or_damaged_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no complete shard set at .*dataset.json is missing"):
         write_report(ReportConfig(folder=tmp_path / "a"))
     write_shard_set(tmp_path / "b", num_images=4)
-    manifest_path(tmp_path / "b", info.shards[0].name).write_bytes(b"no parquet")
+    (tmp_path / "b" / manifest_file(info.shards[0].name)).write_bytes(b"no parquet")
     with pytest.raises(InputError, match=r"shard-000000\.parquet cannot be read"):
         write_report(ReportConfig(folder=tmp_path / "b"))
     assert not list(tmp_path.rglob("report.html"))

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from training.config.fields import with_fields
 from training.config.recipes import debug, with_method
-from training.core.fields import with_fields
 from training.sweep.config import Sweep, make_sweep
 from training.sweep.space import Space, parse_space
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
 from tests.training.sweep.small_sweeps import small_sweep
-from training.engine.disk import checkpoint_size
+from training.engine.preflight import checkpoint_size
 from training.sweep.preflight import check_trials
 from training.sweep.space import parse_space
 

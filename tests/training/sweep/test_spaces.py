@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
+from training.config.fields import with_fields
 from training.config.recipes import find_recipe
-from training.core.fields import with_fields
 from training.sweep.config import make_sweep
 from training.sweep.spaces import SPACES, find_space, prepared
 

@@ -12,11 +12,10 @@ from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Kind, average_precisions
 from training.evaluate.detection.box_sets import box_pair
 from training.evaluate.detection.coco_tools import coco_tools
-from training.evaluate.detection.network import build_detector
-from training.evaluate.detection.stages import check_adapter
+from training.evaluate.detection.network import build_detector, check_adapter
 from training.evaluate.detection.train import detect, train_detector
+from training.evaluate.encoders import NamedEncoder, load_encoders
 from training.evaluate.results import Result
-from training.evaluate.subject import Subject, load_subjects
 
 NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
 
@@ -46,75 +45,67 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
         val_share=settings.val_share,
         seed=config.seed,
     )
-    with_masks = wants_masks(settings.masks, train, val)
-    subjects = load_subjects(
+    lacking = next((images for images in (train, val) if not images.has_outlines), None)
+    if settings.masks == "yes" and lacking is not None:
+        raise InputError(
+            f"detection.masks yes, but not every box of {lacking.root} has a mask (COCO's "
+            "segmentation): give those, or leave the masks out"
+        )
+    kinds: tuple[Kind, ...] = ("bbox", "segm")
+    if settings.masks == "no" or lacking is not None:
+        kinds = ("bbox",)
+    encoders = load_encoders(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
-    for subject in subjects:
-        check_adapter(subject.info.architecture)
+    for encoder in encoders:
+        check_adapter(encoder.info.architecture)
     for part, images in (("training", train), ("validation", val)):
         say(
             f"{part}: {images.num_images} images of {images.root}, {images.num_boxes} boxes; "
             f"{images.num_empty} images without a box; image files without an annotation, left "
             f"out: {images.num_left_out}"
         )
-    for subject in subjects:
-        yield _score(subject, train, val, config, device, with_masks=with_masks)
-
-
-def wants_masks(masks: str, train: BoxSet, val: BoxSet) -> bool:
-    """Whether the detectors predict masks.
-
-    Raises:
-        InputError: they must, and an object has none.
-    """
-    lacking = next((images for images in (train, val) if not images.has_outlines), None)
-    if masks == "yes" and lacking is not None:
-        raise InputError(
-            f"detection.masks yes, but not every box of {lacking.root} has a mask (COCO's "
-            "segmentation): give those, or leave the masks out"
-        )
-    return masks != "no" and lacking is None
+    for encoder in encoders:
+        yield _score(encoder, train, val, config, device, kinds)
 
 
 def _score(
-    subject: Subject,
+    encoder: NamedEncoder,
     train: BoxSet,
     val: BoxSet,
     config: EvaluateConfig,
     device: torch.device,
-    *,
-    with_masks: bool,
+    kinds: tuple[Kind, ...],
 ) -> list[Result]:
-    settings = config.detection
+    settings, with_masks = config.detection, "segm" in kinds
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
-            subject.network,
-            subject.info.architecture,
-            subject.info.preprocessing,
+            encoder.extractor.network,
+            encoder.info.architecture,
+            encoder.info.preprocessing,
             settings,
             num_classes=len(train.class_names),
             with_masks=with_masks,
             autocast_dtype=torch.bfloat16 if config.bf16 else None,
         )
-        train_detector(detector, train, settings, seed=config.seed, name=subject.name)
+        train_detector(detector, train, settings, seed=config.seed, name=encoder.name)
     found = detect(detector, val, device=device, batch_size=settings.batch_size)
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
-    about = {
+    about = asdict(settings) | {
         "bf16": config.bf16,
         "device": device.type,
         "classes": list(val.class_names),
         "boxes_train": train.num_boxes,
         "boxes_val": val.num_boxes,
         "images_left_out": train.num_left_out + val.num_left_out,
+        "with_masks": with_masks,
     }
     return [
         Result(
-            checkpoint=subject.name,
-            encoder=subject.encoder,
-            architecture=subject.info.architecture,
-            checkpoint_digest=subject.digest,
+            checkpoint=encoder.name,
+            encoder=encoder.kind,
+            architecture=encoder.info.architecture,
+            checkpoint_digest=encoder.digest,
             train=str(train.root),
             val=str(val.root),
             train_digest=train.digest,
@@ -127,7 +118,7 @@ def _score(
             interval=precision.interval,
             num_train=train.num_images,
             num_val=val.num_images,
-            settings=asdict(settings) | about | {"with_masks": with_masks},
+            settings=about,
         )
         for kind in kinds
         for measure, precision in average_precisions(val, found, kind, seed=config.seed).items()

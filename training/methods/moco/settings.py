@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.core.errors import InputError
-from training.core.schedules import Moment, half_cosine
 from training.methods.settings import HardNegativeConfig
 
 
@@ -32,15 +31,14 @@ class MoCoConfig(HardNegativeConfig):
         self.check(end is None or 0 <= end <= 1, "key_momentum_end", "must be in [0, 1]")
         self.check(self.queue_size >= 1, "queue_size", "must be 1 or more")
 
-    def key_momentum_at(self, moment: Moment) -> float:
-        """The share of the key encoder that is kept at a step."""
-        if self.key_momentum_end is None:
-            return self.key_momentum
-        return half_cosine(moment, self.key_momentum, self.key_momentum_end)
-
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits queue, ranks and groups."""
-        check_queue_size(self.queue_size, batch_size)
+        size = self.queue_size
+        if size < batch_size or size % batch_size:
+            raise InputError(
+                f"method.queue_size {size} is not a multiple of the global batch {batch_size}: "
+                f"try {max(1, size // batch_size) * batch_size}"
+            )
         super().check_batch(batch_size, num_ranks)
         if num_ranks == 1 and self.batch_norm_group in (None, batch_size):
             raise InputError(
@@ -48,12 +46,3 @@ class MoCoConfig(HardNegativeConfig):
                 f"batch of {batch_size}: query and key would share their batch statistics, by "
                 f"which keys can be told; try {max(2, batch_size // 2)}"
             )
-
-
-def check_queue_size(size: int, batch_size: int) -> None:
-    """Raises ``InputError`` unless a queue of ``size`` holds whole global batches."""
-    if size < batch_size or size % batch_size:
-        raise InputError(
-            f"method.queue_size {size} is not a multiple of the global batch {batch_size}: "
-            f"try {max(1, size // batch_size) * batch_size}"
-        )

@@ -1,6 +1,6 @@
 """VICReg: two views' embeddings agree, every dimension varies, no two dimensions correlate.
 
-Bardes, Ponce and LeCun, arXiv 2105.04906. It has no negatives, hard ones neither.
+Bardes, Ponce and LeCun, arXiv 2105.04906. It has no negatives.
 
 Shapes: B this rank's batch, G global batch, D embedding.
 """
@@ -11,21 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.core.distributed import average_buffers, gather_rows, gather_rows_with_gradient
+from training.core.distributed import gather_rows, gather_rows_with_gradient
 from training.core.schedules import Moment
 from training.encoders.encoder import Backbone
-from training.methods.hard_negatives import embedding_spread
 from training.methods.interface import (
     Method,
-    PlainEmbedder,
     ProjectedBackbone,
     StepResult,
+    embedding_spread,
     unit_rows,
 )
 from training.methods.vicreg.settings import VICRegConfig
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import ViewSettings, ViewSpec
 
 EPSILON = 1e-4
 """Added to variances before their root, as in the paper."""
@@ -51,12 +49,12 @@ def vicreg_terms(
     Args:
         view1_GD: embeddings, not normalised.
         view2_GD: those of the other view.
-        weights_G: what each image counts, with mean 1; None: all count alike.
+        weights_G: weight of each image, with mean 1; None: 1.
     """
     count, dimensions = view1_GD.shape
-    if weights_G is None:
-        weights_G = torch.ones(count, dtype=view1_GD.dtype, device=view1_GD.device)
-    weights_G1 = weights_G.to(view1_GD.dtype)[:, None]
+    weights_G1 = view1_GD.new_ones(count, 1)
+    if weights_G is not None:
+        weights_G1 = weights_G.to(view1_GD.dtype)[:, None]
     variance, covariance = [], []
     for rows_GD in (view1_GD, view2_GD):
         centred_GD = rows_GD - (weights_G1 * rows_GD).mean(dim=0)
@@ -73,12 +71,7 @@ def vicreg_terms(
 
 
 class Expander(nn.Module):
-    """Backbone and head: images to embeddings that are not normalised.
-
-    Args:
-        backbone: images to features.
-        config: shape of the head, and the batch-norm groups of all.
-    """
+    """Backbone and head: images to embeddings that are not normalised."""
 
     def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
         super().__init__()
@@ -95,20 +88,9 @@ class VICReg(Method):
 
     Gradients flow through the embeddings of every rank, so that any number of ranks has the
     gradient of the whole global batch's loss.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of what is drawn; not used.
     """
 
     config_type = VICRegConfig
-
-    @classmethod
-    def views(cls, config: VICRegConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query and key."""
-        return settings.query(), settings.key()
 
     def __init__(
         self, config: VICRegConfig, backbone: Backbone, *, batch_size: int, seed: int
@@ -118,14 +100,9 @@ class VICReg(Method):
         self.expander = Expander(backbone, config)
 
     @property
-    def backbone(self) -> Backbone:
-        """The encoder's."""
-        return self.expander.encoder.backbone
-
-    @property
-    def embedder(self) -> PlainEmbedder:
-        """The encoder with its head."""
-        return PlainEmbedder(self.expander.encoder)
+    def encoder(self) -> ProjectedBackbone:  # type: ignore[override]
+        """The encoder, whose head is the expander's."""
+        return self.expander.encoder
 
     @property
     def trained(self) -> nn.Module:
@@ -153,7 +130,3 @@ class VICReg(Method):
             "embedding_spread": embedding_spread(unit2_GD),
         }
         return StepResult(loss, metrics, {})
-
-    def average_statistics(self) -> None:
-        """Averages the encoder's batch-norm statistics over the ranks."""
-        average_buffers(self.expander)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, InputError
+from pipeline.core.errors import DamagedSample, ImageError, JobError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from training.config.derived import declared_views, stream_config
 from training.config.pretrain import PretrainConfig
@@ -28,7 +28,7 @@ from training.report.wording import percent, shortened
 from training.views.crops import draw_crops
 from training.views.fills import Fill, fill_named
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.masks import masked_share
+from training.views.patches import masked_share
 
 EPOCHS_SHOWN = 4
 TILE = 256
@@ -69,7 +69,7 @@ class Redrawn:
         """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
 
         Raises:
-            InputError: the sample is damaged.
+            DamagedSample: the sample is damaged.
         """
         first, batch = epoch * self._steps, self.config.batch_size
         order = self._whole.sample_ids(first, range(self._steps * batch))
@@ -100,13 +100,13 @@ class Redrawn:
         """Key, image and saliency as they are stored.
 
         Raises:
-            InputError: it cannot be read.
+            DamagedSample: it cannot be read.
         """
         stored = self._whole.reader.read(number)
         try:
             return stored.key, decode_stored(stored.image), decode_saliency(stored.saliency)
         except ImageError as error:
-            raise InputError(f"sample {stored.key} in {stored.shard}: {error}") from error
+            raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
 
 
 def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     for number in redrawn.first_samples(count):
         try:
             cards.append(_card(redrawn, number, epochs))
-        except InputError as error:
+        except JobError as error:
             broken.append(str(error))
     return {
         "problem": "",

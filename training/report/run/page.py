@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.progress import duration
+from training.config.fields import dotted
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
-from training.core.fields import dotted
 from training.data.damage import DAMAGED_FILE
 from training.record.run_record import SEEN
 from training.report.config import ReportConfig

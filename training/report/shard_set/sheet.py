@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.core.errors import ImageError, InputError
+from pipeline.core.errors import ImageError, JobError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import foreground
 from pipeline.shardset.manifest import DatasetInfo
@@ -46,7 +46,7 @@ def cards(
         try:
             sample = reader.read(number)
             image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-        except (InputError, ImageError) as error:
+        except (JobError, ImageError) as error:
             broken.append(str(error))
             continue
         height, width = image.shape[:2]

@@ -1,0 +1,127 @@
+"""Optimisers by name, and LARS."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from training.config.settings import OptimConfig
+
+
+def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device) -> Optimizer:
+    """The optimiser of a module's parameters.
+
+    SGD decays every parameter, as in the MoCo paper. The others neither decay nor adapt parameters
+    of one dimension, which are biases and batch norm.
+
+    Args:
+        config: settings.
+        module: on ``device``.
+        device: CUDA gets fused kernels where torch has them.
+    """
+    fused, lr, decay = device.type == "cuda", config.lr, config.weight_decay
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused
+        )
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    weights = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0, "adapted": False},
+    ]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    return LARS(
+        groups,
+        lr=lr,
+        momentum=config.momentum,
+        trust_coefficient=config.trust_coefficient,
+        clip=config.lars_clip,
+    )
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) without host syncs.
+
+    For a tensor w with gradient g, momentum m, weight decay d and trust coefficient t:
+
+        u = g + d * w,   u <- u * t * |w| / |u|,   v <- m * v + u,   w <- w - lr * v
+
+    The factor is 1 where |w| or |u| is 0, and in a group with ``adapted`` False (arXiv 2002.05709,
+    appendix B.9). With ``clip`` a factor f becomes min(f / lr, 1), so that a tensor's own rate is
+    at most lr (as in solo-learn, arXiv 2108.01775).
+
+    Departure from the paper: the rate multiplies the momentum buffer, as in torch's SGD, not what
+    goes into it. That differs only while the rate changes.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate.
+        momentum: in [0, 1).
+        weight_decay: d.
+        trust_coefficient: t.
+        clip: keep each tensor's own rate at lr or below.
+    """
+
+    def __init__(
+        self,
+        params: Any,  # noqa: ANN401  (torch's own kinds)
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        clip: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "clip": clip,
+            "adapted": True,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates the parameters that have a gradient, in a few kernels for all of them."""
+        assert closure is None, "the loss is never evaluated again"
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            gradients = [p.grad for p in weights]
+            updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            if group["adapted"]:
+                factors = _trust(weights, updates, group["trust_coefficient"])
+                if group["clip"]:
+                    torch._foreach_div_(factors, group["lr"])
+                    torch._foreach_clamp_max_(factors, 1.0)
+                torch._foreach_mul_(updates, factors)
+            buffers = [self._buffer(p) for p in weights]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+    def _buffer(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+
+def _trust(
+    weights: list[Tensor], updates: tuple[Tensor, ...] | list[Tensor], coefficient: float
+) -> list[Tensor]:
+    """The factors t * |w| / |u|, scalars on the device."""
+    weight_norm = torch.stack(torch._foreach_norm(weights))
+    update_norm = torch.stack(torch._foreach_norm(updates))
+    usable = (weight_norm > 0) & (update_norm > 0)
+    factors = torch.where(usable, coefficient * weight_norm / update_norm, 1.0)
+    return list(factors.unbind())

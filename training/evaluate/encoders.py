@@ -1,0 +1,123 @@
+"""What is evaluated: an encoder by name, frozen, with the digest of its weights."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.backbone.folder import weights_digest
+from pipeline.backbone.info import BackboneInfo
+from pipeline.core.architectures import plain_network
+from pipeline.core.errors import InputError
+from pipeline.images.preprocessing import Preprocess, Preprocessing
+from training.encoders.encoder import load_initial
+from training.encoders.export import EncoderName, load_encoder, untrained_like
+from training.evaluate.features import FeatureExtractor
+
+UNTRAINED = "untrained"
+"""The name of random weights: the network and the preprocessing of the first other checkpoint."""
+NUM_UNTRAINED = 3
+"""Random networks that an untrained one stands for: single ones differ by several points."""
+SUPERVISED = "torchvision"
+"""First part of the names of published weights (`torchvision`, `torchvision:NAME`)."""
+STATE_DICT = ".pth"
+"""Suffix of local files of weights named as torchvision names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedEncoder:
+    """An encoder on a device.
+
+    Attributes:
+        name: as it was given.
+        kind: query or momentum; of random weights: untrained; of others: supervised.
+        info: architecture, preprocessing, provenance.
+        digest: of the weights.
+        extractor: of its features; the network is plain and in evaluation mode.
+        twins: of an untrained one: the same with the random weights of the next seeds.
+    """
+
+    name: str
+    kind: str
+    info: BackboneInfo
+    digest: str
+    extractor: FeatureExtractor
+    twins: tuple["NamedEncoder", ...] = ()
+
+
+def load_encoders(
+    names: Sequence[str], *, encoder: EncoderName, seed: int, device: torch.device
+) -> list[NamedEncoder]:
+    """Load what is compared.
+
+    Names are paths of runs, checkpoints and exports, or weights for the first other one's network:
+    `UNTRAINED` (from the seed), `torchvision`, `torchvision:NAME` or a `.pth` file.
+
+    Raises:
+        InputError: none, one that cannot be loaded, one twice, or nothing but weights.
+    """
+    double = next((name for name in names if list(names).count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"{double} is named twice: a table has one row for each checkpoint")
+    model = next((name for name in names if not is_baseline(name)), None)
+    if model is None:
+        raise InputError(
+            f"--checkpoint {names[0] if names else UNTRAINED} takes the network from another "
+            "checkpoint, a run or an exported backbone: name one as well"
+        )
+    return [_load(name, model, encoder, seed, device) for name in names]
+
+
+def is_path(name: str) -> bool:
+    """Whether a checkpoint's name is a path."""
+    return name != UNTRAINED and name.partition(":")[0] != SUPERVISED
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a checkpoint's name gives weights only, for another checkpoint's network."""
+    return not is_path(name) or name.endswith(STATE_DICT)
+
+
+def _load(
+    name: str, model: str, wanted: EncoderName, seed: int, device: torch.device
+) -> NamedEncoder:
+    def encoder(kind: str, network: nn.Module, info: BackboneInfo, digest: str) -> NamedEncoder:
+        extractor = FeatureExtractor(
+            network=network.to(device),
+            prepare=Preprocess(info.preprocessing).to(device).prepare,
+            device=device,
+            view_size=info.preprocessing.view_size,
+            resize=info.preprocessing.resize,
+            num_threads=min(8, os.cpu_count() or 1),
+        )
+        return NamedEncoder(name=name, kind=kind, info=info, digest=digest, extractor=extractor)
+
+    if name == UNTRAINED:
+        trained, info = load_encoder(Path(model))
+        first, *twins = (
+            encoder(UNTRAINED, untrained_like(trained, info, seed=s), info, f"random:{s}")
+            for s in range(seed, seed + NUM_UNTRAINED)
+        )
+        return replace(first, twins=tuple(twins))
+    if is_baseline(name):
+        network, info = _supervised(name, load_encoder(Path(model))[1])
+        return encoder("supervised", network, info, info.weights_sha256)
+    network, info = load_encoder(Path(name), wanted)
+    return encoder(wanted, network, info, info.weights_sha256)
+
+
+def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]:
+    """Published weights in the network of another export, normalised as torchvision does."""
+    wanted = like.preprocessing
+    network, _ = plain_network(like.architecture, max_pool=like.max_pool)
+    load_initial(network, name, like.architecture, max_pool=like.max_pool)
+    info = replace(
+        like,
+        preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),
+        provenance={"init": name},
+        weights_sha256=weights_digest(network.state_dict()),
+    )
+    return network.eval(), info
