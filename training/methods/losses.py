@@ -119,9 +119,9 @@ def nt_xent(
         all_view2_GD: the same of view 2.
         first_row: index of this rank's first row in the global batch.
         hard_negatives_BND: unit rows, the N hard negatives of each anchor in view 1 and in view 2.
-        rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
+        rho: weight of the hard negatives; it, `log_mass` and `weigh` are as in `info_nce`.
         log_mass: added to the hard negatives' logits.
-        weigh: weights of the hard negatives' terms; None: 1.
+        weigh: weights of the hard negatives' terms.
         weights_B: factors of both losses of each image before the mean; None: 1.
         all_weights_G: those of the global batch; None: only this rank's. An image of weight 0 is
             nobody's negative.
@@ -205,19 +205,11 @@ def prime_log_weights(
     of Cao et al., "Prime Sample Attention in Object Detection", CVPR 2020, section 4.2, which ranks
     detections and keeps the total of their losses.
 
-    Args:
-        similarity_AN: of the anchors to their hard negatives.
-        scale: factor that turns similarities into logits, rho / temperature.
-        power: exponent, >= 0; 0 makes all weights 1.
-        bias: in [0, 1].
-
-    Returns:
-        The logarithms of the weights, same shape, without gradient.
+    Takes the similarities of anchors to their hard negatives, and the scale that makes logits of
+    them, rho / temperature. Returns the logarithms of the weights, without gradient.
     """
     flat = similarity_AN.flatten()
-    order = torch.argsort(flat, descending=True, stable=True)
-    rank = torch.empty_like(order)
-    rank.scatter_(0, order, torch.arange(len(flat), device=flat.device))
+    rank = torch.argsort(torch.argsort(flat, descending=True, stable=True))
     share = (len(flat) - rank).to(flat.dtype) / len(flat)
     log_weight = power * torch.log((1.0 - bias) * share + bias)
     logits = scale * flat
