@@ -1,4 +1,4 @@
-"""Pretrains a backbone by contrastive learning on precomputed shards."""
+"""Pretrain a backbone by contrastive learning on precomputed shards."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ from pipeline.shardset.manifest import load_dataset_info
 
 
 def run() -> None:
-    """Parses, pretrains, says where the results are."""
+    """Parse, pretrain, say where the results are."""
     recipe, local, config = read_command_line(sys.argv[1:])
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     say(
@@ -23,14 +23,9 @@ def run() -> None:
 
     launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
     result = launcher.launch(config)
+    counts = {"step": result.step, "total_steps": result.total_steps, "values": result.values}
     conclude(
-        {
-            "out": config.out,
-            "finished": result.finished,
-            "step": result.step,
-            "total_steps": result.total_steps,
-            "values": result.values,
-        },
+        {"out": config.out, "finished": result.finished, **counts},
         *result_lines(result, config),
     )
 

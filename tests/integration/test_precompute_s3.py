@@ -70,7 +70,7 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
     local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
 ) -> None:
     precompute_here(local)
-    urls = {name: bucket.url(name, retry_seconds=1) for name in ("data", "out")}
+    data, out = (bucket.url(name, retry_seconds=1) for name in ("data", "out"))
 
     def cut_after_two(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
         for job in jobs[:2]:
@@ -80,7 +80,7 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
 
     line = rf"^s3://{bucket.name}/.* \(tried again for 1 s\)$"
     with pytest.raises(StoreUnavailable, match=line) as caught:
-        run_precompute(replace(remote, **urls), cut_after_two)
+        run_precompute(replace(remote, data=data, out=out), cut_after_two)
     assert "\n" not in str(caught.value)
     bucket.wire.mend()
     before, whole = bucket.contents("out"), files(Path(local.out))

@@ -24,6 +24,7 @@ from tests.shard_sets import damage_images, write_shard_set
 from training.config.settings import KnnConfig
 from training.data.stream import BatchDataset
 from training.engine.loop import Trainer
+from training.record.run_record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_TO_SHARD, SAMPLE_TO_LOSS, QUERY_RATIO, DAMAGE_TO_LINE = 20, 20, 8, 5
@@ -56,7 +57,7 @@ class Tracer:
             yield
         finally:
             sys.setprofile(before)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
 
     def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, traced with all that it calls."""
@@ -75,27 +76,27 @@ def test_from_an_image_to_its_shard(tmp_path: Path) -> None:
     with tracer.on():
         assert ensure_shard(job).info.num_images == 3
     assert "pipeline/shardset/writer.py" in tracer.files
-    assert len(tracer.files) <= IMAGE_TO_SHARD, sorted(tracer.files)
+    assert len(tracer.files) <= IMAGE_TO_SHARD, "\n".join(sorted(tracer.files))
 
 
 def test_from_a_sample_to_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading and cutting it, and a step of MoCo v2; without the record, checks and pictures."""
+    """A second step of MoCo v2, when the manifests are read; the record comes after the loss."""
     write_shard_set(tmp_path / "shards", num_images=16)
-    tracer = Tracer()
+    tracer, steps = Tracer(), []
 
-    def step(trainer: Trainer, batch: Any) -> None:  # noqa: ANN401
-        with monkeypatch.context() as without_record:
-            without_record.setattr("training.record.run_record.RunRecord.add", lambda *_: None)
-            tracer.wrapped(whole_step)(trainer, batch)
+    def end_step(*_: object) -> None:
+        steps.append(set(tracer.files))
+        tracer.files.clear()
 
-    whole_step = Trainer._train_step
     monkeypatch.setattr(BatchDataset, "__getitem__", tracer.wrapped(BatchDataset.__getitem__))
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "_train_step", tracer.wrapped(Trainer._train_step))
+    monkeypatch.setattr(RunRecord, "add", end_step)
+    monkeypatch.setattr(RunRecord, "write_interval", lambda *_: None)
     monkeypatch.setattr(Trainer, "_contact_sheet", lambda _: None)
     monkeypatch.setattr(Trainer, "_evaluate", lambda _: None)
-    run(small_run(tmp_path / "shards", tmp_path / "run", knn=KnnConfig()), StopsAfter(1))
-    assert {"training/data/stream.py", "training/methods/moco/method.py"} < tracer.files
-    assert len(tracer.files) <= SAMPLE_TO_LOSS, sorted(tracer.files)
+    run(small_run(tmp_path / "shards", tmp_path / "run", knn=KnnConfig()), StopsAfter(2))
+    assert {"training/data/stream.py", "training/methods/moco/method.py"} < steps[1]
+    assert len(steps[1]) <= SAMPLE_TO_LOSS, "\n".join(sorted(steps[1]))
 
 
 def test_what_names_the_query_ratio() -> None:
@@ -120,6 +121,7 @@ def test_from_a_damaged_sample_to_the_line_that_a_person_reads(
         return error
 
     monkeypatch.setattr(cli, "find_job_error", kept)
+    monkeypatch.setattr(Trainer, "_evaluate", lambda _: None)  # which reads samples as well
     words = command(tmp_path, tmp_path / "run", "--local", "--loader-workers", "0")[2:]
     done = job_here(pretrain.run, monkeypatch, capsys)(*words)
     assert done.code == DamagedSample.exit_code

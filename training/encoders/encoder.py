@@ -228,7 +228,7 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             if not isinstance(child, _Grouped):
-                child.__class__ = _grouped_class(type(child))
+                child.__class__ = _grouped_class(type(child))  # type: ignore[arg-type]
             assert isinstance(child, _Grouped)
             child.group_size = group_size
     return module

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from training.config.derived import declared_views, stream_config
+from training.config.derived import declared_views
 from training.config.fields import dotted
 from training.config.file import differences
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
 from training.config.settings import HeldoutConfig, KnnConfig
 from training.methods.registry import METHODS
+from training.views.spec import crops_of
 
 HERE = Path("shards")
 SMALL = {
@@ -79,7 +80,7 @@ def recipe(name: str) -> PretrainConfig:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_goes_with_every_method(name: str, method: str) -> None:
     config = recipe(name)
-    assert [crop.name for crop in stream_config(config).crops] == ["query", "key"]
+    assert [crop.name for crop in crops_of(declared_views(config))] == ["query", "key"]
     for num_ranks in (1, 2):
         config.method.check_batch(config.batch_size, num_ranks)
     other = with_method(name, config, method)

@@ -9,6 +9,7 @@ from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 
 from pipeline.core.errors import InputError
+from pipeline.storage.storage import Location
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
@@ -49,7 +50,7 @@ def test_what_is_missing_or_different_on_a_node_is_named(out: Path, tmp_path: Pa
     with token_in(out) as token:
         assert look(token, NODE, wanted) is None
         assert "is not the folder there" in str(look(tmp_path / "x" / token.name, NODE, wanted))
-        others = {tmp_path / "others": wanted[shards]}
+        others: dict[Location, str] = {tmp_path / "others": wanted[shards]}
         assert "others holds another shard set there than" in str(look(token, NODE, others))
         assert "no shards at" in str(look(token, NODE, {tmp_path / "nowhere": "digest"}))
         images.rmdir()

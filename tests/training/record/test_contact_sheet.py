@@ -66,7 +66,8 @@ def test_shows_what_the_encoders_see(
         top, left = HEADER + row * (TILE + GAP), GAP + column * (TILE + GAP)
         return sheet[top : top + TILE, left : left + TILE]
 
-    inputs = build_inputs(dataset[0], views, masks=config.masks, fill=fill_named(fill))
+    batch = dataset.with_views(views)[0]
+    inputs = build_inputs(batch, views, masks=config.masks, fill=fill_named(fill))
     for row in range(ROWS):
         differs = (tile(row, "key") != tile(row, "negative-key-0")).any(axis=2)
         masked = inputs.masks["negative-key-0"][row].any(dim=0).numpy()
