@@ -14,7 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
 from training.engine.optimisers import LARS
-from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
+from training.methods.contrastive import Weigh, prime_log_weights
+from training.methods.moco.method import info_nce
+from training.methods.simclr.method import nt_xent
 from training.views.colours import ColourDraws
 from training.views.exchange import BackgroundSwap, ExchangeDraws
 from training.views.fills import FILLS
