@@ -5,6 +5,7 @@ Shapes: M images, D features.
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,8 @@ from numpy.typing import NDArray
 from pipeline.core.errors import JobError
 from pipeline.core.progress import track
 from training.core.context import LocalContext
-from training.evaluate.extract import ExtractConfig
-from training.evaluate.features import extract_features
-from training.evaluate.labelled import LabelledImages, open_labelled
-from training.evaluate.subject import load_subjects
+from training.evaluate.encoders import load_encoders
+from training.evaluate.labelled import LabelledImages, evenly_chosen, open_labelled
 from training.report.config import MapMethod, ReportConfig
 from training.report.figures import SERIES, Chart, colour, new_figure
 from training.report.run.state import RunState
@@ -115,24 +114,14 @@ def class_chart(
 
 def _features(folder: Path, images: LabelledImages, most: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of length 1 and labels of at most `most` images, taken evenly from the set."""
-    subject = load_subjects([str(folder)], encoder="query", seed=SEED, device=LocalContext().device)
-    wanted = min(most, images.num_images)
-    numbers = np.unique(np.linspace(0, images.num_images - 1, wanted).round().astype(np.int64))
-    settings = subject[0].info.preprocessing
-    extract = ExtractConfig(
-        view_size=settings.view_size, resize=settings.resize, batch_size=BATCH, skip_damaged=True
-    )
-    features_MD, labels_M = extract_features(
-        subject[0].network,
-        track(
-            extract.batches(images, numbers.tolist()),
-            "features of the map",
-            wanted,
-            "images",
-            size=lambda batch: len(batch[1]),
-        ),
-        device=LocalContext().device,
-        prepare=subject[0].prepare,
+    device = LocalContext().device
+    (encoder,) = load_encoders([str(folder)], encoder="query", seed=SEED, device=device)
+    extractor = replace(encoder.extractor, batch_size=BATCH, skip_damaged=True)
+    numbers = evenly_chosen(images.num_images, most).tolist()
+    batches = extractor.batches(images, numbers)
+    work = "features of the map"
+    features_MD, labels_M = extractor.extract(
+        track(batches, work, len(numbers), "images", size=lambda batch: len(batch[1]))
     )
     return torch.nn.functional.normalize(features_MD, dim=1), labels_M
 
