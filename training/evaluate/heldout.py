@@ -20,7 +20,7 @@ from training.config.settings import HeldoutConfig
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.data.stream import BatchDataset, StreamConfig
 from training.evaluate.features import evaluation_mode
-from training.methods.losses import info_nce
+from training.methods.moco.method import info_nce
 from training.randomness.draws import KEY, QUERY
 from training.views.fills import Fill
 from training.views.inputs import build_inputs, join_masks, to_device
