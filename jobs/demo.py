@@ -86,7 +86,7 @@ def run() -> int:
     learned = outcome.has_learned
     conclude(
         {"out": out, "finished": True, **result},
-        *demo.table(plan, outcome),
+        *demo.table(outcome),
         *([] if learned else ["The method's network is not better than the untrained one."]),
         f"\npictures   {pictures} (true masks in {work / 'masks'})",
         f"masks      {out / 'contact_sheet.png'}",

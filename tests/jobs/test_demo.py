@@ -12,7 +12,7 @@ import pytest
 from jobs.cli import parse
 from jobs.demo import DemoConfig
 from pipeline.core.errors import InputError
-from training.demo.run import COLUMNS, ROWS, DemoPlan, Outcome, label, read_outcome
+from training.demo.run import COLUMNS, ROWS, Outcome, read_outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,13 +108,6 @@ def test_it_fails_unless_both_columns_are_better(demo: tuple[Path, str, int]) ->
     assert learned(30.1, 20.1)
     assert not learned(30.0, 50.0)
     assert not learned(50.0, 19.0)
-
-
-def test_labels_say_what_is_on(tmp_path: Path) -> None:
-    plan = DemoPlan(work=tmp_path, out=tmp_path, seed=0)
-    assert label("untrained", plan) == "untrained"
-    assert label("baseline", plan).endswith("no masks)")
-    assert not label("method", plan).endswith("no masks)")
 
 
 def test_options() -> None:
