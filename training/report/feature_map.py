@@ -5,25 +5,23 @@ Shapes: M images, D features.
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from training.core.context import LocalContext
-from training.evaluate.extract import ExtractConfig
 from training.evaluate.features import extract_features
 from training.evaluate.labelled import LabelledImages, open_labelled
 from training.evaluate.subject import load_subjects
 from training.report.config import MapMethod, ReportConfig
 from training.report.figures import SERIES, Chart, colour, new_figure
-from training.report.run.state import RunState
+from training.report.run_state import RunState
 from training.report.wording import count, percent
 
 TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
@@ -35,141 +33,107 @@ NEIGHBOURS, PERPLEXITY = 15, 30.0
 BATCH = 64
 
 
-class Flat(NamedTuple):
-    """Features in two dimensions, the names of the axes, and what the map preserves."""
+def feature_map(run: RunState, config: ReportConfig) -> Chart:
+    """Map the features of labelled images, taken evenly from their set.
 
-    places_M2: NDArray[np.float64]
-    axes: tuple[str, str]
-    note: str
-
-
-def feature_map(run: RunState, config: ReportConfig) -> dict[str, Any]:
-    """Draw the map for `run.html`, or say why there is none (`problem`)."""
-    recorded = dict(run.recorded.get("knn") or {}).get("val_shards")
-    shards = config.val or recorded
+    Raises:
+        InputError: says why there is no map.
+    """
+    shards = config.val or dict(run.recorded.get("knn") or {}).get("val_shards")
     if config.map_images == 0:
-        return {"problem": "The map was left out (--map-images 0)."}
+        raise InputError("it was left out (--map-images 0)")
     if run.backbone is None:
-        return {"problem": "There is no map yet: the run has not exported a backbone."}
+        raise InputError("the run has not exported a backbone yet")
     if shards is None:
-        return {
-            "problem": "There is no map: the run has no labelled shards (name some with --val)."
-        }
-    try:
-        images = open_labelled(shards)
-        features_MD, labels_M = _features(run.folder, images, config.map_images)
-    except InputError as error:
-        return {"problem": f"There is no map: {error}"}
-    if len(features_MD) < 3:
-        return {"problem": f"There is no map: {shards} holds fewer than 3 images."}
-    flat = flattened(features_MD.numpy().astype(np.float64), config.map)
-    return {
-        "problem": "",
-        "shards": shards,
-        "num_images": len(labels_M),
-        "chart": class_chart(TITLES[config.map], flat, labels_M.numpy(), images.class_names),
-    }
+        raise InputError("the run has no labelled shards (name some with --val)")
+    images = open_labelled(shards)
+    wanted = min(config.map_images, images.num_images)
+    if wanted < 3:
+        raise InputError(f"it needs at least 3 images, {shards} gives {wanted}")
+    features_MD, labels_M = _features(run.folder, images, wanted)
+    places_M2, note = flattened(features_MD.numpy().astype(np.float64), config.map)
+    note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
+    return class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
+
+
+def _features(folder: Path, images: LabelledImages, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of length 1 and labels of `num` images; damaged ones are left out."""
+    device = LocalContext().device
+    (subject,) = load_subjects([str(folder)], encoder="query", seed=SEED, device=device)
+    numbers = np.linspace(0, images.num_images - 1, num).round().astype(np.int64).tolist()
+    extract = replace(subject.extract_config(batch_size=BATCH, bf16=False), skip_damaged=True)
+    batches = track(
+        extract.batches(images, numbers),
+        "features of the map",
+        num,
+        "images",
+        size=lambda batch: len(batch[1]),
+    )
+    features_MD, labels_M = extract_features(
+        subject.network, batches, device=device, prepare=subject.prepare
+    )
+    return torch.nn.functional.normalize(features_MD, dim=1), labels_M
 
 
 def class_chart(
-    title: str, flat: Flat, labels_M: NDArray[np.int64], class_names: Sequence[str]
+    title: str,
+    places_M2: NDArray[np.float64],
+    labels_M: NDArray[np.int64],
+    class_names: Sequence[str],
+    note: str,
 ) -> Chart:
-    """Draw points coloured by class. The first classes have a colour and a shape of their own.
-
-    Args:
-        title: what is drawn.
-        flat: the points.
-        labels_M: int64 [M], indices into the class names.
-        class_names: of all classes.
-    """
-    groups = [(name, labels_M == i) for i, name in enumerate(class_names[:MOST_CLASSES])]
-    groups.append(("other classes", labels_M >= MOST_CLASSES))
-    traces = [
-        go.Scatter(
-            x=flat.places_M2[chosen, 0],
-            y=flat.places_M2[chosen, 1],
-            name=escape(name),
+    """Draw points by class. The first classes have a colour and a shape of their own."""
+    drawn = new_figure(height=520, showlegend=True)
+    groups = np.minimum(labels_M, MOST_CLASSES)
+    for group in np.unique(groups):
+        own, chosen = group < MOST_CLASSES, groups == group
+        drawn.add_scatter(
+            x=places_M2[chosen, 0],
+            y=places_M2[chosen, 1],
+            name=escape(class_names[group]) if own else "other classes",
             mode="markers",
             marker={
-                "color": colour(i) if i < MOST_CLASSES else "var(--rule)",
-                "symbol": SHAPES[i // SERIES % len(SHAPES)],
+                "color": colour(group) if own else "var(--rule)",
+                "symbol": SHAPES[group // SERIES % len(SHAPES)],
                 "size": 7,
                 "line": {"color": "var(--card)", "width": 0.5},
             },
             hovertext=[escape(class_names[label]) for label in labels_M[chosen]],
             hoverinfo="text",
         )
-        for i, (name, chosen) in enumerate(groups)
-        if chosen.any()
-    ]
-    drawn = new_figure(*traces, height=520, showlegend=True)
     drawn.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"})
-    drawn.update_xaxes(title=flat.axes[0], showticklabels=False, showline=False)
-    drawn.update_yaxes(title=flat.axes[1], showticklabels=False, showgrid=False)
-    alt = (
-        f"Map of the features of {count(len(labels_M), 'image')} of "
-        f"{count(len(class_names), 'class', 'classes')}, coloured by class. {flat.note}"
-    )
-    return Chart(title=title, figure=drawn, alt=alt, note=flat.note, wide=True)
+    drawn.update_xaxes(showticklabels=False, showline=False)
+    drawn.update_yaxes(showticklabels=False, showgrid=False)
+    return Chart(title, drawn, f"Map of features, coloured by class: {note}", note, wide=True)
 
 
-def _features(folder: Path, images: LabelledImages, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of length 1 and labels of at most `most` images, taken evenly from the set."""
-    subject = load_subjects([str(folder)], encoder="query", seed=SEED, device=LocalContext().device)
-    wanted = min(most, images.num_images)
-    numbers = np.unique(np.linspace(0, images.num_images - 1, wanted).round().astype(np.int64))
-    settings = subject[0].info.preprocessing
-    extract = ExtractConfig(
-        view_size=settings.view_size, resize=settings.resize, batch_size=BATCH, skip_damaged=True
-    )
-    features_MD, labels_M = extract_features(
-        subject[0].network,
-        track(
-            extract.batches(images, numbers.tolist()),
-            "features of the map",
-            wanted,
-            "images",
-            size=lambda batch: len(batch[1]),
-        ),
-        device=LocalContext().device,
-        prepare=subject[0].prepare,
-    )
-    return torch.nn.functional.normalize(features_MD, dim=1), labels_M
+def flattened(
+    features_MD: NDArray[np.float64], method: MapMethod
+) -> tuple[NDArray[np.float64], str]:
+    """Reduce features to two dimensions, float64 [M, 2], and say what the map preserves.
 
-
-def flattened(features_MD: NDArray[np.float64], method: MapMethod) -> Flat:
-    """Reduce features to two dimensions, the same way for the same features.
-
-    Args:
-        features_MD: float64 [M, D], M >= 3.
-        method: `pca`, or a method whose package is installed.
+    The same features have the same map. A method other than `pca` needs its package.
     """
     if method == "pca":
         return _pca(features_MD)
     if method == "tsne":
-        made = importlib.import_module("sklearn.manifold").TSNE(
+        reducer = importlib.import_module("sklearn.manifold").TSNE(
             perplexity=min(PERPLEXITY, (len(features_MD) - 1) / 3), random_state=SEED, init="pca"
         )
     else:
-        made = importlib.import_module("umap").UMAP(
+        reducer = importlib.import_module("umap").UMAP(
             n_neighbors=min(NEIGHBOURS, len(features_MD) - 1), random_state=SEED, metric="cosine"
         )
-    places = np.asarray(made.fit_transform(features_MD.astype(np.float32)), dtype=np.float64)
-    return Flat(
-        places, ("", ""), "Neighbours stay neighbours; distances between groups mean little."
-    )
+    places = np.asarray(reducer.fit_transform(features_MD.astype(np.float32)), dtype=np.float64)
+    return places, "Neighbours stay neighbours; distances between groups mean little."
 
 
-def _pca(features_MD: NDArray[np.float64]) -> Flat:
-    centred = features_MD - features_MD.mean(axis=0)
-    left, values, _ = np.linalg.svd(centred, full_matrices=False)
-    # Of a direction and its opposite: the one in which the furthest point is positive.
-    left = left * np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
-    variance = values**2 / max(float((values**2).sum()), 1e-12)
-    shares = [percent(float(share)) for share in variance[:2]]
-    return Flat(
-        (left * values)[:, :2],
-        (f"first component, {shares[0]}", f"second component, {shares[1]}"),
-        f"The two components hold {percent(float(variance[:2].sum()))} of the variance; classes "
-        "that overlap here may still be apart in the other dimensions.",
+def _pca(features_MD: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
+    left, values, _ = np.linalg.svd(features_MD - features_MD.mean(axis=0), full_matrices=False)
+    shares = values[:2] ** 2 / max(float((values**2).sum()), 1e-12)
+    note = (
+        f"The two components hold {percent(shares.sum())} of the variance, the first "
+        f"{percent(shares[0])}; classes that overlap here may still be apart in the other "
+        "dimensions."
     )
+    return (left * values)[:, :2], note

@@ -2,22 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.core.errors import InputError
-from pipeline.shardset.schema import (
-    DATASET_FILE,
-    MANIFEST_FOLDER,
-    PLAN_FILE,
-    REJECTED_FOLDER,
-    SHARDS_FOLDER,
-)
+from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER
 from training.config.file import CONFIG_FILE
 from training.core.checkpoint import STATE_FILE
+from training.sweep.description import SWEEP_FILE
 
 Kind = Literal["shard set", "run", "sweep"]
-SWEEP_FILE = "sweep.json"
-OF_SHARDS = (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER)
 
 
 def kind_of(folder: Path) -> Kind:
@@ -36,7 +29,7 @@ def kind_of(folder: Path) -> Kind:
     if (folder / CONFIG_FILE).is_file():
         if "data_digest" in read_object(folder / CONFIG_FILE):
             return "run"
-    elif any((folder / name).exists() for name in OF_SHARDS):
+    elif any((folder / name).exists() for name in (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER)):
         return "shard set"
     raise InputError(
         f"{folder} holds neither a shard set ({DATASET_FILE}), nor a run ({CONFIG_FILE} of "
@@ -44,7 +37,7 @@ def kind_of(folder: Path) -> Kind:
     )
 
 
-def read_object(path: Path) -> dict[str, object]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:

@@ -10,23 +10,19 @@ from numpy.typing import NDArray
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from training.config.derived import declared_views, stream_config
-from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
 from training.record.contact_sheet import displayed, shown_views
 from training.report.pictures import (
     Card,
     Strip,
-    boxes_overlay,
     grid_overlay,
     heat,
     picture,
     shrunk,
 )
-from training.report.run.state import RunState
+from training.report.run_state import RunState
 from training.report.wording import percent, shortened
-from training.views.crops import draw_crops
-from training.views.fills import Fill, fill_named
+from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
 from training.views.masks import masked_share
 
@@ -35,100 +31,25 @@ TILE = 256
 COLUMNS = ("query", "key", "hard negative")
 
 
-class Redrawn:
-    """Draws samples of a run as the run saw them.
-
-    Args:
-        run: a run whose shards and settings can be read.
-    """
-
-    def __init__(self, run: RunState) -> None:
-        assert run.config is not None
-        assert run.info is not None
-        assert run.steps_per_epoch is not None
-        self.config: PretrainConfig = run.config
-        self.fill: Fill = fill_named(self.config.fill)
-        self._info = run.info
-        self.views_shown = shown_views(self.config)[:3]
-        self._stream = replace(
-            stream_config(self.config), on_damaged="raise", views=self.views_shown
-        )
-        self._steps = int(run.steps_per_epoch)
-        self._whole = self._dataset(0, 1)
-
-    def _dataset(self, rank: int, world_size: int) -> BatchDataset:
-        return BatchDataset(
-            self.config.shards, self._info, self._stream, rank=rank, world_size=world_size
-        )
-
-    def first_samples(self, count: int) -> list[int]:
-        """The samples that the run begins with."""
-        return [int(number) for number in self._whole.sample_ids(0)[:count]]
-
-    def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
-        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
-
-        Raises:
-            InputError: the sample is damaged.
-        """
-        first, batch = epoch * self._steps, self.config.batch_size
-        order = self._whole.sample_ids(first, range(self._steps * batch))
-        places = np.flatnonzero(order == sample)
-        if len(places) == 0:
-            return None
-        step, place = divmod(int(places[0]), batch)
-        # As one rank of as many as the batch has samples, so that only this sample is read. The
-        # released behaviour shares draws over the batch and needs all of it.
-        alone = not self.config.masks.released
-        dataset = self._dataset(place, batch) if alone else self._whole
-        inputs = build_inputs(
-            dataset[first + step], self.views_shown, masks=self.config.masks, fill=self.fill
-        )
-        return inputs, 0 if alone else place
-
-    def crops(self, sample: int, epoch: int, height: int, width: int) -> NDArray[np.int64]:
-        """Top, left, height and width of the crops of query and key, pixels."""
-        seeds = sample_seeds(self.config.seed, epoch, np.array([sample]))
-        sides = np.array([height]), np.array([width])
-        found = [
-            draw_crops(seeds, *sides, view=view_number(name), config=self.config.views)
-            for name in (QUERY, KEY)
-        ]
-        return np.array([[int(side[0]) for side in crops[:4]] for crops in found], dtype=np.int64)
-
-    def sample(self, number: int) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
-        """Key, image and saliency as they are stored.
-
-        Raises:
-            InputError: it cannot be read.
-        """
-        stored = self._whole.reader.read(number)
-        try:
-            return stored.key, decode_stored(stored.image), decode_saliency(stored.saliency)
-        except ImageError as error:
-            raise InputError(f"sample {stored.key} in {stored.shard}: {error}") from error
-
-
 def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
-    """Draw the run's first samples with their views at several epochs, for `run.html`."""
-    problem = run.shards_problem or run.config_problem
-    if problem:
-        return {"problem": problem}
-    redrawn = Redrawn(run)
-    epochs = shown_epochs(run)
+    """Draw the run's first samples with their views at several epochs, for `run.html`.
+
+    Raises:
+        InputError: says why they cannot be drawn.
+    """
+    if run.problems:
+        raise InputError("; ".join(run.problems))
+    redrawn, epochs = Redrawn(run), shown_epochs(run)
     cards, broken = [], []
-    for number in redrawn.first_samples(count):
+    for sample in redrawn.whole.sample_ids(0)[:count].tolist():
         try:
-            cards.append(_card(redrawn, number, epochs))
+            cards.append(_card(redrawn, sample, epochs))
         except InputError as error:
             broken.append(str(error))
     return {
-        "problem": "",
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
-        "has_hard_negatives": any(
-            view.group == "negative" for view in declared_views(redrawn.config)
-        ),
+        "has_hard_negatives": any(v.group == "negative" for v in declared_views(redrawn.config)),
         "cards": cards,
         "broken": broken,
     }
@@ -141,24 +62,58 @@ def shown_epochs(run: RunState) -> list[int]:
     return sorted({round(last * i / (EPOCHS_SHOWN - 1)) for i in range(EPOCHS_SHOWN)})
 
 
-def _card(redrawn: Redrawn, number: int, epochs: list[int]) -> Card:
-    key, image, saliency = redrawn.sample(number)
-    height, width = image.shape[:2]
-    small = shrunk(image, TILE)
-    query, crop = redrawn.crops(number, epochs[0], height, width).tolist()
-    first = f"crops of epoch {epochs[0] + 1}"
+class Redrawn:
+    """Draws samples of a run, whose shards and settings can be read, as the run saw them."""
+
+    def __init__(self, run: RunState) -> None:
+        assert run.config is not None
+        assert run.info is not None
+        self.config, self._info = run.config, run.info
+        self.fill = fill_named(run.config.fill)
+        self.views_shown = shown_views(run.config)[:3]
+        self.whole = self._dataset(0, 1)
+
+    def _dataset(self, rank: int, world_size: int) -> BatchDataset:
+        stream = replace(stream_config(self.config), on_damaged="raise", views=self.views_shown)
+        return BatchDataset(
+            self.config.shards, self._info, stream, rank=rank, world_size=world_size
+        )
+
+    def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
+        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
+
+        Raises:
+            InputError: the sample is damaged.
+        """
+        steps, batch = self.whole.steps_per_epoch, self.config.batch_size
+        order = self.whole.sample_ids(epoch * steps, range(steps * batch))
+        places = np.flatnonzero(order == sample)
+        if len(places) == 0:
+            return None
+        step, row = divmod(int(places[0]), batch)
+        dataset = self.whole
+        if not self.config.masks.released:
+            # As one rank of as many as the batch has samples, so that only this sample is read.
+            # The released behaviour shares draws over the batch and needs all of it.
+            dataset, row = self._dataset(row, batch), 0
+        seen = dataset[epoch * steps + step]
+        return build_inputs(seen, self.views_shown, masks=self.config.masks, fill=self.fill), row
+
+
+def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
+    stored = redrawn.whole.reader.read(sample)
+    try:
+        image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
+    except ImageError as error:
+        raise InputError(f"sample {stored.key} in {stored.shard}: {error}") from error
+    key, small = stored.key, shrunk(image, TILE)
     top = (
-        picture(
-            small,
-            f"{key} with the {first}",
-            overlay=boxes_overlay({"q": tuple(query), "k": tuple(crop)}, height, width),
-            label=f"image, {first}",
-        ),
+        picture(small, f"{key}, as it is stored", label="image"),
         picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
     )
     strips = [Strip(top)]
     for epoch in epochs:
-        found = redrawn.views(number, epoch)
+        found = redrawn.views(sample, epoch)
         if found is None:
             left_out = f"Epoch {epoch + 1} left it out: it was in the last incomplete batch."
             strips.append(Strip((), left_out))
@@ -173,9 +128,9 @@ def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, ep
         images_BCHW = inputs.views[view.name]
         pixels_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
         foreground_GG = inputs.foreground[view.crop.name][row]
-        mask_CHW = inputs.masks[view.name][row] if view.name in inputs.masks else None
         said, masked_GG = "unmasked", None
-        if mask_CHW is not None:
+        if view.name in inputs.masks:
+            mask_CHW = inputs.masks[view.name][row]
             front, back = masked_share(mask_CHW[None], foreground_GG[None])
             said = f"{100 * float(front):.0f}/{percent(float(back), 0)}"
             masked_GG = _masked_patches(mask_CHW, redrawn.config.views.grid)
@@ -192,7 +147,6 @@ def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, ep
 
 def _masked_patches(mask_CHW: torch.Tensor, grid: int) -> NDArray[np.bool_]:
     """Patches that are masked by more than half in any channel."""
-    side = mask_CHW.shape[-1] // grid
-    share = mask_CHW.float().unfold(1, side, side).unfold(2, side, side).mean(dim=(-2, -1))
-    marked: NDArray[np.bool_] = (share > 0.5).any(dim=0).numpy()
+    share_CGG = torch.nn.functional.adaptive_avg_pool2d(mask_CHW.float(), grid)
+    marked: NDArray[np.bool_] = (share_CGG > 0.5).any(dim=0).numpy()
     return marked

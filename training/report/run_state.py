@@ -1,6 +1,6 @@
-"""Read a run from the files in its folder; a missing part is kept as the reason why."""
+"""Read a run from the files in its folder; of a missing part, keep the reason why."""
 
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,43 +12,40 @@ from pipeline.backbone.folder import find_export, load_info
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.storage.storage import Location
-from training.config.derived import stream_config
 from training.config.file import CONFIG_FILE, config_from_json
 from training.config.pretrain import PretrainConfig
-from training.data.stream import BatchDataset
+from training.engine.preflight import steps_per_epoch
 from training.record.metrics import WARNING, read_metrics
-from training.record.relay import PROGRESS_FILE
+from training.record.run_record import SEEN
 from training.report.kinds import read_object
 
-Column = tuple[NDArray[np.float64], NDArray[np.float64]]
+NEEDED = {"epochs", "batch_size", "method", "encoder", "shards", "out"}
+"""Entries without which `config.json` is none of a run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunState:
-    """A run.
+    """A run; None stands for what is not there or cannot be read.
 
     Attributes:
         folder: its folder.
         recorded: its ``config.json``.
         entries: its ``metrics.jsonl``.
-        config: ``config.json`` as a configuration; None if this version cannot read it.
-        config_problem: why ``config`` is None.
-        info: of its shards; None if they cannot be used.
-        shards_problem: why ``info`` is None.
-        backbone: its export; None if there is none yet.
-        steps_per_epoch: None if unknown.
+        config: ``config.json`` as a configuration.
+        info: of its shards.
+        backbone: its export.
+        steps_per_epoch: global steps of an epoch.
+        problems: why there is no `config` or no `info`.
     """
 
     folder: Path
     recorded: dict[str, Any]
     entries: list[dict[str, float | str]]
     config: PretrainConfig | None
-    config_problem: str
     info: DatasetInfo | None
-    shards_problem: str
     backbone: BackboneInfo | None
     steps_per_epoch: float | None
+    problems: list[str]
 
     @property
     def step(self) -> int:
@@ -66,26 +63,13 @@ class RunState:
         return None if self.steps_per_epoch is None else round(self.epochs * self.steps_per_epoch)
 
     @property
-    def finished(self) -> bool:
-        """Whether the record reaches the last step."""
-        return self.total_steps is not None and 0 < self.total_steps <= self.step
-
-    @property
-    def x_label(self) -> str:
-        """The x axis of all curves."""
-        return "step" if self.steps_per_epoch is None else "epoch"
-
-    @property
     def warnings(self) -> list[str]:
         """The run's warnings with their steps."""
-        return [
-            f"At step {entry['step']}: {entry['message']}"
-            for entry in self.entries
-            if entry["kind"] == WARNING
-        ]
+        found = [entry for entry in self.entries if entry["kind"] == WARNING]
+        return [f"At step {entry['step']}: {entry['message']}" for entry in found]
 
-    def column(self, name: str) -> Column:
-        """Epochs (or steps) and values of a recorded number; both empty if it has none."""
+    def column(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Epochs (steps, if their number per epoch is unknown) and values of a number, [n] each."""
         found = [
             (float(entry["step"]), float(entry[name]))
             for entry in self.entries
@@ -93,6 +77,18 @@ class RunState:
         ]
         steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return steps / (self.steps_per_epoch or 1.0), values
+
+    @property
+    def seconds_in_steps(self) -> float:
+        """Time of the recorded steps, without evaluations, checkpoints and starts."""
+        epochs, rates = self.column("images_per_second")
+        steps = np.diff(epochs, prepend=0.0) * (self.steps_per_epoch or 1.0)
+        return float((steps * int(self.recorded["batch_size"]) / rates).sum())
+
+    @property
+    def samples_seen(self) -> str:
+        """The digest of the samples trained on."""
+        return str(next((e[SEEN] for e in reversed(self.entries) if SEEN in e), "not recorded"))
 
     def last(self, name: str) -> float | None:
         """The last value of a recorded number."""
@@ -107,39 +103,29 @@ def read_run(folder: Path) -> RunState:
         InputError: its record of settings or numbers is damaged.
     """
     recorded = read_object(folder / CONFIG_FILE)
-    absent = {"epochs", "batch_size", "method", "encoder", "shards", "out"} - recorded.keys()
-    if absent:
+    if absent := NEEDED - recorded.keys():
         raise InputError(f"{folder / CONFIG_FILE} is damaged: it has no {min(absent)!r}")
-    config, config_problem = None, ""
+    config, info, backbone, steps = None, None, None, None
+    shards, problems = str(recorded["shards"]), []
     try:
-        config = config_from_json(
-            recorded, shards=str(recorded["shards"]), out=Path(str(recorded["out"]))
-        )
+        config = config_from_json(recorded, shards=shards, out=Path(str(recorded["out"])))
     except InputError as error:
-        config_problem = f"another version recorded the settings: {error}"
-    info, shards_problem = None, ""
+        problems.append(f"another version recorded the settings: {error}")
     try:
-        info = _shards(str(recorded["shards"]), str(recorded.get("data_digest")))
+        info = _shards(shards, str(recorded.get("data_digest")))
     except InputError as error:
-        shards_problem = str(error)
-    try:
+        problems.append(str(error))
+    with suppress(InputError):  # there may be no export yet
         backbone = load_info(find_export(folder))
-    except InputError:
-        backbone = None
-    return RunState(
-        folder=folder,
-        recorded=recorded,
-        entries=read_metrics(folder),
-        config=config,
-        config_problem=config_problem,
-        info=info,
-        shards_problem=shards_problem,
-        backbone=backbone,
-        steps_per_epoch=_steps_per_epoch(folder, config, info, backbone),
-    )
+    if config is not None and info is not None:
+        steps = float(steps_per_epoch(config, info))
+    elif backbone is not None and backbone.provenance.get("epochs"):
+        steps = float(backbone.provenance["step"]) / float(backbone.provenance["epochs"])
+    entries = read_metrics(folder)
+    return RunState(folder, recorded, entries, config, info, backbone, steps, problems)
 
 
-def _shards(shards: Location, data_digest: str) -> DatasetInfo:
+def _shards(shards: str, data_digest: str) -> DatasetInfo:
     info = load_dataset_info(shards)
     if info.plan_digest != data_digest:
         raise InputError(
@@ -148,21 +134,3 @@ def _shards(shards: Location, data_digest: str) -> DatasetInfo:
         )
     check_shards(shards, info)
     return info
-
-
-def _steps_per_epoch(
-    folder: Path,
-    config: PretrainConfig | None,
-    info: DatasetInfo | None,
-    backbone: BackboneInfo | None,
-) -> float | None:
-    if config is not None and info is not None:
-        data = BatchDataset(config.shards, info, stream_config(config), rank=0, world_size=1)
-        return float(data.steps_per_epoch)
-    provenance = {} if backbone is None else backbone.provenance
-    if provenance.get("epochs") and provenance.get("step"):
-        return float(provenance["step"]) / float(provenance["epochs"])
-    log = folder / PROGRESS_FILE
-    said = log.read_text(errors="replace") if log.is_file() else ""
-    lines = re.findall(r"^ *training: \d+/(\d+) steps; epoch [\d.]+/(\d+),", said, re.MULTILINE)
-    return int(lines[-1][0]) / int(lines[-1][1]) if lines else None

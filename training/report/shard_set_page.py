@@ -1,25 +1,54 @@
 """The report of a shard set."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 
-from pipeline.core.errors import InputError
-from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.core.errors import ImageError, InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.saliency.foreground import foreground
+from pipeline.shardset.manifest import (
+    DatasetInfo,
+    check_shards,
+    load_dataset_info,
+    read_manifest,
+    read_rejected,
+)
+from pipeline.shardset.reader import ShardSetReader
+from pipeline.shardset.schema import MANIFEST_SCHEMA
 from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
-from training.report.shard_set.rows import (
-    MOST_NAMES,
-    Rows,
-    read_rejected_images,
-    read_rows,
-    read_sources,
-)
-from training.report.shard_set.sheet import GRID, cards, extremes, spread_out
-from training.report.wording import NONE, count, figure, folder_title, percent, size
+from training.report.pictures import Card, Pixels, Strip, grid_overlay, heat, picture, shrunk
+from training.report.wording import NONE, count, percent, shortened
 
-MOST_BARS, MOST_REASONS, DIGEST = 30, 15, 16
+COLUMNS = [
+    "width",
+    "height",
+    "image_length",
+    "saliency_mean",
+    "saliency_std",
+    "foreground_share",
+    "label",
+    "sha256",
+]
+DIGEST = 16
+"""Hex digits of the sha256 that are compared: 64 bits do not collide by chance."""
+GRID = 7
+"""Patches along a side, as for the foreground share in the manifest."""
+TILE = 220
+LONGEST_NAME = 48
+MOST_BARS, MOST_REASONS = 30, 15
+MOST_NAMES = 200
+"""Rejected images, groups of copies and shards that are listed."""
+MOST_COPIES = 6
+"""Names that are listed of a group of copies."""
 
 
 def shard_set_page(config: ReportConfig) -> dict[str, Any]:
@@ -31,131 +60,204 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
     folder = config.folder
     info = load_dataset_info(folder)
     rows = read_rows(folder, info)
-    rejected = read_rejected_images(folder, info)
-    most, least = extremes(rows, max(1, config.images // 4))
+    copies = copies_of(rows)
+    order = np.argsort(rows["saliency_mean"].to_numpy(), kind="stable")
+    extremes = min(max(1, config.images // 4), len(order) // 2)
+    drawn = np.random.default_rng(0).permutation(info.num_images)[: config.images]
     groups = {
-        "images": spread_out(info.num_images, config.images),
-        "most": most,
-        "least": least,
+        "images": np.sort(drawn),
+        "most": order[::-1][:extremes],
+        "least": order[:extremes],
     }
+    share = rows["foreground_share"].to_numpy()
     return {
-        "title": folder_title(folder),
-        "kicker": "shard set",
-        "folder": folder,
-        "summary": _summary(folder, info),
-        "facts": _facts(info, rows),
         "info": info,
-        "rejected": rejected,
-        "reasons": [(text, count(n)) for text, n in rejected.reasons.most_common(MOST_REASONS)],
-        "rejected_share": info.num_rejected / max(1, info.num_rejected + info.num_images),
-        "copies": rows.copies,
-        "extra": sum(len(group) - 1 for group in rows.copies),
-        "copy_rows": _copies(folder, info, rows),
-        "origin": _origin(info),
-        "shards": [
-            (shard.name, count(shard.num_images), size(shard.num_bytes), shard.sha256[:DIGEST])
-            for shard in info.shards[:MOST_NAMES]
-        ],
+        "problem": _problem(folder, info),
+        "num_bytes": sum(shard.num_bytes for shard in info.shards),
+        "median_foreground": float(np.median(share)) if info.num_images else 0.0,
+        "flat": int((share >= 1).sum()),
+        **_rejected(folder, info),
+        "most_reasons": MOST_REASONS,
+        "most_names": MOST_NAMES,
+        "copies": copies,
+        "num_extra": sum(len(group) - 1 for group in copies),
+        "copy_rows": _copies(folder, info, rows, copies[:MOST_NAMES]),
         **(_charts(info, rows) if info.num_images else {}),
-        "sheets": {name: cards(folder, info, rows, chosen) for name, chosen in groups.items()},
+        "sheets": {
+            name: draw_cards(folder, info, rows, numbers.tolist())
+            for name, numbers in groups.items()
+        },
         "grid": GRID,
     }
 
 
-def _summary(folder: Path, info: DatasetInfo) -> str:
+def _problem(folder: Path, info: DatasetInfo) -> str:
+    """Why a set is no longer complete; empty if it is."""
     try:
         check_shards(folder, info)
     except InputError as error:
-        return f"The set was finished, but it is no longer complete: {error}"
-    return (
-        f"{count(info.num_images, 'image')} with saliency maps in "
-        f"{count(len(info.shards), 'shard')}. Every shard is there and has its recorded size."
+        return str(error)
+    return ""
+
+
+def copies_of(rows: pa.Table) -> list[list[int]]:
+    """Groups of sample numbers whose source files have the same bytes."""
+    numbered = rows.select(["sha256"]).append_column("number", pa.array(np.arange(len(rows))))
+    groups = numbered.group_by("sha256").aggregate([("number", "list")])["number_list"]
+    return sorted(
+        map(sorted, groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist())
     )
 
 
-def _facts(info: DatasetInfo, rows: Rows) -> list[tuple[str, str]]:
-    facts = [
-        ("images", count(info.num_images)),
-        ("rejected", count(info.num_rejected)),
-        ("byte-for-byte copies", count(sum(len(group) - 1 for group in rows.copies))),
-        ("classes", count(len(info.class_names)) if info.has_labels else "no labels"),
-        ("shards", count(len(info.shards))),
-        ("size", size(sum(shard.num_bytes for shard in info.shards))),
-        ("saliency", str(info.saliency.get("source", "unknown"))),
-    ]
-    if info.num_images:
-        median = float(np.median(rows.column("foreground_share")))
-        facts.append(("median foreground", percent(median)))
-    return facts
-
-
-def _charts(info: DatasetInfo, rows: Rows) -> dict[str, Any]:
+def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
     """Sizes, foreground, saliency and classes of a set that has images."""
-    width, height = rows.column("width"), rows.column("height")
-    share, cells = rows.column("foreground_share"), GRID * GRID
-    stored = rows.column("image_length") / 1000
+    width, height, stored, spread, share = (
+        rows[name].to_numpy()
+        for name in ("width", "height", "image_length", "saliency_std", "foreground_share")
+    )
+    shorter, cells = np.minimum(width, height), GRID * GRID
     return {
         "sizes": [
-            histogram(
-                "Shorter side", np.minimum(width, height), x_label="px", unit="px", log_x=True
-            ),
+            histogram("Shorter side", shorter, x_label="px", log_x=True),
             histogram("Width by height", width / height, x_label="width / height", log_x=True),
-            histogram("Stored size", stored, x_label="kB", unit="kB", log_x=True),
+            histogram("Stored size", stored / 1000, x_label="kB", log_x=True),
         ],
         "saliency": [
             histogram(
                 "Foreground share",
                 100 * share,
                 x_label="% of the patches of an image",
-                unit="%",
-                bins=(100 * (np.arange(cells + 1) + 0.5) / cells).tolist(),
+                edges=(100 * (np.arange(cells + 1) + 0.5) / cells).tolist(),
             ),
             histogram(
                 "Spread of the saliency map",
-                rows.column("saliency_std"),
+                spread,
                 x_label="standard deviation within a map (values 0 to 1)",
             ),
         ],
-        "flat": int((share >= 1).sum()),
         "classes": _classes(info, rows),
     }
 
 
-def _classes(info: DatasetInfo, rows: Rows) -> Chart | None:
+def _classes(info: DatasetInfo, rows: pa.Table) -> Chart | None:
     if not info.has_labels:
         return None
-    counts = np.bincount(rows.labels[rows.labels >= 0], minlength=len(info.class_names))
+    labels = rows["label"].drop_null().to_numpy()
+    counts = np.bincount(labels, minlength=len(info.class_names)).tolist()
     if len(counts) > MOST_BARS:
         return histogram(
             f"Images of a class, {count(len(counts), 'class', 'classes')}",
             counts,
             x_label="images of a class",
-            unit="images",
             counted="classes",
         )
-    bars = [(name, float(n)) for name, n in zip(info.class_names, counts, strict=True)]
-    return named_bars("Images of each class", bars)
+    return named_bars("Images of each class", list(zip(info.class_names, counts, strict=True)))
 
 
-def _copies(folder: Path, info: DatasetInfo, rows: Rows) -> list[tuple[str, str, str]]:
+def _rejected(folder: Path, info: DatasetInfo) -> dict[str, Any]:
+    """Images that could not be used: how many of each reason, and the names of the first."""
+    reasons: Counter[str] = Counter()
+    names: list[tuple[str, str]] = []
+    unread = ""
+    try:
+        for shard in info.shards if info.num_rejected else ():
+            rows = read_rejected(folder, shard.name).to_pylist()
+            reasons.update(row["reason"] for row in rows)
+            names += [(row["source"], row["reason"]) for row in rows][: MOST_NAMES - len(names)]
+    except InputError as error:
+        unread = str(error)
+    frequent = [(text, count(number)) for text, number in reasons.most_common()]
+    return {"reasons": frequent, "rejected": names, "unread": unread}
+
+
+def _copies(
+    folder: Path, info: DatasetInfo, rows: pa.Table, groups: list[list[int]]
+) -> list[tuple[str, str, str]]:
     """Groups of equal files: how many, their names, and whether their labels differ."""
-    groups = rows.copies[:MOST_NAMES]
     sources = read_sources(folder, info, {number for group in groups for number in group})
-    return [
+    table = []
+    for group in groups:
+        names = [sources[number] for number in group[:MOST_COPIES]]
+        more = len(group) - len(names)
+        differ = len(set(rows["label"].take(group).to_pylist())) > 1
+        text = ", ".join(names) + (f" and {more} more" if more else "")
+        table.append((str(len(group)), text, "yes" if differ else NONE))
+    return table
+
+
+def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
+    """Read `COLUMNS` of all manifests, in the order that numbers the samples.
+
+    Of the sha256 only the first `DIGEST` digits are kept: about 100 bytes per image in all.
+
+    Raises:
+        InputError: a manifest is missing or damaged.
+    """
+    parts = [MANIFEST_SCHEMA.empty_table().select(COLUMNS)]
+    for shard in info.shards:
+        part = read_manifest(folder, shard.name, COLUMNS)
+        if part.num_rows != shard.num_images:
+            raise InputError(
+                f"the manifest of {shard.name} in {folder} has {part.num_rows} rows, "
+                f"dataset.json says {shard.num_images}: run jobs/precompute.py again"
+            )
+        digests = pc.utf8_slice_codeunits(part["sha256"], 0, DIGEST)
+        parts.append(part.drop_columns("sha256").append_column("sha256", digests))
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def read_sources(folder: Path, info: DatasetInfo, numbers: set[int]) -> dict[int, str]:
+    """Read the names of the source files of some samples."""
+    found: dict[int, str] = {}
+    first = 0
+    for shard in info.shards:
+        here = [number for number in numbers if first <= number < first + shard.num_images]
+        if here:
+            sources = read_manifest(folder, shard.name, ["source"])["source"]
+            found |= {number: sources[number - first].as_py() for number in here}
+        first += shard.num_images
+    return found
+
+
+def draw_cards(
+    folder: Path, info: DatasetInfo, rows: pa.Table, numbers: Sequence[int]
+) -> tuple[list[Card], list[str]]:
+    """Draw the samples of some numbers.
+
+    Returns:
+        Cards, and the errors of the samples that could not be read.
+    """
+    reader = ShardSetReader(folder, info)
+    sources = read_sources(folder, info, set(numbers))
+    drawn, broken = [], []
+    for number in numbers:
+        try:
+            sample = reader.read(number)
+            image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
+        except (InputError, ImageError) as error:
+            broken.append(str(error))
+            continue
+        row = {name: rows[name][number].as_py() for name in COLUMNS}
+        name = shortened(sources[number], LONGEST_NAME)
+        words = [
+            f"{image.shape[1]} x {image.shape[0]} px",
+            *([] if row["label"] is None else info.class_names[row["label"] :][:1]),
+            f"foreground {percent(row['foreground_share'], 0)}",
+            f"mean saliency {row['saliency_mean']:.2f}",
+        ]
+        drawn.append(Card(name, (_strip(name, image, saliency),), ", ".join(words)))
+    return drawn, broken
+
+
+def _strip(name: str, image: Pixels, saliency: Pixels) -> Strip:
+    small = shrunk(image, TILE)
+    grid = cv2.resize(saliency.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
+    marked = foreground(torch.from_numpy(np.asarray(grid) / 255)).numpy()
+    outlined, edge = f"{name}: its foreground, outlined", grid_overlay(marked)
+    return Strip(
         (
-            str(len(group)),
-            ", ".join(sources[number] for number in group[:6])
-            + ("" if len(group) <= 6 else f" and {len(group) - 6} more"),
-            "yes" if len({int(rows.labels[number]) for number in group}) > 1 else NONE,
+            picture(small, f"{name}, as it is stored", label="image"),
+            picture(heat(small, saliency), f"{name}: saliency as heat", label="saliency"),
+            picture(small, outlined, overlay=edge, label="foreground"),
         )
-        for group in groups
-    ]
-
-
-def _origin(info: DatasetInfo) -> list[tuple[str, str]]:
-    return [
-        ("plan digest", info.plan_digest[:DIGEST]),
-        ("schema version", str(info.schema_version)),
-        *((f"saliency: {name}", figure(value)) for name, value in info.saliency.items()),
-        *((f"version of {name}", text) for name, text in info.versions.items()),
-    ]
+    )

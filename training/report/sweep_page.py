@@ -1,21 +1,30 @@
 """The report of a sweep."""
 
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.core.progress import duration
+from training.core.fields import dotted
 from training.report.config import ReportConfig
-from training.report.sweep.charts import (
+from training.report.sweep_charts import (
+    FRACTION,
+    TITLES,
+    SweepState,
     importance_chart,
     objective_chart,
     parallel_chart,
+    read_sweep,
     scaling_charts,
-    titled,
+    swept_parameter,
 )
-from training.report.sweep.parameters import swept_parameter, value_text
-from training.report.sweep.state import FINISHED, FRACTION, METRIC, Row, Sweep, read_sweep
-from training.report.wording import count, figure, folder_title
-
-STATES = (FINISHED, "stopped", "failed", "running")
+from training.report.wording import figure, setting
+from training.sweep.results import (
+    FEWEST_RANKED,
+    Status,
+    accuracy_interval,
+    best_first,
+    finished,
+    rank_correlation,
+)
 
 
 def sweep_page(config: ReportConfig) -> dict[str, Any]:
@@ -25,144 +34,66 @@ def sweep_page(config: ReportConfig) -> dict[str, Any]:
         InputError: the plan or the table is damaged.
     """
     sweep = read_sweep(config.folder)
+    space, num_trials = sweep.plan["space"], int(sweep.plan["num_trials"])
     parameters = [
-        swept_parameter(
-            name,
-            [sweep.value(row, name) for row in sweep.scored],
-            str(entry.get("kind", "")) if isinstance(entry, dict) else "",
-        )
-        for name, entry in (sweep.plan["space"].items() if sweep.scored else ())
+        swept_parameter(name, [trial.point[name] for trial in sweep.rated], domain["kind"])
+        for name, domain in (space.items() if sweep.rated else ())
     ]
     varying = [one for one in parameters if one.varies]
-    importance, unknown = importance_chart(sweep, varying) if varying else (None, "any parameter")
-    scaling = FRACTION in sweep.parameters
+    importance, unknown = importance_chart(sweep, varying)
+    interval = None
+    if sweep.best and sweep.objective == "knn":
+        interval = accuracy_interval(sweep.best[0])
+    scales = FRACTION in space
+    fractions = {trial.point.get(FRACTION) for trial in finished(sweep.rated)}
+    ranked = not scales or len(fractions) >= FEWEST_RANKED
     return {
-        "title": folder_title(sweep.folder),
-        "kicker": f"sweep {sweep.plan.get('name') or ''}".strip(),
-        "folder": sweep.folder,
-        "summary": _summary(sweep),
-        "facts": _facts(sweep),
         "sweep": sweep,
+        "num_ended": sum(trial.ended for trial in sweep.trials),
+        "num_planned": max(num_trials, len(sweep.trials)),
+        "statuses": get_args(Status),
+        "interval": interval,
+        "num_within": int((sweep.values >= interval[0]).sum()) - len(sweep.best) if interval else 0,
         "parameters": parameters,
         "objectives": [objective_chart(sweep, one) for one in varying],
         "parallel": parallel_chart(sweep, varying) if varying else None,
         "importance": importance,
-        "unknown": unknown,
-        "scaling": scaling_charts(sweep) if scaling and len(sweep.fractions()) > 1 else [],
-        "scales": scaling,
-        "correlation": sweep.rank_correlation(),
+        "unknown": unknown if varying else "any parameter",
+        "scales": scales,
+        "scaling": scaling_charts(sweep) if scales and len(fractions) > 1 else [],
+        "correlation": rank_correlation(sweep.trials) if ranked else None,
         "trials": _trials(sweep),
-        "plan": _plan(sweep),
+        "settings": [
+            (name, setting(value))
+            for name, value in dotted(sweep.plan).items()
+            if not name.startswith("config.")
+        ],
     }
 
 
-def _summary(sweep: Sweep) -> str:
-    ended = sum(row["status"] != "running" for row in sweep.rows)
-    planned = max(int(sweep.plan.get("num_trials") or 0), len(sweep.rows))
-    if sweep.ended and ended >= planned:
-        stands = f"Finished: {count(ended, 'trial')}."
-    else:
-        stands = f"Unfinished: {ended} of {planned} trials have ended; it may still be running."
-    return f"{stands} {_best(sweep)}" if sweep.best else stands
-
-
-def _best(sweep: Sweep) -> str:
-    """The best trial, or the tied ones, with the interval if it is known."""
-    rows = [sweep.scored[i] for i in sweep.best]
-    score = _score(sweep, rows[0])
-    said = f"The {'highest' if sweep.highest else 'lowest'} {sweep.title} is {score}"
-    if len(rows) > 1:
-        names = ", ".join(str(row["trial"]) for row in rows[:-1])
-        said += f", a tie of the trials {names} and {rows[-1]['trial']}."
-    else:
-        settings = ", ".join(
-            f"{name} {value_text(sweep.value(rows[0], name))}" for name in sweep.parameters
-        )
-        said += f", of trial {rows[0]['trial']}: {settings}."
-    if sweep.interval is None:
-        why = "its number of images" if sweep.objective == "knn" else "its spread over images"
-        return f"{said} It has no interval: {why} is not recorded."
-    low, high, images = sweep.interval
-    within = sum(row["objective"] >= low for row in sweep.scored) - len(rows)
-    others = (
-        count(within, "other trial lies", "other trials lie") if within else "no other trial lies"
-    )
-    return (
-        f"{said} Its 95 % interval is {figure(low)} to {figure(high)} % (Wilson, "
-        f"{count(images, 'image')}); {others} in it."
-    )
-
-
-def _score(sweep: Sweep, row: Row) -> str:
-    return f"{figure(row['objective'])} {sweep.unit}".strip()
-
-
-def _facts(sweep: Sweep) -> list[tuple[str, str]]:
-    states = [row["status"] for row in sweep.rows]
-    score = _score(sweep, sweep.scored[sweep.best[0]]) if sweep.best else "none yet"
-    facts = [(f"best {sweep.title}", score)]
-    if sweep.interval is not None:
-        facts.append(("95 % interval", "{:.4g} to {:.4g} %".format(*sweep.interval)))
-    return [
-        *facts,
-        *((f"trials {name}", count(states.count(name))) for name in STATES if name in states),
-        ("parameters", count(len(sweep.parameters))),
-        ("epochs trained", figure(sum(float(row["epochs"] or 0) for row in sweep.rows))),
-        ("time over all trials", duration(sum(float(row["seconds"] or 0) for row in sweep.rows))),
-    ]
-
-
-def _trials(sweep: Sweep) -> dict[str, Any]:
+def _trials(sweep: SweepState) -> dict[str, Any]:
     """The table of all trials, the best objective first."""
-    metrics = sorted({name for row in sweep.rows for name in row if name.startswith(METRIC)})
-    metrics = [name for name in metrics if name != METRIC + sweep.objective]
-    best = {sweep.scored[i]["trial"] for i in sweep.best}
-    sign = -1 if sweep.highest else 1
-    rows = sorted(sweep.scored, key=lambda row: sign * row["objective"])
-    rows += [row for row in sweep.rows if row not in sweep.scored]
-    texts = [
-        3 + place
-        for place, name in enumerate(sweep.parameters)
-        if any(isinstance(sweep.value(row, name), str | bool | None) for row in rows)
-    ]
-    head = ["trial", titled(sweep), "status", *sweep.parameters, "epochs trained", "time"]
-    head += [name.removeprefix(METRIC) for name in metrics]
+    trials, swept = sweep.trials, list(sweep.plan["space"])
+    metrics = sorted({name for trial in trials for name in trial.values} - {sweep.objective})
+    ranked = best_first(trials, sweep.objective)
+    ranked += [trial for trial in trials if trial not in ranked]
+    head = ["trial", TITLES[sweep.objective], "status", *swept, "epochs trained", "time", *metrics]
+    points = [item for trial in trials for item in trial.point.items()]
+    texts = {"status", *(name for name, value in points if isinstance(value, str | bool))}
     return {
         "head": head,
         "rows": [
             [
-                str(row["trial"]),
-                figure(row["objective"]),
-                str(row["status"]),
-                *(value_text(sweep.value(row, name)) for name in sweep.parameters),
-                figure(row["epochs"]),
-                duration(float(row["seconds"] or 0)),
-                *(figure(row.get(name)) for name in metrics),
+                str(trial.number),
+                figure(trial.values.get(sweep.objective)),
+                trial.status,
+                *(setting(trial.point[name]) for name in swept),
+                figure(trial.epochs),
+                duration(trial.seconds),
+                *(figure(trial.values.get(name)) for name in metrics),
             ]
-            for row in rows
+            for trial in ranked
         ],
-        "numeric": [place for place in range(len(head)) if place not in (2, *texts)],
-        "marked": [i for i, row in enumerate(rows) if row["trial"] in best],
+        "numeric": [place for place, name in enumerate(head) if name not in texts],
+        "marked": [place for place, trial in enumerate(ranked) if trial in sweep.best],
     }
-
-
-def _plan(sweep: Sweep) -> list[tuple[str, str]]:
-    scheduler = sweep.plan.get("scheduler") or {}
-    space = [
-        (name, _space(entry if isinstance(entry, dict) else {}))
-        for name, entry in sweep.plan["space"].items()
-    ]
-    return [
-        *space,
-        ("search", str(sweep.plan.get("search", "not recorded"))),
-        ("scheduler", ", ".join(f"{key} {figure(value)}" for key, value in scheduler.items())),
-        ("seed", figure(sweep.plan.get("seed"))),
-        ("digest of the shards' plan", str(sweep.plan.get("data_digest", "not recorded"))),
-    ]
-
-
-def _space(entry: dict[str, Any]) -> str:
-    kind = str(entry.get("kind", "unknown")).replace("_", " ")
-    if "values" in entry:
-        return f"{kind}: {', '.join(map(value_text, entry['values']))}"
-    return f"{kind}: {figure(entry.get('low'))} to {figure(entry.get('high'))}"
