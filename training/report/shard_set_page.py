@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import foreground
+from pipeline.saliency.statistics import GRID_SIDE
 from pipeline.shardset.manifest import (
     DatasetInfo,
     check_shards,
@@ -37,11 +37,8 @@ COLUMNS = [
     "foreground_share",
     "label",
     "sha256",
+    "source",
 ]
-DIGEST = 16
-"""Hex digits of the sha256 that are compared: 64 bits do not collide by chance."""
-GRID = 7
-"""Patches along a side, as for the foreground share in the manifest."""
 TILE = 220
 LONGEST_NAME = 48
 MOST_BARS, MOST_REASONS = 30, 15
@@ -81,13 +78,13 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         "most_names": MOST_NAMES,
         "copies": copies,
         "num_extra": sum(len(group) - 1 for group in copies),
-        "copy_rows": _copies(folder, info, rows, copies[:MOST_NAMES]),
+        "copy_rows": _copies(rows, copies[:MOST_NAMES]),
         **(_charts(info, rows) if info.num_images else {}),
         "sheets": {
             name: draw_cards(folder, info, rows, numbers.tolist())
             for name, numbers in groups.items()
         },
-        "grid": GRID,
+        "grid": GRID_SIDE,
     }
 
 
@@ -115,7 +112,7 @@ def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
         rows[name].to_numpy()
         for name in ("width", "height", "image_length", "saliency_std", "foreground_share")
     )
-    shorter, cells = np.minimum(width, height), GRID * GRID
+    shorter, cells = np.minimum(width, height), GRID_SIDE**2
     return {
         "sizes": [
             histogram("Shorter side", shorter, x_label="px", log_x=True),
@@ -170,14 +167,11 @@ def _rejected(folder: Path, info: DatasetInfo) -> dict[str, Any]:
     return {"reasons": frequent, "rejected": names, "unread": unread}
 
 
-def _copies(
-    folder: Path, info: DatasetInfo, rows: pa.Table, groups: list[list[int]]
-) -> list[tuple[str, str, str]]:
+def _copies(rows: pa.Table, groups: list[list[int]]) -> list[tuple[str, str, str]]:
     """Groups of equal files: how many, their names, and whether their labels differ."""
-    sources = read_sources(folder, info, {number for group in groups for number in group})
     table = []
     for group in groups:
-        names = [sources[number] for number in group[:MOST_COPIES]]
+        names = rows["source"].take(group[:MOST_COPIES]).to_pylist()
         more = len(group) - len(names)
         differ = len(set(rows["label"].take(group).to_pylist())) > 1
         text = ", ".join(names) + (f" and {more} more" if more else "")
@@ -188,35 +182,20 @@ def _copies(
 def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
     """Read `COLUMNS` of all manifests, in the order that numbers the samples.
 
-    Of the sha256 only the first `DIGEST` digits are kept: about 100 bytes per image in all.
+    Takes about 200 bytes per image.
 
     Raises:
         InputError: a manifest is missing or damaged.
     """
     parts = [MANIFEST_SCHEMA.empty_table().select(COLUMNS)]
     for shard in info.shards:
-        part = read_manifest(folder, shard.name, COLUMNS)
-        if part.num_rows != shard.num_images:
+        parts.append(read_manifest(folder, shard.name, COLUMNS))
+        if parts[-1].num_rows != shard.num_images:
             raise InputError(
-                f"the manifest of {shard.name} in {folder} has {part.num_rows} rows, "
+                f"the manifest of {shard.name} in {folder} has {parts[-1].num_rows} rows, "
                 f"dataset.json says {shard.num_images}: run jobs/precompute.py again"
             )
-        digests = pc.utf8_slice_codeunits(part["sha256"], 0, DIGEST)
-        parts.append(part.drop_columns("sha256").append_column("sha256", digests))
-    return pa.concat_tables(parts, promote_options="default")
-
-
-def read_sources(folder: Path, info: DatasetInfo, numbers: set[int]) -> dict[int, str]:
-    """Read the names of the source files of some samples."""
-    found: dict[int, str] = {}
-    first = 0
-    for shard in info.shards:
-        here = [number for number in numbers if first <= number < first + shard.num_images]
-        if here:
-            sources = read_manifest(folder, shard.name, ["source"])["source"]
-            found |= {number: sources[number - first].as_py() for number in here}
-        first += shard.num_images
-    return found
+    return pa.concat_tables(parts)
 
 
 def draw_cards(
@@ -228,7 +207,6 @@ def draw_cards(
         Cards, and the errors of the samples that could not be read.
     """
     reader = ShardSetReader(folder, info)
-    sources = read_sources(folder, info, set(numbers))
     drawn, broken = [], []
     for number in numbers:
         try:
@@ -238,7 +216,7 @@ def draw_cards(
             broken.append(str(error))
             continue
         row = {name: rows[name][number].as_py() for name in COLUMNS}
-        name = shortened(sources[number], LONGEST_NAME)
+        name = shortened(row["source"], LONGEST_NAME)
         words = [
             f"{image.shape[1]} x {image.shape[0]} px",
             *([] if row["label"] is None else info.class_names[row["label"] :][:1]),
@@ -251,8 +229,9 @@ def draw_cards(
 
 def _strip(name: str, image: Pixels, saliency: Pixels) -> Strip:
     small = shrunk(image, TILE)
-    grid = cv2.resize(saliency.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
-    marked = foreground(torch.from_numpy(np.asarray(grid) / 255)).numpy()
+    side = (GRID_SIDE, GRID_SIDE)
+    grid = cv2.resize(saliency / np.float64(255), side, interpolation=cv2.INTER_AREA)
+    marked = np.asarray(foreground(np.asarray(grid, np.float64)), np.bool_)
     outlined, edge = f"{name}: its foreground, outlined", grid_overlay(marked)
     return Strip(
         (

@@ -13,6 +13,10 @@ from training.sweep.space import Point, Search, Space, check_values, grid_points
 Scheduler = Literal["asha", "none"]
 OBJECTIVES = {"knn": "max", "heldout_loss": "min"}
 """What trials are compared by, and which direction is better."""
+NEEDED = {
+    "knn": "--knn.val-shards (labelled shards, other images than --shards)",
+    "heldout_loss": "--heldout.shards",
+}
 TRIALS_FOLDER = "trials"
 DEFAULT_TRIALS = 8
 
@@ -128,14 +132,10 @@ def make_sweep(
             f"--grace-epochs {sweep.grace_epochs} is more than the {base.epochs} epochs of a trial"
         )
     for config in [base, *(sweep.trial_config(n, point) for n, point in enumerate(sweep.points()))]:
-        if sweep.objective == "knn" and config.knn.val_shards is None:
+        shards = config.knn.val_shards if sweep.objective == "knn" else config.heldout.shards
+        if shards is None:
             raise InputError(
-                "no trial would report the kNN accuracy that it is judged by: give "
-                "--knn.val-shards (labelled shards, other images than --shards)"
-            )
-        if sweep.objective == "heldout_loss" and config.heldout.shards is None:
-            raise InputError(
-                "no trial would report the held-out loss that it is judged by: give "
-                "--heldout.shards"
+                f"no trial would report the objective {sweep.objective}: give "
+                f"{NEEDED[sweep.objective]}"
             )
     return sweep

@@ -35,8 +35,11 @@ def test_search_and_number_of_trials_follow_from_the_space() -> None:
     ("given", "message"),
     [
         ({"space": {}}, "nothing to sweep"),
-        ({"changes": NO_SHARDS}, "no trial would report the kNN accuracy"),
-        ({"changes": NO_SHARDS, "objective": "heldout_loss"}, "no trial would report the held-out"),
+        ({"changes": NO_SHARDS}, "objective knn: give --knn.val-shards"),
+        (
+            {"changes": NO_SHARDS, "objective": "heldout_loss"},
+            "heldout_loss: give --heldout.shards",
+        ),
         ({"num_trials": 3}, "the grid has 4 points, and --num-trials says 3"),
         ({"grace_epochs": 9}, "--grace-epochs 9 is more than the 4 epochs of a trial"),
         ({"space": parse_space(grid=["out=a,b"])}, "out cannot be swept"),
