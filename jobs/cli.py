@@ -1,4 +1,4 @@
-"""What every job does around its work: one line and exit code 2 for what a person got wrong."""
+"""What every job does around its work: the command line, the results, the exit code."""
 
 import inspect
 import os
@@ -11,13 +11,9 @@ from typing import Any, NoReturn, TypeVar
 
 from jobs.options import read_options
 from jobs.terminal import Terminal, TerminalOptions
-from pipeline.core.errors import InputError
+from pipeline.core.errors import JobError, Stopped
 from pipeline.core.progress import Silence, listening
 from pipeline.storage.storage import Location, is_url
-
-EXIT_INPUT_ERROR = 2
-EXIT_INTERRUPTED = 130
-
 
 Config = TypeVar("Config")
 _terminal = Terminal()
@@ -96,8 +92,8 @@ def _prints() -> bool:
 def main(run: Callable[[], int | None]) -> NoReturn:
     """Run a job and leave the process with its exit code; what it tells goes to its terminal.
 
-    `InputError` becomes one line on stderr and exit code 2, also where Ray has wrapped it;
-    an interrupt becomes 130. Anything else is a defect and keeps its traceback.
+    A `JobError` becomes one line on stderr and its own exit code, also where Ray has wrapped it;
+    an interrupt becomes that of `Stopped`. Anything else is a defect and keeps its traceback.
 
     Args:
         run: the job; returns an exit code, or None for 0.
@@ -108,13 +104,13 @@ def main(run: Callable[[], int | None]) -> NoReturn:
             code = run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(Stopped.exit_code)
     except Exception as error:
-        wrong_input = find_input_error(error)
-        if wrong_input is None:
+        known = find_job_error(error)
+        if known is None:
             raise
-        print(f"error: {' '.join(str(wrong_input).split())}", file=sys.stderr)
-        sys.exit(EXIT_INPUT_ERROR)
+        print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
+        sys.exit(known.exit_code)
     finally:
         _terminal, _until_the_end = Terminal(), None
     sys.exit(code or 0)
@@ -134,8 +130,8 @@ def place_from_root(place: Location) -> Location:
     return place if is_url(place) else from_root(Path(place))
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
-    """The `InputError` that an exception is or was caused by; None where it is something else."""
+def find_job_error(error: BaseException | None) -> JobError | None:
+    """The `JobError` that an exception is or was caused by; None where it is something else."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -144,7 +140,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
         inner = getattr(error, "cause", None)
         if isinstance(inner, BaseException):
             error = inner
-        elif isinstance(error, InputError):
+        elif isinstance(error, JobError):
             return error
         else:
             error = error.__cause__

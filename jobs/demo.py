@@ -8,8 +8,8 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.cli import EXIT_INTERRUPTED, conclude, from_root, main, parse
-from pipeline.core.errors import InputError
+from jobs.cli import conclude, from_root, main, parse
+from pipeline.core.errors import InputError, Stopped
 from pipeline.core.progress import duration, say
 from pipeline.demo.clock import Clock
 from pipeline.demo.pictures import make_demo_pictures
@@ -74,7 +74,7 @@ def run() -> int:
         plan = demo.DemoPlan(work=work, out=out, seed=config.seed, epochs=config.epochs)
         if not demo.train_and_evaluate(plan):
             conclude({"out": out, "finished": False}, "stopped: the same command goes on")
-            return EXIT_INTERRUPTED
+            return Stopped.exit_code
     finally:
         if not was_done:
             clock.stop()

@@ -4,7 +4,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from pipeline.saliency.interface import Image, Map
 from pipeline.saliency.uniform import Uniform
 from pipeline.storage.local_store import LocalStore
 
-POISON = (255, 0, 255)
-"""The colour, RGB, of the first pixel of an image that is deadly."""
+POISON = 255
+"""The red of the first pixel of an image that is deadly; its green says how."""
 
 
 def crash() -> None:
@@ -62,15 +62,19 @@ DEATHS: dict[str, Callable[[], None]] = {
 }
 
 
+def die_of(pixels: Image) -> None:
+    red, green, _ = pixels[0, 0]
+    if red == POISON:
+        list(DEATHS.values())[green]()
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeadlySaliency(Uniform):
     """Dies of poisoned images."""
 
-    death: str
-
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        if any(tuple(image[0, 0]) == POISON for image in images):
-            DEATHS[self.death]()
+        for image in images:
+            die_of(image)
         return super().__call__(images)
 
 
@@ -78,21 +82,18 @@ class DeadlySaliency(Uniform):
 class DeadlyDecoder(Uniform):
     """Makes the decoder of the process that unpickles it die of poisoned images."""
 
-    death: str
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return _install, (self.death,)
+        return _install, ()
 
 
-def _install(death: str) -> Uniform:
+def _install() -> Uniform:
     def decode(data: bytes, max_pixels: int) -> DecodedSource:
         decoded = decode_source(data, max_pixels)
-        if tuple(decoded.pixels[0, 0]) == POISON:
-            DEATHS[death]()
+        die_of(decoded.pixels)
         return decoded
 
     setattr(build, "decode_source", decode)  # noqa: B010  (mypy: the name is not build's own)
-    return DeadlyDecoder(death=death)
+    return DeadlyDecoder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,13 +149,13 @@ class TellsItsProcess(Uniform):
         return super().__call__(images)
 
 
-def write_pictures(data: Path, count: int, poisoned: Sequence[int] = ()) -> None:
-    """PNGs of noise; those at the numbers given are poisoned."""
+def write_pictures(data: Path, count: int, poisoned: Mapping[int, str] | None = None) -> None:
+    """PNGs of noise; those at the numbers given are poisoned with a death of ``DEATHS``."""
     data.mkdir(parents=True)
     for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 200, (20, 24 + number, 3), np.uint8)
-        if number in poisoned:
-            pixels[0, 0] = POISON[::-1]
+        if poisoned and number in poisoned:
+            pixels[0, 0] = (0, list(DEATHS).index(poisoned[number]), POISON)
         assert cv2.imwrite(str(data / f"{number:03d}.png"), pixels)
 
 

@@ -6,8 +6,8 @@ from pipeline.precompute.build import ShardJob
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import write_plan
 from pipeline.saliency.interface import SaliencySource
-from pipeline.sources.collected import collect
-from pipeline.sources.registry import SourceOptions, open_source
+from pipeline.sources.listing import SourceOptions, collect
+from pipeline.sources.registry import open_source
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.storage import open_store
 
@@ -17,17 +17,18 @@ def job_of_folder(
     out: Path,
     saliency: SaliencySource,
     *,
+    labels: bool = False,
     saliency_size: int = 8,
     max_pixels: int = 100_000,
 ) -> ShardJob:
-    """All images below ``data`` in one shard, without labels; its plan is written."""
-    listing = open_source(data, SourceOptions(labels=False))
+    """All images below ``data`` in one shard; its plan is written."""
+    listing = open_source(data, SourceOptions(labels=labels))
     plan = make_plan(collect(listing), {}, shard_images=1000, shard_bytes=1 << 30)
     write_plan(open_store(out), plan)
     return ShardJob(
         data=listing.place,
         out=open_store(out),
-        plan_digest=plan.digest,
+        plan_digest=plan.info.digest,
         saliency=saliency,
         saliency_size=saliency_size,
         max_pixels=max_pixels,

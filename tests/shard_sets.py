@@ -19,9 +19,8 @@ from pipeline.shardset.manifest import (
 from pipeline.shardset.schema import (
     SALIENCY_SIZE,
     SCHEMA_VERSION,
-    sample_key,
+    shard_file,
     shard_name,
-    shard_path,
 )
 from pipeline.shardset.writer import NewSample, open_shard
 
@@ -88,7 +87,6 @@ def write_images(
                 source = f"picture-{first_number + i:06d}.{ext}"
                 data = cv2.imencode(f".{ext}", images[i][..., ::-1])[1].tobytes()
                 sample = NewSample(
-                    key=sample_key(source),
                     image=data,
                     image_ext=ext,
                     saliency=encode_saliency(
@@ -122,7 +120,7 @@ def write_images(
 
 def damage_images(root: Path, shard: int, count: int) -> None:
     """Overwrites the beginnings of a shard's first JPEGs, so that they cannot be decoded."""
-    path = shard_path(root, shard_name(shard))
+    path = root / shard_file(shard_name(shard))
     data = bytearray(path.read_bytes())
     start = 0
     for _ in range(count):

@@ -1,11 +1,11 @@
-"""Networks by name, without their classifiers: torchvision's ConvNets and, where installed, timm's.
+"""Networks by name, without their classifiers: torchvision's ConvNets and, if installed, timm's.
 
-Each is built by its library and keeps that library's pooling, so that weights go there and back
-and give the same features. What is taken away is the classifier alone:
+Each network is built by its library and keeps the library's pooling, so weights can be exchanged
+with the library and give the same features. Only the classifier is replaced:
 
     resnet*, resnext*, wide_resnet*, regnet_*        network.fc = torch.nn.Identity()
     densenet*, efficientnet_*, mobilenet_v3_*        network.classifier = torch.nn.Identity()
-    convnext_*  (its last norm is a feature's part)  network.classifier[2] = torch.nn.Identity()
+    convnext_*  (its last norm is a feature)         network.classifier[2] = torch.nn.Identity()
     timm:NAME                                        timm.create_model(NAME, num_classes=0)
 """
 
@@ -20,9 +20,9 @@ from torch import nn
 from pipeline.core.errors import InputError
 
 TIMM = "timm:"
-"""What a timm network's name begins with."""
+"""Prefix of the names of timm's networks."""
 PROBE_SIZE = 128
-"""Side in pixels of the view that a timm network is tried with; no transformer is built for it."""
+"""Side in pixels of the view that tests a timm network; transformers are not built for it."""
 CLASSIFIERS = {
     "convnext": "classifier.2",
     "densenet": "classifier",
@@ -31,11 +31,11 @@ CLASSIFIERS = {
     "regnet": "fc",
     "resnet": "fc",
 }
-"""Module of `torchvision.models` -> the part of its networks that is taken away."""
+"""Module of `torchvision.models` -> the classifier of its networks."""
 
 
 def family(name: str) -> str:
-    """The module of `torchvision.models` that builds the network of that name."""
+    """The module of `torchvision.models` that builds a network."""
     module: str = torchvision.models.get_model_builder(name).__module__
     return module.rpartition(".")[2]
 
@@ -48,7 +48,7 @@ ARCHITECTURES: tuple[str, ...] = tuple(
 
 
 def check_architecture(name: str) -> None:
-    """Raise InputError for a name that neither torchvision nor, as `timm:NAME`, timm has."""
+    """Raise InputError unless torchvision or, for `timm:NAME`, timm has the network."""
     if name.startswith(TIMM):
         timm, wanted = import_timm(name), name.removeprefix(TIMM)
         if not timm.is_model(wanted):
@@ -64,11 +64,7 @@ def check_architecture(name: str) -> None:
 
 
 def import_timm(name: str) -> ModuleType:
-    """The module timm: only who asks for one of its networks needs it.
-
-    Raises:
-        InputError: it is not installed; `name` says what asked for it.
-    """
+    """Import timm for the network `name`, or raise InputError if it is not installed."""
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
@@ -83,18 +79,18 @@ def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Modul
 
     Args:
         architecture: one of `ARCHITECTURES`, or `timm:NAME`.
-        max_pool: false: the only maximum pooling, behind the stem, becomes an identity.
+        max_pool: false replaces the only maximum pooling, after the stem, with an identity.
 
     Returns:
         Random weights, in training mode: [B, 3, H, W] -> [B, feature_dim].
 
     Raises:
-        InputError: an unknown name; a timm network that is no ConvNet; no maximum pooling to
-            leave out.
+        InputError: unknown name, a timm network that is not a ConvNet, or no single maximum
+            pooling to replace.
     """
     check_architecture(architecture)
     if architecture.startswith(TIMM):
-        network, feature_dim = timm_network(architecture)
+        network, feature_dim = _timm_network(architecture)
     else:
         network = torchvision.models.get_model(architecture, weights=None)
         (name,) = classifier_names(architecture)
@@ -106,15 +102,14 @@ def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Modul
     return network, feature_dim
 
 
-def timm_network(architecture: str) -> tuple[nn.Module, int]:
-    """As `plain_network`; the length of the features is found out by a view of `PROBE_SIZE`."""
+def _timm_network(architecture: str) -> tuple[nn.Module, int]:
+    """As `plain_network`; a view of `PROBE_SIZE` gives the length of the features."""
     timm = import_timm(architecture)
     network: nn.Module = timm.create_model(architecture.removeprefix(TIMM), num_classes=0)
-    view = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE)
     try:
         with torch.no_grad():
-            shape = tuple(network.eval()(view).shape)
-    except Exception as error:  # whatever a network says to a size that it was not built for
+            shape = tuple(network.eval()(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE)).shape)
+    except Exception as error:  # networks raise anything for a size that they are not built for
         raise InputError(
             f"{architecture} does not take views of {PROBE_SIZE} pixels "
             f"({first_line(error)}): wanted a ConvNet that takes any size"
@@ -137,7 +132,7 @@ def classifier_names(architecture: str) -> tuple[str, ...]:
 
 
 def stem_name(network: nn.Module) -> str:
-    """The first convolution's name: the first one, as the library lists them, that takes RGB."""
+    """The name of the first convolution: the first module in order that takes RGB."""
     name: str
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
@@ -146,11 +141,7 @@ def stem_name(network: nn.Module) -> str:
 
 
 def max_pool_name(network: nn.Module, architecture: str) -> str:
-    """The name of the network's one maximum pooling.
-
-    Raises:
-        InputError: there is none, or there are several.
-    """
+    """The name of the only maximum pooling; InputError if there is none or there are several."""
     names: list[str] = [n for n, m in network.named_modules() if isinstance(m, nn.MaxPool2d)]
     if len(names) != 1:
         raise InputError(
@@ -161,5 +152,5 @@ def max_pool_name(network: nn.Module, architecture: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """The first line of an error's message, or its type if there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -35,14 +35,9 @@ class Child:
 
     It starts at the first call, and again at the next call after it died. It ends with its parent.
     It has a session of its own, so that Ctrl-C does not reach it, and its output is discarded.
-
-    Args:
-        pass_fds: file descriptors that it inherits.
     """
 
-    def __init__(self, *pass_fds: int) -> None:
-        self._pass_fds = pass_fds
-        self._process: subprocess.Popen[bytes] | None = None
+    _process: subprocess.Popen[bytes] | None = None
 
     @property
     def is_running(self) -> bool:
@@ -62,7 +57,7 @@ class Child:
             self._connection.send_bytes(pickle.dumps((function, arguments)))
             failed, answer = self._connection.recv()
         except (EOFError, OSError):
-            raise ChildDied(self._bury()) from None
+            raise ChildDied(self._wait()) from None
         except BaseException:  # after an interrupt, the answer would be taken for the next call's
             self.close()
             raise
@@ -75,7 +70,7 @@ class Child:
         """Kill the process if it runs."""
         if self._process is not None:
             self._process.kill()
-            self._bury()
+            self._wait()
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()
@@ -83,12 +78,12 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, start],
             stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
-            pass_fds=(theirs.fileno(), *self._pass_fds),
+            pass_fds=(theirs.fileno(),),
             start_new_session=True,
         )
         theirs.close()
 
-    def _bury(self) -> int:
+    def _wait(self) -> int:
         """Wait for the process to end and return its exit code."""
         assert self._process is not None
         process, self._process = self._process, None
@@ -100,11 +95,7 @@ class Child:
 
 
 def serve(connection: int) -> None:
-    """Answer the parent's calls until it goes away.
-
-    Args:
-        connection: file descriptor of the connection to the parent.
-    """
+    """Answer the parent's calls, which arrive at this file descriptor, until the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no core files
     nowhere = os.open(os.devnull, os.O_WRONLY)

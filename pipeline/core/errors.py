@@ -1,17 +1,52 @@
-"""The two ways in which a person's input can be wrong, and a place that cannot be written to."""
+"""The errors that a job reports in one line, each with the exit code that the job ends with."""
 
 import errno
+from typing import ClassVar
 
 
-class InputError(ValueError):
-    """What a person gave cannot be used: one clear line, exit code 2, nothing written.
+class JobError(Exception):
+    """A failure with a reason that a person can act on: one clear line instead of a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(JobError, ValueError):
+    """What a person gave cannot be used, or names a file that does not exist.
 
     The message says what was given, what was wanted and what to do.
     """
 
+    exit_code = 2
 
-class DamagedSampleError(InputError):
+
+class StoreUnavailable(JobError):
+    """A store did not answer for as long as it was retried."""
+
+    exit_code = 3
+
+
+class DamagedSample(JobError):
     """One sample of a shard set cannot be read or decoded; the message names shard and key."""
+
+    exit_code = 4
+
+
+class Diverged(JobError):
+    """The loss of a run is no longer finite."""
+
+    exit_code = 5
+
+
+class Collapsed(JobError):
+    """The embeddings of a run have collapsed, and ``on_collapse`` is ``stop``."""
+
+    exit_code = 6
+
+
+class Stopped(JobError):
+    """A signal ended the work before it was done; the same command continues it."""
+
+    exit_code = 130  # what a shell reports for Ctrl-C
 
 
 class ImageError(ValueError):
@@ -19,11 +54,11 @@ class ImageError(ValueError):
 
 
 def write_error(what: str, error: OSError) -> InputError:
-    """The one line for something that cannot be written: a full disk, no permission...
+    """Returns the error for something that cannot be written, such as on a full disk.
 
     Args:
         what: names it.
-        error: what the system says.
+        error: of the system.
     """
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "free some space and" if is_full else "mend that and"

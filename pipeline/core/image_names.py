@@ -1,37 +1,14 @@
-"""Which files of a folder are images: by their suffix; without one, by their first bytes."""
+"""Whether a file is an image: by its suffix or, if it has none, by its first bytes."""
 
 import os
 
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".avifs",
-        ".heic",
-        ".heif",
-        ".jxl",
-        ".jp2",
-        ".j2k",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-    ]
+_SUFFIXES = (
+    "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff avif avifs heic heif jxl jp2 j2k ppm pgm "
+    "pbm pnm tga"
 )
-"""Also of formats that only a plugin of Pillow reads (HEIC, JPEG XL): without it such a file is on
-the rejected list, and not passed over in silence."""
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+"""Includes formats that need a plugin of Pillow (HEIC, JPEG XL). Without the plugin such a file is
+on the rejected list, instead of being ignored."""
 
 HEAD_BYTES = 16
 SIGNATURES = (
@@ -49,22 +26,23 @@ SIGNATURES = (
     (0, b"\0\0\0\x0cjP  \r\n\x87\n"),  # JPEG 2000
     (0, b"\xff\x4f\xff\x51"),
 )
+"""Offset and bytes with which image files begin."""
 
 
 def has_image_suffix(path: str) -> bool:
     """Whether a file is an image by its name."""
-    # ._x.jpg is what macOS keeps beside x.jpg on foreign disks; it is no picture
+    # ._x.jpg is a file of macOS beside x.jpg, not an image
     return _suffix(path) in IMAGE_SUFFIXES and not _name(path).startswith("._")
 
 
 def may_be_image(path: str) -> bool:
-    """Whether a file's first bytes have to tell: it has no suffix, and is not hidden."""
+    """Whether the first bytes of a file must decide: it has no suffix and is not hidden."""
     return not _suffix(path) and not _name(path).startswith(".")
 
 
 def has_image_signature(head: bytes) -> bool:
-    """Whether a file begins as an image does; `head` is its first `HEAD_BYTES` bytes."""
-    return any(head[at : at + len(magic)] == magic for at, magic in SIGNATURES)
+    """Whether the first `HEAD_BYTES` bytes of a file are those of an image."""
+    return any(head.startswith(magic, at) for at, magic in SIGNATURES)
 
 
 def _name(path: str) -> str:

@@ -1,28 +1,23 @@
-"""Memory that a process gives back, only to ask for it again at once."""
+"""Let the process keep freed memory for reuse."""
 
 import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Numbers of glibc's mallopt."""
+"""Parameters of glibc's mallopt."""
 _LARGEST_KEPT = 32 << 20
-"""Larger pieces glibc always takes from the system and gives back."""
+"""glibc always returns larger blocks to the system."""
 _NEVER = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep what is freed, up to 32 MiB a piece, for what is asked for next.
+    """Make glibc keep freed blocks of up to 32 MiB for reuse; return whether it could.
 
-    By default it gives large pieces back to the system, which clears every page that is asked for
-    again: of a batch's way to the encoders on a CPU that is a third of the time, of the `boundary`
-    maps of a shard 7 percent. Results do not change. Does nothing with another C library.
-
-    Returns:
-        Whether it could.
+    By default it returns large blocks to the system, which clears each page that is requested
+    again: a third of the time between a batch and the encoders on a CPU, 7 % of the `boundary` maps
+    of a shard. Results do not change. Does nothing with another C library.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))

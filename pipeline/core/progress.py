@@ -1,8 +1,6 @@
-"""What long work tells while it runs: lines, and how far it is. One listener a process hears it.
+"""Lines and progress of long work. Workers call `say` and `show`; one listener per process decides.
 
-Whoever works says and shows; whoever started it decides what becomes of that. By default it is
-printed, and of progress a line every few seconds. A job's terminal draws bars instead; the process
-of a worker hands everything on to the one that a person looks at.
+The default listener prints lines, and a line of progress every few seconds.
 """
 
 import time
@@ -13,22 +11,21 @@ from typing import Protocol, TypeVar
 
 SECONDS_BETWEEN_LINES = 10.0
 WARNING = "warning: "
-"""What a line begins with that is to be seen even where only results are wanted."""
+"""Prefix of lines that are shown even where only results are wanted."""
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How far a piece of work is.
+    """The progress of a piece of work.
 
     Attributes:
-        work: what it is; a smaller `done` than the one before begins it anew.
-        done: what of `total` is done.
-        total: all of it; 0: nothing is to be done.
-        unit: of both, in the plural.
-        given: what of `done` took no time, since it was there already: it says nothing of the
-            speed.
-        note: more about it, a loss say.
+        work: its name; a smaller `done` than before means that it starts again.
+        done: items that are complete.
+        total: all items, 0 or more.
+        unit: what the items are, in the plural.
+        given: items of `done` that were already complete; excluded from the rate.
+        note: more about it, such as a loss.
     """
 
     work: str
@@ -40,103 +37,96 @@ class Standing:
 
 
 class Listener(Protocol):
-    """Hears what work tells."""
+    """Receives the lines and the progress of a process."""
 
     def say(self, line: str) -> None:
-        """Takes a line."""
+        """Take a line."""
 
     def show(self, standing: Standing) -> None:
-        """Takes how far some work is; may be called for every batch."""
+        """Take the progress of some work; may be called for every batch."""
 
 
 class Silence:
-    """Hears nothing: for all ranks but the first."""
+    """Ignores everything; for all ranks but the first."""
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def show(self, standing: Standing) -> None:
-        """Nothing."""
-
-
-@dataclass
-class _Begun:
-    started: float
-    last_line: float
-    first: Standing
-    latest: Standing
+        """Do nothing."""
 
 
 class Printed:
-    """Prints lines, and a line of progress every few seconds.
+    """Prints lines, and a line of progress every `SECONDS_BETWEEN_LINES`.
 
     Args:
-        clock: seconds that only grow.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._begun: dict[str, _Begun] = {}
+        self._first: dict[str, tuple[float, Standing]] = {}
+        self._latest: dict[str, Standing] = {}
+        self._printed_at: dict[str, float] = {}
 
     def say(self, line: str) -> None:
-        """Prints a line at once, also where the output is a file."""
+        """Print a line and flush it."""
         print(line, flush=True)
 
     def show(self, standing: Standing) -> None:
-        """Says how far it is, how fast and how long yet, where it is time to."""
-        now, begun = self._clock(), self._begun.get(standing.work)
-        if begun is None or standing.done < begun.latest.done:
-            begun = _Begun(now, now, standing, standing)
-            self._begun[standing.work] = begun
-        begun.latest = standing
+        """Print progress, rate and remaining time if the last line is old enough."""
+        now, work = self._clock(), standing.work
+        if work not in self._latest or standing.done < self._latest[work].done:
+            self._first[work], self._printed_at[work] = (now, standing), now
+        self._latest[work] = standing
         if standing.done >= standing.total:
-            del self._begun[standing.work]
-        elif now - begun.last_line >= SECONDS_BETWEEN_LINES:
-            begun.last_line = now
-            self.say(progress_line(standing, begun.first, now - begun.started))
+            del self._latest[work]
+        elif now - self._printed_at[work] >= SECONDS_BETWEEN_LINES:
+            self._printed_at[work] = now
+            started, first = self._first[work]
+            self.say(progress_line(standing, first, now - started))
 
 
 def progress_line(standing: Standing, first: Standing, seconds: float) -> str:
-    """How far work is, how fast and how long yet.
+    """Progress, rate and remaining time as text.
 
     Args:
         standing: now.
-        first: at its begin.
+        first: at the start of the work.
         seconds: since then, above 0.
     """
     words = [f"{standing.work}: {standing.done}/{standing.total} {standing.unit}"]
     made = (standing.done - standing.given) - (first.done - first.given)
     if made > 0:
         rate = made / seconds
-        words.append(f"{rate:.0f} {standing.unit}/s" if rate >= 10 else _slow(rate, standing.unit))
+        if rate >= 1:
+            words.append(f"{rate:.{0 if rate >= 10 else 1}f} {standing.unit}/s")
+        else:
+            words.append(f"{60 * rate:.1f} {standing.unit}/min")
         words.append(f"{duration((standing.total - standing.done) / rate)} left")
     return ", ".join(words) + (f"; {standing.note}" if standing.note else "")
 
 
-def _slow(rate: float, unit: str) -> str:
-    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{60 * rate:.1f} {unit}/min"
-
-
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``40 s``, ``1 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    """Seconds as text: ``40 s``, ``1 min 20 s``, ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 _listener: Listener = Printed()
 
 
 def say(line: str) -> None:
-    """Tells this process's listener a line."""
+    """Send a line to this process's listener."""
     _listener.say(line)
 
 
 def show(standing: Standing) -> None:
-    """Tells this process's listener how far some work is."""
+    """Send the progress of some work to this process's listener."""
     _listener.show(standing)
 
 
@@ -148,12 +138,12 @@ def track(
     *,
     size: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[Item]:
-    """Yields the items, and shows how far that is.
+    """Yield the items and show progress.
 
     Args:
-        items: what is worked through; one counts as done when the next is asked for.
-        work: what the work is.
-        total: of all their sizes.
+        items: an item is done when the next one is asked for.
+        work: name of the work.
+        total: sum of all sizes.
         unit: of the sizes, in the plural.
         size: of an item.
     """
@@ -167,7 +157,7 @@ def track(
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """While the block runs, all of this process is told to another listener."""
+    """Use another listener in this process while the block runs."""
     global _listener
     before, _listener = _listener, listener
     try:

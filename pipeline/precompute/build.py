@@ -1,16 +1,16 @@
-"""One shard from its sources: read, decode, saliency, tar, rejected list, manifest.
+"""Make one shard from its sources: read, decode, saliency, tar, rejected list, manifest.
 
-What is wrong with an image's bytes costs that image only. What is wrong with reading or writing
-is tried again and then fails the shard: an outage never turns into rejections.
+Bytes that cannot be decoded reject their image. A failure to read or to write is tried again and
+then fails the shard: an outage never turns into rejections.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
@@ -34,25 +34,17 @@ from pipeline.shardset.manifest import (
     write_manifest,
     write_rejected,
 )
-from pipeline.shardset.schema import sample_key, shard_file, shard_name
+from pipeline.shardset.schema import shard_file, shard_name
 from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
 from pipeline.sources.listing import DataPlace
 from pipeline.sources.reading import RawImage, read_images
-from pipeline.storage.storage import Store, StoreError
+from pipeline.storage.base import Store, StoreError
 
 BATCH_PIXELS = 32_000_000
 HASHED_AT_ONCE = 8 << 20
 
-
-class Watch(Protocol):
-    """Is told which sources are worked at next: one decoded, a batch of maps computed, or none."""
-
-    def __call__(self, *sources: str) -> None:
-        """Work at these sources begins; at none: it has ended."""
-
-
-def no_watch(*sources: str) -> None:
-    """Nobody wants to know."""
+Limit = Callable[[int], AbstractContextManager[object]]
+"""Limits the time of a block that works on so many images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +52,17 @@ class ShardJob:
     """Everything that a process needs to make one shard, whatever the number of images.
 
     Attributes:
-        data: how the images are read.
-        out: where the shard set lies.
-        first_shard: number of its plan's first shard.
-        number: of the shard in its plan, from 0.
+        data: how to read the images.
+        out: the shard set.
         plan_digest: of its plan.
-        saliency: where the maps come from.
+        saliency: the source of the maps.
         saliency_size: side of the stored maps in cells.
         max_pixels: larger images are rejected before they are decoded.
         resize_short: images with a longer shorter side are stored smaller; 0: as they are.
-        generation: which of the set's plans it belongs to: 0, or that of an append.
-        batch_images: how many images the saliency source is given at once.
+        generation: of its plan: 0, or the number of the append.
+        first_shard: number of its plan's first shard.
+        number: of the shard in its plan, from 0.
+        batch_images: images that the saliency source gets at once.
         rejected: sources that are known to kill their process, and how.
     """
 
@@ -92,62 +84,98 @@ class ShardJob:
         """Of the shard."""
         return shard_name(self.first_shard + self.number)
 
-    def numbered(self, number: int) -> "ShardJob":
-        """The same job for another shard of the plan."""
-        return replace(self, number=number)
-
 
 @dataclass(frozen=True)
 class BuiltShard:
-    """What came of a shard; `rebuilt` is False where it was whole already."""
+    """A shard that is whole; `rebuilt` is False if it was whole before."""
 
     info: ShardInfo
     num_rejected: int
     rebuilt: bool
 
+    @property
+    def num_sources(self) -> int:
+        """Images of the plan."""
+        return self.info.num_images + self.num_rejected
 
-def ensure_shard(job: ShardJob, watch: Watch = no_watch) -> BuiltShard:
-    """Make a shard, unless it is there and whole.
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image of the shard; its map is None if the saliency source computes it from pixels."""
+
+    source: str
+    label: int | None
+    sha256: str
+    stored: DecodedSource
+    given_map: Map | None
+
+
+def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
+    """Make a shard, unless it is whole.
 
     Args:
         job: the shard.
-        watch: is told which sources are worked at.
+        limit: surrounds the decoding of each image and the maps of each batch.
 
     Raises:
-        InputError: a source cannot be read, has vanished, or has changed; names it; or a store
+        InputError: a source cannot be read, has vanished or has changed (names it), or a store
             cannot be reached.
         OSError: the shard cannot be written.
     """
     record = read_record(job.out, job.name)
-    if record is not None and is_whole(job, record):
+    if record is not None and _is_whole(job, record):
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
-    return _build(job, _known_digests(job), watch)
+    known = _known_digests(job)
+    rows: list[dict[str, Any]] = []
+    rejected: list[dict[str, str]] = []
+    batch: list[_Decoded] = []
+    with open_shard(job.out, job.name) as writer:
+        for image in read_images(job.data, planned_rows(job.out, job.number, job.generation)):
+            if known.get(image.source, image.sha256) != image.sha256:
+                raise InputError(
+                    f"{image.source} has changed since {job.name} was made: "
+                    "choose another --out, or put the old file back"
+                )
+            try:
+                batch.append(_decode(job, image, limit))
+            except ImageError as error:
+                rejected.append({"source": image.source, "reason": str(error)})
+                continue
+            num_pixels = sum(decoded.stored.pixels.size // 3 for decoded in batch)
+            if len(batch) == job.batch_images or num_pixels > BATCH_PIXELS:
+                rows += _write_batch(job, writer, batch, limit)
+                batch = []
+        rows += _write_batch(job, writer, batch, limit)
+        info = writer.finish()
+    write_rejected(job.out, job.name, rejected)
+    record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
+    write_manifest(job.out, record, rows)
+    return BuiltShard(info, len(rejected), rebuilt=True)
 
 
-def rehearse(job: ShardJob, source: str, watch: Watch = no_watch) -> None:
-    """Do with one source of a shard all that is done with it, but writing.
+def rehearse(job: ShardJob, row: int, limit: Limit = nullcontext) -> None:
+    """Process one image of a shard, by its row in the plan, and write nothing.
 
     Raises:
         InputError: the source cannot be read.
     """
     planned = planned_rows(job.out, job.number, job.generation)
-    (image,) = read_images(job.data, planned.filter(pc.equal(planned["source"], source)))
+    (image,) = read_images(job.data, planned.slice(row, 1))
     try:
-        ready = _decode(job, image, "", watch)
+        decoded = _decode(job, image, limit)
     except ImageError:
         return
-    _map_batch(job, [ready], watch)
+    _levels(job, [decoded], limit)
 
 
-def is_whole(job: ShardJob, record: ShardRecord) -> bool:
-    """Whether tar and rejected list are what the manifest, written last, says of them.
+def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
+    """Whether tar and rejected list are as the manifest, written last, says.
 
-    A local tar is read and compared with its digest. An object is there as it was uploaded or not
-    at all: its size has to do.
+    The digest of a local tar is compared. An object exists as it was uploaded or not at all, so
+    its size is enough.
     """
-    if record.plan_digest != job.plan_digest:
-        return False
-    if job.out.size(shard_file(job.name)) != record.shard.num_bytes:
+    tar = shard_file(job.name)
+    if record.plan_digest != job.plan_digest or job.out.size(tar) != record.shard.num_bytes:
         return False
     try:
         num_rejected = read_rejected(job.out, job.name).num_rows
@@ -157,19 +185,17 @@ def is_whole(job: ShardJob, record: ShardRecord) -> bool:
         return False
     if num_rejected != record.num_rejected:
         return False
-    return job.out.is_remote or _digest_of(job) == record.shard.sha256
-
-
-def _digest_of(job: ShardJob) -> str:
+    if job.out.is_remote:
+        return True
     digest = hashlib.sha256()
-    with job.out.open(shard_file(job.name)) as file:
+    with job.out.open(tar) as file:
         while chunk := file.read(HASHED_AT_ONCE):
             digest.update(chunk)
-    return digest.hexdigest()
+    return digest.hexdigest() == record.shard.sha256
 
 
 def _known_digests(job: ShardJob) -> dict[str, str]:
-    """sha256 by source, of an earlier build of this shard, where its manifest can be read."""
+    """sha256 by source, from an earlier manifest of this shard if there is one."""
     try:
         table = read_manifest(job.out, job.name, ["source", "sha256"])
     except StoreError:
@@ -179,96 +205,46 @@ def _known_digests(job: ShardJob) -> dict[str, str]:
     return dict(zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
-def _build(job: ShardJob, known: dict[str, str], watch: Watch) -> BuiltShard:
-    name = job.name
-    rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
-    planned = planned_rows(job.out, job.number, job.generation)
-    with open_shard(job.out, name) as writer:
-        batch: list[_Ready] = []
-        for image in read_images(job.data, planned):
-            digest = hashlib.sha256(image.data).hexdigest()
-            if known.get(image.source, digest) != digest:
-                raise InputError(
-                    f"{image.source} has changed since {name} was made: "
-                    "choose another --out, or put the old file back"
-                )
-            try:
-                batch.append(_decode(job, image, digest, watch))
-            except ImageError as error:
-                rejected.append({"source": image.source, "reason": str(error)})
-                continue
-            num_pixels = sum(ready.decoded.pixels.size // 3 for ready in batch)
-            if len(batch) == job.batch_images or num_pixels > BATCH_PIXELS:
-                rows += _write_batch(job, writer, batch, watch)
-                batch = []
-        rows += _write_batch(job, writer, batch, watch)
-        info = writer.finish()
-    write_rejected(job.out, name, rejected)
-    record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
-    write_manifest(job.out, record, rows)
-    return BuiltShard(info, len(rejected), rebuilt=True)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """An image that goes into the shard; its map is None where the source computes it."""
-
-    source: str
-    label: int | None
-    sha256: str
-    decoded: DecodedSource
-    given_map: Map | None
-
-
-def _decode(job: ShardJob, image: RawImage, digest: str, watch: Watch) -> _Ready:
+def _decode(job: ShardJob, image: RawImage, limit: Limit) -> _Decoded:
     if image.source in job.rejected:
         raise ImageError(job.rejected[image.source])
-    watch(image.source)
-    try:
+    with limit(1):
         decoded = decode_source(image.data, job.max_pixels)
         given_map = None
         if isinstance(job.saliency, External):
             given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
         if job.resize_short:
             decoded = shrink_source(decoded, job.resize_short)
-    finally:
-        watch()
-    return _Ready(image.source, image.label, digest, decoded, given_map)
+    return _Decoded(image.source, image.label, image.sha256, decoded, given_map)
 
 
-def _map_batch(job: ShardJob, batch: list[_Ready], watch: Watch) -> list[NDArray[np.uint8]]:
-    """The levels that are stored of decoded images' maps."""
-    maps = [ready.given_map for ready in batch if ready.given_map is not None]
+def _levels(job: ShardJob, batch: list[_Decoded], limit: Limit) -> list[NDArray[np.uint8]]:
+    """The saliency maps of decoded images as they are stored."""
+    maps = [decoded.given_map for decoded in batch if decoded.given_map is not None]
     if len(maps) < len(batch):
-        watch(*(ready.source for ready in batch))
-        try:
-            maps = list(job.saliency([ready.decoded.pixels for ready in batch]))
-        finally:
-            watch()
+        with limit(len(batch)):
+            maps = list(job.saliency([decoded.stored.pixels for decoded in batch]))
     return [saliency_levels(saliency_map, job.saliency_size) for saliency_map in maps]
 
 
 def _write_batch(
-    job: ShardJob, writer: ShardWriter, batch: list[_Ready], watch: Watch
+    job: ShardJob, writer: ShardWriter, batch: list[_Decoded], limit: Limit
 ) -> list[dict[str, Any]]:
-    """Write decoded images with their saliency; returns their manifest rows."""
-    if not batch:
-        return []
+    """Write decoded images with their saliency; return their manifest rows."""
     rows = []
-    for ready, levels in zip(batch, _map_batch(job, batch, watch), strict=True):
-        height, width = ready.decoded.pixels.shape[:2]
+    for decoded, levels in zip(batch, _levels(job, batch, limit), strict=True):
+        stored = decoded.stored
+        height, width = stored.pixels.shape[:2]
         row = writer.add(
             NewSample(
-                key=sample_key(ready.source),
-                image=ready.decoded.stored_bytes,
-                image_ext=ready.decoded.ext,
+                image=stored.stored_bytes,
+                image_ext=stored.ext,
                 saliency=encode_png(levels),
-                source=ready.source,
+                source=decoded.source,
                 width=width,
                 height=height,
-                label=ready.label,
-                sha256=ready.sha256,
+                label=decoded.label,
+                sha256=decoded.sha256,
             )
         )
         statistics = map_statistics(levels)

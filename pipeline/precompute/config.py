@@ -1,4 +1,4 @@
-"""What a person says to precompute: where from, where to, and how."""
+"""The settings of precompute: images, output, saliency source, shards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,9 @@ from pipeline.saliency.external import MissingMasks
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
-from pipeline.sources.registry import SourceOptions
-from pipeline.storage.storage import Store, is_url, open_store
+from pipeline.sources.listing import SourceOptions
+from pipeline.storage.base import Store
+from pipeline.storage.storage import is_url, open_store
 
 EXTERNAL = "external"
 
@@ -90,7 +91,7 @@ class PrecomputeConfig:
 
     @property
     def source_options(self) -> SourceOptions:
-        """How to read what `data` is."""
+        """How to read `data`."""
         return SourceOptions(
             labels=self.labels,
             image_column=self.image_column,
@@ -100,15 +101,11 @@ class PrecomputeConfig:
 
     @property
     def saliency_name(self) -> str:
-        """The source of the maps, without its parameters."""
+        """The saliency source, without its parameters."""
         return self.saliency.partition(":")[0]
 
     def make_saliency(self) -> SaliencySource:
-        """The source of the maps.
-
-        Raises:
-            InputError: an unknown one, or parameters that it does not have.
-        """
+        """The saliency source; InputError if it or one of its parameters is unknown."""
         if self.saliency == EXTERNAL:
             return make_saliency_source(self.saliency, missing=self.missing_masks)
         if self.saliency_name == EXTERNAL:
@@ -116,7 +113,7 @@ class PrecomputeConfig:
         return parse_saliency_source(self.saliency)
 
     def parameters(self, described_saliency: dict[str, object]) -> dict[str, object]:
-        """All settings that decide what the shards hold, as they go into the plan."""
+        """All settings that decide what the shards contain, for the plan."""
         return {
             "schema_version": SCHEMA_VERSION,
             "saliency": described_saliency,
@@ -130,10 +127,10 @@ class PrecomputeConfig:
 
 
 def absolute(place: str | Path) -> str:
-    """A place as every node sees it: local paths made absolute."""
+    """A location that is valid on every node: local paths are made absolute."""
     return str(place) if is_url(place) else str(Path(place).expanduser().resolve())
 
 
 def open_place(place: str | Path) -> Store:
-    """The store at a place that a person gave."""
+    """The store at a location of the settings."""
     return open_store(absolute(place))

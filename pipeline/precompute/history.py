@@ -1,19 +1,19 @@
-"""What a shard set is made of: its first plan, and one more for each append."""
+"""The plans that a shard set was made by: the first one, and one more for each append."""
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import source_hashes
-from pipeline.precompute.plan_files import WrittenPlan, planned_sources, read_plan
+from pipeline.precompute.plan import PlanInfo
+from pipeline.precompute.plan_files import all_planned_rows, read_plan
 from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info, read_record
 from pipeline.shardset.schema import DATASET_FILE, shard_name
-from pipeline.sources.collected import Collected
-from pipeline.storage.storage import Store
+from pipeline.sources.listing import Collected
+from pipeline.storage.base import Store
 
 
 @dataclass(frozen=True)
@@ -21,62 +21,59 @@ class History:
     """The plans of a set.
 
     Attributes:
-        plans: the first one, then those of appends, in order.
-        num_finished: how many of them the set is made of; one more may have been begun.
-        info: dataset.json; None where there is none.
+        finished: plans of the shards that the set has; the first one, then those of appends.
+        info: dataset.json; None if there is none.
     """
 
-    plans: tuple[WrittenPlan, ...]
-    num_finished: int
+    finished: tuple[PlanInfo, ...]
     info: DatasetInfo | None
 
 
 def read_history(out: Store) -> History:
-    """The plans that a set was made by.
-
-    Raises:
-        InputError: a file of it is damaged.
-    """
-    plans: list[WrittenPlan] = []
+    """Read the plans of a set; InputError if one of its files is damaged."""
+    plans: list[PlanInfo] = []
     while (plan := read_plan(out, len(plans))) is not None:
         plans.append(plan)
     info = load_dataset_info(out) if plans and out.size(DATASET_FILE) is not None else None
-    if info is None:  # it was removed, or never written: what is whole belongs to the set
-        finished = 1
-        while finished < len(plans) and _records(out, plans[finished]) is not None:
-            finished += 1
-        return History(tuple(plans), min(finished, len(plans)), None)
+    if info is None:  # it was removed, or never written: an append counts if all its shards exist
+        count = 1
+        while count < len(plans) and _shards(out, plans[count]) is not None:
+            count += 1
+        return History(tuple(plans[:count]), None)
     digests = [plan.digest for plan in plans]
     if info.plan_digest not in digests:
         raise InputError(
             f"{out.where(DATASET_FILE)} belongs to no plan beside it: choose another --out"
         )
-    return History(tuple(plans), digests.index(info.plan_digest) + 1, info)
+    return History(tuple(plans[: digests.index(info.plan_digest) + 1]), info)
 
 
-def shards_of(out: Store, plan: WrittenPlan) -> tuple[list[ShardInfo], int]:
-    """The shards that a plan has made, and how many images were rejected from them.
+def shards_of(out: Store, plans: Iterable[PlanInfo]) -> tuple[tuple[ShardInfo, ...], int]:
+    """The shards of finished plans, and the number of images that were rejected from them.
 
     Raises:
-        InputError: one is not there.
+        InputError: a shard is missing.
     """
-    found = _records(out, plan)
-    if found is None:
-        first, last = (
-            shard_name(plan.first_shard),
-            shard_name(plan.first_shard + plan.num_shards - 1),
-        )
-        raise InputError(
-            f"{out.url}: of the appended shards {first} to {last} some are broken: mend them "
-            "first, with --append and the data that they were made of"
-        )
-    return found
-
-
-def _records(out: Store, plan: WrittenPlan) -> tuple[list[ShardInfo], int] | None:
     shards: list[ShardInfo] = []
     num_rejected = 0
-    for number in range(plan.first_shard, plan.first_shard + plan.num_shards):
+    for plan in plans:
+        found = _shards(out, plan)
+        if found is None:
+            names = [shard_name(plan.first_shard + n) for n in (0, plan.num_shards - 1)]
+            raise InputError(
+                f"{out.url}: of the appended shards {' to '.join(names)} some are broken: mend "
+                "them first, with --append and the data that they were made of"
+            )
+        shards += found[0]
+        num_rejected += found[1]
+    return tuple(shards), num_rejected
+
+
+def _shards(out: Store, plan: PlanInfo) -> tuple[list[ShardInfo], int] | None:
+    numbers = range(plan.first_shard, plan.first_shard + plan.num_shards)
+    shards: list[ShardInfo] = []
+    num_rejected = 0
+    for number in numbers:
         record = read_record(out, shard_name(number))
         if record is None or record.plan_digest != plan.digest:
             return None
@@ -85,61 +82,33 @@ def _records(out: Store, plan: WrittenPlan) -> tuple[list[ShardInfo], int] | Non
     return shards, num_rejected
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A listing beside a set.
-
-    Attributes:
-        new: images that are not in the set.
-        num_known: images that are.
-        covered: the plans all of whose images are listed.
-    """
-
-    new: Collected
-    num_known: int
-    covered: tuple[int, ...]
-
-
-def compare(out: Store, history: History, images: Collected) -> Compared:
-    """Tell new images from those that a set has, by their sources.
+def new_images(
+    out: Store, history: History, images: Collected
+) -> tuple[Collected, tuple[int, ...]]:
+    """The listed images that a set does not have, and the plans all of whose images are listed.
 
     Raises:
         InputError: an image of the set is listed with another size.
     """
-    hashes = source_hashes(images.rows["source"], 8)[:, 0]
-    sizes = images.rows["num_bytes"].to_numpy()
-    by_hash = np.argsort(hashes, kind="stable")
-    hashes = hashes[by_hash]
-    known = np.zeros(len(hashes), bool)
+    is_new = np.ones(images.rows.num_rows, bool)
     covered: list[int] = []
-    for generation in range(history.num_finished):
-        is_covered = True
-        for batch in planned_sources(out, generation):
-            wanted = source_hashes(pa.chunked_array([batch.column("source")]), 8)[:, 0]
-            places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-            rows, listed = by_hash[places], hashes[places] == wanted
-            is_covered &= bool(listed.all())
-            known[rows[listed]] = True
-            before = batch.column("num_bytes").to_numpy()
-            _refuse_changed(batch, before, sizes[rows], listed)
-        if is_covered:
+    for generation in range(len(history.finished)):
+        planned = all_planned_rows(out, generation)
+        row = pc.index_in(images.rows["source"], value_set=planned["source"])
+        known = row.is_valid().to_numpy()
+        is_new &= ~known
+        if known.sum() == planned.num_rows:
             covered.append(generation)
-    kept = images.rows.filter(pa.array(~known)).combine_chunks()
-    new = dataclasses.replace(images, rows=kept)
-    return Compared(new, int(known.sum()), tuple(covered))
-
-
-def _refuse_changed(
-    batch: pa.RecordBatch,
-    before: NDArray[np.int64],
-    now: NDArray[np.int64],
-    listed: NDArray[np.bool_],
-) -> None:
-    changed = np.flatnonzero(listed & (before != now) & (before >= 0) & (now >= 0))
-    if len(changed):
-        row = int(changed[0])
-        source = batch.column("source")[row].as_py()
-        raise InputError(
-            f"{source} is in the set with {before[row]} bytes and has {now[row]} now: an append "
-            "changes nothing; give the new image another name, or choose another --out"
-        )
+        before = planned["num_bytes"].take(row.drop_null()).to_numpy()
+        listed = images.rows.filter(row.is_valid())
+        now = listed["num_bytes"].to_numpy()
+        changed = np.flatnonzero((before != now) & (before >= 0) & (now >= 0))
+        if len(changed):
+            first = int(changed[0])
+            raise InputError(
+                f"{listed['source'][first]} is in the set with {before[first]} bytes and has "
+                f"{now[first]} now: an append changes nothing; give the new image another name, "
+                "or choose another --out"
+            )
+    rows = images.rows.filter(pa.array(is_new)).combine_chunks()
+    return replace(images, rows=rows), tuple(covered)

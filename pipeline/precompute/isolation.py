@@ -1,120 +1,134 @@
-"""Make shards in a child process that may crash or hang: that costs one image, not the run.
+"""Make shards in a child process, so that a crash or a hang over an image costs only that image.
 
-The child notes the images that it works at. When it dies, each of them is tried alone in a fresh
-child. Only an image that kills its process there too is rejected, and the shard is made again
-without it. Every child first makes the map of a plain picture, so that a saliency source that kills
-any process is not taken for a bad image.
+If the child dies over a shard, every image of the shard is tried alone. An image that kills a fresh
+process is rejected, and the shard is made again without it. A fresh process first makes the map of
+a plain picture: if it dies of that, the saliency source is to blame and no image.
 """
 
 import atexit
+import math
 import os
+import resource
 import signal
 import threading
-from dataclasses import replace
-from functools import cache
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import TypeVar
+
+import numpy as np
+import psutil
 
 from pipeline.core.child_process import Child, ChildDied
-from pipeline.precompute.build import BuiltShard, ShardJob
-from pipeline.precompute.isolation_child import CONTROL, EXIT_MEMORY, Limits, read_note, work
+from pipeline.core.memory import keep_freed_memory
+from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
+from pipeline.precompute.plan_files import planned_rows
 
 SHARD_TRIES = 3
-"""How often a shard is tried if no image is to blame, before it fails."""
+"""How often a shard is tried before it fails."""
 ALONE_TRIES = 3
 """How often an image is tried alone if a signal from outside killed its process."""
 OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+EXIT_MEMORY = 77
+"""Exit code of a child that asked for more memory than its limit."""
+BASE_MEMORY = 2 << 30
+MEMORY_PER_PIXEL = 32
+"""Bytes: an RGB image, its copies on the way to a PNG, and a saliency source's own arrays."""
+
+Result = TypeVar("Result")
 
 
 class ShardError(RuntimeError):
     """A shard cannot be made, and no single image is to blame; the message names it."""
 
 
-class _Died(Exception):
-    """The child died; the message is the reason."""
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one image may use.
 
-    def __init__(self, reason: str, from_outside: bool, suspects: list[str]) -> None:
-        super().__init__(reason)
-        self.from_outside, self.suspects = from_outside, suspects
+    Attributes:
+        cpu_seconds: CPU time of all threads, for decoding it and for its saliency.
+        wall_seconds: elapsed time for the same, for a decoder that sleeps.
+        memory_bytes: in addition to what the process holds before its first image; None: 2 GiB
+            and 32 bytes for each pixel of the largest image that is allowed.
+    """
+
+    cpu_seconds: int = 120
+    wall_seconds: int = 900
+    memory_bytes: int | None = None
 
 
 class Isolation:
-    """Makes shards in a child process, which starts when it is first needed.
+    """Makes shards in a child process, which starts when it is first needed."""
 
-    Args:
-        limits: what one image may use.
-    """
-
-    def __init__(self, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
-        self._note = os.fdopen(os.memfd_create("note"), "rb", buffering=0)
-        self._child = Child(self._note.fileno())
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self._limits = limits
+        self._child = Child()
         self._lock = threading.Lock()
 
     def build(self, job: ShardJob) -> BuiltShard:
-        """Make a shard unless it is there and whole; see `pipeline.precompute.build.ensure_shard`.
+        """Make a shard unless it is whole; see `pipeline.precompute.build.ensure_shard`.
 
         Raises:
             InputError, OSError: as `ensure_shard`.
-            ShardError: its process died `SHARD_TRIES` times, and no image is to blame.
+            ShardError: its process died `SHARD_TRIES` times, or over the plain picture.
         """
         with self._lock:
-            tries = 0
-            while True:
+            for _ in range(SHARD_TRIES):
                 try:
-                    built = self._work(job)
-                    assert built is not None
-                    return built
-                except _Died as died:
-                    killer = self._find_killer(job, died.suspects)
-                    job = replace(job, rejected={**job.rejected, **killer})
-                    tries += not killer
-                    if tries == SHARD_TRIES:
-                        last = died.suspects[-1:]
-                        at = f", last at {last[0]}, which passes alone" if last else ""
-                        raise ShardError(
-                            f"{job.name} cannot be made: its process {died}{at} ({tries} tries)"
-                        ) from None
+                    return self._call(ensure_shard, job)
+                except ChildDied as died:
+                    reason = self._reason(died)
+                    job = replace(job, rejected={**job.rejected, **self._killers(job)})
+        raise ShardError(
+            f"{job.name} cannot be made: its process {reason}, though each of its images passes "
+            f"alone ({SHARD_TRIES} tries)"
+        )
 
     def close(self) -> None:
         """End the child; the next shard starts another."""
         self._child.close()
 
-    def _find_killer(self, job: ShardJob, suspects: list[str]) -> dict[str, str]:
-        """The last suspect that kills its process alone, and how; empty if none does."""
-        for source in reversed(suspects):
-            tries = 0
-            while True:
-                is_fresh = not self._child.is_running
-                try:
-                    self._work(job, source)
+    def _killers(self, job: ShardJob) -> dict[str, str]:
+        """The sources of a shard that kill a process alone, and how each does."""
+        planned = planned_rows(job.out, job.number, job.generation)["source"].to_pylist()
+        deaths = {
+            source: self._death(job, row)
+            for row, source in enumerate(planned)
+            if source not in job.rejected
+        }
+        return {source: death for source, death in deaths.items() if death}
+
+    def _death(self, job: ShardJob, row: int) -> str:
+        """How an image kills its process; empty if it does not."""
+        death = ""
+        for _ in range(ALONE_TRIES):
+            is_fresh = not self._child.is_running
+            try:
+                self._call(rehearse, job, row)
+                return ""
+            except ChildDied as died:
+                death = self._reason(died)
+                # In a used process, an image that was tried there before may be to blame.
+                if is_fresh and -died.exit_code not in OUTSIDE_SIGNALS:
                     break
-                except _Died as died:
-                    # In a used process, the image that was tried there before may be to blame.
-                    tries += is_fresh
-                    if tries == ALONE_TRIES or (is_fresh and not died.from_outside):
-                        return {source: str(died)}
-        return {}
+        return death
 
-    def _work(self, job: ShardJob, source: str | None = None) -> BuiltShard | None:
-        """Make a shard in the child, or try one of its sources there.
-
-        Raises:
-            _Died: the child died at an image, or between images.
-            ShardError: the child died over the plain picture.
-        """
-        try:
-            return self._child.call(work, job, source, self._note.fileno(), self._limits)
-        except ChildDied as died:
-            reason = self._reason(died.exit_code)
-            suspects = read_note(self._note.fileno())
-            os.ftruncate(self._note.fileno(), 0)
-            if suspects[-1:] == [CONTROL]:
+    def _call(self, function: Callable[..., Result], job: ShardJob, *arguments: object) -> Result:
+        if not self._child.is_running:
+            try:
+                self._child.call(_prepare, job, self._limits)
+            except ChildDied as died:
                 raise ShardError(
-                    f"{job.name} cannot be made: the saliency source's process {reason}, "
-                    "even with a plain picture"
+                    f"{job.name} cannot be made: the saliency source's process "
+                    f"{self._reason(died)}, even with a plain picture"
                 ) from None
-            raise _Died(reason, -died.exit_code in OUTSIDE_SIGNALS, suspects) from None
+        return self._child.call(_run, self._limits, function, job, *arguments)
 
-    def _reason(self, code: int) -> str:
+    def _reason(self, died: ChildDied) -> str:
+        code = died.exit_code
         if code == -signal.SIGXCPU:
             return f"needs more than {self._limits.cpu_seconds} s of CPU time"
         if code == -signal.SIGALRM:
@@ -132,3 +146,50 @@ def process_isolation() -> Isolation:
     isolation = Isolation()
     atexit.register(isolation.close)
     return isolation
+
+
+# The rest runs in the child.
+
+
+def _prepare(job: ShardJob, limits: Limits) -> None:
+    """Make the map of a plain picture, then limit the memory.
+
+    The map also loads what the saliency source loads once, which the limit does not count.
+    """
+    keep_freed_memory()
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    picture = np.stack([*np.meshgrid(ramp, ramp[:48]), np.full((48, 64), 90, np.uint8)], -1)
+    with suppress(Exception), _limited(limits, 1):  # a source that raises does so at the shard too
+        job.saliency([picture])
+    budget = limits.memory_bytes or BASE_MEMORY + MEMORY_PER_PIXEL * job.max_pixels
+    _set_limit(resource.RLIMIT_DATA, psutil.Process().memory_info().data + budget)
+
+
+def _run(limits: Limits, function: Callable[..., Result], *arguments: object) -> Result:
+    try:
+        return function(*arguments, limit=partial(_limited, limits))
+    except MemoryError:
+        os._exit(EXIT_MEMORY)
+
+
+@contextmanager
+def _limited(limits: Limits, num_images: int) -> Iterator[None]:
+    """Let the kernel end this process if the images take too long, also inside of C code.
+
+    The limits are off while the process reads and writes: a slow store is not the image's fault.
+    """
+    cpu_seconds = math.ceil(time.process_time()) + num_images * limits.cpu_seconds
+    # Nobody handles SIGXCPU and SIGALRM, so they end the process.
+    _set_limit(resource.RLIMIT_CPU, cpu_seconds)
+    signal.setitimer(signal.ITIMER_REAL, num_images * limits.wall_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+
+
+def _set_limit(which: int, soft: int) -> None:
+    _, hard = resource.getrlimit(which)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(which, (min(limits, default=resource.RLIM_INFINITY), hard))

@@ -1,10 +1,10 @@
-"""Which image goes into which shard, decided from the listing alone, and the digest of it all.
+"""Decide which image goes into which shard, from the listing alone, and digest the decision.
 
 Files are ordered by a hash of their source: every shard is a random sample of the classes, and
 neither the order of a listing nor the number of processes changes anything. Containers keep their
-order, so that they are read from front to back.
+order, so that they are read sequentially.
 
-All of it is arrow and numpy: ten million images are some arrays, not ten million objects.
+Everything is arrow and numpy: ten million images are a few arrays, not ten million objects.
 """
 
 import hashlib
@@ -19,50 +19,53 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.schema import sample_key
-from pipeline.sources.collected import PLAN_SCHEMA, Collected
+from pipeline.sources.listing import PLAN_SCHEMA, Collected
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides what the shards hold.
+class PlanInfo:
+    """A plan without its rows.
 
     Attributes:
+        digest: of everything that decides what the shards contain.
         parameters: settings, nested at most once; json types.
         class_names: a label is an index into them.
-        unlabelled_because: why there are no labels; empty where there are, or none were wanted.
-        digest: of all of it.
+        num_images: in all shards.
+        num_shards: of the plan.
         first_shard: number of the first shard.
-        bounds: shard i holds the rows from bounds[i] to bounds[i + 1] of the order.
-        order: numbers of rows.
-        rows: of PLAN_SCHEMA, as they were listed; columns without any value may be missing.
     """
 
+    digest: str
     parameters: dict[str, object]
     class_names: tuple[str, ...]
-    unlabelled_because: str
-    digest: str
+    num_images: int
+    num_shards: int
     first_shard: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what the shards contain.
+
+    Attributes:
+        info: all but the rows.
+        bounds: shard i has the rows from bounds[i] to bounds[i + 1] of the order.
+        order: numbers of rows.
+        rows: of PLAN_SCHEMA, in the order of the listing, see `Collected`.
+    """
+
+    info: PlanInfo
     bounds: NDArray[np.int64]
     order: NDArray[np.int64]
     rows: pa.Table
 
-    @property
-    def num_images(self) -> int:
-        """Images in all shards."""
-        return int(self.bounds[-1])
-
-    @property
-    def num_shards(self) -> int:
-        """Shards."""
-        return len(self.bounds) - 1
-
     def shards(self) -> Iterator[pa.RecordBatch]:
         """The rows of each shard, in order, of PLAN_SCHEMA."""
         for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
-            yield take_rows(self.rows, self.order[start:stop])
+            yield _take_rows(self.rows, self.order[start:stop])
 
 
 def make_plan(
@@ -78,68 +81,62 @@ def make_plan(
     """Distribute images over shards.
 
     A shard closes at `shard_images` images or before it exceeds `shard_bytes` of source bytes
-    (a larger image has a shard of its own; images of unknown size count nothing).
+    (a larger image has a shard of its own; images of unknown size count as 0 bytes).
 
     Args:
-        images: what there is.
-        parameters: all settings that decide the content, json types.
+        images: at least one.
+        parameters: all settings that decide the content.
         shard_images: at least 1.
         shard_bytes: at least 1.
-        keeps_order: as `Listing.keeps_order` says.
-        first_shard: number of the first shard.
-        follows: the digest of the plan that these shards are appended to.
+        keeps_order: see `Listing`.
+        first_shard: its number.
+        follows: digest of the plan that these shards are appended to.
 
     Raises:
         InputError: two sources have the same key.
     """
-    hashes = source_hashes(images.rows["source"], 8)
-    _check_keys(images.rows["source"], hashes[:, 0])
-    if keeps_order:
-        order = np.arange(images.rows.num_rows, dtype=np.int64)
-    else:
-        hashes = source_hashes(images.rows["source"], 16)
+    sources = images.rows["source"]
+    _check_keys(sources)
+    order = np.arange(len(sources), dtype=np.int64)
+    if not keeps_order:
+        hashes = _source_hashes(sources, 16)
         order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
     sizes = np.maximum(images.rows["num_bytes"].to_numpy(), 0)[order]
     bounds = _shard_bounds(sizes, shard_images, shard_bytes)
     digest = sha256(_canonical([follows, dict(parameters), list(images.class_names)]))
     for start in range(0, len(order), DIGEST_ROWS):
-        _update(digest, take_rows(images.rows, order[start : start + DIGEST_ROWS]))
-    return Plan(
+        _update(digest, _take_rows(images.rows, order[start : start + DIGEST_ROWS]))
+    info = PlanInfo(
+        digest=digest.hexdigest(),
         parameters=dict(parameters),
         class_names=images.class_names,
-        unlabelled_because=images.unlabelled_because,
-        digest=digest.hexdigest(),
+        num_images=len(order),
+        num_shards=len(bounds) - 1,
         first_shard=first_shard,
-        bounds=bounds,
-        order=order,
-        rows=images.rows,
     )
+    return Plan(info, bounds, order, images.rows)
 
 
-def source_hashes(sources: pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
+def _check_keys(sources: pa.ChunkedArray) -> None:
+    """Refuse sources with one key, which ends in the hash of the source."""
+    hashes = _source_hashes(sources, 8)[:, 0]
+    ordered = np.argsort(hashes, kind="stable")
+    for position in np.flatnonzero(np.diff(hashes[ordered]) == 0).tolist():
+        first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
+        if first == second:
+            raise InputError(f"{first!r} is listed twice (or two names are written alike)")
+        if sample_key(first) == sample_key(second):
+            raise InputError(f"{first!r} and {second!r} have the same key: rename one")
+
+
+def _source_hashes(sources: pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
     """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
-    parts = []
-    for chunk in sources.chunks:
-        for start in range(0, len(chunk), DIGEST_ROWS):
-            texts = chunk.slice(start, DIGEST_ROWS).to_pylist()
-            joined = b"".join(blake2b(t.encode(), digest_size=size).digest() for t in texts)
-            parts.append(np.frombuffer(joined, dtype=">u8").astype(np.uint64))
-    words = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
-    return words.reshape(-1, size // 8)
-
-
-def take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
-    """Some rows, in that order, with all columns of PLAN_SCHEMA."""
-    indices = pa.array(numbers)
-    arrays = []
-    for column in PLAN_SCHEMA:
-        if column.name not in rows.column_names:
-            arrays.append(pa.nulls(len(numbers), column.type))
-            continue
-        chunks = rows[column.name].chunks  # one: taking from many would join them each time
-        assert len(chunks) <= 1
-        arrays.append(chunks[0].take(indices) if chunks else pa.nulls(0, column.type))
-    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
+    parts = [np.zeros(0, np.uint64)]
+    for start in range(0, len(sources), DIGEST_ROWS):
+        texts = sources.slice(start, DIGEST_ROWS).to_pylist()
+        joined = b"".join(blake2b(t.encode(), digest_size=size).digest() for t in texts)
+        parts.append(np.frombuffer(joined, dtype=">u8").astype(np.uint64))
+    return np.concatenate(parts).reshape(-1, size // 8)
 
 
 def _shard_bounds(
@@ -155,16 +152,17 @@ def _shard_bounds(
     return np.asarray(bounds, dtype=np.int64)
 
 
-def _check_keys(sources: pa.ChunkedArray, hashes: NDArray[np.uint64]) -> None:
-    """Refuse sources with one key: their hashes are that of `sample_key`."""
-    ordered = np.argsort(hashes, kind="stable")
-    repeated = np.flatnonzero(hashes[ordered][1:] == hashes[ordered][:-1])
-    for position in repeated.tolist():
-        first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
-        if first == second:
-            raise InputError(f"{first!r} is listed twice (or two names are written alike)")
-        if sample_key(first) == sample_key(second):
-            raise InputError(f"{first!r} and {second!r} have the same key: rename one")
+def _take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
+    """Some rows, in that order, with all columns of PLAN_SCHEMA."""
+    indices = pa.array(numbers)
+    arrays = [
+        # one chunk: taking from several would join them each time
+        rows[column.name].chunk(0).take(indices)
+        if column.name in rows.column_names
+        else pa.nulls(len(numbers), column.type)
+        for column in PLAN_SCHEMA
+    ]
+    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
 
 
 def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:

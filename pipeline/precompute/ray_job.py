@@ -1,4 +1,4 @@
-"""The Ray Data job: images become a shard set. One row = one shard, many at once."""
+"""Precompute with Ray Data: one row is one shard, and many shards are made at once."""
 
 import gc
 import logging
@@ -6,7 +6,7 @@ import pickle
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,21 +15,18 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.core.errors import InputError, write_error
-from pipeline.core.progress import show
-from pipeline.precompute.begin import Work
+from pipeline.core.errors import InputError, JobError, write_error
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.isolation import ShardError, process_isolation
 from pipeline.precompute.ray_session import ray_running, without_lines
-from pipeline.precompute.report import started_work, with_shard
 from pipeline.precompute.run import run_precompute
 from pipeline.saliency.interface import wants_gpu
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.schema import SHARDS_FOLDER
 from pipeline.storage.atomic import temporaries
+from pipeline.storage.base import Store
 from pipeline.storage.local_store import LocalStore
-from pipeline.storage.storage import Store
 
 __all__ = ["PrecomputeConfig", "precompute"]
 
@@ -49,67 +46,50 @@ def precompute(config: PrecomputeConfig) -> DatasetInfo:
     Uses the Ray that is running (RAY_ADDRESS is respected), else starts one for the time.
 
     Raises:
-        InputError: the data or the output cannot be used, another plan was begun there, a source
-            or a store cannot be read or has changed, or too many images had to be rejected.
+        InputError: as `run_precompute`.
     """
     return run_precompute(config, _build_all)
 
 
-def _build_all(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
-    """Make the shards on all of Ray's CPUs.
-
-    What a shard fails of travels back as a row: an exception in Ray Data would bury it under the
-    traces of its own processes.
-    """
-    rows = [
-        {"generation": generation, "number": number}
-        for generation, plan in work.plans.items()
-        for number in range(plan.num_shards)
-    ]
-    standing = started_work(work.num_images)
-    show(standing)
-    built: list[BuiltShard] = []
+def _build_all(jobs: Sequence[ShardJob]) -> Iterator[BuiltShard]:
+    """Make the shards on all of Ray's CPUs; see `pipeline.precompute.run.Builder`."""
     failure: Exception | None = None
+    num_built = 0
     try:
         with ray_running(), _quiet_ray_data(), without_lines(RESTART_NOTE):
-            dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-            for row in _mapped(dataset, len(rows), jobs).iter_rows():
-                if row["error"] or row["fault"]:
-                    failure = (
-                        InputError(row["error"]) if row["error"] else RuntimeError(row["fault"])
-                    )
+            for row in _mapped(jobs).iter_rows():
+                result: BuiltShard | Exception = pickle.loads(row["result"])
+                if isinstance(result, Exception):
+                    failure = result
                     break
-                shard: BuiltShard = pickle.loads(row["shard"])
-                built.append(shard)
-                standing = with_shard(standing, shard)
-                show(standing)
+                num_built += 1
+                yield result
     except RayError as error:
-        (job, *_) = jobs.values()
         failure = RuntimeError(
-            f"processes died again and again over {_suspects(job.out)}: {len(built)} of "
-            f"{len(rows)} shards are made and kept, and another run goes on there; of the last, "
+            f"processes died again and again over {_suspects(jobs[0].out)}: {num_built} of "
+            f"{len(jobs)} shards are made and kept, and another run goes on there; of the last, "
             f"Ray says: {error}"
         )
     if failure is not None:
-        # Raised only here: actors hold their CPUs for as long as Ray Data's executor is there, and
-        # an exception on its way keeps it.
+        # Raised only here: actors hold their CPUs as long as Ray Data's executor exists, and an
+        # exception that passes through the loop keeps it.
         gc.collect()
         raise failure
-    return built
 
 
-def _mapped(
-    dataset: ray.data.Dataset, num_rows: int, jobs: Mapping[int, ShardJob]
-) -> ray.data.Dataset:
-    """Ray's plan: an actor for every CPU, or several for every GPU where the maps want one.
+def _mapped(jobs: Sequence[ShardJob]) -> ray.data.Dataset:
+    """The plan for Ray: an actor for every CPU, or several for every GPU if the maps want one.
 
     Actors and not tasks: the next shard waits at the actor, where a task is asked for only once
     another has ended (a fifth of a second later), and a network is loaded once.
     """
     resources = ray.cluster_resources()
     num_gpus = int(resources.get("GPU", 0))
-    on_gpu = num_gpus > 0 and any(wants_gpu(job.saliency) for job in jobs.values())
-    size = min(num_rows, num_gpus * ACTORS_PER_GPU if on_gpu else int(resources.get("CPU", 1)))
+    on_gpu = num_gpus > 0 and wants_gpu(jobs[0].saliency)
+    num_actors = num_gpus * ACTORS_PER_GPU if on_gpu else int(resources.get("CPU", 1))
+    size = min(len(jobs), num_actors)
+    rows = [{"number": number} for number in range(len(jobs))]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(jobs))
     with warnings.catch_warnings():
         # max_task_retries has no other way in: without it Ray Data tries a crash for ever
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -122,21 +102,39 @@ def _mapped(
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
                 initial_size=size,
-                max_size=size if on_gpu else num_rows,  # as many as a growing cluster holds
+                max_size=size if on_gpu else len(jobs),  # as many as a growing cluster holds
                 max_tasks_in_flight_per_actor=2,
             ),
         )
 
 
 class _ShardMaker:
-    """An actor that makes shards; its child process keeps what is loaded."""
+    """An actor that makes shards; its child process keeps what is loaded.
 
-    def __call__(self, row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any]:
-        return _run_job(row, jobs)
+    An error is returned as a row: an exception in Ray Data would be buried under the traces of
+    Ray's own processes.
+    """
+
+    def __call__(self, row: dict[str, Any], jobs: Sequence[ShardJob]) -> dict[str, bytes]:
+        return {"result": pickle.dumps(_build(jobs[row["number"]]))}
+
+
+def _build(job: ShardJob) -> BuiltShard | Exception:
+    try:
+        return process_isolation().build(job)
+    except JobError as error:
+        return error
+    except ShardError as error:
+        return InputError(str(error))
+    except OSError as error:
+        return write_error(job.name, error)
+    except Exception as error:  # a bug of the program: with its trace
+        trace = "".join(traceback.format_exception(error))
+        return RuntimeError(f"{job.name} cannot be made:\n{trace}")
 
 
 def _suspects(out: Store) -> str:
-    """The shards that have left most temporary files: whoever makes them dies each time."""
+    """The shards with most temporary files: their processes have died each time."""
     if not isinstance(out, LocalStore):
         return "a shard"
     left = Counter(path.name[1:].split(".")[0] for path in temporaries(out.path(SHARDS_FOLDER)))
@@ -144,33 +142,15 @@ def _suspects(out: Store) -> str:
     return " or ".join(sorted(name for name, n in left.items() if n == most)) or "a shard"
 
 
-def _run_job(row: dict[str, Any], jobs: Mapping[int, ShardJob]) -> dict[str, Any]:
-    """Make one shard, in an actor of Ray's."""
-    template = jobs[row["generation"]]
-    job = template.numbered(row["number"])
-    try:
-        shard = process_isolation().build(job)
-    except (InputError, ShardError) as error:
-        return {"error": str(error), "fault": "", "shard": b""}
-    except OSError as error:
-        return {"error": str(write_error(job.name, error)), "fault": "", "shard": b""}
-    except Exception as error:  # of the program, not of an image or a place: with its trace
-        trace = "".join(traceback.format_exception(error))
-        return {"error": "", "fault": f"{job.name} cannot be made:\n{trace}", "shard": b""}
-    return {"error": "", "fault": "", "shard": pickle.dumps(shard)}
-
-
 @contextmanager
 def _quiet_ray_data() -> Iterator[None]:
-    """Ray Data without its progress bars and its log."""
-    context = ray.data.DataContext.get_current()
-    before = context.enable_progress_bars
-    chatter = logging.getLogger("ray.data")
-    level = chatter.level
+    """Ray Data without its progress bars and its log; failures are raised, and reported once."""
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, logger.level
     context.enable_progress_bars = False
-    chatter.setLevel(logging.CRITICAL)  # what fails is raised, and said once
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        context.enable_progress_bars = before
-        chatter.setLevel(level)
+        context.enable_progress_bars = before[0]
+        logger.setLevel(before[1])

@@ -1,4 +1,4 @@
-"""The Ray that a job works on: the one it is told of, or one of its own for the time."""
+"""Connect to the Ray of RAY_ADDRESS, or start a temporary local Ray."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ SETTLE_SECONDS = 2.0
 
 @contextmanager
 def ray_running() -> Iterator[None]:
-    """Connects to the Ray that RAY_ADDRESS names, or starts a local one.
+    """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
-    ``ray job submit`` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
+    `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
     messages are suppressed.
 
     Raises:
@@ -28,9 +28,9 @@ def ray_running() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Its note on token authentication is for those who start a cluster.
+    # Its note on token authentication is meant for people who start a cluster.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    # Never looked for: the note of a cluster that has died would be waited for, for minutes.
+    # Not "auto": Ray would wait for minutes for a cluster that has died and left its address.
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
     ray.init(
@@ -46,7 +46,7 @@ def ray_running() -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Raises ``InputError`` if nothing listens at a ``host:port``. Ray would wait for minutes."""
+    """Raise InputError if nothing listens at a `host:port`; Ray would wait for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         return
@@ -61,11 +61,7 @@ def _check_answers(address: str) -> None:
 
 @contextmanager
 def without_lines(note: bytes) -> Iterator[None]:
-    """Keeps lines with the note off standard error, also those that C++ code prints.
-
-    Args:
-        note: what such a line holds.
-    """
+    """Drop lines that contain the note from standard error, also those that C++ code prints."""
     kept = os.dup(2)
     reading, writing = os.pipe()
     os.dup2(writing, 2)

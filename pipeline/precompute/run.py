@@ -1,40 +1,38 @@
-"""The whole of precompute but for who makes the shards: begin, make, declare complete."""
+"""Precompute from the settings to dataset.json; the caller chooses who makes the shards."""
 
+import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import PIL
 
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.progress import Standing, say, show
 from pipeline.precompute.begin import Work, begin
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig, open_place
 from pipeline.precompute.plan_files import discard_begun
-from pipeline.precompute.report import (
-    first_reason,
-    library_versions,
-    say_what_is_there,
-    say_what_was_done,
-)
 from pipeline.saliency.interface import batch_images_of, pin
 from pipeline.saliency.registry import describe_saliency_source
-from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
+from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
 from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
+from pipeline.storage.base import Store
+from pipeline.storage.storage import is_url
 
-Builder = Callable[[Mapping[int, ShardJob], Work], list[BuiltShard]]
-"""Makes all shards of the work: given the first job of each plan, by generation, returns what came
-of each shard, in any order."""
+Builder = Callable[[Sequence[ShardJob]], Iterable[BuiltShard]]
+"""Makes shards and yields each that is whole, in any order."""
 
 
 def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
     """Make a shard set, or what is missing of it, and describe it in dataset.json.
 
-    Args:
-        config: what a person said.
-        build_all: makes the shards.
-
     Raises:
         InputError: the data or the output cannot be used, another plan was begun there, a source
-            or a store cannot be read or has changed, or too many images had to be rejected.
+            or a store cannot be read or has changed, or too many images were rejected.
     """
     out = open_place(config.out)
     saliency = pin(config.make_saliency())
@@ -43,12 +41,12 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         work = begin(config, out, described)
     except OSError as error:
         raise write_error(out.url, error) from error
-    say_what_is_there(config.data, out, config.saliency, work)
-    jobs = {
-        generation: ShardJob(
+    jobs = [
+        ShardJob(
             data=work.place,
             out=out,
             first_shard=plan.first_shard,
+            number=number,
             plan_digest=plan.digest,
             saliency=saliency,
             saliency_size=config.saliency_size,
@@ -58,31 +56,34 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             generation=generation,
         )
         for generation, plan in work.plans.items()
-    }
+        for number in range(plan.num_shards)
+    ]
+    _say_before(config, out, work, len(jobs))
     started = time.monotonic()
     built: list[BuiltShard] = []
-    if jobs:
-        try:
-            built = sorted(build_all(jobs, work), key=lambda shard: shard.info.name)
-        finally:
-            # processes died, or were stopped because another shard failed; a store that may be
-            # the reason is swept by the next run
-            if not out.is_remote or sys.exc_info()[0] is None:
-                out.sweep()
+    try:
+        if jobs:
+            built = _tracked(build_all(jobs), work.num_images)
+    finally:
+        # Processes died, or were stopped because another shard failed. A store that may be the
+        # reason is swept by the next run.
+        if jobs and (not out.is_remote or sys.exc_info()[0] is None):
+            out.sweep()
     seconds = time.monotonic() - started
+    shards = (*work.kept, *(shard.info for shard in built))
     num_rejected = sum(shard.num_rejected for shard in built)
     info = DatasetInfo(
         schema_version=SCHEMA_VERSION,
-        shards=tuple(sorted((*work.kept, *(s.info for s in built)), key=lambda shard: shard.name)),
+        shards=tuple(sorted(shards, key=lambda shard: shard.name)),
         class_names=work.class_names,
         saliency=described,
         saliency_size=config.saliency_size,
         plan_digest=work.plan_digest,
         num_rejected=work.num_kept_rejected + num_rejected,
-        versions=library_versions(),
+        versions=_library_versions(),
     )
     if info.num_images == 0:
-        why = first_reason(out, built)
+        why = _first_reason(out, built)
         if not work.began_before:
             discard_begun(out)
         raise InputError(
@@ -92,12 +93,76 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         raise InputError(
             f"{num_rejected} of {work.num_images} images cannot be used "
             f"({num_rejected / work.num_images:.1%}), more than --max-rejected-fraction "
-            f"{config.max_rejected_fraction}: {first_reason(out, built)} (all of them: "
+            f"{config.max_rejected_fraction}: {_first_reason(out, built)} (all of them: "
             f"{out.where(REJECTED_FOLDER)}); mend them or raise the limit and run this again"
         )
     try:
         write_dataset_info(out, info)
     except OSError as error:
         raise write_error(out.where(DATASET_FILE), error) from error
-    say_what_was_done(out, info, built, work.num_ignored, seconds)
+    _say_after(out, info, built, work.num_ignored, seconds)
     return info
+
+
+def _tracked(shards: Iterable[BuiltShard], num_images: int) -> list[BuiltShard]:
+    """All shards, by name, with progress; shards that were whole before took no time."""
+    standing = Standing(work="making shards", done=0, total=num_images, unit="images")
+    show(standing)
+    built: list[BuiltShard] = []
+    for shard in shards:
+        built.append(shard)
+        given = standing.given + (0 if shard.rebuilt else shard.num_sources)
+        standing = replace(standing, done=standing.done + shard.num_sources, given=given)
+        show(standing)
+    return sorted(built, key=lambda shard: shard.info.name)
+
+
+def _first_reason(out: Store, built: list[BuiltShard]) -> str:
+    """The first image on the rejected lists and why it is there."""
+    for shard in built:
+        if shard.num_rejected:
+            first = read_rejected(out, shard.info.name).slice(0, 1).to_pylist()[0]
+            return f"{first['source']}: {first['reason']}"
+    return "no reason is listed"
+
+
+def _say_before(config: PrecomputeConfig, out: Store, work: Work, num_shards: int) -> None:
+    if work.class_names:
+        labels = f"{len(work.class_names)} classes"
+    else:
+        why = f": {work.unlabelled_because}" if work.unlabelled_because else ""
+        labels = f"no labels{why}"
+    data = str(config.data)
+    data = data.partition("?")[0] if is_url(data) else data
+    known = f"{work.num_known} images that the set has already, and " if work.num_known else ""
+    say(
+        f"{data}: {known}{work.num_images} images ({labels}), "
+        f"{work.num_ignored} other files ignored; {num_shards} shards with saliency "
+        f"({config.saliency}) go to {out.url}"
+    )
+
+
+def _say_after(
+    out: Store, info: DatasetInfo, built: list[BuiltShard], num_ignored: int, seconds: float
+) -> None:
+    rebuilt = [shard for shard in built if shard.rebuilt]
+    num_read = sum(shard.num_sources for shard in rebuilt)
+    where = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
+    rate = num_read / seconds if seconds else 0.0
+    say(f"{info.num_images} rows in {len(info.shards)} shards at {out.url}")
+    say(f"{info.num_rejected} rejected{where}, {num_ignored} other files ignored")
+    say(
+        f"{len(rebuilt)} shards made, {len(built) - len(rebuilt)} were whole and skipped; "
+        f"{num_read} images read in {seconds:.1f} s, {rate:.0f} images/s"
+    )
+
+
+def _library_versions() -> dict[str, str]:
+    """Of what decides bytes: decoders, encoders and arithmetic."""
+    return {
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }

@@ -1,7 +1,8 @@
 """Read a shard set back and name everything that is wrong with it.
 
-Every shard is checked by itself (`verify_shard`), on all cores. Then the sources of all shards and
-rejected lists are compared with those of the plan.
+Every shard is checked by itself, on all cores: digest, decoding, the manifest's rows. Then the
+sources of all shards are compared with those of the plans, and the files with those that belong
+there.
 """
 
 import os
@@ -9,23 +10,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import compress
 from pathlib import Path
 from queue import SimpleQueue
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say, track
-from pipeline.precompute.plan_files import plan_file, planned_sources, read_plan, rows_file
-from pipeline.precompute.verify_shard import (
-    MAX_NAMED,
-    ShardReport,
-    at_most_named,
-    source_digest,
-    verify_shard,
-)
+from pipeline.precompute.plan_files import all_planned_rows, plan_file, read_plan, rows_file
+from pipeline.precompute.verify_shard import ShardReport, at_most_named, verify_shard
 from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info
 from pipeline.shardset.schema import (
     DATASET_FILE,
@@ -35,7 +30,8 @@ from pipeline.shardset.schema import (
     shard_file,
 )
 from pipeline.storage.atomic import TEMPORARY_SUFFIX
-from pipeline.storage.storage import Place, Store, StoreError, open_store
+from pipeline.storage.base import Store, StoreError
+from pipeline.storage.storage import Place, open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +83,19 @@ def verify_set(place: Place, processes: int = 0) -> list[str]:
         problems.append(f"{DATASET_FILE}: {said}")
     problems += _plan_problems(store, info, reports)
     seconds = time.monotonic() - started
+    num_bytes = sum(report.num_bytes for report in reports)
     say(
-        f"{len(reports)} shards, {sum(r.num_images for r in reports)} images, "
-        f"{num_rejected} rejected: {sum(r.num_bytes for r in reports) / 1e6:.0f} MB read back in "
-        f"{seconds:.1f} s; {f'{len(problems)} problems' if problems else 'nothing is wrong'}"
+        f"{len(reports)} shards, {sum(len(r.sources) for r in reports) - num_rejected} images, "
+        f"{num_rejected} rejected: {num_bytes / 1e6:.0f} MB read back in {seconds:.1f} s; "
+        f"{f'{len(problems)} problems' if problems else 'nothing is wrong'}"
     )
     return problems
 
 
 def _read_shards(store: Store, info: DatasetInfo, processes: int) -> list[ShardReport]:
     """Check the shards in child processes: damaged bytes may kill a decoder in C."""
-    children = [Child() for _ in range(min(processes, len(info.shards)))]
     idle: SimpleQueue[Child] = SimpleQueue()
+    children = [Child() for _ in range(min(processes, len(info.shards)))]
     for child in children:
         idle.put(child)
     of_set = replace(info, shards=())
@@ -113,7 +110,7 @@ def _read_shards(store: Store, info: DatasetInfo, processes: int) -> list[ShardR
                     continue
         finally:
             idle.put(child)
-        return ShardReport(shard.name, [f"{shard_file(shard.name)} kills the decoder"])
+        return ShardReport([f"{shard_file(shard.name)} kills the decoder"])
 
     pool = ThreadPoolExecutor(max(1, len(children)))
     try:
@@ -138,7 +135,7 @@ def _plan_problems(store: Store, info: DatasetInfo, reports: list[ShardReport]) 
         yield from _source_problems(store, len(digests), reports)
     except StoreError:
         raise
-    except (InputError, KeyError) as error:
+    except InputError as error:
         yield f"the plan cannot be read: {error}"
     known = {DATASET_FILE, REPORT_FILE}
     known |= {file(number) for number in range(len(digests)) for file in (plan_file, rows_file)}
@@ -152,25 +149,26 @@ def _plan_problems(store: Store, info: DatasetInfo, reports: list[ShardReport]) 
 
 def _source_problems(store: Store, num_plans: int, reports: list[ShardReport]) -> Iterator[str]:
     """Every image of the plans must be once in a shard or on a rejected list."""
-    there = np.sort(np.concatenate([np.zeros(0, np.uint64), *(r.digests for r in reports)]))
-    twice = np.unique(there[1:][there[1:] == there[:-1]])
-    for digest in twice[:MAX_NAMED]:
-        names = [r.name for r in reports for _ in range(int((r.digests == digest).sum()))]
-        yield f"an image is there {len(names)} times: key ...-{digest:016x} in {', '.join(names)}"
-    if len(twice) > MAX_NAMED:
-        yield f"and {len(twice) - MAX_NAMED} more images are there more than once"
-    missing: list[str] = []
-    num_found = 0
-    for generation in range(num_plans):
-        for batch in planned_sources(store, generation):
-            sources = batch.column("source").to_pylist()
-            is_there = np.isin(np.array(list(map(source_digest, sources)), np.uint64), there)
-            num_found += int(is_there.sum())
-            missing += compress(sources, ~is_there)
-    nowhere = (
-        f"{source} is planned, but in no shard and on no rejected list" for source in missing
+    kind = pa.large_string()
+    found = pa.chunked_array([pa.array(report.sources, kind) for report in reports], kind)
+    sources, counts = found.value_counts().flatten()
+    twice = pc.greater(counts, 1)
+    problems = (
+        f"{source} is there {count} times"
+        for source, count in zip(sources.filter(twice), counts.filter(twice), strict=True)
     )
-    yield from at_most_named(nowhere, plan_file(0))
-    num_extra = len(np.unique(there)) - num_found
+    yield from at_most_named(problems, "the shards")
+    num_planned = 0
+    missing: list[str] = []
+    for generation in range(num_plans):
+        planned = all_planned_rows(store, generation)["source"]
+        is_there = pc.is_in(planned, value_set=sources)
+        missing += planned.filter(pc.invert(is_there)).to_pylist()
+        num_planned += len(planned)
+    yield from at_most_named(
+        (f"{source} is planned, but in no shard and on no rejected list" for source in missing),
+        plan_file(0),
+    )
+    num_extra = len(sources) - (num_planned - len(missing))
     if num_plans and num_extra > 0:
         yield f"{num_extra} images of the shards and rejected lists are in no plan"

@@ -8,18 +8,18 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from pipeline.core.errors import InputError
-from pipeline.shardset.manifest import ShardInfo
+from pipeline.core.errors import InputError, JobError
+from pipeline.shardset.manifest import AGAIN, ShardInfo
 from pipeline.shardset.schema import shard_file
 from pipeline.storage.atomic import atomic_file, temporaries
-from pipeline.storage.storage import Store, reason
+from pipeline.storage.base import Store, reason
 
 FETCHED_AT_ONCE = 4
 """Shards that one process fetches in parallel."""
@@ -51,12 +51,7 @@ class CacheConfig:
 
 
 class ShardCache:
-    """The cached shards of a store. It can be pickled and used from several threads.
-
-    Args:
-        store: of the shard set.
-        config: of the cache.
-    """
+    """The cached shards of a shard set. It can be pickled and used from several threads."""
 
     def __init__(self, store: Store, config: CacheConfig) -> None:
         self._store = store
@@ -109,40 +104,23 @@ class ShardCache:
         while True:
             # Not there yet, or just removed. Taking the lock reports any other error.
             with suppress(FileNotFoundError, NotADirectoryError):
-                return self._open_now(path)
-            with self._locked(shard.sha256):
+                return _open_cached(path)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = self._open_lock(shard.sha256)
+            except OSError as error:
+                raise self._cannot_write(shard.sha256, error) from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process releases it
                 if not path.exists():
                     self._fetch(shard, path)
-
-    def _open_now(self, path: Path) -> int:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except PermissionError as error:
-            raise InputError(
-                f"{path} cannot be read: make it readable, or choose another --cache.folder"
-            ) from error
-        with suppress(FileNotFoundError, PermissionError):  # another user's file
-            os.utime(path)
-        return descriptor
+            finally:
+                os.close(lock)
 
     def _fetch_waiting(self) -> None:
         while True:
-            with suppress(InputError):  # `open` fetches it again and raises
+            with suppress(JobError):  # `open` fetches it again and raises
                 os.close(self.open(self._waiting.get()))
-
-    @contextmanager
-    def _locked(self, sha256: str) -> Iterator[None]:
-        """Let one process or thread in at a time; a killed process releases the lock."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = self._open_lock(sha256)
-        except OSError as error:
-            raise self._cannot_write(sha256, error) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
     def _open_lock(self, sha256: str) -> int:
         path = self._folder / f"{sha256}.lock"
@@ -165,13 +143,10 @@ class ShardCache:
                     file.write(chunk)
                 if digest.hexdigest() != shard.sha256:
                     raise InputError(
-                        f"shard {self._store.where(name)} is not what dataset.json says: "
-                        "run jobs/precompute.py again"
+                        f"shard {self._store.where(name)} is not what dataset.json says: {AGAIN}"
                     )
         except FileNotFoundError as error:
-            raise InputError(
-                f"shard {self._store.where(name)} is missing: run jobs/precompute.py again"
-            ) from error
+            raise InputError(f"shard {self._store.where(name)} is missing: {AGAIN}") from error
         except OSError as error:
             raise self._cannot_write(name, error) from error
 
@@ -200,3 +175,15 @@ class ShardCache:
                     orphan.unlink(missing_ok=True)
             finally:
                 os.close(lock)
+
+
+def _open_cached(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise InputError(
+            f"{path} cannot be read: make it readable, or choose another --cache.folder"
+        ) from error
+    with suppress(FileNotFoundError, PermissionError):  # another user's file
+        os.utime(path)
+    return descriptor

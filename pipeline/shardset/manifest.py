@@ -1,6 +1,6 @@
-"""What a shard set says about itself: one parquet file per shard, and dataset.json, written last.
+"""The description of a shard set: one parquet file per shard, and dataset.json, written last.
 
-dataset.json present means that the set is complete.
+A set is complete if it has a dataset.json.
 """
 
 import dataclasses
@@ -24,9 +24,11 @@ from pipeline.shardset.schema import (
     rejected_file,
     shard_file,
 )
-from pipeline.storage.storage import Place, StoreError, open_store
+from pipeline.storage.base import StoreError
+from pipeline.storage.storage import Place, open_store
 
 RECORD_KEY = b"salmask"
+AGAIN = "run jobs/precompute.py again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What a shard's manifest says of the shard: enough to tell whether it is whole."""
+    """What a manifest's metadata says of its shard: enough to tell whether the shard is whole."""
 
     shard: ShardInfo
     plan_digest: str
@@ -55,11 +57,11 @@ class DatasetInfo:
     Attributes:
         schema_version: of this layout.
         shards: in the order that numbers the samples.
-        class_names: a label is an index into them; empty where there are no labels.
+        class_names: a label is an index into them; empty if there are no labels.
         saliency: name of the source and all its parameters.
         saliency_size: side of the stored maps in cells.
         plan_digest: digest of everything that decides the shards' content.
-        num_rejected: images whose bytes could not be used.
+        num_rejected: images whose bytes cannot be used.
         versions: of the libraries that decide bytes.
     """
 
@@ -84,7 +86,7 @@ class DatasetInfo:
 
 
 def write_dataset_info(place: Place, info: DatasetInfo) -> None:
-    """Write dataset.json, which declares the set complete: the rest is safe before it is there."""
+    """Write dataset.json; everything else is made to survive a power cut before and after."""
     text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
     store = open_store(place)
     store.settle()
@@ -99,7 +101,6 @@ def load_dataset_info(place: Place) -> DatasetInfo:
         InputError: no such folder, an unfinished set, a damaged file, another schema version.
     """
     store = open_store(place)
-    path = store.where(DATASET_FILE)
     try:
         data = store.read(DATASET_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -114,23 +115,22 @@ def load_dataset_info(place: Place) -> DatasetInfo:
     try:
         fields = json.loads(data)
         version = fields["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): run jobs/precompute.py again") from error
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{store.url} has shards of schema version {version}, this program reads version "
-            f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
-        )
-    try:
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{store.url} has shards of schema version {version}, this program reads version "
+                f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
+            )
         shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
         names = tuple(fields.pop("class_names"))
         return DatasetInfo(shards=shards, class_names=names, **fields)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): run jobs/precompute.py again") from error
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
 
 
 def check_shards(place: Place, info: DatasetInfo) -> None:
-    """Check that every shard is there with the size it had when it was written.
+    """Check that every shard has a manifest and the size that dataset.json says.
 
     Raises:
         InputError: names the first shard or manifest that is missing or has another size.
@@ -138,40 +138,40 @@ def check_shards(place: Place, info: DatasetInfo) -> None:
     store = open_store(place)
     sizes = dict(store.files(SHARDS_FOLDER)) | dict(store.files(MANIFEST_FOLDER))
     for shard in info.shards:
-        path = store.where(shard_file(shard.name))
-        size = sizes.get(shard_file(shard.name))
-        if size is None:
-            raise InputError(f"shard {path} is missing: run jobs/precompute.py again")
-        if size != shard.num_bytes:
+        tar, manifest = shard_file(shard.name), manifest_file(shard.name)
+        if tar not in sizes:
+            raise InputError(f"shard {store.where(tar)} is missing: {AGAIN}")
+        if sizes[tar] != shard.num_bytes:
             raise InputError(
-                f"shard {path} is damaged: {size} bytes instead of {shard.num_bytes} "
-                "(run jobs/precompute.py again)"
+                f"shard {store.where(tar)} is damaged: {sizes[tar]} bytes instead of "
+                f"{shard.num_bytes} ({AGAIN})"
             )
-        if manifest_file(shard.name) not in sizes:
-            raise InputError(
-                f"manifest {store.where(manifest_file(shard.name))} is missing: "
-                "run jobs/precompute.py again"
-            )
+        if manifest not in sizes:
+            raise InputError(f"manifest {store.where(manifest)} is missing: {AGAIN}")
 
 
 def write_rejected(place: Place, shard: str, rows: Sequence[Mapping[str, str]]) -> None:
     """Write the list of images rejected from a shard; an empty list is a file too."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=REJECTED_SCHEMA)
-    with open_store(place).new_file(rejected_file(shard)) as file:
-        pq.write_table(table, file)
+    _write_table(place, rejected_file(shard), rows, REJECTED_SCHEMA)
 
 
 def write_manifest(place: Place, record: ShardRecord, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a shard's manifest: its rows, and its record in the file's metadata."""
     metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
     schema = MANIFEST_SCHEMA.with_metadata(metadata)
+    _write_table(place, manifest_file(record.shard.name), rows, schema)
+
+
+def _write_table(
+    place: Place, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
+) -> None:
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    with open_store(place).new_file(manifest_file(record.shard.name)) as file:
+    with open_store(place).new_file(name) as file:
         pq.write_table(table, file)
 
 
 def read_record(place: Place, shard: str) -> ShardRecord | None:
-    """What the manifest of a shard says of it; None where there is none that can be read."""
+    """Read the record of a shard; None if there is no manifest that can be read."""
     try:
         data = open_store(place).read(manifest_file(shard))
         metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
@@ -184,20 +184,12 @@ def read_record(place: Place, shard: str) -> ShardRecord | None:
 
 
 def read_rejected(place: Place, shard: str) -> pa.Table:
-    """The images rejected from a shard, and why.
-
-    Raises:
-        InputError: the file is missing or cannot be read.
-    """
+    """Read the list of images rejected from a shard; InputError if it cannot be read."""
     return _read_table(place, rejected_file(shard), "list of rejected images", None)
 
 
 def read_manifest(place: Place, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a shard's manifest.
-
-    Raises:
-        InputError: the file is missing or cannot be read.
-    """
+    """Read rows of a shard's manifest; InputError if it cannot be read."""
     return _read_table(place, manifest_file(shard), "manifest", columns)
 
 
@@ -209,6 +201,4 @@ def _read_table(place: Place, name: str, what: str, columns: Sequence[str] | Non
     except StoreError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{what} {store.where(name)} cannot be read ({error}): run jobs/precompute.py again"
-        ) from error
+        raise InputError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error

@@ -1,7 +1,4 @@
-"""Samples of a shard set by number: each is one positioned read in a tar.
-
-Shards of a bucket are read from a cache on the local disk (`shard_cache`).
-"""
+"""Read samples of a shard set by number: each is one positioned read in a tar."""
 
 import os
 import tarfile
@@ -15,21 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.cache import CacheConfig, ShardCache
-from pipeline.shardset.manifest import DatasetInfo, read_manifest
+from pipeline.shardset.manifest import AGAIN, DatasetInfo, read_manifest
 from pipeline.shardset.schema import shard_file
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.storage import Place, open_store
 
 OPEN_SHARDS = 64
 INDEXED_SHARDS = 1024
-"""How many shards' offsets a reader remembers: at 256 images a shard about 40 MB at most."""
+"""Shards whose offsets a reader remembers: at 256 images a shard about 40 MB at most."""
+SPANS = ["image_offset", "image_length", "saliency_offset", "saliency_length"]
 
 
 @dataclass(frozen=True)
 class StoredSample:
-    """One sample as it lies in its shard; label -1 where there is none."""
+    """One sample as it is stored; label -1 if there is none."""
 
     key: str
     shard: str
@@ -42,12 +40,12 @@ class StoredSample:
 class _ShardIndex:
     keys: list[str]
     extensions: list[str]
-    spans: NDArray[np.int64]  # [n, 4]: offset and length of the image, then of the saliency
+    spans: NDArray[np.int64]  # [n, 4], columns SPANS
     labels: NDArray[np.int64]
 
 
 class _OpenFile:
-    """A descriptor that closes when its last user lets go, so that eviction is safe in threads."""
+    """A descriptor that closes with its last reference, so that eviction is safe in threads."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -57,17 +55,17 @@ class _OpenFile:
 
 
 class ShardSetReader:
-    """Samples of a shard set by number, each with one positioned read.
+    """Samples of a shard set by number.
 
     A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
-    loaded from the manifests as they are needed, and a bounded number is remembered. The reader
-    can be pickled and used from several threads: reads share no position and no lock. It can be
-    forked if the set is local; see `pipeline.storage.bucket.connect`.
+    loaded from the manifests when they are needed. The reader can be pickled and used from several
+    threads: reads share no position and no lock. It can be forked if the set is local; see
+    `pipeline.storage.bucket.connect`.
 
     Args:
         place: of the set; shards of a bucket are read from a cache on the local disk.
         info: its dataset.json.
-        cache: where that is.
+        cache: settings of that cache.
     """
 
     def __init__(self, place: Place, info: DatasetInfo, cache: CacheConfig | None = None) -> None:
@@ -102,23 +100,23 @@ class ShardSetReader:
         return self._cache is not None
 
     def check_cache(self, count: int) -> None:
-        """Raises `InputError` where the cache does not hold that many shards at once."""
+        """Raise `InputError` if the cache cannot hold that many shards at once."""
         if self._cache is not None:
             self._cache.check_fits(self.info.shards, count)
 
     def ahead(self, numbers: Sequence[int]) -> None:
-        """Begins to fetch the shards that are read next, in this order; local ones are there."""
+        """Start to fetch the shards that are read next, in this order, if they are remote."""
         if self._cache is not None:
             self._cache.ahead([self.info.shards[number] for number in numbers])
 
     def labels(self) -> NDArray[np.int64]:
-        """The labels of all samples, int64 [num_samples]; -1 where there is none."""
+        """The labels of all samples, int64 [num_samples]; -1 if there is none."""
         parts = [_labels(read_manifest(self.store, s.name, ["label"])) for s in self.info.shards]
-        labels = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        labels = np.concatenate([np.zeros(0, np.int64), *parts])
         if len(labels) != self.num_samples:
             raise InputError(
                 f"{self.store.url}: the manifests have {len(labels)} rows, dataset.json "
-                f"{self.num_samples} (run jobs/precompute.py again)"
+                f"{self.num_samples} ({AGAIN})"
             )
         return labels
 
@@ -127,18 +125,18 @@ class ShardSetReader:
 
         Raises:
             IndexError: no such sample.
-            DamagedSampleError: its bytes cannot be read; names the shard and the key.
+            DamagedSample: its bytes cannot be read; names the shard and the key.
         """
         number, row = self._locate(sample_id)
         index = self._index(number)
         image_at, image_length, saliency_at, saliency_length = index.spans[row].tolist()
-        # the image's tar header comes along: it tells whether these are the sample's bytes
+        # the image's tar header is read too: it tells whether these are the sample's bytes
         start = image_at - tarfile.BLOCKSIZE
         data = memoryview(self._pread(number, row, start, saliency_at + saliency_length - start))
         key = index.keys[row]
         member = f"{key}.{index.extensions[row]}".encode()
         if data[: len(member) + 1] != member + b"\0":
-            raise self._damaged(number, key, "other bytes than the manifest says")
+            raise self._damaged(number, row, "other bytes than the manifest says")
         return StoredSample(
             key=key,
             shard=self.info.shards[number].name,
@@ -154,6 +152,7 @@ class ShardSetReader:
         return self._pread(number, row, saliency_at, saliency_length)
 
     def _locate(self, sample_id: int) -> tuple[int, int]:
+        """Number of the sample's shard, and its row there."""
         if not 0 <= sample_id < self.num_samples:
             raise IndexError(f"no sample {sample_id} among {self.num_samples}")
         number = bisect_right(self._ends, sample_id)
@@ -164,18 +163,15 @@ class ShardSetReader:
             file = self._open(number)  # held while it is read: eviction must not close it
             data = os.pread(file.descriptor, length, offset)
         except OSError as error:
-            key = self._index(number).keys[row]
-            raise self._damaged(number, key, error.strerror or str(error)) from error
+            raise self._damaged(number, row, error.strerror or str(error)) from error
         if len(data) != length:
-            key = self._index(number).keys[row]
-            raise self._damaged(number, key, f"{len(data)} of {length} bytes are there")
+            raise self._damaged(number, row, f"{len(data)} of {length} bytes are there")
         return data
 
-    def _damaged(self, number: int, key: str, what: str) -> DamagedSampleError:
+    def _damaged(self, number: int, row: int, what: str) -> DamagedSample:
         where = self.store.where(shard_file(self.info.shards[number].name))
-        return DamagedSampleError(
-            f"shard {where}, sample {key}: {what} (run jobs/precompute.py again to mend the shard)"
-        )
+        key = self._index(number).keys[row]
+        return DamagedSample(f"shard {where}, sample {key}: {what} ({AGAIN} to mend the shard)")
 
     def _open_shard(self, number: int) -> _OpenFile:
         shard = self.info.shards[number]
@@ -187,22 +183,19 @@ class ShardSetReader:
 
     def _load_index(self, number: int) -> _ShardIndex:
         shard = self.info.shards[number]
-        span_columns = ["image_offset", "image_length", "saliency_offset", "saliency_length"]
-        columns = ["key", "image_ext", "label", *span_columns]
-        table = read_manifest(self.store, shard.name, columns)
+        table = read_manifest(self.store, shard.name, ["key", "image_ext", "label", *SPANS])
         if table.num_rows != shard.num_images:
             raise InputError(
                 f"the manifest of {shard.name} has {table.num_rows} rows, dataset.json says "
-                f"{shard.num_images} (run jobs/precompute.py again)"
+                f"{shard.num_images} ({AGAIN})"
             )
         return _ShardIndex(
             keys=table["key"].to_pylist(),
             extensions=table["image_ext"].to_pylist(),
-            spans=np.stack([table[name].to_numpy() for name in span_columns], axis=1),
+            spans=np.stack([table[name].to_numpy() for name in SPANS], axis=1),
             labels=_labels(table),
         )
 
 
 def _labels(table: Any) -> NDArray[np.int64]:  # noqa: ANN401  (pyarrow has no types)
-    values = table["label"].fill_null(-1).to_numpy()
-    return np.asarray(values, dtype=np.int64)
+    return np.asarray(table["label"].fill_null(-1).to_numpy(), dtype=np.int64)

@@ -1,14 +1,14 @@
-"""The names of a shard set: its folders, the members of a sample, the manifest's columns."""
+"""The names in a shard set: its files, the members of a sample, the columns of the manifest."""
 
 import re
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
 SALIENCY_SIZE = 56
-"""Side of the stored saliency map in cells: a crop of a third of a side still spans 18 of them."""
+"""Side of the stored saliency map in cells; a crop of a third of a side still has 18 of them."""
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 SALIENCY_MEMBER = "saliency.png"
@@ -18,49 +18,39 @@ LABEL_MEMBER = "cls"
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"
 REPORT_FILE = "report.html"
-"""A page about the set, which may lie beside it and is no part of it."""
+"""A page about the set, which may lie beside it and is not part of it."""
 SHARDS_FOLDER = "shards"
 MANIFEST_FOLDER = "manifest"
 REJECTED_FOLDER = "rejected"
 
 MAX_STEM = 64
 
+
+def _required(**types: pa.DataType) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name, kind in types.items()]
+
+
 MANIFEST_SCHEMA = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("image_ext", pa.string(), nullable=False),
-        pa.field("image_offset", pa.int64(), nullable=False),
-        pa.field("image_length", pa.int64(), nullable=False),
-        pa.field("saliency_offset", pa.int64(), nullable=False),
-        pa.field("saliency_length", pa.int64(), nullable=False),
-        pa.field("json_offset", pa.int64(), nullable=False),
-        pa.field("json_length", pa.int64(), nullable=False),
-        pa.field("label", pa.int64(), nullable=True),
-        pa.field("width", pa.int64(), nullable=False),
-        pa.field("height", pa.int64(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("saliency_mean", pa.float64(), nullable=False),
-        pa.field("saliency_std", pa.float64(), nullable=False),
-        pa.field("foreground_share", pa.float64(), nullable=False),
+        *_required(key=pa.string(), shard=pa.string(), index=pa.int64(), image_ext=pa.string()),
+        *_required(image_offset=pa.int64(), image_length=pa.int64()),
+        *_required(saliency_offset=pa.int64(), saliency_length=pa.int64()),
+        *_required(json_offset=pa.int64(), json_length=pa.int64()),
+        pa.field("label", pa.int64()),
+        *_required(width=pa.int64(), height=pa.int64(), source=pa.string(), sha256=pa.string()),
+        *_required(saliency_mean=pa.float64(), saliency_std=pa.float64()),
+        *_required(foreground_share=pa.float64()),
     ]
 )
 """Columns of `manifest/*.parquet`, one row per sample of the shard.
 
-Offsets and lengths are bytes in the tar, of the member's content; width and height are pixels
-after EXIF; sha256 is that of the source's bytes; saliency mean and std are of the stored map in
-[0, 1]; foreground_share is the share of a 7 x 7 grid's patches that are foreground.
+Offsets and lengths are bytes of a member's content in the tar. Width and height are pixels after
+EXIF. sha256 is that of the source file. Mean and std are of the stored map in [0, 1].
+foreground_share is the share of foreground patches in a 7 x 7 grid over the whole image.
 """
 
-REJECTED_SCHEMA = pa.schema(
-    [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
-"""Columns of `rejected/*.parquet`, one row per image whose bytes could not be used."""
+REJECTED_SCHEMA = pa.schema(_required(source=pa.string(), reason=pa.string()))
+"""Columns of `rejected/*.parquet`, one row per image whose bytes cannot be used."""
 
 
 def sample_key(source: str) -> str:
@@ -96,18 +86,3 @@ def manifest_file(name: str) -> str:
 def rejected_file(name: str) -> str:
     """The list of images rejected from a shard, relative to the shard set."""
     return f"{REJECTED_FOLDER}/{name}.parquet"
-
-
-def shard_path(root: Path, name: str) -> Path:
-    """Where the tar of a shard lies in a local set."""
-    return root / shard_file(name)
-
-
-def manifest_path(root: Path, name: str) -> Path:
-    """Where the manifest of a shard lies in a local set."""
-    return root / manifest_file(name)
-
-
-def rejected_path(root: Path, name: str) -> Path:
-    """Where the list of images rejected from a shard lies in a local set."""
-    return root / rejected_file(name)

@@ -1,7 +1,7 @@
-"""Shards: plain WebDataset tars, the same bytes for the same samples (`shard_reader` reads them).
+"""Write shards: plain WebDataset tars, the same bytes for the same samples.
 
 The members of a sample stand together: `<key>.<jpg|png|webp>`, `<key>.saliency.png`,
-`<key>.json` and, where there is a label, `<key>.cls`.
+`<key>.json` and, if there is a label, `<key>.cls`.
 """
 
 import hashlib
@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pipeline.shardset.manifest import ShardInfo
-from pipeline.shardset.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file
+from pipeline.shardset.schema import (
+    JSON_MEMBER,
+    LABEL_MEMBER,
+    SALIENCY_MEMBER,
+    sample_key,
+    shard_file,
+)
 from pipeline.storage.storage import Place, open_store
 
 
@@ -21,7 +27,6 @@ from pipeline.storage.storage import Place, open_store
 class NewSample:
     """What is written of one image; width and height are those after EXIF."""
 
-    key: str
     image: bytes
     image_ext: str
     saliency: bytes
@@ -36,41 +41,36 @@ class ShardWriter:
     """Appends samples to an open tar; made by `open_shard`."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
-        self._file = file
-        self._name = name
-        self._offset = 0
-        self._num_images = 0
+        self._file, self._name = file, name
+        self._offset = self._num_images = 0
         self._digest = hashlib.sha256()
 
     def add(self, sample: NewSample) -> dict[str, Any]:
         """Append the members of a sample.
 
         Returns:
-            The columns of the sample's manifest row that the tar decides.
+            The sample's manifest row, without the statistics of its map.
         """
-        described = {
+        key = sample_key(sample.source)
+        described: dict[str, Any] = {
             "source": sample.source,
             "width": sample.width,
             "height": sample.height,
             "label": sample.label,
             "sha256": sample.sha256,
         }
+        row = {**described, "key": key, "shard": self._name, "index": self._num_images}
+        row["image_ext"] = sample.image_ext
         about = json.dumps(described, sort_keys=True).encode()
-        row = {
-            **described,
-            "key": sample.key,
-            "shard": self._name,
-            "index": self._num_images,
-            "image_ext": sample.image_ext,
-            "image_offset": self._member(f"{sample.key}.{sample.image_ext}", sample.image),
-            "image_length": len(sample.image),
-            "saliency_offset": self._member(f"{sample.key}.{SALIENCY_MEMBER}", sample.saliency),
-            "saliency_length": len(sample.saliency),
-            "json_offset": self._member(f"{sample.key}.{JSON_MEMBER}", about),
-            "json_length": len(about),
-        }
+        for column, suffix, data in (
+            ("image", sample.image_ext, sample.image),
+            ("saliency", SALIENCY_MEMBER, sample.saliency),
+            ("json", JSON_MEMBER, about),
+        ):
+            row[f"{column}_offset"] = self._member(f"{key}.{suffix}", data)
+            row[f"{column}_length"] = len(data)
         if sample.label is not None:
-            self._member(f"{sample.key}.{LABEL_MEMBER}", str(sample.label).encode())
+            self._member(f"{key}.{LABEL_MEMBER}", str(sample.label).encode())
         self._num_images += 1
         return row
 
@@ -86,9 +86,9 @@ class ShardWriter:
         )
 
     def _member(self, name: str, data: bytes) -> int:
+        """Append a file; return the offset of its content."""
         header = tarfile.TarInfo(name)
         header.size = len(data)
-        header.mtime = 0
         header.mode = 0o644
         header.uname = header.gname = "salmask"
         self._write(header.tobuf(tarfile.USTAR_FORMAT))
@@ -105,7 +105,7 @@ class ShardWriter:
 
 @contextmanager
 def open_shard(place: Place, name: str) -> Iterator[ShardWriter]:
-    """Write a shard that appears at its final name only if the block ends well.
+    """Write a shard that appears at its final name only if the block succeeds.
 
     The block calls `finish` last.
     """

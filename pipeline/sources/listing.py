@@ -1,22 +1,25 @@
-"""List images as a stream of arrow batches, without a Python object per image."""
+"""A listing of images: a stream of rows, and the whole of it in arrow, with labels as numbers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline.storage.storage import Store
+from pipeline.storage.base import Store
 
 BATCH_ROWS = 1 << 16
 
-LISTING_SCHEMA = pa.schema(
+PLAN_SCHEMA = pa.schema(
     [
         pa.field("source", pa.large_string(), nullable=False),
         pa.field("uri", pa.large_binary()),
         pa.field("offset", pa.int64()),
         pa.field("length", pa.int64()),
         pa.field("num_bytes", pa.int64(), nullable=False),
-        pa.field("label", pa.large_string()),
+        pa.field("label", pa.int64()),
         pa.field("mask", pa.large_binary()),
         pa.field("mask_offset", pa.int64()),
         pa.field("mask_bytes", pa.int64()),
@@ -30,11 +33,37 @@ uri: the name of its file in the data's store, or a URL; null if that is `source
 offset, length: with both, a span of the file (a tar's member); with offset alone, a row of a
     parquet file.
 num_bytes: size of the image; -1 if it is unknown.
-label: name of its class.
+label: index of its class; the name of its class in a `Row`.
 mask: the name of its mask in the store of masks, or a URL.
 mask_offset: like `offset`, if the mask is in the same file as the image.
 mask_bytes: size of the mask; -1 or null if it is unknown.
 """
+
+Row = dict[str, Any]
+"""The columns of an image that are not null."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to read `--data`.
+
+    Attributes:
+        labels: whether labels are wanted.
+        image_column: column of a table, or suffix of a tar's members; empty: found by its name.
+        label_column: column of a table, suffix of a tar's members or field of its JSON members;
+            empty: `label` or `cls` if there is one.
+        mask_column: column of a table, or suffix of a tar's members; empty: no masks in it.
+    """
+
+    labels: bool = True
+    image_column: str = ""
+    label_column: str = ""
+    mask_column: str = ""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are named."""
+        return [name for name in (self.image_column, self.label_column, self.mask_column) if name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,65 +83,82 @@ class DataPlace:
     mask_column: str = ""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
-    """A stream of rows. It can be read once.
+    """A stream of rows, which can be read once.
 
     Attributes:
         place: how to read the images.
-        batches: of LISTING_SCHEMA; their order matters only if `keeps_order`.
-        keeps_order: whether to keep the order, so that containers are read sequentially.
+        rows: of the images, with labels by name; None for each file that is not an image.
+        keeps_order: whether the rows' order matters, so that containers are read sequentially.
         counts_as_numbers: whether labels that are all integers are sorted by value.
         unlabelled: the message after the source of an image without a label; empty: none.
-        num_ignored: files that are not images by name, known after the batches have been read.
-        holds_masks: whether rows locate their masks.
         takes_all: whether the listing has every image below the store.
     """
 
     place: DataPlace
-    batches: Iterator[pa.RecordBatch]
+    rows: Iterator[Row | None]
     keeps_order: bool = False
     counts_as_numbers: bool = False
     unlabelled: str = ""
-    num_ignored: int = 0
-    holds_masks: bool = False
     takes_all: bool = False
 
 
-class RowBuffer:
-    """Collects rows into batches."""
+@dataclass(frozen=True)
+class Collected:
+    """A whole listing.
 
-    def __init__(self) -> None:
-        self._sources: list[str] = []
-        self._num_bytes: list[int] = []
-        self._more: dict[str, list[object]] = {}
+    Attributes:
+        rows: of PLAN_SCHEMA, one chunk per column, without the columns that are all null.
+        class_names: empty if there are no labels.
+        unlabelled_because: why there are no labels; empty if there are, or none were wanted.
+        num_ignored: files that are not images.
+    """
 
-    def add(self, source: str, num_bytes: int, **more: object) -> None:
-        """Add a row; other columns are null."""
-        for name, value in more.items():
-            if value is not None:
-                column = self._more.setdefault(name, [])
-                column.extend([None] * (len(self._sources) - len(column)))
-                column.append(value)
-        self._sources.append(source)
-        self._num_bytes.append(num_bytes)
+    rows: pa.Table
+    class_names: tuple[str, ...]
+    unlabelled_because: str
+    num_ignored: int = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the rows fill a batch."""
-        return len(self._sources) >= BATCH_ROWS
+    def without_labels(self, why: str) -> "Collected":
+        """The same images, unlabelled."""
+        rows = self.rows
+        rows = rows.drop_columns(["label"]) if "label" in rows.column_names else rows
+        return replace(self, rows=rows, class_names=(), unlabelled_because=why)
 
-    def take(self) -> pa.RecordBatch:
-        """Return the rows as a batch and empty the buffer."""
-        count = len(self._sources)
-        values: dict[str, Sequence[object]] = {
-            "source": self._sources,
-            "num_bytes": self._num_bytes,
-            **self._more,
-        }
-        arrays = []
-        for column in LISTING_SCHEMA:
-            some = values.get(column.name, [])
-            arrays.append(pa.array([*some, *[None] * (count - len(some))], column.type))
-        self._sources, self._num_bytes, self._more = [], [], {}
-        return pa.record_batch(arrays, schema=LISTING_SCHEMA)
+
+def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
+    """Read a listing to its end; `known_classes` keep their numbers, others come after them."""
+    numbers = {name: number for number, name in enumerate(known_classes)}
+    parts: dict[str, list[pa.Array]] = {column.name: [] for column in PLAN_SCHEMA}
+    first_unlabelled: str | None = None
+    num_ignored = 0
+    while some := list(islice(listing.rows, BATCH_ROWS)):
+        rows = [row for row in some if row is not None]
+        num_ignored += len(some) - len(rows)
+        for row in rows:
+            if row.get("label") is not None:
+                row["label"] = numbers.setdefault(row["label"], len(numbers))
+            elif first_unlabelled is None or row["source"] < first_unlabelled:
+                first_unlabelled = row["source"]
+        for column in PLAN_SCHEMA:
+            values = pa.array([row.get(column.name) for row in rows], column.type)
+            is_empty = values.null_count == len(values)
+            parts[column.name].append(pa.nulls(len(values)) if is_empty else values)
+    columns = {}
+    for column in PLAN_SCHEMA:  # one by one: both forms of all columns at once take too much memory
+        arrays = parts.pop(column.name)
+        if any(array.type == column.type for array in arrays):
+            columns[column.name] = pa.concat_arrays([a.cast(column.type) for a in arrays])
+    images = Collected(pa.table(columns), (), "", num_ignored)
+    if first_unlabelled is not None or not numbers:
+        why = f"{first_unlabelled} {listing.unlabelled}" if listing.unlabelled else ""
+        return images.without_labels(why)
+    by_value = listing.counts_as_numbers and all(n.lstrip("-").isdecimal() for n in numbers)
+    new = sorted(numbers.keys() - set(known_classes), key=int if by_value else str)
+    names = (*known_classes, *new)
+    final = {name: number for number, name in enumerate(names)}
+    renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]
+    index = images.rows.column_names.index("label")
+    table = images.rows.set_column(index, PLAN_SCHEMA.field("label"), pa.array(renumbered))
+    return replace(images, rows=table, class_names=names)

@@ -5,9 +5,11 @@ A failure to read is an error of the input or of its store. It never rejects an 
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from itertools import groupby
 from typing import IO, Any
 
@@ -15,84 +17,55 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
-from pipeline.sources.listing import DataPlace
-from pipeline.sources.parquet import BYTES_FIELD
+from pipeline.sources.listing import DataPlace, Row
+from pipeline.sources.table import BYTES_FIELD, readable
 from pipeline.sources.uris import open_uri
+from pipeline.storage.base import Store
 
 READ_AHEAD, READ_THREADS = 16, 8
 """Images that are prefetched from a remote store, and the number of threads."""
 PARQUET_ROWS = 16
-"""Rows of a parquet file that are read at once: each holds a whole image."""
+"""Rows of a parquet file that are read at once: each contains a whole image."""
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image as it was found.
-
-    Attributes:
-        source: its name.
-        data: its bytes.
-        label: index into the class names, or None.
-        mask: the bytes of its mask, or None.
-    """
+    """The bytes of an image and of its mask; the label is an index into the class names."""
 
     source: str
     data: bytes
     label: int | None
     mask: bytes | None
 
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of the plan; see `pipeline.sources.listing.LISTING_SCHEMA`."""
-
-    source: str
-    uri: str
-    offset: int | None
-    length: int | None
-    num_bytes: int
-    label: int | None
-    mask: str | None
-    mask_offset: int | None
-    mask_bytes: int | None
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of its bytes."""
+        return sha256(self.data).hexdigest()
 
 
 def read_images(place: DataPlace, rows: pa.RecordBatch) -> Iterator[RawImage]:
-    """Read the images of one shard.
-
-    Args:
-        place: how to read the data.
-        rows: of the plan.
+    """Read the images of rows of PLAN_SCHEMA.
 
     Raises:
         InputError: an image or a mask is gone, cannot be read, or has another size than when it
             was listed; names it.
     """
-    listed = [_row(fields) for fields in rows.to_pylist()]
-    if listed and listed[0].offset is not None and listed[0].length is None:
-        for _, group in groupby(listed, key=lambda row: row.uri):
-            yield from _parquet_rows(place, list(group))
-    else:
-        yield from _fetched(place, listed)
-
-
-def _row(fields: dict[str, Any]) -> _Row:
-    uri = fields.pop("uri")
-    mask = fields.pop("mask")
-    return _Row(
-        uri=fields["source"] if uri is None else os.fsdecode(uri),
-        mask=None if mask is None else os.fsdecode(mask),
-        **fields,
-    )
-
-
-def _fetched(place: DataPlace, rows: Sequence[_Row]) -> Iterator[RawImage]:
-    """Read files and members of tars. Several threads prefetch remote files."""
-    reader = _Reader(place)
-    is_sequential = any(row.offset is not None for row in rows)
-    if is_sequential or not rows or not open_uri(place.store, rows[0].uri)[0].is_remote:
-        yield from map(reader.image, rows)
+    listed: list[Row] = rows.to_pylist()
+    for row in listed:
+        row["uri"] = os.fsdecode(row["uri"] or row["source"])
+    if listed and listed[0]["offset"] is not None and listed[0]["length"] is None:
+        for uri, group in groupby(listed, key=lambda row: str(row["uri"])):
+            yield from _parquet_rows(place, uri, {row["offset"]: row for row in group})
         return
+    reader = _Reader(place)
+    is_remote = listed and open_uri(place.store, listed[0]["uri"])[0].is_remote
+    if is_remote and all(row["offset"] is None for row in listed):
+        yield from _prefetched(reader, listed)
+    else:
+        yield from map(reader.image, listed)
+
+
+def _prefetched(reader: "_Reader", rows: list[Row]) -> Iterator[RawImage]:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         waiting: deque[Future[RawImage]] = deque()
         try:
@@ -114,43 +87,37 @@ class _Reader:
         self._place = place
         self._tar: tuple[str, IO[bytes]] | None = None
 
-    def image(self, row: _Row) -> RawImage:
+    def image(self, row: Row) -> RawImage:
         """Read the image and the mask of a row."""
-        if row.offset is not None and row.length is not None:
-            offset, length = row.offset, row.length
-            data = self._checked(
-                row.source, row.num_bytes, lambda: self._member(row.uri, offset, length)
-            )
-        else:
-            store, name = open_uri(self._place.store, row.uri)
-            data = self._checked(row.source, row.num_bytes, lambda: store.read(name))
-        return RawImage(row.source, data, row.label, self._mask(row))
+        store, masks = self._place.store, self._place.masks or self._place.store
+        source, uri = row["source"], row["uri"]
+        data = self._read(source, store, uri, row["offset"], row["num_bytes"])
+        mask: bytes | None = None
+        what, size = f"the mask of {source}", row["mask_bytes"]
+        if row["mask"] is not None:
+            mask = self._read(what, masks, os.fsdecode(row["mask"]), None, size)
+        elif row["mask_offset"] is not None:
+            mask = self._read(what, store, uri, row["mask_offset"], size)
+        return RawImage(source, data, row["label"], mask)
 
-    def _mask(self, row: _Row) -> bytes | None:
-        size = -1 if row.mask_bytes is None else row.mask_bytes
-        what = f"the mask of {row.source}"
-        if row.mask is not None:
-            store, name = open_uri(self._place.masks or self._place.store, row.mask)
-            return self._checked(what, size, lambda: store.read(name))
-        if row.mask_offset is not None:
-            offset = row.mask_offset
-            return self._checked(what, size, lambda: self._member(row.uri, offset, size))
-        return None
-
-    def _member(self, uri: str, offset: int, length: int) -> bytes:
-        if self._tar is None or self._tar[0] != uri:
-            store, name = open_uri(self._place.store, uri)
-            self._tar = (uri, store.open(name))
-        self._tar[1].seek(offset)
-        return self._tar[1].read(length)
-
-    def _checked(self, what: str, size: int, read: Callable[[], bytes]) -> bytes:
+    def _read(
+        self, what: str, base: Store, uri: str, offset: int | None, size: int | None
+    ) -> bytes:
+        """A file, or a member of a tar; a size of -1 or None is not checked."""
         try:
-            data = read()
+            if offset is None:
+                store, name = open_uri(base, uri)
+                data = store.read(name)
+            else:
+                if self._tar is None or self._tar[0] != uri:
+                    store, name = open_uri(base, uri)
+                    self._tar = (uri, store.open(name))
+                self._tar[1].seek(offset)
+                data = self._tar[1].read(size or 0)
         except FileNotFoundError as error:
             url = self._place.store.url
             raise InputError(f"{what} has vanished from {url} since it was listed") from error
-        if size >= 0 and len(data) != size:
+        if size is not None and 0 <= size != len(data):
             raise InputError(
                 f"{what} has {len(data)} bytes instead of the {size} listed: "
                 "is another program still writing it?"
@@ -158,51 +125,35 @@ class _Reader:
         return data
 
 
-def _parquet_rows(place: DataPlace, rows: Sequence[_Row]) -> Iterator[RawImage]:
-    """Read rows of one parquet file, with only the row groups and columns that it takes."""
-    store, name = open_uri(place.store, rows[0].uri)
-    wanted = {row.offset: row for row in rows if row.offset is not None}
-    first, last = min(wanted), max(wanted)
-    try:
-        with store.open(name) as file:
-            table = pq.ParquetFile(file)
-            start = 0
-            for group in range(table.num_row_groups):
-                end = start + table.metadata.row_group(group).num_rows
-                if start <= last and end > first:
-                    yield from _of_group(place, table, group, start, wanted)
-                start = end
-            if start <= last:
-                raise InputError(f"{store.where(name)} has {start} rows now, fewer than listed")
-    except FileNotFoundError as error:
-        raise InputError(f"{store.where(name)} has vanished since it was listed") from error
-    except pa.ArrowException as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"{store.where(name)} cannot be read: {message}") from error
-
-
-def _of_group(
-    place: DataPlace,
-    table: Any,  # noqa: ANN401  (pyarrow has no types)
-    group: int,
-    start: int,
-    wanted: dict[int, _Row],
-) -> Iterator[RawImage]:
+def _parquet_rows(place: DataPlace, uri: str, wanted: dict[int, Row]) -> Iterator[RawImage]:
+    """Read rows, by their numbers, of one parquet file, with only the row groups that it takes."""
+    store, name = open_uri(place.store, uri)
     columns = [column for column in (place.image_column, place.mask_column) if column]
-    number = start
-    for batch in table.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
-        for position in range(batch.num_rows):
-            row = wanted.get(number)
-            number += 1
-            if row is None:
+    with readable(store, name), store.open(name) as file:
+        table = pq.ParquetFile(file)
+        if max(wanted) >= table.metadata.num_rows:
+            raise InputError(
+                f"{store.where(name)} has {table.metadata.num_rows} rows now, fewer than listed"
+            )
+        number = 0
+        for group in range(table.num_row_groups):
+            end = number + table.metadata.row_group(group).num_rows
+            if wanted.keys().isdisjoint(range(number, end)):
+                number = end
                 continue
-            mask = _cell(batch, place.mask_column, position) if place.mask_column else None
-            image = _cell(batch, place.image_column, position)
-            yield RawImage(row.source, image or b"", row.label, mask)
+            for batch in table.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
+                for position in range(batch.num_rows):
+                    if row := wanted.get(number):
+                        data = _cell(batch, place.image_column, position) or b""
+                        mask = _cell(batch, place.mask_column, position)
+                        yield RawImage(row["source"], data, row["label"], mask)
+                    number += 1
 
 
 def _cell(batch: pa.RecordBatch, column: str, position: int) -> bytes | None:
-    value = batch.column(column)[position].as_py()
+    if not column:
+        return None
+    value: Any = batch.column(column)[position].as_py()
     if isinstance(value, dict):
         value = value[BYTES_FIELD]
     return None if value is None else bytes(value)

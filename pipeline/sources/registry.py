@@ -1,73 +1,56 @@
-"""Where images come from, told from what `--data` is: folder, glob, list, table or tars."""
+"""Choose the source of images from `--data`: folder, pattern, list, table or tars."""
 
 import os
 import re
-from dataclasses import dataclass
 
 from pipeline.core.errors import InputError
 from pipeline.sources.folder import list_files
-from pipeline.sources.listing import Listing
+from pipeline.sources.listing import Listing, SourceOptions
 from pipeline.sources.table import list_tables
 from pipeline.sources.tars import list_tars
-from pipeline.storage.storage import Place, Store, is_url, open_store
+from pipeline.storage.base import Store
+from pipeline.storage.storage import Place, is_url, open_store
 
 CONTAINERS = (".txt", ".csv", ".parquet", ".tar")
 WILDCARDS = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How to read what `--data` is.
-
-    Attributes:
-        labels: whether labels are wanted.
-        image_column: column of a table, or suffix of a tar's members; empty: found by its name.
-        label_column: column of a table, suffix of a tar's members or field of its JSON members;
-            empty: `label` or `cls` where there is one.
-        mask_column: column of a table, or suffix of a tar's members; empty: no masks in it.
-    """
-
-    labels: bool = True
-    image_column: str = ""
-    label_column: str = ""
-    mask_column: str = ""
 
 
 def open_source(data: Place, options: SourceOptions) -> Listing:
     """List the images of a place.
 
     - a folder, or a prefix of a bucket: all images below it, at any depth; top-level folders are
-      classes, if every image lies in one;
-    - a pattern (`*`, `**`, `[...]`, and `?` in local paths): the images that match, as in a folder
-      that is the pattern's part before the first wildcard;
+      classes, if every image is in one;
+    - a pattern (`*`, `**`, `[...]`, and `?` in local paths): the images that match; the path before
+      the first wildcard is the folder;
     - `.txt`: one path or URL a line; `.csv`, `.parquet`: a column of them; relative ones are
       relative to the list's folder;
     - `.parquet` with a column of bytes: the images themselves;
-    - `.tar`, as WebDataset has them: members of one sample share their name up to its first dot;
-    - a pattern that ends in one of these suffixes: many of them.
+    - `.tar` in WebDataset's format: members of a sample share their name up to its first dot;
+    - a pattern that ends in one of these suffixes: many such files.
 
     Args:
         data: a local path or a URL.
         options: columns and labels.
 
     Raises:
-        InputError: nothing there, of no known kind, or options that do not fit the kind; listing
-            goes on while the batches are read, and raises then too.
+        InputError: nothing there, of no known kind, or options that do not fit the kind; also
+            while the rows are read.
     """
     text = str(data)
     path, question, query = text.partition("?") if is_url(text) else (text, "", "")
     suffix = os.path.splitext(path)[1].lower()
     is_local = not is_url(path)
-    if is_local and os.path.isdir(path):
+    is_there = is_local and os.path.exists(path)
+    if is_there and os.path.isdir(path):
         return _files(open_store(path), None, options)
     pattern = _split_pattern(path)
-    if pattern is not None and not (is_local and os.path.exists(path)):
+    if pattern is not None and not is_there:
         root, rest = pattern
         store = open_store(root + question + query)
         if suffix in CONTAINERS:
             return _containers(store, _matching(store, rest), suffix, options)
         return _files(store, rest, options)
-    if is_local and not os.path.exists(path):
+    if is_local and not is_there:
         raise InputError(f"no such {'file' if suffix in CONTAINERS else 'folder'}: {path}")
     if suffix in CONTAINERS and not path.endswith("/"):
         folder, _, name = path.rpartition("/")
@@ -92,23 +75,7 @@ def _files(store: Store, pattern: str | None, options: SourceOptions) -> Listing
 
 
 def _containers(store: Store, names: list[str], suffix: str, options: SourceOptions) -> Listing:
-    if suffix == ".tar":
-        return list_tars(
-            store,
-            names,
-            labels=options.labels,
-            image_suffix=options.image_column,
-            label_column=options.label_column,
-            mask_suffix=options.mask_column,
-        )
-    return list_tables(
-        store,
-        names,
-        labels=options.labels,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        mask_column=options.mask_column,
-    )
+    return (list_tars if suffix == ".tar" else list_tables)(store, names, options)
 
 
 def _split_pattern(path: str) -> tuple[str, str] | None:

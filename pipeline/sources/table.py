@@ -1,89 +1,77 @@
-"""Lists of images: text, CSV or parquet with a column of URIs, parquet with the images' bytes."""
+"""List the images in tables: text, CSV or parquet with a column of URIs, parquet with the bytes."""
 
 import io
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
-from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
-from pipeline.sources.parquet import Columns, is_bytes, readable, row_batches
+from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, Row, SourceOptions
 from pipeline.sources.uris import UriResolver
-from pipeline.storage.storage import Store, printable
+from pipeline.storage.base import Store, printable
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")
+BYTES_FIELD = "bytes"
+"""The field of a struct column that holds the image, as the `datasets` library writes it."""
 
 
-def list_tables(
-    store: Store,
-    names: Sequence[str],
-    *,
-    labels: bool,
-    image_column: str = "",
-    label_column: str = "",
-    mask_column: str = "",
-) -> Listing:
-    """List the images that text files, CSV or parquet tables name or hold.
+def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> Listing:
+    """List the images that tables of one kind name or contain.
 
-    Args:
-        store: where the tables lie; relative URIs are relative to their table's folder.
-        names: of the tables, all of one kind.
-        labels: whether labels are wanted.
-        image_column: of URIs or of bytes; empty: found by its name.
-        label_column: empty: `label` or `cls`, where there is one.
-        mask_column: of URIs or of bytes, as the images'; empty: no masks.
-
-    Raises:
-        InputError: no such file or column, a table that cannot be read; while batches are read
-            also: an empty or unreadable URI, no rows.
+    Relative URIs are relative to their table's folder. Columns of images and of masks are both
+    URIs or both bytes.
     """
+    place = store.where(names[0])
     suffix = os.path.splitext(names[0])[1].lower()
-    columns = Columns("", "", "")
     holds_bytes = False
     if suffix == ".txt":
-        if image_column or label_column or mask_column:
-            raise InputError(f"{store.where(names[0])}: a text list has no columns")
+        if options.columns:
+            raise InputError(f"{place}: a text list has no columns")
     else:
         schema = _schema(store, names[0], suffix)
-        columns = _choose(
-            store.where(names[0]), schema.names, labels, image_column, label_column, mask_column
-        )
-        holds_bytes = is_bytes(schema.field(columns.image).type)
-        if columns.mask and is_bytes(schema.field(columns.mask).type) != holds_bytes:
-            raise InputError(
-                f"{store.where(names[0])}: {columns.image} and {columns.mask} have to be both "
-                "URIs or both bytes"
-            )
+        options = _choose(place, schema.names, options)
+        image, mask = options.image_column, options.mask_column
+        holds_bytes = _is_bytes(schema.field(image).type)
+        if mask and _is_bytes(schema.field(mask).type) != holds_bytes:
+            raise InputError(f"{place}: {image} and {mask} have to be both URIs or both bytes")
     return Listing(
         place=DataPlace(
             store=store,
             masks=store,
-            image_column=columns.image if holds_bytes else "",
-            mask_column=columns.mask if holds_bytes else "",
+            image_column=options.image_column if holds_bytes else "",
+            mask_column=options.mask_column if holds_bytes else "",
         ),
-        batches=(
-            row_batches(store, names, columns)
-            if holds_bytes
-            else _uri_batches(store, names, suffix, columns)
-        ),
+        rows=_rows(store, names, suffix, options, holds_bytes),
         keeps_order=holds_bytes,
         counts_as_numbers=True,
-        unlabelled="has no label" if columns.label else "",
-        holds_masks=bool(columns.mask),
+        unlabelled="has no label" if options.label_column else "",
     )
 
 
-def _choose(
-    place: str, there: Sequence[str], labels: bool, image: str, label: str, mask: str
-) -> Columns:
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type contains images or masks, instead of naming them."""
+    if pa.types.is_struct(kind):
+        return BYTES_FIELD in [kind.field(i).name for i in range(kind.num_fields)]
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _choose(place: str, there: Sequence[str], options: SourceOptions) -> SourceOptions:
+    """The columns that are used; label is empty if there is none or none is wanted."""
     listed = f"it has {', '.join(there) or 'none'}"
-    for option, name in (("image", image), ("label", label), ("mask", mask)):
+    for option in ("image_column", "label_column", "mask_column"):
+        name = getattr(options, option)
         if name and name not in there:
-            raise InputError(f"{place} has no column {name!r} (--{option}-column): {listed}")
+            raise InputError(
+                f"{place} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
+            )
+    image, label = options.image_column, options.label_column
     if not image:
         found = [name for name in IMAGE_COLUMNS if name in there]
         if len(found) != 1:
@@ -93,88 +81,128 @@ def _choose(
                 f"({listed})"
             )
         image = found[0]
-    if labels and not label:
+    if not label:
         label = next((name for name in LABEL_COLUMNS if name in there and name != image), "")
-    return Columns(image, label if labels else "", mask)
+    return replace(options, image_column=image, label_column=label if options.labels else "")
 
 
 def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
-    with readable(store, name):
+    with readable(store, name), store.open(name) as file:
         if suffix == ".parquet":
-            with store.open(name) as file:
-                return pq.read_schema(file)
-        with store.open(name) as file:
-            head = file.readline()
-        return arrow_csv.read_csv(io.BytesIO(head)).schema
+            return pq.read_schema(file)
+        return arrow_csv.read_csv(io.BytesIO(file.readline())).schema
 
 
-def _uri_batches(
-    store: Store, names: Sequence[str], suffix: str, columns: Columns
-) -> Iterator[pa.RecordBatch]:
-    """Rows of tables that name images."""
-    rows = RowBuffer()
+def _rows(
+    store: Store, names: Sequence[str], suffix: str, options: SourceOptions, holds_bytes: bool
+) -> Iterator[Row]:
     found = False
     for name in names:
-        resolver = UriResolver(store, name)
-        for number, (image, label, mask) in enumerate(_cells(store, name, suffix, columns), 1):
-            found = True
-            image_at = resolver.resolve(image, number)
-            more: dict[str, object] = {}
-            if mask:
-                mask_at = resolver.resolve(mask, number)
-                more = {"mask": mask_at.uri or os.fsencode(mask_at.source)}
-                more["mask_bytes"] = mask_at.num_bytes
-            rows.add(
-                printable(image_at.source),
-                image_at.num_bytes,
-                uri=image_at.uri,
-                label=label or None,
-                **more,
-            )
-            if rows.is_full:
-                yield rows.take()
+        with readable(store, name), store.open(name) as file:
+            if holds_bytes:
+                rows = _rows_of_bytes(name, pq.ParquetFile(file), options)
+            else:
+                rows = _rows_of_uris(store, name, _cells(file, suffix, options))
+            for row in rows:
+                found = True
+                yield row
     if not found:
         raise InputError(f"no images in {store.where(names[0])}: it has no rows")
-    yield rows.take()
 
 
-def _cells(
-    store: Store, name: str, suffix: str, columns: Columns
-) -> Iterator[tuple[str | None, str | None, str | None]]:
-    """Image, label and mask of each row, as text."""
-    with readable(store, name):
-        if suffix == ".txt":
-            with (
-                store.open(name) as binary,
-                io.TextIOWrapper(
-                    binary, encoding="utf-8-sig", errors="surrogateescape", newline="\n"
-                ) as text,
-            ):
-                for line in text:
-                    stripped = line.rstrip("\r\n")
-                    if stripped.strip():
-                        yield stripped, None, None
-            return
-        for batch in _tables(store, name, suffix, columns):
-            texts = [
-                batch.column(column).cast(pa.string()).to_pylist()
-                if column
-                else [None] * batch.num_rows
-                for column in (columns.image, columns.label, columns.mask)
-            ]
-            yield from zip(*texts, strict=True)
+@contextmanager
+def readable(store: Store, name: str) -> Iterator[None]:
+    """Turn the errors of pyarrow about a table into an `InputError` that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {store.where(name)}") from error
+    except InputError:
+        raise
+    except (pa.ArrowException, UnicodeError, OSError) as error:  # pyarrow raises all of them
+        message = " ".join(str(error).split())
+        raise InputError(f"{store.where(name)} cannot be read: {message}") from error
 
 
-def _tables(store: Store, name: str, suffix: str, columns: Columns) -> Iterator[pa.RecordBatch]:
-    with store.open(name) as file:
-        if suffix == ".parquet":
-            table = pq.ParquetFile(file)
-            yield from table.iter_batches(batch_size=BATCH_ROWS, columns=columns.names)
-            return
-        options = arrow_csv.ConvertOptions(
-            include_columns=columns.names,
-            column_types=dict.fromkeys(columns.names, pa.string()),
+Cells = tuple[str | None, str | None, str | None]
+"""Image, label and mask of a row, as text."""
+
+
+def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cells]:
+    if suffix == ".txt":
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        for line in text:
+            if line.strip():
+                yield line.rstrip("\r\n"), None, None
+        return
+    if suffix == ".parquet":
+        batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=options.columns)
+    else:
+        convert = arrow_csv.ConvertOptions(
+            include_columns=options.columns,
+            column_types=dict.fromkeys(options.columns, pa.string()),
             null_values=[""],
             strings_can_be_null=True,
         )
-        yield from arrow_csv.open_csv(file, convert_options=options)
+        batches = arrow_csv.open_csv(file, convert_options=convert)
+    for batch in batches:
+        names = (options.image_column, options.label_column, options.mask_column)
+        yield from zip(*(_texts(batch, name) for name in names), strict=True)
+
+
+def _texts(batch: pa.RecordBatch, column: str) -> list[str | None]:
+    """The cells of a column as text; nulls for an empty name."""
+    if not column:
+        return [None] * batch.num_rows
+    return list(batch.column(column).cast(pa.string()).to_pylist())
+
+
+def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
+    resolver = UriResolver(store, name)
+    for number, (image, label, mask) in enumerate(cells, 1):
+        row = resolver.resolve(image, number)
+        row["label"] = label or None
+        if mask:
+            at = resolver.resolve(mask, number)
+            row["mask"] = at["uri"] or os.fsencode(at["source"])
+            row["mask_bytes"] = at["num_bytes"]
+        yield row
+
+
+def _rows_of_bytes(name: str, table: pq.ParquetFile, options: SourceOptions) -> Iterator[Row]:
+    label_column = [options.label_column] if options.label_column else []
+    labels = (
+        label
+        for batch in table.iter_batches(BATCH_ROWS, columns=label_column)
+        for label in _texts(batch, options.label_column)
+    )
+    masked = _masked(table, options.mask_column)
+    for number, (label, has_mask) in enumerate(zip(labels, masked, strict=True)):
+        yield {
+            "source": f"{printable(name)}/{number:09d}",
+            "num_bytes": -1,
+            "uri": os.fsencode(name),
+            "offset": number,
+            "label": label or None,
+            "mask_offset": number if has_mask else None,
+        }
+
+
+def _masked(table: pq.ParquetFile, column: str) -> Iterator[bool]:
+    """Which rows have a mask; masks are read only if the file's statistics do not tell."""
+    for group in range(table.num_row_groups):
+        about = table.metadata.row_group(group)
+        parts = [about.column(i) for i in range(about.num_columns)]
+        nulls = [
+            part.statistics and part.statistics.null_count
+            for part in parts
+            if part.path_in_schema in (column, f"{column}.{BYTES_FIELD}")
+        ]
+        if not column or nulls == [0]:
+            yield from [bool(column)] * about.num_rows
+            continue
+        for batch in table.iter_batches(64, row_groups=[group], columns=[column]):
+            cells = batch.column(column)
+            if pa.types.is_struct(cells.type):
+                cells = cells.field(BYTES_FIELD)
+            yield from cells.is_valid().to_pylist()

@@ -47,16 +47,6 @@ def temporaries(folder: Path) -> list[Path]:
     return sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
 
 
-def sweep_temporaries(folder: Path) -> int:
-    """Remove the temporary files in a folder; return how many."""
-    count = 0
-    for orphan in temporaries(folder):
-        with suppress(FileNotFoundError):
-            orphan.unlink()
-            count += 1
-    return count
-
-
 def settle_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut, if the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)

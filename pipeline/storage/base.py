@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import IO, ClassVar, TypeVar
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 
 RETRY_SECONDS = 30.0
 """How long a temporary failure is retried, counted from the first failure."""
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class StoreError(InputError):
-    """A store cannot be reached or used; the message names the file, the reason and the retries."""
+    """A store refuses a request; the message names the file and the reason."""
 
 
 class Store(ABC):
@@ -40,7 +40,8 @@ class Store(ABC):
 
     Names are relative and use forward slashes. Bytes of local names that are not UTF-8 are
     surrogates, as in `os.fsdecode`. Methods raise `FileNotFoundError` if the file does not exist
-    (`size` returns None) and `StoreError` if the store cannot be reached or used.
+    (`size` returns None), `StoreError` if the store refuses, and `StoreUnavailable` if it does not
+    answer.
 
     Attributes:
         is_remote: whether every request is a round trip over the network.
@@ -117,48 +118,6 @@ class Store(ABC):
         return io.BufferedReader(_StoreFile(self, name, size), step)
 
 
-def printable(name: str) -> str:
-    """Return a name in which bytes that are not UTF-8 are backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:
-    """Call `attempt` until it succeeds, with growing pauses, while its errors may be temporary.
-
-    Args:
-        what: what cannot be done, for the message.
-        attempt: called again after a `ConnectionError` or an error in `TEMPORARY_ERRORS`.
-        seconds: time from the first failure to the last attempt.
-
-    Raises:
-        FileNotFoundError: from the attempt.
-        StoreError: the last failure.
-    """
-    deadline: float | None = None
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            return attempt()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            if not isinstance(error, ConnectionError) and error.errno not in TEMPORARY_ERRORS:
-                raise StoreError(f"{what}: {reason(error)}") from error
-            now = time.monotonic()
-            deadline = now + seconds if deadline is None else deadline
-            if now >= deadline:
-                raise StoreError(
-                    f"{what}: {reason(error)} (tried again for {seconds:.0f} s)"
-                ) from error
-            time.sleep(min(pause, deadline - now))
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def reason(error: OSError) -> str:
-    """Return the reason of a failure on one line."""
-    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
-
-
 class _StoreFile(io.RawIOBase):
     """A readable, seekable file; the store retries each read."""
 
@@ -173,8 +132,7 @@ class _StoreFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
+        self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
@@ -183,3 +141,40 @@ class _StoreFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def printable(name: str) -> str:
+    """Return a name in which bytes that are not UTF-8 are backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def reason(error: OSError) -> str:
+    """Return the reason of a failure on one line."""
+    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
+
+
+def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:
+    """Call `attempt` until it succeeds, with growing pauses, while its errors may be temporary.
+
+    The last attempt is `seconds` after the first failure. Raises `FileNotFoundError` from the
+    attempt, `StoreUnavailable` after the last one, and `StoreError` for other failures; their
+    messages begin with `what`.
+    """
+    deadline: float | None = None
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if not isinstance(error, ConnectionError) and error.errno not in TEMPORARY_ERRORS:
+                raise StoreError(f"{what}: {reason(error)}") from error
+            now = time.monotonic()
+            deadline = now + seconds if deadline is None else deadline
+            if now >= deadline:
+                raise StoreUnavailable(
+                    f"{what}: {reason(error)} (tried again for {seconds:.0f} s)"
+                ) from error
+            time.sleep(min(pause, deadline - now))
+            pause = min(2 * pause, LONGEST_PAUSE)

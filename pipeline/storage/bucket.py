@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
-from http import HTTPStatus
 from http.client import HTTPException
 from importlib.util import find_spec
 from typing import Any
@@ -22,9 +21,6 @@ OBSTORE_RETRY_SECONDS = 2.0
 CONNECT_SECONDS, SILENT_SECONDS = 5, 60
 """Seconds after which a request without an answer fails; the upload of a part counts."""
 REGION_TRIES = 3
-PART_BYTES, PARTS_AT_ONCE = 5 << 20, 2
-"""Parts of an upload: few at once, so that a slow line sends them within `SILENT_SECONDS`."""
-
 ENDPOINT_NAMES = {
     "s3": ("endpoint", "aws_endpoint_url_s3"),
     "gs": ("base_url",),
@@ -37,11 +33,7 @@ _is_forked = False
 
 
 def connect(scheme: str, name: str, options: Options) -> Bucket:
-    """Return the connection of this process to a bucket.
-
-    Raises:
-        StoreError: the process was forked from one that had a connection.
-    """
+    """Return the connection of this process to a bucket; StoreError in a forked process."""
     if _is_forked:
         raise StoreError(
             "this process was forked from one that had used a bucket, so its requests would hang: "
@@ -108,11 +100,12 @@ def bucket_region(name: str, endpoint: str = "https://s3.amazonaws.com") -> str 
             headers = urlopen(request, timeout=CONNECT_SECONDS).headers
         except HTTPError as error:
             headers = error.headers
-            if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if error.code >= 500:
                 continue
         except (OSError, HTTPException):
             continue
-        return str(headers["x-amz-bucket-region"]) if "x-amz-bucket-region" in headers else None
+        region: str | None = headers["x-amz-bucket-region"]
+        return region
     return None
 
 
@@ -125,12 +118,7 @@ def status_of(error: Exception) -> int:
 def failure(what: str, error: Exception) -> OSError | StoreError:
     """Return the error to raise for an error of obstore, whose own message has many lines.
 
-    Args:
-        what: what cannot be done, for the message.
-        error: of obstore.
-
-    Returns:
-        `FileNotFoundError`, `ConnectionError` where another attempt may succeed, or `StoreError`.
+    It is a `ConnectionError` if another attempt may succeed.
     """
     text, _, details = str(error).partition("\n\nDebug source")
     if isinstance(error, FileNotFoundError) and not re.search("NoSuchBucket|ContainerNotF", text):

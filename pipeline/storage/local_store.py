@@ -1,5 +1,7 @@
 """A local folder as a store."""
 
+# ruff: noqa: D102  (`Store` documents these methods)
+
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from pipeline.storage.atomic import atomic_file, settle_folder, sweep_temporaries
+from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
 from pipeline.storage.base import RETRY_SECONDS, Store, StoreError, printable, reason, retrying
 
 Result = TypeVar("Result")
@@ -39,12 +41,9 @@ class LocalStore(Store):
         return self.root / name
 
     def read(self, name: str) -> bytes:
-        """See `Store`."""
         return self._retrying(name, lambda: self.path(name).read_bytes())
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """See `Store`."""
-
         def attempt() -> bytes:
             with self.path(name).open("rb") as file:
                 return os.pread(file.fileno(), length, offset)
@@ -52,7 +51,6 @@ class LocalStore(Store):
         return self._retrying(name, attempt)
 
     def size(self, name: str) -> int | None:
-        """See `Store`."""
         try:
             about = self._retrying(name, lambda: self.path(name).stat())
         except FileNotFoundError:
@@ -60,7 +58,7 @@ class LocalStore(Store):
         return about.st_size if stat.S_ISREG(about.st_mode) else None
 
     def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """See `Store`. Symbolic links are followed.
+        """Symbolic links are followed.
 
         A folder that is reachable through several links is listed once: by its own path if that
         is below the root, else by the first link in order of names.
@@ -86,15 +84,12 @@ class LocalStore(Store):
                     yield os.fsdecode(path[len(root) :]), size
 
     def is_there(self) -> bool:
-        """See `Store`."""
         return self.root.is_dir()
 
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """See `Store`."""
         return atomic_file(self.path(name), settle=False)
 
     def remove(self, name: str) -> None:
-        """See `Store`."""
         path = self.path(name)
         path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, missing, or not removable
@@ -103,13 +98,16 @@ class LocalStore(Store):
                     folder.rmdir()
 
     def settle(self) -> None:
-        """See `Store`. Covers the folder and its direct subfolders."""
+        """Covers the folder and its direct subfolders."""
         for folder in self._folders():
             settle_folder(folder)
 
     def sweep(self) -> int:
-        """See `Store`. Covers the folder and its direct subfolders."""
-        return sum(sweep_temporaries(folder) for folder in self._folders())
+        """Covers the folder and its direct subfolders."""
+        orphans = [path for folder in self._folders() for path in temporaries(folder)]
+        for path in orphans:
+            path.unlink(missing_ok=True)
+        return len(orphans)
 
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():

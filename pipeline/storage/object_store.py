@@ -4,6 +4,8 @@ Credentials come from the environment, a profile, or the machine's role; never f
 Buckets have no rename: a new file is spooled locally and uploaded whole once it is complete.
 """
 
+# ruff: noqa: D102  (`Store` documents these methods)
+
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,8 +21,6 @@ from obstore.exceptions import BaseError
 from pipeline.core.errors import InputError
 from pipeline.storage.base import REMOTE_SCHEMES, Store, StoreError, retrying
 from pipeline.storage.bucket import (
-    PART_BYTES,
-    PARTS_AT_ONCE,
     Bucket,
     Options,
     bad_key,
@@ -40,6 +40,8 @@ anonymous: true sends no credentials.
 retry_seconds: how long an outage is retried; 30 by default.
 """
 LISTING_THREADS = 8
+PART_BYTES, PARTS_AT_ONCE = 5 << 20, 2
+"""Parts of an upload: few at once, so that a slow line sends them within `SILENT_SECONDS`."""
 
 Result = TypeVar("Result")
 
@@ -65,12 +67,9 @@ class ObjectStore(Store):
         return f"{self.scheme}://{self.base}"
 
     def read(self, name: str) -> bytes:
-        """See `Store`."""
         return self._ask("read", name, lambda bucket, key: bytes(bucket.get(key).bytes()))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """See `Store`."""
-
         def request(bucket: Bucket, key: str) -> bytes:
             try:
                 return bytes(bucket.get_range(key, start=offset, length=length))
@@ -82,13 +81,13 @@ class ObjectStore(Store):
         return self._ask("read", name, request)
 
     def size(self, name: str) -> int | None:
-        """See `Store`."""
-        with suppress(FileNotFoundError):
+        try:
             return self._ask("looked up", name, lambda bucket, key: bucket.head(key)["size"])
-        return None
+        except FileNotFoundError:
+            return None
 
     def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """See `Store`. Lists a few folders at a time: no process holds the whole listing."""
+        """Lists a few folders at a time: no process holds the whole listing."""
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
             folders = [prefix.strip("/")]
             while folders:
@@ -99,21 +98,20 @@ class ObjectStore(Store):
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[IO[bytes]]:
-        """See `Store`. The spool file has no name: it disappears with its process."""
+        """The spool file has no name: it disappears with its process."""
         with tempfile.TemporaryFile(prefix="salmask-") as spool:
             yield spool
             self._ask("written", name, lambda bucket, key: _upload(bucket, key, spool))
 
     def remove(self, name: str) -> None:
-        """See `Store`."""
         with suppress(FileNotFoundError):
             self._ask("removed", name, lambda bucket, key: bucket.delete(key))
 
     def settle(self) -> None:
-        """See `Store`. Uploaded files are safe already."""
+        """Uploaded files are safe already."""
 
     def sweep(self) -> int:
-        """See `Store`. Aborts unfinished uploads, which cost money and appear in no listing.
+        """Aborts unfinished uploads, which cost money and appear in no listing.
 
         obstore cannot list them. boto3 can, on s3 (the extra `s3`). Without it and on gs, the
         bucket needs the lifecycle rule AbortIncompleteMultipartUpload. Azure discards unfinished
@@ -155,12 +153,7 @@ class ObjectStore(Store):
         return f"{self.base.partition('/')[2]}/{name}".strip("/")
 
     def _ask(self, verb: str, name: str, request: Callable[[Bucket, str], Result]) -> Result:
-        """Send a request, with retries.
-
-        Raises:
-            FileNotFoundError: no such file.
-            StoreError: the store refuses, or the outage lasts longer than the retries.
-        """
+        """Send a request, with retries."""
         what = f"{self.where(name)} cannot be {verb}"
         bucket = self.base.partition("/")[0]
 

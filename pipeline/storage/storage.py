@@ -3,27 +3,8 @@
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.storage.base import (
-    REMOTE_SCHEMES,
-    RETRY_SECONDS,
-    Store,
-    StoreError,
-    printable,
-    reason,
-)
+from pipeline.storage.base import REMOTE_SCHEMES, Store
 from pipeline.storage.local_store import LocalStore
-
-__all__ = [
-    "RETRY_SECONDS",
-    "Location",
-    "Place",
-    "Store",
-    "StoreError",
-    "is_url",
-    "open_store",
-    "printable",
-    "reason",
-]
 
 Location = str | Path
 """A local path or a URL, as the user gives it."""
@@ -51,7 +32,7 @@ def open_store(place: Place) -> Store:
     return open_object_store(str(place))
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(place: Location) -> bool:
     """Whether a location is a URL, not a local path.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.images.codecs import decode_source, encode_saliency
 from pipeline.saliency.interface import SaliencySource, batch_images_of
-from pipeline.shardset.schema import SALIENCY_SIZE, sample_key
+from pipeline.shardset.schema import SALIENCY_SIZE
 from pipeline.shardset.writer import NewSample, ShardWriter
 
 
@@ -40,7 +40,6 @@ def write_tar(tar: Tar) -> int:
                 height, width = one.pixels.shape[:2]
                 writer.add(
                     NewSample(
-                        key=sample_key(source),
                         image=one.stored_bytes,
                         image_ext=one.ext,
                         saliency=encode_saliency(saliency, SALIENCY_SIZE),

@@ -8,30 +8,23 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
-import pyarrow as pa
-
-from pipeline.precompute.history import compare, read_history
+from pipeline.precompute.history import new_images, read_history
 from pipeline.precompute.plan import make_plan
 from pipeline.precompute.plan_files import check_plan, planned_rows, write_plan
 from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
-from pipeline.sources.collected import collect
-from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, RowBuffer
+from pipeline.sources.listing import DataPlace, Listing, Row, collect
 from pipeline.storage.storage import open_store
 
 NUM_CLASSES = 1000
 
 
-def rows(num_images: int) -> Iterator[pa.RecordBatch]:
-    """Names as long as people make them, through the buffer that sources use."""
-    for start in range(0, num_images, BATCH_ROWS):
-        buffer = RowBuffer()
-        for number in range(start, min(num_images, start + BATCH_ROWS)):
-            label = f"class_{number * 7919 % NUM_CLASSES:04d}"
-            source = f"{label}/holiday pictures/IMG_{number:09d}.jpg"
-            buffer.add(source, 100_000 + number % 7919, label=label)
-        yield buffer.take()
+def rows(num_images: int) -> Iterator[Row]:
+    """Names as long as people make them."""
+    for number in range(num_images):
+        label = f"class_{number * 7919 % NUM_CLASSES:04d}"
+        source = f"{label}/holiday pictures/IMG_{number:09d}.jpg"
+        yield {"source": source, "num_bytes": 100_000 + number % 7919, "label": label}
 
 
 def main(num_images: int, folder: str) -> None:
@@ -49,7 +42,7 @@ def main(num_images: int, folder: str) -> None:
         figures[f"{name} peak GiB"] = peak
         started, started_cpu = time.monotonic(), time.process_time()
 
-    images = collect(Listing(place=place, batches=rows(num_images)))
+    images = collect(Listing(place=place, rows=rows(num_images)))
     lap("list")
     plan = make_plan(images, {"made": "up"}, shard_images=256, shard_bytes=256 << 20)
     lap("plan")
@@ -57,24 +50,24 @@ def main(num_images: int, folder: str) -> None:
     write_plan(out, plan)
     assert check_plan(out, plan)
     lap("write")
-    assert plan.num_images == num_images
-    last = planned_rows(out, plan.num_shards - 1)
+    assert plan.info.num_images == num_images
+    last = planned_rows(out, plan.info.num_shards - 1)
     lap("one job's rows")
-    assert last.num_rows == num_images - 256 * (plan.num_shards - 1)
+    assert last.num_rows == num_images - 256 * (plan.info.num_shards - 1)
     info = DatasetInfo(
         schema_version=1,
         shards=(),
-        class_names=plan.class_names,
+        class_names=plan.info.class_names,
         saliency={},
         saliency_size=56,
-        plan_digest=plan.digest,
+        plan_digest=plan.info.digest,
         num_rejected=0,
         versions={},
     )
     write_dataset_info(out, info)
     del plan
-    compared = compare(out, read_history(out), replace(images, rows=images.rows))
-    assert (compared.num_known, compared.covered) == (num_images, (0,))
+    new, covered = new_images(out, read_history(out), images)
+    assert (new.rows.num_rows, covered) == (0, (0,))
     lap("append")
     print(json.dumps(figures))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
+from training.views.masks import hard_negative_mask, view_mask
 
 from pipeline.saliency.foreground import foreground
 from tests.training.views.made import built, settings_of, views_of
@@ -26,7 +27,6 @@ from training.methods.moco.settings import MoCoConfig
 from training.views.fills import UnmaskedView, filled, mean_values
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, to_device
-from training.views.masks import hard_negative_mask, view_mask
 
 NEGATIVE = "negative-key-0"
 ARMS = ("no masks", "precomputed", "localiser", "no negative")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
+from training.views.mask_draws import MaskDraws, draw_masks
+from training.views.masks import hard_negative_mask, view_mask
 
 from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.colours import augment_colours, draw_colours
 from training.views.fills import FILLS, UnmaskedView, sample_noise
-from training.views.mask_draws import MaskDraws, draw_masks
-from training.views.masks import hard_negative_mask, view_mask
 from training.views.patches import Counting, choose_patches
 from training.views.settings import AugmentConfig
 

@@ -20,7 +20,7 @@ import PIL
 import pytest
 import ray
 
-from pipeline.precompute.plan_files import planned_sources, read_plan
+from pipeline.precompute.plan_files import all_planned_rows, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.shardset.schema import SHARDS_FOLDER
@@ -85,11 +85,8 @@ def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar
     folder.mkdir(exist_ok=True)
     plan = read_plan(open_store(out))
     assert plan is not None
-    images = [
-        (row["source"], row["label"])
-        for batch in planned_sources(open_store(out))
-        for row in batch.select(["source", "label"]).to_pylist()
-    ]
+    rows = all_planned_rows(open_store(out)).select(["source", "label"]).to_pylist()
+    images = [(row["source"], row["label"]) for row in rows]
     source, tars = parse_saliency_source(saliency), []
     per_shard = int(str(plan.parameters["shard_images"]))
     for number, start in enumerate(range(0, len(images), per_shard)):

@@ -1,6 +1,5 @@
 """Kill -9 at random moments, start the same command again: the files of an undisturbed run."""
 
-import hashlib
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.precompute.verify import verify_set
+from tests.picture_folders import contents
 
 pytestmark = pytest.mark.faults
 
@@ -101,18 +101,9 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output
 
 
-def contents(root: Path) -> dict[str, str]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def num_made(out: Path) -> int:
-    return len(list((out / "manifest").glob("*.parquet")))
-
-
 def wait_for_shards(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 900
-    while num_made(out) < count and process.poll() is None:
+    while len(list((out / "manifest").glob("*.parquet"))) < count and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -127,31 +118,20 @@ def undisturbed(
     return contents(out)
 
 
-def kill_driver(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
-    process.kill()
+Kill = Callable[[subprocess.Popen[str], Nodes, random.Random], None]
+KILLS: dict[str, Kill] = {
+    "driver": lambda process, nodes, draw: process.kill(),
+    "worker": lambda process, nodes, draw: draw.choice(nodes.processes("_ShardMaker")).kill(),
+    "child": lambda process, nodes, draw: draw.choice(nodes.processes("child_process")).kill(),
+    "node": lambda process, nodes, draw: nodes.kill_one(draw),
+}
 
 
-def kill_worker(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
-    draw.choice(nodes.processes("_ShardMaker")).kill()
-
-
-def kill_child(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
-    draw.choice(nodes.processes("pipeline.core.child_process")).kill()
-
-
-def kill_node(process: subprocess.Popen[str], nodes: Nodes, draw: random.Random) -> None:
-    nodes.kill_one(draw)
-
-
-@pytest.mark.parametrize("kill", [kill_driver, kill_worker, kill_child, kill_node])
+@pytest.mark.parametrize("victim", KILLS)
 def test_the_same_files_come_out(
-    data: Path,
-    nodes: Nodes,
-    undisturbed: dict[str, str],
-    tmp_path: Path,
-    kill: Callable[[subprocess.Popen[str], Nodes, random.Random], None],
+    data: Path, nodes: Nodes, undisturbed: dict[str, str], tmp_path: Path, victim: str
 ) -> None:
-    draw = random.Random(kill.__name__)
+    draw = random.Random(victim)
     out = tmp_path / "out"
     # each in a part of the run of its own, so that all of them find it running
     part = NUM_SHARDS // (KILLS_EACH + 1)
@@ -161,14 +141,11 @@ def test_the_same_files_come_out(
         wait_for_shards(out, number * part + draw.randrange(1, part), process)
         time.sleep(draw.random() * 0.1)
         if process.poll() is None:
-            kill(process, nodes, draw)
+            KILLS[victim](process, nodes, draw)
             num_kills += 1
-        if kill is kill_driver:
-            process.communicate()
-            continue
-        # the others are survived, and the run would leave nothing to kill: its driver goes too
-        time.sleep(draw.random() * 0.5)
-        process.kill()
+        if victim != "driver":  # it is survived, and would leave nothing to kill: the driver too
+            time.sleep(draw.random() * 0.5)
+            process.kill()
         process.communicate()
     assert num_kills == KILLS_EACH
     finish(start(data, out, nodes))
@@ -176,18 +153,14 @@ def test_the_same_files_come_out(
     assert verify_set(out, processes=1) == []
 
 
-@pytest.mark.parametrize("kill", [kill_worker, kill_child, kill_node])
+@pytest.mark.parametrize("victim", ["worker", "child", "node"])
 def test_a_run_goes_on_by_itself(
-    data: Path,
-    nodes: Nodes,
-    undisturbed: dict[str, str],
-    tmp_path: Path,
-    kill: Callable[[subprocess.Popen[str], Nodes, random.Random], None],
+    data: Path, nodes: Nodes, undisturbed: dict[str, str], tmp_path: Path, victim: str
 ) -> None:
-    draw = random.Random(f"once {kill.__name__}")
+    draw = random.Random(f"once {victim}")
     out = tmp_path / "out"
     process = start(data, out, nodes)
     wait_for_shards(out, draw.randrange(1, NUM_SHARDS // 2), process)
-    kill(process, nodes, draw)
+    KILLS[victim](process, nodes, draw)
     finish(process)
     assert contents(out) == undisturbed

@@ -115,8 +115,8 @@ def test_pictures_beside_class_folders_have_no_labels(
 def test_a_deadly_image_costs_itself_on_ray_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
-    source = deadly.DeadlySaliency(death="crash")
+    deadly.write_pictures(tmp_path / "data", 12, {5: "crash"})
+    source = deadly.DeadlySaliency()
     monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
     out = tmp_path / "out"
     config = PrecomputeConfig(
@@ -132,8 +132,8 @@ def test_a_deadly_image_costs_itself_on_ray_too(
 def test_a_job_whose_actors_always_die_ends_and_keeps_what_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadly.write_pictures(tmp_path / "data", 12, poisoned=[5])
-    source = deadly.DeadlySaliency(death="orphan")
+    deadly.write_pictures(tmp_path / "data", 12, {5: "orphan"})
+    source = deadly.DeadlySaliency()
     monkeypatch.setattr(PrecomputeConfig, "make_saliency", lambda self: source)
     monkeypatch.setattr("pipeline.precompute.ray_job.MAX_RETRIES", 1)
     config = PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out", shard_images=4)

@@ -2,14 +2,14 @@
 
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
-from pipeline.precompute.begin import Work
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.precompute.run import run_precompute
@@ -81,15 +81,14 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
         out=bucket.url("out", retry_seconds=1),
     )
 
-    def cut_after_two(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
-        (job,) = jobs.values()
-        for number in (0, 1):
-            ensure_shard(job.numbered(number))
+    def cut_after_two(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
+        for job in jobs[:2]:
+            ensure_shard(job)
         bucket.wire.cut()
-        return [ensure_shard(job.numbered(number)) for number in range(work.num_shards)]
+        return [ensure_shard(job) for job in jobs]
 
     place = f"s3://{bucket.name}"
-    with pytest.raises(InputError, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
+    with pytest.raises(StoreUnavailable, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
         run_precompute(impatient, cut_after_two)
     assert "\n" not in str(caught.value)
     bucket.wire.mend()
@@ -113,12 +112,15 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
     monkeypatch.setattr("pipeline.sources.reading.READ_AHEAD", 1)
     impatient = replace(remote, data=bucket.url("data", retry_seconds=1))
 
-    def cut_at_the_first_image(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
-        (job,) = jobs.values()
-        ensure_shard(job, watch=lambda *sources: bucket.wire.cut())
+    def cut(num_images: int) -> AbstractContextManager[None]:
+        bucket.wire.cut()
+        return nullcontext()
+
+    def cut_at_the_first_image(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
+        ensure_shard(jobs[0], limit=cut)
         raise AssertionError("the shard was made without its images")
 
-    with pytest.raises(InputError, match=r"data/class_\d/.* cannot be read"):
+    with pytest.raises(StoreUnavailable, match=r"data/class_\d/.* cannot be read"):
         run_precompute(impatient, cut_at_the_first_image)
     bucket.wire.mend()
     names = bucket.contents("out")

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
 from tests.runs import EVALUATED, numbers, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.config.pretrain import PretrainConfig
@@ -93,7 +93,7 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
         loader_workers=1,
         max_failures=3,
     )
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DamagedSample) as caught:
         launch(config)
     assert re.match(r"sample picture-\d+-\w+ in shard-000000 is damaged", str(caught.value))
     assert "\n" not in str(caught.value)

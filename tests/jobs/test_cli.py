@@ -1,13 +1,16 @@
 """Exit codes and the one line that a person reads."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.exceptions import RayTaskError
 
-from jobs.cli import find_input_error, main, parse
-from pipeline.core.errors import InputError
+from jobs.cli import find_job_error, main, parse
+from pipeline.core.errors import DamagedSample, InputError, JobError
+
+README = Path(__file__).resolve().parents[2] / "jobs" / "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +40,21 @@ def from_a_worker(error: Exception) -> Exception:
     return as_cause
 
 
-@pytest.mark.parametrize(
-    "error",
-    [InputError("no such folder:\n x"), from_a_worker(InputError("no such folder:\n x"))],
-    ids=["own", "from a Ray worker"],
-)
-def test_wrong_input_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as leaving:
-        main(lambda: run_that_raises(error))
-    assert leaving.value.code == 2
-    assert capsys.readouterr() == ("", "error: no such folder: x\n")
+ERRORS = [error for one in JobError.__subclasses__() for error in (one, *one.__subclasses__())]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_job_error_is_one_line_and_its_documented_exit_code(
+    kind: type[JobError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in (kind("no such folder:\n x"), from_a_worker(kind("no such folder:\n x"))):
+        with pytest.raises(SystemExit) as leaving:
+            main(lambda error=error: run_that_raises(error))  # type: ignore[misc]
+        assert leaving.value.code == kind.exit_code
+        assert capsys.readouterr() == ("", "error: no such folder: x\n")
+    named = next(base for base in (kind, *kind.__bases__) if base in JobError.__subclasses__())
+    assert f"| {kind.exit_code} | `{named.__name__}` |" in README.read_text()
+    assert DamagedSample.exit_code != InputError.exit_code == 2
 
 
 def test_defects_keep_their_traceback() -> None:
@@ -54,13 +62,13 @@ def test_defects_keep_their_traceback() -> None:
         main(lambda: run_that_raises(ZeroDivisionError()))
     with pytest.raises(ValueError, match="a defect"):
         main(lambda: run_that_raises(ValueError("a defect")))
-    assert find_input_error(from_a_worker(ValueError("a defect"))) is None
+    assert find_job_error(from_a_worker(ValueError("a defect"))) is None
 
 
 def test_the_cause_of_an_error_is_found() -> None:
     outer = RuntimeError("outer")
     outer.__cause__ = from_a_worker(InputError("inner"))
-    assert str(find_input_error(outer)) == "inner"
+    assert str(find_job_error(outer)) == "inner"
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from pipeline.saliency.foreground import foreground
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
 from training.engine.lars import LARS
 from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
 from training.views.colours import ColourDraws, augment_colours
-from training.views.exchange import ExchangeDraws
+from training.views.exchange import BackgroundSwap, ExchangeDraws
 from training.views.fills import FILLS, UnmaskedView, sample_noise
 from training.views.host_batch import CropBatch, HostBatch
-from training.views.mask_draws import MaskDraws
-from training.views.masks import hard_negative_mask, masked_share, view_mask
-from training.views.released import released_foreground, shared_noise
-from training.views.strategies import MASK_STRATEGIES
+from training.views.maskers import MaskDraws
+from training.views.patches import MASK_STRATEGIES
+from training.views.released import shared_noise
 
 BATCH, GRID, SIZE = 4, 7, 28
 
@@ -67,33 +65,6 @@ def test_a_read_is_seen(read: Callable[[Tensor], object]) -> None:
     with pytest.raises(Exception, match=r"aten\.") as caught:
         read(torch.empty(1))
     assert isinstance(caught.value, DataDependentOutputException | RuntimeError)
-
-
-@pytest.mark.parametrize("strategy", MASK_STRATEGIES)
-@pytest.mark.parametrize("high_pass", [False, True])
-@pytest.mark.parametrize("released", [False, True])
-def test_masks(strategy: str, high_pass: bool, released: bool) -> None:
-    marked = (released_foreground if released else foreground)(
-        torch.empty(BATCH, GRID, GRID), rule="otsu"
-    )
-    query = view_mask(
-        marked,
-        torch.empty(BATCH, GRID, GRID),
-        mask_draws(),
-        strategy=strategy,
-        view_size=SIZE,
-        high_pass=high_pass,
-        probability=0.5,
-        show=0.1,
-        released=released,
-    )
-    negative = hard_negative_mask(
-        marked, mask_draws(), view_size=SIZE, high_pass=high_pass, released=released
-    )
-    for mask in (query, negative):
-        assert mask.shape == (BATCH, 3 if high_pass else 1, SIZE, SIZE)
-        assert mask.device.type == "cuda"
-        assert masked_share(mask, marked)[0].device.type == "cuda"
 
 
 @pytest.mark.parametrize("name", FILLS)
@@ -144,12 +115,16 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
         following={"query": CropBatch(pixels(1), maps()[:1], None, lent)},
-        swaps={view.name: torch.empty(BATCH, GRID * GRID) for view in views if view.needs_next},
+        swaps={
+            view.name: torch.empty(BATCH, GRID * GRID)
+            for view in views
+            if isinstance(view.fill, BackgroundSwap)
+        },
     )
     inputs = built(batch, views, settings)
     assert list(inputs.views) == [view.name for view in views]
     assert len(views) == 6
-    for tensor in (*inputs.views.values(), *inputs.telemetry.values()):
+    for tensor in (*inputs.views.values(), *inputs.masks.values(), *inputs.telemetry.values()):
         assert tensor.device.type == "cuda"
 
 
@@ -180,8 +155,7 @@ def test_losses(weights: Weigh | None, weighted: bool) -> None:
         all_view1_GD=torch.empty(2 * BATCH, 8),
         all_view2_GD=torch.empty(2 * BATCH, 8),
         first_row=BATCH,
-        hard_negatives1_BND=rows[:, None],
-        hard_negatives2_BND=rows[:, None],
+        hard_negatives_BND=(rows[:, None], rows[:, None]),
         rho=torch.empty(()),
         weigh=weights,
         weights_B=counts,

@@ -16,21 +16,19 @@ from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from training.config.derived import stream_config
 from training.config.settings import KnnConfig
-from training.core.distributed import average_buffers
 from training.core.schedules import Moment
 from training.data.stream import BatchDataset
 from training.encoders.encoder import Backbone
-from training.methods.interface import Method, PlainEmbedder, ProjectedBackbone, StepResult
+from training.methods.interface import Method, ProjectedBackbone, StepResult
 from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 from training.randomness.draws import Stream, uniforms, view_number
 from training.record.contact_sheet import FIRST_COLUMNS, GAP, HEADER, TILE, displayed
 from training.views.fills import FILLS
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.maskers import MASKERS, Masker, Sight
+from training.views.maskers import MASKERS, Masker, MaskerInputs
 from training.views.settings import MaskConfig, ViewConfig
 from training.views.spec import Crop, ViewSettings, ViewSpec
-from training.views.strategies import MASK_STRATEGIES, nothing
 
 
 class CornerDraws(NamedTuple):
@@ -49,8 +47,8 @@ class CornerMasker(Masker):
         uniform_B1 = uniforms(seeds_B, view_number(view), Stream.MASK_BOX, 1)
         return CornerDraws(torch.from_numpy((4 * uniform_B1[:, 0]).astype(np.int64)))
 
-    def mask(self, draws: CornerDraws, sight: Sight) -> Tensor:
-        late_S = torch.arange(sight.view_size) >= sight.view_size // 2
+    def mask(self, draws: CornerDraws, inputs: MaskerInputs) -> Tensor:
+        late_S = torch.arange(inputs.view_size) >= inputs.view_size // 2
         rows_BS = late_S == (draws.corner_B // 2 == 1)[:, None]
         columns_BS = late_S == (draws.corner_B % 2 == 1)[:, None]
         return (rows_BS[:, :, None] & columns_BS[:, None])[:, None]
@@ -79,18 +77,6 @@ class Toy(Method):
         nn.Module.__init__(self)
         self.encoder = ProjectedBackbone(backbone, config)
 
-    @property
-    def backbone(self) -> Backbone:
-        return self.encoder.backbone
-
-    @property
-    def embedder(self) -> PlainEmbedder:
-        return PlainEmbedder(self.encoder)
-
-    @property
-    def trained(self) -> nn.Module:
-        return self.encoder
-
     def step(
         self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
     ) -> StepResult:
@@ -99,14 +85,10 @@ class Toy(Method):
         loss = 1 - (one_BD * other_BD).sum(dim=1).mean()
         return StepResult(loss, {"similarity": 1 - loss.detach()}, {})
 
-    def average_statistics(self) -> None:
-        average_buffers(self.encoder)
-
 
 def test_a_masker_and_a_method_of_one_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MASK_STRATEGIES, "corner", nothing)  # the masker goes before
     monkeypatch.setitem(MASKERS, "corner", CornerMasker)
     monkeypatch.setitem(METHODS, "toy", Toy)
     monkeypatch.setattr(ToyConfig, "name", "toy", raising=False)

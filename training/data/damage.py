@@ -1,11 +1,10 @@
-"""What becomes of a damaged sample: an error that names it, or another sample in its place.
+"""Damaged samples: raise an error that names the sample, or use another sample in its place.
 
-Under the policy ``skip`` the next good sample of the *global* batch (in its order, from the end on
-at its beginning) takes the place, with weight 0 in the loss. Which one follows from the batch
-alone, so every rank count and every number of loader workers sees the same batch; and every batch
-keeps its shape, every rank its steps. The place keeps its own draws: what stands there is another
-view of its image, not a copy. MoCo's queue takes its key like any other (a second view of a good
-image, harmless among thousands); SimCLR, whose negatives are the batch itself, leaves it out.
+Under the policy ``skip`` the next good sample of the *global* batch (after its last one comes its
+first) stands in, with weight 0 in the loss. Which one follows from the batch alone, so the batch is
+the same for any number of ranks and loader workers and keeps its shape. A stand-in is cut and
+coloured by the draws of the damaged sample: it is another view of its image, not a copy. MoCo's
+queue takes its key like any other; SimCLR, whose negatives are the batch itself, leaves it out.
 """
 
 import json
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample
 from training.data.settings import OnDamaged
 from training.views.host_batch import Damage
 
@@ -22,72 +21,63 @@ DAMAGED_FILE = "damaged.jsonl"
 Item = TypeVar("Item")
 
 
-def read_places(
+def read_positions(
     read: Callable[[int], Item],
-    id_at: Callable[[int], int],
-    places: range,
+    positions: range,
     *,
     batch_size: int,
     on_damaged: OnDamaged,
 ) -> tuple[list[Item], tuple[Damage, ...]]:
-    """Reads some places of a global batch.
+    """Read the samples at some positions of a global batch.
 
     Args:
-        read: sample number to whatever is read of it; raises ``DamagedSampleError``.
-        id_at: place in the global batch to the number of its sample.
-        places: which of them; those beyond the end begin again.
-        batch_size: places of the global batch.
-        on_damaged: ``raise`` lets the error through, ``skip`` reads the next good sample instead.
+        read: returns what is read of the sample at a position; raises ``DamagedSample``.
+        positions: those beyond the end begin again.
+        batch_size: samples of the global batch.
+        on_damaged: ``raise`` raises the error, ``skip`` reads the next good sample instead.
 
     Returns:
-        What was read, place by place, and where another sample stands in.
+        What was read for each position, and the positions where another sample stands in.
 
     Raises:
-        DamagedSampleError: a sample is damaged, under ``raise``.
-        InputError: every sample of the global batch is damaged.
+        DamagedSample: a sample is damaged, under ``raise``; or every sample of the batch.
     """
-    tried: dict[int, Item | DamagedSampleError] = {}
+    tried: dict[int, Item | DamagedSample] = {}
 
-    def attempt(place: int) -> Item | DamagedSampleError:
-        if place not in tried:
+    def attempt(position: int) -> Item | DamagedSample:
+        if position not in tried:
             try:
-                tried[place] = read(id_at(place))
-            except DamagedSampleError as error:
+                tried[position] = read(position)
+            except DamagedSample as error:
                 if on_damaged == "raise":
                     raise
-                tried[place] = error
-        return tried[place]
+                tried[position] = error
+        return tried[position]
 
     items, damages = [], []
-    for position, place in enumerate(places):
-        found = attempt(place % batch_size)
-        if isinstance(found, DamagedSampleError):
-            damages.append(Damage(position, str(found)))
-            found = _next_good(attempt, place, batch_size, found)
+    for number, position in enumerate(positions):
+        found = first = attempt(position % batch_size)
+        if isinstance(first, DamagedSample):
+            damages.append(Damage(number, str(first)))
+            for other in range(position + 1, position + batch_size):
+                found = attempt(other % batch_size)
+                if not isinstance(found, DamagedSample):
+                    break
+        if isinstance(found, DamagedSample):
+            raise DamagedSample(
+                f"all {batch_size} samples of a global batch are damaged; the first one: {first}"
+            )
         items.append(found)
     return items, tuple(damages)
 
 
-def _next_good(
-    attempt: Callable[[int], Item | DamagedSampleError],
-    place: int,
-    size: int,
-    first: DamagedSampleError,
-) -> Item:
-    for other in range(place + 1, place + size):
-        found = attempt(other % size)
-        if not isinstance(found, DamagedSampleError):
-            return found
-    raise InputError(f"all {size} samples of a global batch are damaged; the first one: {first}")
-
-
 class DamageLog:
-    """Names each damaged sample once in the run's folder, in ``damaged.jsonl``.
+    """Names each damaged sample once in ``damaged.jsonl``.
 
     Every rank appends its own; a run that is resumed may name a sample again.
 
     Args:
-        folder: the run's.
+        folder: of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,11 +85,9 @@ class DamageLog:
         self._named: set[str] = set()
 
     def note(self, step: int, damages: Sequence[Damage]) -> None:
-        """Writes down what was found damaged in the batch of global ``step``."""
-        new = [d.reason for d in damages if d.reason not in self._named]
-        if not new:
-            return
-        self._named.update(new)
-        lines = [json.dumps({"step": step, "reason": reason}) + "\n" for reason in new]
-        with self._path.open("a") as file:
-            file.write("".join(lines))
+        """Record what was damaged in the batch of a global step."""
+        new = [damage.reason for damage in damages if damage.reason not in self._named]
+        if new:
+            self._named.update(new)
+            with self._path.open("a") as file:
+                file.writelines(json.dumps({"step": step, "reason": r}) + "\n" for r in new)

@@ -1,42 +1,41 @@
 """The stream of batches: which samples make up global step t of epoch e, and their views.
 
-The order is a pure function of (shard sizes, seed, epoch), the same for any number of ranks and
-loader workers; so are all draws. A run that resumes therefore names the next step and goes on
-there, without reading what it skips.
+The order and all draws are pure functions of (shard sizes, seed, epoch), the same for any number of
+ranks and loader workers. A run that resumes continues at the next step without reading what it
+skips.
 
-Shapes: B samples of one rank, R = B rows for each of some crops, P side of a stored saliency map, S
-side of a crop.
+Shapes: B samples of one rank, P side of a stored saliency map.
 """
 
 import copy
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
-from pipeline.core.errors import DamagedSampleError, ImageError
+from pipeline.core.errors import DamagedSample, ImageError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
-from training.data.crop_batches import crop_batches
-from training.data.damage import read_places
-from training.data.order import EpochOrder
+from training.data.damage import read_positions
+from training.data.order import EpochOrder, Subset
 from training.data.settings import OnDamaged
-from training.data.subset import Subset
 from training.randomness.draws import sample_seeds, torch_seeds
+from training.views.crops import crop_batches
 from training.views.exchange import BackgroundSwap
 from training.views.host_batch import Damage, HostBatch
 from training.views.settings import AugmentConfig
-from training.views.spec import Crop, ViewSpec, crops_of
+from training.views.spec import ViewSpec, crops_of
 
 WINDOWS_AHEAD = 2
-"""Windows of shards that are on the local disk or on their way to it: the one that is read, and the
-next."""
+"""Windows of shards on the local disk or on their way to it: the one being read, and the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +48,8 @@ class StreamConfig:
         views: what the method sees of every image.
         augment: ranges of the colours.
         window: shards whose samples are mixed.
-        on_damaged: what becomes of a damaged sample (`training.data.damage`).
-        data_fraction: share of the samples that are used (`training.data.subset`).
+        on_damaged: what happens to a damaged sample (`training.data.damage`).
+        data_fraction: share of the samples that are used (`order.Subset`).
     """
 
     seed: int
@@ -60,21 +59,6 @@ class StreamConfig:
     window: int = 16
     on_damaged: OnDamaged = "raise"
     data_fraction: float = 1.0
-
-    @property
-    def crops(self) -> tuple[Crop, ...]:
-        """The crops of the views."""
-        return crops_of(self.views)
-
-    @property
-    def needs_next(self) -> bool:
-        """Whether the next image of the global batch lends its background."""
-        return any(view.needs_next for view in self.views)
-
-    @property
-    def steered_by_next(self) -> bool:
-        """Whether the next image's saliency steers a mask."""
-        return any(view.masker is not None and view.masker.steered_by_next for view in self.views)
 
 
 class BatchDataset(Dataset[HostBatch]):
@@ -104,34 +88,40 @@ class BatchDataset(Dataset[HostBatch]):
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
         self.reader = ShardSetReader(root, info, cache)
-        self.config = config
         self._subset = Subset(self.reader.shard_sizes, config.data_fraction)
         self.steps_per_epoch = sum(self._subset.sizes) // config.batch_size
-        self._rank_batch = config.batch_size // world_size
-        self._offset = rank * self._rank_batch
+        share = config.batch_size // world_size
+        self.positions = range(rank * share, (rank + 1) * share)
+        """This rank's positions in every global batch."""
         self._order: tuple[int, EpochOrder] | None = None
         self._ahead: tuple[int, int] | None = None
+        self._set(config)
+
+    def _set(self, config: StreamConfig) -> None:
+        self.config, self._crops = config, crops_of(config.views)
+        self._maskers = [(view, view.masker) for view in config.views if view.masker is not None]
+        self._swaps = [
+            (view, view.fill) for view in config.views if isinstance(view.fill, BackgroundSwap)
+        ]
+        self._steered_by_next = any(masker.steered_by_next for _, masker in self._maskers)
 
     def with_views(self, views: tuple[ViewSpec, ...]) -> "BatchDataset":
         """The same batches with other views of their images."""
         other = copy.copy(self)
-        other.config = replace(self.config, views=views)
+        other._set(replace(self.config, views=views))
         return other
 
-    @property
-    def places(self) -> range:
-        """This rank's positions in every global batch."""
-        return range(self._offset, self._offset + self._rank_batch)
-
-    def sample_ids(self, step: int, places: range | None = None) -> NDArray[np.int64]:
-        """The samples at some places of the global batch at ``step``; by default, this rank's.
+    def sample_ids(self, step: int, positions: range | None = None) -> NDArray[np.int64]:
+        """The samples at some positions of the global batch at ``step``; by default, this rank's.
 
         No others are looked for: with many ranks a global batch spans many windows of shards.
         """
-        places = self.places if places is None else places
+        positions = self.positions if positions is None else positions
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         start = step_in_epoch * self.config.batch_size
-        numbers = self._epoch_order(epoch).sample_ids(start + places.start, start + places.stop)
+        numbers = self._epoch_order(epoch).sample_ids(
+            start + positions.start, start + positions.stop
+        )
         return self._subset.sample_ids(numbers)
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
@@ -144,9 +134,9 @@ class BatchDataset(Dataset[HostBatch]):
         return EpochOrder(self._subset.sizes, seed=config.seed, epoch=epoch, window=config.window)
 
     def _fetch_ahead(self, step: int) -> None:
-        """Shards of a bucket: those of this window, then of the next, in the next epoch even."""
+        """Fetch the shards of this window and of the next, which may be in the next epoch."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        position = step_in_epoch * self.config.batch_size + self.places.start
+        position = step_in_epoch * self.config.batch_size + self.positions.start
         window = self._epoch_order(epoch).window_of(position)
         if self._ahead == (epoch, window):
             return
@@ -157,78 +147,89 @@ class BatchDataset(Dataset[HostBatch]):
         self.reader.ahead(shards)
 
     def __getitem__(self, step: int) -> HostBatch:
-        """Reads, decodes and cuts.
+        """Read, decode and cut.
 
         Raises:
-            DamagedSampleError: names shard and key, where damaged samples are not to be skipped.
+            DamagedSample: names shard and key, where damaged samples are not to be skipped.
         """
-        config = self.config
+        config, own = self.config, slice(len(self.positions))
         if self.reader.is_remote:
             self._fetch_ahead(step)
-        own_B = self.sample_ids(step)
-        count, ids_B = len(own_B), own_B
-        if config.needs_next:
-            ids_B = np.append(own_B, self._id_at(step, self.places.stop))
-        images, maps, damages = self._read(step, own_B)
-        seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, ids_B)
-        crops = crop_batches(images, maps, seeds_B, config.crops, config.augment)
-        seeds_B = seeds_B[:count]
-        lending = {view.crop.name for view in config.views if view.needs_next}
+        ids_B = self.sample_ids(step)
+        images, maps, damages = self._read(step, ids_B)
+        drawn_for_B = ids_B
+        if self._swaps:  # the image after this rank's last one lends its background
+            drawn_for_B = np.append(ids_B, self._id_at(step, self.positions.stop))
+        seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, drawn_for_B)
+        crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
+        following = {
+            view.crop.name: tree_map_only(
+                Tensor, itemgetter(slice(own.stop, None)), crops[view.crop.name]
+            )
+            for view, _ in self._swaps
+        }
+        if self._swaps:
+            crops, seeds_B = tree_map_only(Tensor, itemgetter(own), crops), seeds_B[own]
         return HostBatch(
-            sample_ids_B=torch.from_numpy(own_B),
+            sample_ids_B=torch.from_numpy(ids_B),
             noise_seeds_B=torch_seeds(seeds_B),
-            crops={name: crop.rows(slice(count)) for name, crop in crops.items()},
+            crops=crops,
             masks={
-                view.name: view.masker.draw(seeds_B, view=view.name, cut=view.crop.cut)
-                for view in config.views
-                if view.masker is not None
+                view.name: masker.draw(seeds_B, view=view.name, cut=view.crop.cut)
+                for view, masker in self._maskers
             },
-            following={name: crops[name].rows(slice(count, None)) for name in sorted(lending)},
+            following=following,
             swaps={
-                view.name: view.fill.draw(seeds_B, grid=view.crop.cut.grid)
-                for view in config.views
-                if isinstance(view.fill, BackgroundSwap)
+                view.name: swap.draw(seeds_B, grid=view.crop.cut.grid) for view, swap in self._swaps
             },
             weights_B=self._weights(damages),
             damages=damages,
         )
 
-    def _id_at(self, step: int, place: int) -> int:
-        """The sample at a place of the global batch; beyond its end it begins again."""
-        place %= self.config.batch_size
-        return int(self.sample_ids(step, range(place, place + 1))[0])
+    def _id_at(self, step: int, position: int) -> int:
+        """The sample at a position of the global batch; beyond its end it begins again."""
+        position %= self.config.batch_size
+        return int(self.sample_ids(step, range(position, position + 1))[0])
 
     def _read(
         self, step: int, ids_B: NDArray[np.int64]
     ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], tuple[Damage, ...]]:
-        """This rank's images, their maps and, last, the maps that steer the masks, where others.
+        """This rank's images, and the next one where backgrounds are exchanged.
 
-        Where backgrounds are exchanged the image after them comes too, and last.
+        Returns:
+            The images; their maps [B, P, P] and, where they steer masks, those of the next images;
+            what was damaged of this rank's own.
         """
-        places, size, policy = self.places, self.config.batch_size, self.config.on_damaged
+        own, size, policy = self.positions, self.config.batch_size, self.config.on_damaged
 
-        def id_at(place: int) -> int:
-            return int(ids_B[place - places.start]) if place in places else self._id_at(step, place)
+        def id_at(position: int) -> int:
+            if position in own:
+                return int(ids_B[position - own.start])
+            return self._id_at(step, position)
 
-        read = range(places.start, places.stop + self.config.needs_next)
-        decoded, damages = read_places(
-            self._decode, id_at, read, batch_size=size, on_damaged=policy
+        read = range(own.start, own.stop + bool(self._swaps))
+        decoded, damages = read_positions(
+            lambda position: self._decode(id_at(position)),
+            read,
+            batch_size=size,
+            on_damaged=policy,
         )
-        damages = tuple(damage for damage in damages if damage.position < len(places))
         maps = [np.stack([saliency for _, saliency in decoded])]
-        if self.config.steered_by_next:
-            # Another image's map: the next one's in the global batch, of those that are sound.
-            following = range(read.start + 1, read.stop + 1)
-            partners, _ = read_places(
-                self._decode_saliency, id_at, following, batch_size=size, on_damaged=policy
+        if self._steered_by_next:
+            partners, _ = read_positions(
+                lambda position: self._decode_saliency(id_at(position)),
+                range(read.start + 1, read.stop + 1),
+                batch_size=size,
+                on_damaged=policy,
             )
             maps.append(np.stack(partners))
-        return [image for image, _ in decoded], maps, damages
+        own_damages = tuple(damage for damage in damages if damage.position < len(own))
+        return [image for image, _ in decoded], maps, own_damages
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":
             return None
-        weights_B = torch.ones(self._rank_batch)
+        weights_B = torch.ones(len(self.positions))
         weights_B[[damage.position for damage in damages]] = 0
         return weights_B
 
@@ -246,8 +247,8 @@ class BatchDataset(Dataset[HostBatch]):
             raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
 
 
-def _damaged(what: str, error: ImageError) -> DamagedSampleError:
-    return DamagedSampleError(
+def _damaged(what: str, error: ImageError) -> DamagedSample:
+    return DamagedSample(
         f"{what} is damaged ({error}): "
         "rerun the precompute job on the same sources and the shard is rebuilt"
     )

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
+from pipeline.core.errors import Stopped
 from pipeline.core.progress import Standing, listening, say, show
 from training.engine.stopping import asked_to_stop
 
@@ -27,7 +28,7 @@ def side_by_side(tasks: Mapping[str, Callable[[], Answer]]) -> dict[str, Answer]
         What each function returned.
 
     Raises:
-        KeyboardInterrupt: a stop was asked for, and a task ended without an answer.
+        Stopped: a stop was asked for, and a task ended without an answer.
         Exception: whatever the first task to fail raised; the others are ended.
     """
     context, before = get_context("spawn"), os.environ.get(THREADS)
@@ -59,7 +60,7 @@ def side_by_side(tasks: Mapping[str, Callable[[], Answer]]) -> dict[str, Answer]
             process.join()
     missing = [name for name in tasks if name not in answers]
     if missing and asked:
-        raise KeyboardInterrupt
+        raise Stopped("stopped: the same command continues")
     if missing:
         codes = ", ".join(f"{name} (exit code {processes[name].exitcode})" for name in missing)
         raise RuntimeError(f"ended without an answer: {codes}")

@@ -31,7 +31,7 @@ from training.record.contact_sheet import write_contact_sheet
 from training.record.run_record import RunRecord
 from training.views.fills import fill_named
 from training.views.host_batch import HostBatch
-from training.views.inputs import build_inputs, carrying_masks, to_device
+from training.views.inputs import build_inputs, join_masks, to_device
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 
@@ -148,7 +148,7 @@ class Trainer:
             total_steps=self.total_steps,
             warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
         )
-        self.record.saw(self.step, host_batch, self.dataset.places)
+        self.record.saw(self.step, host_batch, self.dataset.positions)
         batch = to_device(host_batch, self.device)
         # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
         views = self.dataset.config.views
@@ -156,7 +156,7 @@ class Trainer:
         if batch.weights_B is not None:
             inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))
         if self.method.backbone.sees_masks:
-            inputs = carrying_masks(inputs, views, with_mask)
+            inputs = join_masks(inputs, views, with_mask)
         moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             result = self.method.step(inputs, encode=self.encode, moment=moment)

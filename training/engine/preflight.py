@@ -6,8 +6,8 @@ from pipeline.shardset.reader import ShardSetReader
 from training.config.derived import stream_config
 from training.config.file import check_run_folder
 from training.config.pretrain import PretrainConfig
+from training.data.order import num_used
 from training.data.stream import WINDOWS_AHEAD
-from training.data.subset import num_used
 from training.engine.disk import check_disk
 from training.evaluate.heldout import check_heldout
 from training.evaluate.labelled import labelled_pair

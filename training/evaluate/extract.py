@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.core.errors import DamagedSampleError, InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.core.progress import track
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.features import evaluation_view, extract_features
@@ -64,7 +64,7 @@ class ExtractConfig:
         def load(number: int) -> View | None:
             try:
                 image = images.image(number)
-            except DamagedSampleError:
+            except DamagedSample:
                 if self.skip_damaged:
                     return None
                 raise

@@ -23,7 +23,7 @@ from training.data.stream import BatchDataset, StreamConfig
 from training.methods.losses import info_nce
 from training.randomness.draws import KEY, QUERY
 from training.views.fills import Fill
-from training.views.inputs import build_inputs, carrying_masks, to_device
+from training.views.inputs import build_inputs, join_masks, to_device
 from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
 from training.views.spec import ViewSettings
 
@@ -116,7 +116,7 @@ def heldout_loss(
                 batch = to_device(dataset[step], device)
                 inputs = build_inputs(batch, stream.views, masks=settings.masks, fill=fill)
                 if carry is not None:
-                    inputs = carrying_masks(inputs, stream.views, carry)
+                    inputs = join_masks(inputs, stream.views, carry)
                 with torch.autocast(device.type, autocast, enabled=autocast is not None):
                     both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
                 pairs.append(torch.stack(both, dim=1).float())

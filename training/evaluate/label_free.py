@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backbone.info import BackboneInfo
-from pipeline.core.errors import DamagedSampleError
+from pipeline.core.errors import DamagedSample
 from pipeline.images.preprocessing import Preprocessing, short_side
 from pipeline.saliency.foreground import foreground
 from training.config.pretrain import PretrainConfig
@@ -21,8 +21,7 @@ from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
-from training.methods.hard_negatives import embedding_spread
-from training.methods.interface import PlainEmbedder
+from training.methods.interface import PlainEmbedder, embedding_spread
 
 INSTANCE_ACCURACY, SPREAD = "checked_instance_accuracy", "checked_embedding_spread"
 OBJECT_SENSITIVITY = "object_sensitivity"
@@ -54,7 +53,7 @@ def label_free_figures(
         in [0, 1], of those embeddings. `object_sensitivity` (see there), where there are objects.
 
     Raises:
-        DamagedSampleError: an image or its map cannot be read, and the run does not skip such.
+        DamagedSample: an image or its map cannot be read, and the run does not skip such.
     """
     numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)
     if config.on_damaged == "skip":
@@ -158,6 +157,6 @@ def _readable(images: LabelledImages, number: int) -> bool:
     try:
         images.image(number)
         images.saliency(number)
-    except DamagedSampleError:
+    except DamagedSample:
         return False
     return True

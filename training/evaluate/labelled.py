@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSampleError, ImageError, InputError
+from pipeline.core.errors import DamagedSample, ImageError, InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import check_shards, load_dataset_info
@@ -79,7 +79,7 @@ class StoredImages:
         try:
             return decode_stored(sample.image)
         except ImageError as error:
-            raise DamagedSampleError(
+            raise DamagedSample(
                 f"sample {sample.key} in {sample.shard} is damaged ({error}): "
                 "rerun the precompute job on the same sources and the shard is rebuilt"
             ) from error

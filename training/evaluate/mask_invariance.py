@@ -17,7 +17,7 @@ from training.evaluate.look import Look, Views
 from training.evaluate.subject import Subject
 from training.randomness.draws import QUERY, torch_seeds, view_number
 from training.views.fills import FILLS, UnmaskedView, sample_noise
-from training.views.mask_draws import draw_masks
+from training.views.maskers import draw_masks
 from training.views.patches import choose_patches, patches_to_pixels
 
 

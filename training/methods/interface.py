@@ -1,17 +1,20 @@
-"""What a method is to the loop: settings, a step, and the backbone that is kept.
+"""What a method is to the loop: views, a step and the encoder that is kept, and common modules.
 
-The loop knows nothing else of a method. A new one: a file beside this one with a subclass of
-`MethodConfig` that has a `name` and one of `Method`, and a line in the registry.
+The loop knows nothing else of a method.
+
+Shapes: B this rank's batch, C channels, H W pixels, D embedding.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.core.distributed import average_buffers
 from training.core.schedules import Moment
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
@@ -19,9 +22,11 @@ from training.methods.settings import MethodConfig
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 class StepResult(NamedTuple):
-    """What a step gives back.
+    """The result of a step.
 
     Attributes:
         loss: mean over this rank's batch, with its graph.
@@ -34,72 +39,8 @@ class StepResult(NamedTuple):
     settings: dict[str, float]
 
 
-class Method(nn.Module, ABC):
-    """A method: its modules, and what it makes of a batch.
-
-    Subclasses are built with the settings, the backbone to pretrain, the global batch's size and a
-    seed of all that is drawn.
-    """
-
-    config_type: ClassVar[type[MethodConfig]]
-
-    @classmethod
-    @abstractmethod
-    def views(cls, config: Any, settings: ViewSettings) -> tuple[ViewSpec, ...]:  # noqa: ANN401
-        """The views that the method wants of every image.
-
-        One of them is cut from a crop named `query`, whose foreground is logged and shown. Names
-        of views differ, and so do those of different crops.
-
-        Args:
-            config: an instance of `config_type`.
-            settings: how the run cuts, masks and fills views.
-        """
-
-    @abstractmethod
-    def __init__(
-        self,
-        config: Any,  # noqa: ANN401  (an instance of `config_type`)
-        backbone: Backbone,
-        *,
-        batch_size: int,
-        seed: int,
-    ) -> None: ...
-
-    @property
-    @abstractmethod
-    def backbone(self) -> Backbone:
-        """The backbone that is kept and exported."""
-
-    @property
-    @abstractmethod
-    def embedder(self) -> "PlainEmbedder":
-        """The backbone that is kept and its projection head: images to unit embeddings [B, D]."""
-
-    @property
-    @abstractmethod
-    def trained(self) -> nn.Module:
-        """The part that takes gradients (and is wrapped for data parallelism)."""
-
-    @abstractmethod
-    def step(
-        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
-    ) -> StepResult:
-        """One step's loss; what is not moved by gradients is updated on the way.
-
-        Args:
-            inputs: the declared views, on the device.
-            encode: ``trained`` as wrapped for data parallelism.
-            moment: where in the run this step is.
-        """
-
-    @abstractmethod
-    def average_statistics(self) -> None:
-        """Averages batch-norm statistics over the ranks (before a checkpoint)."""
-
-
 class ProjectedBackbone(nn.Module):
-    """Backbone and projection head, or two of them: images to unit embeddings.
+    """Backbone and projection head, or two heads: images to unit embeddings.
 
     Args:
         backbone: images to features.
@@ -124,19 +65,23 @@ class ProjectedBackbone(nn.Module):
         )
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Returns unit rows [B, D], in float32 where autocast made them narrower.
-
-        With an object head its unit rows stand behind them: [B, 2 D] (`both_heads`).
-        """
+        """Unit rows [B, D]; with an object head its rows follow: [B, 2 D] (`both_heads`)."""
         features_BF = self.backbone(images_BCHW)
         rows_BD = unit_rows(self.head(features_BF))
         if self.object_head is None:
             return rows_BD
         return torch.cat((rows_BD, unit_rows(self.object_head(features_BF))), dim=1)
 
+    def both_heads(self, rows_BX: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of the plain and of the object head; without object head twice the same."""
+        if self.object_head is None:
+            return rows_BX, rows_BX
+        plain_BD, object_BD = rows_BX.chunk(2, dim=1)
+        return plain_BD, object_BD
+
 
 class PlainEmbedder(nn.Module):
-    """Backbone and first projection head of a ``ProjectedBackbone``, whose modules it shares."""
+    """Backbone and plain head of a `ProjectedBackbone`, whose modules it shares."""
 
     def __init__(self, projected: ProjectedBackbone) -> None:
         super().__init__()
@@ -148,14 +93,95 @@ class PlainEmbedder(nn.Module):
         return unit_rows(self.head(self.backbone(images_BCHW)))
 
 
-def both_heads(rows_BX: Tensor, config: MethodConfig) -> tuple[Tensor, Tensor]:
-    """The rows of the plain and of the object head; without an object head twice the same."""
-    if not config.has_object_head:
-        return rows_BX, rows_BX
-    plain_BD, object_BD = rows_BX.chunk(2, dim=1)
-    return plain_BD, object_BD
+class Method(nn.Module, ABC):
+    """A method: its modules, and the loss of a batch.
+
+    Subclasses are built with the settings, the backbone to pretrain, the global batch's size and a
+    seed of all that is drawn. They have an `encoder`, or override what is derived from it.
+    """
+
+    config_type: ClassVar[type[MethodConfig]]
+    encoder: ProjectedBackbone
+    """Its backbone is kept and exported."""
+
+    @classmethod
+    @abstractmethod
+    def views(cls, config: Any, settings: ViewSettings) -> tuple[ViewSpec, ...]:  # noqa: ANN401
+        """The views that the method wants of every image.
+
+        The first one is cut from a crop named `query`, whose foreground is logged and shown. Names
+        of views differ, and so do those of different crops.
+
+        Args:
+            config: an instance of `config_type`.
+            settings: how the run cuts, masks and fills views.
+        """
+
+    @abstractmethod
+    def __init__(
+        self,
+        config: Any,  # noqa: ANN401  (an instance of `config_type`)
+        backbone: Backbone,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None: ...
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone that is kept and exported."""
+        return self.encoder.backbone
+
+    @property
+    def embedder(self) -> PlainEmbedder:
+        """The backbone that is kept and its projection head: images to unit embeddings [B, D]."""
+        return PlainEmbedder(self.encoder)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The part that takes gradients (and is wrapped for data parallelism)."""
+        return self.encoder
+
+    @abstractmethod
+    def step(
+        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
+    ) -> StepResult:
+        """One step's loss; also updates what takes no gradients.
+
+        Args:
+            inputs: the declared views, on the device.
+            encode: ``trained`` as wrapped for data parallelism.
+            moment: where in the run this step is.
+        """
+
+    def average_statistics(self) -> None:
+        """Average batch-norm statistics over the ranks (before a checkpoint)."""
+        average_buffers(self.trained)
 
 
 def unit_rows(rows_BD: Tensor) -> Tensor:
-    """Rows of length 1, in float32 where they were narrower."""
+    """Rows of length 1, in float32 where autocast made them narrower."""
     return functional.normalize(rows_BD if rows_BD.dtype.itemsize > 2 else rows_BD.float(), dim=1)
+
+
+def embedding_spread(rows_BD: Tensor) -> Tensor:
+    """1 for unit rows all over the sphere, 0 for a collapse to one point; no gradient."""
+    spread: Tensor = rows_BD.detach().std(dim=0, correction=0).norm()
+    return spread
+
+
+def momentum_copy(module: Module) -> Module:
+    """A copy of a module that takes no gradients: a momentum encoder (He et al., MoCo, 2020)."""
+    target = copy.deepcopy(module)
+    for parameter in target.parameters():
+        parameter.requires_grad_(False)
+    return target
+
+
+@torch.no_grad()
+def update_momentum(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """Move parameters: target <- momentum * target + (1 - momentum) * source, momentum in [0, 1].
+
+    Buffers (batch-norm statistics) stay: they come from the target's own forward passes.
+    """
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - momentum)

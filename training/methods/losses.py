@@ -1,6 +1,7 @@
 """Contrastive losses with hard negatives.
 
-Shapes: `B` batch, `D` embedding, `K` queue, `N` hard negatives per image, `G` global batch.
+Shapes: `B` this rank's batch, `G` global batch, `D` embedding, `K` queue, `N` hard negatives per
+image, `A` anchors (2 B in `nt_xent`, else B).
 """
 
 from collections.abc import Callable
@@ -11,17 +12,20 @@ from torch import Tensor
 from torch.nn import functional
 
 Weigh = Callable[[Tensor, float | Tensor], Tensor]
-"""Logarithms of the weights of hard negatives [B, N], from their similarities [B, N] and the scale
+"""Logarithms of the weights of hard negatives [A, N], from their similarities [A, N] and the scale
 that makes these logits: without gradient."""
 
 
-class InfoNCELogits(NamedTuple):
-    """Similarities of the queries, before rho and temperature; for unit vectors in [-1, 1]."""
+class Similarities(NamedTuple):
+    """Similarities of unit rows, in [-1, 1], before rho and temperature; without gradient."""
 
-    positive_B: Tensor
-    queue_BK: Tensor
-    hard_BN: Tensor | None
-    hard_share_B: Tensor | None
+    positive_A: Tensor
+    negative: Tensor
+    """Mean over the anchors and their negatives from other images: a scalar."""
+    best_negative_A: Tensor
+    """Of the most similar negative from another image."""
+    hard_AN: Tensor | None = None
+    hard_share_A: Tensor | None = None
     """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
 
 
@@ -36,7 +40,7 @@ def info_nce(
     log_mass: float = 0.0,
     weigh: Weigh | None = None,
     weights_B: Tensor | None = None,
-) -> tuple[Tensor, InfoNCELogits]:
+) -> tuple[Tensor, Similarities]:
     """MoCo's InfoNCE with each query's own hard negatives in the denominator.
 
     logits = [q.k+, q.queue, rho * q.k-] / temperature, cross entropy with target 0, mean over the
@@ -57,7 +61,7 @@ def info_nce(
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
         log_mass: added to the hard negatives' logits.
         weigh: weights of the hard negatives' terms; None: 1.
-        weights_B: what each query's loss is multiplied by before the mean; None: 1.
+        weights_B: factors of the queries' losses before the mean; None: 1.
 
     Returns:
         The loss, a scalar, and the similarities. Computed in the dtype given, under autocast too.
@@ -74,20 +78,11 @@ def info_nce(
             logits = torch.cat([logits, hard_logits_BN], dim=1)
             share_B = _share(hard_logits_BN, logits)
         target_B = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        loss_B = functional.cross_entropy(logits, target_B, reduction="none")
-    return _mean(loss_B, weights_B), InfoNCELogits(positive_B, queue_BK, hard_BN, share_B)
-
-
-class NTXentLogits(NamedTuple):
-    """Similarities of the anchors, before rho and temperature; those of view 1 come first."""
-
-    positive_A: Tensor
-    negative: Tensor
-    """Mean over the anchors and their negatives from other images, both views: a scalar."""
-    best_negative_A: Tensor
-    hard_AN: Tensor | None
-    hard_share_A: Tensor | None
-    """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
+        loss = _mean(functional.cross_entropy(logits, target_B, reduction="none"), weights_B)
+    queue_BK = queue_BK.detach()
+    return loss, Similarities(
+        positive_B.detach(), queue_BK.mean(), queue_BK.amax(dim=1), hard_BN, share_B
+    )
 
 
 def nt_xent(
@@ -98,14 +93,13 @@ def nt_xent(
     all_view1_GD: Tensor | None = None,
     all_view2_GD: Tensor | None = None,
     first_row: int = 0,
-    hard_negatives1_BND: Tensor | None = None,
-    hard_negatives2_BND: Tensor | None = None,
+    hard_negatives_BND: tuple[Tensor, Tensor] | None = None,
     rho: float | Tensor = 0.0,
     log_mass: float = 0.0,
     weigh: Weigh | None = None,
     weights_B: Tensor | None = None,
     all_weights_G: Tensor | None = None,
-) -> tuple[Tensor, NTXentLogits]:
+) -> tuple[Tensor, Similarities]:
     """NT-Xent over both views, with each anchor's own hard negatives in its denominator.
 
     An anchor's positive is the other view of its image, its negatives are both views of all other
@@ -123,21 +117,19 @@ def nt_xent(
         temperature: divides every logit, > 0.
         all_view1_GD: unit rows of the global batch, this rank's among them; None: only this rank's.
         all_view2_GD: the same of view 2.
-        first_row: where this rank's rows begin in the global batch.
-        hard_negatives1_BND: unit rows, the N hard negatives of each anchor in view 1.
-        hard_negatives2_BND: those of each anchor in view 2; both or none.
+        first_row: index of this rank's first row in the global batch.
+        hard_negatives_BND: unit rows, the N hard negatives of each anchor in view 1 and in view 2.
         rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
         log_mass: added to the hard negatives' logits.
         weigh: weights of the hard negatives' terms; None: 1.
-        weights_B: what both losses of each image are multiplied by before the mean; None: 1.
+        weights_B: factors of both losses of each image before the mean; None: 1.
         all_weights_G: those of the global batch; None: only this rank's. An image of weight 0 is
             nobody's negative.
 
     Returns:
-        The loss, mean over this rank's 2 B anchors, and the similarities. Computed in the dtype
-        given, under autocast too.
+        The loss, mean over this rank's 2 B anchors, and the similarities, of view 1 first. Computed
+        in the dtype given, under autocast too.
     """
-    assert (hard_negatives1_BND is None) == (hard_negatives2_BND is None)
     with torch.autocast(device_type=view1_BD.device.type, enabled=False):
         anchors_AD = torch.cat((view1_BD, view2_BD))
         bank = torch.cat(
@@ -151,60 +143,59 @@ def nt_xent(
         other_B = row_B + len(bank) // 2
         own_A, partner_A = torch.cat((row_B, other_B)), torch.cat((other_B, row_B))
         column = torch.arange(len(bank), device=anchors_AD.device)
-        is_own, is_partner = column == own_A[:, None], column == partner_A[:, None]
-        no_term = is_own
+        is_partner, no_term = column == partner_A[:, None], column == own_A[:, None]
         if weights_B is not None:
             weights_G = weights_B if all_weights_G is None else all_weights_G
-            no_term = is_own | ((weights_G == 0).repeat(2) & ~is_partner)
+            no_term = no_term | ((weights_G == 0).repeat(2) & ~is_partner)
         logits = (similarity / temperature).masked_fill(no_term, -torch.inf)
         hard_AN = share_A = None
-        if hard_negatives1_BND is not None and hard_negatives2_BND is not None:
-            hard_AND = torch.cat((hard_negatives1_BND, hard_negatives2_BND))
+        if hard_negatives_BND is not None:
             hard_AN, hard_logits_AN = _hard_logits(
-                anchors_AD, hard_AND, rho / temperature, weigh, log_mass
+                anchors_AD, torch.cat(hard_negatives_BND), rho / temperature, weigh, log_mass
             )
             logits = torch.cat((logits, hard_logits_AN), dim=1)
             share_A = _share(hard_logits_AN, logits)
         loss_A = functional.cross_entropy(logits, partner_A, reduction="none")
         loss = _mean(loss_A, None if weights_B is None else weights_B.repeat(2))
-    with torch.no_grad():
-        no_negative = no_term | is_partner
-        negatives = similarity.masked_fill(no_negative, 0.0)
-        positive_A = similarity.gather(1, partner_A[:, None]).squeeze(1)
-        return loss, NTXentLogits(
-            positive_A,
-            (negatives.sum(dim=1) / (~no_negative).sum(dim=1).clamp(min=1)).mean(),
-            similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
-            hard_AN,
-            share_A,
-        )
+    similarity, no_negative = similarity.detach(), no_term | is_partner
+    negatives = similarity.masked_fill(no_negative, 0.0)
+    return loss, Similarities(
+        similarity.gather(1, partner_A[:, None]).squeeze(1),
+        (negatives.sum(dim=1) / (~no_negative).sum(dim=1).clamp(min=1)).mean(),
+        similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
+        hard_AN,
+        share_A,
+    )
 
 
-def _mean(loss_B: Tensor, weights_B: Tensor | None) -> Tensor:
-    return loss_B.mean() if weights_B is None else (loss_B * weights_B).mean()
+def _mean(loss_A: Tensor, weights_A: Tensor | None) -> Tensor:
+    return loss_A.mean() if weights_A is None else (loss_A * weights_A).mean()
 
 
 def _hard_logits(
-    anchors_BD: Tensor,
-    hard_negatives_BND: Tensor,
+    anchors_AD: Tensor,
+    hard_negatives_AND: Tensor,
     scale: float | Tensor,
     weigh: Weigh | None,
     log_mass: float,
 ) -> tuple[Tensor, Tensor]:
-    """Similarities of anchors to their hard negatives, [B, N], and the logits of their terms."""
-    hard_BN = (hard_negatives_BND @ anchors_BD[:, :, None]).squeeze(2)
-    logits_BN = scale * hard_BN if log_mass == 0 else scale * hard_BN + log_mass
-    return hard_BN, logits_BN if weigh is None else logits_BN + weigh(hard_BN, scale)
+    """Similarities of anchors to their hard negatives, detached, and the logits of their terms."""
+    hard_AN = (hard_negatives_AND @ anchors_AD[:, :, None]).squeeze(2)
+    logits_AN = scale * hard_AN if log_mass == 0 else scale * hard_AN + log_mass
+    if weigh is not None:
+        logits_AN = logits_AN + weigh(hard_AN, scale)
+    return hard_AN.detach(), logits_AN
 
 
 @torch.no_grad()
-def _share(hard_logits_BN: Tensor, logits: Tensor) -> Tensor:
-    """The hard negatives' share of the denominator, [B]; `logits` holds theirs too."""
-    return (hard_logits_BN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
+def _share(hard_logits_AN: Tensor, logits: Tensor) -> Tensor:
+    """The hard negatives' share of the denominator, [A]; `logits` holds theirs too."""
+    return (hard_logits_AN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
 
 
+@torch.no_grad()
 def prime_log_weights(
-    similarity_BN: Tensor, *, scale: float | Tensor, power: float, bias: float
+    similarity_AN: Tensor, *, scale: float | Tensor, power: float, bias: float
 ) -> Tensor:
     """Weights of hard negatives by the rank of their similarity: the most similar count most.
 
@@ -215,21 +206,20 @@ def prime_log_weights(
     detections and keeps the total of their losses.
 
     Args:
-        similarity_BN: of the anchors to their hard negatives.
-        scale: what makes logits of them, rho / temperature.
+        similarity_AN: of the anchors to their hard negatives.
+        scale: factor that turns similarities into logits, rho / temperature.
         power: exponent, >= 0; 0 makes all weights 1.
         bias: in [0, 1].
 
     Returns:
         The logarithms of the weights, same shape, without gradient.
     """
-    with torch.no_grad():
-        flat = similarity_BN.flatten()
-        order = torch.argsort(flat, descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank.scatter_(0, order, torch.arange(len(flat), device=flat.device))
-        share = (len(flat) - rank).to(flat.dtype) / len(flat)
-        log_weight = power * torch.log((1.0 - bias) * share + bias)
-        logits = scale * flat
-        kept = torch.logsumexp(logits, 0) - torch.logsumexp(logits + log_weight, 0)
-        return (log_weight + kept).view_as(similarity_BN)
+    flat = similarity_AN.flatten()
+    order = torch.argsort(flat, descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank.scatter_(0, order, torch.arange(len(flat), device=flat.device))
+    share = (len(flat) - rank).to(flat.dtype) / len(flat)
+    log_weight = power * torch.log((1.0 - bias) * share + bias)
+    logits = scale * flat
+    kept = torch.logsumexp(logits, 0) - torch.logsumexp(logits + log_weight, 0)
+    return (log_weight + kept).view_as(similarity_AN)

@@ -6,10 +6,7 @@ from typing import Literal
 
 from pipeline.core.errors import InputError
 from training.core.fields import Chosen
-from training.core.schedules import Moment, linear_warmup
 
-PAPER_NEGATIVES = 65536
-"""Keys in the paper's queue."""
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
 
 
@@ -150,18 +147,3 @@ class HardNegativeConfig(MethodConfig):
     def num_hard_negatives(self) -> int:
         """Hard negatives that are cut from each source."""
         return 0 if self.object_head == "exchange" else self.hard_negatives
-
-    def rho_at(self, moment: Moment) -> float:
-        """The weight of the hard negatives at a step."""
-        return linear_warmup(
-            moment.step,
-            value=self.object_rho if self.has_object_head else self.rho,
-            warmup_steps=round(self.rho_warmup_epochs * moment.steps_per_epoch),
-        )
-
-    def log_mass(self, num_negatives: int) -> float:
-        """What is added to the logits of hard negatives beside so many other negatives."""
-        if self.hard_mass is None:
-            return 0.0
-        meant = PAPER_NEGATIVES if self.hard_mass == "paper" else float(self.hard_mass)
-        return math.log(num_negatives / meant)

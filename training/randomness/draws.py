@@ -1,10 +1,8 @@
-"""Everything random about a sample, as a pure function of who it is.
+"""Random numbers of a sample as a pure function of (seed, epoch, sample, view, stream, counter).
 
-A draw is a hash of (seed, epoch, sample, view, stream, counter), so that it can be made again at
-any time, on any rank, in any batch. The hash is the finaliser of splitmix64 (Steele, Lea and Flood,
-"Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), in numpy for the few numbers per
-sample that a loader draws and in torch for the noise per pixel (`noise`); both give the same 64
-bits.
+A number can be drawn again at any time, on any rank, in any batch. The hash is the finaliser of
+splitmix64 (Steele, Lea and Flood, OOPSLA 2014). numpy draws the few numbers per sample that the
+loader needs, torch the noise per pixel (`noise`); both give the same 64 bits.
 
 Shapes: `B` batch.
 """
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Views = int | NDArray[np.int64]
-"""The number of the view that all samples are drawn for, or of each sample's, `[B]`."""
+"""Number of the view of all samples, or of each sample, `[B]`."""
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -50,29 +48,24 @@ class Stream(enum.IntEnum):
 
 
 QUERY, KEY = "query", "key"
-_FIRST_NEGATIVE, _OTHERS = 2, 1 << 31
 _NEGATIVE = re.compile(r"negative-(query|key)-(\d+)")
 
 
 def view_number(name: str) -> int:
-    """The number that stands for a view's name in every hash.
+    """The number of a view's name in every hash.
 
     `query` is 0, `key` 1, `negative-key-I` 2 + 2 I and `negative-query-I` 3 + 2 I; other names have
     31 bits of their CRC-32. The numbers are part of every result: never change them.
     """
     if name in (QUERY, KEY):
         return int(name == KEY)
-    found = _NEGATIVE.fullmatch(name)
-    if found is not None:
-        return _FIRST_NEGATIVE + 2 * int(found[2]) + int(found[1] == QUERY)
-    return _OTHERS | (zlib.crc32(name.encode()) >> 1)
+    if found := _NEGATIVE.fullmatch(name):
+        return 2 + 2 * int(found[2]) + int(found[1] == QUERY)
+    return (1 << 31) | (zlib.crc32(name.encode()) >> 1)
 
 
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: a bijection of 64-bit words that spreads every bit.
-
-    In the memory of the words, which the caller gives up.
-    """
+    """The finaliser of splitmix64, a bijection of 64-bit words; overwrites its argument."""
     shifted = np.empty_like(word)
     for shift, factor in _MIX:
         word ^= np.right_shift(word, np.uint64(shift), out=shifted)
@@ -82,7 +75,7 @@ def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _fold(word: NDArray[np.uint64], value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Take one more value into a hash; the order of the values counts."""
+    """Add one more value to a hash; the order of the values counts."""
     return _mix(word ^ _mix(value + _STEP))
 
 
@@ -97,30 +90,15 @@ def _purpose(view: Views, stream: Stream) -> NDArray[np.uint64]:
 
 
 def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """One 64-bit seed per sample and epoch: all other draws start from it.
+    """One 64-bit seed per sample and epoch, from which all its other draws follow.
 
     Args:
         seed: seed of the run, any integer (taken modulo 2^64).
         epoch: number of the epoch.
-        sample_ids_B: row numbers of the samples, int64.
-
-    Returns:
-        Seeds, uint64, `[B]`.
+        sample_ids_B: row numbers of the samples.
     """
     ids_B = np.asarray(sample_ids_B, dtype=np.int64).view(np.uint64)
     return _fold(_fold(_fold(_word(0), _word(seed)), _word(epoch)), ids_B)
-
-
-def random_bits(
-    seeds_B: NDArray[np.uint64], view: Views, stream: Stream, count: int
-) -> NDArray[np.uint64]:
-    """64 random bits per sample and counter; the arguments are those of `uniforms`.
-
-    Returns:
-        Hashes, uint64, `[B, count]`.
-    """
-    first_B = np.zeros(len(seeds_B), dtype=np.int64)
-    return block_bits(stream_keys(seeds_B, view, stream), first_B, count)
 
 
 def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDArray[np.uint64]:
@@ -131,40 +109,45 @@ def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDA
 def block_bits(
     key_N: NDArray[np.uint64], block_N: NDArray[np.int64], length: int
 ) -> NDArray[np.uint64]:
-    """The hashes of whole blocks of counters: `random_bits` where not all are wanted.
+    """The hashes of one block of counters per key, uint64 `[N, length]`.
 
     Args:
         key_N: from `stream_keys`.
-        block_N: which block of each key's counters, from 0 on.
+        block_N: number of the block: counters `block * length` up to `(block + 1) * length`.
         length: counters in a block.
-
-    Returns:
-        The hashes of counters `block * length` up to `(block + 1) * length`, uint64, `[N, length]`.
     """
     first_N = key_N + (block_N.view(np.uint64) * np.uint64(length) + np.uint64(1)) * _STEP
     return _mix(first_N[:, None] + np.arange(length, dtype=np.uint64) * _STEP)
 
 
+def random_bits(
+    seeds_B: NDArray[np.uint64], view: Views, stream: Stream, count: int
+) -> NDArray[np.uint64]:
+    """64 random bits per sample and counter, uint64 `[B, count]`; arguments as in `uniforms`."""
+    first_B = np.zeros(len(seeds_B), dtype=np.int64)
+    return block_bits(stream_keys(seeds_B, view, stream), first_B, count)
+
+
 def uniforms(
     seeds_B: NDArray[np.uint64], view: Views, stream: Stream, count: int
 ) -> NDArray[np.float64]:
-    """Uniform numbers for each sample; the first ones do not depend on how many are asked for.
+    """Uniform numbers for each sample; the first ones do not depend on `count`.
 
     Args:
-        seeds_B: what `sample_seeds` returned.
+        seeds_B: from `sample_seeds`.
         view: number of the view (`view_number`), or of each sample's.
         stream: what the numbers are for; streams are independent of each other.
-        count: how many numbers per sample.
+        count: numbers per sample.
 
     Returns:
-        Multiples of 2^-53 in [0, 1), float64, `[B, count]`.
+        Multiples of 2^-53 in [0, 1), `[B, count]`.
     """
     bits = random_bits(seeds_B, view, stream, count)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def torch_seeds(seeds_B: NDArray[np.uint64]) -> Tensor:
-    """The same 64 bits as an int64 tensor, which is what torch can multiply."""
+    """The bits of the seeds as an int64 tensor: torch cannot multiply uint64."""
     return torch.from_numpy(np.ascontiguousarray(seeds_B).view(np.int64))
 
 
@@ -174,7 +157,7 @@ def _signed(value: int) -> int:
 
 
 def _mix_in_place(word: Tensor) -> Tensor:
-    """`_mix` on an int64 tensor that the caller gives up; products wrap around."""
+    """`_mix` of an int64 tensor; products wrap around."""
     for shift, factor in (*_MIX, (_LAST_SHIFT, 1)):
         # torch shifts int64 arithmetically: the copies of the sign are masked off.
         word.bitwise_xor_((word >> shift).bitwise_and_((1 << (64 - shift)) - 1))
@@ -184,17 +167,7 @@ def _mix_in_place(word: Tensor) -> Tensor:
 
 
 def torch_random_bits(seeds_B: Tensor, view: int, stream: Stream, count: int) -> Tensor:
-    """`random_bits`, bit for bit, on the seeds' device.
-
-    Args:
-        seeds_B: the samples' seeds, int64 (`torch_seeds`).
-        view: number of the view (`view_number`).
-        stream: what the bits are for.
-        count: how many words per sample.
-
-    Returns:
-        Hashes, int64, `[B, count]`.
-    """
+    """`random_bits`, bit for bit, int64 on the device of the seeds (`torch_seeds`)."""
     purpose = int(_mix(_purpose(view, stream) + _STEP)[0])
     key_B = _mix_in_place(seeds_B ^ _signed(purpose))
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=seeds_B.device)

@@ -1,7 +1,6 @@
-"""Noise per pixel, as a pure function of who its sample is: hashes (`draws`) made normal.
+"""Gaussian noise per pixel: hashes (`draws`) turned into normal numbers.
 
-Shapes: `B` batch, `C` channels, `H W` pixels, `R` runs of an image's pixels, `N` some runs of all
-images.
+Shapes: `B` batch, `C` channels, `H W` pixels, `N` runs of pixels.
 """
 
 import math
@@ -15,37 +14,10 @@ from torch import Tensor
 from training.randomness.draws import Stream, block_bits, stream_keys, torch_random_bits
 
 NORMALS_PER_WORD, NORMAL_LEVELS = 4, 1 << 16
-"""How many pixels' noise a hash gives, and how many values a pixel's noise can have."""
+"""Pixels per hash, and how many values a pixel's noise can have."""
 SHORTEST_RUN, LONGEST_RUN = 8, 32
-"""Pixels whose noise is made or left out together: from as many as an int64 has bytes to as many as
-a patch is wide, of the paper's 7 x 7 at 224 px."""
-
-
-def _normal_table(device: torch.device) -> Tensor:
-    """The standard normal's quantiles in the middle of 2^16 equal shares, float32."""
-    # Made on the device, which takes microseconds: a copy from the CPU would wait.
-    shares = torch.arange(NORMAL_LEVELS, dtype=torch.float64, device=device).add_(0.5)
-    table: Tensor = torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
-    return table
-
-
-@lru_cache(maxsize=8)
-def _wrapped_table(std: float) -> NDArray[np.float32]:
-    """The same on the CPU, times `std`, in the order of unsigned numbers: from the middle on."""
-    half = torch.roll(_normal_table(torch.device("cpu")), NORMAL_LEVELS // 2)
-    table: NDArray[np.float32] = half.mul_(std).numpy()
-    return table
-
-
-def _normals(bits: Tensor, std: float) -> Tensor:
-    """Four normals of each word, int64 `[...]` to float32 `[..., 4]`, from its lowest bits up."""
-    if bits.device.type == "cpu":
-        # The 16 bits are the index as they lie there: nothing to widen, nothing to shift.
-        levels = bits.numpy().view(np.uint16).reshape(*bits.shape, NORMALS_PER_WORD)
-        return torch.from_numpy(_wrapped_table(std).take(levels))
-    wide = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
-    normals = _normal_table(bits.device).index_select(0, wide.flatten())
-    return normals.view(*bits.shape, NORMALS_PER_WORD).mul_(std)
+"""Pixels whose noise is made or skipped together on a CPU: at least as many as an int64 has bytes,
+at most the width of a patch of the paper's 7 x 7 at 224 px."""
 
 
 def gaussian_noise(
@@ -57,24 +29,23 @@ def gaussian_noise(
     stream: Stream = Stream.NOISE,
     where_BCHW: Tensor | None = None,
 ) -> Tensor:
-    """Normal noise per pixel, a stateless hash of (sample seed, view, channel, pixel).
+    """Normal noise per pixel, a hash of (sample seed, view, channel, pixel).
 
-    Every 16 bits of a hash choose one of 2^16 quantiles of the normal distribution: four pixels a
+    Every 16 bits of a hash choose one of 2^16 quantiles of the normal distribution: four pixels per
     hash, at most 4.3 standard deviations from 0.
 
     Args:
-        seeds_B: the samples' seeds, int64 (`torch_seeds`), on the device that the noise is for.
-        view: number of the view (`View`).
+        seeds_B: the samples' seeds (`torch_seeds`), on the device that the noise is for.
+        view: number of the view (`view_number`).
         size: (C, H, W) of one image.
         std: standard deviation of the noise.
         stream: what the noise is for.
-        where_BCHW: bool, `[B, C or 1, H, W]`, on the same device: the pixels that will be looked
-            at. On a CPU the others may hold anything: a mask's own noise takes half of the time of
-            all, or less. None: all.
+        where_BCHW: bool, `[B, C or 1, H, W]`: the pixels that are needed. On a CPU the others may
+            hold anything, which saves half of the time or more. None: all.
 
     Returns:
-        Noise of mean 0, float32, `[B, C, H, W]`, on the seeds' device. The same for a sample in any
-        batch, and on every device up to the last bit of a quantile.
+        Noise of mean 0, float32, `[B, C, H, W]`. The same for a sample in any batch, and on every
+        device up to the last bit of a quantile.
     """
     values = math.prod(size)
     if where_BCHW is not None and seeds_B.device.type == "cpu" and values % SHORTEST_RUN == 0:
@@ -84,23 +55,48 @@ def gaussian_noise(
     return _normals(bits, std).flatten(1)[:, :values].reshape(-1, *size)
 
 
+def _normal_table(device: torch.device) -> Tensor:
+    """The standard normal's quantiles in the middle of 2^16 equal shares, float32."""
+    # Made on the device, which takes microseconds: a copy from the CPU would wait.
+    shares = torch.arange(NORMAL_LEVELS, dtype=torch.float64, device=device).add_(0.5)
+    table: Tensor = torch.special.ndtri(shares.div_(NORMAL_LEVELS)).float()
+    return table
+
+
+@lru_cache(maxsize=8)
+def _cpu_table(std: float) -> NDArray[np.float32]:
+    """The quantiles times `std`, indexed by the unsigned 16 bits of a two's complement number."""
+    half = torch.roll(_normal_table(torch.device("cpu")), NORMAL_LEVELS // 2)
+    table: NDArray[np.float32] = half.mul_(std).numpy()
+    return table
+
+
+def _normals(bits: Tensor, std: float) -> Tensor:
+    """Four normals of each word, int64 `[...]` to float32 `[..., 4]`, from its lowest bits up."""
+    if bits.device.type == "cpu":  # the 16 bits are the index: no widening, no shift
+        levels = bits.numpy().view(np.uint16).reshape(*bits.shape, NORMALS_PER_WORD)
+        return torch.from_numpy(_cpu_table(std).take(levels))
+    wide = bits.view(torch.int16).to(torch.int32).add_(NORMAL_LEVELS // 2)
+    normals = _normal_table(bits.device).index_select(0, wide.flatten())
+    return normals.view(*bits.shape, NORMALS_PER_WORD).mul_(std)
+
+
 def _noise_where(key_B: NDArray[np.uint64], where_BCHW: Tensor, std: float) -> Tensor:
-    """The noise of the runs of pixels that hold one to be looked at."""
+    """Make the noise of the runs of pixels of which at least one is needed."""
     noise_BCHW = torch.empty(where_BCHW.shape)
     values, width = where_BCHW[0].numel(), where_BCHW.shape[-1]
     length = LONGEST_RUN
     while length > SHORTEST_RUN and (7 * length > width or values % length):
         length //= 2
-    # The bytes of a run as a few numbers, which are all 0 where nobody looks.
-    seen = where_BCHW.contiguous().flatten().numpy().view(np.int64).reshape(-1, length // 8)
-    place_N = np.flatnonzero(reduce(np.bitwise_or, seen.T) != 0)
-    if len(place_N) == 0:
+    # The bytes of a run as a few int64: all are 0 where no pixel is needed.
+    needed = where_BCHW.contiguous().flatten().numpy().view(np.int64).reshape(-1, length // 8)
+    run_N = np.flatnonzero(reduce(np.bitwise_or, needed.T) != 0)
+    if len(run_N) == 0:
         return noise_BCHW
-    image_N = place_N // (values // length)
-    run_N = place_N - image_N * (values // length)  # np.divmod takes several times as long
-    bits_NW = block_bits(key_B[image_N], run_N, length // NORMALS_PER_WORD)
+    image_N = run_N // (values // length)
+    block_N = run_N - image_N * (values // length)  # np.divmod takes several times as long
+    bits_NW = block_bits(key_B[image_N], block_N, length // NORMALS_PER_WORD)
     normals = _normals(torch.from_numpy(bits_NW.view(np.int64)), std).numpy()
-    # A run's numbers as one thing, so that they are copied together.
-    run = np.dtype((np.void, length * normals.itemsize))
-    noise_BCHW.numpy().reshape(-1).view(run)[place_N] = normals.reshape(-1).view(run)
+    run = np.dtype((np.void, length * normals.itemsize))  # copies the numbers of a run together
+    noise_BCHW.numpy().reshape(-1).view(run)[run_N] = normals.reshape(-1).view(run)
     return noise_BCHW

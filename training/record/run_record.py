@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Collapsed, Diverged
 from pipeline.core.progress import WARNING, Standing, say, show
 from training.config.pretrain import PretrainConfig
 from training.core.context import TrainContext
@@ -111,14 +111,15 @@ class RunRecord:
         """Writes the means since the last such line, after ``step`` global steps.
 
         Raises:
-            InputError: the loss is no longer finite, or the run has collapsed and is to end then.
+            Diverged: the loss is no longer finite.
+            Collapsed: the embeddings have collapsed, and ``on_collapse`` is ``stop``.
         """
         values, totals = self.interval.finish(self._config.batch_size), self._tally.totals()
         if self._config.on_damaged == "skip":
             values[DAMAGED] = float(totals[DAMAGED])
         self.values |= values
         if not np.isfinite(list(values.values())).all():
-            raise InputError(
+            raise Diverged(
                 f"the loss is no longer finite at step {step} ({values['loss']}): "
                 "lower optim.lr or rho, or lengthen their warm-up"
             )
@@ -149,7 +150,7 @@ class RunRecord:
             values: the figures by name.
 
         Raises:
-            InputError: the run has collapsed and is to end then.
+            Collapsed: the embeddings have collapsed, and ``on_collapse`` is ``stop``.
         """
         self.values |= values
         self._evaluated = step
@@ -169,7 +170,7 @@ class RunRecord:
             return
         self._warn(step, warning)
         if self._config.on_collapse == "stop":
-            raise InputError(f"at step {step}: {warning} (on_collapse is stop)")
+            raise Collapsed(f"at step {step}: {warning} (on_collapse is stop)")
 
     def _warn(self, step: int, warning: str) -> None:
         """Writes a warning into the record and on the screen."""

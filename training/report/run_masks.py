@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, InputError
+from pipeline.core.errors import DamagedSample, ImageError, InputError, JobError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from training.config.derived import declared_views, stream_config
 from training.data.stream import BatchDataset
@@ -24,7 +24,7 @@ from training.report.run_state import RunState
 from training.report.wording import percent, shortened
 from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.masks import masked_share
+from training.views.patches import masked_share
 
 EPOCHS_SHOWN = 4
 TILE = 256
@@ -44,7 +44,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     for sample in redrawn.whole.sample_ids(0)[:count].tolist():
         try:
             cards.append(_card(redrawn, sample, epochs))
-        except InputError as error:
+        except JobError as error:
             broken.append(str(error))
     return {
         "epochs": [epoch + 1 for epoch in epochs],
@@ -83,7 +83,7 @@ class Redrawn:
         """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
 
         Raises:
-            InputError: the sample is damaged.
+            DamagedSample: the sample is damaged.
         """
         steps, batch = self.whole.steps_per_epoch, self.config.batch_size
         order = self.whole.sample_ids(epoch * steps, range(steps * batch))
@@ -105,7 +105,7 @@ def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
     try:
         image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
     except ImageError as error:
-        raise InputError(f"sample {stored.key} in {stored.shard}: {error}") from error
+        raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
     key, small = stored.key, shrunk(image, TILE)
     top = (
         picture(small, f"{key}, as it is stored", label="image"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import JobError
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.core.fields import dotted
@@ -93,7 +93,7 @@ def _or_problem(part: Callable[..., object], *arguments: object) -> tuple[object
     """A part of the page, or why there is none."""
     try:
         return part(*arguments), ""
-    except InputError as error:
+    except JobError as error:
         return None, str(error)
 
 

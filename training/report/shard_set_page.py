@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import ImageError, InputError
+from pipeline.core.errors import ImageError, InputError, JobError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import foreground
 from pipeline.saliency.statistics import GRID_SIDE
@@ -212,7 +212,7 @@ def draw_cards(
         try:
             sample = reader.read(number)
             image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-        except (InputError, ImageError) as error:
+        except (JobError, ImageError) as error:
             broken.append(str(error))
             continue
         row = {name: rows[name][number].as_py() for name in COLUMNS}

@@ -14,7 +14,7 @@ from ray import tune
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
@@ -182,4 +182,4 @@ class _Pretraining(tune.Trainable):
                 return ""
             return f"the run was asked to stop after {ran.step} of {ran.total_steps} steps"
         words = " ".join(str(error).split())
-        return words if isinstance(error, InputError) else f"{type(error).__name__}: {words[-500:]}"
+        return words if isinstance(error, JobError) else f"{type(error).__name__}: {words[-500:]}"

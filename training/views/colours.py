@@ -8,11 +8,11 @@ colour Y_m:
 
     Y <- b (c Y + (1 - c) Y_m)        (I, Q) <- b c s R(-2 pi h) (I, Q)
 
-and grey is s = 0. These operations commute, so torchvision's random order of the four has nothing
-to decide here. For a pixel's colour x and the image's mean colour m that is `M x + P m` with two
-3 x 3 matrices, which follow from the drawn numbers alone: they are made on the CPU, and the device
-takes one mean, one product and one clamp, then blurs each image with its own kernel (which for an
-image without blur is the identity).
+and grey is s = 0. These operations commute, so torchvision's random order of the four makes no
+difference. For a pixel's colour x and the image's mean colour m that is `M x + P m` with two 3 x 3
+matrices, which follow from the drawn numbers alone. They are made on the CPU; the device computes
+one mean, one product and one clamp, then blurs each image with its own kernel (the identity for an
+image without blur).
 
 Departures from torchvision's ColorJitter, for speed: hue is a rotation in YIQ, which keeps the luma
 (torchvision shifts the hue of HSV, which keeps the largest channel); values are clamped to [0, 1]
@@ -22,6 +22,7 @@ once, after grey, and not after each operation.
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,26 +30,25 @@ from torch import Tensor
 
 from pipeline.images.gaussian import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.randomness.draws import Stream, Views, uniforms
-from training.views.planes import colour_levels
 from training.views.settings import AugmentConfig
 
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
-_BLUR_REACH = 3.0
-"""Radius of the blur's kernel, in multiples of the largest sigma: 99.7 % of the Gaussian."""
+_BLUR_SIGMAS = 3.0
+"""Radius of the blur's kernel in sigmas: 99.7 % of the Gaussian."""
 _NO_WEIGHT = 1e-9
-"""A tap of less changes a colour by less than float32 can tell."""
+"""Smaller taps change no colour in float32."""
 
 
 class ColourDraws(NamedTuple):
     """What decides the colours of one view of each sample: float32, drawn on the CPU."""
 
     matrix_B33: Tensor
-    """M of `M x + P m`: what happens to each pixel's colour."""
+    """M of `M x + P m`."""
     mean_matrix_B33: Tensor
-    """P of `M x + P m`: what the image's mean colour adds to every pixel."""
+    """P of `M x + P m`."""
     kernel_BK: Tensor
-    """The kernel that blurs each image, K the same for all."""
+    """The kernel that blurs each image."""
 
 
 def compose_colours(
@@ -87,18 +87,15 @@ def draw_colours(
     """Draw the colours of one view of each sample.
 
     Args:
-        seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
+        seeds_B: the samples' seeds (`draws.sample_seeds`).
         view: number of the crop (`draws.view_number`), or of each sample's.
         config: ranges and probabilities.
         view_size: side of the view in pixels, which the blur scales with.
-
-    Returns:
-        The draws, as CPU tensors.
     """
     colour = uniforms(seeds_B, view, Stream.COLOUR, 6)
     jitter_B = colour[:, 0] < config.jitter_probability
-    reach = np.array([config.brightness, config.contrast, config.saturation, config.hue])
-    change_B4 = np.where(jitter_B[:, None], (2.0 * colour[:, 1:5] - 1.0) * reach, 0.0)
+    strength = np.array([config.brightness, config.contrast, config.saturation, config.hue])
+    change_B4 = np.where(jitter_B[:, None], (2.0 * colour[:, 1:5] - 1.0) * strength, 0.0)
     grey_B = colour[:, 5] < config.grey_probability
     matrix_B33, mean_matrix_B33 = compose_colours(
         1.0 + change_B4[:, 0],
@@ -110,7 +107,7 @@ def draw_colours(
     low, high = (scale * sigma for sigma in config.blur_sigma)
     blur = uniforms(seeds_B, view, Stream.BLUR, 2)
     sigma_B = np.where(blur[:, 0] < config.blur_probability, low + (high - low) * blur[:, 1], 0.0)
-    kernel_BK = gaussian_kernel(2 * math.ceil(_BLUR_REACH * high) + 1, torch.from_numpy(sigma_B))
+    kernel_BK = gaussian_kernel(2 * math.ceil(_BLUR_SIGMAS * high) + 1, torch.from_numpy(sigma_B))
     return ColourDraws(
         matrix_B33=torch.from_numpy(matrix_B33).float(),
         mean_matrix_B33=torch.from_numpy(mean_matrix_B33).float(),
@@ -119,20 +116,13 @@ def draw_colours(
     )
 
 
-def apply_colours(
-    image_B3HW: Tensor,
-    matrix_B33: Tensor,
-    mean_matrix_B33: Tensor,
-    *,
-    out: Tensor | None = None,
-) -> Tensor:
+def apply_colours(image_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Tensor) -> Tensor:
     """Map every pixel x of an image with mean colour m to `M x + P m`, clamped to [0, 1].
 
     Args:
         image_B3HW: float images in [0, 1], or uint8 ones, whose levels are divided by 255.
         matrix_B33: M, same dtype, or float32.
         mean_matrix_B33: P, same dtype as M.
-        out: where the mapped images go, contiguous.
 
     Returns:
         The images in [0, 1], same shape; float32 of uint8, else in the same dtype.
@@ -141,25 +131,39 @@ def apply_colours(
         if image_B3HW.dtype == torch.uint8:
             matrix_B33, mean_matrix_B33 = matrix_B33 / 255, mean_matrix_B33 / 255
             if image_B3HW.device.type == "cpu":
-                return colour_levels(image_B3HW, matrix_B33, mean_matrix_B33, out=out)
+                return _colour_levels(image_B3HW, matrix_B33, mean_matrix_B33)
             image_B3HW = image_B3HW.to(torch.float32, memory_format=torch.contiguous_format)
         pixels = image_B3HW.flatten(2)
         offset = mean_matrix_B33 @ pixels.mean(dim=2, keepdim=True)
-        flat_out = None if out is None else out.view_as(pixels)
-        coloured = torch.baddbmm(offset, matrix_B33, pixels, out=flat_out)
+        coloured = torch.baddbmm(offset, matrix_B33, pixels)
     return coloured.clamp_(0.0, 1.0).view_as(image_B3HW)
 
 
-def augment_colours(image_B3HW: Tensor, draws: ColourDraws, *, out: Tensor | None = None) -> Tensor:
+def _colour_levels(levels_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Tensor) -> Tensor:
+    """`apply_colours` of uint8 images on a CPU; OpenCV splits channels faster than torch."""
+    batch, _, height, width = levels_B3HW.shape
+    images = levels_B3HW.permute(0, 2, 3, 1).numpy()
+    mean_B31 = torch.tensor([cv2.mean(image)[:3] for image in images])[..., None]
+    # A fourth channel of ones adds the offset within the product, which saves a pass.
+    matrix_B34 = torch.cat((matrix_B33, mean_matrix_B33 @ mean_B31), dim=2)
+    floats_B4HW = torch.empty(batch, 4, height, width)
+    floats_B4HW[:, 3] = 1.0
+    planes = np.empty((3, height, width), dtype=np.uint8)
+    for image, floats in zip(images, floats_B4HW.numpy(), strict=True):
+        cv2.split(image, list(planes))
+        np.copyto(floats[:3], planes)
+    return torch.bmm(matrix_B34, floats_B4HW.flatten(2)).clamp_(0.0, 1.0).view(levels_B3HW.shape)
+
+
+def augment_colours(image_B3HW: Tensor, draws: ColourDraws) -> Tensor:
     """Apply drawn colours and blur to a batch.
 
     Args:
         image_B3HW: RGB images, float32 in [0, 1] or uint8.
         draws: what `draw_colours` drew, on the images' device.
-        out: where the augmented images may go, contiguous.
 
     Returns:
         The augmented images in [0, 1], float32, same shape.
     """
-    coloured = apply_colours(image_B3HW, draws.matrix_B33, draws.mean_matrix_B33, out=out)
+    coloured = apply_colours(image_B3HW, draws.matrix_B33, draws.mean_matrix_B33)
     return blur_in_place(coloured, draws.kernel_BK)

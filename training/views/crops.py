@@ -1,19 +1,25 @@
-"""Views of an image: random resized crops, with the same geometry for image and saliency.
+"""Random resized crops, with the same geometry for image and saliency.
 
-Shapes: V views (0 query, 1 key), B batch, R = V * B rows, H W pixels, S view side, G grid side,
-P side of a stored saliency map (it covers the whole image, whatever the aspect).
+Shapes: B images, R = B rows for each of some crops, S side of a view, G grid side, P side of a
+stored saliency map (it covers the whole image, whatever the aspect).
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from training.randomness.draws import Stream, Views, uniforms, view_number
-from training.views.settings import ViewConfig
+from training.views.colours import draw_colours
+from training.views.host_batch import CropBatch
+from training.views.settings import AugmentConfig, ViewConfig
+from training.views.spec import Crop
 
 CROP_TRIES = 10
 """Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
@@ -39,7 +45,7 @@ def draw_crops(
     view: Views,
     config: ViewConfig,
 ) -> Crops:
-    """Draws a random resized crop and a flip for every image of a batch.
+    """Draw a random resized crop and a flip for every image of a batch.
 
     The distribution is that of torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``:
     area and log-aspect uniform, the first of ten boxes that fits, else the largest central box
@@ -47,15 +53,15 @@ def draw_crops(
 
     Args:
         seeds_B: sample seeds (``draws.sample_seeds``).
-        heights_B: heights of the decoded images, pixels.
-        widths_B: widths of the decoded images, pixels.
-        view: which view is drawn, of all images or of each.
+        heights_B: of the decoded images, pixels.
+        widths_B: of the decoded images, pixels.
+        view: number of the crop (``draws.view_number``), or of each image's.
         config: ranges of area, aspect and flips.
     """
     rows = np.arange(len(seeds_B))
     u_BX = uniforms(seeds_B, view, Stream.CROP, 2 * CROP_TRIES + 2)
     area_BT, aspect_BT = u_BX[:, :CROP_TRIES], u_BX[:, CROP_TRIES : 2 * CROP_TRIES]
-    place_B2, flip_B = u_BX[:, -2:], uniforms(seeds_B, view, Stream.FLIP, 1)[:, 0]
+    corner_B2, flip_B = u_BX[:, -2:], uniforms(seeds_B, view, Stream.FLIP, 1)[:, 0]
 
     image_area_B = (heights_B * widths_B).astype(np.float64)
     low, high = config.crop_scale
@@ -77,41 +83,31 @@ def draw_crops(
     width_B = np.where(found_B, width_BT[rows, first_B], np.maximum(central_width_B, 1))
     height_B = np.where(found_B, height_BT[rows, first_B], np.maximum(central_height_B, 1))
     width_B, height_B = width_B.astype(np.int64), height_B.astype(np.int64)
-    top_B = np.where(
-        found_B,
-        np.floor(place_B2[:, 0] * (heights_B - height_B + 1)),
-        (heights_B - height_B) // 2,
-    )
-    left_B = np.where(
-        found_B, np.floor(place_B2[:, 1] * (widths_B - width_B + 1)), (widths_B - width_B) // 2
-    )
-    return Crops(
-        top_B.astype(np.int64),
-        left_B.astype(np.int64),
-        height_B,
-        width_B,
-        flip_B < config.flip_probability,
-    )
+    free_B2 = np.stack((heights_B - height_B, widths_B - width_B), axis=1)
+    drawn_B2 = np.floor(corner_B2 * (free_B2 + 1)).astype(np.int64)
+    top_left_B2 = np.where(found_B[:, None], drawn_B2, free_B2 // 2)
+    flips_B = flip_B < config.flip_probability
+    return Crops(top_left_B2[:, 0], top_left_B2[:, 1], height_B, width_B, flips_B)
 
 
 def cut_views(
     images: Sequence[NDArray[np.uint8]], crops: Crops, out_RSS3: NDArray[np.uint8]
 ) -> None:
-    """Cuts, resizes and flips views of every image into ``out_RSS3``.
+    """Cut, resize and flip views of every image into ``out_RSS3``.
 
     Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
     ``RandomResizedCrop`` does to a Pillow image, to within one level.
 
     Args:
         images: B decoded images, RGB uint8 [H, W, 3] of any size.
-        crops: R boxes, B for each view: one per image, view after view.
-        out_RSS3: where the views go, in the order of the boxes, uint8 [R, S, S, 3].
+        crops: R boxes, B for each crop: one per image, crop after crop.
+        out_RSS3: output, in the order of the boxes.
     """
     size = list(out_RSS3.shape[1:3])
     outs_13SS = torch.from_numpy(out_RSS3).permute(0, 3, 1, 2).split(1)
     boxes_R4, flips_R = np.stack(crops[:4], axis=1).tolist(), crops.flip_B.tolist()
     for i, image in enumerate(images):
-        for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is at hand
+        for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is cached
             top, left, height, width = boxes_R4[row]
             box = image[top : top + height, left : left + width]
             if max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
@@ -151,12 +147,65 @@ def cut_crops(
     heights_R, widths_R = (
         np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1)
     )
-    view_R = np.repeat([view_number(name) for name in names], len(images))
-    seeds_R = np.tile(seeds_B, len(names))
+    seeds_R, view_R = _rows(seeds_B, names)
     boxes = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=config)
     pixels_RSS3 = np.empty((len(seeds_R), config.size, config.size, 3), dtype=np.uint8)
     cut_views(images, boxes, pixels_RSS3)
     return CutCrops(pixels_RSS3, boxes, heights_R, widths_R)
+
+
+def _rows(
+    seeds_B: NDArray[np.uint64], names: Sequence[str]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Seeds and numbers of the view, [R], crop after crop."""
+    numbers = [view_number(name) for name in names]
+    return np.tile(seeds_B, len(names)), np.repeat(numbers, len(seeds_B))
+
+
+def crop_batches(
+    images: Sequence[NDArray[np.uint8]],
+    maps: Sequence[NDArray[np.uint8]],
+    seeds_B: NDArray[np.uint64],
+    crops: Sequence[Crop],
+    augment: AugmentConfig,
+) -> dict[str, CropBatch]:
+    """Cut all crops of some images, pool their saliency and draw their colours.
+
+    Args:
+        images: B decoded images, RGB uint8 [H, W, 3] of any size.
+        maps: the images' stored saliency, [B, P, P]; then that of the next images, where it steers
+            masks.
+        seeds_B: the samples' seeds (`draws.sample_seeds`).
+        crops: what is cut.
+        augment: ranges of the colours.
+
+    Returns:
+        By the name of the crop.
+    """
+    batches: dict[str, CropBatch] = {}
+    names_of: dict[ViewConfig, list[str]] = {}
+    for crop in crops:  # crops of one geometry are cut together: fewer calls
+        names_of.setdefault(crop.cut, []).append(crop.name)
+    for cut, names in names_of.items():
+        found = cut_crops(images, seeds_B, names=names, config=cut)
+        sides = found.heights_R, found.widths_R
+        pooled = [
+            torch.from_numpy(
+                pool_saliency(np.tile(maps_BPP, (len(names), 1, 1)), *sides, found.boxes, cut.grid)
+            )
+            for maps_BPP in maps
+        ]
+        seeds_R, view_R = _rows(seeds_B, names)
+        together = CropBatch(
+            torch.from_numpy(found.pixels_RSS3).permute(0, 3, 1, 2),
+            pooled[0],
+            pooled[1] if len(pooled) > 1 else None,
+            draw_colours(seeds_R, view=view_R, config=augment, view_size=cut.size),
+        )
+        for number, name in enumerate(names):
+            rows = slice(number * len(images), (number + 1) * len(images))
+            batches[name] = tree_map_only(Tensor, itemgetter(rows), together)
+    return batches
 
 
 def pool_saliency(
@@ -166,20 +215,20 @@ def pool_saliency(
     crops: Crops,
     grid: int,
 ) -> NDArray[np.float32]:
-    """Averages stored saliency over the patches of a view: the exact area mean.
+    """Average stored saliency over the patches of a view: the exact area mean.
 
     A patch covers a box of the image, so a box with fractional borders of the stored map; its
     value is the mean of the map over that box. The view's flip is applied.
 
     Args:
         maps_BPP: stored maps, 8 bit, each covering its whole image.
-        heights_B: heights of the images, pixels.
-        widths_B: widths of the images, pixels.
+        heights_B: of the images, pixels.
+        widths_B: of the images, pixels.
         crops: the view's boxes and flips.
         grid: patches along a side of the view.
 
     Returns:
-        Saliency in [0, 1], float32 [B, G, G].
+        Saliency in [0, 1], [B, G, G].
     """
     cells = maps_BPP.shape[1]
     rows_BGP = _overlaps(crops.top_B / heights_B, crops.height_B / heights_B, cells, grid)
@@ -193,12 +242,10 @@ def pool_saliency(
 def _overlaps(
     start_B: NDArray[np.float64], length_B: NDArray[np.float64], cells: int, grid: int
 ) -> NDArray[np.float32]:
-    """Shares of each map cell in each patch along one axis: [B, G, cells], rows sum to 1."""
+    """Share of each patch that each map cell covers along one axis: [B, G, P], rows sum to 1."""
     edges_BG = cells * (start_B[:, None] + length_B[:, None] * np.arange(grid + 1) / grid)
     low_BG1, high_BG1 = edges_BG[:, :-1, None], edges_BG[:, 1:, None]
     cell = np.arange(cells)
     overlap = np.minimum(high_BG1, cell + 1) - np.maximum(low_BG1, cell)
-    shares: NDArray[np.float32] = (np.clip(overlap, 0, None) / (high_BG1 - low_BG1)).astype(
-        np.float32
-    )
-    return shares
+    shares: NDArray[np.float64] = np.clip(overlap, 0, None) / (high_BG1 - low_BG1)
+    return shares.astype(np.float32)

@@ -1,11 +1,10 @@
 """The background of a query exchanged for another image's.
 
 After Ryali, Schwab and Morcos (arXiv 2103.12719) and object-aware contrastive learning (arXiv
-2108.00049); the donor is the next image of the global batch, whose object does not come along: its
-object patches are replaced by patches of its own background first.
+2108.00049). The donor is the next image of the global batch; its object is not copied: object
+patches of the donor are replaced by patches of its own background first.
 
-Shapes: `B` batch, `C` channels, `H W` pixels, `G` grid side, `N` = G * G patches, `P` side of a
-patch.
+Shapes: `B` batch, `C` channels, `H W` pixels, `G` grid side, `N` = G * G patches.
 """
 
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.randomness.draws import QUERY, Stream, uniforms, view_number
-from training.views.mask_draws import float32
-from training.views.maskers import Masker, Sight, has_background
+from training.randomness.draws import Stream, uniforms, view_number
+from training.views.maskers import Masker, MaskerInputs, float32, has_background
 from training.views.patches import patches_to_pixels
 from training.views.settings import ViewConfig
 
 
 class ExchangeDraws(NamedTuple):
-    """The numbers that decide which queries stand on another background; drawn on the CPU."""
+    """The numbers that decide which views stand on another background; drawn on the CPU."""
 
     apply_B: Tensor
     """Uniform in [0, 1), float32."""
@@ -32,58 +30,66 @@ class ExchangeDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class BackgroundMasker(Masker):
-    """Masks the whole background of some views, if the next image has a background to lend."""
+    """Masks the whole background of some views, if the next image has a background to lend.
+
+    Attributes:
+        probability: share of the views, in [0, 1].
+        crop: name of the crop, which decides the draws.
+    """
 
     probability: float
-    """Share of the views, in [0, 1]."""
+    crop: str
 
     def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> ExchangeDraws:
-        """Draws which views are masked."""
-        apply_B1 = uniforms(seeds_B, view_number(QUERY), Stream.EXCHANGE_APPLY, 1)
+        """Draw which views are masked."""
+        apply_B1 = uniforms(seeds_B, view_number(self.crop), Stream.EXCHANGE_APPLY, 1)
         return ExchangeDraws(float32(apply_B1[:, 0]))
 
-    def mask(self, draws: ExchangeDraws, sight: Sight) -> Tensor:
+    def mask(self, draws: ExchangeDraws, inputs: MaskerInputs) -> Tensor:
         """The masked pixels: bool, `[B, 1, H, W]`."""
-        assert sight.next_foreground_BGG is not None
-        chosen_B = has_background(sight.next_foreground_BGG) & (draws.apply_B < self.probability)
-        patches_BN = ~sight.foreground_BGG.flatten(1) & chosen_B[:, None]
-        return patches_to_pixels(patches_BN[:, None], sight.view_size)
+        assert inputs.next_foreground_BGG is not None
+        chosen_B = has_background(inputs.next_foreground_BGG) & (draws.apply_B < self.probability)
+        patches_BN = ~inputs.foreground_BGG.flatten(1) & chosen_B[:, None]
+        return patches_to_pixels(patches_BN[:, None], inputs.view_size)
 
 
 @dataclass(frozen=True)
 class BackgroundSwap:
-    """Fills masked patches with the background of the next image in the global batch."""
+    """Fills masked patches with the background of the next image in the global batch.
+
+    Attributes:
+        crop: name of the crop, which decides the draws.
+    """
+
+    crop: str
 
     def draw(self, seeds_B: NDArray[np.uint64], *, grid: int) -> Tensor:
-        """Draws which background patch of the next image replaces each patch of its object.
-
-        Args:
-            seeds_B: the samples' seeds (`draws.sample_seeds`).
-            grid: patches along a side of a view.
+        """Draw which background patch of the next image replaces each patch of its object.
 
         Returns:
             Uniform in [0, 1), float32, `[B, N]`.
         """
-        uniform_BN = uniforms(seeds_B, view_number(QUERY), Stream.EXCHANGE_PATCH, grid * grid)
-        return float32(uniform_BN)
+        return float32(
+            uniforms(seeds_B, view_number(self.crop), Stream.EXCHANGE_PATCH, grid * grid)
+        )
 
 
 def donor_patches(donor_foreground_BGG: Tensor, uniform_BN: Tensor) -> Tensor:
-    """Which patch of the donor stands in each place: its own, or a drawn one of its background.
+    """The donor's patch for each position: its own there, or a drawn one of its background.
 
     Args:
         donor_foreground_BGG: bool.
         uniform_BN: of `BackgroundSwap.draw`, on the same device.
 
     Returns:
-        Patch numbers, int64, `[B, N]`; of a donor without background they mean nothing.
+        Patch numbers, int64, `[B, N]`; meaningless for a donor without background.
     """
     object_BN = donor_foreground_BGG.flatten(1)
     background_first_BN = torch.argsort(object_BN.to(torch.int8), dim=1, stable=True)
     count_B1 = (~object_BN).sum(dim=1, keepdim=True)
-    place_BN = (uniform_BN * count_B1).long().clamp_(max=object_BN.shape[1] - 1)
+    drawn_BN = (uniform_BN * count_B1).long().clamp_(max=object_BN.shape[1] - 1)
     own_N = torch.arange(object_BN.shape[1], device=object_BN.device)
-    return torch.where(object_BN, background_first_BN.gather(1, place_BN), own_N)
+    return torch.where(object_BN, background_first_BN.gather(1, drawn_BN), own_N)
 
 
 def exchanged_views(
@@ -93,18 +99,15 @@ def exchanged_views(
 
     Args:
         views_BCHW: as the encoder sees them.
-        donors_BCHW: likewise.
-        patch_BN: which patch of the donor stands in each place (`donor_patches`).
+        donors_BCHW: as the encoder sees them.
+        patch_BN: the donor's patch for each position (`donor_patches`).
         mask_B1HW: bool, whole patches.
-
-    Returns:
-        New views, same shape and dtype.
     """
     batch, channels, height, _ = donors_BCHW.shape
     grid = round(patch_BN.shape[1] ** 0.5)
     side = height // grid
     cut = donors_BCHW.reshape(batch, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5)
     cut_BNX = cut.reshape(batch, grid * grid, -1)
-    placed_BNX = cut_BNX.gather(1, patch_BN[:, :, None].expand_as(cut_BNX))
-    placed = placed_BNX.reshape(batch, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5)
-    return torch.where(mask_B1HW, placed.reshape(donors_BCHW.shape), views_BCHW)
+    moved_BNX = cut_BNX.gather(1, patch_BN[:, :, None].expand_as(cut_BNX))
+    moved = moved_BNX.reshape(batch, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5)
+    return torch.where(mask_B1HW, moved.reshape(donors_BCHW.shape), views_BCHW)

@@ -1,16 +1,17 @@
-"""What goes into a masked patch.
-
-Shapes: `B` batch, `C` channels, `H W` pixels.
+"""What stands in a masked patch.
 
 A fill is one entry of `FILLS`: how an unmasked view looks to the encoder (`prepare`) and what
 stands in its masked pixels (`values`). Kernels and sigmas are the paper's at 224 px
 (arXiv 2309.12757, section 3.2) and scale with the view.
+
+Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from pipeline.images.filters import blurred_high_pass, normalise
 from pipeline.images.gaussian import blur_in_place, gaussian_blur, scaled_kernel
 from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
-from training.views.planes import copy_where
 
 STRONG_BLUR_AT_224 = (31, 10.0)
 """Kernel and sigma, in pixels, of the blurred fill."""
@@ -37,20 +37,14 @@ class UnmaskedView(NamedTuple):
     image01_BCHW: Tensor
     """The images, in [0, 1]."""
     noise: Callable[[], Tensor]
-    """Makes the noise of the view that this becomes, [B, C, H, W] (`sample_noise`), at least where
-    it is masked."""
-
-    @property
-    def size(self) -> int:
-        """Side of the view in pixels."""
-        return self.image01_BCHW.shape[-1]
+    """Makes the noise of the masked view, [B, C, H, W], at least in masked pixels."""
 
 
 class Prepare(Protocol):
-    """Makes unmasked views, as the encoder sees them, of images [B, C, H, W] in [0, 1]."""
+    """Turns images [B, C, H, W] in [0, 1] into unmasked views, as the encoder sees them."""
 
     def __call__(self, image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """The views, in ``out`` where that is given."""
+        """The views, written to ``out`` where that is given."""
         ...
 
 
@@ -60,7 +54,7 @@ class Fill:
 
     Attributes:
         high_pass: whether views are high-passed, which gives masks their three shapes.
-        prepare: float images [B, C, H, W] in [0, 1] to unmasked views, as the encoder sees them.
+        prepare: images to unmasked views, as the encoder sees them.
         values: what stands in the masked pixels of a view; broadcasts to [B, C, H, W].
     """
 
@@ -71,28 +65,24 @@ class Fill:
     def blur_and_prepare(
         self, image01_BCHW: Tensor, blur_BK: Tensor, *, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Blurs images each with its own kernel, as the last of their colours, and prepares them.
+        """Blur each image with its own kernel, the last step of its colours, and prepare it.
 
         Args:
-            image01_BCHW: images in [0, 1], which the caller gives up: they may be overwritten.
+            image01_BCHW: images in [0, 1]; they may be overwritten.
             blur_BK: the kernels, K odd, same dtype.
-            out: where the views go.
+            out: output for the views.
 
         Returns:
             The blurred images and the views, same shape and dtype.
         """
-        if self.prepare is high_passed:  # both filters at once
+        if self.prepare is high_passed:  # both filters in one pass
             kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
             return blurred_high_pass(image01_BCHW, blur_BK, *kernel, out=out)
         blurred_BCHW = blur_in_place(image01_BCHW, blur_BK)
         return blurred_BCHW, self.prepare(blurred_BCHW, out=out)
 
     def apply(self, view: UnmaskedView, mask_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Fills a view where `mask_BCHW` (bool, one channel or all) is True.
-
-        Returns:
-            The masked views, shape and dtype of the prepared ones.
-        """
+        """The views, filled where `mask_BCHW` (bool, one channel or all) is True."""
         return filled(view.prepared_BCHW, self.values(view), mask_BCHW, out=out)
 
 
@@ -105,9 +95,13 @@ def filled(
         return torch.where(mask_BCHW, values, prepared_BCHW, out=out)
     # On a CPU torch.where decides pixel by pixel, in three to ten times the time.
     if values.shape == prepared_BCHW.shape:
-        if out is None:
-            out = torch.empty(prepared_BCHW.shape, dtype=prepared_BCHW.dtype)
-        return copy_where(mask_BCHW, values, out.copy_(prepared_BCHW))
+        out = torch.empty(prepared_BCHW.shape, dtype=prepared_BCHW.dtype) if out is None else out
+        masks = mask_BCHW.view(torch.uint8).expand(out.shape)
+        images = out.copy_(prepared_BCHW), values, masks
+        for image in zip(*(part.numpy() for part in images), strict=True):
+            for onto, source, mask in zip(*image, strict=True):
+                cv2.copyTo(source, mask, onto)
+        return out
     # Weights of 0 and 1 give the same bits.
     weight = mask_BCHW.view(torch.uint8).to(prepared_BCHW.dtype).expand_as(prepared_BCHW)
     return torch.lerp(prepared_BCHW, values.expand_as(prepared_BCHW), weight, out=out)
@@ -120,13 +114,13 @@ def mean_values(view: UnmaskedView) -> Tensor:
 
 def blur_values(view: UnmaskedView) -> Tensor:
     """The strongly blurred image, normalised."""
-    kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.size)
+    kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.image01_BCHW.shape[-1])
     blurred_BCHW = gaussian_blur(view.image01_BCHW, *kernel)
     return normalise(blurred_BCHW, out=blurred_BCHW)
 
 
 def noise_values(view: UnmaskedView) -> Tensor:
-    """Gaussian noise of mean 0, as the view brings it."""
+    """Gaussian noise of mean 0, as the view makes it."""
     return view.noise()
 
 
@@ -138,18 +132,7 @@ def sample_noise(
     std: float = VIEW_NOISE_STD,
     where_BCHW: Tensor | None = None,
 ) -> Tensor:
-    """The noise of a view, from each sample's own seed.
-
-    Args:
-        seeds_B: the samples' seeds, int64, on the device that the noise is for.
-        view: name of the view.
-        size: (C, H, W).
-        std: standard deviation.
-        where_BCHW: bool, the pixels that are looked at; None: all.
-
-    Returns:
-        Mean 0, float32, `[B, C, H, W]`; any value outside `where_BCHW`.
-    """
+    """`gaussian_noise` of a view by its name."""
     return gaussian_noise(seeds_B, view_number(view), size, std=std, where_BCHW=where_BCHW)
 
 

@@ -11,12 +11,7 @@ from training.views.colours import ColourDraws
 
 
 class Damage(NamedTuple):
-    """A place of a rank's batch whose sample could not be used.
-
-    Attributes:
-        position: in the rank's batch.
-        reason: names shard and key.
-    """
+    """A sample that could not be used: its position in the rank's batch, and the reason."""
 
     position: int
     reason: str
@@ -32,16 +27,6 @@ class CropBatch(NamedTuple):
     next_saliency_BGG: Tensor | None
     """That of the next image in the global batch, where a masker is steered by it."""
     colours: ColourDraws
-
-    def rows(self, which: slice) -> "CropBatch":
-        """That of some images."""
-        following = self.next_saliency_BGG
-        return CropBatch(
-            self.images_BCHW[which],
-            self.saliency_BGG[which],
-            None if following is None else following[which],
-            ColourDraws(*(part[which] for part in self.colours)),
-        )
 
 
 class HostBatch(NamedTuple):
@@ -63,4 +48,3 @@ class HostBatch(NamedTuple):
     weights_B: Tensor | None = None
     """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
     damages: tuple[Damage, ...] = ()
-    """What was damaged, by position."""

@@ -1,26 +1,31 @@
-"""From a loader's batch to what the encoders see: colour, filter, masks and fills, on the device.
+"""From a loader's batch to what the encoders see: colours, masks and fills, on the device.
 
 Shapes: B batch, C channels, H W pixels, G grid side.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from training.views.batch_masks import BatchMasks, masks_of
+from pipeline.saliency.foreground import foreground
 from training.views.colours import apply_colours
-from training.views.exchange import BackgroundSwap, donor_patches, exchanged_views
+from training.views.exchange import BackgroundMasker, BackgroundSwap, donor_patches, exchanged_views
 from training.views.fills import Fill, UnmaskedView, filled, sample_noise
 from training.views.host_batch import CropBatch, HostBatch
-from training.views.maskers import HideObject
-from training.views.released import shared_noise
+from training.views.maskers import HideObject, MaskerInputs
+from training.views.patches import masked_share
+from training.views.released import released_foreground, shared_noise
 from training.views.settings import MaskConfig
-from training.views.spec import ViewSpec, crops_of
+from training.views.spec import ViewSpec
+
+CACHED_BYTES = 5 << 20
+"""Chunk size on a CPU, so that one chunk of float32 images fits in a core's cache: 8 images of
+224 px, 106 of 64 px."""
 
 
 class EncoderInputs(NamedTuple):
@@ -32,64 +37,18 @@ class EncoderInputs(NamedTuple):
     """Bool [B, G, G], by the name of the crop: what the masks go by, except that `shuffled` goes
     by another image's."""
     masks: dict[str, Tensor]
-    """Bool [B, C or 1, H, W], by the name of the view."""
+    """Bool [B, C or 1, H, W], by the name of the view, of views that have a masker."""
     telemetry: dict[str, Tensor]
     """Shares of foreground and of masked foreground and background: scalars on the device."""
     weights_B: Tensor | None = None
-    """What each image counts in the loss, with mean 1 over the *global* batch
-    (`distributed.balanced_weights`); 0 for one that stands in for a damaged one. None: all count
-    alike."""
+    """Weight of each image in the loss, with mean 1 over the *global* batch
+    (`distributed.balanced_weights`); 0 for one that stands in for a damaged one. None: 1."""
 
 
 def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
-    """Copies every tensor of a batch to ``device`` without waiting; words stay behind."""
-
-    def moved(part: Any) -> Any:  # noqa: ANN401  (a tensor, or a tuple or dict of them)
-        if isinstance(part, Tensor):
-            return part.to(device, non_blocking=True)
-        if part is None:
-            return None
-        if isinstance(part, dict):
-            return {name: moved(value) for name, value in part.items()}
-        return type(part)(*map(moved, part))
-
-    moved_batch = moved(batch._replace(damages=()))
-    assert isinstance(moved_batch, HostBatch)
-    return moved_batch
-
-
-CACHED_BYTES = 5 << 20
-"""On a CPU, images are processed in chunks that take this much as float32: few enough for a core's
-cache, many enough that the calls cost less than their work. 8 of 224 px, 106 of 64 px."""
-
-
-@dataclass(kw_only=True)
-class _Memory:
-    """Preallocated contiguous buffers for a chunk of images; None allocates on demand.
-
-    On a CPU the same memory again and again is still in the cache: half of the time of new one.
-    """
-
-    scratch: tuple[Tensor | None, Tensor | None] = (None, None)
-    views: dict[str, Tensor] = field(default_factory=dict)
-    """By the name of the view: its result."""
-    unmasked: dict[str, Tensor] = field(default_factory=dict)
-    """By the name of the crop: the unmasked crop, where it is needed afterwards."""
-
-
-class _Work(NamedTuple):
-    """Everything that decides the views of a batch."""
-
-    batch: HostBatch
-    views: Sequence[ViewSpec]
-    found: BatchMasks
-    released: bool
-    fill: Fill
-
-    @property
-    def lending(self) -> set[str]:
-        """The crops whose unmasked images are needed after all views are made."""
-        return {view.crop.name for view in self.views if view.needs_next}
+    """Copy every tensor of a batch to ``device`` without waiting."""
+    moved: HostBatch = tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), batch)
+    return moved
 
 
 @torch.no_grad()
@@ -106,27 +65,111 @@ def build_inputs(
         masks: what counts as foreground.
         fill: prepares all views; each fills its masked pixels with its own fill.
     """
-    found = masks_of(batch, views, masks)
-    work = _Work(batch, views, found, masks.released, fill)
-    images_BCHW = next(iter(batch.crops.values())).images_BCHW
-    # The published code makes one noise, and one hard negative, of a whole batch.
-    in_parts = images_BCHW.device.type == "cpu" and not masks.released
-    made, unmasked = _made_in_parts(work) if in_parts else _made(work, slice(None), _Memory())
+    mark = partial(foreground, rule=masks.foreground, threshold=masks.foreground_threshold)
+    true_foreground = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
+    found = true_foreground
+    if masks.released:
+        mark = partial(
+            released_foreground, rule=masks.foreground, threshold=masks.foreground_threshold
+        )
+        found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
+    next_foreground = {
+        name: torch.cat((found[name][1:], mark(crop.saliency_BGG)))
+        for name, crop in batch.following.items()
+    }
+    drawn = {}
     for view in views:
-        if view.needs_next:
-            made[view.name] = _swapped(work, view, unmasked[view.crop.name])
-    ordered = {view.name: made[view.name] for view in views}
-    return EncoderInputs(ordered, found.foreground, found.masks, found.telemetry)
+        if view.masker is None:
+            continue
+        crop, steering_BGG = batch.crops[view.crop.name], found[view.crop.name]
+        if view.masker.steered_by_next:
+            assert crop.next_saliency_BGG is not None
+            steering_BGG = mark(crop.next_saliency_BGG)
+        side, lent = crop.images_BCHW.shape[-1], next_foreground.get(view.crop.name)
+        inputs = MaskerInputs(steering_BGG, crop.saliency_BGG, side, lent)
+        drawn[view.name] = view.masker.mask(batch.masks[view.name], inputs)
+    made = _filled_views(_Work(batch, views, fill, masks.released, drawn))
+    for view in views:
+        if isinstance(view.fill, BackgroundSwap):  # the next image of the batch is the donor
+            name = view.crop.name
+            unmasked_BCHW = made[_unmasked(name)]
+            donors_BCHW = torch.cat((unmasked_BCHW[1:], _prepared(batch.following[name], fill)))
+            patch_BN = donor_patches(next_foreground[name], batch.swaps[view.name])
+            made[view.name] = exchanged_views(
+                unmasked_BCHW, donors_BCHW, patch_BN, drawn[view.name]
+            )
+    telemetry = _telemetry(views, drawn, true_foreground)
+    return EncoderInputs({view.name: made[view.name] for view in views}, found, drawn, telemetry)
 
 
-def _swapped(work: _Work, view: ViewSpec, unmasked_BCHW: Tensor) -> Tensor:
-    """A view whose masked patches are filled with the background of the next image."""
-    assert isinstance(view.fill, BackgroundSwap)
-    crop, found = view.crop.name, work.found
-    following = work.batch.following[crop]
-    donors_BCHW = torch.cat((unmasked_BCHW[1:], _prepared(following, work.fill)))
-    patch_BN = donor_patches(found.next_foreground[crop], work.batch.swaps[view.name])
-    return exchanged_views(unmasked_BCHW, donors_BCHW, patch_BN, found.masks[view.name])
+def _telemetry(
+    views: Sequence[ViewSpec], masks: dict[str, Tensor], foregrounds: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Shares of the first crop that are foreground, and of the views, by group, that are masked."""
+    first_BGG = foregrounds[views[0].crop.name]
+    telemetry = {
+        "foreground_share": first_BGG.float().mean(),
+        "all_foreground": first_BGG.flatten(1).all(dim=1).float().mean(),
+    }
+    shares: dict[str, list[Tensor]] = {}
+    for view in views:
+        if isinstance(view.masker, BackgroundMasker):
+            telemetry[f"{view.group}_share"] = masks[view.name].float().mean()
+        elif view.masker is not None:
+            both_2B = torch.stack(masked_share(masks[view.name], foregrounds[view.crop.name]))
+            shares.setdefault(view.group, []).append(both_2B.mean(dim=1))
+    for group, parts in shares.items():
+        inside, outside = torch.stack(parts).mean(dim=0)
+        telemetry[f"{group}_masked_foreground"] = inside
+        telemetry[f"{group}_masked_background"] = outside
+    return telemetry
+
+
+class _Work(NamedTuple):
+    """Everything that decides the views of a batch."""
+
+    batch: HostBatch
+    views: Sequence[ViewSpec]
+    fill: Fill
+    released: bool
+    masks: dict[str, Tensor]
+
+
+def _unmasked(crop: str) -> str:
+    """The name of an unmasked crop that is needed after all views are made."""
+    return f"unmasked {crop}"
+
+
+def _filled_views(work: _Work) -> dict[str, Tensor]:
+    """All views but those with swapped patches, and the unmasked crops that these need, by name.
+
+    On a CPU chunk by chunk, in preallocated memory. Not in the released behaviour, which makes one
+    noise, and one hard negative, of a whole batch.
+    """
+    shapes = {name: crop.images_BCHW.shape for name, crop in work.batch.crops.items()}
+    crop_names = list(dict.fromkeys(view.crop.name for view in work.views))
+    images_BCHW = work.batch.crops[crop_names[0]].images_BCHW
+    if images_BCHW.device.type != "cpu" or work.released:
+        made: dict[str, Tensor] = {}
+        for crop in crop_names:
+            made |= _views_of_crop(work, crop, slice(None), {})
+        return made
+    whole = {
+        _unmasked(view.crop.name) if isinstance(view.fill, BackgroundSwap) else view.name: (
+            torch.empty(shapes[view.crop.name])
+        )
+        for view in work.views
+    }
+    largest = max(math.prod(shape[1:]) for shape in shapes.values())
+    chunk = max(1, CACHED_BYTES // (4 * largest))
+    for start in range(0, len(images_BCHW), chunk):
+        rows = slice(start, start + chunk)
+        outs = {name: out[rows] for name, out in whole.items()}
+        for crop in crop_names:
+            for name, part in _views_of_crop(work, crop, rows, outs).items():
+                if part is not outs[name]:
+                    outs[name].copy_(part)
+    return whole
 
 
 def _prepared(crop: CropBatch, fill: Fill) -> Tensor:
@@ -136,89 +179,40 @@ def _prepared(crop: CropBatch, fill: Fill) -> Tensor:
     return fill.blur_and_prepare(image01, kernel_BK)[1]
 
 
-Made = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Views by name, and unmasked crops by name where they are needed afterwards."""
-
-
-def _made_in_parts(work: _Work) -> Made:
-    """`_made`, a chunk of images at a time, as many as the cache holds."""
-    shapes = {name: crop.images_BCHW.shape for name, crop in work.batch.crops.items()}
-    count = next(iter(shapes.values()))[0]
-    largest = max(math.prod(shape[1:]) for shape in shapes.values())
-    at_once = min(count, max(1, CACHED_BYTES // (4 * largest)))
-    whole = _Memory()
-    for view in work.views:
-        if view.needs_next:
-            continue
-        if not view.is_filled and view.crop.name in work.lending:
-            view_out = whole.unmasked.setdefault(
-                view.crop.name, torch.empty(shapes[view.crop.name])
-            )
+def _views_of_crop(
+    work: _Work, crop_name: str, rows: slice, outs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The views of some rows of one crop by name, written to `outs` where that is possible."""
+    views = [view for view in work.views if view.crop.name == crop_name]
+    masked: list[tuple[ViewSpec, Fill]] = []
+    unmasked: list[str] = []
+    for view in views:
+        if isinstance(view.fill, BackgroundSwap):
+            unmasked.append(_unmasked(crop_name))
+        elif view.masker is not None and view.masker.masks:
+            masked.append((view, view.fill))
         else:
-            view_out = torch.empty(shapes[view.crop.name])
-        whole.views[view.name] = view_out
-    for name in work.lending:
-        whole.unmasked.setdefault(name, torch.empty(shapes[name]))
-    buffers = {shape: torch.empty(2, at_once, *shape[1:]) for shape in set(shapes.values())}
-    for start in range(0, count, at_once):
-        rows = slice(start, min(start + at_once, count))
-        images = rows.stop - rows.start
-        for crop in crops_of(tuple(work.views)):
-            first, second = buffers[shapes[crop.name]]
-            memory = _Memory(
-                scratch=(first[:images], second[:images]),
-                views={name: out[rows] for name, out in whole.views.items()},
-                unmasked={name: out[rows] for name, out in whole.unmasked.items()},
-            )
-            _made_of_crop(work, crop.name, rows, memory)
-    return whole.views, whole.unmasked
-
-
-def _made(work: _Work, rows: slice, memory: _Memory) -> Made:
-    """The views of some images, as the encoders see them, but for those with swapped patches."""
-    for crop in crops_of(tuple(work.views)):
-        _made_of_crop(work, crop.name, rows, memory)
-    return memory.views, memory.unmasked
-
-
-def _made_of_crop(work: _Work, crop_name: str, rows: slice, memory: _Memory) -> None:
-    """Make the views of one crop in the memory, or note in it where they are."""
-    batch, fill = work.batch, work.fill
-    views = [view for view in work.views if view.crop.name == crop_name and not view.needs_next]
-    masked = [view for view in views if view.is_filled]
-    unmasked = [view for view in views if not view.is_filled]
-    crop, (first, second) = batch.crops[crop_name], memory.scratch
+            unmasked.append(view.name)
+    # A single view is filled in the memory of its result, which holds the unmasked crop first.
+    single = masked[0][0].name if len(masked) == 1 else ""
+    out = outs.get(unmasked[0] if unmasked else single)
+    crop = work.batch.crops[crop_name]
     matrix_B33, mean_matrix_B33, kernel_BK = (part[rows] for part in crop.colours)
-    image01 = apply_colours(crop.images_BCHW[rows], matrix_B33, mean_matrix_B33, out=second)
-    # A single view is filled in the memory of its result, unless the unmasked crop is still needed.
-    out = first
-    if crop_name in work.lending:
-        out = memory.unmasked.get(crop_name)
-    elif unmasked or len(masked) == 1:
-        out = memory.views.get((unmasked or masked)[0].name)
-    image_BCHW, prepared_BCHW = fill.blur_and_prepare(image01, kernel_BK, out=out)
-    if crop_name in work.lending:
-        memory.unmasked[crop_name] = prepared_BCHW
-    for view in unmasked:
-        into = memory.views.setdefault(view.name, prepared_BCHW)
-        if into.data_ptr() != prepared_BCHW.data_ptr():
-            into.copy_(prepared_BCHW)
+    image01 = apply_colours(crop.images_BCHW[rows], matrix_B33, mean_matrix_B33)
+    image_BCHW, prepared_BCHW = work.fill.blur_and_prepare(image01, kernel_BK, out=out)
+    made = dict.fromkeys(unmasked, prepared_BCHW)
     values: dict[int, Tensor] = {}
-    for view in masked:
-        mask_BCHW = work.found.masks[view.name][rows]
+    for view, fill in masked:
+        mask_BCHW = work.masks[view.name][rows]
         noise = partial(_noise, work, view, rows, mask_BCHW)
         source = UnmaskedView(prepared_BCHW, image_BCHW, noise)
-        into_or_none = memory.views.get(view.name)
-        assert isinstance(view.fill, Fill)
-        if view.fill.high_pass:  # every view has noise of its own
-            result = view.fill.apply(source, mask_BCHW, out=into_or_none)
-        else:
-            if id(view.fill) not in values:
-                values[id(view.fill)] = view.fill.values(source)
-            result = filled(prepared_BCHW, values[id(view.fill)], mask_BCHW, out=into_or_none)
+        if fill.high_pass or id(fill) not in values:  # with high_pass each view has its own noise
+            values[id(fill)] = fill.values(source)
+        result = filled(prepared_BCHW, values[id(fill)], mask_BCHW, out=outs.get(view.name))
         # The published code encodes the first hard negative of a batch: `training.views.released`.
         only_first = work.released and isinstance(view.masker, HideObject)
-        memory.views[view.name] = result[:1] if only_first else result
+        made[view.name] = result[:1] if only_first else result
+    return made
 
 
 def _noise(work: _Work, view: ViewSpec, rows: slice, mask_BCHW: Tensor) -> Tensor:
@@ -239,32 +233,35 @@ def _noise(work: _Work, view: ViewSpec, rows: slice, mask_BCHW: Tensor) -> Tenso
     return noise_BCHW.mul_(std)
 
 
-def carrying_masks(
+def join_masks(
     inputs: EncoderInputs,
     views: Sequence[ViewSpec],
-    carry: Callable[[Tensor, Tensor], Tensor],
+    join: Callable[[Tensor, Tensor], Tensor],
 ) -> EncoderInputs:
-    """The inputs with every view's mask on board, for a network that sees it.
+    """The inputs with each view joined with its mask, for a network that sees masks.
 
-    Views without a mask get an empty one, so that all have the same number of channels. So do views
-    with swapped patches: their pixels are an image's, and the network may look at them.
+    Views without a mask are joined with an empty one, so that all have as many channels; so are
+    views with swapped patches, whose pixels are those of an image.
 
     Args:
         inputs: from ``build_inputs``.
         views: what the method declared.
-        carry: view and bool mask, [B, C or 1, H, W], to what the network takes.
+        join: view and bool mask, [B, C or 1, H, W], to what the network takes.
     """
-    own = [inputs.masks[view.name] for view in views if view.masker and not view.needs_next]
-    channels = own[0].shape[1] if own else 1
-    carried = {}
-    for view in views:
-        image_BCHW = inputs.views[view.name]
-        batch, _, height, width = image_BCHW.shape
-        if view.masker is None or view.needs_next:
-            mask_BCHW = torch.zeros(
-                batch, channels, height, width, dtype=torch.bool, device=image_BCHW.device
-            )
+    masked = {
+        view.name: inputs.masks[view.name]
+        for view in views
+        if view.masker is not None and not isinstance(view.fill, BackgroundSwap)
+    }
+    channels = next(iter(masked.values())).shape[1] if masked else 1
+    joined = {}
+    for name, image_BCHW in inputs.views.items():
+        batch, _, *size = image_BCHW.shape
+        if name in masked:
+            mask_BCHW = masked[name][:batch]
         else:
-            mask_BCHW = inputs.masks[view.name][:batch]
-        carried[view.name] = carry(image_BCHW, mask_BCHW)
-    return inputs._replace(views=carried)
+            mask_BCHW = torch.zeros(
+                batch, channels, *size, dtype=torch.bool, device=image_BCHW.device
+            )
+        joined[name] = join(image_BCHW, mask_BCHW)
+    return inputs._replace(views=joined)

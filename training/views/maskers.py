@@ -1,7 +1,9 @@
-"""Maskers: what is masked in a view, drawn in the loader and applied on the device.
+"""Maskers: what is masked in a view. The loader draws the numbers, the device applies them.
 
-Shapes: `B` batch, `C` channels (1, or 3 where channels may be masked apart), `G` grid side, `H W`
-pixels.
+So a mask can be drawn again from its sample's seed.
+
+Shapes: `B` batch, `C` channels (1, or 3 where channels may be masked apart), `G` grid side,
+`N` = G * G patches, `H W` pixels.
 """
 
 from abc import ABC, abstractmethod
@@ -10,23 +12,33 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.randomness.draws import view_number
+from pipeline.core.errors import InputError
+from pipeline.images.gaussian import REFERENCE_VIEW_SIZE
+from training.randomness.draws import Stream, uniforms, view_number
 from training.views.fills import NEGATIVE_NOISE_STD, VIEW_NOISE_STD
-from training.views.mask_draws import (
-    NEGATIVE_BOX_SIDE_AT_224,
-    QUERY_BOX_SIDE_AT_224,
-    MaskDraws,
-    draw_masks,
-    scaled_side,
+from training.views.patches import (
+    MASK_STRATEGIES,
+    NEGATIVE_PATCHES,
+    Counting,
+    Strategy,
+    StrategyInputs,
+    patches_to_pixels,
 )
-from training.views.masks import hard_negative_mask, view_mask
 from training.views.settings import MaskConfig, ViewConfig
 
+NUM_CHANNELS = 3
+QUERY_BOX_SIDE_AT_224, NEGATIVE_BOX_SIDE_AT_224 = 200, 130
+"""Sides in pixels, at 224 px, of the box that a focal mask leaves visible in a query or key, and of
+the one that it hides in a hard negative."""
+FOCAL_PROBABILITY, SPATIAL_PROBABILITY = 0.20, 0.24
+"""Of two of the high-pass fill's mask shapes; the third, channel-wise, has the remaining 0.56."""
 
-class Sight(NamedTuple):
+
+class MaskerInputs(NamedTuple):
     """What a masker knows of a batch of views."""
 
     foreground_BGG: Tensor
@@ -63,22 +75,95 @@ class Masker(ABC):
         """
 
     @abstractmethod
-    def mask(self, draws: Any, sight: Sight) -> Tensor:  # noqa: ANN401  (of `draw`)
+    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401  (of `draw`)
         """The masked pixels: bool, `[B, C, H, W]`.
 
         Args:
             draws: of `draw`, on the device.
-            sight: likewise.
+            inputs: on the device.
         """
+
+
+class MaskDraws(NamedTuple):
+    """The numbers that decide the masks of one view of each sample; drawn on the CPU."""
+
+    ratio_B: Tensor
+    """Masking ratio, float64."""
+    scores_BCN: Tensor
+    """Uniform in [0, 1) per channel and patch, float32; a stratum's lowest are masked."""
+    shape_B: Tensor
+    """Uniform in [0, 1), float32: which of the high-pass fill's three shapes."""
+    box_B4: Tensor
+    """top, left, bottom, right of the focal box in pixels, int64; bottom and right exclusive."""
+    apply_B: Tensor
+    """Uniform in [0, 1), float32: whether a view is masked at all, where that is drawn."""
+    count_B2: Tensor
+    """Uniform in [0, 1), float64: how the number of masked patches of each stratum is rounded,
+    where that is drawn (`patches.masked_counts`)."""
+
+    @property
+    def focal_B(self) -> Tensor:
+        """Which images have a focal mask where shapes are drawn, bool."""
+        return self.shape_B < FOCAL_PROBABILITY
+
+    @property
+    def channel_wise_B(self) -> Tensor:
+        """Which images have their channels masked apart where shapes are drawn, bool."""
+        return self.shape_B >= FOCAL_PROBABILITY + SPATIAL_PROBABILITY
+
+
+def float32(values: NDArray[np.float64]) -> Tensor:
+    """Uniform numbers in [0, 1) as float32, still below 1."""
+    # Cut to 24 bits first: rounding to the nearest float32 could give 1.
+    return torch.from_numpy((np.floor(values * 2.0**24) * 2.0**-24).astype(np.float32))
+
+
+def draw_masks(
+    seeds_B: NDArray[np.uint64],
+    *,
+    view: int,
+    ratio: tuple[float, float],
+    grid: int,
+    view_size: int,
+    box_side: int,
+) -> MaskDraws:
+    """Draw the numbers that decide the masks of one view of each sample.
+
+    Args:
+        seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
+        view: number of the view (`draws.view_number`).
+        ratio: range of the masking ratio; each sample's is uniform in it.
+        grid: patches per side of a view.
+        view_size: side of a view in pixels.
+        box_side: side of the focal box in pixels; its position is uniform inside the view.
+    """
+    low, high = ratio
+    ratio_B = low + (high - low) * uniforms(seeds_B, view, Stream.MASK_RATIO, 1)[:, 0]
+    scores = uniforms(seeds_B, view, Stream.MASK_SCORES, NUM_CHANNELS * grid * grid)
+    positions = view_size - box_side + 1
+    corner_B2 = (uniforms(seeds_B, view, Stream.MASK_BOX, 2) * positions).astype(np.int64)
+    return MaskDraws(
+        ratio_B=torch.from_numpy(ratio_B),
+        scores_BCN=float32(scores).reshape(-1, NUM_CHANNELS, grid * grid),
+        shape_B=float32(uniforms(seeds_B, view, Stream.MASK_SHAPE, 1)[:, 0]),
+        box_B4=torch.from_numpy(np.concatenate((corner_B2, corner_B2 + box_side), axis=1)),
+        apply_B=float32(uniforms(seeds_B, view, Stream.MASK_APPLY, 1)[:, 0]),
+        count_B2=torch.from_numpy(uniforms(seeds_B, view, Stream.MASK_COUNT, 2)),
+    )
+
+
+def scaled_side(side_at_224: int, view_size: int) -> int:
+    """Scale a side stated for 224 px views: the nearest whole number of pixels, at least 1."""
+    return max(1, round(side_at_224 * view_size / REFERENCE_VIEW_SIZE))
 
 
 @dataclass(frozen=True)
 class PatchMasker(Masker):
-    """Masks patches of the grid, with the shapes of the high-pass fill if it is used.
+    """Masks patches of the grid.
 
-    Attributes:
-        config: how views are masked.
-        high_pass: whether masks have the three shapes of the high-pass fill.
+    With the high-pass fill (`high_pass`) each image has one of three shapes: focal (a box, whatever
+    the saliency), spatial (the same patches in all channels) or channel-wise (patches drawn for
+    each channel apart).
     """
 
     config: MaskConfig
@@ -107,10 +192,46 @@ class PatchMasker(Masker):
             box_side=scaled_side(self.box_side_at_224, cut.size),
         )
 
+    def _patch_mask(self, strategy: Strategy, draws: MaskDraws, inputs: MaskerInputs) -> Tensor:
+        """Masks of whole patches, bool `[B, C, H, W]`; empty for images with a focal mask."""
+        scores_BCN = draws.scores_BCN[:, :1]
+        if self.high_pass:
+            apart_B11 = draws.channel_wise_B[:, None, None]
+            scores_BCN = torch.where(apart_B11, draws.scores_BCN, scores_BCN)
+        round_B2 = draws.count_B2 if self.config.count == "matched" else None
+        patches_BCN = strategy(
+            StrategyInputs(
+                foreground_BN=inputs.foreground_BGG.flatten(1),
+                saliency_BN=inputs.saliency_BGG.flatten(1),
+                scores_BCN=scores_BCN,
+                ratio_B=draws.ratio_B,
+                show=self.config.attmask.show,
+                counting=Counting(self.high_pass, self.config.released, round_B2),
+            )
+        )
+        if self.high_pass:
+            patches_BCN = patches_BCN & ~draws.focal_B[:, None, None]
+        return patches_to_pixels(patches_BCN, inputs.view_size)
+
+
+def _box(draws: MaskDraws, view_size: int) -> tuple[Tensor, Tensor]:
+    """The rows `[B, 1, H, 1]` and the columns `[B, 1, 1, W]` that each image's box crosses."""
+    pixel = torch.arange(view_size, device=draws.box_B4.device)
+    inside_B2S = (pixel >= draws.box_B4[:, :2, None]) & (pixel < draws.box_B4[:, 2:, None])
+    return inside_B2S[:, :1, :, None], inside_B2S[:, 1:, None, :]
+
+
+def _bytes(mask: Tensor) -> Tensor:
+    """The same memory as bytes of 0 and 1, which torch vectorises, unlike bools."""
+    return mask.view(torch.uint8)
+
 
 @dataclass(frozen=True)
 class StrategyMasker(PatchMasker):
-    """The masks of queries and keys: a strategy by its name (`strategies.MASK_STRATEGIES`)."""
+    """The masks of queries and keys: a strategy by its name (`patches.MASK_STRATEGIES`).
+
+    The focal shape masks everything outside its box.
+    """
 
     box_side_at_224: ClassVar[int] = QUERY_BOX_SIDE_AT_224
 
@@ -124,30 +245,25 @@ class StrategyMasker(PatchMasker):
         """Of a masked query or key."""
         return self.config.ratio
 
-    def mask(self, draws: Any, sight: Sight) -> Tensor:  # noqa: ANN401
-        """The masked pixels: bool, `[B, C, H, W]`."""
+    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401
+        """The masked pixels: bool, `[B, 3 with the high-pass fill, else 1, H, W]`."""
         config = self.config
-        mask_BCHW = view_mask(
-            sight.foreground_BGG,
-            sight.saliency_BGG,
-            draws,
-            strategy=config.strategy,
-            view_size=sight.view_size,
-            high_pass=self.high_pass,
-            probability=config.masked_share,
-            show=config.attmask.show,
-            released=config.released,
-            matched=config.count == "matched",
-        )
+        mask_BCHW = self._patch_mask(MASK_STRATEGIES[config.strategy], draws, inputs)
+        if self.high_pass and self.masks:
+            focal = draws.focal_B[:, None, None, None]
+            rows, columns = _box(draws, inputs.view_size)
+            _bytes(mask_BCHW).bitwise_or_(_bytes(focal & ~rows) | _bytes(focal & ~columns))
+        if config.masked_share < 1.0:
+            mask_BCHW &= (draws.apply_B < config.masked_share)[:, None, None, None]
         swaps = config.strategy == "exchange" and config.exchange == "swap"
-        if sight.next_foreground_BGG is not None and swaps:
-            mask_BCHW &= has_background(sight.next_foreground_BGG)[:, None, None, None]
+        if inputs.next_foreground_BGG is not None and swaps:
+            mask_BCHW &= has_background(inputs.next_foreground_BGG)[:, None, None, None]
         return mask_BCHW
 
 
 @dataclass(frozen=True)
 class HideObject(PatchMasker):
-    """The masks of hard negatives: patches of the object."""
+    """The masks of hard negatives: patches of the object. The focal shape masks its box."""
 
     noise_std: ClassVar[float] = NEGATIVE_NOISE_STD
     box_side_at_224: ClassVar[int] = NEGATIVE_BOX_SIDE_AT_224
@@ -157,17 +273,15 @@ class HideObject(PatchMasker):
         """Of the foreground."""
         return self.config.negative_ratio
 
-    def mask(self, draws: Any, sight: Sight) -> Tensor:  # noqa: ANN401
-        """The masked pixels: bool, `[B, C, H, W]`."""
-        return hard_negative_mask(
-            sight.foreground_BGG,
-            draws,
-            view_size=sight.view_size,
-            high_pass=self.high_pass,
-            patches=self.config.negative_patches,
-            released=self.config.released,
-            matched=self.config.count == "matched",
-        )
+    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401
+        """The masked pixels: bool, `[B, 3 with the high-pass fill, else 1, H, W]`."""
+        strategy = NEGATIVE_PATCHES[self.config.negative_patches]
+        mask_BCHW = self._patch_mask(strategy, draws, inputs)
+        if self.high_pass:
+            rows, columns = _box(draws, inputs.view_size)
+            focal_rows = draws.focal_B[:, None, None, None] & rows
+            _bytes(mask_BCHW).bitwise_or_(_bytes(focal_rows) & _bytes(columns))
+        return mask_BCHW
 
 
 def has_background(foreground_BGG: Tensor) -> Tensor:
@@ -180,10 +294,12 @@ MASKERS: dict[str, Callable[[MaskConfig, bool], Masker]] = {}
 
 
 def masker_named(config: MaskConfig, *, high_pass: bool) -> Masker:
-    """The masker of a strategy.
-
-    Args:
-        config: names the strategy.
-        high_pass: whether masks have the shapes of the high-pass fill.
-    """
+    """The masker of a strategy, with the shapes of the high-pass fill if that is used."""
     return MASKERS.get(config.strategy, StrategyMasker)(config, high_pass)
+
+
+def check_strategy(name: str) -> None:
+    """Raise ``InputError`` for an unknown strategy; the message lists the known ones."""
+    known = {**MASK_STRATEGIES, **MASKERS}
+    if name not in known:
+        raise InputError(f"unknown mask strategy {name!r}: choose from {', '.join(known)}")

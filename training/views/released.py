@@ -1,7 +1,7 @@
 """What the code published with the paper does differently from the paper (arXiv 2309.12757).
 
 Whether the published numbers came from that code is unknown, so both behaviours can be run
-(`masks.behaviour`). The departures, each with the place where it happens here:
+(`masks.behaviour`). The departures:
 
 1. The grid of saliency is sorted along each row before it is thresholded, and then read at the
    unsorted positions: each row has the right number of foreground patches, packed against its right
@@ -14,7 +14,7 @@ Whether the published numbers came from that code is unknown, so both behaviours
    (`shared_noise`).
 4. Only the first image of each rank's batch of hard negatives is encoded, as a batch of one with
    its own batch statistics, and is the hard negative of every query of the rank
-   (`training.views.inputs.build_inputs`). What comes out depends on the number of ranks.
+   (`training.views.inputs.build_inputs`). The result depends on the number of ranks.
 
 Shapes: `B` batch, `C` channels, `G` grid side, `H W` pixels, `P` side of a patch, `S` of a box.
 """
@@ -25,42 +25,26 @@ from torch import Tensor
 from pipeline.saliency.foreground import PAPER_THRESHOLD, Rule, foreground
 from training.randomness.draws import Stream, view_number
 from training.randomness.noise import gaussian_noise
-from training.views.mask_draws import (
-    NEGATIVE_BOX_SIDE_AT_224,
-    NUM_CHANNELS,
-    MaskDraws,
-    is_channel_wise,
-    is_focal,
-    scaled_side,
-)
+from training.views.maskers import NEGATIVE_BOX_SIDE_AT_224, NUM_CHANNELS, MaskDraws, scaled_side
 
 
 def released_foreground(
     saliency_BGG: Tensor, *, rule: Rule = "std", threshold: float = PAPER_THRESHOLD
 ) -> Tensor:
-    """The foreground of each view with its rows' saliency sorted: see the head of this file.
-
-    Args:
-        saliency_BGG: saliency per patch, float in [0, 1]; any leading dimensions.
-        rule: as in `pipeline.saliency.foreground`.
-        threshold: in standard deviations.
-
-    Returns:
-        True where a patch counts as foreground, bool, same shape.
-    """
+    """`foreground` of saliency whose rows are sorted: departure 1."""
     return foreground(saliency_BGG.sort(dim=-1).values, rule=rule, threshold=threshold)
 
 
 def shared_noise(
     seeds_B: Tensor, draws: MaskDraws, *, view: str, hides_object: bool, view_size: int, grid: int
 ) -> Tensor:
-    """Standard normal noise of which most is shared by the images of a rank's batch.
+    """Standard normal noise, most of which is shared by a rank's batch: departure 3.
 
     The shared parts follow from the seed of the batch's first image.
 
     Args:
         seeds_B: the samples' seeds, int64, on the device that the noise is for.
-        draws: those of the view's masks, on the same device: they say which image has which shape.
+        draws: of the view's masks, on the same device: which image has which shape.
         view: name of the view.
         hides_object: whether it is a hard negative, whose focal masks share one box of noise.
         view_size: side of the view in pixels.
@@ -76,23 +60,18 @@ def shared_noise(
         return tile_1CPP.repeat(1, 1, grid, grid)
 
     channel_wise, focal = (
-        where_B[:, None, None, None] for where_B in (is_channel_wise(draws), is_focal(draws))
+        where_B[:, None, None, None] for where_B in (draws.channel_wise_B, draws.focal_B)
     )
     noise_BCHW = torch.where(channel_wise, tiled(Stream.CHANNEL_TILE), tiled(Stream.SPATIAL_TILE))
-    if hides_object:
-        in_focal = _in_box(first_1, draws, number=number, view_size=view_size)
-    else:
+    if not hides_object:
         in_focal = gaussian_noise(seeds_B, number, (NUM_CHANNELS, view_size, view_size))
-    return torch.where(focal, in_focal, noise_BCHW)
-
-
-def _in_box(first_1: Tensor, draws: MaskDraws, *, number: int, view_size: int) -> Tensor:
-    """One box of noise, laid over each image's own box; what is outside of it is of no use."""
+        return torch.where(focal, in_focal, noise_BCHW)
+    # One box, moved to each image's own; what lies outside of it is not used.
     side = scaled_side(NEGATIVE_BOX_SIDE_AT_224, view_size)
-    box_CSS = gaussian_noise(
-        first_1, number, (NUM_CHANNELS, side, side), stream=Stream.FOCAL_TILE
-    ).squeeze(0)
+    size = NUM_CHANNELS, side, side
+    box_CSS = gaussian_noise(first_1, number, size, stream=Stream.FOCAL_TILE).squeeze(0)
     pixel = torch.arange(view_size, device=first_1.device)
     row_BH = (pixel - draws.box_B4[:, :1]).clamp(0, side - 1)
     column_BW = (pixel - draws.box_B4[:, 1:2]).clamp(0, side - 1)
-    return box_CSS[:, row_BH[:, :, None], column_BW[:, None, :]].transpose(0, 1)
+    in_focal = box_CSS[:, row_BH[:, :, None], column_BW[:, None, :]].transpose(0, 1)
+    return torch.where(focal, in_focal, noise_BCHW)

@@ -19,11 +19,26 @@ STRATEGIES = (
     "attmask_low",
     "exchange",
 )
-BRANCHES = ("query", "key", "both")
-ATTMASK_PROBABILITY = 0.5
-"""That of arXiv 2203.12719."""
-EXCHANGE_PROBABILITY = 0.3
-BEHAVIOURS = ("paper", "released")
+ATTMASK_PROBABILITY, EXCHANGE_PROBABILITY = 0.5, 0.3
+"""Default share of masked views: AttMask's (arXiv 2203.12719), and that of strategy exchange."""
+
+
+def _check(fits: bool, name: str, value: object, wanted: str) -> None:
+    """Raise `InputError` naming a setting unless it fits."""
+    if not fits:
+        raise InputError(f"{name} {value} {wanted}")
+
+
+def _check_range(name: str, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if not 0.0 <= low <= high <= 1.0:
+        raise InputError(f"{name} is {low} to {high}: wanted 0 <= low <= high <= 1")
+
+
+def check_fill(name: str) -> None:
+    """Raise ``InputError`` unless the fill is known, here or registered at run time."""
+    if name not in FILL_NAMES:
+        importlib.import_module("training.views.fills").fill_named(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +56,7 @@ class AttMaskConfig:
 
     def __post_init__(self) -> None:
         _check_range("masks.attmask.ratio", self.ratio)
-        if not 0.0 <= self.show <= 1.0:
-            raise InputError(f"masks.attmask.show {self.show} must be in [0, 1]")
+        _check(0.0 <= self.show <= 1.0, "masks.attmask.show", self.show, "must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,37 +107,29 @@ class MaskConfig:
     behaviour: Literal["paper", "released"] = "paper"
 
     def __post_init__(self) -> None:
-        _check_strategy(self.strategy)
-        if self.branch not in BRANCHES:
-            raise InputError(f"unknown branch {self.branch!r}: choose from {', '.join(BRANCHES)}")
-        if self.behaviour not in BEHAVIOURS:
-            raise InputError(
-                f"unknown behaviour {self.behaviour!r}: choose from {', '.join(BEHAVIOURS)}"
-            )
-        _check_range("query_ratio", self.query_ratio)
-        _check_range("negative_ratio", self.negative_ratio)
-        check_rule(self.foreground, self.foreground_threshold)
+        if self.strategy not in STRATEGIES:  # perhaps registered at run time
+            importlib.import_module("training.views.maskers").check_strategy(self.strategy)
         for name, known in (
             ("exchange", ("swap", "grey")),
             ("count", ("paper", "matched")),
+            ("branch", ("query", "key", "both")),
             ("negative_patches", ("object", "random")),
+            ("behaviour", ("paper", "released")),
         ):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"unknown masks.{name} {getattr(self, name)!r}: choose from {', '.join(known)}"
-                )
-        if self.probability is not None and not 0.0 <= self.probability <= 1.0:
-            raise InputError(f"masks.probability {self.probability} must be in [0, 1]")
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"unknown masks.{name} {value!r}: choose from {', '.join(known)}")
+        _check_range("query_ratio", self.query_ratio)
+        _check_range("negative_ratio", self.negative_ratio)
+        check_rule(self.foreground, self.foreground_threshold)
+        share = self.probability
+        fits = share is None or 0.0 <= share <= 1.0
+        _check(fits, "masks.probability", share, "must be in [0, 1]")
         if self.strategy == "exchange" and self.branch != "query":
             raise InputError(
                 "masks.strategy exchange changes the query only: masks.branch "
                 f"{self.branch} must be query"
             )
-
-    @property
-    def by_saliency_order(self) -> bool:
-        """Whether the strategy is one of AttMask's."""
-        return self.strategy.startswith("attmask")
 
     @property
     def masked_share(self) -> float:
@@ -132,7 +138,7 @@ class MaskConfig:
             return self.probability
         if self.strategy == "exchange":
             return EXCHANGE_PROBABILITY
-        return ATTMASK_PROBABILITY if self.by_saliency_order else 1.0
+        return ATTMASK_PROBABILITY if self.strategy.startswith("attmask") else 1.0
 
     @property
     def released(self) -> bool:
@@ -142,25 +148,7 @@ class MaskConfig:
     @property
     def ratio(self) -> tuple[float, float]:
         """Range of the masking ratio of queries and keys."""
-        return self.attmask.ratio if self.by_saliency_order else self.query_ratio
-
-
-def _check_strategy(name: str) -> None:
-    """Raises ``InputError`` unless the strategy is known, here or registered at run time."""
-    if name not in STRATEGIES:
-        importlib.import_module("training.views.strategies").mask_strategy(name)
-
-
-def check_fill(name: str) -> None:
-    """Raises ``InputError`` unless the fill is known, here or registered at run time."""
-    if name not in FILL_NAMES:
-        importlib.import_module("training.views.fills").fill_named(name)
-
-
-def _check_range(name: str, limits: tuple[float, float]) -> None:
-    low, high = limits
-    if not 0.0 <= low <= high <= 1.0:
-        raise InputError(f"{name} is {low} to {high}: wanted 0 <= low <= high <= 1")
+        return self.attmask.ratio if self.strategy.startswith("attmask") else self.query_ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,18 +181,14 @@ class ViewConfig:
                 f"views.size {self.size} is not divisible by views.grid {self.grid}: "
                 "choose a size that is a multiple of the grid (224 and 7, 64 and 8)"
             )
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise InputError(f"views.crop_scale {self.crop_scale} must rise within (0, 1]")
-        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise InputError(f"views.crop_aspect {self.crop_aspect} must rise from above 0")
-        if not 0 <= self.flip_probability <= 1:
-            raise InputError(f"views.flip_probability {self.flip_probability} must be in [0, 1]")
-        if self.local < 0:
-            raise InputError(f"views.local {self.local} must not be negative")
-        if self.local_size < 1:
-            raise InputError(f"views.local_size {self.local_size} must be 1 or more")
-        if not 0 < self.local_scale[0] <= self.local_scale[1] <= 1:
-            raise InputError(f"views.local_scale {self.local_scale} must rise within (0, 1]")
+        for name in ("crop_scale", "local_scale"):
+            low, high = getattr(self, name)
+            _check(0 < low <= high <= 1, f"views.{name}", (low, high), "must rise within (0, 1]")
+        aspect, flips = self.crop_aspect, self.flip_probability
+        _check(0 < aspect[0] <= aspect[1], "views.crop_aspect", aspect, "must rise from above 0")
+        _check(0 <= flips <= 1, "views.flip_probability", flips, "must be in [0, 1]")
+        _check(self.local >= 0, "views.local", self.local, "must not be negative")
+        _check(self.local_size >= 1, "views.local_size", self.local_size, "must be 1 or more")
         patch = self.size // self.grid
         if self.local and self.local_size % patch:
             raise InputError(

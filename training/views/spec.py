@@ -46,18 +46,8 @@ class ViewSpec:
 
     @property
     def group(self) -> str:
-        """Name that the figures of several views are logged by: `negative` of `negative-key-0`."""
+        """Name under which several views are logged: `negative` of `negative-key-0`."""
         return self.name.partition("-")[0]
-
-    @property
-    def needs_next(self) -> bool:
-        """Whether the next image of the global batch lends its background."""
-        return isinstance(self.fill, BackgroundSwap)
-
-    @property
-    def is_filled(self) -> bool:
-        """Whether masked pixels are filled from the view itself."""
-        return self.masker is not None and self.masker.masks and not self.needs_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +69,7 @@ class ViewSettings:
         return Crop(name=name, cut=self.cut)
 
     def strategy_view(self, name: str, *, branch: str) -> ViewSpec:
-        """A view with a crop of its own, masked by the strategy if it is of a masked branch.
+        """A view with a crop of its own, masked by the strategy if `branch` is a masked one.
 
         Args:
             name: of the view and of its crop.
@@ -89,13 +79,9 @@ class ViewSettings:
             return ViewSpec(name=name, crop=self.crop(name), fill=self.fill)
         fill: Fill | BackgroundSwap = self.fill
         if self.masks.strategy == "exchange":
-            fill = BackgroundSwap() if self.masks.exchange == "swap" else FILLS["mean"]
-        return ViewSpec(
-            name=name,
-            crop=self.crop(name),
-            masker=masker_named(self.masks, high_pass=self.fill.high_pass),
-            fill=fill,
-        )
+            fill = BackgroundSwap(name) if self.masks.exchange == "swap" else FILLS["mean"]
+        masker = masker_named(self.masks, high_pass=self.fill.high_pass)
+        return ViewSpec(name=name, crop=self.crop(name), masker=masker, fill=fill)
 
     def query(self, name: str = QUERY) -> ViewSpec:
         """A query."""
@@ -106,22 +92,17 @@ class ViewSettings:
         return self.strategy_view(name, branch=KEY)
 
     def hard_negative(self, source: str, index: int) -> ViewSpec:
-        """A hard negative: a crop without its object.
-
-        Args:
-            source: crop that it is cut from.
-            index: from 0.
-        """
+        """The hard negative of number `index`: a crop, named `source`, without its object."""
         masker = HideObject(self.masks, high_pass=self.fill.high_pass)
         name = f"negative-{source}-{index}"
         return ViewSpec(name=name, crop=self.crop(source), masker=masker, fill=self.fill)
 
     def local_crops(self) -> tuple[ViewSpec, ...]:
         """The run's local crops, unmasked."""
-        cut = self.cut.of_local_crops if self.cut.local else self.cut
+        names = [f"{LOCAL}-{index}" for index in range(self.cut.local)]
+        cut = self.cut.of_local_crops if names else self.cut
         return tuple(
-            ViewSpec(name=name, crop=Crop(name=name, cut=cut), fill=self.fill)
-            for name in (f"{LOCAL}-{index}" for index in range(self.cut.local))
+            ViewSpec(name=name, crop=Crop(name=name, cut=cut), fill=self.fill) for name in names
         )
 
     def exchanged(self, probability: float) -> ViewSpec:
@@ -130,8 +111,12 @@ class ViewSettings:
         Args:
             probability: share of the copies whose background is exchanged, in [0, 1].
         """
-        masker = BackgroundMasker(probability)
-        return ViewSpec(name=EXCHANGED, crop=self.crop(QUERY), masker=masker, fill=BackgroundSwap())
+        return ViewSpec(
+            name=EXCHANGED,
+            crop=self.crop(QUERY),
+            masker=BackgroundMasker(probability, QUERY),
+            fill=BackgroundSwap(QUERY),
+        )
 
 
 def crops_of(views: tuple[ViewSpec, ...]) -> tuple[Crop, ...]:

@@ -25,8 +25,9 @@ print(faults())
 
 
 def faults(how: str) -> int:
-    command = [sys.executable, "-c", PROGRAM, how]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True
+    )
     if "not here" in done.stdout:
         pytest.skip("this C library has no mallopt")
     return int(done.stdout)

@@ -31,48 +31,35 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
         (12.0, 300, 100),
         (20.0, 400, 100),  # 300 made
         (29.0, 900, 100),
-        (30.0, 1000, 100),  # the end says itself
+        (100.0, 300, 100),  # it starts again, and is timed anew
+        (110.0, 500, 100),
+        (120.0, 1000, 100),  # the end says itself
     ):
         printed.show(replace(START, done=done, given=given))
     assert capsys.readouterr().out.splitlines() == [
         "shards: 200/1000 images, 10 images/s, 1 min 20 s left",
         "shards: 400/1000 images, 15 images/s, 40 s left",
+        "shards: 500/1000 images, 20 images/s, 25 s left",
     ]
 
 
-def test_work_that_starts_again_is_timed_anew(capsys: pytest.CaptureFixture[str]) -> None:
-    clock = Clock()
-    printed = Printed(clock)
-    for clock.now, done in ((0.0, 500), (5.0, 900), (100.0, 400), (110.0, 600)):
-        printed.show(replace(START, done=done))
-    assert capsys.readouterr().out == "shards: 600/1000 images, 20 images/s, 20 s left\n"
-
-
-def test_nothing_made_has_no_speed() -> None:
-    given = replace(START, done=256, given=256, note="all were there")
-    assert progress_line(given, START, 9.0) == "shards: 256/1000 images; all were there"
-
-
-def test_slow_work_is_counted_by_the_minute() -> None:
-    steps = replace(START, work="training", unit="steps", note="loss 5.1")
-    line = progress_line(replace(steps, done=3), steps, 60.0)
-    assert line == "training: 3/1000 steps, 3.0 steps/min, 5 h 32 min left; loss 5.1"
-    line = progress_line(replace(steps, done=150), steps, 60.0)
-    assert line == "training: 150/1000 steps, 2.5 steps/s, 5 min 40 s left; loss 5.1"
-
-
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("done", "given", "words"),
     [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (3599.9, "1 h 00 min"),
-        (7500, "2 h 05 min"),
+        (256, 256, ""),  # nothing was made: there is no speed
+        (3, 0, ", 3.0 images/min, 5 h 32 min left"),
+        (150, 0, ", 2.5 images/s, 5 min 40 s left"),
     ],
 )
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_the_rate_has_a_fitting_unit(done: int, given: int, words: str) -> None:
+    now = replace(START, done=done, given=given, note="loss 5.1")
+    assert progress_line(now, START, 60.0) == f"shards: {done}/1000 images{words}; loss 5.1"
+
+
+def test_durations() -> None:
+    seconds = (0.2, 59.4, 59.6, 3599.9, 7500)
+    words = ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 h 05 min"]
+    assert list(map(duration, seconds)) == words
 
 
 def test_items_are_counted_by_their_size_once_they_are_worked_through() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.begin import Work
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import build_all
-from pipeline.precompute.run import run_precompute
+from pipeline.precompute.run import Builder, run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import contents, write_pictures
@@ -29,15 +27,24 @@ def write_more(data: Path, label: str, *numbers: int) -> None:
         assert cv2.imwrite(str(data / label / f"more {number}.png"), pixels)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures, and the finished set of them in four shards."""
+    root = tmp_path_factory.mktemp("made")
+    write_pictures(root / "data", 10)
+    precompute_here(config_of(root))
+    return root
+
+
+def config_of(root: Path) -> PrecomputeConfig:
+    return PrecomputeConfig(data=root / "data", out=root / "out", shard_images=3, saliency="centre")
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> PrecomputeConfig:
-    """A finished set of ten pictures in four shards."""
-    write_pictures(tmp_path / "data", 10)
-    config = PrecomputeConfig(
-        data=tmp_path / "data", out=tmp_path / "out", shard_images=3, saliency="centre"
-    )
-    precompute_here(config)
-    return replace(config, append=True)
+def config(made: Path, tmp_path: Path) -> PrecomputeConfig:
+    """An append to a copy of the set."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return replace(config_of(tmp_path), append=True)
 
 
 def samples(out: Path) -> list[tuple[str, int]]:
@@ -51,7 +58,8 @@ def test_new_images_become_new_shards_and_nothing_else_changes(
 ) -> None:
     out = tmp_path / "out"
     before, numbered = contents(out), samples(out)
-    write_more(tmp_path / "data", "class_1", 1, 2, 3, 4)
+    write_more(tmp_path / "data", "class_1", 1, 2, 3)
+    write_more(tmp_path / "data", "a new class", 4)
     info = precompute_here(config)
     assert "10 images that the set has already, and 4 images" in capsys.readouterr().out
     after = contents(out)
@@ -61,8 +69,8 @@ def test_new_images_become_new_shards_and_nothing_else_changes(
     assert load_dataset_info(out) == info
     check_shards(out, info)
     assert samples(out)[:10] == numbered
-    assert {label for _, label in samples(out)[10:]} == {1}
-    assert info.class_names == ("class_0", "class_1", "class_2")
+    assert sorted(label for _, label in samples(out)[10:]) == [1, 1, 1, 3]
+    assert info.class_names == ("class_0", "class_1", "class_2", "a new class")
     assert precompute_here(config) == info  # nothing is new any more
     assert contents(out) == after
 
@@ -86,15 +94,9 @@ def test_another_folder_may_be_appended_and_again(config: PrecomputeConfig, tmp_
     (out / "dataset.json").unlink()
     precompute_here(replace(config, append=False))  # as the set was begun
     assert contents(out) == whole
-
-
-def test_new_classes_come_at_the_end(config: PrecomputeConfig, tmp_path: Path) -> None:
-    numbered = samples(tmp_path / "out")
-    write_more(tmp_path / "data", "a first one", 1)
-    info = precompute_here(config)
-    assert info.class_names == ("class_0", "class_1", "class_2", "a first one")
-    assert samples(tmp_path / "out")[:10] == numbered
-    assert samples(tmp_path / "out")[10][1] == 3
+    (out / "manifest" / shards[4].with_suffix(".parquet").name).unlink()
+    with pytest.raises(InputError, match=r"appended shards shard-000004 to shard-000004 some are"):
+        precompute_here(replace(config, append=False))
 
 
 def test_labels_have_to_fit(config: PrecomputeConfig, tmp_path: Path) -> None:
@@ -110,45 +112,42 @@ def test_labels_have_to_fit(config: PrecomputeConfig, tmp_path: Path) -> None:
     assert (info.num_images, info.class_names) == (2, ())
 
 
+def killed_after(*numbers: int) -> Builder:
+    """Makes some shards of a run, until it is killed."""
+
+    def build(jobs: Sequence[ShardJob]) -> Iterator[BuiltShard]:
+        for number in numbers:
+            yield ensure_shard(jobs[number])
+        raise KeyboardInterrupt
+
+    return build
+
+
 def test_a_killed_append_leaves_the_old_set_and_goes_on(
     config: PrecomputeConfig, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     old, numbered = load_dataset_info(out), samples(out)
+    shutil.copytree(tmp_path / "data", tmp_path / "first")
     write_more(tmp_path / "data", "class_0", *range(8))
     shutil.copytree(out, tmp_path / "undisturbed")
     precompute_here(replace(config, out=tmp_path / "undisturbed"))
-
-    def killed(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
-        (job,) = jobs.values()
-        ensure_shard(job.numbered(1))
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_precompute(config, killed)
+        run_precompute(config, killed_after(1))
     assert load_dataset_info(out) == old  # what training sees
     assert samples(out) == numbered
-    precompute_here(replace(config, append=False, data=_first_ten(tmp_path)))
+    precompute_here(replace(config, append=False, data=tmp_path / "first"))
     assert load_dataset_info(out) == old  # the old set can be mended meanwhile
     assert precompute_here(config) == load_dataset_info(tmp_path / "undisturbed")
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
-def _first_ten(tmp_path: Path) -> Path:
-    write_pictures(tmp_path / "first", 10)
-    return tmp_path / "first"
-
-
 def test_an_append_that_was_begun_is_finished_first(
     config: PrecomputeConfig, tmp_path: Path
 ) -> None:
-    def killed(jobs: Mapping[int, ShardJob], work: Work) -> list[BuiltShard]:
-        build_all(jobs, work)
-        raise KeyboardInterrupt
-
     write_more(tmp_path / "data", "class_0", 1, 2, 3, 4)
     with pytest.raises(KeyboardInterrupt):
-        run_precompute(config, killed)
+        run_precompute(config, killed_after(0, 1))
     (tmp_path / "data" / "class_0" / "more 2.png").unlink()
     words = r"append of other images \(class_0/more 2\.png is gone\).* remove plan-001\.json"
     with pytest.raises(InputError, match=words):

@@ -2,6 +2,8 @@
 
 import errno
 import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +11,20 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL.Image
-import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.precompute.build import ShardJob, ensure_shard
-from pipeline.precompute.plan import make_plan
-from pipeline.precompute.plan_files import planned_rows, write_plan
+from pipeline.precompute.build import ShardJob, ensure_shard, rehearse
+from pipeline.precompute.plan_files import planned_rows
 from pipeline.saliency.boundary import Boundary
-from pipeline.shardset.manifest import DatasetInfo, read_manifest
-from pipeline.shardset.reader import ShardSetReader
-from pipeline.shardset.schema import manifest_path, rejected_path, sample_key, shard_path
-from pipeline.sources.collected import collect
-from pipeline.sources.registry import SourceOptions, open_source
+from pipeline.shardset.manifest import read_manifest, read_rejected
+from pipeline.shardset.schema import manifest_file, rejected_file, sample_key, shard_file
 from pipeline.storage.local_store import LocalStore
-from pipeline.storage.storage import open_store
+from tests.shard_jobs import job_of_folder, out_of
 
 NAME = "shard-000000"
+TAR = shard_file(NAME)
 
 
 def write_pictures(data: Path, count: int = 6) -> None:
@@ -38,166 +36,133 @@ def write_pictures(data: Path, count: int = 6) -> None:
         assert cv2.imwrite(str(folder / f"{number}.png"), pixels)
 
 
-def job_for(data: Path, out: Path, options: SourceOptions | None = None) -> ShardJob:
-    listing = open_source(data, options or SourceOptions())
-    plan = make_plan(
-        collect(listing),
-        {"saliency": "boundary"},
-        shard_images=100,
-        shard_bytes=1 << 30,
-        keeps_order=listing.keeps_order,
-    )
-    assert plan.num_shards == 1
-    write_plan(open_store(out), plan)
-    return ShardJob(
-        data=listing.place,
-        out=open_store(out),
-        plan_digest=plan.digest,
-        saliency=Boundary(),
-        saliency_size=56,
-        max_pixels=1_000_000,
-    )
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "data")
+    return tmp_path / "data"
 
 
-def root_of(job: ShardJob, which: str = "out") -> Path:
-    store = job.out if which == "out" else job.data.store
-    assert isinstance(store, LocalStore)
-    return store.root
+@pytest.fixture
+def job(data: Path, tmp_path: Path) -> ShardJob:
+    return job_of_folder(data, tmp_path / "out", Boundary(), labels=True, saliency_size=56)
 
 
 def sources_of(job: ShardJob) -> list[str]:
     return list(planned_rows(job.out, job.number).column("source").to_pylist())
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> ShardJob:
-    write_pictures(tmp_path / "data")
-    return job_for(tmp_path / "data", tmp_path / "out")
+def rows_of(job: ShardJob) -> list[dict[str, Any]]:
+    return list(read_manifest(job.out, NAME).to_pylist())
 
 
-def test_a_shard_holds_every_image_of_its_plan(job: ShardJob) -> None:
+def member(job: ShardJob, row: dict[str, Any], column: str) -> bytes:
+    return job.out.read_range(TAR, row[f"{column}_offset"], row[f"{column}_length"])
+
+
+def reasons(job: ShardJob) -> dict[str, str]:
+    return {row["source"]: row["reason"] for row in read_rejected(job.out, NAME).to_pylist()}
+
+
+def test_a_shard_holds_every_image_of_its_plan(job: ShardJob, data: Path) -> None:
     built = ensure_shard(job)
     assert (built.info.num_images, built.num_rejected, built.rebuilt) == (6, 0, True)
-    info = DatasetInfo(
-        schema_version=1,
-        shards=(built.info,),
-        class_names=("class_0", "class_1"),
-        saliency={},
-        saliency_size=56,
-        plan_digest=job.plan_digest,
-        num_rejected=0,
-        versions={},
-    )
-    reader = ShardSetReader(root_of(job), info)
-    rows = read_manifest(job.out, NAME).to_pylist()
+    rows = rows_of(job)
     assert [row["source"] for row in rows] == sources_of(job)
-    for number, row in enumerate(rows):
-        original = (root_of(job, "data") / row["source"]).read_bytes()
-        sample = reader.read(number)
-        assert sample.image == original
-        assert (sample.key, sample.label) == (sample_key(row["source"]), row["label"])
+    for row in rows:
+        original = (data / row["source"]).read_bytes()
+        assert member(job, row, "image") == original
+        assert row["key"] == sample_key(row["source"])
         assert row["label"] == int(row["source"][len("class_")])
         assert row["sha256"] == hashlib.sha256(original).hexdigest()
-        pixels = decode_stored(original)
-        assert (row["height"], row["width"]) == pixels.shape[:2]
-        levels = decode_saliency(sample.saliency)
+        assert (row["height"], row["width"]) == decode_stored(original).shape[:2]
+        levels = decode_saliency(member(job, row, "saliency"))
         assert row["saliency_mean"] == pytest.approx(levels.mean() / 255)
         assert row["saliency_std"] == pytest.approx(levels.std() / 255)
         assert 0 < row["foreground_share"] <= 1
         assert levels.std() > 0
 
 
-def test_a_whole_shard_is_left_alone(job: ShardJob) -> None:
-    first = ensure_shard(job)
-    before = shard_path(root_of(job), NAME).stat().st_mtime_ns
-    again = ensure_shard(job)
-    assert again == replace(first, rebuilt=False)
-    assert shard_path(root_of(job), NAME).stat().st_mtime_ns == before
-
-
-def damage_tar(job: ShardJob) -> None:
-    path = shard_path(root_of(job), NAME)
+def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    data[2000] ^= 1  # one bit, the size stays
+    data[2000] ^= 1
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        lambda job: shard_path(root_of(job), NAME).unlink(),
-        lambda job: shard_path(root_of(job), NAME).write_bytes(b"short"),
-        damage_tar,
-        lambda job: manifest_path(root_of(job), NAME).unlink(),
-        lambda job: manifest_path(root_of(job), NAME).write_bytes(b"PAR1"),
-        lambda job: rejected_path(root_of(job), NAME).unlink(),
-        lambda job: rejected_path(root_of(job), NAME).write_bytes(b""),
+        pytest.param(TAR, Path.unlink, id="no tar"),
+        pytest.param(TAR, lambda path: path.write_bytes(b"short"), id="short tar"),
+        pytest.param(TAR, flip_a_bit, id="one bit"),
+        pytest.param(manifest_file(NAME), Path.unlink, id="no manifest"),
+        pytest.param(manifest_file(NAME), lambda p: p.write_bytes(b"PAR1"), id="bad manifest"),
+        pytest.param(rejected_file(NAME), Path.unlink, id="no list"),
+        pytest.param(rejected_file(NAME), lambda path: path.write_bytes(b""), id="bad list"),
     ],
-    ids=["no tar", "short tar", "one bit", "no manifest", "bad manifest", "no list", "bad list"],
 )
-def test_whatever_is_broken_is_made_again_the_same(job: ShardJob, damage: Any) -> None:  # noqa: ANN401
+def test_only_what_is_broken_is_made_again_the_same(
+    job: ShardJob, name: str, damage: Callable[[Path], object]
+) -> None:
     first = ensure_shard(job)
-    data = shard_path(root_of(job), NAME).read_bytes()
-    damage(job)
+    data, written = job.out.read(TAR), (out_of(job) / TAR).stat().st_mtime_ns
+    assert ensure_shard(job) == replace(first, rebuilt=False)
+    assert (out_of(job) / TAR).stat().st_mtime_ns == written
+    damage(out_of(job) / name)
     assert ensure_shard(job) == first
-    assert shard_path(root_of(job), NAME).read_bytes() == data
-    assert ensure_shard(job).rebuilt is False
-
-
-def test_a_shard_of_another_plan_is_made_again(job: ShardJob) -> None:
-    ensure_shard(job)
+    assert job.out.read(TAR) == data
     assert ensure_shard(replace(job, plan_digest="other")).rebuilt is True
 
 
-def test_bad_images_cost_themselves(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    write_pictures(data)
+def test_bad_images_cost_themselves(data: Path, tmp_path: Path) -> None:
     good = (data / "class_0" / "0.png").read_bytes()
     (data / "class_0" / "cut.png").write_bytes(good[: len(good) // 2])
     (data / "class_1" / "page.jpg").write_bytes(b"<html></html>")
-    big = np.zeros((1001, 1000, 3), np.uint8)
-    cv2.imwrite(str(data / "class_1" / "big.png"), big)
-    job = job_for(data, tmp_path / "out")
-    built = ensure_shard(job)
-    assert (built.info.num_images, built.num_rejected) == (6, 3)
-    rejected = pq.read_table(rejected_path(root_of(job), NAME)).to_pylist()
-    reasons = {row["source"]: row["reason"] for row in rejected}
-    assert set(reasons) == {"class_0/cut.png", "class_1/page.jpg", "class_1/big.png"}
-    assert "truncated" in reasons["class_0/cut.png"]
-    assert "not an image" in reasons["class_1/page.jpg"]
-    assert "1000 x 1001 is more than 1000000 pixels" in reasons["class_1/big.png"]
+    cv2.imwrite(str(data / "class_1" / "big.png"), np.zeros((1001, 100, 3), np.uint8))
+    job = job_of_folder(data, tmp_path / "out", Boundary())
+    known = sources_of(job)[4]
+    worked: list[int] = []
+
+    @contextmanager
+    def limit(num_images: int) -> Iterator[None]:
+        worked.append(num_images)
+        yield
+
+    built = ensure_shard(replace(job, rejected={known: "kills it"}), limit)
+    assert (built.info.num_images, built.num_rejected) == (5, 4)
+    assert worked == [1] * 8 + [5], "each image that is decoded, and the batch of maps"
+    found = reasons(job)
+    assert "truncated" in found.pop("class_0/cut.png")
+    assert found == {
+        known: "kills it",
+        "class_1/page.jpg": "not an image in a format that can be read",
+        "class_1/big.png": "100 x 1001 is more than 100000 pixels",
+    }
     assert ensure_shard(job) == replace(built, rebuilt=False)
+    before = job.out.read(TAR)
+    for row in range(9):
+        rehearse(job, row)
+    assert job.out.read(TAR) == before
 
 
-def test_a_changed_source_is_named(job: ShardJob) -> None:
+def test_a_source_that_changed_is_named(job: ShardJob, data: Path) -> None:
     ensure_shard(job)
-    shard_path(root_of(job), NAME).unlink()
-    victim = sources_of(job)[2]
-    path = root_of(job, "data") / victim
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=rf"{victim} has changed"):
-        ensure_shard(job)
-    assert not shard_path(root_of(job), NAME).exists()
-
-
-def test_a_source_that_vanished_or_grew_is_named(job: ShardJob) -> None:
-    victim = sources_of(job)[1]
-    path = root_of(job, "data") / victim
-    data = path.read_bytes()
-    path.write_bytes(data + b"x")
-    with pytest.raises(InputError, match=rf"{victim} has \d+ bytes instead"):
-        ensure_shard(job)
-    path.unlink()
-    with pytest.raises(InputError, match=rf"{victim} has vanished"):
-        ensure_shard(job)
-    assert list((root_of(job) / "shards").iterdir()) == []
+    tar, victim = out_of(job) / TAR, sources_of(job)[2]
+    content = (data / victim).read_bytes()
+    for new, words in (
+        (content[:-1] + b"x", "has changed"),
+        (content + b"x", r"has \d+ bytes instead"),
+        (None, "has vanished"),
+    ):
+        tar.unlink(missing_ok=True)
+        (data / victim).unlink() if new is None else (data / victim).write_bytes(new)
+        with pytest.raises(InputError, match=f"{victim} {words}"):
+            ensure_shard(job)
+        assert list(tar.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(("num_failures", "succeeds"), [(2, True), (99, False)])
 def test_reads_are_tried_again_and_never_reject(
-    job: ShardJob, monkeypatch: pytest.MonkeyPatch, num_failures: int, succeeds: bool
+    job: ShardJob, data: Path, monkeypatch: pytest.MonkeyPatch, num_failures: int, succeeds: bool
 ) -> None:
     """A disk that fails: the file system cannot be made to, so a store stands in for it."""
     victim = sources_of(job)[3]
@@ -212,65 +177,34 @@ def test_reads_are_tried_again_and_never_reject(
         return path(self, name)
 
     monkeypatch.setattr(LocalStore, "path", failing_path)
-    failing = LocalStore(root_of(job, "data"), retry_seconds=1.0)
-    job = replace(job, data=replace(job.data, store=failing))
+    job = replace(job, data=replace(job.data, store=LocalStore(data, retry_seconds=1.0)))
     if succeeds:
         assert ensure_shard(job).info.num_images == 6
         assert len(tries) == 3
         return
-    with pytest.raises(InputError, match=rf"{victim} cannot be read: Input/output error \(tried"):
+    with pytest.raises(
+        StoreUnavailable, match=rf"{victim} cannot be read: Input/output error \(tried"
+    ):
         ensure_shard(job)
     assert len(tries) > 3
-    assert not rejected_path(root_of(job), NAME).exists()
+    assert job.out.size(rejected_file(NAME)) is None
 
 
-def test_the_image_that_is_decoded_is_told(job: ShardJob) -> None:
-    told: list[tuple[str, ...]] = []
-    ensure_shard(job, watch=lambda *sources: told.append(sources))
-    alone = [at for source in sources_of(job) for at in ((source,), ())]
-    assert told == [*alone, tuple(sources_of(job)), ()]
-
-
-def test_what_is_known_to_break_a_decoder_is_never_decoded(job: ShardJob) -> None:
-    victim = sources_of(job)[4]
-    told: list[str] = []
-    built = ensure_shard(
-        replace(job, rejected={victim: "kills it"}), watch=lambda *s: told.extend(s)
-    )
-    assert (built.info.num_images, built.num_rejected) == (5, 1)
-    assert victim not in told
-    rejected = pq.read_table(rejected_path(root_of(job), NAME)).to_pylist()
-    assert rejected == [{"source": victim, "reason": "kills it"}]
-
-
-def test_images_are_made_smaller_on_request(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "data", 4)  # 50 wide, 40 to 43 high
-    job = replace(job_for(tmp_path / "data", tmp_path / "out"), resize_short=41)
-    whole = replace(job, out=open_store(tmp_path / "whole"), resize_short=0)
-    (tmp_path / "whole").mkdir()
-    for name in ("plan.json", "plan.arrow"):
-        (tmp_path / "whole" / name).write_bytes((tmp_path / "out" / name).read_bytes())
+def test_images_are_made_smaller_on_request(job: ShardJob, data: Path) -> None:
+    job = replace(job, resize_short=43)  # the pictures are 50 wide, 40 to 45 high
     ensure_shard(job)
-    ensure_shard(whole)
-    rows = {row["source"]: row for row in read_manifest(job.out, NAME).to_pylist()}
-    before = {row["source"]: row for row in read_manifest(whole.out, NAME).to_pylist()}
+    rows = {row["source"]: row for row in rows_of(job)}
     sizes = {source: (r["height"], r["width"], r["image_ext"]) for source, r in rows.items()}
     assert sizes == {
-        "class_0/0.png": (40, 50, "png"),
-        "class_1/1.png": (41, 50, "png"),
-        "class_0/2.png": (41, 49, "jpg"),
-        "class_1/3.png": (41, 48, "jpg"),
+        **{f"class_{n % 2}/{n}.png": (40 + n, 50, "png") for n in range(4)},
+        "class_0/4.png": (43, 49, "jpg"),
+        "class_1/5.png": (43, 48, "jpg"),
     }
-    tar = shard_path(tmp_path / "out", NAME).read_bytes()
     for source, row in rows.items():
-        assert row["sha256"] == before[source]["sha256"]  # of the source, as ever
-        data = tar[row["image_offset"] : row["image_offset"] + row["image_length"]]
-        assert decode_stored(data).shape == (row["height"], row["width"], 3)
-        if row["image_ext"] == "png":
-            assert data == (tmp_path / "data" / source).read_bytes()
-    shard_path(tmp_path / "out", NAME).unlink()
-    ensure_shard(job)
-    assert shard_path(tmp_path / "out", NAME).read_bytes() == tar
+        original, stored = (data / source).read_bytes(), member(job, row, "image")
+        assert row["sha256"] == hashlib.sha256(original).hexdigest()  # of the source, as ever
+        assert decode_stored(stored).shape == (row["height"], row["width"], 3)
+        assert (stored == original) is (row["image_ext"] == "png")
 
 
 def test_orientation_turns_pixels_and_saliency_alike(tmp_path: Path) -> None:
@@ -281,20 +215,13 @@ def test_orientation_turns_pixels_and_saliency_alike(tmp_path: Path) -> None:
     upright.save(tmp_path / "data" / "upright.png")
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # turned a quarter to the right when shown
-    upright.transpose(PIL.Image.Transpose.ROTATE_90).save(
-        tmp_path / "data" / "turned.png", exif=exif
-    )
-    job = job_for(tmp_path / "data", tmp_path / "out")
+    turned = upright.transpose(PIL.Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "data" / "turned.png", exif=exif)
+    job = job_of_folder(tmp_path / "data", tmp_path / "out", Boundary(), saliency_size=56)
     ensure_shard(job)
-    rows = read_manifest(job.out, NAME).to_pylist()
+    rows = rows_of(job)
     assert [(row["height"], row["width"]) for row in rows] == [(60, 100), (60, 100)]
-    tar = shard_path(tmp_path / "out", NAME).read_bytes()
-    found = []
-    for row in rows:
-        image = tar[row["image_offset"] : row["image_offset"] + row["image_length"]]
-        start = row["saliency_offset"]
-        levels = decode_saliency(tar[start : start + row["saliency_length"]])
-        assert np.array_equal(decode_stored(image), pixels)
-        found.append(levels)
-    assert np.array_equal(found[0], found[1])
-    assert found[0][:28, 28:].mean() > found[0][28:, :28].mean() + 20
+    assert all(np.array_equal(decode_stored(member(job, r, "image")), pixels) for r in rows)
+    first, second = (decode_saliency(member(job, row, "saliency")) for row in rows)
+    assert np.array_equal(first, second)
+    assert first[:28, 28:].mean() > first[28:, :28].mean() + 20

@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.build import ShardJob, ensure_shard
-from pipeline.precompute.isolation import Isolation, ShardError
-from pipeline.precompute.isolation_child import Limits
-from pipeline.precompute.plan_files import planned_rows
+from pipeline.precompute.isolation import Isolation, Limits, ShardError
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.uniform import Uniform
-from pipeline.shardset.schema import manifest_path, rejected_path, shard_path
+from pipeline.shardset.manifest import read_rejected
+from pipeline.shardset.schema import rejected_file, shard_file
 from tests.deadly import (
     DeadlyDecoder,
     DeadlySaliency,
@@ -24,27 +22,23 @@ from tests.deadly import (
     TellsItsProcess,
     write_pictures,
 )
+from tests.picture_folders import contents
 from tests.shard_jobs import job_of_folder, out_of
 
 NAME = "shard-000000"
+TAR = shard_file(NAME)
 LIMITS = Limits(cpu_seconds=1, wall_seconds=60, memory_bytes=256 << 20)
 REASONS = {
     "crash": "kills the decoder (signal 11)",
-    "abort": "kills the decoder (signal 6)",
     "leave": "ends the decoder's process (exit code 3)",
     "spin": "needs more than 1 s of CPU time",
-    "sleep": "takes more than 2 s",
     "hoard": "needs more memory than its size allows",
+    "sleep": "takes more than 2 s",
 }
 
 
 def job_for(root: Path, saliency: SaliencySource, out: str = "out") -> ShardJob:
     return job_of_folder(root / "data", root / out, saliency)
-
-
-def files(job: ShardJob) -> list[bytes]:
-    paths = [at(out_of(job), NAME) for at in (shard_path, manifest_path, rejected_path)]
-    return [path.read_bytes() for path in paths]
 
 
 @pytest.fixture
@@ -55,39 +49,31 @@ def isolation() -> Iterator[Isolation]:
 
 
 @pytest.mark.parametrize(
-    ("place", "death"),
+    ("source", "deaths"),
     [
-        *((DeadlyDecoder, death) for death in sorted(REASONS)),
-        (DeadlySaliency, "crash"),
-        (DeadlySaliency, "spin"),
+        (DeadlyDecoder(), ["crash", "leave", "spin", "hoard"]),
+        (DeadlyDecoder(), ["sleep"]),
+        (DeadlySaliency(), ["crash", "spin"]),
     ],
 )
-def test_a_deadly_image_costs_itself(
-    tmp_path: Path, place: type[DeadlyDecoder | DeadlySaliency], death: str
+def test_deadly_images_cost_themselves(
+    tmp_path: Path, source: SaliencySource, deaths: list[str]
 ) -> None:
-    write_pictures(tmp_path / "data", 3, poisoned=[1])
-    job = job_for(tmp_path, place(death=death))
-    # the time on the clock is short only where it is what counts: the machine may be busy
-    isolation = Isolation(replace(LIMITS, wall_seconds=2) if death == "sleep" else LIMITS)
+    poisoned = {2 * number + 1: death for number, death in enumerate(deaths)}
+    write_pictures(tmp_path / "data", 10, poisoned)
+    job = job_for(tmp_path, source)
+    # the elapsed time is short only where it is what counts: the machine may be busy
+    isolation = Isolation(replace(LIMITS, wall_seconds=2) if "sleep" in deaths else LIMITS)
     built = isolation.build(job)
     isolation.close()
-    assert (built.info.num_images, built.num_rejected, built.rebuilt) == (2, 1, True)
-    rejected = pq.read_table(rejected_path(out_of(job), NAME)).to_pylist()
-    assert rejected == [{"source": "001.png", "reason": REASONS[death]}]
+    assert built.info.num_images == 10 - len(deaths)
+    rejected = {f"{number:03d}.png": REASONS[death] for number, death in poisoned.items()}
+    listed = read_rejected(job.out, NAME).to_pylist()
+    assert {row["source"]: row["reason"] for row in listed} == rejected
     # the same as where it was known before
     known = job_for(tmp_path, Uniform(), out="known")
-    ensure_shard(replace(known, rejected={"001.png": REASONS[death]}))
-    assert files(job) == files(known)
-
-
-def test_several_deadly_images_are_all_found(tmp_path: Path, isolation: Isolation) -> None:
-    write_pictures(tmp_path / "data", 20, poisoned=[3, 4, 18])
-    job = job_for(tmp_path, DeadlySaliency(death="crash"))
-    built = isolation.build(job)
-    assert (built.info.num_images, built.num_rejected) == (17, 3)
-    sources = pq.read_table(rejected_path(out_of(job), NAME))["source"].to_pylist()
-    planned = planned_rows(job.out, 0)["source"].to_pylist()
-    assert sources == [s for s in planned if s in {"003.png", "004.png", "018.png"}]
+    ensure_shard(replace(known, rejected=rejected))
+    assert contents(out_of(job)) == contents(out_of(known))
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -101,30 +87,25 @@ def test_a_process_killed_from_outside_costs_no_image(
     assert (built.info.num_images, built.num_rejected) == (20, 0)
     undisturbed = job_for(tmp_path, Uniform(), out="undisturbed")
     ensure_shard(undisturbed)
-    assert files(job) == files(undisturbed)
+    assert contents(out_of(job)) == contents(out_of(undisturbed))
 
 
-def test_a_shard_that_dies_without_a_culprit_fails_by_name(
-    tmp_path: Path, isolation: Isolation
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (DiesInCompany(), r"\(signal 11\), though each of its images passes alone \(3 tries\)"),
+        (DiesAlways(), r"the saliency source's process kills .* even with a plain picture"),
+    ],
+)
+def test_a_death_that_is_no_images_fault_fails_the_shard_by_name(
+    tmp_path: Path, isolation: Isolation, source: SaliencySource, words: str
 ) -> None:
     write_pictures(tmp_path / "data", 3)
-    job = job_for(tmp_path, DiesInCompany())
-    last = planned_rows(job.out, 0)["source"][-1].as_py()
-    with pytest.raises(
-        ShardError, match=rf"{NAME} .* \(signal 11\), last at {last}, which passes alone \(3 tries"
-    ):
+    job = job_for(tmp_path, source)
+    with pytest.raises(ShardError, match=rf"{NAME} cannot be made: .*{words}"):
         isolation.build(job)
-    assert not shard_path(out_of(job), NAME).exists()
-
-
-def test_a_source_that_kills_any_process_blames_no_image(
-    tmp_path: Path, isolation: Isolation
-) -> None:
-    write_pictures(tmp_path / "data", 3)
-    job = job_for(tmp_path, DiesAlways())
-    with pytest.raises(ShardError, match=r"the saliency source's process .* plain picture"):
-        isolation.build(job)
-    assert not rejected_path(out_of(job), NAME).exists()
+    assert job.out.size(TAR) is None
+    assert job.out.size(rejected_file(NAME)) is None
 
 
 def test_errors_travel_and_the_child_stays(tmp_path: Path, isolation: Isolation) -> None:
@@ -141,7 +122,7 @@ def test_errors_travel_and_the_child_stays(tmp_path: Path, isolation: Isolation)
     (tmp_path / "out" / "shards").unlink()
     assert isolation.build(job).rebuilt
     first = (tmp_path / "pid").read_text()
-    shard_path(out_of(job), NAME).unlink()
+    (out_of(job) / TAR).unlink()
     assert isolation.build(job).rebuilt
     assert (tmp_path / "pid").read_text() == first, "the child is warm for the next shard"
     assert not isolation.build(job).rebuilt

@@ -1,28 +1,32 @@
 """Precompute without Ray: any number of processes makes the same bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local import precompute
+from tests.listeners import Kept
 from tests.picture_folders import contents, write_pictures
 
 
 def test_one_and_two_processes_make_the_same_set(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 12)
-    infos = []
-    for number in (1, 2):
-        config = PrecomputeConfig(
-            data=tmp_path / "data", out=tmp_path / str(number), shard_images=4, saliency="centre"
-        )
-        infos.append(precompute(config, number))
-    assert len(infos[0].shards) == 3
-    assert infos[0] == infos[1]
+    config = PrecomputeConfig(
+        data=tmp_path / "data", out=tmp_path / "1", shard_images=4, saliency="centre"
+    )
+    first = precompute(config)
+    assert len(first.shards) == 3
+    assert precompute(replace(config, out=tmp_path / "2"), 2) == first
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-
-
-def test_no_process_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "1" / "shards" / "shard-000001.tar").unlink()
+    kept = Kept()
+    with listening(kept):
+        precompute(config)
+    # what was whole is no part of the speed
+    assert [(s.done, s.given) for s in kept.standings] == [(0, 0), (4, 4), (8, 4), (12, 8)]
     with pytest.raises(InputError, match="num_processes 0"):
-        precompute(PrecomputeConfig(data=tmp_path, out=tmp_path / "out"), 0)
+        precompute(config, 0)

@@ -5,12 +5,13 @@ import json
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset import reader as shard_reader
 from pipeline.shardset.manifest import (
     DatasetInfo,
@@ -25,14 +26,22 @@ from pipeline.shardset.manifest import (
     write_rejected,
 )
 from pipeline.shardset.reader import ShardSetReader
-from pipeline.shardset.schema import DATASET_FILE, manifest_path, sample_key, shard_name, shard_path
+from pipeline.shardset.schema import (
+    DATASET_FILE,
+    manifest_file,
+    sample_key,
+    shard_file,
+    shard_name,
+)
 from pipeline.shardset.writer import NewSample, open_shard
+from tests.picture_folders import contents
+
+NAME = "shard-000000"
 
 
 def new_sample(number: int, label: int | None) -> NewSample:
     source = f"class_{number % 3}/picture {number}.jpg"
     return NewSample(
-        key=sample_key(source),
         image=f"image {number}".encode() * (number + 1),
         image_ext="jpg",
         saliency=f"saliency {number}".encode(),
@@ -44,25 +53,28 @@ def new_sample(number: int, label: int | None) -> NewSample:
     )
 
 
+def key_of(number: int) -> str:
+    return sample_key(new_sample(number, None).source)
+
+
 def write_set(root: Path, sizes: tuple[int, ...], labelled: bool = True) -> DatasetInfo:
-    infos, number = [], 0
-    for shard_number, size in enumerate(sizes):
-        name, rows = shard_name(shard_number), []
+    shards: list[ShardInfo] = []
+    number = 0
+    for size in sizes:
+        name, rows = shard_name(len(shards)), []
         with open_shard(root, name) as writer:
             for _ in range(size):
-                sample = new_sample(number, number % 3 if labelled else None)
-                extra = {"saliency_mean": 0.5, "saliency_std": 0.1, "foreground_share": 0.7}
-                rows.append({**writer.add(sample), **extra})
+                row = writer.add(new_sample(number, number % 3 if labelled else None))
+                rows.append(row | {"saliency_mean": 0.5, "saliency_std": 0, "foreground_share": 1})
                 number += 1
-            shard = writer.finish()
+            shards.append(writer.finish())
         write_rejected(root, name, [])
-        record = ShardRecord(shard=shard, plan_digest="digest", num_rejected=0)
+        record = ShardRecord(shard=shards[-1], plan_digest="digest", num_rejected=0)
         write_manifest(root, record, rows)
         assert read_record(root, name) == record
-        infos.append(shard)
     info = DatasetInfo(
         schema_version=1,
-        shards=tuple(infos),
+        shards=tuple(shards),
         class_names=("a", "b", "c") if labelled else (),
         saliency={"source": "uniform"},
         saliency_size=56,
@@ -74,83 +86,57 @@ def write_set(root: Path, sizes: tuple[int, ...], labelled: bool = True) -> Data
     return info
 
 
-def test_the_tar_is_what_tarfile_reads(tmp_path: Path) -> None:
-    info = write_set(tmp_path, (5,))
-    path = shard_path(tmp_path, "shard-000000")
-    data = path.read_bytes()
-    assert info.shards == (
-        ShardInfo(
-            name="shard-000000",
-            num_images=5,
-            num_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-        ),
-    )
+def test_the_tar_and_the_offsets_are_what_tarfile_reads(tmp_path: Path) -> None:
+    (shard,) = write_set(tmp_path, (4,)).shards
+    data = (tmp_path / shard_file(NAME)).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    assert shard == ShardInfo(name=NAME, num_images=4, num_bytes=len(data), sha256=digest)
     assert len(data) % tarfile.RECORDSIZE == 0
-    with tarfile.open(path) as tar:
+    with tarfile.open(tmp_path / shard_file(NAME)) as tar:
         members = tar.getmembers()
-        key = sample_key("class_0/picture 0.jpg")
-        assert [m.name for m in members[:4]] == [
-            f"{key}.jpg",
-            f"{key}.saliency.png",
-            f"{key}.json",
-            f"{key}.cls",
-        ]
-        assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in members} == {
-            (0, 0, 0, "salmask", 0o644)
+    about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members}
+    assert about == {(0, 0, 0, "salmask", "salmask", 0o644)}
+    spans = {m.name: (m.offset_data, m.size) for m in members}
+    names = []
+    for number, row in enumerate(read_manifest(tmp_path, NAME).to_pylist()):
+        sample = new_sample(number, number % 3)
+        columns = ("source", "width", "height", "label", "sha256")
+        described = {column: getattr(sample, column) for column in columns}
+        wanted = {
+            "jpg": sample.image,
+            "saliency.png": sample.saliency,
+            "json": json.dumps(described, sort_keys=True).encode(),
+            "cls": str(number % 3).encode(),
         }
-        about = tar.extractfile(members[2])
-        assert about is not None
-        text = about.read().decode()
-        assert json.loads(text) == {
-            "height": 20,
-            "label": 0,
-            "sha256": hashlib.sha256(b"class_0/picture 0.jpg").hexdigest(),
-            "source": "class_0/picture 0.jpg",
-            "width": 10,
-        }
-        assert text == json.dumps(json.loads(text), sort_keys=True)
-        label = tar.extractfile(members[3])
-        assert label is not None
-        assert label.read() == b"0"
-
-
-def test_offsets_are_those_of_the_members(tmp_path: Path) -> None:
-    write_set(tmp_path, (4,))
-    data = shard_path(tmp_path, "shard-000000").read_bytes()
-    with tarfile.open(shard_path(tmp_path, "shard-000000")) as tar:
-        by_name = {m.name: m for m in tar.getmembers()}
-    for row in read_manifest(tmp_path, "shard-000000").to_pylist():
-        for member, suffix in (("image", "jpg"), ("saliency", "saliency.png"), ("json", "json")):
-            offset, length = row[f"{member}_offset"], row[f"{member}_length"]
-            assert offset == by_name[f"{row['key']}.{suffix}"].offset_data
-            assert length == by_name[f"{row['key']}.{suffix}"].size
-        assert json.loads(data[row["json_offset"] :][: row["json_length"]])["label"] == row["label"]
+        for suffix, content in wanted.items():
+            names.append(f"{key_of(number)}.{suffix}")
+            offset, length = spans[names[-1]]
+            assert data[offset : offset + length] == content
+        for column, suffix in (("image", "jpg"), ("saliency", "saliency.png"), ("json", "json")):
+            span = row[f"{column}_offset"], row[f"{column}_length"]
+            assert span == spans[f"{key_of(number)}.{suffix}"]
+        assert row.items() >= described.items()
+        assert (row["key"], row["shard"], row["index"]) == (key_of(number), NAME, number)
+    assert [member.name for member in members] == names
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
-    first, second = write_set(tmp_path / "a", (3, 2)), write_set(tmp_path / "b", (3, 2))
-    assert first == second
-    name = "shard-000001"
-    assert shard_path(tmp_path / "a", name).read_bytes() == (
-        shard_path(tmp_path / "b", name).read_bytes()
-    )
+    assert write_set(tmp_path / "a", (3, 2)) == write_set(tmp_path / "b", (3, 2))
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_failed_writer_leaves_what_was_there(tmp_path: Path) -> None:
     write_set(tmp_path, (2,))
-    path = shard_path(tmp_path, "shard-000000")
-    before = path.read_bytes()
+    before = contents(tmp_path)
 
     def fail() -> None:
-        with open_shard(tmp_path, "shard-000000") as writer:
+        with open_shard(tmp_path, NAME) as writer:
             writer.add(new_sample(9, None))
             raise OSError("disk is gone")
 
     with pytest.raises(OSError, match="disk is gone"):
         fail()
-    assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -159,17 +145,17 @@ def test_samples_are_numbered_shard_after_shard(tmp_path: Path, labelled: bool) 
     reader = ShardSetReader(tmp_path, load_dataset_info(tmp_path))
     assert reader.info == info
     assert (reader.num_samples, reader.shard_sizes) == (8, (3, 0, 4, 1))
-    assert reader.labels().tolist() == [(n % 3 if labelled else -1) for n in range(8)]
+    labels = [(n % 3 if labelled else -1) for n in range(8)]
+    assert reader.labels().tolist() == labels
     for number in (7, 0, 3, 2, 6):
         wanted = new_sample(number, None)
-        sample = reader.read(number)
-        assert (sample.key, bytes(sample.image), bytes(sample.saliency)) == (
-            wanted.key,
-            wanted.image,
-            wanted.saliency,
-        )
-        assert sample.label == (number % 3 if labelled else -1)
-        assert sample.shard == f"shard-{[0, 0, 0, 2, 2, 2, 2, 3][number]:06d}"
+        assert asdict(reader.read(number)) == {
+            "key": key_of(number),
+            "shard": shard_name([0, 0, 0, 2, 2, 2, 2, 3][number]),
+            "image": wanted.image,
+            "saliency": wanted.saliency,
+            "label": labels[number],
+        }
         assert reader.read_saliency(number) == wanted.saliency
     for number in (-1, 8):
         with pytest.raises(IndexError):
@@ -197,32 +183,41 @@ def test_the_reader_travels_and_works_in_threads(
 
 def test_damage_is_named_by_shard_and_key(tmp_path: Path) -> None:
     info = write_set(tmp_path, (3, 3))
-    path = shard_path(tmp_path, "shard-000001")
-    data = path.read_bytes()
-    key = new_sample(5, None).key
+    check_shards(tmp_path, info)
+    path = tmp_path / shard_file("shard-000001")
+    data, key = path.read_bytes(), key_of(5)
     path.write_bytes(data[:8000])
-    with pytest.raises(InputError, match=rf"shard-000001.*{key}.*bytes are there"):
+    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*bytes are there"):
         ShardSetReader(tmp_path, info).read(5)
     with pytest.raises(InputError, match=r"shard-000001.*damaged"):
         check_shards(tmp_path, info)
     path.write_bytes(bytes(len(data)))
-    with pytest.raises(InputError, match=rf"shard-000001.*{key}.*other bytes"):
+    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*other bytes"):
         ShardSetReader(tmp_path, info).read(5)
     path.unlink()
-    with pytest.raises(InputError, match=rf"shard-000001.*{key}.*No such file"):
+    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*No such file"):
         ShardSetReader(tmp_path, info).read(5)
     with pytest.raises(InputError, match=r"shard-000001.*missing"):
         check_shards(tmp_path, info)
 
 
-def test_a_whole_set_passes_the_check(tmp_path: Path) -> None:
+def test_manifests_that_do_not_fit_are_named(tmp_path: Path) -> None:
     info = write_set(tmp_path, (2, 1))
-    check_shards(tmp_path, info)
-    manifest_path(tmp_path, "shard-000001").unlink()
+    first, second = (tmp_path / manifest_file(shard.name) for shard in info.shards)
+    second.write_bytes(first.read_bytes())
+    reader = ShardSetReader(tmp_path, info)
+    with pytest.raises(InputError, match=r"shard-000001 has 2 rows, dataset\.json says 1"):
+        reader.read(2)
+    with pytest.raises(InputError, match=r"the manifests have 4 rows, dataset\.json 3"):
+        reader.labels()
+    second.write_bytes(b"PAR1 no")
+    assert read_record(tmp_path, "shard-000001") is None
+    second.unlink()
+    assert read_record(tmp_path, "shard-000001") is None
     with pytest.raises(InputError, match=r"manifest.*shard-000001.*missing"):
         check_shards(tmp_path, info)
     with pytest.raises(InputError, match=r"manifest.*shard-000001"):
-        ShardSetReader(tmp_path, info).labels()
+        reader.labels()
 
 
 def test_a_set_that_is_not_complete_is_refused(tmp_path: Path) -> None:
@@ -240,10 +235,3 @@ def test_a_set_that_is_not_complete_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InputError, match="damaged"):
             load_dataset_info(tmp_path)
-
-
-def test_an_unreadable_manifest_has_no_record(tmp_path: Path) -> None:
-    write_set(tmp_path, (1,))
-    assert read_record(tmp_path, "shard-000009") is None
-    manifest_path(tmp_path, "shard-000000").write_bytes(b"PAR1 no")
-    assert read_record(tmp_path, "shard-000000") is None

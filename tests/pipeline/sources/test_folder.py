@@ -2,15 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.sources.collected import Collected, collect
-from pipeline.sources.listing import Listing
-from pipeline.sources.registry import SourceOptions, open_source
+from pipeline.sources.listing import Collected
 from tests.s3_server import Bucket
+from tests.source_reading import listed
 
 
 def touch(root: Path, *names: str) -> None:
@@ -20,18 +18,13 @@ def touch(root: Path, *names: str) -> None:
         path.write_bytes(b"12345")
 
 
-def listed(place: str | Path, **options: Any) -> tuple[Listing, Collected]:  # noqa: ANN401
-    listing = open_source(place, SourceOptions(**options))
-    return listing, collect(listing)
-
-
 def names(images: Collected) -> list[str]:
     return sorted(images.rows["source"].to_pylist())
 
 
 def test_class_folders_become_labels(tmp_path: Path) -> None:
     touch(tmp_path, "dog/1.jpg", "cat/deep/er/2.PNG", "cat/3.webp", "cat/notes.txt", "readme.md")
-    listing, images = listed(tmp_path)
+    images = listed(tmp_path)
     assert images.class_names == ("cat", "dog")
     rows = images.rows.select(["source", "label", "num_bytes"]).to_pylist()
     assert {tuple(row.values()) for row in rows} == {
@@ -39,7 +32,7 @@ def test_class_folders_become_labels(tmp_path: Path) -> None:
         ("cat/deep/er/2.PNG", 0, 5),
         ("cat/3.webp", 0, 5),
     }
-    assert listing.num_ignored == 2
+    assert images.num_ignored == 2
     assert images.unlabelled_because == ""
 
 
@@ -47,57 +40,39 @@ def test_a_prefix_is_listed_as_a_folder_is(tmp_path: Path, bucket: Bucket) -> No
     touch(tmp_path, "dog/1.jpg", "cat/deep/er/2.PNG", "cat/3 #%20.webp", "cat/notes.txt")
     bucket.upload(tmp_path, "some/data")
     bucket.put("some/data-not/x.jpg", b"x")
-    listing, images = listed(bucket.url("some/data/"))
-    local_listing, local = listed(tmp_path)
+    images = listed(bucket.url("some/data/"))
+    local = listed(tmp_path)
     assert images.class_names == local.class_names
-    assert listing.num_ignored == local_listing.num_ignored == 1
+    assert images.num_ignored == local.num_ignored == 1
     columns = ["source", "num_bytes", "label"]
     assert images.rows.select(columns).sort_by("source") == local.rows.select(columns).sort_by(
         "source"
     )
 
 
-def test_one_image_outside_of_class_folders_means_no_labels(tmp_path: Path) -> None:
+def test_images_without_a_class(tmp_path: Path) -> None:
     touch(tmp_path, "dog/1.jpg", "cat/2.jpg", "3.jpg")
-    _, images = listed(tmp_path)
+    images = listed(tmp_path)
     assert images.class_names == ()
     assert "label" not in images.rows.column_names
     assert images.unlabelled_because == "3.jpg lies in no class folder"
-
-
-def test_labels_can_be_left_out(tmp_path: Path) -> None:
-    touch(tmp_path, "dog/1.jpg")
-    _, images = listed(tmp_path, labels=False)
+    images = listed(tmp_path, labels=False)
     assert (images.class_names, images.unlabelled_because) == ((), "")
-
-
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
-    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
-    touch(data, "b/1.jpg")
-    touch(elsewhere, "2.jpg")
-    (data / "a").symlink_to(data / "b")  # the same folder again: read once, by its own path
-    (data / "b" / "loop").symlink_to(data)
-    (data / "c").symlink_to(elsewhere)
-    (elsewhere / "back").symlink_to(data / "b")
-    (data / "b" / "3.jpg").symlink_to(elsewhere / "2.jpg")
-    _, images = listed(data)
-    assert names(images) == ["b/1.jpg", "b/3.jpg", "c/2.jpg"]
-    assert images.class_names == ("b", "c")
 
 
 def test_names_that_are_no_images(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "a/._1.jpg", "a/jpg", "a/1.jpg.part", "a/2.mp4")
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
-    listing, images = listed(tmp_path)
+    images = listed(tmp_path)
     assert names(images) == ["a/1.jpg"]
-    assert listing.num_ignored == 5
+    assert images.num_ignored == 5
 
 
 def test_names_that_are_not_utf8_can_be_opened(tmp_path: Path) -> None:
     touch(tmp_path, "a/ünï 图.jpg")
     with open(os.fsencode(tmp_path) + b"/a/\xff.jpg", "wb") as file:
         file.write(b"x")
-    _, images = listed(tmp_path)
+    images = listed(tmp_path)
     uris = dict(zip(*(images.rows[c].to_pylist() for c in ("source", "uri")), strict=True))
     assert uris == {"a/ünï 图.jpg": None, "a/\\xff.jpg": b"a/\xff.jpg"}
 
@@ -113,20 +88,17 @@ def test_patterns_choose_among_the_files_below(tmp_path: Path, bucket: Bucket) -
         "**": ["a/x/1.jpg", "a/y/2.jpg", "b/5.jpg", "b/x/3.png", "top.jpg"],
     }
     for pattern, expected in cases.items():
-        assert names(listed(tmp_path / pattern)[1]) == expected
+        assert names(listed(tmp_path / pattern)) == expected
         path, _, options = bucket.url("data").partition("?")
-        assert names(listed(f"{path}/{pattern}?{options}")[1]) == expected
-    assert names(listed(tmp_path / "?/x/[1-3].*")[1]) == ["a/x/1.jpg", "b/x/3.png"]
-    _, images = listed(tmp_path / "a/x/*.jpg")  # relative to what comes before the wildcard
+        assert names(listed(f"{path}/{pattern}?{options}")) == expected
+    assert names(listed(tmp_path / "?/x/[1-3].*")) == ["a/x/1.jpg", "b/x/3.png"]
+    touch(tmp_path, "mine [2024]/a/1.jpg")
+    assert names(listed(tmp_path / "mine [2024]")) == ["a/1.jpg"]  # a folder of that name
+    images = listed(tmp_path / "a/x/*.jpg")  # relative to what comes before the wildcard
     assert (names(images), images.unlabelled_because) == (
         ["1.jpg"],
         "1.jpg lies in no class folder",
     )
-
-
-def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "mine [2024]/a/1.jpg")
-    assert names(listed(tmp_path / "mine [2024]")[1]) == ["a/1.jpg"]
 
 
 def test_what_cannot_be_listed_is_named(tmp_path: Path, bucket: Bucket) -> None:
@@ -150,9 +122,5 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path, bucket: Bucket) -> None:
         listed(bucket.url("x", bucket="nosuch"))
     with bucket.no_access(), pytest.raises(InputError, match="cannot be listed: 403 Forbidden"):
         listed(bucket.url("x"))
-
-
-def test_options_of_tables_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.jpg")
     with pytest.raises(InputError, match=r"--label-column x: image files have no columns"):
         listed(tmp_path, label_column="x")

@@ -9,28 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import make_plan
-from pipeline.sources.collected import Collected, collect
-from pipeline.sources.listing import Listing
-from pipeline.sources.reading import RawImage, read_images
-from pipeline.sources.registry import SourceOptions, open_source
 from tests.s3_server import Bucket
-
-
-def listed(place: str | Path, **options: Any) -> tuple[Listing, Collected]:  # noqa: ANN401
-    listing = open_source(place, SourceOptions(**options))
-    return listing, collect(listing)
-
-
-def read(place: str | Path, **options: Any) -> dict[str, RawImage]:  # noqa: ANN401
-    """All images of a source, through a plan, as jobs read them."""
-    listing, images = listed(place, **options)
-    plan = make_plan(
-        images, {}, shard_images=3, shard_bytes=1 << 30, keeps_order=listing.keeps_order
-    )
-    images_read = [image for shard in plan.shards() for image in read_images(listing.place, shard)]
-    assert len(images_read) == plan.num_images
-    return {image.source: image for image in images_read}
+from tests.source_reading import listed, read
 
 
 @pytest.fixture
@@ -48,13 +28,13 @@ def test_a_text_list_has_a_path_or_a_url_a_line(pictures: Path, bucket: Bucket) 
     lines = ["near.jpg", "", f"{pictures}/pictures/far.jpg", "./sub/ü 1.jpg\r", url]
     (pictures / "lists" / "all.txt").write_text("\n".join(lines))
     images = read(pictures / "lists" / "all.txt")
-    assert {source: image.data.decode() for source, image in images.items()} == {
+    assert {image.source: image.data.decode() for image in images} == {
         "near.jpg": "lists/near.jpg",
         "../pictures/far.jpg": "pictures/far.jpg",
         "sub/ü 1.jpg": "lists/sub/ü 1.jpg",
         f"s3://{bucket.name}/x/remote.jpg": "remote",
     }
-    assert not any(str(pictures) in source for source in images)
+    assert not any(str(pictures) in image.source for image in images)
 
 
 def test_a_file_url_and_names_that_are_not_utf8(pictures: Path) -> None:
@@ -63,7 +43,7 @@ def test_a_file_url_and_names_that_are_not_utf8(pictures: Path) -> None:
     url = f"file://{pictures}/lists/sub/%C3%BC%201.jpg"
     (pictures / "lists" / "all.txt").write_bytes(b"\xff.jpg\n" + url.encode() + b"\n")
     images = read(pictures / "lists" / "all.txt")
-    assert {source: image.data for source, image in images.items()} == {
+    assert {image.source: image.data for image in images} == {
         "\\xff.jpg": b"raw",
         "sub/ü 1.jpg": "lists/sub/ü 1.jpg".encode(),
     }
@@ -75,7 +55,7 @@ def test_a_remote_list_reaches_what_lies_beside_it(bucket: Bucket) -> None:
     absolute = f"s3://{bucket.name}/far.jpg"  # without options: as the list is reached
     bucket.put("lists/all.txt", f"near.jpg\n../far.jpg\n{absolute}\n".encode())
     images = read(bucket.url("lists/all.txt"))
-    assert {source: image.data.decode() for source, image in images.items()} == {
+    assert {image.source: image.data.decode() for image in images} == {
         "near.jpg": "lists/near.jpg",
         "../far.jpg": "far.jpg",
         absolute: "far.jpg",
@@ -91,23 +71,24 @@ def write_csv(folder: Path, text: str) -> Path:
 def test_a_csv_has_columns_of_images_labels_and_masks(pictures: Path) -> None:
     text = 'uri,label,mask,n\nnear.jpg,10,../masks/near.png,1\n"sub/ü 1.jpg",9,,2\n'
     path = write_csv(pictures, text)
-    listing, collected = listed(path, mask_column="mask")
-    assert (collected.class_names, listing.holds_masks) == (("9", "10"), True)  # by value
+    collected = listed(path, mask_column="mask")
+    assert collected.class_names == ("9", "10")  # by value
     images = read(path, mask_column="mask")
-    assert {(i.source, i.label, i.mask) for i in images.values()} == {
+    assert {(i.source, i.label, i.mask) for i in images} == {
         ("near.jpg", 1, b"masks/near.png"),
         ("sub/ü 1.jpg", 0, None),
     }
-    assert {image.label for image in read(path, labels=False).values()} == {None}
+    assert {image.label for image in read(path, labels=False)} == {None}
     named = write_csv(pictures, "a,b\nnear.jpg,x\n")
-    assert list(read(named, image_column="a", label_column="b")) == ["near.jpg"]
+    (image,) = read(named, image_column="a", label_column="b")
+    assert (image.source, image.label) == ("near.jpg", 0)
 
 
 def test_a_missing_label_means_no_labels(pictures: Path) -> None:
     path = write_csv(pictures, "uri,label\nnear.jpg,x\nsub/ü 1.jpg,\n")
-    _, collected = listed(path)
+    collected = listed(path)
     assert collected.unlabelled_because == "sub/ü 1.jpg has no label"
-    _, collected = listed(write_csv(pictures, "uri,other\nnear.jpg,x\n"))
+    collected = listed(write_csv(pictures, "uri,other\nnear.jpg,x\n"))
     assert (collected.class_names, collected.unlabelled_because) == ((), "")
 
 
@@ -126,8 +107,8 @@ def test_a_parquet_file_may_hold_the_images(tmp_path: Path, kind: str) -> None:
     images = read(tmp_path / "part-*.parquet", mask_column="mask")
     rows = [(f"part-0.parquet/{n:09d}", data[n], n, masks[n]) for n in range(11)]
     rows += [(f"part-1.parquet/{n:09d}", data[n], n, masks[n]) for n in range(2)]
-    assert [(i.source, i.data, i.label, i.mask) for i in images.values()] == rows  # in order
-    _, collected = listed(tmp_path / "part-*.parquet", mask_column="mask")
+    assert [(i.source, i.data, i.label, i.mask) for i in images] == rows  # in order
+    collected = listed(tmp_path / "part-*.parquet", mask_column="mask")
     assert collected.rows["mask_offset"].null_count == 1
 
 
@@ -136,14 +117,14 @@ def test_a_remote_parquet_file_is_read_by_rows(tmp_path: Path, bucket: Bucket) -
     pq.write_table(pa.table({"image": data}), tmp_path / "x.parquet", row_group_size=3)
     bucket.upload(tmp_path, "p")
     images = read(bucket.url("p/x.parquet"))
-    assert [image.data for image in images.values()] == data
+    assert [image.data for image in images] == data
 
 
 def test_a_parquet_column_may_name_images(pictures: Path) -> None:
     table = pa.table({"path": ["near.jpg", "sub/ü 1.jpg"], "cls": [7, 7]})
     pq.write_table(table, pictures / "lists" / "table.parquet")
     images = read(pictures / "lists" / "table.parquet")
-    assert {(i.source, i.label) for i in images.values()} == {("near.jpg", 0), ("sub/ü 1.jpg", 0)}
+    assert {(i.source, i.label) for i in images} == {("near.jpg", 0), ("sub/ü 1.jpg", 0)}
 
 
 @pytest.mark.parametrize(

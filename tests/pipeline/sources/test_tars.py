@@ -4,32 +4,14 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import webdataset
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import make_plan
-from pipeline.sources.collected import Collected, collect
-from pipeline.sources.listing import Listing
-from pipeline.sources.reading import RawImage, read_images
-from pipeline.sources.registry import SourceOptions, open_source
 from tests.s3_server import Bucket
 from tests.shard_sets import write_shard_set
-
-
-def listed(place: str | Path, **options: Any) -> tuple[Listing, Collected]:  # noqa: ANN401
-    listing = open_source(place, SourceOptions(**options))
-    return listing, collect(listing)
-
-
-def read(place: str | Path, **options: Any) -> list[RawImage]:  # noqa: ANN401
-    listing, images = listed(place, **options)
-    plan = make_plan(
-        images, {}, shard_images=3, shard_bytes=1 << 30, keeps_order=listing.keeps_order
-    )
-    return [image for shard in plan.shards() for image in read_images(listing.place, shard)]
+from tests.source_reading import listed, read
 
 
 def write_tar(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:
@@ -55,16 +37,16 @@ def test_members_with_one_name_are_one_sample(tmp_path: Path) -> None:
     }
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         write_tar(tmp_path / "x.tar", members, form)
-        listing, collected = listed(tmp_path / "x.tar", mask_column="mask.png")
+        collected = listed(tmp_path / "x.tar", mask_column="mask.png")
         assert collected.class_names == ("9", "10")
-        assert listing.num_ignored == 1
+        assert collected.num_ignored == 1
         images = read(tmp_path / "x.tar", mask_column="mask.png")
         assert [(i.source, i.data, i.label, i.mask) for i in images] == [
             ("x.tar/d/a.jpg", b"A", 1, b"mask of A"),
             ("x.tar/b.png", b"B", 0, None),
             (f"x.tar/{long_name}.webp", b"C", 1, None),
         ]
-    _, collected = listed(tmp_path / "x.tar", labels=False)
+    collected = listed(tmp_path / "x.tar", labels=False)
     assert (collected.class_names, collected.unlabelled_because) == ((), "")
 
 
@@ -83,7 +65,7 @@ def test_which_member_is_what_can_be_said(tmp_path: Path) -> None:
         read(tmp_path / "x.tar")
     images = read(tmp_path / "x.tar", image_column="png", label_column="kind")
     assert [(i.data, i.label) for i in images] == [(b"a", 0), (b"b", 1)]
-    _, collected = listed(tmp_path / "x.tar", image_column="jpg")
+    collected = listed(tmp_path / "x.tar", image_column="jpg")
     assert collected.unlabelled_because == "x.tar/b.jpg has no label"
 
 

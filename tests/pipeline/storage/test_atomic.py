@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.atomic import atomic_file, sweep_temporaries, temporaries, write_atomically
+from pipeline.storage.atomic import atomic_file, temporaries, write_atomically
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -30,11 +30,3 @@ def test_an_error_keeps_the_old_file(tmp_path: Path) -> None:
         fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_orphans_are_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".shard-000000.tar.aa.tmp", ".other", "mine.tmp", "shard-000000.tar"):
-        (tmp_path / name).write_bytes(b"")
-    assert sweep_temporaries(tmp_path) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".other", "mine.tmp", "shard-000000.tar"]
-    assert sweep_temporaries(tmp_path / "nowhere") == 0

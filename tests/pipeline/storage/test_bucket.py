@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.storage.base import Store, StoreError
 from pipeline.storage.bucket import bucket_region
-from pipeline.storage.storage import Store, StoreError, open_store
+from pipeline.storage.storage import open_store
 from tests.s3_server import Bucket
 
 ROOT = Path(__file__).parents[3]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.sources.collected import collect
-from pipeline.sources.registry import SourceOptions, open_source
-from pipeline.storage import storage
+from pipeline.sources.listing import SourceOptions, collect
+from pipeline.sources.registry import open_source
+from pipeline.storage.base import RETRY_SECONDS, StoreError
 from pipeline.storage.local_store import LocalStore
-from pipeline.storage.storage import StoreError, open_store
+from pipeline.storage.storage import open_store
 from tests.shard_sets import write_shard_set
 
 
@@ -84,7 +84,7 @@ def test_a_missing_permission_is_reported_at_once(somebody_else: Path) -> None:
         list(store.files())
     with pytest.raises(InputError, match=r"cannot list .*/closed: Permission denied$"):
         collect(open_source(somebody_else, SourceOptions()))
-    assert time.monotonic() - started < storage.RETRY_SECONDS
+    assert time.monotonic() - started < RETRY_SECONDS
 
 
 def test_folders_are_flushed_when_asked_for_and_before_a_set_is_complete(

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
-from pipeline.storage.base import retrying
-from pipeline.storage.storage import Store, StoreError, open_store
+from pipeline.core.errors import InputError, StoreUnavailable
+from pipeline.storage.base import Store, StoreError, retrying
+from pipeline.storage.storage import open_store
 from tests.s3_server import Bucket
 
 MIB = 1 << 20
@@ -148,7 +148,9 @@ def test_only_temporary_failures_are_retried(monkeypatch: pytest.MonkeyPatch) ->
         raise error
 
     for error in (OSError(5, "Input/output error"), ConnectionError("Input/output error")):
-        with pytest.raises(StoreError, match=r"^x: Input/output error \(tried again for 10 s\)$"):
+        with pytest.raises(
+            StoreUnavailable, match=r"^x: Input/output error \(tried again for 10 s\)$"
+        ):
             retrying("x", partial(fail, error), 10)
         assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.7])
         pauses.clear()

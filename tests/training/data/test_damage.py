@@ -1,4 +1,4 @@
-"""A damaged sample: an error that names it, or the batch's next good one, whoever asks."""
+"""A damaged sample: an error that names it, or the batch's next good one for any split."""
 
 import json
 from pathlib import Path
@@ -7,76 +7,58 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.errors import DamagedSampleError, InputError
-from training.data.damage import DAMAGED_FILE, DamageLog, read_places
+from pipeline.core.errors import DamagedSample
+from training.data.damage import DAMAGED_FILE, DamageLog, read_positions
 from training.data.settings import OnDamaged
 from training.views.host_batch import Damage
 
-IDS = [70, 10, 50, 30, 90, 20]
+SIZE = 6
 
 
-class Reader:
-    """Gives sample numbers back, and remembers which were asked for."""
-
-    def __init__(self, damaged: set[int]) -> None:
-        self.damaged = damaged
-        self.asked: list[int] = []
-
-    def __call__(self, sample_id: int) -> int:
-        self.asked.append(sample_id)
-        if sample_id in self.damaged:
-            raise DamagedSampleError(f"sample {sample_id} is damaged")
-        return sample_id
-
-
-def places_read(
-    reader: Reader, places: range, on_damaged: OnDamaged
+def positions_read(
+    damaged: set[int], positions: range, on_damaged: OnDamaged = "skip"
 ) -> tuple[list[int], tuple[Damage, ...]]:
-    return read_places(reader, IDS.__getitem__, places, batch_size=len(IDS), on_damaged=on_damaged)
+    asked: list[int] = []
+
+    def read(position: int) -> int:
+        assert position not in asked, "read once"
+        asked.append(position)
+        if position in damaged:
+            raise DamagedSample(f"sample {position} is damaged")
+        return position
+
+    found = read_positions(read, positions, batch_size=SIZE, on_damaged=on_damaged)
+    if not damaged & {position % SIZE for position in positions}:
+        assert asked == [position % SIZE for position in positions], "no others are read"
+    return found
 
 
-def test_sound_samples_are_read_once_each_and_no_others() -> None:
-    reader = Reader({70})
-    assert places_read(reader, range(2, 4), "skip") == ([50, 30], ())
-    assert reader.asked == [50, 30]
-
-
-def test_raise_lets_the_name_through() -> None:
-    with pytest.raises(DamagedSampleError, match="sample 30 is damaged"):
-        places_read(Reader({30}), range(2, 4), "raise")
-
-
-def test_the_next_good_sample_of_the_global_batch_takes_the_place() -> None:
-    reader = Reader({30, 90, 20})
-    items, damages = places_read(reader, range(2, 4), "skip")
-    assert items == [50, 70]  # from the end on at the beginning
-    assert damages == (Damage(1, "sample 30 is damaged"),)
-    items, damages = places_read(Reader({30, 90}), range(3, 6), "skip")
-    assert items == [20, 20, 20]
+def test_the_next_good_sample_of_the_global_batch_stands_in() -> None:
+    """After the last one comes the first."""
+    assert positions_read({0}, range(2, 4)) == ([2, 3], ())
+    assert positions_read(set(), range(5, 7)) == ([5, 0], ())
+    assert positions_read({3, 4, 5}, range(2, 4)) == ([2, 0], (Damage(1, "sample 3 is damaged"),))
+    items, damages = positions_read({3, 4}, range(3, 6))
+    assert items == [5, 5, 5]
     assert [damage.position for damage in damages] == [0, 1]
 
 
-def test_places_beyond_the_end_begin_again() -> None:
-    assert places_read(Reader(set()), range(5, 7), "skip")[0] == [20, 70]
+def test_errors_name_the_sample() -> None:
+    with pytest.raises(DamagedSample, match=r"^sample 3 is damaged$"):
+        positions_read({3}, range(2, 4), "raise")
+    with pytest.raises(DamagedSample, match=r"all 6 samples of a global batch .*: sample 2 is"):
+        positions_read(set(range(SIZE)), range(2, 4))
 
 
-def test_a_batch_without_a_good_sample_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"all 6 samples of a global batch are damaged.*sample 50"):
-        places_read(Reader(set(IDS)), range(2, 4), "skip")
-
-
-@given(damaged=st.sets(st.sampled_from(IDS), max_size=5), ranks=st.sampled_from([1, 2, 3, 6]))
+@given(damaged=st.sets(st.integers(0, 5), max_size=5), ranks=st.sampled_from([1, 2, 3, 6]))
 def test_every_split_over_ranks_gives_the_same_batch(damaged: set[int], ranks: int) -> None:
-    whole, damages = places_read(Reader(damaged), range(6), "skip")
-    size = 6 // ranks
-    parts = [
-        places_read(Reader(damaged), range(r * size, (r + 1) * size), "skip") for r in range(ranks)
-    ]
+    whole, damages = positions_read(damaged, range(SIZE))
+    size = SIZE // ranks
+    parts = [positions_read(damaged, range(r * size, (r + 1) * size)) for r in range(ranks)]
     assert [item for items, _ in parts for item in items] == whole
     assert not damaged & set(whole)
     together = [d.position + r * size for r, (_, found) in enumerate(parts) for d in found]
-    assert together == [d.position for d in damages]
-    assert {IDS[place] for place in together} == damaged
+    assert together == [d.position for d in damages] == sorted(damaged)
 
 
 def test_each_damaged_sample_is_named_once(tmp_path: Path) -> None:

@@ -1,23 +1,21 @@
-"""The order of an epoch: each sample once, any part nameable alone, windows kept together."""
+"""The order of an epoch, and subsets: each sample once, any part nameable alone, nested shares."""
+
+from itertools import pairwise
 
 import numpy as np
+import pytest
 
-from training.data.order import EpochOrder
+from training.data.order import EpochOrder, Subset, kept_sizes
 
 SIZES = (7, 16, 1, 16, 9, 16)
 
 
-def test_an_epoch_visits_every_sample_once() -> None:
-    for window in (1, 2, 16):
-        order = EpochOrder(SIZES, seed=0, epoch=0, window=window)
-        ids = order.sample_ids(0, sum(SIZES))
-        assert sorted(ids) == list(range(sum(SIZES)))
-
-
-def test_any_part_of_an_epoch_can_be_named_alone() -> None:
-    whole = EpochOrder(SIZES, seed=1, epoch=2, window=2).sample_ids(0, sum(SIZES))
+@pytest.mark.parametrize("window", [1, 2, 16])
+def test_an_epoch_visits_every_sample_once_and_any_part_can_be_named_alone(window: int) -> None:
+    whole = EpochOrder(SIZES, seed=1, epoch=2, window=window).sample_ids(0, sum(SIZES))
+    assert sorted(whole) == list(range(sum(SIZES)))
     for start in (0, 5, 23, 40):
-        part = EpochOrder(SIZES, seed=1, epoch=2, window=2).sample_ids(start, start + 20)
+        part = EpochOrder(SIZES, seed=1, epoch=2, window=window).sample_ids(start, start + 20)
         np.testing.assert_array_equal(part, whole[start : start + 20])
 
 
@@ -45,3 +43,28 @@ def test_the_shards_of_windows_are_those_of_their_samples() -> None:
         position += length
     assert order.shards_from(0, 2) == windows[0] + windows[1]
     assert order.shards_from(2, 2) == windows[2]
+
+
+SHARDS = [30, 7, 1, 64]
+
+
+def all_ids(fraction: float) -> list[int]:
+    subset = Subset(SHARDS, fraction)
+    return [int(number) for number in subset.sample_ids(np.arange(sum(subset.sizes)))]
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25, 0.5, 0.99, 1.0])
+def test_every_shard_gives_its_share_rounded_up(fraction: float) -> None:
+    assert kept_sizes(SHARDS, 0.1) == [3, 1, 1, 7]
+    ids = all_ids(fraction)
+    assert ids == sorted(set(ids))
+    counts = np.histogram(ids, bins=np.cumsum([0, *SHARDS]))[0]
+    assert counts.tolist() == kept_sizes(SHARDS, fraction)
+    assert (len(ids) == sum(SHARDS)) == (fraction > 0.98)
+    some = np.random.default_rng(0).permutation(len(ids))[:11]
+    assert Subset(SHARDS, fraction).sample_ids(some).tolist() == np.array(ids)[some].tolist()
+
+
+def test_a_smaller_share_lies_within_a_larger_one() -> None:
+    shares = [set(all_ids(fraction)) for fraction in (0.05, 0.1, 0.3, 0.7, 1.0)]
+    assert all(small < large for small, large in pairwise(shares))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, Stopped
 from pipeline.core.progress import Standing, listening, say, show
 from tests.listeners import Kept
 from training.demo.side_by_side import side_by_side
@@ -85,5 +85,5 @@ def test_a_stop_is_passed_on_and_without_an_answer_it_is_an_interrupt(tmp_path: 
         if task is until_asked:
             assert side_by_side({"a": partial(task, path)}) == {"a": 5}
         else:
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Stopped):
                 side_by_side({"a": partial(task, path)})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.backbone.folder import load_backbone
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.config.pretrain import PretrainConfig
@@ -182,7 +182,7 @@ def test_a_damaged_sample_is_an_error_unless_it_is_to_be_skipped(tmp_path: Path)
     write_shard_set(shards, num_images=16)
     damage_images(shards, 0, 4)
     config = small_run(shards, tmp_path / "run", knn=KnnConfig())
-    with pytest.raises(InputError, match=r"sample picture-\d+-\w+ in shard-000000 is damaged"):
+    with pytest.raises(DamagedSample, match=r"sample picture-\d+-\w+ in shard-000000 is damaged"):
         run(config)
     assert run(replace(config, on_damaged="skip")).finished  # the same run goes on
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
-from pipeline.shardset.schema import shard_path
+from pipeline.shardset.schema import shard_file
 from tests.training.evaluate.cases import NAMES, pictures
 from training.evaluate.extract import ExtractConfig, features_of, gathered_features
 from training.evaluate.features import evaluation_view
@@ -58,12 +58,12 @@ def test_ranks_make_the_whole(root: Path) -> None:
 
 
 def test_an_image_that_cannot_be_decoded_is_named(root: Path) -> None:
-    path = shard_path(root, "shard-000000")
+    path = root / shard_file("shard-000000")
     sample = ShardSetReader(root, load_dataset_info(root)).read(3)
     data = path.read_bytes()
     at = data.index(sample.image)
     path.write_bytes(data[:at] + b"\0" * 64 + data[at + 64 :])
-    with pytest.raises(InputError, match=r"picture-000003-\w+ in shard-000000 is damaged"):
+    with pytest.raises(DamagedSample, match=r"picture-000003-\w+ in shard-000000 is damaged"):
         features_of(Means(), open_labelled(root), CONFIG, prepare=same, device=CPU)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.core.errors import DamagedSampleError
+from pipeline.core.errors import DamagedSample
 from tests.runs import small_run
 from tests.shard_sets import damage_images, write_images, write_shard_set
 from tests.training.evaluate.cases import SIZE, colours_subject
@@ -118,6 +118,6 @@ def test_an_encoder_in_training_is_left_as_it_is(
 def test_damaged_images_are_skipped_where_the_run_skips_them(tmp_path: Path) -> None:
     write_shard_set(tmp_path, num_images=20, labels=False)
     damage_images(tmp_path, 0, 3)
-    with pytest.raises(DamagedSampleError, match=r"sample picture-.* in shard-000000 is dam"):
+    with pytest.raises(DamagedSample, match=r"sample picture-.* in shard-000000 is dam"):
         measure(tmp_path)
     assert measure(tmp_path, on_damaged="skip")["checked_images"] == 17

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo
-from pipeline.shardset.schema import shard_path
+from pipeline.shardset.schema import shard_file
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled, open_pair
 
@@ -111,7 +111,7 @@ def test_missing_and_damaged_sets(roots: tuple[Path, Path], tmp_path: Path) -> N
     refused(roots[0], tmp_path / "nowhere", "nowhere")
     (tmp_path / "empty").mkdir()
     refused(roots[0], tmp_path / "empty", "no images below .*empty: wanted shards")
-    shard_path(roots[1], "shard-000000").unlink()
+    (roots[1] / shard_file("shard-000000")).unlink()
     refused(*roots, "shard-000000.*missing")
 
 

@@ -1,4 +1,4 @@
-"""A tiny double-precision network and its inputs, for tests of methods; and ranks of them."""
+"""A tiny double-precision network, methods on it and their inputs; and ranks of them."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,12 @@ from tests.ranks import in_ranks
 from training.core.schedules import Moment
 from training.encoders.encoder import Backbone
 from training.methods.interface import Method
+from training.methods.registry import find_method
+from training.methods.settings import MethodConfig
+from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs
+from training.views.settings import MaskConfig, ViewConfig
+from training.views.spec import ViewSettings
 
 BATCH, GROUP, STEP = 8, 2, 5
 MOMENT = Moment(step=STEP, steps_per_epoch=10, total_steps=100)
@@ -30,26 +35,24 @@ def small_backbone() -> Backbone:
     return Backbone(network, 5)
 
 
-def make_images(count: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    shape = (BATCH, 3, 8, 8)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+def small_method(config: MethodConfig) -> Any:  # noqa: ANN401  (of the class that it names)
+    """A method in mid-run: a momentum encoder differs from its source."""
+    method = find_method(config.name)(config, small_backbone(), batch_size=BATCH, seed=1).double()
+    with torch.no_grad():
+        for name in ("key_encoder", "target"):
+            for parameter in getattr(method, name, nn.Module()).parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return method
 
 
-def as_inputs(
-    query: Tensor,
-    key: Tensor,
-    *,
-    of_key: tuple[Tensor, ...] = (),
-    of_query: tuple[Tensor, ...] = (),
-    exchanged: Tensor | None = None,
-) -> EncoderInputs:
-    """Views as methods declare them, of images."""
-    views = {"query": query, "key": key}
-    for source, cut in (("key", of_key), ("query", of_query)):
-        views |= {f"negative-{source}-{index}": image for index, image in enumerate(cut)}
-    if exchanged is not None:
-        views["exchanged"] = exchanged
+def small_inputs(config: MethodConfig, *, local: int = 0) -> EncoderInputs:
+    """Random images of 8 px for all declared views, and of 6 px for local crops."""
+    cut = ViewConfig(size=8, grid=4, local=local, local_size=6)
+    settings = ViewSettings(cut=cut, masks=MaskConfig(), fill=fill_named("mean"))
+    generator, views = torch.Generator().manual_seed(7), {}
+    for view in find_method(config.name).views(config, settings):
+        shape = (BATCH, 3, view.crop.cut.size, view.crop.cut.size)
+        views[view.name] = torch.randn(shape, generator=generator, dtype=torch.float64)
     return EncoderInputs(views, {}, {}, {})
 
 
@@ -60,24 +63,20 @@ def weighted(inputs: EncoderInputs) -> EncoderInputs:
     return inputs._replace(weights_B=weights / weights.mean())
 
 
-def share_of(inputs: EncoderInputs, rank: int, world_size: int) -> EncoderInputs:
-    """One rank's share of a global batch."""
+def step_of(scenario: Scenario, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+    """Loss, metrics, gradients and buffers of one step of a rank's share of a global batch."""
+    method, inputs = scenario
 
     def mine(images: Tensor) -> Tensor:
         return images.chunk(world_size)[rank]
 
-    return inputs._replace(
+    share = inputs._replace(
         views={name: mine(images) for name, images in inputs.views.items()},
         weights_B=None if inputs.weights_B is None else mine(inputs.weights_B),
     )
-
-
-def step_of(scenario: Scenario, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """Loss, metrics, gradients and buffers of one step."""
-    method, inputs = scenario
     encode = method.trained
     wrapped = DistributedDataParallel(encode, broadcast_buffers=False) if world_size > 1 else encode
-    result = method.step(share_of(inputs, rank, world_size), encode=wrapped, moment=MOMENT)
+    result = method.step(share, encode=wrapped, moment=MOMENT)
     result.loss.backward()
     return {
         "loss": result.loss.detach(),
@@ -100,30 +99,22 @@ def _in_rank(
     dist.destroy_process_group()
 
 
-def steps_of_ranks(
-    make: Callable[[], dict[str, Scenario]], world_size: int, folder: Path
-) -> list[dict[str, dict[str, Any]]]:
-    """The steps of every scenario in real gloo processes, rank by rank."""
-    folder.mkdir()
-    in_ranks(_in_rank, world_size, world_size, str(folder), make)
-    return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(world_size)]
-
-
 def assert_ranks_are_one_process(
     make: Callable[[], dict[str, Scenario]], world_size: int, folder: Path
 ) -> None:
-    """Loss, metrics, gradients and queue of many ranks equal those of one process."""
-    ranks = steps_of_ranks(make, world_size, folder)
+    """Loss, metrics, gradients and queue of real gloo processes equal those of one process."""
+    in_ranks(_in_rank, world_size, world_size, str(folder), make)
+    ranks = [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(world_size)]
     for name, scenario in make().items():
         alone = step_of(scenario)
-        mean_loss = torch.stack([r[name]["loss"] for r in ranks]).mean()
+        own = [r[name] for r in ranks]
+        mean_loss = torch.stack([r["loss"] for r in own]).mean()
         torch.testing.assert_close(mean_loss, alone["loss"], msg=lambda m: f"{name}: {m}")  # noqa: B023
         for metric, value in alone["metrics"].items():
-            over_ranks = torch.stack([r[name]["metrics"][metric] for r in ranks]).mean()
+            over_ranks = torch.stack([r["metrics"][metric] for r in own]).mean()
             torch.testing.assert_close(over_ranks, value)
-        for r in ranks:
-            for parameter, gradient in alone["gradients"].items():
-                torch.testing.assert_close(r[name]["gradients"][parameter], gradient)
-            for buffer, value in alone["buffers"].items():
-                if "queue" in buffer:
-                    torch.testing.assert_close(r[name]["buffers"][buffer], value)
+        queues = [buffer for buffer in alone["buffers"] if "queue" in buffer]
+        for r in own:
+            torch.testing.assert_close(r["gradients"], alone["gradients"])
+            for buffer in queues:
+                torch.testing.assert_close(r["buffers"][buffer], alone["buffers"][buffer])

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.training.methods.small import BATCH, MOMENT, as_inputs, make_images, small_backbone
-from training.methods.byol.method import BYOL
+from tests.training.methods.small import BATCH, MOMENT, small_inputs, small_method, weighted
 from training.methods.byol.settings import BYOLConfig
-from training.methods.interface import Method
-from training.methods.moco.method import MoCoV2
 from training.methods.moco.settings import MoCoConfig
-from training.methods.simclr.method import SimCLR
+from training.methods.settings import MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
+from training.methods.vicreg.settings import VICRegConfig
 
 aten = torch.ops.aten
 READS = {
@@ -28,7 +26,7 @@ READS = {
     aten.repeat_interleave.Tensor,
 }
 """Operations whose result, or whose result's shape, a GPU must send to the host."""
-HARD = {"hard_negatives": 2, "prime_weights": True, "batch_norm_group": 4}
+HARD: dict[str, Any] = {"hard_negatives": 2, "prime_weights": True, "batch_norm_group": 4}
 
 
 class Reads(TorchDispatchMode):
@@ -70,27 +68,21 @@ def test_a_read_is_seen(read: Callable[[Tensor], object]) -> None:
     assert reads.seen
 
 
-def methods() -> dict[str, Method]:
-    size = {"batch_size": BATCH, "seed": 0}
-    moco = MoCoConfig(queue_size=16, **HARD)  # type: ignore[arg-type]
-    simclr = SimCLRConfig(**HARD)  # type: ignore[arg-type]
-    with_gradient = SimCLRConfig(negative_gradient=True, **HARD)  # type: ignore[arg-type]
-    byol = BYOLConfig(batch_norm_group=4, head_width=8, predictor_width=8)
-    return {
-        "moco_v2": MoCoV2(moco, small_backbone(), **size),
-        "simclr": SimCLR(simclr, small_backbone(), **size),
-        "simclr with gradient": SimCLR(with_gradient, small_backbone(), **size),
-        "byol": BYOL(byol, small_backbone(), **size),
-    }
+CONFIGS: dict[str, MethodConfig] = {
+    "moco_v2": MoCoConfig(queue_size=16, object_head="both", queries=2, **HARD),
+    "simclr": SimCLRConfig(object_head="both", queries=2, **HARD),
+    "simclr with gradient": SimCLRConfig(negative_gradient=True, **HARD),
+    "byol": BYOLConfig(batch_norm_group=4, head_width=8, predictor_width=8),
+    "vicreg": VICRegConfig(batch_norm_group=4, embedding_dim=8, head_width=8),
+}
 
 
-@pytest.mark.parametrize("name", ["moco_v2", "simclr", "simclr with gradient", "byol"])
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("negatives", [1, BATCH])
 def test_a_step_reads_nothing_back(name: str, negatives: int) -> None:
-    method = methods()[name].double()
-    query, key, *others = make_images(4)
-    cut = () if name == "byol" else tuple(image[:negatives] for image in others)
-    inputs = as_inputs(query, key, of_key=cut, of_query=cut)
+    method, inputs = small_method(CONFIGS[name]), small_inputs(CONFIGS[name])
+    cut = {n: v[:negatives] for n, v in inputs.views.items() if n.startswith("negative")}
+    inputs = weighted(inputs._replace(views=inputs.views | cut))
     with Reads() as reads:
         result = method.step(inputs, encode=method.trained, moment=MOMENT)
         result.loss.backward()

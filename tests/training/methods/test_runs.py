@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.backbone.folder import load_backbone
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Collapsed, InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
@@ -130,7 +130,7 @@ def test_a_collapse_is_recorded_and_may_end_the_run(
     if action == "warn":
         assert run(config).finished
     else:
-        with pytest.raises(InputError, match=r"at step 4: .*collapsed.*on_collapse is stop"):
+        with pytest.raises(Collapsed, match=r"at step 4: .*collapsed.*on_collapse is stop"):
             run(config)
     warnings = [e for e in read_metrics(tmp_path / "run") if e["kind"] == "warning"]
     assert [e["step"] for e in warnings] == [4]

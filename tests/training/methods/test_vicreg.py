@@ -1,24 +1,18 @@
 """VICReg: its terms against a slow reference, closed forms, and any number of ranks."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from tests.training.methods.small import (
-    BATCH,
     GROUP,
     MOMENT,
     Scenario,
-    as_inputs,
-    assert_ranks_are_one_process,
-    make_images,
-    small_backbone,
+    small_inputs,
+    small_method,
     weighted,
 )
-from training.methods.registry import find_method
-from training.methods.vicreg.method import VICReg, vicreg_terms
+from training.methods.vicreg.method import vicreg_terms
 from training.methods.vicreg.settings import VICRegConfig
 
 CONFIG = VICRegConfig(
@@ -81,28 +75,18 @@ def test_weights_of_zero_leave_images_out() -> None:
 
 
 def scenarios() -> dict[str, Scenario]:
-    query, key = make_images(2)
-    inputs = as_inputs(query, key)
-
-    def method() -> VICReg:
-        return VICReg(CONFIG, small_backbone(), batch_size=BATCH, seed=1).double()
-
-    return {"plain": (method(), inputs), "weighted": (method(), weighted(inputs))}
+    inputs = small_inputs(CONFIG)
+    return {
+        "vicreg": (small_method(CONFIG), inputs),
+        "vicreg weights": (small_method(CONFIG), weighted(inputs)),
+    }
 
 
 def test_a_step_is_the_weighted_sum() -> None:
-    method, inputs = scenarios()["plain"]
+    method, inputs = scenarios()["vicreg"]
     result = method.step(inputs, encode=method.trained, moment=MOMENT)
     terms = [result.metrics[f"{name}_term"] for name in ("invariance", "variance", "covariance")]
     expected = 25 * terms[0] + 25 * terms[1] + 2 * terms[2]
     torch.testing.assert_close(result.loss.detach(), expected)
     result.loss.backward()
     assert all(p.grad is not None for p in method.trained.parameters())
-
-
-def test_ranks_give_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:
-    assert_ranks_are_one_process(scenarios, 2, tmp_path / "ranks")
-
-
-def test_it_is_registered() -> None:
-    assert find_method("vicreg") is VICReg

@@ -14,7 +14,7 @@ from pipeline.shardset.manifest import (
     write_manifest,
     write_rejected,
 )
-from pipeline.shardset.schema import manifest_path, shard_path
+from pipeline.shardset.schema import manifest_file, shard_file
 from tests.shard_sets import picture, write_images, write_shard_set
 from tests.training.report.pages import page_of
 from training.report.config import ReportConfig
@@ -107,7 +107,7 @@ def test_shards_that_are_gone_leave_the_numbers_of_all(tmp_path: Path) -> None:
     tables = [read_manifest(tmp_path, shard.name).to_pylist() for shard in info.shards]
     assert rows["width"].to_pylist() == [row["width"] for table in tables for row in table]
     assert rows["label"].to_pylist() == [number % 3 for number in range(11)]
-    shard_path(tmp_path, info.shards[1].name).unlink()
+    (tmp_path / shard_file(info.shards[1].name)).unlink()
     page = page_of(tmp_path, images=11)
     assert "no longer complete" in page.summary
     assert "4 images could not be shown; the first: " in page["images"].text
@@ -118,7 +118,7 @@ def test_damaged_manifests_are_refused(tmp_path: Path) -> None:
     write_dataset_info(tmp_path, replace(info, shards=(replace(info.shards[0], num_images=3),)))
     with pytest.raises(InputError, match=r"has 4 rows, dataset.json says 3"):
         page_of(tmp_path)
-    manifest_path(tmp_path, info.shards[0].name).write_bytes(b"no parquet")
+    (tmp_path / manifest_file(info.shards[0].name)).write_bytes(b"no parquet")
     with pytest.raises(InputError, match=r"shard-000000\.parquet cannot be read"):
         write_report(ReportConfig(folder=tmp_path))
     assert not list(tmp_path.rglob("report.html"))

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.shard_sets import write_shard_set
 from tests.training.views.made import built, dataset_of, settings_of, views_of
-from training.randomness.draws import sample_seeds
+from training.randomness.draws import Stream, sample_seeds, uniforms, view_number
 from training.views.exchange import donor_patches, exchanged_views
 from training.views.inputs import EncoderInputs
-from training.views.maskers import Sight
+from training.views.maskers import MaskerInputs
 
 SIZE, GRID, BATCH = 32, 4, 8
 
@@ -130,41 +130,40 @@ def test_only_a_swap_needs_a_background_to_lend(exchange: str, masked: bool) -> 
     masker, seeds = settings.query().masker, sample_seeds(0, 0, np.arange(2))
     assert masker is not None
     background, everything = torch.zeros(2, GRID, GRID).bool(), torch.ones(2, GRID, GRID).bool()
-    sight = Sight(background, torch.zeros(2, GRID, GRID), SIZE, everything)
-    mask = masker.mask(masker.draw(seeds, view="query", cut=settings.cut), sight)
+    inputs = MaskerInputs(background, torch.zeros(2, GRID, GRID), SIZE, everything)
+    mask = masker.mask(masker.draw(seeds, view="query", cut=settings.cut), inputs)
     assert mask.unique().tolist() == [masked]
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.4])
-def test_a_share_of_the_views_is_exchanged(shards: Path, probability: float) -> None:
-    all_of_them = inputs_of(shards, share=1.0).views["exchanged"]
-    some = inputs_of(shards, share=probability).views
-    changed = (some["exchanged"] != some["query"]).flatten(1).any(dim=1)
-    assert bool(changed.any()) == (probability > 0)
-    assert not bool(changed.all())
-    assert torch.equal(some["exchanged"][changed], all_of_them[changed])
+def test_a_share_of_the_views_is_exchanged(shards: Path) -> None:
+    """Drawn by the name of the crop."""
+    seeds, settings = sample_seeds(0, 0, np.arange(2000)), settings_of()
+    masker = settings.exchanged(0.4).masker
+    assert masker is not None
+    inputs = MaskerInputs(*(torch.zeros(2000, GRID, GRID).bool() for _ in range(2)), SIZE, None)
+    inputs = inputs._replace(next_foreground_BGG=inputs.foreground_BGG)
+    mask = masker.mask(masker.draw(seeds, view="exchanged", cut=settings.cut), inputs)
+    share = uniforms(seeds, view_number("query"), Stream.EXCHANGE_APPLY, 1)[:, 0] < 0.4
+    assert mask.flatten(1).all(dim=1).tolist() == mask.flatten(1).any(dim=1).tolist()
+    assert mask.flatten(1).any(dim=1).tolist() == share.tolist()
+    never = inputs_of(shards, share=0.0).views
+    assert torch.equal(never["exchanged"], never["query"])
 
 
 @pytest.mark.parametrize("strategy", ["none", "balanced", "exchange"])
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_donors_are_the_same_for_any_number_of_ranks(
-    shards: Path, strategy: str, ranks: int
-) -> None:
-    whole = inputs_of(shards, share=0.7, strategy=strategy).views
-    parts = [
-        inputs_of(shards, share=0.7, strategy=strategy, rank=rank, ranks=ranks).views
-        for rank in range(ranks)
-    ]
-    for name in ("exchanged", "query", "key"):
-        assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
-
-
-@pytest.mark.parametrize("strategy", ["none", "balanced", "exchange"])
-def test_a_batch_worked_on_in_parts_is_the_same_batch(
+def test_ranks_and_chunks_change_nothing(
     shards: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     whole = inputs_of(shards, share=0.7, strategy=strategy).views
+    assert bool((whole["exchanged"] != whole["query"]).any())
+    for ranks in (2, 4):
+        parts = [
+            inputs_of(shards, share=0.7, strategy=strategy, rank=rank, ranks=ranks).views
+            for rank in range(ranks)
+        ]
+        for name in ("exchanged", "query", "key"):
+            assert torch.equal(torch.cat([part[name] for part in parts]), whole[name])
     monkeypatch.setattr("training.views.inputs.CACHED_BYTES", 3 * 4 * 3 * SIZE * SIZE)  # 3, 3 and 2
-    parts = inputs_of(shards, share=0.7, strategy=strategy).views
-    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)  # rounding, if anything
-    assert torch.equal(whole["negative-key-0"], parts["negative-key-0"])
+    chunks = inputs_of(shards, share=0.7, strategy=strategy).views
+    torch.testing.assert_close(chunks, whole, rtol=0, atol=1e-6)  # rounding, if anything
+    assert torch.equal(whole["negative-key-0"], chunks["negative-key-0"])

@@ -14,14 +14,16 @@ from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 from training.views.fills import FILLS
 from training.views.host_batch import HostBatch
-from training.views.inputs import EncoderInputs, carrying_masks, to_device
-from training.views.masks import masked_share
+from training.views.inputs import EncoderInputs, join_masks, to_device
+from training.views.maskers import MaskerInputs
+from training.views.patches import masked_share
 from training.views.released import released_foreground
 from training.views.settings import AttMaskConfig
 
 BATCH, SIZE, GRID = 8, 32, 4
 FIRST, SECOND, OF_QUERY = NEGATIVES = "negative-key-0", "negative-key-1", "negative-query-0"
 SOURCES = {FIRST: "key", SECOND: "key", OF_QUERY: "query"}
+CROPS = {"query": "query", "key": "key", **SOURCES}
 
 
 @pytest.fixture(scope="module")
@@ -49,48 +51,50 @@ def inputs_of(
     return built(batch, views, settings)
 
 
-def changed(one: Tensor, other: Tensor) -> Tensor:
-    return (one != other).any(dim=1, keepdim=True)
-
-
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("strategy", ["balanced", "shuffled", "attmask_hint"])
-def test_a_batch_worked_on_in_parts_is_the_same_batch(
+def test_masks_go_by_the_foreground_and_chunks_change_nothing(
     shards: Path, monkeypatch: pytest.MonkeyPatch, fill: str, strategy: str
 ) -> None:
-    whole = inputs_of(shards, fill, strategy=strategy, branch="both")
+    settings = settings_of(fill, strategy=strategy, branch="both", foreground="std")
+    views = views_of(settings, of_key=2, of_query=1)
+    batch = dataset_of(shards, views)[0]
+    whole = built(batch, views, settings)
+    assert list(whole.views) == list(whole.masks) == list(CROPS)
+    for view in views:
+        crop = batch.crops[CROPS[view.name]]
+        true = foreground(crop.saliency_BGG)
+        assert torch.equal(whole.foreground[view.crop.name], true)
+        assert (crop.next_saliency_BGG is not None) == (strategy == "shuffled")
+        other = crop.next_saliency_BGG
+        steering = true if other is None else foreground(other)
+        assert view.masker is not None
+        expected = view.masker.mask(
+            batch.masks[view.name], MaskerInputs(steering, crop.saliency_BGG, SIZE, None)
+        )
+        assert torch.equal(whole.masks[view.name], expected)
     monkeypatch.setattr("training.views.inputs.CACHED_BYTES", 3 * 4 * 3 * SIZE * SIZE)  # 3, 3 and 2
-    parts = inputs_of(shards, fill, strategy=strategy, branch="both")
-    assert list(whole.views) == list(parts.views) == ["query", "key", *NEGATIVES]
-    for one, other in zip(whole[:4], parts[:4], strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # rounding, if anything
+    for one, other_part in zip(whole[:4], built(batch, views, settings)[:4], strict=True):
+        torch.testing.assert_close(one, other_part, rtol=0, atol=1e-6)  # rounding, if anything
 
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("branch", ["query", "key", "both"])
-def test_the_branch_is_masked_and_the_other_is_not(shards: Path, fill: str, branch: str) -> None:
+def test_views_differ_from_the_unmasked_crop_in_masked_pixels_only(
+    shards: Path, fill: str, branch: str
+) -> None:
+    """Hard negatives too; of query and key, those of the branch are masked."""
     bare = inputs_of(shards, fill, strategy="none", branch=branch)
     inputs = inputs_of(shards, fill, branch=branch, query_ratio=(0.3, 0.5))
-    for name in ("query", "key"):
-        after, before = inputs.views[name], bare.views[name]
-        if branch in (name, "both"):
-            assert bool(changed(after, before).flatten(1).any(dim=1).all())
-            assert not bool(changed(after, before)[~inputs.masks[name].any(1, True)].any())
-            assert float(inputs.telemetry[f"{name}_masked_foreground"]) > 0
+    for name, source in CROPS.items():
+        before, after = bare.views[source], inputs.views[name]
+        if name in NEGATIVES or branch in (name, "both"):
+            outside = ~inputs.masks[name].expand_as(after)
+            assert torch.equal(after[outside], before[outside])
+            assert bool((after != before).flatten(1).any(dim=1).all())
         else:
             assert torch.equal(after, before)
             assert f"{name}_masked_foreground" not in inputs.telemetry
-
-
-@pytest.mark.parametrize("fill", FILLS)
-def test_hard_negatives_are_cut_from_the_unmasked_views(shards: Path, fill: str) -> None:
-    bare = inputs_of(shards, fill, strategy="none")
-    inputs = inputs_of(shards, fill, branch="both")
-    for name, source in SOURCES.items():
-        image, unmasked = inputs.views[name], bare.views[source]
-        outside = ~inputs.masks[name].expand_as(image)
-        assert torch.equal(image[outside], unmasked[outside])
-        assert bool(changed(image, unmasked).flatten(1).any(dim=1).all())
     assert not torch.equal(inputs.masks[FIRST], inputs.masks[SECOND])
 
 
@@ -114,16 +118,18 @@ def test_the_noise_of_every_view_is_its_own(shards: Path) -> None:
 
 def test_telemetry_is_the_mean_over_images_and_masks(shards: Path) -> None:
     inputs = inputs_of(shards, "mean", branch="both")
-    crops = batch_of(shards).crops
-    true = {name: foreground(crop.saliency_BGG) for name, crop in crops.items()}
-    assert float(inputs.telemetry["foreground_share"]) == pytest.approx(
-        float(true["query"].double().mean())
-    )
-    shares = [masked_share(inputs.masks[name], true[source]) for name, source in SOURCES.items()]
-    for name, which in (("foreground", 0), ("background", 1)):
-        expected = sum(float(share[which].mean()) for share in shares) / 3
-        assert float(inputs.telemetry[f"negative_masked_{name}"]) == pytest.approx(expected)
-    assert float(inputs.telemetry["negative_masked_background"]) == 0
+    true = {name: foreground(c.saliency_BGG) for name, c in batch_of(shards).crops.items()}
+    expected = {
+        "foreground_share": float(true["query"].double().mean()),
+        "all_foreground": float(true["query"].flatten(1).all(dim=1).double().mean()),
+    }
+    for group, names in (("query", ["query"]), ("key", ["key"]), ("negative", NEGATIVES)):
+        shares = [masked_share(inputs.masks[name], true[CROPS[name]]) for name in names]
+        for number, stratum in enumerate(("foreground", "background")):
+            mean = torch.stack([share[number] for share in shares]).mean()
+            expected[f"{group}_masked_{stratum}"] = float(mean)
+    assert {name: float(v) for name, v in inputs.telemetry.items()} == pytest.approx(expected)
+    assert expected["negative_masked_background"] == 0
 
 
 def test_attmask_masks_some_views_by_their_saliency(shards: Path) -> None:
@@ -139,23 +145,20 @@ def test_attmask_masks_some_views_by_their_saliency(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", FILLS)
-def test_released_encodes_the_first_negative_only(shards: Path, fill: str) -> None:
-    paper, released = (inputs_of(shards, fill, behaviour=b) for b in ("paper", "released"))
-    for name in paper.views:
-        assert len(paper.views[name]) == BATCH
-        assert len(released.views[name]) == (1 if name in NEGATIVES else BATCH)
-    for name, crop in batch_of(shards).crops.items():
-        assert torch.equal(released.foreground[name], released_foreground(crop.saliency_BGG))
-        assert torch.equal(paper.foreground[name], foreground(crop.saliency_BGG))
-    # Measured against the true foreground, released masks hit background too.
-    assert float(released.telemetry["negative_masked_background"]) > 0
-
-
-def test_released_negatives_are_those_of_each_rank_s_first_image(shards: Path) -> None:
+def test_released_encodes_the_first_negative_of_each_rank_only(shards: Path, fill: str) -> None:
     for rank in (0, 1):
-        inputs = inputs_of(shards, "mean", behaviour="released", rank=rank, world_size=2)
+        inputs = inputs_of(shards, fill, behaviour="released", rank=rank, world_size=2)
+        paper = inputs_of(shards, fill, rank=rank, world_size=2)
+        for name, image in inputs.views.items():
+            assert len(paper.views[name]) == BATCH // 2
+            assert len(image) == (1 if name in NEGATIVES else BATCH // 2)
         mask = inputs.masks[FIRST][:1].expand(1, 3, SIZE, SIZE)
         assert torch.equal(inputs.views[FIRST][~mask], inputs.views["key"][:1][~mask])
+        for name, crop in batch_of(shards).crops.items():
+            own = crop.saliency_BGG[4 * rank : 4 * rank + 4]
+            assert torch.equal(inputs.foreground[name], released_foreground(own))
+        # Measured against the true foreground, released masks hit background too.
+        assert float(inputs.telemetry["negative_masked_background"]) > 0
 
 
 def test_released_high_pass_shares_its_noise(shards: Path) -> None:
@@ -176,18 +179,18 @@ def test_released_high_pass_shares_its_noise(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(("fill", "channels"), [("mean", 1), ("high_pass", 3)])
-def test_views_carry_their_masks(shards: Path, fill: str, channels: int) -> None:
-    """Views that are not masked, or have another image's pixels, carry an empty mask."""
+def test_views_are_joined_with_their_masks(shards: Path, fill: str, channels: int) -> None:
+    """With an empty one, if they are not masked or have another image's pixels."""
 
-    def carry(view: Tensor, mask: Tensor) -> Tensor:
+    def join(view: Tensor, mask: Tensor) -> Tensor:
         return torch.cat((view, mask.to(view.dtype)), dim=1)
 
     settings = settings_of(fill)
     views = views_of(settings, of_key=2, of_query=1, exchange=1.0)
     inputs = built(dataset_of(shards, views)[0], views, settings)
-    carried = carrying_masks(inputs, views, carry)
-    assert list(carried.views) == ["query", "key", *NEGATIVES, "exchanged"]
-    for name, after in carried.views.items():
+    joined = join_masks(inputs, views, join)
+    assert list(joined.views) == ["query", "key", *NEGATIVES, "exchanged"]
+    for name, after in joined.views.items():
         assert after.shape == (BATCH, 3 + channels, SIZE, SIZE)
         assert torch.equal(after[:, :3], inputs.views[name])
         if name in ("key", "exchanged"):

@@ -1,4 +1,4 @@
-"""How many patches, which ones, and their pixels."""
+"""How many patches, which ones by which strategy, their pixels, and the share that is masked."""
 
 import csv
 import math
@@ -12,12 +12,22 @@ from torch import Tensor
 
 from pipeline.core.errors import InputError
 from training.views.patches import (
+    MASK_STRATEGIES,
+    NEGATIVE_PATCHES,
     Counting,
     Strata,
+    StrategyInputs,
+    attmask_high,
+    attmask_hint,
+    attmask_low,
     choose_patches,
     masked_counts,
+    masked_share,
     patches_to_pixels,
 )
+
+PATCHES = 49
+SEEDS, SHARES = st.integers(0, 2**31), st.floats(0.0, 1.0)
 
 
 def first_patches(count: int, patches: int) -> Strata:
@@ -25,14 +35,12 @@ def first_patches(count: int, patches: int) -> Strata:
     return first, ~first
 
 
-def random_strata(seed: int, batch: int, patches: int) -> Strata:
-    """Three kinds of patches: in the first stratum, in the second, in neither."""
-    kind = torch.randint(3, (batch, patches), generator=torch.Generator().manual_seed(seed))
-    return kind == 0, kind == 1
-
-
 def random_scores(seed: int, *size: int) -> Tensor:
     return torch.rand(size, generator=torch.Generator().manual_seed(seed))
+
+
+def constant(ratio: float, batch: int) -> Tensor:
+    return torch.full((batch,), ratio, dtype=torch.float64)
 
 
 def slow_counts(ratio: float, first: int, second: int, patches: int) -> tuple[int, int]:
@@ -47,11 +55,10 @@ def test_golden_counts(golden: Path) -> None:
     assert len(rows) == 80
     for capped, suffix in ((False, ""), (True, "_high_pass")):
         for row in rows:
-            first, second = first_patches(int(row["foreground_patches"]), 49)
+            first, second = first_patches(int(row["foreground_patches"]), PATCHES)
             ratio = torch.tensor([float(row["ratio"])], dtype=torch.float64)
             query = masked_counts(ratio, (first, second), Counting(capped))
-            nothing = torch.zeros_like(first)
-            negative = masked_counts(ratio, (first, nothing), Counting(capped))
+            negative = masked_counts(ratio, (first, torch.zeros_like(first)), Counting(capped))
             assert [int(query[0]), int(query[1]), int(negative[0]), int(negative[1])] == [
                 int(row[f"query_foreground{suffix}"]),
                 int(row[f"query_background{suffix}"]),
@@ -60,71 +67,48 @@ def test_golden_counts(golden: Path) -> None:
             ], row
 
 
-@given(st.floats(0.0, 1.0), st.integers(0, 2**31), st.sampled_from([1, 4, 49, 64]))
-def test_counts_are_exact(ratio: float, seed: int, patches: int) -> None:
-    first, second = random_strata(seed, 3, patches)
-    scores = random_scores(seed, 3, 2, patches)
-    ratios = torch.full((3,), ratio, dtype=torch.float64)
-    masked = choose_patches(scores, (first, second), ratios)
+@given(SHARES, SEEDS, st.sampled_from([1, 4, 49, 64]), st.booleans())
+def test_the_lowest_scores_are_chosen_in_exact_numbers(
+    ratio: float, seed: int, patches: int, equal_scores: bool
+) -> None:
+    """In each of two strata and each channel; a patch in neither stratum is never masked."""
+    kind = torch.randint(3, (2, patches), generator=torch.Generator().manual_seed(seed))
+    strata = kind == 0, kind == 1
+    scores = random_scores(seed, 2, 2, patches)
+    if equal_scores:
+        scores = torch.full_like(scores, 1 - 2**-24)
+    masked = choose_patches(scores, strata, constant(ratio, 2))
     assert masked.dtype == torch.bool
-    for image in range(3):
-        sizes = int(first[image].sum()), int(second[image].sum())
-        expected = slow_counts(ratio, *sizes, patches)
-        for channel in range(2):
-            chosen = masked[image, channel]
-            counts = int((chosen & first[image]).sum()), int((chosen & second[image]).sum())
-            assert counts == expected
-            assert int(chosen.sum()) == sum(counts), "a patch in neither stratum is never masked"
-
-
-@given(st.floats(0.0, 1.0), st.integers(0, 2**31))
-def test_the_lowest_scores_are_chosen(ratio: float, seed: int) -> None:
-    strata = random_strata(seed, 2, 49)
-    scores = random_scores(seed, 2, 3, 49)
-    ratios = torch.full((2,), ratio, dtype=torch.float64)
-    masked = choose_patches(scores, strata, ratios)
     for image in range(2):
-        for channel in range(3):
-            for stratum in strata:
-                members = [p for p in range(49) if stratum[image, p]]
+        sizes = [int(stratum[image].sum()) for stratum in strata]
+        counts = slow_counts(ratio, sizes[0], sizes[1], patches)
+        for channel in range(2):
+            expected: list[int] = []
+            for stratum, count in zip(strata, counts, strict=True):
+                members = [p for p in range(patches) if stratum[image, p]]
                 members.sort(key=lambda p: float(scores[image, channel, p]))
-                flags = [bool(masked[image, channel, p]) for p in members]
-                assert flags == sorted(flags, reverse=True)
+                expected += members[:count]
+            assert masked[image, channel].nonzero().flatten().tolist() == sorted(expected)
 
 
 def test_every_patch_of_a_stratum_is_as_likely() -> None:
     batch = 4000
-    first, second = (stratum.expand(batch, -1) for stratum in first_patches(20, 49))
-    ratios = torch.full((batch,), 0.25, dtype=torch.float64)
-    masked = choose_patches(random_scores(5, batch, 1, 49), (first, second), ratios)
+    first, second = (stratum.expand(batch, -1) for stratum in first_patches(20, PATCHES))
+    masked = choose_patches(
+        random_scores(5, batch, 1, PATCHES), (first, second), constant(0.25, batch)
+    )
     rates = masked[:, 0].double().mean(dim=0)
     expected = torch.cat((torch.full((20,), 5 / 20), torch.full((29,), 7 / 29))).double()
     # Four standard errors of a share of 4000.
     assert float((rates - expected).abs().max()) < 4 * (0.25 / batch) ** 0.5
 
 
-@pytest.mark.parametrize("score", [0.0, 1 - 2**-24])
-def test_equal_scores_do_not_change_the_counts(score: float) -> None:
-    strata = first_patches(20, 49)
-    ratios = torch.tensor([0.25], dtype=torch.float64)
-    masked = choose_patches(torch.full((1, 1, 49), score), strata, ratios)
-    assert int((masked[0] & strata[0]).sum()) == 5
-    assert int(masked.sum()) == 12
-
-
 @pytest.mark.parametrize(("grid", "view_size"), [(1, 3), (2, 2), (7, 21), (8, 64)])
 def test_pixels_are_those_of_their_patch(grid: int, view_size: int) -> None:
     patches = random_scores(0, 2, 3, grid * grid)
-    pixels = patches_to_pixels(patches, view_size)
-    assert pixels.shape == (2, 3, view_size, view_size)
     side = view_size // grid
-    for y in range(view_size):
-        for x in range(view_size):
-            patch = (y // side) * grid + x // side
-            assert torch.equal(pixels[:, :, y, x], patches[:, :, patch])
-
-
-def test_a_view_that_the_grid_does_not_divide_is_refused() -> None:
+    expected = patches.view(2, 3, grid, grid).repeat_interleave(side, 2).repeat_interleave(side, 3)
+    assert torch.equal(patches_to_pixels(patches, view_size), expected)
     with pytest.raises(InputError, match="64 px cannot be cut into 7 x 7"):
         patches_to_pixels(random_scores(0, 1, 1, 49), 64)
 
@@ -132,28 +116,98 @@ def test_a_view_that_the_grid_does_not_divide_is_refused() -> None:
 @pytest.mark.parametrize(("patches", "inside"), [(49, 20), (16, 5), (16, 1)])
 @pytest.mark.parametrize("ratio", [0.15, 0.5, 0.85])
 def test_matched_counts_mask_every_patch_alike(patches: int, inside: int, ratio: float) -> None:
-    """In both strata, and in one stratum of all: the same expected number for every strategy."""
+    """In both strata, and in one stratum of all: the same expected number for every strategy.
+
+    The paper's counts are far from balanced on a small grid.
+    """
     batch = 6000
-    strata = tuple(stratum.expand(batch, -1) for stratum in first_patches(inside, patches))
+    first, second = (stratum.expand(batch, -1) for stratum in first_patches(inside, patches))
     every = torch.ones(batch, patches, dtype=torch.bool)
-    ratios = torch.full((batch,), ratio, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     counting = Counting(round_B2=torch.rand(batch, 2, generator=generator, dtype=torch.float64))
     scores = random_scores(2, batch, 1, patches)
-    for pair in ((strata[0], strata[1]), (every, ~every)):
-        masked = choose_patches(scores, pair, ratios, counting)[:, 0]
+    for strata in ((first, second), (every, ~every)):
+        masked = choose_patches(scores, strata, constant(ratio, batch), counting)[:, 0]
         rates = masked.double().mean(dim=0)
         # Four and a half standard errors of a share of 6000, of up to 49 patches.
         assert float((rates - ratio).abs().max()) < 4.5 * (ratio * (1 - ratio) / batch) ** 0.5
-        for stratum in pair:
+        for stratum in strata:
             counts = (masked & stratum).sum(dim=1)
             size = int(stratum[0].sum())
             assert set(counts.tolist()) <= {math.floor(ratio * size), math.ceil(ratio * size)}
 
 
-def test_the_paper_s_counts_are_far_from_balanced_on_a_small_grid() -> None:
-    """Why there are matched counts: 4 x 4 patches, 10 of them foreground, ratios 0.05 to 0.25."""
-    ratios = torch.linspace(0.05, 0.25, 2001, dtype=torch.float64)
-    first, second = (stratum.expand(2001, -1) for stratum in first_patches(10, 16))
-    inside, outside = masked_counts(ratios, (first, second))
-    assert float(inside.double().mean() / 10) > 1.5 * float(outside.double().mean() / 6)
+def view_of(
+    saliency_BN: Tensor, ratio: float, *, seed: int = 0, show: float = 0.1
+) -> StrategyInputs:
+    batch, patches = saliency_BN.shape
+    return StrategyInputs(
+        foreground_BN=saliency_BN > 0.4,
+        saliency_BN=saliency_BN,
+        scores_BCN=random_scores(seed + 1, batch, 3, patches),
+        ratio_B=constant(ratio, batch),
+        show=show,
+        counting=Counting(),
+    )
+
+
+@given(SEEDS, SHARES, SHARES, st.sampled_from([1, 4, 49, 64]))
+def test_attmask_is_the_slow_reference(seed: int, ratio: float, show: float, patches: int) -> None:
+    """The ends of the order of saliency; a hint shows a few of the most salient again."""
+    saliency = random_scores(seed, 2, patches)
+    view = view_of(saliency, ratio, seed=seed, show=show)
+    count = int(patches * ratio)
+    shown = int(show * count)
+    pool = min(max(int(show * patches), shown), count)
+    for image in range(2):
+        ranked = sorted(range(patches), key=lambda p: -float(saliency[image, p]))
+        for channel in range(3):
+            revealed = sorted(
+                ranked[:pool], key=lambda p: float(view.scores_BCN[image, channel, p])
+            )
+            for strategy, expected in (
+                (attmask_high, set(ranked[:count])),
+                (attmask_low, set(ranked[patches - count :])),
+                (attmask_hint, set(ranked[:count]) - set(revealed[:shown])),
+            ):
+                assert set(strategy(view)[image, channel].nonzero().flatten().tolist()) == expected
+
+
+@pytest.mark.parametrize("strategy", [attmask_high, attmask_low, attmask_hint])
+def test_a_flat_map_is_masked_at_random(strategy: object) -> None:
+    assert callable(strategy)
+    batch = 4000
+    masked = strategy(view_of(torch.full((batch, PATCHES), 0.5), 0.3, show=0.0))
+    assert set(masked.sum(dim=2).flatten().tolist()) == {14}
+    rates = masked[:, 0].double().mean(dim=0)
+    expected = 14 / PATCHES
+    assert float((rates - expected).abs().max()) < 4.5 * (expected * (1 - expected) / batch) ** 0.5
+
+
+def test_the_other_strategies() -> None:
+    view = view_of(random_scores(3, 50, PATCHES), 0.5)
+    inside = view.foreground_BN[:, None]
+    counts = {name: choose(view).sum(dim=2)[:, 0] for name, choose in MASK_STRATEGIES.items()}
+    assert not bool(counts["none"].any())
+    assert set(counts["random"].tolist()) == {24}  # round half to even
+    other = view._replace(foreground_BN=~view.foreground_BN)
+    assert torch.equal(MASK_STRATEGIES["random"](view), MASK_STRATEGIES["random"](other))
+    hidden = MASK_STRATEGIES["exchange"](view)
+    assert torch.equal(hidden, ~inside.expand_as(hidden))
+    hides = {name: choose(view) for name, choose in NEGATIVE_PATCHES.items()}
+    assert not bool((hides["object"] & ~inside).any())
+    assert bool((hides["random"] & ~inside).any())
+    assert torch.equal(hides["object"].sum(dim=2), hides["random"].sum(dim=2))
+
+
+@pytest.mark.parametrize("side", [3, 12, 240, 300])
+def test_masked_share_by_hand(side: int) -> None:
+    """Rows that are no whole words, and more of them than a byte can count, too."""
+    foreground = torch.tensor([[[True, False], [False, True]], [[True, True], [True, True]]])
+    mask = torch.zeros(2, 2, 2 * side, 2 * side, dtype=torch.bool)
+    mask[0, 0, :side, :side] = True  # one of two foreground patches, in one of two channels
+    mask[0, :, : side // 3, side:] = True
+    mask[1, :, 0, 0] = True
+    inside, outside = masked_share(mask, foreground)
+    assert inside.tolist() == pytest.approx([0.25, 1 / (4 * side**2)])
+    assert outside.tolist() == pytest.approx([1 / 6, 0.0])

@@ -45,16 +45,12 @@ def test_methods_with_hard_negatives(
         masker = HideObject(settings.masks, high_pass=False)
         crop = Crop(name=source, cut=settings.cut)
         assert views[name] == ViewSpec(name=name, crop=crop, masker=masker, fill=FILLS["blur"])
-        assert (views[name].group, views[name].needs_next, views[name].is_filled) == (
-            "negative",
-            False,
-            True,
-        )
+        assert views[name].group == "negative"
     if copies:
         copy = views["exchanged"]
-        assert (copy.crop, copy.fill) == (views["query"].crop, BackgroundSwap())
-        assert copy.masker == BackgroundMasker(0.4)
-        assert (copy.group, copy.needs_next, copy.is_filled) == ("exchanged", True, False)
+        assert (copy.crop, copy.fill) == (views["query"].crop, BackgroundSwap("query"))
+        assert copy.masker == BackgroundMasker(0.4, "query")
+        assert copy.group == "exchanged"
     assert [crop.name for crop in crops_of(tuple(views.values()))] == ["query", "key"]
 
 
@@ -68,7 +64,7 @@ def test_the_branch_says_which_views_the_strategy_masks(config: MethodConfig, br
         view = views[name]
         masked = branch in (name, "both")
         assert (view.crop.name, view.group, view.fill) == (name, name, FILLS["blur"])
-        assert isinstance(view.masker, StrategyMasker) == masked == view.is_filled
+        assert isinstance(view.masker, StrategyMasker) == masked
         assert (view.masker is None) != masked
 
 
@@ -77,18 +73,16 @@ def test_the_branch_says_which_views_the_strategy_masks(config: MethodConfig, br
 def test_what_a_strategy_asks_for(strategy: str, exchange: str) -> None:
     query, _, negative = views_of(settings_of("blur", strategy=strategy, exchange=exchange))
     swaps = (strategy, exchange) == ("exchange", "swap")
-    assert query.needs_next == swaps
-    assert query.is_filled == (strategy != "none" and not swaps)
     grey = FILLS["mean"] if strategy == "exchange" else FILLS["blur"]
-    assert query.fill == (BackgroundSwap() if swaps else grey)
+    assert query.fill == (BackgroundSwap("query") if swaps else grey)
     assert negative.fill == FILLS["blur"]
     for view in (query, negative):
         assert view.masker is not None
         assert view.masker.steered_by_next == (strategy == "shuffled")
     assert query.masker is not None
-    assert query.masker.noise_std == 0.18
     assert negative.masker is not None
-    assert negative.masker.noise_std == 0.14
+    assert query.masker.masks == (strategy != "none")
+    assert (query.masker.noise_std, negative.masker.noise_std) == (0.18, 0.14)
 
 
 def test_crops_are_named_once_in_order() -> None:

@@ -1,6 +1,6 @@
 """BYOL: predict a momentum encoder's embedding of the other view (Grill et al., arXiv 2006.07733).
 
-It has no negatives, hard ones neither. View 1 is the query (masked, by default), view 2 the key.
+It has no negatives. View 1 is the query (masked, by default), view 2 the key.
 
 Shapes: B this rank's batch, D embedding.
 """
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from training.core.distributed import average_buffers, gather_rows
-from training.core.schedules import Moment
+from training.core.schedules import Moment, half_cosine
 from training.encoders.batch_norm import group_batch_norm
 from training.encoders.encoder import Backbone, projection_head
 from training.methods.byol.settings import BYOLConfig
-from training.methods.hard_negatives import embedding_spread
 from training.methods.interface import (
     Method,
-    PlainEmbedder,
     ProjectedBackbone,
     StepResult,
+    embedding_spread,
+    momentum_copy,
     unit_rows,
+    update_momentum,
 )
-from training.methods.momentum import momentum_copy, update_momentum
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec
@@ -73,14 +73,9 @@ class BYOL(Method):
         self.target = momentum_copy(self.online.encoder)
 
     @property
-    def backbone(self) -> Backbone:
-        """The online encoder's."""
-        return self.online.encoder.backbone
-
-    @property
-    def embedder(self) -> PlainEmbedder:
+    def encoder(self) -> ProjectedBackbone:  # type: ignore[override]
         """The online encoder, without its predictor."""
-        return PlainEmbedder(self.online.encoder)
+        return self.online.encoder
 
     @property
     def trained(self) -> nn.Module:
@@ -91,29 +86,25 @@ class BYOL(Method):
         self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
     ) -> StepResult:
         """One step's loss, 2 - 2 * cosine, summed over the directions; moves the target first."""
-        momentum = self.config.momentum_at(moment)
+        momentum = half_cosine(moment, self.config.target_momentum, 1.0)
         update_momentum(self.target, self.online.encoder, momentum)
         views = (inputs.views[QUERY], inputs.views[KEY])
         with torch.no_grad():
             targets_BD = [self.target(view) for view in reversed(views)]
         directions = 2 if self.config.symmetric else 1
         predicted = encode(torch.cat(views[:directions])).chunk(directions)
-        similarities_B = [
-            (mine * other).sum(dim=1)
-            for mine, other in zip(predicted, targets_BD[:directions], strict=True)
-        ]
-        counted_B = [
-            similarity_B if inputs.weights_B is None else similarity_B * inputs.weights_B
-            for similarity_B in similarities_B
-        ]
-        similarity = torch.stack(counted_B).mean(dim=1)
+        pairs = zip(predicted, targets_BD[:directions], strict=True)
+        similarity_VB = torch.stack([(mine * other).sum(dim=1) for mine, other in pairs])
+        if inputs.weights_B is not None:
+            similarity_VB = similarity_VB * inputs.weights_B
+        similarity_V = similarity_VB.mean(dim=1)
         metrics = {
-            "positive_similarity": similarity.detach().mean(),
+            "positive_similarity": similarity_V.detach().mean(),
             "embedding_spread": embedding_spread(gather_rows(targets_BD[0])),
         }
-        return StepResult((2 - 2 * similarity).sum(), metrics, {"target_momentum": momentum})
+        return StepResult((2 - 2 * similarity_V).sum(), metrics, {"target_momentum": momentum})
 
     def average_statistics(self) -> None:
-        """Averages both encoders' batch-norm statistics over the ranks."""
+        """Average both encoders' batch-norm statistics over the ranks."""
         average_buffers(self.online)
         average_buffers(self.target)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.core.schedules import Moment, half_cosine
 from training.methods.settings import MethodConfig
 
 
@@ -32,7 +31,3 @@ class BYOLConfig(MethodConfig):
         super().__post_init__()
         self.check(self.predictor_width >= 1, "predictor_width", "must be 1 or more")
         self.check(0 <= self.target_momentum < 1, "target_momentum", "must be in [0, 1)")
-
-    def momentum_at(self, moment: Moment) -> float:
-        """The share of the target that is kept at a step."""
-        return half_cosine(moment, self.target_momentum, 1.0)

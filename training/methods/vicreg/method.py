@@ -1,6 +1,6 @@
 """VICReg: two views' embeddings agree, every dimension varies, no two dimensions correlate.
 
-Bardes, Ponce and LeCun, arXiv 2105.04906. It has no negatives, hard ones neither.
+Bardes, Ponce and LeCun, arXiv 2105.04906. It has no negatives.
 
 Shapes: B this rank's batch, G global batch, D embedding.
 """
@@ -11,15 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.core.distributed import average_buffers, gather_rows, gather_rows_with_gradient
+from training.core.distributed import gather_rows, gather_rows_with_gradient
 from training.core.schedules import Moment
 from training.encoders.encoder import Backbone
-from training.methods.hard_negatives import embedding_spread
 from training.methods.interface import (
     Method,
-    PlainEmbedder,
     ProjectedBackbone,
     StepResult,
+    embedding_spread,
     unit_rows,
 )
 from training.methods.vicreg.settings import VICRegConfig
@@ -51,12 +50,12 @@ def vicreg_terms(
     Args:
         view1_GD: embeddings, not normalised.
         view2_GD: those of the other view.
-        weights_G: what each image counts, with mean 1; None: all count alike.
+        weights_G: weight of each image, with mean 1; None: 1.
     """
     count, dimensions = view1_GD.shape
-    if weights_G is None:
-        weights_G = torch.ones(count, dtype=view1_GD.dtype, device=view1_GD.device)
-    weights_G1 = weights_G.to(view1_GD.dtype)[:, None]
+    weights_G1 = view1_GD.new_ones(count, 1)
+    if weights_G is not None:
+        weights_G1 = weights_G.to(view1_GD.dtype)[:, None]
     variance, covariance = [], []
     for rows_GD in (view1_GD, view2_GD):
         centred_GD = rows_GD - (weights_G1 * rows_GD).mean(dim=0)
@@ -118,14 +117,9 @@ class VICReg(Method):
         self.expander = Expander(backbone, config)
 
     @property
-    def backbone(self) -> Backbone:
-        """The encoder's."""
-        return self.expander.encoder.backbone
-
-    @property
-    def embedder(self) -> PlainEmbedder:
-        """The encoder with its head."""
-        return PlainEmbedder(self.expander.encoder)
+    def encoder(self) -> ProjectedBackbone:  # type: ignore[override]
+        """The encoder, whose head is the expander's."""
+        return self.expander.encoder
 
     @property
     def trained(self) -> nn.Module:
@@ -153,7 +147,3 @@ class VICReg(Method):
             "embedding_spread": embedding_spread(unit2_GD),
         }
         return StepResult(loss, metrics, {})
-
-    def average_statistics(self) -> None:
-        """Averages the encoder's batch-norm statistics over the ranks."""
-        average_buffers(self.expander)

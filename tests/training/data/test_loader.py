@@ -1,0 +1,42 @@
+"""An error of the dataset arrives as it is, whichever process finds it."""
+
+from typing import Any
+
+import pytest
+from torch.utils.data import Dataset
+
+from pipeline.core.errors import DamagedSample
+from training.data.loader import make_loader
+
+
+class Numbers(Dataset[Any]):
+    """Numbers, of which 4 is wrong."""
+
+    def __init__(self, wrong: Exception) -> None:
+        self.wrong = wrong
+
+    def __getitem__(self, index: int) -> int:
+        if index == 4:
+            raise self.wrong
+        return index
+
+
+@pytest.mark.parametrize(("num_workers", "defect"), [(0, False), (1, False), (1, True)])
+def test_an_error_arrives_in_its_order_and_a_defect_with_its_traceback(
+    num_workers: int, defect: bool
+) -> None:
+    dataset = Numbers(RuntimeError("a defect") if defect else DamagedSample("4 is damaged"))
+    items = make_loader(
+        dataset, start_step=2, stop_step=6, num_workers=num_workers, pin_memory=False
+    )
+    assert [next(items), next(items)] == [2, 3]
+    kind, message = (
+        (RuntimeError, "(?s)Traceback.*a defect")
+        if defect
+        else (
+            DamagedSample,
+            "^4 is damaged$",
+        )
+    )
+    with pytest.raises(kind, match=message):
+        next(items)

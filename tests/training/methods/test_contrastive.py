@@ -1,0 +1,303 @@
+"""Steps of MoCo v2 and SimCLR against the same step written by hand."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import InputError
+from tests.training.methods.small import (
+    BATCH,
+    GROUP,
+    MOMENT,
+    STEP,
+    Scenario,
+    small_inputs,
+    small_method,
+    step_of,
+    weighted,
+)
+from training.core.distributed import batch_permutation
+from training.core.schedules import Moment
+from training.methods.contrastive import (
+    HARD_NEGATIVE_PASS,
+    PAIR_PASS,
+    ContrastiveMethod,
+    log_mass,
+    rho_at,
+    weigh_for,
+)
+from training.methods.interface import ProjectedBackbone, unit_rows
+from training.methods.losses import info_nce, nt_xent
+from training.methods.moco.method import MoCoV2
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import HardNegativeConfig
+from training.methods.simclr.settings import SimCLRConfig
+from training.views.inputs import EncoderInputs
+
+RHO, OBJECT_RHO, WEIGHT, LOCAL_WEIGHT = 1.5, 1.7, 0.3, 0.35
+COMMON: dict[str, Any] = {
+    "embedding_dim": 6,
+    "temperature": 0.3,
+    "batch_norm_group": GROUP,
+    "rho": RHO,
+    "object_rho": OBJECT_RHO,
+    "object_weight": WEIGHT,
+    "local_weight": LOCAL_WEIGHT,
+}
+SIMCLR = SimCLRConfig(**COMMON)
+MOCO = MoCoConfig(**COMMON, queue_size=24, key_momentum=0.9)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"hard_negatives": 0},
+    "hard": {},
+    "two hard": {"hard_negatives": 2},
+    "prime weights": {"hard_negatives": 2, "prime_weights": True},
+    "object hard": {"object_head": "hard"},
+    "object exchange": {"object_head": "exchange"},
+    "object both": {"object_head": "both", "hard_mass": "paper"},
+    "further queries": {"queries": 2},
+    "local crops": {"queries": 2},
+    "weights": {},
+    "released": {},
+    "gradient": {"negative_gradient": True, "hard_negatives": 2},
+}
+
+
+def scenario(kind: str, variant: str) -> Scenario:
+    config: HardNegativeConfig = {"moco": MOCO, "simclr": SIMCLR}[kind]
+    config = replace(config, **VARIANTS[variant])
+    inputs = small_inputs(config, local=2 if variant == "local crops" else 0)
+    if variant == "weights":
+        inputs = weighted(inputs)
+    if variant == "released":  # one hard negative for the whole batch
+        views = inputs.views.items()
+        alone = {name: image[:1] for name, image in views if name.startswith("negative")}
+        inputs = inputs._replace(views=inputs.views | alone)
+    return small_method(config), inputs
+
+
+def scenarios() -> dict[str, Scenario]:
+    """Those that any number of ranks compute alike."""
+    names = [(k, v) for k in ("moco", "simclr") for v in VARIANTS if v != "released"]
+    return {f"{k} {v}": scenario(k, v) for k, v in names if (k, v) != ("moco", "gradient")}
+
+
+def by_hand(reference: ContrastiveMethod, inputs: EncoderInputs) -> Tensor:
+    """The loss, group by group and pass by pass; moves the key encoder of MoCo."""
+    config, views, encoder = reference.config, inputs.views, reference.encoder
+    slow, queues = encoder, [torch.empty(0)] * 2
+    if isinstance(reference, MoCoV2):
+        slow = reference.key_encoder
+        queues = [q.keys_KD.clone() for q in (reference.queue, reference.object_queue) if q]
+        with torch.no_grad():
+            for old, new in zip(slow.parameters(), encoder.parameters(), strict=True):
+                old.mul_(0.9).add_(new, alpha=0.1)
+
+    def embedded(network: ProjectedBackbone, images: Tensor, head: int) -> Tensor:
+        last = network.object_head if head else network.head
+        assert last is not None
+        groups = images.split(GROUP)
+        return torch.cat([unit_rows(last(network.backbone(group))) for group in groups])
+
+    def shuffled(name: str, shuffle: int, head: int) -> Tensor:
+        order = batch_permutation(len(views[name]), seed=1, step=STEP, branch=shuffle)
+        return embedded(slow, views[name][order], head)[torch.argsort(order)]
+
+    own_head = int(config.has_object_head)
+    with_gradient = getattr(config, "negative_gradient", False)
+    names = [name for name in views if name.startswith("negative")]
+    hard: list[Tensor] = []
+    for source in reference.negative_sources:
+        with torch.set_grad_enabled(with_gradient):
+            own = [
+                shuffled(name, HARD_NEGATIVE_PASS + index, own_head).expand(BATCH, -1)
+                for index, name in enumerate(names)
+                if source in name
+            ]
+        hard += [torch.stack(own, dim=1)] if own else []
+
+    def loss_of(rows: Tensor, head: int, hard: list[Tensor]) -> Tensor:
+        common: dict[str, Any] = {
+            "temperature": 0.3,
+            "rho": OBJECT_RHO if own_head else RHO,
+            "weigh": weigh_for(config),
+            "weights_B": inputs.weights_B,
+        }
+        if slow is encoder:
+            key, common["log_mass"] = shuffled("key", PAIR_PASS, head), log_mass(config, 14)
+            pair = (hard[0], hard[1]) if hard else None
+            return nt_xent(rows, key, hard_negatives_BND=pair, **common)[0]
+        with torch.no_grad():
+            key, common["log_mass"] = shuffled("key", PAIR_PASS, head), log_mass(config, 24)
+        own = hard[0] if hard else None
+        return info_nce(rows, key, queues[head], hard_negatives_BND=own, **common)[0]
+
+    def plain(name: str, hard: list[Tensor]) -> Tensor:
+        return loss_of(embedded(encoder, views[name], 0), 0, hard)
+
+    loss = plain("query", [] if own_head else hard)
+    if "query-1" in views:
+        loss = (loss + plain("query-1", [])) / 2
+    if "local-0" in views:
+        local = (plain("local-0", []) + plain("local-1", [])) / 2
+        loss = (1 - LOCAL_WEIGHT) * loss + LOCAL_WEIGHT * local
+    if own_head:
+        anchor = views.get("exchanged", views["query"])
+        about = loss_of(embedded(encoder, anchor, 1), 1, hard)
+        loss = (1 - WEIGHT) * loss + WEIGHT * about
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [
+        (kind, variant)
+        for kind in ("moco", "simclr")
+        for variant in VARIANTS
+        if (kind, variant) != ("moco", "gradient")
+    ],
+)
+def test_a_step_is_what_is_written(kind: str, variant: str) -> None:
+    (method, inputs), (reference, _) = scenario(kind, variant), scenario(kind, variant)
+    assert isinstance(method, ContrastiveMethod)
+    assert isinstance(reference, ContrastiveMethod)
+    result = method.step(inputs, encode=method.trained, moment=MOMENT)
+    expected = by_hand(reference, inputs)
+    torch.testing.assert_close(result.loss, expected)
+    result.loss.backward()
+    expected.backward()
+    for ours, theirs in zip(method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    has_hard = any(name.startswith("negative") for name in inputs.views)
+    assert ("hard_negative_similarity" in result.metrics) == has_hard
+    assert ("object_loss" in result.metrics) == method.config.has_object_head
+    assert not any(metric.requires_grad for metric in result.metrics.values())
+    assert result.settings == {"rho": OBJECT_RHO if method.config.has_object_head else RHO}
+    if isinstance(method, MoCoV2):
+        assert isinstance(reference, MoCoV2)
+        start = (STEP * BATCH) % 24
+        order = batch_permutation(BATCH, seed=1, step=STEP, branch=PAIR_PASS)
+        shuffled_BX = torch.cat(
+            [reference.key_encoder(group) for group in inputs.views["key"][order].split(GROUP)]
+        )
+        key_BX = shuffled_BX[torch.argsort(order)]
+        queues = [queue for queue in (method.queue, method.object_queue) if queue is not None]
+        for queue, key_BD in zip(queues, key_BX.chunk(len(queues), dim=1), strict=True):
+            torch.testing.assert_close(queue.keys_KD[start : start + BATCH], key_BD)
+
+
+@pytest.mark.parametrize("kind", ["moco", "simclr"])
+def test_masked_images_leave_the_running_statistics_of_keys_alone(kind: str) -> None:
+    method, inputs = scenario(kind, "hard")
+    large = {n: 10 * v if n.startswith("negative") else v for n, v in inputs.views.items()}
+    name = "key_encoder" if kind == "moco" else "encoder"
+    fresh = dict(method.named_buffers())
+    buffers = [
+        step_of((scenario(kind, "hard")[0], inputs._replace(views=views)))["buffers"]
+        for views in (inputs.views, large)
+    ]
+    names = [n for n in buffers[0] if n.startswith(name) and "running" in n]
+    assert len(names) == 2
+    for running in names:
+        assert torch.equal(buffers[0][running], buffers[1][running])
+        assert not torch.equal(buffers[0][running], fresh[running])
+
+
+@pytest.mark.parametrize("kind", ["moco", "simclr"])
+def test_descending_the_gradient_lowers_the_loss(kind: str) -> None:
+    method, inputs = scenario(kind, "hard")
+    if isinstance(method, MoCoV2):  # keys that hardly move
+        method.config = replace(method.config, key_momentum=0.9999)
+        queue = method.queue.keys_KD.clone()
+    optimiser = torch.optim.SGD(method.trained.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        if isinstance(method, MoCoV2):
+            method.queue.keys_KD.copy_(queue)
+        result = method.step(inputs, encode=method.trained, moment=MOMENT)
+        optimiser.zero_grad()
+        result.loss.backward()
+        optimiser.step()
+        losses.append(result.loss.item())
+    assert all(after < before for before, after in pairwise(losses)), losses
+    assert losses[-1] < losses[0] - 0.05, losses
+
+
+@pytest.mark.parametrize("kind", ["moco", "simclr"])
+def test_spread_tells_a_collapse(kind: str) -> None:
+    spreads = []
+    for collapsed in (False, True):
+        method, inputs = scenario(kind, "plain")
+        if collapsed:  # the last layer gives its bias, whatever it sees
+            for module in method.modules():
+                if isinstance(module, ProjectedBackbone):
+                    last = module.head[-1]
+                    assert isinstance(last, nn.Linear)
+                    nn.init.zeros_(last.weight)
+        result = method.step(inputs, encode=method.trained, moment=Moment(0, 10, 100))
+        spreads.append(float(result.metrics["embedding_spread"]))
+    assert spreads[0] > 1e-3
+    assert spreads[1] < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["moco", "simclr"])
+def test_a_batch_of_one_without_statistics_is_explained(kind: str) -> None:
+    method, inputs = scenario(kind, "released")
+    one_position = torch.zeros(1, 3, 3, 3, dtype=torch.float64)  # a 3 x 3 kernel leaves 1 x 1
+    small = {n: one_position for n in inputs.views if n.startswith("negative")}
+    with pytest.raises(InputError, match=r"larger views or masks\.behaviour paper"):
+        method.step(
+            inputs._replace(views=inputs.views | small), encode=method.trained, moment=MOMENT
+        )
+
+
+def test_heads_are_as_asked_and_the_first_starts_with_the_weights_it_has_alone() -> None:
+    both = small_method(replace(SIMCLR, object_head="both", head_layers=3, head_width=7))
+    alone = small_method(replace(SIMCLR, head_layers=3, head_width=7))
+    layers = [m for m in alone.encoder.head if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in layers] == [(5, 7), (7, 7), (7, 6)]
+    assert alone.state_dict().keys() < both.state_dict().keys()
+    for name, value in alone.state_dict().items():
+        assert torch.equal(both.state_dict()[name], value)
+    image = small_inputs(SIMCLR).views["query"]
+    for method in (alone, both):
+        rows = method.embedder.eval()(image)
+        torch.testing.assert_close(rows, method.encoder(image)[:, :6])
+        assert method.backbone is method.encoder.backbone
+        assert method.trained is method.encoder
+
+
+@pytest.mark.parametrize("config", [SIMCLR, MOCO])
+def test_what_the_settings_ask_for(config: HardNegativeConfig) -> None:
+    for kind, share in {"off": None, "hard": None, "exchange": 0.6, "both": 0.6}.items():
+        made = replace(config, object_head=kind)  # type: ignore[arg-type]
+        assert made.exchange == share
+        assert made.num_hard_negatives == (kind != "exchange")
+        assert rho_at(made, Moment(50, 10, 100)) == (RHO if kind == "off" else OBJECT_RHO)
+    rising = replace(config, rho=2.0, rho_warmup_epochs=2)
+    assert [rho_at(rising, Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]
+    # Against n orthogonal negatives the share is the one that rho has against as many as meant.
+    masses: tuple[tuple[Any, int], ...] = (("paper", 65536), (1000.0, 1000))
+    for mass, meant in masses:
+        made = replace(config, hard_mass=mass)
+        for negatives in (14, 1024):
+            hard = math.exp(2.0 * 0.7 / 0.2 + log_mass(made, negatives))
+            assert hard / negatives == pytest.approx(math.exp(7) / meant, rel=1e-12)
+    assert log_mass(replace(config, hard_mass=None), 14) == 0
+
+
+def test_permutations_differ_by_step_and_pass() -> None:
+    draw: Callable[..., Tensor] = batch_permutation
+    orders = {
+        tuple(draw(32, seed=s, step=t, branch=b).tolist())
+        for s in (0, 1)
+        for t in (0, 1)
+        for b in (0, 1)
+    }
+    assert len(orders) == 8
+    assert all(sorted(order) == list(range(32)) for order in orders)

@@ -1,0 +1,237 @@
+"""A step of the contrastive methods with own hard negatives, MoCo v2 and SimCLR.
+
+A second, object head (`method.object_head`) takes the hard negatives, or a query on another
+background; the plain loss is then that of the first head alone.
+
+Shapes: B this rank's batch, G global batch, N hard negatives per image, D embedding, X all heads.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import InputError
+from training.core.distributed import (
+    batch_permutation,
+    encode_shuffled,
+    gather_rows,
+    rank,
+    world_size,
+)
+from training.core.schedules import Moment
+from training.encoders.batch_norm import running_statistics_kept
+from training.methods.interface import Method, StepResult, embedding_spread
+from training.methods.losses import Similarities, Weigh, prime_log_weights
+from training.methods.settings import HardNegativeConfig
+from training.randomness.draws import KEY, QUERY
+from training.views.inputs import EncoderInputs
+from training.views.spec import EXCHANGED, LOCAL, ViewSettings, ViewSpec
+
+PAPER_NEGATIVES = 65536
+"""Keys in the paper's queue."""
+PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
+"""Shuffles: that of the keys, and that of the first hard negatives; the second ones' is 2."""
+Encode = Callable[[Tensor], Tensor]
+
+
+class Encoded(NamedTuple):
+    """Embeddings of a batch."""
+
+    rows_BX: Sequence[Tensor]
+    """Of the query, its copy on another background if there is one, and the further queries."""
+    local_BX: Sequence[Tensor]
+    """Of the local crops."""
+    key_GX: Tensor
+    """Of the keys of the global batch."""
+
+
+class ContrastiveMethod(Method):
+    """Views, step and metrics that MoCo v2 and SimCLR share.
+
+    Args:
+        config: settings.
+        seed: of the shuffles.
+    """
+
+    negative_sources: ClassVar[tuple[str, ...]]
+    """Crops that hard negatives are cut from."""
+    config: HardNegativeConfig
+
+    @classmethod
+    def views(cls, config: HardNegativeConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query, key, hard negatives, the exchanged query and the further positives."""
+        negatives = [
+            settings.hard_negative(source, number)
+            for source in cls.negative_sources
+            for number in range(config.num_hard_negatives)
+        ]
+        copies = () if config.exchange is None else (settings.exchanged(config.exchange),)
+        more = [settings.query(f"{QUERY}-{index}") for index in range(1, config.queries)]
+        local = settings.local_crops()
+        return (settings.query(), settings.key(), *negatives, *copies, *more, *local)
+
+    def __init__(self, config: HardNegativeConfig, *, seed: int) -> None:
+        nn.Module.__init__(self)
+        self.config, self._seed = config, seed
+
+    @abstractmethod
+    def _encode(
+        self,
+        images: list[Tensor],
+        local: Sequence[Tensor],
+        key_BCHW: Tensor,
+        encode: Encode,
+        moment: Moment,
+    ) -> Encoded:
+        """Encode `images` (the first is the query), local crops and keys."""
+
+    @abstractmethod
+    def _hard_negatives(
+        self, views: Mapping[str, Tensor], encode: Encode, step: int
+    ) -> tuple[Tensor, ...]:
+        """The hard negatives of this rank's anchors, [B, N, D] for each of `negative_sources`."""
+
+    @abstractmethod
+    def _contrast(
+        self,
+        query_BD: Tensor,
+        key_GD: Tensor,
+        hard: tuple[Tensor, ...],
+        inputs: EncoderInputs,
+        rho: float,
+        *,
+        of_object: bool,
+    ) -> tuple[Tensor, Similarities]:
+        """The loss of one head's rows: this rank's queries, all ranks' keys."""
+
+    def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
+        """One step's loss; what the subclass keeps of past steps is updated."""
+        config, views = self.config, inputs.views
+        copies = [views[EXCHANGED]] if EXCHANGED in views else []
+        images = [views[QUERY], *copies, *_of_group(views, QUERY)]
+        encoded = self._encode(images, _of_group(views, LOCAL), views[KEY], encode, moment)
+        hard = self._hard_negatives(views, encode, moment.step)
+        rho = rho_at(config, moment)
+        split = self.encoder.both_heads
+        plain_key_GD, object_key_GD = split(encoded.key_GX)
+
+        def plain(rows_BX: Tensor, hard: tuple[Tensor, ...] = ()) -> tuple[Tensor, Similarities]:
+            rows_BD = split(rows_BX)[0]
+            return self._contrast(rows_BD, plain_key_GD, hard, inputs, rho, of_object=False)
+
+        query_BX, *others_BX = encoded.rows_BX
+        loss, similarities = plain(query_BX, () if config.has_object_head else hard)
+        further = [plain(rows_BX)[0] for rows_BX in others_BX[len(copies) :]]
+        if further:
+            loss = torch.stack([loss, *further]).mean()
+        if encoded.local_BX:  # arXiv 2210.02808, section 3.2
+            local = torch.stack([plain(rows_BX)[0] for rows_BX in encoded.local_BX]).mean()
+            loss = (1 - config.local_weight) * loss + config.local_weight * local
+        metrics = {
+            "positive_similarity": similarities.positive_A.mean(),
+            "negative_similarity": similarities.negative,
+            "instance_accuracy": (similarities.positive_A > similarities.best_negative_A)
+            .float()
+            .mean(),
+            "embedding_spread": embedding_spread(plain_key_GD),
+        }
+        if config.has_object_head:
+            _, object_query_BD = split(others_BX[0] if copies else query_BX)
+            object_loss, similarities = self._contrast(
+                object_query_BD, object_key_GD, hard, inputs, rho, of_object=True
+            )
+            loss = (1 - config.object_weight) * loss + config.object_weight * object_loss
+            metrics["object_loss"] = object_loss.detach()
+            metrics["object_positive_similarity"] = similarities.positive_A.mean()
+        if similarities.hard_AN is not None and similarities.hard_share_A is not None:
+            similarity = similarities.hard_AN.mean()
+            metrics["hard_negative_similarity"] = similarity
+            metrics["hard_negative_share"] = similarities.hard_share_A.mean()
+            metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
+        self._keep(plain_key_GD, object_key_GD, moment.step)
+        return StepResult(loss, metrics, {"rho": rho})
+
+    def _keep(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
+        """Keep the keys of a step for later ones."""
+
+    def _encode_shuffled(
+        self, encoder: Encode, images_BCHW: Tensor, step: int, shuffle: int
+    ) -> Tensor:
+        """`encode_shuffled` by the order of one pass of one step."""
+        try:
+            return encode_shuffled(
+                encoder, images_BCHW, self._order(len(images_BCHW), step, shuffle)
+            )
+        except ValueError as error:
+            if len(images_BCHW) > 1:
+                raise
+            raise InputError(
+                "masks.behaviour released encodes the hard negative as a batch of one image, which "
+                "has no batch statistics where the last feature map is a single position "
+                f"({error}): use larger views or masks.behaviour paper"
+            ) from error
+
+    def _order(self, rank_batch: int, step: int, shuffle: int) -> Tensor:
+        return batch_permutation(
+            rank_batch * world_size(), seed=self._seed, step=step, branch=shuffle
+        )
+
+    def _encode_hard_negatives(
+        self, views: Mapping[str, Tensor], encoder: Encode, module: nn.Module, step: int
+    ) -> list[Tensor]:
+        """This rank's hard negatives, [B, D] each, each with a shuffle of its own.
+
+        They leave the module's running statistics as they are: at inference nothing is masked.
+        """
+        batch, rows = len(views[QUERY]), []
+        names = [f"negative-{source}" for source in self.negative_sources]
+        images = [image for name in names for image in _of_group(views, name)]
+        with running_statistics_kept(module):
+            for shuffle, image_BCHW in enumerate(images, start=HARD_NEGATIVE_PASS):
+                rows_GX = self._encode_shuffled(encoder, image_BCHW, step, shuffle)
+                own_BD = self.encoder.both_heads(rows_GX)[1].chunk(world_size())[rank()]
+                # The released behaviour has one hard negative for the whole batch.
+                rows.append(own_BD.expand(batch, -1) if len(own_BD) == 1 else own_BD)
+        return rows
+
+
+def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    """The views `name-0`, `name-1`... in order."""
+    return [image for view, image in views.items() if view.startswith(f"{name}-")]
+
+
+def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
+    """The weight of the hard negatives at a step; it rises linearly from 0 during the warm-up."""
+    rho = config.object_rho if config.has_object_head else config.rho
+    warmup_steps = round(config.rho_warmup_epochs * moment.steps_per_epoch)
+    return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
+
+
+def log_mass(config: HardNegativeConfig, num_negatives: int) -> float:
+    """What is added to the logits of hard negatives beside so many other negatives."""
+    if config.hard_mass is None:
+        return 0.0
+    meant = PAPER_NEGATIVES if config.hard_mass == "paper" else float(config.hard_mass)
+    return math.log(num_negatives / meant)
+
+
+def weigh_for(config: HardNegativeConfig) -> Weigh | None:
+    """The weights of hard negatives for the loss; None: all alike."""
+    if not config.prime_weights:
+        return None
+
+    def weigh(similarity_AN: Tensor, scale: float | Tensor) -> Tensor:
+        """Ranks over the global batch, so that the number of ranks makes no difference."""
+        weights = prime_log_weights(
+            gather_rows(similarity_AN.detach()),
+            scale=scale,
+            power=config.prime_power,
+            bias=config.prime_bias,
+        )
+        return weights.chunk(world_size())[rank()]
+
+    return weigh
