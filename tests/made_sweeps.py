@@ -12,7 +12,7 @@ from training.core.fields import with_fields
 from training.sweep.config import Sweep, make_sweep
 from training.sweep.description import describe, write_description
 from training.sweep.results import Status, Trial, write_table
-from training.sweep.space import Space, parse_space
+from training.sweep.space import Point, Space, parse_space
 
 GRID = parse_space(grid=["masks.query_ratio=0.05:0.25,0.4", "optim.lr=0.01,0.02"])
 MIXED = parse_space(
@@ -46,7 +46,7 @@ def made_trials(number: int) -> list[Trial]:
         knn = 45 - 12 * (np.log10(rate) + 1.8) ** 2 + 2 * (fill == "blur") + rng.normal(0, 0.8)
         status: Status = "stopped" if trial % 2 else "finished"
         values = {"knn": float(knn - 4 * (trial % 2)), "knn_images": 1000.0, "loss": 6 - knn / 20}
-        point = {
+        point: Point = {
             "masks.query_ratio": str(rng.choice(RATIOS)),
             "fill": fill,
             "epochs": int(rng.choice([4, 8])),

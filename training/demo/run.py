@@ -189,7 +189,7 @@ def label(row: str) -> str:
 def table(outcome: Outcome) -> list[str]:
     """Lines of the table for a terminal, and the differences in words."""
     head = f"20-NN top-1 in %, {outcome.num_images:,} pictures a column"
-    cells = [(head, *COLUMNS)]
+    cells: list[tuple[str, ...]] = [(head, *COLUMNS)]
     cells += [(label(r), *(f"{outcome.figures[r][c]:.1f}" for c in COLUMNS)) for r in ROWS]
     width = max(len(first) for first, *_ in cells) + 2
     lines = [f"{first:{width}}" + "".join(f"{c:>9}" for c in rest) for first, *rest in cells]

@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from training.core.context import LocalContext
 from training.evaluate.features import extract_features
-from training.evaluate.labelled import LabelledImages, open_labelled
+from training.evaluate.labelled import open_labelled
 from training.evaluate.subject import load_subjects
 from training.report.config import MapMethod, ReportConfig
 from training.report.figures import SERIES, Chart, colour, new_figure
@@ -36,6 +35,8 @@ BATCH = 64
 def feature_map(run: RunState, config: ReportConfig) -> Chart:
     """Map the features of labelled images, taken evenly from their set.
 
+    Damaged images are left out.
+
     Raises:
         InputError: says why there is no map.
     """
@@ -50,29 +51,24 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     wanted = min(config.map_images, images.num_images)
     if wanted < 3:
         raise InputError(f"it needs at least 3 images, {shards} gives {wanted}")
-    features_MD, labels_M = _features(run.folder, images, wanted)
-    places_M2, note = flattened(features_MD.numpy().astype(np.float64), config.map)
-    note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
-    return class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
-
-
-def _features(folder: Path, images: LabelledImages, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of length 1 and labels of `num` images; damaged ones are left out."""
     device = LocalContext().device
-    (subject,) = load_subjects([str(folder)], encoder="query", seed=SEED, device=device)
-    numbers = np.linspace(0, images.num_images - 1, num).round().astype(np.int64).tolist()
+    (subject,) = load_subjects([str(run.folder)], encoder="query", seed=SEED, device=device)
+    numbers = np.linspace(0, images.num_images - 1, wanted).round().astype(np.int64).tolist()
     extract = replace(subject.extract_config(batch_size=BATCH, bf16=False), skip_damaged=True)
     batches = track(
         extract.batches(images, numbers),
         "features of the map",
-        num,
+        wanted,
         "images",
         size=lambda batch: len(batch[1]),
     )
     features_MD, labels_M = extract_features(
         subject.network, batches, device=device, prepare=subject.prepare
     )
-    return torch.nn.functional.normalize(features_MD, dim=1), labels_M
+    normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()
+    places_M2, note = flattened(normal_MD, config.map)
+    note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
+    return class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
 
 
 def class_chart(

@@ -1,10 +1,11 @@
-"""Tell whether a folder holds a shard set, a run or a sweep."""
+"""Tell what a folder holds, and read it; a part that is missing is reported with the reason."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER
 from training.config.file import CONFIG_FILE
 from training.core.checkpoint import STATE_FILE
@@ -50,3 +51,11 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is damaged: wanted a JSON object")
     return found
+
+
+def or_problem(part: Callable[..., Any], *arguments: object) -> tuple[Any, str]:
+    """A part of a page; or None, and why there is none."""
+    try:
+        return part(*arguments), ""
+    except JobError as error:
+        return None, str(error)

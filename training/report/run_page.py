@@ -1,12 +1,11 @@
 """The report of a pretraining run."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import JobError
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.core.fields import dotted
@@ -17,13 +16,13 @@ from training.record.metrics import TIMINGS
 from training.report.config import ReportConfig
 from training.report.feature_map import feature_map
 from training.report.figures import Chart, Series, line_chart
+from training.report.kinds import or_problem
 from training.report.run_masks import drawn_masks
 from training.report.run_state import RunState, read_run
 from training.report.wording import setting
 
 IMAGES_A_CARD = 6
 """A sample of a run takes the room of so many images of a shard set."""
-MOST_DAMAGED = 100
 PLACES = ("shards", "out", "data_digest", "knn.val_shards", "knn.train_shards")
 """Settings that differ in every run."""
 
@@ -79,22 +78,13 @@ def run_page(config: ReportConfig) -> dict[str, Any]:
         "masking": charts(run, MASKING),
         "speed": charts(run, SPEED),
         "others": charts(run, {name: {name: name} for name in sorted(others)}),
-        "masks": _or_problem(drawn_masks, run, max(1, config.images // IMAGES_A_CARD)),
-        "map": _or_problem(feature_map, run, config),
+        "masks": or_problem(drawn_masks, run, max(1, config.images // IMAGES_A_CARD)),
+        "map": or_problem(feature_map, run, config),
         "changed": _changed(run),
         "settings": [(name, setting(value)) for name, value in dotted(run.recorded).items()],
         "checkpoints": CheckpointStore(run.folder / "checkpoints", keep=1).steps(),
-        "damaged": [(line,) for line in lines if line.strip()],
-        "most_damaged": MOST_DAMAGED,
+        "num_damaged": len(lines),
     }
-
-
-def _or_problem(part: Callable[..., object], *arguments: object) -> tuple[object, str]:
-    """A part of the page, or why there is none."""
-    try:
-        return part(*arguments), ""
-    except JobError as error:
-        return None, str(error)
 
 
 def charts(run: RunState, curves: Curves) -> list[Chart]:

@@ -16,7 +16,6 @@ from training.config.file import CONFIG_FILE, config_from_json
 from training.config.pretrain import PretrainConfig
 from training.engine.preflight import steps_per_epoch
 from training.record.metrics import WARNING, read_metrics
-from training.record.run_record import SEEN
 from training.report.kinds import read_object
 
 NEEDED = {"epochs", "batch_size", "method", "encoder", "shards", "out"}
@@ -53,20 +52,11 @@ class RunState:
         return max((int(entry["step"]) for entry in self.entries), default=0)
 
     @property
-    def epochs(self) -> int:
-        """Epochs of the whole run."""
-        return int(self.recorded["epochs"])
-
-    @property
     def total_steps(self) -> int | None:
         """Global steps of the whole run; None if unknown."""
-        return None if self.steps_per_epoch is None else round(self.epochs * self.steps_per_epoch)
-
-    @property
-    def warnings(self) -> list[str]:
-        """The run's warnings with their steps."""
-        found = [entry for entry in self.entries if entry["kind"] == WARNING]
-        return [f"At step {entry['step']}: {entry['message']}" for entry in found]
+        if self.steps_per_epoch is None:
+            return None
+        return round(int(self.recorded["epochs"]) * self.steps_per_epoch)
 
     def column(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Epochs (steps, if their number per epoch is unknown) and values of a number, [n] each."""
@@ -84,11 +74,6 @@ class RunState:
         epochs, rates = self.column("images_per_second")
         steps = np.diff(epochs, prepend=0.0) * (self.steps_per_epoch or 1.0)
         return float((steps * int(self.recorded["batch_size"]) / rates).sum())
-
-    @property
-    def samples_seen(self) -> str:
-        """The digest of the samples trained on."""
-        return str(next((e[SEEN] for e in reversed(self.entries) if SEEN in e), "not recorded"))
 
     def last(self, name: str) -> float | None:
         """The last value of a recorded number."""

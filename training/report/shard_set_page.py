@@ -25,6 +25,7 @@ from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import MANIFEST_SCHEMA
 from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
+from training.report.kinds import or_problem
 from training.report.pictures import Card, Pixels, Strip, grid_overlay, heat, picture, shrunk
 from training.report.wording import NONE, count, percent, shortened
 
@@ -67,13 +68,17 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         "least": order[:extremes],
     }
     share = rows["foreground_share"].to_numpy()
+    rejected, unread = or_problem(_rejected, folder, info)
+    reasons = Counter(reason for _, reason in rejected or ())
     return {
         "info": info,
-        "problem": _problem(folder, info),
+        "problem": or_problem(check_shards, folder, info)[1],
         "num_bytes": sum(shard.num_bytes for shard in info.shards),
         "median_foreground": float(np.median(share)) if info.num_images else 0.0,
         "flat": int((share >= 1).sum()),
-        **_rejected(folder, info),
+        "rejected": (rejected or [])[:MOST_NAMES],
+        "unread": unread,
+        "reasons": [(text, count(number)) for text, number in reasons.most_common()],
         "most_reasons": MOST_REASONS,
         "most_names": MOST_NAMES,
         "copies": copies,
@@ -86,15 +91,6 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         },
         "grid": GRID_SIDE,
     }
-
-
-def _problem(folder: Path, info: DatasetInfo) -> str:
-    """Why a set is no longer complete; empty if it is."""
-    try:
-        check_shards(folder, info)
-    except InputError as error:
-        return str(error)
-    return ""
 
 
 def copies_of(rows: pa.Table) -> list[list[int]]:
@@ -151,20 +147,11 @@ def _classes(info: DatasetInfo, rows: pa.Table) -> Chart | None:
     return named_bars("Images of each class", list(zip(info.class_names, counts, strict=True)))
 
 
-def _rejected(folder: Path, info: DatasetInfo) -> dict[str, Any]:
-    """Images that could not be used: how many of each reason, and the names of the first."""
-    reasons: Counter[str] = Counter()
-    names: list[tuple[str, str]] = []
-    unread = ""
-    try:
-        for shard in info.shards if info.num_rejected else ():
-            rows = read_rejected(folder, shard.name).to_pylist()
-            reasons.update(row["reason"] for row in rows)
-            names += [(row["source"], row["reason"]) for row in rows][: MOST_NAMES - len(names)]
-    except InputError as error:
-        unread = str(error)
-    frequent = [(text, count(number)) for text, number in reasons.most_common()]
-    return {"reasons": frequent, "rejected": names, "unread": unread}
+def _rejected(folder: Path, info: DatasetInfo) -> list[tuple[str, str]]:
+    """Names of the images that could not be used, and why."""
+    shards = info.shards if info.num_rejected else ()
+    tables = [read_rejected(folder, shard.name).to_pylist() for shard in shards]
+    return [(row["source"], row["reason"]) for table in tables for row in table]
 
 
 def _copies(rows: pa.Table, groups: list[list[int]]) -> list[tuple[str, str, str]]:

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -30,56 +29,37 @@ from training.sweep.description import SWEEP_FILE
 from training.sweep.results import Trial, best_trials, finished, read_table
 
 Values = NDArray[np.float64]
-TITLES = {"knn": "kNN, %", "heldout_loss": "held-out loss, nats"}
+TITLES = {"knn": ("kNN", "%"), "heldout_loss": ("held-out loss", "nats")}
 """Names and units of the objectives."""
 FRACTION = "data_fraction"
 FEW_VALUES = 6
 """Up to so many different numbers are each a group and each a tick."""
 
 
-@dataclass(frozen=True)
-class SweepState:
-    """A sweep: its folder, its ``sweep.json`` and its trials, by number.
+class SweepState(NamedTuple):
+    """A sweep.
 
     Attributes:
+        plan: its ``sweep.json``.
+        trials: all of them, by number.
         objective: the recorded name of the objective.
+        title: its name for people.
+        unit: of the objective.
+        highest: whether a higher objective is better.
+        rated: the n trials that have an objective, by number.
+        values: their objectives, float64 [n].
+        best: the best of them; several are a tie. Finished trials come before others.
     """
 
-    folder: Path
     plan: dict[str, Any]
     trials: list[Trial]
     objective: str
-
-    @property
-    def title(self) -> str:
-        """The name of the objective for people."""
-        return TITLES[self.objective].partition(", ")[0]
-
-    @property
-    def score(self) -> str:
-        """The best objective with its unit."""
-        best = self.best[0].values[self.objective]
-        return f"{figure(best)} {TITLES[self.objective].split()[-1]}"
-
-    @property
-    def highest(self) -> bool:
-        """Whether a higher objective is better."""
-        return OBJECTIVES[self.objective] == "max"
-
-    @cached_property
-    def rated(self) -> list[Trial]:
-        """The n trials that have an objective, by number."""
-        return [trial for trial in self.trials if self.objective in trial.values]
-
-    @cached_property
-    def values(self) -> Values:
-        """Objectives of the rated trials, float64 [n]."""
-        return np.array([trial.values[self.objective] for trial in self.rated], dtype=np.float64)
-
-    @cached_property
-    def best(self) -> list[Trial]:
-        """The best trials; several are a tie. Those that ran to their end come before others."""
-        return best_trials(finished(self.rated) or self.rated, self.objective)
+    title: str
+    unit: str
+    highest: bool
+    rated: list[Trial]
+    values: Values
+    best: list[Trial]
 
 
 def read_sweep(folder: Path) -> SweepState:
@@ -97,7 +77,12 @@ def read_sweep(folder: Path) -> SweepState:
         int(plan["num_trials"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: wanted an objective and a space ({error})") from error
-    return SweepState(folder, plan, read_table(folder), objective)
+    trials = read_table(folder)
+    rated = [trial for trial in trials if objective in trial.values]
+    values = np.array([trial.values[objective] for trial in rated], dtype=np.float64)
+    best, highest = best_trials(finished(rated) or rated, objective), OBJECTIVES[objective] == "max"
+    title, unit = TITLES[objective]
+    return SweepState(plan, trials, objective, title, unit, highest, rated, values, best)
 
 
 @dataclass(frozen=True)
@@ -201,7 +186,7 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
     texts = np.array([_hover(sweep, trial) for trial in sweep.rated])
     finished = np.array([trial.status == "finished" for trial in sweep.rated])
     best = np.array([trial in sweep.best for trial in sweep.rated])
-    drawn = new_figure(xaxis_title=parameter.name, yaxis_title=TITLES[sweep.objective])
+    drawn = new_figure(xaxis_title=parameter.name, yaxis_title=f"{title}, {sweep.unit}")
     for chosen, hover, marker in (
         (finished, "text", {"color": colour(0), "size": 8, "opacity": 0.8}),
         (~finished, "text", {"color": colour(0), "symbol": "circle-open"}),
@@ -219,7 +204,7 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
 
 
 def _hover(sweep: SweepState, trial: Trial) -> str:
-    lines = [f"{TITLES[sweep.objective]}: {figure(trial.values[sweep.objective])}"]
+    lines = [f"{sweep.title}: {figure(trial.values[sweep.objective])} {sweep.unit}"]
     lines += [f"{name}: {setting(value)}" for name, value in trial.point.items()]
     return "<br>".join([f"<b>trial {trial.number}</b>, {trial.status}", *map(escape, lines)])
 
@@ -230,7 +215,7 @@ def parallel_chart(sweep: SweepState, parameters: Sequence[Parameter]) -> Chart:
     dimensions: list[dict[str, object]] = [
         {"label": one.name, "values": one.places, **one.ticks} for one in parameters
     ]
-    dimensions.append({"label": TITLES[sweep.objective], "values": values})
+    dimensions.append({"label": f"{sweep.title}, {sweep.unit}", "values": values})
     ranks = rankdata(values if sweep.highest else -values, method="max") / len(values)
     ranks[[trial in sweep.best for trial in sweep.rated]] = 1.25
     scale = [[0, "var(--low)"], [0.8, "var(--high)"], [0.9, "var(--best)"], [1, "var(--best)"]]
@@ -262,7 +247,8 @@ def scaling_charts(sweep: SweepState) -> list[Chart]:
     One line per number of epochs; trials with the same values are averaged.
     """
     charts = []
-    for metric, title in TITLES.items():
+    for metric, words in TITLES.items():
+        title = ", ".join(words)
         lines: dict[str, dict[float, list[float]]] = {}
         for trial in finished(sweep.trials):
             if metric in trial.values:

@@ -7,7 +7,6 @@ from training.core.fields import dotted
 from training.report.config import ReportConfig
 from training.report.sweep_charts import (
     FRACTION,
-    TITLES,
     SweepState,
     importance_chart,
     objective_chart,
@@ -77,7 +76,15 @@ def _trials(sweep: SweepState) -> dict[str, Any]:
     metrics = sorted({name for trial in trials for name in trial.values} - {sweep.objective})
     ranked = best_first(trials, sweep.objective)
     ranked += [trial for trial in trials if trial not in ranked]
-    head = ["trial", TITLES[sweep.objective], "status", *swept, "epochs trained", "time", *metrics]
+    head = [
+        "trial",
+        f"{sweep.title}, {sweep.unit}",
+        "status",
+        *swept,
+        "epochs trained",
+        "time",
+        *metrics,
+    ]
     points = [item for trial in trials for item in trial.point.items()]
     texts = {"status", *(name for name, value in points if isinstance(value, str | bool))}
     return {

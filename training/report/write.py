@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,6 @@ def render(template: str, folder: Path, page: Mapping[str, object]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {one.__name__: one for one in FILTERS}
-    try:
-        release = version("salmask")
-    except PackageNotFoundError:  # run from a checkout that was not installed
-        release = "of a checkout"
     return environment.get_template(template).render(
         **page,
         folder=folder,
@@ -81,6 +77,6 @@ def render(template: str, folder: Path, page: Mapping[str, object]) -> str:
         style=(TEMPLATES / "page.css").read_text(),
         script=(TEMPLATES / "page.js").read_text(),
         plotly=get_plotlyjs(),
-        version=release,
+        version=version("salmask"),
         made=datetime.now(UTC).strftime("%Y-%m-%d at %H:%M %Z"),
     )

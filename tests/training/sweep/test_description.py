@@ -38,8 +38,8 @@ def test_it_has_what_a_reader_needs(tmp_path: Path) -> None:
 def test_the_same_sweep_is_resumed_however_it_is_run(tmp_path: Path) -> None:
     write(tmp_path, search="random", num_trials=4)
     changes = {"num_workers": 2, "log_every_steps": 3, "knn.val_shards": "/elsewhere"}
-    other = {"search": "random", "num_trials": 9, "changes": changes, "name": "other"}
-    check_folder(small_sweep(tmp_path, **other), "data")
+    more = small_sweep(tmp_path, search="random", num_trials=9, changes=changes, name="other")
+    check_folder(more, "data")
 
 
 @pytest.mark.parametrize(

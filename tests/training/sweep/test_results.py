@@ -119,10 +119,10 @@ def test_ranks_are_correlated_as_spearman_says() -> None:
         return rank_correlation([*trials, trial(9, "stopped", knn=90.0, heldout_loss=9.0)])
 
     # d = rank differences 0, 1, 1, 0: 1 - 6 * 2 / (4 * 15) = 0.8
-    assert correlation([1, 2, 3, 4], [10, 30, 20, 40]) == (pytest.approx(0.8), 4)
+    assert correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx((0.8, 4))
     # equal values share their mean rank: ranks (1.5, 1.5, 3) and (1, 2, 3)
     wanted = np.corrcoef([1.5, 1.5, 3], [1, 2, 3])[0, 1]
-    assert correlation([7, 7, 8], [1, 2, 3]) == (pytest.approx(wanted), 3)
+    assert correlation([7, 7, 8], [1, 2, 3]) == pytest.approx((wanted, 3))
     assert correlation([1, 2], [1, 2]) is None
     assert correlation([1, 1, 1], [1, 2, 3]) is None
 
