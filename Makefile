@@ -53,8 +53,8 @@ test-faults: setup ## kill processes in mid-run and compare what comes out
 test-browser: setup ## open reports in a headless Chromium (Debian: apt-get install chromium)
 	@$(BIN)/python -m pytest -m browser
 
-bench: setup ## measure speed against baselines, in one run
-	@$(QUIET) $(BIN)/python -m pytest -m benchmark --timeout 3600 -s
+bench: setup ## measure speed against baselines, in one run (ARGS="--against OTHER_CHECKOUT")
+	@$(QUIET) $(BIN)/python -m tests.benchmarks.bench $(ARGS)
 
 demo: setup ## does it look at the object? pictures, two trainings, a table, a page, in minutes (SEED=0)
 	@$(BIN)/python jobs/demo.py --seed $(SEED) $(ARGS)

@@ -1,19 +1,33 @@
-"""What every job does around its work: the command line, the results, the exit code."""
+"""What every job does around its work: the command line, the results, the exit code.
 
+A command line is read by tyro from nested dataclasses. `--help` shows the options that most people
+need, `--help-all` every option.
+"""
+
+import dataclasses
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr, suppress
+from dataclasses import field, make_dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from jobs.options import read_options
+import tyro
+
 from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import JobError, Stopped
 from pipeline.core.progress import Silence, listening
-from pipeline.storage.storage import Location, is_url
+from pipeline.storage.storage import is_url
+from training.config.fields import with_fields
+
+HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
+UNNAMED = tyro.conf.arg(name="")
+"""Of a part whose options are named as if they were the outer dataclass's."""
 
 Config = TypeVar("Config")
 _terminal = Terminal()
@@ -50,47 +64,83 @@ def parse(
         SystemExit: 0 after a help; 2 after an error that tyro has explained: an unknown or missing
             option, or a value of another type.
     """
+    global _terminal
+    words = list(sys.argv[1:] if arguments is None else arguments)
     described = inspect.cleandoc(description or config.__doc__ or "").partition("Attributes:")[0]
-    made, terminal = read_options(
-        config,
-        prog,
-        sys.argv[1:] if arguments is None else arguments,
-        default=default,
-        description=described.strip(),
-        brief=brief,
-        variants=variants,
-    )
+    own, start, wants_all = config, default, HELP_ALL in words
+    if brief:
+        described = f"{described.strip()} {HELP_ALL} shows every option."
+        if not wants_all and not HELP.isdisjoint(words):
+            own, start = _only(config, default, brief), None
+    parts: list[tuple[str, Any, Any]] = [
+        ("job", Annotated[own, UNNAMED], field() if start is None else field(default=start)),
+        ("terminal", Annotated[TerminalOptions, UNNAMED], field(default=TerminalOptions())),
+    ]
+    job = make_dataclass("Job", parts, frozen=True, kw_only=True)
+    args, errors = ["--help"] if wants_all else words, io.StringIO()
+    try:
+        with redirect_stderr(errors):
+            given: Any = tyro.cli(job, prog=prog, args=args, description=described.strip())
+    except SystemExit as leaving:
+        if leaving.code:
+            refused = find_job_error(leaving, link="__context__")  # tyro would draw a box
+            if refused is not None:
+                raise refused from None
+            print(errors.getvalue(), end="", file=sys.stderr)
+        elif wants_all:
+            for title, other in variants.items():
+                with suppress(SystemExit):
+                    tyro.cli(type(other), prog=f"{prog} {title}", args=args, default=other)
+        raise
     if _until_the_end is not None:
-        _begin(terminal, _until_the_end)
+        _terminal = Terminal(given.terminal)
+        _until_the_end.enter_context(listening(_terminal if _is_first_rank() else Silence()))
+        _until_the_end.callback(_terminal.close)
+    made: Config = given.job
     return made
 
 
-def _begin(options: TerminalOptions, until_the_end: ExitStack) -> None:
-    """Has all that this process tells printed as these options say, until the job's end."""
-    global _terminal
-    _terminal = Terminal(options)
-    until_the_end.enter_context(listening(_terminal if _prints() else Silence()))
-    until_the_end.callback(_terminal.close)
+def _only(config: type[Any], default: Any, names: Sequence[str]) -> type[Any]:  # noqa: ANN401
+    """A dataclass like a config, but whose help shows only the fields of these dotted names.
+
+    The help shows the values of `default`, an instance; None: those of the dataclass.
+    """
+    hints = get_type_hints(config, include_extras=True)
+    members: list[Any] = []
+    for one in dataclasses.fields(config):
+        within = [name.partition(".")[2] for name in names if name.split(".")[0] == one.name]
+        kind, own = hints[one.name], field(default=one.default, default_factory=one.default_factory)
+        if default is not None:
+            own = field(default=getattr(default, one.name))
+        if not within:
+            kind = Annotated[kind, tyro.conf.Suppress]
+        elif any(within):
+            part, *about = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+            kind, own = _only(part, getattr(default, one.name, None), within), field()
+            kind = Annotated[(kind, *about)] if about else kind
+        members.append((one.name, kind, own))
+    described = {"__doc__": config.__doc__}
+    return make_dataclass(config.__name__, members, namespace=described, frozen=True, kw_only=True)
 
 
 def conclude(values: Mapping[str, Any], *lines: str) -> None:
-    """Gives the job's results.
+    """Give the job's results.
 
     Args:
         values: for programs (``--json``): JSON values, paths among them.
         lines: for people; the last says where the results are, and what may come next.
     """
-    if _prints():
+    if _is_first_rank():
         _terminal.conclude(values, lines)
 
 
-def _prints() -> bool:
-    """Whether this process speaks: of those that torchrun starts, the first does."""
+def _is_first_rank() -> bool:
+    """Whether this process prints: of those that torchrun starts, the first does."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
 
 
 def main(run: Callable[[], int | None]) -> NoReturn:
-    """Run a job and leave the process with its exit code; what it tells goes to its terminal.
+    """Run a job and leave the process with its exit code.
 
     A `JobError` becomes one line on stderr and its own exit code, also where Ray has wrapped it;
     an interrupt becomes that of `Stopped`. Anything else is a defect and keeps its traceback.
@@ -116,8 +166,22 @@ def main(run: Callable[[], int | None]) -> NoReturn:
     sys.exit(code or 0)
 
 
+def find_job_error(error: BaseException | None, *, link: str = "__cause__") -> JobError | None:
+    """The `JobError` that an exception is or was caused by; None where it is something else."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        # A RayTaskError is of the class of its cause and has the worker's traceback for a message:
+        # the cause comes first.
+        inner = getattr(error, "cause", None)
+        if isinstance(error, JobError) and not isinstance(inner, BaseException):
+            return error
+        error = inner if isinstance(inner, BaseException) else getattr(error, link)
+    return None
+
+
 def from_root(path: Path) -> Path:
-    """Makes a path absolute, also for a job that Ray runs in a copy of the project.
+    """Make a path absolute, also for a job that Ray runs in a copy of the project.
 
     ``ray job submit --working-dir .`` copies the project; a relative path means a place below the
     folder where the cluster was started, which ``make cluster-up`` tells its jobs.
@@ -125,23 +189,11 @@ def from_root(path: Path) -> Path:
     return Path(os.environ.get("SALMASK_ROOT", ""), path).absolute()
 
 
-def place_from_root(place: Location) -> Location:
-    """A URL as it is; a path as ``from_root`` makes it."""
-    return place if is_url(place) else from_root(Path(place))
+def absolute_paths(config: Config, *names: str) -> Config:
+    """A config with absolute paths in the fields of these dotted names, by `from_root`.
 
-
-def find_job_error(error: BaseException | None) -> JobError | None:
-    """The `JobError` that an exception is or was caused by; None where it is something else."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        # a RayTaskError is of the class of its cause and has the worker's traceback for a
-        # message: the cause comes first
-        inner = getattr(error, "cause", None)
-        if isinstance(inner, BaseException):
-            error = inner
-        elif isinstance(error, JobError):
-            return error
-        else:
-            error = error.__cause__
-    return None
+    URLs, and fields that hold nothing, stay.
+    """
+    given = {name: attrgetter(name)(config) for name in names}
+    paths = {name: Path(path) for name, path in given.items() if path and not is_url(path)}
+    return with_fields(config, {name: from_root(path) for name, path in paths.items()})

@@ -67,7 +67,7 @@ def wait(*, gpus: int = 0, cpus: int = 0, minutes: float = 30.0) -> None:
     """
     if (gpus > 0) == (cpus > 0):
         raise InputError("give either --gpus or --cpus, 1 or more")
-    from training.ray.waiting import wait_for  # imports Ray
+    from training.ray.nodes import wait_for  # imports Ray
 
     name, count = ("GPU", gpus) if gpus else ("CPU", cpus)
     print(f"waiting for {count} {name}s, {minutes:g} min at most", flush=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli import conclude, from_root, main, parse
+from jobs.cli import absolute_paths, conclude, from_root, main, parse
 from pipeline.core.progress import say
 from training.evaluate.config import DETECTION, EvaluateConfig
 
@@ -16,36 +16,23 @@ if TYPE_CHECKING:
 BRIEF = ("checkpoint", "train", "val", "protocol", "encoder", "results", "local", "num_workers")
 
 
-def read_command_line() -> EvaluateConfig:
-    """The configuration, paths absolute."""
+def run() -> None:
+    """Parse, evaluate here or on Ray, give the table."""
     config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF)
     # These import torch, which --help goes without.
+    from training.core.context import LocalContext
+    from training.core.threads import sharing_threads, threads_set_by_user
     from training.evaluate.protocols import chosen_protocols
+    from training.evaluate.results import RESULTS_FILE
+    from training.evaluate.run import evaluate
     from training.evaluate.subject import is_path
 
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
-    named = tuple(
-        str(from_root(Path(name))) if is_path(name) else name for name in config.checkpoint
-    )
-    return replace(
-        config,
-        checkpoint=named,
-        train=from_root(config.train),
-        val=from_root(config.val),
-        results=from_root(config.results),
-    )
-
-
-def run() -> None:
-    """Parse, evaluate here or on Ray, give the table."""
-    config = read_command_line()
-    from training.core.context import LocalContext
-    from training.core.threads import sharing_threads, threads_set_by_user
-    from training.evaluate.results import RESULTS_FILE
-    from training.evaluate.run import evaluate
-
+    checkpoints = [str(from_root(Path(n))) if is_path(n) else n for n in config.checkpoint]
+    config = absolute_paths(config, "train", "val", "results")
+    config = replace(config, checkpoint=tuple(checkpoints))
     say(
-        f"scoring {', '.join(config.checkpoint)} by {', '.join(config.protocol)}: images of "
+        f"scoring {', '.join(checkpoints)} by {', '.join(config.protocol)}: images of "
         f"{config.train} to learn from, of {config.val} to score on; every figure goes to "
         f"{config.results}"
     )
@@ -72,9 +59,12 @@ def tables(results: "list[Result]") -> Iterator[str]:
 
     kinds: dict[str, list[Result]] = {}
     for result in results:
-        scored = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
-        kind = scored if result.interval is not None else "other figures"
-        kinds.setdefault(result.name if result.name == "cosine" else kind, []).append(result)
+        kind = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
+        if result.name == "cosine":
+            kind = "cosine"
+        elif result.interval is None:
+            kind = "other figures"
+        kinds.setdefault(kind, []).append(result)
     for kind, some in kinds.items():
         yield f"\n{kind}, {some[0].num_val} validation images\n{table(some)}\n"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.cli import conclude, from_root, main, parse
+from jobs.cli import absolute_paths, conclude, main, parse
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING, say
 
@@ -33,20 +33,21 @@ class ExportConfig:
 def run() -> None:
     """Parse, write, say what lies where."""
     config = parse(ExportConfig, "jobs/export.py")
+    config = absolute_paths(config, "checkpoint", "out", "results")
     # These import torch, which --help goes without.
     from pipeline.backbone.folder import CARD_NAME
     from pipeline.backbone.formats.registry import FORMATS
     from pipeline.backbone.formats.write import write_formats
-    from training.encoders.kept_encoder import load_encoder
+    from training.encoders.export import load_encoder
     from training.evaluate.results import figures_of, read_results
 
     formats = tuple(FORMATS) if config.formats == ("all",) else config.formats
-    source, out = from_root(config.checkpoint), from_root(config.out)
+    source, out = config.checkpoint, config.out
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
     say(f"exporting {source} as {', '.join(formats) or 'a state dict alone'} into {out}")
     network, info = load_encoder(source, config.encoder)
-    measured = [] if config.results is None else read_results(from_root(config.results))
+    measured = [] if config.results is None else read_results(config.results)
     figures = figures_of(measured, info.weights_sha256)
     if config.results is not None and not figures:
         say(

@@ -28,16 +28,10 @@ JOB_STOP_WAIT_S = 60
 
 
 def start(state: Path, *, port: int, dashboard_port: int, num_cpus: int | None) -> None:
-    """Start a head and wait until its job server is there.
+    """Start a head, its files in the absolute folder `state`; wait until its job server is there.
 
-    Args:
-        state: absolute folder for the head's files. A shell that sources its `env` uses the head.
-        port: port of the cluster (GCS).
-        dashboard_port: port of the dashboard and the job server on 127.0.0.1.
-        num_cpus: CPUs that tasks share; None: all of the machine.
-
-    Raises:
-        InputError: a port is taken, or the head did not start; the message has the end of its log.
+    A shell that sources the folder's `env` uses the head. Raises InputError for a port that is
+    taken, or with the end of the log of a head that did not start.
     """
     stop(state)  # what a crashed head has left
     require_free("CLUSTER_PORT", port)
@@ -56,17 +50,13 @@ def start(state: Path, *, port: int, dashboard_port: int, num_cpus: int | None) 
     lines = [f"export {name}={shlex.quote(value)}" for name, value in shared.items()]
     lines += [f'export PATH={shlex.quote(str(programs))}:"$PATH"']
     (state / ENV_FILE).write_text("\n".join(lines) + "\n")
-    own = (
-        {"RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_WAIT_S)}
-        | os.environ
-        | {
-            **shared,
-            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # one node has nowhere to drain to
-            "SALMASK_ROOT": str(Path.cwd()),
-            MARKER: str(state),
-        }
-    )
+    own = {"RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_WAIT_S)} | os.environ | shared
+    own |= {
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # one node has nowhere to drain to
+        "SALMASK_ROOT": str(Path.cwd()),
+        MARKER: str(state),
+    }
     del own["RAY_ADDRESS"]  # `ray start` would connect to it
     command = [f"{programs}/ray", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
@@ -74,14 +64,10 @@ def start(state: Path, *, port: int, dashboard_port: int, num_cpus: int | None) 
     # By default these two ports are fixed numbers, which other Rays of the machine use too.
     command += ["--dashboard-agent-listen-port", "0", "--ray-client-server-port", str(free_port())]
     command += [] if num_cpus is None else ["--num-cpus", str(num_cpus)]
+    no_input = subprocess.DEVNULL
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command,
-            env=own,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
+            command, env=own, stdin=no_input, stdout=out, stderr=out, start_new_session=True
         )
     deadline = time.monotonic() + START_TIMEOUT_S
     while "--block" not in log.read_text(errors="replace"):  # Ray prints it at the very end
@@ -141,11 +127,7 @@ def stop(state: Path, *, grace_s: float = 15.0) -> None:
 def stop_jobs(state: Path) -> list[str]:
     """Stop the jobs that wait or run, as `ray job stop` does, and wait until they have ended.
 
-    Returns:
-        The submission ids of the jobs that were stopped.
-
-    Raises:
-        ConnectionError: the job server does not answer.
+    Returns their submission ids. Raises ConnectionError if the job server does not answer.
     """
     from ray.job_submission import JobSubmissionClient  # takes a second
 

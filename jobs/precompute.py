@@ -2,58 +2,78 @@
 
 import importlib
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from jobs.cli import conclude, from_root, main, parse
-from jobs.precompute_options import read_options
+from jobs.cli import UNNAMED, absolute_paths, conclude, main, parse
+from pipeline.core.errors import InputError
 from pipeline.core.progress import say
+from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.verify import VerifyConfig, verify_set
-from pipeline.shardset.manifest import DatasetInfo
-from pipeline.storage.storage import is_url
 
-VERIFY = "--verify"
-EXIT_PROBLEMS = 1
+BRIEF = ("data", "out", "labels", "append", "resize_short", "saliency", "masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeOptions:
+    """From images to a shard set with saliency maps.
+
+    A run that is started again makes only what is missing. With --verify OUT in place of --data
+    and --out nothing is made: the shard set is read back, and the exit code is 1 if anything is
+    wrong.
+
+    Attributes:
+        verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
+            named.
+        processes: How many shards are read back at once, 0 or more; 0: one for each core.
+    """
+
+    base: Annotated[PrecomputeConfig, UNNAMED]
+    verify: str | Path | None = None
+    processes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.processes:
+            raise InputError("--processes is for --verify; shards are made on all of Ray's cores")
 
 
 def run() -> int:
     """Parse the command line and precompute, or verify."""
-    if any(word.split("=")[0] == VERIFY for word in sys.argv[1:]):
-        return verify(parse(VerifyConfig, "jobs/precompute.py"))
-    config = read_options()
-    data, out, masks = (_place(place) for place in (config.data, config.out, config.masks))
+    if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
+        return verify(absolute_paths(parse(VerifyConfig, "jobs/precompute.py"), "verify"))
+    brief = ("verify", *(f"base.{name}" for name in BRIEF))
+    options = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
+    config = absolute_paths(options.base, "data", "out", "masks")
     # Ray takes seconds to import: only where it is used.
     job = importlib.import_module("pipeline.precompute.ray_job")
-    info: DatasetInfo = job.precompute(replace(config, data=data, out=out, masks=masks))
+    info = job.precompute(config)
     counts = {"images": info.num_images, "shards": len(info.shards), "rejected": info.num_rejected}
+    digests = {"classes": list(info.class_names), "plan_digest": info.plan_digest}
+    out = shown(config.out)
     conclude(
-        {"out": out, **counts, "classes": list(info.class_names), "plan_digest": info.plan_digest},
-        f"results    {info.num_images} images in {len(info.shards)} shards: {_shown(out)} "
-        f"(next: jobs/pretrain.py --shards {_shown(out)} --out RUN; jobs/report.py shows them)",
+        {"out": config.out, **counts, **digests},
+        f"results    {info.num_images} images in {len(info.shards)} shards: {out} "
+        f"(next: jobs/pretrain.py --shards {out} --out RUN; jobs/report.py shows them)",
     )
     return 0
 
 
 def verify(config: VerifyConfig) -> int:
     """Name what is wrong with a shard set; returns the exit code, 1 where anything is."""
-    place = _place(config.verify)
-    say(f"reading the shard set {_shown(place)} back")
-    problems = verify_set(place, config.processes)
-    for problem in problems:
-        print(problem, file=sys.stderr)
+    place = shown(config.verify)
+    say(f"reading the shard set {place} back")
+    problems = verify_set(config.verify, config.processes)
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr)
     found = f"{len(problems)} problems" if problems else "nothing is wrong"
-    conclude({"out": place, "problems": problems}, f"results    {_shown(place)}: {found}")
-    return EXIT_PROBLEMS if problems else 0
+    conclude({"out": config.verify, "problems": problems}, f"results    {place}: {found}")
+    return 1 if problems else 0
 
 
-def _place(given: str | Path) -> str:
-    """A place as every process sees it; none stays none."""
-    return str(given) if not str(given) or is_url(given) else str(from_root(Path(given)))
-
-
-def _shown(place: str) -> str:
+def shown(place: str | Path) -> str:
     """A place without its connection's options, which may hold a key."""
-    return place.partition("?")[0] if is_url(place) else place
+    return str(place).partition("?")[0] if "://" in str(place) else str(place)
 
 
 if __name__ == "__main__":

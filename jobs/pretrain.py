@@ -1,4 +1,4 @@
-"""Pretrains a backbone by contrastive learning on precomputed shards."""
+"""Pretrain a backbone by contrastive learning on precomputed shards."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ from pipeline.shardset.manifest import load_dataset_info
 
 
 def run() -> None:
-    """Parses, pretrains, says where the results are."""
+    """Parse, pretrain, say where the results are."""
     recipe, local, config = read_command_line(sys.argv[1:])
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     say(
@@ -19,18 +19,13 @@ def run() -> None:
         f"masks {config.masks.strategy}, fill {config.fill}"
     )
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
-    from training.engine.result_lines import result_lines
+    from training.engine.result import result_lines
 
     launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
     result = launcher.launch(config)
+    counts = {"step": result.step, "total_steps": result.total_steps, "values": result.values}
     conclude(
-        {
-            "out": config.out,
-            "finished": result.finished,
-            "step": result.step,
-            "total_steps": result.total_steps,
-            "values": result.values,
-        },
+        {"out": config.out, "finished": result.finished, **counts},
         *result_lines(result, config),
     )
 

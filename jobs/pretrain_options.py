@@ -1,5 +1,6 @@
-"""The command line of a pretraining: what its settings start from, and where it runs."""
+"""The command line of a pretraining, and the part that a sweep has in common with it."""
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,24 +9,38 @@ from typing import Annotated
 
 import tyro
 
-from jobs.base_config import (
-    BASE_HELP,
-    BRIEF,
-    METHOD_HELP,
-    RECIPE_HELP,
-    absolute,
-    find_base,
-    method_options,
-)
-from jobs.cli import parse
+from jobs.cli import UNNAMED, absolute_paths, from_root, parse
+from pipeline.core.errors import InputError
+from training.config.fields import new_name, with_fields
+from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
+from training.config.recipes import RECIPES, find_recipe, with_method
+from training.methods.registry import METHODS
+from training.methods.settings import MethodConfig
 
+DEFAULT_RECIPE = "simclr_small"
+PLACES = ("shards", "out", "knn.val_shards", "knn.train_shards", "heldout.shards")
 DESCRIPTION = (
     "Pretrains a backbone by contrastive learning on precomputed shards. The same command resumes "
     "a run that was broken off."
 )
-
-
+RECIPE_HELP = (
+    f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
+    f"with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
+)
+METHOD_HELP = (
+    f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "
+    "--method.* are the settings of this method."
+)
+BASE_HELP = (
+    "All settings start from a recipe, or from a file that a run or a sweep has left; any of them "
+    "can be changed. The defaults shown here are those of what it starts from: give --recipe NAME "
+    "or --config FILE beside --help to see others."
+)
+BRIEF = (
+    *("recipe", "config", "method", "local", "base.shards", "base.out", "base.epochs"),
+    *("base.batch_size", "base.seed", "base.fill", "base.num_workers", "base.knn.val_shards"),
+)
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """Set by torchrun for its processes."""
 
@@ -44,11 +59,18 @@ class PretrainOptions:
     config: Path | None = None
     method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     local: bool = False
-    base: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    base: Annotated[PretrainConfig, UNNAMED]
+
+
+@dataclass(frozen=True)
+class _OfMethod:
+    """Settings of a method."""
+
+    method: MethodConfig
 
 
 def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
-    """Reads recipe, place and configuration from the command line.
+    """Read recipe, place and configuration from the command line.
 
     Returns:
         What the fields start from, whether to run without Ray, and the configuration, paths
@@ -61,7 +83,56 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         arguments,
         default=PretrainOptions(base=base),
         description=f"{DESCRIPTION} {BASE_HELP}",
-        brief=("recipe", "config", "method", "local", *(f"base.{field}" for field in BRIEF)),
+        brief=BRIEF,
         variants=method_options(name, base),
     )
     return name, options.local or TORCHRUN in os.environ, absolute(options.base)
+
+
+def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
+    """What ``--help-all`` shows besides: the options of the methods that are not chosen."""
+    others = [name for name in METHODS if name != base.method.name]
+    return {
+        f"--method {name}": _OfMethod(with_method(recipe, base, name).method) for name in others
+    }
+
+
+def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
+    """Look for ``--recipe``, ``--config`` and ``--method`` on a command line.
+
+    Returns:
+        The recipe's or the file's name, and the configuration that it stands for; fields that must
+        still be given are ``tyro.MISSING``.
+
+    Raises:
+        InputError: an unknown recipe or method, a file that cannot be used, both given, or an
+            option that has another name now.
+    """
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for option in ("--recipe", "--config", "--method"):
+        words.add_argument(option)
+    try:
+        chosen, _ = words.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from error
+    for word in arguments:
+        option = word.partition("=")[0]
+        now = new_name(option.removeprefix("--").replace("-", "_"))
+        if option.startswith("--") and now is not None:
+            raise InputError(f"{option} is called --{now.replace('_', '-')} now")
+    if chosen.config is None:
+        name = chosen.recipe or DEFAULT_RECIPE
+        base = find_recipe(name)(tyro.MISSING, tyro.MISSING)
+        return name, base if chosen.method is None else with_method(name, base, chosen.method)
+    if chosen.recipe is not None:
+        raise InputError("--recipe and --config are both given: a run starts from one of them")
+    path = from_root(Path(chosen.config))
+    base = read_config_file(path, shards=tyro.MISSING, out=tyro.MISSING)
+    if chosen.method is not None:
+        base = with_fields(base, {"method": chosen.method})
+    return str(path), base
+
+
+def absolute(config: PretrainConfig) -> PretrainConfig:
+    """The configuration with absolute paths, also for a job that Ray runs in a copy."""
+    return absolute_paths(config, *PLACES)

@@ -1,16 +1,15 @@
 """Score saliency sources on images with masks, or stored maps against maps on the views."""
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from jobs.cli import conclude, from_root, main, parse
+from jobs.cli import absolute_paths, conclude, main, parse
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say
 from pipeline.saliency.registry import described_saliency_source, parse_saliency_source
 from pipeline.saliency.score_report import ScoreConfig, score_report
 from pipeline.shardset.manifest import load_dataset_info
-from pipeline.storage.storage import Location, is_url
+from pipeline.storage.storage import Location
 
 if TYPE_CHECKING:
     from training.evaluate.fidelity import Fidelity
@@ -21,26 +20,13 @@ BRIEF = ("images", "masks", "saliency", "maps", "picture", "half", "fidelity")
 def run() -> None:
     """Parse the command line, score, give the table."""
     config = parse(ScoreConfig, "jobs/score.py", brief=BRIEF)
-    config = replace(
-        config,
-        images=config.images and from_root(config.images),
-        masks=config.masks and from_root(config.masks),
-        maps=config.maps and from_root(config.maps),
-        picture=config.picture and from_root(config.picture),
-        fidelity=shards_of(config),
-    )
+    config = absolute_paths(config, "images", "masks", "maps", "picture", "fidelity")
     if config.fidelity is not None:
         found = fidelity(config, config.fidelity)
         conclude(asdict(found), *found.lines())
-        return
-    report = score_report(config)
-    conclude(report.values(), *report.lines())
-
-
-def shards_of(config: ScoreConfig) -> Location | None:
-    """The shards of `--fidelity`, a path as an absolute one."""
-    given = config.fidelity
-    return given if given is None or is_url(given) else from_root(Path(given))
+    else:
+        report = score_report(config)
+        conclude(report.values(), *report.lines())
 
 
 def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.base_config import (
+from jobs.cli import parse
+from jobs.pretrain_options import (
     BASE_HELP,
     METHOD_HELP,
     RECIPE_HELP,
@@ -15,7 +16,6 @@ from jobs.base_config import (
     find_base,
     method_options,
 )
-from jobs.cli import parse
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.sweep.config import Sweep, make_sweep

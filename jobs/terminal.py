@@ -1,8 +1,6 @@
 """What a person sees of a job: bars on a terminal, lines elsewhere, results at the end; or JSON."""
 
-import io
 import json
-import math
 import os
 import sys
 import threading
@@ -10,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import tyro
@@ -34,7 +31,7 @@ class TerminalOptions:
 
 
 class Terminal(Printed):
-    """Prints what a job tells; on a terminal progress is a bar, below which lines go on.
+    """Prints lines and progress; on a terminal progress is a bar, above which lines go on.
 
     Args:
         options: what is wanted.
@@ -49,35 +46,60 @@ class Terminal(Printed):
         super().__init__(clock)
         self._options = options
         self._lock = threading.RLock()
-        self._bar: _Bar | None = None
+        self._bar: tqdm[Any] | None = None
+        self._drawn = Standing(work="", done=0, total=0, unit="")
+        """What the bar shows."""
         self._open = ExitStack()
         self._results = self._open.enter_context(_results_apart()) if options.json else None
 
     def say(self, line: str) -> None:
-        """Prints a line, above the bar where there is one; of a quiet job's only the warnings."""
+        """Print a line, above the bar where there is one; of a quiet job's only the warnings."""
         if line.startswith(WARNING):
             self._print(line, sys.stderr)
         elif not self._options.quiet:
             self._print(line, sys.stdout)
 
     def show(self, standing: Standing) -> None:
-        """Moves the bar, or prints a line where it is time to."""
+        """Move the bar, or print a line where it is time to."""
         if self._options.quiet:
             return
         with self._lock:
             if not can_draw(sys.stderr):
                 super().show(standing)
                 return
-            if self._bar is not None and self._bar.standing.work != standing.work:
+            if self._drawn.work != standing.work:
                 self._close_bar()
-            if self._bar is None:
-                self._bar = _Bar(standing)
-            self._bar.move(standing)
+            self._draw(standing)
             if standing.done >= standing.total:
                 self._close_bar()
 
+    def _draw(self, standing: Standing) -> None:
+        if self._bar is None:
+            self._drawn = standing
+            tqdm.monitor_interval = 0  # a thread more would only be in the way of forks
+            self._bar = tqdm(
+                desc=standing.work,
+                total=standing.total,
+                initial=standing.done,
+                unit=f" {standing.unit}",
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+                smoothing=0.1,
+            )
+        bar, given = self._bar, standing.given - self._drawn.given
+        # These took no time, and are no part of the rate.
+        bar.n, bar.initial, bar.last_print_n = (
+            number + given for number in (bar.n, bar.initial, bar.last_print_n)
+        )
+        bar.total = standing.total
+        if standing.note != self._drawn.note:
+            bar.set_postfix_str(standing.note, refresh=False)
+        bar.update(standing.done - bar.n)
+        self._drawn = standing
+
     def conclude(self, values: Mapping[str, Any], lines: Sequence[str]) -> None:
-        """Gives the results, as they are wanted.
+        """Give the results, as they are wanted.
 
         Args:
             values: for programs: JSON values, paths among them; what is not finite becomes null.
@@ -86,14 +108,16 @@ class Terminal(Printed):
         with self._lock:
             self._close_bar()
         if self._results is not None:
-            print(json.dumps(_plain(values)), file=self._results, flush=True)
+            plain = json.dumps(values, default=os.fspath)
+            finite = json.loads(plain, parse_constant=lambda _: None)
+            print(json.dumps(finite), file=self._results, flush=True)
             if self._options.quiet:
                 return
         for line in lines:
             self._print(line, sys.stdout)
 
     def close(self) -> None:
-        """Takes the bar away, and gives standard output back."""
+        """Take the bar away, and give standard output back."""
         with self._lock:
             self._close_bar()
         self._open.close()
@@ -109,39 +133,6 @@ class Terminal(Printed):
                 print(line, file=stream, flush=True)
             else:
                 tqdm.write(line, file=stream)
-
-
-class _Bar:
-    """One bar of tqdm's that follows standings."""
-
-    def __init__(self, standing: Standing) -> None:
-        self.standing = standing
-        tqdm.monitor_interval = 0  # a thread more would only be in the way of forks
-        self._tqdm: tqdm[Any] = tqdm(
-            desc=standing.work,
-            total=standing.total,
-            initial=standing.done,
-            unit=f" {standing.unit}",
-            file=sys.stderr,
-            leave=False,
-            dynamic_ncols=True,
-            smoothing=0.1,
-        )
-
-    def move(self, standing: Standing) -> None:
-        before, self.standing, bar = self.standing, standing, self._tqdm
-        given = standing.given - before.given
-        # these took no time, and are no part of the rate
-        bar.n, bar.initial, bar.last_print_n = (
-            number + given for number in (bar.n, bar.initial, bar.last_print_n)
-        )
-        bar.total = standing.total
-        if standing.note != before.note:
-            bar.set_postfix_str(standing.note, refresh=False)
-        bar.update(standing.done - bar.n)
-
-    def close(self) -> None:
-        self._tqdm.close()
 
 
 def can_draw(stream: TextIO) -> bool:
@@ -173,15 +164,5 @@ def _results_apart() -> Iterator[TextIO]:
 def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except (OSError, io.UnsupportedOperation):
+    except OSError:  # it is no file
         return None
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON values, and paths)
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

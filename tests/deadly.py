@@ -53,7 +53,6 @@ def orphan() -> None:
 
 DEATHS: dict[str, Callable[[], None]] = {
     "crash": crash,
-    "abort": os.abort,
     "leave": leave,
     "spin": spin,
     "sleep": sleep,

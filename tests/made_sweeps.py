@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from training.config.fields import with_fields
 from training.config.recipes import debug, with_method
-from training.core.fields import with_fields
 from training.sweep.config import Sweep, make_sweep
 from training.sweep.description import describe, write_description
 from training.sweep.results import Status, Trial, write_table

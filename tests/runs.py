@@ -11,7 +11,7 @@ from training.core.checkpoint import CheckpointStore
 from training.core.context import LocalContext
 from training.encoders.settings import EncoderConfig
 from training.engine.local import launch
-from training.engine.loop import RunResult
+from training.engine.result import RunResult
 from training.methods.moco.settings import MoCoConfig
 from training.record.metrics import TIMINGS, read_metrics
 from training.views.settings import ViewConfig

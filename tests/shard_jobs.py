@@ -26,7 +26,7 @@ def job_of_folder(
     plan = make_plan(collect(listing), {}, shard_images=1000, shard_bytes=1 << 30)
     write_plan(open_store(out), plan)
     return ShardJob(
-        data=listing.place,
+        data=listing.data,
         out=open_store(out),
         plan_digest=plan.info.digest,
         saliency=saliency,

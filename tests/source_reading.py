@@ -23,6 +23,6 @@ def read(place: str | Path, **options: Any) -> list[RawImage]:  # noqa: ANN401
         shard_bytes=1 << 30,
         keeps_order=listing.keeps_order,
     )
-    images = [image for shard in plan.shards() for image in read_images(listing.place, shard)]
+    images = [image for shard in plan.shards() for image in read_images(listing.data, shard)]
     assert len(images) == plan.info.num_images
     return images

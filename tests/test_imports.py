@@ -25,3 +25,10 @@ def test_the_contracts_hold() -> None:
 @pytest.mark.parametrize("path", PACKAGES)
 def test_packages_import_nothing(path: str) -> None:
     assert ast.parse((ROOT / path).read_text()).body == []
+
+
+def test_private_modules_of_ray_are_imported_in_one_file() -> None:
+    private = r"^ *(from|import) ray\.([a-z0-9_.]*\.)?_"
+    search = ["git", "grep", "-lE", private, "--", "pipeline", "training", "jobs"]
+    found = subprocess.run(search, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["training/ray/private.py"]

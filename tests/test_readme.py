@@ -3,7 +3,6 @@
 import ast
 import re
 import shlex
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from ray._private.authentication import authentication_constants
 from jobs.cli import parse
 from jobs.cluster import wait
 from jobs.compare import CompareConfig
-from jobs.demo import DemoConfig
 from jobs.export import ExportConfig
 from jobs.pretrain_options import read_command_line
 from jobs.sweep_options import read_options
@@ -22,24 +20,18 @@ from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
+from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
 from training.report.config import ReportConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
-    ROOT / name
-    for name in (
-        "README.md",
-        "pipeline/README.md",
-        "pipeline/saliency/README.md",
-        "training/README.md",
-        "training/evaluate/README.md",
-        "training/sweep/README.md",
-        "jobs/README.md",
-        "jobs/deploy/README.md",
-        "tests/benchmarks/RESULTS.md",
+    ROOT / folder / "README.md"
+    for folder in (
+        *("", "pipeline", "pipeline/saliency", "training", "training/evaluate", "training/sweep"),
+        *("jobs", "jobs/deploy"),
     )
-]
+] + [ROOT / "tests/benchmarks/RESULTS.md"]
 README = "\n".join(page.read_text() for page in PAGES)
 ELSEWHERE = (
     "ray: command not found",
@@ -47,19 +39,25 @@ ELSEWHERE = (
     Path(ray._private.node.__file__).read_text(),
 )
 """Said by a shell, by Python or by Ray."""
-PARSERS: dict[str, Callable[[list[str]], object]] = {
-    "jobs/precompute.py": lambda words: parse(
-        VerifyConfig if "--verify" in words else PrecomputeConfig, "precompute", words
-    ),
-    "jobs/pretrain.py": read_command_line,
-    "jobs/evaluate.py": lambda words: parse(EvaluateConfig, "evaluate", words),
-    "jobs/compare.py": lambda words: parse(CompareConfig, "compare", words),
-    "jobs/export.py": lambda words: parse(ExportConfig, "export", words),
-    "jobs/report.py": lambda words: parse(ReportConfig, "report", words),
-    "jobs/score.py": lambda words: parse(ScoreConfig, "score", words),
-    "jobs/demo.py": lambda words: parse(DemoConfig, "demo", words),
-    "jobs/sweep.py": lambda words: read_options(words, "sweep"),
+CONFIGS: dict[str, type[object]] = {
+    "jobs/precompute.py": PrecomputeConfig,
+    "jobs/evaluate.py": EvaluateConfig,
+    "jobs/compare.py": CompareConfig,
+    "jobs/export.py": ExportConfig,
+    "jobs/report.py": ReportConfig,
+    "jobs/score.py": ScoreConfig,
+    "jobs/demo.py": DemoConfig,
 }
+
+
+def read(job: str, words: list[str]) -> None:
+    """The job's command line, as the job reads it."""
+    if job == "jobs/pretrain.py":
+        read_command_line(words)
+    elif job == "jobs/sweep.py":
+        read_options(words, "sweep")
+    else:
+        parse(VerifyConfig if "--verify" in words else CONFIGS[job], job, words)
 
 
 def lines() -> list[str]:
@@ -85,9 +83,9 @@ def test_the_job_takes_the_command(words: list[str], monkeypatch: pytest.MonkeyP
         assert words[1:] == ["wait", "--gpus", "4"]
     elif "--config" in words:  # of a sweep that has ended
         with pytest.raises(InputError, match=r"best\.json cannot be read"):
-            PARSERS[words[0]](words[1:])
+            read(words[0], words[1:])
     else:
-        PARSERS[words[0]](words[1:])
+        read(words[0], words[1:])
 
 
 def test_waiting_wants_one_number() -> None:

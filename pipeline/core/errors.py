@@ -53,6 +53,12 @@ class ImageError(ValueError):
     """The bytes of one image are unusable; the message is the reason on the rejected list."""
 
 
+def check(fits: bool, message: str) -> None:
+    """Raise `InputError` with a message unless something that a person gave fits."""
+    if not fits:
+        raise InputError(message)
+
+
 def write_error(what: str, error: OSError) -> InputError:
     """Returns the error for something that cannot be written, such as on a full disk.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.config import EXTERNAL, PrecomputeConfig, absolute, open_place
+from pipeline.precompute.config import EXTERNAL, PrecomputeConfig, absolute, open_location
 from pipeline.precompute.history import History, new_images, read_history, shards_of
 from pipeline.precompute.mask_files import check_masks, match_masks
 from pipeline.precompute.plan import Plan, PlanInfo, make_plan
@@ -16,7 +16,7 @@ from pipeline.precompute.plan_files import (
     write_plan,
 )
 from pipeline.shardset.manifest import ShardInfo
-from pipeline.sources.listing import Collected, DataPlace, Listing, collect
+from pipeline.sources.listing import Collected, DataStore, Listing, collect
 from pipeline.sources.registry import open_source
 from pipeline.storage.base import Store
 from pipeline.storage.local_store import LocalStore
@@ -29,7 +29,7 @@ class Work:
     """What is to be made, and what is there already; its size does not depend on the images.
 
     Attributes:
-        place: how to read the images.
+        data: how to read the images.
         plans: of the shards that this run makes or checks, by generation.
         class_names: of the set afterwards.
         plan_digest: of the set afterwards.
@@ -41,7 +41,7 @@ class Work:
         began_before: whether an earlier run has begun the same.
     """
 
-    place: DataPlace
+    data: DataStore
     plans: dict[int, PlanInfo]
     class_names: tuple[str, ...]
     plan_digest: str
@@ -67,17 +67,17 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
     """
     if isinstance(out, LocalStore) and out.root.exists() and not out.root.is_dir():
         raise InputError(f"--out {out.url} is a file: a folder is wanted")
-    masks = open_place(config.masks) if str(config.masks) else None
+    masks = open_location(config.masks) if str(config.masks) else None
     listing = open_source(absolute(config.data), config.source_options)
-    _check_places(listing, out, masks)
+    _check_locations(listing, out, masks)
     parameters = config.parameters(saliency)
     history = read_history(out)
     if config.append:
         _check_append(out, history, parameters)
     images = collect(listing, history.finished[-1].class_names if config.append else ())
-    place = listing.place
+    data = listing.data
     if config.saliency == EXTERNAL:
-        place = replace(place, masks=masks or place.masks)
+        data = replace(data, masks=masks or data.masks)
         images = match_masks(images, masks) if masks else images
         if config.missing_masks == "error":
             check_masks(images, masks.url if masks else f"the column {config.mask_column}")
@@ -89,14 +89,14 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
         keeps_order=listing.keeps_order,
     )
     if config.append:
-        return _begin_append(plan_of, out, place, images, history)
+        return _begin_append(plan_of, out, data, images, history)
     plan = plan_of(images)
     began_before = _write(out, plan, 0)
     appended = history.finished[1:]
     kept, num_rejected = shards_of(out, appended)
     last = (plan.info, *appended)[-1]
     return Work(
-        place=place,
+        data=data,
         plans={0: plan.info},
         class_names=last.class_names,
         plan_digest=last.digest,
@@ -137,7 +137,7 @@ def _check_append(out: Store, history: History, parameters: dict[str, object]) -
 def _begin_append(
     plan_of: Callable[..., Plan],
     out: Store,
-    place: DataPlace,
+    data: DataStore,
     images: Collected,
     history: History,
 ) -> Work:
@@ -146,7 +146,7 @@ def _begin_append(
     images = _labelled_as(images, last, out)
     new, covered = new_images(out, history, images)
     work = Work(
-        place=place,
+        data=data,
         plans={generation: history.finished[generation] for generation in covered},
         class_names=last.class_names,
         plan_digest=last.digest,
@@ -185,8 +185,8 @@ def _labelled_as(images: Collected, last: PlanInfo, out: Store) -> Collected:
     return images
 
 
-def _check_places(listing: Listing, out: Store, masks: Store | None) -> None:
-    data = listing.place.store
+def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
+    data = listing.data.store
     if out == data and listing.takes_all:
         raise InputError(f"--out is the data folder itself, {out.url}: choose another")
     if masks is not None and listing.takes_all:

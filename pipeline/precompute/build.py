@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
@@ -36,7 +37,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import shard_file, shard_name
 from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
-from pipeline.sources.listing import DataPlace
+from pipeline.sources.listing import DataStore
 from pipeline.sources.reading import RawImage, read_images
 from pipeline.storage.base import Store, StoreError
 
@@ -66,7 +67,7 @@ class ShardJob:
         rejected: sources that are known to kill their process, and how.
     """
 
-    data: DataPlace
+    data: DataStore
     out: Store
     plan_digest: str
     saliency: SaliencySource
@@ -153,14 +154,9 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
     return BuiltShard(info, len(rejected), rebuilt=True)
 
 
-def rehearse(job: ShardJob, row: int, limit: Limit = nullcontext) -> None:
-    """Process one image of a shard, by its row in the plan, and write nothing.
-
-    Raises:
-        InputError: the source cannot be read.
-    """
-    planned = planned_rows(job.out, job.number, job.generation)
-    (image,) = read_images(job.data, planned.slice(row, 1))
+def rehearse(job: ShardJob, row: pa.RecordBatch, limit: Limit = nullcontext) -> None:
+    """Process the image of one row of the plan and write nothing; InputError if it is not read."""
+    (image,) = read_images(job.data, row)
     try:
         decoded = _decode(job, image, limit)
     except ImageError:

@@ -11,7 +11,7 @@ from pipeline.saliency.registry import make_saliency_source, parse_saliency_sour
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.listing import SourceOptions
 from pipeline.storage.base import Store
-from pipeline.storage.storage import is_url, open_store
+from pipeline.storage.storage import Location, is_url, open_store
 
 EXTERNAL = "external"
 
@@ -126,11 +126,11 @@ class PrecomputeConfig:
         }
 
 
-def absolute(place: str | Path) -> str:
+def absolute(location: Location) -> str:
     """A location that is valid on every node: local paths are made absolute."""
-    return str(place) if is_url(place) else str(Path(place).expanduser().resolve())
+    return str(location) if is_url(location) else str(Path(location).expanduser().resolve())
 
 
-def open_place(place: str | Path) -> Store:
+def open_location(location: Location) -> Store:
     """The store at a location of the settings."""
-    return open_store(absolute(place))
+    return open_store(absolute(location))

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import PlanInfo
-from pipeline.precompute.plan_files import all_planned_rows, read_plan
+from pipeline.precompute.plan import PlanInfo, source_hashes
+from pipeline.precompute.plan_files import planned_shards, read_plan
 from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info, read_record
 from pipeline.shardset.schema import DATASET_FILE, shard_name
 from pipeline.sources.listing import Collected
@@ -90,25 +90,28 @@ def new_images(
     Raises:
         InputError: an image of the set is listed with another size.
     """
-    is_new = np.ones(images.rows.num_rows, bool)
+    listed = pa.array(source_hashes(images.rows["source"], 8)[:, 0])
+    is_new = np.ones(len(listed), bool)
     covered: list[int] = []
     for generation in range(len(history.finished)):
-        planned = all_planned_rows(out, generation)
-        row = pc.index_in(images.rows["source"], value_set=planned["source"])
-        known = row.is_valid().to_numpy()
+        hashes, sizes = [], []
+        for shard in planned_shards(out, generation):
+            hashes.append(source_hashes(shard.column("source"), 8)[:, 0])
+            sizes.append(shard.column("num_bytes").to_numpy())
+        planned = pc.index_in(listed, value_set=pa.array(np.concatenate(hashes)))
+        known = planned.is_valid().to_numpy(zero_copy_only=False)
         is_new &= ~known
-        if known.sum() == planned.num_rows:
+        if known.sum() == sum(map(len, hashes)):
             covered.append(generation)
-        before = planned["num_bytes"].take(row.drop_null()).to_numpy()
-        listed = images.rows.filter(row.is_valid())
-        now = listed["num_bytes"].to_numpy()
+        before = np.concatenate(sizes)[planned.drop_null().to_numpy()]
+        now = images.rows["num_bytes"].to_numpy()[known]
         changed = np.flatnonzero((before != now) & (before >= 0) & (now >= 0))
         if len(changed):
             first = int(changed[0])
+            source = images.rows["source"][int(np.flatnonzero(known)[first])]
             raise InputError(
-                f"{listed['source'][first]} is in the set with {before[first]} bytes and has "
-                f"{now[first]} now: an append changes nothing; give the new image another name, "
-                "or choose another --out"
+                f"{source} is in the set with {before[first]} bytes and has {now[first]} now: an "
+                "append changes nothing; give the new image another name, or choose another --out"
             )
     rows = images.rows.filter(pa.array(is_new)).combine_chunks()
     return replace(images, rows=rows), tuple(covered)

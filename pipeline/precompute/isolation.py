@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 import psutil
+import pyarrow as pa
 
 from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.memory import keep_freed_memory
@@ -93,15 +94,15 @@ class Isolation:
 
     def _killers(self, job: ShardJob) -> dict[str, str]:
         """The sources of a shard that kill a process alone, and how each does."""
-        planned = planned_rows(job.out, job.number, job.generation)["source"].to_pylist()
+        planned = planned_rows(job.out, job.number, job.generation)
         deaths = {
-            source: self._death(job, row)
-            for row, source in enumerate(planned)
+            source: self._death(job, planned.slice(number, 1))
+            for number, source in enumerate(planned["source"].to_pylist())
             if source not in job.rejected
         }
         return {source: death for source, death in deaths.items() if death}
 
-    def _death(self, job: ShardJob, row: int) -> str:
+    def _death(self, job: ShardJob, row: pa.RecordBatch) -> str:
         """How an image kills its process; empty if it does not."""
         death = ""
         for _ in range(ALONE_TRIES):

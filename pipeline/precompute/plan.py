@@ -99,7 +99,7 @@ def make_plan(
     _check_keys(sources)
     order = np.arange(len(sources), dtype=np.int64)
     if not keeps_order:
-        hashes = _source_hashes(sources, 16)
+        hashes = source_hashes(sources, 16)
         order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
     sizes = np.maximum(images.rows["num_bytes"].to_numpy(), 0)[order]
     bounds = _shard_bounds(sizes, shard_images, shard_bytes)
@@ -119,7 +119,7 @@ def make_plan(
 
 def _check_keys(sources: pa.ChunkedArray) -> None:
     """Refuse sources with one key, which ends in the hash of the source."""
-    hashes = _source_hashes(sources, 8)[:, 0]
+    hashes = source_hashes(sources, 8)[:, 0]
     ordered = np.argsort(hashes, kind="stable")
     for position in np.flatnonzero(np.diff(hashes[ordered]) == 0).tolist():
         first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
@@ -129,7 +129,7 @@ def _check_keys(sources: pa.ChunkedArray) -> None:
             raise InputError(f"{first!r} and {second!r} have the same key: rename one")
 
 
-def _source_hashes(sources: pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
+def source_hashes(sources: pa.Array | pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
     """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
     parts = [np.zeros(0, np.uint64)]
     for start in range(0, len(sources), DIGEST_ROWS):

@@ -79,10 +79,11 @@ def planned_rows(store: Store, number: int, generation: int = 0) -> pa.RecordBat
         return reader.get_batch(number)
 
 
-def all_planned_rows(store: Store, generation: int = 0) -> pa.Table:
-    """Read the rows of all shards of a plan, one chunk per column; raises as `planned_rows`."""
+def planned_shards(store: Store, generation: int = 0) -> Iterator[pa.RecordBatch]:
+    """Read the rows of each shard of a plan; raises as `planned_rows`."""
     with _open_rows(store, generation) as reader:
-        return reader.read_all().combine_chunks()
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
 
 
 @contextmanager
@@ -147,7 +148,7 @@ def _difference(store: Store, old: PlanInfo, plan: Plan, generation: int) -> str
     if named:
         return named
     try:
-        before = all_planned_rows(store, generation)
+        before = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
     except InputError:
         return "other images"
     if found := _source_difference(before, plan.rows):

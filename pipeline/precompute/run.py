@@ -14,7 +14,7 @@ from pipeline.core.errors import InputError, write_error
 from pipeline.core.progress import Standing, say, show
 from pipeline.precompute.begin import Work, begin
 from pipeline.precompute.build import BuiltShard, ShardJob
-from pipeline.precompute.config import PrecomputeConfig, open_place
+from pipeline.precompute.config import PrecomputeConfig, open_location
 from pipeline.precompute.plan_files import discard_begun
 from pipeline.saliency.interface import batch_images_of, pin
 from pipeline.saliency.registry import describe_saliency_source
@@ -34,7 +34,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         InputError: the data or the output cannot be used, another plan was begun there, a source
             or a store cannot be read or has changed, or too many images were rejected.
     """
-    out = open_place(config.out)
+    out = open_location(config.out)
     saliency = pin(config.make_saliency())
     described = describe_saliency_source(config.saliency_name, saliency)
     try:
@@ -43,7 +43,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         raise write_error(out.url, error) from error
     jobs = [
         ShardJob(
-            data=work.place,
+            data=work.data,
             out=out,
             first_shard=plan.first_shard,
             number=number,

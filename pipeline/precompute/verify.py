@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say, track
-from pipeline.precompute.plan_files import all_planned_rows, plan_file, read_plan, rows_file
+from pipeline.precompute.plan_files import plan_file, planned_shards, read_plan, rows_file
 from pipeline.precompute.verify_shard import ShardReport, at_most_named, verify_shard
 from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info
 from pipeline.shardset.schema import (
@@ -161,7 +161,8 @@ def _source_problems(store: Store, num_plans: int, reports: list[ShardReport]) -
     num_planned = 0
     missing: list[str] = []
     for generation in range(num_plans):
-        planned = all_planned_rows(store, generation)["source"]
+        shards = [shard.column("source") for shard in planned_shards(store, generation)]
+        planned = pa.chunked_array(shards, kind)
         is_there = pc.is_in(planned, value_set=sources)
         missing += planned.filter(pc.invert(is_there)).to_pylist()
         num_planned += len(planned)

@@ -13,7 +13,7 @@ from pipeline.core.image_names import (
     has_image_suffix,
     may_be_image,
 )
-from pipeline.sources.listing import DataPlace, Listing, Row
+from pipeline.sources.listing import DataStore, Listing, Row
 from pipeline.storage.base import Store, printable
 
 CONTAINER_SUFFIXES = (".tar", ".parquet", ".csv")
@@ -26,7 +26,7 @@ def list_files(store: Store, pattern: re.Pattern[str] | None, labels: bool) -> L
     of an image is its class, if labels are wanted and every image is in one.
     """
     return Listing(
-        place=DataPlace(store=store),
+        data=DataStore(store=store),
         rows=_rows(store, pattern, labels),
         unlabelled="lies in no class folder" if labels else "",
         takes_all=pattern is None,

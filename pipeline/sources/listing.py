@@ -1,6 +1,6 @@
 """A listing of images: a stream of rows, and the whole of it in arrow, with labels as numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -67,7 +67,7 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPlace:
+class DataStore:
     """How to read the images of a listing. It can be pickled.
 
     Attributes:
@@ -88,7 +88,7 @@ class Listing:
     """A stream of rows, which can be read once.
 
     Attributes:
-        place: how to read the images.
+        data: how to read the images.
         rows: of the images, with labels by name; None for each file that is not an image.
         keeps_order: whether the rows' order matters, so that containers are read sequentially.
         counts_as_numbers: whether labels that are all integers are sorted by value.
@@ -96,7 +96,7 @@ class Listing:
         takes_all: whether the listing has every image below the store.
     """
 
-    place: DataPlace
+    data: DataStore
     rows: Iterator[Row | None]
     keeps_order: bool = False
     counts_as_numbers: bool = False
@@ -155,7 +155,8 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
         why = f"{first_unlabelled} {listing.unlabelled}" if listing.unlabelled else ""
         return images.without_labels(why)
     by_value = listing.counts_as_numbers and all(n.lstrip("-").isdecimal() for n in numbers)
-    new = sorted(numbers.keys() - set(known_classes), key=int if by_value else str)
+    order: Callable[[str], int | str] = int if by_value else str
+    new = sorted(numbers.keys() - set(known_classes), key=order)
     names = (*known_classes, *new)
     final = {name: number for number, name in enumerate(names)}
     renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]

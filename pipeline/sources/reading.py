@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
-from pipeline.sources.listing import DataPlace, Row
+from pipeline.sources.listing import DataStore, Row
 from pipeline.sources.table import BYTES_FIELD, readable
-from pipeline.sources.uris import open_uri
 from pipeline.storage.base import Store
+from pipeline.storage.storage import open_uri
 
 READ_AHEAD, READ_THREADS = 16, 8
 """Images that are prefetched from a remote store, and the number of threads."""
@@ -43,7 +43,7 @@ class RawImage:
         return sha256(self.data).hexdigest()
 
 
-def read_images(place: DataPlace, rows: pa.RecordBatch) -> Iterator[RawImage]:
+def read_images(data: DataStore, rows: pa.RecordBatch) -> Iterator[RawImage]:
     """Read the images of rows of PLAN_SCHEMA.
 
     Raises:
@@ -55,10 +55,10 @@ def read_images(place: DataPlace, rows: pa.RecordBatch) -> Iterator[RawImage]:
         row["uri"] = os.fsdecode(row["uri"] or row["source"])
     if listed and listed[0]["offset"] is not None and listed[0]["length"] is None:
         for uri, group in groupby(listed, key=lambda row: str(row["uri"])):
-            yield from _parquet_rows(place, uri, {row["offset"]: row for row in group})
+            yield from _parquet_rows(data, uri, {row["offset"]: row for row in group})
         return
-    reader = _Reader(place)
-    is_remote = listed and open_uri(place.store, listed[0]["uri"])[0].is_remote
+    reader = _Reader(data)
+    is_remote = listed and open_uri(data.store, listed[0]["uri"])[0].is_remote
     if is_remote and all(row["offset"] is None for row in listed):
         yield from _prefetched(reader, listed)
     else:
@@ -83,13 +83,13 @@ def _prefetched(reader: "_Reader", rows: list[Row]) -> Iterator[RawImage]:
 class _Reader:
     """Reads images and masks. The current tar stays open: its members follow each other."""
 
-    def __init__(self, place: DataPlace) -> None:
-        self._place = place
+    def __init__(self, data: DataStore) -> None:
+        self._data = data
         self._tar: tuple[str, IO[bytes]] | None = None
 
     def image(self, row: Row) -> RawImage:
         """Read the image and the mask of a row."""
-        store, masks = self._place.store, self._place.masks or self._place.store
+        store, masks = self._data.store, self._data.masks or self._data.store
         source, uri = row["source"], row["uri"]
         data = self._read(source, store, uri, row["offset"], row["num_bytes"])
         mask: bytes | None = None
@@ -115,7 +115,7 @@ class _Reader:
                 self._tar[1].seek(offset)
                 data = self._tar[1].read(size or 0)
         except FileNotFoundError as error:
-            url = self._place.store.url
+            url = self._data.store.url
             raise InputError(f"{what} has vanished from {url} since it was listed") from error
         if size is not None and 0 <= size != len(data):
             raise InputError(
@@ -125,10 +125,10 @@ class _Reader:
         return data
 
 
-def _parquet_rows(place: DataPlace, uri: str, wanted: dict[int, Row]) -> Iterator[RawImage]:
+def _parquet_rows(data: DataStore, uri: str, wanted: dict[int, Row]) -> Iterator[RawImage]:
     """Read rows, by their numbers, of one parquet file, with only the row groups that it takes."""
-    store, name = open_uri(place.store, uri)
-    columns = [column for column in (place.image_column, place.mask_column) if column]
+    store, name = open_uri(data.store, uri)
+    columns = [column for column in (data.image_column, data.mask_column) if column]
     with readable(store, name), store.open(name) as file:
         table = pq.ParquetFile(file)
         if max(wanted) >= table.metadata.num_rows:
@@ -144,9 +144,9 @@ def _parquet_rows(place: DataPlace, uri: str, wanted: dict[int, Row]) -> Iterato
             for batch in table.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
                 for position in range(batch.num_rows):
                     if row := wanted.get(number):
-                        data = _cell(batch, place.image_column, position) or b""
-                        mask = _cell(batch, place.mask_column, position)
-                        yield RawImage(row["source"], data, row["label"], mask)
+                        image = _cell(batch, data.image_column, position) or b""
+                        mask = _cell(batch, data.mask_column, position)
+                        yield RawImage(row["source"], image, row["label"], mask)
                     number += 1
 
 

@@ -16,7 +16,7 @@ WILDCARDS = re.compile(r"[*?\[]")
 
 
 def open_source(data: Place, options: SourceOptions) -> Listing:
-    """List the images of a place.
+    """List the images at a location.
 
     - a folder, or a prefix of a bucket: all images below it, at any depth; top-level folders are
       classes, if every image is in one;

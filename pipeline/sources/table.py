@@ -12,7 +12,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
-from pipeline.sources.listing import BATCH_ROWS, DataPlace, Listing, Row, SourceOptions
+from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
 from pipeline.sources.uris import UriResolver
 from pipeline.storage.base import Store, printable
 
@@ -28,21 +28,21 @@ def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> L
     Relative URIs are relative to their table's folder. Columns of images and of masks are both
     URIs or both bytes.
     """
-    place = store.where(names[0])
+    table = store.where(names[0])
     suffix = os.path.splitext(names[0])[1].lower()
     holds_bytes = False
     if suffix == ".txt":
         if options.columns:
-            raise InputError(f"{place}: a text list has no columns")
+            raise InputError(f"{table}: a text list has no columns")
     else:
         schema = _schema(store, names[0], suffix)
-        options = _choose(place, schema.names, options)
+        options = _choose(table, schema.names, options)
         image, mask = options.image_column, options.mask_column
         holds_bytes = _is_bytes(schema.field(image).type)
         if mask and _is_bytes(schema.field(mask).type) != holds_bytes:
-            raise InputError(f"{place}: {image} and {mask} have to be both URIs or both bytes")
+            raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
     return Listing(
-        place=DataPlace(
+        data=DataStore(
             store=store,
             masks=store,
             image_column=options.image_column if holds_bytes else "",
@@ -62,14 +62,14 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _choose(place: str, there: Sequence[str], options: SourceOptions) -> SourceOptions:
+def _choose(table: str, there: Sequence[str], options: SourceOptions) -> SourceOptions:
     """The columns that are used; label is empty if there is none or none is wanted."""
     listed = f"it has {', '.join(there) or 'none'}"
     for option in ("image_column", "label_column", "mask_column"):
         name = getattr(options, option)
         if name and name not in there:
             raise InputError(
-                f"{place} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
+                f"{table} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
             )
     image, label = options.image_column, options.label_column
     if not image:
@@ -77,7 +77,7 @@ def _choose(place: str, there: Sequence[str], options: SourceOptions) -> SourceO
         if len(found) != 1:
             which = f"any of {', '.join(found)}" if found else "none that is known by its name"
             raise InputError(
-                f"{place}: the column of images may be {which}: name it with --image-column "
+                f"{table}: the column of images may be {which}: name it with --image-column "
                 f"({listed})"
             )
         image = found[0]
@@ -146,8 +146,11 @@ def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cel
         )
         batches = arrow_csv.open_csv(file, convert_options=convert)
     for batch in batches:
-        names = (options.image_column, options.label_column, options.mask_column)
-        yield from zip(*(_texts(batch, name) for name in names), strict=True)
+        images, labels, masks = (
+            _texts(batch, name)
+            for name in (options.image_column, options.label_column, options.mask_column)
+        )
+        yield from zip(images, labels, masks, strict=True)
 
 
 def _texts(batch: pa.RecordBatch, column: str) -> list[str | None]:

@@ -9,7 +9,7 @@ from typing import IO
 
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import IMAGE_SUFFIXES
-from pipeline.sources.listing import DataPlace, Listing, Row, SourceOptions
+from pipeline.sources.listing import DataStore, Listing, Row, SourceOptions
 from pipeline.storage.base import Store, printable
 
 LABEL_MEMBER, JSON_MEMBER, JSON_FIELD = "cls", "json", "label"
@@ -22,7 +22,7 @@ def list_tars(store: Store, names: list[str], options: SourceOptions) -> Listing
     `label` of the member `.json`. Its source is `<tar>/<member>`.
     """
     return Listing(
-        place=DataPlace(store=store, masks=store),
+        data=DataStore(store=store, masks=store),
         rows=_rows(store, names, options),
         keeps_order=True,
         counts_as_numbers=True,

@@ -10,6 +10,7 @@ from pipeline.sources.listing import Row
 from pipeline.storage.base import Store, StoreError, printable, reason
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.object_store import ObjectStore, open_object_store
+from pipeline.storage.storage import open_uri
 
 
 class UriResolver:
@@ -94,18 +95,3 @@ def _remote_row(source: str, uri: str | None = None) -> Row:
     """A row of unknown size: asking for the size of each would take hours."""
     encoded = None if uri is None else uri.encode()
     return {"source": printable(source), "uri": encoded, "num_bytes": -1}
-
-
-def open_uri(store: Store, uri: str) -> tuple[Store, str]:
-    """Return the store and the name that the `uri` (or source) of a row means.
-
-    A name is relative to `store`. A URL of its scheme without options is reached with its options.
-    """
-    if "://" not in uri:
-        return store, uri
-    other = open_object_store(uri)
-    bucket, _, key = other.base.partition("/")
-    options = other.options
-    if "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme:
-        options = store.options
-    return ObjectStore(other.scheme, bucket, options), key

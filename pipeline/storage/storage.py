@@ -32,6 +32,23 @@ def open_store(place: Place) -> Store:
     return open_object_store(str(place))
 
 
+def open_uri(store: Store, uri: str) -> tuple[Store, str]:
+    """Return the store and the name that a URI in a list of images means.
+
+    A name is relative to `store`. A URL of its scheme without options is reached with its options.
+    """
+    if "://" not in uri:
+        return store, uri
+    from pipeline.storage.object_store import ObjectStore, open_object_store
+
+    other = open_object_store(uri)
+    bucket, _, key = other.base.partition("/")
+    options = other.options
+    if "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme:
+        options = store.options
+    return ObjectStore(other.scheme, bucket, options), key
+
+
 def is_url(place: Location) -> bool:
     """Whether a location is a URL, not a local path.
 

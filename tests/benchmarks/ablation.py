@@ -27,7 +27,7 @@ import tyro
 from jobs.cli import main, parse
 from pipeline.core.errors import InputError
 from tests.benchmarks.ablation_records import read_records
-from tests.benchmarks.ablation_report import draw_frontier, report
+from tests.benchmarks.ablation_report import report
 from tests.benchmarks.ablation_run import EXIT_ELSEWHERE, Run, run_in_process
 from tests.benchmarks.ablation_table import find_table
 from tests.benchmarks.quiet import QUIET_FILE
@@ -49,7 +49,6 @@ class AblationConfig:
         records: file of the finished runs; none: tests/benchmarks/records/TABLE.jsonl.
         report: print what is recorded, and run nothing.
         against: arm that the others are compared with; none: the table's baseline.
-        plot: with --report, draw usual against changed in this file.
     """
 
     table: Annotated[str, tyro.conf.Positional] = ""
@@ -60,7 +59,6 @@ class AblationConfig:
     records: Path | None = None
     report: bool = False
     against: str | None = None
-    plot: Path | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1 or min(self.seeds, default=-1) < 0:
@@ -95,7 +93,7 @@ def planned(config: AblationConfig, quiet_file: Path = QUIET_FILE) -> list[Run]:
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> int:
-    """Runs what is not recorded yet, `jobs` at a time; returns how many did not finish."""
+    """Run what is not recorded yet, `jobs` at a time; returns how many did not finish."""
     waiting = [run for run in runs if not run.finished]
     print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished", flush=True)
     # Forked from a server that has imported everything: what runs is the code of the start, even
@@ -115,23 +113,18 @@ def run_all(runs: Sequence[Run], jobs: int) -> int:
             multiprocessing.connection.wait([process.sentinel for process in running])
             for process in [process for process in running if process.exitcode is not None]:
                 run, started = running.pop(process)
-                elsewhere = process.exitcode == EXIT_ELSEWHERE
-                failed += process.exitcode != 0 and not elsewhere
+                failed += process.exitcode not in (0, EXIT_ELSEWHERE)
+                words = {0: "finished", EXIT_ELSEWHERE: "left to another process:"}
+                broken = f"BROKEN OFF (exit code {process.exitcode}):"
                 minutes = (time.monotonic() - started) / 60
-                print(f"{ended(process.exitcode)} {run} after {minutes:.1f} min", flush=True)
+                said = words.get(process.exitcode or 0, broken)
+                print(f"{said} {run} after {minutes:.1f} min", flush=True)
     finally:
         for process in running:
             process.terminate()  # the loop answers with a checkpoint
         for process in running:
             process.join()
     return failed
-
-
-def ended(code: int | None) -> str:
-    """What an exit code says of a run."""
-    if code == EXIT_ELSEWHERE:
-        return "left to another process:"
-    return "finished" if code == 0 else f"BROKEN OFF (exit code {code}):"
 
 
 def commit_here() -> str:
@@ -146,12 +139,7 @@ def commit_here() -> str:
 
 
 def run(arguments: Sequence[str] | None = None, quiet_file: Path = QUIET_FILE) -> int:
-    """Parses, runs or reports; 1 where a run did not finish.
-
-    Args:
-        arguments: words; None: those of the command line.
-        quiet_file: lock that pauses runs while it is held.
-    """
+    """Parse, run or report; returns 1 where a run did not finish."""
     config = parse(AblationConfig, "ablation", arguments, description=__doc__)
     names = [config.table] if config.table else sorted(f.stem for f in RECORDS.glob("*.jsonl"))
     failed = 0
@@ -159,11 +147,10 @@ def run(arguments: Sequence[str] | None = None, quiet_file: Path = QUIET_FILE) -
         failed = run_all(planned(config, quiet_file), config.jobs)
     for name in names:
         table = find_table(name)
-        records = [r for r in read_records(config.records_of(name)) if r["table"] == name]
+        found = read_records(config.records_of(name)).values()
+        records = [record for record in found if record["table"] == name]
         against = config.against or table.baseline
         print(f"\n## {name}\n\n{table.about}\n\n{report(records, against)}")
-        if config.plot is not None and records:
-            draw_frontier(records, config.plot)
     return 1 if failed else 0
 
 

@@ -23,17 +23,13 @@ def append_record(path: Path, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        torn = (
-            file.seek(0, os.SEEK_END) > 0
-            and file.seek(-1, os.SEEK_END) >= 0
-            and (file.read(1) != b"\n")
-        )
+        torn = file.seek(0, os.SEEK_END) > 0 and not path.read_bytes().endswith(b"\n")
         file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
         os.fsync(file.fileno())
 
 
-def read_records(path: Path) -> list[Record]:
-    """The finished runs in the order of the file; of the same run twice, the first.
+def read_records(path: Path) -> dict[str, Record]:
+    """The finished runs by `run_key`, in the order of the file; of the same run twice, the first.
 
     A torn line, of a process that was killed while it wrote, is left out.
     """
@@ -45,7 +41,7 @@ def read_records(path: Path) -> list[Record]:
             continue
         key = run_key(record["table"], record["arm"], record["seed"], record["options"])
         found.setdefault(key, record)
-    return list(found.values())
+    return found
 
 
 def run_key(table: str, arm: str, seed: int, options: Options) -> str:

@@ -1,11 +1,9 @@
-"""Tables and a picture of finished runs, from their records alone."""
+"""Tables of finished runs, from their records alone."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import stats
 
 from tests.benchmarks.ablation_records import MEASURES, Record, Right, right_of
@@ -22,11 +20,6 @@ def difference(arm: Sequence[Right], other: Sequence[Right], *, same_images: boo
 
     One seed: the paired bootstrap over its images. Several: the interval of both seeds and images
     where all seeds share the images, else the t interval of the seeds' differences.
-
-    Args:
-        arm: which images were right, bool [V] for each seed.
-        other: the same of the other arm.
-        same_images: whether all seeds were scored on the same images.
     """
     if len(arm) == 1:
         found = paired_difference(other[0], arm[0], RESAMPLING_SEED)
@@ -50,12 +43,7 @@ def by_arm(records: Sequence[Record]) -> dict[str, dict[int, Record]]:
 
 
 def report(records: Sequence[Record], against: str) -> str:
-    """Markdown: means over the seeds, and differences against an arm.
-
-    Args:
-        records: of one table.
-        against: arm that the others are compared with.
-    """
+    """Markdown of one table: means over the seeds, and differences against an arm."""
     if not records:
         return "No run has finished."
     parts = {
@@ -120,39 +108,4 @@ def _differences(arms: dict[str, dict[int, Record]], against: str) -> str:
 
 
 def seeds_of(seeds: Sequence[int] | dict[int, Record]) -> str:
-    """Seeds as a cell: `0, 1, 2`."""
     return ", ".join(map(str, sorted(seeds)))
-
-
-def draw_frontier(records: Sequence[Record], path: Path, measure: str = "knn") -> None:
-    """Draw every arm's mean on usual against changed backgrounds, and the frontier.
-
-    Args:
-        records: of one table.
-        path: picture to write.
-        measure: `knn` or `probe`.
-    """
-    reported = [r for r in records if r["seed"] < FIRST_CHOICE_SEED] or list(records)
-    points = {
-        arm: tuple(
-            fmean(run["figures"][column][measure] for run in runs.values())
-            for column in ("usual", "changed")
-        )
-        for arm, runs in by_arm(reported).items()
-    }
-    best = [
-        point
-        for point in sorted(set(points.values()))
-        if not any(a >= point[0] and b >= point[1] for a, b in set(points.values()) - {point})
-    ]
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*best, strict=True), color="0.7", zorder=0)
-    for arm, (usual, changed) in points.items():
-        axes.plot(usual, changed, "o", color="C0")
-        axes.annotate(arm, (usual, changed), (4, 4), textcoords="offset points", fontsize=8)
-    axes.set_xlabel(f"usual backgrounds, {MEASURES[measure]} top-1, %")
-    axes.set_ylabel(f"changed backgrounds, {MEASURES[measure]} top-1, %")
-    axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

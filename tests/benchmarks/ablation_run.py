@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -50,16 +51,10 @@ HARNESS: Options = {
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An arm with a seed.
+    """An arm with a seed of pictures, weights and draws.
 
-    Attributes:
-        table: its name.
-        arm: its name in the table.
-        seed: of pictures, weights and draws.
-        work: folder of data, runs and locks; not kept.
-        records: file of the finished runs.
-        commit: that the code is of.
-        quiet_file: lock that pauses the run while it is held.
+    `work` holds data, runs and locks, `records` the finished runs. The run pauses while the lock
+    `quiet_file` is held.
     """
 
     table: str
@@ -93,19 +88,11 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it is recorded."""
-        recorded = (
-            run_key(r["table"], r["arm"], r["seed"], r["options"])
-            for r in read_records(self.records)
-        )
-        return self.key in recorded
+        return self.key in read_records(self.records)
 
 
 class AblationContext(LocalContext):
-    """Asked after every step: waits while the machine is to be quiet, and keeps the cost.
-
-    Args:
-        run: that is trained.
-    """
+    """Asked after every step: waits while the machine is to be quiet, and keeps the cost."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -174,12 +161,8 @@ def _execute(run: Run) -> int:
     with (run.work / "locks" / f"{run.table}-data").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a seed share their data
         data = table.prepare(run.work / "data" / run.table, run.seed)
-    options = (
-        HARNESS
-        | run.options
-        | {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
-    )
-    _, _, config = read_command_line(command_line(options))
+    places: Options = {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
+    _, _, config = read_command_line(command_line(HARNESS | run.options | places))
     context = AblationContext(run)
     try:
         result = launch(config, context)
@@ -189,16 +172,16 @@ def _execute(run: Run) -> int:
         return EXIT_STOPPED
     cost = json.loads((run.folder / COST_FILE).read_text())
     scores = score(run.folder / "backbone", data)
-    figures = {
-        column: {name: round(100 * float(right.mean()), 3) for name, right in found.items()}
-        for column, found in scores.items()
-    }
+
+    def of_scores(what: Callable[[Right], object]) -> dict[str, dict[str, object]]:
+        return {c: {name: what(one) for name, one in s.items()} for c, s in scores.items()}
+
     record = {
         "table": run.table,
         "arm": run.arm,
         "seed": run.seed,
         "options": run.options,
-        "figures": figures,
+        "figures": of_scores(lambda right: round(100 * float(right.mean()), 3)),
         "steps": result.total_steps,
         "seconds": round(cost["seconds"] * result.total_steps, 1),
         "cpu_seconds": round(cost["cpu_seconds"] * result.total_steps, 1),
@@ -209,10 +192,7 @@ def _execute(run: Run) -> int:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "images": {column: open_labelled(data.tests[column]).digest[:16] for column in scores},
         "num_images": {c: len(next(iter(found.values()))) for c, found in scores.items()},
-        "right": {
-            column: {name: packed(right) for name, right in found.items()}
-            for column, found in scores.items()
-        },
+        "right": of_scores(packed),
     }
     append_record(run.records, record)
     shutil.rmtree(run.folder / "checkpoints")
@@ -249,7 +229,7 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return names[0] if names else platform.machine()
 
 
 def run_in_process(run: Run) -> None:

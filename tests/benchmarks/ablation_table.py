@@ -21,9 +21,8 @@ FIRST_CHOICE_SEED = 100
 class Data:
     """What the runs of one seed train on and are scored on.
 
-    Attributes:
-        shards: labelled shards to pretrain on; their images are kNN's bank and the probe's.
-        tests: labelled images in class folders, by the name of the column.
+    `shards` are labelled; their images are kNN's bank and the probe's, too. `tests` are labelled
+    images in class folders, by the name of the column.
     """
 
     shards: Path
@@ -32,15 +31,10 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Arms that are compared.
+    """Arms that are compared with a baseline, and the options that all have in common.
 
-    Attributes:
-        name: of its file in `tests/benchmarks/tables`.
-        about: one sentence.
-        baseline: arm that the others are compared with.
-        common: options of every arm.
-        arms: options of each.
-        prepare: makes the data of a seed below a folder, or finds it there.
+    `name` is that of its file in `tests/benchmarks/tables`; `prepare` makes the data of a seed
+    below a folder, or finds it there.
     """
 
     name: str
@@ -51,22 +45,14 @@ class Table:
     prepare: Callable[[Path, int], Data]
 
     def options(self, arm: str) -> Options:
-        """All options of an arm.
-
-        Raises:
-            InputError: there is no such arm.
-        """
+        """All options of an arm; raises InputError if there is no such arm."""
         if arm not in self.arms:
             raise InputError(f"unknown arm {arm!r}: {self.name} has {', '.join(self.arms)}")
         return self.common | self.arms[arm]
 
 
 def find_table(name: str) -> Table:
-    """The table of that name.
-
-    Raises:
-        InputError: there is none; lists the known ones.
-    """
+    """The table of that name; InputError lists the known ones."""
     known = [module.name for module in pkgutil.iter_modules(tables.__path__)]
     if name not in known:
         raise InputError(f"unknown table {name!r}: choose one of {', '.join(sorted(known))}")

@@ -23,16 +23,8 @@ SEED = 0
 def change_backgrounds(images: Path, masks: Path, out: Path, seed: int = SEED) -> int:
     """Write `out/CLASS/STEM.png` for every photograph whose object has a usable share.
 
-    A set that is there is kept.
-
-    Args:
-        images: `CLASS/STEM.jpg`.
-        masks: `CLASS/STEM.png`, above 127 on the object.
-        out: folder of the composed pictures.
-        seed: of which background goes with which object.
-
-    Returns:
-        How many pictures there are.
+    Reads `images/CLASS/STEM.jpg` and `masks/CLASS/STEM.png`, above 127 on the object. Returns how
+    many pictures there are. A set that is there is kept.
     """
     if out.is_dir():
         return len(list(out.glob("*/*.png")))

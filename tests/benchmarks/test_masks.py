@@ -1,60 +1,22 @@
-"""Speed of masks, fills and colours on one core, with what they replace measured beside them."""
-
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+"""Speed of masks on one core, with what they replace measured beside them."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
-from training.views.mask_draws import MaskDraws, draw_masks
-from training.views.masks import hard_negative_mask, view_mask
 
-from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW
-from training.randomness.draws import sample_seeds, torch_seeds
-from training.views.colours import augment_colours, draw_colours
-from training.views.fills import FILLS, UnmaskedView, sample_noise
+from tests.benchmarks.timing import in_turns, machine, show_medians
+from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW, settings_of, views_of
+from training.randomness.draws import sample_seeds
+from training.views.interface import MaskerInputs
+from training.views.maskers import MaskDraws, draw_masks
 from training.views.patches import Counting, choose_patches
-from training.views.settings import AugmentConfig
 
-pytestmark = pytest.mark.benchmark
+pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
 BATCH, GRID, VIEW_SIZE = 256, 7, 224
-PATCHES = GRID * GRID
+PATCHES, ROUNDS = GRID * GRID, 25
 TARGET_US = 10.0
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def microseconds(name: str, work: Callable[[], object], images: int, repeats: int = 15) -> float:
-    """Print the median and the spread of the time per image; return the median."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append((time.perf_counter() - start) / images * 1e6)
-    times.sort()
-    median = statistics.median(times)
-    print(f"  {name:<58} {median:9.2f} us/image ({times[0]:.2f} to {times[-1]:.2f})")
-    return median
-
-
-def print_machine(title: str) -> None:
-    print(
-        f"\n{title}: one thread, {platform.processor() or platform.machine()},"
-        f" {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def mask_draws(view: int, ratio: tuple[float, float], box_side: int) -> MaskDraws:
@@ -92,103 +54,41 @@ def test_masks_of_a_batch() -> None:
     """
     generator = torch.Generator().manual_seed(0)
     foreground = torch.rand(BATCH, GRID, GRID, generator=generator) < 0.7
+    flat = foreground.flatten(1)
     query = mask_draws(QUERY_VIEW, (0.05, 0.25), 200)
     negative = mask_draws(NEGATIVE_VIEW, (0.4, 0.7), 130)
 
-    def patches(channels: int) -> Tensor:
-        flat = foreground.flatten(1)
-        capped = channels == 3
-        a = choose_patches(
-            query.scores_BCN[:, :channels], (flat, ~flat), query.ratio_B, Counting(capped)
-        )
-        b = choose_patches(
-            negative.scores_BCN[:, :channels],
-            (flat, torch.zeros_like(flat)),
-            negative.ratio_B,
-            Counting(capped),
-        )
-        return torch.stack((a, b))
-
-    def pixels(high_pass: bool) -> None:
-        view_mask(
-            foreground,
-            foreground.float(),
-            query,
-            strategy="balanced",
-            view_size=VIEW_SIZE,
-            high_pass=high_pass,
-        )
-        hard_negative_mask(foreground, negative, view_size=VIEW_SIZE, high_pass=high_pass)
-
-    print_machine(f"Masks of query and hard negative, batch {BATCH}, {GRID} x {GRID} patches")
-    naive = naive_masks(foreground, query, negative)
-    assert torch.equal(patches(1)[:, :, 0], naive)
-    counted = microseconds("patches of both (counted)", lambda: patches(1), BATCH, 50)
-    microseconds("patches of both, three channels", lambda: patches(3), BATCH)
-    microseconds(f"pixels of both, {VIEW_SIZE} px", lambda: pixels(False), BATCH)
-    microseconds(f"pixels of both, {VIEW_SIZE} px, high-pass", lambda: pixels(True), BATCH)
-    microseconds(
-        "drawing the numbers of one view", lambda: mask_draws(QUERY_VIEW, (0, 1), 9), BATCH
-    )
-    microseconds(
-        "baseline: loops over samples and patches",
-        lambda: naive_masks(foreground, query, negative),
-        BATCH,
-        3,
-    )
-    assert counted <= TARGET_US
-
-
-@pytest.mark.parametrize(("view_size", "grid", "batch"), [(64, 8, 64), (224, 7, 16)])
-def test_colours_and_fills(view_size: int, grid: int, batch: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(batch, 3, view_size, view_size, generator=generator)
-    seeds = sample_seeds(0, 0, np.arange(batch))
-    config = AugmentConfig()
-    colours = draw_colours(seeds, view=QUERY_VIEW, config=config, view_size=view_size)
-    draws = draw_masks(
-        seeds, view=QUERY_VIEW, ratio=(0.1, 0.2), grid=grid, view_size=view_size, box_side=40
-    )
-    foreground = torch.rand(batch, grid, grid, generator=generator) < 0.7
-    print_machine(f"Colours and fills, {view_size} px, batch {batch}")
-    microseconds(
-        "drawing colours",
-        lambda: draw_colours(seeds, view=QUERY_VIEW, config=config, view_size=view_size),
-        batch,
-    )
-    ours = microseconds("augment_colours", lambda: augment_colours(image, colours), batch)
-    blur = v2.GaussianBlur(colours.kernel_BK.shape[1], (0.1 * view_size / 224, view_size / 112))
-    usual = v2.Compose(
-        [
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            v2.RandomGrayscale(0.2),
-            v2.RandomApply([blur], p=0.5),
+    def patches() -> Tensor:
+        counting = Counting(False)
+        groups = (flat, ~flat), (flat, torch.zeros_like(flat))
+        chosen = [
+            choose_patches(draws.scores_BCN[:, :1], parts, draws.ratio_B, counting)
+            for draws, parts in zip((query, negative), groups, strict=True)
         ]
+        return torch.stack(chosen)
+
+    inputs = MaskerInputs(foreground, foreground.float(), VIEW_SIZE, None)
+
+    def pixels(fill: str) -> None:
+        views = views_of(settings_of(fill, size=VIEW_SIZE, grid=GRID, strategy="balanced"))
+        for view, draws in ((views[0], query), (views[2], negative)):
+            assert view.masker is not None
+            view.masker.mask(draws, inputs)
+
+    assert torch.equal(patches()[:, :, 0], naive_masks(foreground, query, negative))
+    print(
+        f"\nMasks of query and hard negative, batch {BATCH}, {GRID} x {GRID} patches, one thread's "
+        f"CPU time: {machine('torch')}"
     )
-    theirs = microseconds(
-        "baseline: torchvision, image by image", lambda: [usual(one) for one in image], batch, 5
+    times = in_turns(
+        {
+            "patches of both (counted)": lambda _: patches(),
+            "pixels of both": lambda _: pixels("mean"),
+            "pixels of both, high-pass": lambda _: pixels("high_pass"),
+            "drawing the numbers of one view": lambda _: mask_draws(QUERY_VIEW, (0, 1), 9),
+        },
+        ROUNDS,
     )
-    assert ours < theirs
-    for name, fill in FILLS.items():
-        noise = partial(
-            sample_noise, torch_seeds(seeds), view="query", size=(3, view_size, view_size)
-        )
-        view = UnmaskedView(fill.prepare(image), image, noise)
-        mask = view_mask(
-            foreground,
-            foreground.float(),
-            draws,
-            strategy="balanced",
-            view_size=view_size,
-            high_pass=fill.high_pass,
-        )
-        microseconds(
-            f"{name}: prepare",
-            lambda fill=fill: fill.prepare(image),  # type: ignore[misc]
-            batch,
-        )
-        microseconds(
-            f"{name}: fill",
-            lambda fill=fill, view=view, mask=mask: fill.apply(view, mask),  # type: ignore[misc]
-            batch,
-        )
+    loops = {"baseline: loops": lambda _: naive_masks(foreground, query, negative)}
+    us = show_medians(times | in_turns(loops, 3), "us/image", 1e6 / BATCH)
+    assert us["patches of both (counted)"] <= TARGET_US

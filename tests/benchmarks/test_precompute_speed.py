@@ -1,59 +1,99 @@
 """The Ray Data job against a bare pool of processes that does the same work, in one run.
 
-Both have their processes warm and their imports done. They take turns, so that whoever else uses
-the machine is in both figures; the medians are compared. Their tars are the same, byte for byte.
+The pool decodes, maps and writes tars with the project's own decoder, saliency source and writer;
+it has no store, no plan to make, no manifest, no temporary names, no process that may die. Both
+have their processes warm and their imports done, and take turns. Their tars are the same, byte for
+byte.
 """
 
 import os
-import platform
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from hashlib import sha256
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 from pathlib import Path
 
-import cv2
-import PIL
 import pytest
 import ray
 
-from pipeline.precompute.plan_files import all_planned_rows, read_plan
+from pipeline.images.codecs import decode_source, encode_saliency
+from pipeline.precompute.plan_files import planned_shards, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.saliency.interface import SaliencySource, batch_images_of
 from pipeline.saliency.registry import parse_saliency_source
-from pipeline.shardset.schema import SHARDS_FOLDER
+from pipeline.shardset.schema import SALIENCY_SIZE, SHARDS_FOLDER
+from pipeline.shardset.writer import NewSample, ShardWriter
 from pipeline.storage.storage import open_store
-from tests.benchmarks.bare_loop import Tar, only_decode, write_tar
+from tests.benchmarks.timing import in_turns, machine, show_medians
 
 pytestmark = pytest.mark.benchmark
 
 CORES = len(os.sched_getaffinity(0))
 ROUNDS = 3
 MIN_IMAGES, SMALL_IMAGES = 6_000, 64
-SMALL_SHARD = SMALL_IMAGES // (4 * CORES)
+SHARD, SMALL_SHARD = 256, SMALL_IMAGES // (4 * CORES)
 MIN_RATIO = 0.90
 
 
-@pytest.fixture(scope="module")
-def running_ray() -> Iterator[None]:
-    # Ray's workers are of niceness 15 by default: whatever else runs would slow down one side only
-    ray.init(
-        address="local",
-        num_cpus=CORES,
-        include_dashboard=False,
-        log_to_driver=False,
-        _system_config={"worker_niceness": 0},
-    )
-    yield
-    ray.shutdown()
+@dataclass(frozen=True)
+class Tar:
+    """A tar to write: its path, where its images lie, their sources and labels."""
+
+    path: Path
+    data: Path
+    images: tuple[tuple[str, int], ...]
+    saliency: SaliencySource
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with get_context("spawn").Pool(CORES) as processes:
-        yield processes
+def write_tar(tar: Tar) -> None:
+    with tar.path.open("wb") as file:
+        writer = ShardWriter(file, tar.path.stem)
+        size = batch_images_of(tar.saliency)
+        for start in range(0, len(tar.images), size):
+            batch = tar.images[start : start + size]
+            read = [(tar.data / source).read_bytes() for source, _ in batch]
+            decoded = [decode_source(data) for data in read]
+            maps = tar.saliency([one.pixels for one in decoded])
+            for (source, label), data, one, saliency in zip(
+                batch, read, decoded, maps, strict=True
+            ):
+                sample = NewSample(
+                    image=one.stored_bytes,
+                    image_ext=one.ext,
+                    saliency=encode_saliency(saliency, SALIENCY_SIZE),
+                    source=source,
+                    width=one.pixels.shape[1],
+                    height=one.pixels.shape[0],
+                    label=label,
+                    sha256=sha256(data).hexdigest(),
+                )
+                writer.add(sample)
+        writer.finish()
+
+
+def only_decode(tar: Tar) -> None:
+    for source, _ in tar.images:
+        decode_source((tar.data / source).read_bytes())
+
+
+def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar]:
+    """The tars of a finished set, for the bare loop to make: it is given the plan."""
+    folder.mkdir()
+    plan, source, tars = read_plan(open_store(out)), parse_saliency_source(saliency), []
+    assert plan is not None
+    images = [
+        (row["source"], row["label"])
+        for shard in planned_shards(open_store(out))
+        for row in shard.select(["source", "label"]).to_pylist()
+    ]
+    size = int(str(plan.parameters["shard_images"]))
+    for number, start in enumerate(range(0, len(images), size)):
+        path = folder / f"shard-{number:06d}.tar"
+        tars.append(Tar(path, data, tuple(images[start : start + size]), source))
+    return tars
 
 
 @pytest.fixture(scope="module")
@@ -74,89 +114,59 @@ def few(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def planned_tars(out: Path, folder: Path, data: Path, saliency: str) -> list[Tar]:
-    """The tars of a finished set, for the bare loop to make: it is given the plan."""
-    folder.mkdir(exist_ok=True)
-    plan = read_plan(open_store(out))
-    assert plan is not None
-    rows = all_planned_rows(open_store(out)).select(["source", "label"]).to_pylist()
-    images = [(row["source"], row["label"]) for row in rows]
-    source, tars = parse_saliency_source(saliency), []
-    per_shard = int(str(plan.parameters["shard_images"]))
-    for number, start in enumerate(range(0, len(images), per_shard)):
-        path = folder / f"shard-{number:06d}.tar"
-        tars.append(Tar(path, data, tuple(images[start : start + per_shard]), source))
-    return tars
-
-
-def report(name: str, laps: list[float], num_images: int) -> float:
-    """Print the median and the spread; return the median."""
-    median = statistics.median(laps)
-    print(
-        f"  {name:<34} {median:7.2f} s ({min(laps):.2f} to {max(laps):.2f}), "
-        f"{num_images / median / CORES:7.1f} images/s and core"
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    # Ray's workers are of niceness 15 by default: whatever else runs would slow down one side only.
+    ray.init(
+        address="local",
+        num_cpus=CORES,
+        include_dashboard=False,
+        log_to_driver=False,
+        _system_config={"worker_niceness": 0},
     )
-    return median
+    with get_context("spawn").Pool(CORES) as processes:
+        yield processes
+    ray.shutdown()
 
 
-@pytest.mark.usefixtures("running_ray")
 @pytest.mark.parametrize("saliency", ["boundary", "fine_grained"])
 def test_against_a_bare_loop(
     saliency: str, pool: Pool, photographs: Path, few: Path, tmp_path: Path
 ) -> None:
-    num_outs = 0
-
-    def job(data: Path, shard_images: int = 256) -> Path:
-        nonlocal num_outs
-        num_outs += 1
-        out = tmp_path / f"out-{num_outs}"
-        precompute(
-            PrecomputeConfig(data=data, out=out, saliency=saliency, shard_images=shard_images)
-        )
+    def job(data: Path, shard_images: int, out: Path) -> Path:
+        config = PrecomputeConfig(data=data, out=out, saliency=saliency, shard_images=shard_images)
+        precompute(config)
         return out
 
-    def bare(tars: list[Tar], work: Callable[[Tar], int] = write_tar) -> None:
-        assert sum(pool.imap_unordered(work, tars)) == sum(len(tar.images) for tar in tars)
+    def bare(tars: list[Tar], work: Callable[[Tar], None] = write_tar) -> None:
+        assert len(list(pool.imap_unordered(work, tars))) == len(tars)
 
-    small_tars = planned_tars(job(few, SMALL_SHARD), tmp_path / "small", few, saliency)
-    bare(small_tars)  # both sides are warm now
-    laps: dict[str, list[float]] = {"job": [], "bare": [], "small job": [], "small bare": []}
-    decoding = []
-    for _ in range(ROUNDS):
-        laps["small job"].append(timed(lambda: job(few, SMALL_SHARD)))
-        laps["small bare"].append(timed(lambda: bare(small_tars)))
-        laps["job"].append(timed(lambda: job(photographs)))
-        tars = planned_tars(tmp_path / f"out-{num_outs}", tmp_path / "bare", photographs, saliency)
-        laps["bare"].append(timed(partial(bare, tars)))
-        decoding.append(timed(partial(bare, tars, only_decode)))
-        for tar in tars:
-            made = tmp_path / f"out-{num_outs}" / SHARDS_FOLDER / tar.path.name
-            assert made.read_bytes() == tar.path.read_bytes()
-    num_images = sum(len(tar.images) for tar in tars)
-    num_small = sum(len(tar.images) for tar in small_tars)
-    print(
-        f"\n{saliency}, {num_images} photographs in {len(tars)} shards: {CORES} cores, "
-        f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, "
-        f"ray {ray.__version__}, OpenCV {cv2.__version__}, Pillow {PIL.__version__}, "
-        f"load {os.getloadavg()[0]:.1f}"
+    whole_set = job(photographs, SHARD, tmp_path / "whole")
+    tars = planned_tars(whole_set, tmp_path / "bare", photographs, saliency)
+    small_set = job(few, SMALL_SHARD, tmp_path / "few")
+    small_tars = planned_tars(small_set, tmp_path / "bare-few", few, saliency)
+    times = in_turns(
+        {
+            "job, whole": lambda n: job(photographs, SHARD, tmp_path / f"whole-{n}"),
+            "bare, whole": lambda _: bare(tars),
+            "small job": lambda n: job(few, SMALL_SHARD, tmp_path / f"few-{n}"),
+            "small bare": lambda _: bare(small_tars),
+            "decode alone, bare": lambda _: bare(tars, only_decode),
+        },
+        ROUNDS,
+        now=time.perf_counter,
     )
-    medians = {
-        name: report(f"{name}, whole", some, num_images)
-        for name, some in laps.items()
-        if "small" not in name
-    }
-    small = {
-        name: report(f"{name} of {num_small}", laps[name], num_small)
-        for name in ("small job", "small bare")
-    }
-    report("decode alone, bare", decoding, num_images)
-    whole = medians["bare"] / medians["job"]
-    steady = (medians["bare"] - small["small bare"]) / (medians["job"] - small["small job"])
-    print(f"  ratio, whole: {whole:.3f}; beyond the first {num_small} images: {steady:.3f}")
+    for tar in tars:
+        made = tmp_path / f"whole-{ROUNDS}" / SHARDS_FOLDER / tar.path.name
+        assert made.read_bytes() == tar.path.read_bytes()
+    num_images = sum(len(tar.images) for tar in tars)
+    print(
+        f"\n{saliency}, {num_images} photographs in {len(tars)} shards, {SMALL_IMAGES} in a small "
+        f"job: {CORES} cores, {machine('ray', 'pillow')}"
+    )
+    s = show_medians(times, "s", 1.0)
+    print(f"  {num_images / s['job, whole'] / CORES:.1f} images/s and core")
+    whole = s["bare, whole"] / s["job, whole"]
+    steady = (s["bare, whole"] - s["small bare"]) / (s["job, whole"] - s["small job"])
+    print(f"  ratio, whole: {whole:.3f}; beyond the first {SMALL_IMAGES} images: {steady:.3f}")
     assert steady >= MIN_RATIO

@@ -1,134 +1,158 @@
 """What masks cost a step: from stored saliency, and from a localiser at every step.
 
-On a GPU also how fast the full method trains at 224 px, how long it waits for data, and how much of
-the device's matrix rate it uses.
+All arms encode a query, a key and a negative; without masks the negative is an unmasked copy.
 """
 
-import os
-import platform
 import statistics
-from collections.abc import Iterator
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import resnet50
 
-from pipeline.core.memory import keep_freed_memory
-from pipeline.shardset.manifest import DatasetInfo
-from tests.benchmarks.step_arms import ARMS, StepArm, StepSize, clock
+from pipeline.saliency.foreground import foreground
+from tests.benchmarks.timing import in_turns, machine, show_medians
 from tests.shard_sets import write_images
-from tests.training.views.made import dataset_of, settings_of, views_of
-from training.config.pretrain import PretrainConfig
-from training.data.stream import BatchDataset
-from training.engine.local import launch
-from training.record.metrics import read_metrics
+from tests.training.views.made import built, dataset_of, settings_of, views_of
+from training.config.settings import OptimConfig
+from training.core.schedules import Moment
+from training.encoders.encoder import build_backbone
+from training.encoders.settings import EncoderConfig
+from training.engine.optimisers import build_optimiser
+from training.methods.moco.method import MoCoV2
+from training.methods.moco.settings import MoCoConfig
+from training.views.fills import UnmaskedView, filled, mean_values
+from training.views.host_batch import HostBatch
+from training.views.inputs import EncoderInputs, to_device
+from training.views.interface import MaskerInputs
 
-pytestmark = pytest.mark.benchmark
+pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 
 MAX_COST = 1.05
 GPU = torch.cuda.is_available()
-SIZE = (
-    StepSize(view_size=224, grid=7, batch_size=256, precision=torch.bfloat16, queue_size=65536)
-    if GPU
-    else StepSize(view_size=64, grid=8, batch_size=16, precision=None)
-)
-ROUNDS = 30 if GPU else 7
-ENCODER_FORWARDS = 5
-"""Of the query, the key and the negative; the query's backward pass counts as two."""
-RESNET50_FLOP = 2 * 4.09e9
-"""Of one forward pass at 224 px; a multiplication and an addition are two."""
+DEVICE = torch.device("cuda" if GPU else "cpu")
+# The paper's step on a GPU, one that ends in minutes on a CPU.
+SIZE, GRID, BATCH, QUEUE, ROUNDS = (224, 7, 256, 65536, 30) if GPU else (64, 8, 16, 4096, 7)
+PRECISION = torch.bfloat16 if GPU else None
+NEGATIVE = "negative-key-0"
+ARMS = ("no masks", "precomputed", "localiser", "no negative")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    keep_freed_memory()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+class Localiser(nn.Module):
+    """The paper's way to saliency: a frozen ResNet-50's last feature map, summed over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = resnet50(weights=None)  # what it says does not change what it costs
+        self.trunk = nn.Sequential(*list(network.children())[:-2]).eval().requires_grad_(False)
+
+    def forward(self, views_BCHW: Tensor) -> Tensor:
+        """Saliency per patch, in [0, 1]: [B, G, G]."""
+        maps_BHW = self.trunk(views_BCHW).float().sum(dim=1)
+        maps_BGG = functional.interpolate(maps_BHW[:, None], size=(GRID, GRID))[:, 0]
+        return maps_BGG / maps_BGG.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
 
 
-def pictures(root: Path, count: int) -> DatasetInfo:
+class Arm:
+    """MoCo v2 with ResNet-50, mean fill, one hard negative; a method and optimiser of its own."""
+
+    def __init__(self, name: str, host_batch: HostBatch) -> None:
+        torch.manual_seed(0)
+        self.name, self.host_batch = name, host_batch
+        config = MoCoConfig(queue_size=QUEUE, batch_norm_group=None)
+        backbone = build_backbone(EncoderConfig(architecture="resnet50"))
+        self.method = MoCoV2(config, backbone, batch_size=BATCH, seed=0)
+        self.method.to(DEVICE).to(memory_format=torch.channels_last)
+        self.optimiser = build_optimiser(OptimConfig(), self.method.trained, DEVICE)
+        self.localiser = Localiser().to(DEVICE).to(memory_format=torch.channels_last)
+
+    def step(self, number: int) -> None:
+        inputs = self.inputs(to_device(self.host_batch, DEVICE))
+        with autocast():
+            moment = Moment(number, 100, 10_000)
+            result = self.method.step(inputs, encode=self.method.trained, moment=moment)
+        self.optimiser.zero_grad(set_to_none=True)
+        result.loss.backward()
+        self.optimiser.step()
+
+    def inputs(self, batch: HostBatch) -> EncoderInputs:
+        strategy = "balanced" if self.name == "precomputed" else "none"
+        settings = settings_of(size=SIZE, grid=GRID, strategy=strategy)
+        made = built(batch, views_of(settings, of_key=int(strategy == "balanced")), settings)
+        if self.name == "no masks":
+            return made._replace(views=made.views | {NEGATIVE: made.views["key"].clone()})
+        return self.localised(batch, made) if self.name == "localiser" else made
+
+    @torch.no_grad()
+    def localised(self, batch: HostBatch, bare: EncoderInputs) -> EncoderInputs:
+        """Both augmented views through the localiser, then masks as ever."""
+        views = views_of(settings_of(size=SIZE, grid=GRID, strategy="balanced"))
+        masked = {}
+        for view in (views[0], views[2]):
+            image = bare.views[view.crop.name]
+            with autocast():
+                saliency = self.localiser(image)
+            inputs = MaskerInputs(foreground(saliency), saliency, SIZE, None)
+            assert view.masker is not None
+            masked[view.name] = mean_filled(image, view.masker.mask(batch.masks[view.name], inputs))
+        return bare._replace(views=bare.views | masked)
+
+
+def autocast() -> AbstractContextManager[None]:
+    return torch.autocast(DEVICE.type, PRECISION, enabled=PRECISION is not None)
+
+
+def mean_filled(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
+    values = mean_values(UnmaskedView(view_BCHW, view_BCHW, lambda: view_BCHW))
+    return filled(view_BCHW, values, mask_BCHW)
+
+
+def host_batch(root: Path) -> HostBatch:
     """Pictures of the size of ImageNet's, smooth with some noise, as JPEGs do not shrink noise."""
     rng = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(375), np.arange(500))[..., None] * np.array([1, 2, 3]) // 8
     images = [
         ((ramp + rng.integers(0, 24, size=(375, 500, 1)) + 7 * i) % 256).astype(np.uint8)
-        for i in range(count)
+        for i in range(BATCH)
     ]
-    maps = [np.asarray(rng.random((56, 56)), dtype=np.float32) for _ in range(count)]
-    return write_images(root, images, [0] * count, saliency=maps, shard_images=64, ext="jpg")
+    maps = [np.asarray(rng.random((56, 56)), dtype=np.float32) for _ in images]
+    write_images(root, images, [0] * BATCH, saliency=maps, shard_images=64, ext="jpg")
+    views = views_of(settings_of(size=SIZE, grid=GRID))
+    return dataset_of(root, views, seed=0, batch_size=BATCH)[0]
 
 
-def batches(root: Path) -> BatchDataset:
-    views = views_of(settings_of(size=SIZE.view_size, grid=SIZE.grid))
-    return dataset_of(root, views, seed=0, batch_size=SIZE.batch_size)
+def now() -> float:
+    """CPU time is not disturbed by other processes; a GPU works while the CPU waits."""
+    if not GPU:
+        return time.process_time()
+    torch.cuda.synchronize(DEVICE)
+    return time.perf_counter()
 
 
 def test_masks_from_stored_saliency_cost_next_to_nothing(tmp_path: Path) -> None:
-    device = torch.device("cuda" if GPU else "cpu")
-    pictures(tmp_path, 2 * SIZE.batch_size)
-    batch = batches(tmp_path)[0]
-    arms = {name: StepArm(name, SIZE, device) for name in ARMS}
-    watch = clock(device)
-    times: dict[str, list[float]] = {name: [] for name in ARMS}
-    for number in range(ROUNDS + 2):
-        # In turns, and no arm always behind the same other.
-        order = ARMS[number % len(ARMS) :] + ARMS[: number % len(ARMS)]
-        for name in order:
-            start = watch.now()
-            arms[name].step(batch)
-            if number >= 2:
-                times[name].append(watch.now() - start)
+    batch = host_batch(tmp_path)
+    times = in_turns({name: Arm(name, batch).step for name in ARMS}, ROUNDS, now=now)
     print(
-        f"\nA step of MoCo v2 with ResNet-50, {SIZE.view_size} px, batch {SIZE.batch_size}, "
-        f"{SIZE.precision or torch.float32}, {watch.name}, {ROUNDS} rounds, loading not counted: "
-        f"{torch.cuda.get_device_name() if GPU else platform.machine()}, torch {torch.__version__}"
+        f"\nA step of MoCo v2 with ResNet-50, {SIZE} px, batch {BATCH}, "
+        f"{PRECISION or torch.float32}, {'wall time' if GPU else 'CPU time of one thread'}, "
+        f"{ROUNDS} rounds, loading not counted: "
+        f"{torch.cuda.get_device_name() if GPU else machine('torch')}"
     )
-    base = times["no masks"]
-    ratios = {}
-    for name, values in times.items():
+    show_medians(times, "ms", 1e3)
+    ratios = {
         # Pairs of one round saw the same machine.
-        ratios[name] = statistics.median(a / b for a, b in zip(values, base, strict=True))
-        print(
-            f"  {name:<12} {statistics.median(values) * 1e3:9.1f} ms ({min(values) * 1e3:.1f} to "
-            f"{max(values) * 1e3:.1f}), {ratios[name]:.3f} of no masks"
-        )
+        name: statistics.median(a / b for a, b in zip(values, times["no masks"], strict=True))
+        for name, values in times.items()
+    }
+    for name, ratio in ratios.items():
+        print(f"  {name:<12} {ratio:.3f} of no masks")
     gain = ratios["localiser"] / ratios["precomputed"]
     print(f"  a localiser at every step takes {gain:.2f} times as long as stored saliency")
     print(f"  the negative's own forward pass: {1 - ratios['no negative']:.0%} of a step")
     assert ratios["precomputed"] <= MAX_COST
     assert ratios["localiser"] > ratios["precomputed"]
-
-
-@pytest.mark.skipif(not GPU, reason="no GPU")
-def test_the_full_method_on_a_gpu(tmp_path: Path) -> None:
-    num_images, epochs = 16 * SIZE.batch_size, 6
-    pictures(tmp_path / "shards", num_images)
-    matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    watch, rates = clock(torch.device("cuda")), []
-    for _ in range(20):
-        start = watch.now()
-        matrix @ matrix
-        rates.append(2 * 8192**3 / (watch.now() - start))
-    rate = statistics.median(rates)
-    config = PretrainConfig(
-        shards=tmp_path / "shards",
-        out=tmp_path / "out",
-        epochs=epochs,
-        batch_size=SIZE.batch_size,
-        loader_workers=max(1, len(os.sched_getaffinity(0)) - 1),
-        log_every_steps=8,
-    )
-    assert launch(config).finished
-    entries = [e for e in read_metrics(config.out) if e["kind"] == "train"][4:]  # warmed up
-    speed = statistics.median(float(e["images_per_second"]) for e in entries)
-    waiting = statistics.median(float(e["data_wait_share"]) for e in entries)
-    used = speed * ENCODER_FORWARDS * RESNET50_FLOP / rate
-    print(
-        f"\nMoCo v2 with masks and a hard negative, ResNet-50, {SIZE.view_size} px, bf16, "
-        f"{config.loader_workers} loading processes: {speed:.0f} images/s, {waiting:.1%} waiting "
-        f"for data, {used:.1%} of the {rate / 1e12:.0f} TFLOP/s of an 8192 matrix product"
-    )
-    assert speed > 0

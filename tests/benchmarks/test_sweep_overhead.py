@@ -9,7 +9,6 @@ import pytest
 
 from tests.pretrain_jobs import run_job
 from tests.shard_sets import write_shard_set
-from training.record.metrics import read_metrics
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
@@ -17,7 +16,7 @@ REPEATS, EPOCHS, STEPS_PER_EPOCH, BATCH = 3, 4, 20, 32
 MOST = 1.1
 
 
-def command(job: str, root: Path, out: Path, *options: str) -> list[str]:
+def run_of(job: str, root: Path, out: Path, *options: str) -> None:
     settings = {
         "shards": root / "train",
         "knn.val-shards": root / "val",
@@ -27,10 +26,10 @@ def command(job: str, root: Path, out: Path, *options: str) -> list[str]:
         "batch-size": BATCH,
         "method.batch-norm-group": 16,
         "num-workers": 1,
-        "log-every-steps": 5,
+        "checkpoint.keep": EPOCHS,
     }
     flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    return [sys.executable, f"jobs/{job}.py", *flags, *options]
+    run_job([sys.executable, f"jobs/{job}.py", *flags, *options], root / "said.txt")
 
 
 def seconds_of(run: Path) -> float:
@@ -45,21 +44,13 @@ def seconds_of(run: Path) -> float:
 def test_a_trial_costs_little_more_than_its_run(tmp_path: Path) -> None:
     write_shard_set(tmp_path / "train", num_images=STEPS_PER_EPOCH * BATCH, shard_images=64)
     write_shard_set(tmp_path / "val", num_images=96, first_number=100_000)
-    keep = ("--checkpoint.keep", str(EPOCHS))
     alone, swept = [], []
     for repeat in range(REPEATS):
-        run = tmp_path / f"run-{repeat}"
-        run_job(command("pretrain", tmp_path, run, *keep), tmp_path / "said.txt")
+        run, sweep = tmp_path / f"run-{repeat}", tmp_path / f"sweep-{repeat}"
+        run_of("pretrain", tmp_path, run)
         alone.append(seconds_of(run))
-        sweep = tmp_path / f"sweep-{repeat}"
-        grid = ("--grid", "seed=0", "--concurrent", "1")
-        run_job(command("sweep", tmp_path, sweep, *keep, *grid), tmp_path / "said.txt")
+        run_of("sweep", tmp_path, sweep, "--grid", "seed=0", "--concurrent", "1")
         swept.append(seconds_of(sweep / "trials" / "0000"))
-        images = [
-            [float(e["images_per_second"]) for e in read_metrics(folder) if e["kind"] == "train"]
-            for folder in (run, sweep / "trials" / "0000")
-        ]
-        print(f"images/s by log line: alone {images[0][4:]}, in a sweep {images[1][4:]}")
     ratio = median(swept) / median(alone)
     print(
         f"{EPOCHS - 1} epochs after start-up: alone {sorted(alone)} s, in a sweep {sorted(swept)} "

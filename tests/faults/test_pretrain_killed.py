@@ -55,12 +55,9 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moments(name: str, count: int) -> Iterator[tuple[int, float]]:
     """Rising random steps after which to kill, and seconds to wait then."""
     rng = random.Random(f"{SEED} {name}")
-    steps = sorted(rng.sample(range(0, STEPS - 8), count))
-    for number, step in enumerate(steps, 1):
+    for step in sorted(rng.sample(range(0, STEPS - 8), count)):
         delay = rng.uniform(0, 0.3)
-        print(
-            f"{name} {number} of {count}, seed {SEED}: {delay:.2f} s after step {step}", flush=True
-        )
+        print(f"{name}, seed {SEED}: {delay:.2f} s after step {step}", flush=True)
         yield step, delay
 
 
@@ -70,20 +67,14 @@ def await_moment(out: Path, job: Job, moment: tuple[int, float]) -> None:
     assert not job.ended, job.said()
 
 
-def workers_of(family: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in family if is_worker(process)]
-
-
 def await_workers(job: Job, family: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
     """The processes that train, of a growing family."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while not (found := [process for process in family() if is_worker(process)]):
         assert not job.ended, job.said()
-        found = workers_of(family())
-        if found:
-            return found
+        assert time.monotonic() < deadline, job.said()
         time.sleep(0.1)
-    raise AssertionError(f"no worker: {job.said()}")
+    return found
 
 
 def test_the_driver_of_one_process_is_killed_six_times(
@@ -140,7 +131,7 @@ class Nodes:
 
     def kill_one_that_trains(self) -> None:
         """As when a machine loses power."""
-        node = next(n for n in self.cluster.worker_nodes if workers_of(_family_of(n)))
+        node = next(n for n in self.cluster.worker_nodes if any(map(is_worker, _family_of(n))))
         family = _family_of(node)
         self.cluster.remove_node(node, allow_graceful=False)
         for process in family:

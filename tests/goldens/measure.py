@@ -1,9 +1,19 @@
-"""Measure what the goldens hold: a small precompute, and the first steps of every recipe."""
+"""Measure what the goldens hold: a small precompute, and the first steps of every recipe.
 
+``python -m tests.goldens.measure precompute moco_v2_small ...``, or ``all``, rewrites goldens. Do
+this when a change is meant to alter them, in a commit that says what changed and why.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in the tests
+
+import argparse
 import hashlib
 import importlib.metadata
 import json
 import platform
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +29,9 @@ from tests.precompute_here import precompute_here
 from tests.runs import StopsAfter, run
 from tests.shard_sets import picture
 from training.config.pretrain import PretrainConfig
-from training.config.recipes import RECIPES
+from training.config.recipes import RECIPES, find_recipe
 from training.core.schedules import cosine_lr
 from training.engine import loop
-from training.methods.settings import MethodConfig
 from training.randomness.draws import view_number
 from training.record.metrics import read_metrics
 from training.record.run_record import SEEN
@@ -31,8 +40,6 @@ from training.views.spec import EXCHANGED
 
 FOLDER = Path(__file__).resolve().parent
 PRECOMPUTE = "precompute"
-RECIPE_NAMES = tuple({recipe: name for name, recipe in RECIPES.items()}.values())
-"""Every recipe once, whatever its aliases."""
 NUM_PICTURES, STEPS, STEPS_HASHED = 48, 10, 2
 LATER_RATES = 1e-3
 """The factor of all learning rates but the first step's. With those of the recipes a rounding of
@@ -102,7 +109,9 @@ def small_recipe(name: str, shards: Path, out: Path) -> PretrainConfig:
     Batch, network and the sizes that follow from them are small; views of 224 px become 56 px with
     the same grid.
     """
-    config = RECIPES[name](shards, out)
+    config = find_recipe(name)(shards, out)
+    sizes = {"batch_norm_group": 4, "queue_size": 64}
+    sizes = {field: size for field, size in sizes.items() if hasattr(config.method, field)}
     return replace(
         config,
         batch_size=8,
@@ -112,22 +121,12 @@ def small_recipe(name: str, shards: Path, out: Path) -> PretrainConfig:
         num_workers=1,
         loader_workers=0,
         log_every_steps=1,
-        method=_small_method(config.method),
+        method=replace(config.method, **sizes),  # type: ignore[arg-type]
     )
-
-
-def _small_method(method: MethodConfig) -> MethodConfig:
-    sizes = {"batch_norm_group": 4, "queue_size": 64}
-    return replace(method, **{k: v for k, v in sizes.items() if hasattr(method, k)})  # type: ignore[arg-type]
 
 
 def measure_recipe(name: str, shards: Path, out: Path) -> dict[str, Any]:
     """The first steps of a recipe, made small, on one thread.
-
-    Args:
-        name: of the recipe.
-        shards: from ``make_shards``.
-        out: folder of the run.
 
     Returns:
         ``samples_seen`` after the last step; ``masks`` (by the number of the view) and
@@ -175,3 +174,24 @@ def _sha256(tensor: torch.Tensor) -> str:
     """The digest of a tensor's shape, type and values."""
     head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
     return hashlib.sha256(head + tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def main() -> None:
+    """Rewrites the goldens that the command line names."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=["all", PRECOMPUTE, *RECIPES])
+    names = parser.parse_args().names
+    with tempfile.TemporaryDirectory() as folder:
+        shards = make_shards(Path(folder))
+        for name in (PRECOMPUTE, *RECIPES) if "all" in names else names:
+            measured = (
+                measure_precompute(shards)
+                if name == PRECOMPUTE
+                else measure_recipe(name, shards, Path(folder) / name)
+            )
+            golden = {"versions": versions()} | measured
+            golden_file(name).write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

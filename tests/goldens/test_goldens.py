@@ -1,6 +1,6 @@
 """A small precompute and the first steps of every recipe are what they were.
 
-A golden changes in a commit that says why; ``python -m tests.goldens.write NAME`` rewrites it.
+A golden changes in a commit that says why; ``python -m tests.goldens.measure NAME`` rewrites it.
 """
 
 import json
@@ -12,16 +12,16 @@ import pytest
 from tests.goldens.measure import (
     FOLDER,
     PRECOMPUTE,
-    RECIPE_NAMES,
     golden_file,
     make_shards,
     measure_precompute,
     measure_recipe,
     versions,
 )
+from training.config.recipes import RECIPES
 
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
-GOLDENS = (PRECOMPUTE, *RECIPE_NAMES)
+GOLDENS = (PRECOMPUTE, *RECIPES)
 
 LOSS_TOLERANCE = 1e-4
 LOSS_TOLERANCES = {"debug": 2e-3, "simclr_small": 5e-4, "simclr_small_baseline": 5e-4}
@@ -80,7 +80,7 @@ def test_precompute_writes_the_same_bytes(shards: Path) -> None:
     assert measured["files"] == golden["files"]
 
 
-@pytest.mark.parametrize("name", RECIPE_NAMES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_begins_as_it_did(name: str, shards: Path, tmp_path: Path) -> None:
     golden, measured = read_golden(name), measure_recipe(name, shards, tmp_path / "run")
     for field, tolerance in (("lr", SCHEDULE_TOLERANCE), ("rho", SCHEDULE_TOLERANCE)):

@@ -1,6 +1,5 @@
 """A disk that fills up: one clear error, nothing half under a final name, a rerun that finishes."""
 
-import hashlib
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.precompute.verify import verify_set
 from pipeline.storage.atomic import temporaries
 from tests.full_disk import FullDisk
+from tests.picture_folders import contents
 from tests.precompute_here import precompute_here
 
 MIB = 1 << 20
@@ -25,11 +25,6 @@ def write_pictures(data: Path, count: int, side: int) -> None:
     for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
         assert cv2.imwrite(str(data / f"{number:02d}.png"), pixels)
-
-
-def contents(root: Path) -> dict[str, str]:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def config_for(data: Path, out: Path) -> PrecomputeConfig:
@@ -85,12 +80,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
     write_pictures(tmp_path / "data", 24, 100)
     undisturbed = tmp_path / "undisturbed"
-    config = PrecomputeConfig(
-        data=tmp_path / "data",
-        out=undisturbed,
-        saliency="uniform",
-        shard_images=4,
-    )
+    config = replace(config_for(tmp_path / "data", undisturbed), shard_images=4)
     precompute_here(config)
     expected = contents(undisturbed)
     size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())

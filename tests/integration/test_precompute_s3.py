@@ -1,7 +1,7 @@
 """From bucket to bucket on a real S3 server: the same bytes, and outages."""
 
-import shutil
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,7 +14,6 @@ from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
-from pipeline.storage.storage import open_store
 from tests.picture_folders import write_pictures
 from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
@@ -46,28 +45,24 @@ def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
     local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
 ) -> None:
     expected = precompute_here(local)
-    wire = bucket.wire
-    outages: list[int] = []
+    there: list[int] = []
 
     def cut_in_the_middle() -> None:
         while len([name for name in bucket.contents("out") if name.startswith("shards/")]) < 2:
-            stop.wait(0.05)
-        wire.cut()
-        outages.append(len(bucket.contents("out")))
-        stop.wait(5.0)
-        wire.mend()
+            time.sleep(0.05)
+        bucket.wire.cut()
+        there.append(len(bucket.contents("out")))
+        time.sleep(5.0)
+        bucket.wire.mend()
 
-    stop = threading.Event()
-    cutter = threading.Thread(target=cut_in_the_middle)
+    cutter = threading.Thread(target=cut_in_the_middle, daemon=True)
     cutter.start()
-    try:
-        info = precompute(remote)
-    finally:
-        cutter.join(timeout=60)
-    assert outages, "the job was over before the wire was cut"
+    info = precompute(remote)
+    cutter.join(timeout=60)
+    assert there, "the job was over before the wire was cut"
     assert info == expected
     assert bucket.contents("out") == files(Path(local.out))
-    assert outages[0] < len(bucket.contents("out")), "all was written when the wire was cut"
+    assert there[0] < len(bucket.contents("out")), "all was written when the wire was cut"
     assert bucket.unfinished() == 0
 
 
@@ -75,11 +70,7 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
     local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
 ) -> None:
     precompute_here(local)
-    impatient = replace(
-        remote,
-        data=bucket.url("data", retry_seconds=1),
-        out=bucket.url("out", retry_seconds=1),
-    )
+    data, out = (bucket.url(name, retry_seconds=1) for name in ("data", "out"))
 
     def cut_after_two(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
         for job in jobs[:2]:
@@ -87,22 +78,17 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
         bucket.wire.cut()
         return [ensure_shard(job) for job in jobs]
 
-    place = f"s3://{bucket.name}"
-    with pytest.raises(StoreUnavailable, match=rf"^{place}/.* \(tried again for 1 s\)$") as caught:
-        run_precompute(impatient, cut_after_two)
+    line = rf"^s3://{bucket.name}/.* \(tried again for 1 s\)$"
+    with pytest.raises(StoreUnavailable, match=line) as caught:
+        run_precompute(replace(remote, data=data, out=out), cut_after_two)
     assert "\n" not in str(caught.value)
     bucket.wire.mend()
-    before = bucket.contents("out")
+    before, whole = bucket.contents("out"), files(Path(local.out))
+    assert before.items() < whole.items()
     assert "dataset.json" not in before
-    assert sorted(n for n in before if n.startswith("shards/")) == [
-        "shards/shard-000000.tar",
-        "shards/shard-000001.tar",
-    ]
-    assert not any(name.startswith("rejected") for name in before if "00000" not in name)
+    assert len([name for name in before if name.startswith("shards/")]) == 2
     precompute_here(remote)
-    after = bucket.contents("out")
-    assert {name: after[name] for name in before} == before
-    assert after == files(Path(local.out))
+    assert bucket.contents("out") == whole
 
 
 def test_an_outage_while_an_image_is_read_rejects_nothing(
@@ -159,14 +145,8 @@ def test_places_that_cannot_be_used_end_early(
         with pytest.raises(InputError, match=r"/out/plan\.json cannot be read: 403 Forbidden"):
             precompute_here(replace(local, out=remote.out))
     assert bucket.contents("out") == {}
-
-
-def test_nothing_usable_leaves_nothing(bucket: Bucket, local: PrecomputeConfig) -> None:
-    shutil.rmtree(local.data)
-    bucket.put("data/x/1.jpg", b"no picture")
-    config = replace(
-        local, data=bucket.url("data"), out=bucket.url("out"), max_rejected_fraction=1.0
-    )
+    bucket.put("empty/x/1.jpg", b"no picture")
+    nothing = replace(remote, data=bucket.url("empty"), max_rejected_fraction=1.0)
     with pytest.raises(InputError, match=r"none of the 1 images .*: x/1\.jpg: not an image"):
-        precompute_here(config)
-    assert not open_store(str(config.out)).is_there()
+        precompute_here(nothing)
+    assert bucket.contents("out") == {}

@@ -36,12 +36,19 @@ def small_ray_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
     )
 
 
-def test_one_worker_gives_the_bits_of_one_process(tmp_path: Path) -> None:
-    """The same number of threads, so that sums have the same order."""
-    shards = tmp_path / "shards"
-    write_shard_set(shards, num_images=42, shard_images=14)
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shard_set(tmp_path / "shards", num_images=42, shard_images=14)
     write_shard_set(tmp_path / "val", num_images=17, first_number=1000)
-    runs = {name: small_run(shards, tmp_path / name, num_workers=1) for name in ("ray", "local")}
+    return tmp_path / "shards"
+
+
+def test_one_worker_gives_the_bits_of_one_process(shards: Path, tmp_path: Path) -> None:
+    """The same number of threads, so that sums have the same order."""
+    runs = {
+        name: small_run(shards, tmp_path / name, epochs=1, num_workers=1)
+        for name in ("ray", "local")
+    }
     assert launch(runs["ray"]).finished
     assert launch_local(runs["local"]).finished
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
@@ -49,14 +56,10 @@ def test_one_worker_gives_the_bits_of_one_process(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    write_shard_set(shards, num_images=42, shard_images=14)
-    write_shard_set(tmp_path / "val", num_images=17, first_number=1000)
-    two = launch(small_ray_run(shards, tmp_path / "two", 2))
-    assert two.finished
-    assert two.ran
-    assert two.values["loss"] > 0
+def test_two_workers_give_the_numbers_of_one_process(shards: Path, tmp_path: Path) -> None:
+    config = small_ray_run(shards, tmp_path / "two", 2)
+    two = launch(config)
+    assert (two.finished, two.ran) == (True, True)
     assert launch_local(small_ray_run(shards, tmp_path / "one", 1)).finished
     ours, theirs = read_metrics(tmp_path / "two"), read_metrics(tmp_path / "one")
     assert [(e["step"], e["kind"]) for e in ours] == [(e["step"], e["kind"]) for e in theirs]
@@ -68,16 +71,13 @@ def test_two_workers_give_the_numbers_of_one_process(tmp_path: Path) -> None:
         for name in names - {"samples_seen"}:
             assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), (name, one["step"])
 
-    again = launch(small_ray_run(shards, tmp_path / "two", 2))
-    assert again.finished
-    assert not again.ran
+    again = launch(config)
+    assert (again.finished, again.ran) == (True, False)
     assert again.values["knn"] == two.values["knn"]
-
     # A run that was finished by two workers is refused with other data.
-    other_shards = tmp_path / "other"
-    write_shard_set(other_shards, num_images=24)
+    write_shard_set(tmp_path / "other", num_images=24)
     with pytest.raises(InputError, match="data_digest: "):
-        launch(small_ray_run(other_shards, tmp_path / "two", 2))
+        launch(replace(config, shards=tmp_path / "other"))
 
 
 def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
@@ -104,9 +104,6 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     assert result.values["damaged_samples"] == 2 * 4
 
 
-WAITED = "again after a wait: others held what 1 workers need, on 1 workers"
-
-
 class Other:
     """Somebody else's actor, which holds all cores."""
 
@@ -123,13 +120,14 @@ def test_a_busy_cluster_is_waited_for_and_counts_as_no_failure(
     holds_all: Any = ray.remote(num_cpus=2)(Other)
     other = holds_all.remote()
     assert ray.get(other.is_there.remote())
+    line = "again after a wait: others held what 1 workers need, on 1 workers"
     waited = threading.Event()
 
     def leave_when_it_has_waited() -> None:
         progress = tmp_path / "run" / "progress.log"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not waited.is_set():
-            if progress.exists() and WAITED in progress.read_text():
+            if progress.exists() and line in progress.read_text():
                 waited.set()
             time.sleep(0.2)
         ray.kill(other)

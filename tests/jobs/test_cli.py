@@ -1,31 +1,137 @@
-"""Exit codes and the one line that a person reads."""
+"""Command lines, their two helps, exit codes and the one line that a person reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import tyro
 from ray.exceptions import RayTaskError
 
-from jobs.cli import find_job_error, main, parse
-from pipeline.core.errors import DamagedSample, InputError, JobError
+from jobs.cli import UNNAMED, absolute_paths, find_job_error, main, parse
+from pipeline.core.errors import InputError, JobError
 
 README = Path(__file__).resolve().parents[2] / "jobs" / "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """A config.
+class Part:
+    """A part.
 
     Attributes:
-        count: How many.
+        size: side in pixels.
+        depth: depth in pixels.
     """
 
-    count: int = 1
+    size: int = 3
+    depth: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What a job works on.
+
+    Attributes:
+        source: where from.
+        count: how many, 1 or more.
+        part: a part.
+    """
+
+    source: str | Path
+    part: Part = field(default_factory=Part)
+    count: int = 2
 
     def __post_init__(self) -> None:
         if self.count < 1:
-            raise InputError(f"count must be at least 1, got {self.count}")
+            raise InputError(f"count {self.count} must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """A job.
+
+    Attributes:
+        how: manner.
+        out: where to.
+    """
+
+    how: str = "well"
+    out: Path | None = None
+    base: Annotated[Base, UNNAMED]
+
+
+DEFAULT = Outer(base=Base(source=tyro.MISSING, count=9, part=Part(size=4)))
+
+
+def test_values_that_are_not_given_are_those_of_the_default() -> None:
+    made = parse(Outer, "x", ["--source", "S", "--part.depth", "1", "--how", "so"], default=DEFAULT)
+    assert made == Outer(how="so", base=Base(source="S", count=9, part=Part(size=4, depth=1)))
+    assert parse(Outer, "x", ["--source", "S"]) == Outer(base=Base(source="S"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--source"),
+        (["--source", "S", "--part.more", "1"], "--part.more"),
+        (["--source", "S", "--count", "three"], "--count"),
+    ],
+)
+def test_what_the_command_line_lacks_or_has_too_much_is_named(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(Outer, "x", words)
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == ""
+
+
+def test_what_the_config_refuses_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"^count 0 must be 1 or more$"):
+        parse(Outer, "x", ["--source", "S", "--count", "0"])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_short_help_shows_some_options_and_the_long_one_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    brief, variants = (
+        ("base.source", "base.part.size"),
+        {"--plain": Base(source="V", part=Part(depth=6))},
+    )
+
+    def shown(option: str) -> str:
+        with pytest.raises(SystemExit, match="0"):
+            parse(Outer, "x", [option], default=DEFAULT, brief=brief, variants=variants)
+        return capsys.readouterr().out
+
+    short, long = shown("--help"), shown("--help-all")
+    for words in ("A job. --help-all shows", "where from. (required)", "pixels. (default: 4)"):
+        assert words in short
+        assert words in long
+    for option, value in (("--how", "well"), ("--part.depth", "5"), ("--count", "9")):
+        assert option not in short
+        assert option in long
+        assert f"(default: {value})" in long
+    assert "x --plain" in long.partition("--part.depth")[2]
+    assert "depth in pixels. (default: 6)" in long
+    for help_text in (short, long):
+        assert "--quiet" in help_text
+        assert "Attributes" not in help_text
+
+
+def test_paths_of_a_submitted_job_start_at_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    def places(source: str | Path) -> tuple[object, object]:
+        made = absolute_paths(Outer(out=Path("o"), base=Base(source=source)), "out", "base.source")
+        return made.out, made.base.source
+
+    assert places("s") == (Path.cwd() / "o", Path.cwd() / "s")
+    monkeypatch.setenv("SALMASK_ROOT", "/root")
+    assert places("s") == (Path("/root/o"), Path("/root/s"))
+    assert places("/s") == (Path("/root/o"), Path("/s"))
+    assert places("s3://b/s") == (Path("/root/o"), "s3://b/s")
+    assert absolute_paths(Outer(base=Base(source="")), "out", "base.source").out is None
 
 
 def run_that_raises(error: BaseException) -> None:
@@ -38,6 +144,13 @@ def from_a_worker(error: Exception) -> Exception:
     wrapped = untyped(function_name="f", traceback_str="a long\ntrace", cause=error)
     as_cause: Exception = wrapped.as_instanceof_cause()
     return as_cause
+
+
+def test_the_cause_of_an_error_is_found() -> None:
+    outer = RuntimeError("outer")
+    outer.__cause__ = from_a_worker(InputError("inner"))
+    assert str(find_job_error(outer)) == "inner"
+    assert find_job_error(from_a_worker(ValueError("a defect"))) is None
 
 
 ERRORS = [error for one in JobError.__subclasses__() for error in (one, *one.__subclasses__())]
@@ -54,47 +167,13 @@ def test_a_job_error_is_one_line_and_its_documented_exit_code(
         assert capsys.readouterr() == ("", "error: no such folder: x\n")
     named = next(base for base in (kind, *kind.__bases__) if base in JobError.__subclasses__())
     assert f"| {kind.exit_code} | `{named.__name__}` |" in README.read_text()
-    assert DamagedSample.exit_code != InputError.exit_code == 2
 
 
-def test_defects_keep_their_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        main(lambda: run_that_raises(ZeroDivisionError()))
+def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> None:
     with pytest.raises(ValueError, match="a defect"):
         main(lambda: run_that_raises(ValueError("a defect")))
-    assert find_job_error(from_a_worker(ValueError("a defect"))) is None
-
-
-def test_the_cause_of_an_error_is_found() -> None:
-    outer = RuntimeError("outer")
-    outer.__cause__ = from_a_worker(InputError("inner"))
-    assert str(find_job_error(outer)) == "inner"
-
-
-def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     for code, expected in ((None, 0), (0, 0), (3, 3)):
-        with pytest.raises(SystemExit) as leaving:
+        with pytest.raises(SystemExit, match=str(expected)):
             main(lambda code=code: code)  # type: ignore[misc]
-        assert leaving.value.code == expected
-    with pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit, match="130"):
         main(lambda: run_that_raises(KeyboardInterrupt()))
-    assert leaving.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
-
-
-def test_a_command_line_becomes_a_config(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(Config, "x", ["--count", "3"]) == Config(count=3)
-    with pytest.raises(InputError, match="count must be at least 1, got 0"):
-        parse(Config, "x", ["--count", "0"])
-    assert capsys.readouterr() == ("", "")
-    for wrong in (["--cuont", "3"], ["--count", "three"]):
-        with pytest.raises(SystemExit, match="2"):
-            parse(Config, "x", wrong)
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        assert wrong[0] in printed.err
-        assert "--count" in printed.err
-    with pytest.raises(SystemExit) as leaving:
-        parse(Config, "x", ["--help"])
-    assert leaving.value.code == 0
-    assert "How many." in capsys.readouterr().out

@@ -3,57 +3,42 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from jobs.cli import main
 from jobs.evaluate import run
 from jobs.export import run as run_export
 from pipeline.backbone.info import BackboneInfo
 from pipeline.shardset.manifest import DatasetInfo
 from tests.job_here import Done, job_here
-from tests.training.evaluate.detection.cases import drawn, write_voc
+from tests.shard_sets import write_shard_set
+from tests.training.evaluate.detection.cases import TINY, drawn, write_voc
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("disc", "stripes")
+FOLDERS = {"checkpoint": "export", "train": "train", "val": "val", "results": "evaluation"}
 
 
-def pictures(num: int, seed: int) -> tuple[list[NDArray[np.uint8]], list[int]]:
-    generator = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:40, 0:48]
-    images = []
-    for i in range(num):
-        at = generator.integers(12, 28, 2)
-        disc = (rows - at[0]) ** 2 + (columns - at[1]) ** 2 < 100
-        shape = (columns + at[0]) // 3 % 2 == 0 if i % 2 else disc
-        noise = generator.integers(0, 60, (40, 48, 3))
-        images.append((noise + 150 * shape[..., None]).astype(np.uint8))
-    return images, [i % 2 for i in range(num)]
-
-
+@dataclass(frozen=True)
 class Case:
     """An export, two labelled sets and one without labels."""
 
-    def __init__(self, folder: Path, info: BackboneInfo, shards: tuple[DatasetInfo, ...]) -> None:
-        self.folder, self.info, self.shards = folder, info, shards
+    folder: Path
+    info: BackboneInfo
+    train: DatasetInfo
+    val: DatasetInfo
 
-    def options(self, given: dict[str, str]) -> list[str]:
-        names = {"checkpoint": "export", "train": "train", "val": "val"}
-        names |= {"results": "evaluation"} | given
-        return [
-            word
-            for name, value in names.items()
-            for word in (f"--{name.replace('_', '-')}", str(self.folder / value))
-        ]
+    def options(self, **given: str) -> list[str]:
+        folders = {name: str(self.folder / value) for name, value in (FOLDERS | given).items()}
+        return [word for name, value in folders.items() for word in (f"--{name}", value)]
 
-    def lines(self) -> list[dict[str, object]]:
+    def lines(self) -> list[dict[str, Any]]:
         """What was recorded, and taken away."""
         file = self.folder / "evaluation" / "results.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -62,26 +47,18 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(
-    tmp_path_factory: pytest.TempPathFactory, make_labelled_shards: Callable[..., DatasetInfo]
-) -> Case:
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("evaluate")
     torch.manual_seed(0)
     config = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+    network, filter_ = build_backbone(config), (3, 0.7)
     info = export_backbone(
-        folder / "export",
-        build_backbone(config),
-        config,
-        view_size=32,
-        high_pass=(3, 0.7),
-        provenance={},
+        folder / "export", network, config, view_size=32, high_pass=filter_, provenance={}
     )
-    shards = (
-        make_labelled_shards(folder / "train", *pictures(40, seed=0), NAMES),
-        make_labelled_shards(folder / "val", *pictures(20, seed=1), NAMES),
-    )
-    make_labelled_shards(folder / "plain", *pictures(20, seed=1))
-    return Case(folder, info, shards)
+    train = write_shard_set(folder / "train", num_images=40)
+    val = write_shard_set(folder / "val", num_images=20, first_number=100)
+    write_shard_set(folder / "plain", num_images=20, first_number=100, labels=False)
+    return Case(folder, info, train, val)
 
 
 @pytest.fixture
@@ -89,12 +66,12 @@ def evaluate(
     case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     job = job_here(run, monkeypatch, capsys)
-    return lambda *more, **given: job("--local", *case.options(given), *more)
+    return lambda *more, **given: job("--local", *case.options(**given), *more)
 
 
 @pytest.mark.starts_ray
 def test_on_ray_as_a_person_runs_it(case: Case) -> None:
-    words = [*case.options({}), "--checkpoint", "untrained", "--num-workers", "2", "--json"]
+    words = [*case.options(), "--checkpoint", "untrained", "--num-workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "jobs/evaluate.py", *words],
         cwd=ROOT,
@@ -116,115 +93,73 @@ def test_on_ray_as_a_person_runs_it(case: Case) -> None:
         (encoder, protocol) for encoder in ("query", "untrained") for protocol in ("knn", "linear")
     ]
     assert lines[0]["checkpoint_digest"] == case.info.weights_sha256
-    assert lines[0]["train_digest"] == case.shards[0].plan_digest
-    assert lines[0]["val_digest"] == case.shards[1].plan_digest
+    assert lines[0]["train_digest"] == case.train.plan_digest
+    assert lines[0]["val_digest"] == case.val.plan_digest
     assert (lines[0]["num_train"], lines[0]["num_val"]) == (40, 20)
     (row,) = (row for row in said if row.startswith("untrained "))
     for line in lines[2:]:
-        figure = line["figure"]
-        assert isinstance(figure, float)
-        assert figure > 75, "discs and stripes differ even to random filters"
-        assert f"{figure:.2f} (" in row
+        assert line["figure"] > 75, "colours differ even to random filters"
+        assert f"{line['figure']:.2f} (" in row
 
 
-def test_untrained_is_the_same_network_from_a_seed(
-    case: Case, evaluate: Callable[..., Done]
-) -> None:
-    for seed in ("0", "1"):
-        done = evaluate("--protocol", "knn", "--checkpoint", "untrained", "--seed", seed)
-        assert done.code == 0, done.err
-    _, first, _, second = case.lines()
-    digests = (first["checkpoint_digest"], second["checkpoint_digest"])
-    assert digests == ("random:0,1,2", "random:1,2,3")
-    by_seed, shifted = first["more"], second["more"]
-    assert isinstance(by_seed, dict)
-    assert isinstance(shifted, dict)
-    assert [by_seed[f"seed {n}"] for n in (1, 2)] == [shifted[f"seed {n}"] for n in (1, 2)]
-    assert str(case.folder / "evaluation") in done.out
-
-
-def test_the_old_names_of_the_options(case: Case, evaluate: Callable[..., Done]) -> None:
-    words = ["--backbone", "--train-shards", "--val-shards"]
-    folders = [str(case.folder / name) for name in ("export", "train", "val")]
-    given = [word for pair in zip(words, folders, strict=True) for word in pair]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(case, "options", lambda _: given)
-        done = evaluate("--protocol", "knn", "--results", str(case.folder / "evaluation"))
-    assert done.code == 0, done.err
-    assert len(case.lines()) == 1
-
-
-def test_figures_go_onto_the_card(
+def test_figures_go_onto_the_card_and_untrained_is_the_same_network_from_a_seed(
     case: Case,
     evaluate: Callable[..., Done],
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    assert evaluate("--protocol", "knn").code == 0
-    options = {
-        "--checkpoint": case.folder / "export",
-        "--out": tmp_path / "out",
-        "--results": case.folder / "evaluation",
-    }
-    words = [str(word) for pair in options.items() for word in pair]
-    monkeypatch.setattr(sys, "argv", ["export.py", *words, "--formats"])
-    with pytest.raises(SystemExit, match="0"):
-        main(run_export)
-    (line,) = case.lines()
-    assert f"| knn | val | {line['figure']:.2f} | " in (tmp_path / "out" / "README.md").read_text()
+    """With the earlier names of the options."""
+    words = ["--backbone", "--train-shards", "--val-shards"]
+    folders = [case.folder / name for name in ("export", "train", "val")]
+    given = [word for pair in zip(words, folders, strict=True) for word in pair]
+    results, job = case.folder / "evaluation", job_here(run, monkeypatch, capsys)
+    for seed in ("0", "1"):
+        options = ("--checkpoint", "untrained", "--protocol", "knn", "--seed", seed)
+        done = job("--local", *given, *options, "--results", results)
+        assert done.code == 0, done.err
+    export = job_here(run_export, monkeypatch, capsys)
+    places = ("--checkpoint", case.folder / "export", "--out", tmp_path / "out")
+    assert export(*places, "--results", results, "--formats").code == 0
+    trained, first, _, second = case.lines()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| knn | val | {trained['figure']:.2f} | " in card
+    digests = (first["checkpoint_digest"], second["checkpoint_digest"])
+    assert digests == ("random:0,1,2", "random:1,2,3")
+    assert all(first["more"][f"seed {n}"] == second["more"][f"seed {n}"] for n in (1, 2))
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("words", "given", "message"),
     [
-        ({"checkpoint": "nowhere"}, "nowhere"),
-        ({"checkpoint": "train"}, "backbone.json"),
-        ({"train": "nowhere"}, "nowhere"),
-        ({"val": "plain"}, "labels asked for where there are none"),
-        ({"val": "train"}, "share 40 images (picture-000000.png, picture-000001.png, "),
+        ("", {"checkpoint": "nowhere"}, "nowhere"),
+        ("", {"checkpoint": "train"}, "backbone.json"),
+        ("", {"val": "plain"}, "labels asked for where there are none"),
+        ("", {"val": "train"}, "share 40 images (picture-000000.jpg, picture-000001.jpg, "),
+        ("--k 41", {}, "k = 41: wanted 1 to 40"),
+        ("--protocol svm", {}, "linear_paper"),
+        ("--protocol detection knn", {}, "--protocol detection by itself"),
+        ("--protocol detection --num-workers 2", {}, "detection trains in one process"),
     ],
 )
-def test_bad_input(evaluate: Callable[..., Done], given: dict[str, str], message: str) -> None:
-    done = evaluate(**given)
+def test_bad_input(
+    evaluate: Callable[..., Done], words: str, given: dict[str, str], message: str
+) -> None:
+    done = evaluate(*words.split(), **given)
     assert done.code == 2
-    assert done.out.startswith("scoring ")
-    assert done.out.count("\n") == 1
-    (line,) = done.err.strip().splitlines()
-    assert line.startswith("error: ")
-    assert message in line
-
-
-def test_too_many_neighbours_and_unknown_protocol(evaluate: Callable[..., Done]) -> None:
-    done = evaluate("--k", "41")
-    assert done.code == 2
-    assert "k = 41: wanted 1 to 40" in done.err
-    done = evaluate("--protocol", "svm")
-    assert done.code == 2
-    assert all(name in done.err for name in ("knn", "linear_paper", "finetune", "diagnostics"))
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert message in done.err
 
 
 def test_detection_prints_its_own_table(case: Case, evaluate: Callable[..., Done]) -> None:
     write_voc(case.folder / "boxes", drawn(4))
-    small: dict[str, float] = {
-        "steps": 1,
-        "warmup-steps": 0,
-        "batch-size": 2,
-        "short-sides": 48,
-        "long-side": 64,
-    }
-    small |= {"width": 8, "head-width": 8, "proposals": 5, "sampled": 4, "val-share": 0.5}
-    options = [
-        str(word) for name, value in small.items() for word in (f"--detection.{name}", value)
-    ]
-    words = ["--protocol", "detection", *options]
-    done = evaluate(*words, train="boxes", val="boxes")
+    small = {"val-share": 0.5, "short-sides": 48, "steps": 1, "warmup-steps": 0}
+    for name in ("batch_size", "long_side", "width", "head_width", "proposals", "sampled"):
+        small[name.replace("_", "-")] = getattr(TINY, name)
+    options = [str(word) for name, v in small.items() for word in (f"--detection.{name}", v)]
+    done = evaluate("--protocol", "detection", *options, train="boxes", val="boxes")
     assert done.code == 0, done.err
     assert "average precision in %, 2 validation images" in done.out
     assert "box AP50 fpn" in done.out
     assert [line["name"] for line in case.lines()] == ["box AP", "box AP50", "box AP75"]
-    done = evaluate(*words, "--num-workers", "2", train="boxes", val="boxes")
-    assert done.code == 2
-    assert "detection trains in one process" in done.err
-    done = evaluate("--protocol", "detection", "knn")
-    assert done.code == 2
-    assert "--protocol detection by itself" in done.err

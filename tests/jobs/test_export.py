@@ -21,69 +21,51 @@ def export(
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    """What a run leaves, as far as exporting its query encoder goes."""
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a run leaves, as far as exporting its query encoder goes; relative paths start there."""
     config = EncoderConfig(architecture="resnet18", stem="small")
-    export_backbone(
-        tmp_path / "run" / "backbone",
-        build_backbone(config),
-        config,
-        view_size=32,
-        high_pass=(3, 0.7),
-        provenance={},
-    )
+    backbone, filter_ = build_backbone(config), (3, 0.7)
+    folder = tmp_path / "run" / "backbone"
+    export_backbone(folder, backbone, config, view_size=32, high_pass=filter_, provenance={})
+    monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
     return tmp_path / "run"
 
 
-def test_a_run_in_two_formats(kept: Path, tmp_path: Path, export: Callable[..., Done]) -> None:
+def test_a_run_in_two_formats_and_figures_of_other_weights(
+    kept: Path, tmp_path: Path, export: Callable[..., Done]
+) -> None:
     pytest.importorskip("safetensors", reason="the extra export is not installed")
-    out = tmp_path / "out"
-    done = export("--checkpoint", kept, "--out", out, "--formats", "safetensors", "timm")
+    (tmp_path / "results.jsonl").write_text("")
+    formats = ("--formats", "safetensors", "timm", "--results", ".")
+    done = export("--checkpoint", "run", "--out", "out", *formats)
     assert done.code == 0, done.err
     for name in ("README.md", "backbone.json", "backbone.pth", "backbone.safetensors", "timm"):
         assert name in done.out
     assert "high-passed images, which timm and transformers cannot make" in done.err
-    views = torch.randn(2, 3, 32, 32)
-    assert torch.equal(load_backbone(out)[0](views), load_backbone(kept)[0](views))
-
-
-def test_figures_of_other_weights_are_missed_aloud(
-    kept: Path, tmp_path: Path, export: Callable[..., Done]
-) -> None:
-    (tmp_path / "results.jsonl").write_text("")
-    options = ("--checkpoint", kept, "--out", tmp_path / "out", "--results")
-    done = export(*options, tmp_path, "--formats")
-    assert done.code == 0, done.err
     assert f"{tmp_path} has no figure of these weights" in done.err
+    views = torch.randn(2, 3, 32, 32)
+    networks = [load_backbone(folder)[0] for folder in (tmp_path / "out", kept)]
+    assert torch.equal(networks[0](views), networks[1](views))
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--checkpoint", "nowhere", "--out", "out"), "no folder .*nowhere"),
-        (("--checkpoint", "run", "--out", "run/backbone"), "the run's own export"),
-        (("--checkpoint", "run", "--out", "out", "--formats", "h5"), "unknown format 'h5'"),
-        (("--checkpoint", "run", "--out", "out", "--encoder", "momentum"), "kept in checkpoints"),
-        (("--checkpoint", "run", "--out", "full", "--formats"), "'mine.txt', which is no part"),
-        (("--checkpoint", "bare", "--out", "out"), "has no backbone.json.*lost their preproc"),
+        ("--checkpoint nowhere --out out", "no folder .*nowhere"),
+        ("--checkpoint run --out run/backbone", "the run's own export"),
+        ("--checkpoint run --out out --formats h5", "unknown format 'h5'"),
+        ("--checkpoint run --out out --encoder momentum", "kept in checkpoints"),
+        ("--checkpoint run --out full --formats", "'mine.txt', which is no part"),
+        ("--checkpoint bare --out out", "has no backbone.json.*lost their preproc"),
     ],
 )
-def test_bad_input(
-    kept: Path,
-    tmp_path: Path,
-    export: Callable[..., Done],
-    options: tuple[str, ...],
-    message: str,
-) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / "backbone.pth").write_bytes(b"weights alone")
-    folders = {"nowhere", "run", "out", "full", "bare", "run/backbone"}
-    done = export(*(tmp_path / word if word in folders else word for word in options))
+def test_bad_input(tmp_path: Path, export: Callable[..., Done], options: str, message: str) -> None:
+    for folder, name in (("full", "mine.txt"), ("bare", "backbone.pth")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("mine")
+    done = export(*options.split())
     assert done.code == 2
     assert done.out == "" or re.match(r"exporting .* into .*\n$", done.out)
-    (line,) = done.err.strip().splitlines()
-    assert line.startswith("error: ")
-    assert re.search(message, line)
+    assert re.fullmatch(rf"error: .*{message}.*\n", done.err)
     assert not (tmp_path / "out").exists()

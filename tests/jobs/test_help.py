@@ -4,7 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 
 from jobs import compare, demo, evaluate, export, precompute, pretrain, report, score, sweep
-from jobs.base_config import find_base
 from jobs.cli import main
 from jobs.compare import CompareConfig
-from jobs.demo import DemoConfig
 from jobs.export import ExportConfig
+from jobs.pretrain_options import find_base
 from jobs.sweep_options import SweepOptions
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
-from training.config.pretrain import PretrainConfig
+from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
@@ -46,22 +45,44 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "demo": (demo.run, [DemoConfig()]),
 }
 """Of every job what it runs, and configs that its options change."""
-INTERVAL = re.compile(r"in ([(\[])([\d.]+), ([\d.]+)([)\]])")
-SPAN = re.compile(r"from ([\d.]+) to ([\d.]+)")
-LEAST = re.compile(r"([\d.]+) or more")
-ABOVE = re.compile(r"above ([\d.]+)")
+SWEEP = {field.name for field in dataclasses.fields(SweepOptions)}
+NOT_TAKEN: tuple[tuple[str, Callable[..., list[float]]], ...] = (
+    (
+        r"in ([(\[])([\d.]+), ([\d.]+)([)\]])",
+        lambda opens, low, high, closes: [
+            float(low) - 0.5 * (opens == "["),
+            float(high) + 0.5 * (closes == "]"),
+        ],
+    ),
+    (r"from ([\d.]+) to ([\d.]+)", lambda low, high: [float(low) - 1, float(high) + 1]),
+    (r"([\d.]+) or more", lambda low: [float(low) - 1]),
+    (r"above ([\d.]+)", lambda low: [float(low)]),
+    (r"any (finite) number", lambda _: [float("nan")]),
+)
+"""What a help says of a number, and numbers that are not taken then."""
 
 
-def options_of(
-    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> dict[str, str]:
+@pytest.fixture
+def help_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, str], list[str]]:
+    """The lines of a job's help."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def shown(job: str, option: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", option])
+        with pytest.raises(SystemExit, match="0"):
+            main(JOBS[job][0])
+        return capsys.readouterr().out.splitlines()
+
+    return shown
+
+
+def options_of(lines: list[str]) -> dict[str, str]:
     """By name with its kind: what the help says of an option."""
-    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--help-all"])
-    with pytest.raises(SystemExit, match="0"):
-        main(JOBS[job][0])
     found: dict[str, str] = {}
-    for line in capsys.readouterr().out.splitlines():
-        words = line.strip("│").rstrip()
+    name = ""
+    for words in (line.strip("│").rstrip() for line in lines):
         if re.match(r" {1,2}--?\w", words):
             name, _, rest = words.strip().partition("  ")
             found[name] = rest.strip()
@@ -70,77 +91,32 @@ def options_of(
     return found
 
 
-def numeric(options: dict[str, str]) -> dict[str, str]:
-    """Those that take numbers, by their names alone."""
-    return {
-        name.split()[0].removeprefix("--"): text
-        for name, text in options.items()
-        if re.search(r"\b(INT|FLOAT)\b", name)
-    }
-
-
 @pytest.mark.parametrize("job", JOBS)
-def test_the_short_help_fits_a_screen(
-    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--help"])
-    with pytest.raises(SystemExit, match="0"):
-        main(JOBS[job][0])
-    assert 15 < len(capsys.readouterr().out.splitlines()) <= LINES_OF_A_SCREEN
+def test_the_helps(job: str, help_of: Callable[[str, str], list[str]]) -> None:
+    """The short one fits a screen; the long one explains every option, and what numbers it takes.
 
-
-@pytest.mark.parametrize(
-    "job", ["cluster", "compare", "demo", "evaluate", "export", "precompute", "score"]
-)
-def test_the_help_imports_neither_torch_nor_ray(job: str) -> None:
-    code = f"""
-import runpy, sys
-sys.argv = ["jobs/{job}.py", "--help"]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as leaving:
-    assert leaving.code == 0, leaving.code
-print({{"torch", "ray"}} & set(sys.modules))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("usage: ")
-    assert done.stdout.endswith("set()\n")
-
-
-@pytest.mark.parametrize("job", JOBS)
-def test_every_option_is_explained(
-    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = options_of(job, monkeypatch, capsys)
+    Numbers of the pretraining that a sweep starts from are checked as pretrain's own.
+    """
+    assert 15 < len(help_of(job, "--help")) <= LINES_OF_A_SCREEN
+    options = options_of(help_of(job, "--help-all"))
     assert {"-h, --help", "--quiet", "--json"} < set(options)
     for name, text in options.items():
         said = re.sub(r"\((default: .*|required|repeatable)\)$", "", text)
         assert len(said.split()) >= 2, f"{job} {name} is not explained: {text!r}"
         assert "``" not in said, f"{job} {name}: a terminal shows backticks as they are"
         assert re.search(r"\((default: .*|required|repeatable)\)$", text) or "help" in name, text
+        option = name.split()[0].removeprefix("--")
+        is_number = re.search(r"\b(INT|FLOAT)\b", name) is not None
+        if is_number and (job != "sweep" or option.replace("-", "_") in SWEEP):
+            check_number(job, option, text)
 
 
-def values_outside(text: str) -> Iterator[float]:
-    """Numbers that an option's help says it does not take."""
-    for opens, low, high, closes in INTERVAL.findall(text)[:1]:
-        yield float(low) if opens == "(" else float(low) - 0.5
-        yield float(high) if closes == ")" else float(high) + 0.5
-        return
-    for low, high in SPAN.findall(text)[:1]:
-        yield float(low) - 1
-        yield float(high) + 1
-        return
-    for low in LEAST.findall(text)[:1]:
-        yield float(low) - 1
-        return
-    for low in ABOVE.findall(text)[:1]:
-        yield float(low)
-        return
-    if "any finite number" in text:
-        yield float("nan")
+def check_number(job: str, name: str, text: str) -> None:
+    wrong = next((no(*m.groups()) for what, no in NOT_TAKEN if (m := re.search(what, text))), [])
+    assert wrong, f"{job} --{name} does not say which numbers it takes: {text}"
+    for value in wrong:
+        with pytest.raises(InputError):
+            assert changed(holder(job, name), name, value) is None, f"--{name} took {value}: {text}"
 
 
 def changed(config: Any, name: str, value: float) -> Any:  # noqa: ANN401  (any config)
@@ -165,40 +141,19 @@ def holder(job: str, name: str) -> Any:  # noqa: ANN401
     raise AssertionError(f"no config of {job} has --{name}")
 
 
-@pytest.mark.parametrize("job", [job for job in JOBS if job not in ("export", "sweep")])
-def test_numbers_say_where_they_may_lie_and_it_is_so(
-    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = numeric(options_of(job, monkeypatch, capsys))
-    assert options
-    check(job, options)
+HELPS = """
+import contextlib, io, runpy, sys
+for job in sys.argv[1:]:
+    sys.argv = [f"jobs/{job}.py", "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    assert shown.getvalue().startswith("usage: "), job
+    print(job, *({"torch", "ray"} & set(sys.modules)))
+"""
 
 
-def test_a_sweeps_own_numbers_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = {field.name for field in dataclasses.fields(SweepOptions)}
-    options = numeric(options_of("sweep", monkeypatch, capsys))
-    assert {"masks.query-ratio", "optim.lr"} < set(options)  # those of the pretraining are checked
-    check("sweep", {k: v for k, v in options.items() if k.replace("-", "_") in own})
-
-
-def check(job: str, options: dict[str, str]) -> None:
-    for name, text in options.items():
-        wrong = list(values_outside(text))
-        assert wrong, f"{job} --{name} does not say which numbers it takes: {text}"
-        config = holder(job, name)
-        for value in wrong:
-            with pytest.raises(InputError):
-                assert changed(config, name, value) is None, f"--{name} took {value}: {text}"
-
-
-def test_a_file_that_settings_start_from_is_named_in_the_help() -> None:
-    assert isinstance(find_base([])[1], PretrainConfig)
-    for words, message in (
-        (["--recipe"], "--recipe"),
-        (["--recipe", "debug", "--config", "F"], "both given"),
-        (["--config", "nowhere.json"], "nowhere.json"),
-    ):
-        with pytest.raises(InputError, match=message):
-            find_base(words)
+def test_the_help_imports_neither_torch_nor_ray() -> None:
+    jobs = ["cluster", *JOBS]
+    command = [sys.executable, "-c", HELPS, *jobs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == jobs

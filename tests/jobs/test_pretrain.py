@@ -1,103 +1,82 @@
 """The command line of pretraining: recipes, overrides, and what it refuses."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from jobs.pretrain_options import read_command_line
+from jobs.pretrain import run
+from jobs.pretrain_options import find_base, read_command_line
 from pipeline.core.errors import InputError
-from tests.shard_sets import write_shard_set
+from tests.job_here import job_here
+from training.config.pretrain import PretrainConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-PLACES = ["--shards", "s", "--out", "o"]
-
-
-def job(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "jobs/pretrain.py", *arguments],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
+PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
 
 
 def test_the_recipe_is_where_the_fields_start_from() -> None:
     recipe, local, config = read_command_line([*PLACES, "--epochs", "3", "--optim.lr", "0.5"])
     assert (recipe, local) == ("simclr_small", False)
-    assert (config.epochs, config.optim.lr) == (3, 0.5)
+    assert (config.epochs, config.optim.lr, config.num_workers) == (3, 0.5, "auto")
     assert (config.encoder.architecture, config.views.size) == ("resnet18", 64)
-    assert config.shards == (Path.cwd() / "s")
-    _, local, paper = read_command_line(["--recipe", "moco_v2_imagenet100", *PLACES, "--local"])
+    places = (config.shards, config.out, config.knn.val_shards)
+    assert places == tuple(Path.cwd() / name for name in "sov")
+    words = ["--recipe", "moco_v2_imagenet100", *PLACES, "--local", "--num-workers", "3"]
+    _, local, paper = read_command_line(words)
     assert local
-    assert (paper.encoder.architecture, paper.epochs) == ("resnet50", 200)
+    assert (paper.encoder.architecture, paper.epochs, paper.num_workers) == ("resnet50", 200, 3)
 
 
-def test_workers_are_a_number_or_as_many_as_fit() -> None:
-    numbers = [
-        read_command_line([*PLACES, *given])[2].num_workers
-        for given in ([], ["--num-workers", "auto"], ["--num-workers", "3"])
-    ]
-    assert numbers == ["auto", "auto", 3]
-
-
-def test_relative_paths_of_a_submitted_job_start_at_the_project(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
-    _, _, config = read_command_line([*PLACES, "--knn.val-shards", "v"])
-    assert config.shards == tmp_path / "s"
-    assert config.out == tmp_path / "o"
-    assert config.knn.val_shards == tmp_path / "v"
+def test_a_file_that_settings_start_from_is_read_before_the_command_line() -> None:
+    assert isinstance(find_base([])[1], PretrainConfig)
+    for words, message in (
+        (["--recipe"], "--recipe"),
+        (["--recipe", "debug", "--config", "F"], "both given"),
+        (["--config", "nowhere.json"], "nowhere.json"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_base(words)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "big"], "unknown recipe 'big': choose one of simclr_small"),
-        (["--fill", "noise"], "noise"),
-        (["--masks.strategy", "salient"], r"salient.*none, random, balanced, shuffled"),
+        ("--recipe big", "unknown recipe 'big': choose one of simclr_small"),
+        ("--masks.strategy salient", r"salient.*none, random, balanced, shuffled"),
         (
-            ["--method", "moco_v2", "--method.quue-size", "3"],
+            "--method moco_v2 --method.quue-size 3",
             "--method.quue-size.*Perhaps you meant.*--method.queue-size",
         ),
-        (["--method.queue-size", "64"], "--method.queue-size"),
-        (["--method", "swav"], "unknown method 'swav': choose one of"),
-        (["--simclr.rho", "2"], "--simclr.rho is called --method.rho now"),
-        (["--masks.attmask.probability=0.5"], "is called --masks.probability now"),
-        (["--masks.foreground", "mean"], "mean.*'std', 'otsu'"),
-        (["--method.hard-mass", "0"], r"method.hard_mass 0.0 must be above 0"),
-        (["--masks.probability", "1.5"], r"masks.probability 1.5 must be in"),
-        (["--epochs", "many"], "--epochs.*many"),
-        (["--num-workers", "some"], "--num-workers.*some"),
-        (["--num-workers", "0"], "num_workers 0 must be 1 or more"),
-        (["--on-damaged", "ignore"], "ignore.*'raise', 'skip'"),
-        (["--views.size", "65"], "views.size 65 is not divisible by views.grid 8"),
-        (["--encoder.architecture", "resnet19"], "resnet19"),
+        ("--method.queue-size 64", "--method.queue-size"),
+        ("--method swav", "unknown method 'swav': choose one of"),
+        ("--simclr.rho 2", "--simclr.rho is called --method.rho now"),
+        ("--masks.attmask.probability=0.5", "is called --masks.probability now"),
+        ("--masks.foreground mean", "mean.*'std', 'otsu'"),
+        ("--masks.probability 1.5", r"masks.probability 1.5 must be in"),
+        ("--epochs many", "--epochs.*many"),
+        ("--num-workers some", "--num-workers.*some"),
+        ("--num-workers 0", "num_workers 0 must be 1 or more"),
+        ("--on-damaged ignore", "ignore.*'raise', 'skip'"),
+        ("--views.size 65", "views.size 65 is not divisible by views.grid 8"),
+        ("--encoder.architecture resnet19", "resnet19"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises((InputError, SystemExit)) as refused:
-        read_command_line([*PLACES, *arguments])
+        read_command_line([*PLACES, *arguments.split()])
     box = capsys.readouterr().err.splitlines()  # of tyro, for what no config has seen
     said = str(refused.value) + " ".join(line.strip("│ ") for line in box)
     assert re.search(message, said), said
 
 
-@pytest.mark.starts_ray
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    missing = job("--local", "--shards", str(tmp_path / "none"), "--out", str(tmp_path / "run"))
-    assert missing.returncode == 2
-    assert missing.stderr.startswith("error: no shards at ")
-    assert missing.stderr.count("\n") == 1
-    write_shard_set(tmp_path / "shards", num_images=80)
-    places = ["--shards", str(tmp_path / "shards"), "--out", str(tmp_path / "run")]
-    ranks = job(*places, "--num-workers", "48")
-    assert ranks.returncode == 2
-    assert "batch 64 cannot be split over 48 ranks" in ranks.stderr
-    assert not (tmp_path / "run").exists()
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
+    job = job_here(run, monkeypatch, capsys)
+    missing = job("--local", "--shards", "none", "--out", "run")
+    assert (missing.code, missing.err.count("\n")) == (2, 1)
+    assert missing.err.startswith("error: no shards at ")
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,6 @@ index) raises, and so does mixing devices. So a fake GPU shows both without a GP
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 import torch
@@ -14,15 +13,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
-from training.engine.lars import LARS
+from training.engine.optimisers import LARS
 from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
-from training.views.colours import ColourDraws, augment_colours
+from training.views.colours import ColourDraws
 from training.views.exchange import BackgroundSwap, ExchangeDraws
-from training.views.fills import FILLS, UnmaskedView, sample_noise
+from training.views.fills import FILLS
 from training.views.host_batch import CropBatch, HostBatch
 from training.views.maskers import MaskDraws
 from training.views.patches import MASK_STRATEGIES
-from training.views.released import shared_noise
 
 BATCH, GRID, SIZE = 4, 7, 28
 
@@ -33,12 +31,8 @@ def fake_gpu() -> Iterator[None]:
         yield
 
 
-def image() -> Tensor:
-    return torch.empty(BATCH, 3, SIZE, SIZE)
-
-
-def pixels(count: int) -> Tensor:
-    return torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
+def image(count: int = BATCH, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(count, 3, SIZE, SIZE, dtype=dtype)
 
 
 def maps() -> Tensor:
@@ -67,30 +61,8 @@ def test_a_read_is_seen(read: Callable[[Tensor], object]) -> None:
     assert isinstance(caught.value, DataDependentOutputException | RuntimeError)
 
 
-@pytest.mark.parametrize("name", FILLS)
-def test_fills(name: str) -> None:
-    fill = FILLS[name]
-    noise = partial(sample_noise, seeds(), view="query", size=(3, SIZE, SIZE))
-    view = UnmaskedView(fill.prepare(image()), image(), noise)
-    filled = fill.apply(view, torch.empty(BATCH, 1, SIZE, SIZE, dtype=torch.bool))
-    assert filled.shape == image().shape
-    assert filled.device.type == "cuda"
-
-
-@pytest.mark.parametrize("hides", [False, True])
-def test_shared_noise(hides: bool) -> None:
-    size = {"view_size": SIZE, "grid": GRID}
-    noise = shared_noise(seeds(), mask_draws(), view="query", hides_object=hides, **size)
-    assert noise.shape == image().shape
-    assert noise.device.type == "cuda"
-
-
 def colours() -> ColourDraws:
     return ColourDraws(torch.empty(BATCH, 3, 3), torch.empty(BATCH, 3, 3), torch.empty(BATCH, 5))
-
-
-def test_colours() -> None:
-    assert augment_colours(image(), colours()).device.type == "cuda"
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -104,17 +76,18 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         strategy=strategy,
         branch="query" if strategy == "exchange" else "both",
         behaviour=behaviour,
+        probability=None if strategy == "exchange" else 0.5,
     )
     views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
     lent = ColourDraws(*(part[:1] for part in colours()))
-    cut = CropBatch(pixels(BATCH), maps(), maps(), colours())
+    cut = CropBatch(image(dtype=torch.uint8), maps(), maps(), colours())
     batch = HostBatch(
         sample_ids_B=seeds(),
         noise_seeds_B=seeds(),
         crops={"query": cut, "key": cut},
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
-        following={"query": CropBatch(pixels(1), maps()[:1], None, lent)},
+        following={"query": CropBatch(image(1, torch.uint8), maps()[:1], None, lent)},
         swaps={
             view.name: torch.empty(BATCH, GRID * GRID)
             for view in views
@@ -126,6 +99,9 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
     assert len(views) == 6
     for tensor in (*inputs.views.values(), *inputs.masks.values(), *inputs.telemetry.values()):
         assert tensor.device.type == "cuda"
+    for name, mask in inputs.masks.items():
+        assert mask.shape[0] == BATCH, name
+        assert mask.device.type == "cuda"
 
 
 def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:

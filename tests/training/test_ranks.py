@@ -1,17 +1,18 @@
 """Whole runs in real gloo processes: the record is that of one process, whoever goes on with it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed as dist
 
+from pipeline.core.errors import InputError
 from tests.ranks import in_ranks
 from tests.runs import StopsAfter, numbers, run, small_run
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import KnnConfig, OptimConfig
-from training.core.context import LocalContext
 from training.methods.moco.settings import MoCoConfig
 
 STEPS = 10  # two epochs of five
@@ -37,8 +38,10 @@ def _in_rank(rank: int, ranks: int, folder: Path, loader_workers: int, steps: in
     torch.set_num_threads(1)
     store = f"file://{folder}/store-{ranks}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks)
-    stops = StopsAfter(steps) if steps < STEPS else LocalContext(torch.device("cpu"))
-    run(config_of(folder, "in-turns", loader_workers), stops)
+    config = config_of(folder, "in-turns", loader_workers)
+    with pytest.raises(InputError, match=f"torchrun started {ranks} processes: leave it out"):
+        run(replace(config, num_workers=ranks + 1))
+    run(config, StopsAfter(steps))
     dist.destroy_process_group()
 
 

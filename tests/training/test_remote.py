@@ -12,7 +12,7 @@ from tests.s3_server import Bucket
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import KnnConfig
-from training.ray.reach import look, places, token_in
+from training.ray.reach import digests_of, look, token_in
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def test_a_missing_shard_is_named_before_anything_is_written(
 
 
 def test_a_node_looks_into_the_bucket(remote: PretrainConfig, bucket: Bucket) -> None:
-    wanted = places(remote.out, [remote.shards])
+    wanted = digests_of([remote.shards])
     with token_in(remote.out) as token:
-        assert look(wanted, token, "node") is None
+        assert look(token, "node", wanted) is None
         bucket.client.delete_object(Bucket=bucket.name, Key="shards/dataset.json")
-        wrong = look(wanted, token, "node")
+        wrong = look(token, "node", wanted)
     assert wrong is not None
     assert "dataset.json is missing" in wrong

@@ -1,4 +1,4 @@
-"""What follows from a run's configuration: its views, and what decides its batches."""
+"""The views and the stream of batches that follow from a run's configuration."""
 
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
@@ -9,7 +9,7 @@ from training.views.spec import LOCAL, ViewSettings, ViewSpec
 
 
 def view_settings(config: PretrainConfig) -> ViewSettings:
-    """How a run cuts, masks and fills views."""
+    """The settings by which a run cuts, masks and fills views."""
     return ViewSettings(cut=config.views, masks=config.masks, fill=fill_named(config.fill))
 
 
@@ -28,7 +28,7 @@ def declared_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
 
 
 def stream_config(config: PretrainConfig) -> StreamConfig:
-    """What decides a run's batches."""
+    """The settings that decide a run's batches."""
     return StreamConfig(
         seed=config.seed,
         batch_size=config.batch_size,

@@ -8,23 +8,39 @@ from typing import Any
 from pipeline.core.errors import InputError
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
+from training.config.fields import dotted, with_fields
 from training.config.pretrain import PretrainConfig
-from training.core.fields import dotted, with_fields
 
 CONFIG_FILE = "config.json"
 VERSION = 1
 """Of `config.json`. Runs from before it had one are read as 0."""
-NO_FIELDS = ("version", "data_digest")
-"""Entries of a run's ``config.json`` that are no settings."""
+NO_FIELDS = ("version", "data_digest", "out")
+"""Entries of a run's ``config.json`` that are no settings of another run."""
+MAY_DIFFER_ON_RESUME = (
+    "shards",  # the digest of the data is compared instead
+    "out",
+    "num_workers",
+    "loader_workers",
+    "log_every_steps",
+    "max_failures",
+    "checkpoint.",
+    "knn.",
+    "heldout.",
+    "collapse.",
+    "cache.",
+    "track.",
+    "on_collapse",
+    "on_damaged",
+)
 
 
 def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConfig:
-    """The configuration in a file.
+    """Reads a configuration; fields that the file does not have are the defaults.
 
     Args:
-        path: the file; fields that it does not have are the defaults.
+        path: the file.
         shards: where the file names none.
-        out: the new run's folder: that in the file, if any, is another run's.
+        out: the new run's folder, whatever folder the file names.
 
     Raises:
         InputError: it cannot be read, or has a field or a value that cannot be; names it.
@@ -47,45 +63,18 @@ def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -
     Raises:
         InputError: a field or a value that cannot be; names it.
     """
-    given = {name: value for name, value in plain.items() if name not in (*NO_FIELDS, "out")}
+    given = {name: value for name, value in plain.items() if name not in NO_FIELDS}
     return with_fields(PretrainConfig(shards=shards, out=out), dotted(given))
 
 
-MAY_DIFFER_ON_RESUME = (
-    "shards",  # the data's digest is compared instead of its place
-    "out",
-    "num_workers",
-    "loader_workers",
-    "log_every_steps",
-    "max_failures",
-    "checkpoint.",
-    "knn.",
-    "heldout.",
-    "collapse.",
-    "cache.",
-    "track.",
-    "on_collapse",
-    "on_damaged",
-)
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Names the fields in which two configurations would give different weights.
-
-    Returns:
-        Lines ``name: old -> new``.
-    """
-    lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        name = prefix + key
-        if name.startswith(MAY_DIFFER_ON_RESUME):
-            continue
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, name + ".")
-        elif before != after:
-            lines.append(f"{name}: {before} -> {after}")
-    return lines
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines ``name: old -> new`` for fields in which two configurations give other weights."""
+    before, after = dotted(old), dotted(new)
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name) and not name.startswith(MAY_DIFFER_ON_RESUME)
+    ]
 
 
 def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
@@ -107,7 +96,7 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             f"{out} holds a run of another version, whose settings had other names. It cannot be "
             "resumed: choose another --out"
         )
-    # What a run of an earlier version did not know has its default.
+    # Fields that a run of an earlier version did not have are the defaults.
     before = config_from_json(recorded, shards=config.shards, out=out).to_json()
     lines = differences(
         {"data_digest": recorded.get("data_digest"), **before},

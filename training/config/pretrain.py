@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.shardset.cache import CacheConfig
 from pipeline.storage.storage import Location
 from training.config.settings import (
@@ -85,26 +85,27 @@ class PretrainConfig:
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(
-                f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more"
-            )
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed} must be 0 or more")
-        if not 0.0 < self.data_fraction <= 1.0:
-            raise InputError(f"data_fraction {self.data_fraction} must be in (0, 1]")
+        check(
+            self.epochs >= 1 and self.batch_size >= 2,
+            f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more",
+        )
+        check(self.seed >= 0, f"seed {self.seed} must be 0 or more")
+        check(
+            0.0 < self.data_fraction <= 1.0, f"data_fraction {self.data_fraction} must be in (0, 1]"
+        )
         check_fill(self.fill)
-        if self.masks.strategy == "exchange" and self.fill == "high_pass":
-            raise InputError(
-                "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
-                "other shapes: choose --fill mean or blur"
-            )
-        if self.num_workers != "auto" and self.num_workers < 1:
-            raise InputError(f"num_workers {self.num_workers} must be 1 or more")
-        if self.loader_workers is not None and self.loader_workers < 0:
-            raise InputError(f"loader_workers {self.loader_workers} must not be negative")
-        if self.log_every_steps < 1 or self.max_failures < 0:
-            raise InputError("log_every_steps must be 1 or more, max_failures 0 or more")
+        check(
+            self.masks.strategy != "exchange" or self.fill != "high_pass",
+            "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
+            "other shapes: choose --fill mean or blur",
+        )
+        workers, loaders = self.num_workers, self.loader_workers
+        check(workers == "auto" or workers >= 1, f"num_workers {workers} must be 1 or more")
+        check(loaders is None or loaders >= 0, f"loader_workers {loaders} must not be negative")
+        check(
+            self.log_every_steps >= 1 and self.max_failures >= 0,
+            "log_every_steps must be 1 or more, max_failures 0 or more",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""

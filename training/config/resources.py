@@ -32,55 +32,40 @@ def first_resources(
         fits: whether the batch can be split over a number of workers.
 
     Raises:
-        InputError: when the cluster cannot hold that many workers.
+        InputError: the cluster cannot hold that many workers.
     """
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    if wanted != "auto":
-        return _spread(wanted, nodes, use_gpu=gpus > 0)
-    most = gpus or sum(node.get("CPU", 0) >= 1 for node in nodes)
-    found = fewer_resources(most, nodes, fits, use_gpu=gpus > 0)
-    # Where no number suits the batch, the checks of a single worker say why.
-    return found or _spread(1, nodes, use_gpu=gpus > 0)
+    gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    if wanted == "auto":
+        most = gpus or sum(node.get("CPU", 0) >= 1 for node in nodes)
+        found = fewer_resources(most, nodes, fits, use_gpu=gpus > 0)
+        if found is not None:
+            return found
+        wanted = 1  # no number suits the batch: the checks of a single worker say why
+    share = _cores_each(wanted, nodes, use_gpu=gpus > 0)
+    if share > 0:
+        return Resources(wanted, share, gpus > 0)
+    has = f"{gpus} GPUs" if 0 < gpus < wanted else f"{cpus} CPUs"
+    raise InputError(
+        f"{wanted} workers were asked for, the cluster has {has}: "
+        "lower --num-workers or start more nodes"
+    )
 
 
 def fewer_resources(
     most: int, nodes: Sequence[Node], fits: Callable[[int], bool], *, use_gpu: bool
 ) -> Resources | None:
-    """The largest number of workers that the nodes hold and the batch can be split over.
-
-    Args:
-        most: never more than these.
-        nodes: of the cluster.
-        fits: whether the batch can be split over a number of workers.
-        use_gpu: whether each worker has a GPU.
-
-    Returns:
-        None where there is no such number.
-    """
+    """The largest number of workers, at most ``most``, that the nodes hold and that ``fits``."""
     for count in range(most, 0, -1):
-        if fits(count):
-            try:
-                return _spread(count, nodes, use_gpu=use_gpu)
-            except InputError:
-                continue  # too many for these nodes
+        if fits(count) and (share := _cores_each(count, nodes, use_gpu=use_gpu)):
+            return Resources(count, share, use_gpu)
     return None
 
 
-def _spread(workers: int, nodes: Sequence[Node], *, use_gpu: bool) -> Resources:
-    """The largest share of cores with which the nodes hold all the workers."""
-    if use_gpu:
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
-        if workers > gpus:
-            raise InputError(f"{workers} workers were asked for, the cluster has {gpus} GPUs")
-    cores = [int(node.get("CPU", 0)) for node in nodes]
-    for share in range(max(cores, default=0), 0, -1):
-        places = [
-            min(cpus // share, int(node.get("GPU", 0))) if use_gpu else cpus // share
-            for cpus, node in zip(cores, nodes, strict=True)
-        ]
+def _cores_each(workers: int, nodes: Sequence[Node], *, use_gpu: bool) -> int:
+    """The largest share of cores with which the nodes hold all the workers, or 0."""
+    held = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+    for share in range(max((cpus for cpus, _ in held), default=0), 0, -1):
+        places = [min(cpus // share, gpus) if use_gpu else cpus // share for cpus, gpus in held]
         if sum(places) >= workers:
-            return Resources(workers, share, use_gpu)
-    raise InputError(
-        f"{workers} workers were asked for, the cluster has {sum(cores)} CPUs: "
-        "lower --num-workers or start more nodes"
-    )
+            return share
+    return 0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.storage.storage import Location
 
 OPTIMISERS = ("sgd", "lars", "adamw")
@@ -33,18 +33,16 @@ class OptimConfig:
     lars_clip: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMISERS:
-            raise InputError(
-                f"unknown optimiser {self.name!r}: choose from {', '.join(OPTIMISERS)}"
-            )
-        if self.lr <= 0:
-            raise InputError(f"optim.lr {self.lr} must be above 0")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"optim.momentum {self.momentum} must be in [0, 1)")
-        if self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise InputError("optim.weight_decay and optim.warmup_epochs must not be negative")
-        if self.trust_coefficient <= 0:
-            raise InputError(f"optim.trust_coefficient {self.trust_coefficient} must be above 0")
+        known = ", ".join(OPTIMISERS)
+        check(self.name in OPTIMISERS, f"unknown optimiser {self.name!r}: choose from {known}")
+        check(self.lr > 0, f"optim.lr {self.lr} must be above 0")
+        check(0 <= self.momentum < 1, f"optim.momentum {self.momentum} must be in [0, 1)")
+        check(
+            self.weight_decay >= 0 and self.warmup_epochs >= 0,
+            "optim.weight_decay and optim.warmup_epochs must not be negative",
+        )
+        trust = self.trust_coefficient
+        check(trust > 0, f"optim.trust_coefficient {trust} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +62,19 @@ class CheckpointConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        if min(self.every_epochs, self.every_steps, self.every_minutes) < 0:
-            raise InputError("checkpoint.every_* must not be negative (0: never)")
-        if self.keep < 1:
-            raise InputError(f"checkpoint.keep {self.keep} must be 1 or more")
+        least = min(self.every_epochs, self.every_steps, self.every_minutes)
+        check(least >= 0, "checkpoint.every_* must not be negative (0: never)")
+        check(self.keep >= 1, f"checkpoint.keep {self.keep} must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseConfig:
-    """From when on a run counts as collapsed.
+    """When a run counts as collapsed.
 
     Attributes:
         min_spread: least spread of the embeddings, in [0, 1): 1 is all over the sphere, 0 is one
             point.
-        after_steps: steps for which the spread is not looked at, 0 or more; an untrained network
-            has little.
+        after_steps: steps before the spread counts, 0 or more; an untrained network has little.
         knn_margin: percentage points, 0 or more, that the kNN accuracy may be below the untrained
             network's at two evaluations running, beside two standard errors of the difference
             (few validation images say little: 18 points for 60 of them at 40 %).
@@ -89,10 +85,9 @@ class CollapseConfig:
     knn_margin: float = 3.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_spread < 1:
-            raise InputError(f"collapse.min_spread {self.min_spread} must be in [0, 1)")
-        if self.after_steps < 0 or self.knn_margin < 0:
-            raise InputError("collapse.after_steps and collapse.knn_margin must not be negative")
+        check(0 <= self.min_spread < 1, f"collapse.min_spread {self.min_spread} must be in [0, 1)")
+        least = min(self.after_steps, self.knn_margin)
+        check(least >= 0, "collapse.after_steps and collapse.knn_margin must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,16 +127,16 @@ class KnnConfig:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        if self.every_epochs < 1 or self.k < 1 or self.temperature <= 0:
-            raise InputError("knn.every_epochs and knn.k must be 1 or more, temperature above 0")
+        fits = self.every_epochs >= 1 and self.k >= 1 and self.temperature > 0
+        check(fits, "knn.every_epochs and knn.k must be 1 or more, temperature above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldoutConfig:
     """The contrastive loss on images that are not trained on, measured with the kNN check.
 
-    Its negatives are a frozen bank: the same views of the same images in every run and at every
-    time, embedded by the network as it stands, so that figures of several runs can be compared.
+    Its negatives are the same views of the same images in every run and at every time, embedded by
+    the network as it is, so that figures of several runs can be compared.
 
     Attributes:
         shards: other images than the pretraining's, labelled or not; None: it is not measured.
@@ -154,8 +149,8 @@ class HeldoutConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.bank_size < 1 or self.temperature <= 0:
-            raise InputError(
-                f"heldout.bank_size {self.bank_size} must be 1 or more, heldout.temperature "
-                f"{self.temperature} above 0"
-            )
+        check(
+            self.bank_size >= 1 and self.temperature > 0,
+            f"heldout.bank_size {self.bank_size} must be 1 or more, heldout.temperature "
+            f"{self.temperature} above 0",
+        )

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that decides a run's future, whole or not there at all."""
+"""Checkpoints: everything that decides a run's future, complete or absent."""
 
 import json
 import os
@@ -16,14 +16,14 @@ STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
 
 
 class CheckpointStore:
-    """Folders ``step-00001234`` below ``folder``, each written aside and renamed when whole.
+    """Folders ``step-00001234`` below ``folder``; each is written under another name and renamed.
 
     Args:
-        folder: where the checkpoints live; every rank reaches it.
+        folder: where the checkpoints are; every rank reaches it.
         keep: how many of the newest are kept.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
+    def __init__(self, folder: Path, *, keep: int = 1) -> None:
         self.folder = folder
         self._keep = keep
 
@@ -33,8 +33,8 @@ class CheckpointStore:
         state: dict[str, Any],
         config: dict[str, Any],
         write_backbone: Callable[[Path], None],
-    ) -> Path:
-        """Writes the checkpoint of global ``step`` and removes what is too old.
+    ) -> None:
+        """Writes the checkpoint of global ``step`` and removes those that are too old.
 
         Args:
             step: global steps done.
@@ -42,15 +42,12 @@ class CheckpointStore:
             config: the run's configuration.
             write_backbone: exports the backbone into the folder it is given.
 
-        Returns:
-            The checkpoint's folder.
-
         Raises:
-            InputError: it cannot be written, the disk being full, say; what was there stays.
+            InputError: it cannot be written, for instance to a full disk; earlier ones stay.
         """
-        final = self.folder / f"step-{step:08d}"
+        final = self._folder_of(step)
         if final.exists():
-            return final
+            return
         temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -61,22 +58,23 @@ class CheckpointStore:
                 os.fsync(file.fileno())
             (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
             write_backbone(temporary / BACKBONE_FOLDER)
-            os.replace(temporary, final)
+            temporary.replace(final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise write_error(f"checkpoint {final}", error) from error
         for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self.folder / f"step-{old:08d}")
-        return final
+            shutil.rmtree(self._folder_of(old))
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, rising."""
+        """Steps of the checkpoints, rising."""
         return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
 
     def latest(self) -> Path | None:
         """The newest checkpoint's folder, or None."""
-        steps = self.steps()
-        return self.folder / f"step-{steps[-1]:08d}" if steps else None
+        return self._folder_of(self.steps()[-1]) if self.steps() else None
+
+    def _folder_of(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
 
 
 def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
@@ -94,9 +92,3 @@ def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
             "one before"
         ) from error
     return state
-
-
-def read_config(checkpoint: Path) -> dict[str, Any]:
-    """Reads the configuration that a checkpoint was written with."""
-    config: dict[str, Any] = json.loads((checkpoint / CONFIG_FILE).read_text())
-    return config

@@ -1,6 +1,5 @@
-"""What the loop knows of the world around it: its device, where to report, when to stop."""
+"""The loop's view of its launcher. Ranks and collectives come from ``torch.distributed``."""
 
-import threading
 from typing import Protocol
 
 import torch
@@ -9,15 +8,16 @@ from training.core.distributed import rank
 
 
 class TrainContext(Protocol):
-    """The loop's view of its launcher. Ranks and collectives come from ``torch.distributed``."""
+    """What a launcher gives the loop.
+
+    Attributes:
+        device: of this rank.
+    """
 
     device: torch.device
 
-    def report(self, values: dict[str, float]) -> None:
-        """Called by every rank after an evaluation and at the end, with the same values."""
-
     def stop_requested(self) -> bool:
-        """Whether the run is to be checkpointed and ended; asked of rank 0 at every step."""
+        """Whether the run is to be checkpointed and ended; asked of rank 0 after every step."""
 
 
 class LocalContext:
@@ -26,17 +26,12 @@ class LocalContext:
     def __init__(self, device: torch.device | None = None) -> None:
         cuda = f"cuda:{rank() % max(1, torch.cuda.device_count())}"
         self.device = device or torch.device(cuda if torch.cuda.is_available() else "cpu")
-        self.reports: list[dict[str, float]] = []
-        self._stop = threading.Event()
-
-    def report(self, values: dict[str, float]) -> None:
-        """Keeps the values in ``reports``."""
-        self.reports.append(values)
+        self._stop = False
 
     def request_stop(self) -> None:
         """Asks the loop to write a checkpoint and end."""
-        self._stop.set()
+        self._stop = True
 
     def stop_requested(self) -> bool:
         """Whether a stop was asked for."""
-        return self._stop.is_set()
+        return self._stop

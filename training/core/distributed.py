@@ -1,6 +1,6 @@
-"""What crosses ranks: gathered rows, shuffled encoding, averaged buffers, one agreed decision.
+"""Collectives over the ranks; without a process group they cost nothing.
 
-Every function also works in a single process without a process group, where it costs nothing.
+Shapes: B rows of one rank, N rows of all ranks, X any further dimensions.
 """
 
 from collections.abc import Callable
@@ -30,9 +30,8 @@ def gather_rows(rows_BX: Tensor) -> Tensor:
     """Stacks the same number of rows from every rank, in the order of the ranks. No gradient."""
     if world_size() == 1:
         return rows_BX
-    rows_BX = rows_BX.contiguous()
     parts = [torch.empty_like(rows_BX) for _ in range(world_size())]
-    dist.all_gather(parts, rows_BX)
+    dist.all_gather(parts, rows_BX.contiguous())
     return torch.cat(parts)
 
 
@@ -41,22 +40,19 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows_BX: Tensor) -> Tensor:
-        """Stacks the ranks' rows."""
         return gather_rows(rows_BX)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient_NX: Tensor) -> Tensor:
-        """Sums over the ranks, and keeps this rank's rows."""
         gradient_NX = gradient_NX.contiguous().clone()
         dist.all_reduce(gradient_NX)
         return gradient_NX.chunk(world_size())[rank()]
 
 
 def gather_rows_with_gradient(rows_BX: Tensor) -> Tensor:
-    """``gather_rows`` through which gradients flow back, to every rank's rows.
+    """``gather_rows`` through which gradients flow back to every rank's rows.
 
-    A rank's rows enter every rank's loss: the gradient is that of the *sum* of the ranks' losses.
-    Averaged over the ranks, as data parallelism does, it is that of their mean.
+    The gradient is that of the *sum* of the ranks' losses; data parallelism makes it their mean.
     """
     if world_size() == 1:
         return rows_BX
@@ -77,28 +73,16 @@ def gather_rows_of_any_number(rows_MX: Tensor) -> Tensor:
 
 
 def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor:
-    """The shuffle of a global batch: a pure function of (seed, step, branch).
+    """The shuffle of a global batch, int64 [size]: a pure function of (seed, step, branch).
 
-    Args:
-        size: rows of the global batch.
-        seed: the run's seed.
-        step: global step.
-        branch: which encoder pass is shuffled (keys and hard negatives apart).
-
-    Returns:
-        int64 [size], the same for any number of ranks.
+    ``branch`` tells the encoder passes apart: keys and hard negatives are shuffled differently.
     """
     order = sample_seeds(seed + (branch + 1) * 0x5851F42D, step, np.arange(size, dtype=np.int64))
     return torch.from_numpy(np.argsort(order, kind="stable"))
 
 
 def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
-    """This rank's share of the global batch's images in shuffled order; no gradient.
-
-    Args:
-        images_BCHW: this rank's images.
-        permutation: shuffle of the global batch (``batch_permutation``), on any device.
-    """
+    """This rank's share of the global batch's images in shuffled order; no gradient."""
     permutation = permutation.to(images_BCHW.device, non_blocking=True)
     mine = permutation.chunk(world_size())[rank()]
     shuffled = gather_rows(images_BCHW)[mine]
@@ -110,9 +94,7 @@ def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
 def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
     """The whole global batch in its own order, from the ranks' shares of a shuffled one.
 
-    Args:
-        rows_BX: what became of this rank's ``shuffled_images``; gradients flow back to it.
-        permutation: that they were shuffled by.
+    The inverse of ``shuffled_images``; gradients flow back to every rank's rows.
     """
     permutation = permutation.to(rows_BX.device, non_blocking=True)
     return gather_rows_with_gradient(rows_BX)[torch.argsort(permutation)]
@@ -121,17 +103,9 @@ def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
 def encode_shuffled(
     encode: Callable[[Tensor], Tensor], images_BCHW: Tensor, permutation: Tensor
 ) -> Tensor:
-    """Encodes the global batch with its rows shuffled over ranks and batch-norm groups.
+    """Embeddings [N, D] of the global batch, encoded in shuffled order and restored to its own.
 
     Batch statistics then tell nothing about which query belongs to which key (MoCo, section 3.3).
-
-    Args:
-        encode: encoder, [b, C, H, W] -> [b, D].
-        images_BCHW: this rank's images.
-        permutation: shuffle of the global batch (``batch_permutation``).
-
-    Returns:
-        Embeddings of the whole global batch in its own order, [B * ranks, D].
     """
     return restored_rows(encode(shuffled_images(images_BCHW, permutation)), permutation)
 
@@ -157,9 +131,9 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def balanced_weights(weights_B: Tensor) -> Tensor:
-    """Weights of this rank's samples, scaled to a mean of 1 over the global batch.
+    """This rank's weights scaled to a mean of 1 over the global batch.
 
-    The mean over the ranks of each rank's mean of weighted losses is then their weighted mean over
+    The mean over the ranks of each rank's mean of weighted losses is then the weighted mean over
     the global batch. Weights of 1 stay exactly 1.
     """
     return weights_B / mean_over_ranks(weights_B.mean())
@@ -186,10 +160,7 @@ def agree(value: int) -> int:
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """Wraps a module so that its gradients are averaged over the ranks; alone, the module itself.
-
-    Buffers are left to each rank: batch-norm statistics are averaged when they are needed.
-    """
+    """The module with gradients that are averaged over the ranks; its buffers stay each rank's."""
     if world_size() == 1:
         return module
     return DistributedDataParallel(

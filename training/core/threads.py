@@ -21,22 +21,25 @@ FOLDER = Path(tempfile.gettempdir()) / "salmask-trainings"
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
-@contextmanager
-def counted(folder: Path | None = None) -> Iterator[None]:
-    """While the block runs, this process is one of the machine's training processes.
+def threads_set_by_user() -> int | None:
+    """The value of OMP_NUM_THREADS; None where it is not set."""
+    value = os.environ.get(THREADS, "")
+    return max(1, int(value)) if value.isdecimal() else None
 
-    Args:
-        folder: shared by all of them; None: FOLDER. Where it cannot be written, this process is
-            not counted.
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """While the block runs, this process is one of the training processes in FOLDER.
+
+    Where FOLDER cannot be written, the process is not counted.
     """
-    folder = folder or FOLDER
     name, cores = f"{os.getpid()}-{uuid4().hex}", json.dumps(sorted(os.sched_getaffinity(0)))
     with ExitStack() as stack:
         with suppress(OSError):
-            if not folder.is_dir():
-                folder.mkdir()
-                folder.chmod(0o1777)  # other users' trainings count too
-            new, path = folder / f"{name}.new", folder / f"{name}.lock"
+            if not FOLDER.is_dir():
+                FOLDER.mkdir()
+                FOLDER.chmod(0o1777)  # other users' trainings count too
+            new, path = FOLDER / f"{name}.new", FOLDER / f"{name}.lock"
             file = stack.enter_context(new.open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(cores)
@@ -46,13 +49,13 @@ def counted(folder: Path | None = None) -> Iterator[None]:
         yield
 
 
-def live_trainings(folder: Path | None = None) -> int:
+def live_trainings() -> int:
     """Training processes that may use one of this process's cores, at least 1: itself.
 
-    Files of processes that were killed are removed.
+    Removes the files of processes that were killed.
     """
     own, count = os.sched_getaffinity(0), 0
-    for path in (folder or FOLDER).glob("*.lock"):
+    for path in FOLDER.glob("*.lock"):
         with suppress(OSError), path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -63,50 +66,25 @@ def live_trainings(folder: Path | None = None) -> int:
     return max(1, count)
 
 
-def num_threads(limit: int, trainings: int, cores: int | None = None) -> int:
-    """Threads of a training process: its share of the machine's cores.
+class _Share:
+    """The threads of a `counted` process: its share of the cores that it may use.
 
-    More threads than cores wait for each other: two trainings with two threads each on two cores
-    run ten times slower than with one each.
-
-    Args:
-        limit: threads that it may take at most, 1 or more.
-        trainings: training processes of this machine, 1 or more.
-        cores: that they share; None: those that this process may use.
-    """
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    return max(1, min(limit, cores // trainings))
-
-
-def threads_set_by_user() -> int | None:
-    """The value of OMP_NUM_THREADS; None where it is not set."""
-    value = os.environ.get(THREADS, "")
-    return max(1, int(value)) if value.isdecimal() else None
-
-
-class ThreadShare:
-    """Keeps the threads of a `counted` process at its share of the machine's cores.
-
-    The number of threads decides the order of float sums. So the same run has the same bits only
-    while its share stays the same, or with OMP_NUM_THREADS set.
-
-    Args:
-        limit: threads that the process may take at most, 1 or more; None: all cores.
-        fixed: a number that never changes; None: the share.
+    Two trainings with two threads each on two cores run ten times slower than with one each,
+    because the threads wait for each other.
     """
 
-    def __init__(self, limit: int | None = None, fixed: int | None = None) -> None:
-        self._limit, self._fixed = limit or len(os.sched_getaffinity(0)), fixed
+    def __init__(self, limit: int | None, fixed: int | None) -> None:
+        self._cores, self._fixed = len(os.sched_getaffinity(0)), fixed
+        self._limit = limit or self._cores
         self._threads, self._looked_at = fixed or self._limit, -math.inf
         torch.set_num_threads(self._threads)
 
     def update(self) -> None:
-        """Look at the other trainings, at most once a second, and change the threads if needed."""
         now = time.monotonic()
         if self._fixed is not None or now - self._looked_at < SECONDS_BETWEEN_LOOKS:
             return
         self._looked_at, trainings = now, live_trainings()
-        threads = num_threads(self._limit, trainings)
+        threads = max(1, min(self._limit, self._cores // trainings))
         if threads != self._threads:
             self._threads = threads
             torch.set_num_threads(threads)
@@ -116,12 +94,15 @@ class ThreadShare:
             )
 
 
-_share: ThreadShare | None = None
+_share: _Share | None = None
 
 
 @contextmanager
 def sharing_threads(limit: int | None = None, fixed: int | None = None) -> Iterator[None]:
     """While the block runs, this process shares the machine's cores with the other trainings.
+
+    The number of threads decides the order of float sums, so the same run has the same bits only
+    while its share stays the same, or with a fixed number.
 
     Args:
         limit: threads that the process may take at most, 1 or more; None: all cores.
@@ -129,7 +110,7 @@ def sharing_threads(limit: int | None = None, fixed: int | None = None) -> Itera
     """
     global _share
     with counted():
-        _share = ThreadShare(limit, fixed)
+        _share = _Share(limit, fixed)
         _share.update()
         try:
             yield
@@ -138,6 +119,6 @@ def sharing_threads(limit: int | None = None, fixed: int | None = None) -> Itera
 
 
 def update_threads() -> None:
-    """Called before a step: keeps the threads at this process's share, if it shares them."""
+    """Adjusts the threads to the other trainings, at most once a second; called at every step."""
     if _share is not None:
         _share.update()

@@ -30,17 +30,13 @@ def read_positions(
 ) -> tuple[list[Item], tuple[Damage, ...]]:
     """Read the samples at some positions of a global batch.
 
-    Args:
-        read: returns what is read of the sample at a position; raises ``DamagedSample``.
-        positions: those beyond the end begin again.
-        batch_size: samples of the global batch.
-        on_damaged: ``raise`` raises the error, ``skip`` reads the next good sample instead.
+    Positions beyond the end of the batch begin again.
 
     Returns:
         What was read for each position, and the positions where another sample stands in.
 
     Raises:
-        DamagedSample: a sample is damaged, under ``raise``; or every sample of the batch.
+        DamagedSample: by ``read`` under the policy ``raise``; or every sample is damaged.
     """
     tried: dict[int, Item | DamagedSample] = {}
 

@@ -124,4 +124,5 @@ def _kept_ids(first: int, size: int, kept: int) -> NDArray[np.int64]:
     """Rows of the samples that a shard gives, of those from `first` on."""
     ids = np.arange(first, first + size, dtype=np.int64)
     hashes = sample_seeds(SUBSET_DOMAIN, 0, ids)
-    return np.sort(ids[np.argsort(hashes, kind="stable")[:kept]])
+    rows: NDArray[np.int64] = np.sort(ids[np.argsort(hashes, kind="stable")[:kept]])
+    return rows

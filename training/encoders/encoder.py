@@ -1,18 +1,19 @@
-"""The encoder: a ConvNet of torchvision or timm without its classifier, and the projection head.
+"""The encoder: a ConvNet of torchvision or timm without its classifier, its head, its batch norm.
 
 Shapes: B batch, C channels, H W pixels, D features.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.backbone.weights import find_weights, load_weights
-from pipeline.core.architectures import (
-    classifier_names,
-    plain_network,
-    stem_name,
-)
+from pipeline.core.architectures import classifier_names, plain_network, stem_name
 from pipeline.core.errors import InputError
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import (
@@ -68,14 +69,13 @@ class Backbone(nn.Module):
 
         Args:
             view_BCHW: float [B, 3, H, W], or what `with_mask` made of it.
-            mask_BCHW: bool [B, 1 or 3, H, W], True where masked: for a partial stem; the others
-                see the view as it is filled.
+            mask_BCHW: bool [B, 1 or 3, H, W], True where masked; only a partial stem uses it.
         """
         features_BD: Tensor = self.network(self.with_mask(view_BCHW, mask_BCHW))
         return features_BD
 
     def with_mask(self, view_BCHW: Tensor, mask_BCHW: Tensor | None) -> Tensor:
-        """The view for `forward`, with its mask on board if the stem is partial, else as it is."""
+        """The view for `forward`, which carries its mask if the stem is partial."""
         if mask_BCHW is None or not self.sees_masks:
             return view_BCHW
         return with_mask(view_BCHW, mask_BCHW)
@@ -101,13 +101,7 @@ def build_backbone(config: EncoderConfig) -> Backbone:
 
 
 def load_initial(network: nn.Module, init: str, architecture: str, *, max_pool: bool) -> None:
-    """Load weights into a plain network.
-
-    Args:
-        network: as `plain_network` made it, its stem small or not.
-        init: see `EncoderConfig.init`.
-        architecture: of the network.
-        max_pool: whether it has its maximum pooling.
+    """Load the weights that `EncoderConfig.init` names into a plain network, small stem or not.
 
     Raises:
         InputError: weights that are not there or do not fit.
@@ -123,12 +117,11 @@ def load_initial(network: nn.Module, init: str, architecture: str, *, max_pool: 
 
 
 def plain_state_dict(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights as the library's network without its classifier names and shapes them.
+    """Detached copies of the weights as the library's network without its classifier has them.
 
-    Returns:
-        Detached copies; a small stem's 3 x 3 kernel stands in the centre of 7 x 7 zeros. With the
-        same stride and padding 3 instead of 1 that is the same convolution. A partial stem is a
-        plain one as long as nothing is masked.
+    A small stem's 3 x 3 kernel stands in the centre of 7 x 7 zeros: with the same stride and
+    padding 3 instead of 1 that is the same convolution. A partial stem is a plain one as long as
+    nothing is masked.
     """
     network = backbone.network
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -147,34 +140,113 @@ def projection_head(
     batch_norm: bool = False,
     last_batch_norm: bool = False,
 ) -> nn.Sequential:
-    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim]; its user normalises.
+    """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim], without normalisation.
 
     MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
-    (v2, arXiv 2006.10029: three), batch norm behind all of them, the last one too.
+    (v2, arXiv 2006.10029: three), batch norm behind all of them.
 
-    Args:
-        feature_dim: length of what goes in.
-        hidden_dim: width of every layer but the last.
-        output_dim: length of what comes out.
-        num_layers: linear layers, a ReLU between two.
-        batch_norm: behind every layer but the last; such a layer has no bias.
-        last_batch_norm: behind the last layer, which then has no bias.
-
-    Raises:
-        InputError: no layer at all.
+    There are ``num_layers`` linear layers with ReLU between two. Batch norm stands behind every
+    layer but the last with ``batch_norm``, behind the last with ``last_batch_norm``; such layers
+    have no bias.
     """
     if num_layers < 1:
         raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")
     layers: list[nn.Module] = []
     width = feature_dim
-    for index in range(num_layers):
-        last = index == num_layers - 1
-        normed = last_batch_norm if last else batch_norm
-        following = output_dim if last else hidden_dim
+    for number in range(1, num_layers + 1):
+        is_last = number == num_layers
+        following, normed = (output_dim, last_batch_norm) if is_last else (hidden_dim, batch_norm)
         layers.append(nn.Linear(width, following, bias=not normed))
-        if normed:
-            layers.append(nn.BatchNorm1d(following))
-        if not last:
-            layers.append(nn.ReLU(inplace=True))
+        layers += [nn.BatchNorm1d(following)] if normed else []
+        layers += [] if is_last else [nn.ReLU(inplace=True)]
         width = following
     return nn.Sequential(*layers)
+
+
+class _Grouped(nn.modules.batchnorm._BatchNorm):
+    """Batch norm that normalises each run of ``group_size`` consecutive samples by itself.
+
+    Parameters, buffers and inference are those of plain batch norm; the running statistics take in
+    one group after the other.
+    """
+
+    group_size: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises ``input`` [B, C, ...]; training: B is 1 or a multiple of the group size."""
+        if not self.training or input.shape[0] in (1, self.group_size):
+            return super().forward(input)
+        assert input.shape[0] % self.group_size == 0, (input.shape, self.group_size)
+        return torch.cat([self._normalised(group) for group in input.split(self.group_size)])
+
+    def _normalised(self, group: Tensor) -> Tensor:
+        return super().forward(group)
+
+
+class _PlainGrouped(_Grouped):
+    """For torch's own classes: avoids the kernel per group and layer that counts the batches."""
+
+    def _normalised(self, group: Tensor) -> Tensor:
+        return functional.batch_norm(
+            group,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=True,
+            momentum=self.momentum if self.momentum is not None else 0.1,
+            eps=self.eps,
+        )
+
+
+@cache
+def _grouped_class(kind: type[nn.Module]) -> type[_Grouped]:
+    """The grouped form of a kind of batch norm, such as timm's with its activation inside."""
+    base = _PlainGrouped if kind in (nn.BatchNorm1d, nn.BatchNorm2d) else _Grouped
+    namespace: dict[str, Any] = {"__doc__": f"``{kind.__name__}`` over groups."}
+    return type(f"Grouped{kind.__name__}", (base, kind), namespace)
+
+
+def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
+    """Turns every batch norm of ``module`` into a grouped one, in place.
+
+    Statistics of groups do not depend on the number of ranks, so that one process with many groups
+    computes the same as many ranks with one group each. And shuffled groups keep a network from
+    telling by their statistics which query belongs to which key, on one device too.
+
+    A network without any (ConvNeXt has layer norm) stays as it is.
+
+    Args:
+        module: network whose parameters and buffers stay as they are.
+        group_size: samples per group, at least 2.
+
+    Raises:
+        InputError: when a group is too small for statistics.
+    """
+    if group_size < 2:
+        raise InputError(f"a batch-norm group of {group_size} has no statistics: use 2 or more")
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            if not isinstance(child, _Grouped):
+                child.__class__ = _grouped_class(type(child))  # type: ignore[arg-type]
+            assert isinstance(child, _Grouped)
+            child.group_size = group_size
+    return module
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Does not update the running statistics of any batch norm while the block runs.
+
+    For passes of images that the exported network is not to be tuned to. In training mode the
+    norms still use the batch's own statistics.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum

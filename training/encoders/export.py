@@ -1,17 +1,36 @@
-"""The query encoder as an exported backbone: its library's weights with their preprocessing."""
+"""The encoders of a run as backbones with their preprocessing: exported, loaded, untrained.
 
+A run exports its query encoder. Its checkpoints also hold the momentum encoder (the keys' of MoCo,
+the target of BYOL).
+"""
+
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from pipeline.backbone.folder import write_backbone
+from pipeline.backbone.folder import (
+    BACKBONE_FOLDER,
+    load_backbone,
+    load_info,
+    weights_digest,
+    write_backbone,
+)
 from pipeline.backbone.info import BackboneInfo
+from pipeline.core.architectures import plain_network
+from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
+from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
 from training.encoders.encoder import Backbone, build_backbone, plain_state_dict
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import has_small_stem
+
+EncoderName = Literal["query", "momentum"]
+MOMENTUM_PREFIXES = ("key_encoder.backbone.", "target.backbone.")
+"""Prefixes of a momentum encoder's backbone in the methods' states."""
 
 
 def export_backbone(
@@ -27,7 +46,7 @@ def export_backbone(
 
     Args:
         folder: of the export; replaced as a whole if it holds an earlier one.
-        backbone: the query encoder, unwrapped, on any device; left as it is.
+        backbone: the query encoder, unwrapped, on any device; not changed.
         encoder_config: what it was built from.
         view_size: side of the views it was trained on.
         high_pass: (kernel, sigma) at that size, where the views were filtered.
@@ -52,19 +71,64 @@ def export_backbone(
     return write_backbone(folder, plain_state_dict(backbone), info)
 
 
-def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.Module:
-    """A network of the same architecture with random weights, for a baseline.
+def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, BackboneInfo]:
+    """Load an encoder of a run as `load_backbone` does; its provenance says which one it is.
 
-    A small stem is known by its kernel, which is zero but for the centre 3 x 3: the untrained one
-    has such a stem too.
+    Args:
+        path: a run (its newest checkpoint), a checkpoint; for the query encoder also an export.
+        name: which encoder.
+
+    Raises:
+        InputError: as `load_backbone`; no checkpoint there, or a method without momentum encoder.
+    """
+    if name == "query":
+        return load_backbone(path)
+    checkpoint = find_checkpoint(path)
+    method = load_state(checkpoint, torch.device("cpu"))["method"]
+    recorded = json.loads((checkpoint / CONFIG_FILE).read_text())
+    prefix = next((p for p in MOMENTUM_PREFIXES if any(k.startswith(p) for k in method)), None)
+    if prefix is None:
+        raise InputError(
+            f"{checkpoint} holds no momentum encoder ({recorded['method']['name']} has none): "
+            "take the query encoder"
+        )
+    backbone = build_backbone(
+        EncoderConfig(**recorded["encoder"] | {"init": None, "compile": False})
+    )
+    backbone.load_state_dict(
+        {key.removeprefix(prefix): v for key, v in method.items() if key.startswith(prefix)}
+    )
+    state, info = plain_state_dict(backbone), load_info(checkpoint / BACKBONE_FOLDER)
+    network, _ = plain_network(info.architecture, max_pool=info.max_pool)
+    network.load_state_dict(state)
+    provenance = info.provenance | {"encoder": "momentum"}
+    digest = weights_digest(state)
+    return network.eval(), replace(info, provenance=provenance, weights_sha256=digest)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path names, itself or a run's newest; `InputError` if neither."""
+    if (path / STATE_FILE).is_file():
+        return path
+    latest = CheckpointStore(path / "checkpoints").latest()
+    if latest is None:
+        raise InputError(
+            f"{path} is no checkpoint, and no run with one: the momentum encoder is kept in "
+            "checkpoints only (an exported folder holds the query encoder)"
+        )
+    return latest
+
+
+def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.Module:
+    """A network of the same architecture and stem with random weights, for a baseline.
 
     Args:
         network: the trained one, from `load_backbone`.
-        info: what its JSON says.
+        info: of the trained one.
         seed: of the weights; torch's global generator is left as it was.
 
     Returns:
-        [B, 3, S, S] -> [B, feature_dim], in evaluation mode, on the CPU.
+        In evaluation mode, on the CPU.
     """
     config = EncoderConfig(
         architecture=info.architecture,

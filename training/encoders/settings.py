@@ -7,8 +7,8 @@ from typing import Literal
 from pipeline.core.errors import InputError
 
 STEMS = ("standard", "small", "partial", "small_partial")
-USUAL = ("resnet18", "resnet34", "resnet50", "convnext_tiny")
-"""Architectures that are known without asking their libraries, which takes seconds."""
+USUAL = ("resnet18", "resnet34", "resnet50", "convnext_tiny", "timm:test_resnet")
+"""Architectures of recipes and tests: known without asking their libraries, which takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,24 +22,14 @@ class PartialConv2d(nn.Conv2d):
     """A convolution that renormalises by the visible pixels (Liu et al., arXiv 1804.07723).
 
     y = W * (x . visible) * (pixels in the window / visible pixels in the window) + b, and 0 where
-    a window sees nothing. Masked pixels contribute nothing, whatever stands in them. A
-    pixel's three channels count apart where the mask has three.
+    a window has no visible pixel. The channels of a pixel count apart where the mask has three.
 
-    Departure from the paper: pixels of the padding count neither as visible nor as hidden, where
-    the paper counts them as hidden. So a view without a mask gives the plain convolution, whose
-    parameters these are.
+    Departure from the paper: pixels of the padding count neither as visible nor as hidden (the
+    paper: hidden). So without a mask this is the plain convolution of the same parameters.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolves a view, behind whose channels the mask's may stand.
-
-        Args:
-            input: [B, 3, H, W] for the plain convolution; [B, 4 or 6, H, W]: 1 where masked, for
-                all channels or for each.
-
-        Returns:
-            [B, O, h, w].
-        """
+        """Convolves a view [B, 3, H, W], or one that carries its mask (`with_mask`)."""
         if input.shape[1] == RGB:
             return super().forward(input)
         view_BCHW, mask_BCHW = input.tensor_split((RGB,), dim=1)
@@ -73,10 +63,8 @@ def see_masks(network: nn.Module, architecture: str) -> None:
     stem = network.get_submodule(stem_name(network))
     plain = (
         type(stem) is nn.Conv2d
-        and stem.groups == 1
-        and stem.dilation == (1, 1)
+        and (stem.groups, stem.dilation, stem.padding_mode) == (1, (1, 1), "zeros")
         and not isinstance(stem.padding, str)
-        and stem.padding_mode == "zeros"
     )
     refused = (
         f"stem partial does not go with {architecture}: its first convolution "
@@ -97,12 +85,10 @@ def see_masks(network: nn.Module, architecture: str) -> None:
 
 
 def with_mask(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
-    """A view that carries its mask behind its channels, as `PartialConv2d` takes it.
-
-    One tensor goes wherever views go: through shuffles, gathers, compiled and wrapped modules.
+    """A view with its mask as further channels, so that one tensor passes shuffles and wrappers.
 
     Args:
-        view_BCHW: float [B, 3, H, W]; what stands in masked pixels does not matter.
+        view_BCHW: float [B, 3, H, W]; the values of masked pixels do not matter.
         mask_BCHW: bool, True where masked, [B, 1 or 3, H, W].
 
     Returns:
@@ -117,17 +103,15 @@ def with_mask(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
 def shrink_stem(network: nn.Module, architecture: str) -> None:
     """Put a 3 x 3 convolution of stride 2 in the place of the stem's 7 x 7 of stride 2.
 
-    Centred in a kernel of 7 x 7 zeros it is the same function, and that is how it is exported.
-    Other stems have no such twin: one of 3 x 3 is small already, and ConvNeXt's patches (4 x 4,
-    stride 4) cannot be made smaller at the same stride.
+    Centred in a kernel of 7 x 7 zeros it is the same function, and is exported so.
 
     Raises:
-        InputError: the network's stem is another one.
+        InputError: the network's stem is not a plain 7 x 7 convolution of stride 2.
     """
     name = stem_name(network)
     stem = network.get_submodule(name)
     assert isinstance(stem, nn.Conv2d)
-    if not is_large(stem):
+    if not _is_large(stem):
         raise InputError(
             f"stem small does not go with {architecture}, whose first convolution is a "
             f"{type(stem).__name__} of {stem.kernel_size[0]} x {stem.kernel_size[1]}, stride "
@@ -141,8 +125,8 @@ def shrink_stem(network: nn.Module, architecture: str) -> None:
     network.set_submodule(name, small)
 
 
-def is_large(stem: nn.Module) -> bool:
-    """Whether a convolution is the plain 7 x 7 of stride 2 that a small stem can stand in for."""
+def _is_large(stem: nn.Module) -> bool:
+    """Whether a convolution is the plain 7 x 7 of stride 2 that a small stem replaces."""
     if type(stem) is not nn.Conv2d:
         return False
     shape = (stem.kernel_size, stem.stride, stem.padding, stem.dilation, stem.groups)
@@ -153,7 +137,7 @@ def has_small_stem(network: nn.Module) -> bool:
     """Whether a plain network has an exported small stem: 7 x 7, zero around its centre."""
     stem = network.get_submodule(stem_name(network))
     assert isinstance(stem, nn.Conv2d)
-    return is_large(stem) and is_padded(stem.weight)
+    return _is_large(stem) and is_padded(stem.weight)
 
 
 def is_padded(kernel: Tensor) -> bool:
@@ -166,7 +150,7 @@ def fit_stem(state: Mapping[str, Tensor], network: nn.Module, *, source: str) ->
 
     Args:
         state: weights as the library names and shapes them.
-        network: that they are for.
+        network: the network that they are for.
         source: of the weights, for messages.
 
     Raises:

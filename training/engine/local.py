@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import distributed as dist
@@ -11,14 +11,13 @@ from pipeline.core.errors import InputError
 from pipeline.core.progress import Silence, listening
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
-from training.core.checkpoint import CheckpointStore
 from training.core.context import LocalContext
 from training.core.distributed import rank, world_size
 from training.core.threads import sharing_threads, threads_set_by_user
-from training.engine.loop import RunResult, pretrain
+from training.engine.loop import pretrain
 from training.engine.preflight import preflight, total_steps
+from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
-from training.record.metrics import latest_values
 
 
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
@@ -31,13 +30,28 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
     """
-    with sharing_threads(fixed=threads_set_by_user()), process_group():
-        return _launch(config, context)
+    with sharing_threads(fixed=threads_set_by_user()), _process_group(), ExitStack() as stack:
+        if world_size() > 1 and config.num_workers not in ("auto", world_size()):
+            raise InputError(
+                f"num_workers {config.num_workers}, but torchrun started {world_size()} processes: "
+                "leave it out"
+            )
+        info = preflight(config, world_size())
+        before = recorded_result(config, total_steps(config, info), ran=False)
+        if before.finished:
+            return before
+        context = context or LocalContext()
+        stack.enter_context(asked_to_stop(context.request_stop))
+        if rank() == 0:
+            write_config(config.out, config, info.plan_digest)
+        else:
+            stack.enter_context(listening(Silence()))
+        return pretrain(config, context)
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """While the block runs, this process is one of those that ``torchrun`` started, if it is."""
+def _process_group() -> Iterator[None]:
+    """While the block runs, a process that ``torchrun`` started is part of its process group."""
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         yield
         return
@@ -49,23 +63,3 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _launch(config: PretrainConfig, context: LocalContext | None) -> RunResult:
-    if world_size() > 1 and config.num_workers not in ("auto", world_size()):
-        raise InputError(
-            f"num_workers {config.num_workers}, but torchrun started {world_size()} processes: "
-            "leave it out"
-        )
-    info = preflight(config, world_size())
-    total = total_steps(config, info)
-    done = max(CheckpointStore(config.out / "checkpoints", keep=1).steps(), default=0)
-    if done == total:
-        return RunResult(done, total, latest_values(config.out), ran=False)
-    context = context or LocalContext()
-    if rank() != 0:
-        with asked_to_stop(context.request_stop), listening(Silence()):
-            return pretrain(config, context)
-    write_config(config.out, config, info.plan_digest)
-    with asked_to_stop(context.request_stop):
-        return pretrain(config, context)

@@ -1,7 +1,6 @@
 """The training loop: sees a context, never Ray; the same in one process and on a cluster."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import say
+from pipeline.images.gaussian import scaled_kernel
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
@@ -20,52 +20,31 @@ from training.core.threads import update_threads
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
 from training.encoders.encoder import build_backbone
+from training.encoders.export import export_backbone
 from training.encoders.stem import with_mask
-from training.engine.device import autocast_dtype, num_loader_workers
-from training.engine.export import export_run
-from training.engine.optim import build_optimiser
+from training.engine.optimisers import build_optimiser
+from training.engine.result import RunResult
 from training.evaluate.checks import run_checks
 from training.methods.registry import find_method
 from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import write_contact_sheet
 from training.record.run_record import RunRecord
-from training.views.fills import fill_named
+from training.views.fills import HIGH_PASS_AT_224, fill_named
 from training.views.host_batch import HostBatch
 from training.views.inputs import build_inputs, join_masks, to_device
 
 CONTINUE, SAVE, STOP = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run stands.
-
-    Attributes:
-        step: global steps done.
-        total_steps: global steps of the whole run.
-        values: the last numbers of the record.
-        ran: whether there was anything left to do.
-    """
-
-    step: int
-    total_steps: int
-    values: dict[str, float]
-    ran: bool = True
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete."""
-        return self.step == self.total_steps
+LOADERS_PER_GPU = 4
 
 
 def pretrain(config: PretrainConfig, context: TrainContext) -> RunResult:
-    """Pretrains, or goes on from the newest checkpoint in ``config.out``.
+    """Pretrains, or resumes from the newest checkpoint in ``config.out``; called by every rank.
 
-    Called by every rank. Expects that ``preflight`` has passed.
+    Expects that ``preflight`` has passed.
 
     Args:
         config: the run.
-        context: device, reports and stop requests.
+        context: device and stop requests.
     """
     return Trainer(config, context).run()
 
@@ -99,7 +78,7 @@ class Trainer:
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
-        self.record = RunRecord(config, context, steps_per_epoch=self.steps_per_epoch)
+        self.record = RunRecord(config, self.dataset.positions, self.steps_per_epoch)
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
         self.encode = data_parallel(self.method.trained, self.device)
@@ -118,14 +97,15 @@ class Trainer:
             num_workers=num_loader_workers(self.config.loader_workers, self.device),
             pin_memory=self.device.type == "cuda",
         )
-        self.record.stands(self.step)
+        self.record.show_progress(self.step)
         self.record.interval.start_clock()
-        for batch in self.record.interval.timed(loader):
+        for batch in loader:
+            self.record.interval.stop_waiting()
             update_threads()
             self._train_step(batch)
             if self._due(self.config.log_every_steps) or self._epoch_ends():
                 self.record.write_interval(self.step)
-            self.record.stands(self.step)
+            self.record.show_progress(self.step)
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
                 self._contact_sheet()
@@ -134,7 +114,7 @@ class Trainer:
                 self._save()
             if decision == STOP:
                 break
-        self.context.report(self.record.values)
+            self.record.interval.start_waiting()
         self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)
 
@@ -148,7 +128,6 @@ class Trainer:
             total_steps=self.total_steps,
             warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
         )
-        self.record.saw(self.step, host_batch, self.dataset.positions)
         batch = to_device(host_batch, self.device)
         # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
         views = self.dataset.config.views
@@ -165,7 +144,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self.record.add(result, inputs.telemetry, lr=lr)
+        self.record.add(self.step, host_batch, result, inputs.telemetry, lr)
         self.step += 1
 
     def _due(self, every: int) -> bool:
@@ -175,7 +154,7 @@ class Trainer:
         return self._due(every * self.steps_per_epoch)
 
     def _decide(self) -> int:
-        """Rank 0's word on whether to save and whether to stop after this step."""
+        """Rank 0's decision after a step."""
         plan = self.config.checkpoint
         if self.step == self.total_steps or self.context.stop_requested():
             return STOP
@@ -226,13 +205,19 @@ class Trainer:
         self._export(self.config.out / "backbone")
 
     def _export(self, folder: Path) -> None:
-        export_run(
+        config, size = self.config, self.config.views.size
+        export_backbone(
             folder,
             self.method.backbone,
-            self.config,
-            data_digest=self.info.plan_digest,
-            step=self.step,
-            epochs=self.step / self.steps_per_epoch,
+            config.encoder,
+            view_size=size,
+            high_pass=scaled_kernel(*HIGH_PASS_AT_224, size) if self.fill.high_pass else None,
+            provenance={
+                "data_digest": self.info.plan_digest,
+                "step": self.step,
+                "epochs": self.step / self.steps_per_epoch,
+                "config": config.to_json(),
+            },
         )
 
     def _resume(self) -> int:
@@ -246,3 +231,25 @@ class Trainer:
         if rank() == 0:
             say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The number format of autocast for ``auto``, ``fp32`` or ``bf16``; None: no autocast.
+
+    ``auto`` is bf16 where the device multiplies bf16 matrices in hardware: CUDA devices that
+    support it, and CPUs with AMX tiles.
+    """
+    has_bf16 = (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else torch.cpu._is_amx_tile_supported()
+    )
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16)
+    return torch.bfloat16 if wanted else None
+
+
+def num_loader_workers(wanted: int | None, device: torch.device) -> int:
+    """The number of loader processes; None: on a CPU, whose cores are busy already, none."""
+    if wanted is not None:
+        return wanted
+    return LOADERS_PER_GPU if device.type == "cuda" else 0

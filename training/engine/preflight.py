@@ -1,4 +1,11 @@
-"""Everything that can be known to be wrong before a run starts, said before it starts."""
+"""Checks before a run starts: data, batch, ranks, labels, trackers, run folder and disk."""
+
+import shutil
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
@@ -6,25 +13,21 @@ from pipeline.shardset.reader import ShardSetReader
 from training.config.derived import stream_config
 from training.config.file import check_run_folder
 from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import CheckpointStore
 from training.data.order import num_used
 from training.data.stream import WINDOWS_AHEAD
-from training.engine.disk import check_disk
+from training.encoders.encoder import build_backbone
 from training.evaluate.heldout import check_heldout
 from training.evaluate.labelled import labelled_pair
+from training.methods.registry import find_method
 from training.record.trackers import check_trackers
+
+STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}
+"""Numbers that an optimiser keeps for each one it trains."""
 
 
 def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
-    """Checks that data, batch, queue, ranks, labels, run folder and disk fit together.
-
-    Writes nothing.
-
-    Args:
-        config: the run.
-        num_ranks: training processes that will take part.
-
-    Returns:
-        The shard set's description.
+    """Checks that everything fits together, writes nothing, and returns the shards' description.
 
     Raises:
         InputError: names what does not fit and what to do.
@@ -46,16 +49,9 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     return info
 
 
-def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> None:
-    """Raises ``InputError`` unless the data makes a global batch that the ranks can share."""
-    check_split(config, num_ranks)
-    used = num_used(info, config.data_fraction)
-    if used < config.batch_size:
-        share = "" if config.data_fraction == 1 else f" {config.data_fraction:g} of {config.shards}"
-        raise InputError(
-            f"{share or config.shards} holds {used} images, fewer than one global batch of "
-            f"{config.batch_size}: lower --batch-size"
-        )
+def steps_per_epoch(config: PretrainConfig, info: DatasetInfo) -> int:
+    """Global steps of an epoch: all whole batches of the data that is used."""
+    return num_used(info, config.data_fraction) // config.batch_size
 
 
 def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
@@ -63,9 +59,16 @@ def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
     return config.epochs * steps_per_epoch(config, info)
 
 
-def steps_per_epoch(config: PretrainConfig, info: DatasetInfo) -> int:
-    """Global steps of an epoch: all whole batches of the data that is used."""
-    return num_used(info, config.data_fraction) // config.batch_size
+def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> None:
+    """Raises ``InputError`` unless the data makes a global batch that the ranks can share."""
+    check_split(config, num_ranks)
+    used = num_used(info, config.data_fraction)
+    if used < config.batch_size:
+        share = "" if config.data_fraction == 1 else f"{config.data_fraction:g} of "
+        raise InputError(
+            f"{share}{config.shards} holds {used} images, fewer than one global batch of "
+            f"{config.batch_size}: lower --batch-size"
+        )
 
 
 def check_split(config: PretrainConfig, num_ranks: int) -> None:
@@ -85,3 +88,54 @@ def can_split(config: PretrainConfig, num_ranks: int) -> bool:
     except InputError:
         return False
     return True
+
+
+class CheckpointSize(NamedTuple):
+    """Bytes of one checkpoint: the states of method and optimiser, and the exported backbone."""
+
+    state: int
+    backbone: int
+
+
+def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
+    """The size of a checkpoint of the run; builds the networks without their memory."""
+    encoder = replace(config.encoder, init=None, compile=False)
+    with torch.device("meta"):
+        method = find_method(config.method.name)(
+            config.method, build_backbone(encoder), batch_size=config.batch_size, seed=config.seed
+        )
+    weights = sum(p.numel() * p.element_size() for p in method.trained.parameters())
+    optimiser = STATES_PER_WEIGHT[config.optim.name] * weights
+    return CheckpointSize(_state_bytes(method) + optimiser, _state_bytes(method.backbone))
+
+
+def _state_bytes(module: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+def check_disk(config: PretrainConfig, *, more_runs: int = 0) -> None:
+    """Checks that the checkpoints that are kept, and the one being written, fit the disk.
+
+    Args:
+        config: the run.
+        more_runs: runs of the same size that keep theirs on the same disk.
+
+    Raises:
+        InputError: with the bytes that are needed and those that are free.
+    """
+    size, keep = checkpoint_size(config), config.checkpoint.keep
+    each = size.state + size.backbone
+    there = len(CheckpointStore(config.out / "checkpoints").steps())
+    checkpoints = keep + 1 - min(there, keep)
+    # The newest backbone stands beside the checkpoints too, and twice while it is replaced.
+    needed = checkpoints * each + 2 * size.backbone + more_runs * (keep * each + size.backbone)
+    others = f" and those of {more_runs} more runs" if more_runs else ""
+    existing = next(folder for folder in (config.out, *config.out.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(
+            f"the disk of {config.out} has {free / 1e9:.2f} GB free, the run's checkpoints{others} "
+            f"need {needed / 1e9:.2f} GB ({checkpoints} more of {each / 1e9:.2f} GB, counting the "
+            "one that is being written): free some space, choose another --out, or lower "
+            "--checkpoint.keep"
+        )

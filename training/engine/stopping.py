@@ -1,4 +1,4 @@
-"""How a run is asked to end from outside: by SIGTERM, or by Ctrl-C."""
+"""Stop requests from outside: SIGTERM and Ctrl-C."""
 
 import os
 import signal
@@ -14,12 +14,10 @@ ANSWER = b"stopping: a checkpoint is written first (Ctrl-C again ends at once)\n
 def asked_to_stop(request: Callable[[], None]) -> Iterator[None]:
     """While the block runs, SIGTERM and the first Ctrl-C call ``request`` and interrupt nothing.
 
-    The second Ctrl-C does what it did before the block. Where SIGINT is ignored, as in a process
-    that a shell started in the background, it stays so. Only a process's main thread hears signals:
-    in another, such as a trial of a sweep, nothing happens.
-
-    Args:
-        request: asks for the end; called between any two instructions of the main thread.
+    The second Ctrl-C does what it did before the block. An ignored SIGINT, as in a process that a
+    shell started in the background, stays ignored. Only the main thread of a process gets signals:
+    in another, such as a trial of a sweep, nothing happens. ``request`` is called between any two
+    instructions of the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

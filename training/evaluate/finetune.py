@@ -19,7 +19,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from training.core.distributed import average_buffers, data_parallel, world_size
 from training.core.schedules import cosine_lr
-from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import group_batch_norm
 from training.evaluate.extract import Prepare
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.settings import FinetuneConfig

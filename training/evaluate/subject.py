@@ -17,8 +17,7 @@ from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.encoder import load_initial
-from training.encoders.export import untrained_like
-from training.encoders.kept_encoder import EncoderName, load_encoder
+from training.encoders.export import EncoderName, load_encoder, untrained_like
 from training.evaluate.extract import ExtractConfig, Prepare
 
 UNTRAINED = "untrained"

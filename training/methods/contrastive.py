@@ -23,23 +23,32 @@ from training.core.distributed import (
     world_size,
 )
 from training.core.schedules import Moment
-from training.encoders.batch_norm import running_statistics_kept
+from training.encoders.encoder import running_statistics_kept
 from training.methods.interface import Method, StepResult, embedding_spread
 from training.methods.losses import Similarities, Weigh, prime_log_weights
 from training.methods.settings import HardNegativeConfig
-from training.randomness.draws import KEY, QUERY
+from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import EXCHANGED, LOCAL, ViewSettings, ViewSpec
 
 PAPER_NEGATIVES = 65536
 """Keys in the paper's queue."""
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
-"""Shuffles: that of the keys, and that of the first hard negatives; the second ones' is 2."""
+"""Numbers of the shuffles: of the keys, and of the first hard negatives; the second ones' is 2."""
 Encode = Callable[[Tensor], Tensor]
 
 
-class Encoded(NamedTuple):
-    """Embeddings of a batch."""
+class Batch(NamedTuple):
+    """A step's inputs, and what all its losses share."""
+
+    inputs: EncoderInputs
+    encode: Encode
+    moment: Moment
+    rho: float
+
+
+class Embeddings(NamedTuple):
+    """Embeddings of a batch, of all heads."""
 
     rows_BX: Sequence[Tensor]
     """Of the query, its copy on another background if there is one, and the further queries."""
@@ -50,12 +59,7 @@ class Encoded(NamedTuple):
 
 
 class ContrastiveMethod(Method):
-    """Views, step and metrics that MoCo v2 and SimCLR share.
-
-    Args:
-        config: settings.
-        seed: of the shuffles.
-    """
+    """Views, step and metrics that MoCo v2 and SimCLR share; `seed` decides the shuffles."""
 
     negative_sources: ClassVar[tuple[str, ...]]
     """Crops that hard negatives are cut from."""
@@ -79,70 +83,62 @@ class ContrastiveMethod(Method):
         self.config, self._seed = config, seed
 
     @abstractmethod
-    def _encode(
-        self,
-        images: list[Tensor],
-        local: Sequence[Tensor],
-        key_BCHW: Tensor,
-        encode: Encode,
-        moment: Moment,
-    ) -> Encoded:
+    def _embed(self, batch: Batch, images: list[Tensor], local: list[Tensor]) -> Embeddings:
         """Encode `images` (the first is the query), local crops and keys."""
 
     @abstractmethod
-    def _hard_negatives(
-        self, views: Mapping[str, Tensor], encode: Encode, step: int
-    ) -> tuple[Tensor, ...]:
+    def _hard_negatives(self, batch: Batch) -> tuple[Tensor, ...]:
         """The hard negatives of this rank's anchors, [B, N, D] for each of `negative_sources`."""
 
     @abstractmethod
     def _contrast(
         self,
+        batch: Batch,
         query_BD: Tensor,
         key_GD: Tensor,
-        hard: tuple[Tensor, ...],
-        inputs: EncoderInputs,
-        rho: float,
+        hard_BND: tuple[Tensor, ...],
         *,
         of_object: bool,
     ) -> tuple[Tensor, Similarities]:
         """The loss of one head's rows: this rank's queries, all ranks' keys."""
 
+    def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
+        """Keep the keys of a step for later steps."""
+
     def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
         """One step's loss; what the subclass keeps of past steps is updated."""
         config, views = self.config, inputs.views
+        batch = Batch(inputs, encode, moment, rho_at(config, moment))
         copies = [views[EXCHANGED]] if EXCHANGED in views else []
         images = [views[QUERY], *copies, *_of_group(views, QUERY)]
-        encoded = self._encode(images, _of_group(views, LOCAL), views[KEY], encode, moment)
-        hard = self._hard_negatives(views, encode, moment.step)
-        rho = rho_at(config, moment)
-        split = self.encoder.both_heads
-        plain_key_GD, object_key_GD = split(encoded.key_GX)
+        embeddings = self._embed(batch, images, _of_group(views, LOCAL))
+        hard_BND = self._hard_negatives(batch)
+        heads, has_object_head = self.encoder.both_heads, self.encoder.object_head is not None
+        plain_key_GD, object_key_GD = heads(embeddings.key_GX)
 
-        def plain(rows_BX: Tensor, hard: tuple[Tensor, ...] = ()) -> tuple[Tensor, Similarities]:
-            rows_BD = split(rows_BX)[0]
-            return self._contrast(rows_BD, plain_key_GD, hard, inputs, rho, of_object=False)
+        def plain(rows_BX: Tensor, hard_BND: tuple[Tensor, ...]) -> tuple[Tensor, Similarities]:
+            rows_BD, _ = heads(rows_BX)
+            return self._contrast(batch, rows_BD, plain_key_GD, hard_BND, of_object=False)
 
-        query_BX, *others_BX = encoded.rows_BX
-        loss, similarities = plain(query_BX, () if config.has_object_head else hard)
-        further = [plain(rows_BX)[0] for rows_BX in others_BX[len(copies) :]]
+        query_BX, *others_BX = embeddings.rows_BX
+        loss, similarities = plain(query_BX, () if has_object_head else hard_BND)
+        further = [plain(rows_BX, ())[0] for rows_BX in others_BX[len(copies) :]]
         if further:
             loss = torch.stack([loss, *further]).mean()
-        if encoded.local_BX:  # arXiv 2210.02808, section 3.2
-            local = torch.stack([plain(rows_BX)[0] for rows_BX in encoded.local_BX]).mean()
+        if embeddings.local_BX:  # arXiv 2210.02808, section 3.2
+            local = torch.stack([plain(rows_BX, ())[0] for rows_BX in embeddings.local_BX]).mean()
             loss = (1 - config.local_weight) * loss + config.local_weight * local
+        closest_A = similarities.positive_A > similarities.best_negative_A
         metrics = {
             "positive_similarity": similarities.positive_A.mean(),
             "negative_similarity": similarities.negative,
-            "instance_accuracy": (similarities.positive_A > similarities.best_negative_A)
-            .float()
-            .mean(),
+            "instance_accuracy": closest_A.float().mean(),
             "embedding_spread": embedding_spread(plain_key_GD),
         }
-        if config.has_object_head:
-            _, object_query_BD = split(others_BX[0] if copies else query_BX)
+        if has_object_head:
+            _, object_query_BD = heads(others_BX[0] if copies else query_BX)
             object_loss, similarities = self._contrast(
-                object_query_BD, object_key_GD, hard, inputs, rho, of_object=True
+                batch, object_query_BD, object_key_GD, hard_BND, of_object=True
             )
             loss = (1 - config.object_weight) * loss + config.object_weight * object_loss
             metrics["object_loss"] = object_loss.detach()
@@ -152,20 +148,16 @@ class ContrastiveMethod(Method):
             metrics["hard_negative_similarity"] = similarity
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
-        self._keep(plain_key_GD, object_key_GD, moment.step)
-        return StepResult(loss, metrics, {"rho": rho})
-
-    def _keep(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
-        """Keep the keys of a step for later ones."""
+        self._enqueue(plain_key_GD, object_key_GD, moment.step)
+        return StepResult(loss, metrics, {"rho": batch.rho})
 
     def _encode_shuffled(
         self, encoder: Encode, images_BCHW: Tensor, step: int, shuffle: int
     ) -> Tensor:
         """`encode_shuffled` by the order of one pass of one step."""
+        order = self._order(len(images_BCHW), step, shuffle)
         try:
-            return encode_shuffled(
-                encoder, images_BCHW, self._order(len(images_BCHW), step, shuffle)
-            )
+            return encode_shuffled(encoder, images_BCHW, order)
         except ValueError as error:
             if len(images_BCHW) > 1:
                 raise
@@ -176,27 +168,26 @@ class ContrastiveMethod(Method):
             ) from error
 
     def _order(self, rank_batch: int, step: int, shuffle: int) -> Tensor:
-        return batch_permutation(
-            rank_batch * world_size(), seed=self._seed, step=step, branch=shuffle
-        )
+        size = rank_batch * world_size()
+        return batch_permutation(size, seed=self._seed, step=step, branch=shuffle)
 
     def _encode_hard_negatives(
-        self, views: Mapping[str, Tensor], encoder: Encode, module: nn.Module, step: int
+        self, batch: Batch, encoder: Encode, module: nn.Module
     ) -> list[Tensor]:
         """This rank's hard negatives, [B, D] each, each with a shuffle of its own.
 
         They leave the module's running statistics as they are: at inference nothing is masked.
         """
-        batch, rows = len(views[QUERY]), []
+        views, rows_BD = batch.inputs.views, []
         names = [f"negative-{source}" for source in self.negative_sources]
         images = [image for name in names for image in _of_group(views, name)]
         with running_statistics_kept(module):
             for shuffle, image_BCHW in enumerate(images, start=HARD_NEGATIVE_PASS):
-                rows_GX = self._encode_shuffled(encoder, image_BCHW, step, shuffle)
+                rows_GX = self._encode_shuffled(encoder, image_BCHW, batch.moment.step, shuffle)
                 own_BD = self.encoder.both_heads(rows_GX)[1].chunk(world_size())[rank()]
                 # The released behaviour has one hard negative for the whole batch.
-                rows.append(own_BD.expand(batch, -1) if len(own_BD) == 1 else own_BD)
-        return rows
+                rows_BD.append(own_BD.expand(len(views[QUERY]), -1) if len(own_BD) == 1 else own_BD)
+        return rows_BD
 
 
 def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
@@ -206,7 +197,7 @@ def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
 
 def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
     """The weight of the hard negatives at a step; it rises linearly from 0 during the warm-up."""
-    rho = config.object_rho if config.has_object_head else config.rho
+    rho = config.rho if config.object_head == "off" else config.object_rho
     warmup_steps = round(config.rho_warmup_epochs * moment.steps_per_epoch)
     return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
 

@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from training.core.distributed import average_buffers
 from training.core.schedules import Moment
-from training.encoders.batch_norm import group_batch_norm
-from training.encoders.encoder import Backbone, projection_head
+from training.encoders.encoder import Backbone, group_batch_norm, projection_head
 from training.methods.settings import MethodConfig
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec
@@ -30,7 +29,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         loss: mean over this rank's batch, with its graph.
-        metrics: scalars to log, on the device; their means over steps and ranks are recorded.
+        metrics: scalars on the device; their means over steps and ranks are recorded.
         settings: numbers of this step that are known on the host, such as rho.
     """
 
@@ -40,12 +39,7 @@ class StepResult(NamedTuple):
 
 
 class ProjectedBackbone(nn.Module):
-    """Backbone and projection head, or two heads: images to unit embeddings.
-
-    Args:
-        backbone: images to features.
-        config: shape of the heads, and the batch-norm groups of all.
-    """
+    """Backbone and projection head, or two heads: images to unit embeddings."""
 
     def __init__(self, backbone: Backbone, config: MethodConfig) -> None:
         super().__init__()
@@ -105,9 +99,8 @@ class Method(nn.Module, ABC):
     """Its backbone is kept and exported."""
 
     @classmethod
-    @abstractmethod
     def views(cls, config: Any, settings: ViewSettings) -> tuple[ViewSpec, ...]:  # noqa: ANN401
-        """The views that the method wants of every image.
+        """The views that the method wants of every image; by default query and key.
 
         The first one is cut from a crop named `query`, whose foreground is logged and shown. Names
         of views differ, and so do those of different crops.
@@ -116,6 +109,7 @@ class Method(nn.Module, ABC):
             config: an instance of `config_type`.
             settings: how the run cuts, masks and fills views.
         """
+        return settings.query(), settings.key()
 
     @abstractmethod
     def __init__(

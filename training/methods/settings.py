@@ -1,17 +1,16 @@
 """Settings that methods share. They import no torch."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from pipeline.core.errors import InputError
-from training.core.fields import Chosen
 
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig(Chosen):
+class MethodConfig:
     """Settings that every method has; a method's own class has its ``name``.
 
     Attributes:
@@ -24,6 +23,7 @@ class MethodConfig(Chosen):
             workers).
     """
 
+    name: ClassVar[str]
     embedding_dim: int = 128
     head_layers: int = 2
     head_width: int | None = None
@@ -42,11 +42,23 @@ class MethodConfig(Chosen):
         if not fits:
             raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
 
+    @classmethod
+    def variants(cls) -> "dict[str, type[MethodConfig]]":
+        """The settings of every method, by its name."""
+        below: list[type[MethodConfig]] = [MethodConfig]
+        for kind in below:
+            below += kind.__subclasses__()
+        return {kind.name: kind for kind in below if "name" in vars(kind)}
+
     def renamed(self, name: str) -> "MethodConfig":
         """The defaults of another method; batch-norm groups go by the batch, and stay."""
-        other = super().renamed(name)
-        assert isinstance(other, MethodConfig)
-        return replace(other, batch_norm_group=self.batch_norm_group)
+        if name == self.name:
+            return self
+        variants = self.variants()
+        if name not in variants:
+            known = ", ".join(sorted(variants))
+            raise InputError(f"unknown method {name!r}: choose one of {known}")
+        return variants[name](batch_norm_group=self.batch_norm_group)
 
     @property
     def has_object_head(self) -> bool:
@@ -115,22 +127,15 @@ class HardNegativeConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.temperature > 0, "temperature", "must be above 0")
-        self.check(self.hard_negatives >= 0, "hard_negatives", "must not be negative")
-        self.check(self.rho >= 0, "rho", "must not be negative")
-        self.check(self.rho_warmup_epochs >= 0, "rho_warmup_epochs", "must not be negative")
-        self.check(self.prime_power >= 0, "prime_power", "must not be negative")
-        self.check(0 <= self.prime_bias <= 1, "prime_bias", "must be in [0, 1]")
+        self.check(self.queries >= 1, "queries", "must be 1 or more")
+        for name in ("hard_negatives", "rho", "rho_warmup_epochs", "prime_power", "object_rho"):
+            self.check(getattr(self, name) >= 0, name, "must not be negative")
+        for name in ("prime_bias", "object_weight", "object_exchange_probability", "local_weight"):
+            self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
         mass = self.hard_mass
         self.check(mass in (None, "paper") or float(mass) > 0, "hard_mass", "must be above 0")
-        self.check(
-            self.object_head in OBJECT_HEADS,
-            "object_head",
-            f"is unknown: choose from {', '.join(OBJECT_HEADS)}",
-        )
-        self.check(self.queries >= 1, "queries", "must be 1 or more")
-        for name in ("object_weight", "object_exchange_probability", "local_weight"):
-            self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
-        self.check(self.object_rho >= 0, "object_rho", "must not be negative")
+        heads = f"is unknown: choose from {', '.join(OBJECT_HEADS)}"
+        self.check(self.object_head in OBJECT_HEADS, "object_head", heads)
 
     @property
     def has_object_head(self) -> bool:

@@ -5,13 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import ray.train
 import torch
-from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING
@@ -19,19 +13,15 @@ from pipeline.precompute.ray_session import ray_running
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
-from training.core.checkpoint import CheckpointStore
-from training.engine.loop import RunResult, pretrain
+from training.engine.loop import pretrain
 from training.engine.preflight import can_split, preflight, total_steps
+from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
-from training.ray.nodes import answering_nodes, check_nodes, live_nodes
-from training.ray.waiting import workers_asked_for
-from training.ray.workers import make_trainer, wrong_input
-from training.record.metrics import latest_values
-from training.record.relay import say, shown
+from training.ray.nodes import answering_nodes, asked_for, check_nodes, live_nodes
+from training.ray.workers import FAILURES, job_error, make_trainer, was_waiting
+from training.record.relay import Relay, shown
 
 STOP_FILE = "stop-requested"
-PLACEMENT_GROUP_FILE = "ray/placement-group"
-"""Below a run's folder: the hex name of the placement group that its workers hold or held."""
 STOP_POLL_SECONDS = 0.5
 RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 """How long a run waits for nodes where the ones that are left hold no worker."""
@@ -45,10 +35,6 @@ class RayTrainContext:
         self._stop_file = out / STOP_FILE
         self._asked_at, self._stop = 0.0, False
 
-    def report(self, values: dict[str, float]) -> None:
-        """Hands the values to Ray Train."""
-        ray.train.report(values)
-
     def stop_requested(self) -> bool:
         """Looks for the driver's request, at most twice a second."""
         now = time.monotonic()
@@ -59,18 +45,6 @@ class RayTrainContext:
 
 def _pretrain(config: PretrainConfig, device: torch.device) -> None:
     pretrain(config, RayTrainContext(config.out, device))
-
-
-class _NotesPlacementGroup(WorkerGroupCallback):
-    """Keeps the name of what the workers hold, for a driver that outlives whoever would free it."""
-
-    def __init__(self, out: Path) -> None:
-        self._path = out / PLACEMENT_GROUP_FILE
-
-    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
-        """Called by Ray Train in its controller."""
-        handle = worker_group.get_worker_group_state().placement_group_handle
-        self._path.write_text(handle.placement_group.id.hex())
 
 
 def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
@@ -88,49 +62,44 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``), or a
-            node does not reach shards and output; later, when the run itself finds that it cannot
-            go on: that is never tried again.
+            node does not reach shards and output.
+        JobError: the run itself cannot go on; that is never tried again.
     """
     if config.num_workers != "auto":
         preflight(config, config.num_workers)
     with ray_running():
-        return _launch(config, share)
-
-
-def _launch(config: PretrainConfig, share: Resources | None) -> RunResult:
-    nodes = [node.resources for node in live_nodes()]
-    resources = share or first_resources(config.num_workers, nodes, partial(can_split, config))
-    info = preflight(config, resources.num_workers)
-    total = total_steps(config, info)
-    store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
-    done = max(store.steps(), default=0)
-    if done == total:
-        return RunResult(done, total, latest_values(config.out), ran=False)
-    check_nodes(config)
-    write_config(config.out, config, info.plan_digest)
-    (config.out / STOP_FILE).unlink(missing_ok=True)
-    with shown(config.out), asked_to_stop((config.out / STOP_FILE).touch):
-        _train(config, resources, most_cpus=share.cpus_per_worker if share else None)
-    (config.out / STOP_FILE).unlink(missing_ok=True)
-    return RunResult(max(store.steps(), default=0), total, latest_values(config.out))
+        nodes = [node.resources for node in live_nodes()]
+        resources = share or first_resources(config.num_workers, nodes, partial(can_split, config))
+        info = preflight(config, resources.num_workers)
+        total = total_steps(config, info)
+        before = recorded_result(config, total, ran=False)
+        if before.finished:
+            return before
+        check_nodes(config)
+        write_config(config.out, config, info.plan_digest)
+        stop_file = config.out / STOP_FILE
+        stop_file.unlink(missing_ok=True)
+        with shown(config.out), asked_to_stop(stop_file.touch):
+            _train(config, resources, most_cpus=share.cpus_per_worker if share else None)
+        stop_file.unlink(missing_ok=True)
+        return recorded_result(config, total, ran=True)
 
 
 def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -> None:
     """Trains to the end or a requested stop; starts again after crashes.
 
-    Workers of a later start get no more than ``most_cpus`` each: the others' share stays theirs.
+    Workers of a later start get no more than ``most_cpus`` each: the rest is of other runs.
     """
     resources: Resources | None = first
     failures = 0
     while resources is not None:
         try:
-            notes = _NotesPlacementGroup(config.out)
-            make_trainer(_pretrain, config, resources, config.out, [notes]).fit()
+            make_trainer(_pretrain, config, resources, config.out).fit()
             return
-        except (TrainingFailedError, RayActorError) as error:
-            if (wrong := wrong_input(error)) is not None:
-                raise wrong from error
-            if _was_waiting(error):
+        except FAILURES as error:
+            if (known := job_error(error)) is not None:
+                raise known from error
+            if was_waiting(error):
                 reason = f"a wait: others held what {resources.num_workers} workers need"
             else:
                 failures += 1
@@ -139,18 +108,10 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
                     raise
         resources = _resources_left(config, first)
         if resources is not None:
-            if most_cpus is not None:
-                cpus = min(resources.cpus_per_worker, most_cpus)
-                resources = replace(resources, cpus_per_worker=cpus)
-            on = f"on {resources.num_workers} workers"
-            say(config.out, f"{WARNING}training is started again after {reason}, {on}")
-
-
-def _was_waiting(error: BaseException) -> bool:
-    """Whether the workers only did not get their resources in time: others hold them, say."""
-    return isinstance(error, ControllerError) and isinstance(
-        error.controller_failure, WorkerGroupStartupTimeoutError
-    )
+            cpus = min(resources.cpus_per_worker, most_cpus or resources.cpus_per_worker)
+            resources = replace(resources, cpus_per_worker=cpus)
+            again = f"training is started again after {reason}, on {resources.num_workers} workers"
+            Relay(config.out).say(f"{WARNING}{again}")
 
 
 def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:
@@ -159,8 +120,9 @@ def _resources_left(config: PretrainConfig, first: Resources) -> Resources | Non
     Returns:
         None once a stop was asked for.
     """
+    each = {"CPU": first.cpus_per_worker, **({"GPU": 1} if first.use_gpu else {})}
     deadline = time.monotonic() + RESTART_WAIT_SECONDS
-    with workers_asked_for(first):
+    with asked_for(first.num_workers, each):
         while not (config.out / STOP_FILE).exists():
             nodes = [node.resources for node in answering_nodes(config)]
             found = fewer_resources(

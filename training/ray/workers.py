@@ -1,7 +1,7 @@
 """Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,19 +12,27 @@ import torch
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
 from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import JobError
 from pipeline.core.progress import Silence, listening
 from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
 from training.core.threads import sharing_threads, threads_set_by_user
 from training.ray.nodes import live_nodes
+from training.ray.private import (
+    PlacementGroupCleanerCallback,
+    WorkerGroup,
+    WorkerGroupCallback,
+    WorkerGroupStartupTimeoutError,
+)
 from training.record.relay import Relay, shown
+
+PLACEMENT_GROUP_FILE = "ray/placement-group"
+"""Below a run's folder: the hex name of the placement group that its workers hold or held."""
+FAILURES = (TrainingFailedError, RayActorError)
+"""What `fit` of a trainer raises."""
 
 Argument = TypeVar("Argument")
 Returned = TypeVar("Returned")
@@ -40,8 +48,7 @@ class _Trainer(TorchTrainer):
     without a checkpoint; ours is in ``training.engine.stopping``.
     """
 
-    def _register_sigint_handler(self, controller: object) -> None:
-        """Ray would replace whatever answers Ctrl-C."""
+    def _register_sigint_handler(self, controller: object) -> None: ...
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         # mypy sees the trainer of Ray Train V1.
@@ -49,29 +56,36 @@ class _Trainer(TorchTrainer):
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
 
 
+class _NotesPlacementGroup(WorkerGroupCallback):
+    """Writes down what the workers hold, for a driver that outlives Ray Train's controller."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / PLACEMENT_GROUP_FILE
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        handle = worker_group.get_worker_group_state().placement_group_handle
+        self._path.parent.mkdir(exist_ok=True)
+        self._path.write_text(handle.placement_group.id.hex())
+
+
 def make_trainer(
-    function: Function[Argument, Returned],
-    argument: Argument,
-    resources: Resources,
-    folder: Path,
-    callbacks: Sequence[RayTrainCallback] = (),
+    function: Function[Argument, Returned], argument: Argument, resources: Resources, folder: Path
 ) -> TorchTrainer:
     """A trainer that calls ``function(argument, device)`` once on every worker.
 
-    Its ``fit`` raises at the first failure of a worker. The ``return_value`` of its result is what
-    rank 0 returned.
+    Its ``fit`` raises one of ``FAILURES`` at the first failure of a worker. The ``return_value``
+    of its result is what rank 0 returned.
 
     Args:
         function: from an importable module.
-        argument: the function's first argument; it pickles.
+        argument: pickles.
         resources: of the workers.
-        folder: what rank 0 says and shows goes there (``training.record.relay``), and, below
-            ``ray``, what Ray Train writes.
-        callbacks: of Ray Train.
+        folder: for the lines and the progress of rank 0 (``training.record.relay``), the name of
+            the workers' placement group, and the files of Ray Train.
     """
-    cpus = resources.cpus_per_worker
+    cpus, use_gpu = resources.cpus_per_worker, resources.use_gpu
     return _Trainer(
-        _call,  # type: ignore[arg-type]  # V1's; V2 hands on what is returned
+        _call,  # type: ignore[arg-type]  # V1's; V2 passes on what is returned
         train_loop_config={
             "function": function,
             "argument": argument,
@@ -81,17 +95,17 @@ def make_trainer(
             "fixed_threads": cpus if _in_a_process_of_ray() else threads_set_by_user(),
         },
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if resources.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
-            use_gpu=resources.use_gpu,
-            resources_per_worker={"CPU": cpus, **({"GPU": 1} if resources.use_gpu else {})},
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
-            # A new name: Ray Train would go on with an earlier start of the same name.
+            # A new name: Ray Train would continue an earlier start of the same name.
             name=datetime.now(UTC).strftime("start-%Y%m%d-%H%M%S-%f"),
             storage_path=str(folder / "ray"),
-            callbacks=list(callbacks),  # type: ignore[arg-type]  # V1's, again
+            callbacks=[_NotesPlacementGroup(folder)],  # type: ignore[list-item]  # V1's, again
             # Every failure ends it. Ray would try a wrong input again, and its elastic workers may
             # be of a number that does not divide the batch.
             failure_config=FailureConfig(  # type: ignore[call-arg]  # mypy sees that of V1
@@ -119,17 +133,18 @@ def call_on_workers(
     """Calls ``function(argument, device)`` on every rank, and shows here what rank 0 says.
 
     Args:
-        function: from an importable module.
-        argument: the function's first argument; it pickles, as does what the function returns.
+        function: from an importable module; its argument and what it returns pickle.
+        argument: of the function.
         num_workers: number of ranks; ``auto``: one per GPU of the cluster, or per node without
             GPUs.
-        folder: for the time of the call; every node sees it under this path.
+        folder: for temporary files; every node sees it under this path.
 
     Returns:
         What rank 0 returned.
 
     Raises:
-        InputError: the cluster cannot hold so many workers, or any rank raised one.
+        InputError: the cluster cannot hold so many workers.
+        JobError: any rank raised one.
     """
     nodes = [node.resources for node in live_nodes()]
     resources = first_resources(num_workers, nodes, lambda _: True)
@@ -140,19 +155,27 @@ def call_on_workers(
     ):
         try:
             result = make_trainer(function, argument, resources, Path(name)).fit()
-        except (TrainingFailedError, RayActorError) as error:
-            raise wrong_input(error) or error from error
+        except FAILURES as error:
+            raise job_error(error) or error from error
         returned: Returned = result.return_value  # type: ignore[attr-defined]  # V1's, again
         return returned
 
 
-def wrong_input(error: BaseException) -> InputError | None:
-    """The ``InputError`` that made a worker fail; None if it failed otherwise."""
+def job_error(error: BaseException) -> JobError | None:
+    """The ``JobError`` that made a worker fail; None if it failed otherwise."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
     for failure in failures:
         cause: BaseException | None = failure
         while cause is not None:
-            if isinstance(cause, InputError):
-                return InputError(str(cause))
+            if isinstance(cause, JobError):
+                known = next(k for k in type(cause).__mro__ if "exit_code" in vars(k))
+                return known(str(cause))  # type: ignore[no-any-return]
             cause = cause.__cause__
     return None
+
+
+def was_waiting(error: BaseException) -> bool:
+    """Whether the workers only did not get their resources in time, which others may hold."""
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )

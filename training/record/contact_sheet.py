@@ -30,51 +30,36 @@ Picture = NDArray[np.uint8]
 def write_contact_sheet(
     path: Path, dataset: BatchDataset, config: PretrainConfig, *, step: int = 0, rows: int = 8
 ) -> None:
-    """Draws the first samples of a global step as the run will see them.
-
-    Args:
-        path: PNG to write.
-        dataset: batches by step.
-        config: the run.
-        step: which global step.
-        rows: how many samples.
-    """
+    """Writes a PNG of the first ``rows`` samples of a global step as the run sees them."""
     fill, views = fill_named(config.fill), shown_views(config)
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
     columns = (*FIRST_COLUMNS, *(TITLES.get(view.group, view.name) for view in views))
-    sheet = Image.new(
-        "RGB",
-        (GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)),
-        PAPER,
-    )
+    lefts = [GAP + column * (TILE + GAP) for column in range(len(columns) + 1)]
+    sheet = Image.new("RGB", (lefts[-1], HEADER + rows * (TILE + GAP)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for column, title in enumerate(columns):
-        draw.text((GAP + column * (TILE + GAP), 6), title, fill=INK, font=font)
+    for left, title in zip(lefts, columns, strict=False):
+        draw.text((left, 6), title, fill=INK, font=font)
     damaged = {damage.position for damage in batch.damages}
     sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
     for line, row in enumerate(sound[:rows]):
         sample = dataset.reader.read(int(batch.sample_ids_B[row]))
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-        query_view = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
-        tiles = [
-            _letterbox(image),
-            _letterbox(_heat(image, saliency)),
-            _tile(_dim(query_view, inputs.foreground[QUERY][row].numpy())),
-        ]
+        query = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
+        foreground = _dim(query, inputs.foreground[QUERY][row].numpy())
+        tiles = [_letterbox(image), _letterbox(_heat(image, saliency)), _tile(foreground)]
         for view in views:
             images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
             image_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
             tiles.append(_tile(displayed(image_CHW, fill.high_pass)))
-        for column, tile in enumerate(tiles):
-            place = (GAP + column * (TILE + GAP), HEADER + line * (TILE + GAP))
-            sheet.paste(Image.fromarray(tile), place)
+        for left, tile in zip(lefts, tiles, strict=False):
+            sheet.paste(Image.fromarray(tile), (left, HEADER + line * (TILE + GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
 
 def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
-    """The views of a run that are worth a picture: of several hard negatives the first.
+    """The views of a run for the picture: of several hard negatives the first.
 
     A hard negative is shown even if the method has none.
     """
@@ -90,15 +75,13 @@ def _tile(picture: Picture) -> Picture:
 
 
 def _letterbox(picture: Picture) -> Picture:
-    height, width = picture.shape[:2]
-    scale = TILE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    tile = np.full((TILE, TILE, 3), PAPER, dtype=np.uint8)
-    top, left = (TILE - size[1]) // 2, (TILE - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = cv2.resize(
-        picture, size, interpolation=cv2.INTER_AREA
-    )
-    return tile
+    image = Image.fromarray(picture)
+    scale = TILE / max(image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
+    tile = Image.new("RGB", (TILE, TILE), PAPER)
+    small = image.resize((size[0], size[1]), Image.Resampling.BOX)
+    tile.paste(small, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    return np.asarray(tile)
 
 
 def _heat(image: Picture, saliency: Picture) -> Picture:
@@ -117,9 +100,5 @@ def _dim(view: Picture, foreground_GG: NDArray[np.bool_]) -> Picture:
 def displayed(view_CHW: torch.Tensor, high_pass: bool) -> Picture:
     """Undoes the normalisation; a high-passed view, around 0, is shown around mid-grey."""
     view_HWC = view_CHW.float().permute(1, 2, 0).numpy()
-    shown = (
-        0.5 + 0.3 * view_HWC
-        if high_pass
-        else view_HWC * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
-    )
-    return (np.clip(shown, 0, 1) * 255).astype(np.uint8)
+    mean, std = (0.5, 0.3) if high_pass else (np.array(IMAGENET_MEAN), np.array(IMAGENET_STD))
+    return (np.clip(view_HWC * std + mean, 0, 1) * 255).astype(np.uint8)

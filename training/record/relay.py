@@ -1,7 +1,6 @@
-"""What a worker tells, on its way through the run's folder to whoever started the run.
+"""Lines and progress of a worker, relayed through the run's folder to the process that started it.
 
-Ray's own forwarding of a worker's output repeats lines and mixes them with its own chatter; the
-run's folder is there anyway, and the lines stay in it.
+Ray's own forwarding of output repeats lines and mixes them with its own messages.
 """
 
 import json
@@ -12,30 +11,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.core import progress
 from pipeline.core.progress import Standing
-from pipeline.core.progress import say as tell
-from pipeline.core.progress import show as tell_standing
 
 PROGRESS_FILE, STANDING_FILE = "progress.log", "progress.json"
-"""All lines; how far the work is that was told of last."""
+"""All lines; the latest progress."""
 NOTE = "  "
-"""What a line begins with that stays in the file: the driver has it with the standing."""
+"""Prefix of lines that are logged but not shown: their note is shown with the progress."""
 POLL_SECONDS = 0.5
 WRITE_SECONDS = 1.0
 
 
-def say(out: Path, line: str) -> None:
-    """Appends a line to the run's progress."""
-    with (out / PROGRESS_FILE).open("a") as file:
-        file.write(line + "\n")
-
-
 class Relay:
-    """Hands on what this process tells, through a run's folder.
+    """A listener that writes into a run's folder.
 
     Args:
-        out: the folder, which is there.
-        clock: seconds that only grow.
+        out: the folder, which exists.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, out: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,11 +36,12 @@ class Relay:
         self._note = ""
 
     def say(self, line: str) -> None:
-        """Appends it to the run's progress."""
-        say(self._out, line)
+        """Appends a line to the run's log."""
+        with (self._out / PROGRESS_FILE).open("a") as file:
+            file.write(line + "\n")
 
     def show(self, standing: Standing) -> None:
-        """Writes it where the driver looks, at most once a second, and keeps a new note."""
+        """Writes the progress at most once a second, and logs each new note."""
         if standing.note and standing.note != self._note:
             self._note = standing.note
             where = f"{standing.done}/{standing.total} {standing.unit}"
@@ -56,55 +49,41 @@ class Relay:
         now = self._clock()
         if now - self._written >= WRITE_SECONDS:
             self._written = now
-            with suppress(OSError):  # a display that is late is not worth a run
-                self._write(json.dumps(asdict(standing)))
-
-    def _write(self, text: str) -> None:
-        # whole when it is read, but never flushed to the disk: nobody waits for that in training
-        temporary = self._out / f".{STANDING_FILE}.tmp"
-        temporary.write_text(text)
-        temporary.replace(self._out / STANDING_FILE)
+            temporary = self._out / f".{STANDING_FILE}.tmp"
+            with suppress(OSError):  # a full disk does not end a run for its display
+                temporary.write_text(json.dumps(asdict(standing)))  # not flushed: it may get lost
+                temporary.replace(self._out / STANDING_FILE)
 
 
 @contextmanager
 def shown(out: Path) -> Iterator[None]:
-    """Tells this process's listener what is relayed from now on, and the rest at the end."""
+    """While the block runs, this process's listener gets what is relayed through a folder."""
     path = out / PROGRESS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     path.touch()
     (out / STANDING_FILE).unlink(missing_ok=True)
-    started, done = threading.Event(), threading.Event()
+    done = threading.Event()
+    with path.open() as file:
+        file.seek(0, 2)
 
-    def follow() -> None:
-        latest, pending = None, ""
-        with path.open() as file:
-            file.seek(0, 2)
-            started.set()
-            while True:
-                last = done.wait(POLL_SECONDS)
+        def follow() -> None:
+            latest, pending, is_last = b"", "", False
+            while not is_last:
+                is_last = done.wait(POLL_SECONDS)
                 *lines, pending = (pending + file.read()).split("\n")
                 for line in lines:
                     if not line.startswith(NOTE):
-                        tell(line)
-                standing = _standing(out)
-                if standing not in (None, latest):
-                    latest = standing
-                    tell_standing(Standing(**json.loads(standing)))
-                if last:
-                    return
+                        progress.say(line)
+                with suppress(FileNotFoundError):
+                    standing = (out / STANDING_FILE).read_bytes()
+                    if standing != latest:
+                        latest = standing
+                        progress.show(Standing(**json.loads(standing)))
 
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    started.wait()
-    try:
-        yield
-    finally:
-        done.set()
-        follower.join()
-
-
-def _standing(out: Path) -> bytes | None:
-    """What a worker wrote last; None before that."""
-    with suppress(FileNotFoundError):
-        return (out / STANDING_FILE).read_bytes()
-    return None
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        try:
+            yield
+        finally:
+            done.set()
+            follower.join()

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: its record, its progress, its warnings."""
+"""What a run reports while it trains: the record, the progress, and warnings."""
 
 from pathlib import Path
 from typing import Any
@@ -9,32 +9,27 @@ from torch import Tensor
 from pipeline.core.errors import Collapsed, Diverged
 from pipeline.core.progress import WARNING, Standing, say, show
 from training.config.pretrain import PretrainConfig
-from training.core.context import TrainContext
 from training.core.distributed import rank
 from training.data.damage import DamageLog
 from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
 from training.methods.interface import StepResult
-from training.record.collapse import CollapseWatch
-from training.record.interval import Interval
+from training.record import metrics
+from training.record.learning import CollapseWatch, Learning
 from training.record.metrics import MetricsLog
-from training.record.provenance import samples_digest
-from training.record.tally import Tally
+from training.record.totals import Interval, Tally, samples_digest
 from training.record.trackers import Trackers
-from training.record.verdict import Learning
 from training.views.host_batch import HostBatch
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
-"""In the record: damaged samples so far, where they are skipped (one counts in every epoch), and
-the digest of all samples that were trained on so far (`training.record.provenance`)."""
-
+"""In the record: damaged samples that were skipped so far (one counts in every epoch), and the
+digest of all samples that were trained on so far (`samples_digest`)."""
 SAID = {
     "knn": "kNN {:.2f} %",
     "heldout_loss": "held-out loss {:.4f}",
     INSTANCE_ACCURACY: "instance accuracy {:.0f} %",
     OBJECT_SENSITIVITY: "object sensitivity {:.3f}",
 }
-"""What is said of an evaluation, by the names of its figures."""
-
+"""Words for the figures of an evaluation that are shown."""
 MOST_ALL_FOREGROUND = 0.2
 """Share of views that are foreground only from which the record warns."""
 
@@ -44,17 +39,15 @@ class RunRecord:
 
     Args:
         config: the run.
-        context: takes evaluations.
+        positions: this rank's places in every global batch.
         steps_per_epoch: global steps.
     """
 
-    def __init__(
-        self, config: PretrainConfig, context: TrainContext, *, steps_per_epoch: int
-    ) -> None:
-        self._config, self._context = config, context
-        self._steps_per_epoch = steps_per_epoch
+    def __init__(self, config: PretrainConfig, positions: range, steps_per_epoch: int) -> None:
+        self._config = config
+        self._positions, self._steps_per_epoch = positions, steps_per_epoch
         self._collapse = CollapseWatch(config.collapse)
-        self._learning = Learning(config.collapse.min_spread)
+        self._learning = Learning(config.collapse)
         self._tally = Tally(DAMAGED, SEEN)
         self._damage = DamageLog(config.out)
         self._log: MetricsLog | None = None
@@ -73,11 +66,11 @@ class RunRecord:
             self._log = MetricsLog(config.out, resume_step=resume_step, trackers=self._trackers)
 
     def close(self, *, finished: bool) -> None:
-        """Closes the files; the run has come to its end, or is broken off."""
+        """Closes the files of a run that has finished or was stopped."""
         if self._log is not None:
             verdict = self._learning.verdict()
             if finished and verdict is not None:
-                self._log.verdict(step=self._evaluated, message=verdict)
+                self._log.message(step=self._evaluated, kind=metrics.LEARNING, message=verdict)
             self._log.close(finished=finished)
             self._say_lost()
 
@@ -90,22 +83,21 @@ class RunRecord:
         for line in self._trackers.lost() if self._trackers is not None else ():
             say(f"{WARNING}{line}")
 
-    def stands(self, step: int) -> None:
-        """Shows how far the run is, after ``step`` global steps."""
+    def show_progress(self, step: int) -> None:
+        """Shows the progress after ``step`` global steps."""
         if self._log is not None:
             total = self._config.epochs * self._steps_per_epoch
             show(Standing(work="training", done=step, total=total, unit="steps", note=self._note))
 
-    def saw(self, step: int, batch: HostBatch, places: range) -> None:
-        """Takes in the samples of global ``step``: this rank's, at its places in the batch."""
-        digest = samples_digest(step, places, batch.sample_ids_B.numpy())
+    def add(
+        self, step: int, batch: HostBatch, result: StepResult, scalars: dict[str, Tensor], lr: float
+    ) -> None:
+        """Adds global ``step``: its samples, and scalars on the device whose means are recorded."""
+        digest = samples_digest(step, self._positions, batch.sample_ids_B.numpy())
         self._tally.add(**{DAMAGED: len(batch.damages), SEEN: digest})
         self._damage.note(step, batch.damages)
-
-    def add(self, result: StepResult, telemetry: dict[str, Tensor], *, lr: float) -> None:
-        """Takes in a step's numbers: scalars on the device, of which means are recorded."""
-        self.interval.add({"loss": result.loss.detach(), **result.metrics, **telemetry})
-        self.interval.set(lr=lr, **result.settings)
+        scalars = {"loss": result.loss.detach(), **result.metrics, **scalars}
+        self.interval.add(scalars, lr=lr, **result.settings)
 
     def write_interval(self, step: int) -> None:
         """Writes the means since the last such line, after ``step`` global steps.
@@ -124,9 +116,8 @@ class RunRecord:
                 "lower optim.lr or rho, or lengthen their warm-up"
             )
         if self._log is not None:
-            self._log.write(
-                step=step, kind="train", values=values, notes={SEEN: f"{totals[SEEN]:016x}"}
-            )
+            seen = {SEEN: f"{totals[SEEN]:016x}"}
+            self._log.write(step=step, kind="train", values=values, notes=seen)
             self._note = self._words(step, values)
             self._say_lost()
         if values.get("all_foreground", 0.0) > MOST_ALL_FOREGROUND and not self._warned:
@@ -138,15 +129,14 @@ class RunRecord:
                 "saliency source",
             )
         if "embedding_spread" in values:
-            spread = values["embedding_spread"]
-            self._on_collapse(step, self._collapse.look_at_spread(step, spread))
+            self._on_collapse(step, self._collapse.look_at_spread(step, values["embedding_spread"]))
 
     def write_evaluation(self, step: int, *, knn_images: float = 0, **values: float) -> None:
         """Writes what was measured after ``step`` global steps (``run_checks``).
 
         Args:
             step: global steps done.
-            knn_images: validation images that ``knn`` is of.
+            knn_images: validation images that ``knn`` was measured on.
             values: the figures by name.
 
         Raises:
@@ -159,13 +149,11 @@ class RunRecord:
             self._log.write(step=step, kind="eval", values=values)
             words = [text.format(values[name]) for name, text in SAID.items() if name in values]
             say(f"{', '.join(words)} after {step} steps")
-        self._context.report(self.values)
         if "knn" in values:
             warning = self._collapse.look_at_knn(step, values["knn"], int(knn_images))
             self._on_collapse(step, warning)
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
-        """Records a warning, and ends the run if that was asked for."""
         if warning is None:
             return
         self._warn(step, warning)
@@ -173,9 +161,8 @@ class RunRecord:
             raise Collapsed(f"at step {step}: {warning} (on_collapse is stop)")
 
     def _warn(self, step: int, warning: str) -> None:
-        """Writes a warning into the record and on the screen."""
         if self._log is not None:
-            self._log.warn(step=step, message=warning)
+            self._log.message(step=step, kind=metrics.WARNING, message=warning)
             say(f"{WARNING}at step {step}: {warning}")
 
     def _words(self, step: int, values: dict[str, float]) -> str:
@@ -188,12 +175,12 @@ class RunRecord:
         )
 
     def settle(self) -> None:
-        """Makes what is remembered the same on every rank, before a checkpoint."""
+        """Makes the state the same on every rank, before a checkpoint."""
         self.interval.average_over_ranks()
         self._tally.totals()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, for a checkpoint; ``settle`` comes first."""
+        """State for a checkpoint, after `settle`."""
         return {
             "interval": self.interval.state_dict(),
             "collapse": self._collapse.state_dict(),
@@ -202,8 +189,8 @@ class RunRecord:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Restores the state of a checkpoint."""
         self.interval.load_state_dict(state["interval"])
         self._collapse.load_state_dict(state["collapse"])
-        self._learning.load_state_dict(state.get("learning", {}))
+        self._learning.load_state_dict(state.get("learning", {}))  # absent in older checkpoints
         self._tally.load_state_dict(state["tally"])

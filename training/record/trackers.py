@@ -1,7 +1,7 @@
-"""Records elsewhere, besides metrics.jsonl and TensorBoard: MLflow and Weights & Biases.
+"""Records on MLflow and Weights & Biases, besides metrics.jsonl and TensorBoard.
 
-They are told in a thread of its own, and one that fails in mid-run is left with a warning: training
-neither waits nor ends for them.
+A thread of its own sends them, and one that fails is given up with a warning: training neither
+waits nor ends for them.
 """
 
 import json
@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from pipeline.core.errors import InputError
 from pipeline.storage.atomic import write_atomically
+from training.config.fields import dotted
 from training.config.settings import TrackConfig
-from training.core.fields import dotted
 
 TRACKED_FILE = "tracked.json"
-"""The runs' names over there, so that a resumed run goes on in them."""
+"""Identities of the runs on the trackers, so that a resumed run continues them."""
 EXPERIMENT = "salmask"
 SQLITE = "sqlite:///"
 CLOSE_SECONDS = 60.0
@@ -27,21 +27,21 @@ MLFLOW_BATCH = 100
 
 
 class Tracker(Protocol):
-    """A place that a run is recorded at. Any method may raise anything."""
+    """A run on a tracker. Any method may raise anything."""
 
     run_id: str
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """Numbers after a global step."""
+        """Records numbers after a global step."""
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """A PNG that shows something at a global step."""
+        """Records a PNG of a global step."""
 
     def close(self, finished: bool) -> None:
-        """The run has come to its end, or is broken off."""
+        """Ends the run, which may be resumed if it has not finished."""
 
 
-class MLflowTracker:
+class _MLflow:
     """A run of the experiment ``salmask`` on an MLflow server or in its database."""
 
     def __init__(self, uri: str, name: str, run_id: str | None, config: dict[str, Any]) -> None:
@@ -53,38 +53,30 @@ class MLflowTracker:
             self.run_id = run_id
             return
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        number = (
-            self._client.create_experiment(EXPERIMENT, artifact_location=_artifacts(uri))
-            if experiment is None
-            else experiment.experiment_id
-        )
+        if experiment is None:
+            # Pictures stand beside a database; MLflow's default is the working directory.
+            beside = Path(uri.removeprefix(SQLITE)).parent / "mlflow-artifacts"
+            place = beside.as_uri() if uri.startswith(SQLITE) else None
+            number = self._client.create_experiment(EXPERIMENT, artifact_location=place)
+        else:
+            number = experiment.experiment_id
         self.run_id = str(self._client.create_run(number, run_name=name).info.run_id)
         params = [mlflow.entities.Param(key, str(value)) for key, value in dotted(config).items()]
         for start in range(0, len(params), MLFLOW_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + MLFLOW_BATCH])
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """See ``Tracker``."""
         for name, value in values.items():
             self._client.log_metric(self.run_id, name, value, step=step, synchronous=True)
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """See ``Tracker``. An artifact."""
         self._client.log_artifact(self.run_id, str(path), f"{name}/step-{step:08d}")
 
     def close(self, finished: bool) -> None:
-        """See ``Tracker``."""
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
 
 
-def _artifacts(uri: str) -> str | None:
-    """Where pictures go: beside a database (MLflow would take the folder of the process)."""
-    if not uri.startswith(SQLITE):
-        return None
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlflow-artifacts").as_uri()
-
-
-class WandbTracker:
+class _Wandb:
     """A run of a Weights & Biases project, or a folder to be synchronised later."""
 
     def __init__(
@@ -105,20 +97,17 @@ class WandbTracker:
         self.run_id = str(self._run.id)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
-        """See ``Tracker``."""
         self._run.log(values, step=step)
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        """See ``Tracker``."""
         self._run.log({name: self._image(str(path))}, step=step)
 
     def close(self, finished: bool) -> None:
-        """See ``Tracker``."""
         self._run.finish(exit_code=0 if finished else 1)
 
 
 def check_trackers(config: TrackConfig) -> None:
-    """Raises ``InputError`` where what is asked for is not installed, or names no one place."""
+    """Raises ``InputError`` for a tracker that is not installed, or a relative database path."""
     uri = config.mlflow or ""
     if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
         raise InputError(
@@ -133,11 +122,11 @@ def check_trackers(config: TrackConfig) -> None:
 
 
 class Trackers:
-    """All trackers of a run, told in order by a thread.
+    """All trackers of a run; a thread passes on what they are told, in order.
 
     Args:
         config: which ones.
-        folder: of the run; remembers the runs' names over there.
+        folder: of the run; keeps the identities of the runs on the trackers.
         settings: the run's, as JSON values.
 
     Raises:
@@ -151,10 +140,10 @@ class Trackers:
         name = config.name or folder.name
         begin: dict[str, Callable[[str | None], Tracker]] = {}
         if (uri := config.mlflow) is not None:
-            begin["mlflow"] = lambda run: MLflowTracker(uri, name, run, settings)
+            begin["mlflow"] = lambda run: _MLflow(uri, name, run, settings)
         if (project := config.wandb) is not None:
-            begin["wandb"] = lambda run: WandbTracker(project, name, run, settings, folder)
-        self._lost: queue.SimpleQueue[str] = queue.SimpleQueue()
+            begin["wandb"] = lambda run: _Wandb(project, name, run, settings, folder)
+        self._lost: list[str] = []
         self._trackers: dict[str, Tracker] = {}
         for kind, start in begin.items():
             try:
@@ -162,51 +151,40 @@ class Trackers:
             except Exception as error:  # whatever the library raises of a place it cannot reach
                 if kind not in known:
                     raise InputError(f"track.{kind} cannot be used: {error}") from error
-                self._lost.put(_words(kind, error))
+                self._give_up(kind, error)
         runs = {kind: tracker.run_id for kind, tracker in self._trackers.items()}
         if runs:
             write_atomically(path, json.dumps(known | runs, indent=2).encode() + b"\n")
-        self._to_tell: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
-        self._teller = threading.Thread(target=self._tell_all, daemon=True)
+        self._tasks: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send_all, daemon=True)
         if self._trackers:
-            self._teller.start()
+            self._sender.start()
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
-        """Numbers after a global step."""
-        self._tell(lambda tracker: tracker.numbers(step, values))
-
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """A PNG that shows something at a global step; it stays where it is."""
-        self._tell(lambda tracker: tracker.picture(step, name, path))
+    def tell(self, what: Callable[[Tracker], None]) -> None:
+        """Has the thread call a function of each tracker, in order."""
+        self._tasks.put(what)
 
     def lost(self) -> list[str]:
-        """What has been given up since the last call, and why: a line each."""
-        lines = []
-        while not self._lost.empty():
-            lines.append(self._lost.get())
-        return lines
+        """A line for each tracker that was given up since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def close(self, finished: bool) -> None:
-        """Tells the end, and waits for a bounded time until all is told."""
-        self._tell(lambda tracker: tracker.close(finished))
-        if self._teller.is_alive():
-            self._to_tell.put(None)
-            self._teller.join(CLOSE_SECONDS)
+        """Reports the end, and waits for a limited time until everything is sent."""
+        self.tell(lambda tracker: tracker.close(finished))
+        self._tasks.put(None)
+        if self._sender.is_alive():
+            self._sender.join(CLOSE_SECONDS)
 
-    def _tell(self, what: Callable[[Tracker], None]) -> None:
-        if self._teller.is_alive():
-            self._to_tell.put(what)
-
-    def _tell_all(self) -> None:
-        while (what := self._to_tell.get()) is not None:
+    def _send_all(self) -> None:
+        while (task := self._tasks.get()) is not None:
             for kind, tracker in list(self._trackers.items()):
                 try:
-                    what(tracker)
+                    task(tracker)
                 except Exception as error:  # of a library or a network: the run goes on without
-                    del self._trackers[kind]
-                    self._lost.put(_words(kind, error))
+                    self._give_up(kind, error)
 
-
-def _words(kind: str, error: Exception) -> str:
-    first_line = next(iter(str(error).splitlines()), type(error).__name__)
-    return f"{kind} is no longer told of this run: {first_line}"
+    def _give_up(self, kind: str, error: Exception) -> None:
+        self._trackers.pop(kind, None)
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        self._lost.append(f"{kind} is no longer told of this run: {first_line}")

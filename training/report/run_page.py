@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from training.config.fields import dotted
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
-from training.core.fields import dotted
 from training.data.damage import DAMAGED_FILE
 from training.methods.moco.settings import MoCoConfig
 from training.methods.simclr.settings import SimCLRConfig

@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 from pipeline.core.progress import duration
-from training.core.fields import dotted
+from training.config.fields import dotted
 from training.report.config import ReportConfig
 from training.report.sweep_charts import (
     FRACTION,

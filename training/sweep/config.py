@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.errors import InputError
+from training.config.fields import with_fields
 from training.config.pretrain import PretrainConfig
-from training.core.fields import with_fields
 from training.sweep.space import Point, Search, Space, check_values, grid_points, random_point
 
 Scheduler = Literal["asha", "none"]

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
 from training.config.resources import Node, Resources, fewer_resources
-from training.engine.disk import check_disk
-from training.engine.preflight import check_batches, preflight
+from training.engine.preflight import check_batches, check_disk, preflight
 from training.sweep.config import Sweep
 from training.sweep.space import shown
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipeline.core.errors import InputError
+from training.config.fields import Plain, check_name, field_types, with_fields
 from training.config.pretrain import PretrainConfig
-from training.core.fields import Plain, check_name, field_types, with_fields
 
 Point = dict[str, Plain]
 """The values of one trial, by dotted field name."""

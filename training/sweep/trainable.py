@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline.core.errors import InputError, JobError
@@ -19,9 +18,11 @@ from pipeline.shardset.manifest import load_dataset_info
 from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
-from training.engine.loop import RunResult
 from training.engine.preflight import steps_per_epoch
-from training.ray.launch import PLACEMENT_GROUP_FILE, STOP_FILE, launch
+from training.engine.result import RunResult
+from training.ray.launch import STOP_FILE, launch
+from training.ray.private import PlacementGroupID
+from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
 from training.sweep.config import TRIALS_FOLDER, trial_config
 

@@ -41,14 +41,11 @@ _NO_WEIGHT = 1e-9
 
 
 class ColourDraws(NamedTuple):
-    """What decides the colours of one view of each sample: float32, drawn on the CPU."""
+    """M and P of `M x + P m`, and the kernel that blurs each image: float32, drawn on the CPU."""
 
     matrix_B33: Tensor
-    """M of `M x + P m`."""
     mean_matrix_B33: Tensor
-    """P of `M x + P m`."""
     kernel_BK: Tensor
-    """The kernel that blurs each image."""
 
 
 def compose_colours(
@@ -57,16 +54,10 @@ def compose_colours(
     saturation_B: NDArray[np.float64],
     hue_B: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The two matrices of `M x + P m` for given factors: see the head of this file.
+    """M and P, `[B, 3, 3]` each, of given factors: see the head of this file.
 
-    Args:
-        brightness_B: factors >= 0; 1 changes nothing.
-        contrast_B: factors >= 0; 1 changes nothing, 0 gives the mean luma.
-        saturation_B: factors >= 0; 1 changes nothing, 0 gives grey.
-        hue_B: shifts in turns; 0 changes nothing, a positive one goes from red to green.
-
-    Returns:
-        M and P, float64, `[B, 3, 3]` each.
+    Factors of 1 and a hue shift of 0 change nothing. Contrast 0 gives the mean luma, saturation 0
+    gives grey; a positive shift, in turns, goes from red to green.
     """
     angle_B = -2.0 * np.pi * hue_B
     turn_B33 = np.zeros((len(hue_B), 3, 3))

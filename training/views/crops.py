@@ -120,12 +120,11 @@ def cut_views(
 
 
 class CutCrops(NamedTuple):
-    """Crops of some images: R = B rows for each name, one name after the other."""
+    """Crops of some images, and the sides of these: B rows for each name, name after name."""
 
     pixels_RSS3: NDArray[np.uint8]
     boxes: Crops
     heights_R: NDArray[np.int64]
-    """Of the images, pixels."""
     widths_R: NDArray[np.int64]
 
 
@@ -171,16 +170,8 @@ def crop_batches(
 ) -> dict[str, CropBatch]:
     """Cut all crops of some images, pool their saliency and draw their colours.
 
-    Args:
-        images: B decoded images, RGB uint8 [H, W, 3] of any size.
-        maps: the images' stored saliency, [B, P, P]; then that of the next images, where it steers
-            masks.
-        seeds_B: the samples' seeds (`draws.sample_seeds`).
-        crops: what is cut.
-        augment: ranges of the colours.
-
-    Returns:
-        By the name of the crop.
+    `maps` are the images' stored saliency [B, P, P], then that of the next images where it steers
+    masks. Returns the batches by the name of the crop.
     """
     batches: dict[str, CropBatch] = {}
     names_of: dict[ViewConfig, list[str]] = {}

@@ -16,29 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.randomness.draws import Stream, uniforms, view_number
-from training.views.maskers import Masker, MaskerInputs, float32, has_background
+from training.views.interface import Masker, MaskerInputs
+from training.views.maskers import float32, has_background
 from training.views.patches import patches_to_pixels
 from training.views.settings import ViewConfig
 
 
 class ExchangeDraws(NamedTuple):
-    """The numbers that decide which views stand on another background; drawn on the CPU."""
+    """The numbers that decide which views stand on another background: uniform in [0, 1)."""
 
     apply_B: Tensor
-    """Uniform in [0, 1), float32."""
 
 
 @dataclass(frozen=True)
 class BackgroundMasker(Masker):
-    """Masks the whole background of some views, if the next image has a background to lend.
-
-    Attributes:
-        probability: share of the views, in [0, 1].
-        crop: name of the crop, which decides the draws.
-    """
+    """Masks the whole background of some views, if the next image has a background to lend."""
 
     probability: float
+    """Share of the views, in [0, 1]."""
     crop: str
+    """Name of the crop, which decides the draws."""
 
     def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> ExchangeDraws:
         """Draw which views are masked."""
@@ -55,34 +52,22 @@ class BackgroundMasker(Masker):
 
 @dataclass(frozen=True)
 class BackgroundSwap:
-    """Fills masked patches with the background of the next image in the global batch.
-
-    Attributes:
-        crop: name of the crop, which decides the draws.
-    """
+    """Fills masked patches with the background of the next image in the global batch."""
 
     crop: str
+    """Name of the crop, which decides the draws."""
 
     def draw(self, seeds_B: NDArray[np.uint64], *, grid: int) -> Tensor:
-        """Draw which background patch of the next image replaces each patch of its object.
-
-        Returns:
-            Uniform in [0, 1), float32, `[B, N]`.
-        """
-        return float32(
-            uniforms(seeds_B, view_number(self.crop), Stream.EXCHANGE_PATCH, grid * grid)
-        )
+        """Uniform numbers `[B, N]` that choose a background patch for each patch of the object."""
+        number = view_number(self.crop)
+        return float32(uniforms(seeds_B, number, Stream.EXCHANGE_PATCH, grid * grid))
 
 
 def donor_patches(donor_foreground_BGG: Tensor, uniform_BN: Tensor) -> Tensor:
-    """The donor's patch for each position: its own there, or a drawn one of its background.
+    """The donor's patch for each position, int64 `[B, N]`, from the numbers of `BackgroundSwap`.
 
-    Args:
-        donor_foreground_BGG: bool.
-        uniform_BN: of `BackgroundSwap.draw`, on the same device.
-
-    Returns:
-        Patch numbers, int64, `[B, N]`; meaningless for a donor without background.
+    Its own at that position, or a drawn one of its background where that is object. Meaningless for
+    a donor without background.
     """
     object_BN = donor_foreground_BGG.flatten(1)
     background_first_BN = torch.argsort(object_BN.to(torch.int8), dim=1, stable=True)
@@ -95,14 +80,7 @@ def donor_patches(donor_foreground_BGG: Tensor, uniform_BN: Tensor) -> Tensor:
 def exchanged_views(
     views_BCHW: Tensor, donors_BCHW: Tensor, patch_BN: Tensor, mask_B1HW: Tensor
 ) -> Tensor:
-    """Views with patches of their donors where the mask is True.
-
-    Args:
-        views_BCHW: as the encoder sees them.
-        donors_BCHW: as the encoder sees them.
-        patch_BN: the donor's patch for each position (`donor_patches`).
-        mask_B1HW: bool, whole patches.
-    """
+    """Views with patches of their donors (`donor_patches`) where the mask, of patches, is True."""
     batch, channels, height, _ = donors_BCHW.shape
     grid = round(patch_BN.shape[1] ** 0.5)
     side = height // grid

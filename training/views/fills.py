@@ -9,7 +9,7 @@ Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import torch
@@ -40,26 +40,19 @@ class UnmaskedView(NamedTuple):
     """Makes the noise of the masked view, [B, C, H, W], at least in masked pixels."""
 
 
-class Prepare(Protocol):
-    """Turns images [B, C, H, W] in [0, 1] into unmasked views, as the encoder sees them."""
-
-    def __call__(self, image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """The views, written to ``out`` where that is given."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fill:
     """One way to fill masked patches.
 
     Attributes:
         high_pass: whether views are high-passed, which gives masks their three shapes.
-        prepare: images to unmasked views, as the encoder sees them.
+        prepare: images in [0, 1] to unmasked views, as the encoder sees them; writes them to `out`,
+            a keyword, where that is given.
         values: what stands in the masked pixels of a view; broadcasts to [B, C, H, W].
     """
 
     high_pass: bool
-    prepare: Prepare
+    prepare: Callable[..., Tensor]
     values: Callable[[UnmaskedView], Tensor]
 
     def blur_and_prepare(
@@ -67,13 +60,9 @@ class Fill:
     ) -> tuple[Tensor, Tensor]:
         """Blur each image with its own kernel, the last step of its colours, and prepare it.
 
-        Args:
-            image01_BCHW: images in [0, 1]; they may be overwritten.
-            blur_BK: the kernels, K odd, same dtype.
-            out: output for the views.
-
         Returns:
-            The blurred images and the views, same shape and dtype.
+            The blurred images, in the memory of the given ones where possible, and the views, in
+            `out` if given.
         """
         if self.prepare is high_passed:  # both filters in one pass
             kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])

@@ -17,7 +17,8 @@ from training.views.colours import apply_colours
 from training.views.exchange import BackgroundMasker, BackgroundSwap, donor_patches, exchanged_views
 from training.views.fills import Fill, UnmaskedView, filled, sample_noise
 from training.views.host_batch import CropBatch, HostBatch
-from training.views.maskers import HideObject, MaskerInputs
+from training.views.interface import MaskerInputs
+from training.views.maskers import HideObject
 from training.views.patches import masked_share
 from training.views.released import released_foreground, shared_noise
 from training.views.settings import MaskConfig
@@ -65,19 +66,18 @@ def build_inputs(
         masks: what counts as foreground.
         fill: prepares all views; each fills its masked pixels with its own fill.
     """
-    mark = partial(foreground, rule=masks.foreground, threshold=masks.foreground_threshold)
-    true_foreground = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
-    found = true_foreground
-    if masks.released:
-        mark = partial(
-            released_foreground, rule=masks.foreground, threshold=masks.foreground_threshold
-        )
-        found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
+    released = masks.behaviour == "released"
+    mark = partial(_foreground, masks=masks, released=released)
+    found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
+    true_foreground = found
+    if released:
+        mark_truly = partial(_foreground, masks=masks, released=False)
+        true_foreground = {n: mark_truly(crop.saliency_BGG) for n, crop in batch.crops.items()}
     next_foreground = {
         name: torch.cat((found[name][1:], mark(crop.saliency_BGG)))
         for name, crop in batch.following.items()
     }
-    drawn = {}
+    pixel_masks = {}
     for view in views:
         if view.masker is None:
             continue
@@ -87,19 +87,27 @@ def build_inputs(
             steering_BGG = mark(crop.next_saliency_BGG)
         side, lent = crop.images_BCHW.shape[-1], next_foreground.get(view.crop.name)
         inputs = MaskerInputs(steering_BGG, crop.saliency_BGG, side, lent)
-        drawn[view.name] = view.masker.mask(batch.masks[view.name], inputs)
-    made = _filled_views(_Work(batch, views, fill, masks.released, drawn))
+        pixel_masks[view.name] = view.masker.mask(batch.masks[view.name], inputs)
+    made = _filled_views(_Work(batch, views, fill, released, pixel_masks))
     for view in views:
         if isinstance(view.fill, BackgroundSwap):  # the next image of the batch is the donor
-            name = view.crop.name
+            name, mask_B1HW = view.crop.name, pixel_masks[view.name]
             unmasked_BCHW = made[_unmasked(name)]
-            donors_BCHW = torch.cat((unmasked_BCHW[1:], _prepared(batch.following[name], fill)))
+            _, last_1CHW = _prepared(batch.following[name], fill, slice(None))
+            donors_BCHW = torch.cat((unmasked_BCHW[1:], last_1CHW))
             patch_BN = donor_patches(next_foreground[name], batch.swaps[view.name])
-            made[view.name] = exchanged_views(
-                unmasked_BCHW, donors_BCHW, patch_BN, drawn[view.name]
-            )
-    telemetry = _telemetry(views, drawn, true_foreground)
-    return EncoderInputs({view.name: made[view.name] for view in views}, found, drawn, telemetry)
+            made[view.name] = exchanged_views(unmasked_BCHW, donors_BCHW, patch_BN, mask_B1HW)
+    telemetry = _telemetry(views, pixel_masks, true_foreground)
+    ordered = {view.name: made[view.name] for view in views}
+    return EncoderInputs(ordered, found, pixel_masks, telemetry)
+
+
+def _foreground(saliency_BGG: Tensor, *, masks: MaskConfig, released: bool) -> Tensor:
+    """Foreground patches by the run's rule, as the paper or as the published code finds them."""
+    rule, threshold = masks.foreground, masks.foreground_threshold
+    if released:
+        return released_foreground(saliency_BGG, rule=rule, threshold=threshold)
+    return foreground(saliency_BGG, rule=rule, threshold=threshold)
 
 
 def _telemetry(
@@ -172,11 +180,13 @@ def _filled_views(work: _Work) -> dict[str, Tensor]:
     return whole
 
 
-def _prepared(crop: CropBatch, fill: Fill) -> Tensor:
-    """The unmasked views of a crop, [B, C, H, W], as the encoder sees them."""
-    matrix_B33, mean_matrix_B33, kernel_BK = crop.colours
-    image01 = apply_colours(crop.images_BCHW, matrix_B33, mean_matrix_B33)
-    return fill.blur_and_prepare(image01, kernel_BK)[1]
+def _prepared(
+    crop: CropBatch, fill: Fill, rows: slice, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Coloured images in [0, 1] of some rows, and their unmasked views as the encoder sees them."""
+    matrix_B33, mean_matrix_B33, kernel_BK = (part[rows] for part in crop.colours)
+    image01 = apply_colours(crop.images_BCHW[rows], matrix_B33, mean_matrix_B33)
+    return fill.blur_and_prepare(image01, kernel_BK, out=out)
 
 
 def _views_of_crop(
@@ -196,10 +206,7 @@ def _views_of_crop(
     # A single view is filled in the memory of its result, which holds the unmasked crop first.
     single = masked[0][0].name if len(masked) == 1 else ""
     out = outs.get(unmasked[0] if unmasked else single)
-    crop = work.batch.crops[crop_name]
-    matrix_B33, mean_matrix_B33, kernel_BK = (part[rows] for part in crop.colours)
-    image01 = apply_colours(crop.images_BCHW[rows], matrix_B33, mean_matrix_B33)
-    image_BCHW, prepared_BCHW = work.fill.blur_and_prepare(image01, kernel_BK, out=out)
+    image_BCHW, prepared_BCHW = _prepared(work.batch.crops[crop_name], work.fill, rows, out)
     made = dict.fromkeys(unmasked, prepared_BCHW)
     values: dict[int, Tensor] = {}
     for view, fill in masked:

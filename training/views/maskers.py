@@ -1,12 +1,10 @@
-"""Maskers: what is masked in a view. The loader draws the numbers, the device applies them.
-
-So a mask can be drawn again from its sample's seed.
+"""Maskers of patches: their draws, and the pixels that are masked.
 
 Shapes: `B` batch, `C` channels (1, or 3 where channels may be masked apart), `G` grid side,
 `N` = G * G patches, `H W` pixels.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +17,8 @@ from torch import Tensor
 from pipeline.core.errors import InputError
 from pipeline.images.gaussian import REFERENCE_VIEW_SIZE
 from training.randomness.draws import Stream, uniforms, view_number
-from training.views.fills import NEGATIVE_NOISE_STD, VIEW_NOISE_STD
+from training.views.fills import NEGATIVE_NOISE_STD
+from training.views.interface import Masker, MaskerInputs
 from training.views.patches import (
     MASK_STRATEGIES,
     NEGATIVE_PATCHES,
@@ -36,70 +35,29 @@ QUERY_BOX_SIDE_AT_224, NEGATIVE_BOX_SIDE_AT_224 = 200, 130
 the one that it hides in a hard negative."""
 FOCAL_PROBABILITY, SPATIAL_PROBABILITY = 0.20, 0.24
 """Of two of the high-pass fill's mask shapes; the third, channel-wise, has the remaining 0.56."""
-
-
-class MaskerInputs(NamedTuple):
-    """What a masker knows of a batch of views."""
-
-    foreground_BGG: Tensor
-    """bool; with `steered_by_next` that of the next image in the global batch."""
-    saliency_BGG: Tensor
-    """float in [0, 1]."""
-    view_size: int
-    """Side of the views in pixels."""
-    next_foreground_BGG: Tensor | None
-    """bool, of the next image in the global batch, where it lends its background."""
-
-
-class Masker(ABC):
-    """Chooses the masked pixels of a view."""
-
-    masks: bool = True
-    """False: it never masks anything."""
-    steered_by_next: bool = False
-    """Whether the next image's saliency steers it."""
-    noise_std: ClassVar[float] = VIEW_NOISE_STD
-    """Standard deviation of the noise in masked pixels, where the fill is noise."""
-
-    @abstractmethod
-    def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> Any:  # noqa: ANN401
-        """Draw the numbers that decide the masks.
-
-        Args:
-            seeds_B: the samples' seeds (`draws.sample_seeds`).
-            view: name of the view.
-            cut: size and grid of its crop.
-
-        Returns:
-            A named tuple of CPU tensors whose first dimension is B.
-        """
-
-    @abstractmethod
-    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401  (of `draw`)
-        """The masked pixels: bool, `[B, C, H, W]`.
-
-        Args:
-            draws: of `draw`, on the device.
-            inputs: on the device.
-        """
+ATTMASK_PROBABILITY, EXCHANGE_PROBABILITY = 0.5, 0.3
+"""Default share of masked views: AttMask's (arXiv 2203.12719), and that of strategy exchange."""
 
 
 class MaskDraws(NamedTuple):
-    """The numbers that decide the masks of one view of each sample; drawn on the CPU."""
+    """The numbers that decide the masks of one view of each sample; drawn on the CPU.
+
+    Attributes:
+        ratio_B: masking ratio, float64.
+        scores_BCN: uniform in [0, 1), float32; a stratum's lowest are masked.
+        shape_B: uniform in [0, 1), float32: which of the high-pass fill's three shapes.
+        box_B4: top, left, bottom, right of the focal box in pixels, int64; the last two exclusive.
+        apply_B: uniform in [0, 1), float32: whether a view is masked at all, where that is drawn.
+        count_B2: uniform in [0, 1), float64: rounds the number of masked patches of each stratum,
+            where that is drawn (`patches.masked_counts`).
+    """
 
     ratio_B: Tensor
-    """Masking ratio, float64."""
     scores_BCN: Tensor
-    """Uniform in [0, 1) per channel and patch, float32; a stratum's lowest are masked."""
     shape_B: Tensor
-    """Uniform in [0, 1), float32: which of the high-pass fill's three shapes."""
     box_B4: Tensor
-    """top, left, bottom, right of the focal box in pixels, int64; bottom and right exclusive."""
     apply_B: Tensor
-    """Uniform in [0, 1), float32: whether a view is masked at all, where that is drawn."""
     count_B2: Tensor
-    """Uniform in [0, 1), float64: how the number of masked patches of each stratum is rounded,
-    where that is drawn (`patches.masked_counts`)."""
 
     @property
     def focal_B(self) -> Tensor:
@@ -206,7 +164,7 @@ class PatchMasker(Masker):
                 scores_BCN=scores_BCN,
                 ratio_B=draws.ratio_B,
                 show=self.config.attmask.show,
-                counting=Counting(self.high_pass, self.config.released, round_B2),
+                counting=Counting(self.high_pass, self.config.behaviour == "released", round_B2),
             )
         )
         if self.high_pass:
@@ -243,7 +201,17 @@ class StrategyMasker(PatchMasker):
     @property
     def ratio(self) -> tuple[float, float]:
         """Of a masked query or key."""
-        return self.config.ratio
+        by_saliency = self.config.strategy.startswith("attmask")
+        return self.config.attmask.ratio if by_saliency else self.config.query_ratio
+
+    @property
+    def share(self) -> float:
+        """Share of the views that are masked, in [0, 1]."""
+        if self.config.probability is not None:
+            return self.config.probability
+        if self.config.strategy == "exchange":
+            return EXCHANGE_PROBABILITY
+        return ATTMASK_PROBABILITY if self.config.strategy.startswith("attmask") else 1.0
 
     def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401
         """The masked pixels: bool, `[B, 3 with the high-pass fill, else 1, H, W]`."""
@@ -253,8 +221,8 @@ class StrategyMasker(PatchMasker):
             focal = draws.focal_B[:, None, None, None]
             rows, columns = _box(draws, inputs.view_size)
             _bytes(mask_BCHW).bitwise_or_(_bytes(focal & ~rows) | _bytes(focal & ~columns))
-        if config.masked_share < 1.0:
-            mask_BCHW &= (draws.apply_B < config.masked_share)[:, None, None, None]
+        if self.share < 1.0:
+            mask_BCHW &= (draws.apply_B < self.share)[:, None, None, None]
         swaps = config.strategy == "exchange" and config.exchange == "swap"
         if inputs.next_foreground_BGG is not None and swaps:
             mask_BCHW &= has_background(inputs.next_foreground_BGG)[:, None, None, None]

@@ -46,13 +46,7 @@ def masked_counts(
     of the first, half to even, and floor(N * r) minus that of the second; never below 0 nor above
     what the stratum has (arXiv 2309.12757, section 3.1).
 
-    Args:
-        ratio_B: masking ratios in [0, 1], float64, so that the counts are exact.
-        strata: the two sets of patches.
-        counting: departures from the paper's counts.
-
-    Returns:
-        Two int64 tensors, `[B]`.
+    The ratios are float64, so that the counts are exact.
     """
     counting = counting or Counting()
     patches = strata[0].shape[1]
@@ -128,12 +122,7 @@ def patches_to_pixels(patches_BCN: Tensor, view_size: int) -> Tensor:
 def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Tensor]:
     """The shares of the foreground's and of the background's pixels that are masked.
 
-    Args:
-        mask_BCHW: bool, True where masked.
-        foreground_BGG: bool.
-
-    Returns:
-        Averaged over the channels, float32 in [0, 1], `[B]` each; 0 for a stratum without patches.
+    Averaged over the channels, float32 in [0, 1], `[B]` each; 0 for a stratum without patches.
     """
     batch, channels, height, width = mask_BCHW.shape
     grid = foreground_BGG.shape[-1]
@@ -155,20 +144,23 @@ def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Ten
 
 
 class StrategyInputs(NamedTuple):
-    """What a strategy knows of a batch of views, and the numbers by which it may choose."""
+    """What a strategy knows of a batch of views, and the numbers by which it may choose.
+
+    Attributes:
+        foreground_BN: bool; for `shuffled`, that of another image.
+        saliency_BN: float.
+        scores_BCN: uniform in [0, 1), for each channel and patch.
+        ratio_B: masking ratio, float64.
+        show: share of the masked patches that `attmask_hint` shows again.
+        counting: how many patches a ratio masks.
+    """
 
     foreground_BN: Tensor
-    """bool; for `shuffled`, that of another image."""
     saliency_BN: Tensor
-    """Saliency per patch, float."""
     scores_BCN: Tensor
-    """Uniform in [0, 1) per channel and patch."""
     ratio_B: Tensor
-    """Masking ratio, float64."""
     show: float
-    """Share of the masked patches that `attmask_hint` shows again."""
     counting: Counting
-    """How many patches a ratio masks."""
 
 
 Strategy = Callable[[StrategyInputs], Tensor]

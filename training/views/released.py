@@ -40,18 +40,9 @@ def shared_noise(
 ) -> Tensor:
     """Standard normal noise, most of which is shared by a rank's batch: departure 3.
 
-    The shared parts follow from the seed of the batch's first image.
-
-    Args:
-        seeds_B: the samples' seeds, int64, on the device that the noise is for.
-        draws: of the view's masks, on the same device: which image has which shape.
-        view: name of the view.
-        hides_object: whether it is a hard negative, whose focal masks share one box of noise.
-        view_size: side of the view in pixels.
-        grid: patches per side of the view.
-
-    Returns:
-        Noise, float32, `[B, 3, view_size, view_size]`.
+    The shared parts follow from the seed of the batch's first image. The draws of the view's masks
+    say which image has which shape; the focal masks of a hard negative (`hides_object`) share one
+    box of noise. Returns float32, `[B, 3, view_size, view_size]`.
     """
     first_1, patch, number = seeds_B[:1], view_size // grid, view_number(view)
 

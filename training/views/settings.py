@@ -19,8 +19,6 @@ STRATEGIES = (
     "attmask_low",
     "exchange",
 )
-ATTMASK_PROBABILITY, EXCHANGE_PROBABILITY = 0.5, 0.3
-"""Default share of masked views: AttMask's (arXiv 2203.12719), and that of strategy exchange."""
 
 
 def _check(fits: bool, name: str, value: object, wanted: str) -> None:
@@ -132,23 +130,9 @@ class MaskConfig:
             )
 
     @property
-    def masked_share(self) -> float:
-        """Share of the views that the strategy masks, in [0, 1]."""
-        if self.probability is not None:
-            return self.probability
-        if self.strategy == "exchange":
-            return EXCHANGE_PROBABILITY
-        return ATTMASK_PROBABILITY if self.strategy.startswith("attmask") else 1.0
-
-    @property
     def released(self) -> bool:
         """Whether the published code is followed where it departs from the paper."""
         return self.behaviour == "released"
-
-    @property
-    def ratio(self) -> tuple[float, float]:
-        """Range of the masking ratio of queries and keys."""
-        return self.attmask.ratio if self.strategy.startswith("attmask") else self.query_ratio
 
 
 @dataclass(frozen=True, kw_only=True)

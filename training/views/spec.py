@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS, Fill
-from training.views.maskers import HideObject, Masker, masker_named
+from training.views.interface import Masker
+from training.views.maskers import HideObject, masker_named
 from training.views.settings import MaskConfig, ViewConfig
 
 EXCHANGED, LOCAL = "exchanged", "local"
@@ -54,10 +55,7 @@ class ViewSpec:
 class ViewSettings:
     """The run's settings that views are declared from, and the views that methods share.
 
-    Attributes:
-        cut: size, grid and ranges of the crops.
-        masks: how views are masked.
-        fill: what stands in masked pixels, and how all views are prepared.
+    The fill is that of masked pixels, and also prepares all views.
     """
 
     cut: ViewConfig
@@ -69,12 +67,7 @@ class ViewSettings:
         return Crop(name=name, cut=self.cut)
 
     def strategy_view(self, name: str, *, branch: str) -> ViewSpec:
-        """A view with a crop of its own, masked by the strategy if `branch` is a masked one.
-
-        Args:
-            name: of the view and of its crop.
-            branch: `query` or `key`.
-        """
+        """A view with a crop of its own name, masked if `branch`, `query` or `key`, is masked."""
         if self.masks.branch not in (branch, "both"):
             return ViewSpec(name=name, crop=self.crop(name), fill=self.fill)
         fill: Fill | BackgroundSwap = self.fill
@@ -106,11 +99,7 @@ class ViewSettings:
         )
 
     def exchanged(self, probability: float) -> ViewSpec:
-        """A further copy of the query, unmasked, on another image's background.
-
-        Args:
-            probability: share of the copies whose background is exchanged, in [0, 1].
-        """
+        """A further copy of the query; such a share of them is on another image's background."""
         return ViewSpec(
             name=EXCHANGED,
             crop=self.crop(QUERY),

@@ -16,7 +16,7 @@ from pipeline.precompute.plan_files import (
     read_plan,
     write_plan,
 )
-from pipeline.sources.listing import DataPlace, Listing, Row, collect
+from pipeline.sources.listing import DataStore, Listing, Row, collect
 from pipeline.storage.storage import open_store
 
 PARAMETERS: dict[str, object] = {"saliency": {"source": "boundary", "side": 64}, "shard_images": 4}
@@ -39,9 +39,9 @@ def relabelled(label: str) -> list[Row]:
 
 
 def listing(rows: Sequence[Row], **options: Any) -> Listing:  # noqa: ANN401
-    place = DataPlace(store=open_store("data"))
+    data = DataStore(store=open_store("data"))
     rows = [dict(row) for row in rows]
-    return Listing(place=place, rows=iter(rows), unlabelled="is unlabelled", **options)
+    return Listing(data=data, rows=iter(rows), unlabelled="is unlabelled", **options)
 
 
 def plan_of(

@@ -32,20 +32,18 @@ from tests.damaged_sets import (
     stray_plan_row,
 )
 from tests.deadly import DeadlyStore
+from tests.picture_folders import write_pictures
 from tests.precompute_here import precompute_here
 
 
-def make_set(root: Path) -> None:
-    """A complete set of two shards of four images and one rejected, made without Ray."""
-    data = root / "data"
-    for number in range(7):
-        folder = data / f"class_{number % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (20, 24 + number, 3), np.uint8)
-        assert cv2.imwrite(str(folder / f"{number}.png"), pixels)
-    (data / "class_1" / "bad.png").write_bytes(b"no picture")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete set of two shards, with seven images of three classes and a rejected one."""
+    root = tmp_path_factory.mktemp("whole")
+    write_pictures(root / "data", 7)
+    (root / "data" / "class_1" / "bad.png").write_bytes(b"no picture")
     config = PrecomputeConfig(
-        data=data,
+        data=root / "data",
         out=root / "set",
         saliency="centre",
         saliency_size=8,
@@ -53,12 +51,6 @@ def make_set(root: Path) -> None:
         max_rejected_fraction=0.5,
     )
     precompute_here(config)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole")
-    make_set(root)
     return root / "set"
 
 
@@ -115,20 +107,20 @@ TAR = shard_file(FIRST)
         (edit_member("saliency", flat_map(8)), "not the one that the manifest's stat"),
         (edit_member("saliency", flat_map(9)), "has 9 cells a side, not 8"),
         (edit_row(width=1), r": width is \d+, the manifest says 1$"),
-        (edit_row(label=2), "label 2, where there are 2 classes"),
-        (edit_row(label=None), "label None, where there are 2 classes"),
+        (edit_row(label=3), "label 3, where there are 3 classes"),
+        (edit_row(label=None), "label None, where there are 3 classes"),
         (edit_row(label=0), "label is 1, the manifest says 0"),
         (edit_row(index=3), ": index is 1, the manifest says 3"),
         (edit_row(sha256="0"), r": sha256 is \w{64}, the manifest says 0"),
         (edit_row(source="other.png"), r": key is other-\w+, the manifest says"),
         (edit_row(source="other.png"), "is planned, but in no shard"),
         (edit_row(image_offset=0), "is not at image_offset"),
-        (edit_row(image_ext="jpg"), r"\.jpg is not at image_offset"),
+        (edit_row(image_ext="webp"), r"\.webp is not at image_offset"),
         (edit_row(image_length=9), "cannot be decoded"),
         (edit_row(saliency_mean=0.9), "not the one that the manifest's statistics are of"),
         (edit_row(saliency_std=0.9), "not the one that the manifest's statistics are of"),
         (edit_row(foreground_share=0.1), "not the one that the manifest's statistics are of"),
-        (drop_row, "manifest of shard-000000 has 3 rows, dataset.json says 4"),
+        (drop_row, "manifest of shard-000000 has 2 rows, dataset.json says 3"),
         (empty_rejected, "class_1/bad.png is planned, but in no shard"),
         (empty_rejected, "num_rejected is 1, the lists have 0"),
         (edit_dataset(num_rejected=5), "num_rejected is 5, the lists have 1"),
@@ -136,7 +128,7 @@ TAR = shard_file(FIRST)
         (edit_dataset(class_names=[]), r"label \d, where there are 0 classes"),
         (edit_dataset(saliency_size=56), "has 8 cells a side, not 56"),
         (another_shard_twice, "shard-000001.tar has .* dataset.json says"),
-        (another_shard_twice, r"class_\d/\d.png is there 2 times"),
+        (another_shard_twice, r"class_\d/picture \d\.\w+ is there 2 times"),
         (stray_plan_row, "1 images of the shards and rejected lists are in no plan"),
         (
             lambda r: (r / "shards" / ".shard-000000.tar.01.tmp").touch(),
@@ -174,12 +166,12 @@ def test_a_shard_that_kills_the_reader_is_named(
 
 
 def test_a_long_list_is_cut(copy: Path) -> None:
-    edit_manifest(copy, FIRST, lambda rows: rows.extend(rows * 5))
+    edit_manifest(copy, FIRST, lambda rows: rows.extend(rows * 7))
     info = load_dataset_info(copy)
     problems = verify_shard(open_store(copy), info.shards[0], info).problems
-    # 20 rows more, each with another index, and their number
+    # 21 rows more, each with another index, and their number
     assert len(problems) == 21
-    assert problems[-1] == f"{FIRST}: and 1 more problems"
+    assert problems[-1] == f"{FIRST}: and 2 more problems"
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

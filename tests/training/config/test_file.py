@@ -1,4 +1,4 @@
-"""A configuration in a file: what a run or a sweep wrote comes back as it was."""
+"""A configuration in a file: what a run or a sweep wrote is read as it was."""
 
 import json
 from dataclasses import replace
@@ -7,20 +7,33 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from training.config.file import CONFIG_FILE, config_from_json, read_config_file, write_config
-from training.config.recipes import RECIPES, debug, find_recipe
-from training.core.fields import with_fields
+from training.config.fields import with_fields
+from training.config.file import (
+    CONFIG_FILE,
+    check_run_folder,
+    differences,
+    read_config_file,
+    write_config,
+)
+from training.config.pretrain import PretrainConfig
+from training.config.recipes import RECIPES, find_recipe
+from training.config.settings import KnnConfig
+from training.views.settings import ViewConfig
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_runs_own_record_gives_its_configuration_back(recipe: str, tmp_path: Path) -> None:
-    config = find_recipe(recipe)(Path("/s"), tmp_path / "run")
+def test_a_run_s_own_record_gives_its_configuration_back(recipe: str, tmp_path: Path) -> None:
+    url = "s3://bucket/shards?endpoint_override=http://host:9000"
     config = with_fields(
-        config, {"masks.query_ratio": "0.1:0.2", "knn.val_shards": "/v", "loader_workers": 2}
+        find_recipe(recipe)(url, tmp_path / "run"),
+        {"masks.query_ratio": "0.1:0.2", "knn.val_shards": "/v", "loader_workers": 2},
     )
     write_config(config.out, config, "digest")
     read = read_config_file(config.out / CONFIG_FILE, shards=Path("x"), out=Path("/new"))
     assert read == replace(config, out=Path("/new"))
+    check_run_folder(config.out, config, "digest")
+    with pytest.raises(InputError, match=r"other settings .data_digest: digest -> other"):
+        check_run_folder(config.out, config, "other")
 
 
 def test_what_a_file_leaves_out_is_the_default(tmp_path: Path) -> None:
@@ -50,9 +63,32 @@ def test_a_file_that_is_no_configuration_is_refused(
         read_config_file(path, shards=Path("s"), out=Path("o"))
 
 
-def test_shards_in_a_bucket_stay_a_url() -> None:
-    url = "s3://bucket/shards?endpoint_override=http://host:9000"
-    config = debug(url, Path("/run"))
-    again = config_from_json(config.to_json(), shards=Path("/other"), out=Path("/run"))
-    assert again == config
-    assert again.shards == url
+def test_differences_name_what_changes_the_weights_and_nothing_else() -> None:
+    old = PretrainConfig(shards=Path("s"), out=Path("o"))
+    new = replace(
+        old,
+        shards=Path("moved"),
+        num_workers=4,
+        knn=KnnConfig(every_epochs=1),
+        seed=1,
+        views=ViewConfig(size=448),
+    )
+    assert differences(old.to_json(), new.to_json()) == ["seed: 0 -> 1", "views.size: 224 -> 448"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '{"method": "moco_v2", "moco": {"rho": 2.0}}', "a run of another version"),
+        ("config.json", '{"method": {"name": "moco_v2"}, "version": 99}', "of another version"),
+        ("notes.txt", "mine", "is no run of this job"),
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    config = find_recipe("moco_v2_small")(Path("shards"), tmp_path)
+    with pytest.raises(InputError, match=rf"{message}.*choose another --out"):
+        check_run_folder(tmp_path, config, "digest")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -15,6 +15,7 @@ from training.core.distributed import (
     gather_rows_with_gradient,
     mean_over_ranks,
     rank,
+    sum_over_ranks,
     world_size,
 )
 
@@ -40,6 +41,7 @@ def _in_rank(number: int, folder: str) -> None:
         "rows": gather_rows(torch.full((2, 3), float(number))),
         "uneven": gather_rows_of_any_number(torch.full((number + 1, 2), float(number))),
         "mean": mean_over_ranks(torch.tensor([float(number), 1.0])),
+        "sums": sum_over_ranks([number + 1, (1 << 64) - 1]),
         "agreed": torch.tensor(agree(10 + number)),
         "averaged": norm.running_mean,
         "gradient": _gradient(number),
@@ -56,6 +58,7 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert result["rows"].tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
         assert result["uneven"].tolist() == [[0.0] * 2] + [[1.0] * 2] * 2
         assert result["mean"].tolist() == [0.5, 1.0]
+        assert result["sums"] == [3, (1 << 64) - 2], "modulo 2^64"
         assert result["agreed"] == 10  # rank 0's word
         assert result["averaged"].tolist() == [0.5, 0.5]
         first = 2 * number + 1  # the sum over both losses: weights 1 + 2
@@ -68,4 +71,5 @@ def test_alone_everything_is_as_it_was() -> None:
     assert gather_rows_of_any_number(rows) is rows
     assert gather_rows_with_gradient(rows) is rows
     assert agree(7) == 7
+    assert sum_over_ranks([7]) == [7]
     assert torch.equal(mean_over_ranks(rows), rows)

@@ -1,5 +1,6 @@
 """An error of the dataset arrives as it is, whichever process finds it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def test_an_error_arrives_in_its_order_and_a_defect_with_its_traceback(
     num_workers: int, defect: bool
 ) -> None:
     dataset = Numbers(RuntimeError("a defect") if defect else DamagedSample("4 is damaged"))
-    items = make_loader(
+    items: Iterator[Any] = make_loader(
         dataset, start_step=2, stop_step=6, num_workers=num_workers, pin_memory=False
     )
     assert [next(items), next(items)] == [2, 3]

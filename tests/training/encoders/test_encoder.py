@@ -1,5 +1,8 @@
+"""Networks, their first weights, their stems, and projection heads."""
+
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import nn
 from pipeline.core.errors import InputError
 from training.encoders import encoder
 from training.encoders.encoder import Backbone, build_backbone, plain_state_dict, projection_head
+from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
 
 SMALL = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
@@ -35,46 +39,69 @@ def plain(state: dict[str, torch.Tensor], *, max_pool: bool) -> nn.Module:
     return network.eval()
 
 
-def test_same_seed_same_weights() -> None:
+def test_the_seed_decides_the_weights_and_an_exported_state_is_a_copy() -> None:
     first, again, other = built(SMALL, 0), built(SMALL, 0), built(SMALL, 1)
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
     assert not torch.equal(stem(first.network).weight, stem(other.network).weight)
+    state = plain_state_dict(built(STANDARD))
+    assert not any(name.startswith(("fc.", "network.")) for name in state)
+    before = {name: value.clone() for name, value in plain_state_dict(first).items()}
+    state = plain_state_dict(first)
+    with torch.no_grad():
+        stem(first.network).weight.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize(("name", "kernel"), [("standard", 7), ("small", 3)])
 @pytest.mark.parametrize("max_pool", [True, False])
-def test_stems(name: str, kernel: int, max_pool: bool) -> None:
+@pytest.mark.parametrize(("name", "kernel"), [("standard", 7), ("small", 3)])
+def test_stems_are_the_same_function_as_plain_torchvisions(
+    name: str, kernel: int, max_pool: bool
+) -> None:
     config = EncoderConfig(architecture="resnet18", stem=name, max_pool=max_pool)  # type: ignore[arg-type]
-    backbone = built(config).eval()
+    backbone = built(config)
     assert stem(backbone.network).weight.shape == (64, 3, kernel, kernel)
     assert isinstance(backbone.network.maxpool, nn.MaxPool2d if max_pool else nn.Identity)
-    assert backbone(torch.zeros(2, 3, 64, 64)).shape == (2, backbone.feature_dim) == (2, 512)
-
-
-@pytest.mark.parametrize("max_pool", [True, False])
-@pytest.mark.parametrize("size", [(64, 64), (63, 65), (33, 40), (7, 9)])
-def test_padded_small_stem_is_the_same_function(size: tuple[int, int], max_pool: bool) -> None:
-    backbone = built(EncoderConfig(architecture="resnet18", stem="small", max_pool=max_pool))
     backbone(torch.randn(8, 3, 32, 32))  # statistics other than 0 and 1
     backbone.eval()
     network = plain(plain_state_dict(backbone), max_pool=max_pool)
-    views = torch.randn(2, 3, *size)
-    # The same products in another order of summation: float32 rounding, no more.
-    torch.testing.assert_close(
-        stem(network)(views), stem(backbone.network)(views), rtol=1e-5, atol=1e-5
-    )
-    torch.testing.assert_close(network(views), backbone(views), rtol=1e-4, atol=1e-5)
+    for size in ((64, 64), (63, 65), (33, 40), (7, 9)):
+        views = torch.randn(2, 3, *size)
+        # The same products in another order of summation: float32 rounding, no more.
+        torch.testing.assert_close(
+            stem(network)(views), stem(backbone.network)(views), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(network(views), backbone(views), rtol=1e-4, atol=1e-5)
+    assert backbone(views).shape == (2, backbone.feature_dim) == (2, 512)
 
 
-def test_state_dict_is_a_copy() -> None:
-    backbone = built(STANDARD)
-    state = plain_state_dict(backbone)
-    assert not any(name.startswith(("fc.", "network.")) for name in state)
-    before = state["conv1.weight"].clone()
-    with torch.no_grad():
-        stem(backbone.network).weight.add_(1)
-    assert torch.equal(state["conv1.weight"], before)
+def test_weights_to_start_from_are_torchvisions_or_an_export_s(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    state = torchvision.models.resnet18().state_dict()  # with its classifier
+    torch.save(state, tmp_path / "whole.pth")
+    backbone = built(EncoderConfig(architecture="resnet18", init=str(tmp_path / "whole.pth")))
+    for name, value in plain_state_dict(backbone).items():
+        assert torch.equal(value, state[name])
+    first, folder = built(SMALL), tmp_path / "export"
+    export_backbone(folder, first, SMALL, view_size=64, high_pass=None, provenance={})
+    for init in (folder, folder / "backbone.pth"):
+        settings = {"architecture": "resnet18", "stem": "small", "max_pool": False}
+        again = built(EncoderConfig(**settings, init=str(init)), seed=9)  # type: ignore[arg-type]
+        for name, value in first.state_dict().items():
+            assert torch.equal(value, again.state_dict()[name])
+    torch.save(first.network.state_dict(), tmp_path / "small.pth")
+    for stem_name, file, message in (
+        ("standard", "export", r"max_pool False, wanted resnet18 with max_pool True"),
+        ("small", "whole.pth", r"full \[64, 3, 7, 7\].*standard stem"),
+        ("standard", "small.pth", r"'conv1.weight' \[64, 3, 3, 3\] instead of \[64, 3, 7"),
+    ):
+        config = EncoderConfig(
+            architecture="resnet18",
+            stem=stem_name,  # type: ignore[arg-type]
+            init=str(tmp_path / file),
+        )
+        with pytest.raises(InputError, match=message):
+            built(config)
 
 
 def test_unknown_names() -> None:
@@ -84,37 +111,29 @@ def test_unknown_names() -> None:
         EncoderConfig(stem="tiny")  # type: ignore[arg-type]
 
 
-def test_projection_head() -> None:
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_projection_heads(num_layers: int, batch_norm: bool) -> None:
     torch.manual_seed(0)
-    head = projection_head(16, 32, 8)
-    features = torch.randn(4, 16)
-    first, second = head[0], head[2]
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
-    by_hand = (features @ first.weight.T + first.bias).clamp_min(0) @ second.weight.T + second.bias
-    torch.testing.assert_close(head(features), by_hand)
-    assert [tuple(p.shape) for p in head.parameters()] == [(32, 16), (32,), (8, 32), (8,)]
-
-
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_projection_head_with_batch_norm(num_layers: int) -> None:
-    torch.manual_seed(0)
-    head = projection_head(16, 32, 8, num_layers=num_layers, batch_norm=True, last_batch_norm=True)
+    head = projection_head(
+        16, 32, 8, num_layers=num_layers, batch_norm=batch_norm, last_batch_norm=batch_norm
+    )
     x = torch.randn(10, 16)
     expected, linear = x, [layer for layer in head if isinstance(layer, nn.Linear)]
-    assert "0.bias" not in head.state_dict(), "a batch norm has its own"
+    assert [layer.out_features for layer in linear] == [32] * (num_layers - 1) + [8]
     for index, layer in enumerate(linear):
         expected = expected @ layer.weight.T
-        expected = (expected - expected.mean(0)) / (expected.var(0, correction=0) + 1e-5).sqrt()
+        if batch_norm:
+            assert "bias" not in dict(layer.named_parameters()), "a batch norm has its own"
+            variance = expected.var(0, correction=0)
+            expected = (expected - expected.mean(0)) / (variance + 1e-5).sqrt()
+        else:
+            expected = expected + layer.bias
         expected = expected.clamp_min(0) if index < num_layers - 1 else expected
     torch.testing.assert_close(head(x), expected)
-    assert [layer.out_features for layer in linear] == [32] * (num_layers - 1) + [8]
     hidden_only = projection_head(16, 32, 8, num_layers=num_layers, batch_norm=True)
     assert isinstance(hidden_only[-1], nn.Linear)
     assert hidden_only[-1].bias is not None
-
-
-def test_a_projection_head_without_layers_is_refused() -> None:
     with pytest.raises(InputError, match="0 layers"):
         projection_head(4, 4, 4, num_layers=0)
 
@@ -170,9 +189,7 @@ def test_compiled_is_the_same_network_and_so_is_its_copy(monkeypatch: pytest.Mon
     assert runs == []
     backbone = Backbone(network, 5, compiled=True)
     twin = copy.deepcopy(backbone)
-    assert torch.equal(backbone(views), expected)
-    assert len(runs) == 1
-    assert torch.equal(twin(views), expected)
-    assert len(runs) == 2, "the copy ran uncompiled"
+    for number, one in enumerate((backbone, twin), start=1):
+        assert torch.equal(one(views), expected)
+        assert len(runs) == number, "it ran uncompiled"
     assert backbone.state_dict().keys() == Backbone(network, 5).state_dict().keys()
-    assert EncoderConfig(compile=True).compile

@@ -1,161 +1,205 @@
+"""Exports that plain torchvision and timm load, and the encoders that a run keeps."""
+
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbone.folder import load_backbone
+from pipeline.backbone.folder import load_backbone, load_info, weights_digest
+from pipeline.backbone.formats.write import write_formats
 from pipeline.backbone.weights import find_weights
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass
-from training.encoders.encoder import build_backbone
-from training.encoders.export import export_backbone, untrained_like
+from tests.runs import run, small_run
+from tests.shard_sets import write_shard_set
+from training.encoders.encoder import Backbone, build_backbone
+from training.encoders.export import (
+    export_backbone,
+    find_checkpoint,
+    load_encoder,
+    untrained_like,
+)
 from training.encoders.settings import EncoderConfig
+from training.evaluate.subject import load_subjects
+from training.methods.byol.settings import BYOLConfig
+from training.methods.moco.settings import MoCoConfig
+from training.methods.settings import MethodConfig
+from training.methods.simclr.settings import SimCLRConfig
+
+VIEWS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("max_pool", [True, False])
-@pytest.mark.parametrize("stem", ["standard", "small"])
-def test_loads_with_plain_torchvision(tmp_path: Path, stem: str, max_pool: bool) -> None:
-    torch.manual_seed(0)
-    config = EncoderConfig(architecture="resnet18", stem=stem, max_pool=max_pool)  # type: ignore[arg-type]
-    backbone = build_backbone(config)
-    backbone(torch.randn(8, 3, 32, 32))  # statistics other than 0 and 1
-    info = export_backbone(
-        tmp_path / "export", backbone, config, view_size=64, high_pass=None, provenance={}
-    )
-    assert backbone.training, "exporting leaves the encoder as it is"
+def without(part: str) -> Callable[[nn.Module], nn.Module]:
+    """What a person with nothing but torchvision would write."""
 
-    network = torchvision.models.resnet18()
-    network.fc = nn.Identity()
-    if not info.max_pool:
-        network.maxpool = nn.Identity()
-    state = torch.load(tmp_path / "export" / "backbone.pth", weights_only=True)
-    network.load_state_dict(state, strict=True)
+    def change(network: nn.Module) -> nn.Module:
+        network.set_submodule(part, nn.Identity())
+        return network
 
-    views = torch.randn(3, 3, 64, 64)
-    expected = backbone.eval()(views)
-    # A small stem's products are summed in another order; a standard stem is the same network.
-    tolerance = {"rtol": 0, "atol": 0} if stem == "standard" else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(network.eval()(views), expected, **tolerance)
-    torch.testing.assert_close(load_backbone(tmp_path / "export")[0](views), expected, **tolerance)
+    return change
 
 
-def without_fc(network: nn.Module) -> nn.Module:
-    network.fc = nn.Identity()
-    return network
-
-
-def without_classifier(network: nn.Module) -> nn.Module:
-    network.classifier = nn.Identity()
-    return network
-
-
-def without_last_linear(network: nn.Module) -> nn.Module:
-    assert isinstance(network.classifier, nn.Sequential)
-    network.classifier[2] = nn.Identity()
-    return network
-
-
-# What a person with nothing but the library would write.
-PLAIN: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "regnet_y_400mf": without_fc,
-    "densenet121": without_classifier,
-    "efficientnet_b0": without_classifier,
-    "mobilenet_v3_small": without_classifier,
-    "convnext_tiny": without_last_linear,
+PLAIN = {
+    "resnet18": without("fc"),
+    "regnet_y_400mf": without("fc"),
+    "densenet121": without("classifier"),
+    "efficientnet_b0": without("classifier"),
+    "mobilenet_v3_small": without("classifier"),
+    "convnext_tiny": without("classifier.2"),
 }
+TIMM = ("test_resnet", "test_convnext", "test_efficientnet")
 
 
-def check_round_trip(folder: Path, name: str, whole: nn.Module, plain: nn.Module) -> None:
-    """From the library's whole network to an export and back into its plain one."""
-    torch.save(whole.state_dict(), folder / "whole.pth")
-    config = EncoderConfig(architecture=name, init=str(folder / "whole.pth"))
-    backbone = build_backbone(config)
-    views = torch.randn(2, 3, 64, 64)
+def exported(folder: Path, backbone: Backbone, config: EncoderConfig, plain: nn.Module) -> Path:
+    """An export, which both the plain library and this project load as the same network."""
     with torch.no_grad():
-        backbone(views)  # statistics other than 0 and 1
-        expected = backbone.eval()(views)
-        assert expected.shape == (2, backbone.feature_dim)
-        export_backbone(
+        backbone(VIEWS)  # statistics other than 0 and 1
+        info = export_backbone(
             folder / "export", backbone, config, view_size=64, high_pass=None, provenance={}
         )
+        assert backbone.training, "exporting changes the encoder"
+        expected = backbone.eval()(VIEWS)
         state = torch.load(folder / "export" / "backbone.pth", weights_only=True)
         plain.load_state_dict(state, strict=True)
-        assert torch.equal(plain.eval()(views), expected)
-        network, info = load_backbone(folder / "export")
-        assert torch.equal(network(views), expected)
-    assert (info.architecture, info.feature_dim) == (name, backbone.feature_dim)
-    again = find_weights(str(folder / "export"), name).state
-    assert all(torch.equal(value, state[key]) for key, value in again.items())
+        network, read = load_backbone(folder / "export")
+        # A padded small stem sums the same products in another order.
+        tolerance = 1e-4 if config.stem.startswith("small") else 0.0
+        for one in (plain.eval(), network):
+            torch.testing.assert_close(one(VIEWS), expected, rtol=tolerance, atol=tolerance / 10)
+    assert read == info
+    assert (info.architecture, info.max_pool) == (config.architecture, config.max_pool)
+    assert expected.shape == (2, info.feature_dim)
+    again = find_weights(str(folder / "export"), config.architecture, max_pool=config.max_pool)
+    assert all(torch.equal(value, state[key]) for key, value in again.state.items())
+    return folder / "export"
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_every_family_goes_into_plain_torchvision_and_back(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*PLAIN, *(f"timm:{name}" for name in TIMM)])
+def test_every_family_goes_into_its_plain_library_and_back(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
-    plain = PLAIN[name](torchvision.models.get_model(name))
-    check_round_trip(tmp_path, name, torchvision.models.get_model(name), plain)
+    if name in PLAIN:
+        whole = torchvision.models.get_model(name)
+        plain = PLAIN[name](torchvision.models.get_model(name))
+    else:
+        own_name = name.removeprefix("timm:")
+        whole, plain = timm.create_model(own_name), timm.create_model(own_name, num_classes=0)
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    config = EncoderConfig(architecture=name, init=str(tmp_path / "whole.pth"))
+    exported(tmp_path, build_backbone(config), config, plain)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet"])
-def test_timm_networks_go_into_plain_timm_and_back(tmp_path: Path, name: str) -> None:
-    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
-    torch.manual_seed(0)
-    plain = timm.create_model(name, num_classes=0)
-    check_round_trip(tmp_path, f"timm:{name}", timm.create_model(name), plain)
-
-
-@pytest.mark.parametrize("stem", ["partial", "small_partial"])
-def test_stems_are_exported_as_plain_ones(tmp_path: Path, stem: str) -> None:
+@pytest.mark.parametrize("stem", ["standard", "small", "partial", "small_partial"])
+def test_stems_are_exported_as_plain_ones_and_known_again(tmp_path: Path, stem: str) -> None:
     torch.manual_seed(0)
     config = EncoderConfig(architecture="densenet121", stem=stem, max_pool=False)  # type: ignore[arg-type]
-    backbone = build_backbone(config).eval()
-    views = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        expected = backbone(views)
-        info = export_backbone(
-            tmp_path / "export", backbone, config, view_size=64, high_pass=None, provenance={}
-        )
-        plain = without_classifier(torchvision.models.densenet121())
-        plain.set_submodule("features.pool0", nn.Identity())
-        state = torch.load(tmp_path / "export" / "backbone.pth", weights_only=True)
-        plain.load_state_dict(state, strict=True)
-        # The padded small stem sums the same products in another order.
-        torch.testing.assert_close(plain.eval()(views), expected, rtol=1e-4, atol=1e-5)
-        assert not info.max_pool
-        twin = untrained_like(load_backbone(tmp_path / "export")[0], info, seed=3)
-        kernel = twin.state_dict()["network.features.conv0.weight"].shape[-1]
-        assert kernel == (7 if stem == "partial" else 3)
+    plain = without("features.pool0")(without("classifier")(torchvision.models.densenet121()))
+    folder = exported(tmp_path, build_backbone(config), config, plain)
+    state = torch.random.get_rng_state()
+    twin, again, other = (untrained_like(*load_backbone(folder), seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    name = "network.features.conv0.weight"
+    kernel = twin.state_dict()[name]
+    assert kernel.shape[-1] == (3 if stem.startswith("small") else 7)
+    assert torch.equal(kernel, again.state_dict()[name])
+    assert not torch.equal(kernel, other.state_dict()[name])
 
 
 def test_the_preprocessing_travels_along(tmp_path: Path) -> None:
-    config = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
-    written = export_backbone(
-        tmp_path / "export",
-        build_backbone(config),
-        config,
-        view_size=64,
-        high_pass=(3, 10 / 7),
-        provenance={"epoch": 20, "recipe": "small"},
-    )
-    info = load_backbone(tmp_path / "export")[1]
-    assert info == written
+    config = EncoderConfig(architecture="resnet18")
+    backbone, provenance = build_backbone(config), {"epoch": 20, "recipe": "small"}
+    for kernel in (4, 3):
+        settings = {"view_size": 64, "high_pass": (kernel, 10 / 7), "provenance": provenance}
+        if kernel == 4:
+            with pytest.raises(InputError, match="odd kernel"):
+                export_backbone(tmp_path / "export", backbone, config, **settings)  # type: ignore[arg-type]
+            assert list(tmp_path.iterdir()) == []
+        else:
+            export_backbone(tmp_path / "export", backbone, config, **settings)  # type: ignore[arg-type]
+    info = load_info(tmp_path / "export")
     assert info.preprocessing.high_pass == HighPass(kernel=3, sigma=10 / 7)
     assert (info.preprocessing.view_size, info.preprocessing.resize) == (64, 73)
-    assert not info.max_pool
-    assert info.provenance == {"epoch": 20, "recipe": "small"}
+    assert info.provenance == provenance
 
 
-def test_bad_high_pass_writes_nothing(tmp_path: Path) -> None:
-    config = EncoderConfig(architecture="resnet18")
-    with pytest.raises(InputError, match="odd kernel"):
-        export_backbone(
-            tmp_path / "export",
-            build_backbone(config),
-            config,
-            view_size=64,
-            high_pass=(4, 1.0),
-            provenance={},
-        )
-    assert list(tmp_path.iterdir()) == []
+METHODS: dict[str, MethodConfig] = {
+    "moco_v2": MoCoConfig(queue_size=64, batch_norm_group=4, object_head="both"),
+    "byol": BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32),
+    "simclr": SimCLRConfig(batch_norm_group=4),
+}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch."""
+    folder = tmp_path_factory.mktemp(request.param)
+    write_shard_set(folder / "train", num_images=16)
+    write_shard_set(folder / "val", num_images=6, first_number=100)
+    run(small_run(folder / "train", folder / "run", epochs=1, method=METHODS[request.param]))
+    return folder / "run"
+
+
+def test_the_query_encoder_is_the_export_and_has_one_digest_wherever_it_lies(
+    kept: Path, tmp_path: Path
+) -> None:
+    load_file = pytest.importorskip("safetensors.torch", reason="no extra export").load_file
+    expected, info = load_backbone(kept / "backbone")
+    for path in (kept, kept / "backbone", find_checkpoint(kept)):
+        network, told = load_encoder(path)
+        assert info == told
+        assert torch.equal(network(VIEWS), expected(VIEWS))
+    written = write_formats(tmp_path / "out", network, info, ["safetensors", "timm"])
+    assert written == load_encoder(tmp_path / "out")[1] == info
+    files = ("backbone.safetensors", "timm/model.safetensors")
+    states = [load_file(tmp_path / "out" / name) for name in files]
+    states.append(torch.load(kept / "backbone" / "backbone.pth", weights_only=True))
+    assert {weights_digest(state) for state in states} == {info.weights_sha256}
+    names = (str(kept), str(kept / "backbone" / "backbone.pth"))
+    subjects = load_subjects(names, encoder="query", seed=0, device=CPU)
+    assert {subject.digest for subject in subjects} == {info.weights_sha256}
+
+
+def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
+    config = json.loads((kept / "config.json").read_text())
+    for folder in (kept, find_checkpoint(kept)):
+        card = (folder / "backbone" / "README.md").read_text()
+        assert f"| pretraining data (digest) | {config['data_digest'][:12]} |" in card
+        assert "| trained | 1 epochs, 2 steps |" in card
+        assert f"method {config['method']['name']}, epochs 1, batch 8, view 32, stem small" in card
+
+
+def test_the_momentum_encoder(kept: Path) -> None:
+    with pytest.raises(InputError, match="kept in checkpoints only"):
+        load_encoder(kept / "backbone", "momentum")
+    subjects = (str(kept), "untrained")
+    if "simclr" in str(kept):
+        with pytest.raises(InputError, match=r"no momentum encoder \(simclr has none"):
+            load_subjects(subjects, encoder="momentum", seed=0, device=CPU)
+        return
+    network, info = load_encoder(kept, "momentum")
+    query, told = load_encoder(kept)
+    again, same = load_encoder(find_checkpoint(kept), "momentum")
+    assert info == same
+    assert torch.equal(network(VIEWS), again(VIEWS))
+    assert info.provenance["encoder"] == "momentum"
+    assert info.weights_sha256 != told.weights_sha256
+    assert info.preprocessing == told.preprocessing
+    # A copy that lags behind: another one. The small stem is exported as a plain one.
+    first, second = network.get_parameter("conv1.weight"), query.get_parameter("conv1.weight")
+    assert not torch.equal(first, second)
+    state = torch.load(find_checkpoint(kept) / "state.pt", weights_only=True)["method"]
+    (name,) = (
+        key
+        for key in state
+        if key.startswith(("key_encoder.", "target.")) and key.endswith("network.conv1.weight")
+    )
+    assert torch.equal(first, nn.functional.pad(state[name], (2, 2, 2, 2)))
+    subject, twin = load_subjects(subjects, encoder="momentum", seed=0, device=CPU)
+    assert (subject.encoder, subject.digest) == ("momentum", info.weights_sha256)
+    assert torch.equal(subject.network(VIEWS), network(VIEWS))
+    assert (twin.encoder, twin.digest) == ("untrained", "random:0")

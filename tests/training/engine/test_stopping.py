@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType
+from contextlib import suppress
 
 import pytest
 
@@ -20,49 +20,28 @@ def as_in_a_new_process() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks(number: signal.Signals) -> None:
+def test_sigterm_asks_every_time_and_ctrl_c_once(capfd: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
     with asked_to_stop(lambda: asked.append("stop")):
-        os.kill(os.getpid(), number)
-        assert asked == ["stop"]
-    assert signal.getsignal(number) is signal.default_int_handler
-
-
-def test_the_second_ctrl_c_interrupts(capfd: pytest.CaptureFixture[str]) -> None:
-    asked: list[str] = []
-    with asked_to_stop(lambda: asked.append("stop")):
-        os.kill(os.getpid(), signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert asked == ["stop"] * 3
         assert "Ctrl-C again ends at once" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert asked == ["stop"]
+    assert asked == ["stop"] * 3
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
-def test_every_sigterm_asks() -> None:
-    asked: list[str] = []
-    with asked_to_stop(lambda: asked.append("stop")):
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert asked == ["stop", "stop"]
-
-
-def test_an_ignored_ctrl_c_stays_ignored() -> None:
+def test_an_ignored_ctrl_c_stays_ignored_and_an_error_restores_the_handlers() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked: list[str] = []
-    with asked_to_stop(lambda: asked.append("stop")):
+    with suppress(ValueError), asked_to_stop(lambda: asked.append("stop")):
         os.kill(os.getpid(), signal.SIGINT)
+        raise ValueError("in mid-run")
     assert asked == []
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
-def test_what_answered_before_answers_again_after_an_error() -> None:
-    def other(_number: int, _frame: FrameType | None) -> None: ...
-
-    signal.signal(signal.SIGTERM, other)
-    with pytest.raises(ValueError, match="in mid-run"), asked_to_stop(lambda: None):
-        raise ValueError("in mid-run")
-    assert signal.getsignal(signal.SIGTERM) is other
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
 def test_another_thread_hears_nothing() -> None:

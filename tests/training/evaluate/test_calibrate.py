@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.shardset.manifest import DatasetInfo
 from tests.training.evaluate.cases import NAMES, SIZE, pictures
-from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import group_batch_norm
 from training.evaluate import calibrate as module
 from training.evaluate.calibrate import calibrate, hashed_subset
 from training.evaluate.extract import ExtractConfig

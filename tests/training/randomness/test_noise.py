@@ -69,9 +69,8 @@ def test_noise_frozen_values() -> None:
 @pytest.mark.parametrize(
     "size", [(3, 16, 16), (3, 12, 12), (3, 7, 5), (1, 8, 8), (3, 224, 224), (3, 120, 120)]
 )
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.9, 1.0])
-def test_noise_that_is_looked_at_is_the_same(
+@pytest.mark.parametrize(("channels", "share"), [(1, 0.0), (1, 0.05), (3, 0.05), (3, 1.0)])
+def test_noise_that_is_needed_is_the_same(
     size: tuple[int, int, int], channels: int, share: float
 ) -> None:
     """Runs of 8, 16 and 32 pixels, some of them across rows, and sizes that have none."""
@@ -84,14 +83,6 @@ def test_noise_that_is_looked_at_is_the_same(
     assert some.dtype == whole.dtype
     where = where.expand_as(whole)
     assert torch.equal(some[where], whole[where])
-    narrow = gaussian_noise(batch, NEGATIVE_VIEW, size, std=0.14, where_BCHW=where)
-    assert torch.equal(narrow[where], whole[where] * 0.14)
-
-
-def test_a_part_of_a_batch_s_mask_will_do() -> None:
-    batch = torch_seeds(seeds(6))
-    where = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(2)) < 0.2
-    whole = gaussian_noise(batch, QUERY_VIEW, (3, 8, 8), where_BCHW=where)
-    part = gaussian_noise(batch[3:5], QUERY_VIEW, (3, 8, 8), where_BCHW=where[3:5])
-    assert torch.equal(part[where[3:5]], whole[3:5][where[3:5]])
-    assert torch.equal(batch, torch_seeds(seeds(6))), "the seeds are left as they were"
+    narrow = gaussian_noise(batch[3:], NEGATIVE_VIEW, size, std=0.14, where_BCHW=where[3:])
+    assert torch.equal(narrow[where[3:]], whole[3:][where[3:]] * 0.14)
+    assert torch.equal(batch, torch_seeds(seeds(5))), "the seeds are left as they were"

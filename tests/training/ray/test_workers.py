@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Diverged, InputError
 from pipeline.core.progress import Standing, listening, say, show
 from tests.listeners import Kept
 from training.core.distributed import gather_rows, rank, world_size
@@ -25,7 +25,7 @@ def _met(factor: int, device: torch.device) -> list[float]:
 
 def _fails(_: int, __: torch.device) -> None:
     if rank() == 1:
-        raise InputError("rank 1 does not want to")
+        raise Diverged("rank 1 has diverged")
     dist.barrier()  # for ever, if nobody ended it
 
 
@@ -42,16 +42,13 @@ def test_every_rank_takes_part_and_the_first_is_heard_here(tmp_path: Path) -> No
     assert list(folder.iterdir()) == [], "nothing is left behind"
 
 
-def test_the_wrong_input_of_any_rank_ends_all(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^rank 1 does not want to$"):
+def test_the_error_of_any_rank_ends_all_and_keeps_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"^rank 1 has diverged$"):
         call_on_workers(_fails, 0, 2, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_defect_is_no_wrong_input(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="a defect") as raised:
         call_on_workers(_is_defect, 0, 1, tmp_path)
-    assert not isinstance(raised.value, InputError)
+    assert not isinstance(raised.value, InputError | Diverged)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_workers_than_the_cluster_holds(tmp_path: Path) -> None:

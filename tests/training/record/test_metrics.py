@@ -1,26 +1,21 @@
-import json
 from pathlib import Path
 
-from training.record.metrics import MetricsLog, latest_values, read_metrics
+from training.record.metrics import WARNING, MetricsLog, latest_values, read_metrics
 
 
-def write_steps(folder: Path, steps: list[int], resume_step: int = 0) -> None:
+def write_steps(folder: Path, steps: list[int], resume_step: int = 0) -> list[float | str]:
+    """Writes a line for each step and returns the steps of the record."""
     log = MetricsLog(folder, resume_step=resume_step)
     for step in steps:
         log.write(step=step, kind="train", values={"loss": 10.0 - step})
     log.close()
+    return [entry["step"] for entry in read_metrics(folder)]
 
 
-def test_a_resumed_record_forgets_what_comes_again(tmp_path: Path) -> None:
-    write_steps(tmp_path, [2, 4, 6, 8])
-    write_steps(tmp_path, [6, 8, 10], resume_step=5)
-    assert [e["step"] for e in read_metrics(tmp_path)] == [2, 4, 6, 8, 10]
-
-
-def test_a_new_run_starts_a_new_record(tmp_path: Path) -> None:
-    write_steps(tmp_path, [2, 4])
-    write_steps(tmp_path, [2])
-    assert [e["step"] for e in read_metrics(tmp_path)] == [2]
+def test_a_resumed_record_forgets_what_comes_again_and_a_new_run_everything(tmp_path: Path) -> None:
+    assert write_steps(tmp_path, [2, 4, 6, 8]) == [2, 4, 6, 8]
+    assert write_steps(tmp_path, [6, 8, 10], resume_step=5) == [2, 4, 6, 8, 10]
+    assert write_steps(tmp_path, [2]) == [2]
 
 
 def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
@@ -28,20 +23,19 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text()[:-5])
     assert [e["step"] for e in read_metrics(tmp_path)] == [2]
-    write_steps(tmp_path, [4], resume_step=2)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4]
+    assert write_steps(tmp_path, [4], resume_step=2) == [2, 4]
 
 
 def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, resume_step=0)
     log.write(step=1, kind="eval", values={"knn": 30.0})
     log.write(step=1, kind="train", values={"loss": 3.0})
-    log.write(step=2, kind="train", values={"loss": 2.0})
-    log.warn(step=2, message="it has collapsed")
+    log.write(step=2, kind="train", values={"loss": 2.0}, notes={"samples_seen": "0a"})
+    warning = {"step": 2, "kind": "warning", "message": "it has collapsed"}
+    log.message(step=2, kind=WARNING, message="it has collapsed")
     log.close()
-    assert read_metrics(tmp_path)[-1] == {
-        "step": 2,
-        "kind": "warning",
-        "message": "it has collapsed",
-    }
+    assert read_metrics(tmp_path)[-2:] == [
+        {"step": 2, "kind": "train", "loss": 2.0, "samples_seen": "0a"},
+        warning,
+    ]
     assert latest_values(tmp_path) == {"knn": 30.0, "loss": 2.0}

@@ -1,4 +1,4 @@
-"""From a worker through the run's folder to whoever looks."""
+"""From a worker through the run's folder to the process that started it."""
 
 import json
 from dataclasses import replace
@@ -11,29 +11,27 @@ from training.record.relay import PROGRESS_FILE, STANDING_FILE, Relay, shown
 START = Standing(work="training", done=0, total=9, unit="steps")
 
 
-def test_lines_and_standings_arrive(tmp_path: Path) -> None:
+def test_lines_and_progress_arrive(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    before = tmp_path / "run" / PROGRESS_FILE
     out.mkdir()
-    before.write_text("of an earlier start\n")
+    (out / PROGRESS_FILE).write_text("of an earlier start\n")
     (out / STANDING_FILE).write_text("stale")
-    kept = Kept()
-    with listening(kept), shown(out):
-        relay = Relay(out)
-        relay.say("resuming after step 3")
-        relay.show(replace(START, done=4, note="loss 5.1"))
-        relay.say("warning: collapse")
-    assert kept.lines == ["resuming after step 3", "warning: collapse"]
-    assert kept.standings == [replace(START, done=4, note="loss 5.1")]
-    assert before.read_text().splitlines() == [
+    kept, progress = Kept(), replace(START, done=4, note="loss 5.1")
+    with listening(kept), shown(out), listening(Relay(out)):
+        say("resuming after step 3")
+        show(progress)
+        say("warning: collapse")
+    assert (out / PROGRESS_FILE).read_text().splitlines() == [
         "of an earlier start",
         "resuming after step 3",
         "  training: 4/9 steps; loss 5.1",
         "warning: collapse",
     ]
+    assert kept.lines == ["resuming after step 3", "warning: collapse"]
+    assert kept.standings == [progress]
 
 
-def test_a_note_is_kept_once_and_standings_are_written_now_and_then(tmp_path: Path) -> None:
+def test_a_note_is_kept_once_and_progress_is_written_now_and_then(tmp_path: Path) -> None:
     clock = Clock(100.0)
     relay = Relay(tmp_path, clock)
     for clock.now, done, note in (
@@ -53,11 +51,3 @@ def test_a_full_disk_ends_no_run_for_its_display(tmp_path: Path) -> None:
     (tmp_path / STANDING_FILE).mkdir()
     (tmp_path / STANDING_FILE / "in the way").touch()
     Relay(tmp_path).show(START)
-
-
-def test_what_is_relayed_here_is_told_by_this_process(tmp_path: Path) -> None:
-    with listening(Relay(tmp_path)):
-        say("a line")
-        show(START)
-    assert (tmp_path / PROGRESS_FILE).read_text() == "a line\n"
-    assert Standing(**json.loads((tmp_path / STANDING_FILE).read_text())) == START

@@ -11,7 +11,7 @@ from pipeline.core.errors import InputError
 from tests.made_sweeps import small_sweep
 from tests.shard_sets import write_shard_set
 from training.config.resources import Node
-from training.engine.disk import checkpoint_size
+from training.engine.preflight import checkpoint_size
 from training.sweep.config import Sweep
 from training.sweep.preflight import Share, check_trials, share_of
 from training.sweep.space import parse_space

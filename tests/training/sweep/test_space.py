@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
+from training.config.fields import with_fields
 from training.config.recipes import find_recipe
-from training.core.fields import with_fields
 from training.sweep.config import make_sweep
 from training.sweep.space import (
     Interval,

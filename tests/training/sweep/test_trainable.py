@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_shard_set
+from training.config.fields import with_fields
 from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import debug
-from training.core.fields import with_fields
-from training.engine.loop import RunResult
+from training.engine.result import RunResult
 from training.ray.launch import STOP_FILE
 from training.record.metrics import METRICS_FILE
 from training.sweep import trainable as module
@@ -132,7 +132,7 @@ def test_a_trial_that_resumes_reports_its_latest_evaluation_again(
     [
         ({}, InputError("the loss is no\nlonger finite"), "the loss is no longer finite"),
         ({}, RuntimeError("broken"), "RuntimeError: broken"),
-        ({"optim.lr": "steep"}, None, "optim.lr=steep: 'steep' is no number"),
+        ({"optim.lr": "steep"}, None, "optim.lr=steep: 'steep' is refused, wanted a valid number"),
         ({}, None, "the run was asked to stop after 2 of 12 steps"),
     ],
 )

@@ -15,7 +15,7 @@ from training.randomness.noise import gaussian_noise
 from training.views.fills import FILLS
 from training.views.host_batch import HostBatch
 from training.views.inputs import EncoderInputs, join_masks, to_device
-from training.views.maskers import MaskerInputs
+from training.views.interface import MaskerInputs
 from training.views.patches import masked_share
 from training.views.released import released_foreground
 from training.views.settings import AttMaskConfig

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW, settings_of
 from training.randomness.draws import sample_seeds, view_number
+from training.views.interface import MaskerInputs
 from training.views.maskers import (
     HideObject,
     MaskDraws,
-    MaskerInputs,
     StrategyMasker,
     draw_masks,
     scaled_side,

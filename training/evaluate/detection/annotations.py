@@ -12,17 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.core.errors import InputError
 
 ROUNDING = 1.0
 """Pixels by which a box may leave its image and is clipped: tools count from 0 or 1, and round."""
-SIDEWAYS = range(5, 9)
-"""EXIF orientations that swap width and height."""
-EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)
+"""The EXIF tag, and its values that swap width and height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +29,7 @@ class LabelledBox:
     Attributes:
         name: its class.
         box: x0, y0, x1, y1.
-        ignored: a crowd or a difficult object: neither learned from nor asked for.
+        ignored: a crowd or a difficult object: neither learned from nor scored.
         outline: COCO's polygons ([[x, y, x, y, ...], ...]) or run lengths; None: there is none.
     """
 
@@ -55,7 +52,7 @@ class Annotated:
     """
 
     file: Path
-    source: str
+    source: Path
     width: int
     height: int
     boxes: tuple[LabelledBox, ...]
@@ -80,11 +77,11 @@ class BoxSet:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        told: list[Any] = [list(self.class_names)]
+        content: list[Any] = [list(self.class_names)]
         for picture in self.pictures:
             boxes = [[box.name, box.box, box.ignored, box.outline] for box in picture.boxes]
-            told.append([picture.file.name, picture.file.stat().st_size, boxes])
-        digest = hashlib.sha256(json.dumps(told, default=repr).encode()).hexdigest()
+            content.append([picture.file.name, picture.file.stat().st_size, boxes])
+        digest = hashlib.sha256(json.dumps(content, default=repr).encode()).hexdigest()
         object.__setattr__(self, "digest", digest)
 
     @property
@@ -108,68 +105,35 @@ class BoxSet:
         outlines = [box.outline for picture in self.pictures for box in picture.boxes]
         return self.num_boxes > 0 and None not in outlines
 
-    def chosen(self, numbers: NDArray[np.int64]) -> "BoxSet":
-        """The images of these numbers."""
-        return replace(self, pictures=tuple(self.pictures[number] for number in numbers.tolist()))
 
-
-def checked_set(
-    root: Path, found: Sequence[Annotated], class_names: Sequence[str], *, num_left_out: int = 0
-) -> BoxSet:
-    """Check what a reader found.
-
-    Args:
-        root: as it was named.
-        found: images with their boxes.
-        class_names: that a box may be of.
-        num_left_out: see `BoxSet`.
-
-    Raises:
-        InputError: nothing there; an image that is missing, twice, unreadable or of another size;
-            a box outside its image, without area or of an unknown class. Names the first one.
-    """
-    if all(box.ignored for picture in found for box in picture.boxes):
-        raise InputError(
-            f"{root} annotates no box (crowds and difficult objects do not count): wanted images "
-            "with boxes around objects"
-        )
-    pictures: dict[Path, Annotated] = {}
-    for picture in sorted(found, key=lambda one: one.file):
-        if picture.file in pictures:
-            raise InputError(f"{picture.source}: {picture.file} is annotated twice")
-        _check_image(picture)
-        boxes = tuple(_checked_box(box, picture, class_names) for box in picture.boxes)
-        pictures[picture.file] = replace(picture, boxes=boxes)
-    return BoxSet(root, tuple(class_names), tuple(pictures.values()), num_left_out)
-
-
-def _check_image(picture: Annotated) -> None:
-    if not picture.file.is_file():
-        raise InputError(
-            f"{picture.source} annotates {picture.file}, which is not there: put the image there "
-            "or take the annotation away"
-        )
+def checked(picture: Annotated, class_names: Sequence[str]) -> Annotated:
+    """The image with its boxes clipped to it; InputError names what does not fit."""
     try:
         with Image.open(picture.file) as image:
             size = image.size
             if image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS:
                 size = size[::-1]
     except Exception as error:  # a decoder can raise anything
-        raise InputError(f"{picture.file} cannot be read as an image: {error}") from error
+        raise InputError(
+            f"{picture.source} annotates {picture.file}, which cannot be read as an image "
+            f"({error}): mend it or take the annotation away"
+        ) from error
     if size != (picture.width, picture.height):
         raise InputError(
             f"{picture.source} says {picture.width} x {picture.height} pixels, {picture.file} has "
             f"{size[0]} x {size[1]}: its boxes are of another image or another scale"
         )
+    return replace(
+        picture, boxes=tuple(_checked_box(box, picture, class_names) for box in picture.boxes)
+    )
 
 
-def _checked_box(box: LabelledBox, picture: Annotated, known: Sequence[str]) -> LabelledBox:
-    """The box, clipped to the image."""
+def _checked_box(box: LabelledBox, picture: Annotated, class_names: Sequence[str]) -> LabelledBox:
     corners = ", ".join(f"{value:g}" for value in box.box)
     where = f"{picture.source}: the box ({corners}) of {box.name!r} in {picture.file.name}"
-    if box.name not in known:
+    if box.name not in class_names:
         raise InputError(
-            f"{where} is of an unknown class: wanted one of {', '.join(sorted(known))}"
+            f"{where} is of an unknown class: wanted one of {', '.join(sorted(class_names))}"
         )
     x0, y0, x1, y1 = box.box
     if not all(map(math.isfinite, box.box)) or not (x1 > x0 and y1 > y0):

@@ -1,17 +1,16 @@
-"""Average precision as COCO defines it, by pycocotools, with a bootstrap interval over images.
+"""Average precision as COCO defines it, with a bootstrap interval over images.
 
 AP is the mean over classes of the area under precision by recall (101 points), further averaged
 over the overlaps 0.50, 0.55 ... 0.95 that a detection must have; AP50 and AP75 take one of them.
-In the bootstrap, the matches of detections and boxes stay as they are, and an image that is drawn
-twice counts twice.
+pycocotools matches detections with boxes. In the bootstrap these matches stay as they are, and an
+image that is drawn twice counts twice.
 
-Shapes: T overlaps, I images, D detections of a class, R resamples, N detections of an image.
+Shapes: T overlaps, I images, D detections of a class, R resamples.
 """
 
 import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +20,9 @@ from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.coco_tools import coco_tools, outline_runs
 
 Kind = Literal["bbox", "segm"]
+Detection = dict[str, Any]
+"""One object as COCO's results have it: `image_id` from 1, `category_id` from 0, `bbox` (x, y,
+width, height in pixels of the image), `score`; `segmentation` in run lengths, if it has a mask."""
 MOST = 100
 """Detections of an image that count: those with the highest scores."""
 MEASURES: Mapping[str, slice] = {"AP": slice(0, 10), "AP50": slice(0, 1), "AP75": slice(5, 6)}
@@ -29,29 +31,9 @@ PERCENTILES = (2.5, 97.5)
 RESAMPLES = 1000
 RECALLS = np.linspace(0, 1, 101)
 """Where COCO reads off the precision."""
-Entry = tuple[int, int, Sequence[float], dict[str, Any]]
-"""Image from 1, label, box, further fields."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Detections:
-    """What was found in one image.
-
-    Attributes:
-        boxes_N4: float [N, 4], x0, y0, x1, y1 in pixels of the image.
-        scores_N: float [N].
-        labels_N: int64 [N], from 0.
-        masks: run lengths of each, where the detector gives masks.
-    """
-
-    boxes_N4: NDArray[np.float64]
-    scores_N: NDArray[np.float64]
-    labels_N: NDArray[np.int64]
-    masks: tuple[dict[str, Any], ...] | None = None
-
-
-@dataclass(frozen=True)
-class Precision:
+class Precision(NamedTuple):
     """One measure, in percent, and its 95 % bootstrap interval over images."""
 
     figure: float
@@ -77,62 +59,48 @@ class ClassMatches(NamedTuple):
 
 
 def average_precisions(
-    images: BoxSet, found: Sequence[Detections], kind: Kind = "bbox", *, seed: int = 0
+    images: BoxSet, found: Sequence[Detection], kind: Kind = "bbox", *, seed: int = 0
 ) -> dict[str, Precision]:
-    """Score detections.
+    """Score the detections of images, as boxes or masks: a `Precision` for each of `MEASURES`.
 
-    Args:
-        images: with the boxes that were to be found, I of them.
-        found: per image, in their order.
-        kind: whether boxes or masks are compared.
-        seed: of the bootstrap.
-
-    Returns:
-        By the names of `MEASURES`. Classes without a box to find are left out of the means.
+    Classes without a box to find are left out of the means. The seed is that of the bootstrap.
     """
-    assert len(found) == images.num_images
+    num_images = images.num_images
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress
-        truth, result = _coco(images, _truth(images, kind)), _coco(images, _results(found, kind))
+        truth, result = _coco(images, _truth(images, kind)), _coco(images, found)
         judge = coco_tools("cocoeval").COCOeval(truth, result, kind)
         judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
         judge.params.maxDets = [MOST]
         judge.evaluate()
-        judge.accumulate()
-    # [T, recall points, K, areas = 1, limits = 1]; -1 where a class has no box to find
-    precision = judge.eval["precision"][..., 0, 0]
-    matches = class_matches(judge.evalImgs, images.num_images)
-    drawn_RT = resampled_precisions(matches, images.num_images, seed=seed)
+    draws = np.random.default_rng(seed)
+    resampled_RI = draws.multinomial(num_images, np.full(num_images, 1 / num_images), RESAMPLES)
+    weights_RI = np.concatenate([np.ones((1, num_images), np.int64), resampled_RI])
+    matches = class_matches(judge.evalImgs, num_images)
+    mean_RT = mean_precision(matches, weights_RI)
     precisions = {}
     for name, overlaps in MEASURES.items():
-        there = precision[overlaps]
-        low, high = np.percentile(100 * drawn_RT[:, overlaps].mean(axis=1), PERCENTILES)
-        precisions[name] = Precision(
-            100 * float(there[there > -1].mean()), (float(low), float(high))
-        )
+        whole, *drawn = 100 * mean_RT[:, overlaps].mean(axis=1)
+        low, high = np.percentile(drawn, PERCENTILES)
+        precisions[name] = Precision(float(whole), (float(low), float(high)))
     return precisions
 
 
-def _truth(images: BoxSet, kind: Kind) -> Iterable[Entry]:
+def _truth(images: BoxSet, kind: Kind) -> Iterable[Detection]:
     for number, picture in enumerate(images.pictures, start=1):
         for box in picture.boxes:
-            fields: dict[str, Any] = {"iscrowd": int(box.ignored)}
+            x0, y0, x1, y1 = box.box
+            one = {
+                "image_id": number,
+                "category_id": images.class_names.index(box.name),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "iscrowd": int(box.ignored),
+            }
             if kind == "segm":
-                runs = outline_runs(box.outline, picture.height, picture.width)
-                fields["segmentation"] = runs
-            yield number, images.class_names.index(box.name), box.box, fields
+                one["segmentation"] = outline_runs(box.outline, picture.height, picture.width)
+            yield one
 
 
-def _results(found: Sequence[Detections], kind: Kind) -> Iterable[Entry]:
-    for number, one in enumerate(found, start=1):
-        for at, box_4 in enumerate(one.boxes_N4.tolist()):
-            fields: dict[str, Any] = {"score": float(one.scores_N[at]), "iscrowd": 0}
-            if kind == "segm":
-                assert one.masks is not None
-                fields["segmentation"] = one.masks[at]
-            yield number, int(one.labels_N[at]), box_4, fields
-
-
-def _coco(images: BoxSet, entries: Iterable[Entry]) -> Any:  # noqa: ANN401  # pycocotools has no types
+def _coco(images: BoxSet, objects: Iterable[Detection]) -> Any:  # noqa: ANN401  (no types)
     made = coco_tools("coco").COCO()
     made.dataset = {
         "images": [
@@ -141,15 +109,9 @@ def _coco(images: BoxSet, entries: Iterable[Entry]) -> Any:  # noqa: ANN401  # p
         ],
         "categories": [{"id": k, "name": name} for k, name in enumerate(images.class_names)],
         "annotations": [
-            {
-                "id": number,  # 0 would mean: matched nothing
-                "image_id": image,
-                "category_id": label,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": (x1 - x0) * (y1 - y0),
-                **fields,
-            }
-            for number, (image, label, (x0, y0, x1, y1), fields) in enumerate(entries, start=1)
+            # The number 0 would mean: matched nothing.
+            one | {"id": number, "area": one["bbox"][2] * one["bbox"][3]}
+            for number, one in enumerate(objects, start=1)
         ],
     }
     made.createIndex()
@@ -157,12 +119,7 @@ def _coco(images: BoxSet, entries: Iterable[Entry]) -> Any:  # noqa: ANN401  # p
 
 
 def class_matches(judged: Sequence[dict[str, Any] | None], num_images: int) -> list[ClassMatches]:
-    """The matches that pycocotools made, class by class; classes without a box are left out.
-
-    Args:
-        judged: `COCOeval.evalImgs` of one range of areas: [classes * I].
-        num_images: I.
-    """
+    """The matches in `COCOeval.evalImgs` [classes * I]; classes without a box are left out."""
     classes = []
     for first in range(0, len(judged), num_images):
         there = [(i, one) for i, one in enumerate(judged[first : first + num_images]) if one]
@@ -171,33 +128,24 @@ def class_matches(judged: Sequence[dict[str, Any] | None], num_images: int) -> l
             wanted_I[i] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
         if not wanted_I.any():
             continue
-        image_D = np.concatenate([np.full(len(one["dtScores"]), i) for i, one in there])
+        image_D = np.repeat([i for i, _ in there], [len(one["dtScores"]) for _, one in there])
         order = np.argsort(-np.concatenate([one["dtScores"] for _, one in there]), kind="stable")
         matched_TD, ignored_TD = (
             np.concatenate([np.asarray(one[key], dtype=bool) for _, one in there], axis=1)[:, order]
             for key in ("dtMatches", "dtIgnore")
         )
         hit_TD, miss_TD = matched_TD & ~ignored_TD, ~matched_TD & ~ignored_TD
-        classes.append(ClassMatches(wanted_I, image_D[order].astype(np.int64), hit_TD, miss_TD))
+        classes.append(ClassMatches(wanted_I, image_D[order], hit_TD, miss_TD))
     return classes
 
 
-def resampled_precisions(
-    classes: Sequence[ClassMatches], num_images: int, *, seed: int
+def mean_precision(
+    classes: Sequence[ClassMatches], weights_RI: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Average precision per overlap of resampled images, the mean over classes, in [0, 1].
+    """Mean over classes of the average precision where image i counts `weights_RI[r, i]` times.
 
-    Args:
-        classes: that have a box to find.
-        num_images: I.
-        seed: of the resamples.
-
-    Returns:
-        [R, T]; a class that a resample does not have is left out of its mean.
+    [R, T], in [0, 1]; a class without a box to find in a resample is left out of its mean.
     """
-    draw = np.random.default_rng(seed)
-    shares_I = np.full(num_images, 1 / num_images)
-    weights_RI = draw.multinomial(num_images, shares_I, size=RESAMPLES)
     per_class = np.stack([weighted_precision(one, weights_RI) for one in classes])
     counts_RT = (~np.isnan(per_class)).sum(axis=0)
     mean_RT: NDArray[np.float64] = np.nansum(per_class, axis=0) / np.maximum(counts_RT, 1)
@@ -205,11 +153,7 @@ def resampled_precisions(
 
 
 def weighted_precision(matches: ClassMatches, weights_RI: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Average precision of one class where image i counts `weights_RI[r, i]` times.
-
-    Returns:
-        [R, T]; nan where no box is to be found.
-    """
+    """The same of one class: [R, T]; nan where no box is to be found."""
     wanted_R = weights_RI @ matches.wanted_I
     weights_RD = weights_RI[:, matches.image_D]
     found_RT = np.full((len(weights_RI), len(matches.hit_TD)), np.nan)

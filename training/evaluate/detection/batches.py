@@ -4,15 +4,12 @@ Shapes: H W pixels, N boxes of an image.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
-from itertools import chain
-from typing import Any
+from itertools import chain, count, islice
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import ImageError, InputError
@@ -24,8 +21,6 @@ from training.randomness.draws import sample_seeds
 Target = dict[str, Tensor]
 Sample = tuple[Tensor, Target]
 """uint8 [3, H, W]; boxes float32 [N, 4], labels int64 [N] from 1, perhaps masks uint8 [N, H, W]."""
-Item = tuple[int, bool]
-"""Number of an image, and whether it is flipped."""
 NUM_THREADS = min(8, os.cpu_count() or 1)
 """That decode."""
 ORDER_DOMAIN, FLIP_DOMAIN = 0x424F5845, 0x464C4950
@@ -37,30 +32,20 @@ def training_batches(
 ) -> Iterator[list[Sample]]:
     """Yield every step's batch, from shuffled passes without end; half of the images are flipped.
 
-    Ignored objects are left out.
-
-    Args:
-        images: to learn from.
-        steps: number of batches.
-        batch_size: images in each.
-        with_masks: whether the targets have masks.
-        seed: of order and flips.
+    Ignored objects are left out of the targets; `with_masks` adds masks to them.
     """
-
-    @lru_cache(maxsize=2)
-    def order(turn: int) -> NDArray[np.int64]:
-        seeds_M = sample_seeds(seed + ORDER_DOMAIN, turn, np.arange(images.num_images))
-        return np.argsort(seeds_M, kind="stable")
-
-    def item(position: int) -> Item:
-        turn, position = divmod(position, images.num_images)
-        number = int(order(turn)[position])
-        drawn = sample_seeds(seed + FLIP_DOMAIN, turn, np.array([number]))
-        return number, bool(int(drawn[0]) & 1)
-
-    starts = range(0, steps * batch_size, batch_size)
-    batches = ([item(start + i) for i in range(batch_size)] for start in starts)
+    items = _shuffled(images.num_images, seed)
+    batches = (list(islice(items, batch_size)) for _ in range(steps))
     return _loaded(images, batches, with_masks=with_masks)
+
+
+def _shuffled(num_images: int, seed: int) -> Iterator[tuple[int, bool]]:
+    """Numbers of images, and whether they are flipped, epoch by epoch without end."""
+    numbers = np.arange(num_images)
+    for epoch in count():
+        order = np.argsort(sample_seeds(seed + ORDER_DOMAIN, epoch, numbers), kind="stable")
+        flips = sample_seeds(seed + FLIP_DOMAIN, epoch, numbers) & 1
+        yield from ((number, bool(flips[number])) for number in order.tolist())
 
 
 def plain_batches(images: BoxSet, *, batch_size: int) -> Iterator[list[Sample]]:
@@ -71,21 +56,20 @@ def plain_batches(images: BoxSet, *, batch_size: int) -> Iterator[list[Sample]]:
 
 
 def _loaded(
-    images: BoxSet, batches: Iterable[list[Item]], *, with_masks: bool
+    images: BoxSet, batches: Iterable[list[tuple[int, bool]]], *, with_masks: bool
 ) -> Iterator[list[Sample]]:
-    label_of = {name: number for number, name in enumerate(images.class_names, start=1)}
+    """Decode batches of (number of an image, whether it is flipped), one ahead of its use."""
 
-    def load(item: Item) -> Sample:
-        number, flip = item
+    def load(number: int, flip: bool) -> Sample:
         picture = images.pictures[number]
-        sample = image_of(picture), target_of(picture, label_of, with_masks=with_masks)
-        return flipped(*sample) if flip else sample
+        target = target_of(picture, images.class_names, with_masks=with_masks)
+        return flipped(image_of(picture), target) if flip else (image_of(picture), target)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         waiting: list[Future[Sample]] = []
         try:
-            for batch in chain(batches, [[]]):  # one batch ahead of the one in use
-                ready, waiting = waiting, [pool.submit(load, item) for item in batch]
+            for batch in chain(batches, [[]]):
+                ready, waiting = waiting, [pool.submit(load, *item) for item in batch]
                 if ready:
                     yield [future.result() for future in ready]
         finally:
@@ -98,25 +82,20 @@ def image_of(picture: Annotated) -> Tensor:
         pixels_HW3 = decode_source(picture.file.read_bytes()).pixels
     except (OSError, ImageError) as error:
         raise InputError(f"{picture.file}: {error} (move it and its boxes away)") from error
-    if pixels_HW3.shape[:2] != (picture.height, picture.width):
-        raise InputError(
-            f"{picture.file} decodes to {pixels_HW3.shape[1]} x {pixels_HW3.shape[0]} pixels, "
-            f"{picture.source} says {picture.width} x {picture.height}"
-        )
+    assert pixels_HW3.shape[:2] == (picture.height, picture.width), picture.file
     return torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1)
 
 
-def target_of(picture: Annotated, label_of: dict[str, int], *, with_masks: bool) -> Target:
-    """The boxes to learn from."""
+def target_of(picture: Annotated, class_names: Sequence[str], *, with_masks: bool) -> Target:
+    """The boxes to learn from; their labels are indices into the class names, from 1."""
     boxes = [box for box in picture.boxes if not box.ignored]
     corners = np.array([box.box for box in boxes], dtype=np.float32).reshape(-1, 4)
-    labels = np.array([label_of[box.name] for box in boxes], dtype=np.int64)
+    labels = np.array([class_names.index(box.name) + 1 for box in boxes], dtype=np.int64)
     target = {"boxes": torch.from_numpy(corners), "labels": torch.from_numpy(labels)}
     if with_masks:
         size = (picture.height, picture.width)
-        masks: list[Any] = [outline_mask(box.outline, *size) for box in boxes]
-        stacked = np.stack(masks) if masks else np.zeros((0, *size), dtype=np.uint8)
-        target["masks"] = torch.from_numpy(stacked)
+        masks = [outline_mask(box.outline, *size) for box in boxes]
+        target["masks"] = torch.from_numpy(np.array(masks, np.uint8).reshape(-1, *size))
     return target
 
 

@@ -1,46 +1,54 @@
 """Open sets of images with boxes: VOC or COCO, a pair of them, or a split of one."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
-from training.evaluate.detection.annotations import BoxSet, checked_set
-from training.evaluate.detection.readers import read_coco, read_names, read_voc
+from training.evaluate.detection.annotations import BoxSet, checked
+from training.evaluate.detection.readers import read_coco, read_voc
 from training.randomness.draws import sample_seeds
 
 ANNOTATIONS = "Annotations"
 
 
 def open_boxes(root: Path, classes: Sequence[str] = ()) -> BoxSet:
-    """Open annotations by what the path is.
+    """Open annotations by what the path is, and check them; InputError names the first bad one.
 
     Args:
         root: a COCO file (`.json`); VOC's folder of XML files; VOC's image list
             (`ImageSets/Main/NAME.txt`); or a folder that holds one of the first two.
         classes: names that may occur; empty: those of COCO's file, or all that occur.
-
-    Raises:
-        InputError: none of these, or two at once; whatever the readers and the checks raise.
     """
-    place = _annotations_at(root)
-    names: Sequence[str] = ()
-    if place.suffix == ".json":
-        found, names = read_coco(place)
-    elif place.suffix == ".txt":
-        found = read_voc(_voc_of(place), read_names(place))
+    path, names = _annotations_at(root), tuple(classes)
+    if path.suffix == ".json":
+        found, known = read_coco(path)
+        names = names or known
+    elif path.suffix == ".txt":
+        found = read_voc(_voc_of(path), [line.split()[0] for line in _lines(path)])
     else:
-        found = read_voc(place)
-    names = classes or names or sorted({box.name for one in found for box in one.boxes})
+        found = read_voc(path)
+    boxes = [box for one in found for box in one.boxes]
+    if all(box.ignored for box in boxes):
+        raise InputError(
+            f"{root} annotates no box (crowds and difficult objects do not count): wanted images "
+            "with boxes around objects"
+        )
+    names = names or tuple(sorted({box.name for box in boxes}))
+    (file, times), *_ = Counter(one.file for one in found).most_common(1)
+    if times > 1:
+        raise InputError(f"{path}: {file} is annotated twice")
+    pictures = tuple(checked(one, names) for one in sorted(found, key=lambda one: one.file))
     num_left_out = 0
-    if place.suffix != ".txt":  # a list leaves out images on purpose
+    if path.suffix != ".txt":  # a list leaves out images on purpose
         files = {one.file for one in found}
-        folders = {file.parent for file in files if file.parent.is_dir()}
-        beside = {file for folder in folders for file in folder.iterdir()}
+        beside = {file for folder in {file.parent for file in files} for file in folder.iterdir()}
         num_left_out = sum(has_image_suffix(file.name) for file in beside - files)
-    return checked_set(root, found, names, num_left_out=num_left_out)
+    return BoxSet(root, names, pictures, num_left_out)
 
 
 def box_pair(
@@ -51,14 +59,7 @@ def box_pair(
     val_share: float = 0.0,
     seed: int = 0,
 ) -> tuple[BoxSet, BoxSet]:
-    """Open two sets whose labels mean the same, or split one.
-
-    Args:
-        train_root: to learn from.
-        val_root: to be scored on; the same path: that set is split.
-        classes: see `open_boxes`.
-        val_share: of the images of one set that validate.
-        seed: of the split.
+    """Open two sets whose labels mean the same; split one that is named twice.
 
     Raises:
         InputError: other class names; the same images twice; a share without a set to split, or
@@ -78,9 +79,9 @@ def box_pair(
             f"the classes of {train_root} and {val_root} differ ({', '.join(differing)}): a label "
             "would mean two things; name all of them with --detection.classes"
         )
-    learned, asked = ({one.file.resolve() for one in images.pictures} for images in (train, val))
-    if learned & asked or train.digest == val.digest:
-        first = min(learned & asked, default=train.pictures[0].file)
+    learned, scored = ({one.file.resolve() for one in images.pictures} for images in (train, val))
+    if learned & scored or train.digest == val.digest:
+        first = min(learned & scored, default=train.pictures[0].file)
         raise InputError(
             f"{train_root} and {val_root} share images, such as {first.name}: name other images "
             "to validate on"
@@ -91,13 +92,7 @@ def box_pair(
 def split(images: BoxSet, val_share: float, *, seed: int) -> tuple[BoxSet, BoxSet]:
     """Split a set by chance: the same images for every checkpoint and every machine.
 
-    Args:
-        images: to split.
-        val_share: in (0, 1), of the images.
-        seed: of the split.
-
-    Raises:
-        InputError: no such share, or a part without boxes.
+    Raises InputError for a share outside (0, 1), or one that leaves a part without boxes.
     """
     if not 0 < val_share < 1:
         raise InputError(
@@ -106,7 +101,10 @@ def split(images: BoxSet, val_share: float, *, seed: int) -> tuple[BoxSet, BoxSe
         )
     order = np.argsort(sample_seeds(seed, 0, np.arange(images.num_images)), kind="stable")
     num_val = round(val_share * images.num_images)
-    val, train = images.chosen(np.sort(order[:num_val])), images.chosen(np.sort(order[num_val:]))
+    train, val = (
+        replace(images, pictures=tuple(images.pictures[number] for number in np.sort(part)))
+        for part in (order[num_val:], order[:num_val])
+    )
     if not train.num_boxes or not val.num_boxes:
         raise InputError(
             f"detection.val_share {val_share:g} of {images.num_images} images leaves "
@@ -133,6 +131,13 @@ def _annotations_at(root: Path) -> Path:
             f"{root} {found} (wanted {ANNOTATIONS}/*.xml of VOC, or one .json of COCO)"
         )
     return choices[0]
+
+
+def _lines(image_list: Path) -> list[str]:
+    lines = [line for line in image_list.read_text().splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"{image_list} names no images")
+    return lines
 
 
 def _voc_of(image_list: Path) -> Path:

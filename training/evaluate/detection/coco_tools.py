@@ -1,8 +1,6 @@
 """Masks by pycocotools, an optional dependency."""
 
 import importlib
-from functools import lru_cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,13 +9,8 @@ from numpy.typing import NDArray
 from pipeline.core.errors import InputError
 
 
-@lru_cache
-def coco_tools(part: str) -> ModuleType:
-    """A module of pycocotools: `mask`, `coco` or `cocoeval`.
-
-    Raises:
-        InputError: it is not installed.
-    """
+def coco_tools(part: str) -> Any:  # noqa: ANN401  (pycocotools has no types)
+    """The module `mask`, `coco` or `cocoeval`; raises InputError where it is not installed."""
     try:
         return importlib.import_module(f"pycocotools.{part}")
     except ModuleNotFoundError as error:
@@ -28,29 +21,22 @@ def coco_tools(part: str) -> ModuleType:
 
 
 def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
-    """COCO's polygons, or run lengths of either kind, as compressed run lengths.
+    """Compressed run lengths of an outline, in an image of that size.
 
-    Args:
-        outline: a list of polygons `[x, y, x, y, ...]` or `{"size": ..., "counts": ...}`.
-        height: of the image.
-        width: of the image.
-
-    Raises:
-        InputError: neither, or of another size.
+    The outline is a list of polygons `[x, y, x, y, ...]` or `{"size": ..., "counts": ...}`; raises
+    InputError for anything else, and for another size.
     """
     tools = coco_tools("mask")
     try:
         if isinstance(outline, list):
             return dict(tools.merge(tools.frPyObjects(outline, height, width)))
         if list(outline["size"]) != [height, width]:
-            raise InputError(
-                f"a mask of {outline['size']} (height, width) belongs to an image of "
-                f"{height} x {width}: wanted the image's own size"
+            raise ValueError(
+                f"it belongs to an image of {outline['size']} (height, width), not to one of "
+                f"{height} x {width}"
             )
         is_plain = isinstance(outline["counts"], list)
         return dict(tools.frPyObjects(outline, height, width) if is_plain else outline)
-    except InputError:
-        raise
     except Exception as error:  # pycocotools raises whatever its C code met
         raise InputError(
             f"a mask cannot be read ({error}): wanted COCO's polygons or run lengths, got "
@@ -59,12 +45,12 @@ def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # no
 
 
 def outline_mask(outline: Any, height: int, width: int) -> NDArray[np.uint8]:  # noqa: ANN401
-    """The same as pixels, uint8 [height, width], 1 inside."""
+    """An outline as pixels, uint8 [height, width], 1 inside."""
     pixels = coco_tools("mask").decode(outline_runs(outline, height, width))
     return np.asarray(pixels, dtype=np.uint8)
 
 
 def mask_runs(inside_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """A mask as compressed run lengths."""
+    """Pixels as compressed run lengths."""
     runs: dict[str, Any] = coco_tools("mask").encode(np.asfortranarray(inside_HW.astype(np.uint8)))
     return runs

@@ -1,8 +1,9 @@
 """Build torchvision's Faster R-CNN or Mask R-CNN around a pretrained backbone, with FPN or C4.
 
-Shapes: B batch, C channels, H W pixels, N regions.
+Shapes: B batch, C channels, H W pixels.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,28 +15,51 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from pipeline.core.architectures import TIMM, family
+from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass
-from pipeline.images.preprocessing import HighPass, Preprocessing
-from training.evaluate.detection.stages import Stage, stages_of
+from pipeline.images.preprocessing import Preprocessing
+from training.encoders.encoder import Backbone
 from training.evaluate.detection_config import DetectionConfig
 
+STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "resnet": (
+        ("conv1", "bn1", "relu", "maxpool", "layer1"),
+        ("layer2",),
+        ("layer3",),
+        ("layer4",),
+    ),
+    "regnet": (
+        ("stem", "trunk_output.block1"),
+        ("trunk_output.block2",),
+        ("trunk_output.block3",),
+        ("trunk_output.block4",),
+    ),
+    "convnext": tuple((f"features.{2 * i}", f"features.{2 * i + 1}") for i in range(4)),
+}
+"""Module of `torchvision.models` -> the parts of its four stages, each at half the resolution of
+the one before. A new adapter is a line."""
+PROBE_SIZE = 128
 RATIOS = (0.5, 1.0, 2.0)
+"""Height by width of the anchors."""
 C4_ANCHORS = 5
 C4_REGION, C4_MASK_WIDTH = 14, 256
 """Side of a region before the last stage (Detectron's C4), and channels of the mask behind it."""
 
 
+class Stage(nn.Sequential):
+    """Parts of a backbone in their order; `channels` are those of its output."""
+
+    channels: int
+
+
 class Levels(nn.Module):
     """The backbone's stages and, with a pyramid, its levels by name: what torchvision wants.
 
-    The backbone computes in `autocast_dtype`, all that follows in float32.
-
-    Attributes:
-        out_channels: of every level.
-        autocast_dtype: of the backbone; None: float32.
+    The backbone computes in `autocast_dtype` (None: float32), all that follows in float32.
     """
 
     autocast_dtype: torch.dtype | None = None
@@ -56,9 +80,8 @@ class Levels(nn.Module):
             for stage in self.stages:
                 x_BCHW = stage(x_BCHW)
                 outputs.append(x_BCHW)
-            if self.pyramid is None:
-                levels = {"0": x_BCHW}
-            else:
+            levels = {"0": x_BCHW}
+            if self.pyramid is not None:
                 used = outputs[-len(self.pyramid.inner_blocks) :]
                 levels = self.pyramid({str(i): level for i, level in enumerate(used)})
         return {name: level.float() for name, level in levels.items()}
@@ -73,7 +96,7 @@ class Prepared(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision h
     def __init__(self, config: DetectionConfig, preprocessing: Preprocessing) -> None:
         mean, std = list(preprocessing.mean), list(preprocessing.std)
         super().__init__(config.short_sides, config.long_side, mean, std)
-        self.filter: HighPass | None = preprocessing.high_pass
+        self.filter = preprocessing.high_pass
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
@@ -83,6 +106,37 @@ class Prepared(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision h
         if self.filter is not None:
             image = high_pass(image[None], self.filter.kernel, self.filter.sigma)[0]
         return image, target
+
+
+def check_adapter(architecture: str) -> None:
+    """Raise InputError for an architecture that has no stages here."""
+    if architecture.startswith(TIMM) or family(architecture) not in STAGES:
+        raise InputError(
+            f"detection has no adapter for {architecture}: wanted a network of torchvision's "
+            f"{', '.join(STAGES)}"
+        )
+
+
+def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> list[Stage]:
+    """Copy the four stages of a plain network, or of a `Backbone` around one.
+
+    With `frozen_norm` their batch norm keeps its statistics and weights.
+    """
+    network = copy.deepcopy(network.network if isinstance(network, Backbone) else network)
+    if frozen_norm:
+        for name, module in list(network.named_modules()):
+            if isinstance(module, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
+                frozen.load_state_dict(module.state_dict(), strict=False)
+                network.set_submodule(name, frozen.to(module.weight.device))
+    parts = STAGES[family(architecture)]
+    stages = [Stage(*(network.get_submodule(name) for name in names)) for names in parts]
+    x_1CHW = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=next(network.parameters()).device)
+    with torch.no_grad():
+        for stage in stages:
+            x_1CHW = stage.eval()(x_1CHW)
+            stage.channels = x_1CHW.shape[1]
+    return stages
 
 
 def build_detector(
@@ -95,10 +149,10 @@ def build_detector(
     with_masks: bool,
     autocast_dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """A detector whose backbone starts from a plain network's weights.
+    """A detector on the network's device whose backbone starts from a copy of its weights.
 
     Args:
-        network: plain, left as it is; the detector lies on its device.
+        network: plain, of an architecture that has an adapter.
         architecture: its name.
         preprocessing: what it wants to see; mean, std and filter are taken, sizes are not.
         config: settings.
@@ -110,9 +164,6 @@ def build_detector(
         torchvision's `GeneralizedRCNN`: images float [3, H, W] in [0, 1] in a list; with targets
         in training mode a dict of losses, else boxes, labels from 1, scores and masks. The new
         weights come from torch's global generator.
-
-    Raises:
-        InputError: an architecture without an adapter.
     """
     stages = stages_of(network, architecture, frozen_norm=config.norm == "frozen")
     parts = _fpn if config.head == "fpn" else _c4
@@ -168,9 +219,8 @@ def _c4(
     """One level behind the third stage; the fourth runs on every region, for box and mask alike."""
     *body, last = stages
     pool = partial(MultiScaleRoIAlign, ["0"], output_size=C4_REGION, sampling_ratio=2)
-    sizes = tuple(_anchors(config, C4_ANCHORS))
     keywords: dict[str, Any] = {
-        "rpn_anchor_generator": AnchorGenerator((sizes,), (RATIOS,)),
+        "rpn_anchor_generator": AnchorGenerator((_anchors(config, C4_ANCHORS),), (RATIOS,)),
         "box_roi_pool": pool(),
         "box_head": nn.Sequential(last, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         "box_predictor": FastRCNNPredictor(last.channels, num_logits),

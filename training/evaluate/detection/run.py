@@ -12,8 +12,7 @@ from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Kind, average_precisions
 from training.evaluate.detection.box_sets import box_pair
 from training.evaluate.detection.coco_tools import coco_tools
-from training.evaluate.detection.network import build_detector
-from training.evaluate.detection.stages import check_adapter
+from training.evaluate.detection.network import build_detector, check_adapter
 from training.evaluate.detection.train import detect, train_detector
 from training.evaluate.results import Result
 from training.evaluate.subject import Subject, load_subjects
@@ -46,7 +45,15 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
         val_share=settings.val_share,
         seed=config.seed,
     )
-    with_masks = wants_masks(settings.masks, train, val)
+    lacking = next((images for images in (train, val) if not images.has_outlines), None)
+    if settings.masks == "yes" and lacking is not None:
+        raise InputError(
+            f"detection.masks yes, but not every box of {lacking.root} has a mask (COCO's "
+            "segmentation): give those, or leave the masks out"
+        )
+    kinds: tuple[Kind, ...] = ("bbox", "segm")
+    if settings.masks == "no" or lacking is not None:
+        kinds = ("bbox",)
     subjects = load_subjects(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
@@ -59,22 +66,7 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
             f"out: {images.num_left_out}"
         )
     for subject in subjects:
-        yield _score(subject, train, val, config, device, with_masks=with_masks)
-
-
-def wants_masks(masks: str, train: BoxSet, val: BoxSet) -> bool:
-    """Whether the detectors predict masks.
-
-    Raises:
-        InputError: they must, and an object has none.
-    """
-    lacking = next((images for images in (train, val) if not images.has_outlines), None)
-    if masks == "yes" and lacking is not None:
-        raise InputError(
-            f"detection.masks yes, but not every box of {lacking.root} has a mask (COCO's "
-            "segmentation): give those, or leave the masks out"
-        )
-    return masks != "no" and lacking is None
+        yield _score(subject, train, val, config, device, kinds)
 
 
 def _score(
@@ -83,10 +75,9 @@ def _score(
     val: BoxSet,
     config: EvaluateConfig,
     device: torch.device,
-    *,
-    with_masks: bool,
+    kinds: tuple[Kind, ...],
 ) -> list[Result]:
-    settings = config.detection
+    settings, with_masks = config.detection, "segm" in kinds
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
@@ -100,14 +91,14 @@ def _score(
         )
         train_detector(detector, train, settings, seed=config.seed, name=subject.name)
     found = detect(detector, val, device=device, batch_size=settings.batch_size)
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
-    about = {
+    about = asdict(settings) | {
         "bf16": config.bf16,
         "device": device.type,
         "classes": list(val.class_names),
         "boxes_train": train.num_boxes,
         "boxes_val": val.num_boxes,
         "images_left_out": train.num_left_out + val.num_left_out,
+        "with_masks": with_masks,
     }
     return [
         Result(
@@ -127,7 +118,7 @@ def _score(
             interval=precision.interval,
             num_train=train.num_images,
             num_val=val.num_images,
-            settings=asdict(settings) | about | {"with_masks": with_masks},
+            settings=about,
         )
         for kind in kinds
         for measure, precision in average_precisions(val, found, kind, seed=config.seed).items()

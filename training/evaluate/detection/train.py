@@ -1,21 +1,17 @@
-"""Train a detector from a backbone's weights, and run it.
-
-Shapes: N detections of an image.
-"""
+"""Train a detector from a backbone's weights, and run it."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Diverged
 from pipeline.core.progress import Standing, show, track
 from training.core.schedules import cosine_lr
 from training.evaluate.detection.annotations import BoxSet
-from training.evaluate.detection.average_precision import Detections
+from training.evaluate.detection.average_precision import Detection
 from training.evaluate.detection.batches import Sample, plain_batches, training_batches
 from training.evaluate.detection.coco_tools import mask_runs
 from training.evaluate.detection_config import DetectionConfig
@@ -31,27 +27,13 @@ def train_detector(
 ) -> nn.Module:
     """Train in place by momentum SGD, the backbone and all that is new at one rate.
 
-    The caller seeds torch: proposals and sizes are drawn from its global generator.
-
-    Args:
-        detector: a Mask R-CNN learns masks, too.
-        images: to learn from.
-        config: settings.
-        seed: of order and flips.
-        name: of the backbone, for the progress.
-
-    Returns:
-        The detector, in evaluation mode.
-
-    Raises:
-        InputError: a loss that is no longer finite, an image that cannot be decoded.
+    The seed is that of order and flips; the caller seeds torch, from whose global generator
+    proposals and sizes are drawn. Returns the detector in evaluation mode. Raises Diverged if the
+    loss is no longer finite, InputError for an image that cannot be decoded.
     """
     weights = [weight for weight in detector.parameters() if weight.requires_grad]
     optimiser = torch.optim.SGD(
         weights, lr=config.lr, momentum=0.9, weight_decay=config.weight_decay
-    )
-    rate = partial(
-        cosine_lr, base_lr=config.lr, total_steps=config.steps, warmup_steps=config.warmup_steps
     )
     batches = training_batches(
         images,
@@ -71,17 +53,22 @@ def train_detector(
         loss.backward()
         nn.utils.clip_grad_norm_(weights, config.clip)
         for group in optimiser.param_groups:
-            group["lr"] = rate(step)
+            group["lr"] = cosine_lr(
+                step,
+                base_lr=config.lr,
+                total_steps=config.steps,
+                warmup_steps=config.warmup_steps,
+            )
         optimiser.step()
         recent.append(loss.item())
         if not np.isfinite(recent[-1]):
-            raise InputError(
+            raise Diverged(
                 f"the detector's loss is {recent[-1]} at step {step + 1}: lower detection.lr "
                 f"({config.lr:g}) or raise detection.warmup_steps ({config.warmup_steps})"
             )
         if (step + 1) % max(1, config.steps // REPORTS) == 0:
             parts = ", ".join(
-                f"{k.removeprefix('loss_')} {v.item():.3f}" for k, v in losses.items()
+                f"{k.removeprefix('loss_')} {float(v):.3f}" for k, v in losses.items()
             )
             standing = replace(standing, note=f"loss {np.mean(recent):.3f} (last: {parts})")
             recent = []
@@ -92,13 +79,15 @@ def train_detector(
 @torch.no_grad()
 def detect(
     detector: nn.Module, images: BoxSet, *, device: torch.device, batch_size: int
-) -> list[Detections]:
-    """What a detector in evaluation mode finds in each image."""
-    found = []
+) -> list[Detection]:
+    """What a detector in evaluation mode finds in the images."""
+    found: list[Detection] = []
+    image_id = 0
     batches = plain_batches(images, batch_size=batch_size)
     for batch in track(batches, "detecting", images.num_images, "images", size=len):
-        pictures, _ = _on_device(batch, device)
-        found += [_detections(one) for one in detector(pictures)]
+        for result in detector(_on_device(batch, device)[0]):
+            image_id += 1
+            found += _detections(image_id, result)
     return found
 
 
@@ -111,13 +100,16 @@ def _on_device(
     return images, targets
 
 
-def _detections(result: dict[str, Tensor]) -> Detections:
-    masks = None
+def _detections(image_id: int, result: dict[str, Tensor]) -> list[Detection]:
+    boxes_N4 = result["boxes"].double().cpu()
+    boxes_N4[:, 2:] -= boxes_N4[:, :2]
+    found: list[Detection] = [
+        {"image_id": image_id, "category_id": label - 1, "bbox": box, "score": score}
+        for label, box, score in zip(
+            result["labels"].tolist(), boxes_N4.tolist(), result["scores"].tolist(), strict=True
+        )
+    ]
     if "masks" in result:
-        masks = tuple(map(mask_runs, (result["masks"][:, 0] > INSIDE).cpu().numpy()))
-    return Detections(
-        boxes_N4=result["boxes"].double().cpu().numpy(),
-        scores_N=result["scores"].double().cpu().numpy(),
-        labels_N=result["labels"].cpu().numpy() - 1,
-        masks=masks,
-    )
+        for one, inside_HW in zip(found, (result["masks"][:, 0] > INSIDE).cpu(), strict=True):
+            one["segmentation"] = mask_runs(inside_HW.numpy())
+    return found

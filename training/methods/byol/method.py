@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from training.core.distributed import average_buffers, gather_rows
 from training.core.schedules import Moment, half_cosine
-from training.encoders.batch_norm import group_batch_norm
-from training.encoders.encoder import Backbone, projection_head
+from training.encoders.encoder import Backbone, group_batch_norm, projection_head
 from training.methods.byol.settings import BYOLConfig
 from training.methods.interface import (
     Method,
@@ -26,7 +25,6 @@ from training.methods.interface import (
 )
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import ViewSettings, ViewSpec
 
 
 class Predictor(nn.Module):
@@ -48,21 +46,9 @@ class Predictor(nn.Module):
 
 
 class BYOL(Method):
-    """Online encoder, predictor and target encoder; the online encoder's backbone is kept.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of what is drawn; not used.
-    """
+    """Online encoder, predictor and target encoder; the online encoder's backbone is kept."""
 
     config_type = BYOLConfig
-
-    @classmethod
-    def views(cls, config: BYOLConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query and key."""
-        return settings.query(), settings.key()
 
     def __init__(
         self, config: BYOLConfig, backbone: Backbone, *, batch_size: int, seed: int

@@ -5,8 +5,6 @@ Chen et al., arXiv 2003.04297; the hard negatives: arXiv 2309.12757, after Ge et
 Shapes: B this rank's batch, G global batch, N hard negatives per image, D embedding, K queue.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -15,17 +13,16 @@ from training.core.schedules import Moment, half_cosine
 from training.encoders.encoder import Backbone
 from training.methods.contrastive import (
     PAIR_PASS,
+    Batch,
     ContrastiveMethod,
-    Encode,
-    Encoded,
+    Embeddings,
     log_mass,
     weigh_for,
 )
 from training.methods.interface import ProjectedBackbone, momentum_copy, update_momentum
 from training.methods.losses import Similarities, info_nce
-from training.methods.moco.settings import MoCoConfig, check_queue_size
+from training.methods.moco.settings import MoCoConfig
 from training.randomness.draws import KEY
-from training.views.inputs import EncoderInputs
 
 
 class KeyQueue(nn.Module):
@@ -36,9 +33,6 @@ class KeyQueue(nn.Module):
         embedding_dim: D.
         batch_size: keys enqueued at a time (the global batch).
         generator: draws the first keys.
-
-    Raises:
-        InputError: the global batch does not divide the queue.
     """
 
     keys_KD: Tensor
@@ -47,7 +41,7 @@ class KeyQueue(nn.Module):
         self, size: int, embedding_dim: int, *, batch_size: int, generator: torch.Generator
     ) -> None:
         super().__init__()
-        check_queue_size(size, batch_size)
+        assert size % batch_size == 0, (size, batch_size)
         keys_KD = torch.randn(size, embedding_dim, generator=generator)
         self.register_buffer("keys_KD", nn.functional.normalize(keys_KD, dim=1))
         self.batch_size = batch_size
@@ -68,13 +62,7 @@ class KeyQueue(nn.Module):
 class MoCoV2(ContrastiveMethod):
     """Query encoder, momentum encoder, queue and loss; the query encoder's backbone is kept.
 
-    Keys and hard negatives take no gradient.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch.
-        seed: of the queue's first keys and the shuffles.
+    Keys and hard negatives take no gradient. The seed also draws the queues' first keys.
     """
 
     config_type = MoCoConfig
@@ -88,53 +76,42 @@ class MoCoV2(ContrastiveMethod):
         self.query_encoder = ProjectedBackbone(backbone, config)
         self.key_encoder = momentum_copy(self.query_encoder)
         generator = torch.Generator().manual_seed(seed)
-        self.queue, self.object_queue = (
-            KeyQueue(
-                config.queue_size, config.embedding_dim, batch_size=batch_size, generator=generator
-            )
-            if wanted
-            else None
-            for wanted in (True, config.has_object_head)
-        )
+
+        def new_queue() -> KeyQueue:
+            sizes = config.queue_size, config.embedding_dim
+            return KeyQueue(*sizes, batch_size=batch_size, generator=generator)
+
+        self.queue = new_queue()
+        self.object_queue = new_queue() if config.has_object_head else None
 
     @property
     def encoder(self) -> ProjectedBackbone:  # type: ignore[override]
         """The query encoder."""
         return self.query_encoder
 
-    def _encode(
-        self,
-        images: list[Tensor],
-        local: Sequence[Tensor],
-        key_BCHW: Tensor,
-        encode: Encode,
-        moment: Moment,
-    ) -> Encoded:
+    def _embed(self, batch: Batch, images: list[Tensor], local: list[Tensor]) -> Embeddings:
         """Queries and local crops in one pass each; the keys after the key encoder has moved."""
-        batch = len(key_BCHW)
-        rows_BX = encode(torch.cat(images)).split(batch)
-        local_BX = encode(torch.cat(list(local))).split(batch) if local else ()
-        momentum = key_momentum_at(self.config, moment)
+        encode, key_BCHW = batch.encode, batch.inputs.views[KEY]
+        rows_BX = encode(torch.cat(images)).split(len(key_BCHW))
+        local_BX = encode(torch.cat(local)).split(len(key_BCHW)) if local else ()
+        momentum = key_momentum_at(self.config, batch.moment)
         update_momentum(self.key_encoder, self.query_encoder, momentum)
         with torch.no_grad():
-            key_GX = self._encode_shuffled(self.key_encoder, key_BCHW, moment.step, PAIR_PASS)
-        return Encoded(rows_BX, local_BX, key_GX)
+            key_GX = self._encode_shuffled(self.key_encoder, key_BCHW, batch.moment.step, PAIR_PASS)
+        return Embeddings(rows_BX, local_BX, key_GX)
 
     @torch.no_grad()
-    def _hard_negatives(
-        self, views: Mapping[str, Tensor], encode: Encode, step: int
-    ) -> tuple[Tensor, ...]:
+    def _hard_negatives(self, batch: Batch) -> tuple[Tensor, ...]:
         """Apart from the keys: one concatenated pass would change the batch statistics."""
-        rows = self._encode_hard_negatives(views, self.key_encoder, self.key_encoder, step)
-        return (torch.stack(rows, dim=1),) if rows else ()
+        rows_BD = self._encode_hard_negatives(batch, self.key_encoder, self.key_encoder)
+        return (torch.stack(rows_BD, dim=1),) if rows_BD else ()
 
     def _contrast(
         self,
+        batch: Batch,
         query_BD: Tensor,
         key_GD: Tensor,
-        hard: tuple[Tensor, ...],
-        inputs: EncoderInputs,
-        rho: float,
+        hard_BND: tuple[Tensor, ...],
         *,
         of_object: bool,
     ) -> tuple[Tensor, Similarities]:
@@ -145,14 +122,14 @@ class MoCoV2(ContrastiveMethod):
             key_GD.chunk(world_size())[rank()],
             queue.keys_KD,
             temperature=self.config.temperature,
-            hard_negatives_BND=hard[0] if hard else None,
-            rho=rho,
+            hard_negatives_BND=hard_BND[0] if hard_BND else None,
+            rho=batch.rho,
             log_mass=log_mass(self.config, self.config.queue_size),
             weigh=weigh_for(self.config),
-            weights_B=inputs.weights_B,
+            weights_B=batch.inputs.weights_B,
         )
 
-    def _keep(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
+    def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
         for queue, key_GD in ((self.queue, plain_key_GD), (self.object_queue, object_key_GD)):
             if queue is not None:
                 queue.enqueue(key_GD, step=step)

@@ -33,7 +33,12 @@ class MoCoConfig(HardNegativeConfig):
 
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits queue, ranks and groups."""
-        check_queue_size(self.queue_size, batch_size)
+        size = self.queue_size
+        if size < batch_size or size % batch_size:
+            raise InputError(
+                f"method.queue_size {size} is not a multiple of the global batch {batch_size}: "
+                f"try {max(1, size // batch_size) * batch_size}"
+            )
         super().check_batch(batch_size, num_ranks)
         if num_ranks == 1 and self.batch_norm_group in (None, batch_size):
             raise InputError(
@@ -41,12 +46,3 @@ class MoCoConfig(HardNegativeConfig):
                 f"batch of {batch_size}: query and key would share their batch statistics, by "
                 f"which keys can be told; try {max(2, batch_size // 2)}"
             )
-
-
-def check_queue_size(size: int, batch_size: int) -> None:
-    """Raises ``InputError`` unless a queue of ``size`` holds whole global batches."""
-    if size < batch_size or size % batch_size:
-        raise InputError(
-            f"method.queue_size {size} is not a multiple of the global batch {batch_size}: "
-            f"try {max(1, size // batch_size) * batch_size}"
-        )

@@ -9,8 +9,6 @@ are copies of view 2 with their foreground masked, and the other way round.
 Shapes: B this rank's batch, G global batch, N hard negatives per image, D embedding.
 """
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,13 +20,12 @@ from training.core.distributed import (
     shuffled_images,
     world_size,
 )
-from training.core.schedules import Moment
 from training.encoders.encoder import Backbone
 from training.methods.contrastive import (
     PAIR_PASS,
+    Batch,
     ContrastiveMethod,
-    Encode,
-    Encoded,
+    Embeddings,
     log_mass,
     weigh_for,
 )
@@ -36,7 +33,6 @@ from training.methods.interface import ProjectedBackbone
 from training.methods.losses import Similarities, nt_xent
 from training.methods.simclr.settings import SimCLRConfig
 from training.randomness.draws import KEY, QUERY
-from training.views.inputs import EncoderInputs
 
 
 class SimCLR(ContrastiveMethod):
@@ -44,12 +40,6 @@ class SimCLR(ContrastiveMethod):
 
     Gradients flow through the embeddings of every rank, so that any number of ranks has the
     gradient of the whole global batch's loss.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of the shuffles.
     """
 
     config_type = SimCLRConfig
@@ -62,57 +52,47 @@ class SimCLR(ContrastiveMethod):
         super().__init__(config, seed=seed)
         self.encoder = ProjectedBackbone(backbone, config)
 
-    def _encode(
-        self,
-        images: list[Tensor],
-        local: Sequence[Tensor],
-        key_BCHW: Tensor,
-        encode: Encode,
-        moment: Moment,
-    ) -> Encoded:
+    def _embed(self, batch: Batch, images: list[Tensor], local: list[Tensor]) -> Embeddings:
         """Both views in one pass, view 2 shuffled over ranks and batch-norm groups.
 
         So the two views of an image do not share their batch statistics.
         """
-        batch = len(key_BCHW)
-        order = self._order(batch, moment.step, PAIR_PASS)
+        encode, key_BCHW = batch.encode, batch.inputs.views[KEY]
+        order = self._order(len(key_BCHW), batch.moment.step, PAIR_PASS)
         query_BCHW, *others = images
         together = torch.cat([query_BCHW, shuffled_images(key_BCHW, order), *others])
-        query_BX, shuffled_BX, *others_BX = encode(together).split(batch)
-        local_BX = encode(torch.cat(list(local))).split(batch) if local else ()
-        return Encoded((query_BX, *others_BX), local_BX, restored_rows(shuffled_BX, order))
+        query_BX, shuffled_BX, *others_BX = encode(together).split(len(key_BCHW))
+        local_BX = encode(torch.cat(local)).split(len(key_BCHW)) if local else ()
+        return Embeddings((query_BX, *others_BX), local_BX, restored_rows(shuffled_BX, order))
 
-    def _hard_negatives(
-        self, views: Mapping[str, Tensor], encode: Encode, step: int
-    ) -> tuple[Tensor, ...]:
+    def _hard_negatives(self, batch: Batch) -> tuple[Tensor, ...]:
         """Those of the anchors in view 1 and in view 2, each cut from the other view."""
         gradient = self.config.negative_gradient
         with torch.set_grad_enabled(gradient):
-            encoder = encode if gradient else self.encoder
-            rows = self._encode_hard_negatives(views, encoder, self.encoder, step)
-            return torch.stack(rows, dim=1).chunk(2, dim=1) if rows else ()
+            encoder = batch.encode if gradient else self.encoder
+            rows_BD = self._encode_hard_negatives(batch, encoder, self.encoder)
+            return torch.stack(rows_BD, dim=1).chunk(2, dim=1) if rows_BD else ()
 
     def _contrast(
         self,
+        batch: Batch,
         query_BD: Tensor,
         key_GD: Tensor,
-        hard: tuple[Tensor, ...],
-        inputs: EncoderInputs,
-        rho: float,
+        hard_BND: tuple[Tensor, ...],
         *,
         of_object: bool,
     ) -> tuple[Tensor, Similarities]:
-        batch, weights_B = len(query_BD), inputs.weights_B
+        size, weights_B = len(query_BD), batch.inputs.weights_B
         return nt_xent(
             query_BD,
             key_GD.chunk(world_size())[rank()],
             temperature=self.config.temperature,
             all_view1_GD=gather_rows_with_gradient(query_BD),
             all_view2_GD=key_GD,
-            first_row=rank() * batch,
-            hard_negatives_BND=(hard[0], hard[1]) if hard else None,
-            rho=rho,
-            log_mass=log_mass(self.config, 2 * batch * world_size() - 2),
+            first_row=rank() * size,
+            hard_negatives_BND=(hard_BND[0], hard_BND[1]) if hard_BND else None,
+            rho=batch.rho,
+            log_mass=log_mass(self.config, 2 * size * world_size() - 2),
             weigh=weigh_for(self.config),
             weights_B=weights_B,
             all_weights_G=None if weights_B is None else gather_rows(weights_B),

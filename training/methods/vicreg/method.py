@@ -24,7 +24,6 @@ from training.methods.interface import (
 from training.methods.vicreg.settings import VICRegConfig
 from training.randomness.draws import KEY, QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import ViewSettings, ViewSpec
 
 EPSILON = 1e-4
 """Added to variances before their root, as in the paper."""
@@ -72,12 +71,7 @@ def vicreg_terms(
 
 
 class Expander(nn.Module):
-    """Backbone and head: images to embeddings that are not normalised.
-
-    Args:
-        backbone: images to features.
-        config: shape of the head, and the batch-norm groups of all.
-    """
+    """Backbone and head: images to embeddings that are not normalised."""
 
     def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
         super().__init__()
@@ -94,20 +88,9 @@ class VICReg(Method):
 
     Gradients flow through the embeddings of every rank, so that any number of ranks has the
     gradient of the whole global batch's loss.
-
-    Args:
-        config: settings.
-        backbone: the network to pretrain.
-        batch_size: global batch; not used.
-        seed: of what is drawn; not used.
     """
 
     config_type = VICRegConfig
-
-    @classmethod
-    def views(cls, config: VICRegConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query and key."""
-        return settings.query(), settings.key()
 
     def __init__(
         self, config: VICRegConfig, backbone: Backbone, *, batch_size: int, seed: int

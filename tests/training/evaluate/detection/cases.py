@@ -8,6 +8,20 @@ from typing import Any
 import cv2
 import numpy as np
 
+from training.evaluate.detection_config import DetectionConfig
+
+TINY = DetectionConfig(
+    short_sides=(48,),
+    long_side=64,
+    steps=2,
+    batch_size=2,
+    warmup_steps=1,
+    width=8,
+    head_width=16,
+    smallest_anchor=8,
+    proposals=10,
+    sampled=8,
+)
 NAMES = ("bar", "square")
 WIDTH, HEIGHT = 64, 48
 

@@ -1,16 +1,11 @@
-"""Real annotations: the same boxes from XML and JSON, and one step on eighty classes."""
+"""Real annotations: the same boxes from XML and JSON."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tests.training.evaluate.detection.test_run import TINY, export
-from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.box_sets import open_boxes
-from training.evaluate.run import evaluate
 
 
 @pytest.mark.parametrize(
@@ -34,19 +29,3 @@ def test_xml_and_json_agree(
             # VOC counts whole pixels.
             found, whole = (np.array([box.box for box in some.boxes]) for some in (one, other))
             np.testing.assert_allclose(found, whole, atol=1.01)
-
-
-def test_the_whole_way_on_eighty_classes(shared_data: Path, tmp_path: Path) -> None:
-    file = shared_data / "detection_coco128" / "instances.json"
-    config = EvaluateConfig(
-        checkpoint=(str(export(tmp_path / "export")),),
-        train=file,
-        val=file,
-        protocol=("detection",),
-        results=tmp_path / "results",
-        detection=replace(TINY, val_share=0.1),
-    )
-    results = evaluate(config, torch.device("cpu"))
-    assert len(results[0].settings["classes"]) == 80
-    assert (results[0].num_train, results[0].num_val) == (115, 13)
-    assert all(0 <= one.figure <= 100 for one in results)

@@ -1,22 +1,22 @@
 """The training itself, and what comes out of a trained detector."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.architectures import plain_network
-from pipeline.core.errors import InputError
+from pipeline.core.errors import Diverged
 from pipeline.core.progress import listening
 from pipeline.images.preprocessing import Preprocessing
 from tests.listeners import Kept
-from tests.training.evaluate.detection.cases import drawn, write_voc
-from tests.training.evaluate.detection.test_run import TINY
+from tests.training.evaluate.detection.cases import TINY, drawn, write_voc
 from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import average_precisions
 from training.evaluate.detection.box_sets import open_boxes
 from training.evaluate.detection.network import build_detector
 from training.evaluate.detection.train import detect, train_detector
-from training.evaluate.detection_config import DetectionConfig
 
 CPU = torch.device("cpu")
 
@@ -26,24 +26,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> BoxSet:
     return open_boxes(write_voc(tmp_path_factory.mktemp("voc"), drawn(5)))
 
 
-def trained(images: BoxSet, seed: int = 0) -> tuple[dict[str, Tensor], list[float]]:
+def trained(images: BoxSet) -> tuple[dict[str, Tensor], list[float]]:
     """The weights after twelve steps, and the loss of every one."""
-    settings = vars(TINY) | {"steps": 12, "warmup_steps": 2, "lr": 0.03}
-    config, kept = DetectionConfig(**settings), Kept()
-    torch.manual_seed(seed)
+    config, kept = replace(TINY, steps=12, warmup_steps=2, lr=0.03), Kept()
+    torch.manual_seed(0)
     network, _ = plain_network("resnet18")
-    preprocessing = Preprocessing(view_size=32, resize=36)
     detector = build_detector(
-        network, "resnet18", preprocessing, config, num_classes=2, with_masks=False
+        network,
+        "resnet18",
+        Preprocessing(view_size=32, resize=36),
+        config,
+        num_classes=2,
+        with_masks=False,
     )
     with listening(kept):
-        train_detector(
-            detector,
-            images,
-            config,
-            seed=seed,
-            name="mine",
-        )
+        train_detector(detector, images, config, seed=0, name="mine")
     assert not detector.training
     assert [standing.done for standing in kept.standings] == list(range(13))
     assert {standing.work for standing in kept.standings} == {"detector of mine"}
@@ -88,8 +85,7 @@ class Oracle(nn.Module):
 def test_what_a_detector_finds_is_scored_in_its_image_and_class(images: BoxSet) -> None:
     figures = []
     for shift in (1, 2):  # torchvision counts classes from 1: 0 is the background
-        oracle = Oracle(images, shift)
-        found = detect(oracle, images, device=CPU, batch_size=2)
+        found = detect(Oracle(images, shift), images, device=CPU, batch_size=2)
         figures.append(average_precisions(images, found)["AP"].figure)
     assert figures == [pytest.approx(100), 0]
 
@@ -104,5 +100,5 @@ class Diverging(nn.Module):
 
 
 def test_a_loss_that_diverges(images: BoxSet) -> None:
-    with pytest.raises(InputError, match=r"loss is nan at step 1: lower detection.lr \(0.01\)"):
+    with pytest.raises(Diverged, match=r"loss is nan at step 1: lower detection.lr \(0.01\)"):
         train_detector(Diverging(), images, TINY, seed=0)

@@ -1,27 +1,62 @@
-"""LARS: momentum SGD whose rate is scaled tensor by tensor (You et al., arXiv 1708.03888)."""
+"""Optimisers by name, and LARS."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from training.config.settings import OptimConfig
+
+
+def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device) -> Optimizer:
+    """The optimiser of a module's parameters.
+
+    SGD decays every parameter, as in the MoCo paper. The others neither decay nor adapt parameters
+    of one dimension, which are biases and batch norm.
+
+    Args:
+        config: settings.
+        module: on ``device``.
+        device: CUDA gets fused kernels where torch has them.
+    """
+    fused, lr, decay = device.type == "cuda", config.lr, config.weight_decay
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            module.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused
+        )
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    weights = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0, "adapted": False},
+    ]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=fused)
+    return LARS(
+        groups,
+        lr=lr,
+        momentum=config.momentum,
+        trust_coefficient=config.trust_coefficient,
+        clip=config.lars_clip,
+    )
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling, in a few kernels for all tensors and without host syncs.
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) without host syncs.
 
     For a tensor w with gradient g, momentum m, weight decay d and trust coefficient t:
 
         u = g + d * w,   u <- u * t * |w| / |u|,   v <- m * v + u,   w <- w - lr * v
 
-    where |w| or |u| is 0 the factor is 1. In a group with ``adapted`` False the factor is 1 too:
-    that is SGD; biases and batch norm are usually treated so (arXiv 2002.05709, appendix B.9).
-    Clipped, the factor f becomes min(f / lr, 1), so that a tensor's own rate is at most lr (as in
-    solo-learn, arXiv 2108.01775).
+    The factor is 1 where |w| or |u| is 0, and in a group with ``adapted`` False (arXiv 2002.05709,
+    appendix B.9). With ``clip`` a factor f becomes min(f / lr, 1), so that a tensor's own rate is
+    at most lr (as in solo-learn, arXiv 2108.01775).
 
-    The rate multiplies the momentum buffer, as in torch's SGD; in the original it goes into the
-    buffer, which differs only while the rate changes.
+    Departure from the paper: the rate multiplies the momentum buffer, as in torch's SGD, not what
+    goes into it. That differs only while the rate changes.
 
     Args:
         params: parameters or groups of them.
@@ -54,15 +89,14 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates the parameters that have a gradient."""
+        """Updates the parameters that have a gradient, in a few kernels for all of them."""
         assert closure is None, "the loss is never evaluated again"
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            updates = torch._foreach_add(
-                [p.grad for p in weights], weights, alpha=group["weight_decay"]
-            )
+            gradients = [p.grad for p in weights]
+            updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
             if group["adapted"]:
                 factors = _trust(weights, updates, group["trust_coefficient"])
                 if group["clip"]:

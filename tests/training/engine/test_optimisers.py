@@ -1,0 +1,157 @@
+"""Optimisers by name, and LARS against the formula written out tensor by tensor."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.core.errors import InputError
+from training.config.settings import OptimConfig
+from training.engine.optimisers import LARS, build_optimiser
+
+LR, MOMENTUM, DECAY, TRUST = 0.3, 0.9, 1e-2, 0.001
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("lars", LARS), ("adamw", torch.optim.AdamW)]
+)
+def test_the_name_decides_and_only_sgd_decays_biases_and_batch_norm(name: str, kind: type) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    config = OptimConfig(
+        name=name,  # type: ignore[arg-type]
+        lr=0.5,
+        weight_decay=0.1,
+        trust_coefficient=0.002,
+    )
+    optimiser = build_optimiser(config, module, torch.device("cpu"))
+    assert type(optimiser) is kind
+    groups = optimiser.param_groups
+    assert all(group["lr"] == 0.5 for group in groups)
+    assert sum(len(group["params"]) for group in groups) == 6
+    assert groups[0]["weight_decay"] == 0.1
+    if name == "sgd":
+        assert (len(groups), groups[0]["momentum"]) == (1, 0.9)
+        return
+    weights, others = groups
+    assert {id(p) for p in weights["params"]} == {id(module[i].weight) for i in (0, 3)}
+    assert others["weight_decay"] == 0
+    if name == "lars":
+        assert (weights["adapted"], others["adapted"]) == (True, False)
+        assert (weights["trust_coefficient"], weights["momentum"]) == (0.002, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"name": "adam"}, "unknown optimiser 'adam': choose from sgd, lars, adamw"),
+        ({"lr": 0.0}, r"optim\.lr"),
+        ({"momentum": 1.0}, r"optim\.momentum"),
+        ({"weight_decay": -1.0}, r"optim\.weight_decay"),
+        ({"warmup_epochs": -1.0}, r"optim\.warmup_epochs"),
+        ({"trust_coefficient": 0.0}, r"optim\.trust_coefficient"),
+    ],
+)
+def test_settings_out_of_range_are_named(wrong: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        OptimConfig(**wrong)
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((4, 3), (2, 3, 3, 3), (5,))
+    return [
+        nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64)) for size in sizes
+    ]
+
+
+def gradients(step: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(100 + step)
+    return [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters()]
+
+
+def take_steps(optimiser: Optimizer, steps: range) -> None:
+    """Steps with the same gradients for every optimiser of `parameters`, at a falling rate."""
+    weights = [p for group in optimiser.param_groups for p in group["params"]]
+    for step in steps:
+        for group in optimiser.param_groups:
+            group["lr"] = LR / (step + 1)
+        for parameter, gradient in zip(weights, gradients(step), strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+
+
+@pytest.mark.parametrize(("trust", "clip"), [(TRUST, False), (TRUST, True), (0.2, True)])
+def test_lars_is_the_formula(trust: float, clip: bool) -> None:
+    ours, theirs = parameters(), [p.detach().clone() for p in parameters()]
+    optimiser = LARS(
+        [{"params": ours[:2]}, {"params": ours[2:], "adapted": False, "weight_decay": 0.0}],
+        lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=DECAY,
+        trust_coefficient=trust,
+        clip=clip,
+    )
+    momenta = [torch.zeros_like(p) for p in theirs]
+    for step in range(4):
+        rate = LR / (step + 1)
+        take_steps(optimiser, range(step, step + 1))
+        for index, gradient in enumerate(gradients(step)):
+            update = gradient
+            if index < 2:  # adapted
+                update = gradient + DECAY * theirs[index]
+                factor = trust * theirs[index].norm() / update.norm()
+                update = update * (min(float(factor) / rate, 1.0) if clip else factor)
+            momenta[index] = MOMENTUM * momenta[index] + update
+            theirs[index] = theirs[index] - rate * momenta[index]
+        for mine, reference in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine.detach(), reference)
+
+
+def sgd(weights: list[nn.Parameter]) -> Optimizer:
+    return torch.optim.SGD(weights, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def unadapted(weights: list[nn.Parameter]) -> Optimizer:
+    groups = [{"params": weights, "adapted": False}]
+    return LARS(groups, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def resumed(weights: list[nn.Parameter]) -> Optimizer:
+    first = LARS(weights, lr=LR)
+    take_steps(first, range(2))
+    second = LARS(weights, lr=LR)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    return second
+
+
+def undisturbed(weights: list[nn.Parameter]) -> Optimizer:
+    first = LARS(weights, lr=LR)
+    take_steps(first, range(2))
+    return first
+
+
+@pytest.mark.parametrize(("one", "other"), [(unadapted, sgd), (resumed, undisturbed)])
+def test_lars_is_sgd_without_adaptation_and_goes_through_a_checkpoint(
+    one: Callable[[list[nn.Parameter]], Optimizer], other: Callable[[list[nn.Parameter]], Optimizer]
+) -> None:
+    ours, theirs = parameters(), parameters()
+    for optimiser in (one(ours), other(theirs)):
+        take_steps(optimiser, range(2, 5))
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.detach(), reference.detach())
+
+
+@pytest.mark.parametrize("zero", ["weight", "gradient"])
+def test_a_norm_of_zero_is_no_division(zero: str) -> None:
+    weight = nn.Parameter(torch.zeros(2, 2) if zero == "weight" else torch.ones(2, 2))
+    weight.grad = torch.zeros(2, 2) if zero == "gradient" else torch.ones(2, 2)
+    without_gradient = nn.Parameter(torch.ones(2, 2))
+    before = weight.detach().clone()
+    LARS([{"params": [weight]}, {"params": [without_gradient], "weight_decay": 1.0}], lr=0.1).step()
+    # A weight of 0 takes a plain step: it could never leave 0 otherwise.
+    torch.testing.assert_close(weight.detach(), before - 0.1 * weight.grad)
+    assert torch.equal(without_gradient.detach(), torch.ones(2, 2))

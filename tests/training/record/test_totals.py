@@ -1,0 +1,86 @@
+"""Means, timings, counts and the digest of samples, over steps, restarts and shares of ranks."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from training.record.totals import Interval, Tally, samples_digest
+
+HUGE = (1 << 64) - 1
+IDS = np.array([5, 3, 11, 7], dtype=np.int64)
+
+
+def test_means_over_steps_and_last_constants() -> None:
+    interval, value = Interval(), torch.tensor(1.0)
+    for step in range(3):
+        interval.add({"loss": value, "other": value * step}, lr=step)
+    values = interval.finish(batch_size=4)
+    assert (values["loss"], values["other"], values["lr"]) == (1.0, 1.0, 2)
+    assert value == 1.0, "adding changes what was added"
+    interval.add({"loss": torch.tensor(5.0)})
+    assert interval.finish(batch_size=4)["loss"] == 5.0
+
+
+def test_an_interval_cut_in_two_has_the_same_means() -> None:
+    whole, first, second = Interval(), Interval(), Interval()
+    values = torch.rand(5)
+    for value in values:
+        whole.add({"loss": value})
+    for value in values[:2]:
+        first.add({"loss": value})
+    first.average_over_ranks()
+    second.load_state_dict(first.state_dict())
+    for value in values[2:]:
+        second.add({"loss": value})
+    assert second.finish(1)["loss"] == whole.finish(1)["loss"]
+
+
+def test_waiting_is_counted_and_pauses_are_not() -> None:
+    interval = Interval()
+    interval.start_clock()
+    for _ in range(2):
+        time.sleep(0.1)
+        interval.stop_waiting()
+        time.sleep(0.1)
+        with interval.paused():
+            time.sleep(0.3)
+        interval.add({"loss": torch.tensor(1.0)})
+        interval.start_waiting()
+    values = interval.finish(batch_size=10)
+    # 0.2 s of waiting and 0.2 s of work; sleeping may take longer, by some share of it.
+    assert values["data_wait_share"] == pytest.approx(0.5, abs=0.15)
+    assert 25 < values["images_per_second"] <= 50
+
+
+def test_totals_add_up_modulo_a_word_and_go_on_after_a_restart() -> None:
+    """Over ranks: tests/training/core/test_distributed.py, `sum_over_ranks`."""
+    tally = Tally("few", "huge")
+    tally.add(few=2, huge=HUGE)
+    assert tally.totals() == {"few": 2, "huge": HUGE}
+    tally.add(few=1)
+    tally.add(few=4, huge=3)
+    assert tally.totals() == tally.totals() == {"few": 7, "huge": 2}
+    resumed = Tally("few", "huge")
+    resumed.load_state_dict(tally.state_dict())
+    resumed.add(few=1)
+    assert resumed.totals() == {"few": 8, "huge": 2}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_digests_of_the_ranks_add_up_to_that_of_the_whole_batch(size: int) -> None:
+    shares = [range(i, i + size) for i in range(0, 4, size)]
+    parts = [samples_digest(9, share, IDS[share.start : share.stop]) for share in shares]
+    assert sum(parts) % (1 << 64) == samples_digest(9, range(4), IDS) < 1 << 64
+
+
+def test_another_step_sample_or_order_is_another_digest() -> None:
+    digests = {
+        samples_digest(9, range(4), IDS),
+        samples_digest(10, range(4), IDS),
+        samples_digest(9, range(4, 8), IDS),
+        samples_digest(9, range(4), IDS[::-1].copy()),
+        samples_digest(9, range(4), IDS + 1),
+    }
+    assert len(digests) == 5

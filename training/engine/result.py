@@ -1,0 +1,60 @@
+"""The state of a run at its end, and the lines about it that a job prints."""
+
+from dataclasses import dataclass
+
+from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import CheckpointStore
+from training.data.damage import DAMAGED_FILE
+from training.record.metrics import LEARNING, latest_values, read_metrics
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The state of a run.
+
+    Attributes:
+        step: global steps done.
+        total_steps: global steps of the whole run.
+        values: the last numbers of the record.
+        ran: whether there was anything left to do.
+    """
+
+    step: int
+    total_steps: int
+    values: dict[str, float]
+    ran: bool = True
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.step == self.total_steps
+
+
+def recorded_result(config: PretrainConfig, total_steps: int, *, ran: bool) -> RunResult:
+    """The state of a run as its folder has it."""
+    done = max(CheckpointStore(config.out / "checkpoints").steps(), default=0)
+    return RunResult(done, total_steps, latest_values(config.out), ran)
+
+
+def result_lines(result: RunResult, config: PretrainConfig) -> list[str]:
+    """Lines for people about a run that has finished or was stopped."""
+    if not result.finished:
+        where = f"step {result.step} of {result.total_steps}"
+        return [f"stopped at {where}; the same command goes on from there"]
+    if result.ran:
+        lines = [f"finished {result.total_steps} steps"]
+    else:
+        lines = [f"nothing to do: this run of {result.total_steps} steps is already finished"]
+    values = result.values
+    lines += [f"{name:10} {values[name]:.4g}" for name in ("loss", "knn") if name in values]
+    verdicts = [e["message"] for e in read_metrics(config.out) if e["kind"] == LEARNING]
+    lines += [f"learning   {verdict}" for verdict in verdicts[-1:]]
+    if count := values.get("damaged_samples"):
+        lines.append(f"damaged    {count:.0f} samples were skipped: {config.out / DAMAGED_FILE}")
+    return [
+        *lines,
+        f"backbone   {config.out / 'backbone'}",
+        f"masks      {config.out / 'contact_sheet.png'}",
+        f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}",
+        f"results    {config.out} (next: jobs/report.py, jobs/evaluate.py --checkpoint)",
+    ]
