@@ -120,7 +120,7 @@ def test_the_folder_of_another_sweep_is_refused(
     (out / "sweep.json").write_text(json.dumps({"version": 1, "space": {}, "seed": 0}))
     words = [*places(shards, out), "--grid", "epochs=1,2"]
     monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
-    with pytest.raises(InputError, match=r"holds another sweep \(.*space\.epochs: None -> "):
+    with pytest.raises(InputError, match=r"holds another sweep \(.*space\.epochs\.kind: None -> "):
         job.run()
     assert [path.name for path in out.iterdir()] == ["sweep.json"]
 
