@@ -53,7 +53,7 @@ def test_the_same_sweep_is_resumed_however_it_is_run(tmp_path: Path) -> None:
         (
             {"space": parse_space(grid=["optim.lr=0.01,0.03"])},
             "data",
-            r"space\.masks\.query_ratio\.values: .*0\.4\] -> None; space\.optim\.lr\.values: .*0\.03\]",
+            r"masks\.query_ratio\.values: .*0\.4\] -> None; space\.optim\.lr\.values: .*0\.03\]",
         ),
         ({"search": "random", "num_trials": 4}, "data", "search: grid -> random"),
     ],
