@@ -46,7 +46,7 @@ def test_a_sweep_that_fits_passes_and_writes_nothing(root: Path, tmp_path: Path)
     ("grid", "message"),
     [
         ("batch_size=16,64", r"trial 1 \(batch_size=64\): .*holds 48 images, fewer than"),
-        ("data_fraction=1.0,0.1", r"trial 1 \(data_fraction=0.1\): .* 0.1 of .*holds 6 images"),
+        ("data_fraction=1.0,0.1", r"trial 1 \(data_fraction=0.1\): .*0.1 of .*holds 6 images"),
         ("method.queue_size=64,100", r"trial 1 \(method.queue_size=100\): .*100"),
         ("knn.val_shards=VAL,/none", r"trial 1 \(knn.val_shards=/none\): .*no .* at /none"),
     ],
