@@ -51,7 +51,7 @@ def run() -> int:
     page = importlib.import_module("training.report.demo_page").write_demo_page(plan, outcome)
     conclude(
         {"out": out, "finished": True, **result},
-        *demo.table(plan, outcome),
+        *demo.table(outcome),
         *([] if outcome.has_learned else ["The method is not better than the untrained network."]),
         f"\npictures   {pictures} (true masks in {work / 'masks'})",
         f"masks      {out / 'contact_sheet.png'}",

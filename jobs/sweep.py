@@ -1,97 +1,72 @@
 """Sweeps over any fields of a pretraining: many runs, of which the best one's settings are kept."""
 
-import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from jobs.cli import conclude, main
-from jobs.sweep_options import SweepOptions, read_options
+from jobs.sweep_options import read_options
 from pipeline.core.progress import say
-from training.config.resources import Node
 from training.sweep.config import Sweep
 from training.sweep.description import check_folder, describe, locked, write_description
-from training.sweep.fits import Share, share_of
-from training.sweep.results import (
-    BEST_FILE,
-    RESULTS_FILE,
-    num_left,
-    terminal_table,
-    write_results,
-)
-
-
-def share(options: SweepOptions, sweep: Sweep, nodes: Sequence[Node]) -> Share:
-    """Divides the nodes among the trials; raises ``InputError`` where the trials do not fit."""
-    workers = sweep.base.num_workers
-    return share_of(
-        nodes,
-        concurrent=options.concurrent,
-        most=sweep.num_trials,
-        workers=1 if workers == "auto" else workers,
-        cpus=options.cpus_per_worker,
-    )
 
 
 def run() -> int:
-    """Parses the command line, checks and runs the sweep, and says where the results are."""
+    """Run the sweep of the command line. Returns 1 if all trials have ended and none finished."""
     options = read_options(sys.argv[1:], str(__doc__))
     sweep = options.sweep()
     # Torch and Ray take seconds to import: after the command line.
     import torch
 
-    from training.sweep.preflight import check_trials, num_val_images
+    from training.sweep.preflight import check_trials, share_of
 
+    workers = 1 if sweep.base.num_workers == "auto" else sweep.base.num_workers
+    cpus, most = options.cpus_per_worker, sweep.num_trials
+    share = partial(share_of, concurrent=options.concurrent, most=most, workers=workers, cpus=cpus)
     if not os.environ.get("RAY_ADDRESS"):  # a Ray that is started here has no more than this
-        share(options, sweep, [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
-    info = check_trials(sweep)
-    check_folder(sweep, info.plan_digest)
-    # Ray takes seconds to start: only for a sweep that can be.
-    session = importlib.import_module("pipeline.precompute.ray_session")
-    nodes = importlib.import_module("training.ray.nodes")
-    with session.ray_running():
-        shared = share(options, sweep, [node.resources for node in nodes.live_nodes()])
-        check_trials(sweep, num_ranks=shared.resources.num_workers)
-        description = describe(sweep, info.plan_digest, num_val_images(sweep))
+        share([{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
+    data_digest = check_trials(sweep, workers).plan_digest
+    check_folder(sweep, data_digest)
+    # Ray takes seconds to start: only for a sweep that can run.
+    from pipeline.precompute.ray_session import ray_running
+    from training.ray.nodes import live_nodes
+    from training.sweep import results, tune
+
+    with ray_running():
+        shared = share([node.resources for node in live_nodes()])
+        description = describe(sweep, data_digest)
         with locked(sweep.folder):
-            return _sweep(options, sweep, shared, description)
+            write_description(sweep.folder, description)
+            trials = tune.read_trials(sweep.folder)
+            left = results.num_left(sweep, trials, retry_failed=options.retry_failed)
+            each = shared.resources
+            say(
+                f"sweeping {', '.join(sweep.space)} ({sweep.search}, {sweep.scheduler}) in "
+                f"{sweep.folder}: {left} of {most} trials left, {shared.trials} at a time, each "
+                f"{each.num_workers} x {each.cpus_per_worker} CPU"
+                + (" and 1 GPU" if each.use_gpu else "")
+            )
+            if left:
+                tune.run_trials(sweep, shared, description, retry_failed=options.retry_failed)
+                trials = tune.read_trials(sweep.folder)
+            summary = results.write_results(sweep, trials, description)
+            lines = results.terminal_table(sweep, trials).splitlines()
+            return _conclude(sweep, summary, results.num_left(sweep, trials), lines)
 
 
-def _sweep(options: SweepOptions, sweep: Sweep, shared: Share, description: dict[str, Any]) -> int:
-    tune = importlib.import_module("training.sweep.tune")
-    write_description(sweep, description)
-    trials, workers = tune.read_trials(sweep.folder), shared.resources
-    left = num_left(sweep, trials, retry_failed=options.retry_failed)
-    say(
-        f"sweeping {', '.join(sweep.space)} ({sweep.search}, {sweep.scheduler}) in {sweep.folder}: "
-        f"{left} of {sweep.num_trials} trials left, {shared.trials} at a time, each "
-        f"{workers.num_workers} x {workers.cpus_per_worker} CPU"
-        + (" and 1 GPU" if workers.use_gpu else "")
-    )
-    if left:
-        tune.run_trials(sweep, shared, description, retry_failed=options.retry_failed)
-        trials = tune.read_trials(sweep.folder)
-    left = num_left(sweep, trials)
-    found, best = write_results(sweep, trials, description), sweep.folder / BEST_FILE
-    lines = terminal_table(sweep, trials).splitlines()
+def _conclude(sweep: Sweep, summary: dict[str, object], left: int, lines: list[str]) -> int:
+    from training.sweep.results import BEST_FILE, RESULTS_FILE
+
+    folder, found = sweep.folder, summary["best"] is not None
+    best, table = folder / BEST_FILE, folder / RESULTS_FILE
     if left:
         lines.append(f"stopped with {left} trials left; the same command goes on from there")
-    elif found["best"] is not None:
+    elif found:
         lines.append(f"best       {best}: jobs/pretrain.py --config {best} --out NEW_FOLDER")
-    results = sweep.folder / RESULTS_FILE
-    conclude(
-        {
-            "folder": sweep.folder,
-            "results": results,
-            "trials_left": left,
-            "best_config": best if found["best"] is not None else None,
-            **found,
-        },
-        *lines,
-        f"results    {results} (jobs/report.py {sweep.folder} shows them)",
-    )
-    return 0 if left or found["best"] is not None else 1
+    lines.append(f"results    {table} (jobs/report.py {folder} shows them)")
+    files = {"folder": folder, "results": table, "best_config": best if found else None}
+    conclude({**files, "trials_left": left, **summary}, *lines)
+    return 0 if left or found else 1
 
 
 if __name__ == "__main__":

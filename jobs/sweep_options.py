@@ -20,7 +20,7 @@ from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.sweep.config import Sweep, make_sweep
 from training.sweep.space import Search, parse_space
-from training.sweep.spaces import find_space, prepared
+from training.sweep.spaces import find_space
 
 Words = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -85,20 +85,18 @@ class SweepOptions:
 
     def sweep(self) -> Sweep:
         """The sweep that these options ask for; raises ``InputError`` where it cannot be."""
-        base = absolute(prepared(self.space or "", self.base))
-        named = find_space(self.space, base) if self.space is not None else None
-        space = dict(named.space) if named else {}
-        space |= parse_space(
+        named = find_space(self.space, absolute(self.base))
+        given = parse_space(
             grid=self.grid, choice=self.choice, uniform=self.uniform, log_uniform=self.log_uniform
         )
         return make_sweep(
-            base=base,
-            space=space,
-            search=self.search or (named.search if named else None),
-            num_trials=self.num_trials or (named.num_trials if named else None),
+            base=named.base,
+            space=named.space | given,
+            search=self.search,
+            num_trials=self.num_trials or named.num_trials,
             seed=self.search_seed,
             objective=self.objective,
-            scheduler=self.scheduler or (named and named.scheduler) or "asha",
+            scheduler=self.scheduler or named.scheduler,
             grace_epochs=self.grace_epochs,
             reduction_factor=self.reduction_factor,
             name=self.space or "",

@@ -6,7 +6,6 @@ import os
 import select
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ FLAGS = (
 
 
 def find_browser() -> str | None:
-    """The browser's program, where there is one."""
+    """The browser's program; None if there is none."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
@@ -38,41 +37,31 @@ class Browser:
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading, self._writing = reading, writing
-        self._buffer = b""
-        self._number = 0
-        self._session: str | None = None
+        self._buffer, self._number = b"", 0
+        self._session: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
+        self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
         """Sends a command and returns its answer; events that arrive meanwhile are kept."""
         self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
+        message = {"id": self._number, "method": method, "params": parameters, **self._session}
         os.write(self._writing, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, (method, answer["error"])
-                result: dict[str, Any] = answer["result"]
-                return result
+        while (answer := self._next()).get("id") != self._number:
             self.events.append(answer)
+        assert "error" not in answer, (method, answer["error"])
+        result: dict[str, Any] = answer["result"]
+        return result
 
     def _next(self) -> dict[str, Any]:
-        deadline = time.monotonic() + ANSWER_SECONDS
         while b"\0" not in self._buffer:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._reading], [], [], max(0.0, left))
-            if not ready:
-                raise TimeoutError(f"the browser did not answer within {ANSWER_SECONDS:.0f} s")
-            data = os.read(self._reading, 1 << 20)
-            if not data:
-                raise EOFError("the browser has ended")
+            ready, _, _ = select.select([self._reading], [], [], ANSWER_SECONDS)
+            data = os.read(self._reading, 1 << 20) if ready else b""
+            assert data, "the browser has ended or does not answer"
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
@@ -80,13 +69,8 @@ class Browser:
 
     def open(self, page: Path, *, width: int, height: int, dark: bool) -> None:
         """Loads a file in a window of that size, in light or dark, and waits for its load event."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
         self.shade(dark=dark)
         self.events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())
@@ -100,15 +84,8 @@ class Browser:
 
     def mouse(self, kind: str, x: float, y: float) -> None:
         """Sends a mouse event: Moved, Pressed or Released, at CSS pixels of the window."""
-        self.call(
-            "Input.dispatchMouseEvent",
-            type=f"mouse{kind}",
-            x=x,
-            y=y,
-            button="none" if kind == "Moved" else "left",
-            buttons=1,
-            clickCount=1,
-        )
+        button = {"button": "none" if kind == "Moved" else "left", "buttons": 1, "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **button)
 
     def evaluate(self, expression: str) -> Any:  # noqa: ANN401  (whatever JSON holds)
         """Returns the value of a JavaScript expression in the page."""
@@ -123,12 +100,9 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Addresses that the page has requested, except itself and its data URIs."""
-        asked = [
-            str(event["params"]["request"]["url"])
-            for event in self.events
-            if event["method"] == "Network.requestWillBeSent"
-        ]
-        return [url for url in asked if not url.startswith(("data:", "blob:"))][1:]
+        asked = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        urls = [str(event["params"]["request"]["url"]) for event in asked]
+        return [url for url in urls if not url.startswith(("data:", "blob:"))][1:]
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console, except those of the WebGL driver about speed."""
@@ -143,17 +117,13 @@ def browser(program: str, profile: Path) -> Iterator[Browser]:
     (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
     quiet = os.open(os.devnull, os.O_RDWR)
     # Copied to high numbers first, so that no descriptor is overwritten before it is used.
+    copies = [*((quiet, n) for n in (0, 1, 2)), (to_read, 100), (from_write, 101)]
+    copies += [(100, 3), (101, 4)]
     pid = os.posix_spawn(
         program,
         [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
         os.environ,
-        file_actions=[
-            *((os.POSIX_SPAWN_DUP2, quiet, number) for number in (0, 1, 2)),
-            (os.POSIX_SPAWN_DUP2, to_read, 100),
-            (os.POSIX_SPAWN_DUP2, from_write, 101),
-            (os.POSIX_SPAWN_DUP2, 100, 3),
-            (os.POSIX_SPAWN_DUP2, 101, 4),
-        ],
+        file_actions=[(os.POSIX_SPAWN_DUP2, *pair) for pair in copies],
         setpgroup=0,
     )
     for number in (to_read, from_write, quiet):

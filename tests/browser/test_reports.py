@@ -21,46 +21,37 @@ from training.report.config import ReportConfig
 from training.report.write import MOST_BYTES, write_report
 
 pytestmark = pytest.mark.browser
-LAPTOP, PHONE = (1280, 900), (390, 844)
+WINDOWS = {"laptop": (1280, 900), "phone": (390, 844)}
 LEAST_LETTERS = 10.0
 """Pixels of the text of a chart."""
 LEAST_CONTRAST = 4.5
 """Of text to its background: WCAG 2.1, level AA."""
-
-WIDER_THAN_THE_WINDOW = """
-[...document.querySelectorAll("body *")].filter(one =>
-  !one.closest(".scroll") && one.getBoundingClientRect().right > innerWidth + 1)
-  .map(one => one.outerHTML.slice(0, 120))
-"""
-WITHOUT_WORDS = """
-[...document.querySelectorAll("img, [role=img]")].filter(one =>
-  !(one.getAttribute("alt") || one.getAttribute("aria-label"))).map(one =>
-  one.outerHTML.slice(0, 80))
-"""
-BROKEN_PICTURES = """
-[...document.images].filter(one => !one.complete || !one.naturalWidth).length
-"""
-NOT_DRAWN = """
-[...document.querySelectorAll("div.chart")].filter(one =>
-  one.querySelectorAll(".trace, .y-axis").length === 0)
-  .map(one => one.ariaLabel.slice(0, 80))
-"""
-SMALL_TEXT = """
-[...document.querySelectorAll("div.chart text")].filter(one => one.getClientRects().length
-  && one.textContent && Number(getComputedStyle(one).fillOpacity))
-  .map(one => parseFloat(getComputedStyle(one).fontSize))
-"""
-UNCOLOURED = """
-[...document.querySelectorAll("div.chart *")].filter(one =>
-  (one.getAttribute("style") || "").includes("var(--")).length
-"""
 UNFOLD = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
-COLOURS = """
+LOOK = """
 (() => {
-  const colour = getComputedStyle(document.body);
-  return [colour.color, colour.backgroundColor].map(text => text.match(/[\\d.]+/g).map(Number));
+  const all = selector => [...document.querySelectorAll(selector)];
+  const start = list => list.map(one => one.outerHTML.slice(0, 100));
+  const body = getComputedStyle(document.body);
+  return {
+    width: document.documentElement.scrollWidth,
+    tooWide: start(all("body *").filter(one =>
+      !one.closest(".scroll") && one.getBoundingClientRect().right > innerWidth + 1)),
+    withoutWords: start(all("img, [role=img]").filter(one =>
+      !(one.getAttribute("alt") || one.getAttribute("aria-label")))),
+    broken: start([...document.images].filter(one => !one.complete || !one.naturalWidth)),
+    notDrawn: start(all("div.chart").filter(one => !one.querySelector(".trace, .y-axis"))),
+    uncoloured: start(all("div.chart *").filter(one =>
+      (one.getAttribute("style") || "").includes("var(--"))),
+    letters: all("div.chart text").filter(one => one.getClientRects().length
+      && one.textContent && Number(getComputedStyle(one).fillOpacity))
+      .map(one => parseFloat(getComputedStyle(one).fontSize)),
+    colours: [body.color, body.backgroundColor].map(text => text.match(/[\\d.]+/g).map(Number)),
+  };
 })()
 """
+CHART = "document.querySelector('div.chart')"
+AXIS = f"{CHART}._fullLayout.xaxis.range.map(Number)"
+INK = f"getComputedStyle({CHART}.querySelector('.xtick text')).fill"
 
 
 @pytest.fixture(scope="module")
@@ -84,57 +75,37 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
-def contrast(ink: list[float], paper: list[float]) -> float:
+def contrast(*colours: list[float]) -> float:
     """Ratio of luminances, WCAG 2.1."""
-
-    def luminance(colour: list[float]) -> float:
-        share = np.array(colour[:3]) / 255
-        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    high, low = sorted((luminance(ink), luminance(paper)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def pixels(png: bytes) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
+    share = np.array([colour[:3] for colour in colours]) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    low, high = np.sort(linear @ [0.2126, 0.7152, 0.0722])
+    return float((high + 0.05) / (low + 0.05))
 
 
 @pytest.mark.parametrize("name", ["train", "run", "sweep"])
 def test_a_report(tab: Browser, pages: dict[str, Path], name: str) -> None:
-    page = pages[name]
-    assert page.stat().st_size < MOST_BYTES
-    brightness = {}
-    for size, window in (("laptop", LAPTOP), ("phone", PHONE)):
+    assert pages[name].stat().st_size < MOST_BYTES
+    for device, (width, height) in WINDOWS.items():
+        brightness = {}
         for dark in (False, True):
-            tab.open(page, width=window[0], height=window[1], dark=dark)
+            tab.open(pages[name], width=width, height=height, dark=dark)
             tab.evaluate(UNFOLD)
-            assert tab.complaints() == []
-            assert tab.requests() == []
-            assert tab.evaluate(WITHOUT_WORDS) == []
-            assert tab.evaluate(BROKEN_PICTURES) == 0
-            assert tab.evaluate("document.documentElement.scrollWidth") <= window[0]
-            assert tab.evaluate(WIDER_THAN_THE_WINDOW) == []
-            assert tab.evaluate(NOT_DRAWN) == []
-            assert tab.evaluate(UNCOLOURED) == 0
-            assert min(tab.evaluate(SMALL_TEXT)) >= LEAST_LETTERS
-            assert contrast(*tab.evaluate(COLOURS)) >= LEAST_CONTRAST
-            png = tab.screenshot()
-            keep = os.environ.get("SALMASK_SCREENSHOTS")
-            if keep:
-                shade = "dark" if dark else "light"
-                (Path(keep) / f"{name}-{size}-{shade}.png").write_bytes(tab.screenshot(whole=True))
-            seen = pixels(png)
-            assert seen.shape == (window[1], window[0], 3)
-            assert seen.std() > 5, "an empty page"
-            brightness[size, dark] = float(seen.mean())
-    for size in ("laptop", "phone"):
-        assert brightness[size, False] > brightness[size, True] + 60
-
-
-CHART = "document.querySelector('div.chart')"
-AXIS = f"{CHART}._fullLayout.xaxis.range.map(Number)"
-INK = f"getComputedStyle({CHART}.querySelector('.xtick text')).fill"
+            assert (tab.complaints(), tab.requests()) == ([], [])
+            seen = tab.evaluate(LOOK)
+            assert seen["width"] <= width
+            faults = ("tooWide", "withoutWords", "broken", "notDrawn", "uncoloured")
+            assert [seen[fault] for fault in faults] == [[]] * len(faults)
+            assert min(seen["letters"]) >= LEAST_LETTERS
+            assert contrast(*seen["colours"]) >= LEAST_CONTRAST
+            pixels = np.asarray(Image.open(BytesIO(tab.screenshot())).convert("RGB"))
+            if keep := os.environ.get("SALMASK_SCREENSHOTS"):
+                path = Path(keep) / f"{name}-{device}-{'dark' if dark else 'light'}.png"
+                path.write_bytes(tab.screenshot(whole=True))
+            assert pixels.shape == (height, width, 3)
+            assert pixels.std() > 5, "an empty page"
+            brightness[dark] = float(pixels.mean())
+        assert brightness[False] > brightness[True] + 60
 
 
 def middle(tab: Browser, selector: str) -> tuple[float, float]:
@@ -147,17 +118,24 @@ def middle(tab: Browser, selector: str) -> tuple[float, float]:
     return left + width / 2, top + height / 2
 
 
+def until(holds: Callable[[], bool]) -> None:
+    """Waits at most 10 s."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_charts_show_values_zoom_and_follow_the_theme(tab: Browser, pages: dict[str, Path]) -> None:
-    tab.open(pages["sweep"], width=LAPTOP[0], height=LAPTOP[1], dark=False)
+    width, height = WINDOWS["laptop"]
+    tab.open(pages["sweep"], width=width, height=height, dark=False)
     tab.mouse("Moved", *middle(tab, "div.chart .point"))
     until(lambda: "trial " in tab.evaluate(f"{CHART}.querySelector('.hoverlayer').textContent"))
 
     low, high = tab.evaluate(AXIS)
     x, y = middle(tab, "div.chart .nsewdrag")
-    tab.mouse("Moved", x, y)
-    tab.mouse("Pressed", x, y)
-    tab.mouse("Moved", x + 40, y + 40)
-    tab.mouse("Moved", x + 80, y + 60)
+    for kind, dx, dy in (("Moved", 0, 0), ("Pressed", 0, 0), ("Moved", 40, 40), ("Moved", 80, 60)):
+        tab.mouse(kind, x + dx, y + dy)
     tab.mouse("Released", x + 80, y + 60)
 
     def zoomed() -> bool:
@@ -171,14 +149,6 @@ def test_charts_show_values_zoom_and_follow_the_theme(tab: Browser, pages: dict[
     assert zoomed(), "the theme undid the zoom"
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Waits at most 10 s."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_the_checks_see_what_is_wrong(tab: Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text(
@@ -187,9 +157,8 @@ def test_the_checks_see_what_is_wrong(tab: Browser, tmp_path: Path) -> None:
         "<script>throw new Error('broken')</script></body>"
     )
     tab.open(page, width=390, height=844, dark=False)
-    assert tab.evaluate("document.documentElement.scrollWidth") > 390
-    assert len(tab.evaluate(WIDER_THAN_THE_WINDOW)) == 1
-    assert len(tab.evaluate(WITHOUT_WORDS)) == 1
-    assert tab.evaluate(BROKEN_PICTURES) == 1
+    seen = tab.evaluate(LOOK)
+    assert seen["width"] > 390
+    assert [len(seen[fault]) for fault in ("tooWide", "withoutWords", "broken")] == [1, 1, 1]
     assert tab.requests() == ["http://127.0.0.1:9/x.png"]
     assert any("broken" in text for text in tab.complaints())

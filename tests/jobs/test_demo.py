@@ -14,7 +14,7 @@ from jobs.compare import run as compare
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
 from training.demo.config import DemoConfig
-from training.demo.run import COLUMNS, ROWS, DemoPlan, label, read_outcome
+from training.demo.run import COLUMNS, ROWS, read_outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,12 +101,8 @@ def test_it_fails_unless_both_columns_are_better(demo: tuple[Path, str, int]) ->
         assert replace(outcome, figures=figures).has_learned is learned
 
 
-def test_options_and_labels(tmp_path: Path) -> None:
+def test_options() -> None:
     config = parse(DemoConfig, "demo", ["--seed", "1", "--epochs", "2"])
     assert config == DemoConfig(seed=1, epochs=2)
     with pytest.raises(InputError, match="epochs 0"):
         DemoConfig(epochs=0)
-    plan = DemoPlan(work=tmp_path, out=tmp_path, seed=0)
-    assert label("untrained", plan) == "untrained"
-    assert label("baseline", plan).endswith("no masks)")
-    assert not label("method", plan).endswith("no masks)")

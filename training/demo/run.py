@@ -24,7 +24,6 @@ from training.evaluate.encoders import UNTRAINED
 from training.evaluate.predictions import read_predictions, write_predictions
 from training.evaluate.results import append_results, read_results
 from training.evaluate.run import evaluate
-from training.methods.settings import HardNegativeConfig
 
 RECIPES = {"baseline": "demo_baseline", "method": "demo"}
 """Row -> recipe."""
@@ -59,18 +58,19 @@ class DemoPlan:
         return self.work / row / "backbone"
 
     def scored(self, row: str, column: str) -> Path:
-        """Where the run of a row is scored."""
+        """The folder in which the run of a row is scored."""
         return self.work / "scored" / row / column
 
     def config(self, row: str) -> PretrainConfig:
         """The run of a row."""
         config = find_recipe(RECIPES[row])(self.work / "shards", self.work / row)
+        epochs = self.epochs or config.epochs
         return replace(
             config,
             seed=self.seed,
-            epochs=self.epochs or config.epochs,
+            epochs=epochs,
             num_workers=1,
-            knn=replace(config.knn, every_epochs=self.epochs or config.epochs),
+            knn=replace(config.knn, every_epochs=epochs),
             checkpoint=CheckpointConfig(every_epochs=0, every_minutes=1, keep=1),
         )
 
@@ -94,14 +94,12 @@ def train_and_evaluate(plan: DemoPlan) -> bool:
         folder = plan.scored(row, column)
         # A folder of the outcome holds both columns: their names tell them apart.
         for result in read_results(folder):
-            to = kept / rows[result.checkpoint]
-            append_results(to, [replace(result, variant=column)])
+            append_results(kept / rows[result.checkpoint], [replace(result, variant=column)])
         for one in read_predictions(folder):
-            digest = one.result.checkpoint_digest
-            if one.result.encoder == UNTRAINED and digest != f"random:{plan.seed}":
-                continue  # a comparison takes one network: the first of those that are averaged
-            to = kept / rows[one.result.checkpoint]
-            write_predictions(to, replace(one, result=replace(one.result, variant=column)))
+            result = replace(one.result, variant=column)
+            # A comparison takes one untrained network: the first of those that are averaged.
+            if result.encoder != UNTRAINED or result.checkpoint_digest == f"random:{plan.seed}":
+                write_predictions(kept / rows[result.checkpoint], replace(one, result=result))
     return True
 
 
@@ -145,7 +143,7 @@ class Outcome:
         return all(self.figures["method"][c] > self.figures[UNTRAINED][c] for c in COLUMNS)
 
     def result(self, seconds: float) -> dict[str, object]:
-        """What stands in result.json."""
+        """The content of result.json."""
         found = asdict(self.differences["changed"].difference)
         return {
             "seconds": round(seconds, 1),
@@ -159,9 +157,8 @@ class Outcome:
 
 
 def read_outcome(evaluations: Path) -> Outcome:
-    """Figures and paired differences of the evaluations that `evaluate_all` has kept."""
-    folders = [str(evaluations / row) for row in RECIPES]
-    arms = read_arms(folders, (), Path())
+    """Figures and paired differences of the evaluations that `train_and_evaluate` has kept."""
+    arms = read_arms([str(evaluations / row) for row in RECIPES], (), Path())
     found = compare(arms, [f"knn {column}" for column in COLUMNS], seed=0)
     return Outcome(
         figures={
@@ -184,37 +181,19 @@ def _sentence(column: str, found: Comparison) -> str:
     )
 
 
-def label(row: str, plan: DemoPlan) -> str:
-    """What a row is called: what is on in its recipe."""
-    if row == UNTRAINED:
-        return "untrained"
-    config = plan.config(row)
-    parts = [config.method.name]
-    if config.masks.strategy != "none":
-        parts.append(f"{config.masks.strategy} masks on the query")
-    if isinstance(config.method, HardNegativeConfig):
-        if config.method.has_object_head:
-            parts.append(f"object head: {config.method.object_head}")
-        elif config.method.hard_negatives:
-            parts.append(f"hard negatives, rho {config.method.rho:g}")
-    return f"{row} ({', '.join(parts if len(parts) > 1 else [*parts, 'no masks'])})"
+def label(row: str) -> str:
+    """The name of a row, with its recipe."""
+    return f"{row} (recipe {RECIPES[row]})" if row in RECIPES else row
 
 
-def table(plan: DemoPlan, outcome: Outcome) -> list[str]:
+def table(outcome: Outcome) -> list[str]:
     """Lines of the table for a terminal, and the differences in words."""
-    labels = {row: label(row, plan) for row in ROWS}
-    width = max(map(len, labels.values())) + 2
     head = f"20-NN top-1 in %, {outcome.num_images:,} pictures a column"
-    return [
-        f"\n{head:{max(width, len(head) + 2)}}" + "".join(f"{column:>9}" for column in COLUMNS),
-        *(
-            f"{labels[row]:{max(width, len(head) + 2)}}"
-            + "".join(f"{outcome.figures[row][column]:9.1f}" for column in COLUMNS)
-            for row in ROWS
-        ),
-        "",
-        *outcome.words(),
-    ]
+    cells: list[tuple[str, ...]] = [(head, *COLUMNS)]
+    cells += [(label(r), *(f"{outcome.figures[r][c]:.1f}" for c in COLUMNS)) for r in ROWS]
+    width = max(len(first) for first, *_ in cells) + 2
+    lines = [f"{first:{width}}" + "".join(f"{c:>9}" for c in rest) for first, *rest in cells]
+    return ["", *lines, "", *outcome.words()]
 
 
 def write_result(out: Path, result: Mapping[str, object]) -> None:

@@ -1,23 +1,17 @@
-"""Tell whether a folder holds a shard set, a run or a sweep."""
+"""Tell what a folder holds, and read it; a part that is missing is reported with the reason."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pipeline.core.errors import InputError
-from pipeline.shardset.schema import (
-    DATASET_FILE,
-    MANIFEST_FOLDER,
-    PLAN_FILE,
-    REJECTED_FOLDER,
-    SHARDS_FOLDER,
-)
+from pipeline.core.errors import InputError, JobError
+from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER
 from training.config.file import CONFIG_FILE
 from training.core.checkpoint import STATE_FILE
+from training.sweep.description import SWEEP_FILE
 
 Kind = Literal["shard set", "run", "sweep"]
-SWEEP_FILE = "sweep.json"
-OF_SHARDS = (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER)
 
 
 def kind_of(folder: Path) -> Kind:
@@ -36,7 +30,7 @@ def kind_of(folder: Path) -> Kind:
     if (folder / CONFIG_FILE).is_file():
         if "data_digest" in read_object(folder / CONFIG_FILE):
             return "run"
-    elif any((folder / name).exists() for name in OF_SHARDS):
+    elif any((folder / name).exists() for name in (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER)):
         return "shard set"
     raise InputError(
         f"{folder} holds neither a shard set ({DATASET_FILE}), nor a run ({CONFIG_FILE} of "
@@ -44,7 +38,7 @@ def kind_of(folder: Path) -> Kind:
     )
 
 
-def read_object(path: Path) -> dict[str, object]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
@@ -57,3 +51,11 @@ def read_object(path: Path) -> dict[str, object]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is damaged: wanted a JSON object")
     return found
+
+
+def or_problem(part: Callable[..., Any], *arguments: object) -> tuple[Any, str]:
+    """A part of a page; or None, and why there is none."""
+    try:
+        return part(*arguments), ""
+    except JobError as error:
+        return None, str(error)

@@ -1,4 +1,4 @@
-"""Pictures for a page: data URIs, saliency as heat, grids and crops drawn over them.
+"""Pictures for a page: data URIs, saliency as heat, a grid of patches over them.
 
 Shapes: H W pixels, P side of a stored saliency map, G grid side.
 """
@@ -15,36 +15,20 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 JPEG_QUALITY = 82
 CRISP = 96
-"""Pictures of at most so many pixels a side are shown pixel by pixel."""
-HEAT_WEIGHT, DIMMED = 0.65, 0.22
+"""Pictures of at most so many pixels a side are small."""
+HEAT_WEIGHT = 0.65
 
 
-class Picture(NamedTuple):
-    """An image inside the page.
-
-    Attributes:
-        src: a data URI.
-        alt: what it shows.
-        width: pixels.
-        height: pixels.
-        overlay: SVG over it; empty: none.
-        label: a line below it.
-        crisp: whether its pixels stay squares when the page enlarges it.
-    """
-
-    src: str
-    alt: str
-    width: int
-    height: int
-    overlay: str
-    label: str
-    crisp: bool
+PICTURE = Markup(
+    '<figure><span class="shown"><img src="{src}" alt="{alt}" width="{width}" height="{height}" '
+    'class="{style}">{overlay}</span><figcaption>{label}</figcaption></figure>'
+)
 
 
 class Strip(NamedTuple):
     """Pictures beside each other under a line of text."""
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[Markup]
     text: str = ""
 
 
@@ -56,19 +40,20 @@ class Card(NamedTuple):
     text: str = ""
 
 
-def picture(pixels: Pixels, alt: str, *, overlay: str = "", label: str = "") -> Picture:
-    """Encode RGB uint8 [H, W, 3]: as PNG if it has few pixels, else as JPEG."""
+def picture(pixels: Pixels, alt: str, *, overlay: str = "", label: str = "") -> Markup:
+    """HTML of RGB uint8 [H, W, 3] with SVG over it and a label below: a PNG if small, else a JPEG.
+
+    The pixels of a small one stay squares when the page enlarges it.
+    """
     height, width = pixels.shape[:2]
-    crisp = max(height, width) <= CRISP
-    suffix, mime, options = (
-        (".png", "image/png", [cv2.IMWRITE_PNG_COMPRESSION, 9])
-        if crisp
-        else (".jpg", "image/jpeg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    kind, style, options = "jpeg", "", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    if max(height, width) <= CRISP:
+        kind, style, options = "png", "crisp", [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    _, data = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels[..., ::-1]), options)
+    src = f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    return PICTURE.format(
+        src=src, alt=alt, width=width, height=height, style=style, overlay=overlay, label=label
     )
-    written, data = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]), options)
-    assert written
-    src = f"data:{mime};base64,{base64.b64encode(data.tobytes()).decode()}"
-    return Picture(src, alt, width, height, overlay, label, crisp)
 
 
 def shrunk(pixels: Pixels, side: int) -> Pixels:
@@ -89,48 +74,21 @@ def heat(pixels: Pixels, saliency_PP: Pixels) -> Pixels:
     return ((1 - HEAT_WEIGHT) * pixels + HEAT_WEIGHT * colours).astype(np.uint8)
 
 
-def dimmed(pixels: Pixels, kept_GG: NDArray[np.bool_]) -> Pixels:
-    """An image whose patches are dark except the kept ones."""
-    height, width = pixels.shape[:2]
-    weight = cv2.resize(
-        np.where(kept_GG, 1.0, DIMMED), (width, height), interpolation=cv2.INTER_NEAREST
-    )
-    return (pixels * weight[:, :, None]).astype(np.uint8)
-
-
-def grid_overlay(foreground_GG: NDArray[np.bool_], masked_GG: NDArray[np.bool_] | None) -> str:
+def grid_overlay(
+    foreground_GG: NDArray[np.bool_], masked_GG: NDArray[np.bool_] | None = None
+) -> Markup:
     """SVG of the patch grid: lines, the outline of the foreground, a dot on each masked patch."""
     grid, edge = len(foreground_GG), _outline(foreground_GG)
     lines = "".join(f"M0 {i}H{grid}M{i} 0V{grid}" for i in range(1, grid))
-    parts = [
-        f'<path class="{name}" d="{d}"/>' for name, d in {"g": lines, "h": edge, "f": edge}.items()
-    ]
+    paths = {"g": lines, "h": edge, "f": edge}
+    parts = [f'<path class="{name}" d="{d}"/>' for name, d in paths.items()]
     if masked_GG is not None:
         parts += [
             f'<circle cx="{column + 0.5:g}" cy="{row + 0.5:g}" r=".17"/>'
             for row, column in np.argwhere(masked_GG)
         ]
-    return _overlay(grid, grid, "".join(parts))
-
-
-def boxes_overlay(boxes: dict[str, tuple[int, int, int, int]], height: int, width: int) -> str:
-    """SVG of crops over an image.
-
-    Args:
-        boxes: top, left, height and width in pixels by CSS class.
-        height: of the image, pixels.
-        width: of the image, pixels.
-    """
-    rectangles = "".join(
-        f'<rect class="{name}" x="{left}" y="{top}" width="{wide}" height="{tall}"/>'
-        for name, (top, left, tall, wide) in boxes.items()
-    )
-    return _overlay(width, height, rectangles)
-
-
-def _overlay(width: int, height: int, inside: str) -> str:
-    box = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none"'
-    return Markup(f'<svg class="over" {box} aria-hidden="true">{inside}</svg>')
+    box = f'viewBox="0 0 {grid} {grid}" preserveAspectRatio="none"'
+    return Markup(f'<svg class="over" {box} aria-hidden="true">{"".join(parts)}</svg>')
 
 
 def _outline(marked_GG: NDArray[np.bool_]) -> str:

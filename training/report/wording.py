@@ -1,7 +1,6 @@
-"""Numbers as people read them, with their units."""
+"""Numbers and values as people read them."""
 
 import math
-from pathlib import Path
 
 NONE = "\N{EN DASH}"
 
@@ -21,18 +20,16 @@ def figure(value: object) -> str:
     """A number to four digits, anything else as text; a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return NONE
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
-def size(num_bytes: float) -> str:
-    """Bytes: `3.3 MB`, in powers of 1,000."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if num_bytes < 1000 or unit == "TB":
-            break
-        num_bytes /= 1000
-    return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.3g} {unit}"
+def setting(value: object) -> str:
+    """The value of a setting: as `figure`, but `none` for None, and lists with commas."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value))
+    return "none" if value is None else figure(value)
 
 
 def shortened(text: str, length: int) -> str:
@@ -41,8 +38,3 @@ def shortened(text: str, length: int) -> str:
         return text
     head = (length - 1) // 2
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
-
-
-def folder_title(folder: Path) -> str:
-    """A folder's name with the one above it: `flowers/train`."""
-    return "/".join(part for part in folder.parts[-2:] if part != folder.anchor)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.progress import duration
 from pipeline.shardset.schema import REPORT_FILE
 from pipeline.storage.atomic import write_atomically
 from training.report.config import ReportConfig
 from training.report.kinds import Kind, kind_of
-from training.report.run.page import run_page
-from training.report.shard_set.page import shard_set_page
-from training.report.sweep.page import sweep_page
-from training.report.wording import count, percent
+from training.report.run_page import run_page
+from training.report.shard_set_page import shard_set_page
+from training.report.sweep_page import sweep_page
+from training.report.wording import count, figure, percent, setting
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGES: dict[Kind, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
@@ -25,17 +26,15 @@ PAGES: dict[Kind, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
     "run": ("run.html", run_page),
     "sweep": ("sweep.html", sweep_page),
 }
-"""Template and what fills it. A new kind of report: a room beside `run`, a template, a line here
-and one in `kinds.kind_of`."""
+"""Template and what fills it. A new kind of report: a file beside `run_page.py`, a template, a
+line here and one in `kinds.kind_of`."""
+FILTERS = (count, percent, figure, setting, duration)
 MOST_BYTES = 20_000_000
 """Of a whole report. Without its pictures it has at most 6 MB; plotly's script takes 4.8."""
 
 
 def write_report(config: ReportConfig) -> Path:
-    """Write the report, completely or not at all.
-
-    Returns:
-        The file.
+    """Write the report, completely or not at all; returns the file.
 
     Raises:
         InputError: the folder holds nothing to report, or the file cannot be written.
@@ -44,7 +43,7 @@ def write_report(config: ReportConfig) -> Path:
     template, page = PAGES[kind_of(config.folder)]
     if path.is_dir():
         raise InputError(f"--out {path} is a folder: name the HTML file to write")
-    html = render(template, page(config)).encode()
+    html = render(template, config.folder, page(config)).encode()
     if len(html) > MOST_BYTES:
         raise InputError(
             f"the report would have {len(html) / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f}: "
@@ -57,14 +56,10 @@ def write_report(config: ReportConfig) -> Path:
     return path
 
 
-def render(template: str, page: Mapping[str, object]) -> str:
-    """Fill a template; styles, scripts, charts and pictures are inside the result.
+def render(template: str, folder: Path, page: Mapping[str, object]) -> str:
+    """Fill a template of `templates/`; styles, scripts, charts and pictures are inside the result.
 
     The page's own security policy forbids a browser to load anything else.
-
-    Args:
-        template: a file in `templates/` that extends `page.html`.
-        page: what the template shows, with `title`, `kicker`, `folder`, `summary` and `facts`.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -73,17 +68,15 @@ def render(template: str, page: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "percent": percent}
-    try:
-        release = version("salmask")
-    except PackageNotFoundError:  # run from a checkout that was not installed
-        release = "of a checkout"
+    environment.filters |= {one.__name__: one for one in FILTERS}
     return environment.get_template(template).render(
         **page,
+        folder=folder,
+        title=str(Path(*folder.parts[-2:])),
         contents=[],
         style=(TEMPLATES / "page.css").read_text(),
         script=(TEMPLATES / "page.js").read_text(),
         plotly=get_plotlyjs(),
-        version=release,
+        version=version("salmask"),
         made=datetime.now(UTC).strftime("%Y-%m-%d at %H:%M %Z"),
     )

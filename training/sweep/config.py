@@ -8,12 +8,17 @@ from typing import Any, Literal
 from pipeline.core.errors import InputError
 from training.config.fields import with_fields
 from training.config.pretrain import PretrainConfig
-from training.sweep.space import Point, Search, Space, check_values, fixed_points, num_points
+from training.sweep.space import Point, Search, Space, check_values, grid_points, random_point
 
 Scheduler = Literal["asha", "none"]
 OBJECTIVES = {"knn": "max", "heldout_loss": "min"}
 """What trials are compared by, and which direction is better."""
+NEEDED = {
+    "knn": "--knn.val-shards (labelled shards, other images than --shards)",
+    "heldout_loss": "--heldout.shards",
+}
 TRIALS_FOLDER = "trials"
+DEFAULT_TRIALS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +34,8 @@ class Sweep:
         objective: what trials are compared by.
         scheduler: ``asha`` stops trials that fall behind (Li et al., "A System for Massively
             Parallel Hyperparameter Tuning", MLSys 2020).
-        grace_epochs: epochs that every trial may train.
-        reduction_factor: one trial of this many continues at each rung.
+        grace_epochs: epochs that every trial may train, 1 or more.
+        reduction_factor: one trial of this many continues at each rung, 2 or more.
         name: name of the space, or empty.
     """
 
@@ -56,8 +61,11 @@ class Sweep:
         return OBJECTIVES[self.objective]
 
     def points(self) -> list[Point]:
-        """The points of all trials, or an empty list where results decide them."""
-        return fixed_points(self.space, self.search, seed=self.seed, count=self.num_trials)
+        """The points of all trials; empty if results decide them."""
+        if self.search == "grid":
+            return grid_points(self.space)
+        numbers = range(self.num_trials if self.search == "random" else 0)
+        return [random_point(self.space, seed=self.seed, number=number) for number in numbers]
 
     def trial_config(self, number: int, point: Point) -> PretrainConfig:
         """The configuration of one trial."""
@@ -85,53 +93,49 @@ def make_sweep(
     num_trials: int | None,
     **rest: Any,  # noqa: ANN401
 ) -> Sweep:
-    """Checks the settings of a sweep. Reads nothing, writes nothing.
+    """Check the settings of a sweep. Reads nothing, writes nothing.
 
     Args:
         base: the pretraining whose fields vary.
         space: what varies.
-        search: None means a grid where the space has only grids, else random.
-        num_trials: None means all points of a grid, else 8.
+        search: None means a grid if the space has only grids, else random.
+        num_trials: 1 or more; None means all points of a grid, else `DEFAULT_TRIALS`.
         rest: other fields of `Sweep`.
 
     Raises:
-        InputError: the space is empty, a field refuses a value, no trial would report the
-            objective, optuna is not installed, or the scheduler's settings are out of range.
+        InputError: the space is empty or no grid, a field refuses a value, no trial would report
+            the objective, optuna is not installed, or ASHA could stop no trial.
     """
-    gridded = all(getattr(domain, "kind", "") == "grid" for domain in space.values())
-    search = search or ("grid" if gridded else "random")
-    if num_trials is not None and num_trials < 1:
-        raise InputError(f"--num-trials {num_trials} must be 1 or more")
-    count = num_points(space, search, num_trials)
+    if not space:
+        raise InputError(
+            "nothing to sweep: give --space NAME, --grid, --choice, --uniform or --log-uniform"
+        )
+    if "out" in space:
+        raise InputError("out cannot be swept: every trial has a folder of its own")
+    only_grids = all(domain.kind == "grid" for domain in space.values())
+    search = search or ("grid" if only_grids else "random")
+    if search == "grid":  # its points are checked one by one below
+        count = len(grid_points(space))
+        if num_trials not in (None, count):
+            raise InputError(
+                f"the grid has {count} points, and --num-trials says {num_trials}: leave it out, "
+                "or choose --search random"
+            )
+    else:
+        check_values(space, base)
+        count = num_trials or DEFAULT_TRIALS
     if search == "optuna" and importlib.util.find_spec("optuna") is None:
         raise InputError("--search optuna needs the extra optuna: pip install 'salmask[optuna]'")
     sweep = Sweep(base=base, space=space, search=search, num_trials=count, **rest)
-    if "out" in space:
-        raise InputError("out cannot be swept: every trial has a folder of its own")
-    if search != "grid":  # every point of a grid is checked below
-        check_values(space, base)
-    if sweep.grace_epochs < 1 or sweep.reduction_factor < 2:
-        raise InputError(
-            f"--grace-epochs {sweep.grace_epochs} must be 1 or more, --reduction-factor "
-            f"{sweep.reduction_factor} 2 or more"
-        )
-    if sweep.objective not in OBJECTIVES:
-        raise InputError(
-            f"unknown objective {sweep.objective!r}: choose one of {', '.join(OBJECTIVES)}"
-        )
     if sweep.scheduler == "asha" and sweep.grace_epochs > base.epochs:
         raise InputError(
             f"--grace-epochs {sweep.grace_epochs} is more than the {base.epochs} epochs of a trial"
         )
     for config in [base, *(sweep.trial_config(n, point) for n, point in enumerate(sweep.points()))]:
-        if sweep.objective == "knn" and config.knn.val_shards is None:
+        shards = config.knn.val_shards if sweep.objective == "knn" else config.heldout.shards
+        if shards is None:
             raise InputError(
-                "no trial would report the kNN accuracy that it is judged by: give "
-                "--knn.val-shards (labelled shards, other images than --shards)"
-            )
-        if sweep.objective == "heldout_loss" and config.heldout.shards is None:
-            raise InputError(
-                "no trial would report the held-out loss that it is judged by: give "
-                "--heldout.shards"
+                f"no trial would report the objective {sweep.objective}: give "
+                f"{NEEDED[sweep.objective]}"
             )
     return sweep

@@ -1,21 +1,37 @@
-"""Check a sweep's trials before the first one starts."""
+"""Check before the first trial that the trials' data are sound and that the cluster holds them.
+
+A trial holds its workers' cores, and a GPU for each worker, from its start to its end. Its own
+process only waits and holds no core. Trials that do not all fit would wait for each other for ever,
+so such a sweep is refused.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
+from training.config.resources import Node, Resources, fewer_resources
 from training.engine.preflight import check_batches, check_disk, preflight
 from training.sweep.config import Sweep
 from training.sweep.space import shown
 
 READ_FROM_DISK = ("shards", "knn.val_shards", "knn.train_shards", "heldout.shards")
-"""Where one of these fields is swept, every trial's data are checked, else only the first's."""
+"""If one of these fields is swept, every trial's data are checked, else only the first's."""
 
 
-def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
-    """Checks data, batch, ranks, labels and disk for every trial that is known. Writes nothing.
+class Share(NamedTuple):
+    """The trials that run at once, and the resources of each of them."""
+
+    trials: int
+    resources: Resources
+
+
+def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
+    """Check data, batch, ranks, labels and disk for every trial that is known. Writes nothing.
 
     Args:
         sweep: the settings.
-        num_ranks: workers of each trial; None means the configured number, 1 for ``auto``.
+        num_ranks: workers of each trial.
 
     Returns:
         The description of the base configuration's shards.
@@ -23,15 +39,13 @@ def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
     Raises:
         InputError: names the trial and what does not fit.
     """
-    workers = sweep.base.num_workers
-    num_ranks = num_ranks or (1 if workers == "auto" else workers)
     points = sweep.points() or [{}]  # Optuna's are not known: the base stands for them
     configs = [sweep.trial_config(number, point) for number, point in enumerate(points)]
     info = load_dataset_info(sweep.base.shards)
-    all_differ = any(name in READ_FROM_DISK for name in sweep.space)
+    data_differ = any(name in READ_FROM_DISK for name in sweep.space)
     for number, config in enumerate(configs):
         try:
-            if number == 0 or all_differ:
+            if number == 0 or data_differ:
                 preflight(config, num_ranks)
             else:
                 check_batches(config, info, num_ranks)
@@ -44,9 +58,37 @@ def check_trials(sweep: Sweep, *, num_ranks: int | None = None) -> DatasetInfo:
     return info
 
 
-def num_val_images(sweep: Sweep) -> int | None:
-    """Images that every trial's kNN accuracy is measured on; None where there is no such number."""
-    val_shards = sweep.base.knn.val_shards
-    if val_shards is None or "knn.val_shards" in sweep.space:
-        return None
-    return load_dataset_info(val_shards).num_images
+def share_of(
+    nodes: Sequence[Node], *, concurrent: int | None, most: int, workers: int, cpus: int | None
+) -> Share:
+    """Divide a cluster among trials.
+
+    Args:
+        nodes: of the cluster. If any has GPUs, every worker has one.
+        concurrent: trials at once; None means as many as fit.
+        most: trials that there are to run.
+        workers: of each trial; a worker lies on one node.
+        cpus: of each worker; None means the nodes' cores divided by their workers.
+
+    Raises:
+        InputError: the trials do not fit; the message has the arithmetic and a number that fits.
+    """
+    asked, gpus = min(concurrent or most, most), sum(int(node.get("GPU", 0)) for node in nodes)
+    shares = [{**node, "CPU": node.get("CPU", 0) // (cpus or 1)} for node in nodes]
+    found = fewer_resources(
+        asked * workers, shares, lambda count: count % workers == 0, use_gpu=gpus > 0
+    )
+    trials = found.num_workers // workers if found else 0
+    if found is not None and (trials == asked or not concurrent):
+        return Share(trials, Resources(workers, cpus or found.cpus_per_worker, found.use_gpu))
+    asked, cores = (asked if concurrent else 1), sum(int(node.get("CPU", 0)) for node in nodes)
+    advice = f"--concurrent {trials} fits"
+    if not trials:
+        advice = "not even one trial fits: lower --num-workers or --cpus-per-worker"
+    raise InputError(
+        f"the trials would wait for each other for ever. They need {asked} x {workers} x "
+        f"{cpus or 1} (trials x workers x cores) = CPUs: {asked * workers * (cpus or 1)}"
+        + (f", GPUs: {asked * workers}" if gpus else "")
+        + f"; the cluster has CPUs: {cores}, GPUs: {gpus}, on {len(nodes)} node(s), and a worker "
+        f"lies on one; {advice}"
+    )

@@ -1,10 +1,12 @@
 """The results of a sweep: a table, a summary, and the best trial's configuration."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,26 +16,25 @@ from pipeline.core.errors import InputError
 from pipeline.storage.atomic import atomic_file, write_atomically
 from training.config.fields import Plain
 from training.evaluate.intervals import TAIL
-from training.sweep.config import TRIALS_FOLDER, Sweep
+from training.sweep.config import OBJECTIVES, TRIALS_FOLDER, Sweep
 from training.sweep.space import Point
 
 RESULTS_FILE, SUMMARY_FILE, BEST_FILE = "results.parquet", "summary.json", "best.json"
 RECORD_KEY = b"salmask"
-FIXED_COLUMNS = pa.schema(
-    [
-        ("trial", pa.int64()),
-        ("status", pa.string()),
-        ("epochs", pa.float64()),
-        ("objective", pa.float64()),
-        ("seconds", pa.float64()),
-        ("run", pa.string()),
-        ("message", pa.string()),
-    ]
-)
+FIXED_COLUMNS = {
+    "trial": pa.int64(),
+    "status": pa.string(),
+    "epochs": pa.float64(),
+    "objective": pa.float64(),
+    "seconds": pa.float64(),
+    "run": pa.string(),
+    "message": pa.string(),
+}
 METRIC_PREFIX, CLASH_PREFIX = "metric.", "space."
+"""Of columns of figures, and of swept fields that have the name of a fixed column."""
 FEWEST_RANKED = 3
-"""The smallest number of pairs that has a rank correlation."""
-Status = Literal["running", "finished", "stopped", "failed"]
+"""The smallest number of trials that has a rank correlation."""
+Status = Literal["finished", "stopped", "failed", "running"]
 
 
 @dataclass(frozen=True)
@@ -63,83 +64,95 @@ class Trial:
         """Whether the trial is over."""
         return self.status != "running"
 
-
-def objective_of(sweep: Sweep, trial: Trial) -> float | None:
-    """The last value of what trials are compared by."""
-    return trial.values.get(sweep.objective)
+    @property
+    def run(self) -> str:
+        """The folder of its run, below the sweep's."""
+        return f"{TRIALS_FOLDER}/{self.number:04d}"
 
 
 def num_left(sweep: Sweep, trials: Sequence[Trial], *, retry_failed: bool = False) -> int:
-    """The number of trials that are still to be run.
-
-    Args:
-        sweep: the settings.
-        trials: all that were started.
-        retry_failed: whether failed trials are to be run again.
-    """
+    """The number of trials that are still to be run, and of failed ones, if they are retried."""
     over = [t for t in trials if t.ended and not (retry_failed and t.status == "failed")]
     return max(0, sweep.num_trials - len(over))
 
 
-def best_trials(sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
-    """The finished trials with the best objective, by number; several are a tie."""
-    rated = {
-        trial.number: value
-        for trial in trials
-        if trial.status == "finished" and (value := objective_of(sweep, trial)) is not None
-    }
-    best = (max if sweep.mode == "max" else min)(rated.values(), default=None)
-    return [t for t in trials if t.number in rated and rated[t.number] == best]
+def best_first(trials: Sequence[Trial], objective: str) -> list[Trial]:
+    """The trials that have an objective, the best first; of equal ones the first number first."""
+    sign = -1 if OBJECTIVES[objective] == "max" else 1
+    rated = [trial for trial in trials if objective in trial.values]
+    return sorted(rated, key=lambda trial: (sign * trial.values[objective], trial.number))
 
 
-def accuracy_interval(percent: float, num_images: int) -> tuple[float, float]:
-    """The 95 % percentile-bootstrap interval of an accuracy over images, in percent.
+def best_trials(trials: Sequence[Trial], objective: str) -> list[Trial]:
+    """The trials with the best objective, by number; several are a tie."""
+    ranked = best_first(trials, objective)
+    return [t for t in ranked if t.values[objective] == ranked[0].values[objective]]
+
+
+def finished(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that ran to their end."""
+    return [trial for trial in trials if trial.status == "finished"]
+
+
+def accuracy_interval(trial: Trial) -> tuple[float, float] | None:
+    """The 95 % percentile-bootstrap interval of a trial's kNN accuracy over images, in percent.
 
     Resampling images with replacement draws the number of right ones from a binomial
-    distribution, whose quantiles are taken here without sampling.
-
-    Args:
-        percent: the accuracy, 0 to 100.
-        num_images: images that it was measured on, 1 or more.
+    distribution, whose quantiles are taken here without sampling. None if the number of images
+    was not recorded.
     """
-    low, high = binom.ppf([TAIL, 1 - TAIL], num_images, percent / 100)
-    return 100 * float(low) / num_images, 100 * float(high) / num_images
+    images = trial.values.get("knn_images")
+    if images is None:
+        return None
+    low, high = 100 * binom.ppf([TAIL, 1 - TAIL], images, trial.values["knn"] / 100) / images
+    return float(low), float(high)
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation.
+def rank_correlation(trials: Sequence[Trial]) -> tuple[float, int] | None:
+    """Spearman's rank correlation of held-out loss and kNN accuracy over the finished trials.
 
     Returns:
-        A number in [-1, 1]; None for fewer than 3 pairs, or where all values of one are equal.
+        A number in [-1, 1], and the number of trials that have both figures. None for fewer than 3
+        trials, or if all values of one figure are equal.
     """
-    if len(first) < FEWEST_RANKED or min(len(set(first)), len(set(second))) < 2:
+    wanted = ("heldout_loss", "knn")
+    pairs = [
+        [t.values[name] for name in wanted]
+        for t in finished(trials)
+        if t.values.keys() >= {*wanted}
+    ]
+    if (
+        len(pairs) < FEWEST_RANKED
+        or min(len(set(column)) for column in zip(*pairs, strict=True)) < 2
+    ):
         return None
-    return float(spearmanr(first, second).statistic)
+    return float(spearmanr(pairs).statistic), len(pairs)
 
 
-def results_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> pa.Table:
-    """One row per trial, in the order of their numbers; the description is in the metadata."""
-    metrics = sorted({name for trial in trials for name in trial.values})
+def write_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> None:
+    """Write ``results.parquet``: a row per trial, with the description in the metadata."""
     rows = [
         {
             "trial": trial.number,
             "status": trial.status,
             "epochs": trial.epochs,
-            "objective": objective_of(sweep, trial),
+            "objective": trial.values.get(sweep.objective),
             "seconds": trial.seconds,
-            "run": f"{TRIALS_FOLDER}/{trial.number:04d}",
+            "run": trial.run,
             "message": trial.message,
+            **{METRIC_PREFIX + name: value for name, value in trial.values.items()},
         }
         for trial in trials
     ]
-    table = pa.Table.from_pylist(rows, schema=FIXED_COLUMNS)
-    for name in metrics:
-        values = [trial.values.get(name) for trial in trials]
-        table = table.append_column(METRIC_PREFIX + name, pa.array(values, pa.float64()))
+    metrics = sorted({METRIC_PREFIX + name for trial in trials for name in trial.values})
+    types = FIXED_COLUMNS | dict.fromkeys(metrics, pa.float64())
+    table = pa.Table.from_pylist(rows, schema=pa.schema(types.items()))
     for name in sweep.space:
-        column = CLASH_PREFIX + name if name in FIXED_COLUMNS.names else name
+        column = CLASH_PREFIX + name if name in FIXED_COLUMNS else name
         table = table.append_column(column, _column([trial.point[name] for trial in trials]))
-    return table.replace_schema_metadata({RECORD_KEY: json.dumps(description).encode()})
+    record = {RECORD_KEY: json.dumps(description).encode()}
+    with atomic_file(sweep.folder / RESULTS_FILE) as file:
+        pq.write_table(table.replace_schema_metadata(record), file)
 
 
 def _column(values: Sequence[Plain]) -> pa.Array:
@@ -150,59 +163,74 @@ def _column(values: Sequence[Plain]) -> pa.Array:
     return pa.array(list(values) if len(kinds) == 1 else [str(value) for value in values])
 
 
-def summary(
-    sweep: Sweep, trials: Sequence[Trial], *, val_images: int | None = None
-) -> dict[str, Any]:
+def read_table(folder: Path) -> list[Trial]:
+    """The trials in ``results.parquet``, by number; none if there is no such file yet.
+
+    Raises:
+        InputError: the file cannot be read, or is no table of a sweep.
+    """
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        return []
+    try:
+        rows = pq.read_table(path).to_pylist()
+        return sorted(map(_trial_of, rows), key=lambda trial: trial.number)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    except KeyError as error:
+        raise InputError(f"{path} is no table of a sweep: it has no column {error}") from error
+
+
+def _trial_of(row: dict[str, Any]) -> Trial:
+    swept = [
+        name for name in row if not name.startswith(METRIC_PREFIX) and name not in FIXED_COLUMNS
+    ]
+    return Trial(
+        number=row["trial"],
+        point={name.removeprefix(CLASH_PREFIX): row[name] for name in swept},
+        status=row["status"],
+        epochs=row["epochs"],
+        seconds=row["seconds"],
+        values={
+            name.removeprefix(METRIC_PREFIX): value
+            for name, value in row.items()
+            if name.startswith(METRIC_PREFIX) and value is not None and math.isfinite(value)
+        },
+        message=row["message"],
+    )
+
+
+def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     """The content of ``summary.json``.
 
-    Args:
-        sweep: the settings.
-        trials: all that were started.
-        val_images: images that the kNN accuracy is measured on; None means no interval.
-
     Returns:
-        ``counts`` by status; ``best``: ``trial``, ``objective``, its 95 % ``interval`` or None,
-        ``tied`` (the numbers of all trials with this objective) and ``values``;
-        ``rank_correlation`` by pair of figures; ``seconds`` of all trials.
+        ``counts`` by status; ``best``: ``trial``, ``objective``, the 95 % ``interval`` of a kNN
+        accuracy, ``tied`` (the numbers of all trials with this objective) and ``values``, or None
+        if no trial finished; ``rank_correlation`` by pair of figures; ``seconds`` of all trials.
     """
-    best = best_trials(sweep, trials)
-    objective = objective_of(sweep, best[0]) if best else None
-    interval = None
-    if sweep.objective == "knn" and objective is not None and val_images is not None:
-        interval = accuracy_interval(objective, val_images)
+    tied = best_trials(finished(trials), sweep.objective)
     counts = Counter(trial.status for trial in trials)
-    pairs = [
-        (trial.values["heldout_loss"], trial.values["knn"])
-        for trial in trials
-        if trial.status == "finished" and {"heldout_loss", "knn"} <= trial.values.keys()
-    ]
-    found = rank_correlation(*zip(*pairs, strict=True)) if pairs else None
+    found = rank_correlation(trials)
     return {
-        "counts": {name: counts[name] for name in ("finished", "stopped", "failed", "running")},
+        "counts": {name: counts[name] for name in get_args(Status)},
         "best": {
-            "trial": best[0].number,
-            "objective": objective,
-            "interval": interval,
-            "tied": [trial.number for trial in best],
-            "values": best[0].point,
+            "trial": tied[0].number,
+            "objective": tied[0].values[sweep.objective],
+            "interval": accuracy_interval(tied[0]) if sweep.objective == "knn" else None,
+            "tied": [trial.number for trial in tied],
+            "values": tied[0].point,
         }
-        if best
+        if tied
         else None,
-        "rank_correlation": {} if found is None else {"heldout_loss with knn": found},
+        "rank_correlation": {} if found is None else {"heldout_loss with knn": found[0]},
         "seconds": sum(trial.seconds for trial in trials),
     }
-
-
-def write_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> None:
-    """Writes ``results.parquet``."""
-    with atomic_file(sweep.folder / RESULTS_FILE) as file:
-        pq.write_table(results_table(sweep, trials, description), file)
 
 
 def write_results(
     sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the table, the `summary` and, where a trial finished, the configuration of the best.
+    """Write the table, the `summary` and, if a trial finished, the configuration of the best.
 
     Of tied trials the first one's configuration is written.
 
@@ -213,41 +241,34 @@ def write_results(
         InputError: all trials have ended, and none of them reported the objective.
     """
     write_table(sweep, trials, description)
-    found = summary(sweep, trials, val_images=description["val_images"])
-    text = json.dumps(found, indent=1)
-    write_atomically(sweep.folder / SUMMARY_FILE, text.encode() + b"\n")
+    found = summary(sweep, trials)
+    write_atomically(sweep.folder / SUMMARY_FILE, json.dumps(found, indent=1).encode() + b"\n")
     if (best := found["best"]) is not None:
         config = sweep.trial_config(best["trial"], best["values"]).to_json()
         del config["out"]
-        text = json.dumps(config, indent=2)
-        write_atomically(sweep.folder / BEST_FILE, text.encode() + b"\n")
+        write_atomically(sweep.folder / BEST_FILE, json.dumps(config, indent=2).encode() + b"\n")
     over = [trial for trial in trials if trial.status in ("finished", "stopped")]
-    silent = all(objective_of(sweep, trial) is None for trial in over)
-    if over and silent and not num_left(sweep, trials):
+    if over and not best_first(over, sweep.objective) and not num_left(sweep, trials):
         raise InputError(f"no trial reported its {sweep.objective}: there is nothing to compare")
     return found
 
 
 def terminal_table(sweep: Sweep, trials: Sequence[Trial]) -> str:
     """The trials as text: the best first, those without an objective last."""
-    sign = 1 if sweep.mode == "max" else -1
-
-    def order(trial: Trial) -> tuple[bool, float, int]:
-        objective = objective_of(sweep, trial)
-        return (objective is None, -sign * (objective or 0.0), trial.number)
-
+    ranked = best_first(trials, sweep.objective)
+    ranked += [trial for trial in trials if trial not in ranked]
     others = {name for trial in trials for name in trial.values} - {sweep.objective}
-    figures = [sweep.objective, *sorted(others & {"knn", "heldout_loss"})]
+    figures = [sweep.objective, *sorted(others & OBJECTIVES.keys())]
     lines = [["trial", "status", "epochs", *figures, *sweep.space, "seconds"]]
-    for trial in sorted(trials, key=order):
-        numbers = [trial.values.get(name) for name in figures]
+    for trial in ranked:
+        numbers = [trial.values.get(name, "") for name in figures]
+        cells = [*numbers, *(trial.point[name] for name in sweep.space)]
         lines.append(
             [
                 str(trial.number),
                 trial.status,
                 f"{trial.epochs:g}",
-                *("" if number is None else f"{number:.4g}" for number in numbers),
-                *(_cell(trial.point[name]) for name in sweep.space),
+                *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells),
                 f"{trial.seconds:.0f}",
             ]
         )
@@ -256,7 +277,3 @@ def terminal_table(sweep: Sweep, trials: Sequence[Trial]) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines
     )
-
-
-def _cell(value: Plain) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,47 +1,45 @@
-"""Named search spaces. Every one has a base that it asks for, which the command line can change."""
+"""Named search spaces, each with the changes that it makes to the base configuration."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
-from training.sweep.space import Interval, Search, Space, Values
+from training.sweep.config import Scheduler
+from training.sweep.space import Interval, Space, Values
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class NamedSpace:
     """What a name stands for.
 
     Attributes:
+        base: the pretraining whose fields vary.
         space: what varies.
-        search: how points are chosen.
-        num_trials: None: all points of a grid.
-        scheduler: None: the job's own default.
+        num_trials: None means all points of a grid.
+        scheduler: unless the command line names another.
     """
 
-    space: Space
-    search: Search
+    base: PretrainConfig
+    space: Space = field(default_factory=dict)
     num_trials: int | None = None
-    scheduler: str | None = None
+    scheduler: Scheduler = "asha"
 
 
-QUERY_RATIOS = ("0.05:0.15", "0.05:0.25", "0.15:0.35", "0.25:0.5")
-NEGATIVE_RATIOS = ("0.2:0.4", "0.4:0.7", "0.7:0.9")
+def mask_ratio(base: PretrainConfig) -> NamedSpace:
+    """Ranges of the masking ratio of the query and of the hard negatives: a grid of 12.
 
-
-def mask_ratio(_base: PretrainConfig) -> NamedSpace:
-    """Ranges of the masking ratio of the query and of the hard negatives: a grid of 12."""
-    return NamedSpace(
-        space={
-            "masks.query_ratio": Values("grid", QUERY_RATIOS),
-            "masks.negative_ratio": Values("grid", NEGATIVE_RATIOS),
-        },
-        search="grid",
-    )
+    The query is masked, by strategy balanced if the base masks nothing.
+    """
+    if base.masks.strategy == "none":
+        base = replace(base, masks=replace(base.masks, strategy="balanced"))
+    queries = Values("grid", ("0.05:0.15", "0.05:0.25", "0.15:0.35", "0.25:0.5"))
+    negatives = Values("grid", ("0.2:0.4", "0.4:0.7", "0.7:0.9"))
+    return NamedSpace(base, {"masks.query_ratio": queries, "masks.negative_ratio": negatives})
 
 
 def mask_full(base: PretrainConfig) -> NamedSpace:
-    """Fill, strategy, foreground rule, and (but for BYOL) rho: 24 random points."""
+    """Fill, strategy, foreground rule, and rho if the method has one: 24 random points."""
     space: Space = {
         "fill": Values("choice", ("mean", "blur", "high_pass")),
         "masks.strategy": Values("choice", ("random", "balanced", "shuffled")),
@@ -52,20 +50,22 @@ def mask_full(base: PretrainConfig) -> NamedSpace:
         space["method.object_rho"] = Interval("uniform", 1.0, 4.0)
     elif hasattr(base.method, "rho"):
         space["method.rho"] = Interval("uniform", 0.5, 2.0)
-    return NamedSpace(space=space, search="random", num_trials=24)
+    return NamedSpace(base, space, num_trials=24)
 
 
 def data_scaling(base: PretrainConfig) -> NamedSpace:
-    """Share of the data times epochs: a grid of 12 that runs to its end, and is never cut short."""
+    """Share of the data times epochs: a grid of 12 whose trials all run to their end.
+
+    Measures the held-out loss, on the shards of the kNN check if no others are given.
+    """
+    if base.heldout.shards is None:
+        base = replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
     epochs = tuple(dict.fromkeys(max(1, base.epochs // part) for part in (4, 2, 1)))
-    return NamedSpace(
-        space={
-            "data_fraction": Values("grid", (0.125, 0.25, 0.5, 1.0)),
-            "epochs": Values("grid", epochs),
-        },
-        search="grid",
-        scheduler="none",
-    )
+    space: Space = {
+        "data_fraction": Values("grid", (0.125, 0.25, 0.5, 1.0)),
+        "epochs": Values("grid", epochs),
+    }
+    return NamedSpace(base, space, scheduler="none")
 
 
 SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
@@ -75,21 +75,14 @@ SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
 }
 
 
-def find_space(name: str, base: PretrainConfig) -> NamedSpace:
-    """Looks a space up; an unknown name raises ``InputError`` with the known ones."""
+def find_space(name: str | None, base: PretrainConfig) -> NamedSpace:
+    """The space of a name; without a name nothing varies.
+
+    Raises:
+        InputError: the name is unknown; lists the known ones.
+    """
+    if name is None:
+        return NamedSpace(base)
     if name not in SPACES:
         raise InputError(f"unknown space {name!r}: choose one of {', '.join(SPACES)}")
     return SPACES[name](base)
-
-
-def prepared(name: str, base: PretrainConfig) -> PretrainConfig:
-    """The base configuration with what a named space needs.
-
-    ``data_scaling`` measures the held-out loss, on the shards of the kNN check where no others are
-    given. ``mask_ratio`` masks the query, by strategy balanced where the base masks nothing.
-    """
-    if name == "mask_ratio" and base.masks.strategy == "none":
-        return replace(base, masks=replace(base.masks, strategy="balanced"))
-    if name == "data_scaling" and base.heldout.shards is None:
-        return replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
-    return base

@@ -1,10 +1,4 @@
-"""A pretraining as a Ray Tune trainable, also for a ``Tuner`` of your own.
-
-    tuner = tune.Tuner(
-        trainable(config),
-        param_space={"optim.lr": tune.loguniform(1e-3, 1e-1)},
-        tune_config=tune.TuneConfig(metric="knn", mode="max", max_concurrent_trials=1),
-    )
+"""A pretraining as a Ray Tune trainable, also for a ``Tuner`` of your own (``README.md``).
 
 Every trial is an ordinary run, by Ray Train, in ``config.out / "trials"``. It resumes from the
 checkpoints of its run, not from Tune's: a trial that is started again, by ``Tuner.restore`` or
@@ -12,9 +6,7 @@ after a failure, continues where it was, and one whose run is complete trains no
 """
 
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,45 +29,31 @@ from training.sweep.config import TRIALS_FOLDER, trial_config
 POLL_SECONDS = 1.0
 OUTER_BYTES = 1 << 20
 NUMBER = "trial"
-"""The key of a trial's number in its Tune configuration, where there is one."""
+"""The key of a trial's number in its Tune configuration, if it has one."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of a run after some steps."""
-
-    step: int
-    values: dict[str, float]
-
-
-def evaluations(out: Path, after: int = 0) -> list[Evaluation]:
+def evaluations(out: Path, after: int = 0) -> dict[int, dict[str, float]]:
     """The evaluations in a run's record after a global step, each with the latest training loss.
 
     The evaluation of the untrained network, at step 0, is left out.
+
+    Returns:
+        The figures by global step, ascending.
     """
     found: dict[int, dict[str, float]] = {}
     loss: dict[str, float] = {}
     for entry in read_metrics(out):
-        numbers = {
-            name: float(value)
-            for name, value in entry.items()
-            if name != "step" and not isinstance(value, str)
-        }
+        step = int(entry.pop("step"))
+        numbers = {name: value for name, value in entry.items() if not isinstance(value, str)}
         if entry["kind"] == "eval":
-            step = int(entry["step"])
-            found[step] = {**found.get(step, {}), **loss, **numbers}
+            found[step] = found.get(step, {}) | loss | numbers
         elif "loss" in numbers:
             loss = {"loss": numbers["loss"]}
-    return [Evaluation(step, found[step]) for step in sorted(found) if step > max(after, 0)]
-
-
-def run_name(trial_id: str, values: Mapping[str, Any]) -> str:
-    """The name of a trial's folder: its number where its configuration has one, else Tune's id."""
-    return f"{values[NUMBER]:04d}" if NUMBER in values else trial_id
+    return {step: found[step] for step in sorted(found) if step > max(after, 0)}
 
 
 def free_placement_group(out: Path) -> None:
-    """Removes the placement group of a trial whose process died, and with it its workers.
+    """Remove the placement group of a trial whose process died, and with it its workers.
 
     Ray would keep it until the whole job ends.
     """
@@ -117,55 +95,61 @@ class _Pretraining(tune.Trainable):
         return tune.PlacementGroupFactory([{"memory": OUTER_BYTES}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Starts or resumes the run."""
-        name = run_name(self.trial_id, config)
+        """Start or resume the run."""
+        point = dict(config)
+        name = f"{point.pop(NUMBER):04d}" if NUMBER in point else self.trial_id
         self._out = self.base.out / TRIALS_FOLDER / name
         self._started, self._failed = time.monotonic(), False
         self._step = self._total = 0
         self._values: dict[str, float] = {}
         self._run: Future[RunResult] = Future()
         try:
-            values = {field: value for field, value in config.items() if field != NUMBER}
-            run = trial_config(self.base, name, values)
+            run = trial_config(self.base, name, point)
             self._steps = steps_per_epoch(run, load_dataset_info(run.shards))
-            self._total = run.epochs * self._steps
         except InputError as error:
             self._run.set_exception(error)
             return
+        self._total = run.epochs * self._steps
         # The latest evaluation of an earlier start is reported again: the scheduler is a new one.
-        for evaluation in evaluations(self._out)[:-1]:
-            self._take(evaluation)
+        for step, values in list(evaluations(self._out).items())[:-1]:
+            self._take(step, values)
         pool = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._run = pool.submit(launch, run, self.resources)
         pool.shutdown(wait=False)
 
     def step(self) -> dict[str, Any]:
-        """Waits for the next evaluation, or for the end of the run."""
-        while not self._ended():
-            for evaluation in evaluations(self._out, self._step):
-                if evaluation.step < self._total:  # the last one is reported with the run's end
-                    return self._report(evaluation)
+        """Wait for the next evaluation, or for the end of the run.
+
+        The last evaluation is reported with the end, so that no scheduler stops a complete trial.
+        A failure is reported first and raised next: Tune keeps reports, but not exceptions.
+        """
+        while True:
+            ended = self._ended()
+            failed = ended and self._run.exception() is not None
+            for step, values in evaluations(self._out, self._step).items():
+                if step < self._total or failed:
+                    self._take(step, values)
+                    return self._report(step)
+                if ended:
+                    self._take(step, values)
+            if ended:
+                break
             if (self.base.out / STOP_FILE).exists():
                 self._ask_to_stop()
-        news = evaluations(self._out, self._step)
-        if news and (self._run.exception() or news[0].step < self._total):
-            return self._report(news[0])
-        for evaluation in news:
-            self._take(evaluation)
         message = self._message()
         if self._failed:
             raise InputError(message)
-        if message:  # Tune keeps the last report of a trial, but not its exception
-            self._failed = True
-            return self._report() | {"message": message}
+        self._failed = bool(message)
+        report = self._report(self._step if failed else self._run.result().step)
+        if message:
+            return report | {"message": message}
         finished = self._run.result().finished
         if not finished:
             time.sleep(POLL_SECONDS)
-        end = {"finished": finished, "done": finished, "interrupted": not finished}
-        return self._report() | end
+        return report | {"finished": finished, "done": finished, "interrupted": not finished}
 
     def cleanup(self) -> None:
-        """Asks the run to write a checkpoint and end, and waits until its workers are gone."""
+        """Ask the run to write a checkpoint and end, and wait until its workers are gone."""
         while not self._ended():
             self._ask_to_stop()
 
@@ -173,22 +157,15 @@ class _Pretraining(tune.Trainable):
         return bool(wait([self._run], timeout=POLL_SECONDS).done)
 
     def _ask_to_stop(self) -> None:
-        """Asks a run that has begun; one that has not would not hear it, and is asked again."""
+        """Ask a run that has begun; one that has not would not hear it, and is asked again."""
         if (self._out / CONFIG_FILE).exists():
             (self._out / STOP_FILE).touch()
 
-    def _take(self, evaluation: Evaluation) -> None:
-        self._step = evaluation.step
-        self._values |= evaluation.values
+    def _take(self, step: int, values: dict[str, float]) -> None:
+        self._step = step
+        self._values |= values
 
-    def _report(self, evaluation: Evaluation | None = None) -> dict[str, Any]:
-        """The figures of an evaluation; without one, the latest figures at the run's end."""
-        step = self._step
-        if evaluation is not None:
-            self._take(evaluation)
-            step = evaluation.step
-        elif self._run.exception() is None:
-            step = self._run.result().step
+    def _report(self, step: int) -> dict[str, Any]:
         return {
             **self._values,
             "values": dict(self._values),
@@ -198,7 +175,7 @@ class _Pretraining(tune.Trainable):
         }
 
     def _message(self) -> str:
-        """Why the run failed, in one line; empty where it did not."""
+        """Why the run failed, in one line; empty if it did not."""
         error = self._run.exception()
         if error is None:
             ran = self._run.result()

@@ -1,4 +1,4 @@
-"""Run a sweep on Ray Tune: ``Tuner.fit``, ``Tuner.restore``, ASHA and Optuna.
+"""Run a sweep on Ray Tune: ``Tuner.fit``, ``Tuner.restore``, and how far the trials are.
 
 Tune's state in ``tune/`` below the sweep's folder lists the trials, and the next trial follows from
 this list alone. ``README.md`` in this folder says what a SIGKILL loses.
@@ -8,35 +8,28 @@ import logging
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.search import Searcher, SearchGenerator
-from ray.tune.search.optuna import OptunaSearch
 
 from pipeline.core.progress import Standing, say, show
 from training.engine.stopping import asked_to_stop
 from training.ray.launch import STOP_FILE
-from training.sweep.config import TRIALS_FOLDER, Sweep
-from training.sweep.fits import Share
+from training.sweep.config import Sweep
+from training.sweep.preflight import Share
 from training.sweep.results import Status, Trial, write_table
-from training.sweep.schedulers import scheduler_of
-from training.sweep.space import Domain, Values, shown
+from training.sweep.search import NextTrials, Points, scheduler_of
+from training.sweep.space import shown
 from training.sweep.trainable import NUMBER, free_placement_group, trainable
 
 TUNE_FOLDER = "tune"
-STATE_SECONDS = 1
-"""How often Tune's state is written: what a SIGKILL loses."""
-STARTUP_TRIALS = 8
-"""Optuna's first trials, which are random: its model learns nothing from fewer."""
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the runs have records of their own
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would kill the trials after ten seconds
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails early has no objective
-    "TUNE_GLOBAL_CHECKPOINT_S": str(STATE_SECONDS),
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # seconds of Tune's state that a SIGKILL loses
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -44,7 +37,7 @@ ENVIRONMENT = {
 def run_trials(
     sweep: Sweep, share: Share, description: dict[str, Any], *, retry_failed: bool = False
 ) -> None:
-    """Runs what is left of a sweep on the Ray that is running.
+    """Run what is left of a sweep on the Ray that is running.
 
     Returns when all trials have ended, or when SIGTERM or SIGINT has stopped the sweep.
 
@@ -59,13 +52,13 @@ def run_trials(
     stop_file, path = sweep.folder / STOP_FILE, sweep.folder / TUNE_FOLDER
     stop_file.unlink(missing_ok=True)
     pretraining = trainable(sweep.base, share.resources)
-    points = _Points(sweep)
+    points = Points(sweep)
     # This writes the settings that Tuner.restore reads: those of this start, not of the first.
     tuner = tune.Tuner(
         pretraining,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=_Trials(points, sweep, share.trials),
+            search_alg=NextTrials(points, sweep, share.trials),
             scheduler=scheduler_of(sweep),
             trial_dirname_creator=_dirname,
         ),
@@ -84,8 +77,12 @@ def run_trials(
     stop_file.unlink(missing_ok=True)
 
 
+def _dirname(trial: TuneTrial) -> str:
+    return f"{trial.config[NUMBER]:04d}"
+
+
 def read_trials(folder: Path) -> list[Trial]:
-    """The trials of a folder's sweep by Tune's state, or none where there is no whole state."""
+    """The trials of a sweep by Tune's state; none if there is no whole state."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         found = tune.ExperimentAnalysis(str(folder / TUNE_FOLDER)).trials
@@ -122,114 +119,22 @@ def _last(trial: TuneTrial) -> Mapping[str, Any]:
     return last
 
 
-def _dirname(trial: TuneTrial) -> str:
-    return f"{trial.config[NUMBER]:04d}"
-
-
-class _Points(Searcher):
-    """The point of the next trial, from a list or from Optuna, and the trial's number."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        super().__init__()
-        self.trials: Sequence[TuneTrial] = ()
-        """Tune's list of all trials, which grows."""
-        self._points = sweep.points()
-        self._optuna = _optuna(sweep) if sweep.search == "optuna" else None
-
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial's configuration."""
-        number = len(self.trials)
-        if self._optuna is None:
-            return {NUMBER: number, **self._points[number]}
-        return {NUMBER: number, **(self._optuna.suggest(trial_id) or {})}
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tells Optuna."""
-        if self._optuna is not None:
-            with suppress(KeyError):  # a trial that its restored state is too old for
-                self._optuna.on_trial_complete(trial_id, result, error)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Does nothing: Optuna wants a trial's last report only."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Saves Optuna's study; a list has no state."""
-        Path(checkpoint_path).touch()
-        if self._optuna is not None:
-            self._optuna.save(checkpoint_path)
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores Optuna's study."""
-        if self._optuna is not None:
-            self._optuna.restore(checkpoint_path)
-
-
-def _optuna(sweep: Sweep) -> OptunaSearch:
-    import optuna  # an extra
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
-        if isinstance(domain, Values):
-            return optuna.distributions.CategoricalDistribution(domain.values)
-        log = domain.kind == "log_uniform"
-        if domain.whole:
-            return optuna.distributions.IntDistribution(*domain.whole_ends, log=log)
-        return optuna.distributions.FloatDistribution(domain.low, domain.high, log=log)
-
-    return OptunaSearch(
-        {name: distribution(domain) for name, domain in sweep.space.items()},
-        metric=sweep.objective,
-        mode=sweep.mode,
-        sampler=optuna.samplers.TPESampler(seed=sweep.seed, n_startup_trials=STARTUP_TRIALS),
-    )
-
-
-class _Trials(SearchGenerator):
-    """Tune's next trial, while there are any and fewer run than fit.
-
-    Tune's own limit would be restored as of the first start, and its own count may be outdated.
-    """
-
-    def __init__(self, points: _Points, sweep: Sweep, concurrent: int) -> None:
-        super().__init__(points)
-        self._points = points
-        self._num_trials, self._concurrent = sweep.num_trials, concurrent
-        self._stop_file = sweep.folder / STOP_FILE
-
-    def next_trial(self) -> TuneTrial | None:
-        """The next trial; None while there is none."""
-        running = sum(not trial.is_finished() for trial in self._points.trials)
-        if running >= self._concurrent:
-            return None
-        following: TuneTrial | None = super().next_trial()  # type: ignore[no-untyped-call]
-        return following
-
-    def is_finished(self) -> bool:
-        """Whether no more trials start."""
-        return len(self._points.trials) >= self._num_trials or self._stop_file.exists()
-
-
 class _Progress(tune.Callback):
-    """Tells how the sweep goes, keeps its table, and ends it once every run has stopped."""
+    """Says how the trials stand, keeps the table, and ends a sweep whose runs have all stopped."""
 
-    def __init__(self, sweep: Sweep, points: _Points, description: dict[str, Any]) -> None:
+    def __init__(self, sweep: Sweep, points: Points, description: dict[str, Any]) -> None:
         self._sweep, self._points, self._description = sweep, points, description
         self._seconds: dict[str, float] | None = None
         """Seconds of each trial's earlier starts."""
         self._epochs_before, self._changed = 0, False
 
     def on_step_begin(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Hands on Tune's list of trials."""
         self._points.trials = trials = info["trials"]
         if self._seconds is None:
             self._seconds = {t.trial_id: _last(t).get("seconds", 0.0) for t in trials}
             self._epochs_before = sum(int(trial.epochs) for trial in _by_number(trials))
 
     def on_step_end(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Shows what has changed; ends Tune's loop after a requested stop of all runs."""
         if self._changed:
             self._changed = False
             self._show(_by_number(info["trials"]))
@@ -239,14 +144,12 @@ class _Progress(tune.Callback):
                 os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own way to end with trials left
 
     def on_trial_start(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Says which trial starts or resumes."""
         state = _state_of(info["trial"])
         how = f"resumes after {state.epochs:g} epochs" if _last(info["trial"]) else "starts"
         say(f"trial {state.number} {how}: {shown(state.point)}")
         self._changed = True
 
     def on_trial_result(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Counts the time of earlier starts, and says how the trial stands."""
         trial, result = info["trial"], info["result"]
         result["seconds"] += (self._seconds or {}).get(trial.trial_id, 0.0)
         if result["epochs"] > _last(trial).get("epochs", 0.0) and not result["done"]:
@@ -255,7 +158,6 @@ class _Progress(tune.Callback):
             self._changed = True
 
     def on_trial_complete(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Takes in a trial that is finished or stopped."""
         trials, state = _by_number(info["trials"]), _state_of(info["trial"])
         write_table(self._sweep, trials, self._description)
         self._changed = True
@@ -267,8 +169,8 @@ class _Progress(tune.Callback):
         )
 
     def on_trial_error(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Takes in a trial that failed, and frees what its workers hold if its process died."""
-        free_placement_group(self._sweep.folder / TRIALS_FOLDER / _dirname(info["trial"]))
+        # If the trial's process died, its workers still hold their resources.
+        free_placement_group(self._sweep.folder / _state_of(info["trial"]).run)
         self.on_trial_complete(**info)
 
     def _objective(self, values: Mapping[str, float]) -> str:
@@ -276,7 +178,7 @@ class _Progress(tune.Callback):
         return "" if value is None else f", {self._sweep.objective} {value:.4g}"
 
     def _show(self, trials: Sequence[Trial]) -> None:
-        """Shows the epochs that are over; those that a stopped trial saves are over, too."""
+        """Show the epochs that are over; those that a stopped trial saves are over, too."""
         sweep = self._sweep
         later = sweep.points()[len(trials) :] or [{}] * (sweep.num_trials - len(trials))
         total = sum(sweep.epochs_of(point) for point in [*(t.point for t in trials), *later])

@@ -2,11 +2,14 @@
 
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 from training.report.config import ReportConfig
 from training.report.kinds import kind_of
 from training.report.write import PAGES, render
+
+VOID = ("img", "meta", "link", "path", "circle")
 
 
 class Section:
@@ -24,19 +27,24 @@ class Section:
 
 
 class Page(HTMLParser):
-    """Reads a page; `self["anchor"]` is a section, `self.facts` and `self.summary` its head."""
+    """Reads a page; `self["anchor"]` is a section, `self.facts` and `self.summary` its head.
+
+    Every tag must be closed in its order.
+    """
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.sections: dict[str, Section] = {"": Section()}
         self.facts: dict[str, str] = {}
         self.summary = ""
+        self.links: list[str] = []
         self._here = self.sections[""]
         self._open: list[tuple[str, str]] = []
         self._words = ""
         self._row: list[str] = []
         self._figure: dict[str, Any] = {}
         self.feed(html)
+        assert self._open == []
 
     def __getitem__(self, anchor: str) -> Section:
         return self.sections[anchor]
@@ -44,6 +52,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         self._words = ""
+        self.links += [given[name] for name in ("src", "href", "xlink:href") if name in given]
         if tag == "section":
             self._here = self.sections[given["id"]] = Section()
         elif tag == "table":
@@ -53,13 +62,12 @@ class Page(HTMLParser):
         elif tag == "img":
             self._here.alts.append(given["alt"])
         elif given.get("class") == "chart":
-            self._title = self._here.labels.pop()
-            self._here.charts[self._title] = {"alt": given["aria-label"], **self._figure}
+            title = self._here.labels.pop()
+            self._here.charts[title] = {"alt": given["aria-label"], **self._figure}
         elif given.get("class") == "f":
             self._here.overlays.append(given["d"])
-        self._open.append((tag, given.get("class", "")))
-        if tag in ("img", "meta", "link", "path", "circle", "rect"):
-            self._open.pop()
+        if tag not in VOID:
+            self._open.append((tag, given.get("class", "")))
 
     def handle_data(self, data: str) -> None:
         self._words += data
@@ -67,7 +75,7 @@ class Page(HTMLParser):
             self._here.text += " ".join(data.split()) + " "
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("path", "circle", "rect"):
+        if tag in VOID:
             return
         opened, kind = self._open.pop()
         assert opened == tag, f"<{opened}> is closed by </{tag}>"
@@ -91,7 +99,8 @@ class Page(HTMLParser):
             self.summary = words
 
 
-def page_of(config: ReportConfig) -> Page:
+def page_of(folder: Path, **options: Any) -> Page:  # noqa: ANN401
     """The page of a folder, rendered without being written."""
-    template, fill = PAGES[kind_of(config.folder)]
-    return Page(render(template, fill(config)))
+    config = ReportConfig(folder=folder, **options)
+    template, fill = PAGES[kind_of(folder)]
+    return Page(render(template, folder, fill(config)))

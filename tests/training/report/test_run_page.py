@@ -12,19 +12,24 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
-from tests.training.report.pages import Page, page_of
+from tests.training.report.pages import page_of
 from training.config.derived import stream_config
+from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
+from training.encoders.settings import EncoderConfig
 from training.record.contact_sheet import shown_views
-from training.report.config import ReportConfig
-from training.report.run.curves import Curve, charts
-from training.report.run.feature_map import flattened
-from training.report.run.masks import Redrawn, shown_epochs
-from training.report.run.state import read_run
-from training.report.write import write_report
+from training.report.feature_map import flattened
+from training.report.run_masks import Redrawn, shown_epochs
+from training.report.run_page import charts
+from training.report.run_state import read_run
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
 from training.views.settings import MaskConfig
+
+
+def config_of(root: Path) -> PretrainConfig:
+    encoder = EncoderConfig(architecture="timm:test_efficientnet", stem="standard")
+    return small_run(root / "train", root / "run", encoder=encoder)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     write_shard_set(root / "train", num_images=20)
     write_shard_set(root / "val", num_images=12, first_number=100)
-    run(small_run(root / "train", root / "run", batch_size=8))
+    run(config_of(root))
     return root
 
 
@@ -42,31 +47,29 @@ def copied(done: Path, tmp_path: Path) -> Path:
     return shutil.copytree(done / "run", tmp_path / "run")
 
 
-def run_page(folder: Path, **options: object) -> Page:
-    return page_of(ReportConfig(folder=folder, images=12, **options))  # type: ignore[arg-type]
-
-
 def rewrite(folder: Path, **changes: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_a_finished_run_has_all_its_parts(done: Path) -> None:
-    page = run_page(done / "run")
-    assert page.summary.startswith("resnet18 by moco_v2, finished: 2 epochs in 4 steps.")
-    assert list(page["learning"].charts)[:2] == ["Loss, nats", "kNN accuracy (weighted, top-1), %"]
-    assert list(page["speed"].charts) == [
-        "Throughput, images/s",
-        "Time spent waiting for data, % of a step",
-    ]
+    page = page_of(done / "run", images=12)
+    assert page.summary.startswith(
+        "timm:test_efficientnet by moco_v2, finished: 2 epochs in 4 steps."
+    )
+    learning = list(page["learning"].charts)
+    assert learning[0].startswith("Loss, nats")
+    assert learning[1] == "kNN accuracy (weighted, top-1), %"
+    assert len(page["speed"].charts) == 2
     assert "Cosine similarity of a query to" in page["telemetry"].charts
+    assert page.facts["images"] == "20"
     assert len(page["masks"].cards) == 2
     # Of each: image, saliency and three views of two epochs, but one epoch left one sample out.
     assert len(page["masks"].alts) == 2 * (2 + 2 * 3) - 3
     assert page["masks"].text.count("left it out") == 1
-    assert "12 images" in page["map"].text
     (drawn,) = page["map"].charts.values()
     assert [trace["name"] for trace in drawn["data"]] == ["class_0", "class_1", "class_2"]
+    assert sum(len(trace["hovertext"]) for trace in drawn["data"]) == 12
     changed, every = page["settings"].tables
     assert ("batch_size", "8", "256") in changed
     assert not [row for row in changed if row[0].startswith("simclr")]
@@ -74,18 +77,17 @@ def test_a_finished_run_has_all_its_parts(done: Path) -> None:
     assert ("checkpoints at steps", "2, 4") in page["provenance"].tables[0]
 
 
-def test_a_chart_draws_what_was_recorded(done: Path) -> None:
+def test_what_was_recorded_is_read_and_drawn(done: Path) -> None:
     state = read_run(done / "run")
-    (chart,) = charts(state, [Curve("Accuracy", {"instance_accuracy": "own key"}, "%", 100)])
+    assert state.config == config_of(done)
+    (chart,) = charts(state, {"Accuracy": {"instance_accuracy": "own key"}})
     recorded = [e["instance_accuracy"] for e in state.entries if "instance_accuracy" in e]
     assert recorded
-    assert list(chart.figure.data[0].y) == pytest.approx([100 * float(value) for value in recorded])
-    assert charts(state, [Curve("Nothing", {"not_recorded": "nothing"})]) == []
-
-
-def test_the_record_of_settings_gives_the_configuration_back(done: Path) -> None:
-    state = read_run(done / "run")
-    assert state.config == small_run(done / "train", done / "run")
+    assert list(chart.figure.data[0].y) == recorded
+    assert charts(state, {"Nothing": {"not_recorded": "nothing"}}) == []
+    rates = [8 / float(e["images_per_second"]) for e in state.entries if "images_per_second" in e]
+    steps = [int(e["step"]) for e in state.entries if "images_per_second" in e]
+    assert state.seconds_in_steps == pytest.approx(np.diff(steps, prepend=0) @ rates)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +119,6 @@ def test_masks_are_drawn_as_they_were(done: Path, strategy: str, fill: str, beha
             assert torch.equal(inputs.masks[view][place], seen.masks[view][row])
 
 
-def test_a_sample_that_an_epoch_left_out(done: Path) -> None:
-    state = read_run(done / "run")
-    redrawn = Redrawn(state)
-    used = {number for number in range(20) if redrawn.views(number, 0) is not None}
-    assert len(used) == 16
-
-
 def test_epochs_are_spread_over_what_was_trained(done: Path) -> None:
     state = read_run(done / "run")
     assert shown_epochs(state) == [0, 1]
@@ -137,43 +132,30 @@ def test_an_unfinished_run(copied: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= 2]
     warning = {"step": 2, "kind": "warning", "message": "next to no spread"}
     path.write_text("\n".join([*lines, json.dumps(warning)]) + '\n{"step": 4, "ki')
-    page = run_page(copied, map_images=0)
+    page = page_of(copied, map_images=0)
     assert "unfinished: the record ends at epoch 1.00 of 2 (step 2 of 4)" in page.summary
     assert "At step 2: next to no spread" in page["learning"].text
     assert "left out (--map-images 0)" in page["map"].text
-
-
-def test_a_run_that_has_not_begun(copied: Path) -> None:
-    (copied / "metrics.jsonl").unlink()
+    path.unlink()
     shutil.rmtree(copied / "backbone")
-    shutil.rmtree(copied / "checkpoints")
-    page = run_page(copied)
-    assert page.summary.endswith("nothing was recorded yet.")
-    assert "Nothing was recorded yet" in page["speed"].text
-    assert "has not exported a backbone" in page["map"].text
+    new = page_of(copied)
+    assert new.summary.endswith("nothing was recorded yet.")
+    assert "Nothing was recorded yet" in new["speed"].text
+    assert "has not exported a backbone" in new["map"].text
 
 
-def test_shards_that_are_gone(copied: Path) -> None:
+def test_shards_that_are_gone_or_others(copied: Path) -> None:
+    rewrite(copied, data_digest="0" * 64)
+    page = page_of(copied, map_images=0)
+    assert "holds other shards than the run was trained on" in page["masks"].text
+    assert "holds other shards" in page["provenance"].text
     rewrite(copied, shards="/gone/shards", knn={"val_shards": "/gone/val"})
-    page = run_page(copied)
+    page = page_of(copied)
     assert "finished: 2 epochs in 4 steps" in page.summary
     assert "cannot be drawn again: no shards at /gone/shards" in page["masks"].text
     assert "There is no map: no shards at /gone/val" in page["map"].text
-    write_report(ReportConfig(folder=copied))
     shutil.rmtree(copied / "backbone")
-    unknown = run_page(copied)
-    assert "4 steps recorded; the total is not known" in unknown.summary
-    (copied / "progress.log").write_text(
-        "  training: 2/4 steps; epoch 1.00/2, loss 5.9\n  training: 4/4 st"
-    )
-    assert read_run(copied).steps_per_epoch == 2
-
-
-def test_other_shards_at_the_same_place(copied: Path) -> None:
-    rewrite(copied, data_digest="0" * 64)
-    page = run_page(copied, map_images=0)
-    assert "holds other shards than the run was trained on" in page["masks"].text
-    assert "holds other shards" in page["provenance"].text
+    assert "4 steps recorded; the total is not known" in page_of(copied).summary
 
 
 def test_no_knn_and_settings_of_another_version(copied: Path) -> None:
@@ -181,7 +163,7 @@ def test_no_knn_and_settings_of_another_version(copied: Path) -> None:
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(e) + "\n" for e in entries if e["kind"] == "train"))
     rewrite(copied, knn={"val_shards": None}, novelty=3)
-    page = run_page(copied)
+    page = page_of(copied)
     assert "No kNN was measured" in page["learning"].text
     assert "another version recorded the settings" in page["masks"].text
     assert "has no labelled shards" in page["map"].text
@@ -196,37 +178,36 @@ def test_a_damaged_sample_costs_itself(copied: Path, done: Path, tmp_path: Path)
             data[match.start() : match.start() + 300] = bytes(300)
         tar.write_bytes(data)
     rewrite(copied, shards=str(shards))
-    found = run_page(copied, map_images=0)["masks"]
-    assert "cannot be shown: sample picture" in found.text
     (copied / "damaged.jsonl").write_text('{"step": 1, "reason": "x"}\n')
-    assert "1 damaged sample was met" in run_page(copied)["provenance"].text
+    page = page_of(copied, map_images=0)
+    assert "cannot be shown: sample picture" in page["masks"].text
+    assert "1 damaged sample was met" in page["provenance"].text
 
 
 def test_damaged_settings_are_refused(copied: Path) -> None:
-    path = copied / "config.json"
-    recorded = json.loads(path.read_text())
+    recorded = json.loads((copied / "config.json").read_text())
     del recorded["epochs"]
-    path.write_text(json.dumps(recorded))
+    (copied / "config.json").write_text(json.dumps(recorded))
     with pytest.raises(InputError, match=r"config.json is damaged: it has no 'epochs'"):
-        write_report(ReportConfig(folder=copied))
+        page_of(copied)
 
 
 def test_principal_components_keep_the_widest_spread() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(50, 6)) * np.array([1, 9, 1, 4, 1, 1])
-    flat = flattened(features, "pca")
+    places, note = flattened(features, "pca")
     centred = features - features.mean(axis=0)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     expected = centred @ vectors[:, [-1, -2]]
-    assert np.allclose(np.abs(flat.places_M2), np.abs(expected))
-    assert f"{100 * values[-2:].sum() / values.sum():.1f} %" in flat.note
-    assert np.array_equal(flattened(features, "pca").places_M2, flat.places_M2)
+    assert np.allclose(np.abs(places), np.abs(expected))
+    assert f"{100 * values[-2:].sum() / values.sum():.1f} %" in note
+    assert np.array_equal(flattened(features, "pca")[0], places)
 
 
 def test_t_sne_where_it_is_installed() -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     rng = np.random.default_rng(0)
     groups = np.concatenate([rng.normal(size=(10, 8)), rng.normal(size=(10, 8)) + 30])
-    places = flattened(groups, "tsne").places_M2
+    places, _ = flattened(groups, "tsne")
     apart = np.linalg.norm(places[:10].mean(axis=0) - places[10:].mean(axis=0))
     assert apart > places[:10].std(axis=0).max()

@@ -1,17 +1,23 @@
-"""What is wrong with a trial's data is said before the first trial."""
+"""Data and a cluster that do not fit a sweep are refused before its first trial."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.core.errors import InputError
+from tests.made_sweeps import small_sweep
 from tests.shard_sets import write_shard_set
-from tests.training.sweep.small_sweeps import small_sweep
+from training.config.resources import Node
 from training.engine.preflight import checkpoint_size
-from training.sweep.preflight import check_trials
+from training.sweep.config import Sweep
+from training.sweep.preflight import Share, check_trials, share_of
 from training.sweep.space import parse_space
+
+TWO_CORES: list[Node] = [{"CPU": 2.0}]
+TWO_GPUS: list[Node] = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
 
 
 @pytest.fixture(scope="module")
@@ -22,53 +28,121 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def changes(root: Path) -> dict[str, str]:
-    return {"shards": str(root / "train"), "knn.val_shards": str(root / "val")}
+def sweep_on(root: Path, out: Path, grid: str = "optim.lr=0.01,0.02,0.03,0.04") -> Sweep:
+    changes = {"shards": str(root / "train"), "knn.val_shards": str(root / "val")}
+    space = parse_space(grid=[grid.replace("VAL", str(root / "val"))])
+    return small_sweep(out, space, changes=changes)
 
 
 def test_a_sweep_that_fits_passes_and_writes_nothing(root: Path, tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path / "out", changes=changes(root))
-    assert check_trials(sweep).num_images == 48
+    sweep = sweep_on(root, tmp_path / "out")
+    assert check_trials(sweep, 1).num_images == 48
     assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="cannot be split over 3 ranks"):
+        check_trials(sweep, 3)
 
 
 @pytest.mark.parametrize(
-    ("space", "message"),
+    ("grid", "message"),
     [
         ("batch_size=16,64", r"trial 1 \(batch_size=64\): .*holds 48 images, fewer than"),
-        ("data_fraction=1.0,0.1", r"trial 1 \(data_fraction=0.1\): .* 0.1 of .*holds 6 images"),
+        ("data_fraction=1.0,0.1", r"trial 1 \(data_fraction=0.1\): .*0.1 of .*holds 6 images"),
         ("method.queue_size=64,100", r"trial 1 \(method.queue_size=100\): .*100"),
         ("knn.val_shards=VAL,/none", r"trial 1 \(knn.val_shards=/none\): .*no .* at /none"),
     ],
 )
 def test_the_trial_that_does_not_fit_is_named(
-    root: Path, tmp_path: Path, space: str, message: str
+    root: Path, tmp_path: Path, grid: str, message: str
 ) -> None:
-    grid = parse_space(grid=[space.replace("VAL", str(root / "val"))])
-    sweep = small_sweep(tmp_path / "out", grid, changes=changes(root))
     with pytest.raises(InputError, match=message):
-        check_trials(sweep)
-
-
-def test_ranks_that_cannot_share_a_batch_are_refused(root: Path, tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path / "out", changes=changes(root))
-    with pytest.raises(InputError, match="cannot be split over 3 ranks"):
-        check_trials(sweep, num_ranks=3)
+        check_trials(sweep_on(root, tmp_path / "out", grid), 1)
 
 
 def test_the_checkpoints_of_all_trials_must_fit_on_the_disk(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = small_sweep(tmp_path / "out", changes=changes(root))
-    size = checkpoint_size(sweep.base)
-    keep = sweep.base.checkpoint.keep
+    sweep = sweep_on(root, tmp_path / "out")
+    size, keep = checkpoint_size(sweep.base), sweep.base.checkpoint.keep
     one = keep * (size.state + size.backbone) + size.backbone
     first = one + size.state + 2 * size.backbone  # with the one that is being written
     free = SimpleNamespace(free=first + 3 * one)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    check_trials(sweep)
+    check_trials(sweep, 1)
     free.free -= 1
     with pytest.raises(InputError, match="checkpoints and those of 3 more runs need"):
-        check_trials(sweep)
+        check_trials(sweep, 1)
     (tmp_path / "out" / "trials" / "0003").mkdir(parents=True)  # what it keeps is there already
-    check_trials(sweep)
+    check_trials(sweep, 1)
+
+
+def shares(nodes: list[Node], **given: int | None) -> Share:
+    options: dict[str, int | None] = {"concurrent": None, "workers": 1, "cpus": None, "most": 8}
+    return share_of(nodes, **{**options, **given})  # type: ignore[arg-type]
+
+
+def laid_out(nodes: list[Node], workers: int, cpus: int) -> int:
+    """Trials that fit, by putting one worker after another on the first node with room."""
+    free = [dict(node) for node in nodes]
+    gpus = any(node.get("GPU", 0) for node in nodes)
+    placed = 0
+    while True:
+        for node in free:
+            if node["CPU"] >= cpus and (not gpus or node.get("GPU", 0) >= 1):
+                node["CPU"] -= cpus
+                node["GPU"] = node.get("GPU", 0) - 1
+                placed += 1
+                break
+        else:
+            return placed // workers
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        TWO_CORES,
+        TWO_GPUS,
+        [{"CPU": 3.0}, {"CPU": 5.0}],
+        [{"CPU": 16.0, "GPU": 2.0}],
+        [{"CPU": 4.0, "GPU": 4.0}, {"CPU": 8.0}],
+        [{"CPU": 0.0}],
+    ],
+)
+def test_as_many_trials_fit_as_can_be_laid_out(nodes: list[Node]) -> None:
+    for workers, cpus in product((1, 2, 3), (1, 2, 3)):
+        fitting = laid_out(nodes, workers, cpus)
+        if fitting:
+            assert shares(nodes, workers=workers, cpus=cpus, most=99).trials == fitting
+            advice = f"--concurrent {fitting} fits"
+        else:
+            advice = "not even one trial fits"
+        with pytest.raises(InputError, match=advice):
+            shares(nodes, workers=workers, cpus=cpus, most=99, concurrent=fitting + 1)
+
+
+def test_cores_are_divided_among_the_trials() -> None:
+    def divided(nodes: list[Node], **given: int) -> tuple[int, int, bool]:
+        trials, each = shares(nodes, **given)
+        return trials, each.cpus_per_worker, each.use_gpu
+
+    assert divided(TWO_CORES) == divided(TWO_CORES, concurrent=2) == (2, 1, False)
+    assert divided(TWO_CORES, concurrent=1) == divided(TWO_CORES, most=1) == (1, 2, False)
+    assert divided([{"CPU": 16.0, "GPU": 4.0}]) == (4, 4, True)
+    assert divided([{"CPU": 16.0}], cpus=4) == (4, 4, False)
+    assert divided([{"CPU": 16.0}], concurrent=9, most=2) == (2, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "given", "message"),
+    [
+        (TWO_CORES, {"concurrent": 3}, r"3 x 1 x 1 \(.*= CPUs: 3; .*has CPUs: 2.* 2 fits"),
+        (TWO_CORES, {"concurrent": 2, "workers": 2}, r"2 x 2 x 1 \(.*= CPUs: 4; .* 1 fits"),
+        (TWO_CORES, {"cpus": 4}, "1 x 1 x 4 .*not even one trial fits"),
+        ([*TWO_CORES, *TWO_CORES], {"concurrent": 1, "cpus": 3}, "on 2 node.*not even one trial"),
+        (TWO_GPUS, {"concurrent": 3}, "CPUs: 3, GPUs: 3; .*has CPUs: 16, GPUs: 2, .* 2 fits"),
+    ],
+)
+def test_what_would_wait_for_ever_is_refused_with_the_arithmetic(
+    nodes: list[Node], given: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        shares(nodes, **given)

@@ -1,6 +1,7 @@
 """Results: columns that a reader relies on, the best trial and its ties, intervals and ranks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
-from tests.training.sweep.small_sweeps import small_sweep
+from tests.made_sweeps import small_sweep
 from training.config.file import read_config_file
 from training.evaluate.intervals import bootstrap_interval
 from training.sweep.results import (
@@ -20,17 +21,19 @@ from training.sweep.results import (
     Trial,
     accuracy_interval,
     best_trials,
+    finished,
     num_left,
     rank_correlation,
-    results_table,
+    read_table,
     summary,
     terminal_table,
     write_results,
+    write_table,
 )
 from training.sweep.space import Point, parse_space
 
 POINT: Point = {"masks.query_ratio": "0.05:0.25", "optim.lr": 0.01}
-DESCRIPTION = {"version": 1, "val_images": 200}
+DESCRIPTION = {"version": 1}
 
 
 def trial(number: int, status: Status = "finished", point: Point = POINT, **values: float) -> Trial:
@@ -40,8 +43,8 @@ def trial(number: int, status: Status = "finished", point: Point = POINT, **valu
 TRIALS = [
     trial(0, knn=40.0, loss=2.0),
     trial(1, "stopped", {"masks.query_ratio": 0.4, "optim.lr": 0.02}, knn=60.0),
-    trial(2, knn=50.0, loss=1.5),
-    trial(3, "failed"),
+    trial(2, knn=50.0, loss=1.5, knn_images=200),
+    replace(trial(3, "failed"), message="broken"),
 ]
 
 
@@ -51,7 +54,7 @@ def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / RESULTS_FILE)
     assert table.column_names == [
         "trial", "status", "epochs", "objective", "seconds", "run", "message",
-        "metric.knn", "metric.loss", "masks.query_ratio", "optim.lr",
+        "metric.knn", "metric.knn_images", "metric.loss", "masks.query_ratio", "optim.lr",
     ]  # fmt: skip
     assert json.loads(table.schema.metadata[b"salmask"]) == DESCRIPTION
     assert table.schema.field("trial").type == pa.int64()
@@ -60,37 +63,40 @@ def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
     assert table["objective"].to_pylist() == [40.0, 60.0, 50.0, None]
     assert table["metric.loss"].to_pylist() == [2.0, None, 1.5, None]
     assert table["run"].to_pylist()[1] == "trials/0001"
+    text = replace(TRIALS[1], point=TRIALS[1].point | {"masks.query_ratio": "0.4"})
+    assert read_table(tmp_path) == [TRIALS[0], text, *TRIALS[2:]]
 
     assert json.loads((tmp_path / SUMMARY_FILE).read_text()) == json.loads(json.dumps(found))
     assert found["counts"] == {"finished": 2, "stopped": 1, "failed": 1, "running": 0}
-    low, high = found["best"].pop("interval")
-    assert (low, high) == (43.0, 57.0)  # 2.5 % and 97.5 % of Binomial(200, 0.5): 86 and 114
-    assert found["best"] == {"trial": 2, "objective": 50.0, "tied": [2], "values": POINT}
+    best = {"trial": 2, "objective": 50.0, "tied": [2], "values": POINT}
+    # 2.5 % and 97.5 % of Binomial(200, 0.5): 86 and 114
+    assert found["best"] == {**best, "interval": (43.0, 57.0)}
     assert found["seconds"] == 40.0
-
     read = read_config_file(tmp_path / BEST_FILE, shards=Path("x"), out=Path("/new"))
-    config = sweep.trial_config(2, POINT)
-    assert read == type(config)(**{**vars(config), "out": Path("/new")})
+    assert read == replace(sweep.trial_config(2, POINT), out=Path("/new"))
 
 
 def test_swept_epochs_and_mixed_numbers_have_columns_of_their_own(tmp_path: Path) -> None:
+    assert read_table(tmp_path) == []
     sweep = small_sweep(tmp_path, parse_space(grid=["epochs=2,4", "method.rho=1,1.5"]))
     points: list[Point] = [{"epochs": 2, "method.rho": 1}, {"epochs": 4, "method.rho": 1.5}]
-    table = results_table(sweep, [trial(n, point=p, knn=1.0) for n, p in enumerate(points)], {})
+    write_table(sweep, [trial(n, point=p, knn=1.0) for n, p in enumerate(points)], {})
+    table = pq.read_table(tmp_path / RESULTS_FILE)
     assert table["epochs"].to_pylist() == [4.0, 4.0]
     assert table["space.epochs"].to_pylist() == [2, 4]
-    assert table.schema.field("space.epochs").type == pa.int64()
     assert table["method.rho"].to_pylist() == [1.0, 1.5]
+    assert [one.point for one in read_table(tmp_path)] == points
+    pq.write_table(table.drop_columns("status"), tmp_path / RESULTS_FILE)
+    with pytest.raises(InputError, match="no column 'status'"):
+        read_table(tmp_path)
 
 
 def test_the_best_are_those_that_finished_with_the_best_objective(tmp_path: Path) -> None:
-    assert best_trials(small_sweep(tmp_path), TRIALS) == [TRIALS[2]]
-    heldout = small_sweep(tmp_path, objective="heldout_loss", changes={"heldout.shards": "/held"})
+    assert best_trials(finished(TRIALS), "knn") == [TRIALS[2]]
     trials = [trial(0, heldout_loss=2.0), trial(1, heldout_loss=1.0), trial(2, heldout_loss=1.0)]
-    assert best_trials(heldout, trials) == trials[1:]
-    best = summary(heldout, trials, val_images=200)["best"]
+    assert best_trials(trials, "heldout_loss") == trials[1:]
+    best = summary(small_sweep(tmp_path, objective="heldout_loss"), trials)["best"]
     assert (best["trial"], best["tied"], best["interval"]) == (1, [1, 2], None)
-    assert best_trials(small_sweep(tmp_path), TRIALS[3:]) == []
     assert summary(small_sweep(tmp_path), TRIALS[3:])["best"] is None
 
 
@@ -98,31 +104,27 @@ def test_the_best_are_those_that_finished_with_the_best_objective(tmp_path: Path
 def test_an_interval_is_that_of_the_bootstrap_without_its_draws(right: int, total: int) -> None:
     percent = 100 * right / total
     drawn = bootstrap_interval(np.arange(total) < right, seed=0)
-    low, high = accuracy_interval(percent, total)
-    assert low <= percent <= high
+    interval = accuracy_interval(trial(0, knn=percent, knn_images=total))
+    assert interval is not None
+    assert interval[0] <= percent <= interval[1]
     # the quantiles of 10,000 draws are at most one image from those of the distribution
-    assert (low, high) == pytest.approx(drawn, abs=100 / total + 1e-9)
+    assert interval == pytest.approx(drawn, abs=100 / total + 1e-9)
+    assert accuracy_interval(trial(0, knn=percent)) is None
 
 
 def test_ranks_are_correlated_as_spearman_says() -> None:
+    def correlation(losses: list[float], accuracies: list[float]) -> tuple[float, int] | None:
+        pairs = zip(losses, accuracies, strict=True)
+        trials = [trial(n, heldout_loss=loss, knn=knn) for n, (loss, knn) in enumerate(pairs)]
+        return rank_correlation([*trials, trial(9, "stopped", knn=90.0, heldout_loss=9.0)])
+
     # d = rank differences 0, 1, 1, 0: 1 - 6 * 2 / (4 * 15) = 0.8
-    assert rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(0.8)
+    assert correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx((0.8, 4))
     # equal values share their mean rank: ranks (1.5, 1.5, 3) and (1, 2, 3)
     wanted = np.corrcoef([1.5, 1.5, 3], [1, 2, 3])[0, 1]
-    assert rank_correlation([7, 7, 8], [1, 2, 3]) == pytest.approx(wanted)
-    assert rank_correlation([1, 2], [1, 2]) is None
-    assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
-
-
-def test_loss_and_accuracy_are_correlated_over_what_finished(tmp_path: Path) -> None:
-    trials = [
-        trial(0, knn=10.0, heldout_loss=3.0),
-        trial(1, knn=20.0, heldout_loss=2.0),
-        trial(2, knn=30.0, heldout_loss=1.0),
-        trial(3, "stopped", knn=90.0, heldout_loss=9.0),
-    ]
-    found = summary(small_sweep(tmp_path), trials)["rank_correlation"]
-    assert found == {"heldout_loss with knn": pytest.approx(-1)}
+    assert correlation([7, 7, 8], [1, 2, 3]) == pytest.approx((wanted, 3))
+    assert correlation([1, 2], [1, 2]) is None
+    assert correlation([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_what_is_left_and_an_objective_that_nobody_reported(tmp_path: Path) -> None:
@@ -138,8 +140,7 @@ def test_what_is_left_and_an_objective_that_nobody_reported(tmp_path: Path) -> N
 
 def test_the_terminal_shows_the_best_first(tmp_path: Path) -> None:
     lines = terminal_table(small_sweep(tmp_path), TRIALS).splitlines()
-    assert lines[0].split() == [
-        "trial", "status", "epochs", "knn", "masks.query_ratio", "optim.lr", "seconds",
-    ]  # fmt: skip
+    head = ["trial", "status", "epochs", "knn", "masks.query_ratio", "optim.lr", "seconds"]
+    assert lines[0].split() == head
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "0", "3"]
     assert len({len(line) for line in lines}) == 1

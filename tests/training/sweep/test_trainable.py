@@ -18,7 +18,7 @@ from training.engine.result import RunResult
 from training.ray.launch import STOP_FILE
 from training.record.metrics import METRICS_FILE
 from training.sweep import trainable as module
-from training.sweep.trainable import Evaluation, evaluations, trainable
+from training.sweep.trainable import evaluations, trainable
 
 STEPS = 3
 """Of an epoch of 48 images in batches of 16."""
@@ -44,11 +44,11 @@ def test_evaluations_come_with_the_loss_before_them(tmp_path: Path) -> None:
         {"step": 4, "kind": "train", "loss": 2.0},
         evaluation(4, knn=30.0),
     )
-    first = Evaluation(2, {"loss": 3.0, "knn": 20.0, "heldout_loss": 1.5})
-    second = Evaluation(4, {"loss": 2.0, "knn": 30.0})
-    assert evaluations(tmp_path) == [first, second]
-    assert evaluations(tmp_path, 2) == [second]
-    assert evaluations(tmp_path / "none") == []
+    second = {4: {"loss": 2.0, "knn": 30.0}}
+    first = {2: {"loss": 3.0, "knn": 20.0, "heldout_loss": 1.5}}
+    assert evaluations(tmp_path) == first | second
+    assert evaluations(tmp_path, 2) == second
+    assert evaluations(tmp_path / "none") == {}
 
 
 @pytest.fixture
@@ -125,16 +125,6 @@ def test_a_trial_that_resumes_reports_its_latest_evaluation_again(
     go.set()
     assert trial.step()["epochs"] == 3
     assert trial.step()["done"]
-
-
-def test_a_run_that_is_complete_ends_at_once(start: Any) -> None:  # noqa: ANN401
-    def run(out: Path) -> RunResult:
-        write(out, evaluation(4 * STEPS, knn=5.0))
-        return ended(4 * STEPS)
-
-    trial, _ = start(run)
-    last = trial.step()
-    assert (last["done"], last["knn"]) == (True, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
+from tests.made_sweeps import small_sweep
 from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
-from tests.training.sweep.small_sweeps import small_sweep
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray.launch import STOP_FILE
@@ -25,7 +25,8 @@ from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep
 from training.sweep.description import describe
-from training.sweep.fits import Share
+from training.sweep.preflight import Share
+from training.sweep.search import NextTrials, Points
 from training.sweep.space import parse_space
 
 TWO = Share(2, Resources(1, 1, use_gpu=False))
@@ -171,8 +172,8 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
 
 def test_no_more_trials_start_than_fit_or_than_there_are(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)  # a grid of four
-    points = tune._Points(sweep)
-    trials = tune._Trials(points, sweep, concurrent=2)
+    points = Points(sweep)
+    trials = NextTrials(points, sweep, concurrent=2)
     running, over = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
     assert not trials.is_finished()
     points.trials = [running, over, running]  # type: ignore[list-item]
@@ -193,7 +194,7 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
         log_uniform=["method.queue_size=16..1024"],
     )
     sweep = small_sweep(tmp_path, space, search="optuna", num_trials=24)
-    points, found = tune._Points(sweep), []
+    points, found = Points(sweep), []
     for number in range(24):
         points.trials = [None] * number  # type: ignore[list-item]
         point = points.suggest(f"id-{number}")
@@ -206,7 +207,7 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
     distance = np.abs(np.array(found) - 0.5)
     assert distance[-8:].mean() < distance[:8].mean()
     points.save(str(tmp_path / "state"))
-    restored = tune._Points(sweep)
+    restored = Points(sweep)
     restored.restore(str(tmp_path / "state"))
     restored.trials = points.trials = [None] * 24  # type: ignore[list-item]
     assert restored.suggest("next") == points.suggest("next")
@@ -224,7 +225,7 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         )
 
     before = trial(0, "RUNNING", epochs=1.0, seconds=9.0)
-    progress = tune._Progress(sweep, tune._Points(sweep), describe(sweep, "d"))
+    progress = tune._Progress(sweep, Points(sweep), describe(sweep, "d"))
     progress.on_step_begin(trials=[before])
     kept = Kept()
     result = {"epochs": 2.0, "seconds": 3.0, "done": False, "values": {"knn": 31.25}}

@@ -8,6 +8,19 @@ const config = {
   responsive: true,
 };
 
+const axis = {
+  automargin: true, gridcolor: "var(--rule)", linecolor: "var(--rule)", zeroline: false, nticks: 6, hoverformat: ".4~g",
+  title: { font: { size: 13 }, standoff: 8 },
+};
+const template = { layout: {
+  font: { family: "Inter, Segoe UI, system-ui, sans-serif", size: 13, color: "var(--muted)" },
+  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 12, t: 12, b: 8 },
+  xaxis: { ...axis, showgrid: false, showline: true }, yaxis: axis, showlegend: false,
+  hoverlabel: { bgcolor: "var(--card)", bordercolor: "var(--rule)", align: "left", font: { color: "var(--ink)" } },
+  legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: "var(--muted)", activecolor: "var(--accent)" },
+} };
+
 // Replaces var(--name) in every string by the colour of the current theme.
 function themed(value, style) {
   if (typeof value === "string")
@@ -21,6 +34,8 @@ function draw() {
   const style = getComputedStyle(document.documentElement);
   for (const place of document.querySelectorAll("div.chart")) {
     const { data, layout } = themed(JSON.parse(place.previousElementSibling.textContent), style);
+    layout.template = themed(template, style);
+    layout.uirevision = "kept";  // a change of the theme keeps zoom and hidden series
     if (touch) layout.dragmode = false;  // a finger on a chart scrolls the page
     Plotly.react(place, data, layout, config);
   }

@@ -1,0 +1,132 @@
+"""Map the features of held-out images to two dimensions.
+
+Shapes: M images, D features.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.errors import InputError
+from pipeline.core.progress import track
+from training.core.context import LocalContext
+from training.evaluate.encoders import load_encoders
+from training.evaluate.labelled import evenly_chosen, open_labelled
+from training.report.config import MapMethod, ReportConfig
+from training.report.figures import SERIES, Chart, colour, new_figure
+from training.report.run_state import RunState
+from training.report.wording import count, percent
+
+TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
+SHAPES = ("circle", "diamond", "square")
+MOST_CLASSES = SERIES * len(SHAPES)
+"""Classes that colours and shapes tell apart; the others are grey."""
+SEED = 0
+NEIGHBOURS, PERPLEXITY = 15, 30.0
+BATCH = 64
+
+
+def feature_map(run: RunState, config: ReportConfig) -> Chart:
+    """Map the features of labelled images, taken evenly from their set.
+
+    Damaged images are left out.
+
+    Raises:
+        InputError: says why there is no map.
+    """
+    shards = config.val or dict(run.recorded.get("knn") or {}).get("val_shards")
+    if config.map_images == 0:
+        raise InputError("it was left out (--map-images 0)")
+    if run.backbone is None:
+        raise InputError("the run has not exported a backbone yet")
+    if shards is None:
+        raise InputError("the run has no labelled shards (name some with --val)")
+    images = open_labelled(shards)
+    wanted = min(config.map_images, images.num_images)
+    if wanted < 3:
+        raise InputError(f"it needs at least 3 images, {shards} gives {wanted}")
+    device = LocalContext().device
+    (encoder,) = load_encoders([str(run.folder)], encoder="query", seed=SEED, device=device)
+    extractor = replace(encoder.extractor, batch_size=BATCH, skip_damaged=True)
+    numbers = evenly_chosen(images.num_images, wanted).tolist()
+    batches = track(
+        extractor.batches(images, numbers),
+        "features of the map",
+        wanted,
+        "images",
+        size=lambda batch: len(batch[1]),
+    )
+    features_MD, labels_M = extractor.extract(batches)
+    normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()
+    places_M2, note = flattened(normal_MD, config.map)
+    note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
+    return class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
+
+
+def class_chart(
+    title: str,
+    places_M2: NDArray[np.float64],
+    labels_M: NDArray[np.int64],
+    class_names: Sequence[str],
+    note: str,
+) -> Chart:
+    """Draw points by class. The first classes have a colour and a shape of their own."""
+    drawn = new_figure(height=520, showlegend=True)
+    groups = np.minimum(labels_M, MOST_CLASSES)
+    for group in np.unique(groups):
+        own, chosen = group < MOST_CLASSES, groups == group
+        drawn.add_scatter(
+            x=places_M2[chosen, 0],
+            y=places_M2[chosen, 1],
+            name=escape(class_names[group]) if own else "other classes",
+            mode="markers",
+            marker={
+                "color": colour(group) if own else "var(--rule)",
+                "symbol": SHAPES[group // SERIES % len(SHAPES)],
+                "size": 7,
+                "line": {"color": "var(--card)", "width": 0.5},
+            },
+            hovertext=[escape(class_names[label]) for label in labels_M[chosen]],
+            hoverinfo="text",
+        )
+    drawn.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"})
+    drawn.update_xaxes(showticklabels=False, showline=False)
+    drawn.update_yaxes(showticklabels=False, showgrid=False)
+    return Chart(title, drawn, f"Map of features, coloured by class: {note}", note, wide=True)
+
+
+def flattened(
+    features_MD: NDArray[np.float64], method: MapMethod
+) -> tuple[NDArray[np.float64], str]:
+    """Reduce features to two dimensions, float64 [M, 2], and say what the map preserves.
+
+    The same features have the same map. A method other than `pca` needs its package.
+    """
+    if method == "pca":
+        return _pca(features_MD)
+    if method == "tsne":
+        reducer = importlib.import_module("sklearn.manifold").TSNE(
+            perplexity=min(PERPLEXITY, (len(features_MD) - 1) / 3), random_state=SEED, init="pca"
+        )
+    else:
+        reducer = importlib.import_module("umap").UMAP(
+            n_neighbors=min(NEIGHBOURS, len(features_MD) - 1), random_state=SEED, metric="cosine"
+        )
+    places = np.asarray(reducer.fit_transform(features_MD.astype(np.float32)), dtype=np.float64)
+    return places, "Neighbours stay neighbours; distances between groups mean little."
+
+
+def _pca(features_MD: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
+    left, values, _ = np.linalg.svd(features_MD - features_MD.mean(axis=0), full_matrices=False)
+    shares = values[:2] ** 2 / max(float((values**2).sum()), 1e-12)
+    note = (
+        f"The two components hold {percent(shares.sum())} of the variance, the first "
+        f"{percent(shares[0])}; classes that overlap here may still be apart in the other "
+        "dimensions."
+    )
+    return (left * values)[:, :2], note

@@ -1,0 +1,152 @@
+"""Draw a run's views and masks again from (seed, epoch, sample), at several of its epochs."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DamagedSample, ImageError, InputError, JobError
+from pipeline.images.codecs import decode_saliency, decode_stored
+from training.config.derived import declared_views, stream_config
+from training.data.stream import BatchDataset
+from training.record.contact_sheet import displayed, shown_views
+from training.report.pictures import (
+    Card,
+    Strip,
+    grid_overlay,
+    heat,
+    picture,
+    shrunk,
+)
+from training.report.run_state import RunState
+from training.report.wording import percent, shortened
+from training.views.fills import fill_named
+from training.views.inputs import EncoderInputs, build_inputs
+from training.views.patches import masked_share
+
+EPOCHS_SHOWN = 4
+TILE = 256
+COLUMNS = ("query", "key", "hard negative")
+
+
+def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
+    """Draw the run's first samples with their views at several epochs, for `run.html`.
+
+    Raises:
+        InputError: says why they cannot be drawn.
+    """
+    if run.problems:
+        raise InputError("; ".join(run.problems))
+    redrawn, epochs = Redrawn(run), shown_epochs(run)
+    cards, broken = [], []
+    for sample in redrawn.whole.sample_ids(0)[:count].tolist():
+        try:
+            cards.append(_card(redrawn, sample, epochs))
+        except JobError as error:
+            broken.append(str(error))
+    return {
+        "epochs": [epoch + 1 for epoch in epochs],
+        "high_pass": redrawn.fill.high_pass,
+        "has_hard_negatives": any(v.group == "negative" for v in declared_views(redrawn.config)),
+        "cards": cards,
+        "broken": broken,
+    }
+
+
+def shown_epochs(run: RunState) -> list[int]:
+    """Epochs, counted from 0, spread over what was trained so far."""
+    assert run.steps_per_epoch is not None
+    last = max(0, -(-run.step // int(run.steps_per_epoch)) - 1)
+    return sorted({round(last * i / (EPOCHS_SHOWN - 1)) for i in range(EPOCHS_SHOWN)})
+
+
+class Redrawn:
+    """Draws samples of a run, whose shards and settings can be read, as the run saw them."""
+
+    def __init__(self, run: RunState) -> None:
+        assert run.config is not None
+        assert run.info is not None
+        self.config, self._info = run.config, run.info
+        self.fill = fill_named(run.config.fill)
+        self.views_shown = shown_views(run.config)[:3]
+        self.whole = self._dataset(0, 1)
+
+    def _dataset(self, rank: int, world_size: int) -> BatchDataset:
+        stream = replace(stream_config(self.config), on_damaged="raise", views=self.views_shown)
+        return BatchDataset(
+            self.config.shards, self._info, stream, rank=rank, world_size=world_size
+        )
+
+    def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
+        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
+
+        Raises:
+            DamagedSample: the sample is damaged.
+        """
+        steps, batch = self.whole.steps_per_epoch, self.config.batch_size
+        order = self.whole.sample_ids(epoch * steps, range(steps * batch))
+        places = np.flatnonzero(order == sample)
+        if len(places) == 0:
+            return None
+        step, row = divmod(int(places[0]), batch)
+        dataset = self.whole
+        if not self.config.masks.released:
+            # As one rank of as many as the batch has samples, so that only this sample is read.
+            # The released behaviour shares draws over the batch and needs all of it.
+            dataset, row = self._dataset(row, batch), 0
+        seen = dataset[epoch * steps + step]
+        return build_inputs(seen, self.views_shown, masks=self.config.masks, fill=self.fill), row
+
+
+def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
+    stored = redrawn.whole.reader.read(sample)
+    try:
+        image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
+    except ImageError as error:
+        raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
+    key, small = stored.key, shrunk(image, TILE)
+    top = (
+        picture(small, f"{key}, as it is stored", label="image"),
+        picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
+    )
+    strips = [Strip(top)]
+    for epoch in epochs:
+        found = redrawn.views(sample, epoch)
+        if found is None:
+            left_out = f"Epoch {epoch + 1} left it out: it was in the last incomplete batch."
+            strips.append(Strip((), left_out))
+        else:
+            strips.append(_epoch_strip(redrawn, *found, key, epoch))
+    return Card(shortened(key, 60), strips)
+
+
+def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
+    pictures = []
+    for title, view in zip(COLUMNS, redrawn.views_shown, strict=True):
+        images_BCHW = inputs.views[view.name]
+        pixels_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
+        foreground_GG = inputs.foreground[view.crop.name][row]
+        said, masked_GG = "unmasked", None
+        if view.name in inputs.masks:
+            mask_CHW = inputs.masks[view.name][row]
+            front, back = masked_share(mask_CHW[None], foreground_GG[None])
+            said = f"{100 * float(front):.0f}/{percent(float(back), 0)}"
+            masked_GG = _masked_patches(mask_CHW, redrawn.config.views.grid)
+        pictures.append(
+            picture(
+                displayed(pixels_CHW, redrawn.fill.high_pass),
+                f"{key}, {title} of epoch {epoch + 1}, foreground / background masked: {said}",
+                overlay=grid_overlay(foreground_GG.numpy(), masked_GG),
+                label=f"{title}, {said}",
+            )
+        )
+    return Strip(pictures, f"Epoch {epoch + 1}")
+
+
+def _masked_patches(mask_CHW: torch.Tensor, grid: int) -> NDArray[np.bool_]:
+    """Patches that are masked by more than half in any channel."""
+    share_CGG = torch.nn.functional.adaptive_avg_pool2d(mask_CHW.float(), grid)
+    marked: NDArray[np.bool_] = (share_CGG > 0.5).any(dim=0).numpy()
+    return marked
