@@ -126,7 +126,8 @@ class Isolation:
                     f"{job.name} cannot be made: the saliency source's process "
                     f"{self._reason(died)}, even with a plain picture"
                 ) from None
-        return self._child.call(_run, self._limits, function, job, *arguments)
+        result: Result = self._child.call(_run, self._limits, function, job, *arguments)
+        return result
 
     def _reason(self, died: ChildDied) -> str:
         code = died.exit_code

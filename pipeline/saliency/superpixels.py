@@ -121,7 +121,7 @@ def appearance(
     textures = []
     for strength in _detail(to_lab(shrink(image, detail_side))):
         resized = cv2.resize(strength, (width, height), interpolation=cv2.INTER_AREA)
-        textures.append(texture * np.log(pieces.mean(resized) + NOISE))
+        textures.append(texture * np.log(pieces.mean(np.asarray(resized, strength.dtype)) + NOISE))
     return np.stack(colours + textures, axis=1)
 
 

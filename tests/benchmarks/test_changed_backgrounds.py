@@ -19,8 +19,8 @@ def test_objects_stand_on_the_other_class(tmp_path: Path) -> None:
             side = 60 if number == 2 else 24
             mask[2 : 2 + side, 2 : 2 + side] = 255
             picture[mask > 0] = 255
-            for folder, pixels, suffix in (("images", picture, "jpg"), ("masks", mask, "png")):
-                path = tmp_path / folder / kind / f"{number}.{suffix}"
+            for name, pixels, suffix in (("images", picture, "jpg"), ("masks", mask, "png")):
+                path = tmp_path / name / kind / f"{number}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 assert cv2.imwrite(str(path), pixels)
     out, again = tmp_path / "changed", tmp_path / "again"

@@ -30,7 +30,7 @@ def test_an_encoder_that_learned_with_maps_makes_the_next_maps(tmp_path: Path) -
     described = describe_saliency_source("scda", source)
     assert described["network"] == "resnet18"
     assert described["high_pass"] == list(scaled_kernel(11, 5.0, 32))
-    assert described["weights_digest"] == source.parameters()["weights_digest"] != ""  # type: ignore[attr-defined]
+    assert described["weights_digest"] == source.parameters()["weights_digest"] != ""
 
     maps = source(images)
     info = write_images(tmp_path / "second", images, labels, saliency=maps)

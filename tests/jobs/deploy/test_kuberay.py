@@ -62,7 +62,7 @@ def unknown(found: object, fields: str) -> list[str]:
     """The fields that are not documented, and those with a value of another type."""
     wrong = []
     for name, value in leaves(found):
-        kind = int if re.search(NUMBERS, name) else str
+        kind: type = int if re.search(NUMBERS, name) else str
         kind = bool if name.endswith("shutdownAfterJobFinishes") else kind
         if not re.fullmatch(fields, name) or type(value) is not kind:
             wrong.append(f"{name} is {value!r}")

@@ -101,7 +101,8 @@ def views(source: Path, images: list[Tensor]) -> Tensor:
 def features(source: Path, images: list[Tensor]) -> Tensor:
     """What every format has to give."""
     with torch.no_grad():
-        return load_backbone(source)[0](views(source, images))
+        features_BD: Tensor = load_backbone(source)[0](views(source, images))
+    return features_BD
 
 
 def check_close(got: Tensor, expected: Tensor) -> None:

@@ -192,7 +192,8 @@ def test_a_map_of_any_size_is_stored_as_its_averages() -> None:
     levels = decode_saliency(encode_saliency(saliency, 56))
     assert np.array_equal(levels, saliency_levels(saliency, 56))
     means = saliency.reshape(56, 2, 56, 2).mean(axis=(1, 3))
-    assert (levels.shape, levels.dtype) == ((56, 56), np.uint8)
+    assert levels.shape == (56, 56)
+    assert levels.dtype == np.uint8
     assert np.abs(levels / 255.0 - means).max() <= 0.5 / 255 + 1e-6  # rounding to 8 bit
     for shape in ((1, 1), (3, 200), (7, 7)):
         assert (saliency_levels(np.full(shape, 0.5, np.float32), 56) == 128).all()

@@ -134,5 +134,6 @@ def case_of(
     info = BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing)
     extractor = extractor_of(network.eval(), preprocessing)
     encoder = NamedEncoder(name="made", kind="query", info=info, digest="c0", extractor=extractor)
-    where = {"checkpoint": ("run",), "train": Path("train"), "val": Path("val")}
-    return Case(encoder, train, val, EvaluateConfig(**where, **config))
+    folders = {"train": Path("train"), "val": Path("val")}
+    given: dict[str, Any] = {"checkpoint": ("run",)} | folders | config
+    return Case(encoder, train, val, EvaluateConfig(**given))

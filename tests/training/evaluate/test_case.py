@@ -22,5 +22,5 @@ def test_an_accuracy_by_hand(tmp_path: Path) -> None:
     assert kept.right_DV.sum() == 5
     drawn = case.accuracy("finetune", torch.stack([predicted, labels]), settings={}, num_train=3)
     assert drawn.figure == pytest.approx((found.figure + 100) / 2)
-    assert (drawn.more["draw 0"], drawn.more["draw 1"]) == (pytest.approx(found.figure), 100)
+    assert (drawn.more["draw 0"], drawn.more["draw 1"]) == pytest.approx((found.figure, 100))
     assert (drawn.num_train, drawn.num_val) == (3, 7)

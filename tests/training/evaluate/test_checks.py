@@ -22,8 +22,8 @@ FILL = fill_named("high_pass")
 
 
 def test_the_figures_that_a_run_asks_for(tmp_path: Path) -> None:
-    for name, first in (("train", 0), ("val", 100), ("held", 200)):
-        write_shard_set(tmp_path / name, num_images=12, first_number=first)
+    for name, number in (("train", 0), ("val", 100), ("held", 200)):
+        write_shard_set(tmp_path / name, num_images=12, first_number=number)
     config = small_run(
         tmp_path / "train", tmp_path / "out", heldout=HeldoutConfig(shards=tmp_path / "held")
     )
@@ -36,7 +36,8 @@ def test_the_figures_that_a_run_asks_for(tmp_path: Path) -> None:
         return run_checks(config, method, fill=FILL, device=CPU, autocast=None, step=step)
 
     with left_alone(method):
-        first, later = checked(0), checked(1)
+        first = checked(0)
+        later = checked(1)
     assert first.keys() == later.keys() > {"knn", "knn_images", "heldout_loss", "checked_images"}
     assert first["heldout_loss"] != later["heldout_loss"], "random weights are calibrated"
     extractor = FeatureExtractor(
@@ -46,6 +47,6 @@ def test_the_figures_that_a_run_asks_for(tmp_path: Path) -> None:
     features, labels = extractor.features(val)
     predicted = knn_predict(*extractor.features(train), features, num_classes=3, k=5)
     expected = 100 * float((predicted == labels).double().mean())
-    assert (later["knn"], later["knn_images"]) == (pytest.approx(expected), 12)
+    assert (later["knn"], later["knn_images"]) == pytest.approx((expected, 12))
     config = replace(config, heldout=HeldoutConfig(), knn=replace(config.knn, val_shards=None))
     assert not checked(1).keys() & {"knn", "knn_images", "heldout_loss"}

@@ -85,4 +85,4 @@ def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path
 
     for wrong in ({"bank_size": 0}, {"temperature": 0.0}):
         with pytest.raises(InputError, match=r"heldout\.bank_size"):
-            HeldoutConfig(**wrong)  # type: ignore[arg-type]
+            HeldoutConfig(**wrong)

@@ -96,8 +96,8 @@ def test_with_one_effect_it_is_the_t_interval_of_seeds_or_the_normal_one_of_imag
     assert crossed_mean(x_SV) == pytest.approx(expected)
     values_V = np.random.default_rng(4).random(500)
     half = norm.isf(0.025) * values_V.std(ddof=1) / np.sqrt(500)
-    expected = (values_V.mean(), values_V.mean() - half, values_V.mean() + half)
-    assert crossed_mean(np.tile(values_V, (3, 1)))[:3] == pytest.approx(expected)
+    ends = (values_V.mean(), values_V.mean() - half, values_V.mean() + half)
+    assert crossed_mean(np.tile(values_V, (3, 1)))[:3] == pytest.approx(ends)
 
 
 def test_p_is_where_the_interval_ends_at_zero() -> None:

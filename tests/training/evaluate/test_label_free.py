@@ -59,12 +59,12 @@ def test_instance_accuracy() -> None:
     assert instance_accuracy(rows, torch.cat((rows[:3], rows[3:].flip(0)))) == 60
 
 
-def measure(root: Path, **changes: object) -> dict[str, float]:
+def measure(root: Path, *, skip_damaged: bool = False) -> dict[str, float]:
     torch.manual_seed(0)
     whole = ProjectedBackbone(Backbone(Normed(), 3), SimCLRConfig(batch_norm_group=4))
     embedder = PlainEmbedder(whole)
     embedder.backbone.network.get_submodule("dropout").eval()
-    extractor = extractor_of(embedder.backbone, **changes)
+    extractor = extractor_of(embedder.backbone, skip_damaged=skip_damaged)
     with left_alone(embedder):
         return label_free_figures(embedder, extractor, StoredImages(root), grid=4)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -180,12 +181,12 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_autocast_does_not_cost_precision_and_large_logits_do_not_overflow() -> None:
     one, other, queue = (unit(4, 8, seed=s).float() for s in range(3))
     for loss in (
-        lambda: nt_xent(one, other, temperature=0.1)[0],
-        lambda: info_nce(one, other, queue, temperature=0.1)[0],
+        partial(nt_xent, one, other, temperature=0.1),
+        partial(info_nce, one, other, queue, temperature=0.1),
     ):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = loss()
-        assert torch.equal(inside, loss())
+            inside = loss()[0]
+        assert torch.equal(inside, loss()[0])
     rows = torch.eye(4)
     assert float(nt_xent(rows, rows, temperature=1e-4)[0]) == 0.0
     sharp, _ = info_nce(

@@ -140,8 +140,8 @@ def test_a_share_of_the_views_is_exchanged(shards: Path) -> None:
     seeds, settings = sample_seeds(0, 0, np.arange(2000)), settings_of()
     masker = settings.exchanged(0.4).masker
     assert masker is not None
-    inputs = MaskerInputs(*(torch.zeros(2000, GRID, GRID).bool() for _ in range(2)), SIZE, None)
-    inputs = inputs._replace(next_foreground_BGG=inputs.foreground_BGG)
+    background = torch.zeros(2000, GRID, GRID).bool()
+    inputs = MaskerInputs(background, torch.zeros(2000, GRID, GRID), SIZE, background)
     mask = masker.mask(masker.draw(seeds, view="exchanged", cut=settings.cut), inputs)
     share = uniforms(seeds, view_number("query"), Stream.EXCHANGE_APPLY, 1)[:, 0] < 0.4
     assert mask.flatten(1).all(dim=1).tolist() == mask.flatten(1).any(dim=1).tolist()

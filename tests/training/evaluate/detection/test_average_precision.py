@@ -98,7 +98,7 @@ def test_the_ends(tmp_path: Path) -> None:
         return [(one.figure, one.interval) for one in precisions]
 
     for figure, (_, high) in ap(0, 1):
-        assert (figure, high) == (pytest.approx(100), pytest.approx(100))
+        assert (figure, high) == pytest.approx((100, 100))
     assert {figure for figure, _ in ap(1, 0)} == {0}, "boxes of the other class"
     assert set(average_precisions(images, []).values()) == {(0, (0, 0))}
 
