@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import absolute_paths, conclude, from_root, main, parse
 from pipeline.core.progress import say
-from training.evaluate.config import DETECTION, EvaluateConfig
+from training.evaluate.config import DETECTION, RESULTS_FILE, EvaluateConfig
 
 if TYPE_CHECKING:
     from training.evaluate.results import Result
@@ -22,10 +22,9 @@ def run() -> None:
     # These import torch, which --help goes without.
     from training.core.context import LocalContext
     from training.core.threads import sharing_threads, threads_set_by_user
+    from training.evaluate.encoders import is_path
     from training.evaluate.protocols import chosen_protocols
-    from training.evaluate.results import RESULTS_FILE
     from training.evaluate.run import evaluate
-    from training.evaluate.subject import is_path
 
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     checkpoints = [str(from_root(Path(n))) if is_path(n) else n for n in config.checkpoint]

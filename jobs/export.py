@@ -35,9 +35,8 @@ def run() -> None:
     config = parse(ExportConfig, "jobs/export.py")
     config = absolute_paths(config, "checkpoint", "out", "results")
     # These import torch, which --help goes without.
-    from pipeline.backbone.folder import CARD_NAME
-    from pipeline.backbone.formats.registry import FORMATS
-    from pipeline.backbone.formats.write import write_formats
+    from pipeline.backbone.folder import CARD_NAME, write_backbone
+    from pipeline.backbone.formats import FORMATS
     from training.encoders.export import load_encoder
     from training.evaluate.results import figures_of, read_results
 
@@ -54,7 +53,7 @@ def run() -> None:
             f"{WARNING}{config.results} has no figure of these weights "
             f"({info.weights_sha256[:12]}): the card shows none (measure them: jobs/evaluate.py)"
         )
-    written = write_formats(out, network, info, formats, figures)
+    written = write_backbone(out, network.state_dict(), info, formats=formats, figures=figures)
     if info.preprocessing.high_pass is not None:
         say(
             f"{WARNING}this backbone wants high-passed images, which timm and transformers cannot "

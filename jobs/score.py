@@ -25,8 +25,8 @@ def run() -> None:
         found = fidelity(config, config.fidelity)
         conclude(asdict(found), *found.lines())
     else:
-        report = score_report(config)
-        conclude(report.values(), *report.lines())
+        values, lines = score_report(config)
+        conclude(values, *lines)
 
 
 def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
@@ -36,18 +36,17 @@ def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
         InputError: shards that cannot be read, or whose own source cannot look at views.
     """
     # These import torch, which --help goes without.
-    from pipeline.saliency.on_view import on_view
     from training.evaluate.fidelity import measure_fidelity
     from training.evaluate.labelled import StoredImages
     from training.views.settings import ViewConfig
 
     described = load_dataset_info(shards).saliency
     try:
-        look = on_view(
+        source = (
             described_saliency_source(described)
             if config.fidelity_source is None
             else parse_saliency_source(config.fidelity_source)
-        )
+        ).pinned()
     except InputError as error:
         raise InputError(f"{error}: name what looks at the crops, --fidelity-source") from error
     say(
@@ -56,7 +55,7 @@ def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
     )
     return measure_fidelity(
         StoredImages(shards),
-        look,
+        source.on_view,
         views=ViewConfig(size=config.fidelity_size, grid=config.fidelity_grid),
         rule=config.foreground,
         num_images=config.fidelity_images,

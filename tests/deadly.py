@@ -14,8 +14,8 @@ import numpy as np
 
 from pipeline.images.codecs import DecodedSource, decode_source
 from pipeline.precompute import build
+from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import Image, Map
-from pipeline.saliency.uniform import Uniform
 from pipeline.storage.local_store import LocalStore
 
 POISON = 255

@@ -10,7 +10,20 @@ from pipeline.core.architectures import TIMM, classifier_names, max_pool_name, p
 from pipeline.images.preprocessing import Preprocessing
 
 DIGITS = 12
-"""Of a digest, as far as people compare it."""
+"""Digits of a digest that people compare."""
+RECIPE = {
+    "method": "method.name",
+    "epochs": "epochs",
+    "batch": "batch_size",
+    "view": "views.size",
+    "stem": "encoder.stem",
+    "fill": "fill",
+    "masks": "masks.strategy",
+    "hard negatives": "method.hard_negatives",
+    "lr": "optim.lr",
+    "seed": "seed",
+}
+"""The settings of a run that matter most: as the card calls them, and where a config has them."""
 
 
 class Figure(NamedTuple):
@@ -23,21 +36,32 @@ class Figure(NamedTuple):
 
 
 def model_card(
-    info: "BackboneInfo",
+    info: BackboneInfo,
     *,
-    usages: Sequence[tuple[str, str]] = (),
+    usages: Mapping[str, str] | None = None,
     figures: Sequence[Figure] = (),
 ) -> str:
     """The card, as Markdown.
 
     Args:
-        info: of the weights; its digest is filled in.
+        info: of the weights, with their digest.
         usages: per further format its name and the Python that loads it.
         figures: results; none: the card says that there are none.
     """
+    known = info.provenance
+    config, trained = known.get("config"), "not known"
+    if "step" in known:
+        trained = f"{known.get('epochs', 0):.4g} epochs, {known['step']} steps"
+    facts = {
+        "weights (sha256)": info.weights_sha256[:DIGITS],
+        "pretraining data (digest)": str(known.get("data_digest", "not known"))[:DIGITS],
+        "encoder": known.get("encoder", "query"),
+        "trained": trained,
+        "recipe": recipe(config) if isinstance(config, Mapping) else "not known",
+    }
     parts = [
         f"# {info.architecture}: {info.feature_dim} features an image",
-        _facts(info),
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {it} |" for name, it in facts.items())]),
         "## How an image is prepared",
         _preparation(info.preprocessing),
         "## Figures",
@@ -48,73 +72,38 @@ def model_card(
         "```python\nfrom pipeline.backbone.image_encoder import load_image_encoder\n\nencoder = "
         'load_image_encoder(".")  # uint8 RGB [B, 3, H, W] in, features out\n```',
     ]
-    for name, code in usages:
+    for name, code in (usages or {}).items():
         parts += [f"### {name}", f"```python\n{code}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(info: "BackboneInfo") -> str:
-    known = info.provenance
-    config = known.get("config")
-    rows = [
-        ("weights (sha256)", info.weights_sha256[:DIGITS]),
-        ("pretraining data (digest)", str(known.get("data_digest", "not known"))[:DIGITS]),
-        ("encoder", known.get("encoder", "query")),
-        ("trained", _trained(known)),
-        ("recipe", recipe(config) if isinstance(config, Mapping) else "not known"),
-    ]
-    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
-
-
-def _trained(known: Mapping[str, Any]) -> str:
-    if "step" not in known:
-        return "not known"
-    return f"{known.get('epochs', 0):.4g} epochs, {known['step']} steps"
-
-
 def recipe(config: Mapping[str, Any]) -> str:
-    """The settings of a run that matter most, in a line; what a config lacks is left out."""
-
-    def at(name: str) -> Any:  # noqa: ANN401  (JSON)
+    """The `RECIPE` of a run in a line; what a config lacks is left out."""
+    shown = []
+    for name, path in RECIPE.items():
         value: Any = config
-        for part in name.split("."):
+        for part in path.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        return value
-
-    shown = {
-        "method": at("method.name"),
-        "epochs": at("epochs"),
-        "batch": at("batch_size"),
-        "view": at("views.size"),
-        "stem": at("encoder.stem"),
-        "fill": at("fill"),
-        "masks": at("masks.strategy"),
-        "hard negatives": at("method.hard_negatives"),
-        "lr": at("optim.lr"),
-        "seed": at("seed"),
-    }
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+        if value is not None:
+            shown.append(f"{name} {value}")
+    return ", ".join(shown)
 
 
 def _preparation(wanted: Preprocessing) -> str:
+    mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (wanted.mean, wanted.std))
     lines = [
         f"1. shorter side to {wanted.resize} px (bilinear, antialiased, 8-bit pixels)",
         f"2. centre crop of {wanted.view_size} px",
-        f"3. RGB / 255, minus mean {_three(wanted.mean)}, over std {_three(wanted.std)}",
+        f"3. RGB / 255, minus mean ({mean}), over std ({std})",
     ]
     if wanted.high_pass is not None:
-        filtered = wanted.high_pass
         lines.append(
-            f"4. **high-pass**: minus its own Gaussian blur, kernel {filtered.kernel}, sigma "
-            f"{filtered.sigma:.6g}, borders reflected. The backbone was trained so: without this "
-            "filter its features are wrong. No library's transform knows it; the ONNX graph has "
-            "it inside."
+            f"4. **high-pass**: minus its own Gaussian blur, kernel {wanted.high_pass.kernel}, "
+            f"sigma {wanted.high_pass.sigma:.6g}, borders reflected. The backbone was trained so: "
+            "without this filter its features are wrong. No library's transform knows it; the "
+            "ONNX graph has it inside."
         )
     return "\n".join(lines) + "\n\n`backbone.json` holds the same as JSON."
-
-
-def _three(values: tuple[float, float, float]) -> str:
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
 
 
 def _figures(figures: Sequence[Figure]) -> str:
@@ -127,26 +116,27 @@ def _figures(figures: Sequence[Figure]) -> str:
     )
 
 
-def plain_usage(info: "BackboneInfo") -> str:
+def plain_usage(info: BackboneInfo) -> str:
     """Python that loads `backbone.pth` with nothing but the network's own library."""
     name = info.architecture
+    identities: list[str] = []
     if name.startswith(TIMM):
-        built = f'network = timm.create_model("{name.removeprefix(TIMM)}", num_classes=0)'
         library = "timm"
+        built = f'timm.create_model("{name.removeprefix(TIMM)}", num_classes=0)'
     else:
-        library = "torchvision"
-        classifiers = "".join(
-            f"\nnetwork.set_submodule({part!r}, torch.nn.Identity())".replace("'", '"')
-            for part in classifier_names(name)
-        )
-        built = f"network = torchvision.models.{name}(){classifiers}"
+        library, built = "torchvision", f"torchvision.models.{name}()"
+        identities += classifier_names(name)
     if not info.max_pool:
         with torch.random.fork_rng(devices=[]):  # a run that writes its card draws the same after
             network, _ = plain_network(name)
-        part = max_pool_name(network, name)
-        built += f'\nnetwork.set_submodule("{part}", torch.nn.Identity())'
-    return (
-        f"import {library}\nimport torch\n\n{built}\n"
-        'network.load_state_dict(torch.load("backbone.pth", weights_only=True))\n'
-        "network.eval()"
+        identities.append(max_pool_name(network, name))
+    replaced = [f'network.set_submodule("{part}", torch.nn.Identity())' for part in identities]
+    return "\n".join(
+        [
+            f"import {library}\nimport torch\n",
+            f"network = {built}",
+            *replaced,
+            'network.load_state_dict(torch.load("backbone.pth", weights_only=True))',
+            "network.eval()",
+        ]
     )

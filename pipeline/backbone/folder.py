@@ -1,10 +1,9 @@
 """The exported backbone: a folder that plain torchvision or timm loads, with its preprocessing.
 
-`README.md` tells people the same (`pipeline/backbone/card.py`); other formats may lie beside it
-(`pipeline/backbone/formats`). `backbone.pth` is a state dict of the library's network without its
-classifier; `backbone.json` says which network it belongs to and how an image must be prepared for
-it. Without the maximum pooling behind the stem (`"max_pool": false`) the loader replaces it by an
-identity:
+`backbone.pth` is a state dict of the library's network without its classifier; `backbone.json`
+names the network and how an image must be prepared for it; `README.md` tells people the same
+(`card.py`); other formats may lie beside them (`formats.py`). Without the maximum pooling behind
+the stem (`"max_pool": false`) the loader replaces it by an identity:
 
     network = torchvision.models.resnet18()
     network.fc = torch.nn.Identity()  # pipeline/core/architectures.py lists the others' classifiers
@@ -17,37 +16,35 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.backbone.card import model_card
+from pipeline.backbone.card import Figure, model_card
+from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import first_line, plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing
 
-WEIGHTS_NAME = "backbone.pth"
-INFO_NAME = "backbone.json"
-CARD_NAME = "README.md"
+WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
 NOT_A_WEIGHT = "num_batches_tracked"
 """Batch norm's counter: it decides nothing at test time, and old files lack it."""
 BACKBONE_FOLDER = "backbone"
 """Where a run and each of its checkpoints keep their export."""
-FORMAT_ENTRIES = ("backbone.safetensors", "backbone.onnx", "timm", "hugging_face")
-"""What `pipeline.backbone.formats` may have put beside the weights; `hugging_face` in earlier
-versions."""
+EARLIER_ENTRY = "hugging_face"
+"""A format of earlier versions."""
 
 
 def write_backbone(
     folder: Path | str,
-    state_dict: Mapping[str, torch.Tensor],
+    state_dict: Mapping[str, Tensor],
     info: BackboneInfo,
     *,
-    card: Callable[[BackboneInfo], str] = model_card,
-    write_more: Callable[[Path, BackboneInfo], None] | None = None,
+    formats: Sequence[str] = (),
+    figures: Sequence[Figure] = (),
 ) -> BackboneInfo:
     """Write an export, whole or not at all; an earlier export of that name is replaced.
 
@@ -55,22 +52,28 @@ def write_backbone(
         folder: of the export; its parents are made.
         state_dict: of `plain_network(info.architecture)`, on any device.
         info: what goes into the JSON; its digest is filled in.
-        card: makes the text of the model card.
-        write_more: writes further formats into the folder it is given, before that one appears
-            at its final name.
+        formats: names of `FORMATS`, which are written beside the state dict.
+        figures: results of evaluations, for the model card.
 
     Returns:
         `info` with the digest of the weights.
 
     Raises:
-        InputError: the folder holds something other than an export.
+        InputError: the folder holds something other than an export; an unknown format, or one
+            that this network has no layout in or whose library is not installed.
     """
     folder = Path(folder)
     refuse_foreign(folder)
-    weights = weights_bytes(state_dict)
+    chosen = chosen_formats(formats, info)
     info = dataclasses.replace(info, weights_sha256=weights_digest(state_dict))
-    text = json.dumps(dataclasses.asdict(info), indent=2) + "\n"
-
+    usages = {name: one.usage(info) for name, one in chosen.items()}
+    weights = io.BytesIO()
+    torch.save({n: value.detach().cpu().contiguous() for n, value in state_dict.items()}, weights)
+    contents = {
+        WEIGHTS_NAME: weights.getvalue(),
+        CARD_NAME: model_card(info, usages=usages, figures=figures).encode(),
+        INFO_NAME: (json.dumps(dataclasses.asdict(info), indent=2) + "\n").encode(),
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.writing")
     previous = folder.with_name(f".{folder.name}.previous")
@@ -78,13 +81,12 @@ def write_backbone(
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
     try:
-        if write_more is not None:
-            write_more(fresh, info)
-        for name, content in (
-            (WEIGHTS_NAME, weights),
-            (CARD_NAME, card(info).encode()),
-            (INFO_NAME, text.encode()),
-        ):
+        if chosen:
+            network, _ = plain_network(info.architecture, max_pool=info.max_pool)
+            network.load_state_dict(state_dict)
+            for one in chosen.values():
+                one.write(fresh / one.entry, network.eval(), info)
+        for name, content in contents.items():
             with (fresh / name).open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -99,15 +101,7 @@ def write_backbone(
     return info
 
 
-def weights_bytes(state_dict: Mapping[str, torch.Tensor]) -> bytes:
-    """A state dict as it is stored."""
-    buffer = io.BytesIO()
-    plain = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    torch.save(plain, buffer)
-    return buffer.getvalue()
-
-
-def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
     """sha256 of the names, types, shapes and values of a state dict's tensors, sorted by name.
 
     The same for a run, its checkpoint, an export in any format that keeps the names, and a state
@@ -123,18 +117,12 @@ def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise InputError where an export would overwrite something that is none."""
+    """Raise InputError where an export would overwrite something else."""
     if not folder.exists():
         return
-    foreign = (
-        sorted(
-            {p.name for p in folder.iterdir()}
-            - {WEIGHTS_NAME, INFO_NAME, CARD_NAME, *FORMAT_ENTRIES}
-        )
-        if folder.is_dir()
-        else [folder.name]
-    )
-    if foreign:
+    own = {WEIGHTS_NAME, INFO_NAME, CARD_NAME, EARLIER_ENTRY, *(f.entry for f in FORMATS.values())}
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if foreign := sorted(found - own):
         raise InputError(
             f"{folder} holds {foreign[0]!r}, which is no part of an exported backbone: "
             "choose another folder"
@@ -149,8 +137,7 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
 
     Returns:
         The library's network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
-        and what its JSON says, with the digest of the weights (`weights_digest`) also where the
-        JSON of an earlier version has that of the file.
+        and the content of its JSON, always with `weights_digest` as the digest.
 
     Raises:
         InputError: a missing or damaged file, another format version, no preprocessing, a timm
@@ -170,20 +157,20 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
         )
     try:
         network.load_state_dict(weights, strict=True)
-    except Exception as error:  # the digest holds, so whoever wrote it wrote something else
+    except Exception as error:  # the digest holds, so the file was written with other names
         raise InputError(
             f"{weights_file} does not fit {info.architecture}: {first_line(error)}"
         ) from error
     return network.eval(), dataclasses.replace(info, weights_sha256=digest)
 
 
-def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, torch.Tensor], str]:
+def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor], str]:
     """The state dict of an export and its digest, checked against the JSON's."""
     data = file.read_bytes()
     of_file = hashlib.sha256(data).hexdigest()
     found = of_file
     try:
-        weights: Mapping[str, torch.Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+        weights: Mapping[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
         found = weights_digest(weights)
     except Exception as error:  # a damaged or foreign file can fail in any way
         if info.weights_sha256 == of_file:

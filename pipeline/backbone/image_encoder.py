@@ -1,4 +1,4 @@
-"""A backbone behind its preprocessing: images as they come in, features out."""
+"""A backbone behind its preprocessing: images of any size in, features out."""
 
 from pathlib import Path
 
@@ -9,12 +9,7 @@ from pipeline.images.preprocessing import Preprocess, Preprocessing
 
 
 class ImageEncoder(nn.Module):
-    """Resize, centre crop, normalise, filter, encode.
-
-    Args:
-        network: [B, 3, S, S] -> [B, D].
-        preprocessing: what it wants to see.
-    """
+    """Resize, centre crop, normalise, filter, encode; the network is [B, 3, S, S] -> [B, D]."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -22,13 +17,7 @@ class ImageEncoder(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features of images of any size.
-
-        Args:
-            image: uint8 RGB, [B, 3, H, W] or [3, H, W].
-
-        Returns:
-            float32 [B, D]; [1, D] for one image.
+        """Features float32 [B, D] of uint8 RGB [B, 3, H, W], or [1, D] of one image [3, H, W].
 
         Raises:
             InputError: another dtype or shape.

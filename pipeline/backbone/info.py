@@ -1,4 +1,4 @@
-"""What an exported backbone says about itself."""
+"""The description of an exported backbone."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """What `backbone.json` holds.
+    """The content of `backbone.json`.
 
     Attributes:
         architecture: torchvision's name of the network, or `timm:` and timm's.

@@ -3,8 +3,8 @@
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torchvision
@@ -23,14 +23,11 @@ OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
 WANTED = "a local state dict (.pth) or the folder of an exported backbone (RUN/backbone)"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Tensors by the library's names.
+class Weights(NamedTuple):
+    """Tensors by the library's names, which may hold a classifier.
 
-    Attributes:
-        state: name -> tensor; may hold a classifier.
-        preprocessing: what they were trained on; None: not known.
-        export: what an exported backbone says of itself; None: they are not from one.
+    `preprocessing` is that of their training, `export` the description of the exported backbone
+    that they come from; None: not known, not from one.
     """
 
     state: Mapping[str, Tensor]
@@ -76,7 +73,7 @@ def find_weights(place: str, architecture: str, *, max_pool: bool | None = None)
 
 
 def published_weights(architecture: str, name: str) -> Weights:
-    """Torchvision's weights of that name, from its cache or from its server.
+    """Load torchvision's weights of that name from its cache or from its server.
 
     Raises:
         InputError: torchvision does not have them, or they cannot be fetched.
@@ -107,12 +104,9 @@ def published_weights(architecture: str, name: str) -> Weights:
         socket.setdefaulttimeout(before)
     wanted = names[name].transforms()
     crop, resize = wanted.crop_size[0], wanted.resize_size[0]
-    return Weights(
-        state,
-        Preprocessing(
-            view_size=crop, resize=max(crop, resize), mean=tuple(wanted.mean), std=tuple(wanted.std)
-        ),
-    )
+    mean, std = tuple(wanted.mean), tuple(wanted.std)
+    seen = Preprocessing(view_size=crop, resize=max(crop, resize), mean=mean, std=std)
+    return Weights(state, seen)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -153,12 +147,14 @@ def load_weights(
     source: str,
     leave_out: tuple[str, ...],
 ) -> None:
-    """Copy weights into a network.
+    """Copy weights, as the library names and shapes them, into a network.
+
+    Batch norm's counters may be absent, as in old files.
 
     Args:
-        network: takes them; batch norm's counters may be absent, as in old files.
-        state: as the library names and shapes them.
-        architecture: of the network, for messages.
+        network: takes the weights.
+        state: the weights.
+        architecture: name of the network, for messages.
         source: of the weights, for messages.
         leave_out: modules whose weights are not for the network: the library's classifier.
 

@@ -8,11 +8,7 @@ import psutil
 
 
 class Clock:
-    """Seconds since this process began, and those of earlier processes that were interrupted.
-
-    Args:
-        path: file that keeps them.
-    """
+    """Seconds since this process began, and those of earlier runs, which the file keeps."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -21,6 +17,6 @@ class Clock:
         self.seconds = self._earlier
 
     def stop(self) -> None:
-        """Read the clock and keep it."""
+        """Read the clock and keep its seconds."""
         self.seconds = self._earlier + time.time() - self._began
         self._path.write_text(json.dumps(self.seconds))

@@ -1,22 +1,20 @@
-"""The demo pictures' objects: outlines of the kinds, placing, shading, shadow.
+"""The objects of the demo pictures: outlines of the kinds, placing, shading, shadow.
 
 Shapes: H W pixels, P points of a contour.
 """
-
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.demo.backgrounds import edge, smooth_noise, turned_grid
+from pipeline.demo.textures import SURFACES
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.uint8]
 # The outline and the holes, float32 [P, 2] each; the outline reaches about 1 from the origin.
 Contours = tuple[Floats, ...]
 
-SHARE_OF_PICTURE = (0.08, 0.25)  # pixels of the object, holes left out
+SHARE_OF_PICTURE = (0.08, 0.25)  # of the object, without holes; less where it would not fit
 MARGIN = 2  # pixels between the object and the border
 SUBPIXEL_BITS = 4
 FINER = 4  # pixels of the grid that an object is drawn on, per pixel of the picture
@@ -28,9 +26,9 @@ def polar(radius: NDArray[np.floating]) -> Floats:
     return np.stack([radius * np.cos(TURN), radius * np.sin(TURN)], axis=1).astype(np.float32)
 
 
-def circle(radius: float, x: float = 0.0, y: float = 0.0) -> Floats:
-    """A circle about (x, y)."""
-    return polar(np.full_like(TURN, radius)) + np.array([x, y], np.float32)
+def circle(radius: float) -> Floats:
+    """A circle about the origin."""
+    return polar(np.full_like(TURN, radius))
 
 
 DISC = circle(1.0)
@@ -41,12 +39,7 @@ def points(*pairs: tuple[float, float]) -> Floats:
     return np.array(pairs, np.float32)
 
 
-def clover() -> Contours:
-    """Four round leaves."""
-    return (polar(0.68 + 0.32 * np.cos(4 * TURN)),)
-
-
-def crescent() -> Contours:
+def _crescent() -> Floats:
     """A disc that another disc has bitten."""
     outer = np.linspace(0.95, 2 * np.pi - 0.95, 90)
     tip = np.array([np.cos(0.95), np.sin(0.95)])
@@ -55,55 +48,51 @@ def crescent() -> Contours:
     inner = np.linspace(start, 2 * np.pi - start, 60)[1:-1]
     bite = np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
     disc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
-    return (np.concatenate([disc, bite]).astype(np.float32),)
+    return np.concatenate([disc, bite]).astype(np.float32)
 
 
-def cross() -> Contours:
-    """Two bars of equal length."""
-    a, b = 0.32, 0.95
-    return (
-        points(
-            (a, b), (a, a), (b, a), (b, -a), (a, -a), (a, -b),
-            (-a, -b), (-a, -a), (-b, -a), (-b, a), (-a, a), (-a, b),
-        ),
-    )  # fmt: skip
-
-
-def gear() -> Contours:
-    """Nine teeth round a small hole."""
-    teeth = np.clip(0.5 + 2.5 * np.cos(9 * TURN), 0, 1)
-    return polar(0.76 + 0.24 * teeth), circle(0.26)
-
-
-def heart() -> Contours:
+def _heart() -> Floats:
     """The card suit."""
     x = 16 * np.sin(TURN) ** 3
     y = 13 * np.cos(TURN) - 5 * np.cos(2 * TURN) - 2 * np.cos(3 * TURN) - np.cos(4 * TURN)
-    return (np.stack([x, -(y + 2.5)], axis=1).astype(np.float32) / np.float32(15.5),)
+    return np.stack([x, -(y + 2.5)], axis=1).astype(np.float32) / np.float32(15.5)
 
 
-def lattice() -> Contours:
-    """A square window of four panes."""
-    a, near, far = 0.8, 0.12, 0.58
-    panes = [
-        points((x * near, y * near), (x * far, y * near), (x * far, y * far), (x * near, y * far))
+def _panes() -> list[Floats]:
+    """The four holes of a square window."""
+    near, far = 0.12, 0.58
+    corners = ((near, near), (far, near), (far, far), (near, far))
+    return [
+        points(*((x * right, y * down) for right, down in corners))
         for x in (-1, 1)
         for y in (-1, 1)
     ]
-    return (points((a, a), (a, -a), (-a, -a), (-a, a)), *panes)
 
 
-def ring() -> Contours:
-    """A disc with a wide hole."""
-    return circle(1.0), circle(0.52)
-
-
-def star() -> Contours:
+def _star() -> Floats:
     """Five points."""
     angle = np.arange(10) * np.pi / 5
     radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.46)
-    corners = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return (corners.astype(np.float32),)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+
+
+OBJECTS: dict[str, Contours] = {
+    "clover": (polar(0.68 + 0.32 * np.cos(4 * TURN)),),
+    "crescent": (_crescent(),),
+    "cross": (
+        points(
+            (0.32, 0.95), (0.32, 0.32), (0.95, 0.32), (0.95, -0.32), (0.32, -0.32), (0.32, -0.95),
+            (-0.32, -0.95), (-0.32, -0.32), (-0.95, -0.32), (-0.95, 0.32), (-0.32, 0.32),
+            (-0.32, 0.95),
+        ),
+    ),
+    "gear": (polar(0.76 + 0.24 * np.clip(0.5 + 2.5 * np.cos(9 * TURN), 0, 1)), circle(0.26)),
+    "heart": (_heart(),),
+    "lattice": (points((0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)), *_panes()),
+    "ring": (circle(1.0), circle(0.52)),
+    "star": (_star(),),
+}  # fmt: skip
+"""The form of each kind."""
 
 
 def litter(rng: np.random.Generator, scene: Floats) -> None:
@@ -127,38 +116,11 @@ def litter(rng: np.random.Generator, scene: Floats) -> None:
     scene[:, covered] = painted[covered][:, :3].T
 
 
-OBJECTS: dict[str, Callable[[], Contours]] = {
-    "clover": clover,
-    "crescent": crescent,
-    "cross": cross,
-    "gear": gear,
-    "heart": heart,
-    "lattice": lattice,
-    "ring": ring,
-    "star": star,
-}
-
-
-def place_object(
-    kind: str,
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    share_of_picture: tuple[float, float] = SHARE_OF_PICTURE,
-) -> Mask:
-    """The antialiased mask [H, W] of an object, turned, stretched a little, wholly inside.
-
-    Args:
-        kind: of object.
-        rng: source of the draws.
-        height: H.
-        width: W.
-        share_of_picture: least and largest share of the H * W pixels, in (0, 1); less where the
-            object would not fit.
-    """
-    contours = OBJECTS[kind]()
+def place_object(kind: str, rng: np.random.Generator, height: int, width: int) -> Mask:
+    """The antialiased mask [H, W] of an object, turned, stretched a little, wholly inside."""
+    contours = OBJECTS[kind]
     area = cv2.contourArea(contours[0]) - sum(cv2.contourArea(hole) for hole in contours[1:])
-    share = rng.uniform(*share_of_picture)
+    share = rng.uniform(*SHARE_OF_PICTURE)
     angle, stretch, shear = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.18), rng.normal(0, 0.08)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     form = np.array([[stretch, shear], [0, 1 / stretch]])  # keeps the area
@@ -178,80 +140,12 @@ def place_object(
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def dots(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Round dots in rows."""
-    along, across = turned_grid(rng, height, width)
-    count = 2 * np.pi * rng.uniform(7, 9)
-    return edge(np.cos(count * along) + np.cos(count * across) - 0.7, 3)
-
-
-def bars(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Straight stripes."""
-    along, _ = turned_grid(rng, height, width)
-    return edge(np.sin(2 * np.pi * rng.uniform(8, 10) * along), 4)
-
-
-def squares(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """A chequerboard."""
-    along, across = turned_grid(rng, height, width)
-    count = 2 * np.pi * rng.uniform(4.5, 6)
-    return edge(np.sin(count * along) * np.sin(count * across), 8)
-
-
-def waves(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Zigzag lines."""
-    along, across = turned_grid(rng, height, width)
-    zigzag = np.abs((across * rng.uniform(7, 9)) % 1 - 0.5)
-    return edge(np.sin(2 * np.pi * (rng.uniform(7, 9) * along + 1.2 * zigzag)), 3)
-
-
-def spots(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Irregular patches with an edge."""
-    return edge(smooth_noise(rng, height, width, int(rng.integers(11, 14))), 6)
-
-
-def sheen(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """One colour that turns slowly into the other."""
-    along, _ = turned_grid(rng, height, width)
-    return np.asarray(np.clip(along + 0.5, 0, 1), np.float32)
-
-
-def grain(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Fine, soft noise."""
-    return np.asarray(np.clip(0.5 + 0.9 * smooth_noise(rng, height, width, 30), 0, 1), np.float32)
-
-
-def circles(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Circles about a common centre."""
-    along, across = turned_grid(rng, height, width)
-    far = np.hypot(along - rng.uniform(-0.2, 0.2), across - rng.uniform(-0.2, 0.2))
-    return edge(np.sin(2 * np.pi * rng.uniform(8, 10) * far), 3)
-
-
-SURFACES: dict[str, Callable[[np.random.Generator, int, int], Floats]] = {
-    "clover": spots,
-    "crescent": sheen,
-    "cross": bars,
-    "gear": circles,
-    "heart": dots,
-    "lattice": grain,
-    "ring": waves,
-    "star": squares,
-}
-"""What a kind's surface looks like: float32 [H, W] in 0..1, from its one colour to the other."""
-
-
 def shaded_surface(
     kind: str, mask: Mask, colours: Floats, light: Floats, rng: np.random.Generator
 ) -> Floats:
-    """The object's colour per pixel [3, H, W]: pattern, rounded edge, light from one side.
+    """The object's colour per pixel [3, H, W]: its kind's surface, rounded edge, light.
 
-    Args:
-        kind: of object: its surface is its own.
-        mask: uint8 [H, W].
-        colours: float32 [2, 3], BGR in 0..255.
-        light: float32 [2], unit vector (x, y) towards the light.
-        rng: source of the draws.
+    `colours` are BGR in 0..255, float32 [2, 3]; `light` is a unit vector (x, y) towards the light.
     """
     height, width = mask.shape
     blend = SURFACES[kind](rng, height, width)

@@ -65,13 +65,7 @@ class DecodedSource:
 
 
 def decode_stored(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """Decode an image as it is stored in a shard.
-
-    Args:
-        data: JPEG, PNG or WebP bytes.
-
-    Returns:
-        uint8 [H, W, 3], RGB, EXIF orientation applied.
+    """Decode JPEG, PNG or WebP bytes to uint8 [H, W, 3], RGB, EXIF orientation applied.
 
     Raises:
         ImageError: OpenCV cannot decode the bytes.
@@ -118,20 +112,15 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> DecodedSource:
         except MemoryError:
             raise
         except Exception as error:
-            # The bytes are in memory: whatever a decoder raises, the bytes are the reason.
-            # (Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError...)
+            # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError...
+            # The bytes are in memory, so they are the reason.
             raise _DamageError(f"cannot be decoded: {_one_line(error)}") from error
 
 
 def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
-    """Make an image smaller for storage: averaged by area, as a JPEG of quality 92, 4:2:0.
+    """Average an image by area until its shorter side has `short_side` pixels, and encode it.
 
-    Args:
-        decoded: an image.
-        short_side: the shorter side afterwards, in pixels, at least 1.
-
-    Returns:
-        The image as it was, bytes and all, where its shorter side is no longer than that.
+    The JPEG has quality 92, 4:2:0. A smaller image is returned as it is, with its bytes.
     """
     height, width = decoded.pixels.shape[:2]
     shorter = min(height, width)
@@ -147,14 +136,7 @@ def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
 
 
 def saliency_levels(saliency: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """The levels that are stored of a saliency map of any size.
-
-    Args:
-        saliency: float32 [h, w] in [0, 1].
-        size: side of the stored map; the map is averaged by area to it.
-
-    Returns:
-        uint8 [size, size]; 255 is saliency 1.
+    """Average a map, float32 [h, w] in [0, 1], by area to uint8 [size, size]; 255 is saliency 1.
 
     Raises:
         ValueError: not a map, or values that are not finite.
@@ -171,10 +153,7 @@ def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
 
 
 def decode_saliency(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """Decode a stored saliency map.
-
-    Returns:
-        uint8 [S, S]; 255 is saliency 1.
+    """Decode a stored saliency map to uint8 [S, S]; 255 is saliency 1.
 
     Raises:
         ImageError: not a square grey PNG.
@@ -194,8 +173,7 @@ def _imdecode(data: bytes | memoryview, flags: int) -> NDArray[np.generic]:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError from error
         raise ImageError(f"cannot be decoded: {_one_line(error)}") from error
-    # the stubs do not say that undecodable bytes give None
-    if pixels is None:
+    if pixels is None:  # the stubs do not say so
         raise ImageError("cannot be decoded")
     return pixels
 
@@ -248,8 +226,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.repeat(high[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         return np.repeat(_scale_wide(np.asarray(image))[..., None], 3, axis=2)
-    has_alpha = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
-    if has_alpha:
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         # the premultiplied modes convert to RGBA only one step at a time
         if image.mode == "La":
             image = image.convert("LA")

@@ -1,7 +1,7 @@
-"""PNGs that a strict decoder refuses though nearly all of the picture is there.
+"""Mend PNGs that a strict decoder refuses though nearly all of the picture is there.
 
-What is damaged is often not the picture: a broken comment, a cut end. The picture's stream is
-taken out, its scan lines are counted, and a whole PNG is written around them.
+The damage is often not in the picture: a broken comment, a cut end. The picture's stream is taken
+out, its scan lines are counted, and a whole PNG is written around them.
 """
 
 import struct
@@ -10,25 +10,21 @@ from collections.abc import Iterator
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MIN_SHARE = 0.9
-"""Share of the picture's stream that must be whole; below it the image is damaged for good."""
+"""Share of the picture's stream that must be whole."""
 MAX_STREAM_BYTES = 1 << 26
 KEPT_CHUNKS = (b"PLTE", b"tRNS", b"eXIf")
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 BIT_DEPTHS = (1, 2, 4, 8, 16)
+WHOLE = ((0, 0, 1, 1),)
 ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-"""First column, first row, and steps of the seven passes of an interlaced image."""
+"""First column, first row, and steps of the passes of an interlaced image."""
 NUM_FILTERS = 5
 FILTER_UP = b"\x02"
 PIECE = 64
-"""Bytes inflated at once: where the stream breaks, what such a piece holds is lost."""
+"""Bytes inflated at once: where the stream breaks, the content of such a piece is lost."""
 
 
 def mend_png(data: bytes) -> bytes | None:
@@ -37,12 +33,9 @@ def mend_png(data: bytes) -> bytes | None:
     Lines that are missing repeat the one above. All but colours, palette, transparency and
     orientation is left out.
 
-    Args:
-        data: the file's bytes.
-
     Returns:
         The PNG; None where the bytes are no PNG, less than `MIN_SHARE` of its stream is whole, or
-        nothing but what Pillow has seen already would come of it.
+        the result would be the same bytes.
     """
     header = b""
     kept: list[bytes] = []
@@ -61,12 +54,10 @@ def mend_png(data: bytes) -> bytes | None:
     if not 0 < expected <= MAX_STREAM_BYTES:
         return None
     raw = _inflate(bytes(stream), expected)
-    good = _num_good(raw, lines)
-    if sum(lines[:good]) < MIN_SHARE * expected:
+    whole, missing = _whole_lines(raw, lines)
+    if len(whole) < MIN_SHARE * expected:
         return None
-    whole = raw[: sum(lines[:good])] + b"".join(
-        FILTER_UP + bytes(length - 1) for length in lines[good:]
-    )
+    whole += b"".join(FILTER_UP + bytes(length - 1) for length in missing)
     body = _chunk(b"IDAT", zlib.compress(whole))
     mended = b"".join([SIGNATURE, _chunk(b"IHDR", header), *kept, body, _chunk(b"IEND", b"")])
     return None if mended == data else mended
@@ -74,16 +65,18 @@ def mend_png(data: bytes) -> bytes | None:
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """Kind, content, and whether the checksum is right; as far as the chunks make sense."""
-    if not data.startswith(SIGNATURE):
-        return
     at = len(SIGNATURE)
-    while at + 8 <= len(data):
+    while data.startswith(SIGNATURE) and at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         if not kind.isalpha():
             return
-        body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]
-        yield kind, body, checksum == _checksum(kind, body)
+        body = data[at + 8 : at + 8 + length]
+        yield kind, body, data[at : at + 12 + length] == _chunk(kind, body)
         at += 12 + length
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def _line_lengths(header: bytes) -> list[int]:
@@ -92,7 +85,7 @@ def _line_lengths(header: bytes) -> list[int]:
     if colour not in CHANNELS or depth not in BIT_DEPTHS or width * height > MAX_STREAM_BYTES * 8:
         return []
     lines: list[int] = []
-    for x, y, dx, dy in ADAM7 if interlaced else ((0, 0, 1, 1),):
+    for x, y, dx, dy in ADAM7 if interlaced else WHOLE:
         columns, rows = max(0, -(-(width - x) // dx)), max(0, -(-(height - y) // dy))
         if columns and rows:
             lines += [1 + -(-columns * CHANNELS[colour] * depth // 8)] * rows
@@ -113,19 +106,11 @@ def _inflate(stream: bytes, limit: int) -> bytes:
     return bytes(raw)
 
 
-def _num_good(raw: bytes, lines: list[int]) -> int:
-    """How many scan lines, from the first, are there and have a filter that exists."""
+def _whole_lines(raw: bytes, lines: list[int]) -> tuple[bytes, list[int]]:
+    """The first scan lines, as far as they are whole with a known filter; lengths of the rest."""
     at = 0
     for number, length in enumerate(lines):
         if at + length > len(raw) or raw[at] >= NUM_FILTERS:
-            return number
+            return raw[:at], lines[number:]
         at += length
-    return len(lines)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + _checksum(kind, body)
-
-
-def _checksum(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", zlib.crc32(kind + body))
+    return raw[:at], []

@@ -1,4 +1,4 @@
-"""What a picture looks like to an encoder: normalised, and perhaps high-passed.
+"""How a picture looks to an encoder: normalised, and perhaps high-passed.
 
 Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
 """
@@ -12,12 +12,28 @@ from pipeline.images.gaussian import (
     blur_in_place,
     blur_with_kernels,
     check_width,
+    high_pass_planes,
     kernel_for,
     opencv_can_blur,
 )
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Normalise with ImageNet's statistics: `(image - mean) / std`, per channel.
+
+    Args:
+        image01_BCHW: float images in [0, 1], three channels, RGB; any leading dimensions.
+        out: receives the normalised images, and may be the images themselves.
+
+    Returns:
+        The normalised images, same shape and dtype.
+    """
+    mean_C11 = _per_channel(IMAGENET_MEAN, image01_BCHW)
+    std_C11 = _per_channel(IMAGENET_STD, image01_BCHW)
+    return torch.sub(image01_BCHW, mean_C11, out=out).div_(std_C11)
 
 
 def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
@@ -33,21 +49,6 @@ def _known_channels(values: tuple[float, float, float], dtype: torch.dtype) -> T
     return torch.tensor(values, dtype=dtype)[:, None, None]
 
 
-def normalise(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Normalise with ImageNet's statistics: `(image - mean) / std`, per channel.
-
-    Args:
-        image01_BCHW: float images in [0, 1], three channels, RGB; any leading dimensions.
-        out: where the normalised images go, which may be the images themselves.
-
-    Returns:
-        The normalised images, same shape and dtype.
-    """
-    mean_C11 = _per_channel(IMAGENET_MEAN, image01_BCHW)
-    std_C11 = _per_channel(IMAGENET_STD, image01_BCHW)
-    return torch.sub(image01_BCHW, mean_C11, out=out).div_(std_C11)
-
-
 def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None = None) -> Tensor:
     """What a Gaussian blur takes away: `x - gaussian_blur(x)`.
 
@@ -58,7 +59,7 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None =
         x_BCHW: float images of any range.
         kernel: taps of the kernel, odd, in pixels.
         sigma: standard deviation in pixels.
-        out: where the filtered images go, which may be the images themselves.
+        out: receives the filtered images, and may be the images themselves.
 
     Returns:
         The filtered images, same shape and dtype.
@@ -69,8 +70,6 @@ def high_pass(x_BCHW: Tensor, kernel: int, sigma: float, *, out: Tensor | None =
     kernel_1K = kernel_for(x_BCHW, kernel, sigma)
     check_width(kernel_1K, x_BCHW)
     if opencv_can_blur(x_BCHW):
-        from pipeline.images.cpu_blur import high_pass_planes
-
         return high_pass_planes(x_BCHW, kernel_1K, out=out)
     blurred_BCHW = blur_with_kernels(x_BCHW, kernel_1K)
     return torch.sub(x_BCHW, blurred_BCHW, out=blurred_BCHW if out is None else out)
@@ -84,18 +83,17 @@ def blurred_high_pass(
     *,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images blurred each with its own kernel, and of these, after `normalise`, the `high_pass`.
+    """Blur images each with its own kernel; `normalise` and `high_pass` the blurred images.
 
-    Up to rounding, that is: on a CPU the mean, which no high-pass lets through, is not taken away
-    first, and each plane goes through both filters while it is at hand.
+    On a CPU each plane goes through both filters at once, without the subtraction of the mean,
+    which no high-pass lets through: the result differs by rounding.
 
     Args:
         image01_BCHW: float images in [0, 1], which the caller gives up: they may be overwritten.
         blur_BK: the images' kernels, K odd, same dtype. None: they are not blurred.
         kernel: taps of the high-pass filter's kernel, odd, in pixels.
         sigma: its standard deviation in pixels.
-        out: where the filtered images go; on the place of the images themselves they take that of
-            the blurred ones.
+        out: receives the filtered images; if it is `image01_BCHW`, the blurred ones are lost.
 
     Returns:
         The blurred and the filtered images, same shape and dtype.
@@ -104,11 +102,10 @@ def blurred_high_pass(
         InputError: an even kernel, or one too wide for the image.
     """
     kernel_1K = kernel_for(image01_BCHW, kernel, sigma)
-    for taps in (kernel_1K, *(() if blur_BK is None else (blur_BK,))):
-        check_width(taps, image01_BCHW)
+    check_width(kernel_1K, image01_BCHW)
+    if blur_BK is not None:
+        check_width(blur_BK, image01_BCHW)
     if opencv_can_blur(image01_BCHW) and (blur_BK is None or image01_BCHW.is_contiguous()):
-        from pipeline.images.cpu_blur import high_pass_planes
-
         gains = [1.0 / std for std in IMAGENET_STD]
         filtered_BCHW = high_pass_planes(
             image01_BCHW, kernel_1K, blur_BK=blur_BK, gains=gains, out=out

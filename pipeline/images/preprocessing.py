@@ -1,4 +1,4 @@
-"""How an image is prepared at test time, as an exported backbone's JSON states it.
+"""The preparation of an image at test time, as an exported backbone's JSON states it.
 
 Shapes: B batch, C channels, H W pixels, S side of the view.
 """
@@ -14,7 +14,7 @@ from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD, high_pass
 
 
 def short_side(view_size: int) -> int:
-    """The length of the shorter side before the centre crop: 256 for a view of 224."""
+    """The shorter side before the centre crop: 256 for a view of 224."""
     return round(view_size * 256 / 224)
 
 
@@ -32,17 +32,10 @@ def resize_and_crop(
 
 
 def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize 8-bit images as torchvision's `Resize` does: bilinear, antialiased.
+    """Resize uint8 images [..., C, H, W] as torchvision's `Resize` does: bilinear, antialiased.
 
     Within one level of torchvision on a Pillow image, which rounds rows and columns differently.
-
-    Args:
-        image: uint8 [..., C, H, W].
-        height: afterwards, in pixels.
-        width: afterwards, in pixels.
-
-    Returns:
-        uint8 [..., C, height, width] on the same device; the image itself if it has this size.
+    An image that has this size is returned itself.
     """
     if (height, width) == tuple(image.shape[-2:]):
         return image
@@ -65,10 +58,10 @@ def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
     Args:
         image: uint8 RGB [..., 3, H, W].
         short: length of the shorter side after resizing, in pixels, at least `size`.
-        size: side of the view, in pixels.
+        size: side S of the view, in pixels.
 
     Returns:
-        uint8 [..., 3, S, S], on the same device; may share memory with the image.
+        uint8 [..., 3, S, S]; may share memory with the image.
     """
     whole, (top, left) = resize_and_crop(image.shape[-2], image.shape[-1], short, size)
     return resized(image, *whole)[..., top : top + size, left : left + size]
@@ -76,11 +69,9 @@ def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HighPass:
-    """The Gaussian that is taken away from the normalised view (paper: kernel 11, sigma 5).
+    """The Gaussian that is taken away from the normalised view, in its pixels.
 
-    Attributes:
-        kernel: side in pixels of the view, odd.
-        sigma: standard deviation in pixels of the view.
+    The paper's has an odd kernel of 11 and sigma 5.
     """
 
     kernel: int
@@ -121,7 +112,6 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise InputError(f"mean {self.mean} and std {self.std}: wanted three each, std > 0")
         if self.high_pass is not None and self.high_pass.kernel // 2 >= self.view_size:
-            # Reflection has no more pixels to give than the view has.
             raise InputError(
                 f"a high-pass kernel of {self.high_pass.kernel} does not fit "
                 f"a view of {self.view_size} pixels"
@@ -129,10 +119,7 @@ class Preprocessing:
 
 
 class Preprocess(nn.Module):
-    """Images as they come, prepared for the backbone: resize, centre crop, `prepare`.
-
-    The resizing and the crop are `centre_view`.
-    """
+    """Images of any size, prepared for the backbone: `centre_view`, then `prepare`."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -145,13 +132,7 @@ class Preprocess(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Prepare one image or a batch of one size.
-
-        Args:
-            image: uint8 RGB, [B, 3, H, W] or [3, H, W], any size.
-
-        Returns:
-            float32 [B, 3, S, S] or [3, S, S] with S = `view_size`.
+        """Prepare uint8 RGB [B, 3, H, W] or [3, H, W]: float32 [B, 3, S, S] or [3, S, S].
 
         Raises:
             InputError: another dtype or shape.
@@ -171,14 +152,7 @@ class Preprocess(nn.Module):
         return centre_view(image, wanted.resize, wanted.view_size).float() / 255
 
     def prepare(self, image01_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalise, then filter: for views that have their size already.
-
-        Args:
-            image01_BCHW: float [B, 3, S, S] in [0, 1].
-
-        Returns:
-            The same shape, on the input's device.
-        """
+        """Normalise and filter views that have their size, float [B, 3, S, S] in [0, 1]."""
         x_BCHW = (image01_BCHW - self.mean.to(image01_BCHW)) / self.std.to(image01_BCHW)
         filtered = self.preprocessing.high_pass
         return x_BCHW if filtered is None else high_pass(x_BCHW, filtered.kernel, filtered.sigma)

@@ -21,7 +21,6 @@ from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.isolation import ShardError, process_isolation
 from pipeline.precompute.ray_session import ray_running, without_lines
 from pipeline.precompute.run import run_precompute
-from pipeline.saliency.interface import wants_gpu
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.schema import SHARDS_FOLDER
 from pipeline.storage.atomic import temporaries
@@ -85,7 +84,7 @@ def _mapped(jobs: Sequence[ShardJob]) -> ray.data.Dataset:
     """
     resources = ray.cluster_resources()
     num_gpus = int(resources.get("GPU", 0))
-    on_gpu = num_gpus > 0 and wants_gpu(jobs[0].saliency)
+    on_gpu = num_gpus > 0 and jobs[0].saliency.wants_gpu
     num_actors = num_gpus * ACTORS_PER_GPU if on_gpu else int(resources.get("CPU", 1))
     size = min(len(jobs), num_actors)
     rows = [{"number": number} for number in range(len(jobs))]

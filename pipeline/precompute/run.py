@@ -16,7 +16,6 @@ from pipeline.precompute.begin import Work, begin
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig, open_location
 from pipeline.precompute.plan_files import discard_begun
-from pipeline.saliency.interface import batch_images_of, pin
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
 from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
@@ -35,7 +34,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             or a store cannot be read or has changed, or too many images were rejected.
     """
     out = open_location(config.out)
-    saliency = pin(config.make_saliency())
+    saliency = config.make_saliency().pinned()
     described = describe_saliency_source(config.saliency_name, saliency)
     try:
         work = begin(config, out, described)
@@ -52,7 +51,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
             saliency_size=config.saliency_size,
             max_pixels=config.max_pixels,
             resize_short=config.resize_short or 0,
-            batch_images=batch_images_of(saliency),
+            batch_images=saliency.batch_images,
             generation=generation,
         )
         for generation, plan in work.plans.items()

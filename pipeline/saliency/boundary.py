@@ -1,50 +1,58 @@
 """`boundary`: what is unlike the image's border is salient. No labels, no weights.
 
-1. The image is cut into superpixels (`superpixels`), and each gets eight features of colour and
-   texture (`appearance`).
-2. Two cues say how unlike the border each is (`cues`): the distance to the Gaussian of the side
-   that it resembles most, and the minimum barrier distance; their sum is the first map.
-3. The image then teaches itself (`relearn`): a Gaussian of the object and one of the background,
-   fitted to what the map is sure of, correct it three times. The centre prior enters only here, as
-   the weight of who teaches the object first: a map is never multiplied by it.
+1. The image is cut into superpixels, each with eight features of colour and texture
+   (`superpixels`).
+2. Two cues say how unlike the border each is: the distance to the Gaussian of the side that it
+   resembles most, and the minimum barrier distance (Strand et al., CVIU 2013; for saliency Zhang
+   et al., ICCV 2015). They fail on different images, so their sum, the first map, is better than
+   either.
+3. The first map teaches a classifier for this one image (`relearn`), which corrects it three
+   times. The centre prior weighs only which superpixels teach it what the object looks like: a
+   map is never multiplied by the prior.
 
-Measured on ECSSD, 7 x 7 patches (`quality`): AUC / IoU. Parameters were chosen on one half:
-0.957 / 0.733, without any prior 0.950 / 0.711. The other half: 0.947 / 0.715 and 0.940 / 0.694 (a
-centred Gaussian there: 0.874 / 0.451). About 11 ms an image on one core.
+What each part is worth stands in README.md. Sums are `einsum`, not `@`: a threaded BLAS may add in
+another order on another machine.
 
-What each part is for, on the first half: never relearned 0.941 / 0.675; colour without texture
-0.935 / 0.666; texture at 96 px instead of 224 0.951 / 0.708; border distance alone 0.948 / 0.707;
-barrier distance alone 0.954 / 0.716; place not learned 0.954 / 0.719. On corner crops of the same
-images, where the object is cut and far from the centre (a centred Gaussian: 0.588 / 0.274), it is
-0.755 / 0.481, without any prior 0.788 / 0.520; with a narrower prior of 0.5, which looks better on
-whole images (0.959 / 0.734), only 0.724 / 0.454.
-
-Tried and left out, because they did not help what stands here: boundary connectivity with its
-quadratic smoothing (Zhu et al., CVPR 2014; four times the cost), manifold ranking, geodesic
-distance, global and spatially weighted contrast, finer, coarser or several sets of superpixels.
+Shapes: N superpixels, D features, K neighbours.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.appearance import appearance
-from pipeline.saliency.cues import barrier_distance, border_distance, stretch
-from pipeline.saliency.interface import Image, Map, flat_map, is_flat, shrink, spread_out
-from pipeline.saliency.relearn import relearn
-from pipeline.saliency.superpixels import Floats, Superpixels, cut
+from pipeline.saliency.interface import (
+    Image,
+    Map,
+    SaliencySource,
+    flat_map,
+    is_flat,
+    shrink,
+    spread_out,
+)
+from pipeline.saliency.superpixels import Floats, Superpixels, appearance, cut
 
-VARIANCE_FLOOR = 4.0
-"""Of Gaussians of appearance, in Lab units squared."""
 MIN_SIDE = 16
 """Smaller images are enlarged before they are cut."""
+VARIANCE_FLOOR = 4.0
+"""Added to variances (Lab units squared), so that noise does not stand out from what is even."""
+STRANGE = 4.0
+"""Standard deviations from all other sides at which a side's own superpixel is doubted."""
+LEAST_TRUST = 1e-3
+BARRIER_SWEEPS = 10
+SURE = 3.0
+"""Exponent that turns a map into weights: superpixels with sure values teach."""
+PLACE = 15.0
+"""How many Lab units the width or height of the image is worth."""
+SOFTNESS = 4.0
+"""Divisor of the log likelihood ratio: features and neighbours are not independent."""
+SHARE = 0.5
+"""Weight of the classifier against the map that taught it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary:
+class Boundary(SaliencySource):
     """Unlike the border in colour and texture, then learned again from the image itself.
 
     Attributes:
@@ -53,8 +61,8 @@ class Boundary:
         detail_side: shorter side in pixels at which texture is measured.
         texture: how many Lab units a texture e times as strong is worth; 0 is colour alone.
         rounds: how often object and background are learned again; 0 is never.
-        prior_sigma: of a Gaussian at the image's centre that says whom to learn the object from
-            first, in halves of a side; 0 is no prior at all. The map is never multiplied by it.
+        prior_sigma: of a Gaussian at the image's centre that weighs which superpixels teach what
+            the object looks like, in halves of a side; 0 is no prior.
     """
 
     side: int = 96
@@ -77,11 +85,8 @@ class Boundary:
                 f"is not negative, got {self}"
             )
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
-        """Compute maps; see `SaliencySource`."""
-        return [self._map(image) for image in images]
-
-    def _map(self, image: Image) -> Map:
+    def map_image(self, image: Image) -> Map:
+        """Compute the map of one image."""
         small = _enlarge(shrink(image, self.side))
         if is_flat(small):
             return flat_map()
@@ -89,27 +94,18 @@ class Boundary:
         features = appearance(
             image, small, pieces, detail_side=self.detail_side, texture=self.texture
         )
-        cues = (
-            border_distance(features, pieces, VARIANCE_FLOOR),
-            barrier_distance(features, pieces),
-        )
+        cues = (border_distance(features, pieces), barrier_distance(features, pieces))
         saliency = stretch(np.sum([stretch(cue) for cue in cues], axis=0))
         if saliency.any():  # else nothing stands out that could teach
-            saliency = relearn(
-                saliency,
-                features,
-                pieces,
-                prior_N=self._prior(pieces),
-                rounds=self.rounds,
-                floor=VARIANCE_FLOOR,
-            )
+            prior_N = self._prior(pieces)
+            saliency = relearn(saliency, features, pieces, prior_N=prior_N, rounds=self.rounds)
         return spread_out(pieces.paint(saliency))
 
     def _prior(self, pieces: Superpixels) -> Floats:
         if not self.prior_sigma:
             return np.ones(len(pieces))
         squared = ((2 * pieces.centre_N2 - 1) ** 2).sum(axis=1)
-        # far out a narrow Gaussian is 0 in floating point, and somebody has to teach
+        # Far out a narrow Gaussian is 0 in floating point, and some superpixel has to teach.
         return np.asarray(np.exp(-np.minimum(squared / (2 * self.prior_sigma**2), 100.0)))
 
 
@@ -119,3 +115,107 @@ def _enlarge(image: Image) -> Image:
     if size == (width, height):
         return image
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+
+
+def stretch(values: Floats) -> Floats:
+    """Shift and scale to 0..1; all 0 where there is no spread."""
+    low, high = values.min(), values.max()
+    if not high - low > 1e-9:
+        return np.zeros_like(values)
+    return np.asarray((values - low) / (high - low))
+
+
+def weighted_gaussian(features_ND: Floats, weights_N: Floats) -> tuple[Floats, float]:
+    """Fit a Gaussian to superpixels with weights that are not negative and not all 0.
+
+    Returns:
+        Squared Mahalanobis distance of each superpixel, float64 [N], and the log determinant of
+        the covariance.
+    """
+    weights = weights_N / weights_N.sum()
+    offset = features_ND - np.einsum("n,nd->d", weights, features_ND)
+    covariance = np.einsum("n,ni,nj->ij", weights, offset, offset)
+    covariance += VARIANCE_FLOOR * np.eye(len(covariance))
+    lower = np.linalg.cholesky(covariance)
+    white = np.einsum("ij,nj->ni", np.linalg.inv(lower), offset)
+    return np.einsum("ni,ni->n", white, white), 2 * float(np.log(np.diag(lower)).sum())
+
+
+def border_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
+    """Mahalanobis distance to the nearest of four Gaussians, one for each side of the image.
+
+    The minimum lets a background have parts: sky above, grass below. Each Gaussian is fitted
+    twice: a superpixel unlike the three other sides is probably an object that the image's edge
+    cuts, and counts little in the second fit; sky and grass reach around the corner.
+    """
+    sides_4N = pieces.sides_4N
+    squared_4N = _to_sides(features_ND, sides_4N)
+    elsewhere = [np.delete(squared_4N, side, axis=0).min(axis=0) for side in range(len(sides_4N))]
+    trust_4N = np.exp(-np.stack(elsewhere) / (2 * STRANGE**2)) + LEAST_TRUST
+    nearest = _to_sides(features_ND, sides_4N * trust_4N).min(axis=0)
+    return np.asarray(np.sqrt(nearest))
+
+
+def _to_sides(features_ND: Floats, sides_4N: Floats) -> Floats:
+    """Squared Mahalanobis distances, float64 [4, N]."""
+    return np.stack([weighted_gaussian(features_ND, side)[0] for side in sides_4N])
+
+
+def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
+    """Least range of values that a path from the border has to cross, summed over features.
+
+    All superpixels are relaxed at once, `BARRIER_SWEEPS` times: paths with more turns are rare,
+    and cost about as much as the shorter ones.
+    """
+    is_border = (pieces.sides_4N.sum(axis=0) > 0)[:, None]
+    own = features_ND[:, None]
+    highest = np.where(is_border, features_ND, np.inf)
+    lowest = np.where(is_border, features_ND, -np.inf)
+    cost = np.where(is_border, 0.0, np.inf) + np.zeros_like(features_ND)
+    for _ in range(BARRIER_SWEEPS):
+        high = np.maximum(highest[pieces.neighbours_NK], own)
+        low = np.minimum(lowest[pieces.neighbours_NK], own)
+        through = high - low
+        best = through.argmin(axis=1)[:, None]
+        reached = np.take_along_axis(through, best, axis=1)[:, 0]
+        is_better = reached < cost
+        if not is_better.any():
+            break
+        cost = np.where(is_better, reached, cost)
+        highest = np.where(is_better, np.take_along_axis(high, best, axis=1)[:, 0], highest)
+        lowest = np.where(is_better, np.take_along_axis(low, best, axis=1)[:, 0], lowest)
+    cost[~np.isfinite(cost)] = 0.0  # further than the sweeps reach: nothing is known
+    return np.asarray(cost.sum(axis=1))
+
+
+def relearn(
+    saliency_N: Floats, features_ND: Floats, pieces: Superpixels, *, prior_N: Floats, rounds: int
+) -> Floats:
+    """Correct the map by a classifier that it trains, for this image alone.
+
+    Superpixels with sure values train it: bootstrap learning (Tong et al., CVPR 2015), here with
+    one Gaussian for the object and one for the background in place of a support vector machine.
+    Place is a feature, so what lies near the object's own centre is likelier object.
+
+    Args:
+        saliency_N: float64 in [0, 1], with 0 and 1 in it.
+        features_ND: float64.
+        pieces: the superpixels.
+        prior_N: float64 > 0, how likely the object is here: weighs what teaches the object's
+            Gaussian, not the map itself.
+        rounds: how often.
+
+    Returns:
+        float64 [N] in [0, 1].
+    """
+    placed = np.concatenate([features_ND, PLACE * pieces.centre_N2], axis=1)
+    for _ in range(rounds):
+        teachers = saliency_N * prior_N
+        of_object = (teachers / teachers.max()) ** SURE * pieces.area_N
+        of_background = (1 - saliency_N) ** SURE * pieces.area_N
+        to_object, object_volume = weighted_gaussian(placed, of_object)
+        to_background, background_volume = weighted_gaussian(placed, of_background)
+        log_ratio = (to_background - to_object + background_volume - object_volume) / 2
+        is_object = 1 / (1 + np.exp(-np.clip(log_ratio / SOFTNESS, -50, 50)))
+        saliency_N = stretch(saliency_N + SHARE * is_object)
+    return saliency_N

@@ -4,10 +4,9 @@ A mask is in the orientation of the upright image, unless it carries EXIF orient
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import PIL.Image
@@ -15,11 +14,9 @@ import PIL.ImageOps
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
-from pipeline.saliency.interface import Image, Map, flat_map
+from pipeline.saliency.interface import Image, Map, SaliencySource, flat_map, same_aspect
 
 NPY_MAGIC = b"\x93NUMPY"
-ASPECT_SLACK = 1.0
-"""How many of the mask's own pixels its sides may be off the image's aspect: rounding."""
 GREY_LEVELS = 8
 """How far the channels of a grey image may differ: a JPEG rounds them."""
 
@@ -27,7 +24,7 @@ MissingMasks = Literal["error", "uniform"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class External:
+class External(SaliencySource):
     """The mask that comes with an image.
 
     Attributes:
@@ -35,6 +32,10 @@ class External:
     """
 
     missing: MissingMasks = "error"
+
+    def __post_init__(self) -> None:
+        if self.missing not in get_args(MissingMasks):
+            raise InputError(f"saliency external knows missing error and uniform, got {self}")
 
     def map_of(self, source: str, image: Image, mask: bytes | None) -> Map:
         """The map of one image.
@@ -46,7 +47,7 @@ class External:
 
         Raises:
             ImageError: the mask cannot be used.
-            InputError: there is none, and that is an error.
+            InputError: there is none, and `missing` is "error".
         """
         if mask is not None:
             return decode_mask(mask, width=image.shape[1], height=image.shape[0])
@@ -54,9 +55,9 @@ class External:
             raise InputError(f"{source} has no mask (--missing-masks uniform gives it a flat map)")
         return flat_map()
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
-        """Flat maps: nothing is known of an image without its mask. See `SaliencySource`."""
-        return [flat_map() for _ in images]
+    def map_image(self, image: Image) -> Map:
+        """A flat map: nothing is known of an image without its mask."""
+        return flat_map()
 
 
 def decode_mask(data: bytes, width: int, height: int) -> Map:
@@ -77,10 +78,7 @@ def decode_mask(data: bytes, width: int, height: int) -> Map:
         raise ImageError("its mask is an empty file")
     mask = _from_npy(data) if data.startswith(NPY_MAGIC) else _from_image(data)
     rows, columns = mask.shape
-    if (
-        abs(columns - rows * width / height) > ASPECT_SLACK
-        and abs(rows - columns * height / width) > ASPECT_SLACK
-    ):
+    if not same_aspect((rows, columns), (height, width)):
         raise ImageError(
             f"its mask is {columns} x {rows}, of another aspect than the image, {width} x {height}"
         )
@@ -89,10 +87,9 @@ def decode_mask(data: bytes, width: int, height: int) -> Map:
 
 def _from_npy(data: bytes) -> Map:
     try:
-        values = np.load(BytesIO(data), allow_pickle=False)
+        values = np.squeeze(np.load(BytesIO(data), allow_pickle=False))
     except (ValueError, OSError, EOFError) as error:
         raise ImageError(f"its mask cannot be read: {error}") from error
-    values = np.squeeze(values)
     if values.ndim != 2 or values.size == 0:
         raise ImageError(f"its mask has shape {values.shape}, wanted is [height, width]")
     if values.dtype == np.uint8:
@@ -106,27 +103,25 @@ def _from_npy(data: bytes) -> Map:
 
 def _from_image(data: bytes) -> Map:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PIL.Image.open(BytesIO(data)) as image:
-                image.load()
-                upright = PIL.ImageOps.exif_transpose(image)
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(BytesIO(data)) as image:
+            upright = PIL.ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plugins raise whatever they like: the bytes are at fault
+    except Exception as error:  # whatever Pillow's plugins raise: the bytes are at fault
         raise ImageError(f"its mask cannot be decoded: {' '.join(str(error).split())}") from error
+    levels = np.asarray(upright)
     if upright.mode == "1":
-        return np.asarray(upright, dtype=np.float32)
+        return np.asarray(levels, dtype=np.float32)
     if upright.mode.startswith("I;16"):
-        return np.asarray(np.asarray(upright) / 65535, dtype=np.float32)
+        return np.asarray(levels / 65535, dtype=np.float32)
     if upright.mode in ("RGB", "RGBA", "LA"):  # grey, saved as if it were not
-        bands = np.asarray(upright)[..., : 1 if upright.mode == "LA" else 3]
+        bands = levels[..., : 1 if upright.mode == "LA" else 3]
         if np.ptp(bands.astype(np.int16), axis=2).max(initial=0) > GREY_LEVELS:
             raise ImageError("its mask is coloured, wanted is a grey image")
         return _from_levels(bands[..., 0])
     if upright.mode != "L":
         raise ImageError(f"its mask is of mode {upright.mode}, wanted is a grey image")
-    return _from_levels(np.asarray(upright))
+    return _from_levels(levels)
 
 
 def _from_levels(levels: NDArray[np.uint8]) -> Map:

@@ -1,4 +1,4 @@
-"""Mark the foreground patches of a saliency grid, for the manifest and for training alike.
+"""Mark the foreground patches of a saliency grid, for the manifest and for training.
 
 The functions take numpy arrays and torch tensors, on any device, and return the same kind.
 
@@ -23,14 +23,8 @@ standard deviation that values one level apart can have, so rounding alone stays
 Array = TypeVar("Array")
 
 
-def foreground(
-    saliency: Array,
-    *,
-    rule: Rule = "std",
-    threshold: float = PAPER_THRESHOLD,
-    flat_std: float = FLAT_STD,
-) -> Array:
-    """Marks the foreground patches of each grid by its own values.
+def foreground(saliency: Array, *, rule: Rule = "std", threshold: float = PAPER_THRESHOLD) -> Array:
+    """Mark the foreground patches of each grid by its own values.
 
     ``std`` marks `saliency >= mean + threshold * std` with the population standard deviation, as
     the paper does. ``otsu`` splits the N values where the variance between the two classes is
@@ -41,7 +35,6 @@ def foreground(
         saliency: per patch, float in [0, 1], [..., G, G].
         rule: ``std`` or ``otsu``.
         threshold: of ``std``, in standard deviations.
-        flat_std: standard deviation below which a grid has no spread.
 
     Returns:
         True where a patch is foreground, bool, same shape.
@@ -53,7 +46,7 @@ def foreground(
     mean = flat.mean(-1)[..., None]
     std = ((flat - mean) ** 2).mean(-1)[..., None] ** 0.5
     least = _otsu(flat)[..., None] if rule == "otsu" else mean + threshold * std
-    marked: Array = (values >= least[..., None]) | (std < flat_std)[..., None]
+    marked: Array = (values >= least[..., None]) | (std < FLAT_STD)[..., None]
     return marked
 
 

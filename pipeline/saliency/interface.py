@@ -1,31 +1,37 @@
-"""What a saliency source is, and what all of them share."""
+"""What a saliency source is, and what sources share.
+
+Shapes: H W pixels of an image, h w cells of a map, B views, S side of a view, G grid side.
+"""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # most processes that compute maps do without torch
+    from torch import Tensor
+
 FLAT_VALUE = 0.5
 FLAT_LEVELS = 2
-"""An image whose channels spread over no more levels than this has nothing that stands out."""
+"""Spread of each channel, in levels of 255, up to which an image counts as flat."""
 MAX_ASPECT = 4
-DEFAULT_BATCH_IMAGES = 16
+ASPECT_SLACK = 1.0
+"""Pixels of a mask by which its sides may be off its image's aspect, through rounding."""
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
 
-class SaliencySource(Protocol):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SaliencySource:
     """Says where an image's objects are.
 
-    Sources are frozen dataclasses: their fields are their parameters, and go into the plan's
-    digest and into dataset.json.
+    A source implements `map_image`, or `__call__` where it works on batches. Its fields are its
+    parameters: they go into the digest of the plan and into dataset.json.
     """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
         """Compute maps.
@@ -34,61 +40,53 @@ class SaliencySource(Protocol):
             images: uint8 [H, W, 3] RGB each, of any size.
 
         Returns:
-            A float32 map in [0, 1] for each image, of any size with any aspect: it covers the
-            whole image. A flat image has a flat map, 0.5 everywhere.
+            For each image float32 [h, w] in [0, 1], of any size: a map covers the whole image. A
+            flat image has a flat map, 0.5 everywhere.
         """
-        ...
+        return [self.map_image(image) for image in images]
 
+    def map_image(self, image: Image) -> Map:
+        """Compute the map of one image."""
+        raise NotImplementedError
 
-@runtime_checkable
-class WeightedSource(Protocol):
-    """What a saliency source has besides, if it reads weights: a network.
+    def on_view(self, views01_B3SS: "Tensor", grid: int) -> NDArray[np.float32]:
+        """Compute saliency per patch on views themselves, not on whole images.
 
-    Attributes:
-        wants_gpu: whether it is much faster on a GPU; it uses one that its process can see.
-        batch_images: how many images it likes to be given at once.
-    """
+        Args:
+            views01_B3SS: coloured views in [0, 1], float.
+            grid: patches along a side.
 
-    wants_gpu: ClassVar[bool]
-    batch_images: ClassVar[int]
+        Returns:
+            [B, G, G].
+        """
+        views = (views01_B3SS * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        return np.stack([to_grid(saliency, grid) for saliency in self(list(views))])
 
-    def pinned(self) -> SaliencySource:
-        """The same source, bound to its weights by their digest: other ones are refused later."""
-        ...
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether the source is much faster on a GPU; it uses one that its process can see."""
+        return False
+
+    @property
+    def batch_images(self) -> int:
+        """How many images the source is best given at once."""
+        return 16
+
+    def pinned(self) -> "SaliencySource":
+        """The source for other processes: it refuses weights of another digest than now.
+
+        Raises:
+            InputError: weights that are absent or do not fit.
+        """
+        return self
 
     def parameters(self) -> dict[str, object]:
-        """What decides its maps, flat and in json types, with the digest of the weights."""
-        ...
+        """Everything that decides the maps, in JSON types, with the digest of any weights.
 
-
-def pin(source: SaliencySource) -> SaliencySource:
-    """The source as it is sent to other processes; reads weights, where it has any.
-
-    Raises:
-        InputError: weights that are not there or do not fit.
-    """
-    return source.pinned() if isinstance(source, WeightedSource) else source
-
-
-def parameters_of(source: SaliencySource) -> dict[str, object]:
-    """Everything that decides a source's maps, for the plan's digest and dataset.json.
-
-    Raises:
-        InputError: weights that are not there or do not fit.
-    """
-    if isinstance(source, WeightedSource):
-        return source.parameters()
-    return dataclasses.asdict(source)
-
-
-def batch_images_of(source: SaliencySource) -> int:
-    """How many images a source likes to be given at once."""
-    return source.batch_images if isinstance(source, WeightedSource) else DEFAULT_BATCH_IMAGES
-
-
-def wants_gpu(source: SaliencySource) -> bool:
-    """Whether a source is much faster on a GPU."""
-    return isinstance(source, WeightedSource) and source.wants_gpu
+        Raises:
+            InputError: weights that are absent or do not fit.
+        """
+        return dataclasses.asdict(self)
 
 
 def flat_map() -> Map:
@@ -127,14 +125,15 @@ def spread_out(saliency: Map) -> Map:
     return ((saliency - low) / (high - low)).astype(np.float32)
 
 
-def centre_prior(height: int, width: int, sigma: float) -> Map:
-    """A Gaussian at the image's centre; float32 [height, width], 1 in the middle.
+def to_grid(saliency: Map, grid: int) -> Map:
+    """Average a map by area to float32 [G, G]."""
+    return np.asarray(cv2.resize(saliency, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
 
-    Args:
-        height: rows.
-        width: columns.
-        sigma: in halves of a side: at 1 the value in the middle of an edge is exp(-1/2).
-    """
-    y = (np.arange(height) + 0.5) / height * 2 - 1
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    return np.exp(-(y[:, None] ** 2 + x**2) / (2 * sigma**2)).astype(np.float32)
+
+def same_aspect(mask: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether a mask [rows, columns] has the aspect of an image [height, width]."""
+    (rows, columns), (height, width) = mask, image
+    return (
+        abs(columns - rows * width / height) <= ASPECT_SLACK
+        or abs(rows - columns * height / width) <= ASPECT_SLACK
+    )

@@ -1,8 +1,7 @@
 """How well a saliency map finds the object of a mask.
 
-Patches are what masks are made of: map and mask are averaged by area to 7 x 7 over the whole
-image, and a patch is positive where more than half of it is object. Images without a positive
-patch say nothing and are left out by the caller (`None`).
+Patches are what training masks: map and mask are averaged by area to 7 x 7 over the whole image,
+and a patch is positive where more than half of it is object.
 
 - AUC: of the ranking of the patches, ties counting half (the area under the ROC curve);
 - IoU: of the k highest patches with the k positive ones, ties shared out.
@@ -16,13 +15,13 @@ Pixels, as the field measures them: the map resized to the mask's own size.
 Shapes: H W pixels of the mask, h w cells of the map, G grid side.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.interface import Map
+from pipeline.saliency.interface import Map, to_grid
 
 GRID_SIDE = 7
 BETA_SQUARED = 0.3
@@ -32,16 +31,10 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class MapQuality:
-    """The quality of one map.
+class MapQuality(NamedTuple):
+    """The quality of one map: None where a measure is not defined.
 
-    Attributes:
-        auc: None where the patches are all positive or all negative.
-        iou: None where no patch is positive.
-        mae: in [0, 1].
-        curve: float64 [2, 256], precision and recall of the pixels at or above each level; None
-            where the mask has no object pixel.
+    `curve` is float64 [2, 256], precision and recall of the pixels at or above each level.
     """
 
     auc: float | None
@@ -50,17 +43,10 @@ class MapQuality:
     curve: Floats | None
 
 
-@dataclass(frozen=True)
-class Quality:
-    """The mean over images; NaN where no image counts.
+class Quality(NamedTuple):
+    """The means over the images that a measure is defined for; NaN where there are none.
 
-    Attributes:
-        auc: of patches.
-        iou: of patches.
-        max_f: of pixels.
-        mae: of pixels.
-        num_images: all of them.
-        num_counted: those with a positive patch.
+    `num_counted` is the number of images with a positive patch.
     """
 
     auc: float
@@ -72,14 +58,9 @@ class Quality:
 
 
 def map_quality(saliency: Map, mask: Mask) -> MapQuality:
-    """Measure one map.
-
-    Args:
-        saliency: float32 [h, w] in [0, 1], of any size: it covers the whole image.
-        mask: bool [H, W], True on the object.
-    """
-    scores_GG = to_grid(saliency)
-    positive_GG = to_grid(mask.astype(np.float32)) > 0.5
+    """Measure one map, float32 [h, w] in [0, 1] of any size, by a mask, bool [H, W]."""
+    scores_GG = to_grid(saliency, GRID_SIDE)
+    positive_GG = to_grid(mask.astype(np.float32), GRID_SIDE) > 0.5
     height, width = mask.shape
     resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     pixels = np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
@@ -92,7 +73,7 @@ def map_quality(saliency: Map, mask: Mask) -> MapQuality:
 
 
 def summarise(qualities: list[MapQuality]) -> Quality:
-    """The means over images, each without those that it is not defined for."""
+    """Average over images."""
     curves = [q.curve for q in qualities if q.curve is not None]
     return Quality(
         auc=_mean([q.auc for q in qualities if q.auc is not None]),
@@ -104,22 +85,8 @@ def summarise(qualities: list[MapQuality]) -> Quality:
     )
 
 
-def to_grid(values: Map) -> Map:
-    """Average a map [h, w] by area to float32 [7, 7]."""
-    grid = cv2.resize(values, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA)
-    return np.asarray(grid, dtype=np.float32)
-
-
 def ranking_auc(scores: NDArray[np.floating], positive: Mask) -> float | None:
-    """Probability that a positive ranks above a negative, ties counting half.
-
-    Args:
-        scores: any shape.
-        positive: of the same shape.
-
-    Returns:
-        In [0, 1]; None where one of the classes is empty.
-    """
+    """Probability that a positive ranks above a negative; None where one class is empty."""
     above, below = scores[positive], scores[~positive]
     if not above.size or not below.size:
         return None
@@ -129,13 +96,10 @@ def ranking_auc(scores: NDArray[np.floating], positive: Mask) -> float | None:
 
 
 def top_iou(scores: NDArray[np.floating], positive: Mask) -> float | None:
-    """Intersection over union of the k highest with the k positive ones.
+    """Intersection over union of the k highest with the k positive ones; None if k is 0.
 
     Where ties leave open which the k highest are, the intersection is its expectation over all
     ways to choose among them.
-
-    Returns:
-        In [0, 1]; None where nothing is positive.
     """
     k = int(positive.sum())
     if k == 0:
@@ -149,10 +113,6 @@ def top_iou(scores: NDArray[np.floating], positive: Mask) -> float | None:
 
 def precision_recall(pixels: Map, mask: Mask) -> Floats | None:
     """Precision and recall of `pixels >= t / 255` for t = 0..255, pixels rounded to 8 bit.
-
-    Args:
-        pixels: float32 [H, W] in [0, 1].
-        mask: bool [H, W].
 
     Returns:
         float64 [2, 256]; precision is 0 where no pixel is that high. None where the mask is empty.

@@ -12,25 +12,16 @@ import cv2
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.interface import (
-    Image,
-    Map,
-    SaliencySource,
-    batch_images_of,
-    parameters_of,
-    pin,
-    shrink,
-    wants_gpu,
-)
+from pipeline.saliency.interface import Image, Map, SaliencySource, shrink
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refined:
+class Refined(SaliencySource):
     """Another source's maps, filtered with the image as guide.
 
     Attributes:
         base: the source.
-        side: shorter side in pixels at which the map is filtered, if the image has them.
+        side: shorter side in pixels at which the map is filtered, if the image is larger.
         radius: of the filter's window, as a share of the shorter side.
         smoothness: variance of colours (in 0..1, squared) that does not count as an edge.
     """
@@ -48,29 +39,28 @@ class Refined:
             )
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        """Compute maps; see `SaliencySource`."""
+        """Compute the base's maps and filter them."""
         maps = self.base(images)
         return [self._refine(image, saliency) for image, saliency in zip(images, maps, strict=True)]
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether the base is much faster on a GPU."""
-        return wants_gpu(self.base)
+        """As the base."""
+        return self.base.wants_gpu
 
     @property
     def batch_images(self) -> int:
-        """How many images the base likes to be given at once."""
-        return batch_images_of(self.base)
+        """As the base."""
+        return self.base.batch_images
 
     def pinned(self) -> "Refined":
-        """The same, with the base bound to its weights, if it has any."""
-        base = pin(self.base)
-        return self if base is self.base else replace(self, base=base)
+        """With the base pinned."""
+        return replace(self, base=self.base.pinned())
 
     def parameters(self) -> dict[str, object]:
         """The base's parameters, and under `refine` those of the filter."""
         own = {"side": self.side, "radius": self.radius, "smoothness": self.smoothness}
-        return {**parameters_of(self.base), "refine": own}
+        return {**self.base.parameters(), "refine": own}
 
     def _refine(self, image: Image, saliency: Map) -> Map:
         if float(np.ptp(saliency)) == 0.0:

@@ -1,4 +1,4 @@
-"""At which size an image goes into the network of `scda`."""
+"""The size at which an image goes into the network of `scda`."""
 
 import cv2
 import numpy as np
@@ -8,21 +8,16 @@ from pipeline.saliency.interface import MAX_ASPECT, Image
 
 STRIDE = 32
 """Pixels per cell of the last block: the same in all networks that `scda` knows."""
-MARGIN = 2
-"""Widths of 32 pixels by which an image is reflected around itself, with edges `reflect`."""
+MARGIN = 2 * STRIDE
+"""Pixels by which an image is reflected around itself, with edges `reflect`."""
 MAX_SIDE = 2048
 
 
 def input_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width at which an image goes into the network.
+    """Height and width at which an image of that height and width goes into the network.
 
     The shorter side becomes `side`, the longer one keeps the aspect up to 1:4 and is rounded to a
     multiple of the stride: at 224 an image of aspect 4:3 is squeezed by 3.6 %.
-
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        side: wanted length of the shorter side, a multiple of the stride.
     """
     cells = side / min(height, width) / STRIDE
     longest = MAX_ASPECT * side

@@ -6,7 +6,7 @@ h w cells of the last block: H / 32, W / 32 (twice as many without maximum pooli
 
 import functools
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.backbone.folder import weights_digest
-from pipeline.backbone.weights import find_weights, load_weights
+from pipeline.backbone.folder import weights_digest as digest_of
+from pipeline.backbone.weights import Weights, find_weights, load_weights
 from pipeline.core.architectures import family, max_pool_name
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
@@ -28,7 +28,6 @@ FINER = 8
 """Points along a side of a cell at which a map is interpolated, linearly, before it is stored."""
 MAX_PIXELS = {"cpu": 1 << 20, "cuda": 1 << 23}
 """Of a batch: 16 images of 224 x 288 on a CPU; features then take less than half a GiB."""
-LEAST_DEFAULT_SIDE = 224
 MIN_SPREAD = 1e-6
 """A map whose highest value is no more than this above its lowest, relatively, is flat."""
 LAST_BLOCK: dict[str, tuple[str, ...]] = {
@@ -47,126 +46,69 @@ LAST_BLOCK: dict[str, tuple[str, ...]] = {
 DEFAULT_NETWORK = "resnet50"
 RANDOM_SEED = 0
 VIEW_SIZE = 224
-
-
-@dataclass(frozen=True)
-class Trunk:
-    """A network up to its last convolutional block.
-
-    Attributes:
-        module: float images [B, 3, H, W] -> features [B, C, H / 32, W / 32], evaluation mode.
-        weights: their name, without the folder they lie in.
-        network: torchvision's name.
-        preprocessing: what the weights want to see.
-        exported: whether they come from a pretraining run's export.
-        max_pool: whether torchvision's maximum pooling is in place.
-        weights_digest: see `pipeline.backbone.folder.weights_digest`.
-    """
-
-    module: nn.Module
-    weights: str
-    network: str
-    preprocessing: Preprocessing
-    exported: bool
-    max_pool: bool
-    weights_digest: str
-
-
-def load_trunk(weights: str, network: str) -> Trunk:
-    """Load a network's convolutional part.
-
-    Args:
-        weights: `random`, or a place of `pipeline.backbone.weights.find_weights`.
-        network: torchvision's name of the network; empty: resnet50, or what the export is.
-
-    Raises:
-        InputError: a network without known feature map; weights that are not there, cannot be
-            fetched, do not fit or are not finite.
-    """
-    path = Path(weights).expanduser()
-    if not path.is_dir():
-        network = network or DEFAULT_NETWORK
-        refuse_unknown_network(network)
-    found = None if weights == "random" else find_weights(weights, network)
-    export = None if found is None else found.export
-    if export is not None:
-        network = export.architecture
-        refuse_unknown_network(network)
-    max_pool = export is None or export.max_pool
-    children = LAST_BLOCK[family(network)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        whole = torchvision.models.get_model(network, weights=None)
-    if not max_pool:
-        whole.set_submodule(max_pool_name(whole, network), nn.Identity())
-    module = nn.Sequential(OrderedDict((name, whole.get_submodule(name)) for name in children))
-    if found is not None:
-        others = tuple(name for name, _ in whole.named_children() if name not in children)
-        load_weights(module, found.state, architecture=network, source=weights, leave_out=others)
-    _refuse_not_finite(module, weights)
-    plain = Preprocessing(view_size=VIEW_SIZE, resize=short_side(VIEW_SIZE))
-    return Trunk(
-        module=module.eval().requires_grad_(False),
-        weights=path.name,
-        network=network,
-        preprocessing=(found and found.preprocessing) or plain,
-        exported=export is not None,
-        max_pool=max_pool,
-        weights_digest=weights_digest(module.state_dict()),
-    )
-
-
-def refuse_unknown_network(network: str) -> None:
-    """Raise InputError for a network whose last convolutional block is not known."""
-    if network not in torchvision.models.list_models(module=torchvision.models):
-        raise InputError(f"scda: torchvision has no network {network!r}: resnet50 is one")
-    if family(network) not in LAST_BLOCK:
-        raise InputError(
-            f"scda: {network} has no last convolutional feature map that this program knows: "
-            f"wanted a network of torchvision's {', '.join(LAST_BLOCK)}"
-        )
-
-
-def _refuse_not_finite(module: nn.Module, weights: str) -> None:
-    for name, value in module.state_dict().items():
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(
-                f"scda: {name!r} of the weights {weights} holds values that are not finite: "
-                "the training that made them has diverged"
-            )
+VIEWS_AT_ONCE = 16
+PLAIN = Preprocessing(view_size=VIEW_SIZE, resize=short_side(VIEW_SIZE))
 
 
 class Localiser:
-    """A trunk on its device; batches of one size in, maps out.
+    """A network up to its last convolutional block; batches of one size in, maps out.
 
-    Args:
-        trunk: the network.
-        side: shorter side of its input in pixels.
-        edges: what it sees around an image: `zero` or `reflect`.
-        precision: `auto`, `float32` or `bfloat16`.
-        device: where it works.
+    The arguments are the fields of `Scda`. A `side` of 0 becomes the paper's 224, or more for a
+    network that was made for more. Encoders trained on views of 32 and 64 pixels, too, find most
+    between 160 and 224, and little at the size of their views.
+
+    Raises:
+        InputError: a network without known feature map; weights that are absent, cannot be
+            fetched, do not fit, are not finite or have another digest than `weights_digest`.
     """
 
     def __init__(
-        self, trunk: Trunk, *, side: int, edges: str, precision: str, device: torch.device
+        self,
+        *,
+        weights: str,
+        network: str,
+        side: int,
+        edges: str,
+        precision: str,
+        weights_digest: str,
     ) -> None:
-        self.trunk, self.side = trunk, side
-        self._edges, self._precision, self._device = edges, precision, device
-        self._network = trunk.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._preprocess = Preprocess(trunk.preprocessing).to(device)
-        self._bfloat16 = _wants_bfloat16(precision, device)
+        path = Path(weights).expanduser()
+        if not path.is_dir():
+            network = network or DEFAULT_NETWORK
+            refuse_unknown_network(network)
+        found = Weights({}) if weights == "random" else find_weights(weights, network)
+        self.max_pool = found.export is None or found.export.max_pool
+        if found.export is not None:
+            network = found.export.architecture
+            refuse_unknown_network(network)
+        self.weights, self.network = path.name, network
+        module = _convolutions(network, self.max_pool, found.state, weights)
+        self.weights_digest = digest_of(module.state_dict())
+        if weights_digest not in ("", self.weights_digest):
+            raise InputError(
+                f"scda: the weights {weights} have digest {self.weights_digest[:12]}, this run was "
+                f"planned with {weights_digest[:12]}: they have changed, or are others on this "
+                "machine; give all machines the same ones and run this again"
+            )
+        self.preprocessing = found.preprocessing or PLAIN
+        own_side = round(self.preprocessing.view_size / STRIDE) * STRIDE
+        self.side = side or max(VIEW_SIZE, own_side)
+        self._edges, self._precision = edges, precision
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.module = module.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._preprocess = Preprocess(self.preprocessing).to(self._device)
+        self._bfloat16 = _wants_bfloat16(precision, self._device)
 
     def parameters(self) -> dict[str, object]:
-        """What decides the maps, in json types."""
-        wanted = self.trunk.preprocessing
-        high_pass = wanted.high_pass
+        """What decides the maps, in JSON types."""
+        high_pass = self.preprocessing.high_pass
         return {
-            "weights": self.trunk.weights,
-            "weights_digest": self.trunk.weights_digest,
-            "network": self.trunk.network,
-            "max_pool": self.trunk.max_pool,
-            "mean": list(wanted.mean),
-            "std": list(wanted.std),
+            "weights": self.weights,
+            "weights_digest": self.weights_digest,
+            "network": self.network,
+            "max_pool": self.max_pool,
+            "mean": list(self.preprocessing.mean),
+            "std": list(self.preprocessing.std),
             "high_pass": None if high_pass is None else [high_pass.kernel, high_pass.sigma],
             "side": self.side,
             "edges": self._edges,
@@ -179,7 +121,7 @@ class Localiser:
 
     @torch.inference_mode()
     def start(self, images_BHW3: NDArray[np.uint8]) -> Tensor:
-        """Maps of a batch, without waiting for a GPU to make them.
+        """Start to compute the maps of a batch; a GPU is not waited for.
 
         Args:
             images_BHW3: RGB, H and W multiples of 32.
@@ -197,7 +139,7 @@ class Localiser:
         )[:, 0]
         low, high = finer.amin((1, 2), keepdim=True), finer.amax((1, 2), keepdim=True)
         spread = high - low
-        # not <=: what is not a number must not pass for flat
+        # not <=: NaN must not pass for flat
         is_flat = (spread < MIN_SPREAD * high) | (high == 0)
         return torch.where(is_flat, FLAT_VALUE, (finer - low) / torch.where(is_flat, 1, spread))
 
@@ -213,13 +155,13 @@ class Localiser:
         view_BCHW = self._preprocess.prepare(image01_BCHW)
         margin = MARGIN if self._edges == "reflect" else 0
         if margin:
-            view_BCHW = F.pad(view_BCHW, (margin * STRIDE,) * 4, mode="reflect")
+            view_BCHW = F.pad(view_BCHW, (margin,) * 4, mode="reflect")
         view_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            features_BChw = self._network(view_BCHW)
+            features_BChw = self.module(view_BCHW)
         activation_Bhw: Tensor = features_BChw.float().relu().sum(dim=1)
         # in cells of the features, which are half as large without maximum pooling
-        skip = margin * STRIDE * activation_Bhw.shape[1] // view_BCHW.shape[2]
+        skip = margin * activation_Bhw.shape[1] // view_BCHW.shape[2]
         height, width = activation_Bhw.shape[1:]
         return activation_Bhw[:, skip : height - skip, skip : width - skip]
 
@@ -232,40 +174,58 @@ class Localiser:
         maps = started_Bhw.cpu().numpy()
         if not np.isfinite(maps).all():
             raise InputError(
-                f"scda: the network with weights {self.trunk.weights} gives activations that "
+                f"scda: the network with weights {self.weights} gives activations that "
                 "are not finite: try --saliency.precision float32, or other weights"
             )
         return list(maps)
 
-
-@functools.lru_cache(maxsize=2)
-def localiser_of(
-    *, weights: str, network: str, side: int, edges: str, precision: str, weights_digest: str
-) -> Localiser:
-    """The network of a source with these fields, made once in each process that needs it.
-
-    Raises:
-        InputError: weights that are not there, do not fit, or are not those it was pinned to.
-    """
-    trunk = load_trunk(weights, network)
-    if weights_digest not in ("", trunk.weights_digest):
-        raise InputError(
-            f"scda: the weights {weights} have digest {trunk.weights_digest[:12]}, this run was "
-            f"planned with {weights_digest[:12]}: they have changed, or are others on this "
-            "machine; give all machines the same ones and run this again"
+    @torch.inference_mode()
+    def on_view(self, views01_B3SS: Tensor, grid: int) -> NDArray[np.float32]:
+        """The activation of each patch; small views are enlarged until a patch is a cell."""
+        size = (grid * STRIDE, grid * STRIDE)
+        enlarged = (
+            F.interpolate(part.to(self._device), size, mode="bilinear", align_corners=False)
+            for part in views01_B3SS.split(VIEWS_AT_ONCE)
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    side = side or default_side(trunk)
-    return Localiser(trunk, side=side, edges=edges, precision=precision, device=device)
+        return torch.cat([self.activation(part) for part in enlarged]).cpu().numpy()
 
 
-def default_side(trunk: Trunk) -> int:
-    """The paper's 224, or more for a network that was made for more; a multiple of the stride.
+localiser_of = functools.lru_cache(maxsize=2)(Localiser)
+"""The `Localiser` of an `Scda`, made once in each process that needs it."""
 
-    Also for encoders that were trained on smaller views: those of 32 and 64 pixels find most
-    between 160 and 224, and little at the size of their views.
-    """
-    return max(LEAST_DEFAULT_SIDE, round(trunk.preprocessing.view_size / STRIDE) * STRIDE)
+
+def _convolutions(
+    network: str, max_pool: bool, state: Mapping[str, Tensor], source: str
+) -> nn.Module:
+    """Build float [B, 3, H, W] -> features [B, C, h, w] with these weights, or random ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        whole = torchvision.models.get_model(network, weights=None)
+    if not max_pool:
+        whole.set_submodule(max_pool_name(whole, network), nn.Identity())
+    children = LAST_BLOCK[family(network)]
+    module = nn.Sequential(OrderedDict((name, whole.get_submodule(name)) for name in children))
+    if state:
+        others = tuple(name for name, _ in whole.named_children() if name not in children)
+        load_weights(module, state, architecture=network, source=source, leave_out=others)
+    for name, value in module.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(
+                f"scda: {name!r} of the weights {source} holds values that are not finite: "
+                "the training that made them has diverged"
+            )
+    return module.eval().requires_grad_(False)
+
+
+def refuse_unknown_network(network: str) -> None:
+    """Raise InputError for a network whose last convolutional block is not known."""
+    if network not in torchvision.models.list_models(module=torchvision.models):
+        raise InputError(f"scda: torchvision has no network {network!r}: resnet50 is one")
+    if family(network) not in LAST_BLOCK:
+        raise InputError(
+            f"scda: {network} has no last convolutional feature map that this program knows: "
+            f"wanted a network of torchvision's {', '.join(LAST_BLOCK)}"
+        )
 
 
 def _wants_bfloat16(precision: str, device: torch.device) -> bool:
@@ -273,5 +233,5 @@ def _wants_bfloat16(precision: str, device: torch.device) -> bool:
         return precision == "bfloat16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # there is no public question
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # there is no public function
     return bool(has_amx and has_amx())

@@ -1,22 +1,37 @@
-"""A table of how well saliency sources find the objects of masks, and pictures of it."""
+"""The settings of jobs/score.py, and its table and picture."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING, say
 from pipeline.saliency.foreground import Rule
 from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.quality import MapQuality
 from pipeline.saliency.registry import parse_saliency_source
-from pipeline.saliency.score_pairs import Half, ScoredImage, pair_up, read_pair
-from pipeline.saliency.score_picture import Case, best_and_worst, draw_cases
-from pipeline.saliency.scoring import SourceScore, maps_of, score_sources
+from pipeline.saliency.scoring import (
+    Half,
+    ScoredImage,
+    SourceScore,
+    maps_of,
+    pair_up,
+    read_pair,
+    score_sources,
+)
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 
 NUM_NAMED = 5
+TILE, GAP, HEADER, CAPTION = 144, 6, 26, 18
+INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +78,6 @@ class ScoreConfig:
         folders = (self.images, self.masks)
         if (None in folders) if self.fidelity is None else folders != (None, None):
             raise InputError("give --images and --masks, or --fidelity SHARDS by itself")
-        if self.fidelity_source is not None:
-            parse_saliency_source(self.fidelity_source)
         if self.fidelity_images < 2 or self.fidelity_crops < 1:
             raise InputError("fidelity_images must be 2 or more, fidelity_crops 1 or more")
         size, grid = self.fidelity_size, self.fidelity_grid
@@ -74,8 +87,9 @@ class ScoreConfig:
             raise InputError(
                 f"saliency wants one source or more, each once, got {list(self.saliency)}"
             )
-        for text in self.saliency:
-            parse_saliency_source(text)
+        for text in (*self.saliency, self.fidelity_source):
+            if text is not None:
+                parse_saliency_source(text)
         if self.cases < 1:
             raise InputError(f"cases must be at least 1, got {self.cases}")
         if self.processes < 0:
@@ -84,47 +98,11 @@ class ScoreConfig:
             raise InputError(f"picture must be the name of a .png, got {self.picture}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreReport:
-    """What scoring found.
-
-    Attributes:
-        scores: of each source, in the order in which they were named.
-        half: of the images.
-        picture: of the best and the worst cases of the first source; none: it was not wanted.
-    """
-
-    scores: Mapping[str, SourceScore]
-    half: Half
-    picture: Path | None
-
-    def values(self) -> dict[str, Any]:
-        """For programs."""
-        first = next(iter(self.scores.values()))
-        sources = {
-            name: {"auc": q.auc, "iou": q.iou, "max_f": q.max_f, "mae": q.mae, "ms": score.ms}
-            for name, score in self.scores.items()
-            for q in (score.quality,)
-        }
-        return {
-            "images": first.quality.num_images,
-            "half": self.half,
-            "left_out": dict(first.unreadable),
-            "sources": sources,
-            "picture": self.picture,
-        }
-
-    def lines(self) -> Iterator[str]:
-        """For people."""
-        yield from _table(self.scores, self.half)
-        if self.picture is not None:
-            yield f"picture    {self.picture} (best and worst of {next(iter(self.scores))})"
-        else:
-            yield "nothing was written: --picture FILE.png draws the best and the worst cases"
-
-
-def score_report(config: ScoreConfig) -> ScoreReport:
+def score_report(config: ScoreConfig) -> tuple[dict[str, Any], list[str]]:
     """Score, and write the picture.
+
+    Returns:
+        The result for programs, and the lines for people.
 
     Raises:
         InputError: nothing to score, a mask of another aspect than its image, a file that cannot
@@ -132,34 +110,49 @@ def score_report(config: ScoreConfig) -> ScoreReport:
     """
     assert config.images is not None
     assert config.masks is not None
-    pairs = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
+    pairs, without_mask = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
     processes = config.processes or len(os.sched_getaffinity(0))
     say(
-        f"scoring {', '.join(config.saliency)} on {len(pairs.paired)} images of {config.images} "
+        f"scoring {', '.join(config.saliency)} on {len(pairs)} images of {config.images} "
         f"with masks of {config.masks}, in {processes} processes"
     )
-    if pairs.without_mask:
-        count = len(pairs.without_mask)
-        say(f"{WARNING}{count} images without a mask: {_named(pairs.without_mask)}")
+    if without_mask:
+        say(f"{WARNING}{len(without_mask)} images without a mask: {_named(without_mask)}")
     sources = {text: parse_saliency_source(text) for text in config.saliency}
-    scores = score_sources(sources, pairs.paired, processes)
-    unreadable = scores[config.saliency[0]].unreadable
+    scores, unreadable = score_sources(sources, pairs, processes)
     if unreadable:
         reasons = [f"{name} ({reason})" for name, reason in unreadable.items()]
         say(f"{WARNING}{len(unreadable)} images left out: {_named(reasons)}")
+    first = config.saliency[0]
+    outcome = "nothing was written: --picture FILE.png draws the best and the worst cases"
     if config.picture is not None:
-        first = config.saliency[0]
-        _draw(config, sources[first], pairs.paired, scores[first])
-    return ScoreReport(scores=scores, half=config.half, picture=config.picture)
+        sheet = draw_cases(first, sources[first], scores[first], pairs, config.cases)
+        png = BytesIO()
+        sheet.save(png, "png")
+        write_atomically(config.picture, png.getvalue())
+        outcome = f"picture    {config.picture} (best and worst of {first})"
+    by_source = {
+        name: {"auc": q.auc, "iou": q.iou, "max_f": q.max_f, "mae": q.mae, "ms": score.ms}
+        for name, score in scores.items()
+        for q in (score.quality,)
+    }
+    values = {
+        "images": scores[first].quality.num_images,
+        "half": config.half,
+        "left_out": unreadable,
+        "sources": by_source,
+        "picture": config.picture,
+    }
+    return values, [*_table(scores, config.half), outcome]
 
 
 def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:
-    any_score = next(iter(scores.values()))
+    quality = next(iter(scores.values())).quality
     width = max(len("source"), *map(len, scores))
     which = "" if half == "all" else f", half: {half}"
     yield (
-        f"{any_score.quality.num_images} images{which}; AUC and IoU on 7 x 7 patches of the "
-        f"{any_score.quality.num_counted} with a positive patch, F and MAE on the masks' pixels"
+        f"{quality.num_images} images{which}; AUC and IoU on 7 x 7 patches of the "
+        f"{quality.num_counted} with a positive patch, F and MAE on the masks' pixels"
     )
     yield f"{'source':{width}}    AUC    IoU  max F    MAE  ms/image"
     for name, score in scores.items():
@@ -170,26 +163,58 @@ def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:
         )
 
 
-def _draw(
-    config: ScoreConfig, source: SaliencySource, pairs: Sequence[ScoredImage], score: SourceScore
-) -> None:
-    assert config.picture is not None
-    by_name = {pair.name: pair for pair in pairs}
-    best, worst = (
-        [_case(source, by_name[name], score) for name in names]
-        for names in best_and_worst(score.by_image, config.cases)
-    )
-    quality = score.quality
-    title = f"{config.saliency[0]}: AUC {quality.auc:.3f}, IoU {quality.iou:.3f}"
-    draw_cases(config.picture, title, best, worst)
-
-
-def _case(source: SaliencySource, pair: ScoredImage, score: SourceScore) -> Case:
-    image, mask = read_pair(pair)
-    (saliency,) = maps_of(source, [(pair, image)])
-    return Case(pair.name, image, saliency, mask, score.by_image[pair.name])
-
-
 def _named(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > NUM_NAMED else ""
     return ", ".join(names[:NUM_NAMED]) + more
+
+
+def draw_cases(
+    name: str, source: SaliencySource, score: SourceScore, pairs: Sequence[ScoredImage], num: int
+) -> Image.Image:
+    """Draw image, map and mask of a source's `num` best cases (left) and worst cases (right).
+
+    Cases are ranked by IoU, then AUC; images without a positive patch are left out.
+    """
+    counted = [
+        (quality.iou, quality.auc or 0.0, pair.name, pair)
+        for pair in pairs
+        if (quality := score.by_image.get(pair.name)) and quality.iou is not None
+    ]
+    ranked = [pair for *_, pair in sorted(counted, key=lambda case: case[:3])]
+    num = min(num, len(ranked) // 2)
+    columns = {"best": ranked[::-1][:num], "worst": ranked[:num]}
+    width = 3 * (TILE + GAP) + 3 * GAP
+    sheet = Image.new("RGB", (2 * width, 2 * HEADER + num * (TILE + CAPTION + GAP)), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    title = f"{name}: AUC {score.quality.auc:.3f}, IoU {score.quality.iou:.3f}"
+    draw.text((GAP, 6), title, fill=INK, font=font)
+    for column, (heading, cases) in enumerate(columns.items()):
+        left = column * width + GAP
+        for place, words in enumerate((f"{heading}: image", "map", "mask")):
+            draw.text((left + place * (TILE + GAP), HEADER + 6), words, fill=INK, font=font)
+        for row, pair in enumerate(cases):
+            top = 2 * HEADER + row * (TILE + CAPTION + GAP)
+            for place, tile in enumerate(_tiles(source, pair)):
+                sheet.paste(tile, (left + place * (TILE + GAP), top))
+            caption = _caption(pair.name, score.by_image[pair.name])
+            draw.text((left, top + TILE + 1), caption, fill=INK, font=font)
+    return sheet
+
+
+def _caption(name: str, quality: MapQuality) -> str:
+    auc = "" if quality.auc is None else f"AUC {quality.auc:.2f}  "
+    short = name if len(name) < 36 else "..." + name[-33:]
+    return f"{auc}IoU {quality.iou:.2f}  {short}"
+
+
+def _tiles(source: SaliencySource, pair: ScoredImage) -> list[Image.Image]:
+    """Image, map and mask, each fitted into a square."""
+    image, mask = read_pair(pair)
+    (saliency,) = maps_of(source, [(pair, image)])
+    levels = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
+    heat = cv2.applyColorMap(cv2.resize(levels, image.shape[1::-1]), cv2.COLORMAP_INFERNO)
+    pictures = (image, heat[:, :, ::-1], mask.astype(np.uint8) * 255)
+    return [
+        ImageOps.pad(Image.fromarray(np.asarray(p)).convert("RGB"), (TILE, TILE), color=PAPER)
+        for p in pictures
+    ]

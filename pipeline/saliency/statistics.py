@@ -1,6 +1,6 @@
 """Numbers about a stored saliency map, for the manifest."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,15 +11,11 @@ from pipeline.saliency.foreground import foreground
 GRID_SIDE = 7
 
 
-@dataclass(frozen=True)
-class MapStatistics:
-    """Statistics of one map.
+class MapStatistics(NamedTuple):
+    """Mean and population standard deviation of a map in [0, 1], and its foreground.
 
-    Attributes:
-        mean: of the map in [0, 1].
-        std: population standard deviation of the map.
-        foreground_share: share of a 7 x 7 grid's patches that are foreground by the paper's rule
-            (`pipeline.saliency.foreground`); of the whole image, not of a view.
+    `foreground_share` is the share of the patches of a 7 x 7 grid over the whole image that are
+    foreground by the paper's rule.
     """
 
     mean: float
@@ -30,8 +26,6 @@ class MapStatistics:
 def map_statistics(levels: NDArray[np.uint8]) -> MapStatistics:
     """Statistics of a stored map, uint8 [S, S]."""
     saliency = levels.astype(np.float64) / 255
-    grid = np.asarray(
-        cv2.resize(saliency, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA), np.float64
-    )
-    share = float(foreground(grid).mean())
-    return MapStatistics(float(saliency.mean()), float(saliency.std()), share)
+    grid = cv2.resize(saliency, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA)
+    share = foreground(np.asarray(grid, np.float64)).mean()
+    return MapStatistics(float(saliency.mean()), float(saliency.std()), float(share))

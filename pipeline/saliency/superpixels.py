@@ -1,9 +1,13 @@
-"""Superpixels: small pieces of even colour, and who touches whom.
+"""Superpixels: small pieces of even colour, their neighbours, and how they look.
 
 SLIC (Achanta et al., "SLIC Superpixels Compared to State-of-the-art Superpixel Methods", PAMI
-2012), as OpenCV has it.
+2012), as OpenCV has it. A superpixel looks like its mean colour and its texture: colour alone
+takes a grey bird for the grey stones behind it. Texture is the strength of the finest detail, at
+two scales and in two directions, in logarithms: twice the strength is the same step in light and
+in shade.
 
-Shapes: h w pixels of the image that is cut, N superpixels, K the most neighbours that one has.
+Shapes: H W pixels of the image, h w pixels of the smaller one that is cut, N superpixels, K
+neighbours at most.
 """
 
 from dataclasses import dataclass
@@ -12,11 +16,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.interface import Image, Map
+from pipeline.saliency.interface import Image, Map, shrink
 
 COMPACTNESS = 30.0
 """Weight of place against colour (8-bit Lab) in SLIC."""
 ITERATIONS = 6
+FINE_SIGMA, COARSE_SIGMA = 1.0, 2.0
+NOISE = 0.5
+"""Added to a strength (Lab units) before the logarithm: weaker detail is noise."""
 
 Floats = NDArray[np.float64]
 
@@ -45,14 +52,9 @@ class Superpixels:
     def __len__(self) -> int:
         return len(self.area_N)
 
-    @property
-    def is_border_N(self) -> NDArray[np.bool_]:
-        """Which superpixels lie at the image's edge."""
-        return np.asarray(self.sides_4N.sum(axis=0) > 0)
-
-    def mean(self, values: Map) -> Floats:
-        """Mean of float32 [h, w] over each superpixel, float64 [N]."""
-        return _sums(self.labels_hw, values, len(self)) / self.area_N
+    def mean(self, values_hw: NDArray[np.floating]) -> Floats:
+        """Mean over each superpixel, float64 [N]."""
+        return _sums(self.labels_hw, values_hw, len(self)) / self.area_N
 
     def paint(self, values_N: Floats) -> Map:
         """The map, float32 [h, w], that has a superpixel's value at each of its pixels."""
@@ -60,12 +62,7 @@ class Superpixels:
 
 
 def cut(image: Image, num: int) -> Superpixels:
-    """Cut an image into about `num` superpixels.
-
-    Args:
-        image: uint8 [h, w, 3] RGB; sides of 8 pixels at least.
-        num: how many are wanted; their number depends on the image's form.
-    """
+    """Cut an image, uint8 [h, w, 3] RGB with sides of at least 8, into about `num` superpixels."""
     height, width = image.shape[:2]
     region = max(3, round((height * width / num) ** 0.5))
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
@@ -101,3 +98,50 @@ def _neighbours(labels: NDArray[np.int32], total: int) -> NDArray[np.intp]:
 def _sums(labels: NDArray[np.int32], values: NDArray[np.floating], total: int) -> Floats:
     summed = np.bincount(labels.ravel(), weights=values.ravel(), minlength=total)
     return summed.astype(np.float64, copy=False)
+
+
+def appearance(
+    image: Image, small: Image, pieces: Superpixels, *, detail_side: int, texture: float
+) -> Floats:
+    """Features of superpixels; their Euclidean distance is a visible difference.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        small: uint8 [h, w, 3], the image as it was cut into `pieces`.
+        pieces: the superpixels.
+        detail_side: shorter side in pixels at which texture is measured, if the image is larger.
+        texture: how many Lab units a texture e times as strong is worth.
+
+    Returns:
+        float64 [N, 8]: L, a, b, and five textures.
+    """
+    lab = to_lab(small)
+    colours = [pieces.mean(lab[..., channel]) for channel in range(3)]
+    height, width = small.shape[:2]
+    textures = []
+    for strength in _detail(to_lab(shrink(image, detail_side))):
+        resized = cv2.resize(strength, (width, height), interpolation=cv2.INTER_AREA)
+        textures.append(texture * np.log(pieces.mean(resized) + NOISE))
+    return np.stack(colours + textures, axis=1)
+
+
+def to_lab(image: Image) -> Map:
+    """CIE Lab of sRGB, float32 [h, w, 3]; L runs from 0 to 100."""
+    scaled = image.astype(np.float32) / np.float32(255)
+    return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), dtype=np.float32)
+
+
+def _detail(lab: Map) -> list[Map]:
+    """Strengths of texture, float32 [h, w] each: L finest, L fine, colour fine, across, down."""
+    fine = cv2.GaussianBlur(lab, (0, 0), FINE_SIGMA)
+    coarse = cv2.GaussianBlur(lab, (0, 0), COARSE_SIGMA)
+    lightness = np.ascontiguousarray(fine[..., 0])
+    between = np.abs(fine - coarse)
+    strengths = (
+        np.abs(lab[..., 0] - lightness),
+        between[..., 0],
+        between[..., 1] + between[..., 2],
+        np.abs(cv2.Sobel(lightness, cv2.CV_32F, 1, 0)),
+        np.abs(cv2.Sobel(lightness, cv2.CV_32F, 0, 1)),
+    )
+    return [np.ascontiguousarray(strength, dtype=np.float32) for strength in strengths]

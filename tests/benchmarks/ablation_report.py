@@ -8,7 +8,7 @@ from scipy import stats
 
 from tests.benchmarks.ablation_records import MEASURES, Record, Right, right_of
 from tests.benchmarks.ablation_table import FIRST_CHOICE_SEED, plain
-from training.evaluate.comparison import paired_difference, seeds_difference
+from training.evaluate.intervals import paired_difference, seeds_difference
 
 RESAMPLING_SEED = 0
 Interval = tuple[float, float, float]

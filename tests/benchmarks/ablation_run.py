@@ -29,11 +29,10 @@ from tests.benchmarks.quiet import QUIET_FILE, is_held
 from training.core.context import LocalContext
 from training.encoders.encoder import Backbone
 from training.engine.local import launch
-from training.evaluate.extract import features_of
+from training.evaluate.encoders import load_encoders
 from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import open_labelled
 from training.evaluate.linear import linear_probe
-from training.evaluate.subject import load_subjects
 from training.record.relay import Relay
 
 EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76
@@ -202,15 +201,10 @@ def _execute(run: Run) -> int:
 def score(backbone: Path, data: Data) -> dict[str, dict[str, Right]]:
     """Which images of each column 20-NN and the fast linear probe have right: bool [V] each."""
     device = torch.device("cpu")
-    (subject,) = load_subjects([str(backbone)], encoder="query", seed=0, device=device)
-    extract = replace(subject.extract_config(batch_size=256, bf16=False), num_threads=1)
+    (encoder,) = load_encoders([str(backbone)], encoder="query", seed=0, device=device)
+    extractor = replace(encoder.extractor, num_threads=1)
     names = (data.shards, *data.tests.values())
-    (bank, labels), *tests = (
-        features_of(
-            subject.network, open_labelled(name), extract, prepare=subject.prepare, device=device
-        )
-        for name in names
-    )
+    (bank, labels), *tests = (extractor.features(open_labelled(name)) for name in names)
     num_classes = int(labels.max()) + 1
     features = torch.cat([features for features, _ in tests])
     wanted = torch.cat([wanted for _, wanted in tests])

@@ -16,7 +16,7 @@ from tests.benchmarks.ablation_report import difference, report
 from tests.benchmarks.ablation_run import AblationContext, Run, execute
 from tests.benchmarks.ablation_table import command_line, find_table
 from tests.benchmarks.quiet import hold, is_held
-from training.evaluate.comparison import seeds_difference
+from training.evaluate.intervals import seeds_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.images.preprocessing import Preprocess, Preprocessing
+from pipeline.images.preprocessing import Preprocessing
 from tests.benchmarks.timing import machine
+from tests.training.evaluate.cases import case_of
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
-from training.evaluate.extract import ExtractConfig, features_of
-from training.evaluate.folders import FolderImages
-from training.evaluate.linear import linear_probe, share_right
-from training.evaluate.linear_paper import paper_probe
-from training.evaluate.settings import PaperProbeConfig
+from training.evaluate.labelled import FolderImages
+from training.evaluate.linear import linear
+from training.evaluate.linear_paper import linear_paper
+from training.evaluate.untrained import calibrate
 
 SIZE, NUM_TRAIN, NUM_VAL, AT_LEAST = 64, 1200, 400, 20.0
 
@@ -36,43 +36,29 @@ def linked(photographs: Path, out: Path, count: int) -> FolderImages:
 @pytest.mark.usefixtures("one_thread")
 def test_fast_against_paper(shared_data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    data, device = shared_data / "imagenette160", torch.device("cpu")
+    data = shared_data / "imagenette160"
     train = linked(data / "train", tmp_path / "train", NUM_TRAIN)
     val = linked(data / "val", tmp_path / "val", NUM_VAL)
     assert train.num_images == NUM_TRAIN
     network = build_backbone(EncoderConfig(architecture="resnet18", stem="small"))
-    config = ExtractConfig(view_size=SIZE, resize=73)
-    prepare = Preprocess(Preprocessing(view_size=SIZE, resize=73)).prepare
-    with torch.no_grad():  # statistics of such images, as training would leave them
-        for views, _ in config.batches(train, range(0, NUM_TRAIN, 10)):
-            network.train()(prepare(views.float() / 255))
-    network.eval()
-    features_val = features_of(network, val, config, prepare=prepare, device=device)
+    case = case_of(network, train, val, Preprocessing(view_size=SIZE, resize=73))
+    calibrate(case.extractor, train)  # statistics of such images, as training would leave them
+    assert len(case.features_val[0]) == NUM_VAL
 
     laps = [time.process_time()]
-    features = features_of(network, train, config, prepare=prepare, device=device)
+    assert len(case.features_train[0]) == NUM_TRAIN
     laps.append(time.process_time())
-    fast = linear_probe(*features, *features_val, num_classes=len(train.class_names))
+    (fast,) = linear(case)
     laps.append(time.process_time())
-    predicted = paper_probe(
-        network,
-        train,
-        features_val,
-        PaperProbeConfig(),
-        prepare=prepare,
-        view_size=SIZE,
-        device=device,
-        seed=0,
-        num_threads=1,
-    )
+    (paper,) = linear_paper(case)
     laps.append(time.process_time())
     fast_seconds, paper_seconds = laps[2] - laps[0], laps[3] - laps[2]
     print(
         f"\n{NUM_TRAIN} photographs, ResNet-18 at {SIZE} px, one thread: {machine('torch')}\n"
         f"fast   {fast_seconds:8.1f} s (of it {laps[2] - laps[1]:.1f} s fit), top-1 "
-        f"{fast.top1:.2f} %\n"
+        f"{fast.figure:.2f} %\n"
         f"paper  {paper_seconds:8.1f} s (100 epochs), top-1 "
-        f"{share_right(predicted, features_val[1]):.2f} %\n"
+        f"{paper.figure:.2f} %\n"
         f"ratio  {paper_seconds / fast_seconds:8.1f}"
     )
     assert paper_seconds / fast_seconds >= AT_LEAST

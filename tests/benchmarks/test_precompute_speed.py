@@ -22,7 +22,7 @@ import ray
 from pipeline.images.codecs import decode_source, encode_saliency
 from pipeline.precompute.plan_files import planned_shards, read_plan
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
-from pipeline.saliency.interface import SaliencySource, batch_images_of
+from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SHARDS_FOLDER
 from pipeline.shardset.writer import NewSample, ShardWriter
@@ -51,7 +51,7 @@ class Tar:
 def write_tar(tar: Tar) -> None:
     with tar.path.open("wb") as file:
         writer = ShardWriter(file, tar.path.stem)
-        size = batch_images_of(tar.saliency)
+        size = tar.saliency.batch_images
         for start in range(0, len(tar.images), size):
             batch = tar.images[start : start + size]
             read = [(tar.data / source).read_bytes() for source, _ in batch]

@@ -7,7 +7,6 @@ import numpy as np
 from pipeline.images.codecs import encode_saliency
 from pipeline.images.gaussian import scaled_kernel
 from pipeline.saliency.boundary import Boundary
-from pipeline.saliency.interface import pin
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda
 from pipeline.shardset.manifest import load_dataset_info
@@ -27,7 +26,7 @@ def test_an_encoder_that_learned_with_maps_makes_the_next_maps(tmp_path: Path) -
     assert (first.step, first.ran) == (2, True)
 
     # the weights are those of the run, with its filter, and stay those
-    source = pin(Scda(weights=str(tmp_path / "run" / "backbone"), side=96, edges="reflect"))
+    source = Scda(weights=str(tmp_path / "run" / "backbone"), side=96, edges="reflect").pinned()
     described = describe_saliency_source("scda", source)
     assert described["network"] == "resnet18"
     assert described["high_pass"] == list(scaled_kernel(11, 5.0, 32))

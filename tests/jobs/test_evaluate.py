@@ -134,7 +134,7 @@ def test_figures_go_onto_the_card_and_untrained_is_the_same_network_from_a_seed(
     [
         ("", {"checkpoint": "nowhere"}, "nowhere"),
         ("", {"checkpoint": "train"}, "backbone.json"),
-        ("", {"val": "plain"}, "labels asked for where there are none"),
+        ("", {"val": "plain"}, "plain has no labels: run jobs/precompute.py"),
         ("", {"val": "train"}, "share 40 images (picture-000000.jpg, picture-000001.jpg, "),
         ("--k 41", {}, "k = 41: wanted 1 to 40"),
         ("--protocol svm", {}, "linear_paper"),

@@ -4,12 +4,21 @@ The order and all draws are pure functions of (shard sizes, seed, epoch), the sa
 ranks and loader workers. A run that resumes continues at the next step without reading what it
 skips.
 
+A damaged sample raises an error that names it. Under the policy ``skip`` the next good sample of
+the *global* batch (after its last one comes its first) stands in, with weight 0 in the loss. Which
+one follows from the batch alone, so the batch is the same for any number of ranks and keeps its
+shape. A stand-in is cut and coloured by the draws of the damaged sample: it is another view of its
+image, not a copy. MoCo's queue takes its key like any other; SimCLR, whose negatives are the batch
+itself, leaves it out.
+
 Shapes: B samples of one rank, P side of a stored saliency map.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +33,6 @@ from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
-from training.data.damage import read_positions
 from training.data.order import EpochOrder, Subset
 from training.data.settings import OnDamaged
 from training.randomness.draws import sample_seeds, torch_seeds
@@ -34,6 +42,7 @@ from training.views.host_batch import Damage, HostBatch
 from training.views.settings import AugmentConfig
 from training.views.spec import ViewSpec, crops_of
 
+Item = TypeVar("Item")
 WINDOWS_AHEAD = 2
 """Windows of shards on the local disk or on their way to it: the one being read, and the next."""
 
@@ -48,7 +57,7 @@ class StreamConfig:
         views: what the method sees of every image.
         augment: ranges of the colours.
         window: shards whose samples are mixed.
-        on_damaged: what happens to a damaged sample (`training.data.damage`).
+        on_damaged: what happens to a damaged sample: see the head of this file.
         data_fraction: share of the samples that are used (`order.Subset`).
     """
 
@@ -64,8 +73,7 @@ class StreamConfig:
 class BatchDataset(Dataset[HostBatch]):
     """Map-style over global steps: item ``step`` is this rank's share of that step's batch.
 
-    Decodes every image once, cuts its crops and pools the saliency; draws all the numbers that the
-    device will apply.
+    Decodes every image once, cuts its crops, pools the saliency and draws all other numbers.
 
     Args:
         root: where the shard set lies.
@@ -116,12 +124,10 @@ class BatchDataset(Dataset[HostBatch]):
 
         No others are looked for: with many ranks a global batch spans many windows of shards.
         """
-        positions = self.positions if positions is None else positions
+        own = self.positions if positions is None else positions
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         start = step_in_epoch * self.config.batch_size
-        numbers = self._epoch_order(epoch).sample_ids(
-            start + positions.start, start + positions.stop
-        )
+        numbers = self._epoch_order(epoch).sample_ids(start + own.start, start + own.stop)
         return self._subset.sample_ids(numbers)
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
@@ -162,12 +168,9 @@ class BatchDataset(Dataset[HostBatch]):
             drawn_for_B = np.append(ids_B, self._id_at(step, self.positions.stop))
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, drawn_for_B)
         crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
-        following = {
-            view.crop.name: tree_map_only(
-                Tensor, itemgetter(slice(own.stop, None)), crops[view.crop.name]
-            )
-            for view, _ in self._swaps
-        }
+        last = itemgetter(slice(own.stop, None))
+        lent = {view.crop.name for view, _ in self._swaps}
+        following = {name: tree_map_only(Tensor, last, crops[name]) for name in sorted(lent)}
         if self._swaps:
             crops, seeds_B = tree_map_only(Tensor, itemgetter(own), crops), seeds_B[own]
         return HostBatch(
@@ -194,11 +197,9 @@ class BatchDataset(Dataset[HostBatch]):
     def _read(
         self, step: int, ids_B: NDArray[np.int64]
     ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], tuple[Damage, ...]]:
-        """This rank's images, and the next one where backgrounds are exchanged.
+        """This rank's images (and the next one to lend its background), maps and damaged samples.
 
-        Returns:
-            The images; their maps [B, P, P] and, where they steer masks, those of the next images;
-            what was damaged of this rank's own.
+        Behind the images' maps, [B, P, P], come those of the next images where they steer masks.
         """
         own, size, policy = self.positions, self.config.batch_size, self.config.on_damaged
 
@@ -207,21 +208,18 @@ class BatchDataset(Dataset[HostBatch]):
                 return int(ids_B[position - own.start])
             return self._id_at(step, position)
 
+        def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+            return self._decode(id_at(position))
+
+        def decode_map(position: int) -> NDArray[np.uint8]:
+            return self._decode_saliency(id_at(position))
+
         read = range(own.start, own.stop + bool(self._swaps))
-        decoded, damages = read_positions(
-            lambda position: self._decode(id_at(position)),
-            read,
-            batch_size=size,
-            on_damaged=policy,
-        )
+        decoded, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
         maps = [np.stack([saliency for _, saliency in decoded])]
         if self._steered_by_next:
-            partners, _ = read_positions(
-                lambda position: self._decode_saliency(id_at(position)),
-                range(read.start + 1, read.stop + 1),
-                batch_size=size,
-                on_damaged=policy,
-            )
+            following = range(read.start + 1, read.stop + 1)
+            partners, _ = read_positions(decode_map, following, batch_size=size, on_damaged=policy)
             maps.append(np.stack(partners))
         own_damages = tuple(damage for damage in damages if damage.position < len(own))
         return [image for image, _ in decoded], maps, own_damages
@@ -252,3 +250,49 @@ def _damaged(what: str, error: ImageError) -> DamagedSample:
         f"{what} is damaged ({error}): "
         "rerun the precompute job on the same sources and the shard is rebuilt"
     )
+
+
+def read_positions(
+    read: Callable[[int], Item],
+    positions: range,
+    *,
+    batch_size: int,
+    on_damaged: OnDamaged,
+) -> tuple[list[Item], tuple[Damage, ...]]:
+    """Read the samples at some positions of a global batch.
+
+    Positions beyond the end of the batch begin again.
+
+    Returns:
+        What was read for each position, and the positions where another sample stands in.
+
+    Raises:
+        DamagedSample: by ``read`` under the policy ``raise``; or every sample is damaged.
+    """
+    tried: dict[int, Item | DamagedSample] = {}
+
+    def attempt(position: int) -> Item | DamagedSample:
+        if position not in tried:
+            try:
+                tried[position] = read(position)
+            except DamagedSample as error:
+                if on_damaged == "raise":
+                    raise
+                tried[position] = error
+        return tried[position]
+
+    items, damages = [], []
+    for number, position in enumerate(positions):
+        found = first = attempt(position % batch_size)
+        if isinstance(first, DamagedSample):
+            damages.append(Damage(number, str(first)))
+            for other in range(position + 1, position + batch_size):
+                found = attempt(other % batch_size)
+                if not isinstance(found, DamagedSample):
+                    break
+        if isinstance(found, DamagedSample):
+            raise DamagedSample(
+                f"all {batch_size} samples of a global batch are damaged; the first one: {first}"
+            )
+        items.append(found)
+    return items, tuple(damages)

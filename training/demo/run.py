@@ -20,10 +20,10 @@ from training.engine.local import launch
 from training.evaluate.arms import read_arms
 from training.evaluate.compare import Comparison, compare
 from training.evaluate.config import EvaluateConfig
+from training.evaluate.encoders import UNTRAINED
 from training.evaluate.predictions import read_predictions, write_predictions
 from training.evaluate.results import append_results, read_results
 from training.evaluate.run import evaluate
-from training.evaluate.subject import UNTRAINED
 
 RECIPES = {"baseline": "demo_baseline", "method": "demo"}
 """Row -> recipe."""

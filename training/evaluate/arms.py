@@ -16,6 +16,8 @@ FOUND_ON_TRAINING = {"strength", "device"}
 """Settings that may differ between evaluations that were asked for alike."""
 NAMED = 3
 """Images that a message names."""
+ByFigure = dict[str, Predictions]
+"""Predictions of one checkpoint by the column of their figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +26,11 @@ class Arm:
 
     Attributes:
         name: in tables.
-        seeds: of each seed its predictions, by figure.
+        seeds: predictions of each seed.
     """
 
     name: str
-    seeds: tuple[dict[str, Predictions], ...]
+    seeds: tuple[ByFigure, ...]
 
     def right(self, figure: str) -> NDArray[np.bool_]:
         """Whether each prediction is right, [S, D, V]: S seeds, D draws of the training labels."""
@@ -36,14 +38,10 @@ class Arm:
 
 
 def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> list[Arm]:
-    """Read the arms that a command line names.
+    """Read the arms that a command line names, relative to a root.
 
-    Args:
-        words: each a folder, or NAME=FOLDER,FOLDER,... with a folder for every seed. A single
-            folder is taken apart: each checkpoint in it is an arm.
-        checkpoints: names of those that are read where a folder holds several; a single folder
-            may have several.
-        root: that relative paths start from.
+    A word is a folder, or NAME=FOLDER,FOLDER,... with a folder for every seed. Of a single folder
+    each checkpoint is an arm. `checkpoints` names those that are read of folders with several.
 
     Raises:
         InputError: fewer than two arms, a folder or name twice, other numbers of seeds, a folder
@@ -55,10 +53,8 @@ def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> l
     if double is not None:
         raise InputError(f"{double} is given twice: a comparison wants different evaluations")
     if len(folders) == 1:
-        arms = [
-            Arm(name=name, seeds=(_by_figure(some, folders[0]),))
-            for name, some in _checkpoints(folders[0], checkpoints).items()
-        ]
+        by_checkpoint = _checkpoints(folders[0], checkpoints)
+        arms = [Arm(name=name, seeds=(found,)) for name, found in by_checkpoint.items()]
     else:
         arms = [
             Arm(name=name, seeds=tuple(_only_checkpoint(folder, checkpoints) for folder in some))
@@ -67,19 +63,14 @@ def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> l
     names = [arm.name for arm in arms]
     if len(arms) < 2 or len(set(names)) < len(names):
         raise InputError(f"got {', '.join(names)}: wanted two arms or more, of different names")
-    counts = {arm.name: len(arm.seeds) for arm in arms}
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if len({len(arm.seeds) for arm in arms}) > 1:
+        told = ", ".join(f"{arm.name} {len(arm.seeds)}" for arm in arms)
         raise InputError(f"the arms have other numbers of seeds ({told}): they cannot be paired")
     return arms
 
 
 def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:
-    """The figures that all seeds of all arms hold, of the same images.
-
-    Args:
-        arms: two or more.
-        protocols: of which figures are taken; none: all.
+    """The figures of protocols (none: of all) that all seeds of all arms hold, of the same images.
 
     Raises:
         InputError: an unknown protocol, no figure in common, other images or labels, another
@@ -102,7 +93,8 @@ def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:
         raise InputError(f"the evaluations have no figure of {', '.join(wanted)} in common: {told}")
     for figure in figures:
         for name, seed in seeds[1:]:
-            _check_pair(figure, (first_name, first[figure]), (name, seed[figure]))
+            pair = f"{first_name} and {name}" if name != first_name else f"two seeds of {name}"
+            _check_pair(f"{pair}: {figure}", first[figure], seed[figure])
     return figures
 
 
@@ -115,19 +107,22 @@ def _named(word: str, root: Path) -> tuple[str, list[Path]]:
     return name, [root / folder for folder in folders.split(",")]
 
 
-def _checkpoints(folder: Path, wanted: Sequence[str]) -> dict[str, list[Predictions]]:
+def _checkpoints(folder: Path, wanted: Sequence[str]) -> dict[str, ByFigure]:
     """A folder's predictions by checkpoint, those that are wanted; none: all."""
     found = read_predictions(folder)
-    digests = {(p.result.row, p.result.checkpoint_digest) for p in found}
-    of_name = Counter(row for row, _ in digests)
-    groups: dict[str, list[Predictions]] = {}
+    of_name = Counter(row for row, _ in {(p.result.row, p.result.checkpoint_digest) for p in found})
+    groups: dict[str, ByFigure] = {}
     for one in found:
-        row = one.result.row
-        more = f" {one.result.checkpoint_digest[:12]}" if of_name[row] > 1 else ""
-        groups.setdefault(row + more, []).append(one)
-    if not wanted:
-        return groups
-    chosen = {name: some for name, some in groups.items() if _is_one_of(name, wanted)}
+        row, column = one.result.row, one.result.column
+        name = f"{row} {one.result.checkpoint_digest[:12]}" if of_name[row] > 1 else row
+        by_figure = groups.setdefault(name, {})
+        other = by_figure.setdefault(column, one) if _is_one_of(name, wanted) else one
+        if other is not one:
+            raise InputError(
+                f"{folder} holds {column} on {other.result.val} and on {one.result.val}: evaluate "
+                "each into a folder of its own"
+            )
+    chosen = {name: some for name, some in groups.items() if some}
     if not chosen:
         raise InputError(
             f"{folder} holds no checkpoint {', '.join(wanted)}: choose from {', '.join(groups)}"
@@ -137,67 +132,41 @@ def _checkpoints(folder: Path, wanted: Sequence[str]) -> dict[str, list[Predicti
 
 def _is_one_of(name: str, wanted: Iterable[str]) -> bool:
     """Whether a checkpoint is named, by its whole name or the end of its path."""
-    return any(name == one or name.endswith(f"/{one.strip('/')}") for one in wanted)
+    return not wanted or any(name == one or name.endswith(f"/{one.strip('/')}") for one in wanted)
 
 
-def _only_checkpoint(folder: Path, wanted: Sequence[str]) -> dict[str, Predictions]:
+def _only_checkpoint(folder: Path, wanted: Sequence[str]) -> ByFigure:
     groups = _checkpoints(folder, wanted)
     if len(groups) > 1:
         raise InputError(
             f"{folder} holds several checkpoints: choose one by --checkpoint ({', '.join(groups)})"
         )
-    (some,) = groups.values()
-    return _by_figure(some, folder)
+    return next(iter(groups.values()))
 
 
-def _by_figure(predictions: Iterable[Predictions], folder: Path) -> dict[str, Predictions]:
-    figures: dict[str, Predictions] = {}
-    for one in predictions:
-        other = figures.setdefault(one.result.column, one)
-        if other is not one:
-            raise InputError(
-                f"{folder} holds {one.result.column} on {other.result.val} and on "
-                f"{one.result.val}: evaluate each into a folder of its own"
-            )
-    return figures
-
-
-def _check_pair(figure: str, one: tuple[str, Predictions], two: tuple[str, Predictions]) -> None:
-    (name_a, a), (name_b, b) = one, two
-    pair = f"{name_a} and {name_b}" if name_a != name_b else f"two seeds of {name_a}"
-    if a.images.sha256 != b.images.sha256:
-        alone = [*_unmatched(a, b), *_unmatched(b, a)]
+def _check_pair(what: str, a: Predictions, b: Predictions) -> None:
+    """Raise InputError unless both are of the same images; warn of other settings."""
+    if not np.array_equal(a.sha256_V, b.sha256_V):
+        names = dict(zip((*a.sha256_V, *b.sha256_V), (*a.names_V, *b.names_V), strict=True))
+        counts_a, counts_b = Counter(a.sha256_V), Counter(b.sha256_V)
+        alone = [names[x] for x in ((counts_a - counts_b) + (counts_b - counts_a)).elements()]
         raise InputError(
-            f"{pair}: {figure} is of different images, {len(alone)} are in one of them only "
+            f"{what} is of different images, {len(alone)} are in one of them only "
             f"({', '.join(alone[:NAMED])}): evaluate both on the same --val"
         )
-    classes_a, classes_b = (np.array(p.images.class_names)[p.images.labels_V] for p in (a, b))
-    other = np.flatnonzero(classes_a != classes_b)
+    classes_a, classes_b = (np.array(p.class_names)[p.labels_V] for p in (a, b))
+    other = a.names_V[classes_a != classes_b]
     if len(other):
-        names = [a.images.names[row] for row in other[:NAMED]]
         raise InputError(
-            f"{pair}: {figure} has other labels for {len(other)} images ({', '.join(names)})"
+            f"{what} has other labels for {len(other)} images ({', '.join(other[:NAMED])})"
         )
     if len(a.predicted_DV) != len(b.predicted_DV):
         raise InputError(
-            f"{pair}: {figure} has {len(a.predicted_DV)} and {len(b.predicted_DV)} draws of "
-            "labels: evaluate both with the same --finetune.draws"
+            f"{what} has {len(a.predicted_DV)} and {len(b.predicted_DV)} draws of labels: evaluate "
+            "both with the same --finetune.draws"
         )
-    settings = [p.result.settings | {"train": p.result.train_digest} for p in (a, b)]
-    differ = [
-        key
-        for key in settings[0].keys() & settings[1].keys()
-        if key not in FOUND_ON_TRAINING and settings[0][key] != settings[1][key]
-    ]
+    settings_a, settings_b = (p.result.settings | {"train": p.result.train_digest} for p in (a, b))
+    shared = settings_a.keys() & settings_b.keys() - FOUND_ON_TRAINING
+    differ = sorted(key for key in shared if settings_a[key] != settings_b[key])
     if differ:
-        say(f"{WARNING}{pair}: {figure} was evaluated with other {', '.join(sorted(differ))}")
-
-
-def _unmatched(one: Predictions, other: Predictions) -> list[str]:
-    """Names of the images of one whose bytes are not those of an image of the other."""
-    left, names = Counter(other.images.sha256), []
-    for digest, name in zip(one.images.sha256, one.images.names, strict=True):
-        if left[digest] == 0:
-            names.append(name)
-        left[digest] -= 1
-    return names
+        say(f"{WARNING}{what} was evaluated with other {', '.join(differ)}")

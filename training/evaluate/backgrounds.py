@@ -6,12 +6,12 @@ background of another image of its class (same) and of other classes (other), as
 neutral ground (object), and as its background alone (background). Departures: holes are inpainted,
 where ImageNet-9 tiles, and the other background is never of the object's own class.
 
-Shapes: M chosen images, K of them with an object that can be cut out, N backgrounds, S side of the
-view, D features, B batch.
+Shapes: M chosen images, K of them with an object that can be cut out, N backgrounds of other
+classes, X pictures of an image (original, same, N times other, object, background), D features.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,37 +20,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import track
+from pipeline.core.progress import say, track
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.evaluate.backgrounds_cut import Cut, binarised, composed, cut, object_share
-from training.evaluate.extract import ExtractConfig
-from training.evaluate.features import extract_features
-from training.evaluate.labelled import LabelledImages
-from training.evaluate.look import evenly_chosen
-from training.evaluate.settings import BackgroundsConfig
-from training.evaluate.subject import Subject
+from training.evaluate.backgrounds_cut import Cut, composed, cut_all
+from training.evaluate.case import Case
+from training.evaluate.config import BackgroundsConfig
+from training.evaluate.intervals import mean_interval
+from training.evaluate.knn import knn_predict
+from training.evaluate.labelled import LabelledImages, evenly_chosen
+from training.evaluate.linear import linear_probe
+from training.evaluate.results import Result
 
 TRUE_MASKS = "external"
 """The saliency source whose maps are masks that somebody made; others are approximate."""
-
-
-class Swapped(NamedTuple):
-    """Features of objects on all their backgrounds."""
-
-    numbers_K: NDArray[np.int64]
-    """Of the images with an object that can be cut out, in order."""
-    features_XKD: Tensor
-    """Of the pictures, float32 on the CPU: original, same, N times other, object, background."""
-    nearer_K: NDArray[np.float64]
-    """Share of an object's swapped pictures that lie nearer to its picture than to the
-    background's, by cosine."""
-    left_out: dict[str, int]
-    """Images left out, by the reason."""
-
-
-def is_approximate(images: LabelledImages) -> bool:
-    """Whether the maps of a set are not masks: figures of its objects are then approximate."""
-    return images.saliency_source != TRUE_MASKS
 
 
 def check_masks(images: LabelledImages) -> None:
@@ -63,67 +45,111 @@ def check_masks(images: LabelledImages) -> None:
         )
 
 
-def swap_backgrounds(
-    subject: Subject,
-    images: LabelledImages,
-    config: BackgroundsConfig,
-    extract: ExtractConfig,
-    *,
-    features_VD: Tensor,
-    device: torch.device,
-    seed: int,
-) -> Swapped:
-    """Cut, compose and encode; the ranks share the work and return the same.
+def backgrounds(case: Case) -> list[Result]:
+    """The protocol `backgrounds`, by kNN and by the fast probe, fitted on training images.
 
-    Args:
-        subject: the encoder.
-        images: V labelled images with saliency.
-        config: settings.
-        extract: how pictures become features.
-        features_VD: of the images' test-time views.
-        device: that computes.
-        seed: of the pairs: with an image's number it decides its backgrounds.
+    The ranks share the work. The seed with an image's number decides its backgrounds.
 
     Raises:
         InputError: no saliency; fewer than two classes have objects that can be cut out.
     """
+    images, config, seed = case.val, case.config.backgrounds, case.config.seed
     check_masks(images)
+    approximate = images.saliency_source != TRUE_MASKS
     numbers_M = evenly_chosen(images.num_images, config.max_images)
     labels_M = images.labels()[numbers_M]
-    cut_M, share_M = _cut_all(subject, images, numbers_M, extract)
+    cut_M, share_M = cut_all(case.extractor, images, numbers_M, otsu=approximate)
     kept_K, left_out = _kept(share_M, labels_M, config)
+    told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     if len(np.unique(labels_M[kept_K])) < 2 or len(kept_K) < world_size():
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise InputError(
             f"backgrounds wants objects of two classes or more in {images.root}: of "
             f"{len(numbers_M)} images {told}"
         )
-    cut_K = Cut(*(part[kept_K] for part in cut_M))
+    if rank() == 0:
+        say(f"backgrounds: {len(kept_K)} images; {told}")
     numbers_K = numbers_M[kept_K]
     same_K, other_NK = pairs(numbers_K, labels_M[kept_K], config.backgrounds, seed=seed)
-    own_KD = features_VD.cpu()[torch.from_numpy(numbers_K)]
-    seen_XKD = _encoded(subject, cut_K, np.stack([same_K, *other_NK], axis=1), extract, device)
-    other_NKD = seen_XKD[1:-2]
-    nearer_NK = F.cosine_similarity(other_NKD, own_KD, dim=2) > F.cosine_similarity(
-        other_NKD, own_KD[torch.from_numpy(other_NK)], dim=2
+    original_KD = case.features_val[0].cpu()[torch.from_numpy(numbers_K)]
+    cut_K = Cut(*(part[kept_K] for part in cut_M))
+    made_XKD = _features(case, cut_K, np.stack([same_K, *other_NK], axis=1))
+    other_NKD = made_XKD[1:-2]
+    to_object_NK = F.cosine_similarity(other_NKD, original_KD, dim=2)
+    to_background_NK = F.cosine_similarity(
+        other_NKD, original_KD[torch.from_numpy(other_NK)], dim=2
     )
-    return Swapped(
-        numbers_K,
-        torch.cat([own_KD[None], seen_XKD]),
-        nearer_NK.double().mean(dim=0).numpy(),
-        left_out,
+    settings = asdict(config) | {"approximate": approximate, "left_out": left_out}
+    results = _classified(case, torch.cat([original_KD[None], made_XKD]), numbers_K, settings)
+    nearer_K = (to_object_NK > to_background_NK).double().mean(dim=0)
+    return [*results, _mean(case, "nearer_object", nearer_K, "", settings)]
+
+
+def _classified(
+    case: Case, features_XKD: Tensor, numbers_K: NDArray[np.int64], settings: dict[str, Any]
+) -> list[Result]:
+    """Accuracies by classifier and kind of picture, and the gap of each classifier."""
+    k, temperature = case.config.k, case.config.temperature
+    features = features_XKD.flatten(0, 1).to(case.extractor.device)
+    labels_K = torch.from_numpy(case.val.labels()[numbers_K])
+    by_knn = knn_predict(
+        *case.features_train,
+        features,
+        num_classes=case.num_classes,
+        k=k,
+        temperature=temperature,
     )
+    by_probe = linear_probe(
+        *case.features_train,
+        features,
+        labels_K.repeat(len(features_XKD)),
+        num_classes=case.num_classes,
+        seed=case.config.seed,
+    )
+    results = []
+    for classifier, predicted, more in (
+        ("", by_knn, {"k": k, "temperature": temperature}),
+        ("linear", by_probe.predicted_V, {"strength": by_probe.strength}),
+    ):
+        found = judged(predicted.cpu().reshape(-1, len(numbers_K)), labels_K)
+        results += [
+            case.accuracy(
+                "backgrounds",
+                predicted_K,
+                numbers=numbers_K,
+                variant=_variant(settings, kind, classifier),
+                settings=settings | more,
+            )
+            for kind, predicted_K in found.items()
+        ]
+        same_K, other_K = ((found[kind] == labels_K).double() for kind in ("same", "other"))
+        results.append(_mean(case, "background_gap", same_K - other_K, classifier, settings | more))
+    return results
+
+
+def _mean(
+    case: Case, name: str, values_K: Tensor, classifier: str, settings: dict[str, Any]
+) -> Result:
+    percent_K = 100 * values_K.numpy()
+    return case.result(
+        "backgrounds",
+        name,
+        float(percent_K.mean()),
+        interval=mean_interval(percent_K, seed=case.config.seed),
+        variant=_variant(settings, classifier),
+        num_val=len(percent_K),
+        settings=settings,
+    )
+
+
+def _variant(settings: dict[str, Any], *words: str) -> str:
+    return " ".join(filter(None, (*words, "approximate" if settings["approximate"] else "")))
 
 
 def judged(predicted_XK: Tensor, labels_K: Tensor) -> dict[str, Tensor]:
-    """Predictions by variant, int64 [K] each, from those of all pictures.
+    """Predictions by kind of picture, int64 [K] each.
 
     `any of N` is the prediction on the first background that changes the class, and right where
-    none does.
-
-    Args:
-        predicted_XK: int64, in the order of `Swapped.features_XKD`.
-        labels_K: int64.
+    none does: the rule of ImageNet-9's challenge.
     """
     others_NK = predicted_XK[2:-2]
     # The first row that is wrong; of an image that has none the first row, which is right.
@@ -141,16 +167,11 @@ def judged(predicted_XK: Tensor, labels_K: Tensor) -> dict[str, Tensor]:
 def pairs(
     numbers_K: NDArray[np.int64], labels_K: NDArray[np.int64], num_others: int, *, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the backgrounds of each image: a pure function of the seed and the image.
-
-    Args:
-        numbers_K: of the images.
-        labels_K: of two classes or more, of each two images or more.
-        num_others: backgrounds of other classes, each another image; fewer where there are fewer.
-        seed: of the draws.
+    """Draw the backgrounds of each image: a pure function of the seed and the image's number.
 
     Returns:
-        Rows, int64: [K] of another image of the class, [N, K] of images of other classes.
+        Rows, int64: [K] of another image of the class, [N, K] of different images of other classes;
+        N is `num_others`, or fewer where there are fewer.
     """
     of_class = {label: np.flatnonzero(labels_K == label) for label in np.unique(labels_K)}
     not_of_class = {label: np.flatnonzero(labels_K != label) for label in of_class}
@@ -163,30 +184,6 @@ def pairs(
         strangers = not_of_class[label]
         others.append(strangers[generator.choice(len(strangers), num_others, replace=False)])
     return np.array(same), np.stack(others, axis=1)
-
-
-def _cut_all(
-    subject: Subject, images: LabelledImages, numbers_M: NDArray[np.int64], extract: ExtractConfig
-) -> tuple[Cut, NDArray[np.float64]]:
-    """The parts of all images and the objects' shares, on every rank."""
-    wanted = subject.info.preprocessing
-
-    def load(number: int) -> tuple[Cut, float]:
-        image, levels_PP = images.image(number), images.saliency(number)
-        if is_approximate(images):
-            levels_PP = binarised(levels_PP)
-        parts = cut(image, levels_PP, resize=wanted.resize, size=wanted.view_size)
-        return parts, object_share(levels_PP, image.shape[0], image.shape[1])
-
-    mine = np.array_split(numbers_M, world_size())[rank()].tolist()
-    with ThreadPoolExecutor(extract.num_threads) as pool:
-        loaded = list(track(pool.map(load, mine), "objects cut out", len(mine), "images"))
-    parts = [np.stack(part) for part in zip(*(parts for parts, _ in loaded), strict=True)]
-    shares = np.array([share for _, share in loaded])
-    *gathered, share_M = (
-        gather_rows_of_any_number(torch.from_numpy(part)).numpy() for part in (*parts, shares)
-    )
-    return Cut(*gathered), share_M
 
 
 def _kept(
@@ -203,27 +200,22 @@ def _kept(
     }
 
 
-def _encoded(
-    subject: Subject,
-    parts: Cut,
-    backgrounds_KX: NDArray[np.int64],
-    extract: ExtractConfig,
-    device: torch.device,
-) -> Tensor:
-    """Features of an object on X backgrounds, on a neutral ground, and of its background alone.
+def _features(case: Case, parts_K: Cut, backgrounds_KX: NDArray[np.int64]) -> Tensor:
+    """Features of objects on backgrounds, on a neutral ground, and of the backgrounds alone.
 
     Returns:
         float32 [X + 2, K, D] on the CPU, on every rank.
     """
-    ground = np.rint(255 * np.array(subject.info.preprocessing.mean)).astype(np.uint8)
+    mean = np.array(case.encoder.info.preprocessing.mean)
+    ground = np.rint(255 * mean).astype(np.uint8)
 
     def pictures(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        views, mattes = parts.view_SS3[rows][:, None], parts.matte_SS[rows][:, None]
+        views, mattes = parts_K.view_SS3[rows][:, None], parts_K.matte_SS[rows][:, None]
         made = np.concatenate(
             [
-                composed(views, mattes, parts.background_SS3[backgrounds_KX[rows]]),
+                composed(views, mattes, parts_K.background_SS3[backgrounds_KX[rows]]),
                 composed(views, mattes, np.broadcast_to(ground, views.shape)),
-                parts.background_SS3[rows][:, None],
+                parts_K.background_SS3[rows][:, None],
             ],
             axis=1,
         )
@@ -232,12 +224,7 @@ def _encoded(
 
     mine = np.array_split(np.arange(len(backgrounds_KX)), world_size())[rank()]
     each = backgrounds_KX.shape[1] + 2
-    batches = np.array_split(mine, -(-len(mine) * each // extract.batch_size))
-    features, _ = extract_features(
-        subject.network,
-        map(pictures, track(batches, "backgrounds", len(mine), "images", size=len)),
-        device=device,
-        prepare=subject.prepare,
-        autocast_dtype=extract.autocast_dtype,
-    )
+    batches = np.array_split(mine, -(-len(mine) * each // case.extractor.batch_size))
+    shown = track(batches, "backgrounds", len(mine), "images", size=len)
+    features, _ = case.extractor.extract(map(pictures, shown))
     return gather_rows_of_any_number(features.reshape(len(mine), each, -1)).transpose(0, 1)

@@ -3,6 +3,7 @@
 Shapes: P side of a stored map, H W pixels of the resized image, S side of the view, B batch.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -10,8 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.progress import track
 from pipeline.images.preprocessing import resize_and_crop, resized, short_side
-from training.evaluate.look import view_boxes
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
+from training.evaluate.features import FeatureExtractor
+from training.evaluate.image_views import view_boxes
+from training.evaluate.labelled import LabelledImages
 from training.views.crops import pool_saliency
 
 INPAINT_RADIUS = 3
@@ -30,16 +35,37 @@ class Cut(NamedTuple):
     """The picture with its object removed and the hole inpainted."""
 
 
+def cut_all(
+    extractor: FeatureExtractor, images: LabelledImages, numbers_M: NDArray[np.int64], *, otsu: bool
+) -> tuple[Cut, NDArray[np.float64]]:
+    """The parts of all images and the objects' shares, on every rank; the ranks share the work.
+
+    With `otsu` the maps are no masks, and masks are made of them (`binarised`).
+    """
+
+    def load(number: int) -> tuple[Cut, float]:
+        image, mask_PP = images.image(number), images.saliency(number)
+        if otsu:
+            mask_PP = binarised(mask_PP)
+        parts = cut(image, mask_PP, resize=extractor.short_side, size=extractor.view_size)
+        return parts, object_share(mask_PP, image.shape[0], image.shape[1])
+
+    mine = np.array_split(numbers_M, world_size())[rank()].tolist()
+    with ThreadPoolExecutor(extractor.num_threads) as pool:
+        loaded = list(track(pool.map(load, mine), "objects cut out", len(mine), "images"))
+    parts = [np.stack(part) for part in zip(*(parts for parts, _ in loaded), strict=True)]
+    shares = np.array([share for _, share in loaded])
+    *gathered, share_M = (
+        gather_rows_of_any_number(torch.from_numpy(part)).numpy() for part in (*parts, shares)
+    )
+    return Cut(*gathered), share_M
+
+
 def cut(image: NDArray[np.uint8], mask_PP: NDArray[np.uint8], *, resize: int, size: int) -> Cut:
-    """Cut the object out of an image at the resolution of its test-time view.
+    """Cut the object out of an RGB image at the resolution of its test-time view.
 
-    The hole is inpainted in the whole resized image, before the centre crop.
-
-    Args:
-        image: uint8 RGB of any size.
-        mask_PP: uint8, covers the whole image; 255 is object.
-        resize: length of the shorter side before the crop.
-        size: S.
+    The hole is inpainted in the whole resized image, before the centre crop. The mask, 255 is
+    object, covers the whole image.
     """
     (tall, wide), (top, left) = resize_and_crop(image.shape[0], image.shape[1], resize, size)
     resized_HW3 = _resized(image, tall, wide)
@@ -60,14 +86,9 @@ def binarised(levels_PP: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def object_share(mask_PP: NDArray[np.uint8], height: int, width: int) -> float:
-    """Share of the test-time view that is object.
+    """Share of the test-time view of an image, height x width pixels, that is object.
 
     By the proportions of a view of 224 px, so that networks of any view keep the same images.
-
-    Args:
-        mask_PP: uint8, covers the whole image.
-        height: of the image in pixels.
-        width: of the image in pixels.
     """
     sides = np.array([height]), np.array([width])
     boxes = view_boxes(*sides, short_side(224), 224)
@@ -79,15 +100,8 @@ def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[n
 
     The colours are Telea's ("An image inpainting technique based on the fast marching method",
     2004). They are smooth, and alone would leave a silhouette without texture. The texture is
-    that of the largest square outside the hole, mirrored over the image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        hole_HW: bool; what is filled.
-
-    Returns:
-        uint8 [H, W, 3], outside the hole as it was. Without a hole, or without anything outside
-        of it, the image itself.
+    that of the largest square outside the hole, mirrored over the image. An image without a hole,
+    or without anything outside of it, stays as it is.
     """
     if not hole_HW.any() or hole_HW.all():
         return image
@@ -96,16 +110,17 @@ def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[n
     distance_HW = cv2.distanceTransform(
         cv2.copyMakeBorder(1 - hole, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_C, 3
     )[1:-1, 1:-1]
-    row, column = np.unravel_index(int(distance_HW.argmax()), distance_HW.shape)
+    row, column = divmod(int(distance_HW.argmax()), distance_HW.shape[1])
     reach = int(distance_HW[row, column]) - 1
     square = image[row - reach : row + reach + 1, column - reach : column + reach + 1]
     square = square.astype(np.float32)
     grain = square - cv2.GaussianBlur(square, (0, 0), GRAIN_SIGMA, borderType=cv2.BORDER_REFLECT)
-    rows_H, columns_W = (
-        _mirrored(np.arange(length) - start, 2 * reach + 1)
-        for length, start in zip(hole.shape, (row - reach, column - reach), strict=True)
+    margins = (
+        (row - reach, hole.shape[0] - row - reach - 1),
+        (column - reach, hole.shape[1] - column - reach - 1),
+        (0, 0),
     )
-    grain_HW3 = grain[rows_H[:, None], columns_W]
+    grain_HW3 = np.pad(grain, margins, mode="symmetric")
     filled_HW3 = np.clip(np.rint(smooth_HW3 + grain_HW3), 0, 255).astype(np.uint8)
     return np.where(hole_HW[..., None], filled_HW3, image)
 
@@ -113,23 +128,11 @@ def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[n
 def composed(
     front_BSS3: NDArray[np.uint8], matte_BSS: NDArray[np.uint8], back_BSS3: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
-    """Lay objects over backgrounds: matte * front + (1 - matte) * back, rounded.
-
-    Args:
-        front_BSS3: pictures with the objects; any shape that fits the others.
-        matte_BSS: of the objects, 255 is object.
-        back_BSS3: backgrounds.
-    """
+    """Lay objects over backgrounds: matte / 255 * front + (1 - matte / 255) * back, rounded."""
     matte = matte_BSS[..., None].astype(np.uint16)
     # At most 255 * 255 + 127, which 16 bits hold.
     mixed = matte * front_BSS3 + (np.uint16(255) - matte) * back_BSS3 + np.uint16(127)
     return (mixed // np.uint16(255)).astype(np.uint8)
-
-
-def _mirrored(at: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Positions on a line, folded into [0, length) by mirrors at both ends."""
-    folded = np.mod(at, 2 * length)
-    return np.where(folded < length, folded, 2 * length - 1 - folded)
 
 
 def _resized(pixels_HWC: NDArray[np.uint8], tall: int, wide: int) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-"""What a protocol is given: one encoder on one pair of sets."""
+"""What a protocol is given: one encoder on one pair of sets. Features are extracted once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,34 +9,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.core.distributed import rank
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.extract import ExtractConfig, Features, gathered_features
+from training.evaluate.encoders import NamedEncoder
+from training.evaluate.features import FeatureExtractor, Features
+from training.evaluate.intervals import accuracy_interval
 from training.evaluate.labelled import LabelledImages
+from training.evaluate.predictions import Predictions
 from training.evaluate.results import Result
-from training.evaluate.score import score
-from training.evaluate.subject import Subject
 
 
 @dataclass
 class Case:
-    """One encoder on one pair of sets; features are extracted once, when first asked for."""
+    """One encoder on one pair of sets.
 
-    subject: Subject
+    Attributes:
+        encoder: that is evaluated.
+        train: images to learn from.
+        val: images to score on.
+        config: of the evaluation.
+        predictions: of every accuracy, on the first rank, until they are written.
+    """
+
+    encoder: NamedEncoder
     train: LabelledImages
     val: LabelledImages
     config: EvaluateConfig
-    device: torch.device
-    extract: ExtractConfig = field(init=False)
-    predicted: list[tuple[Result, Tensor, NDArray[np.int64]]] = field(
-        init=False, default_factory=list
-    )
-    """What `accuracy` was given, int64 [D, V] on the CPU, with its result and the images'
-    numbers."""
+    predictions: list[Predictions] = field(init=False, default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.extract = self.subject.extract_config(
-            batch_size=self.config.batch_size, bf16=self.config.bf16
-        )
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """Of the encoder's features."""
+        dtype = torch.bfloat16 if self.config.bf16 else None
+        batch_size = self.config.batch_size
+        return replace(self.encoder.extractor, batch_size=batch_size, autocast_dtype=dtype)
 
     @property
     def num_classes(self) -> int:
@@ -46,29 +52,35 @@ class Case:
     @cached_property
     def features_train(self) -> Features:
         """Of the training images' test-time views, on every rank."""
-        return self._features(self.train)
+        return self.extractor.features(self.train)
 
     @cached_property
     def features_val(self) -> Features:
         """Of the validation images."""
-        return self._features(self.val)
+        return self.extractor.features(self.val)
 
-    def _features(self, images: LabelledImages) -> Features:
-        return gathered_features(
-            self.subject.network,
-            images,
-            self.extract,
-            prepare=self.subject.prepare,
-            device=self.device,
-        )
-
-    def result(self, protocol: str, name: str, figure: float, **more: Any) -> Result:  # noqa: ANN401
-        """A result of this case."""
+    def result(
+        self,
+        protocol: str,
+        name: str,
+        figure: float,
+        *,
+        settings: dict[str, Any],
+        interval: tuple[float, float] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> Result:
+        """A result of this case; its settings also hold view size, precision and device."""
+        view = {
+            "view_size": self.extractor.view_size,
+            "bf16": self.config.bf16,
+            "device": self.extractor.device.type,
+        }
+        images = {"num_train": self.train.num_images, "num_val": self.val.num_images}
         return Result(
-            checkpoint=self.subject.name,
-            encoder=self.subject.encoder,
-            architecture=self.subject.info.architecture,
-            checkpoint_digest=self.subject.digest,
+            checkpoint=self.encoder.name,
+            encoder=self.encoder.kind,
+            architecture=self.encoder.info.architecture,
+            checkpoint_digest=self.encoder.digest,
             train=str(self.train.root),
             val=str(self.val.root),
             train_digest=self.train.digest,
@@ -77,14 +89,9 @@ class Case:
             seed=self.config.seed,
             name=name,
             figure=figure,
-            **(
-                {
-                    "interval": None,
-                    "num_train": self.train.num_images,
-                    "num_val": self.val.num_images,
-                }
-                | more
-            ),
+            interval=interval,
+            settings=view | settings,
+            **(images | more),
         )
 
     def accuracy(
@@ -95,34 +102,41 @@ class Case:
         numbers: NDArray[np.int64] | None = None,
         **more: Any,  # noqa: ANN401
     ) -> Result:
-        """The result of predictions for validation images, which are kept in `predicted`.
+        """The result of predictions for validation images; keeps them in `predictions`.
 
         Args:
             protocol: by name.
             predicted: int64 [V], or [D, V] of D draws of training labels.
-            numbers: of the V validation images, rising; none: all of them.
-            more: fields of the result.
+            numbers: of the V images, rising; none: all of them.
+            more: settings and other fields of the result.
         """
-        predicted_DV = torch.atleast_2d(predicted.cpu())
+        predicted_DV = torch.atleast_2d(predicted.cpu()).numpy()
         numbers = np.arange(self.val.num_images) if numbers is None else numbers
-        labels_V = torch.from_numpy(self.val.labels()[numbers])
-        more["num_val"] = len(numbers)
-        found = score(predicted_DV, labels_V, num_classes=self.num_classes, seed=self.config.seed)
-        shown = {"mean_per_class": found.mean_per_class}
-        if len(predicted_DV) > 1:
-            right_D = (predicted_DV == labels_V).double().mean(dim=1)
-            shown |= {f"draw {draw}": 100 * right for draw, right in enumerate(right_D.tolist())}
+        labels_V = self.val.labels()[numbers]
+        right_DV = predicted_DV == labels_V
+        classes = np.unique(labels_V)
+        shown = {"mean_per_class": np.mean([right_DV[:, labels_V == k].mean() for k in classes])}
+        if len(right_DV) > 1:
+            shown |= {f"draw {draw}": right_V.mean() for draw, right_V in enumerate(right_DV)}
         result = self.result(
-            protocol, "top1", found.top1, interval=found.interval, more=shown, **more
+            protocol,
+            "top1",
+            100 * float(right_DV.mean()),
+            interval=accuracy_interval(right_DV, seed=self.config.seed),
+            num_val=len(numbers),
+            more={name: 100 * float(share) for name, share in shown.items()},
+            **more,
         )
-        self.predicted.append((result, predicted_DV, numbers))
+        if rank() == 0:
+            names_V, sha256_V = (column[numbers] for column in self.val.sources)
+            self.predictions.append(
+                Predictions(
+                    result=result,
+                    names_V=names_V,
+                    sha256_V=sha256_V,
+                    labels_V=labels_V,
+                    class_names=self.val.class_names,
+                    predicted_DV=predicted_DV,
+                )
+            )
         return result
-
-    @property
-    def view(self) -> dict[str, Any]:
-        """What figures depend on beside the protocol's own settings."""
-        return {
-            "view_size": self.extract.view_size,
-            "bf16": self.config.bf16,
-            "device": self.device.type,
-        }

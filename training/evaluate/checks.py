@@ -1,17 +1,18 @@
-"""What is measured of an encoder while it is pretrained, with labels and without."""
+"""Measure an encoder while it is pretrained, with labels and without."""
 
 import copy
+from dataclasses import replace
 
 import torch
 
 from training.config.pretrain import PretrainConfig
 from training.encoders.stem import with_mask
-from training.evaluate.calibrate import calibrate
-from training.evaluate.extract import ExtractConfig
+from training.evaluate.features import FeatureExtractor
 from training.evaluate.heldout import heldout_loss
-from training.evaluate.knn_check import knn_over_ranks
+from training.evaluate.knn import check_features, knn_predict
 from training.evaluate.label_free import label_free_figures
-from training.evaluate.labelled import StoredImages
+from training.evaluate.labelled import StoredImages, open_pair
+from training.evaluate.untrained import calibrate
 from training.methods.interface import Method
 from training.views.fills import Fill
 
@@ -25,64 +26,62 @@ def run_checks(
     autocast: torch.dtype | None,
     step: int,
 ) -> dict[str, float]:
-    """Measures the encoder as it stands; called by every rank.
+    """Measures the encoder of a method, which is left as it is; called by every rank.
 
-    Args:
-        config: the run.
-        method: holds the encoder, which is left as it is.
-        fill: of the run, for how it prepares views.
-        device: that computes.
-        autocast: compute in this type.
-        step: global steps done. Random weights are measured with calibrated batch norm before the
-            first one, in a copy.
+    Before the first step (0), random weights are measured with calibrated batch norm, in a copy.
 
     Returns:
-        The figures of ``label_free_figures``, of validation images where there are some, and of
-        those that the run asks for: ``knn``, top-1 in percent, with ``knn_images``, the number of
-        validation images, and ``heldout_loss``, in nats. The same on every rank.
+        The figures of `label_free_figures`, of validation images where there are some, and of those
+        that the run asks for: `knn`, top-1 in percent, with `knn_images`, the number of validation
+        images, and `heldout_loss`, in nats. The same on every rank.
     """
-    extract = ExtractConfig(
+    train = StoredImages(config.shards, config.cache)
+    val = config.knn.val_shards
+    embedder = method.embedder
+    calibrated = step == 0 and config.encoder.init is None
+    if calibrated:
+        embedder = copy.deepcopy(embedder)
+    extractor = FeatureExtractor(
+        network=embedder.backbone,
+        prepare=fill.prepare,
+        device=device,
         view_size=config.views.size,
         autocast_dtype=autocast,
         skip_damaged=config.on_damaged == "skip",
     )
-    train = StoredImages(config.shards, config.cache)
-    embedder = method.embedder
-    if step == 0 and config.encoder.init is None:
-        embedder = copy.deepcopy(embedder)
-        calibrate(embedder, train, extract, prepare=fill.prepare, device=device)
-    val = config.knn.val_shards
-    figures = label_free_figures(
-        embedder,
-        train if val is None else StoredImages(val, config.cache),
-        config,
-        prepare=fill.prepare,
-        device=device,
-    )
-    if config.knn.val_shards is not None:
-        found = knn_over_ranks(
-            embedder.backbone,
-            train_root=config.knn.train_shards or config.shards,
-            val_root=config.knn.val_shards,
-            cache=config.cache,
-            config=extract,
-            prepare=fill.prepare,
-            device=device,
-            k=config.knn.k,
-            temperature=config.knn.temperature,
-        )
-        figures |= {"knn": found.percent, "knn_images": found.num_images}
+    if calibrated:
+        calibrate(replace(extractor, network=embedder), train)
+    images = train if val is None else StoredImages(val, config.cache)
+    figures = label_free_figures(embedder, extractor, images, grid=config.views.grid)
+    if val is not None:
+        figures |= _knn_figures(extractor, config)
     if config.heldout.shards is not None:
-        sees_masks = embedder.backbone.sees_masks
         figures["heldout_loss"] = heldout_loss(
             embedder,
-            config.heldout,
-            views=config.views,
+            config,
             fill=fill,
             device=device,
-            on_damaged=config.on_damaged,
-            cache=config.cache,
             autocast=autocast,
-            carry=with_mask if sees_masks else None,
+            carry=with_mask if embedder.backbone.sees_masks else None,
         )
     return figures
+
+
+def _knn_figures(extractor: FeatureExtractor, config: PretrainConfig) -> dict[str, float]:
+    """Top-1; `preflight` has made sure that no validation image is among those that vote."""
+    assert config.knn.val_shards is not None
+    train, val = open_pair(
+        config.knn.train_shards or config.shards, config.knn.val_shards, config.cache
+    )
+    num_classes = len(train.class_names)
+    features_VD, labels_V = extractor.features(val)
+    check_features("validation", features_VD, labels_V, num_classes)
+    predicted_V = knn_predict(
+        *extractor.features(train),
+        features_VD,
+        num_classes=num_classes,
+        k=config.knn.k,
+        temperature=config.knn.temperature,
+    )
+    right_V = predicted_V.cpu() == labels_V.cpu()
+    return {"knn": 100 * float(right_V.double().mean()), "knn_images": len(labels_V)}

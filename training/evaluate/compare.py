@@ -1,16 +1,15 @@
 """Compare evaluations figure by figure, and write the comparison as tables in Markdown.
 
-Shapes: V images, S seeds, D draws of the training labels.
+Shapes: V images, S seeds, D draws of the training labels, K classes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.evaluate.arms import Arm
-from training.evaluate.comparison import Difference, paired_difference, seeds_difference
+from training.evaluate.intervals import Difference, paired_difference, seeds_difference
 
 MOST_CLASSES = 20
 """Of a table; of more classes the ones that gain and lose most are shown."""
@@ -48,53 +47,42 @@ class Comparison:
 
 
 def compare(arms: Sequence[Arm], figures: Sequence[str], *, seed: int) -> list[Comparison]:
-    """Compare every arm with the first one.
+    """Compare every arm with the first one; the seed is the bootstrap's.
 
     One seed and one draw of labels are compared by `paired_difference`, one seed of several draws
     by `seeds_difference` over the draws, several seeds by `seeds_difference` over the seeds.
-
-    Args:
-        arms: two or more, of the same images.
-        figures: that all of them hold.
-        seed: of the bootstrap.
     """
     return [_compare(figure, arms[0], arm, seed=seed) for arm in arms[1:] for figure in figures]
 
 
 def _compare(figure: str, baseline: Arm, arm: Arm, *, seed: int) -> Comparison:
     a_SDV, b_SDV = baseline.right(figure), arm.right(figure)
-    images = baseline.seeds[0][figure].images
-    if a_SDV.shape[:2] == (1, 1):
+    num_seeds, num_draws, num_images = a_SDV.shape
+    if num_seeds * num_draws == 1:
         difference = paired_difference(a_SDV[0, 0], b_SDV[0, 0], seed)
-    elif len(a_SDV) == 1:
+    elif num_seeds == 1:
         difference = seeds_difference(a_SDV[0], b_SDV[0])
     else:
         difference = seeds_difference(a_SDV.mean(axis=1), b_SDV.mean(axis=1))
-    repeats = a_SDV.shape[0] * a_SDV.shape[1]
+    of_first = baseline.seeds[0][figure]
+    gained_V = b_SDV.mean(axis=(0, 1)) - a_SDV.mean(axis=(0, 1))
+    gains = {}
+    for label in np.unique(of_first.labels_V):
+        of_class = gained_V[of_first.labels_V == label]
+        gains[of_first.class_names[label]] = 100 * float(of_class.mean()), len(of_class)
     return Comparison(
         figure=figure,
         baseline=baseline.name,
         arm=arm.name,
-        num_images=a_SDV.shape[2],
-        num_seeds=a_SDV.shape[0],
+        num_images=num_images,
+        num_seeds=num_seeds,
         top1_baseline=100 * float(a_SDV.mean()),
         top1=100 * float(b_SDV.mean()),
         difference=difference,
-        only_baseline=float((a_SDV & ~b_SDV).sum()) / repeats,
-        only_arm=float((~a_SDV & b_SDV).sum()) / repeats,
-        gains=_gains(
-            b_SDV.mean(axis=(0, 1)) - a_SDV.mean(axis=(0, 1)), images.labels_V, images.class_names
-        ),
+        only_baseline=float((a_SDV & ~b_SDV).mean(axis=(0, 1)).sum()),
+        only_arm=float((~a_SDV & b_SDV).mean(axis=(0, 1)).sum()),
+        gains=gains,
     )
-
-
-def _gains(
-    difference_V: NDArray[np.float64], labels_V: NDArray[np.int64], names: Sequence[str]
-) -> dict[str, tuple[float, int]]:
-    counts_K = np.bincount(labels_V, minlength=len(names))
-    points_K = 100 * np.bincount(labels_V, difference_V, len(names)) / np.maximum(counts_K, 1)
-    rows = zip(names, points_K.tolist(), counts_K.tolist(), strict=True)
-    return {name: (points, count) for name, points, count in rows if count}
 
 
 def markdown(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -103,42 +91,40 @@ def markdown(comparisons: Sequence[Comparison]) -> Iterator[str]:
     by_arm: dict[str, dict[str, Comparison]] = {}
     for one in comparisons:
         by_arm.setdefault(one.arm, {})[one.figure] = one
-    heads = ["top-1, %", first.baseline, *by_arm, *(f"{a} - {first.baseline}" for a in by_arm)]
-    yield _row(heads)
-    yield _row(["---", *["---:"] * (len(heads) - 1)])
+    yield from _head(
+        ["top-1, %", first.baseline, *by_arm, *(f"{a} - {first.baseline}" for a in by_arm)]
+    )
     for figure, of_first in by_arm[first.arm].items():
         some = [of_arm[figure] for of_arm in by_arm.values()]
         tops = [of_first.top1_baseline, *(one.top1 for one in some)]
-        yield _row([figure, *(f"{top:.2f}" for top in tops), *(_told(one) for one in some)])
+        told = [_told(one.difference) for one in some]
+        yield _row([figure, *(f"{top:.2f}" for top in tops), *told])
     yield ""
-    yield f"{_method(first)} Points, with intervals of 95 %; {first.num_images} images."
+    method = "McNemar's exact p, paired bootstrap over images (draws of labels: over both)."
+    if first.num_seeds > 1:
+        method = f"Means of {first.num_seeds} seeds, paired in order; seeds and images vary."
+    yield f"{method} Points, with intervals of 95 %; {first.num_images} images."
     for arm, of_figure in by_arm.items():
         yield ""
-        yield _row([f"{arm} - {first.baseline} by class", "images", *of_figure])
-        yield _row(["---", *["---:"] * (1 + len(of_figure))])
+        yield from _head([f"{arm} - {first.baseline} by class", "images", *of_figure])
         gains = of_figure[first.figure].gains
-        for name in _shown(gains):
+        shown = list(gains)
+        if len(shown) > MOST_CLASSES:
+            shown.sort(key=lambda name: gains[name][0], reverse=True)
+            shown = shown[: MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2 :]
+        for name in shown:
             points = (one.gains[name][0] for one in of_figure.values())
             yield _row([name, str(gains[name][1]), *(f"{value:+.1f}" for value in points)])
 
 
-def _told(one: Comparison) -> str:
-    found = one.difference
+def _told(found: Difference) -> str:
     p = f"p = {found.p:.2g}" if found.p >= 1e-4 else "p < 0.0001"
     return f"{found.points:+.2f} ({found.low:+.2f} to {found.high:+.2f}), {p}"
 
 
-def _method(one: Comparison) -> str:
-    if one.num_seeds > 1:
-        return f"Means of {one.num_seeds} seeds, paired in order; seeds and images vary."
-    return "McNemar's exact p, paired bootstrap over images (draws of labels: over both)."
-
-
-def _shown(gains: dict[str, tuple[float, int]]) -> list[str]:
-    if len(gains) <= MOST_CLASSES:
-        return list(gains)
-    ordered = sorted(gains, key=lambda name: gains[name][0], reverse=True)
-    return ordered[: MOST_CLASSES // 2] + ordered[-MOST_CLASSES // 2 :]
+def _head(cells: Sequence[str]) -> Iterator[str]:
+    yield _row(cells)
+    yield _row(["---", *["---:"] * (len(cells) - 1)])
 
 
 def _row(cells: Sequence[str]) -> str:

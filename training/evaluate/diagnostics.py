@@ -3,15 +3,26 @@
 Invariance to masks (cosine of f(x) and f(masked x) over the masked share of foreground, background
 or all patches), alignment and uniformity, effective rank. None of them needs labels.
 
-Shapes: V validation images, M of them that are looked at, D features.
+Shapes: B batch, G grid side, N = G * G patches, M images that are looked at, D features.
 """
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.progress import say
+from pipeline.saliency.foreground import foreground
+from training.core.distributed import rank
+from training.evaluate.case import Case
+from training.evaluate.encoders import NamedEncoder
 from training.evaluate.geometry import (
     alignment,
     effective_rank,
@@ -19,92 +30,144 @@ from training.evaluate.geometry import (
     uniformity,
     uniformity_interval,
 )
+from training.evaluate.image_views import centre_views, in_batches, two_views
 from training.evaluate.intervals import mean_interval
-from training.evaluate.labelled import LabelledImages
-from training.evaluate.look import Look, evenly_chosen
-from training.evaluate.mask_invariance import fill_of, mask_invariance
-from training.evaluate.settings import DiagnosticsConfig
-from training.evaluate.subject import Subject
+from training.evaluate.labelled import evenly_chosen
+from training.evaluate.results import Result
+from training.randomness.draws import QUERY, sample_seeds, torch_seeds, view_number
+from training.views.fills import FILLS, UnmaskedView, sample_noise
+from training.views.maskers import draw_masks
+from training.views.patches import choose_patches, patches_to_pixels
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiagnosticFigure:
-    """One figure: what it is called, of what, its 95 % interval, and what it depends on."""
+def diagnostics(case: Case) -> list[Result]:
+    """The protocol `diagnostics`; every rank computes all of it.
 
-    name: str
-    variant: str = ""
-    value: float
-    interval: tuple[float, float] | None
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-def diagnose(
-    subject: Subject,
-    images: LabelledImages,
-    config: DiagnosticsConfig,
-    *,
-    features_VD: Tensor,
-    device: torch.device,
-    seed: int,
-    batch_size: int,
-) -> list[DiagnosticFigure]:
-    """Look at an encoder; every rank computes all of it.
-
-    Masks of foreground and background need saliency: without it these figures are left out.
-
-    Args:
-        subject: the encoder.
-        images: to look at.
-        config: settings.
-        features_VD: of the images' test-time views.
-        device: that computes.
-        seed: of crops, colours, masks and noise.
-        batch_size: images that go through the network at once.
+    Masks of foreground and background need saliency: without it their figures are left out.
 
     Raises:
         InputError: fewer than two images, a grid that does not divide the view.
     """
-    chosen = evenly_chosen(images.num_images, config.max_images)
-    look = Look(
-        subject=subject,
-        images=images,
-        grid=config.grid_of(subject.info.preprocessing.view_size),
-        device=device,
-        seed=seed,
-        batch_size=batch_size,
-    )
-    features_MD = features_VD.cpu()[torch.from_numpy(chosen)]
-    fill = config.fill or fill_of(subject)
-    distance_M = alignment(*look.two_views(chosen)).double().numpy()
-    figures = [
-        DiagnosticFigure(
-            name="alignment",
-            value=float(distance_M.mean()),
-            interval=mean_interval(distance_M, seed=seed),
-        ),
-        DiagnosticFigure(
-            name="uniformity",
-            value=uniformity(features_MD),
-            interval=uniformity_interval(features_MD, seed=seed),
-        ),
-        DiagnosticFigure(
-            name="effective_rank",
-            value=effective_rank(features_MD),
-            interval=effective_rank_interval(features_MD, seed=seed),
-            settings={"feature_dim": features_MD.shape[1]},
-        ),
-    ]
-    return figures + [
-        DiagnosticFigure(
-            name="cosine",
-            variant=f"{found.kind} {found.ratio:g}",
-            value=float(found.cosine_I.mean()),
-            interval=mean_interval(found.cosine_I, seed=seed),
-            settings={
-                "fill": fill,
-                "masked_share_of_view": found.masked_share,
-                "saliency": images.saliency_source,
-            },
+    config, seed, images = case.config.diagnostics, case.config.seed, case.val
+    if images.saliency_source is None and rank() == 0:
+        say(f"diagnostics: {images.root} has no saliency: random patches alone are masked")
+    grid = config.grid_of(case.extractor.view_size)
+    fill = config.fill or fill_of(case.encoder)
+    chosen_M = evenly_chosen(images.num_images, config.max_images)
+    features_MD = case.features_val[0].cpu()[torch.from_numpy(chosen_M)]
+
+    def result(
+        name: str,
+        figure: float,
+        interval: tuple[float, float] | None,
+        variant: str = "",
+        **more: Any,  # noqa: ANN401
+    ) -> Result:
+        return case.result(
+            "diagnostics",
+            name,
+            figure,
+            interval=interval,
+            variant=variant,
+            settings=asdict(config) | more,
         )
-        for found in mask_invariance(look, chosen, features_MD, ratios=config.ratios, fill=fill)
+
+    def mean(name: str, values: NDArray[Any], variant: str = "", **more: Any) -> Result:  # noqa: ANN401
+        return result(name, float(values.mean()), mean_interval(values, seed=seed), variant, **more)
+
+    with torch.no_grad():
+        views = two_views(case.extractor, images, chosen_M, seed=seed)
+        cosines = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
+    rank_interval = effective_rank_interval(features_MD, seed=seed)
+    return [
+        mean("alignment", alignment(*views).double().numpy()),
+        result("uniformity", uniformity(features_MD), uniformity_interval(features_MD, seed=seed)),
+        result(
+            "effective_rank",
+            effective_rank(features_MD),
+            rank_interval,
+            feature_dim=features_MD.shape[1],
+        ),
+        *(
+            mean(
+                "cosine",
+                cosine_I.numpy(),
+                variant,
+                fill=fill,
+                masked_share_of_view=masked_share,
+                saliency=images.saliency_source,
+            )
+            for variant, (cosine_I, masked_share) in cosines.items()
+        ),
     ]
+
+
+def mask_invariance(
+    case: Case, numbers_M: NDArray[np.int64], features_MD: Tensor, *, grid: int, fill: str
+) -> dict[str, tuple[Tensor, float]]:
+    """Mask views of images and compare their features with those of the unmasked views.
+
+    Returns:
+        By the kind of patches that may be masked (foreground, background, random) and the share of
+        them that is: the cosine of f(x) and f(masked x) of each image that has such patches, and
+        the share of all patches that is masked (at equal shares kinds can be compared).
+    """
+    extractor, size = case.extractor, case.extractor.view_size
+    cosines: dict[str, list[Tensor]] = defaultdict(list)
+    shares: dict[str, list[Tensor]] = defaultdict(list)
+    own = iter(features_MD.split(extractor.batch_size))
+    for batch in in_batches(numbers_M, extractor.batch_size):
+        image01_BCSS, saliency_BGG = centre_views(extractor, case.val, batch, grid=grid)
+        seeds_B = sample_seeds(case.config.seed, 0, batch)
+        noise_seeds_B = torch_seeds(seeds_B).to(extractor.device)
+        noise = partial(sample_noise, noise_seeds_B, view=QUERY, size=(3, size, size))
+        unmasked = UnmaskedView(extractor.prepare(image01_BCSS), image01_BCSS, noise)
+        own_BD = next(own)
+        for kind, stratum_BN in _kinds(len(batch), grid, saliency_BGG):
+            there_B = stratum_BN.any(dim=1)  # an image without background says nothing of it
+            for ratio in case.config.diagnostics.ratios:
+                mask_B1N = _mask(seeds_B, stratum_BN, ratio, grid=grid, size=size)
+                pixels = patches_to_pixels(mask_B1N, size).to(extractor.device)
+                seen_BD = extractor.forward(FILLS[fill].apply(unmasked, pixels)).float().cpu()
+                cosine_B = F.cosine_similarity(seen_BD, own_BD, dim=1)
+                cosines[f"{kind} {ratio:g}"].append(cosine_B[there_B])
+                shares[f"{kind} {ratio:g}"].append(mask_B1N.float().mean(dim=(1, 2))[there_B])
+    return {
+        variant: (torch.cat(parts), float(torch.cat(shares[variant]).mean()))
+        for variant, parts in cosines.items()
+        if any(len(part) for part in parts)
+    }
+
+
+def fill_of(encoder: NamedEncoder) -> str:
+    """The fill that a run used, as far as its export tells."""
+    config = encoder.info.provenance.get("config")
+    name = config.get("fill") if isinstance(config, dict) else None
+    if name in FILLS:
+        return str(name)
+    return "mean" if encoder.info.preprocessing.high_pass is None else "high_pass"
+
+
+def _kinds(size: int, grid: int, saliency_BGG: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+    """Kinds of masks, each with the patches that may be masked, bool [B, N]."""
+    if saliency_BGG is not None:
+        object_BN = foreground(saliency_BGG).flatten(1)
+        yield "foreground", object_BN
+        yield "background", ~object_BN
+    yield "random", torch.ones(size, grid**2, dtype=torch.bool)
+
+
+def _mask(
+    seeds_B: NDArray[np.uint64], stratum_BN: Tensor, ratio: float, *, grid: int, size: int
+) -> Tensor:
+    """Masked patches, bool [B, 1, N]: a share of the stratum, drawn uniformly."""
+    draws = draw_masks(
+        seeds_B,
+        view=view_number(QUERY),
+        ratio=(ratio, ratio),
+        grid=grid,
+        view_size=size,
+        box_side=1,
+    )
+    nothing_BN = torch.zeros_like(stratum_BN)
+    return choose_patches(draws.scores_BCN[:, :1], (stratum_BN, nothing_BN), draws.ratio_B)

@@ -1,91 +1,177 @@
-"""Features of a frozen backbone: the test-time view of an image, and batches through the network.
+"""From images to test-time views, and to the features of a frozen network.
 
 Shapes: B batch, C channels, H W pixels, S side of the view, M images, D features.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import DamagedSample, InputError
+from pipeline.core.progress import track
 from pipeline.images.preprocessing import centre_view, short_side
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
+from training.evaluate.labelled import LabelledImages
 
+Prepare = Callable[[Tensor], Tensor]
+Features = tuple[Tensor, Tensor]
+"""Features float32 [M, D], not normalised, and labels int64 [M]."""
+Item = TypeVar("Item")
+View = tuple[NDArray[np.uint8], int]
+"""uint8 [S, S, 3] and its label."""
+Batch = tuple[Tensor, Tensor]
+"""Views uint8 [B, 3, S, S] and labels int64 [B]."""
 CPU_ROWS = 32
 """Images that go through a network at once on a CPU. The activations of more leave its caches:
 a five-layer ConvNet of width 48 took 1.4 ms an image of 48 px in 32s, and 2.1 ms in 256s."""
 
 
-def evaluation_view(
-    image: NDArray[np.uint8], view_size: int, resize: int | None = None
-) -> NDArray[np.uint8]:
-    """The test-time view (`centre_view`) of a decoded image.
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractor:
+    """A network with all that it takes to turn images into its features.
 
-    Args:
-        image: uint8 RGB [H, W, 3].
+    Attributes:
+        network: [B, 3, S, S] -> [B, D], on `device`.
+        prepare: views in [0, 1] -> what the network wants (normalised, filtered).
+        device: that computes.
         view_size: S.
-        resize: length of the shorter side before the cut; none: 256/224 of the view.
-
-    Returns:
-        uint8 RGB [S, S, 3], contiguous.
-    """
-    image_CHW = torch.from_numpy(image).permute(2, 0, 1)
-    view_CSS = centre_view(image_CHW, resize or short_side(view_size), view_size)
-    return np.ascontiguousarray(view_CSS.permute(1, 2, 0).numpy())
-
-
-def extract_features(
-    backbone: nn.Module,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    *,
-    device: torch.device,
-    prepare: Callable[[torch.Tensor], torch.Tensor],
-    autocast_dtype: torch.dtype | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the batches through the backbone in evaluation mode, without gradient.
-
-    Weights, statistics and the mode of every module are afterwards what they were.
-
-    Args:
-        backbone: [B, 3, S, S] -> [B, D], on `device`.
-        batches: of views (uint8 [B, 3, S, S]) and labels (int64 [B]).
-        device: where the network runs.
-        prepare: views in [0, 1] -> what the backbone wants (normalised, filtered).
+        resize: length of the shorter side before the centre crop; none: 256/224 of the view.
+        batch_size: B.
+        num_threads: that decode.
         autocast_dtype: compute in this type, bfloat16 say; none: in the weights' own.
-
-    Returns:
-        Features float32 [M, D] as they come (not normalised) and labels int64 [M], on the CPU.
-
-    Raises:
-        InputError: no batch at all, or features that are not finite.
+        skip_damaged: leave out images that are damaged, instead of raising.
     """
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    features: list[torch.Tensor] = []
-    labels: list[torch.Tensor] = []
-    try:
-        with torch.inference_mode():
+
+    network: nn.Module
+    prepare: Prepare
+    device: torch.device
+    view_size: int
+    resize: int | None = None
+    batch_size: int = 256
+    num_threads: int = 1
+    autocast_dtype: torch.dtype | None = None
+    skip_damaged: bool = False
+
+    @property
+    def short_side(self) -> int:
+        """Length of the shorter side before the centre crop, in pixels."""
+        return self.resize or short_side(self.view_size)
+
+    def view(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The test-time view (`centre_view`) of an RGB image [H, W, 3]: uint8 [S, S, 3]."""
+        image_CHW = torch.from_numpy(image).permute(2, 0, 1)
+        view_CSS = centre_view(image_CHW, self.short_side, self.view_size)
+        return np.ascontiguousarray(view_CSS.permute(1, 2, 0).numpy())
+
+    def batches(self, images: LabelledImages, numbers: Sequence[int]) -> Iterator[Batch]:
+        """Test-time views of images, by their numbers."""
+        labels = images.labels()
+
+        def load(number: int) -> View | None:
+            try:
+                image = images.image(number)
+            except DamagedSample:
+                if self.skip_damaged:
+                    return None
+                raise
+            return self.view(image), int(labels[number])
+
+        starts = range(0, len(numbers), self.batch_size)
+        batches = (numbers[start : start + self.batch_size] for start in starts)
+        return loaded_batches(batches, load, num_threads=self.num_threads)
+
+    def __call__(self, views_BCHW: Tensor) -> Tensor:
+        """Views, uint8, through the network: [B, D] on `device`, with gradients where enabled."""
+        return self.forward(self.prepare(to_unit_range(views_BCHW, self.device)))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Prepared views through the network."""
+        # Views in channels-last only: other strides for the weights of a network that is still
+        # being trained would change its next step in the last bits.
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        enabled = self.autocast_dtype is not None
+        # Not around the preparation: a filter in bfloat16 would lose what it is to keep.
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled):
+            features_BD: Tensor = self.network(x_BCHW)
+        return features_BD
+
+    def extract(self, batches: Iterable[Batch]) -> Features:
+        """Features and labels of batches, on the CPU, in evaluation mode, without gradient.
+
+        Weights, statistics and the mode of every module are afterwards what they were.
+
+        Raises:
+            InputError: no batch at all, or features that are not finite.
+        """
+        features: list[Tensor] = []
+        labels: list[Tensor] = []
+        with evaluation_mode(self.network), torch.inference_mode():
             for views_BCHW, labels_B in batches:
-                image01_BCHW = views_BCHW.to(device, non_blocking=True).float().div_(255)
-                # The views only: other strides for the weights of a network that is still being
-                # trained would change its next step in the last bits.
-                x_BCHW = prepare(image01_BCHW).contiguous(memory_format=torch.channels_last)
-                # Behind the preparation: a filter in bfloat16 would lose what it is to keep.
-                with torch.autocast(
-                    device.type, autocast_dtype, enabled=autocast_dtype is not None
-                ):
-                    rows = CPU_ROWS if device.type == "cpu" else len(x_BCHW)
-                    features += [backbone(x).float().cpu() for x in x_BCHW.split(rows)]
+                rows = CPU_ROWS if self.device.type == "cpu" else len(views_BCHW)
+                features += [self(views).float().cpu() for views in views_BCHW.split(rows)]
                 labels.append(labels_B)
+        if not features:
+            raise InputError("there are no images to take features of")
+        # Outside of inference mode, so that what comes out may take part in a gradient (the probe).
+        features_MD = torch.cat(features)
+        if not bool(torch.isfinite(features_MD).all()):
+            raise InputError(
+                "the features are not finite: the weights have diverged or are damaged"
+            )
+        return features_MD, torch.cat(labels)
+
+    def features(self, images: LabelledImages) -> Features:
+        """`extract` of a whole set, in its order, the features on `device`.
+
+        Called by every rank: each computes one stretch of the images, and all get the whole.
+        """
+        first, last = (images.num_images * (rank() + i) // world_size() for i in (0, 1))
+        batches = self.batches(images, range(first, last))
+        work = f"features of {Path(str(images.root)).name}"
+        shown = track(batches, work, last - first, "images", size=lambda batch: len(batch[1]))
+        features_MD, labels_M = (gather_rows_of_any_number(x) for x in self.extract(shown))
+        return features_MD.to(self.device), labels_M
+
+
+def to_unit_range(views_BCHW: Tensor, device: torch.device) -> Tensor:
+    """Views, uint8, as float in [0, 1] on a device."""
+    return views_BCHW.to(device, non_blocking=True).float().div_(255)
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put all modules in evaluation mode, and back into their own modes at the end."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
-    if not features:
-        raise InputError("there are no images to take features of")
-    # Outside of inference mode, so that what comes out may take part in a gradient (the probe).
-    features_MD = torch.cat(features)
-    if not bool(torch.isfinite(features_MD).all()):
-        raise InputError("the features are not finite: the weights have diverged or are damaged")
-    return features_MD, torch.cat(labels)
+
+
+def loaded_batches(
+    batches: Iterable[Sequence[Item]], load: Callable[[Item], View | None], *, num_threads: int
+) -> Iterator[Batch]:
+    """Load views in threads, one batch ahead of use; `load` gives None to leave one out."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        waiting: list[Future[View | None]] = []
+        try:
+            for batch in chain(batches, [()]):
+                ready, waiting = waiting, [pool.submit(load, item) for item in batch]
+                loaded = [view for future in ready if (view := future.result()) is not None]
+                if loaded:
+                    views, labels = zip(*loaded, strict=True)
+                    views_BHWC = torch.from_numpy(np.stack(views))
+                    yield views_BHWC.permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.int64)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -2,41 +2,30 @@
 
 The localiser sees the coloured, unfiltered view, as in the paper.
 
-Shapes: B views, S side of a view, G grid side, N = G * G patches, H W pixels of an image.
+Shapes: B views, S side of a view, G grid side, N = G * G patches.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import hypergeom
 from torch import Tensor
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from pipeline.saliency.foreground import Rule, foreground
-from training.evaluate.calibrate import hashed_subset
-from training.evaluate.labelled import StoredImages
-from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
-from training.views.colours import augment_colours, draw_colours
-from training.views.crops import Crops, cut_crops, pool_saliency
-from training.views.settings import AugmentConfig, ViewConfig
+from training.evaluate.image_views import coloured
+from training.evaluate.labelled import StoredImages, hashed_subset
+from training.randomness.draws import QUERY, sample_seeds
+from training.views.crops import cut_crops, pool_saliency
+from training.views.settings import ViewConfig
 
-Image = NDArray[np.uint8]
-Grids = NDArray[np.bool_]
 IMAGES_AT_ONCE = 64
 NORMAL_97_5 = 1.96
-
-
-@dataclass(frozen=True)
-class CutViews:
-    """One random crop of every image: its geometry, and how two draws of colours look."""
-
-    crops: Crops
-    images01_B3SS: Tensor
-    recoloured01_B3SS: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,26 +85,28 @@ def measure_fidelity(
     Raises:
         InputError: fewer than two images.
     """
-    numbers = hashed_subset(images.shard_sizes, num_images).tolist()
+    numbers = hashed_subset(images.shard_sizes, num_images)
     if len(numbers) < 2:
         raise InputError(f"{images.root} holds {len(numbers)} images: wanted 2 or more")
-    stored: list[Grids] = []
-    own: list[Grids] = []
+    stored, own, image_of_view = [], [], []
     parts = [numbers[i : i + IMAGES_AT_ONCE] for i in range(0, len(numbers), IMAGES_AT_ONCE)]
     for part in track(parts, "fidelity", len(numbers), "images", size=len):
-        pictures = [images.image(number) for number in part]
-        maps_BPP = np.stack([images.saliency(number) for number in part])
+        pictures = [images.image(int(number)) for number in part]
+        maps_BPP = np.stack([images.saliency(int(number)) for number in part])
         for crop in range(num_crops):
-            cut_B = cut(pictures, views, crop, numbers=np.array(part))
-            pooled = pool_saliency(maps_BPP, *sides(pictures), cut_B.crops, views.grid)
-            looked = on_view(cut_B.images01_B3SS, views.grid)
-            for found, values in ((stored, pooled), (own, looked)):
-                found.append(foreground(torch.from_numpy(values), rule=rule).numpy())
-    image_of_view = np.concatenate([np.tile(part, num_crops) for part in parts])
-    return agreement_of(np.concatenate(stored), np.concatenate(own), image_of_view)
+            seeds_B = sample_seeds(0, crop, part)
+            cut = cut_crops(pictures, seeds_B, names=(QUERY,), config=views)
+            pooled = pool_saliency(maps_BPP, cut.heights_R, cut.widths_R, cut.boxes, views.grid)
+            looked = on_view(coloured(cut.pixels_RSS3, seeds_B, QUERY), views.grid)
+            stored.append(foreground(torch.from_numpy(pooled), rule=rule).numpy())
+            own.append(foreground(torch.from_numpy(looked), rule=rule).numpy())
+            image_of_view.append(part)
+    return agreement_of(np.concatenate(stored), np.concatenate(own), np.concatenate(image_of_view))
 
 
-def agreement_of(stored_BGG: Grids, own_BGG: Grids, image_of_view_B: NDArray[np.int64]) -> Fidelity:
+def agreement_of(
+    stored_BGG: NDArray[np.bool_], own_BGG: NDArray[np.bool_], image_of_view_B: NDArray[np.int64]
+) -> Fidelity:
     """Agreement of the foregrounds of views; each has one patch or more."""
     stored, own = stored_BGG.reshape(len(stored_BGG), -1), own_BGG.reshape(len(own_BGG), -1)
     iou_B = (stored & own).sum(1) / (stored | own).sum(1)
@@ -139,51 +130,6 @@ def agreement_of(stored_BGG: Grids, own_BGG: Grids, image_of_view_B: NDArray[np.
 
 
 def chance_iou(first: int, second: int, num: int) -> float:
-    """Expected IoU of `first` and `second` of `num` patches, both chosen at random.
-
-    The intersection is hypergeometric.
-    """
-    ways = math.comb(num, second)
-    return sum(
-        math.comb(first, both)
-        * math.comb(num - first, second - both)
-        / ways
-        * (both / (first + second - both))
-        for both in range(max(0, first + second - num), min(first, second) + 1)
-    )
-
-
-def cut(
-    images: Sequence[Image],
-    config: ViewConfig,
-    epoch: int,
-    *,
-    numbers: NDArray[np.int64] | None = None,
-) -> CutViews:
-    """Draw, cut and colour a view of every image, as training does for its query view.
-
-    Args:
-        images: uint8 RGB [H, W, 3] each.
-        config: of the views.
-        epoch: of the draws.
-        numbers: of the images, for the draws; None: 0, 1, ...
-    """
-    seeds_B = sample_seeds(0, epoch, np.arange(len(images)) if numbers is None else numbers)
-    crop = cut_crops(images, seeds_B, names=(QUERY,), config=config)
-    views01_B3SS = torch.from_numpy(crop.pixels_RSS3).permute(0, 3, 1, 2).float() / 255
-    coloured = [
-        augment_colours(
-            views01_B3SS,
-            draw_colours(
-                seeds_B, view=view_number(name), config=AugmentConfig(), view_size=config.size
-            ),
-        )
-        for name in (QUERY, KEY)
-    ]
-    return CutViews(crop.boxes, *coloured)
-
-
-def sides(images: Sequence[Image]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Heights and widths."""
-    shapes = np.array([image.shape[:2] for image in images], dtype=np.int64)
-    return shapes[:, 0], shapes[:, 1]
+    """Expected IoU of `first` and `second` of `num` patches, both chosen at random."""
+    both = np.arange(min(first, second) + 1)
+    return float(hypergeom.pmf(both, num, first, second) @ (both / (first + second - both)))

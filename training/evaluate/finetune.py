@@ -3,43 +3,60 @@
 The shares are class-balanced, and a smaller one is part of a larger one of the same seed and draw.
 Neither the paper nor its code fine-tunes: the settings are ours.
 
-Shapes: B this rank's share of a batch, M training images, K classes.
+Shapes: M training images, V validation images, K classes.
 """
 
 import copy
 import math
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import track
 from training.core.distributed import average_buffers, data_parallel, world_size
 from training.core.schedules import cosine_lr
 from training.encoders.encoder import group_batch_norm
-from training.evaluate.extract import Prepare
-from training.evaluate.labelled import LabelledImages
-from training.evaluate.settings import FinetuneConfig
-from training.evaluate.training_views import training_batches
+from training.evaluate.case import Case
+from training.evaluate.results import Result
+from training.evaluate.sgd import train_classifier, training_batches, zero_classifier
 from training.randomness.draws import sample_seeds
+
+
+def finetune(case: Case) -> list[Result]:
+    """The protocol `finetune`: every share of the labels is drawn several times.
+
+    Raises:
+        InputError: ranks that do not divide the batch or its batch-norm groups.
+    """
+    config, results = case.config.finetune, []
+    for share in config.shares:
+        predicted = []
+        for draw in range(1 if share == 1 else config.draws):
+            chosen = balanced_subset(case.train.labels(), share, seed=case.config.seed, draw=draw)
+            predicted.append(tuned_logits(case, chosen).argmax(dim=1))
+        results.append(
+            case.accuracy(
+                "finetune",
+                torch.stack(predicted),
+                variant=f"{100 * share:g} %",
+                num_train=len(chosen),
+                settings=asdict(config) | {"share": share},
+            )
+        )
+    return results
 
 
 def balanced_subset(
     labels_M: NDArray[np.int64], share: float, *, seed: int, draw: int = 0
 ) -> NDArray[np.int64]:
-    """Choose images of a share of the labels, the same number of every class.
+    """Rising numbers of images of a share of the labels, the same number of every class.
 
-    Args:
-        labels_M: class of every image.
-        share: in (0, 1]; 1: all images, balanced or not.
-        seed: of the choices.
-        draw: which of the choices, from 0 on.
-
-    Returns:
-        Rising numbers. Every class has round(share * M / K) images, at least 1, or all it has.
+    Every class has round(share * M / K) images, at least 1, or all it has. A share of 1 is all
+    images, balanced or not.
     """
     numbers_M = np.arange(len(labels_M))
     if share == 1:
@@ -51,81 +68,45 @@ def balanced_subset(
     return np.sort(np.concatenate(parts))
 
 
-def finetuned(
-    network: nn.Module,
-    feature_dim: int,
-    images: LabelledImages,
-    chosen: NDArray[np.int64],
-    config: FinetuneConfig,
-    *,
-    prepare: Prepare,
-    view_size: int,
-    device: torch.device,
-    seed: int,
-    num_threads: int,
-    autocast_dtype: torch.dtype | None = None,
-) -> nn.Module:
-    """Train a copy of the network with a classifier behind it; called by every rank.
-
-    Args:
-        network: to start from, on `device`: [B, 3, S, S] -> [B, D]; left as it is.
-        feature_dim: D.
-        images: that are trained on.
-        chosen: their numbers.
-        config: settings.
-        prepare: views in [0, 1] to what the network wants.
-        view_size: S.
-        device: that computes.
-        seed: of order, crops and whatever the network draws.
-        num_threads: that decode.
-        autocast_dtype: of the forward; none: in the weights' own.
+def tuned_logits(case: Case, chosen: NDArray[np.int64]) -> Tensor:
+    """Train a copy of the network with a classifier behind it on chosen training images.
 
     Returns:
-        [B, 3, S, S] -> logits [B, K], in evaluation mode.
-
-    Raises:
-        InputError: ranks that do not divide the batch or its batch-norm groups.
+        Logits of the validation images, [V, K], on every rank.
     """
+    config, extractor = case.config.finetune, case.extractor
     if config.batch_size % (world_size() * config.batch_norm_group):
         raise InputError(
             f"finetune.batch_size {config.batch_size} over {world_size()} ranks does not hold "
             f"whole batch-norm groups of {config.batch_norm_group}: choose a multiple of both"
         )
-    classifier = nn.Linear(feature_dim, len(images.class_names), device=device)
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-    whole = nn.Sequential(copy.deepcopy(network), classifier)
+    feature_dim = case.encoder.info.feature_dim
+    classifier = zero_classifier(feature_dim, case.num_classes, extractor.device)
+    whole = nn.Sequential(copy.deepcopy(extractor.network), classifier)
     group_batch_norm(whole, config.batch_norm_group).train()
-    train = data_parallel(whole, device)
-    parts = [(whole[0], config.lr), (classifier, config.head_lr)]
     optimiser = torch.optim.SGD(
-        [{"params": list(part.parameters()), "lr": lr} for part, lr in parts],
+        [
+            {"params": whole[0].parameters(), "lr": config.lr},
+            {"params": classifier.parameters(), "lr": config.head_lr},
+        ],
         momentum=0.9,
         weight_decay=config.weight_decay,
     )
     steps = max(config.min_steps, math.ceil(config.epochs * len(chosen) / config.batch_size))
-    batches = training_batches(
-        images,
-        chosen,
-        steps=steps,
-        batch_size=config.batch_size,
-        view_size=view_size,
-        seed=seed,
-        num_threads=num_threads,
-    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        shown = track(batches, f"finetune on {len(chosen)} images", steps, "steps")
-        for step, (views_BCHW, labels_B) in enumerate(shown):
-            x_BCHW = prepare(views_BCHW.to(device, non_blocking=True).float().div_(255))
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                logits_BK: Tensor = train(x_BCHW)
-            loss = F.cross_entropy(logits_BK.float(), labels_B.to(device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            for group, (_, lr) in zip(optimiser.param_groups, parts, strict=True):
-                group["lr"] = cosine_lr(step, base_lr=lr, total_steps=steps, warmup_steps=0)
-            optimiser.step()
+        torch.manual_seed(case.config.seed)
+        train_classifier(
+            replace(extractor, network=data_parallel(whole, extractor.device)),
+            optimiser,
+            partial(cosine_lr, base_lr=1.0, total_steps=steps, warmup_steps=0),
+            training_batches(
+                case,
+                chosen,
+                steps=steps,
+                batch_size=config.batch_size,
+                work=f"finetune on {len(chosen)} images",
+            ),
+        )
     average_buffers(whole)
-    return whole.eval()
+    logits_VK, _ = replace(extractor, network=whole.eval()).features(case.val)
+    return logits_VK

@@ -8,31 +8,24 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import stdtrit
 from torch import Tensor
 
 from pipeline.core.errors import InputError
-from training.evaluate.intervals import percentile_interval
+from training.evaluate.intervals import TAIL, percentile_interval
 
 UNIFORMITY_SCALE = 2.0
 """t of the Gaussian potential, as in the paper."""
 PAIR_RESAMPLES = 2_000
-"""Of a figure of pairs of images, which takes a product of matrices."""
+"""Of a figure of pairs of images: each takes a product of matrices."""
 GROUPS = 20
-STUDENT_T = 2.093
-"""97.5 % of Student's t with GROUPS - 1 degrees of freedom."""
+"""That are left out in turn by the jackknife."""
 
 
 def alignment(first_MD: Tensor, second_MD: Tensor) -> Tensor:
-    """Squared distance of unit features of two views of each image: 0 is perfect, 2 is chance.
+    """Squared distance of unit features of two views of each image, [M]: 0 is perfect, 2 chance.
 
     The mean is Wang and Isola's alignment, arXiv 2005.10242, section 4.1, with alpha = 2.
-
-    Args:
-        first_MD: float features of one view of each image.
-        second_MD: of another view of the same images.
-
-    Returns:
-        float [M].
     """
     first, second = F.normalize(first_MD, dim=1), F.normalize(second_MD, dim=1)
     return (first - second).square().sum(dim=1)
@@ -42,9 +35,6 @@ def uniformity(features_MD: Tensor) -> float:
     """Log of the mean of exp(-2 ||u - v||^2) over pairs of unit features; lower is more even.
 
     Wang and Isola, arXiv 2005.10242, section 4.1, with t = 2: 0 where all features are one.
-
-    Args:
-        features_MD: float, M >= 2.
 
     Raises:
         InputError: fewer than two images.
@@ -59,10 +49,6 @@ def uniformity_interval(features_MD: Tensor, *, seed: int) -> tuple[float, float
     """The percentile bootstrap's 95 % interval of `uniformity`.
 
     Pairs of an image with itself, which resampling makes, do not count.
-
-    Args:
-        features_MD: as there.
-        seed: of the resamples.
     """
     unit_MD = F.normalize(features_MD.double(), dim=1)
     potential_MM = torch.exp(-UNIFORMITY_SCALE * (2 - 2 * unit_MD @ unit_MD.T)).fill_diagonal_(0)
@@ -80,10 +66,7 @@ def effective_rank(features_MD: Tensor) -> float:
     """Exp of the entropy of the covariance's eigenvalues, as shares of their sum: 1 to D.
 
     Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007, on
-    the eigenvalues of the covariance.
-
-    Args:
-        features_MD: float; 0 where they do not vary at all.
+    the eigenvalues of the covariance. 0 where the features do not vary at all.
     """
     centred_MD = features_MD.double() - features_MD.double().mean(dim=0)
     values = torch.linalg.svdvals(centred_MD).square()
@@ -97,15 +80,8 @@ def effective_rank(features_MD: Tensor) -> float:
 def effective_rank_interval(features_MD: Tensor, *, seed: int) -> tuple[float, float] | None:
     """The 95 % interval of `effective_rank` by the jackknife over groups of images.
 
-    Of what as many other images would have given. Not by the bootstrap: a resample has fewer
-    different images, and so a lower rank.
-
-    Args:
-        features_MD: as there.
-        seed: of the groups.
-
-    Returns:
-        None for fewer images than groups.
+    Not by the bootstrap: a resample has fewer different images, and so a lower rank. None for fewer
+    images than groups.
     """
     if len(features_MD) < GROUPS:
         return None
@@ -113,6 +89,6 @@ def effective_rank_interval(features_MD: Tensor, *, seed: int) -> tuple[float, f
     groups = order.tensor_split(GROUPS)
     left_out = [torch.cat(groups[:i] + groups[i + 1 :]) for i in range(GROUPS)]
     ranks = np.array([effective_rank(features_MD[rows]) for rows in left_out])
-    reach = STUDENT_T * math.sqrt(GROUPS - 1) * float(ranks.std())
+    reach = float(stdtrit(GROUPS - 1, 1 - TAIL) * math.sqrt(GROUPS - 1) * ranks.std())
     figure = effective_rank(features_MD)
     return figure - reach, figure + reach

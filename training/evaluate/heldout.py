@@ -1,7 +1,7 @@
 """The contrastive loss on images that a run does not see, with a frozen bank of negatives.
 
-Validation loss tracks what a network is good for as data and epochs grow (Xie et al., "On Data
-Scaling in Masked Image Modeling", CVPR 2023, who ask it of reconstruction; here of contrast).
+Validation loss tracks how well a network transfers as data and epochs grow (Xie et al., "On Data
+Scaling in Masked Image Modeling", CVPR 2023, for reconstruction; here the loss is contrastive).
 
 Shapes: M images, D embedding, K images of the bank.
 """
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import InputError
-from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.shared_images import HashedShards, counted, shared_images
 from pipeline.storage.storage import Location
+from training.config.pretrain import PretrainConfig
 from training.config.settings import HeldoutConfig
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.data.settings import OnDamaged
 from training.data.stream import BatchDataset, StreamConfig
-from training.methods.losses import info_nce
+from training.evaluate.features import evaluation_mode
+from training.methods.moco.method import info_nce
 from training.randomness.draws import KEY, QUERY
 from training.views.fills import Fill
 from training.views.inputs import build_inputs, join_masks, to_device
@@ -60,86 +60,61 @@ def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
 
 def heldout_loss(
     encoder: nn.Module,
-    config: HeldoutConfig,
+    config: PretrainConfig,
     *,
-    views: ViewConfig,
     fill: Fill,
     device: torch.device,
-    on_damaged: OnDamaged,
-    cache: CacheConfig | None = None,
     autocast: torch.dtype | None = None,
     carry: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> float:
     """InfoNCE of held-out images against the bank; called by every rank, who split the work.
 
-    Both views go through the encoder as it stands, in evaluation mode, unmasked, with the default
-    colours and crops: -log of exp(q.k / t) over itself plus the sum over the bank, the mean.
-
-    Args:
-        encoder: images to unit rows [., D]; left as it is.
-        config: shards, bank and temperature.
-        views: of the run, for size and grid.
-        fill: of the run, for how it prepares views (high pass).
-        device: that computes.
-        on_damaged: what becomes of damaged samples.
-        cache: where shards of a bucket lie while they are read.
-        autocast: compute in this type.
-        carry: view and mask to what the network takes, where it sees masks.
+    Both views go through the encoder (images to unit rows) as it stands, in evaluation mode,
+    unmasked, prepared as the run's fill does, with the default colours and crops: -log of
+    exp(q.k / t) over itself plus the sum over the bank, the mean. `carry` joins view and mask where
+    the network sees masks.
 
     Returns:
         The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
     """
-    assert config.shards is not None
-    info = load_dataset_info(config.shards)
-    batch_size = min(LARGEST_BATCH, info.num_images)
+    shards = config.heldout.shards
+    assert shards is not None
+    info = load_dataset_info(shards)
     settings = ViewSettings(
-        cut=ViewConfig(size=views.size, grid=views.grid),
+        cut=ViewConfig(size=config.views.size, grid=config.views.grid),
         masks=MaskConfig(strategy="none"),
         fill=fill,
     )
     stream = StreamConfig(
         seed=HELDOUT_SEED,
-        batch_size=batch_size,
+        batch_size=min(LARGEST_BATCH, info.num_images),
         views=(settings.query(), settings.key()),
         augment=AugmentConfig(),
-        on_damaged=on_damaged,
+        on_damaged=config.on_damaged,
     )
-    dataset = BatchDataset(config.shards, info, stream, rank=0, world_size=1, cache=cache)
-    steps = dataset.steps_per_epoch
-    mine = range(steps * rank() // world_size(), steps * (rank() + 1) // world_size())
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
+    dataset = BatchDataset(shards, info, stream, rank=0, world_size=1, cache=config.cache)
+    first, last = (dataset.steps_per_epoch * (rank() + i) // world_size() for i in (0, 1))
     pairs: list[Tensor] = []
-    try:
-        with torch.no_grad():
-            for step in mine:
-                batch = to_device(dataset[step], device)
-                inputs = build_inputs(batch, stream.views, masks=settings.masks, fill=fill)
-                if carry is not None:
-                    inputs = join_masks(inputs, stream.views, carry)
-                with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                    both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
-                pairs.append(torch.stack(both, dim=1).float())
-    finally:
-        for module, training in modes:
-            module.training = training
-    return _loss(_gathered(pairs, device), config)
-
-
-def _gathered(pairs: list[Tensor], device: torch.device) -> Tensor:
-    """Query and key of every image, [M, 2, D], in the order of the ranks."""
+    with evaluation_mode(encoder), torch.no_grad():
+        for step in range(first, last):
+            batch = to_device(dataset[step], device)
+            inputs = build_inputs(batch, stream.views, masks=settings.masks, fill=fill)
+            if carry is not None:
+                inputs = join_masks(inputs, stream.views, carry)
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
+            pairs.append(torch.stack(both, dim=1).float())
     # A rank without a batch still takes part; it learns the width from the others.
-    width = gather_rows_of_any_number(
+    widths = gather_rows_of_any_number(
         torch.tensor([pairs[0].shape[2] if pairs else 0], device=device)
-    ).max()
-    own = torch.cat(pairs) if pairs else torch.empty((0, 2, int(width)), device=device)
-    return gather_rows_of_any_number(own)
-
-
-def _loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:
-    bank = min(config.bank_size, len(pairs_M2D) // 2)
-    query_MD, key_MD = pairs_M2D[bank:].to("cpu").unbind(dim=1)
-    loss, _ = info_nce(
-        query_MD, key_MD, pairs_M2D[:bank, 1].to("cpu"), temperature=config.temperature
     )
+    own_M2D = torch.cat([torch.empty((0, 2, int(widths.max())), device=device), *pairs])
+    return bank_loss(gather_rows_of_any_number(own_M2D).cpu(), config.heldout)
+
+
+def bank_loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:
+    """InfoNCE of pairs of query and key; the keys of the first images are the bank."""
+    bank = min(config.bank_size, len(pairs_M2D) // 2)
+    query_MD, key_MD = pairs_M2D[bank:].unbind(dim=1)
+    loss, _ = info_nce(query_MD, key_MD, pairs_M2D[:bank, 1], temperature=config.temperature)
     return float(loss)

@@ -10,8 +10,24 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.core.errors import InputError
+from training.evaluate.case import Case
+from training.evaluate.results import Result
 
-MAX_SIMILARITIES = 2**26  # held at once: 256 MiB of float32
+MAX_SIMILARITIES = 2**26
+"""Held at once, which bounds the memory: 256 MiB of float32."""
+
+
+def knn(case: Case) -> list[Result]:
+    """The protocol `knn`, on frozen features."""
+    k, temperature = case.config.k, case.config.temperature
+    predicted_V = knn_predict(
+        *case.features_train,
+        case.features_val[0],
+        num_classes=case.num_classes,
+        k=k,
+        temperature=temperature,
+    )
+    return [case.accuracy("knn", predicted_V, settings={"k": k, "temperature": temperature})]
 
 
 def knn_predict(
@@ -19,21 +35,13 @@ def knn_predict(
     labels_train_M: torch.Tensor,
     features_val_VD: torch.Tensor,
     *,
+    num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
-    num_classes: int,
-    max_similarities: int = MAX_SIMILARITIES,
 ) -> torch.Tensor:
     """Let the k most similar training images vote: weight exp(cosine / temperature).
 
-    Args:
-        features_train_MD: float [M, D], of any length.
-        labels_train_M: int64 [M], in 0 .. num_classes - 1.
-        features_val_VD: float [V, D], of any length.
-        k: number of neighbours, at most M.
-        temperature: above 0.
-        num_classes: number of classes.
-        max_similarities: V is taken in chunks of so many similarities to bound the memory.
+    Takes float [M, D], int64 [M] in 0 .. num_classes - 1 and float [V, D], rows of any length.
 
     Returns:
         Predicted class int64 [V]; among equal votes the lower one.
@@ -58,7 +66,7 @@ def knn_predict(
     train_MD = F.normalize(features_train_MD.float(), dim=1)
     labels_train_M = labels_train_M.to(train_MD.device)
     predictions: list[torch.Tensor] = []
-    for chunk in torch.split(features_val_VD, max(1, max_similarities // num_train)):
+    for chunk in torch.split(features_val_VD, max(1, MAX_SIMILARITIES // num_train)):
         chunk_BD = F.normalize(chunk.to(train_MD), dim=1)
         cosine_Bk, neighbours_Bk = (chunk_BD @ train_MD.T).topk(k, dim=1)
         # Relative to the nearest one: the same ranking, and no overflow at low temperatures.
@@ -67,31 +75,6 @@ def knn_predict(
         votes.scatter_add_(1, labels_train_M[neighbours_Bk], weights_Bk)
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions)
-
-
-def knn_accuracy(
-    features_train_MD: torch.Tensor,
-    labels_train_M: torch.Tensor,
-    features_val_VD: torch.Tensor,
-    labels_val_V: torch.Tensor,
-    *,
-    k: int = 20,
-    temperature: float = 0.07,
-    num_classes: int,
-    max_similarities: int = MAX_SIMILARITIES,
-) -> float:
-    """Top-1 of `knn_predict` in percent; arguments and errors as there."""
-    check_features("validation", features_val_VD, labels_val_V, num_classes)
-    predicted_V = knn_predict(
-        features_train_MD,
-        labels_train_M,
-        features_val_VD,
-        k=k,
-        temperature=temperature,
-        num_classes=num_classes,
-        max_similarities=max_similarities,
-    )
-    return 100 * float((predicted_V.cpu() == labels_val_V.cpu()).double().mean())
 
 
 def check_features(

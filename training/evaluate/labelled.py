@@ -1,56 +1,80 @@
-"""Labelled images to evaluate on, whether they lie in shards or in class folders."""
+"""Images to evaluate on, in shards or in class folders, and subsets of them."""
 
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DamagedSample, ImageError, InputError
-from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.core.image_names import has_image_suffix
+from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import DATASET_FILE
-from pipeline.shardset.shared_images import HashedImages, HashedShards, counted, shared_images
+from pipeline.shardset.shared_images import (
+    HashedFiles,
+    HashedImages,
+    HashedShards,
+    counted,
+    shared_images,
+)
 from pipeline.storage.storage import Location, is_url
-from training.evaluate.folders import FolderImages
+from training.randomness.draws import sample_seeds
+
+NUM_SHARDS = 16
+"""Most shards of a `hashed_subset`: those of a bucket are fetched whole."""
+SUBSET_DOMAIN = 0x43414C49
+"""Keeps these hashes apart from others."""
 
 
-class LabelledImages(Protocol):
-    """What an evaluation needs of its data; may be read by several threads.
+class LabelledImages:
+    """A set of images with labels; several threads may read it.
 
     Attributes:
+        root: where it lies.
         class_names: a label is an index into them.
         digest: of what decides its content.
-        content: tells the sha256 of every image.
+        content: names and sha256 of the source files.
         num_images: images in it.
-        shard_sizes: images of each shard; of a folder: all of them.
+        shard_sizes: images of each shard; a folder counts as one shard.
         saliency_source: where its saliency maps come from; None where it has none.
     """
 
+    root: Location
     class_names: tuple[str, ...]
     digest: str
     content: HashedImages
     num_images: int
     shard_sizes: tuple[int, ...]
-    saliency_source: str | None
+    saliency_source: str | None = None
 
-    @property
-    def root(self) -> Location:
-        """Where it lies."""
+    @cached_property
+    def sources(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+        """Names and sha256 of all source files; reads every file of a folder."""
+        names, digests = zip(*self.content, strict=True)
+        # File names on Linux are bytes and need not be valid UTF-8; parquet's strings must be.
+        readable = [os.fsencode(name).decode("utf-8", "replace") for name in names]
+        return np.array(readable), np.array(digests)
 
     def labels(self) -> NDArray[np.int64]:
-        """Labels of all images, int64 [num_images]."""
+        """Labels of all images, int64 [num_images]; -1 where there is none."""
+        raise NotImplementedError
 
     def image(self, number: int) -> NDArray[np.uint8]:
         """An image, RGB uint8 [H, W, 3]; raises InputError naming what cannot be decoded."""
+        raise NotImplementedError
 
     def saliency(self, number: int) -> NDArray[np.uint8]:
-        """Its saliency, uint8 [P, P], where there is a source."""
+        """Its saliency map, uint8 [P, P], where there is a source."""
+        raise NotImplementedError
 
 
-class StoredImages:
+class StoredImages(LabelledImages):
     """The images of a shard set, labelled or not.
 
     Raises:
@@ -64,13 +88,13 @@ class StoredImages:
         self._reader = ShardSetReader(root, info, cache)
         self.class_names = info.class_names
         self.digest = info.plan_digest
-        self.content: HashedImages = HashedShards(root, info)
+        self.content = HashedShards(root, info)
         self.num_images = self._reader.num_samples
         self.shard_sizes = self._reader.shard_sizes
-        self.saliency_source: str | None = str(info.saliency.get("source"))
+        self.saliency_source = str(info.saliency.get("source"))
 
     def labels(self) -> NDArray[np.int64]:
-        """Labels from the manifests alone; -1 where there are none."""
+        """The labels in the manifests; -1 where there is none."""
         return self._reader.labels()
 
     def image(self, number: int) -> NDArray[np.uint8]:
@@ -89,36 +113,74 @@ class StoredImages:
         return decode_saliency(self._reader.read_saliency(number))
 
 
-class ShardImages(StoredImages):
-    """A labelled shard set.
+class FolderImages(LabelledImages):
+    """Image files below class folders, sorted by name; the top-level folder is the class.
+
+    The digest is of names and sizes, as a shard set's is.
 
     Raises:
-        InputError: the set is missing, damaged or has no labels.
+        InputError: no images, or images that lie in no class folder.
     """
 
-    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
-        super().__init__(root, cache)
-        if not self.class_names:
+    def __init__(self, root: Path) -> None:
+        paths = (
+            Path(folder, file)
+            for folder, _, files in os.walk(root, followlinks=True)
+            for file in files
+            if has_image_suffix(file)
+        )
+        sizes = dict(sorted((p.relative_to(root).as_posix(), p.stat().st_size) for p in paths))
+        if not sizes:
             raise InputError(
-                f"labels asked for where there are none: {root} was made without labels (run "
-                "jobs/precompute.py on class folders, without --no-labels)"
+                f"no images below {root}: wanted shards (jobs/precompute.py makes them) or a "
+                "folder of class folders"
             )
+        loose = next((name for name in sizes if "/" not in name), None)
+        if loose is not None:
+            raise InputError(f"{root} has no labels: {loose} lies in no class folder")
+        names = tuple(sizes)
+        classes, labels_M = np.unique([n.partition("/")[0] for n in names], return_inverse=True)
+        self.root = root
+        self.class_names = tuple(classes.tolist())
+        self._labels_M = labels_M.astype(np.int64)
+        self._files = [root / name for name in names]
+        self.num_images = len(names)
+        self.shard_sizes = (len(names),)
+        told = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
+        self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
+        self.content = HashedFiles(root, names)
+
+    def labels(self) -> NDArray[np.int64]:
+        """Labels by the names of the class folders."""
+        return self._labels_M
+
+    def image(self, number: int) -> NDArray[np.uint8]:
+        """Read and decode a file, in any format that precompute takes."""
+        file = self._files[number]
+        try:
+            return decode_source(file.read_bytes()).pixels
+        except ImageError as error:
+            raise InputError(f"{file}: {error} (move it away)") from error
 
 
 def open_labelled(
     root: Location, cache: CacheConfig | None = None, *, labels: bool = True
 ) -> LabelledImages:
-    """Open shards, or a folder of class folders; shards without labels where none are needed.
+    """Open shards, which must have labels unless `labels` is false, or a folder of class folders.
 
     Raises:
         InputError: neither; no labels; a damaged set.
     """
-    shards = ShardImages if labels else StoredImages
-    if is_url(root):
-        return shards(root, cache)
-    root = Path(root)
-    is_shards = (root / DATASET_FILE).exists() or (root / "shards").is_dir() or not root.is_dir()
-    return shards(root) if is_shards else FolderImages(root)
+    folder = Path(root)
+    is_shards = is_url(root) or (folder / DATASET_FILE).exists() or (folder / "shards").is_dir()
+    if not is_shards and folder.is_dir():
+        return FolderImages(folder)
+    images = StoredImages(root if is_url(root) else folder, cache)
+    if labels and not images.class_names:
+        raise InputError(
+            f"{root} has no labels: run jobs/precompute.py on class folders, without --no-labels"
+        )
+    return images
 
 
 def labelled_pair(
@@ -143,22 +205,18 @@ def labelled_pair(
 def open_pair(
     train_root: Location, val_root: Location, cache: CacheConfig | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """As `labelled_pair`, for sets that were checked before: shared images are not looked for."""
+    """`labelled_pair` for sets that were checked before: does not look for shared images."""
     train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
+        pairs = zip(train.class_names, val.class_names, strict=False)
+        first = next((f"{a!r} and {b!r}" for a, b in pairs if a != b), "")
+        if len(train.class_names) != len(val.class_names):
+            first = f"{len(train.class_names)} and {len(val.class_names)} classes"
         raise InputError(
-            f"the classes of {train_root} and {val_root} differ ({first_difference(train, val)}): "
+            f"the classes of {train_root} and {val_root} differ ({first}): "
             "a label would mean two things"
         )
     return train, val
-
-
-def first_difference(train: LabelledImages, val: LabelledImages) -> str:
-    """Which class name differs first, for a message."""
-    if len(train.class_names) != len(val.class_names):
-        return f"{len(train.class_names)} and {len(val.class_names)} classes"
-    pairs = zip(train.class_names, val.class_names, strict=True)
-    return next(f"{a!r} and {b!r}" for a, b in pairs if a != b)
 
 
 def check_classes(train: LabelledImages, val: LabelledImages) -> None:
@@ -174,3 +232,25 @@ def check_classes(train: LabelledImages, val: LabelledImages) -> None:
                 f"class {images.class_names[worst]!r} has {counts[worst]} {part} images in "
                 f"{images.root}: wanted at least {least}"
             )
+
+
+def evenly_chosen(num_images: int, at_most: int) -> NDArray[np.int64]:
+    """Numbers of at most so many images, evenly spread over a set, rising."""
+    spread = np.linspace(0, num_images - 1, min(at_most, num_images))
+    return np.unique(spread.round().astype(np.int64))
+
+
+def hashed_subset(shard_sizes: Sequence[int], num: int) -> NDArray[np.int64]:
+    """Numbers of at most `num` images: those of smallest hash in the shards of smallest hash.
+
+    The same in every run on the same shards. Rising, int64.
+    """
+    sizes = np.asarray(shard_sizes, dtype=np.int64)
+    firsts = np.cumsum(sizes) - sizes
+    shards = np.sort(_by_hash(np.arange(len(sizes)), 0)[:NUM_SHARDS])
+    numbers = np.concatenate([firsts[s] + np.arange(sizes[s]) for s in shards])
+    return np.sort(_by_hash(numbers, 1)[:num])
+
+
+def _by_hash(numbers: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+    return numbers[np.argsort(sample_seeds(SUBSET_DOMAIN, epoch, numbers), kind="stable")]

@@ -7,61 +7,60 @@ seconds. It is not the paper's probe, which trains the classifier by SGD on augm
 Shapes: M training images, V validation images, D features, K classes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.core.errors import InputError
+from training.evaluate.case import Case
 from training.evaluate.knn import check_features
+from training.evaluate.results import Result
 
-STRENGTHS = tuple(10.0 ** (e / 2) for e in range(2, -11, -1))  # 10 to 1e-5
+STRENGTHS = tuple(10.0 ** (e / 2) for e in range(2, -11, -1))
+"""L2 strengths that are tried, from 10 to 1e-5; of equally good ones the strongest wins."""
+HELDOUT_SHARE = 0.2
+MAX_ITERATIONS = 300
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinearResult:
-    """What the probe found.
+class LinearResult(NamedTuple):
+    """What the probe found."""
 
-    Attributes:
-        top1: on the validation images, in percent.
-        strength: the L2 strength that was chosen.
-        heldout_top1: top-1 in percent on the held-out part of training, per strength.
-        predicted_V: the class of every validation image, int64.
-    """
-
-    top1: float
+    predicted_V: Tensor
+    """The class of every validation image, int64."""
     strength: float
+    """The L2 strength that was chosen."""
     heldout_top1: dict[float, float]
-    predicted_V: torch.Tensor
+    """Top-1 in percent on the held-out part of training, by strength."""
+
+
+def linear(case: Case) -> list[Result]:
+    """The protocol `linear`: logistic regression on frozen features."""
+    found = linear_probe(
+        *case.features_train,
+        *case.features_val,
+        num_classes=case.num_classes,
+        seed=case.config.seed,
+    )
+    return [case.accuracy("linear", found.predicted_V, settings={"strength": found.strength})]
 
 
 def linear_probe(
-    features_train_MD: torch.Tensor,
-    labels_train_M: torch.Tensor,
-    features_val_VD: torch.Tensor,
-    labels_val_V: torch.Tensor,
+    features_train_MD: Tensor,
+    labels_train_M: Tensor,
+    features_val_VD: Tensor,
+    labels_val_V: Tensor,
     *,
     num_classes: int,
     seed: int = 0,
-    heldout_share: float = 0.2,
-    strengths: Sequence[float] = STRENGTHS,
-    max_iterations: int = 300,
 ) -> LinearResult:
-    """Choose the L2 strength on a part of training, fit all of training, score validation.
+    """Choose the L2 strength on a held-out part of training, fit on all of it, classify.
 
-    Args:
-        features_train_MD: float [M, D], on the device that computes.
-        labels_train_M: int64 [M].
-        features_val_VD: float [V, D].
-        labels_val_V: int64 [V].
-        num_classes: K.
-        seed: of the held-out part.
-        heldout_share: of every class, between 0 and 1.
-        strengths: L2 strengths to try; of equally good ones the strongest wins.
-        max_iterations: of L-BFGS per fit.
+    Features float [M, D] and [V, D] are standardised with the mean and deviation of training; the
+    first ones' device computes. Labels int64; those of validation are checked, but not used.
 
     Raises:
         InputError: empty sets, missing labels, features that do not match, nothing to hold out.
@@ -73,69 +72,42 @@ def linear_probe(
             f"the probe got {features_val_VD.shape[1]} features in validation: "
             f"wanted {features_train_MD.shape[1]}, as in training"
         )
-    if not strengths or not min(strengths) > 0:
-        raise InputError(f"L2 strengths {list(strengths)}: wanted at least one, all above 0")
     device = features_train_MD.device
-    labels_train_M, labels_val_V = labels_train_M.to(device), labels_val_V.to(device)
+    labels_M = labels_train_M.to(device)
     mean_D = features_train_MD.float().mean(dim=0)
     # A feature that never varies (a dead channel) stays at zero.
     std_D = features_train_MD.float().std(dim=0, correction=0).clamp_min(1e-6)
     train_MD = (features_train_MD.float() - mean_D) / std_D
     val_VD = (features_val_VD.to(device).float() - mean_D) / std_D
 
-    heldout = heldout_rows(labels_train_M.cpu().numpy(), share=heldout_share, seed=seed)
-    heldout_M = torch.from_numpy(heldout).to(device)
+    heldout_M = torch.from_numpy(heldout_rows(labels_train_M.cpu().numpy(), seed=seed)).to(device)
+    fitted_MD, fitted_M = train_MD[~heldout_M], labels_M[~heldout_M]
     heldout_top1: dict[float, float] = {}
-    start: torch.Tensor | None = None
-    for strength in sorted(set(strengths), reverse=True):  # each fit starts from a stronger one's
-        start = fit_logistic(
-            train_MD[~heldout_M],
-            labels_train_M[~heldout_M],
-            num_classes=num_classes,
-            strength=strength,
-            start=start,
-            max_iterations=max_iterations,
+    weights: Tensor | None = None
+    for strength in STRENGTHS:  # each fit starts from a stronger one's
+        weights = fit_logistic(
+            fitted_MD, fitted_M, num_classes=num_classes, strength=strength, start=weights
         )
-        heldout_top1[strength] = top1(start, train_MD[heldout_M], labels_train_M[heldout_M])
+        right = predicted_classes(weights, train_MD[heldout_M]) == labels_M[heldout_M]
+        heldout_top1[strength] = 100 * float(right.double().mean())
     chosen = max(heldout_top1, key=lambda s: (heldout_top1[s], s))
-    weights = fit_logistic(
-        train_MD,
-        labels_train_M,
-        num_classes=num_classes,
-        strength=chosen,
-        max_iterations=max_iterations,
-    )
-    predicted_V = predicted_classes(weights, val_VD)
-    return LinearResult(
-        top1=share_right(predicted_V, labels_val_V),
-        strength=chosen,
-        heldout_top1=heldout_top1,
-        predicted_V=predicted_V,
-    )
+    weights = fit_logistic(train_MD, labels_M, num_classes=num_classes, strength=chosen)
+    return LinearResult(predicted_classes(weights, val_VD), chosen, heldout_top1)
 
 
 def fit_logistic(
-    features_MD: torch.Tensor,
-    labels_M: torch.Tensor,
+    features_MD: Tensor,
+    labels_M: Tensor,
     *,
     num_classes: int,
     strength: float,
-    start: torch.Tensor | None = None,
-    max_iterations: int = 300,
+    start: Tensor | None = None,
     tolerance: float = 1e-5,
-) -> torch.Tensor:
+) -> Tensor:
     """Minimise mean cross-entropy + strength / 2 * (sum of squared weights); the bias is free.
 
-    scikit-learn's `C` is 1 / (strength * M).
-
-    Args:
-        features_MD: float [M, D], standardised; its dtype is the arithmetic's.
-        labels_M: int64 [M].
-        num_classes: K.
-        strength: of the L2 term, above 0.
-        start: [K, D + 1] to start from; none: zeros.
-        max_iterations: of L-BFGS.
-        tolerance: on the largest entry of the gradient.
+    scikit-learn's `C` is 1 / (strength * M). The features' dtype is the arithmetic's; the tolerance
+    is on the largest entry of the gradient.
 
     Returns:
         Weights and, in the last column, bias: [K, D + 1].
@@ -145,18 +117,18 @@ def fit_logistic(
     weights.requires_grad_(True)
     optimiser = torch.optim.LBFGS(
         [weights],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
+        max_iter=MAX_ITERATIONS,
+        max_eval=2 * MAX_ITERATIONS,
         tolerance_grad=tolerance,
         tolerance_change=0,
         history_size=10,
         line_search_fn="strong_wolfe",
     )
 
-    def objective() -> torch.Tensor:
+    def objective() -> Tensor:
         optimiser.zero_grad()
-        logits_MK = torch.addmm(weights[:, -1], features_MD, weights[:, :-1].T)
-        loss = F.cross_entropy(logits_MK, labels_M) + strength / 2 * weights[:, :-1].square().sum()
+        loss = F.cross_entropy(_logits(weights, features_MD), labels_M)
+        loss = loss + strength / 2 * weights[:, :-1].square().sum()
         loss.backward()
         return loss
 
@@ -165,36 +137,27 @@ def fit_logistic(
     return weights.detach()
 
 
-def top1(weights: torch.Tensor, features_MD: torch.Tensor, labels_M: torch.Tensor) -> float:
-    """Share of images whose class has the largest logit, in percent."""
-    return share_right(predicted_classes(weights, features_MD), labels_M)
-
-
-def predicted_classes(weights: torch.Tensor, features_MD: torch.Tensor) -> torch.Tensor:
+def predicted_classes(weights: Tensor, features_MD: Tensor) -> Tensor:
     """The class of the largest logit, int64 [M]."""
-    logits_MK: torch.Tensor = torch.addmm(weights[:, -1], features_MD, weights[:, :-1].T)
-    return logits_MK.argmax(dim=1)
+    return _logits(weights, features_MD).argmax(dim=1)
 
 
-def share_right(predicted_M: torch.Tensor, labels_M: torch.Tensor) -> float:
-    """Share of right predictions, in percent."""
-    return 100 * float((predicted_M == labels_M).double().mean())
+def _logits(weights: Tensor, features_MD: Tensor) -> Tensor:
+    return torch.addmm(weights[:, -1], features_MD, weights[:, :-1].T)
 
 
-def heldout_rows(labels_M: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.bool_]:
-    """Mark a seeded share of every class, at least one image, of classes of two or more.
+def heldout_rows(labels_M: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+    """Mark a seeded fifth of every class, at least one image, of classes of two or more.
 
     Raises:
-        InputError: a share outside (0, 1), or no class has two images.
+        InputError: no class has two images.
     """
-    if not 0 < share < 1:
-        raise InputError(f"heldout_share is {share}: wanted between 0 and 1")
     generator = np.random.default_rng(seed)
     marked = np.zeros(len(labels_M), dtype=np.bool_)
     for label in np.unique(labels_M):
         rows = generator.permutation(np.flatnonzero(labels_M == label))
         if len(rows) >= 2:
-            marked[rows[: min(len(rows) - 1, max(1, round(share * len(rows))))]] = True
+            marked[rows[: max(1, round(HELDOUT_SHARE * len(rows)))]] = True
     if not marked.any():
         raise InputError("the probe found no class with two images: nothing to choose L2 on")
     return marked

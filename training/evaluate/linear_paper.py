@@ -4,97 +4,65 @@ arXiv 2309.12757, section 4, after MoCo (arXiv 1911.05722): learning rate 30, mo
 weight decay, batch 256, 100 epochs, a tenth of the rate from 60 and from 80 on; random resized crop
 and flip. High-pass filtered views stay so, at training and at test.
 
-Shapes: B this rank's share of a batch, M training images, V validation images, D features.
+Shapes: B this rank's share of a batch, V validation images, D features, K classes.
 """
 
 import math
+from dataclasses import asdict
+from functools import partial
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import track
 from training.core.distributed import data_parallel
-from training.evaluate.extract import Features, Prepare
-from training.evaluate.labelled import LabelledImages
-from training.evaluate.settings import PaperProbeConfig
-from training.evaluate.training_views import training_batches
+from training.evaluate.case import Case
+from training.evaluate.results import Result
+from training.evaluate.sgd import train_classifier, training_batches, zero_classifier
 
 DROPS = (0.6, 0.8)
 """Where the rate falls to a tenth, as shares of the training: epochs 60 and 80 of 100."""
 
 
-def rate_at(step: int, total_steps: int, lr: float) -> float:
-    """The learning rate of a step: a tenth from each drop on."""
-    return lr * 0.1 ** sum(step >= round(drop * total_steps) for drop in DROPS)
-
-
-def paper_probe(
-    network: nn.Module,
-    images: LabelledImages,
-    val: Features,
-    config: PaperProbeConfig,
-    *,
-    prepare: Prepare,
-    view_size: int,
-    device: torch.device,
-    seed: int,
-    num_threads: int,
-    autocast_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Train the classifier and classify; called by every rank.
-
-    Args:
-        network: frozen, in evaluation mode, on `device`: [B, 3, S, S] -> [B, D].
-        images: to train on.
-        val: features and labels of the test-time views of the validation images.
-        config: settings.
-        prepare: views in [0, 1] to what the network wants.
-        view_size: S.
-        device: that computes.
-        seed: of order and crops.
-        num_threads: that decode.
-        autocast_dtype: of the network's forward; none: in the weights' own.
-
-    Returns:
-        Predicted classes, int64 [V], the same on every rank.
+def linear_paper(case: Case) -> list[Result]:
+    """The protocol `linear_paper`.
 
     Raises:
         InputError: ranks that do not divide the batch, a loss that is not finite.
     """
-    features_VD = val[0].to(device)
-    classifier = nn.Linear(features_VD.shape[1], len(images.class_names), device=device)
+    config, extractor = case.config.linear_paper, case.extractor
+    features_VD = case.features_val[0].to(extractor.device)
     # MoCo's probe draws its first weights from N(0, 0.01^2): zeros are the same but for the noise.
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
-    train = data_parallel(classifier, device)
-    optimiser = torch.optim.SGD(classifier.parameters(), lr=config.lr, momentum=config.momentum)
-    steps = math.ceil(config.epochs * images.num_images / config.batch_size)
-    batches = training_batches(
-        images,
-        torch.arange(images.num_images).numpy(),
-        steps=steps,
-        batch_size=config.batch_size,
-        view_size=view_size,
-        seed=seed,
-        num_threads=num_threads,
-    )
-    shown = track(batches, "linear_paper", steps, "steps")
-    for step, (views_BCHW, labels_B) in enumerate(shown):
+    classifier = zero_classifier(features_VD.shape[1], case.num_classes, extractor.device)
+    trained = data_parallel(classifier, extractor.device)
+
+    def logits(views_BCHW: Tensor) -> Tensor:
         with torch.no_grad():
-            x_BCHW = prepare(views_BCHW.to(device, non_blocking=True).float().div_(255))
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                features_BD = network(x_BCHW)
-        loss = F.cross_entropy(train(features_BD.float()), labels_B.to(device))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, steps, config.lr)
-        optimiser.step()
+            features_BD = extractor(views_BCHW).float()
+        logits_BK: Tensor = trained(features_BD)
+        return logits_BK
+
+    steps = math.ceil(config.epochs * case.train.num_images / config.batch_size)
+    train_classifier(
+        logits,
+        torch.optim.SGD(classifier.parameters(), lr=config.lr, momentum=config.momentum),
+        partial(rate_factor, total_steps=steps),
+        training_batches(
+            case,
+            np.arange(case.train.num_images),
+            steps=steps,
+            batch_size=config.batch_size,
+            work="linear_paper",
+        ),
+    )
     with torch.no_grad():
         logits_VK: Tensor = classifier(features_VD)
     if not bool(torch.isfinite(logits_VK).all()):
         raise InputError(f"the linear probe diverged: lower linear-paper.lr ({config.lr:g})")
-    return logits_VK.argmax(dim=1)
+    return [case.accuracy("linear_paper", logits_VK.argmax(dim=1), settings=asdict(config))]
+
+
+def rate_factor(step: int, total_steps: int) -> float:
+    """A tenth from each drop on, as a factor of the learning rate."""
+    return 0.1 ** sum(step >= round(drop * total_steps) for drop in DROPS)

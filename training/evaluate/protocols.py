@@ -1,137 +1,22 @@
-"""The protocols by name. A new one: a function here or in a file of its own, and a line below.
+"""The protocols by name. A new one: a function in a file of its own, and a line below.
 
-Detection, whose images have boxes, lies in a room of its own (`training.evaluate.detection`).
 A protocol is called by every rank with the same arguments, splits its work over them, and returns
-the same results everywhere.
+the same results everywhere. Detection, whose images have boxes, is not one of them: see
+`training.evaluate.detection`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-
-import torch
-from torch import Tensor
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import say
-from training.core.distributed import rank
-from training.evaluate.backgrounds_protocol import backgrounds
+from training.evaluate.backgrounds import backgrounds
 from training.evaluate.case import Case
 from training.evaluate.config import DETECTION
-from training.evaluate.diagnostics import diagnose
-from training.evaluate.extract import gathered_features
-from training.evaluate.finetune import balanced_subset, finetuned
-from training.evaluate.knn import knn_predict
-from training.evaluate.linear import linear_probe
-from training.evaluate.linear_paper import paper_probe
+from training.evaluate.diagnostics import diagnostics
+from training.evaluate.finetune import finetune
+from training.evaluate.knn import knn
+from training.evaluate.linear import linear
+from training.evaluate.linear_paper import linear_paper
 from training.evaluate.results import Result
-
-
-def knn(case: Case) -> list[Result]:
-    """Weighted k nearest neighbours on frozen features."""
-    config = case.config
-    predicted_V = knn_predict(
-        *case.features_train,
-        case.features_val[0],
-        k=config.k,
-        temperature=config.temperature,
-        num_classes=case.num_classes,
-    )
-    settings = case.view | {"k": config.k, "temperature": config.temperature}
-    return [case.accuracy("knn", predicted_V, settings=settings)]
-
-
-def linear(case: Case) -> list[Result]:
-    """The fast probe: logistic regression on frozen features, L2 chosen on a part of training."""
-    found = linear_probe(
-        *case.features_train,
-        *case.features_val,
-        num_classes=case.num_classes,
-        seed=case.config.seed,
-    )
-    settings = case.view | {"strength": found.strength}
-    return [case.accuracy("linear", found.predicted_V, settings=settings)]
-
-
-def linear_paper(case: Case) -> list[Result]:
-    """The paper's probe: SGD on augmented views of the frozen backbone."""
-    predicted_V = paper_probe(
-        case.subject.network,
-        case.train,
-        case.features_val,
-        case.config.linear_paper,
-        prepare=case.subject.prepare,
-        view_size=case.extract.view_size,
-        device=case.device,
-        seed=case.config.seed,
-        num_threads=case.extract.num_threads,
-        autocast_dtype=case.extract.autocast_dtype,
-    )
-    settings = case.view | asdict(case.config.linear_paper)
-    return [case.accuracy("linear_paper", predicted_V, settings=settings)]
-
-
-def finetune(case: Case) -> list[Result]:
-    """The whole network trained on shares of the labels, each drawn several times."""
-    config, results = case.config.finetune, []
-    for share in config.shares:
-        predicted: list[Tensor] = []
-        for draw in range(1 if share == 1 else config.draws):
-            chosen = balanced_subset(case.train.labels(), share, seed=case.config.seed, draw=draw)
-            tuned = finetuned(
-                case.subject.network,
-                case.subject.info.feature_dim,
-                case.train,
-                chosen,
-                config,
-                prepare=case.subject.prepare,
-                view_size=case.extract.view_size,
-                device=case.device,
-                seed=case.config.seed,
-                num_threads=case.extract.num_threads,
-                autocast_dtype=case.extract.autocast_dtype,
-            )
-            logits_VK, _ = gathered_features(
-                tuned, case.val, case.extract, prepare=case.subject.prepare, device=case.device
-            )
-            predicted.append(logits_VK.argmax(dim=1))
-        results.append(
-            case.accuracy(
-                "finetune",
-                torch.stack(predicted),
-                variant=f"{100 * share:g} %",
-                num_train=len(chosen),
-                settings=case.view | asdict(config) | {"share": share},
-            )
-        )
-    return results
-
-
-def diagnostics(case: Case) -> list[Result]:
-    """Figures of the features themselves, without labels."""
-    if case.val.saliency_source is None and rank() == 0:
-        say(f"diagnostics: {case.val.root} has no saliency: random patches alone are masked")
-    figures = diagnose(
-        case.subject,
-        case.val,
-        case.config.diagnostics,
-        features_VD=case.features_val[0],
-        device=case.device,
-        seed=case.config.seed,
-        batch_size=case.config.batch_size,
-    )
-    settings = case.view | asdict(case.config.diagnostics)
-    return [
-        case.result(
-            "diagnostics",
-            figure.name,
-            figure.value,
-            variant=figure.variant,
-            interval=figure.interval,
-            settings=settings | figure.settings,
-        )
-        for figure in figures
-    ]
-
 
 PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "knn": knn,
@@ -141,16 +26,12 @@ PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "backgrounds": backgrounds,
     "diagnostics": diagnostics,
 }
-
 LABEL_FREE = frozenset({"diagnostics"})
 """Protocols that need no labels: with these alone, classes are not compared."""
 
 
-def chosen_protocols(names: Sequence[str]) -> list[Callable[[Case], list[Result]]]:
-    """Look the protocols of labelled images up by name.
-
-    Returns:
-        Each once; none for detection.
+def chosen_protocols(names: Sequence[str]) -> list[str]:
+    """The names of protocols of labelled images, each once; none for detection.
 
     Raises:
         InputError: an unknown name; the message lists the known ones.
@@ -159,4 +40,4 @@ def chosen_protocols(names: Sequence[str]) -> list[Callable[[Case], list[Result]
         if name not in PROTOCOLS and name != DETECTION:
             known = ", ".join((*PROTOCOLS, DETECTION))
             raise InputError(f"unknown protocol {name!r}: choose from {known}")
-    return [PROTOCOLS[name] for name in dict.fromkeys(names) if name != DETECTION]
+    return [name for name in dict.fromkeys(names) if name != DETECTION]

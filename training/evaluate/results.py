@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.backbone.card import Figure
 from pipeline.core.errors import InputError
+from training.evaluate.config import RESULTS_FILE
 
-RESULTS_FILE = "results.jsonl"
 WIDEST = 6
 """Figures that stand beside each other in a table."""
 
@@ -70,18 +70,6 @@ class Result:
         return self.checkpoint if self.encoder != "momentum" else f"{self.checkpoint} (momentum)"
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError where results are asked for in a file, as they once lay."""
-    if folder.suffix == ".jsonl" or folder.is_file():
-        wanted = folder.with_suffix("") if folder.suffix else folder.with_name("evaluation")
-        if folder.name == RESULTS_FILE and (folder.parent / RESULTS_FILE).is_file():
-            wanted = folder.parent
-        raise InputError(
-            f"{folder} names a file, and results lie in a folder ({RESULTS_FILE} and the "
-            f"predictions for each image): give a folder, such as {wanted}"
-        )
-
-
 def append_results(folder: Path, results: Iterable[Result]) -> None:
     """Append one line of JSON per result to the folder's `RESULTS_FILE`.
 
@@ -104,7 +92,6 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         InputError: there are none, or a line is no result; names the line.
     """
-    check_folder(folder)
     path = folder / RESULTS_FILE
     try:
         lines = path.read_text().splitlines()
@@ -113,8 +100,7 @@ def read_results(folder: Path) -> list[Result]:
     results = []
     for number, line in enumerate(lines, start=1):
         try:
-            fields = json.loads(line)
-            results.append(result_of(fields))
+            results.append(result_of(json.loads(line)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"line {number} of {path} is no result: {error}") from error
     return results

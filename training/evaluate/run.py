@@ -1,7 +1,6 @@
 """An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -12,25 +11,18 @@ from training.evaluate.backgrounds import check_masks
 from training.evaluate.case import Case
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
+from training.evaluate.encoders import UNTRAINED, load_encoders
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
-from training.evaluate.predictions import ImageSet, Predictions, image_set, write_predictions
-from training.evaluate.protocols import LABEL_FREE, chosen_protocols
+from training.evaluate.predictions import write_predictions
+from training.evaluate.protocols import LABEL_FREE, PROTOCOLS, chosen_protocols
 from training.evaluate.results import Result, append_results
-from training.evaluate.subject import load_subjects
-from training.evaluate.untrained import ONE_SEED, networks_of, over_seeds
+from training.evaluate.untrained import ONE_SEED, calibrate, over_seeds
 
 
-def evaluate(
-    config: EvaluateConfig,
-    device: torch.device,
-) -> list[Result]:
+def evaluate(config: EvaluateConfig, device: torch.device) -> list[Result]:
     """Score, and write every result and its predictions as soon as they are there.
 
-    Called by every rank; the first one writes, and says every figure.
-
-    Args:
-        config: what is scored, how, and on what; paths absolute.
-        device: that computes.
+    Called by every rank with absolute paths; the first one writes, and prints every figure.
 
     Returns:
         The results in order, the same on every rank.
@@ -58,42 +50,29 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
     """The figures of labelled images, checkpoint by checkpoint and protocol by protocol.
 
     The first rank writes the predictions before the figures are yielded.
-
-    Arguments and errors as in `evaluate`.
     """
     protocols = chosen_protocols(config.protocol)
-    one_seed = chosen_protocols(ONE_SEED)
-    labelled = not LABEL_FREE.issuperset(config.protocol)
+    labelled = not LABEL_FREE.issuperset(protocols)
     if labelled:
         train, val = labelled_pair(config.train, config.val)
         check_classes(train, val)
     else:
         train, val = (open_labelled(root, labels=False) for root in (config.train, config.val))
-    if "backgrounds" in config.protocol:
+    if "backgrounds" in protocols:
         check_masks(val)
-    subjects = load_subjects(
+    encoders = load_encoders(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
-    images = image_set(val) if rank() == 0 and labelled else None
-    for subject in subjects:
-        networks = networks_of(
-            subject, train, device=device, batch_size=config.batch_size, bf16=config.bf16
-        )
-        cases = [Case(network, train, val, config, device) for network in networks]
+    for encoder in encoders:
+        cases = [Case(one, train, val, config) for one in (encoder, *encoder.twins)]
+        if encoder.kind == UNTRAINED:
+            for case in cases:
+                calibrate(case.extractor, train)
         for protocol in protocols:
-            chosen = cases[:1] if protocol in one_seed else cases
-            found = over_seeds([protocol(case) for case in chosen])
+            chosen = cases[:1] if protocol in ONE_SEED else cases
+            found = over_seeds([PROTOCOLS[protocol](case) for case in chosen])
             for case in chosen:
-                if images is not None:
-                    _write(case, images, config.results)
-                case.predicted.clear()
+                for predictions in case.predictions:
+                    write_predictions(config.results, predictions)
+                case.predictions.clear()
             yield found
-
-
-def _write(case: Case, images: ImageSet, folder: Path) -> None:
-    """Writes what a protocol predicted for the images."""
-    for result, predicted_DV, numbers in case.predicted:
-        predictions = Predictions(
-            result=result, images=images.chosen(numbers), predicted_DV=predicted_DV.numpy()
-        )
-        write_predictions(folder, predictions)

@@ -3,7 +3,8 @@
 A second, object head (`method.object_head`) takes the hard negatives, or a query on another
 background; the plain loss is then that of the first head alone.
 
-Shapes: B this rank's batch, G global batch, N hard negatives per image, D embedding, X all heads.
+Shapes: B this rank's batch, G global batch, N hard negatives per image, D embedding, X all heads, A
+anchors (2 B in SimCLR, else B).
 """
 
 import math
@@ -25,7 +26,6 @@ from training.core.distributed import (
 from training.core.schedules import Moment
 from training.encoders.encoder import running_statistics_kept
 from training.methods.interface import Method, StepResult, embedding_spread
-from training.methods.losses import Similarities, Weigh, prime_log_weights
 from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
@@ -36,6 +36,24 @@ PAPER_NEGATIVES = 65536
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Numbers of the shuffles: of the keys, and of the first hard negatives; the second ones' is 2."""
 Encode = Callable[[Tensor], Tensor]
+
+
+Weigh = Callable[[Tensor, float | Tensor], Tensor]
+"""Logarithms of the weights of hard negatives [A, N], from their similarities [A, N] and the scale
+that makes these logits: without gradient."""
+
+
+class Similarities(NamedTuple):
+    """Similarities of unit rows, in [-1, 1], before rho and temperature; without gradient."""
+
+    positive_A: Tensor
+    negative: Tensor
+    """Mean over the anchors and their negatives from other images: a scalar."""
+    best_negative_A: Tensor
+    """Of the most similar negative from another image."""
+    hard_AN: Tensor | None = None
+    hard_share_A: Tensor | None = None
+    """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
 
 
 class Batch(NamedTuple):
@@ -188,6 +206,56 @@ class ContrastiveMethod(Method):
                 # The released behaviour has one hard negative for the whole batch.
                 rows_BD.append(own_BD.expand(len(views[QUERY]), -1) if len(own_BD) == 1 else own_BD)
         return rows_BD
+
+
+def mean_loss(loss_A: Tensor, weights_A: Tensor | None) -> Tensor:
+    """The mean of the anchors' losses times their weights; None: 1."""
+    return loss_A.mean() if weights_A is None else (loss_A * weights_A).mean()
+
+
+def hard_logits(
+    anchors_AD: Tensor,
+    hard_negatives_AND: Tensor,
+    scale: float | Tensor,
+    weigh: Weigh | None,
+    log_mass: float,
+) -> tuple[Tensor, Tensor]:
+    """Similarities of anchors to their hard negatives, detached, and the logits of their terms."""
+    hard_AN = (hard_negatives_AND @ anchors_AD[:, :, None]).squeeze(2)
+    logits_AN = scale * hard_AN if log_mass == 0 else scale * hard_AN + log_mass
+    if weigh is not None:
+        logits_AN = logits_AN + weigh(hard_AN, scale)
+    return hard_AN.detach(), logits_AN
+
+
+@torch.no_grad()
+def hard_share(hard_logits_AN: Tensor, logits: Tensor) -> Tensor:
+    """The hard negatives' share of the denominator, [A]; `logits` holds theirs too."""
+    return (hard_logits_AN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
+
+
+@torch.no_grad()
+def prime_log_weights(
+    similarity_AN: Tensor, *, scale: float | Tensor, power: float, bias: float
+) -> Tensor:
+    """Weights of hard negatives by the rank of their similarity: the most similar count most.
+
+    w = ((1 - bias) * (n - rank) / n + bias) ** power with rank 0 for the most similar of all n,
+    then all scaled by one factor so that the total of the weighted terms is that of the unweighted
+    ones: sum of w * exp(scale * s) = sum of exp(scale * s). After the importance-based reweighting
+    of Cao et al., "Prime Sample Attention in Object Detection", CVPR 2020, section 4.2, which ranks
+    detections and keeps the total of their losses.
+
+    Takes the similarities of anchors to their hard negatives, and the scale that makes logits of
+    them, rho / temperature. Returns the logarithms of the weights, without gradient.
+    """
+    flat = similarity_AN.flatten()
+    rank = torch.argsort(torch.argsort(flat, descending=True, stable=True))
+    share = (len(flat) - rank).to(flat.dtype) / len(flat)
+    log_weight = power * torch.log((1.0 - bias) * share + bias)
+    logits = scale * flat
+    kept = torch.logsumexp(logits, 0) - torch.logsumexp(logits + log_weight, 0)
+    return (log_weight + kept).view_as(similarity_AN)
 
 
 def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:

@@ -1,6 +1,4 @@
-"""What a method is to the loop: views, a step and the encoder that is kept, and common modules.
-
-The loop knows nothing else of a method.
+"""The interface of methods, which is all that the loop knows of them, and modules they share.
 
 Shapes: B this rank's batch, C channels, H W pixels, D embedding.
 """

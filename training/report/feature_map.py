@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from pipeline.core.errors import InputError
 from pipeline.core.progress import track
 from training.core.context import LocalContext
-from training.evaluate.features import extract_features
-from training.evaluate.labelled import open_labelled
-from training.evaluate.subject import load_subjects
+from training.evaluate.encoders import load_encoders
+from training.evaluate.labelled import evenly_chosen, open_labelled
 from training.report.config import MapMethod, ReportConfig
 from training.report.figures import SERIES, Chart, colour, new_figure
 from training.report.run_state import RunState
@@ -48,22 +47,16 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     if shards is None:
         raise InputError("the run has no labelled shards (name some with --val)")
     images = open_labelled(shards)
-    wanted = min(config.map_images, images.num_images)
-    if wanted < 3:
-        raise InputError(f"it needs at least 3 images, {shards} gives {wanted}")
+    numbers = evenly_chosen(images.num_images, config.map_images).tolist()
+    if len(numbers) < 3:
+        raise InputError(f"it needs at least 3 images, {shards} gives {len(numbers)}")
     device = LocalContext().device
-    (subject,) = load_subjects([str(run.folder)], encoder="query", seed=SEED, device=device)
-    numbers = np.linspace(0, images.num_images - 1, wanted).round().astype(np.int64).tolist()
-    extract = replace(subject.extract_config(batch_size=BATCH, bf16=False), skip_damaged=True)
-    batches = track(
-        extract.batches(images, numbers),
-        "features of the map",
-        wanted,
-        "images",
-        size=lambda batch: len(batch[1]),
-    )
-    features_MD, labels_M = extract_features(
-        subject.network, batches, device=device, prepare=subject.prepare
+    (encoder,) = load_encoders([str(run.folder)], encoder="query", seed=SEED, device=device)
+    extractor = replace(encoder.extractor, batch_size=BATCH, skip_damaged=True)
+    batches = extractor.batches(images, numbers)
+    work = "features of the map"
+    features_MD, labels_M = extractor.extract(
+        track(batches, work, len(numbers), "images", size=lambda batch: len(batch[1]))
     )
     normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()
     places_M2, note = flattened(normal_MD, config.map)

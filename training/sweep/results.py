@@ -15,7 +15,7 @@ from scipy.stats import binom, spearmanr
 from pipeline.core.errors import InputError
 from pipeline.storage.atomic import atomic_file, write_atomically
 from training.config.fields import Plain
-from training.evaluate.comparison import TAIL
+from training.evaluate.intervals import TAIL
 from training.sweep.config import OBJECTIVES, TRIALS_FOLDER, Sweep
 from training.sweep.space import Point
 

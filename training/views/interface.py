@@ -1,4 +1,4 @@
-"""What a masker is: it draws numbers in the loader and masks pixels on the device.
+"""The interface of maskers: they draw numbers in the loader and mask pixels on the device.
 
 Shapes: `B` batch, `C` channels (1, or 3 where channels may be masked apart), `G` grid side, `H W`
 pixels.

@@ -88,9 +88,9 @@ def draw_masks(
     """Draw the numbers that decide the masks of one view of each sample.
 
     Args:
-        seeds_B: the samples' seeds (`training.randomness.draws.sample_seeds`).
+        seeds_B: the samples' seeds (`draws.sample_seeds`).
         view: number of the view (`draws.view_number`).
-        ratio: range of the masking ratio; each sample's is uniform in it.
+        ratio: range of the masking ratio, which is uniform in it.
         grid: patches per side of a view.
         view_size: side of a view in pixels.
         box_side: side of the focal box in pixels; its position is uniform inside the view.

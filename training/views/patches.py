@@ -220,7 +220,7 @@ def attmask_hint(view: StrategyInputs) -> Tensor:
     shown_B11 = torch.floor(view.show * count_B11.to(torch.float64)).to(torch.int64)
     pool_B11 = torch.minimum(shown_B11.clamp(min=int(view.show * patches)), count_B11)
     candidates_BCN = torch.where(rank_BCN < pool_B11, view.scores_BCN, 2.0)
-    drawn_BCN = _inverse(torch.argsort(candidates_BCN, dim=-1, stable=True))
+    drawn_BCN = torch.argsort(torch.argsort(candidates_BCN, dim=-1, stable=True), dim=-1)
     return (rank_BCN < count_B11) & (drawn_BCN >= shown_B11)
 
 
@@ -237,12 +237,7 @@ def _saliency_ranks(view: StrategyInputs, *, descending: bool) -> Tensor:
     shuffled_BCN = torch.argsort(view.scores_BCN, dim=-1, stable=True)
     saliency_BCN = view.saliency_BN[:, None].expand_as(shuffled_BCN).gather(-1, shuffled_BCN)
     order_BCN = torch.argsort(saliency_BCN, dim=-1, descending=descending, stable=True)
-    return _inverse(shuffled_BCN.gather(-1, order_BCN))
-
-
-def _inverse(order_BCN: Tensor) -> Tensor:
-    ranks = torch.arange(order_BCN.shape[-1], device=order_BCN.device).expand_as(order_BCN)
-    return torch.empty_like(order_BCN).scatter_(-1, order_BCN, ranks)
+    return torch.argsort(shuffled_BCN.gather(-1, order_BCN), dim=-1)
 
 
 MASK_STRATEGIES: dict[str, Strategy] = {

@@ -4,7 +4,7 @@ A method declares its views (`Method.views`). The stream draws and cuts them, `b
 and fills them, contact sheet and report show them: all of them read this declaration.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap
@@ -44,11 +44,11 @@ class ViewSpec:
     crop: Crop
     masker: Masker | None = None
     fill: Fill | BackgroundSwap
+    group: str = field(init=False)
+    """Name under which several views are logged: `negative` of `negative-key-0`."""
 
-    @property
-    def group(self) -> str:
-        """Name under which several views are logged: `negative` of `negative-key-0`."""
-        return self.name.partition("-")[0]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.name.partition("-")[0])
 
 
 @dataclass(frozen=True, kw_only=True)

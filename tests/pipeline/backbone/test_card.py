@@ -1,18 +1,17 @@
 """The card says what a stranger needs; its code loads the weights beside it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.backbone.card import model_card, recipe
-from pipeline.backbone.folder import load_backbone
-from training.encoders.encoder import build_backbone
-from training.encoders.export import export_backbone
-from training.encoders.settings import EncoderConfig
+from pipeline.backbone.folder import load_backbone, write_backbone
+from pipeline.backbone.info import BackboneInfo
+from pipeline.core.architectures import plain_network
+from pipeline.images.preprocessing import HighPass, Preprocessing
 
 CONFIG = {
     "method": {"name": "moco_v2", "hard_negatives": 1},
@@ -24,22 +23,27 @@ CONFIG = {
 }
 
 
-def card_of(folder: Path, architecture: str, *, max_pool: bool = True) -> str:
-    config = EncoderConfig(architecture=architecture, max_pool=max_pool)
-    export_backbone(
-        folder,
-        build_backbone(config),
-        config,
-        view_size=64,
-        high_pass=(3, 1.4),
+@pytest.mark.parametrize(
+    ("architecture", "max_pool"),
+    [("resnet18", False), ("convnext_tiny", True), ("timm:test_resnet", True)],
+)
+def test_it_tells_all_and_its_code_runs(
+    tmp_path: Path, architecture: str, max_pool: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if architecture.startswith("timm:"):
+        pytest.importorskip("timm", reason="the extra timm is not installed")
+    network, feature_dim = plain_network(architecture, max_pool=max_pool)
+    info = BackboneInfo(
+        architecture=architecture,
+        feature_dim=feature_dim,
+        max_pool=max_pool,
+        preprocessing=Preprocessing(
+            view_size=64, resize=73, high_pass=HighPass(kernel=3, sigma=1.4)
+        ),
         provenance={"data_digest": "0123456789abcdef", "step": 7, "epochs": 2.5, "config": CONFIG},
     )
-    return (folder / "README.md").read_text()
-
-
-def test_what_it_tells(tmp_path: Path) -> None:
-    card = card_of(tmp_path / "export", "resnet18")
-    info = load_backbone(tmp_path / "export")[1]
+    info = write_backbone(tmp_path / "export", network.state_dict(), info)
+    card = (tmp_path / "export" / "README.md").read_text()
     for words in (
         f"| weights (sha256) | {info.weights_sha256[:12]} |",
         "| pretraining data (digest) | 0123456789ab |",
@@ -51,34 +55,23 @@ def test_what_it_tells(tmp_path: Path) -> None:
         "None were measured",
     ):
         assert words in card
-
-
-def test_a_recipe_without_its_fields() -> None:
-    assert recipe({"method": {"name": "byol"}, "views": 3}) == "method byol"
-
-
-@pytest.mark.parametrize(
-    ("architecture", "max_pool"),
-    [("resnet18", False), ("convnext_tiny", True), ("timm:test_resnet", True)],
-)
-def test_its_code_runs_beside_the_weights(
-    tmp_path: Path, architecture: str, max_pool: bool
-) -> None:
-    if architecture.startswith("timm:"):
-        pytest.importorskip("timm", reason="the extra timm is not installed")
-    card = card_of(tmp_path / "export", architecture, max_pool=max_pool)
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    made: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path / "export")
+    exec(code, made)
     views = torch.randn(2, 3, 64, 64)
-    torch.save(views, tmp_path / "views.pt")
-    rest = "torch.save(network(torch.load('../views.pt')), '../features.pt')"
-    subprocess.run([sys.executable, "-c", code + rest], cwd=tmp_path / "export", check=True)
     expected = load_backbone(tmp_path / "export")[0](views)
-    assert torch.equal(torch.load(tmp_path / "features.pt"), expected)
+    assert torch.equal(made["network"](views), expected)
 
 
-def test_writing_one_draws_nothing(tmp_path: Path) -> None:
-    card_of(tmp_path / "export", "resnet18", max_pool=False)
-    info = load_backbone(tmp_path / "export")[1]
+def test_little_is_known_and_nothing_drawn() -> None:
+    plain = Preprocessing(view_size=64, resize=73)
+    info = BackboneInfo(
+        architecture="resnet18", feature_dim=512, preprocessing=plain, max_pool=False
+    )
     before = torch.get_rng_state()
-    model_card(info)
+    card = model_card(info)
     assert torch.equal(torch.get_rng_state(), before)
+    assert "| trained | not known |" in card
+    assert "high-pass" not in card
+    assert recipe({"method": {"name": "byol"}, "views": 3}) == "method byol"

@@ -1,4 +1,5 @@
-import dataclasses
+"""Exports are written whole or not at all, and read strictly."""
+
 import hashlib
 import json
 import shutil
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 from pipeline.backbone.folder import load_backbone, weights_digest, write_backbone
 from pipeline.backbone.info import BackboneInfo
@@ -54,22 +54,8 @@ def test_write_then_load(export: Path) -> None:
     names = sorted(p.name for p in export.iterdir())
     assert names == ["README.md", "backbone.json", "backbone.pth"]
     assert sorted(p.name for p in export.parent.iterdir()) == ["backbone"]
-
-
-def test_plain_torchvision_loads_it(export: Path) -> None:
-    network = torchvision.models.resnet18()
-    network.fc = torch.nn.Identity()
-    state = torch.load(export / "backbone.pth", weights_only=True)
-    network.load_state_dict(state, strict=True)
-    views = torch.randn(2, 3, 64, 64)
-    assert torch.equal(network.eval()(views), load_backbone(export)[0](views))
-
-
-def test_same_weights_same_digest(export: Path) -> None:
-    network, info = load_backbone(export)
-    again = write_backbone(export, network.state_dict(), dataclasses.replace(info))
-    assert again == info
     assert len(info.weights_sha256) == 64
+    assert write_backbone(export, network.state_dict(), info) == info
 
 
 def test_the_digest_is_that_of_the_sorted_tensors() -> None:
@@ -97,12 +83,7 @@ def test_strides_order_and_types_in_a_digest() -> None:
 
 def test_an_export_of_an_earlier_version(export: Path) -> None:
     """Its digest is of the file's bytes; it loads, and has the weights' digest from then on."""
-    network, info = load_backbone(export)
-    strided = {
-        name: value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
-        for name, value in network.state_dict().items()
-    }
-    torch.save(strided, export / "backbone.pth")
+    info = load_backbone(export)[1]
     digest = hashlib.sha256((export / "backbone.pth").read_bytes()).hexdigest()
     edit(export, weights_sha256=digest)
     assert digest != info.weights_sha256
@@ -137,16 +118,13 @@ def test_nothing_else_is_overwritten(export: Path) -> None:
         write_backbone(export / "notes.txt", network.state_dict(), info)
 
 
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no folder .*nowhere"):
-        load_backbone(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize("name", ["backbone.json", "backbone.pth"])
-def test_missing_file(export: Path, name: str) -> None:
+def test_what_is_missing_is_named(export: Path, tmp_path: Path, name: str) -> None:
     (export / name).unlink()
     with pytest.raises(InputError, match=f"has no {name}"):
         load_backbone(export)
+    with pytest.raises(InputError, match=r"no folder .*nowhere"):
+        load_backbone(tmp_path / "nowhere")
 
 
 def test_damaged_weights(export: Path) -> None:
@@ -174,9 +152,6 @@ def test_bad_information(export: Path, changes: dict[str, object], message: str)
     edit(export, **changes)
     with pytest.raises(InputError, match=message):
         load_backbone(export)
-
-
-def test_information_that_is_no_json(export: Path) -> None:
     (export / "backbone.json").write_text("{")
     with pytest.raises(InputError, match="is no JSON"):
         load_backbone(export)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.core.errors import ImageError
 from pipeline.images.codecs import decode_source, decode_stored
-from pipeline.images.damaged_png import mend_png
+from pipeline.images.damaged_png import ADAM7, SIGNATURE, mend_png
 
 
 def noise(mode: str = "RGB", width: int = 40, height: int = 50) -> Image.Image:
@@ -30,17 +30,17 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
 
+def header(*, colour: int = 2, depth: int = 8, width: int = 9, height: int = 9) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+
+
 def interlaced(pixels: NDArray[np.uint8]) -> bytes:
     """An Adam7 PNG of grey pixels, which Pillow cannot write."""
-    height, width = pixels.shape
-    lines = []
-    for x, y, dx, dy in [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4)]:
-        lines += [b"\0" + row.tobytes() for row in pixels[y::dy, x::dx]]
-    lines += [b"\0" + row.tobytes() for row in pixels[0::2, 1::2]]
-    lines += [b"\0" + row.tobytes() for row in pixels[1::2]]
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+    passes = [pixels[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+    lines = [b"\0" + row.tobytes() for part in passes for row in part if row.size]
+    head = struct.pack(">IIBBBBB", *pixels.shape[::-1], 8, 0, 0, 0, 1)
     stream = chunk(b"IDAT", zlib.compress(b"".join(lines)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + stream + chunk(b"IEND", b"")
+    return SIGNATURE + chunk(b"IHDR", head) + stream + chunk(b"IEND", b"")
 
 
 def with_broken_end(data: bytes) -> bytes:
@@ -60,9 +60,8 @@ def test_a_cut_end_costs_nothing(mode: str) -> None:
 
 def test_an_interlaced_picture_is_mended_too() -> None:
     pixels = np.asarray(noise("L", 13, 11))
-    data = interlaced(pixels)
-    assert np.array_equal(decode_source(data).pixels[..., 0], pixels)
-    assert np.array_equal(decode_source(with_broken_end(data)).pixels[..., 0], pixels)
+    for data in (interlaced(pixels), with_broken_end(interlaced(pixels))):
+        assert np.array_equal(decode_source(data).pixels[..., 0], pixels)
 
 
 def test_a_broken_comment_costs_nothing() -> None:
@@ -110,13 +109,13 @@ def test_a_picture_that_is_damaged_for_good_is_refused() -> None:
     "data",
     [
         b"",
-        b"\x89PNG\r\n\x1a\n",
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", b"x"),
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"short"),
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 0, 9, 8, 2, 0, 0, 0)),
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 3, 2, 0, 0, 0)),
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 5, 0, 0, 0)),
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 31, 1, 8, 2, 0, 0, 0)),
+        SIGNATURE,
+        SIGNATURE + chunk(b"IDAT", b"x"),
+        SIGNATURE + chunk(b"IHDR", b"short"),
+        SIGNATURE + header(width=0),
+        SIGNATURE + header(depth=3),
+        SIGNATURE + header(colour=5),
+        SIGNATURE + header(width=1 << 31),
         b"\xff\xd8\xff\xe0",
     ],
 )
@@ -131,8 +130,7 @@ def test_what_is_mended_needs_no_mending() -> None:
 
 
 def test_a_stream_that_swells_is_read_no_further_than_the_picture() -> None:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
     bomb = chunk(b"IDAT", zlib.compress(bytes(100 << 20)))
-    mended = mend_png(b"\x89PNG\r\n\x1a\n" + header + bomb)
+    mended = mend_png(SIGNATURE + header(colour=0) + bomb)
     assert mended is not None
     assert len(mended) < 200

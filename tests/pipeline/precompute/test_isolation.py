@@ -9,8 +9,8 @@ import pytest
 from pipeline.core.errors import InputError
 from pipeline.precompute.build import ShardJob, ensure_shard
 from pipeline.precompute.isolation import Isolation, Limits, ShardError
+from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import SaliencySource
-from pipeline.saliency.uniform import Uniform
 from pipeline.shardset.manifest import read_rejected
 from pipeline.shardset.schema import rejected_file, shard_file
 from tests.deadly import (

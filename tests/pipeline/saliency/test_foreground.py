@@ -1,4 +1,4 @@
-"""Which patches are foreground."""
+"""Which patches are foreground, and what the manifest says of a map."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import InputError
 from pipeline.saliency.foreground import FLAT_STD, Rule, check_rule, foreground
+from pipeline.saliency.statistics import map_statistics
 
 
 def test_golden(golden: Path) -> None:
@@ -20,6 +21,7 @@ def test_golden(golden: Path) -> None:
 
 @given(st.integers(0, 2**31), st.integers(2, 9), st.floats(-2.0, 2.0))
 def test_is_the_threshold_by_hand(seed: int, grid: int, threshold: float) -> None:
+    """Of each view by its own statistics."""
     saliency = np.random.default_rng(seed).random((3, grid, grid), dtype=np.float32)
     got = foreground(torch.from_numpy(saliency), threshold=threshold).numpy()
     for view in range(3):
@@ -32,9 +34,9 @@ def test_is_the_threshold_by_hand(seed: int, grid: int, threshold: float) -> Non
                 assert bool(marked) == (margin > 0)
 
 
-@given(st.floats(0.0, 1.0, width=32), st.integers(2, 16))
-def test_a_flat_map_is_all_foreground(value: float, grid: int) -> None:
-    assert bool(foreground(torch.full((2, grid, grid), value)).all())
+@given(st.floats(0.0, 1.0, width=32), st.integers(1, 16), st.sampled_from(["std", "otsu"]))
+def test_a_flat_map_is_all_foreground(value: float, grid: int, rule: Rule) -> None:
+    assert bool(foreground(torch.full((2, grid, grid), value), rule=rule).all())
 
 
 @given(st.integers(0, 2**31), st.integers(0, 254), st.floats(-1.0, 1.0))
@@ -48,19 +50,12 @@ def test_one_level_of_eight_bits_is_no_spread(seed: int, level: int, threshold: 
 def test_how_large_a_flat_object_must_be(side: int, found: bool) -> None:
     """A share p of ones: zeros fall below p - 0.6 sqrt(p (1 - p)) from p = 0.36 / 1.36 on."""
     saliency = torch.zeros(1, 7, 7)
-    saliency[0, 1 : 1 + side, 1 : 1 + side] = 3 * FLAT_STD  # a spread just above what is flat
+    saliency[0, 1 : 1 + side, 1 : 1 + side] = 0.01  # a spread not far above what is flat
     assert found == (side * side / 49 > 0.36 / 1.36)
     expected = saliency > 0 if found else torch.ones(1, 7, 7, dtype=torch.bool)
     assert torch.equal(foreground(saliency), expected)
-    assert torch.equal(foreground(saliency, threshold=0.0, flat_std=0.0), saliency > 0)
-
-
-@pytest.mark.parametrize("shift", [0.0, 0.25])
-def test_each_view_has_its_own_statistics(shift: float) -> None:
-    views = torch.rand(4, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    views[1:] = views[1:] * 0.5 + shift
-    alone = torch.cat([foreground(view[None]) for view in views])
-    assert torch.equal(foreground(views), alone)
+    assert torch.equal(foreground(saliency, threshold=0.0), saliency > 0)
+    assert torch.equal(foreground(saliency, rule="otsu"), saliency > 0)
 
 
 def slow_otsu(values: list[float]) -> set[int]:
@@ -81,10 +76,10 @@ def slow_otsu(values: list[float]) -> set[int]:
 def test_otsu_is_the_best_of_all_thresholds(seed: int, grid: int, levels: int) -> None:
     drawn = np.random.default_rng(seed).integers(0, levels, (3, grid, grid))
     saliency = (drawn / 255).astype(np.float32)
-    got = foreground(saliency, rule="otsu", flat_std=0.0)
+    got = foreground(saliency, rule="otsu")
     for view in range(3):
         values = [float(value) for value in saliency[view].flatten()]
-        if len(set(values)) > 1:
+        if np.std(values) > FLAT_STD:
             assert {int(n) for n in np.flatnonzero(got[view])} == slow_otsu(values)
 
 
@@ -95,18 +90,23 @@ def test_numpy_and_torch_mark_the_same(rule: Rule) -> None:
     assert np.array_equal(foreground(saliency, rule=rule), marked.numpy())
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 5])
-def test_otsu_finds_an_object_of_any_size(side: int) -> None:
-    saliency = torch.zeros(1, 7, 7)
-    saliency[0, 1 : 1 + side, 1 : 1 + side] = 0.5
-    assert torch.equal(foreground(saliency, rule="otsu"), saliency > 0)
-
-
-def test_a_flat_map_is_all_foreground_under_otsu_too() -> None:
-    assert bool(foreground(torch.full((2, 8, 8), 0.3), rule="otsu").all())
-    assert bool(foreground(np.full((1, 1), 0.3), rule="otsu").all())
-
-
-def test_an_unknown_rule_is_named() -> None:
+def test_what_is_no_rule_is_named() -> None:
     with pytest.raises(InputError, match="unknown foreground rule 'mean': choose from std, otsu"):
         check_rule("mean", -0.6)
+    with pytest.raises(InputError, match="foreground_threshold is nan"):
+        check_rule("std", float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "share"),
+    [
+        (slice(0), slice(0), 1),  # flat
+        (slice(16, 32), slice(8, 32), 1),  # 2 x 3 of 49 patches: the threshold is below zero
+        (slice(32), slice(56), 4 / 7),  # mean 4 / 7, std 0.495, threshold 0.274
+    ],
+)
+def test_statistics_by_hand(rows: slice, columns: slice, share: float) -> None:
+    levels = np.zeros((56, 56), np.uint8)
+    levels[rows, columns] = 255
+    p = (levels > 0).mean()
+    assert map_statistics(levels) == pytest.approx((p, (p * (1 - p)) ** 0.5, share))

@@ -1,6 +1,7 @@
-"""`scda` follows its formula, whatever the network and the batch."""
+"""`scda` follows its formula, whatever the network, its weights and the batch."""
 
 import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,17 +10,32 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from pipeline.backbone.folder import write_backbone
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
-from pipeline.images.filters import normalise
-from pipeline.saliency.interface import WeightedSource, parameters_of, pin
+from pipeline.images.filters import high_pass
+from pipeline.images.preprocessing import HighPass, Preprocessing
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.scda_input import input_size, resize
-from pipeline.saliency.uniform import Uniform
+from pipeline.saliency.scda_network import localiser_of
 
-SMALL = Scda(weights="random", network="resnet18", side=64, precision="float32")
 LEVEL = 1 / 255
+IMAGENET = Preprocessing(view_size=64, resize=73)
+OWN = Preprocessing(
+    view_size=64,
+    resize=73,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+    high_pass=HighPass(kernel=3, sigma=1.5),
+)
+
+
+def scda(weights: str = "random", network: str = "resnet18", side: int = 64, **more: str) -> Scda:
+    options = {"precision": "float32", **more}
+    return Scda(weights=weights, network=network, side=side, **options)  # type: ignore[arg-type]
 
 
 def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -29,93 +45,95 @@ def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def random_resnet18() -> torch.nn.Module:
-    torch.manual_seed(0)
-    made: torch.nn.Module = torchvision.models.resnet18()
+IMAGE = photograph(190, 250)
+
+
+def resnet18(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    made: nn.Module = torchvision.models.resnet18()
     return made.eval()
 
 
-def by_hand(image: NDArray[np.uint8], size: tuple[int, int], margin: int) -> NDArray[np.float32]:
-    """The formula, with the whole of torchvision's network and a hook."""
-    network, seen = random_resnet18(), []
+def save(path: Path, state: object) -> str:
+    torch.save(state, path)
+    return str(path)
+
+
+def export(folder: Path, *, max_pool: bool = True, network: nn.Module | None = None) -> str:
+    whole = (network or resnet18(1)).state_dict()
+    info = BackboneInfo(
+        architecture="resnet18", feature_dim=512, preprocessing=OWN, max_pool=max_pool
+    )
+    state = {name: value for name, value in whole.items() if not name.startswith("fc.")}
+    write_backbone(folder, state, info)
+    return str(folder)
+
+
+def by_hand(network: nn.Module, view: Tensor, margin: int = 0) -> Tensor:
+    """The sum of the last block's activations, with the whole network and a hook."""
+    seen: list[Tensor] = []
     network.get_submodule("layer4").register_forward_hook(lambda *call: seen.append(call[2]))
-    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-    view = normalise(torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255)
     with torch.inference_mode():
         network(F.pad(view, (margin * 32,) * 4, mode="reflect"))
-    total = seen[0].clamp(min=0).sum(1)[0]
-    total = total[margin : margin + size[0] // 32, margin : margin + size[1] // 32].numpy()
-    finer = cv2.resize(total, (8 * total.shape[1], 8 * total.shape[0]))
-    return np.asarray((finer - finer.min()) / (finer.max() - finer.min()), np.float32)
+    total = seen[0].clamp(min=0).sum(1)
+    return total[:, margin : total.shape[1] - margin, margin : total.shape[2] - margin]
+
+
+def prepared(image01: Tensor, wanted: Preprocessing) -> Tensor:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (wanted.mean, wanted.std))
+    view = (image01 - mean) / std
+    return view if wanted.high_pass is None else high_pass(view, 3, 1.5)
 
 
 @pytest.mark.parametrize(("edges", "margin"), [("zero", 0), ("reflect", 2)])
 def test_it_is_the_stretched_sum_of_the_last_blocks_activations(edges: str, margin: int) -> None:
-    image = photograph(190, 250)
-    source = Scda(
-        weights="random",
-        network="resnet18",
-        side=96,
-        edges=edges,  # type: ignore[arg-type]
-        precision="float32",
-    )
-    (saliency,) = source([image])
-    expected = by_hand(image, (96, 128), margin)
+    (saliency,) = scda(side=96, edges=edges)([IMAGE])
+    scaled = cv2.resize(IMAGE, (128, 96), interpolation=cv2.INTER_AREA)
+    view = prepared(torch.from_numpy(scaled).permute(2, 0, 1)[None].float() / 255, IMAGENET)
+    total = by_hand(resnet18(0), view, margin)[0].numpy()
+    finer = cv2.resize(total, (8 * total.shape[1], 8 * total.shape[0]))
+    expected = (finer - finer.min()) / (finer.max() - finer.min())
     assert saliency.shape == expected.shape == (24, 32)
     assert saliency.dtype == np.float32
     assert (saliency.min(), saliency.max()) == (0, 1)
     assert np.allclose(saliency, expected, atol=1e-4)
 
 
-def test_maps_of_any_image_are_maps() -> None:
-    shapes = [(1, 1), (1, 300), (300, 1), (2, 3), (40, 60), (225, 300), (900, 40)]
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
-    copies = [image.copy() for image in images]
-    maps = SMALL(images)
-    assert len(maps) == len(images)
-    for saliency in maps:
-        assert saliency.dtype == np.float32
-        assert saliency.ndim == 2
-        assert 0 <= saliency.min() <= saliency.max() <= 1
-    assert set(maps[0].ravel().tolist()) == {0.5}
-    assert all(np.array_equal(a, b) for a, b in zip(images, copies, strict=True))
-    assert SMALL([]) == []
-
-
-@pytest.mark.parametrize("level", [0, 127, 255])
-def test_a_flat_image_has_a_flat_map(level: int) -> None:
-    """Also where the network would see its border: padding with zeros is no grey image."""
-    flat, other = np.full((70, 90, 3), level, np.uint8), photograph(70, 90)
-    maps = SMALL([other, flat, other])
-    assert set(maps[1].ravel().tolist()) == {0.5}
-    assert maps[0].std() > 0.1
-    assert np.array_equal(maps[0], maps[2])
+def test_an_export_brings_its_preprocessing_and_its_stem(tmp_path: Path) -> None:
+    """Without maximum pooling a cell is 16 pixels."""
+    source = scda(export(tmp_path / "export", max_pool=False), network="")
+    view = photograph(64, 64)
+    image01 = torch.from_numpy(view).permute(2, 0, 1)[None].float() / 255
+    whole = resnet18(1)
+    whole.maxpool = nn.Identity()
+    expected = by_hand(whole, prepared(image01, OWN)).numpy()
+    assert expected.shape == (1, 4, 4)
+    assert np.allclose(source.on_view(image01, 2), expected, rtol=1e-4)
+    described = source.parameters()
+    assert (described["high_pass"], described["mean"]) == ([3, 1.5], [0.5, 0.4, 0.3])
+    assert (described["max_pool"], described["weights"]) == (False, "export")
+    for edges in ("zero", "reflect"):
+        (saliency,) = scda(source.weights, side=96, edges=edges)([IMAGE])
+        assert saliency.shape == (8 * 6, 8 * 8)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_map_depends_on_the_batch_by_less_than_a_level(precision: str) -> None:
-    source = Scda(weights="random", network="resnet18", side=96, precision=precision)  # type: ignore[arg-type]
+    """Half precision costs few levels."""
+    source = scda(side=96, precision=precision)
     shapes = [(90, 120), (120, 90), (100, 100), (90, 121), (91, 120)]
     images = [photograph(*shape, seed) for seed, shape in enumerate(shapes)]
-    together = source(images)
-    apart = [pickle.loads(pickle.dumps(source))([image])[0] for image in images]
-    again = source(images)
-    for first, second, third in zip(together, apart, again, strict=True):
-        assert np.array_equal(first, third)
-        assert np.abs(first - second).max() < LEVEL
-
-
-def test_half_precision_costs_few_levels() -> None:
-    images = [photograph(100, 140, seed) for seed in range(4)]
-    exact = Scda(weights="random", network="resnet18", side=96, precision="float32")(images)
-    rough = Scda(weights="random", network="resnet18", side=96, precision="bfloat16")(images)
-    for first, second in zip(exact, rough, strict=True):
-        assert 0 < np.abs(first - second).max() < 4 * LEVEL
+    together, again, exact = source(images), source(images), scda(side=96)(images)
+    for number, image in enumerate(images):
+        (alone,) = pickle.loads(pickle.dumps(source))([image])
+        assert np.array_equal(together[number], again[number])
+        assert np.abs(together[number] - alone).max() < LEVEL
+        assert np.abs(together[number] - exact[number]).max() < 4 * LEVEL
+    assert (precision == "float32") == np.array_equal(together[0], exact[0])
 
 
 def test_a_batch_larger_than_memory_allows_is_cut() -> None:
-    source = Scda(weights="random", network="shufflenet_v2_x0_5", side=512, precision="float32")
+    source = scda(network="shufflenet_v2_x0_5", side=512)
     images = [photograph(64, 64, seed) for seed in range(5)]
     (single,) = source(images[4:])
     assert np.abs(source(images)[4] - single).max() < LEVEL
@@ -137,19 +155,26 @@ def test_a_batch_larger_than_memory_allows_is_cut() -> None:
     ],
 )
 def test_every_known_family_gives_a_cell_for_32_pixels(network: str) -> None:
-    source = Scda(weights="random", network=network, side=64, precision="float32")
-    (saliency,) = source([photograph(64, 96)])
+    (saliency,) = scda(network=network)([photograph(64, 96)])
     assert saliency.shape == (16, 24)
     assert (saliency.min(), saliency.max()) == (0, 1)
 
 
-def test_the_input_keeps_the_aspect_in_whole_cells() -> None:
-    assert input_size(224, 300, 224) == (224, 288)
-    assert input_size(300, 224, 224) == (288, 224)
-    assert input_size(10, 10, 64) == (64, 64)
-    assert input_size(500, 375, 128) == (160, 128)
-    assert input_size(4000, 1, 64) == (256, 64)
-    assert input_size(1, 4000, 64) == (64, 256)
+@pytest.mark.parametrize(
+    ("image", "side", "expected"),
+    [
+        ((224, 300), 224, (224, 288)),
+        ((300, 224), 224, (288, 224)),
+        ((10, 10), 64, (64, 64)),
+        ((500, 375), 128, (160, 128)),
+        ((4000, 1), 64, (256, 64)),
+        ((1, 4000), 64, (64, 256)),
+    ],
+)
+def test_the_input_keeps_the_aspect_in_whole_cells(
+    image: tuple[int, int], side: int, expected: tuple[int, int]
+) -> None:
+    assert input_size(*image, side) == expected
 
 
 def test_resizing_averages_or_interpolates() -> None:
@@ -161,8 +186,8 @@ def test_resizing_averages_or_interpolates() -> None:
 
 
 def test_the_source_describes_itself_by_what_its_weights_are() -> None:
-    described = describe_saliency_source("scda", SMALL)
-    digest = described.pop("weights_digest")
+    described = describe_saliency_source("scda", scda())
+    digest = str(described.pop("weights_digest"))
     assert described == {
         "source": "scda",
         "weights": "random",
@@ -175,42 +200,74 @@ def test_the_source_describes_itself_by_what_its_weights_are() -> None:
         "edges": "zero",
         "precision": "float32",
     }
-    assert isinstance(digest, str)
     assert len(digest) == 64
-    assert pin(SMALL) == Scda(
-        weights="random",
-        network="resnet18",
-        side=64,
-        precision="float32",
-        weights_digest=digest,
-    )
-    assert parameters_of(pin(SMALL)) == parameters_of(SMALL)
+    pinned = scda().pinned()
+    assert pinned == scda(weights_digest=digest)
+    assert pinned.parameters() == scda().parameters()
+    assert len(pickle.dumps(pinned)) < 1000
+    assert Scda(weights="random", network="resnet18").parameters()["side"] == 224
 
 
-def test_a_source_without_weights_is_pinned_as_it_is() -> None:
-    assert isinstance(SMALL, WeightedSource)
-    assert not isinstance(Uniform(), WeightedSource)
-    assert pin(Uniform()) == Uniform()
-    assert parameters_of(Uniform()) == {}
+def test_one_network_has_one_digest_wherever_it_is_from(tmp_path: Path) -> None:
+    """Weights that changed are refused; random ones are the same everywhere."""
+    network = resnet18(1)
+    state = network.state_dict()
+    old = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    places = [
+        save(tmp_path / "whole.pth", state),
+        save(tmp_path / "old.pth", old),
+        export(tmp_path / "export", network=network),
+    ]
+    pinned = [scda(place).pinned() for place in places]
+    assert len({source.weights_digest for source in pinned}) == 1
+    with torch.no_grad():
+        network.get_parameter("layer4.1.bn2.weight").add_(1e-3)
+    save(tmp_path / "whole.pth", network.state_dict())
+    localiser_of.cache_clear()  # as in a process that starts later
+    with pytest.raises(InputError, match=r"whole.pth have digest .* planned with .* changed"):
+        pinned[0]([IMAGE])
+    assert scda(places[0]).pinned().weights_digest != pinned[0].weights_digest
+    before = torch.get_rng_state()
+    digest = scda().pinned().weights_digest
+    localiser_of.cache_clear()
+    assert scda().pinned().weights_digest == digest
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_pickled_source_is_small() -> None:
-    SMALL([photograph(64, 64)])
-    assert len(pickle.dumps(pin(SMALL))) < 1000
+def test_a_pinned_source_works_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tmp_path / "export")
+    monkeypatch.chdir(tmp_path)
+    source = scda("export", network="")
+    pinned, described = source.pinned(), source.parameters()
+    monkeypatch.chdir(tmp_path.parent)
+    localiser_of.cache_clear()
+    assert pinned.parameters() == described
+    with pytest.raises(InputError, match="no weights 'export'"):
+        source([IMAGE])
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("name", "value", "words"),
     [
-        ({"side": 100}, "multiple of 32"),
-        ({"side": -32}, "multiple of 32"),
-        ({"side": 4096}, "up to 2048"),
-        ({"side": 64, "edges": "reflect"}, "side above 64"),
-        ({"edges": "wrap"}, "edges zero and reflect"),
-        ({"precision": "float16"}, "auto, float32 and bfloat16"),
-        ({"weights": ""}, "a torchvision name, a file or a folder"),
+        ("layer2.0.conv1.weight", torch.nan, r"'layer2.0.conv1.weight'.*not finite"),
+        ("layer4.1.bn2.weight", 3e38, "activations that are not finite"),
     ],
 )
-def test_parameters_out_of_range_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Scda(**wrong)  # type: ignore[arg-type]
+def test_what_is_not_finite_is_refused(name: str, value: float, words: str, tmp_path: Path) -> None:
+    state = resnet18(1).state_dict()
+    state[name][:] = value
+    with pytest.raises(InputError, match=words):
+        scda(save(tmp_path / "wrong.pth", state))([IMAGE])
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t", "alexnet", "inception_v3"])
+def test_networks_without_a_known_feature_map_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} has no last convolutional.*resnet, convnext"):
+        scda(network=name).pinned()
+
+
+def test_networks_that_torchvision_does_not_have_are_refused() -> None:
+    with pytest.raises(InputError, match=r"no network 'resnet19'"):
+        scda(network="resnet19").pinned()

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DamagedSample
-from training.data.damage import DAMAGED_FILE, DamageLog, read_positions
+from training.data.damage import DAMAGED_FILE, DamageLog
 from training.data.settings import OnDamaged
+from training.data.stream import read_positions
 from training.views.host_batch import Damage
 
 SIZE = 6

@@ -10,8 +10,12 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.backbone.folder import load_backbone, load_info, weights_digest
-from pipeline.backbone.formats.write import write_formats
+from pipeline.backbone.folder import (
+    load_backbone,
+    load_info,
+    weights_digest,
+    write_backbone,
+)
 from pipeline.backbone.weights import find_weights
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass
@@ -25,7 +29,7 @@ from training.encoders.export import (
     untrained_like,
 )
 from training.encoders.settings import EncoderConfig
-from training.evaluate.subject import load_subjects
+from training.evaluate.encoders import load_encoders
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import MethodConfig
@@ -153,15 +157,17 @@ def test_the_query_encoder_is_the_export_and_has_one_digest_wherever_it_lies(
         network, told = load_encoder(path)
         assert info == told
         assert torch.equal(network(VIEWS), expected(VIEWS))
-    written = write_formats(tmp_path / "out", network, info, ["safetensors", "timm"])
+    written = write_backbone(
+        tmp_path / "out", network.state_dict(), info, formats=["safetensors", "timm"]
+    )
     assert written == load_encoder(tmp_path / "out")[1] == info
     files = ("backbone.safetensors", "timm/model.safetensors")
     states = [load_file(tmp_path / "out" / name) for name in files]
     states.append(torch.load(kept / "backbone" / "backbone.pth", weights_only=True))
     assert {weights_digest(state) for state in states} == {info.weights_sha256}
     names = (str(kept), str(kept / "backbone" / "backbone.pth"))
-    subjects = load_subjects(names, encoder="query", seed=0, device=CPU)
-    assert {subject.digest for subject in subjects} == {info.weights_sha256}
+    encoders = load_encoders(names, encoder="query", seed=0, device=CPU)
+    assert {encoder.digest for encoder in encoders} == {info.weights_sha256}
 
 
 def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
@@ -176,10 +182,10 @@ def test_the_run_leaves_a_card_that_tells_of_it(kept: Path) -> None:
 def test_the_momentum_encoder(kept: Path) -> None:
     with pytest.raises(InputError, match="kept in checkpoints only"):
         load_encoder(kept / "backbone", "momentum")
-    subjects = (str(kept), "untrained")
+    names = (str(kept), "untrained")
     if "simclr" in str(kept):
         with pytest.raises(InputError, match=r"no momentum encoder \(simclr has none"):
-            load_subjects(subjects, encoder="momentum", seed=0, device=CPU)
+            load_encoders(names, encoder="momentum", seed=0, device=CPU)
         return
     network, info = load_encoder(kept, "momentum")
     query, told = load_encoder(kept)
@@ -199,7 +205,7 @@ def test_the_momentum_encoder(kept: Path) -> None:
         if key.startswith(("key_encoder.", "target.")) and key.endswith("network.conv1.weight")
     )
     assert torch.equal(first, nn.functional.pad(state[name], (2, 2, 2, 2)))
-    subject, twin = load_subjects(subjects, encoder="momentum", seed=0, device=CPU)
-    assert (subject.encoder, subject.digest) == ("momentum", info.weights_sha256)
-    assert torch.equal(subject.network(VIEWS), network(VIEWS))
-    assert (twin.encoder, twin.digest) == ("untrained", "random:0")
+    encoder, twin = load_encoders(names, encoder="momentum", seed=0, device=CPU)
+    assert (encoder.kind, encoder.digest) == ("momentum", info.weights_sha256)
+    assert torch.equal(encoder.extractor.network(VIEWS), network(VIEWS))
+    assert (twin.kind, twin.digest) == ("untrained", "random:0")

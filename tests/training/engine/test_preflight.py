@@ -41,7 +41,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"method": MoCoConfig(queue_size=64, batch_norm_group=None)},
             "batch_norm_group None leaves one group for the whole batch of 8",
         ),
-        ({"knn": KnnConfig(val_shards=Path("bare"))}, "labels asked for where there are none: "),
+        ({"knn": KnnConfig(val_shards=Path("bare"))}, "bare has no labels: run"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(

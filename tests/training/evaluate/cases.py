@@ -1,6 +1,10 @@
-"""Class folders, shards and encoders for tests of the evaluation."""
+"""Class folders, shards, encoders and cases for tests of the evaluation."""
 
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +14,17 @@ from torch import nn
 
 from pipeline.backbone.info import BackboneInfo
 from pipeline.images.preprocessing import Preprocess, Preprocessing
-from training.evaluate.subject import Subject
+from tests.shard_sets import write_images
+from training.evaluate.case import Case
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.encoders import NamedEncoder
+from training.evaluate.features import FeatureExtractor
+from training.evaluate.labelled import LabelledImages, open_labelled
 
 NAMES = ("blue", "green", "red")
+CPU = torch.device("cpu")
 SIZE = 16
+RESIZED = Preprocessing(view_size=SIZE, resize=18)
 
 
 def pictures(
@@ -40,6 +51,25 @@ def write_folders(root: Path, num: int, seed: int, names: tuple[str, ...] = NAME
     return root
 
 
+def folders(root: Path, num: int, seed: int) -> LabelledImages:
+    """The pictures in class folders, opened."""
+    return open_labelled(write_folders(root, num, seed))
+
+
+def masked_images(
+    root: Path,
+    images: Sequence[NDArray[np.uint8]],
+    labels: Sequence[int],
+    masks: Sequence[NDArray[np.float32]],
+    source: str,
+) -> LabelledImages:
+    """A shard set; `source` is where its maps are said to come from."""
+    write_images(root, images, labels, NAMES, saliency=masks)
+    info = root / "dataset.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"saliency": {"source": source}}))
+    return open_labelled(root)
+
+
 class Colours(nn.Module):
     """A backbone that knows the mean colour, and has something to train."""
 
@@ -51,17 +81,58 @@ class Colours(nn.Module):
         return x_BCHW.mean(dim=(2, 3)) * self.scale
 
 
-def colours_subject() -> Subject:
-    """`Colours` with ImageNet's normalisation, views of 16 px."""
-    preprocessing = Preprocessing(view_size=SIZE, resize=18)
-    info = BackboneInfo(
-        architecture="resnet18", feature_dim=3, preprocessing=preprocessing, weights_sha256="c0"
+class Normed(nn.Module):
+    """Mean colours through dropout and batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout, self.norm = nn.Dropout(), nn.BatchNorm1d(3)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.norm(self.dropout(x_BCHW.mean(dim=(2, 3))))
+        return rows
+
+
+@contextmanager
+def left_alone(module: nn.Module) -> Iterator[None]:
+    """Asserts that weights, statistics and modes stay what they are, and that nothing is drawn."""
+    state = {name: (value.clone(), value.stride()) for name, value in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    random_state = torch.get_rng_state()
+    yield
+    assert [part.training for part in module.modules()] == modes
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, state[name][0]), name
+        assert value.stride() == state[name][1], name
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def extractor_of(
+    network: nn.Module,
+    preprocessing: Preprocessing = RESIZED,
+    **settings: Any,  # noqa: ANN401
+) -> FeatureExtractor:
+    """Of a network's features, one thread."""
+    given: dict[str, Any] = {"prepare": Preprocess(preprocessing).prepare} | settings
+    return FeatureExtractor(
+        network=network,
+        device=CPU,
+        view_size=preprocessing.view_size,
+        resize=preprocessing.resize,
+        **given,
     )
-    return Subject(
-        name="colours",
-        encoder="query",
-        network=Colours().eval(),
-        info=info,
-        digest="c0",
-        prepare=Preprocess(preprocessing).prepare,
-    )
+
+
+def case_of(
+    network: nn.Module,
+    train: LabelledImages,
+    val: LabelledImages,
+    preprocessing: Preprocessing = RESIZED,
+    **config: Any,  # noqa: ANN401
+) -> Case:
+    """A network that nobody trained on two sets."""
+    info = BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing)
+    extractor = extractor_of(network.eval(), preprocessing)
+    encoder = NamedEncoder(name="made", kind="query", info=info, digest="c0", extractor=extractor)
+    where = {"checkpoint": ("run",), "train": Path("train"), "val": Path("val")}
+    return Case(encoder, train, val, EvaluateConfig(**where, **config))

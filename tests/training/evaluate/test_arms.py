@@ -17,19 +17,17 @@ def arms_of(root: Path, *words: str, checkpoints: tuple[str, ...] = ()) -> list[
 
 
 def test_folders_and_seeds_by_name(tmp_path: Path) -> None:
-    for name in ("a0", "a1", "b0", "b1"):
+    for name in ("a0", "a1", "b0", "b1", "lr=0.1"):
         write_evaluation(tmp_path / name, RIGHT)
-    assert [arm.name for arm in arms_of(tmp_path, "a0", "b0")] == ["a0", "b0"]
+    assert [arm.name for arm in arms_of(tmp_path, "a0", "lr=0.1")] == ["a0", "lr=0.1"]
     none, own = arms_of(tmp_path, "none=a0,a1", "own=b0,b1")
     assert (none.name, own.name, len(none.seeds)) == ("none", "own", 2)
     assert none.right("knn").shape == (2, 1, 9)
-    write_evaluation(tmp_path / "lr=0.1", RIGHT)
-    assert arms_of(tmp_path, "a0", "lr=0.1")[1].name == "lr=0.1"
 
 
 def test_several_checkpoints(tmp_path: Path) -> None:
     both = write_evaluation(tmp_path / "both", RIGHT, checkpoint="/runs/a")
-    write_evaluation(both, ~RIGHT, checkpoint="untrained", digest="random:0")
+    write_evaluation(both, ~RIGHT, checkpoint="untrained", checkpoint_digest="random:0")
     write_evaluation(tmp_path / "one", RIGHT, checkpoint="/runs/b")
     assert [arm.name for arm in arms_of(tmp_path, "both")] == ["/runs/a", "untrained"]
     with pytest.raises(InputError, match=r"several checkpoints: choose .*\(/runs/a, untrained\)"):
@@ -39,7 +37,7 @@ def test_several_checkpoints(tmp_path: Path) -> None:
         assert first.right("knn")[0, 0].sum() == RIGHT.sum()
     with pytest.raises(InputError, match=r"no checkpoint momentum: choose from /runs/a, untrained"):
         arms_of(tmp_path, "both", checkpoints=("momentum",))
-    write_evaluation(both, RIGHT, checkpoint="untrained", digest="random:1")
+    write_evaluation(both, RIGHT, checkpoint="untrained", checkpoint_digest="random:1")
     names = [arm.name for arm in arms_of(tmp_path, "both")]
     assert sorted(names) == ["/runs/a", "untrained random:0", "untrained random:1"]
 
@@ -62,7 +60,6 @@ def test_words_that_name_no_arms(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_evaluation(tmp_path / name, RIGHT)
     for words, message in (
-        (("a", "a"), "a is given twice"),
         (("a", "x=b,../{name}/a"), "a is given twice"),
         (("a",), "got runs/a: wanted two arms"),
         (("x=a", "x=b"), "got x, x: wanted two arms or more, of different names"),
@@ -74,26 +71,23 @@ def test_words_that_name_no_arms(tmp_path: Path) -> None:
             arms_of(tmp_path, *(word.format(name=tmp_path.name) for word in words))
 
 
-def test_other_images(tmp_path: Path) -> None:
+def test_images_that_do_not_match(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "a", RIGHT)
     write_evaluation(tmp_path / "more", np.append(RIGHT, True))
-    with pytest.raises(InputError, match=r"a and more: knn .* 1 are in one .* \(9\.jpg\)"):
-        shared_figures(arms_of(tmp_path, "a", "more"), ())
     write_evaluation(tmp_path / "other", RIGHT, prefix="x")
-    with pytest.raises(
-        InputError, match=r"18 are in one of them only \(\w+.jpg, \w+\.jpg, \w+\.jpg\)"
+    write_evaluation(tmp_path / "labels", RIGHT, first_label=1)
+    write_evaluation(tmp_path / "twice", np.stack([RIGHT] * 2))
+    for name, message in (
+        ("more", r"a and more: knn .* 1 are in one .* \(9\.jpg\)"),
+        ("other", r"18 are in one of them only \(\w+.jpg, \w+\.jpg, \w+\.jpg\)"),
+        ("labels", r"a and labels: knn has other labels for 9 images \(\d\.jpg, "),
+        ("twice", r"1 and 2 draws of labels: .*--finetune\.draws"),
     ):
-        shared_figures(arms_of(tmp_path, "a", "other"), ())
-
-
-def test_sets_and_draws_that_do_not_match(tmp_path: Path) -> None:
-    write_evaluation(tmp_path / "a", np.stack([RIGHT] * 2))
-    write_evaluation(tmp_path / "b", np.stack([RIGHT] * 3))
-    with pytest.raises(InputError, match=r"2 and 3 draws of labels: .*--finetune\.draws"):
-        shared_figures(arms_of(tmp_path, "a", "b"), ())
-    write_evaluation(tmp_path / "b", RIGHT, val="flowers")
-    with pytest.raises(InputError, match=r"knn on (val|flowers) and on (flowers|val)"):
-        arms_of(tmp_path, "a", "b")
+        with pytest.raises(InputError, match=message):
+            shared_figures(arms_of(tmp_path, "a", name), ())
+    write_evaluation(tmp_path / "a", RIGHT, val="flowers", val_digest="ff")
+    with pytest.raises(InputError, match=r"knn on flowers(/val)? and on flowers"):
+        arms_of(tmp_path, "a", "other")
 
 
 def test_other_settings_are_a_warning(tmp_path: Path) -> None:

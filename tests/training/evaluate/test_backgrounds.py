@@ -1,7 +1,5 @@
 """What is said of encoders that see nothing but the object, or nothing but the background."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +9,38 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.core.errors import InputError
-from pipeline.images.preprocessing import Preprocess, Preprocessing
+from pipeline.images.preprocessing import Preprocessing
 from tests.shard_sets import write_images
-from tests.training.evaluate.cases import colours_subject, write_folders
-from training.evaluate.backgrounds import check_masks, judged, pairs, swap_backgrounds
+from tests.training.evaluate.cases import case_of, folders, masked_images
+from training.evaluate.backgrounds import backgrounds, check_masks, judged, pairs
 from training.evaluate.case import Case
-from training.evaluate.config import EvaluateConfig
 from training.evaluate.labelled import LabelledImages, open_labelled
-from training.evaluate.protocols import PROTOCOLS
-from training.evaluate.results import Result
-from training.evaluate.settings import BackgroundsConfig
 
-CPU = torch.device("cpu")
 SIZE = 28
-CLASSES = ("r", "g", "b")
+WHOLE = Preprocessing(view_size=SIZE, resize=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+Sets = tuple[LabelledImages, LabelledImages]
+Pictures = tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]]]
 
 
-def picture(
-    number: int, generator: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A square of the class's colour on grey noise whose brightness tells the class as well."""
-    kind = number % 3
-    grey = generator.integers(0, 20, (SIZE, SIZE, 1)) + 60 * kind + 40
-    image = np.broadcast_to(grey, (SIZE, SIZE, 3)).astype(np.uint8)
-    mask = np.zeros((SIZE, SIZE), np.float32)
-    top, left = generator.integers(6, 14, 2)
-    mask[top : top + 8, left : left + 8] = 1
-    image[mask > 0] = np.eye(3, dtype=np.uint8)[kind] * 200
-    return image, mask
-
-
-def images(root: Path, num: int, seed: int, source: str = "external") -> LabelledImages:
-    """A shard set; `source` is where its maps are said to come from."""
+def pictures(num: int, seed: int) -> Pictures:
+    """Squares of the class's colour on grey noise whose brightness tells the class as well."""
     generator = np.random.default_rng(seed)
-    made, masks = zip(*(picture(number, generator) for number in range(num)), strict=True)
-    write_images(root, made, [number % 3 for number in range(num)], CLASSES, saliency=masks)
-    info = root / "dataset.json"
-    info.write_text(json.dumps(json.loads(info.read_text()) | {"saliency": {"source": source}}))
-    return open_labelled(root)
+    images, masks = [], []
+    for kind in np.arange(num) % 3:
+        grey = generator.integers(0, 20, (SIZE, SIZE, 1)) + 60 * kind + 40
+        image = np.broadcast_to(grey, (SIZE, SIZE, 3)).astype(np.uint8)
+        mask = np.zeros((SIZE, SIZE), np.float32)
+        top, left = generator.integers(6, 14, 2)
+        mask[top : top + 8, left : left + 8] = 1
+        image[mask > 0] = np.eye(3, dtype=np.uint8)[kind] * 200
+        images.append(image)
+        masks.append(mask)
+    return images, masks
+
+
+def made(root: Path, num: int, seed: int, source: str = "external") -> LabelledImages:
+    images, masks = pictures(num, seed)
+    return masked_images(root, images, [number % 3 for number in range(num)], masks, source)
 
 
 class SeesColour(nn.Module):
@@ -66,61 +58,44 @@ class SeesCorner(nn.Module):
         return torch.stack([angle_B.cos(), angle_B.sin()], dim=1)
 
 
-def case(network: nn.Module, train: LabelledImages, val: LabelledImages) -> Case:
-    whole = Preprocessing(view_size=SIZE, resize=SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    made = colours_subject()
-    subject = replace(
-        made,
-        network=network.eval(),
-        info=replace(made.info, preprocessing=whole),
-        prepare=Preprocess(whole).prepare,
-    )
-    config = EvaluateConfig(
-        checkpoint=("run",), train=Path("train"), val=Path("val"), k=3, batch_size=20
-    )
-    return Case(subject, train, val, config, CPU)
+def case(network: nn.Module, sets: Sets) -> Case:
+    return case_of(network, *sets, WHOLE, k=3, batch_size=20)
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledImages, LabelledImages]:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
     root = tmp_path_factory.mktemp("backgrounds")
-    return images(root / "train", 30, seed=0), images(root / "val", 24, seed=1)
+    return made(root / "train", 30, seed=0), made(root / "val", 24, seed=1)
 
 
-def figures(network: nn.Module, sets: tuple[LabelledImages, LabelledImages]) -> dict[str, Result]:
-    return {result.column: result for result in PROTOCOLS["backgrounds"](case(network, *sets))}
-
-
-def test_an_encoder_that_sees_the_object(sets: tuple[LabelledImages, LabelledImages]) -> None:
-    found = figures(SeesColour(), sets)
-    for classifier in ("", " linear"):
-        for variant in ("original", "same", "other", "any of 8", "object"):
-            assert found[f"backgrounds {variant}{classifier}"].figure == 100, variant
-        assert found[f"background_gap{classifier}"].figure == 0
-    # Nothing of the objects' colours is left: all backgrounds look alike, one class in three.
-    assert found["backgrounds background"].figure == pytest.approx(100 / 3)
-    assert found["nearer_object"].figure == 100
-    assert found["backgrounds other"].settings["approximate"] is False
-    assert len(found) == 15
-
-
-def test_an_encoder_that_sees_the_background(sets: tuple[LabelledImages, LabelledImages]) -> None:
-    found = figures(SeesCorner(), sets)
-    for classifier in ("", " linear"):
-        for variant in ("original", "same", "background"):
-            assert found[f"backgrounds {variant}{classifier}"].figure == 100, variant
+@pytest.mark.parametrize(
+    ("network", "right", "wrong", "gap", "nearer"),
+    [
+        (SeesColour(), ("original", "same", "other", "any of 8", "object"), (), 0, 100),
         # Always the class of the background, which is another one.
-        for variant in ("other", "any of 8"):
-            assert found[f"backgrounds {variant}{classifier}"].figure == 0, variant
-        assert found[f"background_gap{classifier}"].figure == 100
-        assert found[f"background_gap{classifier}"].interval == (100, 100)
-    assert found["nearer_object"].figure == 0
-
-
-def test_maps_that_are_no_masks_are_said_to_be_approximate(
-    sets: tuple[LabelledImages, LabelledImages], tmp_path: Path
+        (SeesCorner(), ("original", "same", "background"), ("other", "any of 8"), 100, 0),
+    ],
+)
+def test_what_an_encoder_sees(
+    sets: Sets, network: nn.Module, right: tuple[str], wrong: tuple[str], gap: int, nearer: int
 ) -> None:
-    found = figures(SeesColour(), (sets[0], images(tmp_path / "maps", 24, seed=1, source="made")))
+    found = {result.column: result for result in backgrounds(case(network, sets))}
+    assert len(found) == 15
+    for classifier in ("", " linear"):
+        for variant, figure in [(name, 100) for name in right] + [(name, 0) for name in wrong]:
+            assert found[f"backgrounds {variant}{classifier}"].figure == figure, variant
+        assert found[f"background_gap{classifier}"].figure == gap
+        assert found[f"background_gap{classifier}"].interval == (gap, gap)
+    if "background" not in right:
+        # Nothing of the objects' colours is left: all backgrounds look alike, one class in three.
+        assert found["backgrounds background"].figure == pytest.approx(100 / 3)
+    assert found["nearer_object"].figure == nearer
+    assert found["backgrounds other"].settings["approximate"] is False
+
+
+def test_maps_that_are_no_masks_are_said_to_be_approximate(sets: Sets, tmp_path: Path) -> None:
+    maps = made(tmp_path / "maps", 24, seed=1, source="made")
+    found = {result.column: result for result in backgrounds(case(SeesColour(), (sets[0], maps)))}
     assert all(column.endswith("approximate") for column in found)
     assert all(result.settings["approximate"] for result in found.values())
     # These maps are masks all the same.
@@ -148,8 +123,7 @@ def test_judged_by_hand() -> None:
     predicted = torch.tensor(
         [[0, 1, 0], [0, 1, 1], [0, 1, 2], [0, 2, 2], [0, 0, 1], [0, 0, 0], [1, 1, 1]]
     )
-    found = judged(predicted, labels)
-    assert {name: row.tolist() for name, row in found.items()} == {
+    assert {name: row.tolist() for name, row in judged(predicted, labels).items()} == {
         "original": [0, 1, 0],
         "same": [0, 1, 1],
         "other": [0, 1, 2],
@@ -159,49 +133,30 @@ def test_judged_by_hand() -> None:
     }
 
 
-def test_images_without_an_object_are_left_out_and_counted(
-    sets: tuple[LabelledImages, LabelledImages], tmp_path: Path
-) -> None:
-    generator = np.random.default_rng(0)
-    made, masks = map(list, zip(*(picture(n, generator) for n in range(12)), strict=True))
+def test_images_without_an_object_are_left_out_and_counted(sets: Sets, tmp_path: Path) -> None:
+    images, masks = pictures(12, seed=0)
     masks[1][:] = 0
     masks[2][:] = 1
     labels = [0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 2]
-    write_images(tmp_path / "val", made, labels, CLASSES, saliency=masks)
-    info = tmp_path / "val" / "dataset.json"
-    info.write_text(json.dumps(json.loads(info.read_text()) | {"saliency": {"source": "external"}}))
-    val = open_labelled(tmp_path / "val")
-    asked = case(SeesColour(), sets[0], val)
-    swapped = swap_backgrounds(
-        asked.subject,
-        val,
-        BackgroundsConfig(),
-        asked.extract,
-        features_VD=asked.features_val[0],
-        device=CPU,
-        seed=0,
+    asked = case(
+        SeesColour(), (sets[0], masked_images(tmp_path, images, labels, masks, "external"))
     )
-    assert swapped.numbers_K.tolist() == [0, 3, 4, 5, 6, 7, 8, 9, 10]
-    assert swapped.left_out == {
+    first, *found = backgrounds(asked)
+    assert first.num_val == 9
+    assert first.settings["left_out"] == {
         "have no object": 1,
         "are filled by their object": 1,
         "are the only ones left of their class": 1,
     }
-    (first, *_) = PROTOCOLS["backgrounds"](asked)
-    assert first.num_val == 9
-    assert first.settings["left_out"] == swapped.left_out
+    left = [f"picture-{number:06d}.png" for number in (0, 3, 4, 5, 6, 7, 8, 9, 10)]
+    assert asked.predictions[0].names_V.tolist() == left
     # Class 1 has three images, so an object of class 0 has three backgrounds of other classes.
-    assert swapped.features_XKD.shape == (4 + 3, 9, 3)
+    assert "any of 3" in {result.variant for result in found}
 
 
-def test_bad_input(sets: tuple[LabelledImages, LabelledImages], tmp_path: Path) -> None:
-    folders = open_labelled(write_folders(tmp_path / "folders", 9, seed=0))
+def test_sets_without_objects(sets: Sets, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"backgrounds needs masks .*folders has none.*--masks"):
-        check_masks(folders)
-    write_images(tmp_path / "flat", [picture(0, np.random.default_rng(0))[0]] * 6, [0, 1] * 3, "ab")
-    flat = case(SeesColour(), sets[0], open_labelled(tmp_path / "flat"))
+        check_masks(folders(tmp_path / "folders", 9, seed=0))
+    write_images(tmp_path / "flat", pictures(6, seed=0)[0], [0, 1] * 3, "ab")
     with pytest.raises(InputError, match=r"wants objects of two classes.*of 6 images 6 have no"):
-        PROTOCOLS["backgrounds"](flat)
-    for settings in ({"backgrounds": 0}, {"max_images": 1}, {"min_object": 0.9}):
-        with pytest.raises(InputError, match=r"backgrounds\.(backgrounds|min_object)"):
-            BackgroundsConfig(**settings)
+        backgrounds(case(SeesColour(), (sets[0], open_labelled(tmp_path / "flat"))))

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.images.preprocessing import Preprocessing
+from tests.training.evaluate.cases import Colours, extractor_of
 from training.evaluate.backgrounds_cut import binarised, composed, cut, inpainted, object_share
-from training.evaluate.features import evaluation_view
 
 SIZE = 16
 
@@ -49,10 +50,11 @@ def test_a_cut_lies_on_the_test_time_view(shape: tuple[int, int]) -> None:
     mask = np.zeros((56, 56), np.uint8)
     mask[10:40, 20:40] = 255
     parts = cut(image, mask, resize=28, size=24)
-    assert np.array_equal(parts.view_SS3, evaluation_view(image, 24, 28))
+    view_of = extractor_of(Colours(), Preprocessing(view_size=24, resize=28)).view
+    assert np.array_equal(parts.view_SS3, view_of(image))
     # The map is of the whole image, whatever its aspect: stretched to it, it is cut as the image.
     whole = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
-    seen = evaluation_view(np.repeat(whole[..., None], 3, axis=2), 24, 28)[..., 0]
+    seen = view_of(np.repeat(whole[..., None], 3, axis=2))[..., 0]
     # One pixel at the edge, where the one is sharper.
     clear = cv2.erode(seen, np.ones((3, 3))) == cv2.dilate(seen, np.ones((3, 3)))
     assert clear.mean() > 0.5
@@ -97,9 +99,9 @@ def test_holes_that_leave_nothing_to_fill_or_to_fill_from() -> None:
     none = np.zeros((12, 15), np.bool_)
     assert np.array_equal(inpainted(image, none), image)
     assert np.array_equal(inpainted(image, ~none), image)
-    for corner in (none.copy(), none.copy()):
-        corner[0, 0] = True
-        assert np.array_equal(inpainted(image, ~corner)[0, 0], image[0, 0])
+    corner = none.copy()
+    corner[0, 0] = True
+    assert np.array_equal(inpainted(image, ~corner)[0, 0], image[0, 0])
 
 
 def test_maps_are_split_by_otsu() -> None:

@@ -2,22 +2,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.training.evaluate.made_evaluations import write_evaluation
 from training.evaluate.arms import read_arms, shared_figures
 from training.evaluate.compare import Comparison, compare, markdown
-from training.evaluate.comparison import paired_difference, seeds_difference
+from training.evaluate.intervals import paired_difference, seeds_difference
+
+RIGHT: NDArray[np.bool_] = (
+    np.random.default_rng(0).random((6, 300)) < np.array([[0.5] * 3 + [0.7] * 3]).T
+)
+"""Of six evaluations, the later three better."""
 
 
 def compared(root: Path, *words: str) -> list[Comparison]:
     arms = read_arms(words, (), root)
     return compare(arms, shared_figures(arms, ()), seed=0)
-
-
-@pytest.fixture
-def right() -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """Of six evaluations, the later three better, [6, 300]."""
-    return np.random.default_rng(0).random((6, 300)) < np.array([[0.5] * 3 + [0.7] * 3]).T
 
 
 def test_two_backbones_by_hand(tmp_path: Path) -> None:
@@ -32,40 +32,27 @@ def test_two_backbones_by_hand(tmp_path: Path) -> None:
     assert found.gains == {"cat": (-50, 2), "dog": (50, 2), "owl": (100, 2)}
 
 
-def test_images_are_paired_by_their_bytes(
-    tmp_path: Path, right: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-) -> None:
-    write_evaluation(tmp_path / "a", right[0])
-    write_evaluation(tmp_path / "b", right[3])
-    (found,) = compared(tmp_path, "a", "b")
-    expected = paired_difference(right[0], right[3], seed=0)
-    assert (found.difference.points, found.difference.p) == (expected.points, expected.p)
-    assert found.difference == expected
-
-
-def test_seeds_and_draws(
-    tmp_path: Path, right: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-) -> None:
-    for number, row in enumerate(right):
+def test_seeds_and_draws(tmp_path: Path) -> None:
+    for number, row in enumerate(RIGHT):
         write_evaluation(tmp_path / str(number), row)
-    (found,) = compared(tmp_path, "none=0,1,2", "own=3,4,5")
-    expected = seeds_difference(right[:3], right[3:])
-    assert found.num_seeds == 3
-    assert found.difference.points == pytest.approx(expected.points)
-    assert found.difference.low == pytest.approx(expected.low)
-    write_evaluation(tmp_path / "a", right[:3])
-    write_evaluation(tmp_path / "b", right[3:])
-    (drawn,) = compared(tmp_path, "a", "b")
-    assert drawn.difference.high == pytest.approx(expected.high)
-    write_evaluation(tmp_path / "a1", right[1:4])
-    write_evaluation(tmp_path / "b1", right[2:5])
-    (both,) = compared(tmp_path, "none=a,a1", "own=b,b1")
-    means = [np.stack([right[i : i + 3].mean(axis=0) for i in pair]) for pair in ((0, 1), (3, 2))]
-    assert both.difference.low == pytest.approx(seeds_difference(*means).low)
+    for name, first in (("a", 0), ("b", 3), ("a1", 1), ("b1", 2)):
+        write_evaluation(tmp_path / name, RIGHT[first : first + 3])
+    means = [np.stack([RIGHT[i : i + 3].mean(axis=0) for i in pair]) for pair in ((0, 1), (3, 2))]
+    for words, num_seeds, expected in (
+        (("0", "3"), 1, paired_difference(RIGHT[0], RIGHT[3], seed=0)),
+        (("none=0,1,2", "own=3,4,5"), 3, seeds_difference(RIGHT[:3], RIGHT[3:])),
+        (("a", "b"), 1, seeds_difference(RIGHT[:3], RIGHT[3:])),
+        (("none=a,a1", "own=b,b1"), 2, seeds_difference(*means)),
+    ):
+        (found,) = compared(tmp_path, *words)
+        assert found.num_seeds == num_seeds
+        # The images come in the order of their digests, and so do the sums.
+        told = (found.difference.points, found.difference.low, found.difference.p)
+        assert told == pytest.approx((expected.points, expected.low, expected.p))
 
 
-def test_the_table(tmp_path: Path, right: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> None:
-    for name, row in zip("abc", right[[0, 3, 1]], strict=True):
+def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, row in zip("abc", RIGHT[[0, 3, 1]], strict=True):
         write_evaluation(tmp_path / name, row)
     comparisons = compared(tmp_path, "a", "b", "c")
     lines = list(markdown(comparisons))
@@ -84,3 +71,10 @@ def test_the_table(tmp_path: Path, right: np.ndarray[tuple[int, int], np.dtype[n
     assert lines[8] == f"| cat | 100 | {comparisons[0].gains['cat'][0]:+.1f} |"
     assert lines[12] == "| c - a by class | images | knn |"
     assert len(lines) == 17
+    monkeypatch.setattr("training.evaluate.compare.MOST_CLASSES", 2)
+    gains = {name: points for name, (points, _) in comparisons[0].gains.items()}
+    shown = [line.split(" | ")[0] for line in list(markdown(comparisons))[8:10]]
+    assert shown == [
+        f"| {max(gains, key=gains.__getitem__)}",
+        f"| {min(gains, key=gains.__getitem__)}",
+    ]

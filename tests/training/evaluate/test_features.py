@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,15 +8,15 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from pipeline.core.errors import InputError
-from pipeline.images.filters import IMAGENET_STD
-from pipeline.images.preprocessing import HighPass, Preprocess, Preprocessing
+from pipeline.core.errors import DamagedSample, InputError
+from pipeline.images.preprocessing import Preprocess, Preprocessing
+from tests.shard_sets import damage_images, write_shard_set
+from tests.training.evaluate.cases import Colours, extractor_of, folders, left_alone
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
-from training.evaluate.features import evaluation_view, extract_features
-
-CPU = torch.device("cpu")
-CONFIG = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+from training.evaluate import features as module
+from training.evaluate.features import FeatureExtractor
+from training.evaluate.labelled import open_labelled
 
 SHAPES = [(300, 400), (400, 301), (73, 73), (40, 31), (64, 900), (901, 37)]
 """Shrinking, growing, neither; odd aspects. The view is 64 px of a shorter side of 73."""
@@ -28,112 +29,79 @@ def batches(num: int = 3, size: int = 4) -> Iterator[tuple[torch.Tensor, torch.T
         yield views, torch.arange(first, first + size)
 
 
-def centred(image01_BCHW: torch.Tensor) -> torch.Tensor:
-    return image01_BCHW - 0.5
+@pytest.fixture
+def backbone() -> FeatureExtractor:
+    torch.manual_seed(0)
+    config = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+    return extractor_of(build_backbone(config), prepare=lambda image01: image01 - 0.5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_view_size(shape: tuple[int, int]) -> None:
+def test_evaluation_sees_what_the_export_and_torchvision_make(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    view = evaluation_view(image, 64)
-    assert view.shape == (64, 64, 3)
-    assert view.dtype == np.uint8
-    assert view.flags.c_contiguous
-
-
-def test_view_of_the_right_size_is_the_centre() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (73, 93, 3), dtype=np.uint8)
-    assert np.array_equal(evaluation_view(image, 64), image[4:68, 14:78])
-
-
-HIGH_PASS = HighPass(kernel=5, sigma=1.4)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("filtered", [None, HIGH_PASS])
-def test_evaluation_and_export_see_the_same_pixels(
-    shape: tuple[int, int], filtered: HighPass | None
-) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    exported = Preprocess(Preprocessing(view_size=64, resize=73, high_pass=filtered))
-    view01_CSS = torch.from_numpy(evaluation_view(image, 64, 73)).permute(2, 0, 1).float() / 255
-    evaluated = exported.prepare(view01_CSS[None])[0]
-    assert torch.equal(evaluated, exported(torch.from_numpy(image).permute(2, 0, 1)))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("filtered", [None, HIGH_PASS])
-def test_evaluation_sees_what_torchvision_makes(
-    shape: tuple[int, int], filtered: HighPass | None
-) -> None:
-    """What a person does who reads the export's card: Pillow or a tensor, the same transforms."""
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    image_CHW = torch.from_numpy(image).permute(2, 0, 1)
+    wanted = Preprocessing(view_size=64, resize=73)
+    view_SS3 = extractor_of(Colours(), wanted).view(image)
+    assert view_SS3.flags.c_contiguous
+    exported_CSS = Preprocess(wanted).view(torch.from_numpy(image).permute(2, 0, 1))
+    assert np.array_equal(view_SS3 / np.float32(255), exported_CSS.permute(1, 2, 0).numpy())
     transform = v2.Compose([v2.Resize(73, antialias=True), v2.CenterCrop(64)])
-    view_SS3 = evaluation_view(image, 64, 73)
     from_pillow = np.asarray(transform(Image.fromarray(image))).astype(int)
     # Rows and columns are rounded to 8 bits in turn, on either side.
     assert np.abs(view_SS3 - from_pillow).max() <= 1
     assert np.abs(view_SS3 - from_pillow).mean() < 0.15
-    in_8_bit = transform(image_CHW).permute(1, 2, 0).numpy()
-    assert np.array_equal(view_SS3, in_8_bit)
-    prepare = Preprocess(Preprocessing(view_size=64, resize=73, high_pass=filtered)).prepare
-    exact = transform(image_CHW.float() / 255)
-    seen = torch.from_numpy(view_SS3).permute(2, 0, 1).float() / 255
-    std_C11 = torch.tensor(IMAGENET_STD)[:, None, None]
-    gap = (prepare(seen[None]) - prepare(exact[None]))[0] * std_C11
-    # In levels of 255. Roundings move a pixel by one at most, and so the mean of its neighbours,
-    # which the filter takes away.
-    assert float(gap.abs().max()) * 255 <= (1 if filtered is None else 2) + 1e-3
 
 
-def test_features_equal_a_plain_loop() -> None:
-    torch.manual_seed(0)
-    backbone = build_backbone(CONFIG)
-    features, labels = extract_features(backbone, batches(), device=CPU, prepare=centred)
-    assert features.shape == (12, 512)
-    assert features.dtype == torch.float32
+def test_batches_are_all_views_in_order(tmp_path: Path) -> None:
+    images = folders(tmp_path, 31, seed=1)
+    extractor = extractor_of(Colours(), batch_size=7, num_threads=2)
+    found = list(extractor.batches(images, range(31)))
+    assert [len(views) for views, _ in found] == [7, 7, 7, 7, 3]
+    assert torch.cat([labels for _, labels in found]).tolist() == images.labels().tolist()
+    views = torch.cat([views for views, _ in found]).permute(0, 2, 3, 1).numpy()
+    for number, view in enumerate(views):
+        assert np.array_equal(view, extractor.view(images.image(number)))
+
+
+def test_ranks_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = folders(tmp_path, 31, seed=1)
+    extractor = extractor_of(Colours(), batch_size=7)
+    whole = extractor.features(images)
+    monkeypatch.setattr(module, "world_size", lambda: 4)
+    parts = []
+    for rank in range(4):
+        monkeypatch.setattr(module, "rank", lambda rank=rank: rank)
+        parts.append(extractor.features(images))
+    for alone, together in zip(whole, map(torch.cat, zip(*parts, strict=True)), strict=True):
+        assert torch.equal(together, alone)
+
+
+def test_features_equal_a_plain_loop(backbone: FeatureExtractor) -> None:
+    features, labels = backbone.extract(batches())
+    assert (features.shape, features.dtype) == ((12, 512), torch.float32)
     assert labels.tolist() == list(range(12))
-    backbone.eval()
+    backbone.network.eval()
     with torch.no_grad():
-        expected = torch.cat([backbone(centred(v.float() / 255)) for v, _ in batches()])
+        expected = torch.cat([backbone.network(views / 255 - 0.5) for views, _ in batches()])
     # Channels last: other kernels, another order of sums.
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_network_is_left_as_it_was() -> None:
-    torch.manual_seed(0)
-    backbone = build_backbone(CONFIG)
-    backbone.network.get_submodule("layer1").eval()  # a mode that a plain train() would lose
-    modes = [module.training for module in backbone.modules()]
-    before = {k: (v.clone(), v.stride()) for k, v in backbone.state_dict().items()}
-    random_state = torch.get_rng_state()
-    extract_features(backbone, batches(), device=CPU, prepare=centred)
-    assert [module.training for module in backbone.modules()] == modes
-    for name, value in backbone.state_dict().items():
-        assert torch.equal(value, before[name][0])
-        assert value.stride() == before[name][1]
-    assert torch.equal(torch.get_rng_state(), random_state)
-
-    def failing() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield from batches(1)
-        raise OSError("a shard went away")
-
-    with pytest.raises(OSError, match="went away"):
-        extract_features(backbone, failing(), device=CPU, prepare=centred)
-    assert [module.training for module in backbone.modules()] == modes
-
-
-def test_features_may_take_part_in_a_gradient() -> None:
-    features, _ = extract_features(build_backbone(CONFIG), batches(1), device=CPU, prepare=centred)
     probe = nn.Linear(512, 2)
     probe(features).sum().backward()
-    assert probe.weight.grad is not None
+    assert probe.weight.grad is not None, "features may take part in a gradient"
 
 
-def test_bfloat16_is_near_and_the_preparation_stays_exact() -> None:
-    torch.manual_seed(0)
-    backbone = build_backbone(CONFIG)
+def test_the_network_is_left_as_it_was(backbone: FeatureExtractor) -> None:
+    backbone.network.train()
+    backbone.network.get_submodule("network.layer1").eval()  # which a plain train() would lose
+
+    def failing() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from batches(2)
+        raise OSError("a shard went away")
+
+    with left_alone(backbone.network), pytest.raises(OSError, match="went away"):
+        backbone.extract(failing())
+
+
+def test_bfloat16_is_near_and_the_preparation_stays_exact(backbone: FeatureExtractor) -> None:
     seen = []
 
     def filtered(image01_BCHW: torch.Tensor) -> torch.Tensor:
@@ -142,9 +110,11 @@ def test_bfloat16_is_near_and_the_preparation_stays_exact() -> None:
         seen.append(x_BCHW.dtype)
         return x_BCHW
 
-    exact, _ = extract_features(backbone, batches(1), device=CPU, prepare=filtered)
-    half, _ = extract_features(
-        backbone, batches(1), device=CPU, prepare=filtered, autocast_dtype=torch.bfloat16
+    exact, half = (
+        extractor_of(backbone.network, prepare=filtered, autocast_dtype=dtype).extract(batches(1))[
+            0
+        ]
+        for dtype in (None, torch.bfloat16)
     )
     assert seen == [torch.float32, torch.float32]
     assert half.dtype == torch.float32
@@ -153,8 +123,22 @@ def test_bfloat16_is_near_and_the_preparation_stays_exact() -> None:
     assert float(torch.cosine_similarity(half, exact).min()) > 0.999
 
 
-def test_bad_input() -> None:
-    with pytest.raises(InputError, match="no images"):
-        extract_features(nn.Flatten(), [], device=CPU, prepare=centred)
-    with pytest.raises(InputError, match="not finite"):
-        extract_features(nn.Flatten(), batches(1), device=CPU, prepare=lambda x: x / 0)
+def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> None:
+    write_shard_set(tmp_path, num_images=20)
+    damage_images(tmp_path, 0, 3)
+    images = open_labelled(tmp_path)
+    with pytest.raises(DamagedSample, match=r"picture-000000-\w+ in shard-000000 is damaged"):
+        extractor_of(Colours()).features(images)
+    _, labels = extractor_of(Colours(), skip_damaged=True).features(images)
+    assert labels.tolist() == images.labels()[3:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "given", "message"),
+    [(None, lambda: [], "no images"), (lambda x: x / 0, lambda: batches(1), "not finite")],
+)
+def test_bad_input(
+    prepare: Callable[[torch.Tensor], torch.Tensor], given: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        extractor_of(nn.Flatten(), prepare=prepare).extract(given())  # type: ignore[arg-type]

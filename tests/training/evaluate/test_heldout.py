@@ -9,37 +9,24 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import InputError
+from tests.runs import small_run
 from tests.shard_sets import write_shard_set
+from tests.training.evaluate.cases import CPU, Normed, left_alone
 from training.config.settings import HeldoutConfig
-from training.evaluate.heldout import _loss, check_heldout, heldout_loss
+from training.evaluate.heldout import bank_loss, check_heldout, heldout_loss
 from training.views.fills import fill_named
-from training.views.settings import ViewConfig
-
-VIEWS = ViewConfig(size=32, grid=4)
 
 
-class Encoder(nn.Module):
-    """Mean colours through a batch norm: unit rows."""
+class Encoder(Normed):
+    """Unit rows."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(3)
-        self.frozen = nn.Dropout().eval()
-
-    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = self.norm(images_BCHW.mean(dim=(2, 3)))
-        return nn.functional.normalize(rows, dim=1)
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(super().forward(x_BCHW), dim=1)
 
 
 def measure(encoder: nn.Module, config: HeldoutConfig) -> float:
-    return heldout_loss(
-        encoder,
-        config,
-        views=VIEWS,
-        fill=fill_named("mean"),
-        device=torch.device("cpu"),
-        on_damaged="raise",
-    )
+    run = small_run(Path("shards"), Path("out"), heldout=config)
+    return heldout_loss(encoder, run, fill=fill_named("mean"), device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -57,29 +44,17 @@ def test_the_loss_is_that_of_each_query_against_its_key_and_the_bank() -> None:
         positive = math.exp(float(query @ key) / 0.2)
         bank = sum(math.exp(float(query @ pairs[k, 1]) / 0.2) for k in range(3))
         losses.append(-math.log(positive / (positive + bank)))
-    assert _loss(pairs, config) == pytest.approx(sum(losses) / 4, rel=1e-5)
-
-
-def test_embeddings_without_order_give_the_logarithm_of_the_choices() -> None:
-    same = torch.zeros(8, 2, 4)
-    same[..., 0] = 1
-    assert _loss(same, HeldoutConfig(bank_size=3)) == pytest.approx(math.log(4), rel=1e-5)
-    # never more than half of the images
-    assert _loss(same, HeldoutConfig(bank_size=1000)) == pytest.approx(math.log(5), rel=1e-5)
+    assert bank_loss(pairs, config) == pytest.approx(sum(losses) / 4, rel=1e-5)
 
 
 def test_it_is_the_same_every_time_and_leaves_the_network_as_it_is(shards: Path) -> None:
     encoder = Encoder().train()
-    encoder.frozen.eval()
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder.dropout.eval()
     config = HeldoutConfig(shards=shards, bank_size=8)
-    first = measure(encoder, config)
+    with left_alone(encoder):
+        first = measure(encoder, config)
     torch.manual_seed(5)
     assert measure(encoder, config) == first
-    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-    assert encoder.training
-    assert encoder.norm.training
-    assert not encoder.frozen.training
     assert measure(encoder, replace(config, temperature=0.5)) != first
 
 
@@ -88,8 +63,10 @@ def test_a_network_that_sees_nothing_has_the_loss_of_a_guess(shards: Path) -> No
         def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
             return torch.eye(3)[:1].expand(len(images_BCHW), 3)
 
-    config = HeldoutConfig(shards=shards, bank_size=8)
-    assert measure(Same(), config) == pytest.approx(math.log(9))
+    # 20 images: never more than half of them make the bank.
+    for bank_size, choices in ((8, 9), (1000, 11)):
+        config = HeldoutConfig(shards=shards, bank_size=bank_size)
+        assert measure(Same(), config) == pytest.approx(math.log(choices))
 
 
 def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path) -> None:
@@ -106,8 +83,6 @@ def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path
     with pytest.raises(InputError, match="no shards at"):
         check_heldout(shards, HeldoutConfig(shards=tmp_path / "none"))
 
-
-@pytest.mark.parametrize("wrong", [{"bank_size": 0}, {"temperature": 0.0}])
-def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=r"heldout\.bank_size"):
-        HeldoutConfig(**wrong)  # type: ignore[arg-type]
+    for wrong in ({"bank_size": 0}, {"temperature": 0.0}):
+        with pytest.raises(InputError, match=r"heldout\.bank_size"):
+            HeldoutConfig(**wrong)  # type: ignore[arg-type]

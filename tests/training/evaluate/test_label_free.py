@@ -1,36 +1,26 @@
 """Label-free figures: by hand, and what they leave alone."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from pipeline.core.errors import DamagedSample
-from tests.runs import small_run
 from tests.shard_sets import damage_images, write_images, write_shard_set
-from tests.training.evaluate.cases import SIZE, colours_subject
+from tests.training.evaluate.cases import SIZE, Colours, Normed, extractor_of, left_alone
 from training.encoders.encoder import Backbone
 from training.evaluate import label_free
+from training.evaluate.image_views import centre_views
 from training.evaluate.label_free import (
     instance_accuracy,
     label_free_figures,
     object_sensitivity,
 )
 from training.evaluate.labelled import StoredImages
-from training.evaluate.look import Look
 from training.methods.interface import PlainEmbedder, ProjectedBackbone
 from training.methods.simclr.settings import SimCLRConfig
-from training.views.fills import fill_named
-
-CPU = torch.device("cpu")
-
-
-def look(images: StoredImages) -> Look:
-    return Look(subject=colours_subject(), images=images, grid=4, device=CPU, seed=0, batch_size=2)
 
 
 def test_object_sensitivity_by_hand(tmp_path: Path) -> None:
@@ -42,12 +32,12 @@ def test_object_sensitivity_by_hand(tmp_path: Path) -> None:
     saliency[:2] = 1
     flat = np.full((8, 8), 0.5, np.float32)
     write_images(tmp_path, [image, image], [0, 0], saliency=[saliency, flat])
-    found = object_sensitivity(look(StoredImages(tmp_path)), np.arange(2))
+    images, extractor = StoredImages(tmp_path), extractor_of(Colours(), batch_size=2)
+    found = object_sensitivity(extractor, images, np.arange(2), grid=4)
 
     # The centre 16 x 16 of the picture enlarged to 18 x 18 shows the rows from 0.9 on.
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    views = look(StoredImages(tmp_path)).views(np.arange(1))
-    x = views.image01_BCSS[0]
+    x = centre_views(extractor, images, np.arange(1), grid=4)[0][0]
     whole = x.mean(dim=(1, 2))
     rows = torch.arange(SIZE) < 4
     no_background, no_object = (
@@ -59,7 +49,7 @@ def test_object_sensitivity_by_hand(tmp_path: Path) -> None:
     # Sums of 256 pixels in float32, in another order.
     assert found == pytest.approx(float(cosines[0] - cosines[1]), abs=1e-5)
     assert abs(found) > 0.01
-    assert np.isnan(object_sensitivity(look(StoredImages(tmp_path)), np.array([1])))
+    assert np.isnan(object_sensitivity(extractor, images, np.array([1]), grid=4))
 
 
 def test_instance_accuracy() -> None:
@@ -69,37 +59,14 @@ def test_instance_accuracy() -> None:
     assert instance_accuracy(rows, torch.cat((rows[:3], rows[3:].flip(0)))) == 60
 
 
-class Tiny(nn.Module):
-    """Mean colours, dropout and batch norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropout, self.norm = nn.Dropout(), nn.BatchNorm1d(3)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        rows: torch.Tensor = self.norm(self.dropout(x_BCHW.mean(dim=(2, 3))))
-        return rows
-
-
 def measure(root: Path, **changes: object) -> dict[str, float]:
     torch.manual_seed(0)
-    whole = ProjectedBackbone(Backbone(Tiny(), 3), SimCLRConfig(batch_norm_group=4))
+    whole = ProjectedBackbone(Backbone(Normed(), 3), SimCLRConfig(batch_norm_group=4))
     embedder = PlainEmbedder(whole)
     embedder.backbone.network.get_submodule("dropout").eval()
-    state, modes = embedder.state_dict(), [m.training for m in embedder.modules()]
-    state = {name: value.clone() for name, value in state.items()}
-    before = torch.get_rng_state()
-    figures = label_free_figures(
-        embedder,
-        StoredImages(root),
-        replace(small_run(root, root), **changes),  # type: ignore[arg-type]
-        prepare=fill_named("mean").prepare,
-        device=CPU,
-    )
-    assert torch.equal(torch.get_rng_state(), before)
-    assert [m.training for m in embedder.modules()] == modes
-    assert all(torch.equal(value, state[name]) for name, value in embedder.state_dict().items())
-    return figures
+    extractor = extractor_of(embedder.backbone, **changes)
+    with left_alone(embedder):
+        return label_free_figures(embedder, extractor, StoredImages(root), grid=4)
 
 
 def test_an_encoder_in_training_is_left_as_it_is(
@@ -120,4 +87,4 @@ def test_damaged_images_are_skipped_where_the_run_skips_them(tmp_path: Path) -> 
     damage_images(tmp_path, 0, 3)
     with pytest.raises(DamagedSample, match=r"sample picture-.* in shard-000000 is dam"):
         measure(tmp_path)
-    assert measure(tmp_path, on_damaged="skip")["checked_images"] == 17
+    assert measure(tmp_path, skip_damaged=True)["checked_images"] == 17

@@ -8,7 +8,14 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.schema import shard_file
 from tests.training.evaluate.cases import NAMES, pictures, write_folders
-from training.evaluate.labelled import check_classes, labelled_pair, open_labelled, open_pair
+from training.evaluate.labelled import (
+    NUM_SHARDS,
+    check_classes,
+    hashed_subset,
+    labelled_pair,
+    open_labelled,
+    open_pair,
+)
 
 MakeShards = Callable[..., DatasetInfo]
 
@@ -36,54 +43,41 @@ def test_folders_and_shards_hold_the_same(roots: tuple[Path, Path], tmp_path: Pa
     # A folder is in the order of its names: class by class.
     order = np.argsort(shards.labels(), kind="stable")
     assert np.array_equal(folders.labels(), shards.labels()[order])
+    names, sha256 = folders.sources
+    assert names.tolist()[:5:4] == ["blue/0000.png", "green/0001.png"]
+    assert sha256.tolist() == shards.sources[1][order].tolist()
     for number, row in enumerate(order):
         assert np.array_equal(folders.image(number), shards.image(int(row)))
-
-
-def test_the_digest_of_a_folder_is_of_names_and_sizes(tmp_path: Path) -> None:
-    first = open_labelled(write_folders(tmp_path / "a", 6, seed=0))
-    same = open_labelled(write_folders(tmp_path / "b", 6, seed=0))
-    other = open_labelled(write_folders(tmp_path / "c", 6, seed=1))
-    assert first.digest == same.digest != other.digest
-    refused(tmp_path / "a", tmp_path / "b", "share 6 images")
-
-
-def test_a_pair_of_both_kinds(roots: tuple[Path, Path], tmp_path: Path) -> None:
-    write_folders(tmp_path / "folders", 9, seed=2)
-    train, val = labelled_pair(roots[0], tmp_path / "folders")
-    assert (train.num_images, val.num_images) == (12, 9)
+    # The digest is of names and sizes.
+    same, other = (open_labelled(write_folders(tmp_path / f"s{s}", 12, seed=s)) for s in (0, 1))
+    assert folders.digest == same.digest != other.digest
 
 
 def test_labels_are_needed(
     roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
 ) -> None:
     make_labelled_shards(tmp_path / "plain", *pictures(4, seed=2))
-    refused(roots[0], tmp_path / "plain", "labels asked for where there are none: .*plain")
-    refused(tmp_path / "plain", roots[1], "labels asked for where there are none: .*plain")
+    for pair in ((roots[0], tmp_path / "plain"), (tmp_path / "plain", roots[1])):
+        refused(*pair, "plain has no labels: run")
+    assert open_labelled(tmp_path / "plain", labels=False).num_images == 4
     (write_folders(tmp_path / "loose", 3, seed=0) / "red" / "0002.png").rename(
         tmp_path / "loose" / "0002.png"
     )
-    refused(roots[0], tmp_path / "loose", r"none: 0002.png in .*loose lies in no class folder")
+    refused(roots[0], tmp_path / "loose", r"loose has no labels: 0002.png lies in no class folder")
 
 
 def test_classes_must_agree(
     roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
 ) -> None:
-    images, labels = pictures(6, seed=2)
-    make_labelled_shards(tmp_path / "other", images, labels, ("blue", "grey", "red"))
-    make_labelled_shards(tmp_path / "more", images, labels, (*NAMES, "white"))
-    refused(roots[0], tmp_path / "other", "'green' and 'grey'")
+    make_labelled_shards(tmp_path / "more", *pictures(6, seed=2), (*NAMES, "white"))
     refused(roots[0], tmp_path / "more", "3 and 4 classes")
     write_folders(tmp_path / "folders", 6, 0, ("blue", "green", "violet"))
     refused(roots[0], tmp_path / "folders", "'red' and 'violet'")
 
 
 def test_classes_with_too_few_images(tmp_path: Path, make_labelled_shards: MakeShards) -> None:
-    images, labels = pictures(7, seed=0)
-    make_labelled_shards(tmp_path / "whole", images, labels, NAMES)
-    others, _ = pictures(5, seed=1)
-    make_labelled_shards(tmp_path / "one", others, labels[:5], NAMES)
-    make_labelled_shards(tmp_path / "none", others[:2], labels[:2], NAMES)
+    for name, num, seed in (("whole", 7, 0), ("one", 5, 1), ("none", 2, 1)):
+        make_labelled_shards(tmp_path / name, *pictures(num, seed=seed), NAMES)
     check_classes(*labelled_pair(tmp_path / "whole", tmp_path / "one"))
     with pytest.raises(InputError, match=r"'red' has 1 training images in .*one: .*at least 2"):
         check_classes(*labelled_pair(tmp_path / "one", tmp_path / "whole"))
@@ -95,16 +89,13 @@ def test_shared_images_are_counted_and_named(
     roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
 ) -> None:
     refused(roots[0], roots[0], "share 12 images .picture-000000.png, .*-000002.png, ...\\)")
-    images, labels = pictures(12, seed=0)
-    others, _ = pictures(9, seed=2)
-    make_labelled_shards(tmp_path / "some", [*others, images[7]], [*labels[:9], 1], NAMES)
+    open_pair(roots[0], roots[0])
+    images, others = pictures(12, seed=0)[0], pictures(9, seed=2)
+    make_labelled_shards(tmp_path / "some", [*others[0], images[7]], [*others[1], 1], NAMES)
     refused(roots[0], tmp_path / "some", r"some and .*train share 1 image \(picture-000009\.png\)")
     folders = write_folders(tmp_path / "folders", 9, seed=2)
     labelled_pair(roots[0], folders)
     refused(tmp_path / "some", folders, r"share 9 images \(blue/0000\.png, .*3.png, .*6.png, \.")
-    (folders / "red" / "0002.png").write_bytes((folders / "blue" / "0003.png").read_bytes())
-    refused(tmp_path / "some", folders, "share 9 images")
-    open_pair(roots[0], roots[0])
 
 
 def test_missing_and_damaged_sets(roots: tuple[Path, Path], tmp_path: Path) -> None:
@@ -113,11 +104,17 @@ def test_missing_and_damaged_sets(roots: tuple[Path, Path], tmp_path: Path) -> N
     refused(roots[0], tmp_path / "empty", "no images below .*empty: wanted shards")
     (roots[1] / shard_file("shard-000000")).unlink()
     refused(*roots, "shard-000000.*missing")
-
-
-def test_a_file_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "folders", 3, seed=0)
     (root / "green" / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    images = open_labelled(root)
     with pytest.raises(InputError, match=r"green/0001.png: .*move it away"):
-        images.image(1)
+        open_labelled(root).image(1)
+
+
+def test_a_subset_is_of_few_shards_and_always_the_same() -> None:
+    sizes = [5, 0, 7] * 20
+    numbers = hashed_subset(sizes, 40)
+    assert len(np.unique(numbers)) == len(numbers) == 40
+    shards = np.searchsorted(np.cumsum(sizes), numbers, side="right")
+    assert len(np.unique(shards)) <= NUM_SHARDS
+    assert set(hashed_subset(sizes, 20)) < set(numbers)
+    assert list(hashed_subset([3, 4], 100)) == list(range(7))

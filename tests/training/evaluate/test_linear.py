@@ -5,7 +5,13 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.core.errors import InputError
-from training.evaluate.linear import STRENGTHS, fit_logistic, heldout_rows, linear_probe, top1
+from training.evaluate.linear import (
+    STRENGTHS,
+    fit_logistic,
+    heldout_rows,
+    linear_probe,
+    predicted_classes,
+)
 
 NUM_CLASSES, DIM = 5, 24
 
@@ -21,12 +27,16 @@ def made(num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return 10 * (centres[labels] + noise) @ mixing + 3, labels
 
 
+def top1(predicted: torch.Tensor, labels: torch.Tensor) -> float:
+    return 100 * float((predicted == labels).double().mean())
+
+
 def objective(weights: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, l2: float) -> float:
     logits = x @ weights[:, :-1].T + weights[:, -1]
     return float(F.cross_entropy(logits, labels) + l2 / 2 * weights[:, :-1].square().sum())
 
 
-@pytest.mark.parametrize("strength", [1.0, 1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("strength", [1.0, 1e-1, 1e-3])
 def test_equals_scikit_learn_at_the_same_strength(strength: float) -> None:
     x, labels = made(800, seed=0)
     x = ((x - x.mean(0)) / x.std(0, correction=0)).double()
@@ -40,68 +50,50 @@ def test_equals_scikit_learn_at_the_same_strength(strength: float) -> None:
     loss, best = (objective(w, x, labels, strength) for w in (got, expected))
     assert loss == pytest.approx(best, abs=1e-8)
     held, held_labels = made(1000, seed=1)
-    held = held.double()
-    assert top1(got, held, held_labels) == pytest.approx(top1(expected, held, held_labels), abs=0.3)
+    found, wanted = (
+        top1(predicted_classes(w, held.double()), held_labels) for w in (got, expected)
+    )
+    assert found == pytest.approx(wanted, abs=0.3)
 
 
-def test_the_probe_equals_scikit_learns_cross_validated_choice() -> None:
+def test_the_probe_equals_scikit_learn_at_its_choice() -> None:
     train, labels = made(800, seed=0)
     val, labels_val = made(1000, seed=1)
-    result = linear_probe(train, labels, val, labels_val, num_classes=NUM_CLASSES)
+    with torch.no_grad():
+        found = linear_probe(train, labels, val, labels_val, num_classes=NUM_CLASSES)
     mean, std = train.mean(0), train.std(0, correction=0)
-    reference = LogisticRegression(C=1 / (result.strength * len(train)), max_iter=5000, tol=1e-8)
+    reference = LogisticRegression(C=1 / (found.strength * len(train)), max_iter=5000, tol=1e-8)
     reference.fit(((train - mean) / std).numpy(), labels.numpy())
     expected = 100 * reference.score(((val - mean) / std).numpy(), labels_val.numpy())
-    assert result.top1 == pytest.approx(expected, abs=0.3)
-    assert 40 < result.top1 < 95, "a case that says nothing"
-    assert set(result.heldout_top1) == set(STRENGTHS)
-    assert result.heldout_top1[result.strength] == max(result.heldout_top1.values())
+    assert top1(found.predicted_V, labels_val) == pytest.approx(expected, abs=0.3)
+    assert 40 < expected < 95, "a case that says nothing"
+    assert set(found.heldout_top1) == set(STRENGTHS)
+    assert found.heldout_top1[found.strength] == max(found.heldout_top1.values())
 
 
-def test_same_seed_same_result() -> None:
+def test_scale_shift_dead_features_and_repeats_do_not_matter_but_the_seed_does() -> None:
     train, labels = made(300, seed=0)
-    val, labels_val = made(100, seed=1)
+    val, labels_val = made(200, seed=1)
     first, again, other = (
         linear_probe(train, labels, val, labels_val, num_classes=NUM_CLASSES, seed=seed)
         for seed in (0, 0, 1)
     )
     assert torch.equal(first.predicted_V, again.predicted_V)
-    assert first.heldout_top1 == again.heldout_top1
-    assert first.heldout_top1 != other.heldout_top1
-
-
-def test_scale_shift_and_dead_features_do_not_matter() -> None:
-    train, labels = made(300, seed=0)
-    val, labels_val = made(200, seed=1)
-    probe = linear_probe(train, labels, val, labels_val, num_classes=NUM_CLASSES)
+    assert first.heldout_top1 == again.heldout_top1 != other.heldout_top1
     scale = torch.logspace(-2, 2, DIM)
     moved, moved_val = (torch.cat([x * scale - 4, torch.ones(len(x), 1)], 1) for x in (train, val))
-    again = linear_probe(moved, labels, moved_val, labels_val, num_classes=NUM_CLASSES)
-    assert again.strength == probe.strength
-    assert again.top1 == pytest.approx(probe.top1, abs=0.5)  # one image of 200: rounding
-
-
-def test_works_where_gradients_are_off() -> None:
-    train, labels = made(100, seed=0)
-    with torch.no_grad():
-        result = linear_probe(
-            train, labels, train, labels, num_classes=NUM_CLASSES, strengths=[1e-2]
-        )
-    assert result.top1 > 60
+    found = linear_probe(moved, labels, moved_val, labels_val, num_classes=NUM_CLASSES)
+    assert found.strength == first.strength
+    # Rounding: one image of 200.
+    assert int((found.predicted_V != first.predicted_V).sum()) <= 1
 
 
 def test_heldout_is_balanced() -> None:
     labels = np.repeat(np.arange(4), [100, 50, 3, 1])
-    marked = heldout_rows(labels, share=0.2, seed=0)
+    marked = heldout_rows(labels, seed=0)
     assert [int(marked[labels == c].sum()) for c in range(4)] == [20, 10, 1, 0]
-    assert np.array_equal(marked, heldout_rows(labels, share=0.2, seed=0))
-    assert not np.array_equal(marked, heldout_rows(labels, share=0.2, seed=1))
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
-def test_bad_share(share: float) -> None:
-    with pytest.raises(InputError, match="heldout_share"):
-        heldout_rows(np.zeros(4, dtype=np.int64), share=share, seed=0)
+    assert np.array_equal(marked, heldout_rows(labels, seed=0))
+    assert not np.array_equal(marked, heldout_rows(labels, seed=1))
 
 
 def test_bad_input() -> None:
@@ -115,5 +107,3 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(InputError, match=message):
             linear_probe(*arguments, num_classes=NUM_CLASSES)
-    with pytest.raises(InputError, match="all above 0"):
-        linear_probe(x, labels, x, labels, num_classes=NUM_CLASSES, strengths=[1.0, 0.0])

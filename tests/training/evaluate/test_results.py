@@ -6,59 +6,35 @@ import pytest
 
 from pipeline.backbone.card import Figure
 from pipeline.core.errors import InputError
-from training.evaluate.config import EvaluateConfig
-from training.evaluate.results import Result, append_results, figures_of, read_results, table
+from tests.training.evaluate.made_evaluations import made_result
+from training.evaluate.results import append_results, figures_of, read_results, table
 
-
-def result(**changes: object) -> Result:
-    made = Result(
-        checkpoint="runs/a",
-        encoder="query",
-        architecture="resnet18",
-        checkpoint_digest="aa",
-        train="flowers/train",
-        val="flowers/val",
-        train_digest="tt",
-        val_digest="vv",
-        protocol="knn",
-        seed=0,
-        name="top1",
-        figure=61.25,
-        interval=(58.5, 64.0),
-        num_train=10,
-        num_val=5,
-        settings={"k": 20},
-        more={"mean_per_class": 60.0},
-    )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
-
-
-LOOK = result(protocol="diagnostics", name="uniformity", figure=-1.23456, interval=None)
+LOOK = made_result(protocol="diagnostics", name="uniformity", figure=-1.23456, interval=None)
 
 
 def test_lines_go_in_and_come_back(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "evaluation"
-    append_results(folder, [result()])
-    append_results(folder, [LOOK, result(variant="10 %")])
+    append_results(folder, [made_result()])
+    append_results(folder, [LOOK, made_result(variant="10 %")])
     lines = (folder / "results.jsonl").read_text().splitlines()
     first, second, third = (json.loads(line) for line in lines)
     assert first["figure"] == 61.25
     assert first["interval"] == [58.5, 64.0]
     assert (first["train_digest"], first["val_digest"], first["seed"]) == ("tt", "vv", 0)
     assert (second["interval"], third["variant"]) == (None, "10 %")
-    assert read_results(folder) == [result(), LOOK, result(variant="10 %")]
+    assert read_results(folder) == [made_result(), LOOK, made_result(variant="10 %")]
 
 
 def test_the_table_compares_checkpoints() -> None:
     other = {"checkpoint": "untrained", "encoder": "untrained"}
-    momentum = result(encoder="momentum", figure=60.0, interval=(57.0, 63.0))
+    momentum = made_result(encoder="momentum", figure=60.0, interval=(57.0, 63.0))
     shown = table(
         [
-            result(),
+            made_result(),
             LOOK,
-            result(protocol="finetune", variant="1 %"),
+            made_result(protocol="finetune", variant="1 %"),
             momentum,
-            result(**other, figure=31.0, interval=(30.0, 32.0)),
+            made_result(**other, figure=31.0, interval=(30.0, 32.0)),
         ]
     )
     assert shown.splitlines() == [
@@ -75,7 +51,9 @@ def test_diagnostics_have_digits_of_their_own() -> None:
 
 
 def test_many_figures_stand_below_each_other() -> None:
-    many = [result(name="cosine", variant=str(i), figure=i / 8, interval=None) for i in range(8)]
+    many = [
+        made_result(name="cosine", variant=str(i), figure=i / 8, interval=None) for i in range(8)
+    ]
     lines = table(many).splitlines()
     assert lines[0].split() == ["runs/a"]
     assert [line.split() for line in lines[1:]] == [
@@ -84,34 +62,22 @@ def test_many_figures_stand_below_each_other() -> None:
 
 
 def test_figures_for_a_card() -> None:
-    again = result(figure=62.0)
-    looks = [dataclasses.replace(LOOK, interval=(-1.3, -1.2)), result(name="background_gap")]
-    results = [result(), *looks, result(checkpoint_digest="bb", figure=1.0), again]
+    again = made_result(figure=62.0)
+    looks = [dataclasses.replace(LOOK, interval=(-1.3, -1.2)), made_result(name="background_gap")]
+    results = [made_result(), *looks, made_result(checkpoint_digest="bb", figure=1.0), again]
     assert figures_of(results, "aa") == [Figure("knn", "val", 62.0, (58.5, 64.0))]
     assert figures_of(results, "cc") == []
-
-
-def test_a_file_where_results_once_lay(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text("")
-    (tmp_path / "file").write_text("")
-    for name, wanted in (("results.jsonl", ""), ("new.jsonl", "/new"), ("file", "/evaluation")):
-        with pytest.raises(InputError, match=rf"in a folder .*such as {tmp_path}{wanted}$"):
-            read_results(tmp_path / name)
-    with pytest.raises(InputError, match="give a folder"):
-        EvaluateConfig(
-            checkpoint=("run",), train=tmp_path, val=tmp_path, results=tmp_path / "new.jsonl"
-        )
 
 
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no results at .*nowhere"):
         read_results(tmp_path / "nowhere")
     path = tmp_path / "results.jsonl"
-    append_results(tmp_path, [result()])
+    append_results(tmp_path, [made_result()])
     for line in ("{", "3", '{"interval": null, "figure": 1}'):
         path.write_text(path.read_text().splitlines()[0] + "\n" + line + "\n")
         with pytest.raises(InputError, match=r"line 2 of .*results\.jsonl is no result"):
             read_results(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        append_results(tmp_path / "file", [result()])
+        append_results(tmp_path / "file", [made_result()])

@@ -33,10 +33,10 @@ from training.methods.contrastive import (
     weigh_for,
 )
 from training.methods.interface import ProjectedBackbone, unit_rows
-from training.methods.losses import info_nce, nt_xent
-from training.methods.moco.method import MoCoV2
+from training.methods.moco.method import MoCoV2, info_nce
 from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import HardNegativeConfig
+from training.methods.simclr.method import nt_xent
 from training.methods.simclr.settings import SimCLRConfig
 from training.views.inputs import EncoderInputs
 

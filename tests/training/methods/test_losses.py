@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.core.distributed import balanced_weights
-from training.methods.losses import Weigh, info_nce, nt_xent, prime_log_weights
+from training.methods.contrastive import Weigh, prime_log_weights
+from training.methods.moco.method import info_nce
+from training.methods.simclr.method import nt_xent
 
 BATCH, KEPT = 6, [0, 2, 3, 5]
 SEEDS = st.integers(0, 2**31)

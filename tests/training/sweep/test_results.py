@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.errors import InputError
 from tests.made_sweeps import small_sweep
 from training.config.file import read_config_file
-from training.evaluate.score import bootstrap_interval
+from training.evaluate.intervals import bootstrap_interval
 from training.sweep.results import (
     BEST_FILE,
     RESULTS_FILE,

@@ -14,8 +14,8 @@ from training.evaluate.detection.box_sets import box_pair
 from training.evaluate.detection.coco_tools import coco_tools
 from training.evaluate.detection.network import build_detector, check_adapter
 from training.evaluate.detection.train import detect, train_detector
+from training.evaluate.encoders import NamedEncoder, load_encoders
 from training.evaluate.results import Result
-from training.evaluate.subject import Subject, load_subjects
 
 NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
 
@@ -54,23 +54,23 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
     kinds: tuple[Kind, ...] = ("bbox", "segm")
     if settings.masks == "no" or lacking is not None:
         kinds = ("bbox",)
-    subjects = load_subjects(
+    encoders = load_encoders(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
-    for subject in subjects:
-        check_adapter(subject.info.architecture)
+    for encoder in encoders:
+        check_adapter(encoder.info.architecture)
     for part, images in (("training", train), ("validation", val)):
         say(
             f"{part}: {images.num_images} images of {images.root}, {images.num_boxes} boxes; "
             f"{images.num_empty} images without a box; image files without an annotation, left "
             f"out: {images.num_left_out}"
         )
-    for subject in subjects:
-        yield _score(subject, train, val, config, device, kinds)
+    for encoder in encoders:
+        yield _score(encoder, train, val, config, device, kinds)
 
 
 def _score(
-    subject: Subject,
+    encoder: NamedEncoder,
     train: BoxSet,
     val: BoxSet,
     config: EvaluateConfig,
@@ -81,15 +81,15 @@ def _score(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
-            subject.network,
-            subject.info.architecture,
-            subject.info.preprocessing,
+            encoder.extractor.network,
+            encoder.info.architecture,
+            encoder.info.preprocessing,
             settings,
             num_classes=len(train.class_names),
             with_masks=with_masks,
             autocast_dtype=torch.bfloat16 if config.bf16 else None,
         )
-        train_detector(detector, train, settings, seed=config.seed, name=subject.name)
+        train_detector(detector, train, settings, seed=config.seed, name=encoder.name)
     found = detect(detector, val, device=device, batch_size=settings.batch_size)
     about = asdict(settings) | {
         "bf16": config.bf16,
@@ -102,10 +102,10 @@ def _score(
     }
     return [
         Result(
-            checkpoint=subject.name,
-            encoder=subject.encoder,
-            architecture=subject.info.architecture,
-            checkpoint_digest=subject.digest,
+            checkpoint=encoder.name,
+            encoder=encoder.kind,
+            architecture=encoder.info.architecture,
+            checkpoint_digest=encoder.digest,
             train=str(train.root),
             val=str(val.root),
             train_digest=train.digest,

@@ -7,6 +7,7 @@ Shapes: B this rank's batch, G global batch, N hard negatives per image, D embed
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.core.distributed import average_buffers, rank, world_size
 from training.core.schedules import Moment, half_cosine
@@ -16,13 +17,73 @@ from training.methods.contrastive import (
     Batch,
     ContrastiveMethod,
     Embeddings,
+    Similarities,
+    Weigh,
+    hard_logits,
+    hard_share,
     log_mass,
+    mean_loss,
     weigh_for,
 )
 from training.methods.interface import ProjectedBackbone, momentum_copy, update_momentum
-from training.methods.losses import Similarities, info_nce
 from training.methods.moco.settings import MoCoConfig
 from training.randomness.draws import KEY
+
+
+def info_nce(
+    query_BD: Tensor,
+    key_BD: Tensor,
+    queue_KD: Tensor,
+    *,
+    temperature: float,
+    hard_negatives_BND: Tensor | None = None,
+    rho: float | Tensor = 0.0,
+    log_mass: float = 0.0,
+    weigh: Weigh | None = None,
+    weights_B: Tensor | None = None,
+) -> tuple[Tensor, Similarities]:
+    """MoCo's InfoNCE with each query's own hard negatives in the denominator.
+
+    logits = [q.k+, q.queue, rho * q.k-] / temperature, cross entropy with target 0, mean over the
+    batch (arXiv 2309.12757, section 3.3; the weighted term is that of Ge et al., "Robust
+    Contrastive Learning Using Negative Samples with Diminished Semantics", NeurIPS 2021).
+
+    rho weighs the similarity, inside the exponential. At rho 0 a hard negative still adds exp(0) to
+    the denominator: to have none, pass none. Identical embeddings give
+    log(K + 1 + N * exp((rho - 1) / temperature)), uniform similarities without hard negatives
+    log(K + 1).
+
+    Args:
+        query_BD: unit rows; the gradient flows through them.
+        key_BD: unit rows, the positive of each query.
+        queue_KD: unit rows, the negatives that all queries share.
+        temperature: divides every logit, > 0.
+        hard_negatives_BND: unit rows, the N hard negatives of each query.
+        rho: weight of the hard negatives; a scalar tensor may change without a recompilation.
+        log_mass: added to the hard negatives' logits.
+        weigh: weights of the hard negatives' terms; None: 1.
+        weights_B: factors of the queries' losses before the mean; None: 1.
+
+    Returns:
+        The loss, a scalar, and the similarities. Computed in the dtype given, under autocast too.
+    """
+    with torch.autocast(device_type=query_BD.device.type, enabled=False):
+        positive_B = (query_BD * key_BD).sum(dim=1)
+        queue_BK = query_BD @ queue_KD.mT
+        logits = torch.cat([positive_B[:, None], queue_BK], dim=1) / temperature
+        hard_BN = share_B = None
+        if hard_negatives_BND is not None:
+            hard_BN, hard_logits_BN = hard_logits(
+                query_BD, hard_negatives_BND, rho / temperature, weigh, log_mass
+            )
+            logits = torch.cat([logits, hard_logits_BN], dim=1)
+            share_B = hard_share(hard_logits_BN, logits)
+        target_B = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        loss = mean_loss(functional.cross_entropy(logits, target_B, reduction="none"), weights_B)
+    queue_BK = queue_BK.detach()
+    return loss, Similarities(
+        positive_B.detach(), queue_BK.mean(), queue_BK.amax(dim=1), hard_BN, share_B
+    )
 
 
 class KeyQueue(nn.Module):

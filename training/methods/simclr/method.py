@@ -1,7 +1,7 @@
 """SimCLR with the image's own hard negatives.
 
 Chen et al., arXiv 2002.05709. arXiv 2309.12757 trains it with masks and hard negatives too but does
-not publish that loss: `training.methods.losses.nt_xent` is this project's reading.
+not publish that loss: `nt_xent` is this project's reading.
 
 View 1 is the query (masked, by default), view 2 the key. The hard negatives of an anchor in view 1
 are copies of view 2 with their foreground masked, and the other way round.
@@ -11,6 +11,7 @@ Shapes: B this rank's batch, G global batch, N hard negatives per image, D embed
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from training.core.distributed import (
     gather_rows,
@@ -26,13 +27,100 @@ from training.methods.contrastive import (
     Batch,
     ContrastiveMethod,
     Embeddings,
+    Similarities,
+    Weigh,
+    hard_logits,
+    hard_share,
     log_mass,
+    mean_loss,
     weigh_for,
 )
 from training.methods.interface import ProjectedBackbone
-from training.methods.losses import Similarities, nt_xent
 from training.methods.simclr.settings import SimCLRConfig
 from training.randomness.draws import KEY, QUERY
+
+
+def nt_xent(
+    view1_BD: Tensor,
+    view2_BD: Tensor,
+    *,
+    temperature: float,
+    all_view1_GD: Tensor | None = None,
+    all_view2_GD: Tensor | None = None,
+    first_row: int = 0,
+    hard_negatives_BND: tuple[Tensor, Tensor] | None = None,
+    rho: float | Tensor = 0.0,
+    log_mass: float = 0.0,
+    weigh: Weigh | None = None,
+    weights_B: Tensor | None = None,
+    all_weights_G: Tensor | None = None,
+) -> tuple[Tensor, Similarities]:
+    """NT-Xent over both views, with each anchor's own hard negatives in its denominator.
+
+    An anchor's positive is the other view of its image, its negatives are both views of all other
+    images (Chen et al., SimCLR, arXiv 2002.05709): cross entropy over the 2 G - 1 similarities
+    divided by the temperature. Its hard negatives add exp(rho * z.z- / temperature) each to the
+    denominator. The masked variant of SimCLR is named in arXiv 2309.12757 without its loss: where
+    the hard negatives enter is this project's reading.
+
+    Identical embeddings give log(2 G - 1 + N * exp((rho - 1) / temperature)), uniform similarities
+    without hard negatives log(2 G - 1).
+
+    Args:
+        view1_BD: unit rows, anchors of this rank.
+        view2_BD: unit rows, anchors of this rank.
+        temperature: divides every logit, > 0.
+        all_view1_GD: unit rows of the global batch, this rank's among them; None: only this rank's.
+        all_view2_GD: the same of view 2.
+        first_row: index of this rank's first row in the global batch.
+        hard_negatives_BND: unit rows, the N hard negatives of each anchor in view 1 and in view 2.
+        rho: weight of the hard negatives; it, `log_mass` and `weigh` are as in `info_nce`.
+        log_mass: added to the hard negatives' logits.
+        weigh: weights of the hard negatives' terms.
+        weights_B: factors of both losses of each image before the mean; None: 1.
+        all_weights_G: those of the global batch; None: only this rank's. An image of weight 0 is
+            nobody's negative.
+
+    Returns:
+        The loss, mean over this rank's 2 B anchors, and the similarities, of view 1 first. Computed
+        in the dtype given, under autocast too.
+    """
+    with torch.autocast(device_type=view1_BD.device.type, enabled=False):
+        anchors_AD = torch.cat((view1_BD, view2_BD))
+        bank = torch.cat(
+            (
+                view1_BD if all_view1_GD is None else all_view1_GD,
+                view2_BD if all_view2_GD is None else all_view2_GD,
+            )
+        )
+        similarity = anchors_AD @ bank.mT
+        row_B = torch.arange(len(view1_BD), device=anchors_AD.device) + first_row
+        other_B = row_B + len(bank) // 2
+        own_A, partner_A = torch.cat((row_B, other_B)), torch.cat((other_B, row_B))
+        column = torch.arange(len(bank), device=anchors_AD.device)
+        is_partner, no_term = column == partner_A[:, None], column == own_A[:, None]
+        if weights_B is not None:
+            weights_G = weights_B if all_weights_G is None else all_weights_G
+            no_term = no_term | ((weights_G == 0).repeat(2) & ~is_partner)
+        logits = (similarity / temperature).masked_fill(no_term, -torch.inf)
+        hard_AN = share_A = None
+        if hard_negatives_BND is not None:
+            hard_AN, hard_logits_AN = hard_logits(
+                anchors_AD, torch.cat(hard_negatives_BND), rho / temperature, weigh, log_mass
+            )
+            logits = torch.cat((logits, hard_logits_AN), dim=1)
+            share_A = hard_share(hard_logits_AN, logits)
+        loss_A = functional.cross_entropy(logits, partner_A, reduction="none")
+        loss = mean_loss(loss_A, None if weights_B is None else weights_B.repeat(2))
+    similarity, no_negative = similarity.detach(), no_term | is_partner
+    negatives = similarity.masked_fill(no_negative, 0.0)
+    return loss, Similarities(
+        similarity.gather(1, partner_A[:, None]).squeeze(1),
+        (negatives.sum(dim=1) / (~no_negative).sum(dim=1).clamp(min=1)).mean(),
+        similarity.masked_fill(no_negative, -torch.inf).amax(dim=1),
+        hard_AN,
+        share_A,
+    )
 
 
 class SimCLR(ContrastiveMethod):

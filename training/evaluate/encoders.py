@@ -1,7 +1,4 @@
-"""What is evaluated: an encoder by name, frozen, with preprocessing and the digest of its weights.
-
-Shapes: B batch, S side of the view, D features.
-"""
+"""What is evaluated: an encoder by name, frozen, with the digest of its weights."""
 
 import os
 from collections.abc import Sequence
@@ -18,66 +15,49 @@ from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.encoder import load_initial
 from training.encoders.export import EncoderName, load_encoder, untrained_like
-from training.evaluate.extract import ExtractConfig, Prepare
+from training.evaluate.features import FeatureExtractor
 
 UNTRAINED = "untrained"
 """The name of random weights: the network and the preprocessing of the first other checkpoint."""
 NUM_UNTRAINED = 3
 """Random networks that an untrained one stands for: single ones differ by several points."""
 SUPERVISED = "torchvision"
-"""So begins the name of torchvision's published weights (`torchvision`, `torchvision:NAME`)."""
+"""First part of the names of published weights (`torchvision`, `torchvision:NAME`)."""
 STATE_DICT = ".pth"
-"""So ends the name of a local file of weights as torchvision names them."""
+"""Suffix of local files of weights named as torchvision names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class NamedEncoder:
     """An encoder on a device.
 
     Attributes:
         name: as it was given.
-        encoder: query or momentum; of random weights: untrained; of others: supervised.
-        network: plain, [B, 3, S, S] -> [B, D], in evaluation mode.
+        kind: query or momentum; of random weights: untrained; of others: supervised.
         info: architecture, preprocessing, provenance.
         digest: of the weights.
-        prepare: views in [0, 1] to what the network wants.
+        extractor: of its features; the network is plain and in evaluation mode.
         twins: of an untrained one: the same with the random weights of the next seeds.
     """
 
     name: str
-    encoder: str
-    network: nn.Module
+    kind: str
     info: BackboneInfo
     digest: str
-    prepare: Prepare
-    twins: tuple["Subject", ...] = ()
-
-    def extract_config(self, *, batch_size: int, bf16: bool) -> ExtractConfig:
-        """How images become its features."""
-        wanted = self.info.preprocessing
-        return ExtractConfig(
-            view_size=wanted.view_size,
-            resize=wanted.resize,
-            batch_size=batch_size,
-            num_threads=min(8, os.cpu_count() or 1),
-            autocast_dtype=torch.bfloat16 if bf16 else None,
-        )
+    extractor: FeatureExtractor
+    twins: tuple["NamedEncoder", ...] = ()
 
 
-def load_subjects(
+def load_encoders(
     names: Sequence[str], *, encoder: EncoderName, seed: int, device: torch.device
-) -> list[Subject]:
+) -> list[NamedEncoder]:
     """Load what is compared.
 
-    Args:
-        names: paths of runs, checkpoints and exports; `UNTRAINED`, `torchvision`,
-            `torchvision:NAME` or a `.pth` file: weights for the first other one's network.
-        encoder: of each run.
-        seed: of untrained weights.
-        device: that they go to.
+    Names are paths of runs, checkpoints and exports, or weights for the first other one's network:
+    `UNTRAINED` (from the seed), `torchvision`, `torchvision:NAME` or a `.pth` file.
 
     Raises:
-        InputError: none, one that cannot be loaded, one twice, or nothing but untrained ones.
+        InputError: none, one that cannot be loaded, one twice, or nothing but weights.
     """
     double = next((name for name in names if list(names).count(name) > 1), None)
     if double is not None:
@@ -92,50 +72,41 @@ def load_subjects(
 
 
 def is_path(name: str) -> bool:
-    """Whether a checkpoint's name is a path, and no word."""
+    """Whether a checkpoint's name is a path."""
     return name != UNTRAINED and name.partition(":")[0] != SUPERVISED
 
 
 def is_baseline(name: str) -> bool:
-    """Whether a checkpoint's name says weights alone, without a network to put them in."""
+    """Whether a checkpoint's name gives weights only, for another checkpoint's network."""
     return not is_path(name) or name.endswith(STATE_DICT)
 
 
-def _load(name: str, model: str, encoder: EncoderName, seed: int, device: torch.device) -> Subject:
-    which: str
+def _load(
+    name: str, model: str, wanted: EncoderName, seed: int, device: torch.device
+) -> NamedEncoder:
+    def encoder(kind: str, network: nn.Module, info: BackboneInfo, digest: str) -> NamedEncoder:
+        extractor = FeatureExtractor(
+            network=network.to(device),
+            prepare=Preprocess(info.preprocessing).to(device).prepare,
+            device=device,
+            view_size=info.preprocessing.view_size,
+            resize=info.preprocessing.resize,
+            num_threads=min(8, os.cpu_count() or 1),
+        )
+        return NamedEncoder(name=name, kind=kind, info=info, digest=digest, extractor=extractor)
+
     if name == UNTRAINED:
         trained, info = load_encoder(Path(model))
         first, *twins = (
-            _subject(name, name, untrained_like(trained, info, seed=s), info, f"random:{s}", device)
+            encoder(UNTRAINED, untrained_like(trained, info, seed=s), info, f"random:{s}")
             for s in range(seed, seed + NUM_UNTRAINED)
         )
         return replace(first, twins=tuple(twins))
     if is_baseline(name):
         network, info = _supervised(name, load_encoder(Path(model))[1])
-        digest, which = info.weights_sha256, "supervised"
-    else:
-        network, info = load_encoder(Path(name), encoder)
-        digest, which = info.weights_sha256, encoder
-    return _subject(name, which, network, info, digest, device)
-
-
-def _subject(
-    name: str,
-    encoder: str,
-    network: nn.Module,
-    info: BackboneInfo,
-    digest: str,
-    device: torch.device,
-) -> Subject:
-    preprocess = Preprocess(info.preprocessing).to(device)
-    return Subject(
-        name=name,
-        encoder=encoder,
-        network=network.to(device),
-        info=info,
-        digest=digest,
-        prepare=preprocess.prepare,
-    )
+        return encoder("supervised", network, info, info.weights_sha256)
+    network, info = load_encoder(Path(name), wanted)
+    return encoder(wanted, network, info, info.weights_sha256)
 
 
 def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]:

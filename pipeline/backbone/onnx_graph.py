@@ -1,7 +1,7 @@
 """The backbone as an ONNX graph, with normalisation and high-pass filter inside.
 
 It takes `views`, uint8 RGB [B, 3, S, S] for any B, after resizing and centre crop, and gives
-`features`, float32 [B, D]. How images become views stands in the file's metadata.
+`features`, float32 [B, D]. The file's metadata say how images become views.
 
 Shapes: B batch, S side of the view, D features.
 """
@@ -14,21 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone.formats.interface import Format, needed
 from pipeline.backbone.info import BackboneInfo
 from pipeline.images.gaussian import gaussian_blur
 from pipeline.images.preprocessing import Preprocessing
-
-FILE = "backbone.onnx"
-INFO_KEY = "preprocessing"
-"""Key of the file's metadata."""
 
 
 class ViewEncoder(nn.Module):
     """Views uint8 [B, 3, S, S] to features: `Preprocess.prepare` and network, S fixed.
 
     The blur is the product with the matrix of one axis, which is a constant here: blurring is
-    linear, so the matrix is what comes out of it for the unit images.
+    linear, so the blurred unit images are its columns.
     """
 
     mean: Tensor
@@ -60,13 +55,11 @@ class ViewEncoder(nn.Module):
         return features_BD
 
 
-def write(folder: Path, network: nn.Module, info: BackboneInfo) -> None:
+def write_onnx(file: Path, network: nn.Module, info: BackboneInfo) -> None:
     """Trace the network and write the graph, weights inside, as one file."""
-    needed("onnxscript", for_what=FILE)
     size = info.preprocessing.view_size
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporter tells its own developers
+    with warnings.catch_warnings(action="ignore"):  # messages for the exporter's own developers
         program = torch.onnx.export(
             ViewEncoder(network, info.preprocessing).eval(),
             (example,),
@@ -77,25 +70,8 @@ def write(folder: Path, network: nn.Module, info: BackboneInfo) -> None:
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props[INFO_KEY] = json.dumps(dataclasses.asdict(info.preprocessing))
+    program.model.metadata_props["preprocessing"] = json.dumps(
+        dataclasses.asdict(info.preprocessing)
+    )
     program.model.metadata_props["weights_sha256"] = info.weights_sha256
-    program.save(folder / FILE, external_data=False)
-
-
-def check(info: BackboneInfo) -> None:
-    """Any network goes; the libraries have to be there."""
-    needed("onnx", for_what="the format onnx")
-    needed("onnxscript", for_what="the format onnx")
-
-
-def usage(info: BackboneInfo) -> str:
-    """How it is loaded."""
-    size = info.preprocessing.view_size
-    return f'''import onnxruntime
-
-session = onnxruntime.InferenceSession("{FILE}")
-# uint8 RGB [B, 3, {size}, {size}], resized and cut as above; normalised and filtered inside
-(features,) = session.run(None, {{"views": views}})'''
-
-
-ONNX = Format(entry=FILE, write=write, check=check, usage=usage)
+    program.save(file, external_data=False)
