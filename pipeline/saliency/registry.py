@@ -17,6 +17,7 @@ from pipeline.saliency.centre import Centre
 from pipeline.saliency.external import External
 from pipeline.saliency.fine_grained import FineGrained
 from pipeline.saliency.interface import SaliencySource, parameters_of
+from pipeline.saliency.onnx_network import Onnx
 from pipeline.saliency.refined import Refined
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.spectral_residual import SpectralResidual
@@ -27,6 +28,7 @@ SALIENCY_SOURCES: dict[str, Callable[..., SaliencySource]] = {
     "centre": Centre,
     "external": External,
     "fine_grained": FineGrained,
+    "onnx": Onnx,
     "scda": Scda,
     "spectral_residual": SpectralResidual,
     "uniform": Uniform,
@@ -105,7 +107,7 @@ def described_saliency_source(described: Mapping[str, object]) -> SaliencySource
     """
     options = dict(described)
     name = str(options.pop("source"))
-    if name not in SALIENCY_SOURCES or name == "external":
+    if name not in SALIENCY_SOURCES or name in ("external", "onnx"):
         raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
     refine = options.pop(REFINE, None)
     known = _option_types(name)

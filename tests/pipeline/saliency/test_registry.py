@@ -17,8 +17,8 @@ from pipeline.saliency.registry import (
     parse_saliency_source,
 )
 
-WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"scda"})
-"""The default weights of scda are fetched."""
+WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"onnx", "scda"})
+"""onnx has no default model; the default weights of scda are fetched."""
 
 
 def test_a_source_is_made_with_its_options() -> None:

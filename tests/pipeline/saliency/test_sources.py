@@ -16,8 +16,8 @@ from pipeline.saliency.score_pairs import pair_up
 from pipeline.saliency.scoring import score_sources
 from pipeline.saliency.spectral_residual import SpectralResidual
 
-# masks made elsewhere are no maps of the image, and scda's default weights need a network
-EVERY_SOURCE = sorted(set(SALIENCY_SOURCES) - {"external", "scda"})
+# masks made elsewhere are no maps of the image; scda and onnx want weights
+EVERY_SOURCE = sorted(set(SALIENCY_SOURCES) - {"external", "onnx", "scda"})
 
 
 def disc(height: int = 90, width: int = 120, x: int = 60, y: int = 45) -> NDArray[np.uint8]:
