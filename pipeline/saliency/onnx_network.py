@@ -223,7 +223,8 @@ def load_network(model: str, output: str, side: int, digest: str) -> Network:
             str(path), options, providers=[one for one in wanted if one in available]
         )
     except Exception as error:  # onnxruntime's errors have no common class
-        raise InputError(f"{model} is no network in ONNX form: {_line(error)}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{model} is no network in ONNX form: {reason}") from error
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
     if len(inputs) != 1:
         names = ", ".join(one.name for one in inputs)
@@ -297,7 +298,3 @@ def _onnxruntime() -> ModuleType:
         raise InputError(
             "saliency onnx needs onnxruntime: pip install onnxruntime, or onnxruntime-gpu"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
