@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     fbeta_score,
@@ -23,6 +23,7 @@ from pipeline.saliency.quality import (
 )
 
 
+@settings(deadline=None)  # the first call of scikit-learn takes long
 @given(st.integers(0, 2**32 - 1), st.integers(1, 48), st.integers(2, 30))
 def test_auc_and_iou_are_those_of_scikit_learn(seed: int, num_positive: int, num: int) -> None:
     """Few different values: many ties; for IoU none."""
