@@ -14,6 +14,7 @@ from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.controls import Centre, Uniform
 from pipeline.saliency.external import External
 from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.onnx_network import Onnx
 from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.refined import Refined
 from pipeline.saliency.scda import Scda
@@ -23,6 +24,7 @@ SALIENCY_SOURCES: dict[str, type[SaliencySource]] = {
     "centre": Centre,
     "external": External,
     "fine_grained": FineGrained,
+    "onnx": Onnx,
     "scda": Scda,
     "spectral_residual": SpectralResidual,
     "uniform": Uniform,
@@ -94,7 +96,7 @@ def described_saliency_source(described: Mapping[str, object]) -> SaliencySource
         InputError: a source that this program does not know, or whose maps came from files.
     """
     name = str(described["source"])
-    if name not in SALIENCY_SOURCES or name == "external":
+    if name not in SALIENCY_SOURCES or name in ("external", "onnx"):
         raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
     own = {field.name for field in dataclasses.fields(SALIENCY_SOURCES[name])}
     given = {key: value for key, value in described.items() if key in own}

@@ -47,21 +47,17 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     if shards is None:
         raise InputError("the run has no labelled shards (name some with --val)")
     images = open_labelled(shards)
-    wanted = min(config.map_images, images.num_images)
-    if wanted < 3:
-        raise InputError(f"it needs at least 3 images, {shards} gives {wanted}")
+    numbers = evenly_chosen(images.num_images, config.map_images).tolist()
+    if len(numbers) < 3:
+        raise InputError(f"it needs at least 3 images, {shards} gives {len(numbers)}")
     device = LocalContext().device
     (encoder,) = load_encoders([str(run.folder)], encoder="query", seed=SEED, device=device)
     extractor = replace(encoder.extractor, batch_size=BATCH, skip_damaged=True)
-    numbers = evenly_chosen(images.num_images, wanted).tolist()
-    batches = track(
-        extractor.batches(images, numbers),
-        "features of the map",
-        wanted,
-        "images",
-        size=lambda batch: len(batch[1]),
+    batches = extractor.batches(images, numbers)
+    work = "features of the map"
+    features_MD, labels_M = extractor.extract(
+        track(batches, work, len(numbers), "images", size=lambda batch: len(batch[1]))
     )
-    features_MD, labels_M = extractor.extract(batches)
     normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()
     places_M2, note = flattened(normal_MD, config.map)
     note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
