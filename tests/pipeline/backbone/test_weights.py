@@ -125,6 +125,8 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    # urllib's first call builds the opener of the whole process, with the proxies of that moment.
+    monkeypatch.setattr("urllib.request._opener", None)
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     return cache

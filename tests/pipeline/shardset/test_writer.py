@@ -5,7 +5,6 @@ import json
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +148,8 @@ def test_samples_are_numbered_shard_after_shard(tmp_path: Path, labelled: bool) 
     assert reader.labels().tolist() == labels
     for number in (7, 0, 3, 2, 6):
         wanted = new_sample(number, None)
-        assert asdict(reader.read(number)) == {
+        found = reader.read(number)
+        assert {name: getattr(found, name) for name in found.__dataclass_fields__} == {
             "key": key_of(number),
             "shard": shard_name([0, 0, 0, 2, 2, 2, 2, 3][number]),
             "image": wanted.image,

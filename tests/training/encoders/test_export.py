@@ -104,8 +104,9 @@ def test_stems_are_exported_as_plain_ones_and_known_again(tmp_path: Path, stem: 
     config = EncoderConfig(architecture="densenet121", stem=stem, max_pool=False)  # type: ignore[arg-type]
     plain = without("features.pool0")(without("classifier")(torchvision.models.densenet121()))
     folder = exported(tmp_path, build_backbone(config), config, plain)
+    network, info = load_backbone(folder)
     state = torch.random.get_rng_state()
-    twin, again, other = (untrained_like(*load_backbone(folder), seed=seed) for seed in (3, 3, 4))
+    twin, again, other = (untrained_like(network, info, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), state)
     name = "network.features.conv0.weight"
     kernel = twin.state_dict()[name]

@@ -154,7 +154,7 @@ def test_bad_settings(field: str, value: object, message: str) -> None:
 def test_detection_stands_alone_in_one_process(base: EvaluateConfig) -> None:
     with pytest.raises(InputError, match="by itself, with its own --train and --val"):
         replace(base, protocol=("knn", "detection"))
-    with pytest.raises(InputError, match="one process, --num-workers 2"):
+    with pytest.raises(InputError, match="in one process: leave --num-workers 2 out"):
         replace(base, num_workers=2)
     assert base.workers == 1
     assert replace(base, protocol=("knn",), num_workers=3).workers == 3
