@@ -84,6 +84,8 @@ TABLE = Table(
         "none, lr 0.1": {"optim.lr": 0.1},
         # As many pixels through the encoder as "object both".
         "none, equal cost": {"epochs": round(2.5 * EPOCHS)},
+        # As many as "object exchange" and "object neither".
+        "none, cost of exchange": {"epochs": round(1.5 * EPOCHS)},
         "own": OWN,
         "exchange": {
             "masks.strategy": "exchange",
