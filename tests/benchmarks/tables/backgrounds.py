@@ -57,6 +57,16 @@ TABLE = Table(
         "none": {},
         # As many pixels through the encoder as "object both": its cost, in plain steps.
         "none, equal cost": {"epochs": round(2.5 * STEPS * BATCH / NUM_TRAIN)},
+        # As many FLOPs: of the five passes of "object both", two have no gradient, a third each.
+        "none, equal FLOPs": {"epochs": round((3 + 2 / 3) / 2 * STEPS * BATCH / NUM_TRAIN)},
+        # Two and a half times as long: does the difference last, at equal steps and at equal cost?
+        "object both, 5000 steps": {
+            "method.object-head": "both",
+            **HARD,
+            **EXCHANGE,
+            "epochs": round(2.5 * STEPS * BATCH / NUM_TRAIN),
+        },
+        "none, 12500 steps": {"epochs": round(6.25 * STEPS * BATCH / NUM_TRAIN)},
         "random": {"masks.strategy": "random"},
         "balanced": {"masks.strategy": "balanced"},
         "own, paper": {**OWN, **PAPER},

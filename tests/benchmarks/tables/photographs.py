@@ -70,7 +70,7 @@ TABLE = Table(
         "views.grid": 6,
         "batch-size": BATCH,
         "epochs": EPOCHS,
-        "optim.lr": 0.03,
+        "optim.lr": 0.1,
         "method.temperature": 0.2,
         "method.hard-negatives": 0,
         "method.object-head": "off",
@@ -80,10 +80,12 @@ TABLE = Table(
     arms={
         "none": {},
         # Tried on the held-out photographs alone, to choose the rate of all arms.
+        "none, lr 0.03": {"optim.lr": 0.03},
         "none, lr 0.06": {"optim.lr": 0.06},
-        "none, lr 0.1": {"optim.lr": 0.1},
         # As many pixels through the encoder as "object both".
         "none, equal cost": {"epochs": round(2.5 * EPOCHS)},
+        # As many as "object exchange" and "object neither".
+        "none, cost of exchange": {"epochs": round(1.5 * EPOCHS)},
         "own": OWN,
         "exchange": {
             "masks.strategy": "exchange",
