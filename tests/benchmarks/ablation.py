@@ -27,7 +27,7 @@ import tyro
 from jobs.cli import main, parse
 from pipeline.core.errors import InputError
 from tests.benchmarks.ablation_records import read_records
-from tests.benchmarks.ablation_report import report
+from tests.benchmarks.ablation_report import draw_frontier, report
 from tests.benchmarks.ablation_run import EXIT_ELSEWHERE, Run, run_in_process
 from tests.benchmarks.ablation_table import find_table
 from tests.benchmarks.quiet import QUIET_FILE
@@ -49,6 +49,7 @@ class AblationConfig:
         records: file of the finished runs; none: tests/benchmarks/records/TABLE.jsonl.
         report: print what is recorded, and run nothing.
         against: arm that the others are compared with; none: the table's baseline.
+        plot: with --report, draw usual against changed backgrounds in this file.
     """
 
     table: Annotated[str, tyro.conf.Positional] = ""
@@ -59,6 +60,7 @@ class AblationConfig:
     records: Path | None = None
     report: bool = False
     against: str | None = None
+    plot: Path | None = None
 
     def __post_init__(self) -> None:
         if self.jobs < 1 or min(self.seeds, default=-1) < 0:
@@ -151,6 +153,8 @@ def run(arguments: Sequence[str] | None = None, quiet_file: Path = QUIET_FILE) -
         records = [record for record in found if record["table"] == name]
         against = config.against or table.baseline
         print(f"\n## {name}\n\n{table.about}\n\n{report(records, against)}")
+        if config.plot is not None and records:
+            draw_frontier(records, config.plot)
     return 1 if failed else 0
 
 

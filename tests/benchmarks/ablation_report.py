@@ -1,9 +1,11 @@
-"""Tables of finished runs, from their records alone."""
+"""Tables and a picture of finished runs, from their records alone."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from tests.benchmarks.ablation_records import MEASURES, Record, Right, right_of
@@ -109,3 +111,31 @@ def _differences(arms: dict[str, dict[int, Record]], against: str) -> str:
 
 def seeds_of(seeds: Sequence[int] | dict[int, Record]) -> str:
     return ", ".join(map(str, sorted(seeds)))
+
+
+def draw_frontier(records: Sequence[Record], path: Path, measure: str = "knn") -> None:
+    """Draw every arm's mean on usual against changed backgrounds, and the frontier."""
+    reported = [r for r in records if r["seed"] < FIRST_CHOICE_SEED] or list(records)
+    points = {
+        arm: tuple(
+            fmean(run["figures"][column][measure] for run in runs.values())
+            for column in ("usual", "changed")
+        )
+        for arm, runs in by_arm(reported).items()
+    }
+    best = [
+        point
+        for point in sorted(set(points.values()))
+        if not any(a >= point[0] and b >= point[1] for a, b in set(points.values()) - {point})
+    ]
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*best, strict=True), color="0.7", zorder=0)
+    for arm, (usual, changed) in points.items():
+        axes.plot(usual, changed, "o", color="C0")
+        axes.annotate(arm, (usual, changed), (4, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(f"usual backgrounds, {MEASURES[measure]} top-1, %")
+    axes.set_ylabel(f"changed backgrounds, {MEASURES[measure]} top-1, %")
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

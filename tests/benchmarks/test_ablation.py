@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.pretrain_options import read_command_line
 from pipeline.core.errors import InputError
@@ -51,7 +52,9 @@ def test_runs_are_run_once_and_recorded(tmp_path: Path, capfd: pytest.CaptureFix
     assert "2 runs, 2 of them finished" in again
     assert "started" not in again
     assert file.read_bytes() == before
-    assert run([*words, "--report", "--against", "object both"]) == 0
+    frontier = tmp_path / "frontier.png"
+    assert run([*words, "--report", "--against", "object both", "--plot", str(frontier)]) == 0
+    assert np.asarray(Image.open(frontier)).std() > 0
     shown = capfd.readouterr().out
     assert "| none | 0 |" in shown
     assert "Points above 'object both'" in shown
