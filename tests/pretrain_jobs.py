@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from tests.shard_sets import write_shard_set
+from tests.signals import ctrl_c_is_heard
 from training.record.metrics import TIMINGS, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +64,7 @@ class Job:
             environment["RAY_ADDRESS"] = address
         self.output = output
         output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("a") as file, _ctrl_c_is_heard():
+        with output.open("a") as file, ctrl_c_is_heard():
             self.process = subprocess.Popen(
                 arguments,
                 cwd=ROOT,
@@ -113,14 +112,6 @@ class Job:
         for member in self.family():
             member.kill()
         self.process.wait()
-
-
-@contextmanager
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """What a shell starts in the background ignores Ctrl-C, and so would every child of it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def run_job(arguments: list[str], output: Path, *, address: str | None = None) -> str:

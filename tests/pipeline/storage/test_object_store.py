@@ -15,6 +15,7 @@ from pipeline.storage.base import RETRY_SECONDS, StoreError
 from pipeline.storage.object_store import ObjectStore
 from pipeline.storage.storage import open_store
 from tests.s3_server import Bucket
+from tests.signals import ctrl_c_is_heard
 
 MIB = 1 << 20
 
@@ -69,7 +70,7 @@ def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket
 def test_ctrl_c_during_an_upload_leaves_nothing(bucket: Bucket) -> None:
     data = bytes(64 * MIB)
     bucket.wire.call_after(12 * MIB, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
+    with ctrl_c_is_heard(), pytest.raises(KeyboardInterrupt):
         open_store(bucket.url("p")).write("big", data)
     assert (bucket.contents("p"), bucket.unfinished()) == ({}, 0)
 
