@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from jobs.evaluate import run
 from jobs.export import run as run_export
 from pipeline.backbone.info import BackboneInfo
 from pipeline.shardset.manifest import DatasetInfo
 from tests.job_here import Done, job_here
-from tests.shard_sets import write_shard_set
+from tests.shard_sets import write_images
 from tests.training.evaluate.detection.cases import TINY, drawn, write_voc
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
@@ -23,6 +25,23 @@ from training.encoders.settings import EncoderConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"checkpoint": "export", "train": "train", "val": "val", "results": "evaluation"}
+
+
+NAMES = ("disc", "stripes")
+
+
+def pictures(num: int, seed: int) -> tuple[list[NDArray[np.uint8]], list[int]]:
+    """Noisy discs and stripes in turns, and their labels."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:40, 0:48]
+    images = []
+    for number in range(num):
+        y, x = generator.integers(12, 28, 2)
+        disc, stripes = (rows - y) ** 2 + (columns - x) ** 2 < 100, (columns + y) // 3 % 2 == 0
+        noise = generator.integers(0, 60, (40, 48, 3))
+        shape = stripes if number % 2 else disc
+        images.append((noise + 150 * shape[..., None]).astype(np.uint8))
+    return images, [number % 2 for number in range(num)]
 
 
 @dataclass(frozen=True)
@@ -55,9 +74,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     info = export_backbone(
         folder / "export", network, config, view_size=32, high_pass=filter_, provenance={}
     )
-    train = write_shard_set(folder / "train", num_images=40)
-    val = write_shard_set(folder / "val", num_images=20, first_number=100)
-    write_shard_set(folder / "plain", num_images=20, first_number=100, labels=False)
+    train = write_images(folder / "train", *pictures(40, seed=0), NAMES)
+    val = write_images(folder / "val", *pictures(20, seed=1), NAMES)
+    write_images(folder / "plain", *pictures(20, seed=1))
     return Case(folder, info, train, val)
 
 
@@ -98,6 +117,7 @@ def test_on_ray_as_a_person_runs_it(case: Case, evaluate: Callable[..., Done]) -
     assert (lines[0]["num_train"], lines[0]["num_val"]) == (40, 20)
     (row,) = (row for row in said if row.startswith("untrained "))
     for line in lines[2:]:
+        assert line["figure"] > 75, "discs and stripes differ even to random filters"
         assert f"{line['figure']:.2f} (" in row
     assert evaluate("--checkpoint", "untrained", "--protocol", "knn").code == 0
     assert case.lines()[-1]["figure"] == lines[2]["figure"]
@@ -136,7 +156,7 @@ def test_figures_go_onto_the_card_and_untrained_is_the_same_network_from_a_seed(
         ("", {"checkpoint": "nowhere"}, "nowhere"),
         ("", {"checkpoint": "train"}, "backbone.json"),
         ("", {"val": "plain"}, "plain has no labels: run jobs/precompute.py"),
-        ("", {"val": "train"}, "share 40 images (picture-000000.jpg, picture-000001.jpg, "),
+        ("", {"val": "train"}, "share 40 images (picture-000000.png, picture-000001.png, "),
         ("--k 41", {}, "k = 41: wanted 1 to 40"),
         ("--protocol svm", {}, "linear_paper"),
         ("--protocol detection knn", {}, "--protocol detection by itself"),

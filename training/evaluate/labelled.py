@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ SUBSET_DOMAIN = 0x43414C49
 """Keeps these hashes apart from others."""
 
 
-class LabelledImages:
+class LabelledImages(ABC):
     """A set of images with labels; several threads may read it.
 
     Attributes:
@@ -61,16 +62,16 @@ class LabelledImages:
         readable = [os.fsencode(name).decode("utf-8", "replace") for name in names]
         return np.array(readable), np.array(digests)
 
+    @abstractmethod
     def labels(self) -> NDArray[np.int64]:
         """Labels of all images, int64 [num_images]; -1 where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image(self, number: int) -> NDArray[np.uint8]:
         """An image, RGB uint8 [H, W, 3]; raises InputError naming what cannot be decoded."""
-        raise NotImplementedError
 
     def saliency(self, number: int) -> NDArray[np.uint8]:
-        """Its saliency map, uint8 [P, P], where there is a source."""
+        """Its saliency map, uint8 [P, P]; only where `saliency_source` is not None."""
         raise NotImplementedError
 
 

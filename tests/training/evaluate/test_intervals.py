@@ -50,7 +50,7 @@ def rights(
 
 @pytest.mark.parametrize(
     ("seed_points", "own", "num_seeds"),
-    [(0.0, 0.0, 1), (0.5, 0.1, 3), (1.0, 0.1, 3), (3.0, 0.1, 3)],
+    [(0.0, 0.0, 1), (0.5, 0.1, 3), (1.0, 0.1, 3), (2.0, 0.1, 3), (3.0, 0.1, 3)],
 )
 def test_the_interval_of_a_difference_covers_the_truth(
     seed_points: float, own: float, num_seeds: int

@@ -64,7 +64,8 @@ def held() -> list[str]:
 def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = set(held())  # of other tests: trials that died with their driver still there
+    # The test of a killed sweep leaves the actor of a trial: its driver, this process, lives on.
+    before = set(held())
     write_shard_set(tmp_path / "train", num_images=48)
     write_shard_set(tmp_path / "val", num_images=12, first_number=1000)
     places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}

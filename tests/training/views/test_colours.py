@@ -171,7 +171,8 @@ def test_probabilities_and_ranges() -> None:
 
 
 def test_a_sample_is_coloured_the_same_in_any_batch() -> None:
-    draws = colours_of(seeds(8)), colours_of(seeds(8)[5:6]), colours_of(seeds(8), view=KEY_VIEW)
-    for whole, part in zip(*draws[:2], strict=True):
+    draw = partial(colours_of, view_size=64)  # at smaller sizes few images are blurred
+    draws = draw(seeds(8)), draw(seeds(8)[5:6]), draw(seeds(8), view=KEY_VIEW)
+    for whole, part, other in zip(*draws, strict=True):
         assert torch.equal(whole[5:6], part)
-    assert not torch.equal(draws[0].matrix_B33, draws[2].matrix_B33)
+        assert not torch.equal(whole, other)
