@@ -16,7 +16,7 @@ from pipeline.images.codecs import DecodedSource, decode_source
 from pipeline.precompute import build
 from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import Image, Map
-from pipeline.storage.local_store import LocalStore
+from pipeline.storage.store import LocalStore
 
 POISON = 255
 """The red of the first pixel of an image that is deadly; its green says how."""
@@ -161,7 +161,7 @@ def write_pictures(data: Path, count: int, poisoned: Mapping[int, str] | None = 
 class DeadlyStore(LocalStore):
     """A place in which reading the second shard's tar kills the process."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         if name.endswith("shard-000001.tar"):
             crash()
-        return super().read(name)
+        return super().read(name, offset, length)

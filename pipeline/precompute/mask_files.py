@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
 from pipeline.sources.listing import PLAN_SCHEMA, Collected
-from pipeline.storage.base import Store, printable
+from pipeline.storage.store import Store, printable
 
 NUM_NAMED = 5
 """How many images without a mask a message names."""

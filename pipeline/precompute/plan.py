@@ -78,16 +78,16 @@ def make_plan(
     first_shard: int = 0,
     follows: str = "",
 ) -> Plan:
-    """Distribute images over shards.
+    """Distribute images, at least one, over shards.
 
     A shard closes at `shard_images` images or before it exceeds `shard_bytes` of source bytes
     (a larger image has a shard of its own; images of unknown size count as 0 bytes).
 
     Args:
-        images: at least one.
+        images: what is to be in the shards.
         parameters: all settings that decide the content.
-        shard_images: at least 1.
-        shard_bytes: at least 1.
+        shard_images: 1 or more.
+        shard_bytes: 1 or more.
         keeps_order: see `Listing`.
         first_shard: its number.
         follows: digest of the plan that these shards are appended to.

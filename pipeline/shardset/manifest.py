@@ -24,11 +24,14 @@ from pipeline.shardset.schema import (
     rejected_file,
     shard_file,
 )
-from pipeline.storage.base import StoreError
 from pipeline.storage.storage import Place, open_store
 
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
+
+
+class SetError(InputError):
+    """A file of a shard set is missing, damaged, or of another version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,35 +101,33 @@ def load_dataset_info(place: Place) -> DatasetInfo:
     """Read dataset.json of a complete shard set.
 
     Raises:
-        InputError: no such folder, an unfinished set, a damaged file, another schema version.
+        SetError: no such folder, an unfinished set, a damaged file, another schema version.
     """
     store = open_store(place)
     try:
         data = store.read(DATASET_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not store.is_there():
-            raise InputError(
+            raise SetError(
                 f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
             ) from error
-        raise InputError(
+        raise SetError(
             f"no complete shard set at {store.url}: {DATASET_FILE} is missing "
             "(run jobs/precompute.py with this folder as --out until it finishes)"
         ) from error
     try:
         fields = json.loads(data)
         version = fields["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise InputError(
-                f"{store.url} has shards of schema version {version}, this program reads version "
-                f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
-            )
-        shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
-        names = tuple(fields.pop("class_names"))
-        return DatasetInfo(shards=shards, class_names=names, **fields)
-    except InputError:
-        raise
+        if version == SCHEMA_VERSION:
+            shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
+            names = tuple(fields.pop("class_names"))
+            return DatasetInfo(shards=shards, class_names=names, **fields)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
+        raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
+    raise SetError(
+        f"{store.url} has shards of schema version {version}, this program reads version "
+        f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
+    )
 
 
 def check_shards(place: Place, info: DatasetInfo) -> None:
@@ -174,22 +175,22 @@ def read_record(place: Place, shard: str) -> ShardRecord | None:
     """Read the record of a shard; None if there is no manifest that can be read."""
     try:
         data = open_store(place).read(manifest_file(shard))
-        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
-        fields = json.loads(metadata[RECORD_KEY])
+    except FileNotFoundError:
+        return None
+    try:
+        fields = json.loads((pq.read_schema(pa.BufferReader(data)).metadata or {})[RECORD_KEY])
         return ShardRecord(**{**fields, "shard": ShardInfo(**fields["shard"])})
-    except StoreError:
-        raise
-    except (FileNotFoundError, pa.ArrowInvalid, ValueError, KeyError, TypeError):
+    except (pa.ArrowInvalid, ValueError, KeyError, TypeError):
         return None
 
 
 def read_rejected(place: Place, shard: str) -> pa.Table:
-    """Read the list of images rejected from a shard; InputError if it cannot be read."""
+    """Read the list of images rejected from a shard; SetError if it cannot be read."""
     return _read_table(place, rejected_file(shard), "list of rejected images", None)
 
 
 def read_manifest(place: Place, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read rows of a shard's manifest; InputError if it cannot be read."""
+    """Read rows of a shard's manifest; SetError if it cannot be read."""
     return _read_table(place, manifest_file(shard), "manifest", columns)
 
 
@@ -198,7 +199,5 @@ def _read_table(place: Place, name: str, what: str, columns: Sequence[str] | Non
     try:
         data = pa.BufferReader(store.read(name))
         return pq.read_table(data, columns=None if columns is None else list(columns))
-    except StoreError:
-        raise
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error
+        raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
 from pipeline.sources.uris import UriResolver
-from pipeline.storage.base import Store, printable
+from pipeline.storage.store import Store, printable
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")
@@ -63,7 +63,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _choose(table: str, there: Sequence[str], options: SourceOptions) -> SourceOptions:
-    """The columns that are used; label is empty if there is none or none is wanted."""
+    """Name the columns that are used: the label is empty if there is none or none is wanted."""
     listed = f"it has {', '.join(there) or 'none'}"
     for option in ("image_column", "label_column", "mask_column"):
         name = getattr(options, option)
@@ -117,8 +117,6 @@ def readable(store: Store, name: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"no such file: {store.where(name)}") from error
-    except InputError:
-        raise
     except (pa.ArrowException, UnicodeError, OSError) as error:  # pyarrow raises all of them
         message = " ".join(str(error).split())
         raise InputError(f"{store.where(name)} cannot be read: {message}") from error

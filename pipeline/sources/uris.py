@@ -2,15 +2,12 @@
 
 import os
 import posixpath
-import stat
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import Row
-from pipeline.storage.base import Store, StoreError, printable, reason
-from pipeline.storage.local_store import LocalStore
-from pipeline.storage.object_store import ObjectStore, open_object_store
-from pipeline.storage.storage import open_uri
+from pipeline.storage.storage import open_store, open_uri
+from pipeline.storage.store import LocalStore, Store, printable
 
 
 class UriResolver:
@@ -36,62 +33,50 @@ class UriResolver:
             InputError: empty, missing, or not readable; names the list and the row.
         """
         try:
-            return self._resolve(text or "")
-        except StoreError:
-            raise
+            source, uri = self._source_and_uri(text or "")
+            num_bytes = self._num_bytes(*open_uri(self._store, uri))
         except InputError as error:
             raise InputError(f"{self._list}, row {number}: {error}") from error
+        encoded = None if uri == source else os.fsencode(uri)
+        return {"source": source, "uri": encoded, "num_bytes": num_bytes}
 
-    def _resolve(self, text: str) -> Row:
+    def _source_and_uri(self, text: str) -> tuple[str, str]:
         if not text.strip():
             raise InputError("the image has no URI")
         if text.startswith("file://"):
             text = unquote(urlsplit(text).path)
         if "://" in text:
-            other = open_object_store(text)
-            if "/" not in other.base:
+            url = open_store(text).url
+            if "/" not in url.partition("://")[2]:
                 raise InputError(f"{text} names no object in the bucket")
-            self._look_up(*open_uri(self._store, text))
-            return _remote_row(other.url, text)
-        if isinstance(self._store, ObjectStore):
-            return self._beside_remote(self._store, text)
-        if text.startswith("/"):  # no absolute path is recorded
-            name = os.path.relpath(text, self._root)
+            return url, text
+        if text.startswith("/"):
+            if self._store.is_remote:
+                raise InputError(
+                    f"{text} is a local path in a remote list: use relative paths and URLs"
+                )
+            name = os.path.relpath(text, self._root)  # no absolute path is recorded
         else:
             name = posixpath.normpath(posixpath.join(self._folder, text))
-        try:
-            about = os.stat(os.path.join(self._root, name))
-        except OSError as error:
-            raise InputError(f"{printable(text)} cannot be read: {reason(error)}") from error
-        if not stat.S_ISREG(about.st_mode):
-            raise InputError(f"{printable(text)} is not a file")
-        source = printable(name)
-        uri = None if source == name else os.fsencode(name)
-        return {"source": source, "uri": uri, "num_bytes": about.st_size}
-
-    def _beside_remote(self, store: ObjectStore, text: str) -> Row:
-        if text.startswith("/"):
-            raise InputError(
-                f"{text} is a local path in a remote list: use relative paths and URLs"
-            )
-        name = posixpath.normpath(posixpath.join(self._folder, text))
-        if not name.startswith("../"):
-            self._look_up(store, name)
-            return _remote_row(name)
-        path = posixpath.normpath(posixpath.join(store.base, name))
+        if not (self._store.is_remote and name.startswith("../")):
+            return printable(name), name
+        scheme, _, base = self._store.url.partition("://")
+        path = posixpath.normpath(posixpath.join(base, name))
         if path.startswith("..") or "/" not in path:
             raise InputError(f"{text} leads out of the bucket")
-        return _remote_row(name, f"{store.scheme}://{path}")
+        return printable(name), f"{scheme}://{path}"
 
-    def _look_up(self, store: Store, name: str) -> None:
-        """Look up the first object of each bucket, so that a wrong prefix fails at once."""
-        bucket = store.url.split("/")[2]
-        if bucket not in self._seen_buckets and store.size(name) is None:
-            raise InputError(f"{store.where(name)} does not exist")
-        self._seen_buckets.add(bucket)
+    def _num_bytes(self, store: Store, name: str) -> int:
+        """The size of a local file; -1 for an object: asking for the size of each takes hours.
 
-
-def _remote_row(source: str, uri: str | None = None) -> Row:
-    """A row of unknown size: asking for the size of each would take hours."""
-    encoded = None if uri is None else uri.encode()
-    return {"source": printable(source), "uri": encoded, "num_bytes": -1}
+        The first object of each bucket is looked up, so that a wrong prefix fails at once.
+        """
+        bucket = store.url.split("/")[2] if store.is_remote else ""
+        if bucket in self._seen_buckets:
+            return -1
+        size = store.size(name)
+        if size is None:
+            raise InputError(f"{store.where(name)} does not exist or is not a file")
+        if bucket:
+            self._seen_buckets.add(bucket)
+        return -1 if bucket else size

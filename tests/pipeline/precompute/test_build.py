@@ -20,7 +20,7 @@ from pipeline.precompute.plan_files import planned_rows
 from pipeline.saliency.boundary import Boundary
 from pipeline.shardset.manifest import read_manifest, read_rejected
 from pipeline.shardset.schema import manifest_file, rejected_file, sample_key, shard_file
-from pipeline.storage.local_store import LocalStore
+from pipeline.storage.store import LocalStore
 from tests.shard_jobs import job_of_folder, out_of
 
 NAME = "shard-000000"
@@ -56,7 +56,7 @@ def rows_of(job: ShardJob) -> list[dict[str, Any]]:
 
 
 def member(job: ShardJob, row: dict[str, Any], column: str) -> bytes:
-    return job.out.read_range(TAR, row[f"{column}_offset"], row[f"{column}_length"])
+    return job.out.read(TAR, row[f"{column}_offset"], row[f"{column}_length"])
 
 
 def reasons(job: ShardJob) -> dict[str, str]:

@@ -26,15 +26,10 @@ def config(tmp_path: Path) -> PrecomputeConfig:
 def test_other_parameters_or_sources_are_refused_by_name(config: PrecomputeConfig) -> None:
     precompute_here(config)
     before = contents(Path(config.out))
-    changes: dict[str, dict[str, Any]] = {
-        r"saliency\.source: centre -> uniform": {"saliency": "uniform"},
-        "shard_images: 6 -> 7": {"shard_images": 7},
-        "saliency_size: 56 -> 28": {"saliency_size": 28},
-        "labels: True -> False": {"labels": False},
-    }
-    for words, change in changes.items():
-        with pytest.raises(InputError, match=words):
-            precompute_here(replace(config, **change))
+    with pytest.raises(InputError, match=r"saliency\.source: centre -> uniform"):
+        precompute_here(replace(config, saliency="uniform"))
+    with pytest.raises(InputError, match="labels: True -> False"):
+        precompute_here(replace(config, labels=False))
     victim = Path(config.data) / "class_1" / "picture 1.png"
     data = victim.read_bytes()
     victim.write_bytes(data[:-1] + b"x")
