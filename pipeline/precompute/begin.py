@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import say
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig
 from pipeline.precompute.history import (
     History,
@@ -30,27 +29,24 @@ class Work:
     """What is to be made, and what is there already; its size does not depend on the images.
 
     Attributes:
-        data: how to read the images.
         plans: of the shards that this run makes or checks, by generation.
+        num_images: in these shards.
         last: the last plan of the set afterwards.
-        kept: shards of the set that this run does not look at.
-        num_kept_rejected: images rejected from the shards in `kept`.
+        kept, num_kept_rejected: shards that this run does not look at, and images rejected there.
         num_ignored: files that are not images.
         began_before: whether an earlier run has begun the same.
+        summary: of all this, for people.
     """
 
     data: DataStore
     plans: dict[int, PlanInfo]
+    num_images: int
     last: PlanInfo
     kept: tuple[ShardInfo, ...]
     num_kept_rejected: int
     num_ignored: int
     began_before: bool
-
-    @property
-    def num_images(self) -> int:
-        """Images in the shards that this run looks at."""
-        return sum(plan.num_images for plan in self.plans.values())
+    summary: str
 
 
 def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> Work:
@@ -78,64 +74,77 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
         images = match_masks(images, masks) if masks else images
         if config.missing_masks == "error":
             check_masks(images, masks.url if masks else f"the column {config.mask_column}")
-    generation, first_shard, follows, new = 0, 0, "", images
-    plans: dict[int, PlanInfo] = {}
     if config.append:
-        last = history.finished[-1]
-        images = _labelled_as(images, last, out)
-        new, covered = new_images(out, history, images)
-        generation, first_shard = len(history.finished), last.first_shard + last.num_shards
-        follows = last.digest
-        plans = {old: history.finished[old] for old in covered}  # mended if nothing is new
-    began_before = True
-    if new.rows.num_rows:
-        plan = make_plan(
-            new,
-            parameters,
-            shard_images=config.shard_images,
-            shard_bytes=config.shard_mib * MIB,
-            keeps_order=listing.keeps_order,
-            first_shard=first_shard,
-            follows=follows,
-        )
-        plans = {generation: plan.info}
-        began_before = check_plan(out, plan, generation)
-        if not began_before:
-            if generation:
-                discard_shards(out, first_shard)  # of an append that was given up
-            write_plan(out, plan, generation)
-    if began_before:
-        out.sweep()
+        images = _labelled_as(images, history.finished[-1], out)
+    plans, num_known, began_before = _write_plan(config, out, listing, history, images, parameters)
     of_set = dict(enumerate(history.finished)) | plans
     others = [old for old in of_set if old not in plans]
     kept, num_kept_rejected = shards_of(out, history, others)
-    work = Work(
+    last = of_set[max(of_set)]
+    num_images = sum(plan.num_images for plan in plans.values())
+    num_shards = sum(plan.num_shards for plan in plans.values())
+    known = f"{num_known} images that the set has already, and " if num_known else ""
+    labels = f"{len(last.class_names)} classes"
+    if not last.class_names:
+        labels = f"no labels{_because(images)}"
+    return Work(
         data=data,
         plans=plans,
-        last=of_set[max(of_set)],
+        num_images=num_images,
+        last=last,
         kept=kept,
         num_kept_rejected=num_kept_rejected,
         num_ignored=images.num_ignored,
         began_before=began_before,
+        summary=f"{known}{num_images} images ({labels}), {images.num_ignored} other files ignored; "
+        f"{num_shards} shards with saliency ({config.saliency}) go to {out.url}",
     )
-    _say(config, out, work, images, images.rows.num_rows - new.rows.num_rows)
-    return work
 
 
-def _say(
-    config: PrecomputeConfig, out: Store, work: Work, images: Collected, num_known: int
-) -> None:
-    why = f": {images.unlabelled_because}" if images.unlabelled_because else ""
-    num_classes = len(work.last.class_names)
-    known = f"{num_known} images that the set has already, and " if num_known else ""
-    num_shards = sum(plan.num_shards for plan in work.plans.values())
-    data = str(config.data)
-    say(
-        f"{data.partition('?')[0] if '://' in data else data}: {known}{work.num_images} images "
-        f"({f'{num_classes} classes' if num_classes else f'no labels{why}'}), {work.num_ignored} "
-        f"other files ignored; {num_shards} shards with saliency ({config.saliency}) go to "
-        f"{out.url}"
+def _write_plan(
+    config: PrecomputeConfig,
+    out: Store,
+    listing: Listing,
+    history: History,
+    images: Collected,
+    parameters: dict[str, object],
+) -> tuple[dict[int, PlanInfo], int, bool]:
+    """Plan the new images, and write the plan or find it written.
+
+    Returns:
+        The plans to work on, by generation: of the new images or, if an append has none, all plans
+        whose images are listed; the number of images that the set has; whether the work was begun.
+    """
+    generation, first_shard, follows, new = 0, 0, "", images
+    if config.append:
+        last = history.finished[-1]
+        generation, first_shard = len(history.finished), last.first_shard + last.num_shards
+        follows = last.digest
+        new, covered = new_images(out, history, images)
+        if not new.rows.num_rows:
+            out.sweep()
+            return {old: history.finished[old] for old in covered}, images.rows.num_rows, True
+    plan = make_plan(
+        new,
+        parameters,
+        shard_images=config.shard_images,
+        shard_bytes=config.shard_mib * MIB,
+        keeps_order=listing.keeps_order,
+        first_shard=first_shard,
+        follows=follows,
     )
+    began_before = check_plan(out, plan, generation)
+    if began_before:
+        out.sweep()
+    else:
+        if generation:
+            discard_shards(out, first_shard)  # of an append that was given up
+        write_plan(out, plan, generation)
+    return {generation: plan.info}, images.rows.num_rows - new.rows.num_rows, began_before
+
+
+def _because(images: Collected) -> str:
+    return f": {images.unlabelled_because}" if images.unlabelled_because else ""
 
 
 def _check_append(out: Store, history: History, parameters: dict[str, object]) -> None:
@@ -155,7 +164,7 @@ def _check_append(out: Store, history: History, parameters: dict[str, object]) -
 def _labelled_as(images: Collected, last: PlanInfo, out: Store) -> Collected:
     """All samples of a set have labels, or none: drop labels if the set has none."""
     if last.class_names and not images.class_names:
-        why = f": {images.unlabelled_because}" if images.unlabelled_because else ""
+        why = _because(images)
         raise InputError(f"{out.url} has class labels, and what is appended has none{why}")
     if images.class_names and not last.class_names:
         return images.without_labels("the set that it is appended to has none")

@@ -1,7 +1,6 @@
 """Make one shard from its sources: read, decode, saliency, tar, rejected list, manifest.
 
-Bytes that cannot be decoded reject their image. A failure to read or to write is tried again and
-then fails the shard: an outage never turns into rejections.
+Bytes that cannot be decoded reject their image. A failure to read or to write fails the shard.
 """
 
 import hashlib
@@ -54,13 +53,7 @@ class ShardJob:
     """Everything that a process needs to make one shard, whatever the number of images.
 
     Attributes:
-        data: how to read the images.
-        out: the shard set.
-        plan_digest: of its plan.
-        saliency: the source of the maps.
-        saliency_size: side of the stored maps in cells.
-        max_pixels: larger images are rejected before they are decoded.
-        resize_short: images with a longer shorter side are stored smaller; None: as they are.
+        saliency_size, max_pixels, resize_short: see `PrecomputeConfig`.
         generation: of its plan: 0, or the number of the append.
         first_shard: number of its plan's first shard.
         number: of the shard in its plan, from 0.
@@ -109,11 +102,7 @@ class _Decoded:
 
 
 def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
-    """Make a shard, unless it is whole.
-
-    Args:
-        job: the shard.
-        limit: surrounds the decoding of each image and the maps of each batch.
+    """Make a shard, unless it is whole. `limit` surrounds each decoding and each batch of maps.
 
     Raises:
         InputError: a source cannot be read, has vanished or has changed (names it), or a store
@@ -125,7 +114,7 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
     known = _known_digests(job)
     rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
+    rejected: list[dict[str, Any]] = []
     batch: list[_Decoded] = []
     with open_shard(job.out, job.name) as writer:
         for image in read_images(job.data, planned_rows(job.out, job.number, job.generation)):

@@ -17,17 +17,9 @@ NUM_NAMED = 5
 
 
 def match_masks(images: Collected, store: Store) -> Collected:
-    """Give each image the mask file of the same relative name up to its suffix.
+    """Give each image the mask file (an image or `.npy`) of the same name up to its suffix.
 
-    Args:
-        images: without masks.
-        store: the folder of masks: images and `.npy` files.
-
-    Returns:
-        The images with `mask` and `mask_bytes`, null if there is none.
-
-    Raises:
-        InputError: no mask there, or two for one name.
+    Sets `mask` and `mask_bytes`, null if there is none. InputError: no mask, or two for one name.
     """
     masks: dict[str, tuple[str, int]] = {}
     for name, size in store.files():

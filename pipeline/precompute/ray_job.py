@@ -39,18 +39,12 @@ ACTORS_PER_GPU = 4
 
 
 def precompute(config: PrecomputeConfig) -> DatasetInfo:
-    """Make a shard set, or what is missing of it, and describe it in dataset.json.
-
-    Uses the Ray that is running (RAY_ADDRESS is respected), else starts one for the time.
-
-    Raises:
-        InputError: as `run_precompute`.
-    """
+    """Make a shard set, or what is missing of it, with Ray; see `run_precompute`, `ray_running`."""
     return run_precompute(config, _build_all)
 
 
 def _build_all(jobs: Sequence[ShardJob]) -> Iterator[BuiltShard]:
-    """Make the shards on all of Ray's CPUs; see `pipeline.precompute.run.Builder`."""
+    """Make the shards on all of Ray's CPUs, see `pipeline.precompute.run.Builder`."""
     failure: Exception | None = None
     num_built = 0
     try:

@@ -19,7 +19,7 @@ from pipeline.precompute.plan_files import discard_begun
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
 from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
-from pipeline.storage.storage import open_store
+from pipeline.storage.storage import is_url, open_store
 from pipeline.storage.store import Store
 
 Builder = Callable[[Sequence[ShardJob]], Iterable[BuiltShard]]
@@ -31,7 +31,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
 
     Raises:
         InputError: the data or the output cannot be used, another plan was begun there, a source
-            or a store cannot be read or has changed, or too many images were rejected.
+            cannot be read or has changed, or too many images were rejected.
     """
     out = open_store(config.out)
     saliency = config.make_saliency().pinned()
@@ -56,6 +56,8 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         for generation, plan in work.plans.items()
         for number in range(plan.num_shards)
     ]
+    data = str(config.data)
+    say(f"{data.partition('?')[0] if is_url(data) else data}: {work.summary}")
     started = time.monotonic()
     built: list[BuiltShard] = []
     try:

@@ -82,11 +82,7 @@ class ShardReport:
 
 
 def verify_set(place: Place, processes: int = 0) -> list[str]:
-    """Read a shard set back; nothing is written to it.
-
-    Args:
-        place: the shard set.
-        processes: how many shards are read at once; 0: one for each core.
+    """Read a shard set back; see `VerifyConfig`. Nothing is written to it.
 
     Returns:
         What is wrong, one line each; empty if nothing is. Without dataset.json the set is not

@@ -5,7 +5,7 @@ A set is complete if it has a dataset.json.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.storage.storage import Place, open_store
 
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
+Rows = Sequence[dict[str, Any]]
 
 
 class SetError(InputError):
@@ -58,12 +59,11 @@ class DatasetInfo:
     """A complete shard set, as dataset.json describes it.
 
     Attributes:
-        schema_version: of this layout.
         shards: in the order that numbers the samples.
         class_names: a label is an index into them; empty if there are no labels.
         saliency: name of the source and all its parameters.
         saliency_size: side of the stored maps in cells.
-        plan_digest: digest of everything that decides the shards' content.
+        plan_digest: of everything that decides the shards' content.
         num_rejected: images whose bytes cannot be used.
         versions: of the libraries that decide bytes.
     """
@@ -131,44 +131,36 @@ def load_dataset_info(place: Place) -> DatasetInfo:
 
 
 def check_shards(place: Place, info: DatasetInfo) -> None:
-    """Check that every shard has a manifest and the size that dataset.json says.
-
-    Raises:
-        InputError: names the first shard or manifest that is missing or has another size.
-    """
+    """Raise SetError unless every shard has a manifest and the size that dataset.json says."""
     store = open_store(place)
     sizes = dict(store.files(SHARDS_FOLDER)) | dict(store.files(MANIFEST_FOLDER))
     for shard in info.shards:
         tar, manifest = shard_file(shard.name), manifest_file(shard.name)
-        if tar not in sizes:
-            raise InputError(f"shard {store.where(tar)} is missing: {AGAIN}")
+        for kind, name in (("shard", tar), ("manifest", manifest)):
+            if name not in sizes:
+                raise SetError(f"{kind} {store.where(name)} is missing: {AGAIN}")
         if sizes[tar] != shard.num_bytes:
-            raise InputError(
+            raise SetError(
                 f"shard {store.where(tar)} is damaged: {sizes[tar]} bytes instead of "
                 f"{shard.num_bytes} ({AGAIN})"
             )
-        if manifest not in sizes:
-            raise InputError(f"manifest {store.where(manifest)} is missing: {AGAIN}")
 
 
-def write_rejected(place: Place, shard: str, rows: Sequence[Mapping[str, str]]) -> None:
+def write_rejected(place: Place, shard: str, rows: Rows) -> None:
     """Write the list of images rejected from a shard; an empty list is a file too."""
     _write_table(place, rejected_file(shard), rows, REJECTED_SCHEMA)
 
 
-def write_manifest(place: Place, record: ShardRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_manifest(place: Place, record: ShardRecord, rows: Rows) -> None:
     """Write a shard's manifest: its rows, and its record in the file's metadata."""
     metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
     schema = MANIFEST_SCHEMA.with_metadata(metadata)
     _write_table(place, manifest_file(record.shard.name), rows, schema)
 
 
-def _write_table(
-    place: Place, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
-) -> None:
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+def _write_table(place: Place, name: str, rows: Rows, schema: pa.Schema) -> None:
     with open_store(place).new_file(name) as file:
-        pq.write_table(table, file)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), file)
 
 
 def read_record(place: Place, shard: str) -> ShardRecord | None:

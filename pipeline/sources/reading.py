@@ -46,9 +46,7 @@ class RawImage:
 def read_images(data: DataStore, rows: pa.RecordBatch) -> Iterator[RawImage]:
     """Read the images of rows of PLAN_SCHEMA.
 
-    Raises:
-        InputError: an image or a mask is gone, cannot be read, or has another size than when it
-            was listed; names it.
+    InputError names an image or a mask that is gone or has another size than when it was listed.
     """
     listed: list[Row] = rows.to_pylist()
     for row in listed:
@@ -83,7 +81,6 @@ class _Reader:
         self._tar: tuple[str, IO[bytes]] | None = None
 
     def image(self, row: Row) -> RawImage:
-        """Read the image and the mask of a row."""
         store, source, uri = self._data.store, row["source"], row["uri"]
         data = self._read(source, store, uri, row["offset"], row["num_bytes"])
         mask: bytes | None = None

@@ -34,28 +34,24 @@ def test_a_short_outage_during_an_upload_is_survived(bucket: Bucket) -> None:
     assert bucket.contents("p") == {"big": data}
 
 
+LONG_OUTAGE = f"""
+import sys
+from pipeline.core.errors import StoreUnavailable
+from pipeline.storage.storage import open_store
+try:
+    open_store(sys.argv[1]).write('big', bytes({23 * MIB}))
+except StoreUnavailable as error:
+    print(error, flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket) -> None:
     """Run in a process of its own, whose end must not complete the upload."""
     bucket.wire.cut_after(12 * MIB)
-    script = (
-        "import sys\n"
-        "from pipeline.core.errors import StoreUnavailable\n"
-        "from pipeline.storage.storage import open_store\n"
-        "store = open_store(sys.argv[1])\n"
-        "try:\n"
-        f"    store.write('big', bytes({23 * MIB}))\n"
-        "except StoreUnavailable as error:\n"
-        "    print(error, flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    url = bucket.url("p", retry_seconds=1)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    url, pipe = bucket.url("p", retry_seconds=1), subprocess.PIPE
+    command = [sys.executable, "-c", LONG_OUTAGE, url]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         bucket.wire.mend()  # from now on nothing keeps the process from completing the upload
@@ -65,8 +61,7 @@ def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket
     assert (process.returncode, *rest) == (0, "", "")
     assert bucket.contents("p") == {}
     assert bucket.unfinished() >= 1
-    elsewhere = open_store(bucket.url("other"))
-    assert elsewhere.sweep() == 0
+    assert open_store(bucket.url("other")).sweep() == 0
     assert open_store(url).sweep() >= 1
     assert bucket.unfinished() == 0
 
@@ -95,24 +90,23 @@ def test_reads_are_retried_and_then_name_the_file(bucket: Bucket) -> None:
 
 def test_a_refusal_is_reported_at_once(bucket: Bucket) -> None:
     bucket.put("p/x", b"1")
-    store = open_store(bucket.url("p"))
-    nowhere = open_store(bucket.url("p", bucket="nosuchbucket"))
     started = time.monotonic()
-    no_bucket = r"404 Not Found: The specified bucket does not exist$"
-    with pytest.raises(StoreError, match=rf"nosuchbucket/p cannot be listed: {no_bucket}"):
-        list(nowhere.files())
-    with pytest.raises(StoreError, match=rf"nosuchbucket/p/x cannot be written: {no_bucket}"):
-        nowhere.write("x", b"")
-    with pytest.raises(StoreError, match=rf"nosuchbucket/p/x cannot be read: {no_bucket}"):
-        nowhere.read("x")
+    denied = "403 Forbidden: The AWS Access Key Id you provided does not exist"
+
+    def refused(store: Store, reason: str) -> None:
+        for verb, request in (
+            ("read", lambda: store.read("x")),
+            ("written", lambda: store.write("x", b"")),
+            ("listed", lambda: list(store.files())),
+        ):
+            with pytest.raises(StoreError, match=rf"/p(/x)? cannot be {verb}: {reason}"):
+                request()
+
+    nowhere = open_store(bucket.url("p", bucket="nosuchbucket"))
+    refused(nowhere, "404 Not Found: The specified bucket does not exist$")
     with bucket.no_access():
-        denied = "403 Forbidden: The AWS Access Key Id you provided does not exist"
-        with pytest.raises(StoreError, match=f"/p/x cannot be read: {denied}"):
-            store.read("x")
-        with pytest.raises(StoreError, match=f"/p/y cannot be written: {denied}"):
-            store.write("y", b"")
-        with pytest.raises(StoreError, match=f"/p cannot be listed: {denied}"):
-            list(store.files())
+        store = open_store(bucket.url("p"))
+        refused(store, denied)
         with pytest.raises(StoreError, match=r"/p/x cannot be looked up: 403 Forbidden$"):
             store.size("x")
         assert store.sweep() == 0
