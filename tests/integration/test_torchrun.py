@@ -20,8 +20,8 @@ def test_two_processes_of_torchrun_train_as_one(
     job = command(tmp_path, tmp_path / "two", *SMALL_STEPS)
     said = run_job([job[0], *ranks, *job[1:]], tmp_path / "two.txt")
     assert said.count("finished 8 steps") == 1  # said by one of them
-    one = job_here(pretrain, monkeypatch, capsys)
-    assert one(*command(tmp_path, tmp_path / "one", "--local", *SMALL_STEPS)[2:]).code == 0
+    alone = job_here(pretrain, monkeypatch, capsys)
+    assert alone(*command(tmp_path, tmp_path / "one", "--local", *SMALL_STEPS)[2:]).code == 0
     ours, theirs = record(tmp_path / "two"), record(tmp_path / "one")
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
