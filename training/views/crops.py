@@ -107,10 +107,8 @@ def cut_views(
     Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
     ``RandomResizedCrop`` does to a Pillow image, to within one level.
 
-    Args:
-        images: B decoded images, RGB uint8 [H, W, 3] of any size.
-        crops: R boxes, B for each crop: one per image, crop after crop.
-        out_RSS3: output, in the order of the boxes.
+    The images are RGB uint8 [H, W, 3] of any size. There is one box per image, or B for each of
+    several crops, crop after crop; the output has the order of the boxes.
     """
     size = list(out_RSS3.shape[1:3])
     outs_13SS = torch.from_numpy(out_RSS3).permute(0, 3, 1, 2).split(1)

@@ -119,13 +119,8 @@ def draw_masks(
 ) -> MaskDraws:
     """Draw the numbers that decide the masks of one view of each sample.
 
-    Args:
-        seeds_B: the samples' seeds (`draws.sample_seeds`).
-        view: number of the view (`draws.view_number`).
-        ratio: range of the masking ratio, which is uniform in it.
-        grid: patches per side of a view.
-        view_size: side of a view in pixels.
-        box_side: side of the focal box in pixels; its position is uniform inside the view.
+    The ratio is uniform in its range, the position of the focal box, of `box_side` pixels, uniform
+    inside the view; `view` is its number (`draws.view_number`).
     """
     low, high = ratio
     ratio_B = low + (high - low) * uniforms(seeds_B, view, Stream.MASK_RATIO, 1)[:, 0]
