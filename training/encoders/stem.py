@@ -123,8 +123,10 @@ def shrink_stem(network: nn.Module, architecture: str) -> None:
 
 def _is_large(stem: nn.Module) -> bool:
     """Whether a convolution is the plain 7 x 7 of stride 2 that a small stem replaces."""
-    plain = type(stem) is nn.Conv2d and (stem.dilation, stem.groups) == ((1, 1), 1)
-    return plain and (stem.kernel_size, stem.stride, stem.padding) == ((7, 7), (2, 2), (3, 3))
+    if type(stem) is not nn.Conv2d:
+        return False
+    shape = (stem.kernel_size, stem.stride, stem.padding, stem.dilation, stem.groups)
+    return shape == ((7, 7), (2, 2), (3, 3), (1, 1), 1)
 
 
 def has_small_stem(network: nn.Module) -> bool:

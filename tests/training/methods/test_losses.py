@@ -239,9 +239,9 @@ def test_a_weight_of_zero_is_a_smaller_batch(loss: Loss) -> None:
     weights = torch.zeros(BATCH, dtype=torch.float64)
     weights[KEPT] = 1
     rows = [row.clone().requires_grad_() for row in (one, other)]
-    weighted, _ = loss(*rows, HardNegatives(hard, 2.0), balanced_weights(weights))
+    weighted, _ = loss(rows[0], rows[1], HardNegatives(hard, 2.0), balanced_weights(weights))
     alone = [row[KEPT].clone().requires_grad_() for row in (one, other)]
-    smaller, _ = loss(*alone, HardNegatives(hard[kept_anchors], 2.0), None)
+    smaller, _ = loss(alone[0], alone[1], HardNegatives(hard[kept_anchors], 2.0), None)
     torch.testing.assert_close(weighted, smaller, rtol=1e-12, atol=0)
     weighted.backward()
     smaller.backward()
