@@ -114,7 +114,8 @@ class Scda(SaliencySource):
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, image in enumerate(images):
             if not is_flat(shrink(image, FLAT_SIDE)):
-                groups[input_size(*image.shape[:2], self._input_side())].append(number)
+                height, width = image.shape[:2]
+                groups[input_size(height, width, self._input_side())].append(number)
         started = []
         for size, numbers in groups.items():
             most = self._localiser().max_batch(size)
