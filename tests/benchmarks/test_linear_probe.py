@@ -17,7 +17,7 @@ from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
 from training.evaluate.labelled import FolderImages
 from training.evaluate.linear import linear
-from training.evaluate.linear_paper import linear_paper
+from training.evaluate.sgd import linear_paper
 from training.evaluate.untrained import calibrate
 
 SIZE, NUM_TRAIN, NUM_VAL, AT_LEAST = 64, 1200, 400, 20.0

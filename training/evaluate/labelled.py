@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSample, ImageError, InputError
+from pipeline.core.errors import DamagedSample, ImageError, InputError, check
 from pipeline.core.image_names import has_image_suffix
 from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.shardset.cache import CacheConfig
@@ -41,7 +41,6 @@ class LabelledImages(ABC):
         class_names: a label is an index into them.
         digest: of what decides its content.
         content: names and sha256 of the source files.
-        num_images: images in it.
         shard_sizes: images of each shard; a folder counts as one shard.
         saliency_source: where its saliency maps come from; None where it has none.
     """
@@ -50,9 +49,13 @@ class LabelledImages(ABC):
     class_names: tuple[str, ...]
     digest: str
     content: HashedImages
-    num_images: int
     shard_sizes: tuple[int, ...]
     saliency_source: str | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Images in it."""
+        return sum(self.shard_sizes)
 
     @cached_property
     def sources(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
@@ -64,7 +67,7 @@ class LabelledImages(ABC):
 
     @abstractmethod
     def labels(self) -> NDArray[np.int64]:
-        """Labels of all images, int64 [num_images]; -1 where there is none."""
+        """Labels of all images, int64; -1 where there is none."""
 
     @abstractmethod
     def image(self, number: int) -> NDArray[np.uint8]:
@@ -90,7 +93,6 @@ class StoredImages(LabelledImages):
         self.class_names = info.class_names
         self.digest = info.plan_digest
         self.content = HashedShards(root, info)
-        self.num_images = self._reader.num_samples
         self.shard_sizes = self._reader.shard_sizes
         self.saliency_source = str(info.saliency.get("source"))
 
@@ -131,25 +133,22 @@ class FolderImages(LabelledImages):
             if has_image_suffix(file)
         )
         sizes = dict(sorted((p.relative_to(root).as_posix(), p.stat().st_size) for p in paths))
-        if not sizes:
-            raise InputError(
-                f"no images below {root}: wanted shards (jobs/precompute.py makes them) or a "
-                "folder of class folders"
-            )
+        check(
+            bool(sizes),
+            f"no images below {root}: wanted shards (jobs/precompute.py makes them) or a folder of "
+            "class folders",
+        )
         loose = next((name for name in sizes if "/" not in name), None)
-        if loose is not None:
-            raise InputError(f"{root} has no labels: {loose} lies in no class folder")
-        names = tuple(sizes)
-        classes, labels_M = np.unique([n.partition("/")[0] for n in names], return_inverse=True)
-        self.root = root
+        check(loose is None, f"{root} has no labels: {loose} lies in no class folder")
+        self.root, self._names = root, tuple(sizes)
+        self.shard_sizes = (len(sizes),)
+        classes, self._labels_M = np.unique(
+            [name.partition("/")[0] for name in sizes], return_inverse=True
+        )
         self.class_names = tuple(classes.tolist())
-        self._labels_M = labels_M.astype(np.int64)
-        self._files = [root / name for name in names]
-        self.num_images = len(names)
-        self.shard_sizes = (len(names),)
         told = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
         self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
-        self.content = HashedFiles(root, names)
+        self.content = HashedFiles(root, self._names)
 
     def labels(self) -> NDArray[np.int64]:
         """Labels by the names of the class folders."""
@@ -157,7 +156,7 @@ class FolderImages(LabelledImages):
 
     def image(self, number: int) -> NDArray[np.uint8]:
         """Read and decode a file, in any format that precompute takes."""
-        file = self._files[number]
+        file = Path(self.root, self._names[number])
         try:
             return decode_source(file.read_bytes()).pixels
         except ImageError as error:
@@ -177,10 +176,10 @@ def open_labelled(
     if not is_shards and folder.is_dir():
         return FolderImages(folder)
     images = StoredImages(root if is_url(root) else folder, cache)
-    if labels and not images.class_names:
-        raise InputError(
-            f"{root} has no labels: run jobs/precompute.py on class folders, without --no-labels"
-        )
+    check(
+        bool(images.class_names) or not labels,
+        f"{root} has no labels: run jobs/precompute.py on class folders, without --no-labels",
+    )
     return images
 
 
@@ -193,20 +192,6 @@ def labelled_pair(
         InputError: a set is missing, damaged or without labels; other class names; images that
             are in both sets (by the sha256 of their files).
     """
-    train, val = open_pair(train_root, val_root, cache)
-    shared = shared_images(train.content, val.content)
-    if shared:
-        raise InputError(
-            f"{val_root} and {train_root} share {counted(shared)}: such an image would find "
-            "itself; take the shared images out of one of them"
-        )
-    return train, val
-
-
-def open_pair(
-    train_root: Location, val_root: Location, cache: CacheConfig | None = None
-) -> tuple[LabelledImages, LabelledImages]:
-    """`labelled_pair` for sets that were checked before: does not look for shared images."""
     train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
         pairs = zip(train.class_names, val.class_names, strict=False)
@@ -217,6 +202,12 @@ def open_pair(
             f"the classes of {train_root} and {val_root} differ ({first}): "
             "a label would mean two things"
         )
+    shared = shared_images(train.content, val.content)
+    check(
+        not shared,
+        f"{val_root} and {train_root} share {counted(shared)}: such an image would find itself; "
+        "take the shared images out of one of them",
+    )
     return train, val
 
 
@@ -227,12 +218,12 @@ def check_classes(train: LabelledImages, val: LabelledImages) -> None:
     """
     for part, images, least in (("training", train, 2), ("validation", val, 1)):
         counts = np.bincount(images.labels(), minlength=len(images.class_names))
-        if (counts < least).any():
-            worst = int(counts.argmin())
-            raise InputError(
-                f"class {images.class_names[worst]!r} has {counts[worst]} {part} images in "
-                f"{images.root}: wanted at least {least}"
-            )
+        worst = int(counts.argmin())
+        check(
+            counts[worst] >= least,
+            f"class {images.class_names[worst]!r} has {counts[worst]} {part} images in "
+            f"{images.root}: wanted at least {least}",
+        )
 
 
 def evenly_chosen(num_images: int, at_most: int) -> NDArray[np.int64]:

@@ -27,10 +27,8 @@ from training.evaluate.config import (
     FinetuneConfig,
     PaperProbeConfig,
 )
-from training.evaluate.predictions import read_predictions
-from training.evaluate.protocols import PROTOCOLS
-from training.evaluate.results import Result, read_results
-from training.evaluate.run import evaluate
+from training.evaluate.results import Result, read_predictions, read_results
+from training.evaluate.run import PROTOCOLS, evaluate
 
 FEW_STRENGTHS = (1.0, 0.01)
 Evaluated = tuple[EvaluateConfig, list[Result], Kept]

@@ -11,7 +11,6 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training.evaluate.detection.annotations import Annotated, BoxSet, LabelledBox
 from training.evaluate.detection.average_precision import (
     ClassMatches,
     Detection,
@@ -21,6 +20,7 @@ from training.evaluate.detection.average_precision import (
     weighted_precision,
 )
 from training.evaluate.detection.coco_tools import mask_runs, outline_mask
+from training.evaluate.detection.readers import Annotated, BoxSet, LabelledBox
 
 Box = tuple[float, float, float, float]
 Boxes = list[list[tuple[str, Box]]]

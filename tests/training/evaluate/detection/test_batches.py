@@ -9,8 +9,9 @@ import torch
 from pipeline.core.errors import InputError
 from tests.training.evaluate.detection.cases import HEIGHT, NAMES, WIDTH, drawn, write_coco
 from training.evaluate.detection import batches as module
-from training.evaluate.detection.annotations import BoxSet
-from training.evaluate.detection.batches import (
+from training.evaluate.detection.boxes import open_boxes
+from training.evaluate.detection.readers import BoxSet
+from training.evaluate.detection.train import (
     Sample,
     flipped,
     image_of,
@@ -18,7 +19,6 @@ from training.evaluate.detection.batches import (
     target_of,
     training_batches,
 )
-from training.evaluate.detection.box_sets import open_boxes
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from tests.training.evaluate.detection.cases import (
     write_coco,
     write_voc,
 )
-from training.evaluate.detection.annotations import BoxSet
-from training.evaluate.detection.box_sets import box_pair, open_boxes, split
+from training.evaluate.detection.boxes import box_pair, open_boxes, split
+from training.evaluate.detection.readers import BoxSet
 
 FIRST = "Annotations/image0_00.xml"
 

@@ -14,13 +14,13 @@ from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import HighPass, Preprocessing
 from tests.training.evaluate.detection.cases import TINY
+from training.evaluate.config import DetectionConfig
 from training.evaluate.detection.network import (
     Prepared,
     build_detector,
     check_adapter,
     stages_of,
 )
-from training.evaluate.detection_config import DetectionConfig
 
 PLAIN = Preprocessing(view_size=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 SMALL = replace(TINY, short_sides=(64,), long_side=96)

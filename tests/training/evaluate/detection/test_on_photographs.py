@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.evaluate.detection.box_sets import open_boxes
+from training.evaluate.detection.boxes import open_boxes
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ from tests.training.evaluate.detection.cases import NAMES, TINY, drawn, write_co
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
-from training.evaluate.config import EvaluateConfig
-from training.evaluate.detection.box_sets import open_boxes
-from training.evaluate.detection_config import DetectionConfig
+from training.evaluate.config import DetectionConfig, EvaluateConfig
+from training.evaluate.detection.boxes import open_boxes
 from training.evaluate.results import read_results, table
 from training.evaluate.run import evaluate
 

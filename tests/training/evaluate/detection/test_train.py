@@ -12,10 +12,10 @@ from pipeline.core.progress import listening
 from pipeline.images.preprocessing import Preprocessing
 from tests.listeners import Kept
 from tests.training.evaluate.detection.cases import TINY, drawn, write_voc
-from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import average_precisions
-from training.evaluate.detection.box_sets import open_boxes
+from training.evaluate.detection.boxes import open_boxes
 from training.evaluate.detection.network import build_detector
+from training.evaluate.detection.readers import BoxSet
 from training.evaluate.detection.train import detect, train_detector
 
 CPU = torch.device("cpu")
