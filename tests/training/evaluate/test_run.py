@@ -40,7 +40,7 @@ def base(
 ) -> EvaluateConfig:
     folder = tmp_path_factory.mktemp("evaluate")
     torch.manual_seed(0)
-    config = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+    config = EncoderConfig(architecture="resnet18")
     export_backbone(
         folder / "run" / "backbone",
         build_backbone(config),
