@@ -20,7 +20,7 @@ from training.encoders.stem import with_mask
 from training.evaluate.features import FeatureExtractor, evaluation_mode
 from training.evaluate.heldout import heldout_loss
 from training.evaluate.knn import check_features, knn_predict
-from training.evaluate.labelled import LabelledImages, StoredImages, hashed_subset, open_labelled
+from training.evaluate.labelled import LabelledImages, hashed_subset, open_labelled, stored_images
 from training.evaluate.untrained import calibrate
 from training.methods.interface import Method, PlainEmbedder, embedding_spread
 from training.views.fills import Fill
@@ -49,7 +49,7 @@ def run_checks(
         that the run asks for: `knn`, top-1 in percent, with `knn_images`, the number of validation
         images, and `heldout_loss`, in nats. The same on every rank.
     """
-    train = StoredImages(config.shards, config.cache)
+    train = stored_images(config.shards, config.cache)
     val = config.knn.val_shards
     embedder = method.embedder
     calibrated = step == 0 and config.encoder.init is None
@@ -65,7 +65,7 @@ def run_checks(
     )
     if calibrated:
         calibrate(replace(extractor, network=embedder), train)
-    images = train if val is None else StoredImages(val, config.cache)
+    images = train if val is None else stored_images(val, config.cache)
     figures = label_free_figures(embedder, extractor, images, grid=config.views.grid)
     if val is not None:
         figures |= _knn_figures(extractor, config)

@@ -39,9 +39,9 @@ def pictures(num: int, seed: int) -> Pictures:
     return images, masks
 
 
-def made(root: Path, num: int, seed: int, source: str = "external") -> LabelledImages:
+def made(root: Path, num: int, seed: int) -> LabelledImages:
     images, masks = pictures(num, seed)
-    return masked_images(root, images, [number % 3 for number in range(num)], masks, source)
+    return masked_images(root, images, [number % 3 for number in range(num)], masks, "external")
 
 
 class SeesColour(nn.Module):
@@ -92,15 +92,6 @@ def test_what_an_encoder_sees(
         assert found["backgrounds background"].figure == pytest.approx(100 / 3)
     assert found["nearer_object"].figure == nearer
     assert found["backgrounds other"].settings["approximate"] is False
-
-
-def test_maps_that_are_no_masks_are_said_to_be_approximate(sets: Sets, tmp_path: Path) -> None:
-    maps = made(tmp_path / "maps", 24, seed=1, source="made")
-    found = {result.column: result for result in backgrounds(case(SeesColour(), (sets[0], maps)))}
-    assert all(column.endswith("approximate") for column in found)
-    assert all(result.settings["approximate"] for result in found.values())
-    # These maps are masks all the same.
-    assert found["backgrounds other linear approximate"].figure == 100
 
 
 def test_pairs_are_a_function_of_seed_and_image() -> None:

@@ -17,7 +17,7 @@ from training.encoders.encoder import Backbone, build_backbone
 from training.evaluate import checks
 from training.evaluate.features import FeatureExtractor
 from training.evaluate.knn import knn_predict
-from training.evaluate.labelled import StoredImages, open_labelled
+from training.evaluate.labelled import open_labelled, stored_images
 from training.methods.interface import PlainEmbedder, ProjectedBackbone
 from training.methods.registry import find_method
 from training.methods.simclr.settings import SimCLRConfig
@@ -64,7 +64,7 @@ def test_object_sensitivity_by_hand(tmp_path: Path) -> None:
     saliency[:2] = 1
     flat = np.full((8, 8), 0.5, np.float32)
     write_images(tmp_path, [image, image], [0, 0], saliency=[saliency, flat])
-    images, extractor = StoredImages(tmp_path), extractor_of(Colours(), batch_size=2)
+    images, extractor = stored_images(tmp_path), extractor_of(Colours(), batch_size=2)
     found = checks.object_sensitivity(extractor, images, np.arange(2), grid=4)
 
     # The centre 16 x 16 of the picture enlarged to 18 x 18 shows the rows from 0.9 on.
@@ -98,7 +98,7 @@ def measure(root: Path, *, skip_damaged: bool = False) -> dict[str, float]:
     embedder.backbone.network.get_submodule("dropout").eval()
     extractor = extractor_of(embedder.backbone, skip_damaged=skip_damaged)
     with left_alone(embedder):
-        return checks.label_free_figures(embedder, extractor, StoredImages(root), grid=4)
+        return checks.label_free_figures(embedder, extractor, stored_images(root), grid=4)
 
 
 def test_an_encoder_in_training_is_left_as_it_is(

@@ -11,7 +11,6 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
-from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import HighPass, Preprocessing
 from tests.training.evaluate.detection.cases import TINY
@@ -19,7 +18,6 @@ from training.evaluate.config import DetectionConfig
 from training.evaluate.detection.network import (
     Prepared,
     build_detector,
-    check_adapter,
     stages_of,
 )
 
@@ -86,12 +84,6 @@ def test_frozen_norm_computes_the_same_and_the_network_itself_is_left_alone() ->
     for weight in (*plain.parameters(), *frozen.parameters()):
         weight.data.zero_()
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
-
-
-@pytest.mark.parametrize("name", ["densenet121", "timm:resnet18"])
-def test_no_adapter(name: str) -> None:
-    with pytest.raises(InputError, match=f"no adapter for {name}: .*resnet, regnet, convnext"):
-        check_adapter(name)
 
 
 def loss_of(detector: nn.Module, *, masks: bool) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.boxes import open_boxes
+from training.evaluate.detection.network import check_adapter
 from training.evaluate.results import read_results, table
 from training.evaluate.run import evaluate
 
@@ -107,6 +108,8 @@ def test_bad_input(base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.Mon
     refused(base, "masks yes, but not every box of .* has a mask", detection=masks)
     other = export(tmp_path / "other", "mobilenet_v3_small")
     refused(base, "no adapter for mobilenet_v3_small", checkpoint=(*base.checkpoint, str(other)))
+    with pytest.raises(InputError, match=r"no adapter for timm:resnet18: .*, regnet, "):
+        check_adapter("timm:resnet18")
     refused(base, "unknown class", detection=replace(TINY, classes=("square",)))
     with monkeypatch.context() as patch:
         patch.setattr("training.evaluate.run.world_size", lambda: 2)
