@@ -39,8 +39,6 @@ class Fidelity:
         kappa: Cohen's, over the patches of all views: 0 is chance, 1 full agreement.
         stored_share: of the patches that are foreground by the stored maps.
         own_share: by the maps on the views.
-        num_images: images.
-        num_views: views.
     """
 
     iou: float

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -58,14 +59,15 @@ def test_one_file_for_each_checkpoint_protocol_variant_and_set(tmp_path: Path) -
     assert write_predictions(tmp_path, made) == write_predictions(tmp_path, other)
     (found,) = read_predictions(tmp_path)
     assert found.right_DV.sum() == (~RIGHT_DV).sum()
-    for name, value in (
-        ("variant", "10 %"),
-        ("protocol", "linear"),
-        ("checkpoint_digest", "bb"),
-        ("val_digest", "ww"),
-        ("encoder", "momentum"),
-    ):
-        write_predictions(tmp_path, made_predictions(RIGHT_DV, **{name: value}))
+    several: tuple[dict[str, Any], ...] = (
+        {"variant": "10 %"},
+        {"protocol": "linear"},
+        {"checkpoint_digest": "bb"},
+        {"val_digest": "ww"},
+        {"encoder": "momentum"},
+    )
+    for changes in several:
+        write_predictions(tmp_path, made_predictions(RIGHT_DV, **changes))
     assert len(read_predictions(tmp_path)) == 6
 
 
