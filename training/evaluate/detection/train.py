@@ -153,7 +153,7 @@ def train_detector(
                 f"({config.lr:g}) or raise detection.warmup_steps ({warmup_steps})"
             )
         if (step + 1) % max(1, steps // REPORTS) == 0:
-            parts = [f"{k.removeprefix('loss_')} {float(v):.3f}" for k, v in losses.items()]
+            parts = [f"{k.removeprefix('loss_')} {v.item():.3f}" for k, v in losses.items()]
             note = f"loss {np.mean(recent):.3f} (last: {', '.join(parts)})"
             standing, recent = replace(standing, note=note), []
         show(replace(standing, done=step + 1))
