@@ -12,6 +12,7 @@ from pipeline.backbone.folder import load_info
 from pipeline.core.errors import InputError
 from pipeline.core.progress import listening
 from tests.listeners import Kept
+from tests.training.evaluate.cases import made_result
 from tests.training.evaluate.detection.cases import NAMES, TINY, drawn, write_coco, write_voc
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
@@ -19,7 +20,8 @@ from training.encoders.settings import EncoderConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.boxes import open_boxes
 from training.evaluate.detection.network import check_adapter
-from training.evaluate.results import read_results, table
+from training.evaluate.encoders import NamedEncoder
+from training.evaluate.results import Result, read_results, table
 from training.evaluate.run import evaluate
 
 CPU = torch.device("cpu")
@@ -92,6 +94,23 @@ def test_masks_where_the_annotations_hold_them(base: EvaluateConfig, tmp_path: P
     assert results[0].settings["with_masks"] is True
     boxes = evaluate(replace(config, detection=replace(settings, masks="no")), CPU)
     assert [one.name for one in boxes] == names[:3]
+
+
+def test_figures_of_earlier_checkpoints_outlast_a_stop(
+    base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made_result(protocol="detection", name="box AP")
+
+    def score(encoder: NamedEncoder, *_: object, **__: object) -> list[Result]:
+        if encoder.name == "untrained":
+            raise KeyboardInterrupt
+        return [first]
+
+    monkeypatch.setattr("training.evaluate.detection.run._score", score)
+    config = replace(base, checkpoint=(*base.checkpoint, "untrained"), results=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, CPU)
+    assert read_results(tmp_path) == [first]
 
 
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
