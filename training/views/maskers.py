@@ -194,7 +194,7 @@ class PatchMasker(Masker):
                 scores_BCN=scores_BCN,
                 ratio_B=draws.ratio_B,
                 show=config.attmask.show,
-                counting=Counting(self.high_pass, config.released, round_B2),
+                counting=Counting(self.high_pass, config.behaviour == "released", round_B2),
             )
         )
         if self.high_pass:
