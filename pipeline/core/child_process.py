@@ -80,7 +80,6 @@ class Child:
             [sys.executable, "-c", BOOT, start],
             stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
         )
@@ -100,6 +99,7 @@ class Child:
 def serve(connection: int) -> None:
     """Answer the parent's calls, which arrive at this file descriptor, until the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(1, 2)  # from here on nothing is printed; a child that cannot start says why
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no core files
     parent = Connection(connection)
     with suppress(EOFError):
