@@ -52,6 +52,15 @@ def test_calls_are_answered_by_one_process_and_errors_travel(
     assert (child.call(os.getpid), child.is_running) == (first, True)
 
 
+def test_a_child_that_cannot_start_says_why(
+    child: Child, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.core.child_process.BOOT", "import no_such_module")
+    with pytest.raises(ChildDied):
+        child.call(os.getpid)
+    assert "No module named 'no_such_module'" in capfd.readouterr().err
+
+
 def test_a_death_is_told_and_the_next_call_starts_another(child: Child) -> None:
     first = child.call(os.getpid)
     for function, arguments, code in ((os._exit, (3,), 3), (os.abort, (), -signal.SIGABRT)):
