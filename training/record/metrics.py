@@ -8,7 +8,6 @@ from typing import TextIO
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.storage.atomic import write_atomically
 from training.record.trackers import Trackers
@@ -37,6 +36,8 @@ class MetricsLog:
         lines = [json.dumps(e) + "\n" for e in kept if float(e["step"]) <= resume_step]
         write_atomically(path, "".join(lines).encode())
         self._file: TextIO = path.open("a", buffering=1)
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
         self._trackers = trackers
 
