@@ -2,23 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
-from training.sweep.config import Scheduler
 from training.sweep.space import Interval, Space, Values
+
+Scheduler = Literal["asha", "none"]
 
 
 @dataclass(frozen=True)
 class NamedSpace:
-    """What a name stands for.
-
-    Attributes:
-        base: the pretraining whose fields vary.
-        space: what varies.
-        num_trials: None means all points of a grid.
-        scheduler: unless the command line names another.
-    """
+    """What varies in which pretraining, and defaults; `num_trials` None: all points of a grid."""
 
     base: PretrainConfig
     space: Space = field(default_factory=dict)

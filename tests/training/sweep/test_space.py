@@ -8,7 +8,7 @@ import pytest
 from pipeline.core.errors import InputError
 from training.config.fields import with_fields
 from training.config.recipes import find_recipe
-from training.sweep.config import make_sweep
+from training.sweep.config import SearchOptions, make_sweep
 from training.sweep.space import (
     Interval,
     Values,
@@ -37,7 +37,7 @@ def test_a_space_has_the_domains_that_were_given() -> None:
         "optim.lr": Interval("log_uniform", 0.001, 0.1),
     }
     plain = space_to_json(space)
-    assert plain["masks.query_ratio"] == {"kind": "grid", "values": ["0.05:0.25", 0.4]}
+    assert plain["masks.query_ratio"] == {"kind": "grid", "values": ("0.05:0.25", 0.4)}
     assert plain["optim.lr"] == {"kind": "log_uniform", "low": 0.001, "high": 0.1}
 
 
@@ -99,7 +99,7 @@ def test_every_trial_of_every_named_space_can_be_configured(name: str, method: s
     base = find_recipe("moco_v2_small")(Path("/s"), Path("/o"))
     base = with_fields(base, {"knn.val_shards": "/v", "method": method})
     named = find_space(name, base)
-    sweep = make_sweep(base=named.base, space=named.space, search=None, num_trials=named.num_trials)
+    sweep = make_sweep(named, SearchOptions())
     assert sweep.num_trials == {"mask_ratio": 12, "mask_full": 24, "data_scaling": 12}[name]
     configs = [sweep.trial_config(n, point) for n, point in enumerate(sweep.points())]
     assert len({str(config) for config in configs}) == sweep.num_trials
