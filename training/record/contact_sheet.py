@@ -47,7 +47,7 @@ def write_contact_sheet(
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
         query = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
         foreground = _dim(query, inputs.foreground[QUERY][row].numpy())
-        tiles = [_letterbox(image), _letterbox(_heat(image, saliency)), _tile(foreground)]
+        tiles = [_letterbox(image), _letterbox(heat(image, saliency)), _tile(foreground)]
         for view in views:
             images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
             image_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
@@ -84,7 +84,8 @@ def _letterbox(picture: Picture) -> Picture:
     return np.asarray(tile)
 
 
-def _heat(image: Picture, saliency: Picture) -> Picture:
+def heat(image: Picture, saliency: Picture) -> Picture:
+    """An image under its saliency: dark where saliency is 0, bright yellow where it is 255."""
     height, width = image.shape[:2]
     large = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     colours = cv2.applyColorMap(large.astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]

@@ -21,7 +21,7 @@ from training.record.contact_sheet import shown_views
 from training.report.feature_map import flattened
 from training.report.run_masks import Redrawn, shown_epochs
 from training.report.run_page import charts
-from training.report.run_state import read_run
+from training.report.state import read_run
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
 from training.views.settings import MaskConfig

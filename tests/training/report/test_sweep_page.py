@@ -9,7 +9,8 @@ from pipeline.core.errors import InputError
 from tests.made_sweeps import made_trials, write_sweep
 from tests.training.report.pages import Page, page_of
 from training.report.config import ReportConfig
-from training.report.sweep_charts import explained_share, read_sweep, swept_parameter
+from training.report.state import read_sweep
+from training.report.sweep_page import explained_share, swept_parameter
 from training.report.write import write_report
 from training.sweep.results import Trial, accuracy_interval, rank_correlation
 from training.sweep.space import grid_points, parse_space
