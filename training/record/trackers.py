@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.storage.atomic import write_atomically
 from training.config.fields import dotted
 from training.config.settings import TrackConfig
@@ -27,7 +27,7 @@ MLFLOW_BATCH = 100
 
 
 class Tracker(Protocol):
-    """A run on a tracker. Any method may raise anything."""
+    """A run on a tracker, which may be resumed if it has not finished. A method may raise."""
 
     run_id: str
 
@@ -38,7 +38,7 @@ class Tracker(Protocol):
         """Records a PNG of a global step."""
 
     def close(self, finished: bool) -> None:
-        """Ends the run, which may be resumed if it has not finished."""
+        """Ends the run."""
 
 
 class _MLflow:
@@ -79,20 +79,13 @@ class _MLflow:
 class _Wandb:
     """A run of a Weights & Biases project, or a folder to be synchronised later."""
 
-    def __init__(
-        self, project: str, name: str, run_id: str | None, config: dict[str, Any], folder: Path
-    ) -> None:
+    def __init__(self, project: str, run_id: str | None, **settings: Any) -> None:  # noqa: ANN401
         import wandb
 
         self._image = wandb.Image
+        quiet = wandb.Settings(silent=True)
         self._run = wandb.init(
-            project=project,
-            name=name,
-            id=run_id,
-            resume="allow",
-            config=config,
-            dir=str(folder),
-            settings=wandb.Settings(silent=True),
+            project=project, id=run_id, resume="allow", settings=quiet, **settings
         )
         self.run_id = str(self._run.id)
 
@@ -109,16 +102,14 @@ class _Wandb:
 def check_trackers(config: TrackConfig) -> None:
     """Raises ``InputError`` for a tracker that is not installed, or a relative database path."""
     uri = config.mlflow or ""
-    if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
-        raise InputError(
-            f"track.mlflow {uri} is relative to whatever folder a worker starts in: "
-            f"give the absolute path, {SQLITE}/absolute/path.db"
-        )
+    check(
+        not uri.startswith(SQLITE) or uri.startswith(f"{SQLITE}/"),
+        f"track.mlflow {uri} is relative to whatever folder a worker starts in: give the absolute "
+        f"path, {SQLITE}/absolute/path.db",
+    )
     for package, wanted in (("mlflow", config.mlflow), ("wandb", config.wandb)):
-        if wanted is not None and find_spec(package) is None:
-            raise InputError(
-                f"track.{package} needs the package {package}: pip install 'salmask[{package}]'"
-            )
+        missing = f"track.{package} needs the package {package}: pip install 'salmask[{package}]'"
+        check(wanted is None or find_spec(package) is not None, missing)
 
 
 class Trackers:
@@ -142,7 +133,9 @@ class Trackers:
         if (uri := config.mlflow) is not None:
             begin["mlflow"] = lambda run: _MLflow(uri, name, run, settings)
         if (project := config.wandb) is not None:
-            begin["wandb"] = lambda run: _Wandb(project, name, run, settings, folder)
+            begin["wandb"] = lambda run: _Wandb(
+                project, run, name=name, config=settings, dir=str(folder)
+            )
         self._lost: list[str] = []
         self._trackers: dict[str, Tracker] = {}
         for kind, start in begin.items():
@@ -157,12 +150,13 @@ class Trackers:
             write_atomically(path, json.dumps(known | runs, indent=2).encode() + b"\n")
         self._tasks: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_all, daemon=True)
-        if self._trackers:
+        if runs:
             self._sender.start()
 
     def tell(self, what: Callable[[Tracker], None]) -> None:
         """Has the thread call a function of each tracker, in order."""
-        self._tasks.put(what)
+        if self._sender.is_alive():
+            self._tasks.put(what)
 
     def lost(self) -> list[str]:
         """A line for each tracker that was given up since the last call."""

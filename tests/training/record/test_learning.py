@@ -68,9 +68,9 @@ def test_a_resumed_watch_remembers(was_low: dict[str, bool]) -> None:
     watch.look_at_knn(0, 35.0, MANY)
     watch.look_at_knn(100, 20.0, MANY)
     watch.look_at_spread(100, 0.01)
-    state = watch.state_dict()
+    state = dict(watch.state)
     assert state.pop("knn_was_low")
-    resumed.load_state_dict(state | was_low)
+    resumed.state |= state | was_low
     assert resumed.look_at_spread(200, 0.01) is None
     assert (resumed.look_at_knn(200, 20.0, MANY) is not None) == bool(was_low)
     assert (resumed.look_at_knn(300, 20.0, MANY) is not None) != bool(was_low)
@@ -115,8 +115,7 @@ def test_the_verdict(start: dict[str, float], end: dict[str, float], line: str) 
     learning, resumed, of_earlier_version = (Learning(CONFIG) for _ in range(3))
     assert learning.verdict() is None
     learning.take(0, start)
-    resumed.load_state_dict(learning.state_dict())
-    of_earlier_version.load_state_dict({})
+    resumed.state |= learning.state
     for follower in (resumed, of_earlier_version):
         follower.take(100, end)
     assert str(resumed.verdict()).startswith(line)
