@@ -19,8 +19,7 @@ from jobs.pretrain_options import (
 from pipeline.core.errors import check
 from training.config.pretrain import PretrainConfig
 from training.sweep.config import SearchOptions, Sweep, make_sweep
-from training.sweep.space import parse_space
-from training.sweep.spaces import find_space
+from training.sweep.space import find_space, parse_space
 
 Words = tyro.conf.UseAppendAction[tuple[str, ...]]
 LEAST = {"concurrent": 1, "cpus_per_worker": 1, "num_trials": 1, "grace_epochs": 1}

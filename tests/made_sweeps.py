@@ -12,8 +12,7 @@ from training.config.recipes import debug, with_method
 from training.sweep.config import SearchOptions, Sweep, make_sweep
 from training.sweep.description import describe, write_description
 from training.sweep.results import Status, Trial, write_table
-from training.sweep.space import Point, Space, parse_space
-from training.sweep.spaces import NamedSpace
+from training.sweep.space import NamedSpace, Point, Space, parse_space
 
 GRID = parse_space(grid=["masks.query_ratio=0.05:0.25,0.4", "optim.lr=0.01,0.02"])
 MIXED = parse_space(

@@ -24,12 +24,8 @@ TIMINGS = ("images_per_second", "data_wait_share", "seconds")
 class MetricsLog:
     """Appends one JSON object a line, and mirrors it to TensorBoard and the trackers.
 
-    A resumed run first cuts off the lines after its checkpoint, since those steps are repeated.
-
-    Args:
-        folder: the run's folder.
-        resume_step: global steps done in the checkpoint that is resumed, 0 for a new run.
-        trackers: other places that are told the numbers and shown the pictures.
+    A run that resumes at `resume_step` (0: a new run) first cuts off the lines after it, since
+    those steps are repeated.
     """
 
     def __init__(self, folder: Path, *, resume_step: int, trackers: Trackers | None = None) -> None:

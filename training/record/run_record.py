@@ -37,10 +37,7 @@ MOST_ALL_FOREGROUND = 0.2
 class RunRecord:
     """One rank's part of the record; every rank calls the same methods, rank 0 writes.
 
-    Args:
-        config: the run.
-        positions: this rank's places in every global batch.
-        steps_per_epoch: global steps.
+    `positions` are this rank's places in every global batch; all steps are global.
     """
 
     def __init__(self, config: PretrainConfig, positions: range, steps_per_epoch: int) -> None:
@@ -97,9 +94,7 @@ class RunRecord:
     def write_interval(self, step: int) -> None:
         """Writes the means since the last such line, after ``step`` global steps.
 
-        Raises:
-            Diverged: the loss is no longer finite.
-            Collapsed: the embeddings have collapsed, and ``on_collapse`` is ``stop``.
+        Raises `Diverged` if the loss is no longer finite, and `Collapsed` as `write_evaluation`.
         """
         values, totals = self.interval.finish(self._config.batch_size), self._tally.settle()
         if self._config.on_damaged == "skip":

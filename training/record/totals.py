@@ -110,12 +110,8 @@ def samples_digest(step: int, places: range, sample_ids_B: NDArray[np.int64]) ->
     """The part of a run's digest that one rank's share of a global step adds, in [0, 2^64).
 
     The digest of a run is the sum, modulo 2^64, of a hash of (step, place in the global batch,
-    sample) over all that it has trained on. So each rank sums its own share.
-
-    Args:
-        step: global step.
-        places: positions of the share in the global batch.
-        sample_ids_B: row numbers of its samples.
+    sample) over all that it has trained on. So each rank sums its own share: its places in the
+    global batch, and the row numbers of its samples.
     """
     assert len(places) == len(sample_ids_B), (places, len(sample_ids_B))
     hashes_B = sample_seeds(PROVENANCE_DOMAIN, step, sample_ids_B)

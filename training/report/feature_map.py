@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import check
+from pipeline.core.errors import InputError, check
 from pipeline.core.progress import track
 from training.core.context import LocalContext
 from training.evaluate.encoders import load_encoders
@@ -40,7 +40,8 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     shards = config.val or dict(run.recorded.get("knn") or {}).get("val_shards")
     check(config.map_images > 0, "it was left out (--map-images 0)")
     check(run.backbone is not None, "the run has not exported a backbone yet")
-    check(shards is not None, "the run has no labelled shards (name some with --val)")
+    if shards is None:
+        raise InputError("the run has no labelled shards (name some with --val)")
     images = open_labelled(shards)
     numbers = evenly_chosen(images.num_images, config.map_images).tolist()
     check(len(numbers) >= 3, f"it needs at least 3 images, {shards} gives {len(numbers)}")

@@ -57,12 +57,11 @@ def picture(pixels: Pixels, alt: str, *, overlay: str = "", label: str = "") -> 
     return PICTURE.format(kind=kind, data=data, style=style, **size, **words)
 
 
-def image_and_saliency(image: Pixels, saliency_PP: Pixels, name: str, side: int) -> list[Markup]:
-    """An image as it is stored, and under its saliency, each with at most `side` pixels a side."""
-    small = shrunk(image, side)
+def as_stored(image: Pixels, saliency_PP: Pixels, name: str) -> list[Markup]:
+    """An image, and the image under its saliency."""
     return [
-        picture(small, f"{name}, as it is stored", label="image"),
-        picture(heat(small, saliency_PP), f"{name}: saliency as heat", label="saliency"),
+        picture(image, f"{name}, as it is stored", label="image"),
+        picture(heat(image, saliency_PP), f"{name}: saliency as heat", label="saliency"),
     ]
 
 

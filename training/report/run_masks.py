@@ -11,7 +11,7 @@ from pipeline.images.codecs import decode_saliency, decode_stored
 from training.config.derived import declared_views, stream_config
 from training.data.stream import BatchDataset
 from training.record.contact_sheet import displayed, shown_views
-from training.report.pictures import Card, Strip, grid_overlay, image_and_saliency, picture
+from training.report.pictures import Card, Strip, as_stored, grid_overlay, picture, shrunk
 from training.report.state import RunState
 from training.report.wording import percent, shortened
 from training.views.fills import fill_named
@@ -96,7 +96,7 @@ def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
         image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
     except ImageError as error:
         raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
-    strips = [Strip(image_and_saliency(image, saliency, stored.key, TILE))]
+    strips = [Strip(as_stored(shrunk(image, TILE), saliency, stored.key))]
     for epoch in epochs:
         found = redrawn.views(sample, epoch)
         text = f"Epoch {epoch + 1}"

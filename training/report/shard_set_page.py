@@ -1,7 +1,6 @@
 """The report of a shard set."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, JobError, check
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import foreground
 from pipeline.saliency.statistics import GRID_SIDE
-from pipeline.shardset.manifest import (
-    DatasetInfo,
-    check_shards,
-    load_dataset_info,
-    read_manifest,
-    read_rejected,
-)
+from pipeline.shardset import manifest
+from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import MANIFEST_SCHEMA
 from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
-from training.report.pictures import (
-    Card,
-    Pixels,
-    Strip,
-    grid_overlay,
-    image_and_saliency,
-    picture,
-    shrunk,
-)
+from training.report.pictures import Card, Pixels, Strip, as_stored, grid_overlay, picture, shrunk
 from training.report.state import or_problem
 from training.report.wording import NONE, count, percent, shortened
 
@@ -58,7 +45,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         InputError: the set is unfinished, or a manifest is missing or damaged.
     """
     folder = config.folder
-    info = load_dataset_info(folder)
+    info = manifest.load_dataset_info(folder)
     rows = read_rows(folder, info)
     copies = _groups_of_copies(rows)
     order = np.argsort(rows["saliency_mean"].to_numpy(), kind="stable")
@@ -70,7 +57,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
     reasons = Counter(reason for _, reason in rejected or ())
     return {
         "info": info,
-        "problem": or_problem(check_shards, folder, info)[1],
+        "problem": or_problem(manifest.check_shards, folder, info)[1],
         "num_bytes": sum(shard.num_bytes for shard in info.shards),
         "median_foreground": float(np.median(share)) if info.num_images else 0.0,
         "flat": int((share >= 1).sum()),
@@ -96,7 +83,7 @@ def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
     """
     parts = [MANIFEST_SCHEMA.empty_table().select(COLUMNS)]
     for shard in info.shards:
-        parts.append(read_manifest(folder, shard.name, COLUMNS))
+        parts.append(manifest.read_manifest(folder, shard.name, COLUMNS))
         check(
             parts[-1].num_rows == shard.num_images,
             f"the manifest of {shard.name} in {folder} has {parts[-1].num_rows} rows, "
@@ -124,7 +111,7 @@ def _copies(rows: pa.Table, group: list[int]) -> tuple[str, str, str]:
 def _rejected(folder: Path, info: DatasetInfo) -> list[tuple[str, str]]:
     """Names of the images that could not be used, and why."""
     shards = info.shards if info.num_rejected else ()
-    tables = [read_rejected(folder, shard.name).to_pylist() for shard in shards]
+    tables = [manifest.read_rejected(folder, shard.name).to_pylist() for shard in shards]
     return [(row["source"], row["reason"]) for table in tables for row in table]
 
 
@@ -162,12 +149,12 @@ def _classes(info: DatasetInfo, rows: pa.Table) -> Chart:
 
 
 def _cards(
-    folder: Path, info: DatasetInfo, rows: pa.Table, numbers: Sequence[int]
+    folder: Path, info: DatasetInfo, rows: pa.Table, numbers: NDArray[np.int64]
 ) -> tuple[list[Card], list[str]]:
     """Cards of the samples of some numbers, and the errors of those that could not be read."""
     reader = ShardSetReader(folder, info)
     cards, broken = [], []
-    for number in map(int, numbers):
+    for number in numbers.tolist():
         try:
             sample = reader.read(number)
             image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
@@ -182,10 +169,8 @@ def _cards(
             f"foreground {percent(row['foreground_share'], 0)}",
             f"mean saliency {row['saliency_mean']:.2f}",
         ]
-        pictures = [
-            *image_and_saliency(image, saliency, name, TILE),
-            _outlined(image, saliency, name),
-        ]
+        small = shrunk(image, TILE)
+        pictures = [*as_stored(small, saliency, name), _outlined(small, saliency, name)]
         cards.append(Card(name, [Strip(pictures)], ", ".join(words)))
     return cards, broken
 
@@ -196,4 +181,4 @@ def _outlined(image: Pixels, saliency: Pixels, name: str) -> Markup:
     grid = cv2.resize(saliency / np.float64(255), side, interpolation=cv2.INTER_AREA)
     marked = np.asarray(foreground(np.asarray(grid, np.float64)), np.bool_)
     alt, overlay = f"{name}: its foreground, outlined", grid_overlay(marked)
-    return picture(shrunk(image, TILE), alt, overlay=overlay, label="foreground")
+    return picture(image, alt, overlay=overlay, label="foreground")

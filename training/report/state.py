@@ -79,27 +79,16 @@ def or_problem(part: Callable[..., Any], *arguments: object, **named: object) ->
 
 @dataclass(frozen=True)
 class RunState:
-    """A run; None stands for what is not there or cannot be read.
-
-    Attributes:
-        folder: its folder.
-        recorded: its ``config.json``.
-        entries: its ``metrics.jsonl``.
-        config: ``config.json`` as a configuration.
-        info: of its shards.
-        backbone: its export.
-        steps_per_epoch: global steps of an epoch.
-        problems: why there is no `config` or no `info`.
-    """
+    """A run; None stands for what is not there or cannot be read."""
 
     folder: Path
-    recorded: dict[str, Any]
-    entries: list[dict[str, float | str]]
-    config: PretrainConfig | None
-    info: DatasetInfo | None
+    recorded: dict[str, Any]  # config.json
+    entries: list[dict[str, float | str]]  # metrics.jsonl
+    config: PretrainConfig | None  # what is recorded
+    info: DatasetInfo | None  # of its shards
     backbone: BackboneInfo | None
     steps_per_epoch: float | None
-    problems: list[str]
+    problems: list[str]  # why there is no config or no info
 
     @property
     def step(self) -> int:
@@ -171,29 +160,17 @@ def _shards(shards: str, data_digest: str) -> DatasetInfo:
 
 
 class SweepState(NamedTuple):
-    """A sweep.
+    """A sweep; trials are in the order of their numbers."""
 
-    Attributes:
-        plan: its ``sweep.json``.
-        trials: all of them, by number.
-        objective: the recorded name of the objective.
-        title: its name for people.
-        unit: of the objective.
-        highest: whether a higher objective is better.
-        rated: the n trials that have an objective, by number.
-        values: their objectives, float64 [n].
-        best: the best of them; several are a tie. Finished trials come before others.
-    """
-
-    plan: dict[str, Any]
+    plan: dict[str, Any]  # sweep.json
     trials: list[Trial]
-    objective: str
-    title: str
+    objective: str  # recorded name
+    title: str  # of the objective, for people
     unit: str
-    highest: bool
-    rated: list[Trial]
-    values: Values
-    best: list[Trial]
+    highest: bool  # whether a higher objective is better
+    rated: list[Trial]  # the n trials that have an objective
+    values: Values  # their objectives, float64 [n]
+    best: list[Trial]  # of the finished ones if there are any; several are a tie
 
 
 def read_sweep(folder: Path) -> SweepState:

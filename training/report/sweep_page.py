@@ -12,28 +12,13 @@ from scipy.stats import rankdata
 
 from pipeline.core.progress import duration
 from training.config.fields import dotted
+from training.report import figures
 from training.report.config import ReportConfig
-from training.report.figures import (
-    Chart,
-    Series,
-    Values,
-    colour,
-    line_chart,
-    log_ticks,
-    named_bars,
-    new_figure,
-)
-from training.report.state import TITLES, SweepState, read_sweep
+from training.report.figures import Chart, Series, colour, new_figure
+from training.report.state import TITLES, SweepState, Values, read_sweep
 from training.report.wording import figure, setting
-from training.sweep.results import (
-    FEWEST_RANKED,
-    Status,
-    Trial,
-    accuracy_interval,
-    best_first,
-    finished,
-    rank_correlation,
-)
+from training.sweep import results
+from training.sweep.results import Status, Trial, finished
 
 FRACTION = "data_fraction"
 FEW_VALUES = 6
@@ -59,10 +44,10 @@ def sweep_page(config: ReportConfig) -> dict[str, Any]:
     unknown = ", ".join(name for name, share in shares.items() if share is None)
     interval = None
     if sweep.best and sweep.objective == "knn":
-        interval = accuracy_interval(sweep.best[0])
+        interval = results.accuracy_interval(sweep.best[0])
     scales = FRACTION in space
     fractions = {trial.point.get(FRACTION) for trial in finished(sweep.rated)}
-    ranked = not scales or len(fractions) >= FEWEST_RANKED
+    ranked = not scales or len(fractions) >= results.FEWEST_RANKED
     settings = {name: setting(value) for name, value in dotted(sweep.plan).items()}
     return {
         "sweep": sweep,
@@ -74,11 +59,11 @@ def sweep_page(config: ReportConfig) -> dict[str, Any]:
         "parameters": parameters,
         "objectives": [objective_chart(sweep, one) for one in varying],
         "parallel": parallel_chart(sweep, varying) if varying else None,
-        "importance": named_bars("Explained share, %", known) if known else None,
+        "importance": figures.named_bars("Explained share, %", known) if known else None,
         "unknown": unknown if varying else "any parameter",
         "scales": scales,
         "scaling": scaling_charts(sweep) if scales and len(fractions) > 1 else [],
-        "correlation": rank_correlation(sweep.trials) if ranked else None,
+        "correlation": results.rank_correlation(sweep.trials) if ranked else None,
         "trials": _trials(sweep),
         "settings": [pair for pair in settings.items() if not pair[0].startswith("config.")],
     }
@@ -121,7 +106,7 @@ def swept_parameter(name: str, values: Sequence[object], kind: str) -> Parameter
     wide = kind in ("grid", "choice") and high >= 20 * low
     log = low > 0 and (kind == "log_uniform" or wide)
     grouped = len(known) <= FEW_VALUES
-    marks = known.tolist() if grouped else log_ticks(low, high) if log else []
+    marks = known.tolist() if grouped else figures.log_ticks(low, high) if log else []
     ticks = {
         "tickvals": np.log10(marks) if log else marks,
         "ticktext": [figure(mark) for mark in marks],
@@ -244,13 +229,13 @@ def scaling_charts(sweep: SweepState) -> list[Chart]:
             series.append(Series(name, np.array(shares), means))
         if series:
             x_label = "share of the training images, %"
-            charts.append(line_chart(title, series, x_label=x_label, log_x=True))
+            charts.append(figures.line_chart(title, series, x_label=x_label, log_x=True))
     return charts
 
 
 def _trials(sweep: SweepState) -> dict[str, Any]:
     """The table of all trials, the best objective first."""
-    trials, swept = best_first(sweep.trials, sweep.objective), list(sweep.plan["space"])
+    trials, swept = results.best_first(sweep.trials, sweep.objective), list(sweep.plan["space"])
     metrics = sorted({name for trial in trials for name in trial.values} - {sweep.objective})
     objective = f"{sweep.title}, {sweep.unit}"
     head = ["trial", objective, "status", *swept, "epochs trained", "time", *metrics]

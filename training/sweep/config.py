@@ -8,8 +8,15 @@ from typing import Literal
 from pipeline.core.errors import check
 from training.config.fields import with_fields
 from training.config.pretrain import PretrainConfig
-from training.sweep.space import Point, Space, check_values, grid_points, random_point
-from training.sweep.spaces import NamedSpace, Scheduler
+from training.sweep.space import (
+    NamedSpace,
+    Point,
+    Scheduler,
+    Space,
+    check_values,
+    grid_points,
+    random_point,
+)
 
 Search = Literal["grid", "random", "optuna"]
 OBJECTIVES = {"knn": "max", "heldout_loss": "min"}
@@ -90,11 +97,7 @@ class Sweep(SearchOptions):
 
 
 def trial_config(base: PretrainConfig, name: str, point: Point) -> PretrainConfig:
-    """The base configuration with a point's values and a folder of its own.
-
-    Raises:
-        InputError: a field refuses its value.
-    """
+    """The base with a point's values, which its fields may refuse, and a folder of its own."""
     return replace(with_fields(base, point), out=base.out / TRIALS_FOLDER / name)
 
 
@@ -106,8 +109,8 @@ def make_sweep(varied: NamedSpace, options: SearchOptions, name: str = "") -> Sw
             the objective, optuna is not installed, or ASHA could stop no trial.
     """
     base, space = varied.base, varied.space
-    options_of_space = "--space NAME, --grid, --choice, --uniform or --log-uniform"
-    check(bool(space), f"nothing to sweep: give {options_of_space}")
+    nothing = "nothing to sweep: give --space NAME, --grid, --choice, --uniform or --log-uniform"
+    check(bool(space), nothing)
     check("out" not in space, "out cannot be swept: every trial has a folder of its own")
     only_grids = all(domain.kind == "grid" for domain in space.values())
     search: Search = options.search or ("grid" if only_grids else "random")

@@ -57,12 +57,9 @@ def share_of(
 ) -> Share:
     """Divide a cluster among at most `most` trials.
 
-    Args:
-        nodes: of the cluster. If any has GPUs, every worker has one.
-        concurrent: trials at once; None means as many as fit.
-        most: trials that there are to run.
-        workers: of each trial; a worker lies on one node.
-        cpus: of each worker; None means the nodes' cores divided by their workers.
+    Each trial has a number of workers, each of which lies on one node, with a GPU if any node has
+    some. `cpus` of a worker: None divides the nodes' cores by their workers. `concurrent` trials
+    run at once: None means as many as fit.
 
     Raises:
         InputError: the trials do not fit; the message has the arithmetic and a number that fits.

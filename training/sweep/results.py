@@ -38,16 +38,10 @@ Status = Literal["finished", "stopped", "failed", "running"]
 
 @dataclass(frozen=True)
 class Trial:
-    """The state of a trial.
+    """The state of a trial as of its last report.
 
-    Attributes:
-        number: from 0.
-        point: its values of the swept fields.
-        status: ``running`` means started and not ended.
-        epochs: epochs trained, as of its last report.
-        seconds: duration, over all of its starts.
-        values: its last figures, by name.
-        message: why it failed.
+    `seconds` is over all of its starts, `values` has its last figures by name, `message` says why
+    it failed. A trial that has started and not ended is ``running``.
     """
 
     number: int
@@ -95,9 +89,8 @@ def finished(trials: Sequence[Trial]) -> list[Trial]:
 def accuracy_interval(trial: Trial) -> tuple[float, float] | None:
     """The 95 % percentile-bootstrap interval of a trial's kNN accuracy over images, in percent.
 
-    Resampling images with replacement draws the number of right ones from a binomial
-    distribution, whose quantiles are taken here without sampling. None if the number of images
-    was not recorded.
+    Resampled images have a binomial number of right ones, whose quantiles need no sampling. None
+    if the number of images was not recorded.
     """
     images = trial.values.get("knn_images")
     if images is None:
@@ -107,11 +100,9 @@ def accuracy_interval(trial: Trial) -> tuple[float, float] | None:
 
 
 def rank_correlation(trials: Sequence[Trial]) -> tuple[float, int] | None:
-    """Spearman's rank correlation of held-out loss and kNN accuracy over the finished trials.
+    """Spearman's correlation of held-out loss and kNN over the finished trials, and their number.
 
-    Returns:
-        A number in [-1, 1], and the number of trials that have both figures. None for fewer than 3
-        trials, or if all values of one figure are equal.
+    None for fewer than 3 trials with both figures, or if all values of one figure are equal.
     """
     wanted = {"heldout_loss", "knn"}
     both = [trial.values for trial in finished(trials) if wanted <= trial.values.keys()]
@@ -185,13 +176,7 @@ def _trial_of(row: dict[str, Any]) -> Trial:
 
 
 def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The content of ``summary.json``.
-
-    Returns:
-        ``counts`` by status; ``best``: ``trial``, ``objective``, the 95 % ``interval`` of a kNN
-        accuracy, ``tied`` (the numbers of all trials with this objective) and ``values``, or None
-        if no trial finished; ``rank_correlation`` by pair of figures; ``seconds`` of all trials.
-    """
+    """The content of ``summary.json``; ``best`` is None if no trial finished."""
     counts = Counter(trial.status for trial in trials)
     best, correlation = None, rank_correlation(trials)
     if tied := best_trials(finished(trials), sweep.objective):
@@ -199,7 +184,7 @@ def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
             "trial": tied[0].number,
             "objective": tied[0].values[sweep.objective],
             "interval": accuracy_interval(tied[0]) if sweep.objective == "knn" else None,
-            "tied": [trial.number for trial in tied],
+            "tied": [trial.number for trial in tied],  # all trials with this objective
             "values": tied[0].point,
         }
     return {

@@ -66,12 +66,11 @@ def trainable(config: PretrainConfig, workers: Resources | None = None) -> type[
     has the figures of an evaluation (``knn``, ``heldout_loss``, ``loss``, ...), ``epochs``,
     ``seconds`` since the start, and ``finished``.
 
-    Tune knows nothing of the workers' resources, so ``max_concurrent_trials`` must be a number of
-    trials that the cluster holds.
-
     Args:
         config: the base configuration; its ``out`` is the folder of all trials.
-        workers: the workers of each trial; None means all of the cluster, for one trial at a time.
+        workers: the workers of each trial, of which Tune knows nothing: ``max_concurrent_trials``
+            must be a number of trials that the cluster holds. None means all of the cluster, for
+            one trial at a time.
     """
 
     class Pretraining(_Pretraining):
