@@ -114,7 +114,7 @@ def test_a_trial_that_resumes_reports_its_latest_evaluation_again(
     go = threading.Event()
 
     def run(out: Path) -> RunResult:
-        go.wait()
+        go.wait(5)  # without the first report, the next one comes
         write(out, evaluation(9, knn=3.0))
         return ended(4 * STEPS)
 
