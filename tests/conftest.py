@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses Ray in one file runs in one process, so that tests wait for each other's cores."""
+    """A file's tests that use Ray run in one process; other files may run beside them."""
     for item in items:
         own = item.get_closest_marker("starts_ray") is not None
         if own or "ray_session" in getattr(item, "fixturenames", ()):

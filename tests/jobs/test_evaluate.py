@@ -90,7 +90,7 @@ def evaluate(
 
 @pytest.mark.starts_ray
 def test_on_ray_as_a_person_runs_it(case: Case, evaluate: Callable[..., Done]) -> None:
-    words = [*case.options(), "--checkpoint", "untrained", "--num-workers", "1", "--json"]
+    words = [*case.options(), "--checkpoint", "untrained", "--num-workers", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "jobs/evaluate.py", *words],
         cwd=ROOT,

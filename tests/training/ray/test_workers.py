@@ -12,6 +12,7 @@ from pipeline.core.errors import DamagedSample, Diverged, InputError
 from pipeline.core.progress import Standing, listening, say, show
 from tests.listeners import Kept
 from training.core.distributed import gather_rows, rank, world_size
+from training.ray import workers
 from training.ray.workers import call_on_workers, job_error
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -47,6 +48,22 @@ def test_only_an_error_of_the_job_is_known() -> None:
     found = job_error(WorkerGroupError("", {0: defect, 1: known}))
     assert (type(found), str(found)) == (DamagedSample, "sample a-1 is damaged")
     assert job_error(RayActorError()) is None
+
+
+def test_a_defect_is_raised_as_ray_raises_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defect = WorkerGroupError("a defect", {0: ZeroDivisionError("a defect")})
+
+    class Fails:
+        def fit(self) -> None:
+            raise defect
+
+    monkeypatch.setattr(workers, "make_trainer", lambda *_: Fails())
+    with pytest.raises(WorkerGroupError) as raised:
+        call_on_workers(_meets_and_fails, 10, 2, tmp_path)
+    assert raised.value is defect
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_more_workers_than_the_cluster_holds(tmp_path: Path) -> None:
