@@ -72,7 +72,8 @@ def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
 
 
 def _tile(picture: Picture) -> Image.Image:
-    return Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.NEAREST)
+    tile = cv2.resize(picture, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
+    return Image.fromarray(tile.astype(np.uint8))
 
 
 def _letterbox(picture: Picture) -> Image.Image:

@@ -104,8 +104,8 @@ def rank_correlation(trials: Sequence[Trial]) -> tuple[float, int] | None:
 
     None for fewer than 3 trials with both figures, or if all values of one figure are equal.
     """
-    wanted = {"heldout_loss", "knn"}
-    both = [trial.values for trial in finished(trials) if wanted <= trial.values.keys()]
+    wanted = ("heldout_loss", "knn")
+    both = [trial.values for trial in finished(trials) if trial.values.keys() >= {*wanted}]
     columns = [[values[name] for values in both] for name in wanted]
     if len(both) < FEWEST_RANKED or any(len(set(column)) < 2 for column in columns):
         return None

@@ -107,7 +107,7 @@ class _Pretraining(tune.Trainable):
             return
         self._total = run.epochs * self._steps
         # The latest evaluation of an earlier start is reported again: the scheduler is a new one.
-        for step, values in list(evaluations(self._out).items()):
+        for step, values in list(evaluations(self._out).items())[:-1]:
             self._take(step, values)
         pool = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._run = pool.submit(launch, run, self.resources)

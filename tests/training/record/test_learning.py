@@ -1,8 +1,11 @@
 """A collapse is told from a run's figures, once; and at the end whether the run has learned."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from pipeline.core.errors import InputError
 from training.config.settings import CollapseConfig
 from training.evaluate.label_free import IMAGES, INSTANCE_ACCURACY, OBJECT_SENSITIVITY, SPREAD
 from training.record.learning import CollapseWatch, Learning, standard_error_of_difference
@@ -68,6 +71,20 @@ def test_a_resumed_watch_remembers(was_low: dict[str, bool]) -> None:
     assert resumed.look_at_spread(200, 0.01) is None
     assert (resumed.look_at_knn(200, 20.0, MANY) is not None) == bool(was_low)
     assert (resumed.look_at_knn(300, 20.0, MANY) is not None) != bool(was_low)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"min_spread": 1.0}, r"collapse\.min_spread 1"),
+        ({"min_spread": -0.1}, r"collapse\.min_spread"),
+        ({"after_steps": -1}, r"collapse\.after_steps"),
+        ({"knn_margin": -1.0}, r"collapse\.knn_margin"),
+    ],
+)
+def test_settings_out_of_range_are_named(wrong: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        CollapseConfig(**wrong)
 
 
 def figures(accuracy: float, spread: float, images: int = 128) -> dict[str, float]:
