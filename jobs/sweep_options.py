@@ -1,7 +1,7 @@
 """The command line of a sweep: what varies, how it is searched, how many trials run at once."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -16,19 +16,20 @@ from jobs.pretrain_options import (
     find_base,
     method_options,
 )
-from pipeline.core.errors import check
 from training.config.pretrain import PretrainConfig
-from training.sweep.config import SearchOptions, Sweep, make_sweep
+from training.sweep.config import SearchOptions, Sweep, check_least, make_sweep
 from training.sweep.space import find_space, parse_space
 
 Words = tyro.conf.UseAppendAction[tuple[str, ...]]
-LEAST = {"concurrent": 1, "cpus_per_worker": 1, "num_trials": 1, "grace_epochs": 1}
-LEAST |= {"search_seed": 0, "reduction_factor": 2}
-BRIEF = ("space", "grid", "num_trials", "objective", "scheduler", "concurrent", "recipe", "config")
+BRIEF = (
+    *("space", "grid", "concurrent", "recipe", "config"),
+    *(f"options.{one}" for one in ("num_trials", "objective", "scheduler")),
+    *(f"base.{one}" for one in ("shards", "out", "epochs", "knn.val_shards")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(SearchOptions):
+class SweepOptions:
     """What varies, how it is searched, and how many trials run at once.
 
     Attributes:
@@ -52,6 +53,7 @@ class SweepOptions(SearchOptions):
     choice: Words = ()
     uniform: Words = ()
     log_uniform: Words = ()
+    options: Annotated[SearchOptions, UNNAMED] = field(default_factory=SearchOptions)
     concurrent: int | None = None
     cpus_per_worker: int | None = None
     retry_failed: bool = False
@@ -61,10 +63,7 @@ class SweepOptions(SearchOptions):
     base: Annotated[PretrainConfig, UNNAMED]
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            number = getattr(self, name)
-            option = f"--{name.replace('_', '-')} {number}"
-            check(number is None or number >= least, f"{option} must be {least} or more")
+        check_least(self, concurrent=1, cpus_per_worker=1)
 
     def sweep(self) -> Sweep:
         """The sweep that these options ask for; raises ``InputError`` where it cannot be."""
@@ -72,7 +71,7 @@ class SweepOptions(SearchOptions):
         given = parse_space(**{kind: getattr(self, kind) for kind in kinds})
         named = find_space(self.space, absolute(self.base))
         named = dataclasses.replace(named, space=named.space | given)
-        return make_sweep(named, self, name=self.space or "")
+        return make_sweep(named, self.options, name=self.space or "")
 
 
 def read_options(arguments: list[str], description: str) -> SweepOptions:
@@ -89,6 +88,6 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
         default=SweepOptions(base=base),
         description=f"{description} The same command goes on with a sweep that was broken off, "
         f"without repeating what has ended. {BASE_HELP}",
-        brief=(*BRIEF, *(f"base.{one}" for one in ("shards", "out", "epochs", "knn.val_shards"))),
+        brief=BRIEF,
         variants=method_options(name, base),
     )

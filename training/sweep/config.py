@@ -54,6 +54,17 @@ class SearchOptions:
     grace_epochs: int = 1
     reduction_factor: int = 2
 
+    def __post_init__(self) -> None:
+        check_least(self, num_trials=1, search_seed=0, grace_epochs=1, reduction_factor=2)
+
+
+def check_least(options: object, **least: int) -> None:
+    """Raise ``InputError`` for a number below its least; None passes."""
+    for name, limit in least.items():
+        number = getattr(options, name)
+        option = f"--{name.replace('_', '-')} {number}"
+        check(number is None or number >= limit, f"{option} must be {limit} or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(SearchOptions):
