@@ -103,7 +103,7 @@ def _interval(kind: Any, name: str, text: str) -> Interval:  # noqa: ANN401  (a 
     check(kind == "uniform" or low > 0, f"{option}: the logarithm needs numbers above 0")
     kind_of_field = field_types(PretrainConfig).get(name)
     types = get_args(kind_of_field) or (kind_of_field,)
-    return Interval(kind, low, high, whole=int in types and not {float, tuple} & set(types))
+    return Interval(kind, low, high, whole=int in types and float not in types)
 
 
 def plain_value(word: str) -> Plain:

@@ -122,12 +122,9 @@ class _Pretraining(tune.Trainable):
         ended = False
         while not ended:
             ended = self._ended()
-            failed = ended and self._run.exception() is not None
             for step, values in evaluations(self._out, self._step).items():
-                if step == self._total and not ended:
-                    break
                 self._take(step, values)
-                if step < self._total or failed:
+                if step < self._total:
                     return self._report(step)
             if (self.base.out / STOP_FILE).exists():
                 self._ask_to_stop()

@@ -24,6 +24,7 @@ def test_search_trials_and_their_configurations_follow_from_space_and_base() -> 
     assert (drawn.search, drawn.num_trials) == ("random", 8)
     more = small_sweep(OUT, search="random", num_trials=12)
     assert more.points()[:8] == small_sweep(OUT, search="random").points()
+    assert more.points() != small_sweep(OUT, search="random", num_trials=12, search_seed=1).points()
     assert small_sweep(OUT, num_trials=4).num_trials == 4
     assert small_sweep(OUT, scheduler="none", grace_epochs=9).scheduler == "none"
 

@@ -114,6 +114,7 @@ def test_as_many_trials_fit_as_can_be_laid_out(nodes: list[Node]) -> None:
         (TWO_CORES, {"concurrent": 1}, (1, 2, False)),
         (TWO_CORES, {"most": 1}, (1, 2, False)),
         ([{"CPU": 16.0, "GPU": 4.0}], {}, (4, 4, True)),
+        ([{"CPU": 16.0, "GPU": 3.0}], {"workers": 2}, (1, 8, True)),
         ([{"CPU": 16.0}], {"cpus": 4}, (4, 4, False)),
         ([{"CPU": 16.0}], {"concurrent": 9, "most": 2}, (2, 8, False)),
     ],

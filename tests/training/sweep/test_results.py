@@ -73,6 +73,7 @@ def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
     lines = results.terminal_table(sweep, TRIALS).splitlines()
     head = ["trial", "status", "epochs", "knn", "masks.query_ratio", "optim.lr", "seconds"]
     assert lines[0].split() == head
+    assert lines[1].split() == ["1", "stopped", "4", "60", "0.4", "0.02", "10"]
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "0", "3"]
     assert len({len(line) for line in lines}) == 1
 

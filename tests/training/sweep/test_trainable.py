@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,10 @@ def test_a_run_is_asked_to_stop_and_waited_for(
     heard = threading.Event()
 
     def run(out: Path) -> RunResult:
-        while not (out / STOP_FILE).exists():
+        deadline = time.monotonic() + 20
+        while not (out / STOP_FILE).exists() and time.monotonic() < deadline:
             heard.wait(0.005)
+        assert (out / STOP_FILE).exists()
         heard.set()
         return ended(2)
 
