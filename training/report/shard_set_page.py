@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, JobError, check
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.saliency.foreground import foreground
-from pipeline.saliency.statistics import GRID_SIDE
+from pipeline.saliency.foreground import GRID_SIDE, foreground
 from pipeline.shardset import manifest
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
