@@ -117,7 +117,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(folder.glob("files/media/images/masks_*.png"))
 
 
-def test_a_tracker_that_fails_in_mid_run_is_given_up(
+def test_a_tracker_that_fails_in_mid_run_is_given_up_and_nothing_waits_for_one(
     tmp_path: Path, track: TrackConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(self: object, step: int, values: dict[str, float]) -> None:
@@ -127,11 +127,6 @@ def test_a_tracker_that_fails_in_mid_run_is_given_up(
     trackers = record(tmp_path, track, range(1, 5))
     assert trackers.lost() == ["mlflow is no longer told of this run: no route to host"]
     assert trackers.lost() == []
-
-
-def test_nothing_waits_for_a_tracker(
-    tmp_path: Path, track: TrackConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("training.record.trackers.CLOSE_SECONDS", 0.1)
     release = threading.Event()
     monkeypatch.setattr(_MLflow, "numbers", lambda *_: release.wait())

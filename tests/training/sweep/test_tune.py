@@ -196,6 +196,8 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
         log_uniform=["method.queue_size=16..1024"],
     )
     sweep = small_sweep(tmp_path, space, search="optuna", num_trials=24)
+    other = small_sweep(tmp_path, space, search="optuna", search_seed=1)
+    assert Points(other).suggest("id-0") != Points(sweep).suggest("id-0")
     points, found = Points(sweep), []
     for number in range(24):
         points.trials = [None] * number  # type: ignore[list-item]
