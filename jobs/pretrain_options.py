@@ -11,7 +11,7 @@ import tyro
 
 from jobs.cli import UNNAMED, absolute_paths, from_root, parse
 from pipeline.core.errors import InputError
-from training.config.fields import new_name, with_fields
+from training.config.fields import with_fields
 from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
@@ -115,11 +115,6 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
         chosen, _ = words.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
-    for word in arguments:
-        option = word.partition("=")[0]
-        now = new_name(option.removeprefix("--").replace("-", "_"))
-        if option.startswith("--") and now is not None:
-            raise InputError(f"{option} is called --{now.replace('_', '-')} now")
     if chosen.config is None:
         name = chosen.recipe or DEFAULT_RECIPE
         base = find_recipe(name)(tyro.MISSING, tyro.MISSING)

@@ -93,7 +93,7 @@ def test_an_unknown_name_is_refused_with_near_ones(name: str, near: str) -> None
     [
         ("epochs", 1.5, "epochs=1.5: 1.5 is refused, wanted a valid integer"),
         ("epochs", "many", "'many' is refused, wanted a valid integer$"),
-        ("epochs", True, "True is refused, wanted a valid integer"),
+        ("epochs", True, "'True' is refused, wanted a valid integer"),
         ("epochs", "inf", "'inf' is refused, wanted a valid integer"),
         ("optim.lr", "fast", "'fast' is refused, wanted a valid number"),
         ("encoder.compile", "maybe", "'maybe' is refused, wanted a valid boolean"),
