@@ -55,9 +55,12 @@ def check_name(kind: type[Any], name: str) -> None:
     if name in kinds or (last in ("0", "1") and get_origin(kinds.get(whole)) is tuple):
         return
     near = [known for known in kinds if known.startswith(f"{name}.")]
-    near = near or [known for known in kinds if known.endswith(f".{last}")]
-    near = near or difflib.get_close_matches(name, kinds)
-    advice = f"did you mean {', '.join(near)}?" if near else "see jobs/pretrain.py --help-all"
+    near = near or [
+        *difflib.get_close_matches(name, kinds),
+        *(known for known in kinds if known.endswith(f".{last}")),
+    ]
+    proposed = ", ".join(dict.fromkeys(near))
+    advice = f"did you mean {proposed}?" if near else "see jobs/pretrain.py --help-all"
     raise InputError(f"there is no field {name!r}: {advice}")
 
 
