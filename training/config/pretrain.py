@@ -18,7 +18,7 @@ from training.config.settings import (
     TrackConfig,
     check_least,
 )
-from training.data.settings import OnDamaged
+from training.data.damage import OnDamaged
 from training.encoders.settings import EncoderConfig
 from training.methods.moco.settings import MoCoConfig
 from training.methods.registry import load_settings

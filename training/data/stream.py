@@ -33,8 +33,8 @@ from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
-from training.data.order import EpochOrder, Subset
-from training.data.settings import OnDamaged
+from training.data.damage import OnDamaged
+from training.data.order import EpochOrder, num_used
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
 from training.views.exchange import BackgroundSwap
@@ -58,7 +58,7 @@ class StreamConfig:
         augment: ranges of the colours.
         window: shards whose samples are mixed.
         on_damaged: what happens to a damaged sample: see the head of this file.
-        data_fraction: share of the samples that are used (`order.Subset`).
+        data_fraction: share of the samples that are used (`EpochOrder`).
     """
 
     seed: int
@@ -96,12 +96,11 @@ class BatchDataset(Dataset[HostBatch]):
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
         self.reader = ShardSetReader(root, info, cache)
-        self._subset = Subset(self.reader.shard_sizes, config.data_fraction)
-        self.steps_per_epoch = sum(self._subset.sizes) // config.batch_size
+        self.steps_per_epoch = num_used(info, config.data_fraction) // config.batch_size
         share = config.batch_size // world_size
         self.positions = range(rank * share, (rank + 1) * share)
         """This rank's positions in every global batch."""
-        self._order: tuple[int, EpochOrder] | None = None
+        self._orders: dict[int, EpochOrder] = {}
         self._ahead: tuple[int, int] | None = None
         self._set(config)
 
@@ -127,27 +126,27 @@ class BatchDataset(Dataset[HostBatch]):
         own = self.positions if positions is None else positions
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         start = step_in_epoch * self.config.batch_size
-        numbers = self._epoch_order(epoch).sample_ids(start + own.start, start + own.stop)
-        return self._subset.sample_ids(numbers)
+        return self._order(epoch).sample_ids(start + own.start, start + own.stop)
 
-    def _epoch_order(self, epoch: int) -> EpochOrder:
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self._new_order(epoch))
-        return self._order[1]
+    def _order(self, epoch: int) -> EpochOrder:
+        if epoch not in self._orders:
+            self._orders = {epoch: self._new_order(epoch)}
+        return self._orders[epoch]
 
     def _new_order(self, epoch: int) -> EpochOrder:
-        config = self.config
-        return EpochOrder(self._subset.sizes, seed=config.seed, epoch=epoch, window=config.window)
+        sizes, config = self.reader.shard_sizes, self.config
+        share, window = config.data_fraction, config.window
+        return EpochOrder(sizes, seed=config.seed, epoch=epoch, window=window, fraction=share)
 
     def _fetch_ahead(self, step: int) -> None:
         """Fetch the shards of this window and of the next, which may be in the next epoch."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        position = step_in_epoch * self.config.batch_size + self.positions.start
-        window = self._epoch_order(epoch).window_of(position)
+        position, order = step_in_epoch * self.config.batch_size, self._order(epoch)
+        window = order.window_of(position + self.positions.start)
         if self._ahead == (epoch, window):
             return
         self._ahead = (epoch, window)
-        shards = self._epoch_order(epoch).shards_from(window, WINDOWS_AHEAD)
+        shards = order.shards_from(window, WINDOWS_AHEAD)
         if len(shards) <= self.config.window:
             shards += self._new_order(epoch + 1).shards_from(0, 1)
         self.reader.ahead(shards)
@@ -158,21 +157,19 @@ class BatchDataset(Dataset[HostBatch]):
         Raises:
             DamagedSample: names shard and key, where damaged samples are not to be skipped.
         """
-        config, own = self.config, slice(len(self.positions))
+        config, number = self.config, len(self.positions)
         if self.reader.is_remote:
             self._fetch_ahead(step)
-        ids_B = self.sample_ids(step)
+        ids_B = drawn_for_B = self.sample_ids(step)
         images, maps, damages = self._read(step, ids_B)
-        drawn_for_B = ids_B
         if self._swaps:  # the image after this rank's last one lends its background
             drawn_for_B = np.append(ids_B, self._id_at(step, self.positions.stop))
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, drawn_for_B)
         crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
-        last = itemgetter(slice(own.stop, None))
-        lent = {view.crop.name for view, _ in self._swaps}
+        lent, last = {view.crop.name for view, _ in self._swaps}, itemgetter(slice(number, None))
         following = {name: tree_map_only(Tensor, last, crops[name]) for name in sorted(lent)}
-        if self._swaps:
-            crops, seeds_B = tree_map_only(Tensor, itemgetter(own), crops), seeds_B[own]
+        crops = tree_map_only(Tensor, itemgetter(slice(number)), crops)
+        seeds_B = seeds_B[:number]
         return HostBatch(
             sample_ids_B=torch.from_numpy(ids_B),
             noise_seeds_B=torch_seeds(seeds_B),
@@ -201,28 +198,21 @@ class BatchDataset(Dataset[HostBatch]):
 
         Behind the images' maps, [B, P, P], come those of the next images where they steer masks.
         """
-        own, size, policy = self.positions, self.config.batch_size, self.config.on_damaged
-
-        def id_at(position: int) -> int:
-            if position in own:
-                return int(ids_B[position - own.start])
-            return self._id_at(step, position)
+        own, num_images = self.positions, len(self.positions) + bool(self._swaps)
+        read = range(own.start, own.start + num_images + self._steered_by_next)
 
         def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            return self._decode(id_at(position))
+            is_own = position in own
+            return self._decode(
+                int(ids_B[position - own.start]) if is_own else self._id_at(step, position)
+            )
 
-        def decode_map(position: int) -> NDArray[np.uint8]:
-            return self._decode_saliency(id_at(position))
-
-        read = range(own.start, own.stop + bool(self._swaps))
-        decoded, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
-        maps = [np.stack([saliency for _, saliency in decoded])]
-        if self._steered_by_next:
-            following = range(read.start + 1, read.stop + 1)
-            partners, _ = read_positions(decode_map, following, batch_size=size, on_damaged=policy)
-            maps.append(np.stack(partners))
+        size, policy = self.config.batch_size, self.config.on_damaged
+        samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
+        maps = np.stack([saliency for _, saliency in samples])
+        images = [image for image, _ in samples[:num_images]]
         own_damages = tuple(damage for damage in damages if damage.position < len(own))
-        return [image for image, _ in decoded], maps, own_damages
+        return images, [maps[:num_images], maps[1:]][: 1 + self._steered_by_next], own_damages
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":
@@ -236,20 +226,10 @@ class BatchDataset(Dataset[HostBatch]):
         try:
             return decode_stored(sample.image), decode_saliency(sample.saliency)
         except ImageError as error:
-            raise _damaged(f"sample {sample.key} in {sample.shard}", error) from error
-
-    def _decode_saliency(self, sample_id: int) -> NDArray[np.uint8]:
-        try:
-            return decode_saliency(self.reader.read_saliency(sample_id))
-        except ImageError as error:
-            raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
-
-
-def _damaged(what: str, error: ImageError) -> DamagedSample:
-    return DamagedSample(
-        f"{what} is damaged ({error}): "
-        "rerun the precompute job on the same sources and the shard is rebuilt"
-    )
+            raise DamagedSample(
+                f"sample {sample.key} in {sample.shard} is damaged ({error}): "
+                "rerun the precompute job on the same sources and the shard is rebuilt"
+            ) from error
 
 
 def read_positions(
