@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import tyro
 
 from jobs.terminal import Terminal, TerminalOptions
-from pipeline.core.errors import JobError, Stopped
+from pipeline.core.errors import Stopped, find_job_error
 from pipeline.core.progress import Silence, listening
 from pipeline.storage.storage import is_url
 from training.config.fields import with_fields
@@ -164,20 +164,6 @@ def main(run: Callable[[], int | None]) -> NoReturn:
     finally:
         _terminal, _until_the_end = Terminal(), None
     sys.exit(code or 0)
-
-
-def find_job_error(error: BaseException | None, *, link: str = "__cause__") -> JobError | None:
-    """The `JobError` that an exception is or was caused by; None where it is something else."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        # A RayTaskError is of the class of its cause and has the worker's traceback for a message:
-        # the cause comes first.
-        inner = getattr(error, "cause", None)
-        if isinstance(error, JobError) and not isinstance(inner, BaseException):
-            return error
-        error = inner if isinstance(inner, BaseException) else getattr(error, link)
-    return None
 
 
 def from_root(path: Path) -> Path:

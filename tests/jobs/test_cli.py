@@ -8,8 +8,8 @@ import pytest
 import tyro
 from ray.exceptions import RayTaskError
 
-from jobs.cli import UNNAMED, absolute_paths, find_job_error, main, parse
-from pipeline.core.errors import InputError, JobError
+from jobs.cli import UNNAMED, absolute_paths, main, parse
+from pipeline.core.errors import InputError, JobError, find_job_error
 
 README = Path(__file__).resolve().parents[2] / "jobs" / "README.md"
 

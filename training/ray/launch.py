@@ -57,16 +57,13 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
         config: the run; paths absolute and reachable from every node.
         share: of the cluster that the run may take, where others share it; None: all of it.
 
-    Returns:
-        How it ended.
-
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``), or a
             node does not reach shards and output.
         JobError: the run itself cannot go on; that is never tried again.
     """
     if config.num_workers != "auto":
-        preflight(config, config.num_workers)
+        preflight(config, config.num_workers)  # before Ray, which takes seconds to start
     with ray_running():
         nodes = [node.resources for node in live_nodes()]
         resources = share or first_resources(config.num_workers, nodes, partial(can_split, config))
@@ -90,44 +87,37 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
 
     Workers of a later start get no more than ``most_cpus`` each: the rest is of other runs.
     """
-    resources: Resources | None = first
-    failures = 0
-    while resources is not None:
+    resources, failures = first, 0
+    while True:
         try:
             make_trainer(_pretrain, config, resources, config.out).fit()
             return
         except FAILURES as error:
             if (known := job_error(error)) is not None:
                 raise known from error
-            if was_waiting(error):
-                reason = f"a wait: others held what {resources.num_workers} workers need"
-            else:
+            reason = f"a wait: others held what {resources.num_workers} workers need"
+            if not was_waiting(error):
                 failures += 1
                 reason = f"failure {failures} (of at most {config.max_failures})"
                 if failures > config.max_failures:
                     raise
-        resources = _resources_left(config, first)
-        if resources is not None:
-            cpus = min(resources.cpus_per_worker, most_cpus or resources.cpus_per_worker)
-            resources = replace(resources, cpus_per_worker=cpus)
-            again = f"training is started again after {reason}, on {resources.num_workers} workers"
-            Relay(config.out).say(f"{WARNING}{again}")
+        left = _resources_left(config, first)
+        if left is None:
+            return
+        cpus = min(left.cpus_per_worker, most_cpus or left.cpus_per_worker)
+        resources = replace(left, cpus_per_worker=cpus)
+        again = f"training is started again after {reason}, on {resources.num_workers} workers"
+        Relay(config.out).say(f"{WARNING}{again}")
 
 
 def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:
-    """Workers for the nodes that are left; where these hold none, asks for some and waits.
-
-    Returns:
-        None once a stop was asked for.
-    """
+    """Workers for the nodes that are left, once they hold any; None once a stop is asked for."""
     each = {"CPU": first.cpus_per_worker, **({"GPU": 1} if first.use_gpu else {})}
-    deadline = time.monotonic() + RESTART_WAIT_SECONDS
+    deadline, fits = time.monotonic() + RESTART_WAIT_SECONDS, partial(can_split, config)
     with asked_for(first.num_workers, each):
         while not (config.out / STOP_FILE).exists():
             nodes = [node.resources for node in answering_nodes(config)]
-            found = fewer_resources(
-                first.num_workers, nodes, partial(can_split, config), use_gpu=first.use_gpu
-            )
+            found = fewer_resources(first.num_workers, nodes, fits, use_gpu=first.use_gpu)
             if found is not None:
                 return found
             if time.monotonic() > deadline:
