@@ -131,10 +131,9 @@ def stop_jobs(state: Path) -> list[str]:
     """
     from ray.job_submission import JobSubmissionClient  # takes a second
 
-    client = JobSubmissionClient(
-        read_environment(state)["RAY_API_SERVER_ADDRESS"],
-        headers={"Authorization": f"Bearer {(state / TOKEN_FILE).read_text()}"},
-    )
+    server = read_environment(state)["RAY_API_SERVER_ADDRESS"]
+    token = (state / TOKEN_FILE).read_text()
+    client = JobSubmissionClient(server, headers={"Authorization": f"Bearer {token}"})
 
     def running() -> set[str]:
         alive = (job for job in client.list_jobs() if job.status in ("PENDING", "RUNNING"))
@@ -164,6 +163,5 @@ def require_free(name: str, port: int) -> None:
 
 def free_port() -> int:
     """A port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
+    with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -72,9 +72,8 @@ def test_what_cannot_be_is_refused_by_name(
 def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
-    job = job_here(run, monkeypatch, capsys)
-    missing = job("--local", "--shards", "none", "--out", "run")
+    words = ("--local", "--shards", tmp_path / "none", "--out", tmp_path / "run")
+    missing = job_here(run, monkeypatch, capsys)(*words)
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert missing.err.startswith("error: no shards at ")
     assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ index) raises, and so does mixing devices. So a fake GPU shows both without a GP
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -43,14 +44,6 @@ def image(count: int = BATCH, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(count, 3, SIZE, SIZE, dtype=dtype)
 
 
-def maps() -> Tensor:
-    return torch.empty(BATCH, GRID, GRID)
-
-
-def seeds() -> Tensor:
-    return torch.empty(BATCH, dtype=torch.int64)
-
-
 def mask_draws() -> MaskDraws:
     return MaskDraws(
         ratio_B=torch.empty(BATCH, dtype=torch.float64),
@@ -86,14 +79,15 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
     )
     views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
     lent = ColourDraws(*(part[:1] for part in colours()))
-    cut = CropBatch(image(dtype=torch.uint8), maps(), maps(), colours())
+    maps, seeds = torch.empty(BATCH, GRID, GRID), torch.empty(BATCH, dtype=torch.int64)
+    cut = CropBatch(image(dtype=torch.uint8), maps, maps, colours())
     batch = HostBatch(
-        sample_ids_B=seeds(),
-        noise_seeds_B=seeds(),
+        sample_ids_B=seeds,
+        noise_seeds_B=seeds,
         crops={"query": cut, "key": cut},
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
-        following={"query": CropBatch(image(1, torch.uint8), maps()[:1], None, lent)},
+        following={"query": CropBatch(image(1, torch.uint8), maps[:1], None, lent)},
         swaps={
             view.name: torch.empty(BATCH, GRID * GRID)
             for view in views
@@ -114,31 +108,26 @@ def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:
 @pytest.mark.parametrize("weights", [None, weigh])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses(weights: Weigh | None, weighted: bool) -> None:
-    rows = torch.empty(BATCH, 8)
+    rows, two_ranks = torch.empty(BATCH, 8), torch.empty(2 * BATCH, 8)
     counts = balanced_weights(torch.empty(BATCH)) if weighted else None
-    loss, _ = info_nce(
-        rows,
-        rows,
-        torch.empty(16, 8),
-        temperature=0.2,
-        hard_negatives_BND=rows[:, None],
-        rho=torch.empty(()),
-        weigh=weights,
-        weights_B=counts,
-    )
+    common: dict[str, Any] = {
+        "rho": torch.empty(()),
+        "weigh": weights,
+        "weights_B": counts,
+        "temperature": 0.2,
+    }
+    negatives = rows[:, None]
+    loss, _ = info_nce(rows, rows, torch.empty(16, 8), hard_negatives_BND=negatives, **common)
     assert loss.device.type == "cuda"
     loss, _ = nt_xent(
         rows,
         rows,
-        temperature=0.2,
-        all_view1_GD=torch.empty(2 * BATCH, 8),
-        all_view2_GD=torch.empty(2 * BATCH, 8),
+        all_view1_GD=two_ranks,
+        all_view2_GD=two_ranks,
         first_row=BATCH,
-        hard_negatives_BND=(rows[:, None], rows[:, None]),
-        rho=torch.empty(()),
-        weigh=weights,
-        weights_B=counts,
+        hard_negatives_BND=(negatives, negatives),
         all_weights_G=None if counts is None else counts.repeat(2),
+        **common,
     )
     assert loss.device.type == "cuda"
 

@@ -34,7 +34,9 @@ def make_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> Iterator[HostBatch]:
-    """Batches over the steps of a whole run, so that the processes start only once.
+    """Batches of the global steps from one up to another, in order.
+
+    They are those of a whole run, so that the processes start only once.
 
     Args:
         dataset: batches by global step.

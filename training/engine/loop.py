@@ -37,20 +37,11 @@ CONTINUE, SAVE, STOP = 0, 1, 2
 LOADERS_PER_GPU = 4
 
 
-def pretrain(config: PretrainConfig, context: TrainContext) -> RunResult:
-    """Pretrains, or resumes from the newest checkpoint in ``config.out``; called by every rank.
-
-    Expects that ``preflight`` has passed.
-
-    Args:
-        config: the run.
-        context: device and stop requests.
-    """
-    return Trainer(config, context).run()
-
-
 class Trainer:
-    """One rank's state of a run."""
+    """One rank's state of a run that ``preflight`` has passed.
+
+    Starts it, or resumes it from the newest checkpoint in ``config.out``.
+    """
 
     def __init__(self, config: PretrainConfig, context: TrainContext) -> None:
         self.config, self.context, self.device = config, context, context.device
@@ -159,12 +150,8 @@ class Trainer:
         if self.step == self.total_steps or self.context.stop_requested():
             return STOP
         minutes = (time.monotonic() - self._saved_at) / 60
-        save = (
-            self._epoch_ends(plan.every_epochs)
-            or self._due(plan.every_steps)
-            or 0 < plan.every_minutes <= minutes
-        )
-        return SAVE if save else CONTINUE
+        due = self._epoch_ends(plan.every_epochs) or self._due(plan.every_steps)
+        return SAVE if due or 0 < plan.every_minutes <= minutes else CONTINUE
 
     def _evaluate(self) -> None:
         self.method.average_statistics()

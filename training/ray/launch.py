@@ -13,7 +13,7 @@ from pipeline.precompute.ray_session import ray_running
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
-from training.engine.loop import pretrain
+from training.engine.loop import Trainer
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
@@ -44,7 +44,7 @@ class RayTrainContext:
 
 
 def _pretrain(config: PretrainConfig, device: torch.device) -> None:
-    pretrain(config, RayTrainContext(config.out, device))
+    Trainer(config, RayTrainContext(config.out, device)).run()
 
 
 def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:

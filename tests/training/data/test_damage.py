@@ -41,9 +41,6 @@ def test_the_next_good_sample_of_the_global_batch_stands_in() -> None:
     items, damages = positions_read({3, 4}, range(3, 6))
     assert items == [5, 5, 5]
     assert [damage.position for damage in damages] == [0, 1]
-
-
-def test_errors_name_the_sample() -> None:
     with pytest.raises(DamagedSample, match=r"^sample 3 is damaged$"):
         positions_read({3}, range(2, 4), "raise")
     with pytest.raises(DamagedSample, match=r"all 6 samples of a global batch .*: sample 2 is"):

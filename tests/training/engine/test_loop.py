@@ -62,10 +62,8 @@ def test_leaves_everything_a_user_needs(undisturbed: Path) -> None:
     assert [e["step"] for e in evaluations] == [0, 5, 10]
     assert all({"knn", "object_sensitivity"} <= e.keys() for e in evaluations)
     assert entries[-1]["kind"] == "learning"
-    assert re.match(
-        r"(yes|no|unclear).*: instance accuracy \d+ -> \d+ %, spread .*, object sensitivity ",
-        str(entries[-1]["message"]),
-    )
+    verdict = r"(yes|no|unclear).*: instance accuracy \d+ -> \d+ %, spread .*, object sensitivity "
+    assert re.match(verdict, str(entries[-1]["message"]))
     train = [e for e in entries if e["kind"] == "train"]
     assert [e["step"] for e in train] == [2, 4, 5, 6, 8, 10]
     assert {"loss", "lr", "rho", "images_per_second", "data_wait_share"} <= train[-1].keys()
@@ -135,9 +133,8 @@ def test_damaged_samples_are_an_error_or_skipped_counted_and_named(
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=24, shard_images=12)
     damage_images(shards, 1, 4)
-    config = small_run(
-        shards, tmp_path / "whole", method=method, knn=KnnConfig(), log_every_steps=1
-    )
+    made = {"method": method, "knn": KnnConfig(), "log_every_steps": 1}
+    config = small_run(shards, tmp_path / "whole", **made)
     with pytest.raises(DamagedSample, match=r"sample picture-\d+-\w+ in shard-000001 is damaged"):
         run(config)
     config = replace(config, on_damaged="skip")  # the same run goes on
@@ -148,9 +145,8 @@ def test_damaged_samples_are_an_error_or_skipped_counted_and_named(
     counts = [float(e["damaged_samples"]) for e in read_metrics(config.out) if "loss" in e]
     assert counts == sorted(counts)
     assert result.values["damaged_samples"] == counts[-1] == 2 * 4
-    assert f"damaged    8 samples were skipped: {config.out / DAMAGED_FILE}" in result_lines(
-        result, config
-    )
+    line = f"damaged    8 samples were skipped: {config.out / DAMAGED_FILE}"
+    assert line in result_lines(result, config)
     # The count goes on through a restart.
     halved = replace(config, out=tmp_path / "halved")
     run(halved, StopsAfter(4))
@@ -164,14 +160,8 @@ def test_damaged_samples_are_an_error_or_skipped_counted_and_named(
 def test_every_fill_trains_and_what_needs_no_labels_is_measured_without_any(
     shards: Path, tmp_path: Path, fill: str, strategy: str
 ) -> None:
-    config = small_run(
-        shards,
-        tmp_path / "run",
-        epochs=1,
-        fill=fill,
-        masks=MaskConfig(strategy=strategy),
-        knn=KnnConfig(),
-    )
+    made = {"fill": fill, "masks": MaskConfig(strategy=strategy), "knn": KnnConfig()}
+    config = small_run(shards, tmp_path / "run", epochs=1, **made)
     result = run(config)
     assert np.isfinite(result.values["loss"])
     masked = result.values["query_masked_foreground"]
