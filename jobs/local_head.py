@@ -22,7 +22,6 @@ from pipeline.core.errors import InputError
 MARKER = "SALMASK_CLUSTER"
 """Holds the folder of the head's files."""
 ENV_FILE, TOKEN_FILE = "env", "token"
-START_TIMEOUT_S = 90.0
 JOB_STOP_WAIT_S = 60
 """Time between SIGTERM and SIGKILL for a job. A checkpoint takes longer than Ray's default, 3 s."""
 
@@ -58,24 +57,20 @@ def start(state: Path, *, port: int, dashboard_port: int, num_cpus: int | None) 
         MARKER: str(state),
     }
     del own["RAY_ADDRESS"]  # `ray start` would connect to it
-    command = [f"{programs}/ray", "start", "--head", "--block", "--disable-usage-stats"]
+    command = [f"{programs}/ray", "start", "--head", "--disable-usage-stats"]
     command += ["--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
     command += ["--port", str(port), "--dashboard-port", str(dashboard_port)]
     # By default these two ports are fixed numbers, which other Rays of the machine use too.
     command += ["--dashboard-agent-listen-port", "0", "--ray-client-server-port", str(free_port())]
     command += [] if num_cpus is None else ["--num-cpus", str(num_cpus)]
-    no_input = subprocess.DEVNULL
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env=own, stdin=no_input, stdout=out, stderr=out, start_new_session=True
+        done = subprocess.run(
+            command, env=own, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
         )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while "--block" not in log.read_text(errors="replace"):  # Ray prints it at the very end
-        if process.poll() is not None or time.monotonic() > deadline:
-            stop(state)
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise InputError(f"the Ray head did not start; the end of {log}:\n{tail}")
-        time.sleep(0.25)
+    if done.returncode:
+        stop(state)
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise InputError(f"the Ray head did not start; the end of {log}:\n{tail}")
 
 
 def read_environment(state: Path) -> dict[str, str]:
@@ -100,11 +95,11 @@ def processes_of(state: Path) -> list[psutil.Process]:
 
 def is_up(state: Path) -> bool:
     """Whether the head itself runs, and not only what a crashed one has left."""
+    names = set()
     for process in processes_of(state) if (state / ENV_FILE).exists() else ():
         with suppress(psutil.NoSuchProcess):
-            if "--block" in process.cmdline():
-                return True
-    return False
+            names.add(process.name())
+    return {"gcs_server", "raylet"} <= names
 
 
 def stop(state: Path, *, grace_s: float = 15.0) -> None:
@@ -134,18 +129,16 @@ def stop_jobs(state: Path) -> list[str]:
     server = read_environment(state)["RAY_API_SERVER_ADDRESS"]
     token = (state / TOKEN_FILE).read_text()
     client = JobSubmissionClient(server, headers={"Authorization": f"Bearer {token}"})
-
-    def running() -> set[str]:
-        alive = (job for job in client.list_jobs() if job.status in ("PENDING", "RUNNING"))
-        return {job.submission_id for job in alive if job.submission_id}
-
-    stopped = running()
+    ids = [job.submission_id for job in client.list_jobs() if not job.status.is_terminal()]
+    stopped = sorted(filter(None, ids))
     for job in stopped:
         client.stop_job(job)
     deadline = time.monotonic() + JOB_STOP_WAIT_S + 5
-    while stopped & running() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if all(client.get_job_status(job).is_terminal() for job in stopped):
+            break
         time.sleep(0.5)
-    return sorted(stopped)
+    return stopped
 
 
 def require_free(name: str, port: int) -> None:

@@ -34,11 +34,8 @@ class CheckpointStore:
     ) -> None:
         """Writes the checkpoint after ``step`` global steps and removes those that are too old.
 
-        Args:
-            step: nothing is done where this checkpoint is there already.
-            state: tensors and plain values, loadable with ``weights_only``.
-            config: the run's configuration.
-            write_backbone: exports the backbone into the folder it is given.
+        ``state`` is tensors and plain values that load with ``weights_only``; ``write_backbone``
+        exports the backbone into the folder it is given.
 
         Raises:
             InputError: it cannot be written, for instance to a full disk; earlier ones stay.

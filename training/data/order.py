@@ -19,16 +19,9 @@ SHARD_ORDER_DOMAIN, WINDOW_DOMAIN, SUBSET_DOMAIN = 0x53484152, 0x57494E44, 0x535
 class EpochOrder:
     """The order of one epoch: shards shuffled globally, samples within windows of shards.
 
-    Reading stays close to sequential, and only the windows that are asked for are laid out.
-
-    Args:
-        shard_sizes: samples in each shard.
-        seed: the run's seed.
-        epoch: which epoch.
-        window: shards whose samples are mixed.
-        fraction: share of the samples that are used, in (0, 1]. Every shard gives the same share,
-            those whose hash is smallest: a smaller subset lies within a larger one, and reading
-            stays sequential.
+    Reading stays close to sequential, and only the windows that are asked for are laid out. Of
+    every shard the same fraction of its samples is used, in (0, 1], those whose hash is smallest: a
+    smaller subset lies within a larger one.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ Shapes: B samples of one rank, P side of a stored saliency map.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import itemgetter
 from typing import TypeVar
 
@@ -56,8 +57,8 @@ class StreamConfig:
         batch_size: global batch, all ranks together.
         views: what the method sees of every image.
         augment: ranges of the colours.
-        window: shards whose samples are mixed.
-        on_damaged: what happens to a damaged sample: see the head of this file.
+        window: shards whose samples are mixed (`EpochOrder`).
+        on_damaged: see the head of this file.
         data_fraction: share of the samples that are used (`EpochOrder`).
     """
 
@@ -73,15 +74,9 @@ class StreamConfig:
 class BatchDataset(Dataset[HostBatch]):
     """Map-style over global steps: item ``step`` is this rank's share of that step's batch.
 
-    Decodes every image once, cuts its crops, pools the saliency and draws all other numbers.
-
-    Args:
-        root: where the shard set lies.
-        info: its ``dataset.json``.
-        config: what decides the batches.
-        rank: this rank.
-        world_size: number of ranks; divides the batch.
-        cache: where shards of a bucket lie while they are read.
+    Decodes every image once, cuts its crops, pools the saliency and draws all other numbers. `info`
+    is the set's ``dataset.json``, `world_size` the number of ranks, which divides the batch, and
+    `cache` says where shards of a bucket lie while they are read.
     """
 
     def __init__(
@@ -121,7 +116,7 @@ class BatchDataset(Dataset[HostBatch]):
     def sample_ids(self, step: int, positions: range | None = None) -> NDArray[np.int64]:
         """The samples at some positions of the global batch at ``step``; by default, this rank's.
 
-        No others are looked for: with many ranks a global batch spans many windows of shards.
+        With many ranks a global batch spans many windows of shards: only these are laid out.
         """
         own = self.positions if positions is None else positions
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
@@ -239,37 +234,30 @@ def read_positions(
     batch_size: int,
     on_damaged: OnDamaged,
 ) -> tuple[list[Item], tuple[Damage, ...]]:
-    """Read the samples at some positions of a global batch.
+    """Read the samples at some positions of a global batch; beyond its end it begins again.
 
-    Positions beyond the end of the batch begin again.
-
-    Returns:
-        What was read for each position, and the positions where another sample stands in.
+    Returns what was read for each position, and the positions where another sample stands in.
 
     Raises:
         DamagedSample: by ``read`` under the policy ``raise``; or every sample is damaged.
     """
-    tried: dict[int, Item | DamagedSample] = {}
 
+    @cache
     def attempt(position: int) -> Item | DamagedSample:
-        if position not in tried:
-            try:
-                tried[position] = read(position)
-            except DamagedSample as error:
-                if on_damaged == "raise":
-                    raise
-                tried[position] = error
-        return tried[position]
+        try:
+            return read(position)
+        except DamagedSample as error:
+            if on_damaged == "raise":
+                raise
+            return error
 
     items, damages = [], []
-    for number, position in enumerate(positions):
-        found = first = attempt(position % batch_size)
+    for number, start in enumerate(positions):
+        tried = (attempt(position % batch_size) for position in range(start, start + batch_size))
+        first = found = next(tried)
         if isinstance(first, DamagedSample):
             damages.append(Damage(number, str(first)))
-            for other in range(position + 1, position + batch_size):
-                found = attempt(other % batch_size)
-                if not isinstance(found, DamagedSample):
-                    break
+            found = next((one for one in tried if not isinstance(one, DamagedSample)), first)
         if isinstance(found, DamagedSample):
             raise DamagedSample(
                 f"all {batch_size} samples of a global batch are damaged; the first one: {first}"

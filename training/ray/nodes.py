@@ -80,8 +80,8 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
         for node in nodes:
             if node.identity != here:
                 on_node = NodeAffinitySchedulingStrategy(node.identity, soft=False)
-                task = _look.options(scheduling_strategy=on_node)
-                tasks[task.remote(token, node.identity, digests)] = node
+                remote = _look.options(scheduling_strategy=on_node)
+                tasks[remote.remote(token, node.identity, digests)] = node
         done, late = ray.wait([*tasks], num_returns=max(1, len(tasks)), timeout=ANSWER_SECONDS)
         for task in late:
             ray.cancel(task, force=True)

@@ -73,15 +73,10 @@ def make_trainer(
 ) -> TorchTrainer:
     """A trainer that calls ``function(argument, device)`` once on every worker.
 
-    Its ``fit`` raises one of ``FAILURES`` at the first failure of a worker. The ``return_value``
-    of its result is what rank 0 returned.
-
-    Args:
-        function: from an importable module.
-        argument: pickles.
-        resources: of the workers.
-        folder: for the lines and the progress of rank 0 (``training.record.relay``), the name of
-            the workers' placement group, and the files of Ray Train.
+    The function is of an importable module. ``fit`` raises one of ``FAILURES`` at the first failure
+    of a worker; the ``return_value`` of its result is what rank 0 returned. The folder takes the
+    lines and the progress of rank 0 (``training.record.relay``), the name of the workers'
+    placement group, and the files of Ray Train.
     """
     cpus, use_gpu = resources.cpus_per_worker, resources.use_gpu
     # In a process that Ray started, OMP_NUM_THREADS is Ray's and not the user's: Ray shares the
@@ -129,13 +124,9 @@ def call_on_workers(
 ) -> Returned:
     """Calls ``function(argument, device)`` on every rank, and shows here what rank 0 says.
 
-    Args:
-        function: from an importable module; what it returns pickles.
-        argument: pickles.
-        num_workers: ``auto``: one per GPU of the cluster, or per node without GPUs.
-        folder: for temporary files; every node sees it under this path.
-
-    Returns what rank 0 returned.
+    The function is of an importable module, and what rank 0 returns is returned. ``auto`` is one
+    rank per GPU of the cluster, or per node without GPUs. The folder is for temporary files; every
+    node sees it under this path.
 
     Raises:
         InputError: the cluster cannot hold so many workers.

@@ -72,15 +72,15 @@ def test_leaves_everything_a_user_needs(undisturbed: Path) -> None:
     assert 0 <= float(train[-1]["data_wait_share"]) <= 1
 
 
-@pytest.mark.parametrize("steps", [3, 5])
 def test_a_resumed_run_equals_an_undisturbed_one_to_the_last_bit(
-    shards: Path, undisturbed: Path, tmp_path: Path, steps: int
+    shards: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
+    """Stopped in mid-epoch; of an epoch's end, and after a crash: the next test."""
     out = tmp_path / "resumed"
-    stopped = run(small_run(shards, out), StopsAfter(steps))
-    assert (stopped.step, stopped.finished) == (steps, False)
+    stopped = run(small_run(shards, out), StopsAfter(3))
+    assert (stopped.step, stopped.finished) == (3, False)
     (line,) = result_lines(stopped, small_run(shards, out))
-    assert line == f"stopped at step {steps} of 10; the same command goes on from there"
+    assert line == "stopped at step 3 of 10; the same command goes on from there"
     assert run(small_run(shards, out)).finished
     assert_equal_runs(out, undisturbed)
 
@@ -93,8 +93,8 @@ def test_a_crash_repeats_the_steps_after_the_newest_of_the_checkpoints_that_are_
     run(config, StopsAfter(8))
     store = CheckpointStore(out / "checkpoints")
     assert store.steps() == [4, 5, 8]
-    for step in (5, 8):  # the record is ahead of the checkpoint that is left
-        (out / "checkpoints" / f"step-{step:08d}").rename(tmp_path / f"gone-{step}")
+    # The record is ahead of the checkpoint that is left, at an epoch's end.
+    (out / "checkpoints" / "step-00000008").rename(tmp_path / "gone")
     assert run(config).finished
     assert store.steps() == [5, 8, 10]
     assert_equal_runs(out, undisturbed)
