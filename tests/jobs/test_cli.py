@@ -162,7 +162,7 @@ def test_a_job_error_is_one_line_and_its_documented_exit_code(
 
 def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> None:
     for defect in (ValueError("a defect"), from_a_worker(ValueError("a defect"))):
-        with pytest.raises(ValueError, match="a defect|a long"):
+        with pytest.raises(ValueError, match=r"a defect|a long"):
             main(lambda defect=defect: run_that_raises(defect))  # type: ignore[misc]
     for code, expected in ((None, 0), (0, 0), (3, 3)):
         with pytest.raises(SystemExit, match=str(expected)):

@@ -23,9 +23,7 @@ from training.engine.stopping import asked_to_stop
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
     """Runs or resumes a pretraining here; the counterpart of ``training.ray.launch.launch``.
 
-    Args:
-        config: the run.
-        context: device and stop requests; None: the first GPU or the CPU.
+    Without a context it is on the first GPU, or on the CPU.
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).

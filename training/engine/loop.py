@@ -226,17 +226,13 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     ``auto`` is bf16 where the device multiplies bf16 matrices in hardware: CUDA devices that
     support it, and CPUs with AMX tiles.
     """
-    has_bf16 = (
-        torch.cuda.is_bf16_supported()
-        if device.type == "cuda"
-        else torch.cpu._is_amx_tile_supported()
-    )
-    wanted = precision == "bf16" or (precision == "auto" and has_bf16)
+    is_cuda = device.type == "cuda"
+    has_bf16 = torch.cuda.is_bf16_supported if is_cuda else torch.cpu._is_amx_tile_supported
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16())
     return torch.bfloat16 if wanted else None
 
 
 def num_loader_workers(wanted: int | None, device: torch.device) -> int:
     """The number of loader processes; None: on a CPU, whose cores are busy already, none."""
-    if wanted is not None:
-        return wanted
-    return LOADERS_PER_GPU if device.type == "cuda" else 0
+    fitting = LOADERS_PER_GPU if device.type == "cuda" else 0
+    return fitting if wanted is None else wanted

@@ -52,10 +52,8 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
 
     After a crash of workers or nodes it starts again, up to ``config.max_failures`` times, on the
     largest number of workers that the cluster still holds and the global batch can be split over.
-
-    Args:
-        config: the run; paths absolute and reachable from every node.
-        share: of the cluster that the run may take, where others share it; None: all of it.
+    Its paths are absolute, and every node reaches them. `share` is what it may take of the cluster;
+    None: all of it.
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``), or a

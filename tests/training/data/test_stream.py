@@ -111,6 +111,15 @@ def test_shuffled_masks_follow_the_next_image_of_the_global_batch(shards: Path) 
         assert torch.equal(torch.cat([next_maps(half)[name] for half in halves]), maps_BGG)
 
 
+def test_the_last_image_is_lent_the_background_of_the_first(shards: Path) -> None:
+    """As it is cut itself, for any number of ranks."""
+    views = views_of(settings_of(strategy="exchange"))
+    whole, last = (dataset(shards, rank=n - 1, world_size=n).with_views(views)[2] for n in (1, 2))
+    assert list(whole.following) == ["query"]
+    for batch in (whole, last):
+        assert_same(batch.following["query"], share_of(whole.crops["query"], slice(1)))
+
+
 @pytest.mark.parametrize("with_others", [False, True])
 def test_a_crop_is_the_same_whatever_else_is_cut(shards: Path, with_others: bool) -> None:
     """Crops of their own name and size beside the query's; some are cut at once."""
