@@ -90,9 +90,8 @@ def object_share(mask_PP: NDArray[np.uint8], height: int, width: int) -> float:
 
     By the proportions of a view of 224 px, so that networks of any view keep the same images.
     """
-    sides = np.array([height]), np.array([width])
-    boxes = view_boxes(*sides, short_side(224), 224)
-    return pool_saliency(mask_PP[None], *sides, boxes, 1).item()
+    boxes = view_boxes(np.array([height]), np.array([width]), short_side(224), 224)
+    return pool_saliency(mask_PP[None], boxes, 1).item()
 
 
 def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -95,9 +95,9 @@ def measure_fidelity(
         maps_BPP = np.stack([images.saliency(int(number)) for number in part])
         for crop in range(num_crops):
             seeds_B = sample_seeds(0, crop, part)
-            cut = cut_crops(pictures, seeds_B, names=(QUERY,), config=views)
-            pooled = pool_saliency(maps_BPP, cut.heights_R, cut.widths_R, cut.boxes, views.grid)
-            looked = on_view(coloured(cut.pixels_RSS3, seeds_B, QUERY), views.grid)
+            pixels_BSS3, boxes = cut_crops(pictures, seeds_B, names=(QUERY,), config=views)
+            pooled = pool_saliency(maps_BPP, boxes, views.grid)
+            looked = on_view(coloured(pixels_BSS3, seeds_B, QUERY), views.grid)
             stored.append(foreground(torch.from_numpy(pooled), rule=rule).numpy())
             own.append(foreground(torch.from_numpy(looked), rule=rule).numpy())
             image_of_view.append(part)

@@ -38,8 +38,8 @@ def two_views(
         pictures = [images.image(int(number)) for number in batch]
         seeds_B = sample_seeds(seed, 0, batch)
         for name, features in parts.items():
-            cut = cut_crops(pictures, seeds_B, names=(name,), config=config)
-            image01_BCSS = coloured(cut.pixels_RSS3, seeds_B, name, extractor.device)
+            pixels_BSS3, _ = cut_crops(pictures, seeds_B, names=(name,), config=config)
+            image01_BCSS = coloured(pixels_BSS3, seeds_B, name, extractor.device)
             features.append(extractor.forward(extractor.prepare(image01_BCSS)).float().cpu())
     return torch.cat(parts[QUERY]), torch.cat(parts[KEY])
 
@@ -72,7 +72,7 @@ def centre_views(
     maps_BPP = np.stack([images.saliency(int(number)) for number in numbers_B])
     heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
     boxes = view_boxes(heights, widths, extractor.short_side, extractor.view_size)
-    pooled_BGG = pool_saliency(maps_BPP, heights, widths, boxes, grid)
+    pooled_BGG = pool_saliency(maps_BPP, boxes, grid)
     return image01_BCSS, torch.from_numpy(pooled_BGG)
 
 
@@ -86,7 +86,8 @@ def view_boxes(
         scale = (height / resized[0], width / resized[1])
         boxes.append([corner[0] * scale[0], corner[1] * scale[1], size * scale[0], size * scale[1]])
     top, left, tall, wide = np.rint(np.array(boxes)).astype(np.int64).T
-    return Crops(top, left, tall, wide, np.zeros(len(boxes), dtype=np.bool_))
+    still = np.zeros(len(boxes), dtype=np.bool_)
+    return Crops(top, left, tall, wide, still, heights_B, widths_B)
 
 
 def _unit(views_BSS3: NDArray[np.uint8], device: torch.device) -> Tensor:

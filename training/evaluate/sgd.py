@@ -90,8 +90,8 @@ def training_batches(
     def load(item: tuple[int, int]) -> View:
         turn, number = item
         seeds_1 = sample_seeds(seed, turn, np.array([number]))
-        cut = cut_crops([images.image(number)], seeds_1, names=(QUERY,), config=config)
-        return cut.pixels_RSS3[0], int(labels[number])
+        pixels, _ = cut_crops([images.image(number)], seeds_1, names=(QUERY,), config=config)
+        return pixels[0], int(labels[number])
 
     starts = (step * batch_size + rank() * share for step in range(steps))
     batches = ([at(place) for place in range(start, start + share)] for start in starts)

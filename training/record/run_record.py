@@ -18,7 +18,7 @@ from training.record.learning import CollapseWatch, Learning
 from training.record.metrics import MetricsLog
 from training.record.totals import Interval, Tally, samples_digest
 from training.record.trackers import Trackers
-from training.views.host_batch import HostBatch
+from training.views.inputs import HostBatch
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
 """In the record: damaged samples that were skipped so far (one counts in every epoch), and the

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import DamagedSample
 from training.data.damage import DAMAGED_FILE, DamageLog, OnDamaged
 from training.data.stream import read_positions
-from training.views.host_batch import Damage
+from training.views.inputs import Damage
 
 SIZE = 6
 

@@ -13,7 +13,7 @@ from training.methods.settings import HardNegativeConfig, MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS
-from training.views.maskers import HideObject, StrategyMasker
+from training.views.maskers import PatchMasker, object_hider
 from training.views.settings import ViewConfig
 from training.views.spec import Crop, ViewSpec, crops_of
 
@@ -42,7 +42,7 @@ def test_methods_with_hard_negatives(
     assert list(views) == ["query", "key", *negatives, *copies]
     settings = settings_of("blur")
     for name, source in negatives.items():
-        masker = HideObject(settings.masks, high_pass=False)
+        masker = object_hider(settings.masks, False)
         crop = Crop(name=source, cut=settings.cut)
         assert views[name] == ViewSpec(name=name, crop=crop, masker=masker, fill=FILLS["blur"])
         assert views[name].group == "negative"
@@ -64,7 +64,7 @@ def test_the_branch_says_which_views_the_strategy_masks(config: MethodConfig, br
         view = views[name]
         masked = branch in (name, "both")
         assert (view.crop.name, view.group, view.fill) == (name, name, FILLS["blur"])
-        assert isinstance(view.masker, StrategyMasker) == masked
+        assert isinstance(view.masker, PatchMasker) == masked
         assert (view.masker is None) != masked
 
 
