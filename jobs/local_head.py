@@ -22,6 +22,7 @@ from pipeline.core.errors import InputError
 MARKER = "SALMASK_CLUSTER"
 """Holds the folder of the head's files."""
 ENV_FILE, TOKEN_FILE = "env", "token"
+START_TIMEOUT_S = 90.0
 JOB_STOP_WAIT_S = 60
 """Time between SIGTERM and SIGKILL for a job. A checkpoint takes longer than Ray's default, 3 s."""
 
@@ -57,20 +58,24 @@ def start(state: Path, *, port: int, dashboard_port: int, num_cpus: int | None) 
         MARKER: str(state),
     }
     del own["RAY_ADDRESS"]  # `ray start` would connect to it
-    command = [f"{programs}/ray", "start", "--head", "--disable-usage-stats"]
+    command = [f"{programs}/ray", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
     command += ["--port", str(port), "--dashboard-port", str(dashboard_port)]
     # By default these two ports are fixed numbers, which other Rays of the machine use too.
     command += ["--dashboard-agent-listen-port", "0", "--ray-client-server-port", str(free_port())]
     command += [] if num_cpus is None else ["--num-cpus", str(num_cpus)]
+    no_input = subprocess.DEVNULL
     with log.open("wb") as out:
-        done = subprocess.run(
-            command, env=own, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
+        process = subprocess.Popen(
+            command, env=own, stdin=no_input, stdout=out, stderr=out, start_new_session=True
         )
-    if done.returncode:
-        stop(state)
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise InputError(f"the Ray head did not start; the end of {log}:\n{tail}")
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "--block" not in log.read_text(errors="replace"):  # Ray prints it at the very end
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(state)
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise InputError(f"the Ray head did not start; the end of {log}:\n{tail}")
+        time.sleep(0.25)
 
 
 def read_environment(state: Path) -> dict[str, str]:
@@ -95,11 +100,11 @@ def processes_of(state: Path) -> list[psutil.Process]:
 
 def is_up(state: Path) -> bool:
     """Whether the head itself runs, and not only what a crashed one has left."""
-    names = set()
     for process in processes_of(state) if (state / ENV_FILE).exists() else ():
         with suppress(psutil.NoSuchProcess):
-            names.add(process.name())
-    return {"gcs_server", "raylet"} <= names
+            if "--block" in process.cmdline():
+                return True
+    return False
 
 
 def stop(state: Path, *, grace_s: float = 15.0) -> None:

@@ -11,6 +11,7 @@ import tyro
 
 from jobs.cli import TORCHRUN, UNNAMED, absolute_paths, from_root, parse
 from pipeline.core.errors import InputError
+from training.config.fields import new_name
 from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
@@ -92,7 +93,8 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
     Fields that must still be given are ``tyro.MISSING``.
 
     Raises:
-        InputError: an unknown recipe or method, a file that cannot be used, or both given.
+        InputError: an unknown recipe or method, a file that cannot be used, both given, or an
+            option that has another name now.
     """
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for option in ("--recipe", "--config", "--method"):
@@ -101,6 +103,9 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
         chosen, _ = words.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
+    for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+        if (now := new_name(option)) != option:
+            raise InputError(f"{option} is called {now} now")
     if chosen.config is None:
         name = chosen.recipe or DEFAULT_RECIPE
         base = find_recipe(name)(tyro.MISSING, tyro.MISSING)

@@ -53,6 +53,8 @@ def test_a_file_that_settings_start_from_is_read_before_the_command_line(tmp_pat
         ),
         ("--method.queue-size 64", "--method.queue-size"),
         ("--method swav", "unknown method 'swav': choose one of"),
+        ("--simclr.rho 2", "--simclr.rho is called --method.rho now"),
+        ("--masks.attmask.probability=0.5", "is called --masks.probability now"),
         ("--masks.foreground mean", "mean.*'std', 'otsu'"),
         ("--masks.probability 1.5", r"masks.probability 1.5 must be in"),
         ("--epochs many", "--epochs.*many"),

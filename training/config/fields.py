@@ -6,6 +6,7 @@ for a pair a list, text with a colon (``0.05:0.25``), or one number that is both
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -45,11 +46,19 @@ def dotted(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def new_name(name: str) -> str:
+    """What a field of an earlier version, or its option, is called now; other names stay."""
+    name = re.sub(r"^(--)?(moco|simclr|byol)\.", r"\1method.", name)
+    return name.replace("masks.attmask.probability", "masks.probability")
+
+
 def check_name(kind: type[Any], name: str) -> None:
     """Raises ``InputError`` with similar names unless a dataclass has a field of that dotted name.
 
     One end of a pair has a name as well: ``masks.query_ratio.0``.
     """
+    if (now := new_name(name)) != name:
+        raise InputError(f"{name} is called {now} now")
     kinds = field_types(kind)
     whole, _, last = name.rpartition(".")
     if name in kinds or (last in ("0", "1") and get_origin(kinds.get(whole)) is tuple):

@@ -193,21 +193,32 @@ class BatchDataset(Dataset[HostBatch]):
 
         Behind the images' maps, [B, P, P], come those of the next images where they steer masks.
         """
-        own, num_images = self.positions, len(self.positions) + bool(self._swaps)
-        read = range(own.start, own.start + num_images + self._steered_by_next)
+        own, size, policy = self.positions, self.config.batch_size, self.config.on_damaged
+
+        def id_at(position: int) -> int:
+            is_own = position in own
+            return int(ids_B[position - own.start]) if is_own else self._id_at(step, position)
 
         def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            is_own = position in own
-            return self._decode(
-                int(ids_B[position - own.start]) if is_own else self._id_at(step, position)
-            )
+            return self._decode(id_at(position))
 
-        size, policy = self.config.batch_size, self.config.on_damaged
+        def decode_map(position: int) -> NDArray[np.uint8]:
+            number = position - own.start
+            if position in own and number not in skipped:
+                return samples[number][1]
+            return self._decode_saliency(id_at(position))
+
+        read = range(own.start, own.stop + bool(self._swaps))
         samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
-        maps = np.stack([saliency for _, saliency in samples])
-        images = [image for image, _ in samples[:num_images]]
+        skipped = {damage.position for damage in damages}
+        maps = [np.stack([saliency for _, saliency in samples])]
+        if self._steered_by_next:
+            # Of a damaged image the map may be sound, and steers the mask of the one before.
+            following = range(read.start + 1, read.stop + 1)
+            partners, _ = read_positions(decode_map, following, batch_size=size, on_damaged=policy)
+            maps.append(np.stack(partners))
         own_damages = tuple(damage for damage in damages if damage.position < len(own))
-        return images, [maps[:num_images], maps[1:]][: 1 + self._steered_by_next], own_damages
+        return [image for image, _ in samples], maps, own_damages
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":
@@ -221,10 +232,20 @@ class BatchDataset(Dataset[HostBatch]):
         try:
             return decode_stored(sample.image), decode_saliency(sample.saliency)
         except ImageError as error:
-            raise DamagedSample(
-                f"sample {sample.key} in {sample.shard} is damaged ({error}): "
-                "rerun the precompute job on the same sources and the shard is rebuilt"
-            ) from error
+            raise _damaged(f"sample {sample.key} in {sample.shard}", error) from error
+
+    def _decode_saliency(self, sample_id: int) -> NDArray[np.uint8]:
+        try:
+            return decode_saliency(self.reader.read_saliency(sample_id))
+        except ImageError as error:
+            raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
+
+
+def _damaged(what: str, error: ImageError) -> DamagedSample:
+    return DamagedSample(
+        f"{what} is damaged ({error}): "
+        "rerun the precompute job on the same sources and the shard is rebuilt"
+    )
 
 
 def read_positions(

@@ -42,6 +42,8 @@ def test_a_run_s_own_record_gives_its_configuration_back(recipe: str, tmp_path: 
         ("epochs: 3", "cannot be read"),
         ("[3]", "cannot be read: no JSON object"),
         ('{"epoch": 3}', "cannot be used: there is no field 'epoch': did you mean epochs"),
+        ('{"simclr": {"rho": 2}}', r"cannot be used: simclr\.rho is called method\.rho now"),
+        ('{"masks": {"attmask": {"probability": 0.5}}}', r"is called masks\.probability now"),
         ('{"epochs": 0}', "cannot be used: epochs=0: epochs 0 must be 1 or more"),
     ],
 )
