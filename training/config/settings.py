@@ -43,8 +43,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         known = ", ".join(OPTIMISERS)
         check(self.name in OPTIMISERS, f"unknown optimiser {self.name!r}: choose from {known}")
-        positive = self.lr > 0 and self.trust_coefficient > 0
-        check(positive, "optim.lr and optim.trust_coefficient must be above 0")
+        for name in ("lr", "trust_coefficient"):
+            value = getattr(self, name)
+            check(value > 0, f"optim.{name} {value} must be above 0")
         check(0 <= self.momentum < 1, f"optim.momentum {self.momentum} must be in [0, 1)")
         check_least(self, "optim.", weight_decay=0, warmup_epochs=0)
 

@@ -29,17 +29,27 @@ def threads_set_by_user() -> int | None:
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """While the block runs, this process is one of the machine's training processes."""
+    """While the block runs, this process is one of the machine's training processes.
+
+    Where a system refuses such a socket, the process is not counted.
+    """
     with socket.socket(socket.AF_UNIX) as mark:
-        mark.bind(f"\0{MARK}{os.getpid()}-{id(mark)}")  # a name that no file has
+        with suppress(OSError):
+            mark.bind(f"\0{MARK}{_container()}-{os.getpid()}-{id(mark)}")  # a name without a file
         yield
+
+
+def _container() -> int:
+    """What tells processes apart whose ids may be the same: they may share a network."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def live_trainings() -> int:
     """Training processes that may use one of this process's cores, at least 1: itself."""
     own, count = os.sched_getaffinity(0), 0
     with suppress(OSError):
-        for process in re.findall(rf"@{MARK}(\d+)", SOCKETS.read_text(errors="replace")):
+        name = rf"@{MARK}{_container()}-(\d+)"
+        for process in re.findall(name, SOCKETS.read_text(errors="replace")):
             with suppress(ProcessLookupError):
                 count += not own.isdisjoint(os.sched_getaffinity(int(process)))
     return max(1, count)

@@ -3,9 +3,6 @@
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-
-import torch
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING
@@ -13,38 +10,16 @@ from pipeline.precompute.ray_session import ray_running
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
-from training.engine.loop import Trainer
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
+from training.ray.context import STOP_FILE, pretrain_on_worker
 from training.ray.nodes import answering_nodes, asked_for, check_nodes, live_nodes
 from training.ray.workers import FAILURES, job_error, make_trainer, was_waiting
 from training.record.relay import Relay, shown
 
-STOP_FILE = "stop-requested"
-STOP_POLL_SECONDS = 0.5
 RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 """How long a run waits for nodes where the ones that are left hold no worker."""
-
-
-class RayTrainContext:
-    """The loop's view of a Ray Train worker."""
-
-    def __init__(self, out: Path, device: torch.device) -> None:
-        self.device = device
-        self._stop_file = out / STOP_FILE
-        self._asked_at, self._stop = 0.0, False
-
-    def stop_requested(self) -> bool:
-        """Looks for the driver's request, at most twice a second."""
-        now = time.monotonic()
-        if now - self._asked_at >= STOP_POLL_SECONDS:
-            self._asked_at, self._stop = now, self._stop_file.exists()
-        return self._stop
-
-
-def _pretrain(config: PretrainConfig, device: torch.device) -> None:
-    Trainer(config, RayTrainContext(config.out, device)).run()
 
 
 def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
@@ -88,7 +63,7 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
     resources, failures = first, 0
     while True:
         try:
-            make_trainer(_pretrain, config, resources, config.out).fit()
+            make_trainer(pretrain_on_worker, config, resources, config.out).fit()
             return
         except FAILURES as error:
             if (known := job_error(error)) is not None:
