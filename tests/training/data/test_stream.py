@@ -36,7 +36,7 @@ def assert_same(first: object, second: object) -> None:
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
-def share_of(part: Any, rows: slice) -> Any:  # noqa: ANN401  (of one kind)
+def share_of(part: Any, rows: slice | Tensor) -> Any:  # noqa: ANN401  (of one kind)
     """Some rows of all tensors."""
     return tree_map_only(Tensor, itemgetter(rows), part)
 
