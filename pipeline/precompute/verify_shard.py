@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.core.errors import ImageError
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.saliency.statistics import GRID_SIDE, map_statistics
+from pipeline.saliency.foreground import GRID_SIDE, map_statistics
 from pipeline.shardset.manifest import DatasetInfo, ShardInfo, read_manifest, read_rejected
 from pipeline.shardset.schema import MANIFEST_SCHEMA, REJECTED_SCHEMA, sample_key, shard_file
 from pipeline.storage.base import Store, StoreError

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import say
-from pipeline.images.gaussian import scaled_kernel
+from pipeline.images.filters import scaled_kernel
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig

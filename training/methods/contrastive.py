@@ -7,6 +7,7 @@ Shapes: B this rank's batch, G global batch, N hard negatives per image, D embed
 anchors (2 B in SimCLR, else B).
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
@@ -31,6 +32,8 @@ from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import EXCHANGED, LOCAL, ViewSettings, ViewSpec
 
+PAPER_NEGATIVES = 65536
+"""Keys in the paper's queue."""
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Numbers of the shuffles: of the keys, and of the first hard negatives; the second ones' is 2."""
 
@@ -113,6 +116,21 @@ def prime_log_weights(
     logits = scale * flat
     kept = torch.logsumexp(logits, 0) - torch.logsumexp(logits + log_weight, 0)
     return (log_weight + kept).view_as(similarity_AN)
+
+
+def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
+    """The weight of hard negatives at a step; it rises linearly from 0 during the warm-up."""
+    rho = config.rho if config.object_head == "off" else config.object_rho
+    warmup_steps = round(config.rho_warmup_epochs * moment.steps_per_epoch)
+    return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
+
+
+def log_mass(config: HardNegativeConfig, num_negatives: int) -> float:
+    """What is added to the logits of hard negatives beside so many other negatives."""
+    if config.hard_mass is None:
+        return 0.0
+    meant = PAPER_NEGATIVES if config.hard_mass == "paper" else float(config.hard_mass)
+    return math.log(num_negatives / meant)
 
 
 class Batch(NamedTuple):
@@ -229,7 +247,7 @@ class ContrastiveMethod(Method):
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
         self._enqueue(plain_key_GD, object_key_GD, moment.step)
-        return StepResult(loss, metrics, {"rho": config.rho_at(moment)})
+        return StepResult(loss, metrics, {"rho": rho_at(config, moment)})
 
     def _order(self, rank_batch: int, step: int, shuffle: int) -> Tensor:
         """The permutation of the global batch that one pass of one step is encoded in."""
@@ -267,8 +285,8 @@ class ContrastiveMethod(Method):
                 rows_BD.append(own_BD.expand(size, -1) if len(own_BD) == 1 else own_BD)
             rows_BND = torch.stack(rows_BD, dim=1)
             rows_AND = torch.cat(rows_BND.chunk(len(self.negative_sources), dim=1))
-        mass = config.log_mass(self._num_negatives(size))
-        rho, weigh = config.rho_at(batch.moment), self._weigh if config.prime_weights else None
+        mass = log_mass(config, self._num_negatives(size))
+        rho, weigh = rho_at(config, batch.moment), self._weigh if config.prime_weights else None
         return HardNegatives(rows_AND, rho, mass, weigh)
 
     def _weigh(self, similarity_AN: Tensor, scale: float | Tensor) -> Tensor:

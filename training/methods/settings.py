@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.core.errors import check
-from training.core.schedules import Moment
 
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
-PAPER_NEGATIVES = 65536
-"""Keys in the paper's queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +150,3 @@ class HardNegativeConfig(MethodConfig):
     def num_hard_negatives(self) -> int:
         """Hard negatives that are cut from each source."""
         return 0 if self.object_head == "exchange" else self.hard_negatives
-
-    def rho_at(self, moment: Moment) -> float:
-        """The weight of hard negatives at a step; it rises linearly from 0 during the warm-up."""
-        rho = self.rho if self.object_head == "off" else self.object_rho
-        warmup_steps = round(self.rho_warmup_epochs * moment.steps_per_epoch)
-        return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
-
-    def log_mass(self, num_negatives: int) -> float:
-        """What is added to the logits of hard negatives beside so many other negatives."""
-        if self.hard_mass is None:
-            return 0.0
-        meant = PAPER_NEGATIVES if self.hard_mass == "paper" else float(self.hard_mass)
-        return math.log(num_negatives / meant)

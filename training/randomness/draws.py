@@ -64,6 +64,11 @@ def view_number(name: str) -> int:
     return (1 << 31) | (zlib.crc32(name.encode()) >> 1)
 
 
+def view_group(name: str) -> str:
+    """The name under which several views are logged: `negative` of `negative-key-0`."""
+    return name.partition("-")[0]
+
+
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64, a bijection of 64-bit words; overwrites its argument."""
     shifted = np.empty_like(word)

@@ -11,7 +11,7 @@ from pipeline.core.progress import WARNING, Standing, say, show
 from training.config.pretrain import PretrainConfig
 from training.core.distributed import rank
 from training.data.damage import DamageLog
-from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
+from training.evaluate.checks import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
 from training.methods.interface import StepResult
 from training.record import metrics
 from training.record.learning import CollapseWatch, Learning

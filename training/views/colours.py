@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.images.gaussian import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
+from pipeline.images.filters import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.randomness.draws import Stream, Views, uniforms
 from training.views.settings import AugmentConfig
 

@@ -16,8 +16,13 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import check
-from pipeline.images.filters import blurred_high_pass, normalise
-from pipeline.images.gaussian import blur_in_place, gaussian_blur, scaled_kernel
+from pipeline.images.filters import (
+    blur_in_place,
+    blurred_high_pass,
+    gaussian_blur,
+    normalise,
+    scaled_kernel,
+)
 from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from pipeline.saliency.foreground import foreground
+from training.randomness.draws import view_group
 from training.views.colours import apply_colours
 from training.views.crops import CropBatch
 from training.views.exchange import BackgroundMasker, BackgroundSwap, donor_patches, exchanged_views
@@ -93,12 +94,14 @@ def build_inputs(
     """
     mark_truly = partial(foreground, rule=masks.foreground, threshold=masks.foreground_threshold)
 
+    released = masks.behaviour == "released"
+
     def mark(saliency_BGG: Tensor) -> Tensor:
-        return mark_truly(sorted_rows(saliency_BGG) if masks.released else saliency_BGG)
+        return mark_truly(sorted_rows(saliency_BGG) if released else saliency_BGG)
 
     found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
     true_foreground = found
-    if masks.released:
+    if released:
         true_foreground = {n: mark_truly(crop.saliency_BGG) for n, crop in batch.crops.items()}
     next_foreground = {
         name: torch.cat((found[name][1:], mark(crop.saliency_BGG)))
@@ -115,7 +118,7 @@ def build_inputs(
         side, lent = crop.images_BCHW.shape[-1], next_foreground.get(view.crop.name)
         inputs = MaskerInputs(steering_BGG, crop.saliency_BGG, side, lent)
         pixel_masks[view.name] = view.masker.mask(batch.masks[view.name], inputs)
-    made = _filled_views(_Work(batch, views, fill, masks.released, pixel_masks))
+    made = _filled_views(_Work(batch, views, fill, released, pixel_masks))
     for view in views:
         if isinstance(view.fill, BackgroundSwap):  # the next image of the batch is the donor
             name, unmasked_BCHW = view.crop.name, made[_made_as(view)]
@@ -140,10 +143,10 @@ def _telemetry(
     shares: dict[str, list[Tensor]] = {}
     for view in views:
         if isinstance(view.masker, BackgroundMasker):
-            telemetry[f"{view.group}_share"] = masks[view.name].float().mean()
+            telemetry[f"{view_group(view.name)}_share"] = masks[view.name].float().mean()
         elif view.masker is not None:
             both_2B = torch.stack(masked_share(masks[view.name], foregrounds[view.crop.name]))
-            shares.setdefault(view.group, []).append(both_2B.mean(dim=1))
+            shares.setdefault(view_group(view.name), []).append(both_2B.mean(dim=1))
     for group, parts in shares.items():
         inside, outside = torch.stack(parts).mean(dim=0)
         telemetry[f"{group}_masked_foreground"] = inside
@@ -210,7 +213,8 @@ def _views_of_crop(
     unmasked: list[str] = []
     for view in work.views:
         if view.crop.name == crop_name:
-            if view.is_masked and isinstance(view.fill, Fill):
+            masks = view.masker is not None and view.masker.masks
+            if masks and isinstance(view.fill, Fill):
                 masked.append((view, view.fill))
             else:
                 unmasked.append(_made_as(view))

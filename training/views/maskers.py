@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import check
-from pipeline.images.gaussian import REFERENCE_VIEW_SIZE
+from pipeline.images.filters import REFERENCE_VIEW_SIZE
 from training.randomness.draws import Stream, uniforms, view_number
 from training.views.fills import NEGATIVE_NOISE_STD, VIEW_NOISE_STD
 from training.views.patches import (
@@ -194,7 +194,7 @@ class PatchMasker(Masker):
                 scores_BCN=scores_BCN,
                 ratio_B=draws.ratio_B,
                 show=config.attmask.show,
-                counting=Counting(self.high_pass, config.released, round_B2),
+                counting=Counting(self.high_pass, config.behaviour == "released", round_B2),
             )
         )
         if self.high_pass:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import check
+from pipeline.core.errors import InputError
 
 Strata = tuple[Tensor, Tensor]
 """Two disjoint sets of patches, bool `[B, N]` each. A patch in neither is never masked."""
@@ -95,11 +95,11 @@ def patches_to_pixels(patches_BCN: Tensor, view_size: int) -> Tensor:
     """Spread each patch of a square grid over its pixels, `[B, C, view_size, view_size]`."""
     batch, channels, patches = patches_BCN.shape
     grid = math.isqrt(patches)
-    check(
-        view_size % grid == 0,
-        f"a view of {view_size} px cannot be cut into {grid} x {grid} equal patches:"
-        f" choose a view size that {grid} divides",
-    )
+    if view_size % grid:
+        raise InputError(
+            f"a view of {view_size} px cannot be cut into {grid} x {grid} equal patches: "
+            f"choose a view size that {grid} divides"
+        )
     side = view_size // grid
     # Columns first: the rows are then copied whole, several times faster than pixel by pixel.
     rows = patches_BCN[..., None].expand(-1, -1, -1, side).reshape(batch, channels, grid, 1, -1)

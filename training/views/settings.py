@@ -120,11 +120,6 @@ class MaskConfig:
             f"{self.branch} must be query",
         )
 
-    @property
-    def released(self) -> bool:
-        """Whether the published code is followed where it departs from the paper."""
-        return self.behaviour == "released"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:

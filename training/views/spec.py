@@ -35,16 +35,6 @@ class ViewSpec:
     fill: Fill | BackgroundSwap
     """What stands in masked pixels."""
 
-    @property
-    def group(self) -> str:
-        """Name under which several views are logged: `negative` of `negative-key-0`."""
-        return self.name.partition("-")[0]
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether it has a masker that may mask something."""
-        return self.masker is not None and self.masker.masks
-
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:

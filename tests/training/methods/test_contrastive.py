@@ -27,7 +27,9 @@ from training.methods.contrastive import (
     PAIR_PASS,
     ContrastiveMethod,
     HardNegatives,
+    log_mass,
     prime_log_weights,
+    rho_at,
 )
 from training.methods.interface import ProjectedBackbone, unit_rows
 from training.methods.moco.method import MoCoV2, info_nce
@@ -251,17 +253,17 @@ def test_what_the_settings_ask_for(config: HardNegativeConfig) -> None:
         made = replace(config, object_head=kind)  # type: ignore[arg-type]
         assert made.exchange == share
         assert made.num_hard_negatives == (kind != "exchange")
-        assert made.rho_at(Moment(50, 10, 100)) == (RHO if kind == "off" else OBJECT_RHO)
+        assert rho_at(made, Moment(50, 10, 100)) == (RHO if kind == "off" else OBJECT_RHO)
     rising = replace(config, rho=2.0, rho_warmup_epochs=2)
-    assert [rising.rho_at(Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]
+    assert [rho_at(rising, Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]
     # Against n orthogonal negatives the share is the one that rho has against as many as meant.
     masses: tuple[tuple[Any, int], ...] = (("paper", 65536), (1000.0, 1000))
     for mass, meant in masses:
         made = replace(config, hard_mass=mass)
         for negatives in (14, 1024):
-            hard = math.exp(2.0 * 0.7 / 0.2 + made.log_mass(negatives))
+            hard = math.exp(2.0 * 0.7 / 0.2 + log_mass(made, negatives))
             assert hard / negatives == pytest.approx(math.exp(7) / meant, rel=1e-12)
-    assert replace(config, hard_mass=None).log_mass(14) == 0
+    assert log_mass(replace(config, hard_mass=None), 14) == 0
 
 
 def test_permutations_differ_by_step_and_pass() -> None:

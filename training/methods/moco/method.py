@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.core.distributed import average_buffers, encode_shuffled, rank, world_size
+from training.core.schedules import Moment, half_cosine
 from training.encoders.encoder import Backbone
 from training.methods.contrastive import (
     PAIR_PASS,
@@ -88,6 +89,12 @@ class KeyQueue(nn.Module):
         self.keys_KD = keys_KD
 
 
+def key_momentum_at(config: MoCoConfig, moment: Moment) -> float:
+    """The share of the key encoder that is kept at a step."""
+    end = config.key_momentum if config.key_momentum_end is None else config.key_momentum_end
+    return half_cosine(moment, config.key_momentum, end)
+
+
 class MoCoV2(ContrastiveMethod):
     """Query encoder, momentum encoder, queue and loss; the query encoder's backbone is kept.
 
@@ -125,7 +132,7 @@ class MoCoV2(ContrastiveMethod):
         """Queries and local crops in one pass each; the keys after the key encoder has moved."""
         key_BCHW, moment = batch.inputs.views[KEY], batch.moment
         query_BX, local_BX = (encode_together(batch.encode, images) for images in (queries, local))
-        momentum = self.config.key_momentum_at(moment)
+        momentum = key_momentum_at(self.config, moment)
         update_momentum(self.key_encoder, self.query_encoder, momentum)
         order = self._order(len(key_BCHW), moment.step, PAIR_PASS)
         with torch.no_grad():

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipeline.core.errors import InputError
-from training.core.schedules import Moment, half_cosine
 from training.methods.settings import HardNegativeConfig
 
 
@@ -31,11 +30,6 @@ class MoCoConfig(HardNegativeConfig):
         end = self.key_momentum_end
         self.check(end is None or 0 <= end <= 1, "key_momentum_end", "must be in [0, 1]")
         self.check(self.queue_size >= 1, "queue_size", "must be 1 or more")
-
-    def key_momentum_at(self, moment: Moment) -> float:
-        """The share of the key encoder that is kept at a step."""
-        end = self.key_momentum if self.key_momentum_end is None else self.key_momentum_end
-        return half_cosine(moment, self.key_momentum, end)
 
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits queue, ranks and groups."""
