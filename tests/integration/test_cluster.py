@@ -158,6 +158,15 @@ def test_a_taken_port_is_named(shell: Shell) -> None:
         require_free("CLUSTER_PORT", 70000)
 
 
+def test_a_head_that_loses_a_process_ends(shell: Shell) -> None:
+    assert shell.make("cluster-up").returncode == 0
+    next(one for one in processes_of(shell.state) if one.name() == "gcs_server").kill()
+    deadline = time.monotonic() + 60
+    while processes_of(shell.state) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(shell.state) == []
+
+
 def test_what_a_crashed_head_has_left_is_ended(tmp_path: Path) -> None:
     """Those with the marker of this folder, whatever started them; no others."""
     spawn = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"

@@ -30,7 +30,6 @@ from training.sweep.config import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("F")
-LINES_OF_A_SCREEN = 50
 JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "precompute": (
         precompute.run,
@@ -48,13 +47,8 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
 """Of every job what it runs, and configs that its options change."""
 SWEEP = {field.name for kind in JOBS["sweep"][1] for field in dataclasses.fields(kind)}
 NOT_TAKEN: tuple[tuple[str, Callable[..., list[float]]], ...] = (
-    (
-        r"in ([(\[])([\d.]+), ([\d.]+)([)\]])",
-        lambda opens, low, high, closes: [
-            float(low) - 0.5 * (opens == "["),
-            float(high) + 0.5 * (closes == "]"),
-        ],
-    ),
+    (r"in \(([\d.]+), ([\d.]+)([)\]])", lambda a, b, end: [float(a), float(b) + (end == "]") / 2]),
+    (r"in \[([\d.]+), ([\d.]+)([)\]])", lambda a, b, end: [float(a) - 1, float(b) + (end == "]")]),
     (r"from ([\d.]+) to ([\d.]+)", lambda low, high: [float(low) - 1, float(high) + 1]),
     (r"([\d.]+) or more", lambda low: [float(low) - 1]),
     (r"above ([\d.]+)", lambda low: [float(low)]),
@@ -99,7 +93,7 @@ def test_the_helps(job: str, help_of: Callable[[str, str], list[str]]) -> None:
     Numbers of the pretraining that a sweep starts from are checked as pretrain's own.
     """
     short, options = help_of(job, "--help"), options_of(help_of(job, "--help-all"))
-    assert 15 < len(short) <= LINES_OF_A_SCREEN
+    assert 15 < len(short) <= 50
     assert {"-h, --help", "--quiet", "--json"} < set(options)
     for name, text in [*options_of(short).items(), *options.items()]:
         said = re.sub(r"\((default: .*|required|repeatable)\)$", "", text)

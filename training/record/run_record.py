@@ -87,7 +87,7 @@ class RunRecord:
         """Adds global ``step``: its samples, and scalars on the device whose means are recorded."""
         digest = samples_digest(step, self._positions, batch.sample_ids_B.numpy())
         self._tally.add(**{DAMAGED: len(batch.damages), SEEN: digest})
-        self._damage.note(step, batch.damages)
+        self._damage.note(step, (damage.reason for damage in batch.damages))
         scalars = {"loss": result.loss.detach(), **result.metrics, **scalars}
         self.interval.add(scalars, lr=lr, **result.settings)
 

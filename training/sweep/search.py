@@ -10,7 +10,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.sweep.config import Sweep
 from training.sweep.space import Interval, Values
 from training.sweep.trainable import NUMBER

@@ -20,7 +20,8 @@ from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
-from training.ray.launch import STOP_FILE, launch
+from training.ray.context import STOP_FILE
+from training.ray.launch import launch
 from training.ray.private import PlacementGroupID
 from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from pipeline.core.progress import Standing, say, show
 from training.engine.stopping import asked_to_stop
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.sweep.config import Sweep
 from training.sweep.preflight import Share
 from training.sweep.results import Status, Trial, write_table

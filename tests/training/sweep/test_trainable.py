@@ -17,7 +17,7 @@ from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import debug
 from training.engine.result import RunResult
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.record.metrics import METRICS_FILE
 from training.sweep import trainable as module
 from training.sweep.trainable import evaluations, trainable

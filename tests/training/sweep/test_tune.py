@@ -20,7 +20,7 @@ from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep
