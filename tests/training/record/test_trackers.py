@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
 from pipeline.core.errors import InputError
@@ -102,7 +103,15 @@ def words_in(log: bytes, words: set[bytes]) -> set[bytes]:
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    log, logged = wandb.Run.log, []
+
+    def keep(self: wandb.Run, values: dict[str, Any], step: int) -> None:
+        logged.append((step, *values))
+        log(self, values, step=step)
+
+    monkeypatch.setattr(wandb.Run, "log", keep)
     record(tmp_path, TrackConfig(wandb="trials", name="first"), range(1, 5))
+    assert logged == [(1, "masks"), *((step, "train/loss") for step in range(1, 5))]
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     known = json.loads((tmp_path / "tracked.json").read_text())
     assert folder.name.endswith(known["wandb"])

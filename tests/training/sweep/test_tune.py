@@ -26,6 +26,7 @@ from training.sweep import tune
 from training.sweep.config import Sweep
 from training.sweep.description import describe
 from training.sweep.preflight import Share
+from training.sweep.results import read_table
 from training.sweep.search import NextTrials, Points
 from training.sweep.space import parse_space
 
@@ -245,6 +246,8 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         progress.on_trial_error(trial=died, trials=[before, ended, died])
         progress.on_step_end(trials=[before, ended, died])
     assert result["seconds"] == 12.0  # its earlier start's, too
+    written = [trial.status for trial in read_table(tmp_path)]  # before the sweep has ended
+    assert written == ["running", "stopped", "failed"]
     assert kept.lines == [
         "trial 0 epoch 2, knn 31.25",
         "trial 1 stopped after 1 epochs, 4 s: 1 done, 3 left",
