@@ -20,6 +20,7 @@ from training.data.stream import WINDOWS_AHEAD
 from training.encoders.encoder import build_backbone
 from training.evaluate.heldout import check_heldout
 from training.evaluate.labelled import labelled_pair
+from training.methods.interface import Method
 from training.methods.registry import find_method
 from training.record.trackers import check_trackers
 
@@ -98,12 +99,20 @@ class CheckpointSize(NamedTuple):
 
 
 def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
-    """The size of a checkpoint of the run; builds the networks without their memory."""
+    """The size of a checkpoint of the run; builds the networks without their memory if possible."""
     encoder = replace(config.encoder, init=None, compile=False)
-    with torch.device("meta"):
-        method = find_method(config.method.name)(
-            config.method, build_backbone(encoder), batch_size=config.batch_size, seed=config.seed
-        )
+
+    def build() -> Method:
+        backbone = build_backbone(encoder)
+        kind = find_method(config.method.name)
+        return kind(config.method, backbone, batch_size=config.batch_size, seed=config.seed)
+
+    try:
+        with torch.device("meta"):
+            method = build()
+    except NotImplementedError:  # a RegNet computes its widths with tensors
+        with torch.random.fork_rng(devices=[]):
+            method = build()
     weights = sum(p.numel() * p.element_size() for p in method.trained.parameters())
     optimiser = STATES_PER_WEIGHT[config.optim.name] * weights
     return CheckpointSize(_state_bytes(method) + optimiser, _state_bytes(method.backbone))

@@ -12,6 +12,7 @@ from pipeline.core.errors import InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
+from training.encoders.settings import EncoderConfig
 from training.engine.preflight import check_disk, checkpoint_size
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
@@ -55,18 +56,23 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("method", "optimiser"),
+    ("method", "optimiser", "architecture"),
     [
-        (MoCoConfig(queue_size=64, batch_norm_group=4, object_head="hard"), "sgd"),
-        (SimCLRConfig(batch_norm_group=4), "lars"),
-        (BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32), "adamw"),
+        (MoCoConfig(queue_size=64, batch_norm_group=4, object_head="hard"), "sgd", "resnet18"),
+        (SimCLRConfig(batch_norm_group=4), "lars", "mobilenet_v3_small"),
+        (
+            BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32),
+            "adamw",
+            "regnet_y_400mf",
+        ),
     ],
 )
 def test_the_size_is_what_a_checkpoint_takes(
-    shards: Path, tmp_path: Path, method: MethodConfig, optimiser: str
+    shards: Path, tmp_path: Path, method: MethodConfig, optimiser: str, architecture: str
 ) -> None:
     optim = OptimConfig(name=optimiser, lr=1e-3)  # type: ignore[arg-type]
     made = {"method": method, "optim": optim, "knn": KnnConfig()}
+    made["encoder"] = EncoderConfig(architecture=architecture)
     config = small_run(shards, tmp_path / "run", epochs=1, **made)
     run(config)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
