@@ -8,8 +8,8 @@ from pipeline.precompute.plan_files import write_plan
 from pipeline.saliency.interface import SaliencySource
 from pipeline.sources.listing import SourceOptions, collect
 from pipeline.sources.registry import open_source
-from pipeline.storage.local_store import LocalStore
 from pipeline.storage.storage import open_store
+from pipeline.storage.store import LocalStore
 
 
 def job_of_folder(

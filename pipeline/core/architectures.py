@@ -1,12 +1,8 @@
 """Networks by name, without their classifiers: torchvision's ConvNets and, if installed, timm's.
 
-Each network is built by its library and keeps the library's pooling, so weights can be exchanged
-with the library and give the same features. Only the classifier is replaced:
-
-    resnet*, resnext*, wide_resnet*, regnet_*        network.fc = torch.nn.Identity()
-    densenet*, efficientnet_*, mobilenet_v3_*        network.classifier = torch.nn.Identity()
-    convnext_*  (its last norm is a feature)         network.classifier[2] = torch.nn.Identity()
-    timm:NAME                                        timm.create_model(NAME, num_classes=0)
+Each network keeps its library's pooling, so weights can be exchanged with the library and give the
+same features. Only the classifier is replaced, by an identity (`CLASSIFIERS`; of a ConvNeXt the
+last linear layer alone: the norm before it is a feature). For timm it is `num_classes=0`.
 """
 
 import difflib
@@ -17,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 
 TIMM = "timm:"
 """Prefix of the names of timm's networks."""
@@ -49,17 +45,18 @@ ARCHITECTURES: tuple[str, ...] = tuple(
 
 def check_architecture(name: str) -> None:
     """Raise InputError unless torchvision or, for `timm:NAME`, timm has the network."""
-    if name.startswith(TIMM):
-        timm, wanted = import_timm(name), name.removeprefix(TIMM)
-        if not timm.is_model(wanted):
-            close = difflib.get_close_matches(wanted, timm.list_models(), n=5, cutoff=0.5)
-            raise InputError(
-                f"timm {timm.__version__} has no {wanted!r}: wanted a name of timm.list_models()"
-                + (f", {', '.join(close)} perhaps" if close else "")
-            )
-    elif name not in ARCHITECTURES:
+    if not name.startswith(TIMM):
+        check(
+            name in ARCHITECTURES,
+            f"unknown architecture {name!r}: wanted timm:NAME or one of {', '.join(ARCHITECTURES)}",
+        )
+        return
+    timm, wanted = import_timm(name), name.removeprefix(TIMM)
+    if not timm.is_model(wanted):
+        close = difflib.get_close_matches(wanted, timm.list_models(), n=5, cutoff=0.5)
         raise InputError(
-            f"unknown architecture {name!r}: wanted timm:NAME or one of {', '.join(ARCHITECTURES)}"
+            f"timm {timm.__version__} has no {wanted!r}: wanted a name of timm.list_models()"
+            + (f", {', '.join(close)} perhaps" if close else "")
         )
 
 
@@ -75,14 +72,14 @@ def import_timm(name: str) -> ModuleType:
 
 
 def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:
-    """A network without its classifier, and the length of its feature vector.
+    """A network without its classifier, with random weights, and the length of its feature vector.
 
     Args:
         architecture: one of `ARCHITECTURES`, or `timm:NAME`.
         max_pool: false replaces the only maximum pooling, after the stem, with an identity.
 
     Returns:
-        Random weights, in training mode: [B, 3, H, W] -> [B, feature_dim].
+        The network, in training mode: [B, 3, H, W] -> [B, feature_dim]; and feature_dim.
 
     Raises:
         InputError: unknown name, a timm network that is not a ConvNet, or no single maximum
@@ -114,10 +111,10 @@ def _timm_network(architecture: str) -> tuple[nn.Module, int]:
             f"{architecture} does not take views of {PROBE_SIZE} pixels "
             f"({first_line(error)}): wanted a ConvNet that takes any size"
         ) from error
-    if len(shape) != 2:
-        raise InputError(
-            f"{architecture} gives {list(shape)} for one view: wanted pooled features [1, D]"
-        )
+    check(
+        len(shape) == 2,
+        f"{architecture} gives {list(shape)} for one view: wanted pooled features [1, D]",
+    )
     return network.train(), shape[1]
 
 

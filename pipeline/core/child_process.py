@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -78,6 +79,7 @@ class Child:
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT, start],
             stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
+            stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
         )
@@ -97,23 +99,19 @@ class Child:
 def serve(connection: int) -> None:
     """Answer the parent's calls, which arrive at this file descriptor, until the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(1, 2)  # from here on nothing is printed; a child that cannot start says why
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no core files
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
     parent = Connection(connection)
-    while True:
-        try:
+    with suppress(EOFError):
+        while True:
             request = parent.recv_bytes()
-        except EOFError:
-            return
-        reply: tuple[bool, object]
-        try:
-            function, arguments = pickle.loads(request)
-            reply = (False, function(*arguments))
-        except Exception as error:
-            reply = (True, _sendable(error))
-        parent.send(reply)
+            reply: tuple[bool, object]
+            try:
+                function, arguments = pickle.loads(request)
+                reply = (False, function(*arguments))
+            except Exception as error:
+                reply = (True, _sendable(error))
+            parent.send(reply)
 
 
 def _end_with_parent() -> None:
@@ -126,9 +124,8 @@ def _sendable(error: Exception) -> Exception:
     """The error with its traceback as a note, or a RuntimeError of it if it cannot be pickled."""
     trace = "".join(traceback.format_exception(error))
     error.add_note(trace)
-    try:
+    with suppress(Exception):  # an exception's own __reduce__ or __init__ can raise anything
         again = pickle.loads(pickle.dumps(error))
-    except Exception:  # an exception's own __reduce__ or __init__ can raise anything
-        return RuntimeError(trace)
-    is_same = type(again) is type(error) and str(again) == str(error)
-    return error if is_same else RuntimeError(trace)
+        if type(again) is type(error) and str(again) == str(error):
+            return error
+    return RuntimeError(trace)

@@ -60,12 +60,7 @@ def check(fits: bool, message: str) -> None:
 
 
 def write_error(what: str, error: OSError) -> InputError:
-    """Returns the error for something that cannot be written, such as on a full disk.
-
-    Args:
-        what: names it.
-        error: of the system.
-    """
+    """Returns the error for a file or folder that cannot be written; `what` names it."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "free some space and" if is_full else "mend that and"
     return InputError(

@@ -1,6 +1,7 @@
 """Whether a file is an image: by its suffix or, if it has none, by its first bytes."""
 
 import os
+from collections.abc import Callable
 
 _SUFFIXES = (
     "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff avif avifs heic heif jxl jp2 j2k ppm pgm "
@@ -35,13 +36,14 @@ def has_image_suffix(path: str) -> bool:
     return _suffix(path) in IMAGE_SUFFIXES and not _name(path).startswith("._")
 
 
-def may_be_image(path: str) -> bool:
-    """Whether the first bytes of a file must decide: it has no suffix and is not hidden."""
-    return not _suffix(path) and not _name(path).startswith(".")
+def is_image(path: str, read_head: Callable[[], bytes]) -> bool:
+    """Whether a file is an image by its name or, if it has no suffix and is not hidden, its bytes.
 
-
-def has_image_signature(head: bytes) -> bool:
-    """Whether the first `HEAD_BYTES` bytes of a file are those of an image."""
+    `read_head` returns the first `HEAD_BYTES` bytes of the file; it is called only if needed.
+    """
+    if _suffix(path) or _name(path).startswith("."):
+        return has_image_suffix(path)
+    head = read_head()
     return any(head.startswith(magic, at) for at, magic in SIGNATURES)
 
 

@@ -50,18 +50,14 @@ class Silence:
     """Ignores everything; for all ranks but the first."""
 
     def say(self, line: str) -> None:
-        """Do nothing."""
+        """Nothing."""
 
     def show(self, standing: Standing) -> None:
-        """Do nothing."""
+        """Nothing."""
 
 
 class Printed:
-    """Prints lines, and a line of progress every `SECONDS_BETWEEN_LINES`.
-
-    Args:
-        clock: monotonic time in seconds.
-    """
+    """Prints lines, and a line of progress every `SECONDS_BETWEEN_LINES` of a monotonic clock."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -88,21 +84,13 @@ class Printed:
 
 
 def progress_line(standing: Standing, first: Standing, seconds: float) -> str:
-    """Progress, rate and remaining time as text.
-
-    Args:
-        standing: now.
-        first: at the start of the work.
-        seconds: since then, above 0.
-    """
+    """Progress, rate and remaining time as text; `first` was `seconds` > 0 ago, at the start."""
     words = [f"{standing.work}: {standing.done}/{standing.total} {standing.unit}"]
     made = (standing.done - standing.given) - (first.done - first.given)
     if made > 0:
         rate = made / seconds
-        if rate >= 1:
-            words.append(f"{rate:.{0 if rate >= 10 else 1}f} {standing.unit}/s")
-        else:
-            words.append(f"{60 * rate:.1f} {standing.unit}/min")
+        per_second = f"{rate:.{0 if rate >= 10 else 1}f} {standing.unit}/s"
+        words.append(per_second if rate >= 1 else f"{60 * rate:.1f} {standing.unit}/min")
         words.append(f"{duration((standing.total - standing.done) / rate)} left")
     return ", ".join(words) + (f"; {standing.note}" if standing.note else "")
 
@@ -138,14 +126,9 @@ def track(
     *,
     size: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[Item]:
-    """Yield the items and show progress.
+    """Yield the items and show progress; an item is done when the next one is asked for.
 
-    Args:
-        items: an item is done when the next one is asked for.
-        work: name of the work.
-        total: sum of all sizes.
-        unit: of the sizes, in the plural.
-        size: of an item.
+    `total` is the sum of all sizes, in `unit`; the other names are those of `Standing`.
     """
     done = 0
     show(Standing(work=work, done=0, total=total, unit=unit))

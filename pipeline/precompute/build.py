@@ -1,7 +1,6 @@
 """Make one shard from its sources: read, decode, saliency, tar, rejected list, manifest.
 
-Bytes that cannot be decoded reject their image. A failure to read or to write is tried again and
-then fails the shard: an outage never turns into rejections.
+Bytes that cannot be decoded reject their image. A failure to read or to write fails the shard.
 """
 
 import hashlib
@@ -27,6 +26,7 @@ from pipeline.saliency.external import External
 from pipeline.saliency.foreground import map_statistics
 from pipeline.saliency.interface import Map, SaliencySource
 from pipeline.shardset.manifest import (
+    SetError,
     ShardInfo,
     ShardRecord,
     read_manifest,
@@ -39,7 +39,7 @@ from pipeline.shardset.schema import shard_file, shard_name
 from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
 from pipeline.sources.listing import DataStore
 from pipeline.sources.reading import RawImage, read_images
-from pipeline.storage.base import Store, StoreError
+from pipeline.storage.store import Store
 
 BATCH_PIXELS = 32_000_000
 HASHED_AT_ONCE = 8 << 20
@@ -53,17 +53,10 @@ class ShardJob:
     """Everything that a process needs to make one shard, whatever the number of images.
 
     Attributes:
-        data: how to read the images.
-        out: the shard set.
-        plan_digest: of its plan.
-        saliency: the source of the maps.
-        saliency_size: side of the stored maps in cells.
-        max_pixels: larger images are rejected before they are decoded.
-        resize_short: images with a longer shorter side are stored smaller; 0: as they are.
+        saliency_size, max_pixels, resize_short: see `PrecomputeConfig`.
         generation: of its plan: 0, or the number of the append.
         first_shard: number of its plan's first shard.
         number: of the shard in its plan, from 0.
-        batch_images: images that the saliency source gets at once.
         rejected: sources that are known to kill their process, and how.
     """
 
@@ -73,11 +66,10 @@ class ShardJob:
     saliency: SaliencySource
     saliency_size: int
     max_pixels: int
-    resize_short: int = 0
+    resize_short: int | None = None
     generation: int = 0
     first_shard: int = 0
     number: int = 0
-    batch_images: int = 16
     rejected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -104,19 +96,13 @@ class BuiltShard:
 class _Decoded:
     """An image of the shard; its map is None if the saliency source computes it from pixels."""
 
-    source: str
-    label: int | None
-    sha256: str
+    image: RawImage
     stored: DecodedSource
     given_map: Map | None
 
 
 def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
-    """Make a shard, unless it is whole.
-
-    Args:
-        job: the shard.
-        limit: surrounds the decoding of each image and the maps of each batch.
+    """Make a shard, unless it is whole. `limit` surrounds each decoding and each batch of maps.
 
     Raises:
         InputError: a source cannot be read, has vanished or has changed (names it), or a store
@@ -128,7 +114,7 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
     known = _known_digests(job)
     rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
+    rejected: list[dict[str, Any]] = []
     batch: list[_Decoded] = []
     with open_shard(job.out, job.name) as writer:
         for image in read_images(job.data, planned_rows(job.out, job.number, job.generation)):
@@ -143,7 +129,7 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
                 rejected.append({"source": image.source, "reason": str(error)})
                 continue
             num_pixels = sum(decoded.stored.pixels.size // 3 for decoded in batch)
-            if len(batch) == job.batch_images or num_pixels > BATCH_PIXELS:
+            if len(batch) == job.saliency.batch_images or num_pixels > BATCH_PIXELS:
                 rows += _write_batch(job, writer, batch, limit)
                 batch = []
         rows += _write_batch(job, writer, batch, limit)
@@ -174,12 +160,9 @@ def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
     if record.plan_digest != job.plan_digest or job.out.size(tar) != record.shard.num_bytes:
         return False
     try:
-        num_rejected = read_rejected(job.out, job.name).num_rows
-    except StoreError:
-        raise
-    except InputError:
-        return False
-    if num_rejected != record.num_rejected:
+        if read_rejected(job.out, job.name).num_rows != record.num_rejected:
+            return False
+    except SetError:
         return False
     if job.out.is_remote:
         return True
@@ -194,9 +177,7 @@ def _known_digests(job: ShardJob) -> dict[str, str]:
     """sha256 by source, from an earlier manifest of this shard if there is one."""
     try:
         table = read_manifest(job.out, job.name, ["source", "sha256"])
-    except StoreError:
-        raise
-    except InputError:
+    except SetError:
         return {}
     return dict(zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
@@ -211,7 +192,7 @@ def _decode(job: ShardJob, image: RawImage, limit: Limit) -> _Decoded:
             given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
         if job.resize_short:
             decoded = shrink_source(decoded, job.resize_short)
-    return _Decoded(image.source, image.label, image.sha256, decoded, given_map)
+    return _Decoded(image, decoded, given_map)
 
 
 def _levels(job: ShardJob, batch: list[_Decoded], limit: Limit) -> list[NDArray[np.uint8]]:
@@ -229,23 +210,18 @@ def _write_batch(
     """Write decoded images with their saliency; return their manifest rows."""
     rows = []
     for decoded, levels in zip(batch, _levels(job, batch, limit), strict=True):
-        stored = decoded.stored
-        height, width = stored.pixels.shape[:2]
-        row = writer.add(
-            NewSample(
-                image=stored.stored_bytes,
-                image_ext=stored.ext,
-                saliency=encode_png(levels),
-                source=decoded.source,
-                width=width,
-                height=height,
-                label=decoded.label,
-                sha256=decoded.sha256,
-            )
+        image, stored = decoded.image, decoded.stored
+        sample = NewSample(
+            image=stored.stored_bytes,
+            image_ext=stored.ext,
+            saliency=encode_png(levels),
+            source=image.source,
+            width=stored.pixels.shape[1],
+            height=stored.pixels.shape[0],
+            label=image.label,
+            sha256=image.sha256,
         )
-        statistics = map_statistics(levels)
-        row["saliency_mean"] = statistics.mean
-        row["saliency_std"] = statistics.std
-        row["foreground_share"] = statistics.foreground_share
-        rows.append(row)
+        mean, std, share = map_statistics(levels)
+        statistics = {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}
+        rows.append(writer.add(sample) | statistics)
     return rows

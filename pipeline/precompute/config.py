@@ -10,8 +10,6 @@ from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.listing import SourceOptions
-from pipeline.storage.base import Store
-from pipeline.storage.storage import Location, is_url, open_store
 
 EXTERNAL = "external"
 
@@ -124,13 +122,3 @@ class PrecomputeConfig:
             "resize_short": self.resize_short,
             "labels": self.labels,
         }
-
-
-def absolute(location: Location) -> str:
-    """A location that is valid on every node: local paths are made absolute."""
-    return str(location) if is_url(location) else str(Path(location).expanduser().resolve())
-
-
-def open_location(location: Location) -> Store:
-    """The store at a location of the settings."""
-    return open_store(absolute(location))

@@ -1,6 +1,9 @@
-"""The plans that a shard set was made by: the first one, and one more for each append."""
+"""Compare what is wanted with the plans that a shard set was made by, and with its shards.
 
-from collections.abc import Iterable
+The first plan of a set is generation 0; every append adds a plan, the next generation.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,22 +11,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import PlanInfo, source_hashes
-from pipeline.precompute.plan_files import planned_shards, read_plan
-from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info, read_record
-from pipeline.shardset.schema import DATASET_FILE, shard_name
-from pipeline.sources.listing import Collected
-from pipeline.storage.base import Store
+from pipeline.precompute.plan import Plan, PlanInfo, source_hashes
+from pipeline.precompute.plan_files import plan_file, planned_shards, read_plan, read_plans
+from pipeline.shardset.manifest import (
+    DatasetInfo,
+    SetError,
+    ShardInfo,
+    load_dataset_info,
+    read_record,
+)
+from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, shard_name
+from pipeline.sources.listing import PLAN_SCHEMA, Collected
+from pipeline.storage.store import Store
 
 
 @dataclass(frozen=True)
 class History:
-    """The plans of a set.
-
-    Attributes:
-        finished: plans of the shards that the set has; the first one, then those of appends.
-        info: dataset.json; None if there is none.
-    """
+    """The plans of the shards that a set has, by generation, and its dataset.json if it has one."""
 
     finished: tuple[PlanInfo, ...]
     info: DatasetInfo | None
@@ -31,29 +35,32 @@ class History:
 
 def read_history(out: Store) -> History:
     """Read the plans of a set; InputError if one of its files is damaged."""
-    plans: list[PlanInfo] = []
-    while (plan := read_plan(out, len(plans))) is not None:
-        plans.append(plan)
+    plans = tuple(read_plans(out))
     info = load_dataset_info(out) if plans and out.size(DATASET_FILE) is not None else None
     if info is None:  # it was removed, or never written: an append counts if all its shards exist
         count = 1
         while count < len(plans) and _shards(out, plans[count]) is not None:
             count += 1
-        return History(tuple(plans[:count]), None)
+        return History(plans[:count], None)
     digests = [plan.digest for plan in plans]
     if info.plan_digest not in digests:
         raise InputError(
             f"{out.where(DATASET_FILE)} belongs to no plan beside it: choose another --out"
         )
-    return History(tuple(plans[: digests.index(info.plan_digest) + 1]), info)
+    return History(plans[: digests.index(info.plan_digest) + 1], info)
 
 
-def shards_of(out: Store, plans: Iterable[PlanInfo]) -> tuple[tuple[ShardInfo, ...], int]:
+def shards_of(
+    out: Store, history: History, generations: Iterable[int]
+) -> tuple[tuple[ShardInfo, ...], int]:
     """The shards of finished plans, and the number of images that were rejected from them.
 
     Raises:
         InputError: a shard is missing.
     """
+    plans = [history.finished[generation] for generation in generations]
+    if history.info is not None and len(plans) == len(history.finished):
+        return history.info.shards, history.info.num_rejected
     shards: list[ShardInfo] = []
     num_rejected = 0
     for plan in plans:
@@ -70,10 +77,10 @@ def shards_of(out: Store, plans: Iterable[PlanInfo]) -> tuple[tuple[ShardInfo, .
 
 
 def _shards(out: Store, plan: PlanInfo) -> tuple[list[ShardInfo], int] | None:
-    numbers = range(plan.first_shard, plan.first_shard + plan.num_shards)
+    """The shards of a plan and the number of rejected images; None if one is missing."""
     shards: list[ShardInfo] = []
     num_rejected = 0
-    for number in numbers:
+    for number in range(plan.first_shard, plan.first_shard + plan.num_shards):
         record = read_record(out, shard_name(number))
         if record is None or record.plan_digest != plan.digest:
             return None
@@ -115,3 +122,65 @@ def new_images(
             )
     rows = images.rows.filter(pa.array(is_new)).combine_chunks()
     return replace(images, rows=rows), tuple(covered)
+
+
+def check_plan(store: Store, plan: Plan, generation: int = 0) -> bool:
+    """Whether the set was begun with this plan; False if nothing was begun.
+
+    Raises:
+        InputError: begun with another plan; names what differs, old -> new.
+    """
+    old = read_plan(store, generation)
+    if old is None:
+        has_shards = next(store.names(SHARDS_FOLDER), None) is not None
+        if generation == 0 and (has_shards or store.size(DATASET_FILE) is not None):
+            raise InputError(f"{store.url} holds shards but no {PLAN_FILE}: choose another --out")
+        return False
+    if old.digest == plan.info.digest:
+        return True
+    named = _difference(store, old, plan, generation)
+    what, way_out = f"another plan ({named})", "choose another --out, or remove this one"
+    if generation:
+        what = f"an append of other images ({named})"
+        way_out = f"finish that one first, or remove {plan_file(generation)}"
+    elif named.endswith(" is new"):
+        way_out = "choose another --out, or add new images to a finished set with --append"
+    raise InputError(f"{store.url} was begun with {what}: {way_out}")
+
+
+def _difference(store: Store, old: PlanInfo, plan: Plan, generation: int) -> str:
+    """What differs first, in words: a setting, a source, or something else about the images."""
+    if named := parameter_difference(old.parameters, plan.info.parameters):
+        return named
+    try:
+        rows = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
+    except SetError:
+        return "other images"
+    before, now = (table.select(["source", "num_bytes"]) for table in (rows, plan.rows))
+    both = before.join(now, "source", join_type="full outer", right_suffix="_now")
+    differs = pc.fill_null(pc.not_equal(both["num_bytes"], both["num_bytes_now"]), True)
+    for row in both.filter(differs).sort_by("source").slice(0, 1).to_pylist():
+        if row["num_bytes_now"] is None:
+            return f"{row['source']} is gone"
+        if row["num_bytes"] is None:
+            return f"{row['source']} is new"
+        return f"{row['source']}: {row['num_bytes']} -> {row['num_bytes_now']} bytes"
+    is_class = old.class_names != plan.info.class_names
+    return "other class labels" if is_class else "other places or labels"
+
+
+def parameter_difference(
+    old: Mapping[str, object], new: Mapping[str, object], prefix: str = ""
+) -> str:
+    """The first setting that differs, old -> new; empty if none does.
+
+    A saliency source's name decides which parameters it has: it is compared before them.
+    """
+    for name in sorted(old.keys() | new.keys(), key=lambda name: (name != "source", name)):
+        before, now = old.get(name, "none"), new.get(name, "none")
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            if named := parameter_difference(before, now, f"{name}."):
+                return named
+        elif before != now:
+            return f"{prefix}{name}: {before} -> {now}"
+    return ""

@@ -1,21 +1,20 @@
 """Make shards in a child process, so that a crash or a hang over an image costs only that image.
 
-If the child dies over a shard, every image of the shard is tried alone. An image that kills a fresh
-process is rejected, and the shard is made again without it. A fresh process first makes the map of
-a plain picture: if it dies of that, the saliency source is to blame and no image.
+If the child dies over a shard, every image of the shard is tried alone. An image that kills two
+processes in a row (three, if it may have been a signal from outside) is rejected, and the shard is
+made again without it. A new process first makes the map of a plain picture: if it dies of that, the
+saliency source is to blame and no image.
 """
 
-import atexit
 import math
 import os
 import resource
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,35 +22,29 @@ import psutil
 import pyarrow as pa
 
 from pipeline.core.child_process import Child, ChildDied
+from pipeline.core.errors import InputError
 from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
 from pipeline.precompute.plan_files import planned_rows
 
-SHARD_TRIES = 3
-"""How often a shard is tried before it fails."""
-ALONE_TRIES = 3
-"""How often an image is tried alone if a signal from outside killed its process."""
+TRIES = 3
+"""Of a shard; of an image alone, if signals that may come from outside end its process, else 2."""
 OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 EXIT_MEMORY = 77
 """Exit code of a child that asked for more memory than its limit."""
-BASE_MEMORY = 2 << 30
-MEMORY_PER_PIXEL = 32
+BASE_MEMORY, MEMORY_PER_PIXEL = 2 << 30, 32
 """Bytes: an RGB image, its copies on the way to a PNG, and a saliency source's own arrays."""
 
 Result = TypeVar("Result")
 
 
-class ShardError(RuntimeError):
-    """A shard cannot be made, and no single image is to blame; the message names it."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one image may use.
+    """What one image may use, for decoding it and for its saliency.
 
     Attributes:
-        cpu_seconds: CPU time of all threads, for decoding it and for its saliency.
-        wall_seconds: elapsed time for the same, for a decoder that sleeps.
+        cpu_seconds: CPU time of all threads.
+        wall_seconds: elapsed time, for a decoder that sleeps.
         memory_bytes: in addition to what the process holds before its first image; None: 2 GiB
             and 32 bytes for each pixel of the largest image that is allowed.
     """
@@ -62,58 +55,47 @@ class Limits:
 
 
 class Isolation:
-    """Makes shards in a child process, which starts when it is first needed."""
+    """Makes shards in a child process, which starts when it is needed and ends with its parent."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limits = limits
         self._child = Child()
-        self._lock = threading.Lock()
 
     def build(self, job: ShardJob) -> BuiltShard:
         """Make a shard unless it is whole; see `pipeline.precompute.build.ensure_shard`.
 
         Raises:
-            InputError, OSError: as `ensure_shard`.
-            ShardError: its process died `SHARD_TRIES` times, or over the plain picture.
+            InputError, OSError: as `ensure_shard`; also if the process died over the plain picture,
+                or `TRIES` times.
         """
-        with self._lock:
-            for _ in range(SHARD_TRIES):
-                try:
-                    return self._call(ensure_shard, job)
-                except ChildDied as died:
-                    reason = self._reason(died)
-                    job = replace(job, rejected={**job.rejected, **self._killers(job)})
-        raise ShardError(
-            f"{job.name} cannot be made: its process {reason}, though each of its images passes "
-            f"alone ({SHARD_TRIES} tries)"
+        for _ in range(TRIES):
+            try:
+                return self._call(ensure_shard, job)
+            except ChildDied as died:
+                death = self._reason(died)
+            planned = planned_rows(job.out, job.number, job.generation)
+            rows = [planned.slice(number, 1) for number in range(len(planned))]
+            rejected = {row["source"][0].as_py(): self._death(job, row) for row in rows}
+            job = replace(job, rejected={source: why for source, why in rejected.items() if why})
+        raise InputError(
+            f"{job.name} cannot be made: its process {death}, though each of its images passes "
+            f"alone ({TRIES} tries)"
         )
 
     def close(self) -> None:
         """End the child; the next shard starts another."""
         self._child.close()
 
-    def _killers(self, job: ShardJob) -> dict[str, str]:
-        """The sources of a shard that kill a process alone, and how each does."""
-        planned = planned_rows(job.out, job.number, job.generation)
-        deaths = {
-            source: self._death(job, planned.slice(number, 1))
-            for number, source in enumerate(planned["source"].to_pylist())
-            if source not in job.rejected
-        }
-        return {source: death for source, death in deaths.items() if death}
-
     def _death(self, job: ShardJob, row: pa.RecordBatch) -> str:
-        """How an image kills its process; empty if it does not."""
-        death = ""
-        for _ in range(ALONE_TRIES):
-            is_fresh = not self._child.is_running
+        """How an image kills its process each time; empty if it does not."""
+        death = job.rejected.get(row["source"][0].as_py(), "")
+        for attempt in range(0 if death else TRIES):
             try:
                 self._call(rehearse, job, row)
                 return ""
             except ChildDied as died:
                 death = self._reason(died)
-                # In a used process, an image that was tried there before may be to blame.
-                if is_fresh and -died.exit_code not in OUTSIDE_SIGNALS:
+                if attempt and -died.exit_code not in OUTSIDE_SIGNALS:
                     break
         return death
 
@@ -122,7 +104,7 @@ class Isolation:
             try:
                 self._child.call(_prepare, job, self._limits)
             except ChildDied as died:
-                raise ShardError(
+                raise InputError(
                     f"{job.name} cannot be made: the saliency source's process "
                     f"{self._reason(died)}, even with a plain picture"
                 ) from None
@@ -130,24 +112,15 @@ class Isolation:
         return result
 
     def _reason(self, died: ChildDied) -> str:
+        known = {
+            -signal.SIGXCPU: f"needs more than {self._limits.cpu_seconds} s of CPU time",
+            -signal.SIGALRM: f"takes more than {self._limits.wall_seconds} s",
+            EXIT_MEMORY: "needs more memory than its size allows",
+        }
         code = died.exit_code
-        if code == -signal.SIGXCPU:
-            return f"needs more than {self._limits.cpu_seconds} s of CPU time"
-        if code == -signal.SIGALRM:
-            return f"takes more than {self._limits.wall_seconds} s"
-        if code == EXIT_MEMORY:
-            return "needs more memory than its size allows"
-        if code < 0:
-            return f"kills the decoder (signal {-code})"
-        return f"ends the decoder's process (exit code {code})"
-
-
-@cache
-def process_isolation() -> Isolation:
-    """The isolation of this process; its child stays warm from shard to shard."""
-    isolation = Isolation()
-    atexit.register(isolation.close)
-    return isolation
+        signalled = f"kills the decoder (signal {-code})"
+        exited = f"ends the decoder's process (exit code {code})"
+        return known.get(code, signalled if code < 0 else exited)
 
 
 # The rest runs in the child.
@@ -179,9 +152,9 @@ def _limited(limits: Limits, num_images: int) -> Iterator[None]:
     """Let the kernel end this process if the images take too long, also inside of C code.
 
     The limits are off while the process reads and writes: a slow store is not the image's fault.
+    Nobody handles SIGXCPU and SIGALRM, so they end the process.
     """
     cpu_seconds = math.ceil(time.process_time()) + num_images * limits.cpu_seconds
-    # Nobody handles SIGXCPU and SIGALRM, so they end the process.
     _set_limit(resource.RLIMIT_CPU, cpu_seconds)
     signal.setitimer(signal.ITIMER_REAL, num_images * limits.wall_seconds)
     try:

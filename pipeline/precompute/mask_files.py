@@ -10,24 +10,16 @@ import pyarrow.compute as pc
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
 from pipeline.sources.listing import PLAN_SCHEMA, Collected
-from pipeline.storage.base import Store, printable
+from pipeline.storage.store import Store, printable
 
 NUM_NAMED = 5
 """How many images without a mask a message names."""
 
 
 def match_masks(images: Collected, store: Store) -> Collected:
-    """Give each image the mask file of the same relative name up to its suffix.
+    """Give each image the mask file (an image or `.npy`) of the same name up to its suffix.
 
-    Args:
-        images: without masks.
-        store: the folder of masks: images and `.npy` files.
-
-    Returns:
-        The images with `mask` and `mask_bytes`, null if there is none.
-
-    Raises:
-        InputError: no mask there, or two for one name.
+    Sets `mask` and `mask_bytes`, null if there is none. InputError: no mask, or two for one name.
     """
     masks: dict[str, tuple[str, int]] = {}
     for name, size in store.files():

@@ -33,9 +33,7 @@ class PlanInfo:
         digest: of everything that decides what the shards contain.
         parameters: settings, nested at most once; json types.
         class_names: a label is an index into them.
-        num_images: in all shards.
-        num_shards: of the plan.
-        first_shard: number of the first shard.
+        first_shard: its number.
     """
 
     digest: str
@@ -50,11 +48,7 @@ class PlanInfo:
 class Plan:
     """Everything that decides what the shards contain.
 
-    Attributes:
-        info: all but the rows.
-        bounds: shard i has the rows from bounds[i] to bounds[i + 1] of the order.
-        order: numbers of rows.
-        rows: of PLAN_SCHEMA, in the order of the listing, see `Collected`.
+    Shard i has the rows `order[bounds[i] : bounds[i + 1]]`; see `Collected.rows`.
     """
 
     info: PlanInfo
@@ -78,22 +72,12 @@ def make_plan(
     first_shard: int = 0,
     follows: str = "",
 ) -> Plan:
-    """Distribute images over shards.
+    """Distribute images, at least one, over shards; InputError if two sources have one key.
 
     A shard closes at `shard_images` images or before it exceeds `shard_bytes` of source bytes
-    (a larger image has a shard of its own; images of unknown size count as 0 bytes).
-
-    Args:
-        images: at least one.
-        parameters: all settings that decide the content.
-        shard_images: at least 1.
-        shard_bytes: at least 1.
-        keeps_order: see `Listing`.
-        first_shard: its number.
-        follows: digest of the plan that these shards are appended to.
-
-    Raises:
-        InputError: two sources have the same key.
+    (a larger image has a shard of its own; images of unknown size count as 0 bytes). `parameters`
+    are all settings that decide the content; `follows` is the digest of the plan that these shards
+    are appended to.
     """
     sources = images.rows["source"]
     _check_keys(sources)
@@ -131,12 +115,11 @@ def _check_keys(sources: pa.ChunkedArray) -> None:
 
 def source_hashes(sources: pa.Array | pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
     """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
-    parts = [np.zeros(0, np.uint64)]
+    digests = bytearray()
     for start in range(0, len(sources), DIGEST_ROWS):
-        texts = sources.slice(start, DIGEST_ROWS).to_pylist()
-        joined = b"".join(blake2b(t.encode(), digest_size=size).digest() for t in texts)
-        parts.append(np.frombuffer(joined, dtype=">u8").astype(np.uint64))
-    return np.concatenate(parts).reshape(-1, size // 8)
+        for text in sources.slice(start, DIGEST_ROWS).to_pylist():
+            digests += blake2b(text.encode(), digest_size=size).digest()
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, size // 8)
 
 
 def _shard_bounds(
@@ -167,16 +150,16 @@ def _take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
 
 def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
     digest.update(_canonical(batch.column("source").to_pylist()))
-    for name in ("uri", "mask"):
+    for name in ("uri", "mask", *NUMBERS):
         column = batch.column(name)
-        if column.null_count < batch.num_rows:
-            values = [None if v is None else v.hex() for v in column.to_pylist()]
-            digest.update(_canonical([name, values]))
-    for name in NUMBERS:
-        column = batch.column(name)
-        if column.null_count < batch.num_rows:
+        if column.null_count == batch.num_rows:
+            continue
+        if name in NUMBERS:
             numbers = column.fill_null(-1).to_numpy(zero_copy_only=False)
             digest.update(name.encode() + numbers.astype("<i8").tobytes())
+        else:
+            values = [None if value is None else value.hex() for value in column.to_pylist()]
+            digest.update(_canonical([name, values]))
 
 
 def _canonical(value: object) -> bytes:

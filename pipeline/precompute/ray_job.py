@@ -15,17 +15,16 @@ import ray.data
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.core.errors import InputError, JobError, write_error
+from pipeline.core.errors import JobError, write_error
 from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.isolation import ShardError, process_isolation
+from pipeline.precompute.isolation import Isolation
 from pipeline.precompute.ray_session import ray_running, without_lines
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.schema import SHARDS_FOLDER
 from pipeline.storage.atomic import temporaries
-from pipeline.storage.base import Store
-from pipeline.storage.local_store import LocalStore
+from pipeline.storage.store import LocalStore, Store
 
 __all__ = ["PrecomputeConfig", "precompute"]
 
@@ -40,18 +39,12 @@ ACTORS_PER_GPU = 4
 
 
 def precompute(config: PrecomputeConfig) -> DatasetInfo:
-    """Make a shard set, or what is missing of it, and describe it in dataset.json.
-
-    Uses the Ray that is running (RAY_ADDRESS is respected), else starts one for the time.
-
-    Raises:
-        InputError: as `run_precompute`.
-    """
+    """Make a shard set, or what is missing of it, with Ray; see `run_precompute`, `ray_running`."""
     return run_precompute(config, _build_all)
 
 
 def _build_all(jobs: Sequence[ShardJob]) -> Iterator[BuiltShard]:
-    """Make the shards on all of Ray's CPUs; see `pipeline.precompute.run.Builder`."""
+    """Make the shards on all of Ray's CPUs, see `pipeline.precompute.run.Builder`."""
     failure: Exception | None = None
     num_built = 0
     try:
@@ -114,22 +107,22 @@ class _ShardMaker:
     Ray's own processes.
     """
 
+    def __init__(self) -> None:
+        self._isolation = Isolation()
+
     def __call__(self, row: dict[str, Any], jobs: Sequence[ShardJob]) -> dict[str, bytes]:
-        return {"result": pickle.dumps(_build(jobs[row["number"]]))}
-
-
-def _build(job: ShardJob) -> BuiltShard | Exception:
-    try:
-        return process_isolation().build(job)
-    except JobError as error:
-        return error
-    except ShardError as error:
-        return InputError(str(error))
-    except OSError as error:
-        return write_error(job.name, error)
-    except Exception as error:  # a bug of the program: with its trace
-        trace = "".join(traceback.format_exception(error))
-        return RuntimeError(f"{job.name} cannot be made:\n{trace}")
+        job = jobs[row["number"]]
+        result: BuiltShard | Exception
+        try:
+            result = self._isolation.build(job)
+        except JobError as error:
+            result = error
+        except OSError as error:
+            result = write_error(job.name, error)
+        except Exception as error:  # a bug of the program: with its trace
+            trace = "".join(traceback.format_exception(error))
+            result = RuntimeError(f"{job.name} cannot be made:\n{trace}")
+        return {"result": pickle.dumps(result)}
 
 
 def _suspects(out: Store) -> str:

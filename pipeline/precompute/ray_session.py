@@ -20,10 +20,7 @@ def ray_running() -> Iterator[None]:
     """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
     `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
-    messages are suppressed.
-
-    Raises:
-        InputError: nothing answers at RAY_ADDRESS.
+    messages are suppressed. InputError if nothing answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield

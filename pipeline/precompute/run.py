@@ -12,15 +12,15 @@ import PIL
 
 from pipeline.core.errors import InputError, write_error
 from pipeline.core.progress import Standing, say, show
-from pipeline.precompute.begin import Work, begin
+from pipeline.precompute.begin import begin
 from pipeline.precompute.build import BuiltShard, ShardJob
-from pipeline.precompute.config import PrecomputeConfig, open_location
+from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.plan_files import discard_begun
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
 from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
-from pipeline.storage.base import Store
-from pipeline.storage.storage import is_url
+from pipeline.storage.storage import is_url, open_store
+from pipeline.storage.store import Store
 
 Builder = Callable[[Sequence[ShardJob]], Iterable[BuiltShard]]
 """Makes shards and yields each that is whole, in any order."""
@@ -31,9 +31,9 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
 
     Raises:
         InputError: the data or the output cannot be used, another plan was begun there, a source
-            or a store cannot be read or has changed, or too many images were rejected.
+            cannot be read or has changed, or too many images were rejected.
     """
-    out = open_location(config.out)
+    out = open_store(config.out)
     saliency = config.make_saliency().pinned()
     described = describe_saliency_source(config.saliency_name, saliency)
     try:
@@ -44,20 +44,20 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         ShardJob(
             data=work.data,
             out=out,
-            first_shard=plan.first_shard,
-            number=number,
             plan_digest=plan.digest,
             saliency=saliency,
             saliency_size=config.saliency_size,
             max_pixels=config.max_pixels,
-            resize_short=config.resize_short or 0,
-            batch_images=saliency.batch_images,
+            resize_short=config.resize_short,
             generation=generation,
+            first_shard=plan.first_shard,
+            number=number,
         )
         for generation, plan in work.plans.items()
         for number in range(plan.num_shards)
     ]
-    _say_before(config, out, work, len(jobs))
+    data = str(config.data)
+    say(f"{data.partition('?')[0] if is_url(data) else data}: {work.summary}")
     started = time.monotonic()
     built: list[BuiltShard] = []
     try:
@@ -74,10 +74,10 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
     info = DatasetInfo(
         schema_version=SCHEMA_VERSION,
         shards=tuple(sorted(shards, key=lambda shard: shard.name)),
-        class_names=work.class_names,
+        class_names=work.last.class_names,
         saliency=described,
         saliency_size=config.saliency_size,
-        plan_digest=work.plan_digest,
+        plan_digest=work.last.digest,
         num_rejected=work.num_kept_rejected + num_rejected,
         versions=_library_versions(),
     )
@@ -99,7 +99,15 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         write_dataset_info(out, info)
     except OSError as error:
         raise write_error(out.where(DATASET_FILE), error) from error
-    _say_after(out, info, built, work.num_ignored, seconds)
+    made = [shard for shard in built if shard.rebuilt]
+    num_read = sum(shard.num_sources for shard in made)
+    reasons = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
+    say(f"{info.num_images} rows in {len(info.shards)} shards at {out.url}")
+    say(f"{info.num_rejected} rejected{reasons}, {work.num_ignored} other files ignored")
+    say(
+        f"{len(made)} shards made, {len(built) - len(made)} were whole and skipped; {num_read} "
+        f"images read in {seconds:.1f} s, {num_read / max(seconds, 1e-9):.0f} images/s"
+    )
     return info
 
 
@@ -123,37 +131,6 @@ def _first_reason(out: Store, built: list[BuiltShard]) -> str:
             first = read_rejected(out, shard.info.name).slice(0, 1).to_pylist()[0]
             return f"{first['source']}: {first['reason']}"
     return "no reason is listed"
-
-
-def _say_before(config: PrecomputeConfig, out: Store, work: Work, num_shards: int) -> None:
-    if work.class_names:
-        labels = f"{len(work.class_names)} classes"
-    else:
-        why = f": {work.unlabelled_because}" if work.unlabelled_because else ""
-        labels = f"no labels{why}"
-    data = str(config.data)
-    data = data.partition("?")[0] if is_url(data) else data
-    known = f"{work.num_known} images that the set has already, and " if work.num_known else ""
-    say(
-        f"{data}: {known}{work.num_images} images ({labels}), "
-        f"{work.num_ignored} other files ignored; {num_shards} shards with saliency "
-        f"({config.saliency}) go to {out.url}"
-    )
-
-
-def _say_after(
-    out: Store, info: DatasetInfo, built: list[BuiltShard], num_ignored: int, seconds: float
-) -> None:
-    rebuilt = [shard for shard in built if shard.rebuilt]
-    num_read = sum(shard.num_sources for shard in rebuilt)
-    where = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
-    rate = num_read / seconds if seconds else 0.0
-    say(f"{info.num_images} rows in {len(info.shards)} shards at {out.url}")
-    say(f"{info.num_rejected} rejected{where}, {num_ignored} other files ignored")
-    say(
-        f"{len(rebuilt)} shards made, {len(built) - len(rebuilt)} were whole and skipped; "
-        f"{num_read} images read in {seconds:.1f} s, {rate:.0f} images/s"
-    )
 
 
 def _library_versions() -> dict[str, str]:

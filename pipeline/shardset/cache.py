@@ -19,7 +19,7 @@ from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.manifest import AGAIN, ShardInfo
 from pipeline.shardset.schema import shard_file
 from pipeline.storage.atomic import atomic_file, temporaries
-from pipeline.storage.base import Store, reason
+from pipeline.storage.store import Store, reason
 
 FETCHED_AT_ONCE = 4
 """Shards that one process fetches in parallel."""
@@ -54,23 +54,16 @@ class ShardCache:
     """The cached shards of a shard set. It can be pickled and used from several threads."""
 
     def __init__(self, store: Store, config: CacheConfig) -> None:
-        self._store = store
+        self._store, self._config = store, config
         self._folder = config.folder or default_cache_folder()
         self._limit = int(config.limit_gib * GIB)
-        self._begin()
-
-    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._asked: set[str] = set()
         self._waiting: SimpleQueue[ShardInfo] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_store": self._store, "_folder": self._folder, "_limit": self._limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardCache, (self._store, self._config)
 
     def check_fits(self, shards: Sequence[ShardInfo], count: int) -> None:
         """Raise `InputError` if the cache cannot hold that many shards at once."""
@@ -108,14 +101,18 @@ class ShardCache:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 lock = self._open_lock(shard.sha256)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process releases it
+                    if not path.exists():
+                        self._fetch(shard, path)
+                finally:
+                    os.close(lock)
             except OSError as error:
-                raise self._cannot_write(shard.sha256, error) from error
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # a killed process releases it
-                if not path.exists():
-                    self._fetch(shard, path)
-            finally:
-                os.close(lock)
+                raise InputError(
+                    f"{shard_file(shard.name)} cannot be written to the cache {self._folder}: "
+                    f"{reason(error)} (choose another --cache.folder or a smaller "
+                    "--cache.limit-gib)"
+                ) from error
 
     def _fetch_waiting(self) -> None:
         while True:
@@ -126,29 +123,22 @@ class ShardCache:
         path = self._folder / f"{sha256}.lock"
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
-    def _cannot_write(self, name: str, error: OSError) -> InputError:
-        return InputError(
-            f"{name} cannot be written to the cache {self._folder}: {reason(error)} "
-            "(choose another --cache.folder or a smaller --cache.limit-gib)"
-        )
-
     def _fetch(self, shard: ShardInfo, path: Path) -> None:
         name = shard_file(shard.name)
         digest = hashlib.sha256()
+        self._make_room(shard.num_bytes)
         try:
-            self._make_room(shard.num_bytes)
-            with atomic_file(path, settle=False) as file, self._store.open(name) as remote:
-                while chunk := remote.read(CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
-                if digest.hexdigest() != shard.sha256:
-                    raise InputError(
-                        f"shard {self._store.where(name)} is not what dataset.json says: {AGAIN}"
-                    )
+            remote = self._store.open(name)
         except FileNotFoundError as error:
             raise InputError(f"shard {self._store.where(name)} is missing: {AGAIN}") from error
-        except OSError as error:
-            raise self._cannot_write(name, error) from error
+        with atomic_file(path, settle=False) as file, remote:
+            while chunk := remote.read(CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+            if digest.hexdigest() != shard.sha256:
+                raise InputError(
+                    f"shard {self._store.where(name)} is not what dataset.json says: {AGAIN}"
+                )
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove the least recently used shards. An open shard stays readable."""

@@ -5,7 +5,7 @@ A set is complete if it has a dataset.json.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,15 @@ from pipeline.shardset.schema import (
     rejected_file,
     shard_file,
 )
-from pipeline.storage.base import StoreError
 from pipeline.storage.storage import Place, open_store
 
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
+Rows = Sequence[dict[str, Any]]
+
+
+class SetError(InputError):
+    """A file of a shard set is missing, damaged, or of another version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,11 @@ class DatasetInfo:
     """A complete shard set, as dataset.json describes it.
 
     Attributes:
-        schema_version: of this layout.
         shards: in the order that numbers the samples.
         class_names: a label is an index into them; empty if there are no labels.
         saliency: name of the source and all its parameters.
         saliency_size: side of the stored maps in cells.
-        plan_digest: digest of everything that decides the shards' content.
+        plan_digest: of everything that decides the shards' content.
         num_rejected: images whose bytes cannot be used.
         versions: of the libraries that decide bytes.
     """
@@ -98,98 +101,88 @@ def load_dataset_info(place: Place) -> DatasetInfo:
     """Read dataset.json of a complete shard set.
 
     Raises:
-        InputError: no such folder, an unfinished set, a damaged file, another schema version.
+        SetError: no such folder, an unfinished set, a damaged file, another schema version.
     """
     store = open_store(place)
     try:
         data = store.read(DATASET_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         if not store.is_there():
-            raise InputError(
+            raise SetError(
                 f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
             ) from error
-        raise InputError(
+        raise SetError(
             f"no complete shard set at {store.url}: {DATASET_FILE} is missing "
             "(run jobs/precompute.py with this folder as --out until it finishes)"
         ) from error
     try:
         fields = json.loads(data)
         version = fields["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise InputError(
-                f"{store.url} has shards of schema version {version}, this program reads version "
-                f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
-            )
-        shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
-        names = tuple(fields.pop("class_names"))
-        return DatasetInfo(shards=shards, class_names=names, **fields)
-    except InputError:
-        raise
+        if version == SCHEMA_VERSION:
+            shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
+            names = tuple(fields.pop("class_names"))
+            return DatasetInfo(shards=shards, class_names=names, **fields)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
+        raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
+    raise SetError(
+        f"{store.url} has shards of schema version {version}, this program reads version "
+        f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"
+    )
 
 
 def check_shards(place: Place, info: DatasetInfo) -> None:
-    """Check that every shard has a manifest and the size that dataset.json says.
-
-    Raises:
-        InputError: names the first shard or manifest that is missing or has another size.
-    """
+    """Raise SetError unless every shard has a manifest and the size that dataset.json says."""
     store = open_store(place)
     sizes = dict(store.files(SHARDS_FOLDER)) | dict(store.files(MANIFEST_FOLDER))
     for shard in info.shards:
         tar, manifest = shard_file(shard.name), manifest_file(shard.name)
-        if tar not in sizes:
-            raise InputError(f"shard {store.where(tar)} is missing: {AGAIN}")
+        for kind, name in (("shard", tar), ("manifest", manifest)):
+            if name not in sizes:
+                raise SetError(f"{kind} {store.where(name)} is missing: {AGAIN}")
         if sizes[tar] != shard.num_bytes:
-            raise InputError(
+            raise SetError(
                 f"shard {store.where(tar)} is damaged: {sizes[tar]} bytes instead of "
                 f"{shard.num_bytes} ({AGAIN})"
             )
-        if manifest not in sizes:
-            raise InputError(f"manifest {store.where(manifest)} is missing: {AGAIN}")
 
 
-def write_rejected(place: Place, shard: str, rows: Sequence[Mapping[str, str]]) -> None:
+def write_rejected(place: Place, shard: str, rows: Rows) -> None:
     """Write the list of images rejected from a shard; an empty list is a file too."""
     _write_table(place, rejected_file(shard), rows, REJECTED_SCHEMA)
 
 
-def write_manifest(place: Place, record: ShardRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_manifest(place: Place, record: ShardRecord, rows: Rows) -> None:
     """Write a shard's manifest: its rows, and its record in the file's metadata."""
     metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
     schema = MANIFEST_SCHEMA.with_metadata(metadata)
     _write_table(place, manifest_file(record.shard.name), rows, schema)
 
 
-def _write_table(
-    place: Place, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
-) -> None:
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+def _write_table(place: Place, name: str, rows: Rows, schema: pa.Schema) -> None:
     with open_store(place).new_file(name) as file:
-        pq.write_table(table, file)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), file)
 
 
 def read_record(place: Place, shard: str) -> ShardRecord | None:
     """Read the record of a shard; None if there is no manifest that can be read."""
     try:
         data = open_store(place).read(manifest_file(shard))
-        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
-        fields = json.loads(metadata[RECORD_KEY])
+    except FileNotFoundError:
+        return None
+    try:
+        fields = json.loads((pq.read_schema(pa.BufferReader(data)).metadata or {})[RECORD_KEY])
         return ShardRecord(**{**fields, "shard": ShardInfo(**fields["shard"])})
-    except StoreError:
-        raise
-    except (FileNotFoundError, pa.ArrowInvalid, ValueError, KeyError, TypeError):
+    except (pa.ArrowInvalid, ValueError, KeyError, TypeError):
         return None
 
 
 def read_rejected(place: Place, shard: str) -> pa.Table:
-    """Read the list of images rejected from a shard; InputError if it cannot be read."""
+    """Read the list of images rejected from a shard; SetError if it cannot be read."""
     return _read_table(place, rejected_file(shard), "list of rejected images", None)
 
 
 def read_manifest(place: Place, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read rows of a shard's manifest; InputError if it cannot be read."""
+    """Read rows of a shard's manifest; SetError if it cannot be read."""
     return _read_table(place, manifest_file(shard), "manifest", columns)
 
 
@@ -198,7 +191,5 @@ def _read_table(place: Place, name: str, what: str, columns: Sequence[str] | Non
     try:
         data = pa.BufferReader(store.read(name))
         return pq.read_table(data, columns=None if columns is None else list(columns))
-    except StoreError:
-        raise
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error
+        raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error

@@ -16,8 +16,8 @@ from pipeline.core.errors import DamagedSample, InputError
 from pipeline.shardset.cache import CacheConfig, ShardCache
 from pipeline.shardset.manifest import AGAIN, DatasetInfo, read_manifest
 from pipeline.shardset.schema import shard_file
-from pipeline.storage.local_store import LocalStore
 from pipeline.storage.storage import Place, open_store
+from pipeline.storage.store import LocalStore
 
 OPEN_SHARDS = 64
 INDEXED_SHARDS = 1024
@@ -60,7 +60,7 @@ class ShardSetReader:
     A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
     loaded from the manifests when they are needed. The reader can be pickled and used from several
     threads: reads share no position and no lock. It can be forked if the set is local; see
-    `pipeline.storage.bucket.connect`.
+    `pipeline.storage.object_store.connect`.
 
     Args:
         place: of the set; shards of a bucket are read from a cache on the local disk.
@@ -71,23 +71,16 @@ class ShardSetReader:
     def __init__(self, place: Place, info: DatasetInfo, cache: CacheConfig | None = None) -> None:
         self.store = open_store(place)
         self.info = info
-        remote = self.store.is_remote
-        self._cache = ShardCache(self.store, cache or CacheConfig()) if remote else None
+        self._config = cache or CacheConfig()
+        self._cache = ShardCache(self.store, self._config) if self.store.is_remote else None
         self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
         self._ends = list(accumulate(self.shard_sizes))
-        self._make_caches()
-
-    def _make_caches(self) -> None:
         # lru_cache is safe in threads and holds no lock that a fork could copy while it is held
         self._index = lru_cache(INDEXED_SHARDS)(self._load_index)
         self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_index", "_open")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._make_caches()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardSetReader, (self.store, self.info, self._config)
 
     @property
     def num_samples(self) -> int:

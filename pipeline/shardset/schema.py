@@ -54,13 +54,9 @@ REJECTED_SCHEMA = pa.schema(_required(source=pa.string(), reason=pa.string()))
 
 
 def sample_key(source: str) -> str:
-    """The key of a sample in its tar: readable, unique, without dots or slashes.
+    """The key of a sample in its tar, from its source: unique, without dots or slashes.
 
-    Args:
-        source: path relative to the data's root, with forward slashes.
-
-    Returns:
-        `<stem, at most 64 ASCII letters, digits, _ and ->-<16 hex digits of the path's blake2b>`.
+    It is `<stem, at most 64 ASCII letters, digits, _ and ->-<16 hex digits of blake2b(source)>`.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(source).stem)[:MAX_STEM]
     # surrogateescape: file names on Linux are bytes and need not be valid UTF-8

@@ -18,7 +18,7 @@ HashedImages = Iterable[tuple[str, str]]
 
 @dataclass(frozen=True)
 class HashedShards:
-    """The images of a shard set; the manifests hold the digests."""
+    """The images of a shard set, whose manifests hold the digests."""
 
     root: Location
     info: DatasetInfo

@@ -1,45 +1,40 @@
 """List image files below a folder or a prefix, at any depth."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from pipeline.core.errors import InputError
-from pipeline.core.image_names import (
-    HEAD_BYTES,
-    IMAGE_SUFFIXES,
-    has_image_signature,
-    has_image_suffix,
-    may_be_image,
-)
+from pipeline.core.image_names import HEAD_BYTES, IMAGE_SUFFIXES, is_image
 from pipeline.sources.listing import DataStore, Listing, Row
-from pipeline.storage.base import Store, printable
+from pipeline.storage.store import Store, printable
 
+Matches = Callable[[str], object]
 CONTAINER_SUFFIXES = (".tar", ".parquet", ".csv")
 
 
-def list_files(store: Store, pattern: re.Pattern[str] | None, labels: bool) -> Listing:
-    """List the image files in a store whose names match the pattern, if there is one.
+def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
+    """List the image files in a store; with `matches`, those whose names it is true of.
 
     An image is known by its suffix; a file without one, by its first bytes. The top-level folder
     of an image is its class, if labels are wanted and every image is in one.
     """
     return Listing(
         data=DataStore(store=store),
-        rows=_rows(store, pattern, labels),
+        rows=_rows(store, matches, labels),
         unlabelled="lies in no class folder" if labels else "",
-        takes_all=pattern is None,
+        takes_all=matches is None,
     )
 
 
-def _rows(store: Store, pattern: re.Pattern[str] | None, labels: bool) -> Iterator[Row | None]:
+def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row | None]:
     ignored: Counter[str] = Counter()
     found = False
     for name, num_bytes in store.files():
-        if pattern is not None and not pattern.fullmatch(name):
+        if matches is not None and not matches(name):
             continue
-        if num_bytes < 0 or not _is_image(store, name):
+        if num_bytes < 0 or not is_image(name, partial(store.read, name, 0, HEAD_BYTES)):
             ignored[os.path.splitext(name)[1].lower()] += 1
             yield None
             continue
@@ -53,13 +48,7 @@ def _rows(store: Store, pattern: re.Pattern[str] | None, labels: bool) -> Iterat
             row["label"] = top
         yield row
     if not found:
-        raise _nothing_found(store, pattern is not None, ignored)
-
-
-def _is_image(store: Store, name: str) -> bool:
-    if not may_be_image(name):
-        return has_image_suffix(name)
-    return has_image_signature(store.read_range(name, 0, HEAD_BYTES))
+        raise _nothing_found(store, matches is not None, ignored)
 
 
 def _nothing_found(store: Store, has_pattern: bool, ignored: Counter[str]) -> InputError:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.storage.base import Store
+from pipeline.storage.store import Store
 
 BATCH_ROWS = 1 << 16
 
@@ -45,15 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """How to read `--data`.
-
-    Attributes:
-        labels: whether labels are wanted.
-        image_column: column of a table, or suffix of a tar's members; empty: found by its name.
-        label_column: column of a table, suffix of a tar's members or field of its JSON members;
-            empty: `label` or `cls` if there is one.
-        mask_column: column of a table, or suffix of a tar's members; empty: no masks in it.
-    """
+    """How to read `--data`: the options of `PrecomputeConfig` with these names."""
 
     labels: bool = True
     image_column: str = ""
@@ -68,13 +60,9 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataStore:
-    """How to read the images of a listing. It can be pickled.
+    """The stores that names of images and of masks are relative to; it can be pickled.
 
-    Attributes:
-        store: names of images are relative to it.
-        masks: names of masks are relative to it.
-        image_column: of parquet files that contain the images.
-        mask_column: of parquet files that contain the masks.
+    `image_column` and `mask_column` are of parquet files that contain the images and the masks.
     """
 
     store: Store
@@ -122,16 +110,15 @@ class Collected:
 
     def without_labels(self, why: str) -> "Collected":
         """The same images, unlabelled."""
-        rows = self.rows
-        rows = rows.drop_columns(["label"]) if "label" in rows.column_names else rows
+        rows = self.rows.select([name for name in self.rows.column_names if name != "label"])
         return replace(self, rows=rows, class_names=(), unlabelled_because=why)
 
 
 def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
     """Read a listing to its end; `known_classes` keep their numbers, others come after them."""
     numbers = {name: number for number, name in enumerate(known_classes)}
-    parts: dict[str, list[pa.Array]] = {column.name: [] for column in PLAN_SCHEMA}
-    first_unlabelled: str | None = None
+    tables: list[pa.Table] = []
+    unlabelled: list[str] = []
     num_ignored = 0
     while some := list(islice(listing.rows, BATCH_ROWS)):
         rows = [row for row in some if row is not None]
@@ -139,27 +126,31 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
         for row in rows:
             if row.get("label") is not None:
                 row["label"] = numbers.setdefault(row["label"], len(numbers))
-            elif first_unlabelled is None or row["source"] < first_unlabelled:
-                first_unlabelled = row["source"]
-        for column in PLAN_SCHEMA:
-            values = pa.array([row.get(column.name) for row in rows], column.type)
-            is_empty = values.null_count == len(values)
-            parts[column.name].append(pa.nulls(len(values)) if is_empty else values)
-    columns = {}
-    for column in PLAN_SCHEMA:  # one by one: both forms of all columns at once take too much memory
-        arrays = parts.pop(column.name)
-        if any(array.type == column.type for array in arrays):
-            columns[column.name] = pa.concat_arrays([a.cast(column.type) for a in arrays])
-    images = Collected(pa.table(columns), (), "", num_ignored)
-    if first_unlabelled is not None or not numbers:
-        why = f"{first_unlabelled} {listing.unlabelled}" if listing.unlabelled else ""
+        first = min((row["source"] for row in rows if row.get("label") is None), default=None)
+        unlabelled += [] if first is None else [first]
+        table = pa.Table.from_pylist(rows, PLAN_SCHEMA)
+        used = [name for name in table.column_names if table[name].null_count < len(rows)]
+        tables.append(table.select(used))
+    images = Collected(_joined(tables), (), "", num_ignored)
+    if unlabelled or not numbers:
+        why = f"{min(unlabelled)} {listing.unlabelled}" if listing.unlabelled else ""
         return images.without_labels(why)
     by_value = listing.counts_as_numbers and all(n.lstrip("-").isdecimal() for n in numbers)
     order: Callable[[str], int | str] = int if by_value else str
-    new = sorted(numbers.keys() - set(known_classes), key=order)
-    names = (*known_classes, *new)
+    names = (*known_classes, *sorted(numbers.keys() - set(known_classes), key=order))
     final = {name: number for number, name in enumerate(names)}
     renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]
     index = images.rows.column_names.index("label")
     table = images.rows.set_column(index, PLAN_SCHEMA.field("label"), pa.array(renumbered))
     return replace(images, rows=table, class_names=names)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """One table of one chunk per column, of the columns that any of the tables has."""
+    whole = pa.concat_tables(tables, promote_options="default")
+    tables.clear()
+    columns = {}
+    for name in whole.column_names:  # one by one: two copies of all columns take too much memory
+        columns[name] = whole[name].combine_chunks()
+        whole = whole.drop_columns(name)
+    return pa.table(columns)

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import DataStore, Row
 from pipeline.sources.table import BYTES_FIELD, readable
-from pipeline.storage.base import Store
 from pipeline.storage.storage import open_uri
+from pipeline.storage.store import Store
 
 READ_AHEAD, READ_THREADS = 16, 8
 """Images that are prefetched from a remote store, and the number of threads."""
@@ -46,9 +46,7 @@ class RawImage:
 def read_images(data: DataStore, rows: pa.RecordBatch) -> Iterator[RawImage]:
     """Read the images of rows of PLAN_SCHEMA.
 
-    Raises:
-        InputError: an image or a mask is gone, cannot be read, or has another size than when it
-            was listed; names it.
+    InputError names an image or a mask that is gone or has another size than when it was listed.
     """
     listed: list[Row] = rows.to_pylist()
     for row in listed:
@@ -59,25 +57,20 @@ def read_images(data: DataStore, rows: pa.RecordBatch) -> Iterator[RawImage]:
         return
     reader = _Reader(data)
     is_remote = listed and open_uri(data.store, listed[0]["uri"])[0].is_remote
-    if is_remote and all(row["offset"] is None for row in listed):
-        yield from _prefetched(reader, listed)
-    else:
+    if not is_remote or any(row["offset"] is not None for row in listed):
         yield from map(reader.image, listed)
-
-
-def _prefetched(reader: "_Reader", rows: list[Row]) -> Iterator[RawImage]:
+        return
     with ThreadPoolExecutor(READ_THREADS) as pool:
         waiting: deque[Future[RawImage]] = deque()
         try:
-            for row in rows:
+            for row in listed:
                 waiting.append(pool.submit(reader.image, row))
                 if len(waiting) == READ_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Reader:
@@ -88,13 +81,12 @@ class _Reader:
         self._tar: tuple[str, IO[bytes]] | None = None
 
     def image(self, row: Row) -> RawImage:
-        """Read the image and the mask of a row."""
-        store, masks = self._data.store, self._data.masks or self._data.store
-        source, uri = row["source"], row["uri"]
+        store, source, uri = self._data.store, row["source"], row["uri"]
         data = self._read(source, store, uri, row["offset"], row["num_bytes"])
         mask: bytes | None = None
         what, size = f"the mask of {source}", row["mask_bytes"]
         if row["mask"] is not None:
+            masks = self._data.masks or store
             mask = self._read(what, masks, os.fsdecode(row["mask"]), None, size)
         elif row["mask_offset"] is not None:
             mask = self._read(what, store, uri, row["mask_offset"], size)

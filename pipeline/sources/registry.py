@@ -8,15 +8,14 @@ from pipeline.sources.folder import list_files
 from pipeline.sources.listing import Listing, SourceOptions
 from pipeline.sources.table import list_tables
 from pipeline.sources.tars import list_tars
-from pipeline.storage.base import Store
 from pipeline.storage.storage import Place, is_url, open_store
 
-CONTAINERS = (".txt", ".csv", ".parquet", ".tar")
+CONTAINERS = {".txt": list_tables, ".csv": list_tables, ".parquet": list_tables, ".tar": list_tars}
 WILDCARDS = re.compile(r"[*?\[]")
 
 
 def open_source(data: Place, options: SourceOptions) -> Listing:
-    """List the images at a location.
+    """List the images at a location, a local path or a URL.
 
     - a folder, or a prefix of a bucket: all images below it, at any depth; top-level folders are
       classes, if every image is in one;
@@ -28,73 +27,42 @@ def open_source(data: Place, options: SourceOptions) -> Listing:
     - `.tar` in WebDataset's format: members of a sample share their name up to its first dot;
     - a pattern that ends in one of these suffixes: many such files.
 
-    Args:
-        data: a local path or a URL.
-        options: columns and labels.
-
     Raises:
         InputError: nothing there, of no known kind, or options that do not fit the kind; also
             while the rows are read.
     """
-    text = str(data)
-    path, question, query = text.partition("?") if is_url(text) else (text, "", "")
+    text = os.path.expanduser(str(data))
+    is_local = not is_url(text)
+    path, mark, query = (text, "", "") if is_local else text.partition("?")
+    is_folder, is_there = os.path.isdir(path), is_local and os.path.exists(path)
     suffix = os.path.splitext(path)[1].lower()
-    is_local = not is_url(path)
-    is_there = is_local and os.path.exists(path)
-    if is_there and os.path.isdir(path):
-        return _files(open_store(path), None, options)
-    pattern = _split_pattern(path)
-    if pattern is not None and not is_there:
-        root, rest = pattern
-        store = open_store(root + question + query)
-        if suffix in CONTAINERS:
-            return _containers(store, _matching(store, rest), suffix, options)
-        return _files(store, rest, options)
-    if is_local and not is_there:
-        raise InputError(f"no such {'file' if suffix in CONTAINERS else 'folder'}: {path}")
-    if suffix in CONTAINERS and not path.endswith("/"):
-        folder, _, name = path.rpartition("/")
-        store = open_store((folder or ("/" if path.startswith("/") else ".")) + question + query)
-        return _containers(store, [name], suffix, options)
-    if is_local:
+    container = None if is_folder or path.endswith("/") else CONTAINERS.get(suffix)
+    wildcard = None if is_there else WILDCARDS.search(path, path.find("://") + 1)
+    if is_local and not is_there and not wildcard:
+        raise InputError(f"no such {'file' if container else 'folder'}: {path}")
+    if is_there and not is_folder and not container:
         raise InputError(
             f"{path} is a file: wanted are a folder, a pattern (images/*/*.jpg), "
             f"or a file ending in {', '.join(CONTAINERS)}"
         )
-    return _files(open_store(text), None, options)
-
-
-def _files(store: Store, pattern: str | None, options: SourceOptions) -> Listing:
+    rest = ""
+    if wildcard or container:
+        cut = path.rfind("/", 0, wildcard.start() if wildcard else None) + 1
+        path, rest = path[:cut].rstrip("/") or path[:cut] or ".", path[cut:]
+    store = open_store(path + mark + query)
+    matches = _regex(rest).fullmatch if wildcard else None
+    if container:
+        names = sorted(filter(matches, store.names())) if matches else [rest]
+        if not names:
+            raise InputError(f"nothing below {store.url} matches {rest}")
+        return container(store, names, options)
     for name in ("image_column", "label_column", "mask_column"):
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')} {getattr(options, name)}: image files have no "
-                f"columns; it is for {', '.join(CONTAINERS[1:])}"
+                f"columns; it is for {', '.join(list(CONTAINERS)[1:])}"
             )
-    return list_files(store, None if pattern is None else _regex(pattern), options.labels)
-
-
-def _containers(store: Store, names: list[str], suffix: str, options: SourceOptions) -> Listing:
-    return (list_tars if suffix == ".tar" else list_tables)(store, names, options)
-
-
-def _split_pattern(path: str) -> tuple[str, str] | None:
-    """The part before the first wildcard's path component, and the rest; None without one."""
-    start = len(path.partition("://")[0]) + 3 if is_url(path) else 0
-    found = WILDCARDS.search(path, start)
-    if found is None:
-        return None
-    cut = path.rfind("/", 0, found.start()) + 1
-    root = path[:cut].rstrip("/") or ("/" if path.startswith("/") else ".")
-    return root, path[cut:]
-
-
-def _matching(store: Store, pattern: str) -> list[str]:
-    matches = _regex(pattern).fullmatch
-    names = sorted(name for name in store.names() if matches(name))
-    if not names:
-        raise InputError(f"nothing below {store.url} matches {pattern}")
-    return names
+    return list_files(store, matches, options.labels)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:

@@ -2,10 +2,12 @@
 
 import io
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -13,8 +15,8 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
-from pipeline.sources.uris import UriResolver
-from pipeline.storage.base import Store, printable
+from pipeline.storage.storage import open_store, open_uri
+from pipeline.storage.store import LocalStore, Store, printable
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")
@@ -63,7 +65,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _choose(table: str, there: Sequence[str], options: SourceOptions) -> SourceOptions:
-    """The columns that are used; label is empty if there is none or none is wanted."""
+    """Name the columns that are used: the label is empty if there is none or none is wanted."""
     listed = f"it has {', '.join(there) or 'none'}"
     for option in ("image_column", "label_column", "mask_column"):
         name = getattr(options, option)
@@ -100,7 +102,7 @@ def _rows(
     for name in names:
         with readable(store, name), store.open(name) as file:
             if holds_bytes:
-                rows = _rows_of_bytes(name, pq.ParquetFile(file), options)
+                rows = _rows_of_bytes(name, file, options)
             else:
                 rows = _rows_of_uris(store, name, _cells(file, suffix, options))
             for row in rows:
@@ -117,8 +119,6 @@ def readable(store: Store, name: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError(f"no such file: {store.where(name)}") from error
-    except InputError:
-        raise
     except (pa.ArrowException, UnicodeError, OSError) as error:  # pyarrow raises all of them
         message = " ".join(str(error).split())
         raise InputError(f"{store.where(name)} cannot be read: {message}") from error
@@ -145,23 +145,17 @@ def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cel
             strings_can_be_null=True,
         )
         batches = arrow_csv.open_csv(file, convert_options=convert)
+    used = (options.image_column, options.label_column, options.mask_column)
     for batch in batches:
-        images, labels, masks = (
-            _texts(batch, name)
-            for name in (options.image_column, options.label_column, options.mask_column)
-        )
-        yield from zip(images, labels, masks, strict=True)
-
-
-def _texts(batch: pa.RecordBatch, column: str) -> list[str | None]:
-    """The cells of a column as text; nulls for an empty name."""
-    if not column:
-        return [None] * batch.num_rows
-    return list(batch.column(column).cast(pa.string()).to_pylist())
+        columns = [
+            batch.column(name).cast(pa.string()).to_pylist() if name else [None] * batch.num_rows
+            for name in used
+        ]
+        yield from zip(*columns, strict=True)
 
 
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
-    resolver = UriResolver(store, name)
+    resolver = _UriResolver(store, name)
     for number, (image, label, mask) in enumerate(cells, 1):
         row = resolver.resolve(image, number)
         row["label"] = label or None
@@ -172,15 +166,77 @@ def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[R
         yield row
 
 
-def _rows_of_bytes(name: str, table: pq.ParquetFile, options: SourceOptions) -> Iterator[Row]:
-    label_column = [options.label_column] if options.label_column else []
-    labels = (
-        label
-        for batch in table.iter_batches(BATCH_ROWS, columns=label_column)
-        for label in _texts(batch, options.label_column)
-    )
-    masked = _masked(table, options.mask_column)
-    for number, (label, has_mask) in enumerate(zip(labels, masked, strict=True)):
+class _UriResolver:
+    """Resolves the entries of a list of images: relative paths, absolute paths, URLs."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._list = store.where(name)
+        self._folder = posixpath.dirname(name)
+        self._root = os.path.abspath(store.root) if isinstance(store, LocalStore) else ""
+        self._seen_buckets: set[str] = set()
+
+    def resolve(self, text: str | None, number: int) -> Row:
+        """Return `source`, `uri` and `num_bytes` of an entry; a local file must exist.
+
+        An entry is a path, absolute or relative to the list's folder, or a URL (file, s3, gs, az).
+        The source is relative to the list's store if possible, else a URL without options.
+        InputError names the list and the row, by its number from 1.
+        """
+        try:
+            source, uri = self._source_and_uri(text or "")
+            num_bytes = self._num_bytes(*open_uri(self._store, uri))
+        except InputError as error:
+            raise InputError(f"{self._list}, row {number}: {error}") from error
+        encoded = None if uri == source else os.fsencode(uri)
+        return {"source": source, "uri": encoded, "num_bytes": num_bytes}
+
+    def _source_and_uri(self, text: str) -> tuple[str, str]:
+        if not text.strip():
+            raise InputError("the image has no URI")
+        if text.startswith("file://"):
+            text = unquote(urlsplit(text).path)
+        if "://" in text:
+            url = open_store(text).url
+            if "/" not in url.partition("://")[2]:
+                raise InputError(f"{text} names no object in the bucket")
+            return url, text
+        if text.startswith("/"):
+            if self._store.is_remote:
+                raise InputError(
+                    f"{text} is a local path in a remote list: use relative paths and URLs"
+                )
+            name = os.path.relpath(text, self._root)  # no absolute path is recorded
+        else:
+            name = posixpath.normpath(posixpath.join(self._folder, text))
+        if not (self._store.is_remote and name.startswith("../")):
+            return printable(name), name
+        scheme, _, base = self._store.url.partition("://")
+        path = posixpath.normpath(posixpath.join(base, name))
+        if path.startswith("..") or "/" not in path:
+            raise InputError(f"{text} leads out of the bucket")
+        return printable(name), f"{scheme}://{path}"
+
+    def _num_bytes(self, store: Store, name: str) -> int:
+        """The size of a local file; -1 for an object: asking for the size of each takes hours.
+
+        The first object of each bucket is looked up, so that a wrong prefix fails at once.
+        """
+        bucket = store.url.split("/")[2] if store.is_remote else ""
+        if bucket in self._seen_buckets:
+            return -1
+        size = store.size(name)
+        if size is None:
+            raise InputError(f"{store.where(name)} does not exist or is not a file")
+        if bucket:
+            self._seen_buckets.add(bucket)
+        return -1 if bucket else size
+
+
+def _rows_of_bytes(name: str, file: IO[bytes], options: SourceOptions) -> Iterator[Row]:
+    masked = _masked(pq.ParquetFile(file), options.mask_column)
+    cells = _cells(file, ".parquet", replace(options, image_column="", mask_column=""))
+    for number, ((_, label, _), has_mask) in enumerate(zip(cells, masked, strict=True)):
         yield {
             "source": f"{printable(name)}/{number:09d}",
             "num_bytes": -1,

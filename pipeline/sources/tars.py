@@ -10,7 +10,7 @@ from typing import IO
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import IMAGE_SUFFIXES
 from pipeline.sources.listing import DataStore, Listing, Row, SourceOptions
-from pipeline.storage.base import Store, printable
+from pipeline.storage.store import Store, printable
 
 LABEL_MEMBER, JSON_MEMBER, JSON_FIELD = "cls", "json", "label"
 

@@ -14,12 +14,8 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` that is renamed to `path` when the block succeeds.
 
-    A missing folder is created. After an error the temporary file is removed and an existing
-    file at `path` is unchanged.
-
-    Args:
-        path: of the file.
-        settle: flush the folder too, so that the new name survives a power cut.
+    A missing folder is created. After an error an existing file at `path` is unchanged. `settle`
+    flushes the folder too, so that the new name survives a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"

@@ -1,49 +1,49 @@
-"""A prefix of a bucket as a store: s3, gs and az URLs.
+"""A prefix of a bucket as a store, through obstore: s3, gs and az URLs.
 
 Credentials come from the environment, a profile, or the machine's role; never from a URL.
 Buckets have no rename: a new file is spooled locally and uploaded whole once it is complete.
 """
 
-# ruff: noqa: D102  (`Store` documents these methods)
-
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from http.client import HTTPException
 from importlib.util import find_spec
-from typing import IO, ClassVar, TypeVar
-from urllib.parse import parse_qsl
+from typing import IO, Any, ClassVar, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store
 
-from pipeline.core.errors import InputError
-from pipeline.storage.base import REMOTE_SCHEMES, Store, StoreError, retrying
-from pipeline.storage.bucket import (
-    Bucket,
-    Options,
-    bad_key,
-    connect,
-    failure,
-    retry_seconds,
-    status_of,
-)
+from pipeline.core.errors import StoreUnavailable
+from pipeline.storage.store import RETRY_SECONDS, Store, StoreError, retrying
 
-OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
-"""What may follow the question mark of a URL.
-
-endpoint_override: another server, host:port or http://host:port (or AWS_ENDPOINT_URL).
-scheme: http or https, for that server.
-region: of the bucket; by default s3 is asked for it.
-anonymous: true sends no credentials.
-retry_seconds: how long an outage is retried; 30 by default.
-"""
+ENDPOINT_NAMES = {
+    "s3": ("endpoint", "aws_endpoint_url_s3"),  # AWS_ENDPOINT_URL_S3 would win over the first alone
+    "gs": ("base_url",),
+    "az": ("endpoint",),
+}
+OBSTORE_RETRY_SECONDS = 2.0
+"""obstore's own retries are short: Ctrl-C has no effect during a call of obstore."""
+CONNECT_SECONDS, SILENT_SECONDS, REGION_SECONDS = 5, 60, 3.0
+"""Seconds until a request without an answer fails (the upload of a part counts), and for which the
+question for a region is retried."""
 LISTING_THREADS = 8
 PART_BYTES, PARTS_AT_ONCE = 5 << 20, 2
 """Parts of an upload: few at once, so that a slow line sends them within `SILENT_SECONDS`."""
+BAD_KEY = "the key {!r} has an empty part, or a part . or ..: rename or remove the object"
 
+Bucket = S3Store | GCSStore | AzureStore
 Result = TypeVar("Result")
+
+_is_forked = False
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class ObjectStore(Store):
     Attributes:
         scheme: s3, gs or az.
         base: bucket, or bucket/prefix.
-        options: of the connection, sorted; see `OPTIONS`.
+        options: of the connection, sorted; see `pipeline.storage.storage.OPTIONS`.
     """
 
     scheme: str
     base: str
-    options: Options = ()
+    options: tuple[tuple[str, str], ...] = ()
     is_remote: ClassVar[bool] = True
 
     @property
@@ -66,21 +66,25 @@ class ObjectStore(Store):
         """The URL without options."""
         return f"{self.scheme}://{self.base}"
 
-    def read(self, name: str) -> bytes:
-        return self._ask("read", name, lambda bucket, key: bytes(bucket.get(key).bytes()))
+    @property
+    def retry_seconds(self) -> float:
+        """How long outages are retried."""
+        return float(dict(self.options).get("retry_seconds", RETRY_SECONDS))
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:  # noqa: D102
         def request(bucket: Bucket, key: str) -> bytes:
+            if length is None:
+                return bytes(bucket.get(key).bytes())[offset:]
             try:
                 return bytes(bucket.get_range(key, start=offset, length=length))
             except BaseError as error:
-                if status_of(error) == 416:  # the file ends before the offset
+                if _status(error) == 416:  # the file ends before the offset
                     return b""
                 raise
 
         return self._ask("read", name, request)
 
-    def size(self, name: str) -> int | None:
+    def size(self, name: str) -> int | None:  # noqa: D102
         try:
             return self._ask("looked up", name, lambda bucket, key: bucket.head(key)["size"])
         except FileNotFoundError:
@@ -103,12 +107,9 @@ class ObjectStore(Store):
             yield spool
             self._ask("written", name, lambda bucket, key: _upload(bucket, key, spool))
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> None:  # noqa: D102
         with suppress(FileNotFoundError):
             self._ask("removed", name, lambda bucket, key: bucket.delete(key))
-
-    def settle(self) -> None:
-        """Uploaded files are safe already."""
 
     def sweep(self) -> int:
         """Aborts unfinished uploads, which cost money and appear in no listing.
@@ -144,7 +145,7 @@ class ObjectStore(Store):
         skip = len(self._key("x")) - 1
         found = self._ask("listed", folder, lambda bucket, key: bucket.list_with_delimiter(key))
         if "" in found["common_prefixes"]:
-            raise StoreError(f"{self.url} cannot be listed: {bad_key('/')}")
+            raise StoreError(f"{self.url} cannot be listed: {BAD_KEY.format('/')}")
         sizes = {about["path"][skip:]: about["size"] for about in found["objects"]}
         sizes.pop(folder, None)  # an object with the key of a folder marks the folder
         return [path[skip:] for path in found["common_prefixes"]], list(sizes.items())
@@ -155,56 +156,79 @@ class ObjectStore(Store):
     def _ask(self, verb: str, name: str, request: Callable[[Bucket, str], Result]) -> Result:
         """Send a request, with retries."""
         what = f"{self.where(name)} cannot be {verb}"
-        bucket = self.base.partition("/")[0]
 
         def attempt() -> Result:
+            if _is_forked:
+                raise StoreError(
+                    f"{what}: this process was forked from one that had used a bucket, so its "
+                    "requests would hang: start processes with spawn or forkserver"
+                )
             try:
-                return request(connect(self.scheme, bucket, self.options), self._key(name))
+                bucket = _connect(self.scheme, self.base.partition("/")[0], self.options)
+                return request(bucket, self._key(name))
             except (BaseError, FileNotFoundError, ValueError) as error:
-                raise failure(what, error) from error
+                raise _failure(what, error) from error
 
-        return retrying(what, attempt, retry_seconds(self.options))
+        return retrying(what, attempt, self.retry_seconds)
 
 
-def open_object_store(url: str) -> ObjectStore:
-    """Return the store at a URL. An endpoint from the environment becomes part of it.
+@lru_cache(64)
+def _connect(scheme: str, name: str, options: tuple[tuple[str, str], ...]) -> Bucket:
+    """Return the connection of this process to a bucket."""
+    given = dict(options)
+    endpoint = given.get("endpoint_override", "")
+    quick = min(OBSTORE_RETRY_SECONDS, float(given.get("retry_seconds", RETRY_SECONDS)))
+    more: dict[str, Any] = {
+        "client_options": {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": f"{CONNECT_SECONDS}s",
+            "read_timeout": f"{SILENT_SECONDS}s",
+            "timeout": "1day",  # of a whole request, whatever its size
+        },
+        "retry_config": {"retry_timeout": timedelta(seconds=quick)},
+    }
+    if "anonymous" in given:
+        more["skip_signature"] = True
+    if endpoint:
+        more |= dict.fromkeys(ENDPOINT_NAMES[scheme], endpoint)
+    if scheme != "s3":
+        return (GCSStore if scheme == "gs" else AzureStore)(name, **more)
+    if region := given.get("region") or (None if endpoint else bucket_region(name)):
+        more["region"] = region
+    if not ("anonymous" in given or "AWS_ACCESS_KEY_ID" in os.environ) and find_spec("boto3"):
+        from obstore.auth.boto3 import Boto3CredentialProvider
 
-    Raises:
-        InputError: another scheme, no bucket, credentials, an unknown option, a bad value.
-    """
-    place, _, query = url.partition("?")
-    scheme, _, base = place.partition("://")
-    if scheme not in REMOTE_SCHEMES:
-        known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
-        raise InputError(f"{place}: {scheme}:// is not supported: use a local path, {known}")
-    base = base.strip("/")
-    bucket = base.partition("/")[0]
-    if not bucket:
-        raise InputError(f"{place} names no bucket: write {scheme}://bucket/prefix")
-    if "@" in bucket:
-        raise InputError(
-            f"{scheme}://... contains credentials: leave them to the environment "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
-        )
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    for name in options:
-        if name not in OPTIONS:
-            raise InputError(f"{place}?{name}=: unknown option; known are {', '.join(OPTIONS)}")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if scheme == "s3" and endpoint:
-        options.setdefault("endpoint_override", endpoint)
-    protocol = options.pop("scheme", "https")
-    if "endpoint_override" in options:
-        server = options["endpoint_override"].rstrip("/")
-        options["endpoint_override"] = server if "://" in server else f"{protocol}://{server}"
-    if options.get("anonymous", "").lower() not in ("1", "true", "yes"):
-        options.pop("anonymous", None)
-    store = ObjectStore(scheme, base, tuple(sorted(options.items())))
-    try:
-        retry_seconds(store.options)
-    except ValueError as error:
-        raise InputError(f"{place}: retry_seconds must be a number of seconds") from error
-    return store
+        with suppress(ValueError):  # no profile: obstore looks for a role
+            more["credential_provider"] = Boto3CredentialProvider()
+    return S3Store(name, **more)
+
+
+def _after_fork() -> None:
+    """The threads of obstore do not survive a fork: a request in the child would hang."""
+    global _is_forked
+    _is_forked = _is_forked or _connect.cache_info().currsize > 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def bucket_region(name: str, endpoint: str = "https://s3.amazonaws.com") -> str | None:
+    """Return the region that s3 names in every answer about a bucket; None without an answer."""
+
+    def attempt() -> str | None:
+        request = Request(f"{endpoint}/{name}", method="HEAD")
+        try:
+            headers = urlopen(request, timeout=CONNECT_SECONDS).headers
+        except (OSError, HTTPException) as error:
+            if not isinstance(error, HTTPError) or error.code >= 500:
+                raise ConnectionError from error
+            headers = error.headers
+        region: str | None = headers["x-amz-bucket-region"]
+        return region
+
+    with suppress(StoreUnavailable):
+        return retrying(endpoint, attempt, REGION_SECONDS)
+    return None
 
 
 def _upload(bucket: Bucket, key: str, spool: IO[bytes]) -> None:
@@ -217,3 +241,31 @@ def _upload(bucket: Bucket, key: str, spool: IO[bytes]) -> None:
     # an iterator, not the file: Ctrl-C is noticed only while Python code runs
     parts = iter(lambda: spool.read(PART_BYTES), b"")
     bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+
+
+def _status(error: Exception) -> int:
+    """Return the HTTP status that an error of obstore names, or 0."""
+    found = re.search(r"status code: (\d+)", str(error))
+    return int(found[1]) if found else 0
+
+
+def _failure(what: str, error: Exception) -> OSError | StoreError:
+    """Return the error to raise for an error of obstore, whose own message has many lines.
+
+    It is a `ConnectionError` if another attempt may succeed.
+    """
+    text, _, details = str(error).partition("\n\nDebug source")
+    if isinstance(error, FileNotFoundError) and not re.search("NoSuchBucket|ContainerNotF", text):
+        return FileNotFoundError(what)
+    if key := re.search(r'Path "(.*)"(?: contained|:)', text, re.DOTALL):
+        return StoreError(f"{what}: {BAD_KEY.format(key[1])}")
+    if "169.254.169.254" in text or "metadata.google.internal" in text:
+        return StoreError(f"{what}: no credentials: set them in the environment or a profile")
+    status = _status(error)
+    why = re.findall(r"status code: ([^:]*)", text) or [text.rpartition(" - ")[2]]
+    why += re.findall(r"<Message>([^<\n]*)", text)  # the server's words
+    why += re.findall(r'message: "([^"]+)"', details)[-1:]  # the system's, of the innermost cause
+    line = " ".join(": ".join(why).split())
+    if status >= 500 or status in (408, 429) or (not status and "HTTP error" in text):
+        return ConnectionError(line)
+    return StoreError(f"{what}: {line}")

@@ -1,35 +1,75 @@
 """Open the store at a path or a URL: a local folder, or a prefix of a bucket."""
 
+import os
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from pipeline.core.errors import InputError
-from pipeline.storage.base import REMOTE_SCHEMES, Store
-from pipeline.storage.local_store import LocalStore
+from pipeline.storage.store import LocalStore, Store
 
 Location = str | Path
 """A local path or a URL, as the user gives it."""
 Place = Store | Location
 """A store, or a location that `open_store` opens."""
+REMOTE_SCHEMES = ("s3", "gs", "az")
+OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
+"""What may follow the question mark of a URL.
+
+endpoint_override: another server, host:port or http://host:port (or AWS_ENDPOINT_URL).
+scheme: http or https, for that server.
+region: of the bucket; by default s3 is asked for it.
+anonymous: true sends no credentials.
+retry_seconds: how long an outage is retried; 30 by default.
+"""
 
 
 def open_store(place: Place) -> Store:
     """Return the store at a path or URL; a store is returned unchanged.
 
     Args:
-        place: a local folder, `s3://bucket/prefix`, `gs://bucket/prefix` or
-            `az://container/prefix`. Connection options follow a question mark; see
-            `pipeline.storage.object_store.OPTIONS`.
+        place: a local folder, which is made absolute, `s3://bucket/prefix`, `gs://bucket/prefix`
+            or `az://container/prefix`. `OPTIONS` of the connection follow a question mark. An
+            endpoint of s3 in the environment becomes one of them.
 
     Raises:
-        InputError: another kind of URL, or an unknown option.
+        InputError: another kind of URL, no bucket, credentials, an unknown option, a bad value.
     """
     if isinstance(place, Store):
         return place
     if not is_url(place):
-        return LocalStore(Path(place))
-    from pipeline.storage.object_store import open_object_store  # obstore is slow to import
+        return LocalStore(Path(place).expanduser().resolve())
+    from pipeline.storage.object_store import ObjectStore  # obstore is slow to import
 
-    return open_object_store(str(place))
+    url, _, query = str(place).partition("?")
+    scheme, _, base = url.partition("://")
+    if scheme not in REMOTE_SCHEMES:
+        known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
+        raise InputError(f"{url}: {scheme}:// is not supported: use a local path, {known}")
+    bucket = base.strip("/").partition("/")[0]
+    if not bucket:
+        raise InputError(f"{url} names no bucket: write {scheme}://bucket/prefix")
+    if "@" in bucket:
+        raise InputError(
+            f"{scheme}://... contains credentials: leave them to the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)"
+        )
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise InputError(f"{url}?{unknown[0]}=: unknown option; known are {', '.join(OPTIONS)}")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if scheme == "s3" and endpoint:
+        options.setdefault("endpoint_override", endpoint)
+    protocol = options.pop("scheme", "https")
+    if "endpoint_override" in options:
+        server = options["endpoint_override"].rstrip("/")
+        options["endpoint_override"] = server if "://" in server else f"{protocol}://{server}"
+    if options.get("anonymous", "").lower() not in ("1", "true", "yes"):
+        options.pop("anonymous", None)
+    try:
+        float(options.get("retry_seconds", 0))
+    except ValueError as error:
+        raise InputError(f"{url}: retry_seconds must be a number of seconds") from error
+    return ObjectStore(scheme, base.strip("/"), tuple(sorted(options.items())))
 
 
 def open_uri(store: Store, uri: str) -> tuple[Store, str]:
@@ -39,9 +79,10 @@ def open_uri(store: Store, uri: str) -> tuple[Store, str]:
     """
     if "://" not in uri:
         return store, uri
-    from pipeline.storage.object_store import ObjectStore, open_object_store
+    from pipeline.storage.object_store import ObjectStore
 
-    other = open_object_store(uri)
+    other = open_store(uri)
+    assert isinstance(other, ObjectStore)
     bucket, _, key = other.base.partition("/")
     options = other.options
     if "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme:

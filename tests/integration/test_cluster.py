@@ -18,8 +18,6 @@ import pytest
 from jobs.local_head import free_port, is_up, processes_of, read_environment, require_free, stop
 from pipeline.core.errors import InputError
 
-pytestmark = pytest.mark.starts_ray
-
 ROOT = Path(__file__).resolve().parents[2]
 SLEEP = "import time; time.sleep(600)"
 

@@ -35,39 +35,39 @@ def child() -> Iterator[Child]:
     child.close()
 
 
-def test_calls_are_answered_by_one_process(child: Child) -> None:
+def test_calls_are_answered_by_one_process_and_errors_travel(
+    child: Child, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert not child.is_running
     first = child.call(os.getpid)
     assert first != os.getpid()
-    assert child.call(operator.add, 2, 3) == 5
-    assert (child.call(os.getpid), child.is_running) == (first, True)
-
-
-def test_errors_travel_with_their_trace(child: Child) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         child.call(operator.truediv, 1, 0)
     assert "Traceback" in raised.value.__notes__[0]
     with pytest.raises(RuntimeError, match="Untold: a fault of its own"):
         child.call(fail)
+    child.call(os.write, 1, b"one")
+    child.call(os.write, 2, b"two")
+    assert capfd.readouterr() == ("", "")  # output is discarded
+    assert (child.call(os.getpid), child.is_running) == (first, True)
+
+
+def test_a_child_that_cannot_start_says_why(
+    child: Child, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.core.child_process.BOOT", "import no_such_module")
+    with pytest.raises(ChildDied):
+        child.call(os.getpid)
+    assert "No module named 'no_such_module'" in capfd.readouterr().err
 
 
 def test_a_death_is_told_and_the_next_call_starts_another(child: Child) -> None:
     first = child.call(os.getpid)
-    for function, arguments, code in (
-        (os._exit, (3,), 3),
-        (os.abort, (), -signal.SIGABRT),
-    ):
+    for function, arguments, code in ((os._exit, (3,), 3), (os.abort, (), -signal.SIGABRT)):
         with pytest.raises(ChildDied) as died:
             child.call(function, *arguments)
-        assert died.value.exit_code == code
-        assert not child.is_running
+        assert (died.value.exit_code, child.is_running) == (code, False)
     assert child.call(os.getpid) != first
-
-
-def test_its_output_is_discarded(child: Child, capfd: pytest.CaptureFixture[str]) -> None:
-    child.call(os.write, 1, b"one")
-    child.call(os.write, 2, b"two")
-    assert capfd.readouterr() == ("", "")
 
 
 PARENT = """

@@ -43,23 +43,16 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("done", "given", "words"),
-    [
+def test_the_rate_has_a_fitting_unit_and_durations_are_short() -> None:
+    for done, given, words in (
         (256, 256, ""),  # nothing was made: there is no speed
         (3, 0, ", 3.0 images/min, 5 h 32 min left"),
         (150, 0, ", 2.5 images/s, 5 min 40 s left"),
-    ],
-)
-def test_the_rate_has_a_fitting_unit(done: int, given: int, words: str) -> None:
-    now = replace(START, done=done, given=given, note="loss 5.1")
-    assert progress_line(now, START, 60.0) == f"shards: {done}/1000 images{words}; loss 5.1"
-
-
-def test_durations() -> None:
-    seconds = (0.2, 59.4, 59.6, 3599.9, 7500)
-    words = ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 h 05 min"]
-    assert list(map(duration, seconds)) == words
+    ):
+        now = replace(START, done=done, given=given, note="loss 5.1")
+        assert progress_line(now, START, 60.0) == f"shards: {done}/1000 images{words}; loss 5.1"
+    texts = ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 h 05 min"]
+    assert list(map(duration, (0.2, 59.4, 59.6, 3599.9, 7500))) == texts
 
 
 def test_items_are_counted_by_their_size_once_they_are_worked_through() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.build import ShardJob, ensure_shard
-from pipeline.precompute.isolation import Isolation, Limits, ShardError
+from pipeline.precompute.isolation import Isolation, Limits
 from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import SaliencySource
 from pipeline.shardset.manifest import read_rejected
@@ -60,20 +60,21 @@ def isolation() -> Iterator[Isolation]:
     [
         (DeadlyDecoder(), ["crash", "leave", "spin", "hoard"]),
         (DeadlyDecoder(), ["sleep"]),
-        (DeadlySaliency(), ["crash", "spin"]),
+        (DeadlySaliency(), ["spin"]),
     ],
 )
 def test_deadly_images_cost_themselves(
     tmp_path: Path, source: SaliencySource, deaths: list[str]
 ) -> None:
     poisoned = {2 * number + 1: death for number, death in enumerate(deaths)}
-    write_pictures(tmp_path / "data", 10, poisoned)
+    count = 2 * len(deaths) + 1  # the CPU time of a batch grows with its images
+    write_pictures(tmp_path / "data", count, poisoned)
     job = job_for(tmp_path, source)
     # the elapsed time is short only where it is what counts: the machine may be busy
     isolation = Isolation(replace(LIMITS, wall_seconds=2) if "sleep" in deaths else LIMITS)
     built = isolation.build(job)
     isolation.close()
-    assert built.info.num_images == 10 - len(deaths)
+    assert built.info.num_images == count - len(deaths)
     rejected = {f"{number:03d}.png": REASONS[death] for number, death in poisoned.items()}
     listed = read_rejected(job.out, NAME).to_pylist()
     assert {row["source"]: row["reason"] for row in listed} == rejected
@@ -83,15 +84,12 @@ def test_deadly_images_cost_themselves(
     assert whole_files(job) == whole_files(known)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_process_killed_from_outside_costs_no_image(
-    tmp_path: Path, isolation: Isolation, times: int
-) -> None:
-    write_pictures(tmp_path / "data", 20)
+def test_a_process_killed_from_outside_costs_no_image(tmp_path: Path, isolation: Isolation) -> None:
+    write_pictures(tmp_path / "data", 5)
     (tmp_path / "deaths").mkdir()
-    job = job_for(tmp_path, KilledFromOutside(folder=str(tmp_path / "deaths"), times=times))
+    job = job_for(tmp_path, KilledFromOutside(folder=str(tmp_path / "deaths"), times=3))
     built = isolation.build(job)
-    assert (built.info.num_images, built.num_rejected) == (20, 0)
+    assert (built.info.num_images, built.num_rejected) == (5, 0)
     undisturbed = job_for(tmp_path, Uniform(), out="undisturbed")
     ensure_shard(undisturbed)
     assert whole_files(job) == whole_files(undisturbed)
@@ -109,7 +107,7 @@ def test_a_death_that_is_no_images_fault_fails_the_shard_by_name(
 ) -> None:
     write_pictures(tmp_path / "data", 3)
     job = job_for(tmp_path, source)
-    with pytest.raises(ShardError, match=rf"{NAME} cannot be made: .*{words}"):
+    with pytest.raises(InputError, match=rf"{NAME} cannot be made: .*{words}"):
         isolation.build(job)
     assert job.out.size(TAR) is None
     assert job.out.size(rejected_file(NAME)) is None

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.precompute.history import check_plan
 from pipeline.precompute.plan import Plan, make_plan
 from pipeline.precompute.plan_files import (
-    check_plan,
     discard_begun,
     planned_rows,
     read_plan,
@@ -32,10 +32,6 @@ def images(num_images: int = 10, num_bytes: int = 100) -> list[Row]:
 def with_first(**changes: object) -> list[Row]:
     first, *others = images()
     return [first | changes, *others]
-
-
-def relabelled(label: str) -> list[Row]:
-    return [image | {"label": label} for image in images()]
 
 
 def listing(rows: Sequence[Row], **options: Any) -> Listing:  # noqa: ANN401
@@ -92,13 +88,8 @@ def test_a_shard_closes_by_images_or_by_bytes(
 
 
 def test_every_shard_is_a_sample_of_the_classes() -> None:
-    # sorted by class, as folders are
-    rows = [
-        {"source": f"{c}/{n}.jpg", "num_bytes": 1, "label": str(c)}
-        for c in range(2)
-        for n in range(500)
-    ]
-    for shard in plan_of(rows, shard_images=100).shards():
+    rows = sorted(images(1000), key=lambda row: str(row["source"]))  # by class, as folders are
+    for shard in plan_of(rows, shard_images=100, shard_bytes=1 << 30).shards():
         # 100 draws, half of each class: 30 to 70 is 4 standard deviations
         assert 30 <= sum(shard.column("label").to_pylist()) <= 70
 
@@ -144,7 +135,7 @@ CHANGES: dict[str, tuple[list[Row], dict[str, object]]] = {
     r"c0/10\.jpg is new": (images(11), PARAMETERS),
     r"c0/0\.jpg is gone.*": (with_first(source="c0/other.jpg"), PARAMETERS),
     r"c0/0\.jpg: 100 -> 7 bytes": (with_first(num_bytes=7), PARAMETERS),
-    r"other class labels": (relabelled("a"), PARAMETERS),
+    r"other class labels": ([image | {"label": "a"} for image in images()], PARAMETERS),
     r"other places or labels": (with_first(label="c1"), PARAMETERS),
     r"other places or labels.*": (with_first(uri=b"elsewhere"), PARAMETERS),
 }
@@ -195,9 +186,6 @@ def test_a_folder_with_foreign_shards_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(InputError, match=r"plan\.json is damaged"):
         check_plan(open_store(tmp_path), plan_of(images()))
-
-
-def test_sources_with_one_key_are_refused() -> None:
     with pytest.raises(InputError, match=r"'c0/4\.jpg' is listed twice"):
         plan_of([*images(6), images(6)[4]])
 
@@ -214,3 +202,8 @@ def test_what_came_to_nothing_is_removed_and_nothing_else(tmp_path: Path) -> Non
     (out / "mine.txt").write_text("keep")
     discard_begun(open_store(out))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_sources_with_one_key_are_refused() -> None:
+    with pytest.raises(InputError, match=r"'c0/4\.jpg' is listed twice"):
+        plan_of([*images(6), images(6)[4]])

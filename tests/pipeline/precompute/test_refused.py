@@ -26,15 +26,10 @@ def config(tmp_path: Path) -> PrecomputeConfig:
 def test_other_parameters_or_sources_are_refused_by_name(config: PrecomputeConfig) -> None:
     precompute_here(config)
     before = contents(Path(config.out))
-    changes: dict[str, dict[str, Any]] = {
-        r"saliency\.source: centre -> uniform": {"saliency": "uniform"},
-        "shard_images: 6 -> 7": {"shard_images": 7},
-        "saliency_size: 56 -> 28": {"saliency_size": 28},
-        "labels: True -> False": {"labels": False},
-    }
-    for words, change in changes.items():
-        with pytest.raises(InputError, match=words):
-            precompute_here(replace(config, **change))
+    with pytest.raises(InputError, match=r"saliency\.source: centre -> uniform"):
+        precompute_here(replace(config, saliency="uniform"))
+    with pytest.raises(InputError, match="labels: True -> False"):
+        precompute_here(replace(config, labels=False))
     victim = Path(config.data) / "class_1" / "picture 1.png"
     data = victim.read_bytes()
     victim.write_bytes(data[:-1] + b"x")
@@ -105,11 +100,7 @@ def test_folders_that_cannot_be_the_output(config: PrecomputeConfig, tmp_path: P
         ({"shard_images": 0}, "shard_images must be at least 1, got 0"),
         ({"resize_short": 0}, "resize_short must be at least 1, got 0"),
         ({"saliency_size": 7}, r"saliency_size must be in 8\.\.1024, got 7"),
-        ({"max_rejected_fraction": 1.1}, r"max_rejected_fraction must be in 0\.\.1, got 1\.1"),
-        ({"saliency": "external"}, "--masks FOLDER or --mask-column NAME$"),
-        ({"saliency": "external", "masks": "a", "mask_column": "b"}, "NAME, not both"),
         ({"saliency": "external:missing=uniform"}, "takes masks as they are"),
-        ({"mask_column": "b"}, "--mask-column is for --saliency external, not boundary"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], words: str) -> None:

@@ -87,13 +87,11 @@ def test_shards_are_fetched_ahead_of_use(bucket: Bucket, info: DatasetInfo, fold
     reader = ShardSetReader(bucket.url("set"), info, CacheConfig(folder=folder))
     reader.ahead([2, 0])
     deadline = time.monotonic() + 60
-    while len(cached(folder)) < 2:
+    while len(before := cached(folder)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    before = cached(folder)
     assert before.keys() == {info.shards[2].sha256, info.shards[0].sha256}
-    assert reader.read(16).shard == "shard-000002"
-    assert reader.read(0).shard == "shard-000000"
+    assert (reader.read(16).shard, reader.read(0).shard) == ("shard-000002", "shard-000000")
     assert cached(folder) == before
 
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,13 @@ def key_of(number: int) -> str:
 
 def write_set(root: Path, sizes: tuple[int, ...], labelled: bool = True) -> DatasetInfo:
     shards: list[ShardInfo] = []
-    number = 0
+    numbers = iter(range(sum(sizes)))
+    statistics = {"saliency_mean": 0.5, "saliency_std": 0.0, "foreground_share": 1.0}
     for size in sizes:
-        name, rows = shard_name(len(shards)), []
+        name = shard_name(len(shards))
         with open_shard(root, name) as writer:
-            for _ in range(size):
-                row = writer.add(new_sample(number, number % 3 if labelled else None))
-                rows.append(row | {"saliency_mean": 0.5, "saliency_std": 0, "foreground_share": 1})
-                number += 1
+            samples = [new_sample(n, n % 3 if labelled else None) for n in islice(numbers, size)]
+            rows = [writer.add(sample) | statistics for sample in samples]
             shards.append(writer.finish())
         write_rejected(root, name, [])
         record = ShardRecord(shard=shards[-1], plan_digest="digest", num_rejected=0)
@@ -96,46 +96,38 @@ def test_the_tar_and_the_offsets_are_what_tarfile_reads(tmp_path: Path) -> None:
     about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members}
     assert about == {(0, 0, 0, "salmask", "salmask", 0o644)}
     spans = {m.name: (m.offset_data, m.size) for m in members}
-    names = []
+    wanted: dict[str, bytes] = {}
     for number, row in enumerate(read_manifest(tmp_path, NAME).to_pylist()):
-        sample = new_sample(number, number % 3)
+        sample, key = new_sample(number, number % 3), key_of(number)
         columns = ("source", "width", "height", "label", "sha256")
         described = {column: getattr(sample, column) for column in columns}
-        wanted = {
-            "jpg": sample.image,
-            "saliency.png": sample.saliency,
-            "json": json.dumps(described, sort_keys=True).encode(),
-            "cls": str(number % 3).encode(),
+        wanted |= {
+            f"{key}.jpg": sample.image,
+            f"{key}.saliency.png": sample.saliency,
+            f"{key}.json": json.dumps(described, sort_keys=True).encode(),
+            f"{key}.cls": str(number % 3).encode(),
         }
-        for suffix, content in wanted.items():
-            names.append(f"{key_of(number)}.{suffix}")
-            offset, length = spans[names[-1]]
-            assert data[offset : offset + length] == content
         for column, suffix in (("image", "jpg"), ("saliency", "saliency.png"), ("json", "json")):
             span = row[f"{column}_offset"], row[f"{column}_length"]
-            assert span == spans[f"{key_of(number)}.{suffix}"]
-        assert row.items() >= described.items()
-        assert (row["key"], row["shard"], row["index"]) == (key_of(number), NAME, number)
-    assert [member.name for member in members] == names
+            assert span == spans[f"{key}.{suffix}"]
+        assert row.items() >= (described | {"key": key, "shard": NAME, "index": number}).items()
+    found = {name: data[start : start + length] for name, (start, length) in spans.items()}
+    assert list(found.items()) == list(wanted.items())  # in this order
 
 
-def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_samples_give_the_same_bytes_and_an_error_changes_none(tmp_path: Path) -> None:
     assert write_set(tmp_path / "a", (3, 2)) == write_set(tmp_path / "b", (3, 2))
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_a_failed_writer_leaves_what_was_there(tmp_path: Path) -> None:
-    write_set(tmp_path, (2,))
-    before = contents(tmp_path)
+    before = contents(tmp_path / "a")
+    assert before == contents(tmp_path / "b")
 
     def fail() -> None:
-        with open_shard(tmp_path, NAME) as writer:
+        with open_shard(tmp_path / "a", NAME) as writer:
             writer.add(new_sample(9, None))
             raise OSError("disk is gone")
 
     with pytest.raises(OSError, match="disk is gone"):
         fail()
-    assert contents(tmp_path) == before
+    assert contents(tmp_path / "a") == before
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -186,19 +178,17 @@ def test_damage_is_named_by_shard_and_key(tmp_path: Path) -> None:
     check_shards(tmp_path, info)
     path = tmp_path / shard_file("shard-000001")
     data, key = path.read_bytes(), key_of(5)
-    path.write_bytes(data[:8000])
-    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*bytes are there"):
-        ShardSetReader(tmp_path, info).read(5)
-    with pytest.raises(InputError, match=r"shard-000001.*damaged"):
-        check_shards(tmp_path, info)
-    path.write_bytes(bytes(len(data)))
-    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*other bytes"):
-        ShardSetReader(tmp_path, info).read(5)
-    path.unlink()
-    with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*No such file"):
-        ShardSetReader(tmp_path, info).read(5)
-    with pytest.raises(InputError, match=r"shard-000001.*missing"):
-        check_shards(tmp_path, info)
+    for damaged, words, of_set in (
+        (data[:8000], "bytes are there", "damaged"),
+        (bytes(len(data)), "other bytes", ""),
+        (None, "No such file", "missing"),
+    ):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        with pytest.raises(DamagedSample, match=rf"shard-000001.*{key}.*{words}"):
+            ShardSetReader(tmp_path, info).read(5)
+        if of_set:
+            with pytest.raises(InputError, match=rf"shard-000001.*{of_set}"):
+                check_shards(tmp_path, info)
 
 
 def test_manifests_that_do_not_fit_are_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_many_tars_keep_their_order_wherever_they_lie(tmp_path: Path, bucket: Bu
     assert [(i.source, i.data) for i in read(f"{place}/*.tar?{options}")] == expected
 
 
-def test_webdatasets_own_writer_is_read(tmp_path: Path) -> None:
+def test_webdatasets_own_writer_and_our_own_shards_are_read(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "x.tar")) as writer:
         for number in range(3):
             writer.write({"__key__": f"{number:04d}", "jpg": b"J%d" % number, "cls": number})
@@ -90,32 +90,25 @@ def test_webdatasets_own_writer_is_read(tmp_path: Path) -> None:
     assert [(i.source, i.data, i.label) for i in images] == [
         (f"x.tar/{n:04d}.jpg", b"J%d" % n, n) for n in range(3)
     ]
-
-
-def test_our_own_shards_are_a_source(tmp_path: Path) -> None:
     write_shard_set(tmp_path, num_images=5, shard_images=3)
     images = read(tmp_path / "shards" / "*.tar", mask_column="saliency.png")
-    assert len(images) == 5
-    assert all(image.data[:2] == b"\xff\xd8" for image in images)
-    assert all(image.mask is not None and image.mask[1:4] == b"PNG" for image in images)
+    assert [(i.data[:2], (i.mask or b"")[1:4]) for i in images] == [(b"\xff\xd8", b"PNG")] * 5
     assert {image.label for image in images} == {0, 1, 2}
 
 
 def test_tars_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such file: .*nope\.tar"):
-        read(tmp_path / "nope.tar")
     (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(InputError, match=r"x\.tar is no tar that can be read"):
-        read(tmp_path / "x.tar")
     with tarfile.open(tmp_path / "zip.tar", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO(b""))
-    with pytest.raises(InputError, match="compressed one has to be unpacked"):
-        read(tmp_path / "zip.tar")
     write_tar(tmp_path / "none.tar", {"a.txt": b"x"})
-    with pytest.raises(InputError, match=r"no image in .*none\.tar"):
-        read(tmp_path / "none.tar")
     write_tar(tmp_path / "cut.tar", {"a.jpg": b"x" * 4000, "b.jpg": b"x" * 4000})
-    data = (tmp_path / "cut.tar").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(data[:5500])
-    with pytest.raises(InputError, match=r"cut\.tar"):
-        read(tmp_path / "cut.tar")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[:5500])
+    for name, words in (
+        ("nope.tar", r"no such file: .*nope\.tar"),
+        ("x.tar", r"x\.tar is no tar that can be read"),
+        ("zip.tar", "compressed one has to be unpacked"),
+        ("none.tar", r"no image in .*none\.tar"),
+        ("cut.tar", r"cut\.tar"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read(tmp_path / name)

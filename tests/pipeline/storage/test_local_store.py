@@ -11,9 +11,9 @@ import pytest
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import SourceOptions, collect
 from pipeline.sources.registry import open_source
-from pipeline.storage.base import RETRY_SECONDS, StoreError
-from pipeline.storage.local_store import LocalStore
+from pipeline.storage.atomic import atomic_file, temporaries, write_atomically
 from pipeline.storage.storage import open_store
+from pipeline.storage.store import RETRY_SECONDS, LocalStore, StoreError
 from tests.shard_sets import write_shard_set
 
 
@@ -50,7 +50,7 @@ def test_links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "set" / "pipe")
     assert ("pipe", -1) in list(store.files())
     (tmp_path / "set" / "broken").symlink_to("nowhere")
-    with pytest.raises(StoreError, match=r"cannot read .*/broken: No such file .* broken link"):
+    with pytest.raises(StoreError, match=r"cannot list .*/broken: No such file .* broken link"):
         list(store.files())
 
 
@@ -108,3 +108,28 @@ def test_folders_are_flushed_when_asked_for_and_before_a_set_is_complete(
     last_file = next(i for i, name in enumerate(flushed) if name.startswith(".dataset.json."))
     assert {"set", "shards", "manifest"} <= set(flushed[last_file - 4 : last_file])
     assert "set" in flushed[last_file:]
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.bin"
+    with atomic_file(path) as file:
+        file.write(b"abc")
+        assert not path.exists()
+        assert len(temporaries(path.parent)) == 1
+    assert path.read_bytes() == b"abc"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    write_atomically(path, b"old")
+
+    def fail() -> None:
+        with atomic_file(path) as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,19 +1,23 @@
-"""Buckets: outages, refusals, options, folder markers, keys that obstore refuses."""
+"""Buckets: outages, refusals, options, folder markers, refused keys, regions, forks."""
 
+import ast
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import StoreUnavailable
-from pipeline.storage.base import RETRY_SECONDS, StoreError
-from pipeline.storage.object_store import ObjectStore
+from pipeline.storage.object_store import ObjectStore, bucket_region
 from pipeline.storage.storage import open_store
+from pipeline.storage.store import RETRY_SECONDS, Store, StoreError
 from tests.s3_server import Bucket
 from tests.signals import ctrl_c_is_heard
 
@@ -30,28 +34,24 @@ def test_a_short_outage_during_an_upload_is_survived(bucket: Bucket) -> None:
     assert bucket.contents("p") == {"big": data}
 
 
+LONG_OUTAGE = f"""
+import sys
+from pipeline.core.errors import StoreUnavailable
+from pipeline.storage.storage import open_store
+try:
+    open_store(sys.argv[1]).write('big', bytes({23 * MIB}))
+except StoreUnavailable as error:
+    print(error, flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket) -> None:
     """Run in a process of its own, whose end must not complete the upload."""
     bucket.wire.cut_after(12 * MIB)
-    script = (
-        "import sys\n"
-        "from pipeline.core.errors import StoreUnavailable\n"
-        "from pipeline.storage.storage import open_store\n"
-        "store = open_store(sys.argv[1])\n"
-        "try:\n"
-        f"    store.write('big', bytes({23 * MIB}))\n"
-        "except StoreUnavailable as error:\n"
-        "    print(error, flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    url = bucket.url("p", retry_seconds=1)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    url, pipe = bucket.url("p", retry_seconds=1), subprocess.PIPE
+    command = [sys.executable, "-c", LONG_OUTAGE, url]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         bucket.wire.mend()  # from now on nothing keeps the process from completing the upload
@@ -61,8 +61,7 @@ def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket
     assert (process.returncode, *rest) == (0, "", "")
     assert bucket.contents("p") == {}
     assert bucket.unfinished() >= 1
-    elsewhere = open_store(bucket.url("other"))
-    assert elsewhere.sweep() == 0
+    assert open_store(bucket.url("other")).sweep() == 0
     assert open_store(url).sweep() >= 1
     assert bucket.unfinished() == 0
 
@@ -91,24 +90,23 @@ def test_reads_are_retried_and_then_name_the_file(bucket: Bucket) -> None:
 
 def test_a_refusal_is_reported_at_once(bucket: Bucket) -> None:
     bucket.put("p/x", b"1")
-    store = open_store(bucket.url("p"))
-    nowhere = open_store(bucket.url("p", bucket="nosuchbucket"))
     started = time.monotonic()
-    no_bucket = r"404 Not Found: The specified bucket does not exist$"
-    with pytest.raises(StoreError, match=rf"nosuchbucket/p cannot be listed: {no_bucket}"):
-        list(nowhere.files())
-    with pytest.raises(StoreError, match=rf"nosuchbucket/p/x cannot be written: {no_bucket}"):
-        nowhere.write("x", b"")
-    with pytest.raises(StoreError, match=rf"nosuchbucket/p/x cannot be read: {no_bucket}"):
-        nowhere.read("x")
+    denied = "403 Forbidden: The AWS Access Key Id you provided does not exist"
+
+    def refused(store: Store, reason: str) -> None:
+        for verb, request in (
+            ("read", lambda: store.read("x")),
+            ("written", lambda: store.write("x", b"")),
+            ("listed", lambda: list(store.files())),
+        ):
+            with pytest.raises(StoreError, match=rf"/p(/x)? cannot be {verb}: {reason}"):
+                request()
+
+    nowhere = open_store(bucket.url("p", bucket="nosuchbucket"))
+    refused(nowhere, "404 Not Found: The specified bucket does not exist$")
     with bucket.no_access():
-        denied = "403 Forbidden: The AWS Access Key Id you provided does not exist"
-        with pytest.raises(StoreError, match=f"/p/x cannot be read: {denied}"):
-            store.read("x")
-        with pytest.raises(StoreError, match=f"/p/y cannot be written: {denied}"):
-            store.write("y", b"")
-        with pytest.raises(StoreError, match=f"/p cannot be listed: {denied}"):
-            list(store.files())
+        store = open_store(bucket.url("p"))
+        refused(store, denied)
         with pytest.raises(StoreError, match=r"/p/x cannot be looked up: 403 Forbidden$"):
             store.size("x")
         assert store.sweep() == 0
@@ -181,3 +179,82 @@ def test_credentials_come_from_a_profile_or_are_not_sent(
     bucket.allow_anyone()
     assert anonymous.read("x") == b"1"
     assert anonymous.sweep() == 0
+
+
+def test_the_region_of_a_bucket_is_asked_for(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{bucket.name}eu"
+    where = {"LocationConstraint": "eu-central-1"}
+    bucket.client.create_bucket(Bucket=name, CreateBucketConfiguration=where)
+    address = f"http://127.0.0.1:{bucket.server_port}"
+    assert bucket_region(name, address) == "eu-central-1"
+    assert bucket_region("nosuchbucket", address) is None
+    monkeypatch.setattr("pipeline.storage.object_store.REGION_SECONDS", 0.1)
+    assert bucket_region(name, "http://127.0.0.1:1") is None
+
+
+def test_a_failed_question_for_the_region_is_asked_again() -> None:
+    statuses = [503, 500, 301]
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(statuses.pop(0))
+            self.send_header("x-amz-bucket-region", "eu-west-1" if not statuses else "wrong")
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            region = bucket_region("any", f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+    assert region == "eu-west-1"
+    assert statuses == []
+
+
+def read(store: Store) -> bytes | str:
+    try:
+        return store.read("x")
+    except StoreError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "fork"])
+def test_a_process_reads_unless_it_was_forked_from_one_that_did(
+    bucket: Bucket, method: str
+) -> None:
+    bucket.put("x", b"1")
+    store = open_store(bucket.url())
+    assert store.read("x") == b"1"
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        answer = pool.submit(read, store).result(timeout=60)
+    if method == "fork":
+        assert "start processes with spawn or forkserver" in str(answer)
+    else:
+        assert answer == b"1"
+
+
+STARTS = {
+    "DataLoader": "multiprocessing_context",
+    "ProcessPoolExecutor": "mp_context",
+    "start_processes": "start_method",
+}
+"""What starts processes, and the argument that says how."""
+FORKS = ("multiprocessing.Process", "multiprocessing.Pool", "os.fork", "Process", "Pool")
+
+
+def test_no_process_is_forked() -> None:
+    root = Path(__file__).parents[3]
+    for path in (
+        path for room in ("pipeline", "training", "jobs") for path in (root / room).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant):
+                assert node.value != "fork", f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in FORKS, f"{path}:{node.lineno} {called} forks"
+                argument = STARTS.get(called.rpartition(".")[2])
+                given = [keyword.arg for keyword in node.keywords]  # None: **options
+                assert argument is None or {None, argument} & set(given), f"{path}:{node.lineno}"

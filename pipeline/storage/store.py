@@ -1,4 +1,4 @@
-"""The interface of a store, and the retries that its implementations share.
+"""Files by name: the interface of a store, its retries, and the store of a local folder.
 
 A failure that may be temporary is retried for a limited time and then reported in one line. An
 outage is never mistaken for a missing file or a bad image.
@@ -7,20 +7,23 @@ outage is never mistaken for a missing file or a bad image.
 import errno
 import io
 import os
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
+from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
 
 RETRY_SECONDS = 30.0
 """How long a temporary failure is retried, counted from the first failure."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 4.0
 REMOTE_STEP, LOCAL_STEP = 8 << 20, 1 << 17
 """Bytes that an open file reads at once."""
-REMOTE_SCHEMES = ("s3", "gs", "az")
 TEMPORARY_ERRORS = {
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
     *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH),
@@ -42,12 +45,10 @@ class Store(ABC):
     surrogates, as in `os.fsdecode`. Methods raise `FileNotFoundError` if the file does not exist
     (`size` returns None), `StoreError` if the store refuses, and `StoreUnavailable` if it does not
     answer.
-
-    Attributes:
-        is_remote: whether every request is a round trip over the network.
     """
 
     is_remote: ClassVar[bool] = False
+    """Whether every request is a round trip over the network."""
 
     @property
     @abstractmethod
@@ -55,12 +56,8 @@ class Store(ABC):
         """The folder or URL, without options."""
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """Return all bytes of a file."""
-
-    @abstractmethod
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset` on, or fewer at the end of the file."""
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return a file's bytes from `offset` on: `length`, or fewer at its end; None: all."""
 
     @abstractmethod
     def size(self, name: str) -> int | None:
@@ -81,8 +78,7 @@ class Store(ABC):
     def remove(self, name: str) -> None:
         """Remove a file if it exists, and the folders that are empty afterwards."""
 
-    @abstractmethod
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027  (files in a bucket are safe as soon as they exist)
         """Make everything written so far survive a power cut."""
 
     @abstractmethod
@@ -137,10 +133,114 @@ class _StoreFile(io.RawIOBase):
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
         length = max(0, min(len(buffer), self._size - self._position))
-        data = self._store.read_range(self._name, self._position, length) if length else b""
+        data = self._store.read(self._name, self._position, length) if length else b""
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+@dataclass(frozen=True)
+class LocalStore(Store):
+    """Files below a folder, which is created with the first file.
+
+    It does not use obstore's local store, which neither flushes files to the disk nor reads
+    names that are not UTF-8 or end in `#` and a number (object_store 0.13).
+    """
+
+    root: Path
+    retry_seconds: float = RETRY_SECONDS
+
+    @property
+    def url(self) -> str:
+        """The folder."""
+        return printable(str(self.root))
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file."""
+        return self.root / name
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:  # noqa: D102
+        def attempt() -> bytes:
+            with self.path(name).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+
+        return retrying(f"{self.where(name)} cannot be read", attempt, self.retry_seconds)
+
+    def size(self, name: str) -> int | None:  # noqa: D102
+        what = f"{self.where(name)} cannot be read"
+        try:
+            about = retrying(what, lambda: self.path(name).stat(), self.retry_seconds)
+        except FileNotFoundError:
+            return None
+        return about.st_size if stat.S_ISREG(about.st_mode) else None
+
+    def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Symbolic links are followed.
+
+        A folder that is reachable through several links is listed once: by its own path if that
+        is below the root, else by the first link in order of names.
+        """
+        root = os.path.join(os.fsencode(self.root), b"")
+        start = os.path.join(root, os.fsencode(prefix.strip("/")))
+        folders, links = [start] if os.path.isdir(start) else [], list[bytes]()
+        listed: set[tuple[int, int]] = set()
+        while folders or links:
+            if not folders:
+                links.sort(reverse=True)
+            folder = (folders or links).pop()
+            about = os.stat(folder)
+            if (about.st_dev, about.st_ino) in listed:
+                continue
+            listed.add((about.st_dev, about.st_ino))
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        about = entry.stat()
+                        if stat.S_ISDIR(about.st_mode):
+                            found = links if entry.is_symlink() else folders
+                            found.append(entry.path)
+                        else:
+                            size = about.st_size if stat.S_ISREG(about.st_mode) else -1
+                            yield os.fsdecode(entry.path[len(root) :]), size
+            except OSError as error:
+                path = printable(os.fsdecode(error.filename))
+                hint = " (if it is a broken link, remove it)"
+                raise StoreError(
+                    f"cannot list {path}: {reason(error)}"
+                    f"{hint if isinstance(error, FileNotFoundError) else ''}"
+                ) from error
+
+    def is_there(self) -> bool:  # noqa: D102
+        return self.root.is_dir()
+
+    def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
+        return atomic_file(self.path(name), settle=False)
+
+    def remove(self, name: str) -> None:  # noqa: D102
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, missing, or not removable
+            for folder in path.parents:
+                if folder.is_relative_to(self.root):
+                    folder.rmdir()
+
+    def settle(self) -> None:
+        """Covers the folder and its direct subfolders."""
+        for folder in self._folders():
+            settle_folder(folder)
+
+    def sweep(self) -> int:
+        """Covers the folder and its direct subfolders."""
+        orphans = [path for folder in self._folders() for path in temporaries(folder)]
+        for path in orphans:
+            path.unlink(missing_ok=True)
+        return len(orphans)
+
+    def _folders(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        return [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
 
 
 def printable(name: str) -> str:
