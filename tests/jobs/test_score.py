@@ -115,10 +115,14 @@ def test_bad_input_is_one_clear_line_whichever_process_finds_it(
     (tmp_path / "images").mkdir()
     picture = next((demo / "pictures" / "usual").rglob("*.jpg"))
     (tmp_path / "images" / "disc-0001.jpg").write_bytes(picture.read_bytes())
-    done = score("--images", tmp_path / "images", "--masks", tmp_path, "--processes", "2")
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "disc-0001.png is 90 x 10, of another aspect than its image" in done.err
-    assert done.out.startswith("scoring boundary, centre on 1 images of ")
+    for processes in ("1", "2"):
+        words = ("--images", tmp_path / "images", "--masks", tmp_path, "--processes", processes)
+        done = score(*words)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "disc-0001.png is 90 x 10, of another aspect than its image" in done.err
+        assert done.out.startswith("scoring boundary, centre on 1 images of ")
+    done = score("--images", tmp_path / "absent", "--masks", tmp_path)
+    assert done == (2, "", f"error: {tmp_path / 'absent'} is not a folder\n")
 
 
 def test_fidelity_of_a_set(demo: Path, tmp_path: Path, score: Callable[..., Done]) -> None:
