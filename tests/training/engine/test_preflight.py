@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     ("method", "optimiser", "architecture"),
     [
         (MoCoConfig(queue_size=64, batch_norm_group=4, object_head="hard"), "sgd", "resnet18"),
-        (SimCLRConfig(batch_norm_group=4), "lars", "mobilenet_v3_small"),
+        (SimCLRConfig(batch_norm_group=4), "lars", "regnet_y_400mf"),
         (
             BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32),
             "adamw",
