@@ -28,7 +28,7 @@ def test_an_encoder_that_learned_with_maps_makes_the_next_maps(tmp_path: Path) -
     # the weights are those of the run, with its filter, and stay those
     source = Scda(weights=str(tmp_path / "run" / "backbone"), side=96, edges="reflect").pinned()
     described = describe_saliency_source("scda", source)
-    assert described["network"] == "resnet18"
+    assert described["network"] == "mobilenet_v3_small"
     assert described["high_pass"] == list(scaled_kernel(11, 5.0, 32))
     assert described["weights_digest"] == source.parameters()["weights_digest"] != ""
 

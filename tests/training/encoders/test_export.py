@@ -143,7 +143,11 @@ def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     write_shard_set(folder / "train", num_images=16)
     write_shard_set(folder / "val", num_images=6, first_number=100)
-    run(small_run(folder / "train", folder / "run", epochs=1, method=METHODS[request.param]))
+    changes = {
+        "method": METHODS[request.param],
+        "encoder": EncoderConfig(architecture="resnet18", stem="small"),
+    }
+    run(small_run(folder / "train", folder / "run", epochs=1, **changes))
     return folder / "run"
 
 

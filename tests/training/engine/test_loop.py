@@ -55,8 +55,8 @@ def test_leaves_everything_a_user_needs(undisturbed: Path) -> None:
     assert (undisturbed / "contact_sheet.png").stat().st_size > 1000
     assert list((undisturbed / "tensorboard").iterdir())
     network, info = load_backbone(undisturbed / "backbone")
-    assert info.architecture == "resnet18"
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+    assert info.architecture == "mobilenet_v3_small"
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 576)
     entries = read_metrics(undisturbed)
     evaluations = [e for e in entries if e["kind"] == "eval"]
     assert [e["step"] for e in evaluations] == [0, 5, 10]

@@ -83,7 +83,7 @@ def test_simclr_resumes_to_the_last_bit(shards: Path, tmp_path: Path) -> None:
     assert numbers(halved) == numbers(whole)
     ours, theirs = weights(halved), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert load_backbone(whole / "backbone")[1].architecture == "resnet18"
+    assert load_backbone(whole / "backbone")[1].architecture == "mobilenet_v3_small"
 
 
 def test_the_published_code_s_behaviour_trains(shards: Path, tmp_path: Path) -> None:
