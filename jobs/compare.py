@@ -40,8 +40,7 @@ def run() -> None:
     """Parse, read, compare, give the tables."""
     config = parse(CompareConfig, "jobs/compare.py")
     # These import torch, which --help goes without.
-    from training.evaluate.arms import read_arms, shared_figures
-    from training.evaluate.compare import compare, markdown
+    from training.evaluate.compare import compare, markdown, read_arms, shared_figures
 
     arms = read_arms(config.arms, config.checkpoint, from_root(Path()))
     figures = shared_figures(arms, config.protocol)

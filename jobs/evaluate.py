@@ -23,8 +23,7 @@ def run() -> None:
     from training.core.context import LocalContext
     from training.core.threads import sharing_threads, threads_set_by_user
     from training.evaluate.encoders import is_path
-    from training.evaluate.protocols import chosen_protocols
-    from training.evaluate.run import evaluate
+    from training.evaluate.run import chosen_protocols, evaluate
 
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
     checkpoints = [str(from_root(Path(n))) if is_path(n) else n for n in config.checkpoint]

@@ -37,7 +37,7 @@ def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
     """
     # These import torch, which --help goes without.
     from training.evaluate.fidelity import measure_fidelity
-    from training.evaluate.labelled import StoredImages
+    from training.evaluate.labelled import stored_images
     from training.views.settings import ViewConfig
 
     described = load_dataset_info(shards).saliency
@@ -54,7 +54,7 @@ def fidelity(config: ScoreConfig, shards: Location) -> "Fidelity":
         f"{config.fidelity_source or 'the same source'} on crops, foreground by {config.foreground}"
     )
     return measure_fidelity(
-        StoredImages(shards),
+        stored_images(shards),
         source.on_view,
         views=ViewConfig(size=config.fidelity_size, grid=config.fidelity_grid),
         rule=config.foreground,

@@ -27,17 +27,15 @@ from tests.s3_server import Bucket, s3_server
 from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
-RAY = pytest.mark.xdist_group("ray")
-"""What starts Ray or a cluster runs in one of the test processes, one test at a time."""
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the session's Ray, or are marked as starting one."""
+    """A file's tests that use Ray run in one process; other files may run beside them."""
     for item in items:
         own = item.get_closest_marker("starts_ray") is not None
         if own or "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(RAY)
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 # Hypothesis draws the same examples in every run.
@@ -82,7 +80,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray with two CPUs for the whole session: starting it takes seconds."""
+    """One local Ray with two CPUs for all tests of a process: starting it takes seconds."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)

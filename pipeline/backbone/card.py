@@ -36,10 +36,7 @@ class Figure(NamedTuple):
 
 
 def model_card(
-    info: BackboneInfo,
-    *,
-    usages: Mapping[str, str] | None = None,
-    figures: Sequence[Figure] = (),
+    info: BackboneInfo, *, usages: Mapping[str, str] | None = None, figures: Sequence[Figure] = ()
 ) -> str:
     """The card, as Markdown.
 
@@ -59,9 +56,10 @@ def model_card(
         "trained": trained,
         "recipe": recipe(config) if isinstance(config, Mapping) else "not known",
     }
+    rows = [f"| {name} | {fact} |" for name, fact in facts.items()]
     parts = [
         f"# {info.architecture}: {info.feature_dim} features an image",
-        "\n".join(["| | |", "|---|---|", *(f"| {name} | {it} |" for name, it in facts.items())]),
+        "\n".join(["| | |", "|---|---|", *rows]),
         "## How an image is prepared",
         _preparation(info.preprocessing),
         "## Figures",
@@ -118,25 +116,16 @@ def _figures(figures: Sequence[Figure]) -> str:
 
 def plain_usage(info: BackboneInfo) -> str:
     """Python that loads `backbone.pth` with nothing but the network's own library."""
-    name = info.architecture
-    identities: list[str] = []
+    name, identities = info.architecture, classifier_names(info.architecture)
     if name.startswith(TIMM):
-        library = "timm"
+        library, identities = "timm", ()
         built = f'timm.create_model("{name.removeprefix(TIMM)}", num_classes=0)'
     else:
         library, built = "torchvision", f"torchvision.models.{name}()"
-        identities += classifier_names(name)
     if not info.max_pool:
         with torch.random.fork_rng(devices=[]):  # a run that writes its card draws the same after
-            network, _ = plain_network(name)
-        identities.append(max_pool_name(network, name))
-    replaced = [f'network.set_submodule("{part}", torch.nn.Identity())' for part in identities]
-    return "\n".join(
-        [
-            f"import {library}\nimport torch\n",
-            f"network = {built}",
-            *replaced,
-            'network.load_state_dict(torch.load("backbone.pth", weights_only=True))',
-            "network.eval()",
-        ]
-    )
+            identities = (*identities, max_pool_name(plain_network(name)[0], name))
+    lines = [f"import {library}\nimport torch\n", f"network = {built}"]
+    lines += [f'network.set_submodule("{part}", torch.nn.Identity())' for part in identities]
+    lines += ['network.load_state_dict(torch.load("backbone.pth", weights_only=True))']
+    return "\n".join([*lines, "network.eval()"])

@@ -26,7 +26,7 @@ from pipeline.backbone.card import Figure, model_card
 from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import first_line, plain_network
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.images.preprocessing import HighPass, Preprocessing
 
 WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
@@ -48,12 +48,8 @@ def write_backbone(
 ) -> BackboneInfo:
     """Write an export, whole or not at all; an earlier export of that name is replaced.
 
-    Args:
-        folder: of the export; its parents are made.
-        state_dict: of `plain_network(info.architecture)`, on any device.
-        info: what goes into the JSON; its digest is filled in.
-        formats: names of `FORMATS`, which are written beside the state dict.
-        figures: results of evaluations, for the model card.
+    `state_dict` is that of `plain_network(info.architecture)`, on any device; `formats` (names of
+    `FORMATS`) are written beside it; `figures` are results for the model card.
 
     Returns:
         `info` with the digest of the weights.
@@ -66,7 +62,8 @@ def write_backbone(
     refuse_foreign(folder)
     chosen = chosen_formats(formats, info)
     info = dataclasses.replace(info, weights_sha256=weights_digest(state_dict))
-    usages = {name: one.usage(info) for name, one in chosen.items()}
+    size = str(info.preprocessing.view_size)
+    usages = {name: one.usage.replace("{size}", size) for name, one in chosen.items()}
     weights = io.BytesIO()
     torch.save({n: value.detach().cpu().contiguous() for n, value in state_dict.items()}, weights)
     contents = {
@@ -118,11 +115,9 @@ def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
 
 def refuse_foreign(folder: Path) -> None:
     """Raise InputError where an export would overwrite something else."""
-    if not folder.exists():
-        return
     own = {WEIGHTS_NAME, INFO_NAME, CARD_NAME, EARLIER_ENTRY, *(f.entry for f in FORMATS.values())}
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if foreign := sorted(found - own):
+    if folder.exists() and (foreign := sorted(found - own)):
         raise InputError(
             f"{folder} holds {foreign[0]!r}, which is no part of an exported backbone: "
             "choose another folder"
@@ -146,15 +141,14 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     folder = find_export(path)
     info = load_info(folder)
     weights_file = folder / WEIGHTS_NAME
-    if not weights_file.is_file():
-        raise InputError(f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
+    check(weights_file.is_file(), f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
     weights, digest = _read_weights(weights_file, info)
     network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
-    if feature_dim != info.feature_dim:
-        raise InputError(
-            f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, "
-            f"{info.architecture} has {feature_dim}"
-        )
+    check(
+        feature_dim == info.feature_dim,
+        f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, {info.architecture} has "
+        f"{feature_dim}",
+    )
     try:
         network.load_state_dict(weights, strict=True)
     except Exception as error:  # the digest holds, so the file was written with other names
@@ -175,11 +169,11 @@ def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor],
     except Exception as error:  # a damaged or foreign file can fail in any way
         if info.weights_sha256 == of_file:
             raise InputError(f"{file} is no state dict: {first_line(error)}") from error
-    if info.weights_sha256 not in (found, of_file):  # the second one: of an earlier version
-        raise InputError(
-            f"{file} has digest {found[:12]}, {INFO_NAME} says {info.weights_sha256[:12]}: "
-            "damaged, or of another export; export it again"
-        )
+    check(
+        info.weights_sha256 in (found, of_file),  # the second one: of an earlier version
+        f"{file} has digest {found[:12]}, {INFO_NAME} says {info.weights_sha256[:12]}: "
+        "damaged, or of another export; export it again",
+    )
     return weights, found
 
 
@@ -194,30 +188,29 @@ def find_export(path: Path | str) -> Path:
 def load_info(folder: Path) -> BackboneInfo:
     """Read an export's JSON alone; raises InputError as `load_backbone` does."""
     file = folder / INFO_NAME
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}: wanted an exported backbone")
-    if not file.is_file():
-        raise InputError(
-            f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone, of a run or "
-            "of a checkpoint; weights without it have lost their preprocessing, export them again"
-        )
+    check(folder.is_dir(), f"no folder {folder}: wanted an exported backbone")
+    check(
+        file.is_file(),
+        f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone, of a run or of a "
+        "checkpoint; weights without it have lost their preprocessing, export them again",
+    )
     try:
         given = json.loads(file.read_text())
     except ValueError as error:
         raise InputError(f"{file} is no JSON: {error}") from error
     version = given.get("format_version") if isinstance(given, dict) else None
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{file} is of format version {version}, this program reads {FORMAT_VERSION}: "
-            "export the backbone again with this version"
-        )
-    if not given.get("preprocessing"):
-        raise InputError(
-            f"{file} has no preprocessing: without it the features would be wrong; export it again"
-        )
+    check(
+        version == FORMAT_VERSION,
+        f"{file} is of format version {version}, this program reads {FORMAT_VERSION}: "
+        "export the backbone again with this version",
+    )
+    wanted = given.get("preprocessing")
+    check(
+        bool(wanted),
+        f"{file} has no preprocessing: without it the features would be wrong; export it again",
+    )
     try:
-        wanted = dict(given["preprocessing"])
-        wanted |= {name: tuple(float(v) for v in wanted[name]) for name in ("mean", "std")}
+        wanted = wanted | {name: tuple(map(float, wanted[name])) for name in ("mean", "std")}
         if wanted.get("high_pass") is not None:
             wanted["high_pass"] = HighPass(**wanted["high_pass"])
         return BackboneInfo(**(given | {"preprocessing": Preprocessing(**wanted)}))

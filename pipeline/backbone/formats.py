@@ -14,7 +14,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.backbone.info import BackboneInfo
 from pipeline.backbone.onnx_graph import write_onnx
 from pipeline.core.architectures import TIMM, family, stem_name
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 
 SAFETENSORS_FILE, ONNX_FILE, TIMM_FOLDER = "backbone.safetensors", "backbone.onnx", "timm"
 SAME_IN_TIMM = ("resnet", "densenet")
@@ -31,21 +30,18 @@ SAME_IN_TIMM = ("resnet", "densenet")
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One further format of an export.
-
-    Attributes:
-        entry: name of its file or folder in the export.
-        needs: modules of the extra `export` that it needs.
-        check: raises InputError for a backbone that has no such layout.
-        write: writes the entry: (its path, plain network in evaluation mode, info).
-        usage: Python that loads it, for the model card.
-    """
+    """One further format of an export."""
 
     entry: str
+    """Name of its file or folder in the export."""
     needs: tuple[str, ...]
+    """Modules of the extra `export` that it needs."""
     write: Callable[[Path, nn.Module, BackboneInfo], None]
-    usage: Callable[[BackboneInfo], str]
+    """Writes the entry: (its path, plain network in evaluation mode, info)."""
+    usage: str
+    """Python that loads it, for the model card; {size} stands for the side of a view."""
     check: Callable[[BackboneInfo], None] = lambda info: None
+    """Raises InputError for a backbone that has no such layout."""
 
 
 def chosen_formats(names: Sequence[str], info: BackboneInfo) -> dict[str, Format]:
@@ -56,22 +52,17 @@ def chosen_formats(names: Sequence[str], info: BackboneInfo) -> dict[str, Format
             in, or one whose library is not installed.
     """
     for name in names:
-        if name not in FORMATS:
-            raise InputError(f"unknown format {name!r}: choose from {', '.join(FORMATS)}")
+        check(name in FORMATS, f"unknown format {name!r}: choose from {', '.join(FORMATS)}")
         FORMATS[name].check(info)
         for module in FORMATS[name].needs:
-            _import(module, f"the format {name}")
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                raise InputError(
+                    f"the format {name} needs {error.name or module}, which is not installed here: "
+                    "install the extra, salmask[export]"
+                ) from error
     return {name: FORMATS[name] for name in names}
-
-
-def _import(module: str, asked_by: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{asked_by} needs {error.name or module}, which is not installed here: install the "
-            "extra, salmask[export]"
-        ) from error
 
 
 def _save_tensors(file: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -84,24 +75,18 @@ def _write_safetensors(file: Path, network: nn.Module, info: BackboneInfo) -> No
     _save_tensors(file, network.state_dict(), metadata)
 
 
-def _use_safetensors(info: BackboneInfo) -> str:
-    return f"""from safetensors.torch import load_file
-
-network.load_state_dict(load_file("{SAFETENSORS_FILE}"))  # the network as above"""
-
-
 def _check_timm(info: BackboneInfo) -> None:
     name = info.architecture
-    if not name.startswith(TIMM) and family(name) not in SAME_IN_TIMM:
-        raise InputError(
-            f"torchvision's {name} has no twin in timm: the format timm takes timm's own networks, "
-            "and torchvision's ResNets and DenseNets"
-        )
-    if not info.max_pool:
-        raise InputError(
-            f"this {name} has no maximum pooling behind its stem, and timm builds none without: "
-            "export it as torchvision, safetensors or onnx"
-        )
+    check(
+        name.startswith(TIMM) or family(name) in SAME_IN_TIMM,
+        f"torchvision's {name} has no twin in timm: the format timm takes timm's own networks, "
+        "and torchvision's ResNets and DenseNets",
+    )
+    check(
+        info.max_pool,
+        f"this {name} has no maximum pooling behind its stem, and timm builds none without: "
+        "export it as torchvision, safetensors or onnx",
+    )
 
 
 def _write_timm(folder: Path, network: nn.Module, info: BackboneInfo) -> None:
@@ -135,8 +120,10 @@ def timm_config(network: nn.Module, info: BackboneInfo) -> dict[str, Any]:
     }
 
 
-def _use_timm(info: BackboneInfo) -> str:
-    return f"""import timm
+USE_SAFETENSORS = f"""from safetensors.torch import load_file
+
+network.load_state_dict(load_file("{SAFETENSORS_FILE}"))  # the network as above"""
+USE_TIMM = f"""import timm
 
 network = timm.create_model("local-dir:{TIMM_FOLDER}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
@@ -147,33 +134,26 @@ from transformers import AutoImageProcessor, AutoModel
 network = AutoModel.from_pretrained("{TIMM_FOLDER}").eval()
 processor = AutoImageProcessor.from_pretrained("{TIMM_FOLDER}")
 features = network(**processor(image, return_tensors="pt")).pooler_output"""
-
-
-def _use_onnx(info: BackboneInfo) -> str:
-    size = info.preprocessing.view_size
-    return f'''import onnxruntime
+USE_ONNX = f'''import onnxruntime
 
 session = onnxruntime.InferenceSession("{ONNX_FILE}")
-# uint8 RGB [B, 3, {size}, {size}], resized and cut as above; normalised and filtered inside
+# uint8 RGB [B, 3, {{size}}, {{size}}], resized and cut as above; normalised and filtered inside
 (features,) = session.run(None, {{"views": views}})'''
-
 
 FORMATS: dict[str, Format] = {
     "safetensors": Format(
         entry=SAFETENSORS_FILE,
         needs=("safetensors.torch",),
         write=_write_safetensors,
-        usage=_use_safetensors,
+        usage=USE_SAFETENSORS,
     ),
     "timm": Format(
         entry=TIMM_FOLDER,
         needs=("safetensors.torch",),
         check=_check_timm,
         write=_write_timm,
-        usage=_use_timm,
+        usage=USE_TIMM,
     ),
-    "onnx": Format(
-        entry=ONNX_FILE, needs=("onnx", "onnxscript"), write=write_onnx, usage=_use_onnx
-    ),
+    "onnx": Format(entry=ONNX_FILE, needs=("onnx", "onnxscript"), write=write_onnx, usage=USE_ONNX),
 }
 """Beside the state dict that every export holds."""

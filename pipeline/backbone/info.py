@@ -10,24 +10,18 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """The content of `backbone.json`.
-
-    Attributes:
-        architecture: torchvision's name of the network, or `timm:` and timm's.
-        feature_dim: length of the feature vector.
-        preprocessing: how an image is prepared.
-        max_pool: whether the maximum pooling behind the stem is in place.
-        provenance: where the weights come from (run, epoch, versions); JSON values only.
-        weights_sha256: `weights_digest` of the state dict; filled in when written. Exports of
-            earlier versions have the sha256 of the file `backbone.pth` here; `load_backbone`
-            accepts it and replaces it.
-        format_version: of this format.
-    """
+    """The content of `backbone.json`."""
 
     architecture: str
+    """Torchvision's name of the network, or `timm:` and timm's."""
     feature_dim: int
     preprocessing: Preprocessing
+    """How an image is prepared."""
     max_pool: bool = True
+    """Whether the maximum pooling behind the stem is in place."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the weights come from (run, epoch, versions); JSON values only."""
     weights_sha256: str = ""
+    """`weights_digest` of the state dict. Exports of earlier versions have the sha256 of the file
+    `backbone.pth` here; `load_backbone` accepts it and replaces it."""
     format_version: int = FORMAT_VERSION

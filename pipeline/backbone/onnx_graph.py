@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.info import BackboneInfo
-from pipeline.images.gaussian import gaussian_blur
+from pipeline.images.filters import gaussian_blur
 from pipeline.images.preprocessing import Preprocessing
 
 

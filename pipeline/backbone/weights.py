@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.backbone.folder import NOT_A_WEIGHT, load_backbone
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, first_line
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.images.preprocessing import Preprocessing
 
 FETCH_SECONDS = 30
@@ -53,43 +53,39 @@ def find_weights(place: str, architecture: str, *, max_pool: bool | None = None)
         return Weights(read_state_dict(path))
     if not path.is_dir():
         library, _, name = place.partition(":")
-        if library != "torchvision" and ("/" in place or place.endswith((".pth", ".pt"))):
-            raise InputError(
-                f"no weights at {place}: no such file or folder; wanted {WANTED}, torchvision or "
-                "torchvision:NAME"
-            )
+        check(
+            library == "torchvision" or not ("/" in place or place.endswith((".pth", ".pt"))),
+            f"no weights at {place}: no such file or folder; wanted {WANTED}, torchvision or "
+            "torchvision:NAME",
+        )
         return published_weights(
             architecture, (name or "DEFAULT") if library == "torchvision" else place
         )
     network, info = load_backbone(path)
     same_pool = max_pool in (None, info.max_pool)
-    if architecture not in ("", info.architecture) or not same_pool:
-        wanted = architecture if same_pool else f"{architecture} with max_pool {max_pool}"
-        raise InputError(
-            f"{place} is a {info.architecture} with max_pool {info.max_pool}, wanted {wanted}: "
-            "choose another export, or another network"
-        )
+    wanted = architecture if same_pool else f"{architecture} with max_pool {max_pool}"
+    check(
+        architecture in ("", info.architecture) and same_pool,
+        f"{place} is a {info.architecture} with max_pool {info.max_pool}, wanted {wanted}: "
+        "choose another export, or another network",
+    )
     return Weights(network.state_dict(), info.preprocessing, info)
 
 
 def published_weights(architecture: str, name: str) -> Weights:
-    """Load torchvision's weights of that name from its cache or from its server.
-
-    Raises:
-        InputError: torchvision does not have them, or they cannot be fetched.
-    """
-    if architecture.startswith(TIMM):
-        raise InputError(
-            f"torchvision has no weights for {architecture}: save "
-            f"timm.create_model({architecture.removeprefix(TIMM)!r}, pretrained=True).state_dict() "
-            "with torch.save and name that file"
-        )
+    """Load torchvision's weights of that name from its cache or server, or raise `InputError`."""
+    check(
+        not architecture.startswith(TIMM),
+        f"torchvision has no weights for {architecture}: save "
+        f"timm.create_model({architecture.removeprefix(TIMM)!r}, pretrained=True).state_dict() "
+        "with torch.save and name that file",
+    )
     names = torchvision.models.get_model_weights(architecture)
-    if name not in names.__members__:
-        raise InputError(
-            f"torchvision has no weights {name!r} for {architecture}: wanted one of "
-            f"{', '.join(names.__members__)}, {WANTED}"
-        )
+    known = ", ".join(names.__members__)
+    check(
+        name in names.__members__,
+        f"torchvision has no weights {name!r} for {architecture}: wanted one of {known}, {WANTED}",
+    )
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(FETCH_SECONDS)
     try:
@@ -102,20 +98,17 @@ def published_weights(architecture: str, name: str) -> Weights:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-    wanted = names[name].transforms()
-    crop, resize = wanted.crop_size[0], wanted.resize_size[0]
-    mean, std = tuple(wanted.mean), tuple(wanted.std)
-    seen = Preprocessing(view_size=crop, resize=max(crop, resize), mean=mean, std=std)
+    seen = names[name].transforms()
+    crop, resize = seen.crop_size[0], max(seen.crop_size[0], seen.resize_size[0])
+    seen = Preprocessing(view_size=crop, resize=resize, mean=tuple(seen.mean), std=tuple(seen.std))
     return Weights(state, seen)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file of tensors by name, or of a `state_dict` entry with them.
 
-    `module.` in front of all names, which DistributedDataParallel adds, is removed.
-
-    Raises:
-        InputError: not such a file.
+    `module.` in front of all names, which DistributedDataParallel adds, is removed. Raises
+    `InputError` for any other file.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -126,14 +119,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not state:
-        raise InputError(f"{path} holds no tensors by name but {type(state).__name__}")
-    foreign = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if foreign:
-        raise InputError(
-            f"{path} is no plain state dict: {str(foreign[0])!r} is no tensor; "
-            "save network.state_dict() alone"
-        )
+    check(
+        isinstance(state, Mapping) and len(state) > 0,
+        f"{path} holds no tensors by name but {type(state).__name__}",
+    )
+    foreign = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    check(
+        foreign is None,
+        f"{path} is no plain state dict: {str(foreign)!r} is no tensor; save network.state_dict() "
+        "alone",
+    )
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)
@@ -149,39 +144,31 @@ def load_weights(
 ) -> None:
     """Copy weights, as the library names and shapes them, into a network.
 
-    Batch norm's counters may be absent, as in old files.
-
-    Args:
-        network: takes the weights.
-        state: the weights.
-        architecture: name of the network, for messages.
-        source: of the weights, for messages.
-        leave_out: modules whose weights are not for the network: the library's classifier.
+    Batch norm's counters may be absent, as in old files. `leave_out` names modules whose weights
+    are not for the network: the library's classifier. `source` is for messages.
 
     Raises:
         InputError: names the first tensor that is missing, unknown or of another shape.
     """
-    wanted = network.state_dict()
-    prefixes = tuple(f"{name}." for name in leave_out)
+    wanted, prefixes = network.state_dict(), tuple(f"{name}." for name in leave_out)
     given = {
         OLD_DENSENET.sub(r"\1\2", name): value
         for name, value in state.items()
         if not name.startswith(prefixes)
     }
-    wrong = []
-    missing = [n for n in wanted if n not in given and not n.endswith(NOT_A_WEIGHT)]
-    if missing:
-        wrong.append(f"{len(missing)} are missing, first {missing[0]!r}")
-    unknown = [name for name in given if name not in wanted]
-    if unknown:
-        wrong.append(f"{len(unknown)} are unknown, first {unknown[0]!r}")
-    other = [n for n, value in wanted.items() if n in given and given[n].shape != value.shape]
-    if other:
-        shapes = f"{list(given[other[0]].shape)} instead of {list(wanted[other[0]].shape)}"
-        wrong.append(f"{len(other)} have another shape, first {other[0]!r} {shapes}")
-    if wrong:
-        raise InputError(
-            f"the tensors of {source} do not fit {architecture}: {'; '.join(wrong)}: name the "
-            "network they belong to (--encoder.architecture, --saliency.network)"
-        )
+    faults = {
+        "are missing": [repr(n) for n in wanted if n not in given and not n.endswith(NOT_A_WEIGHT)],
+        "are unknown": [repr(name) for name in given if name not in wanted],
+        "have another shape": [
+            f"{n!r} {list(given[n].shape)} instead of {list(value.shape)}"
+            for n, value in wanted.items()
+            if n in given and given[n].shape != value.shape
+        ],
+    }
+    wrong = [f"{len(names)} {fault}, first {names[0]}" for fault, names in faults.items() if names]
+    check(
+        not wrong,
+        f"the tensors of {source} do not fit {architecture}: {'; '.join(wrong)}: name the network "
+        "they belong to (--encoder.architecture, --saliency.network)",
+    )
     network.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})

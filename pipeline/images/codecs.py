@@ -11,22 +11,22 @@ same picture of them; everything else is stored as an 8-bit RGB PNG, by these ru
   lies in 0..255 (integers) or 0..1 (floats) is taken as such, integers up to 65535 as 16 bit, and
   the rest is scaled from the image's least to its greatest value;
 - CMYK, palettes, Lab and the like: Pillow's conversion to RGB;
-- a PNG of which nine tenths are whole: what is there (`pipeline.images.damaged_png`).
+- a damaged PNG of which nine tenths can be read: missing rows repeat the row above.
 """
 
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import ImageError
-from pipeline.images.damaged_png import mend_png
 
 MAX_PIXELS = 178_000_000
 """Default pixel limit, that of Pillow's decompression-bomb error."""
@@ -38,6 +38,9 @@ RESIZED_QUALITY = 92
 """JPEG quality of what is made smaller."""
 AGREEMENT_LEVELS = 4.0
 """Mean difference, in levels of 255, up to which two decoders made the same picture."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MIN_SHARE_OF_PNG = 0.9
+"""Share of the pixels of a damaged PNG that must be readable."""
 
 Image.init()
 FORMATS = tuple(name for name in Image.ID if name != "EPS")
@@ -51,12 +54,9 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 @dataclass(frozen=True)
 class DecodedSource:
-    """A source image as training will see it.
+    """A source image as training will see it: `pixels` is `decode_stored(stored_bytes)`.
 
-    Attributes:
-        pixels: uint8 [H, W, 3], RGB, EXIF applied: `decode_stored(stored_bytes)`.
-        stored_bytes: what goes into the shard.
-        ext: suffix of the stored bytes: jpg, png or webp.
+    The suffix `ext` of the stored bytes is jpg, png or webp.
     """
 
     pixels: NDArray[np.uint8]
@@ -67,8 +67,7 @@ class DecodedSource:
 def decode_stored(data: bytes | memoryview) -> NDArray[np.uint8]:
     """Decode JPEG, PNG or WebP bytes to uint8 [H, W, 3], RGB, EXIF orientation applied.
 
-    Raises:
-        ImageError: OpenCV cannot decode the bytes.
+    Raises ImageError for bytes that OpenCV cannot decode.
     """
     return np.asarray(_imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
 
@@ -86,35 +85,18 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
     if not data:
         raise ImageError("empty file")
     try:
-        return _decode_with_pillow(data, max_pixels)
-    except _DamageError as error:
-        mended = mend_png(data)
+        with _opened(data, max_pixels) as image:
+            image.load()
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            pixels = _decode_kept(image, data)
+            if pixels is not None and _agree(pixels, rgb):
+                return DecodedSource(pixels, data, KEPT_FORMATS[image.format or ""])
+    except _DamageError:
+        mended = _mended_png(data, max_pixels)
         if mended is None:
-            raise ImageError(str(error)) from error
-    return _decode_with_pillow(mended, max_pixels)
-
-
-class _DamageError(ImageError):
-    """The bytes are not as they should be, but some of the picture may be there."""
-
-
-def _decode_with_pillow(data: bytes, max_pixels: int) -> DecodedSource:
-    with _pillow_limits(max_pixels):
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                return _decode_open(image, data, max_pixels)
-        except ImageError:
             raise
-        except UnidentifiedImageError as error:
-            raise _DamageError("not an image in a format that can be read") from error
-        except Image.DecompressionBombError as error:
-            raise ImageError(f"far more than {max_pixels} pixels") from error
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError...
-            # The bytes are in memory, so they are the reason.
-            raise _DamageError(f"cannot be decoded: {_one_line(error)}") from error
+        rgb = mended
+    return DecodedSource(rgb, encode_png(np.ascontiguousarray(rgb[..., ::-1])), "png")
 
 
 def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
@@ -129,17 +111,14 @@ def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
     size = (round(width * short_side / shorter), round(height * short_side / shorter))
     small = cv2.resize(decoded.pixels, size, interpolation=cv2.INTER_AREA)
     quality = [cv2.IMWRITE_JPEG_QUALITY, RESIZED_QUALITY]
-    written, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), quality)
-    assert written
-    data = encoded.tobytes()
+    data = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), quality)[1].tobytes()
     return DecodedSource(decode_stored(data), data, "jpg")
 
 
 def saliency_levels(saliency: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """Average a map, float32 [h, w] in [0, 1], by area to uint8 [size, size]; 255 is saliency 1.
 
-    Raises:
-        ValueError: not a map, or values that are not finite.
+    Raises ValueError for another shape, or values that are not finite.
     """
     if saliency.ndim != 2 or saliency.size == 0 or not np.isfinite(saliency).all():
         raise ValueError(f"a saliency map is finite and [h, w], got shape {saliency.shape}")
@@ -153,11 +132,7 @@ def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
 
 
 def decode_saliency(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """Decode a stored saliency map to uint8 [S, S]; 255 is saliency 1.
-
-    Raises:
-        ImageError: not a square grey PNG.
-    """
+    """Decode a stored saliency map to uint8 [S, S]; ImageError if it is no square grey PNG."""
     levels = np.asarray(_imdecode(data, cv2.IMREAD_UNCHANGED), dtype=np.uint8)
     if levels.ndim != 2 or levels.shape[0] != levels.shape[1]:
         raise ImageError(f"a stored saliency map is square and grey, got shape {levels.shape}")
@@ -178,40 +153,101 @@ def _imdecode(data: bytes | memoryview, flags: int) -> NDArray[np.generic]:
     return pixels
 
 
-def _decode_open(image: Image.Image, data: bytes, max_pixels: int) -> DecodedSource:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} is more than {max_pixels} pixels")
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(f"{width} x {height}: a side is longer than {MAX_SIDE}")
-    image.load()
-    ext = KEPT_FORMATS.get(image.format or "")
-    rgb = _to_rgb(ImageOps.exif_transpose(image))
-    if ext is not None and _may_keep(image, data):
-        try:
-            pixels = decode_stored(data)
-        except ImageError:
-            pixels = None
-        if pixels is not None and _agree(pixels, rgb):
-            return DecodedSource(pixels, data, ext)
-    return DecodedSource(rgb, encode_png(np.ascontiguousarray(rgb[..., ::-1])), "png")
+class _DamageError(ImageError):
+    """The bytes are not as they should be, but some of the picture may be there."""
 
 
-def _may_keep(image: Image.Image, data: bytes) -> bool:
-    """Whether the bytes are of a kind that training decodes: 8-bit colour or grey, one frame."""
-    if image.mode not in ("RGB", "L") or "transparency" in image.info:
-        return False
-    if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
-        return False
-    # a 16-bit colour PNG has mode RGB too: byte 24 of a PNG is its bit depth
-    return image.format != "PNG" or data[24] == 8
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """Open an image whose size is within the limits; what goes wrong becomes an ImageError."""
+    before = Image.MAX_IMAGE_PIXELS
+    # Pillow's own check covers images inside of images: it warns above the limit, and raises above
+    # twice the limit.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        silent = warnings.catch_warnings(action="ignore")
+        with silent, Image.open(BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(f"{width} x {height} is more than {max_pixels} pixels")
+            if max(width, height) > MAX_SIDE:
+                raise ImageError(f"{width} x {height}: a side is longer than {MAX_SIDE}")
+            yield image
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise _DamageError("not an image in a format that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"far more than {max_pixels} pixels") from error
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError...
+        # The bytes are in memory, so they are the reason.
+        raise _DamageError(f"cannot be decoded: {_one_line(error)}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+class _Tolerance(threading.local):
+    """Whether Pillow reads damaged files; a switch for each thread in place of one for all."""
+
+    on = False
+
+    def __bool__(self) -> bool:
+        return self.on
+
+
+_tolerance = _Tolerance()
+ImageFile.LOAD_TRUNCATED_IMAGES = _tolerance  # type: ignore[assignment]
+
+
+def _mended_png(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """What can be read of a damaged PNG, uint8 [H, W, 3]; None where that is too little."""
+    if not data.startswith(PNG_SIGNATURE):
+        return None
+    _tolerance.on = True
+    try:
+        with _opened(data, max_pixels) as image, _opened(data, max_pixels) as second:
+            # What is not read keeps the level that it had before, and so differs.
+            pixels, others = _over(image, 0), _over(second, 255)
+            is_missing = (pixels != others).any(axis=2)
+            if is_missing.mean() > 1 - MIN_SHARE_OF_PNG:
+                return None
+            for row in np.flatnonzero(is_missing.any(axis=1)).tolist():
+                image.paste(image.crop((0, row - 1, image.width, row)), (0, row))
+            return _to_rgb(ImageOps.exif_transpose(image))
+    finally:
+        _tolerance.on = False
+
+
+def _over(image: ImageFile.ImageFile, level: int) -> NDArray[np.generic]:
+    """Load what can be read of an image over a uniform one, [H, W, bands]."""
+    num_bands = len(image.getbands())
+    uniform = Image.new(image.mode, image.size, level if num_bands == 1 else (level,) * num_bands)
+    image.im = uniform.im
+    with suppress(OSError, SyntaxError, ValueError):
+        image.load()
+    image.tile = []  # loaded
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _decode_kept(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+    """Decode as training does what it can: 8-bit colour or grey, one frame; None for the rest."""
+    # A 16-bit colour PNG has mode RGB too: byte 24 of a PNG is its bit depth.
+    is_wide = image.format == "PNG" and data[24] != 8
+    is_moving = image.format != "MPO" and getattr(image, "n_frames", 1) != 1
+    is_plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+    if image.format not in KEPT_FORMATS or is_wide or is_moving or not is_plain:
+        return None
+    try:
+        return decode_stored(data)
+    except ImageError:
+        return None
 
 
 def _agree(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> bool:
-    """Whether two decoders made the same picture: size, orientation and colours.
+    """Whether two decoders made the same picture, by at most 64 x 64 of its pixels.
 
-    Both must read orientation from the same place (EXIF, XMP), and a decoder must not have
-    filled in what is damaged; a sample of at most 64 x 64 pixels tells.
+    They may read orientation from different places (EXIF, XMP), or fill in what is damaged.
     """
     if first.shape != second.shape:
         return False
@@ -255,23 +291,8 @@ def _scale_wide(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 def encode_png(levels: NDArray[np.uint8]) -> bytes:
     """Encode uint8 [H, W] (a stored map), or [H, W, 3] in the order BGR, as a PNG."""
-    written, encoded = cv2.imencode(".png", levels)
-    assert written
-    return encoded.tobytes()
+    return cv2.imencode(".png", levels)[1].tobytes()
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def _pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Pillow's own bomb check, which covers images inside of images, at our limit, silently."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow warns above it and raises above twice it
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before

@@ -21,11 +21,7 @@ def short_side(view_size: int) -> int:
 def resize_and_crop(
     height: int, width: int, short: int, size: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where torchvision's `Resize(short)` and `CenterCrop(size)` would put the view.
-
-    Returns:
-        Height and width after resizing, top and left of the crop; rounded as torchvision does.
-    """
+    """Height and width after torchvision's `Resize(short)`, top and left of `CenterCrop(size)`."""
     longer = int(short * max(height, width) / min(height, width))
     resized = (short, longer) if height <= width else (longer, short)
     return resized, (round((resized[0] - size) / 2), round((resized[1] - size) / 2))
@@ -57,7 +53,7 @@ def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
 
     Args:
         image: uint8 RGB [..., 3, H, W].
-        short: length of the shorter side after resizing, in pixels, at least `size`.
+        short: shorter side after resizing, in pixels, at least `size`.
         size: side S of the view, in pixels.
 
     Returns:
@@ -69,10 +65,7 @@ def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HighPass:
-    """The Gaussian that is taken away from the normalised view, in its pixels.
-
-    The paper's has an odd kernel of 11 and sigma 5.
-    """
+    """The Gaussian taken away from the normalised view, in its pixels; the paper's is 11 and 5."""
 
     kernel: int
     sigma: float
@@ -87,14 +80,10 @@ class HighPass:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What a backbone wants to see: the test-time view, in pixels.
+    """What a backbone wants to see: the test-time view.
 
-    Attributes:
-        view_size: side of the centre crop.
-        resize: length of the shorter side before the crop, at least `view_size`.
-        mean: per channel (RGB), of an image in [0, 1].
-        std: per channel (RGB), of an image in [0, 1].
-        high_pass: filter after the normalisation, for a backbone pretrained with it.
+    The shorter side becomes `resize` pixels, the centre crop has `view_size`; mean and std are of
+    an RGB image in [0, 1]; a backbone pretrained with a high-pass gets it after the normalisation.
     """
 
     view_size: int
@@ -132,17 +121,16 @@ class Preprocess(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Prepare uint8 RGB [B, 3, H, W] or [3, H, W]: float32 [B, 3, S, S] or [3, S, S].
-
-        Raises:
-            InputError: another dtype or shape.
-        """
+        """Prepare uint8 RGB [B, 3, H, W] or [3, H, W]: float32 [B, 3, S, S] or [3, S, S]."""
         view01_BCHW = self.view(image)
         view_BCHW = self.prepare(view01_BCHW.reshape(-1, *view01_BCHW.shape[-3:]))
         return view_BCHW if image.ndim == 4 else view_BCHW[0]
 
     def view(self, image: torch.Tensor) -> torch.Tensor:
-        """Resize and cut alone: as `forward`, but in [0, 1] and neither normalised nor filtered."""
+        """As `forward`, but in [0, 1], not normalised and not filtered.
+
+        Raises InputError for another dtype or shape.
+        """
         if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
             raise InputError(
                 f"got {image.dtype} {list(image.shape)}: wanted torch.uint8 [B, 3, H, W] "

@@ -23,8 +23,8 @@ from pipeline.images.codecs import (
 )
 from pipeline.precompute.plan_files import planned_rows
 from pipeline.saliency.external import External
+from pipeline.saliency.foreground import map_statistics
 from pipeline.saliency.interface import Map, SaliencySource
-from pipeline.saliency.statistics import map_statistics
 from pipeline.shardset.manifest import (
     SetError,
     ShardInfo,

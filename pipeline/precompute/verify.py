@@ -25,7 +25,7 @@ from pipeline.core.errors import ImageError, InputError
 from pipeline.core.progress import say, track
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.plan_files import plan_file, planned_shards, read_plans, rows_file
-from pipeline.saliency.statistics import GRID_SIDE, map_statistics
+from pipeline.saliency.foreground import GRID_SIDE, map_statistics
 from pipeline.shardset.manifest import (
     DatasetInfo,
     SetError,

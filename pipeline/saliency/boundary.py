@@ -91,14 +91,12 @@ class Boundary(SaliencySource):
         if is_flat(small):
             return flat_map()
         pieces = cut(small, self.num_superpixels)
-        features = appearance(
-            image, small, pieces, detail_side=self.detail_side, texture=self.texture
-        )
+        detail = shrink(image, self.detail_side)
+        features = appearance(detail, small, pieces, self.texture)
         cues = (border_distance(features, pieces), barrier_distance(features, pieces))
-        saliency = stretch(np.sum([stretch(cue) for cue in cues], axis=0))
+        saliency = stretch(stretch(cues[0]) + stretch(cues[1]))
         if saliency.any():  # else nothing stands out that could teach
-            prior_N = self._prior(pieces)
-            saliency = relearn(saliency, features, pieces, prior_N=prior_N, rounds=self.rounds)
+            saliency = relearn(saliency, features, pieces, self._prior(pieces), self.rounds)
         return spread_out(pieces.paint(saliency))
 
     def _prior(self, pieces: Superpixels) -> Floats:
@@ -112,8 +110,6 @@ class Boundary(SaliencySource):
 def _enlarge(image: Image) -> Image:
     height, width = image.shape[:2]
     size = max(width, MIN_SIDE), max(height, MIN_SIDE)
-    if size == (width, height):
-        return image
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
 
 
@@ -128,9 +124,7 @@ def stretch(values: Floats) -> Floats:
 def weighted_gaussian(features_ND: Floats, weights_N: Floats) -> tuple[Floats, float]:
     """Fit a Gaussian to superpixels with weights that are not negative and not all 0.
 
-    Returns:
-        Squared Mahalanobis distance of each superpixel, float64 [N], and the log determinant of
-        the covariance.
+    Returns the squared Mahalanobis distances [N] and the log determinant of the covariance.
     """
     weights = weights_N / weights_N.sum()
     offset = features_ND - np.einsum("n,nd->d", weights, features_ND)
@@ -148,12 +142,10 @@ def border_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
     twice: a superpixel unlike the three other sides is probably an object that the image's edge
     cuts, and counts little in the second fit; sky and grass reach around the corner.
     """
-    sides_4N = pieces.sides_4N
-    squared_4N = _to_sides(features_ND, sides_4N)
-    elsewhere = [np.delete(squared_4N, side, axis=0).min(axis=0) for side in range(len(sides_4N))]
-    trust_4N = np.exp(-np.stack(elsewhere) / (2 * STRANGE**2)) + LEAST_TRUST
-    nearest = _to_sides(features_ND, sides_4N * trust_4N).min(axis=0)
-    return np.asarray(np.sqrt(nearest))
+    squared_4N = _to_sides(features_ND, pieces.sides_4N)
+    elsewhere_4N = np.stack([np.delete(squared_4N, n, axis=0).min(axis=0) for n in range(4)])
+    trust_4N = np.exp(-elsewhere_4N / (2 * STRANGE**2)) + LEAST_TRUST
+    return np.asarray(np.sqrt(_to_sides(features_ND, pieces.sides_4N * trust_4N).min(axis=0)))
 
 
 def _to_sides(features_ND: Floats, sides_4N: Floats) -> Floats:
@@ -189,24 +181,14 @@ def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
 
 
 def relearn(
-    saliency_N: Floats, features_ND: Floats, pieces: Superpixels, *, prior_N: Floats, rounds: int
+    saliency_N: Floats, features_ND: Floats, pieces: Superpixels, prior_N: Floats, rounds: int
 ) -> Floats:
-    """Correct the map by a classifier that it trains, for this image alone.
+    """Correct the map, which runs from 0 to 1, by a classifier that it trains for this image alone.
 
     Superpixels with sure values train it: bootstrap learning (Tong et al., CVPR 2015), here with
     one Gaussian for the object and one for the background in place of a support vector machine.
-    Place is a feature, so what lies near the object's own centre is likelier object.
-
-    Args:
-        saliency_N: float64 in [0, 1], with 0 and 1 in it.
-        features_ND: float64.
-        pieces: the superpixels.
-        prior_N: float64 > 0, how likely the object is here: weighs what teaches the object's
-            Gaussian, not the map itself.
-        rounds: how often.
-
-    Returns:
-        float64 [N] in [0, 1].
+    Place is a feature, so what lies near the object's own centre is likelier object. `prior_N` > 0
+    says how likely the object is here: it weighs what teaches the object's Gaussian, not the map.
     """
     placed = np.concatenate([features_ND, PLACE * pieces.centre_N2], axis=1)
     for _ in range(rounds):

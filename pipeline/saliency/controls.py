@@ -15,11 +15,7 @@ MAP_SIDE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Centre(SaliencySource):
-    """The same centred Gaussian for every image.
-
-    Attributes:
-        sigma: in halves of a side.
-    """
+    """The same centred Gaussian for every image, with `sigma` in halves of a side."""
 
     sigma: float = 0.5
 
@@ -31,7 +27,9 @@ class Centre(SaliencySource):
         """The Gaussian; flat for a flat image."""
         if is_flat(shrink(image, MAP_SIDE)):
             return flat_map()
-        return centre_prior(MAP_SIDE, MAP_SIDE, self.sigma)
+        place = (np.arange(MAP_SIDE) + 0.5) / MAP_SIDE * 2 - 1
+        squared = place[:, None] ** 2 + place**2
+        return np.exp(-squared / (2 * self.sigma**2)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +39,3 @@ class Uniform(SaliencySource):
     def map_image(self, image: Image) -> Map:
         """The flat map."""
         return flat_map()
-
-
-def centre_prior(height: int, width: int, sigma: float) -> Map:
-    """A Gaussian at the image's centre, float32 [height, width], 1 in the middle.
-
-    Args:
-        height: rows.
-        width: columns.
-        sigma: in halves of a side: at 1 the value in the middle of an edge is exp(-1/2).
-    """
-    y = (np.arange(height) + 0.5) / height * 2 - 1
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    return np.exp(-(y[:, None] ** 2 + x**2) / (2 * sigma**2)).astype(np.float32)

@@ -6,7 +6,7 @@ A mask is in the orientation of the upright image, unless it carries EXIF orient
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -25,25 +25,12 @@ MissingMasks = Literal["error", "uniform"]
 
 @dataclass(frozen=True, kw_only=True)
 class External(SaliencySource):
-    """The mask that comes with an image.
-
-    Attributes:
-        missing: what an image without a mask gets: an error, or a uniform map.
-    """
+    """The mask that comes with an image; what an image without a mask gets is `missing`."""
 
     missing: MissingMasks = "error"
 
-    def __post_init__(self) -> None:
-        if self.missing not in get_args(MissingMasks):
-            raise InputError(f"saliency external knows missing error and uniform, got {self}")
-
     def map_of(self, source: str, image: Image, mask: bytes | None) -> Map:
-        """The map of one image.
-
-        Args:
-            source: the image's name, for messages.
-            image: uint8 [H, W, 3] RGB, upright.
-            mask: the bytes of its mask; None where there is none.
+        """The map of an upright image, which messages call `source`, from the bytes of its mask.
 
         Raises:
             ImageError: the mask cannot be used.

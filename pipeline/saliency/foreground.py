@@ -1,14 +1,14 @@
 """Mark the foreground patches of a saliency grid, for the manifest and for training.
 
-The functions take numpy arrays and torch tensors, on any device, and return the same kind.
-
 Shapes: `G` grid side, `N` = G * G patches.
 """
 
 import math
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 
@@ -19,6 +19,9 @@ PAPER_THRESHOLD = -0.6
 FLAT_STD = 2e-3
 """Spread under which a map in [0, 1] says nothing: half a level of 8 bits is 1.96e-3, the largest
 standard deviation that values one level apart can have, so rounding alone stays below it."""
+
+GRID_SIDE = 7
+"""Patches along a side of a whole image, in the manifest."""
 
 Array = TypeVar("Array")
 
@@ -32,12 +35,12 @@ def foreground(saliency: Array, *, rule: Rule = "std", threshold: float = PAPER_
     upper class. A grid without spread is all foreground under both: rounding must not decide it.
 
     Args:
-        saliency: per patch, float in [0, 1], [..., G, G].
+        saliency: per patch, float in [0, 1], [..., G, G]; an array, or a tensor on any device.
         rule: ``std`` or ``otsu``.
         threshold: of ``std``, in standard deviations.
 
     Returns:
-        True where a patch is foreground, bool, same shape.
+        True where a patch is foreground, bool, same shape and kind.
     """
     values: Any = saliency
     # float64: in float32 the mean of equal values may land above them.
@@ -68,6 +71,25 @@ def _otsu(values: Any) -> Any:  # noqa: ANN401  (an array or a tensor)
     if by_numpy:
         return np.take_along_axis(rising, best, axis=-1)[..., 0]
     return rising.gather(-1, best)[..., 0]
+
+
+class MapStatistics(NamedTuple):
+    """Mean and population standard deviation of a map in [0, 1], and its foreground.
+
+    `foreground_share` is of the patches of a 7 x 7 grid over the whole image, by the paper's rule.
+    """
+
+    mean: float
+    std: float
+    foreground_share: float
+
+
+def map_statistics(levels: NDArray[np.uint8]) -> MapStatistics:
+    """Statistics of a stored map, uint8 [S, S], for the manifest."""
+    saliency = levels.astype(np.float64) / 255
+    grid = cv2.resize(saliency, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA)
+    share = foreground(np.asarray(grid, np.float64)).mean()
+    return MapStatistics(float(saliency.mean()), float(saliency.std()), float(share))
 
 
 def check_rule(rule: str, threshold: float) -> None:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import InputError
+
 if TYPE_CHECKING:  # most processes that compute maps do without torch
     from torch import Tensor
 
@@ -33,11 +35,13 @@ class SaliencySource:
     parameters: they go into the digest of the plan and into dataset.json.
     """
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
-        """Compute maps.
+    wants_gpu = False
+    """Whether the source is much faster on a GPU; it uses one that its process can see."""
+    batch_images = 16
+    """How many images the source is best given at once."""
 
-        Args:
-            images: uint8 [H, W, 3] RGB each, of any size.
+    def __call__(self, images: Sequence[Image]) -> list[Map]:
+        """Compute the maps of RGB images, uint8 [H, W, 3] each, of any size.
 
         Returns:
             For each image float32 [h, w] in [0, 1], of any size: a map covers the whole image. A
@@ -50,41 +54,21 @@ class SaliencySource:
         raise NotImplementedError
 
     def on_view(self, views01_B3SS: "Tensor", grid: int) -> NDArray[np.float32]:
-        """Compute saliency per patch on views themselves, not on whole images.
-
-        Args:
-            views01_B3SS: coloured views in [0, 1], float.
-            grid: patches along a side.
-
-        Returns:
-            [B, G, G].
-        """
+        """Saliency per patch, [B, G, G], of views in [0, 1] themselves, not of whole images."""
         views = (views01_B3SS * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
         return np.stack([to_grid(saliency, grid) for saliency in self(list(views))])
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Whether the source is much faster on a GPU; it uses one that its process can see."""
-        return False
-
-    @property
-    def batch_images(self) -> int:
-        """How many images the source is best given at once."""
-        return 16
 
     def pinned(self) -> "SaliencySource":
         """The source for other processes: it refuses weights of another digest than now.
 
-        Raises:
-            InputError: weights that are absent or do not fit.
+        Raises InputError for weights that are absent or do not fit.
         """
         return self
 
     def parameters(self) -> dict[str, object]:
         """Everything that decides the maps, in JSON types, with the digest of any weights.
 
-        Raises:
-            InputError: weights that are absent or do not fit.
+        Raises InputError for weights that are absent or do not fit.
         """
         return dataclasses.asdict(self)
 
@@ -100,6 +84,14 @@ def is_flat(image: Image) -> bool:
     return all(high - low <= FLAT_LEVELS for low, high in ranges)
 
 
+def resize(image: Image, size: tuple[int, int]) -> Image:
+    """The image at another size [height, width]: areas averaged, or interpolated linearly."""
+    height, width = size
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
 def shrink(image: Image, short_side: int) -> Image:
     """Average an image by area until its shorter side is at most `short_side` pixels.
 
@@ -108,13 +100,10 @@ def shrink(image: Image, short_side: int) -> Image:
     height, width = image.shape[:2]
     scale = min(1.0, short_side / min(height, width))
     longest = MAX_ASPECT * short_side
-    size = (
-        min(longest, max(1, round(width * scale))),
-        min(longest, max(1, round(height * scale))),
-    )
-    if size == (width, height):
+    wide, high = (min(longest, max(1, round(side * scale))) for side in (width, height))
+    if (wide, high) == (width, height):
         return image
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, (wide, high), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def spread_out(saliency: Map) -> Map:
@@ -137,3 +126,13 @@ def same_aspect(mask: tuple[int, int], image: tuple[int, int]) -> bool:
         abs(columns - rows * width / height) <= ASPECT_SLACK
         or abs(rows - columns * height / width) <= ASPECT_SLACK
     )
+
+
+def check_digest(what: str, found: str, planned: str) -> None:
+    """Raise InputError where weights have another digest than was planned; "" is any."""
+    if planned not in ("", found):
+        raise InputError(
+            f"{what} have digest {found[:12]}, this run was planned with {planned[:12]}: they have "
+            "changed, or are others on this machine; give all machines the same ones and run this "
+            "again"
+        )

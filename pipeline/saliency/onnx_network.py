@@ -11,21 +11,28 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.interface import Image, Map, SaliencySource, flat_map, is_flat, spread_out
+from pipeline.saliency.interface import (
+    Image,
+    Map,
+    SaliencySource,
+    check_digest,
+    flat_map,
+    is_flat,
+    resize,
+    spread_out,
+)
 
 DEFAULT_SIDE = 320
 """Pixels; for a network that takes images of any size. U2-Net was trained at 320."""
 MAX_SIDE = 4096
-IMAGENET_MEAN, IMAGENET_STD = "0.485/0.456/0.406", "0.229/0.224/0.225"
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 SLACK = 1e-3
 """How far above 1 or below 0 a probability may be: rounding, half precision."""
 MAX_BATCH = 16
@@ -50,13 +57,15 @@ class Onnx(SaliencySource):
         model_digest: sha256 that the files must have; set by `pinned`.
     """
 
+    wants_gpu = True  # where onnxruntime is built for it
+
     model: str = ""
     output: str = ""
     activation: Literal["none", "sigmoid"] = "none"
     stretch: bool = True
     side: int = 0
-    mean: str = IMAGENET_MEAN
-    std: str = IMAGENET_STD
+    mean: str = "0.485/0.456/0.406"
+    std: str = "0.229/0.224/0.225"
     model_digest: str = ""
 
     def __post_init__(self) -> None:
@@ -64,18 +73,9 @@ class Onnx(SaliencySource):
             raise InputError("saliency onnx wants the network's file: onnx:model=FILE.onnx")
         if not 0 <= self.side <= MAX_SIDE:
             raise InputError(f"saliency onnx wants a side of 0 to {MAX_SIDE}, got {self.side}")
-        if self.activation not in ("none", "sigmoid"):
-            raise InputError(
-                f"saliency onnx knows activation none and sigmoid, got {self.activation!r}"
-            )
         _three("mean", self.mean)
         if not (_three("std", self.std) > 0).all():
             raise InputError(f"saliency onnx wants a std above 0, got {self.std!r}")
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Yes, where onnxruntime is built for it."""
-        return True
 
     def pinned(self) -> "Onnx":
         """Run the network once on noise, and bind the source to its files by their digest.
@@ -91,47 +91,33 @@ class Onnx(SaliencySource):
         return pinned
 
     def parameters(self) -> dict[str, object]:
-        """What decides the maps, with the file's name and digest in place of its path.
-
-        Raises:
-            InputError: as `pinned`.
-        """
-        path = Path(self.model).expanduser()
-        return {
-            "model": path.name,
-            "model_digest": files_digest(path),
-            "output": self.output,
-            "activation": self.activation,
-            "stretch": self.stretch,
-            "side": self._network().side,
-            "mean": self.mean,
-            "std": self.std,
-        }
+        """What decides the maps, with the file's name and digest in place of its path."""
+        path, side = Path(self.model).expanduser(), self._network().side
+        own = {"model": path.name, "model_digest": files_digest(path), "side": side}
+        return {**super().parameters(), **own}
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        """Compute maps of the network's output size; see `SaliencySource`.
+        """Compute maps of the network's output size.
 
         Raises:
             InputError: as `pinned`, or files that have changed since.
         """
         maps = [flat_map() for _ in images]
         wanted = [number for number, image in enumerate(images) if not is_flat(image)]
-        network = self._network() if wanted else None
-        while network and wanted:
-            part, wanted = wanted[: network.max_batch], wanted[network.max_batch :]
-            outputs = network.run(np.stack([self._input(images[one], network) for one in part]))
-            for number, output in zip(part, outputs, strict=True):
+        most = self._network().max_batch if wanted else 1
+        for first in range(0, len(wanted), most):
+            part = wanted[first : first + most]
+            batch = np.stack([self._input(images[number]) for number in part])
+            for number, output in zip(part, self._network().run(batch), strict=True):
                 maps[number] = self._map(output)
         return maps
 
     def _network(self) -> "Network":
         return load_network(self.model, self.output, self.side, self.model_digest)
 
-    def _input(self, image: Image, network: "Network") -> NDArray[np.float32]:
+    def _input(self, image: Image) -> NDArray[np.float32]:
         """float32 [side, side, 3], normalised."""
-        shrinks = network.side**2 < image.shape[0] * image.shape[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        scaled = cv2.resize(image, (network.side, network.side), interpolation=method)
+        scaled = resize(image, (self._network().side,) * 2)
         normalised = (scaled / 255 - _three("mean", self.mean)) / _three("std", self.std)
         return np.asarray(normalised, np.float32)
 
@@ -149,126 +135,89 @@ class Onnx(SaliencySource):
         return spread_out(output_hw) if self.stretch else output_hw.clip(0, 1).astype(np.float32)
 
 
-@dataclass(frozen=True)
 class Network:
-    """A network that is ready to run.
+    """A network in a file, ready to run; the arguments are those of `Onnx`.
 
-    Attributes:
-        session: of onnxruntime.
-        input_name: of its only input.
-        output_name: of the output that is the map.
-        side: pixels of the square that it takes.
-        max_batch: images that it takes at once.
-        batch: images that it takes each time; None: any number.
-        dtype: of its input.
-        channels_last: whether its input is [B, side, side, 3].
+    `side` is that of its square input in pixels, `max_batch` the images that it takes at once.
+
+    Raises:
+        InputError: see `Onnx.pinned`; or the files have another digest than `planned`.
     """
 
-    session: Any
-    input_name: str
-    output_name: str
-    side: int
-    max_batch: int
-    batch: int | None
-    dtype: type
-    channels_last: bool
+    def __init__(self, model: str, output: str, side: int, planned: str) -> None:
+        try:
+            onnxruntime = importlib.import_module("onnxruntime")
+        except ImportError as error:
+            raise InputError(
+                "saliency onnx needs onnxruntime: pip install onnxruntime, or onnxruntime-gpu"
+            ) from error
+        path = Path(model).expanduser()
+        check_digest(f"the files of {model}", files_digest(path), planned)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # one process a core
+        available = onnxruntime.get_available_providers()
+        providers = [provider for provider in PROVIDERS if provider in available]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's errors have no common class
+            reason = " ".join(str(error).split())
+            raise InputError(f"{model} is no network in ONNX form: {reason}") from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(one.name for one in inputs)
+            raise InputError(
+                f"the network {model} has {len(inputs)} inputs ({names}), wanted is one"
+            )
+        shape, kind = inputs[0].shape, inputs[0].type
+        self._channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
+        if len(shape) != 4 or not (self._channels_last or shape[1] == 3) or kind not in TYPES:
+            raise InputError(
+                f"the network {model} takes {kind} of shape {shape}, wanted is float32 or float16 "
+                "[B, 3, side, side] or [B, side, side, 3]"
+            )
+        outputs = [one.name for one in self._session.get_outputs()]
+        if output and output not in outputs:
+            raise InputError(
+                f"the network {model} has no output {output!r}: it has {', '.join(outputs)}"
+            )
+        known = shape[1:3] if self._channels_last else shape[2:]
+        sides = {one for one in (*known, side or known[0]) if isinstance(one, int)}
+        if len(sides) > 1:
+            raise InputError(
+                f"the network {model} takes images of {known[0]} x {known[1]} pixels, wanted is a "
+                f"square{f' of side={side}' if side else ''}"
+            )
+        self.side: int = next(iter(sides), DEFAULT_SIDE)
+        self._fixed_batch = shape[0] if isinstance(shape[0], int) else None
+        self.max_batch = self._fixed_batch or MAX_BATCH
+        self._input, self._dtype = inputs[0].name, TYPES[kind]
+        self._output = output or outputs[0]
 
     def run(self, inputs_BSS3: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps float32 [B, h, w] of at most `max_batch` inputs."""
         count = len(inputs_BSS3)
-        missing = (self.batch or count) - count
-        padding = ((0, missing), (0, 0), (0, 0), (0, 0))
-        batch: NDArray[Any] = np.pad(inputs_BSS3, padding).astype(self.dtype)
-        batch = batch if self.channels_last else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-        (output,) = self.session.run([self.output_name], {self.input_name: batch})
+        missing = (self._fixed_batch or count) - count
+        batch: NDArray[Any] = np.pad(inputs_BSS3, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        batch = batch if self._channels_last else batch.transpose(0, 3, 1, 2)
+        batch = np.ascontiguousarray(batch, self._dtype)
+        (output,) = self._session.run([self._output], {self._input: batch})
         shape = output.shape
         if output.ndim == 4 and 1 in (shape[1], shape[3]):
             output = output[:, 0] if shape[1] == 1 else output[..., 0]
         if output.ndim != 3 or len(output) != len(batch):
             raise InputError(
-                f"output {self.output_name!r} of the network has shape {list(shape)}, wanted is a "
+                f"output {self._output!r} of the network has shape {list(shape)}, wanted is a "
                 "map for each image, [B, 1, h, w] or [B, h, w]: output=NAME takes another one"
             )
         return np.asarray(output[:count], np.float32)
 
 
-@functools.lru_cache(maxsize=2)
-def load_network(model: str, output: str, side: int, digest: str) -> Network:
-    """Load a network, once in each process.
-
-    Args:
-        model: its file.
-        output: name of the output that is the map; empty: the first one.
-        side: pixels of its input; 0: what the file says, or 320.
-        digest: sha256 that the files must have; empty: any.
-
-    Raises:
-        InputError: see `Onnx.pinned`; or the digest is another one.
-    """
-    onnxruntime = _onnxruntime()
-    path = Path(model).expanduser()
-    found = files_digest(path)
-    if digest not in ("", found):
-        raise InputError(
-            f"{model} has digest {found[:12]}, this run was planned with {digest[:12]}: it has "
-            "changed, or is another one on this machine; give all machines the same file and run "
-            "this again"
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one process a core
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    available = onnxruntime.get_available_providers()
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[one for one in wanted if one in available]
-        )
-    except Exception as error:  # onnxruntime's errors have no common class
-        reason = " ".join(str(error).split())
-        raise InputError(f"{model} is no network in ONNX form: {reason}") from error
-    inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
-    if len(inputs) != 1:
-        names = ", ".join(one.name for one in inputs)
-        raise InputError(f"the network {model} has {len(inputs)} inputs ({names}), wanted is one")
-    shape, kind = inputs[0].shape, inputs[0].type
-    channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
-    if len(shape) != 4 or not (channels_last or shape[1] == 3) or kind not in TYPES:
-        raise InputError(
-            f"the network {model} takes {kind} of shape {shape}, wanted is float32 or float16 "
-            "[B, 3, side, side] or [B, side, side, 3]"
-        )
-    if output and output not in outputs:
-        raise InputError(
-            f"the network {model} has no output {output!r}: it has {', '.join(outputs)}"
-        )
-    sides = {one for one in (shape[1:3] if channels_last else shape[2:]) if isinstance(one, int)}
-    if len(sides) > 1 or (side and sides - {side}):
-        raise InputError(
-            f"the network {model} takes images of {' x '.join(map(str, sorted(sides)))} pixels: "
-            + (
-                "wanted is a square"
-                if len(sides) > 1
-                else f"side={side} does not fit, leave it out"
-            )
-        )
-    batch = shape[0] if isinstance(shape[0], int) else None
-    return Network(
-        session=session,
-        input_name=inputs[0].name,
-        output_name=output or outputs[0],
-        side=side or next(iter(sides), DEFAULT_SIDE),
-        max_batch=batch or MAX_BATCH,
-        batch=batch,
-        dtype=TYPES[kind],
-        channels_last=channels_last,
-    )
+load_network = functools.lru_cache(maxsize=2)(Network)
+"""Makes a `Network` once in each process."""
 
 
 def files_digest(path: Path) -> str:
-    """Return the sha256 of a model's file and of the files of weights beside it, by name.
-
-    Raises:
-        InputError: there is no such file.
-    """
+    """The sha256 of a model's file and of the files of weights beside it, by name."""
     if not path.is_file():
         raise InputError(f"there is no network at {path}")
     whole = hashlib.sha256()
@@ -289,12 +238,3 @@ def _three(name: str, text: str) -> NDArray[np.float64]:
     if values.shape != (3,) or not np.isfinite(values).all():
         raise InputError(f"saliency onnx wants {name} as three numbers, R/G/B, got {text!r}")
     return values
-
-
-def _onnxruntime() -> ModuleType:
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise InputError(
-            "saliency onnx needs onnxruntime: pip install onnxruntime, or onnxruntime-gpu"
-        ) from error

@@ -21,9 +21,7 @@ from pipeline.saliency.interface import (
 class SpectralResidual(SaliencySource):
     """What is unexpected in the log amplitude spectrum (Hou and Zhang, 2007).
 
-    Attributes:
-        side: shorter side in pixels to which larger images are averaged first.
-        spectrum_side: side in pixels of the square whose spectrum is taken.
+    Larger images are averaged to a shorter `side` first; the spectrum is that of a square.
     """
 
     side: int = 224
@@ -45,9 +43,7 @@ class SpectralResidual(SaliencySource):
 class FineGrained(SaliencySource):
     """Centre-surround differences at many scales (Montabone and Soto, 2010).
 
-    Attributes:
-        side: shorter side in pixels to which larger images are averaged first; the cost grows
-            with the pixels.
+    Larger images are averaged to a shorter `side` first: the cost grows with the pixels.
     """
 
     side: int = 224

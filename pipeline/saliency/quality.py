@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.saliency.foreground import GRID_SIDE
 from pipeline.saliency.interface import Map, to_grid
 
-GRID_SIDE = 7
 BETA_SQUARED = 0.3
 NUM_LEVELS = 256
 
@@ -44,9 +44,9 @@ class MapQuality(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """The means over the images that a measure is defined for; NaN where there are none.
+    """Means over the images that a measure is defined for (NaN: none).
 
-    `num_counted` is the number of images with a positive patch.
+    `num_counted` images have a positive patch.
     """
 
     auc: float
@@ -74,14 +74,15 @@ def map_quality(saliency: Map, mask: Mask) -> MapQuality:
 
 def summarise(qualities: list[MapQuality]) -> Quality:
     """Average over images."""
+    ious = [q.iou for q in qualities if q.iou is not None]
     curves = [q.curve for q in qualities if q.curve is not None]
     return Quality(
         auc=_mean([q.auc for q in qualities if q.auc is not None]),
-        iou=_mean([q.iou for q in qualities if q.iou is not None]),
+        iou=_mean(ious),
         max_f=max_f_measure(np.mean(curves, axis=0)) if curves else float("nan"),
         mae=_mean([q.mae for q in qualities]),
         num_images=len(qualities),
-        num_counted=sum(q.iou is not None for q in qualities),
+        num_counted=len(ious),
     )
 
 
@@ -112,10 +113,9 @@ def top_iou(scores: NDArray[np.floating], positive: Mask) -> float | None:
 
 
 def precision_recall(pixels: Map, mask: Mask) -> Floats | None:
-    """Precision and recall of `pixels >= t / 255` for t = 0..255, pixels rounded to 8 bit.
+    """Precision and recall, float64 [2, 256], of `pixels >= t / 255`, pixels rounded to 8 bit.
 
-    Returns:
-        float64 [2, 256]; precision is 0 where no pixel is that high. None where the mask is empty.
+    Precision is 0 where no pixel is that high. None where the mask is empty.
     """
     num_positive = int(mask.sum())
     if num_positive == 0:

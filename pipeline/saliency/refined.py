@@ -20,7 +20,6 @@ class Refined(SaliencySource):
     """Another source's maps, filtered with the image as guide.
 
     Attributes:
-        base: the source.
         side: shorter side in pixels at which the map is filtered, if the image is larger.
         radius: of the filter's window, as a share of the shorter side.
         smoothness: variance of colours (in 0..1, squared) that does not count as an edge.
@@ -44,12 +43,12 @@ class Refined(SaliencySource):
         return [self._refine(image, saliency) for image, saliency in zip(images, maps, strict=True)]
 
     @property
-    def wants_gpu(self) -> bool:
+    def wants_gpu(self) -> bool:  # type: ignore[override]
         """As the base."""
         return self.base.wants_gpu
 
     @property
-    def batch_images(self) -> int:
+    def batch_images(self) -> int:  # type: ignore[override]
         """As the base."""
         return self.base.batch_images
 
@@ -68,10 +67,8 @@ class Refined(SaliencySource):
         guide = shrink(image, self.side)
         height, width = guide.shape[:2]
         radius = max(1, round(self.radius * min(height, width)))
-        resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
-        # in levels of 255: OpenCV takes the small determinants of a guide in 0..1 for singular
-        filtered = cv2.ximgproc.guidedFilter(
-            guide, np.asarray(resized, np.float32), radius, self.smoothness * 255**2
-        )
+        resized = np.asarray(cv2.resize(saliency, (width, height)), np.float32)
+        # In levels of 255: OpenCV takes the small determinants of a guide in 0..1 for singular.
+        filtered = cv2.ximgproc.guidedFilter(guide, resized, radius, self.smoothness * 255**2)
         filtered = np.nan_to_num(np.asarray(filtered, np.float32), nan=0.0)
         return np.clip(filtered.reshape(height, width), 0.0, 1.0)

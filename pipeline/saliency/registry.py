@@ -1,13 +1,14 @@
 """The saliency sources by name. A new one is a file beside this one and a line here.
 
-Parameters are whole numbers, numbers, booleans or texts with a default. Every source also takes
-`refine=True`, and then `refine_side`, `refine_radius` and `refine_smoothness`, those of `Refined`.
+Parameters are whole numbers, numbers, booleans, texts or one of several words, with a default.
+Every source also takes `refine=True`, and then `refine_side`, `refine_radius` and
+`refine_smoothness`, those of `Refined`.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pipeline.core.errors import InputError
 from pipeline.saliency.boundary import Boundary
@@ -36,13 +37,8 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 def make_saliency_source(name: str, **options: object) -> SaliencySource:
     """Make the source of that name; parameters that are not given have their defaults.
 
-    Args:
-        name: one of `SALIENCY_SOURCES`.
-        options: parameters of the source, and of its refinement (`refine=True`).
-
     Raises:
-        InputError: an unknown name or option (lists the known ones), or a value of another type
-            than the option's.
+        InputError: an unknown name or option (lists the known ones), or a value that does not fit.
     """
     if name not in SALIENCY_SOURCES:
         raise InputError(
@@ -54,14 +50,17 @@ def make_saliency_source(name: str, **options: object) -> SaliencySource:
             raise InputError(
                 f"saliency {name} has no option {option!r}: the known ones are {', '.join(types)}"
             )
-        _check_type(name, option, value, types[option])
-    of_filter: dict[str, Any] = {k: v for k, v in options.items() if k.startswith(f"{REFINE}_")}
-    given: dict[str, Any] = {k: v for k, v in options.items() if k not in {REFINE, *of_filter}}
+        if not _fits(value, types[option]):
+            words = WORDS.get(types[option]) or " or ".join(get_args(types[option]))
+            raise InputError(f"saliency {name} wants {option} to be {words}, got {value!r}")
+    given: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith(REFINE)}
+    of_filter: dict[str, Any] = {
+        k.removeprefix(f"{REFINE}_"): v for k, v in options.items() if k.startswith(f"{REFINE}_")
+    }
     if options.get(REFINE):
-        of_filter = {key.removeprefix(f"{REFINE}_"): value for key, value in of_filter.items()}
         return Refined(base=SALIENCY_SOURCES[name](**given), **of_filter)
     if of_filter:
-        raise InputError(f"{', '.join(of_filter)} is for {REFINE}=true only: add that")
+        raise InputError(f"{REFINE}_{next(iter(of_filter))} is for {REFINE}=true only: add that")
     return SALIENCY_SOURCES[name](**given)
 
 
@@ -98,22 +97,30 @@ def described_saliency_source(described: Mapping[str, object]) -> SaliencySource
     name = str(described["source"])
     if name not in SALIENCY_SOURCES or name in ("external", "onnx"):
         raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
-    own = {field.name for field in dataclasses.fields(SALIENCY_SOURCES[name])}
-    given = {key: value for key, value in described.items() if key in own}
-    refine = described.get(REFINE)
+    given = {key: value for key, value in described.items() if key in _option_types(name)}
+    refine = given.pop(REFINE, None)
     if isinstance(refine, Mapping):
         given |= {REFINE: True} | {f"{REFINE}_{key}": value for key, value in refine.items()}
     return make_saliency_source(name, **given)
 
 
-def _option_types(name: str) -> dict[str, type]:
-    fields = dataclasses.fields(SALIENCY_SOURCES[name])
-    of_filter = [field for field in dataclasses.fields(Refined) if field.name != "base"]
-    return {
-        **{field.name: type(field.default) for field in fields},
-        REFINE: bool,
-        **{f"{REFINE}_{field.name}": type(field.default) for field in of_filter},
-    }
+def _option_types(name: str) -> dict[str, Any]:
+    own, of_filter = _field_types(SALIENCY_SOURCES[name]), _field_types(Refined)
+    del of_filter["base"]
+    return own | {REFINE: bool} | {f"{REFINE}_{key}": kind for key, kind in of_filter.items()}
+
+
+def _field_types(source: type[SaliencySource]) -> dict[str, Any]:
+    hints = get_type_hints(source)
+    return {field.name: hints[field.name] for field in dataclasses.fields(source)}
+
+
+def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type or a Literal)
+    if kind not in WORDS:
+        return value in get_args(kind)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _parsed(value: str) -> object:
@@ -123,11 +130,3 @@ def _parsed(value: str) -> object:
     except ValueError:
         return value
     return value if isinstance(parsed, (str, list, dict)) else parsed
-
-
-def _check_type(name: str, option: str, value: object, kind: type) -> None:
-    is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if not (is_number if kind in (int, float) else isinstance(value, kind)):
-        raise InputError(
-            f"saliency {name} wants {option} to be {WORDS.get(kind, kind)}, got {value!r}"
-        )

@@ -1,19 +1,17 @@
 """`scda`: where the last convolutional block of a network is active.
 
 A map is the sum of the block's rectified activations over its channels, the first step of SCDA
-(Wei et al., "Selective Convolutional Descriptor Aggregation", 2017), as in arXiv 2309.12757; sum
-and mean give the same map, because it is stretched to [0, 1].
+(Wei et al., "Selective Convolutional Descriptor Aggregation", 2017), as in arXiv 2309.12757,
+stretched to [0, 1]. The paper computes it on every view. Here it is computed once, on the whole
+image: the shorter side is scaled to `side` and both sides are rounded to multiples of the network's
+stride, so that cells and pixels line up and few different sizes occur.
 
-The paper computes it on every view. Here it is computed once, on the whole image: the shorter
-side is scaled to `side` and both sides are rounded to multiples of the network's stride, so that
-cells and pixels line up and few different sizes occur.
-
-Networks: torchvision's ResNet, ResNeXt and Wide ResNet, and DenseNet, VGG, MobileNet, EfficientNet,
-ConvNeXt, RegNet, MNASNet and ShuffleNet; see `scda_network.LAST_BLOCK`. Others are refused.
+Networks: torchvision's families in `scda_network.LAST_BLOCK`. Others are refused.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,14 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.interface import Image, Map, SaliencySource, flat_map, is_flat, shrink
-from pipeline.saliency.scda_input import MARGIN, MAX_SIDE, STRIDE, input_size, resize
+from pipeline.saliency.interface import (
+    MAX_ASPECT,
+    Image,
+    Map,
+    SaliencySource,
+    flat_map,
+    is_flat,
+    resize,
+    shrink,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.saliency.scda_network import Localiser
 
+STRIDE = 32
+"""Pixels per cell of the last block: the same in all networks that `scda` knows."""
+MARGIN = 2 * STRIDE
+"""Pixels by which an image is reflected around itself, with edges `reflect`."""
+MAX_SIDE = 2048
+VIEW_SIZE = 224
 FLAT_SIDE = 64
 """Shorter side at which an image is examined for any contrast."""
 
@@ -44,7 +56,8 @@ class Scda(SaliencySource):
         network: torchvision's name of the network; empty: resnet50, or what the exported
             backbone is.
         side: shorter side of the network's input, a multiple of 32; 0: 224 as in the paper, or
-            more for networks that were made for more.
+            more for networks that were made for more. Encoders trained on views of 32 and 64
+            pixels, too, find most between 160 and 224.
         edges: what the network sees around the image: `zero`, as in training and in the paper,
             or `reflect` (from side 96 on), at twice the cost. Next to zeros cells are less active,
             whatever the image shows: a centre prior, and the better part of what an untrained or
@@ -53,6 +66,9 @@ class Scda(SaliencySource):
             float32 elsewhere.
         weights_digest: sha256 that the weights must have; filled in by `pinned`.
     """
+
+    wants_gpu = True
+    batch_images = 64  # images of one size go through the network together
 
     weights: str = "DEFAULT"
     network: str = ""
@@ -67,28 +83,12 @@ class Scda(SaliencySource):
                 f"saliency scda wants a side that is a multiple of {STRIDE} up to {MAX_SIDE}, "
                 f"or 0, got {self.side}"
             )
-        if self.edges not in ("zero", "reflect"):
-            raise InputError(f"saliency scda knows edges zero and reflect, got {self.edges!r}")
         if self.edges == "reflect" and 0 < self.side <= MARGIN:
             raise InputError(
                 f"saliency scda wants a side above {MARGIN} for edges reflect, got {self.side}"
             )
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise InputError(
-                f"saliency scda knows precision auto, float32 and bfloat16, got {self.precision!r}"
-            )
         if not self.weights:
             raise InputError("saliency scda wants weights: a torchvision name, a file or a folder")
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Yes: a network."""
-        return True
-
-    @property
-    def batch_images(self) -> int:
-        """Many, because images of one size go through the network together."""
-        return 64
 
     def pinned(self) -> "Scda":
         """The source with the digest of its weights; a local path becomes absolute."""
@@ -98,25 +98,24 @@ class Scda(SaliencySource):
 
     def parameters(self) -> dict[str, object]:
         """What decides the maps, with the digest of the weights in place of their folder."""
-        return self._localiser().parameters()
+        own = {"side": self._input_side(), "edges": self.edges, "precision": self.precision}
+        return {**self._localiser().parameters(), **own}
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
         """Compute maps.
 
-        The network is made in the process that first needs it, on its GPU if it has one. Images
-        of one input size go through it together; maps are fetched when all batches have started,
-        so that a GPU works while the next batch is put together.
+        Images of one input size go through the network together; maps are fetched when all batches
+        have started, so that a GPU works while the next batch is put together.
 
         Raises:
             InputError: weights that are absent, do not fit, have changed, or are not finite.
         """
         maps = [flat_map() for _ in images]
-        groups: dict[tuple[int, int], list[int]] = {}
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, image in enumerate(images):
             if not is_flat(shrink(image, FLAT_SIDE)):
                 height, width = image.shape[:2]
-                size = input_size(height, width, self._localiser().side)
-                groups.setdefault(size, []).append(number)
+                groups[input_size(height, width, self._input_side())].append(number)
         started = []
         for size, numbers in groups.items():
             most = self._localiser().max_batch(size)
@@ -131,10 +130,29 @@ class Scda(SaliencySource):
 
     def on_view(self, views01_B3SS: "Tensor", grid: int) -> NDArray[np.float32]:
         """The paper's way: a patch has the activation of its cell of the last block."""
-        return self._localiser().on_view(views01_B3SS, grid)
+        return self._localiser().on_view(views01_B3SS, grid * STRIDE)
+
+    def _input_side(self) -> int:
+        own = self._localiser().preprocessing.view_size
+        return self.side or max(VIEW_SIZE, round(own / STRIDE) * STRIDE)
 
     def _localiser(self) -> "Localiser":
-        # imported here, so that the other sources' processes do without torch
+        # Imported here, so that the other sources' processes do without torch.
         from pipeline.saliency.scda_network import localiser_of
 
-        return localiser_of(**asdict(self))
+        margin = MARGIN if self.edges == "reflect" else 0
+        return localiser_of(self.weights, self.network, self.weights_digest, margin, self.precision)
+
+
+def input_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width at which an image of that height and width goes into the network.
+
+    The shorter side becomes `side`, the longer one keeps the aspect up to 1:4 and is rounded to a
+    multiple of the stride: at 224 an image of aspect 4:3 is squeezed by 3.6 %.
+    """
+    cells = side / min(height, width) / STRIDE
+    longest = MAX_ASPECT * side
+    return (
+        min(longest, max(side, round(height * cells) * STRIDE)),
+        min(longest, max(side, round(width * cells) * STRIDE)),
+    )

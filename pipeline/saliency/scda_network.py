@@ -21,8 +21,7 @@ from pipeline.backbone.weights import Weights, find_weights, load_weights
 from pipeline.core.architectures import family, max_pool_name
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
-from pipeline.saliency.interface import FLAT_VALUE, Map
-from pipeline.saliency.scda_input import MARGIN, STRIDE
+from pipeline.saliency.interface import FLAT_VALUE, Map, check_digest
 
 FINER = 8
 """Points along a side of a cell at which a map is interpolated, linearly, before it is stored."""
@@ -45,32 +44,27 @@ LAST_BLOCK: dict[str, tuple[str, ...]] = {
 """By torchvision's module: the children that lead to the last block's feature map, in order."""
 DEFAULT_NETWORK = "resnet50"
 RANDOM_SEED = 0
-VIEW_SIZE = 224
 VIEWS_AT_ONCE = 16
-PLAIN = Preprocessing(view_size=VIEW_SIZE, resize=short_side(VIEW_SIZE))
+PLAIN = Preprocessing(view_size=224, resize=short_side(224))
 
 
 class Localiser:
     """A network up to its last convolutional block; batches of one size in, maps out.
 
-    The arguments are the fields of `Scda`. A `side` of 0 becomes the paper's 224, or more for a
-    network that was made for more. Encoders trained on views of 32 and 64 pixels, too, find most
-    between 160 and 224, and little at the size of their views.
+    Args:
+        weights: see `Scda`.
+        network: see `Scda`.
+        planned_digest: sha256 that the weights must have; empty: any.
+        margin: pixels by which an image is reflected around itself; 0: the network sees zeros.
+        precision: see `Scda`.
 
     Raises:
         InputError: a network without known feature map; weights that are absent, cannot be
-            fetched, do not fit, are not finite or have another digest than `weights_digest`.
+            fetched, do not fit, are not finite or have another digest.
     """
 
     def __init__(
-        self,
-        *,
-        weights: str,
-        network: str,
-        side: int,
-        edges: str,
-        precision: str,
-        weights_digest: str,
+        self, weights: str, network: str, planned_digest: str, margin: int, precision: str
     ) -> None:
         path = Path(weights).expanduser()
         if not path.is_dir():
@@ -84,23 +78,16 @@ class Localiser:
         self.weights, self.network = path.name, network
         module = _convolutions(network, self.max_pool, found.state, weights)
         self.weights_digest = digest_of(module.state_dict())
-        if weights_digest not in ("", self.weights_digest):
-            raise InputError(
-                f"scda: the weights {weights} have digest {self.weights_digest[:12]}, this run was "
-                f"planned with {weights_digest[:12]}: they have changed, or are others on this "
-                "machine; give all machines the same ones and run this again"
-            )
+        check_digest(f"scda: the weights {weights}", self.weights_digest, planned_digest)
         self.preprocessing = found.preprocessing or PLAIN
-        own_side = round(self.preprocessing.view_size / STRIDE) * STRIDE
-        self.side = side or max(VIEW_SIZE, own_side)
-        self._edges, self._precision = edges, precision
+        self._margin = margin
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.module = module.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._preprocess = Preprocess(self.preprocessing).to(self._device)
         self._bfloat16 = _wants_bfloat16(precision, self._device)
 
     def parameters(self) -> dict[str, object]:
-        """What decides the maps, in JSON types."""
+        """The network, its weights and its preprocessing, in JSON types."""
         high_pass = self.preprocessing.high_pass
         return {
             "weights": self.weights,
@@ -110,9 +97,6 @@ class Localiser:
             "mean": list(self.preprocessing.mean),
             "std": list(self.preprocessing.std),
             "high_pass": None if high_pass is None else [high_pass.kernel, high_pass.sigma],
-            "side": self.side,
-            "edges": self._edges,
-            "precision": self._precision,
         }
 
     def max_batch(self, size: tuple[int, int]) -> int:
@@ -121,10 +105,7 @@ class Localiser:
 
     @torch.inference_mode()
     def start(self, images_BHW3: NDArray[np.uint8]) -> Tensor:
-        """Start to compute the maps of a batch; a GPU is not waited for.
-
-        Args:
-            images_BHW3: RGB, H and W multiples of 32.
+        """Start to compute the maps of RGB images, H and W multiples of 32; a GPU is not awaited.
 
         Returns:
             float32 [B, 8 h, 8 w] in [0, 1] on the device, 0.5 where a map has no spread.
@@ -139,38 +120,26 @@ class Localiser:
         )[:, 0]
         low, high = finer.amin((1, 2), keepdim=True), finer.amax((1, 2), keepdim=True)
         spread = high - low
-        # not <=: NaN must not pass for flat
+        # Not <=: NaN must not pass for flat.
         is_flat = (spread < MIN_SPREAD * high) | (high == 0)
         return torch.where(is_flat, FLAT_VALUE, (finer - low) / torch.where(is_flat, 1, spread))
 
     def activation(self, image01_BCHW: Tensor) -> Tensor:
-        """The last block's rectified activation, summed over its channels.
-
-        Args:
-            image01_BCHW: float RGB in [0, 1] on the device, H and W multiples of 32.
-
-        Returns:
-            float32 [B, h, w], at least 0.
-        """
+        """Sum the last block's rectified activations over channels: float32 [B, h, w]."""
         view_BCHW = self._preprocess.prepare(image01_BCHW)
-        margin = MARGIN if self._edges == "reflect" else 0
-        if margin:
-            view_BCHW = F.pad(view_BCHW, (margin,) * 4, mode="reflect")
+        if self._margin:
+            view_BCHW = F.pad(view_BCHW, (self._margin,) * 4, mode="reflect")
         view_BCHW = view_BCHW.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
             features_BChw = self.module(view_BCHW)
         activation_Bhw: Tensor = features_BChw.float().relu().sum(dim=1)
-        # in cells of the features, which are half as large without maximum pooling
-        skip = margin * activation_Bhw.shape[1] // view_BCHW.shape[2]
+        # In cells of the features, which are half as large without maximum pooling.
+        skip = self._margin * activation_Bhw.shape[1] // view_BCHW.shape[2]
         height, width = activation_Bhw.shape[1:]
         return activation_Bhw[:, skip : height - skip, skip : width - skip]
 
     def fetch(self, started_Bhw: Tensor) -> list[Map]:
-        """The maps that `start` began.
-
-        Raises:
-            InputError: they are not finite.
-        """
+        """The maps that `start` began; InputError if they are not finite."""
         maps = started_Bhw.cpu().numpy()
         if not np.isfinite(maps).all():
             raise InputError(
@@ -180,18 +149,17 @@ class Localiser:
         return list(maps)
 
     @torch.inference_mode()
-    def on_view(self, views01_B3SS: Tensor, grid: int) -> NDArray[np.float32]:
-        """The activation of each patch; small views are enlarged until a patch is a cell."""
-        size = (grid * STRIDE, grid * STRIDE)
+    def on_view(self, views01_B3SS: Tensor, side: int) -> NDArray[np.float32]:
+        """The activation of each cell of views that are resized to `side` pixels."""
         enlarged = (
-            F.interpolate(part.to(self._device), size, mode="bilinear", align_corners=False)
+            F.interpolate(part.to(self._device), (side,) * 2, mode="bilinear", align_corners=False)
             for part in views01_B3SS.split(VIEWS_AT_ONCE)
         )
         return torch.cat([self.activation(part) for part in enlarged]).cpu().numpy()
 
 
 localiser_of = functools.lru_cache(maxsize=2)(Localiser)
-"""The `Localiser` of an `Scda`, made once in each process that needs it."""
+"""Makes a `Localiser` once in each process that needs it."""
 
 
 def _convolutions(

@@ -6,8 +6,7 @@ takes a grey bird for the grey stones behind it. Texture is the strength of the 
 two scales and in two directions, in logarithms: twice the strength is the same step in light and
 in shade.
 
-Shapes: H W pixels of the image, h w pixels of the smaller one that is cut, N superpixels, K
-neighbours at most.
+Shapes: h w pixels of the image that is cut, N superpixels, K neighbours at most.
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.interface import Image, Map, shrink
+from pipeline.saliency.interface import Image, Map
 
 COMPACTNESS = 30.0
 """Weight of place against colour (8-bit Lab) in SLIC."""
@@ -36,11 +35,11 @@ class Superpixels:
     """An image cut to pieces.
 
     Attributes:
-        labels_hw: int32, the number of each pixel's superpixel.
-        area_N: float64, in pixels.
-        centre_N2: float64, x and y in shares of the image's width and height.
+        labels_hw: the number of each pixel's superpixel.
+        area_N: in pixels.
+        centre_N2: x and y in shares of the image's width and height.
         neighbours_NK: those that share an edge, filled up with the superpixel itself.
-        sides_4N: float64, pixels on the top, bottom, left and right edge of the image.
+        sides_4N: pixels on the top, bottom, left and right edge of the image.
     """
 
     labels_hw: NDArray[np.int32]
@@ -100,16 +99,13 @@ def _sums(labels: NDArray[np.int32], values: NDArray[np.floating], total: int) -
     return summed.astype(np.float64, copy=False)
 
 
-def appearance(
-    image: Image, small: Image, pieces: Superpixels, *, detail_side: int, texture: float
-) -> Floats:
+def appearance(detail: Image, small: Image, pieces: Superpixels, texture: float) -> Floats:
     """Features of superpixels; their Euclidean distance is a visible difference.
 
     Args:
-        image: uint8 [H, W, 3] RGB.
-        small: uint8 [h, w, 3], the image as it was cut into `pieces`.
+        detail: the image at the size at which texture is measured, uint8 RGB.
+        small: the image as it was cut into `pieces`.
         pieces: the superpixels.
-        detail_side: shorter side in pixels at which texture is measured, if the image is larger.
         texture: how many Lab units a texture e times as strong is worth.
 
     Returns:
@@ -119,7 +115,7 @@ def appearance(
     colours = [pieces.mean(lab[..., channel]) for channel in range(3)]
     height, width = small.shape[:2]
     textures = []
-    for strength in _detail(to_lab(shrink(image, detail_side))):
+    for strength in _detail(to_lab(detail)):
         resized = cv2.resize(strength, (width, height), interpolation=cv2.INTER_AREA)
         textures.append(texture * np.log(pieces.mean(np.asarray(resized, strength.dtype)) + NOISE))
     return np.stack(colours + textures, axis=1)

@@ -15,21 +15,21 @@ from tests.benchmarks.timing import machine
 from tests.training.evaluate.cases import case_of
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
-from training.evaluate.labelled import FolderImages
+from training.evaluate.labelled import LabelledImages, folder_images
 from training.evaluate.linear import linear
-from training.evaluate.linear_paper import linear_paper
+from training.evaluate.sgd import linear_paper
 from training.evaluate.untrained import calibrate
 
 SIZE, NUM_TRAIN, NUM_VAL, AT_LEAST = 64, 1200, 400, 20.0
 
 
-def linked(photographs: Path, out: Path, count: int) -> FolderImages:
+def linked(photographs: Path, out: Path, count: int) -> LabelledImages:
     """Some photographs spread over a folder of classes."""
     files = sorted(photographs.glob("*/*.jpg"))
     for file in files[:: len(files) // count][:count]:
         (out / file.parent.name).mkdir(parents=True, exist_ok=True)
         (out / file.parent.name / file.name).symlink_to(file)
-    return FolderImages(out)
+    return folder_images(out)
 
 
 @pytest.mark.benchmark

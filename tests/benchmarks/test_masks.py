@@ -8,8 +8,7 @@ from torch import Tensor
 from tests.benchmarks.timing import in_turns, machine, show_medians
 from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW, settings_of, views_of
 from training.randomness.draws import sample_seeds
-from training.views.interface import MaskerInputs
-from training.views.maskers import MaskDraws, draw_masks
+from training.views.maskers import MaskDraws, MaskerInputs, draw_masks
 from training.views.patches import Counting, choose_patches
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]

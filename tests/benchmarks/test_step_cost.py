@@ -27,9 +27,8 @@ from training.engine.optimisers import build_optimiser
 from training.methods.moco.method import MoCoV2
 from training.methods.moco.settings import MoCoConfig
 from training.views.fills import UnmaskedView, filled, mean_values
-from training.views.host_batch import HostBatch
-from training.views.inputs import EncoderInputs, to_device
-from training.views.interface import MaskerInputs
+from training.views.inputs import EncoderInputs, HostBatch, to_device
+from training.views.maskers import MaskerInputs
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]
 

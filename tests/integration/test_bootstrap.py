@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.images.codecs import encode_saliency
-from pipeline.images.gaussian import scaled_kernel
+from pipeline.images.filters import scaled_kernel
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda

@@ -2,43 +2,52 @@
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.pretrain_jobs import command, write_sets
+import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from jobs.evaluate import run as evaluate
+from jobs.pretrain import run as pretrain
+from jobs.report import run as report
+from tests.job_here import Done, job_here
+from tests.pretrain_jobs import ROOT, command, write_sets
 
 
-def given(*words: str | Path) -> tuple[dict[str, Any], list[str]]:
+def parts(done: Done) -> tuple[dict[str, Any], list[str]]:
     """A job's object, and the lines on its standard error."""
-    done = subprocess.run(
-        [*map(str, words), "--json"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
-    return json.loads(done.stdout), done.stderr.splitlines()
+    assert done.code == 0, done.err
+    assert done.out.count("\n") == 1
+    return json.loads(done.out), done.err.splitlines()
 
 
-def test_a_run_its_figures_and_its_report(tmp_path: Path) -> None:
+def test_a_run_its_figures_and_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def given(
+        job: Callable[[], int | None], *words: str | Path
+    ) -> tuple[dict[str, Any], list[str]]:
+        return parts(job_here(job, monkeypatch, capfd)(*words, "--json"))
+
     write_sets(tmp_path)
     out = tmp_path / "run"
-    run, said = given(*command(tmp_path, out, "--local", "--epochs", "1"))
+    line = [*command(tmp_path, out, "--local", "--epochs", "1"), "--json"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    run, said = parts(Done(done.returncode, done.stdout, done.stderr))
     assert (run["finished"], run["step"], run["out"]) == (True, 8, str(out))
     assert 0 < run["values"]["loss"] < 10
     assert said[0].startswith("pretraining resnet18 by moco_v2 (simclr_small) on 133 images of ")
     assert said[-1].startswith(f"results    {out} ")
-    again, said = given(*command(tmp_path, out, "--local", "--epochs", "1", "--quiet"))
-    assert (again, said) == (run, [])
-    job = (sys.executable, "jobs/evaluate.py", "--local", "--protocol", "knn", "--k", "5")
+    assert given(pretrain, *line[2:-1], "--quiet") == (run, [])
     sets = ("--train", tmp_path / "train", "--val", tmp_path / "val")
     folder = tmp_path / "evaluation"
-    scored, said = given(*job, *sets, "--checkpoint", out, "--results", folder)
+    options = ("--local", "--protocol", "knn", "--k", "5", "--results", folder)
+    scored, said = given(evaluate, *options, *sets, "--checkpoint", out)
     assert scored["results"] == [json.loads((folder / "results.jsonl").read_text())]
     assert said[-1].startswith(f"results    {folder} ")
-    report, said = given(sys.executable, "jobs/report.py", out, "--map-images", "0")
-    assert report == {
+    page, said = given(report, out, "--map-images", "0")
+    assert page == {
         "report": str(out / "report.html"),
         "kind": "run",
         "bytes": (out / "report.html").stat().st_size,

@@ -27,7 +27,7 @@ from training.engine.loop import Trainer
 from training.record.run_record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE_TO_SHARD, SAMPLE_TO_LOSS, QUERY_RATIO, DAMAGE_TO_LINE = 20, 21, 8, 5
+IMAGE_TO_SHARD, SAMPLE_TO_LOSS, QUERY_RATIO, DAMAGE_TO_LINE = 20, 20, 8, 5
 
 
 def own_file(code: CodeType) -> str | None:

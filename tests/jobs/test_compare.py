@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from jobs.compare import run
 from tests.job_here import Done, job_here
-from tests.training.evaluate.made_evaluations import write_evaluation
+from tests.training.evaluate.cases import write_evaluation
 
 RIGHT = np.random.default_rng(0).random((4, 200)) < np.array([[0.4, 0.45, 0.7, 0.6]]).T
 

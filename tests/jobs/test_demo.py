@@ -11,6 +11,7 @@ import pytest
 
 from jobs.cli import parse
 from jobs.compare import run as compare
+from jobs.demo import run
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
 from training.demo.config import DemoConfig
@@ -19,10 +20,16 @@ from training.demo.run import COLUMNS, ROWS, read_outcome
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_demo(out: Path, *more: str) -> "subprocess.CompletedProcess[str]":
-    sizes = ["--num-train", "64", "--num-test", "16", "--epochs", "1", "--seed", "3"]
-    return subprocess.run(
-        [sys.executable, "jobs/demo.py", "--out", str(out), *sizes, *more],
+def words(out: Path) -> list[str]:
+    sizes = {"num-train": 64, "num-test": 16, "epochs": 1, "seed": 3, "out": out}
+    return [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(
+        [sys.executable, "jobs/demo.py", *words(out)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -30,12 +37,6 @@ def run_demo(out: Path, *more: str) -> "subprocess.CompletedProcess[str]":
         timeout=280,
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, int]:
-    out = tmp_path_factory.mktemp("demo") / "out"
-    done = run_demo(out)
     assert (out / "result.json").exists(), done.stderr
     return out, done.stdout, done.returncode
 
@@ -75,18 +76,22 @@ def test_its_evaluations_can_be_compared(
     assert "knn changed" in done.out
 
 
-def test_the_same_command_goes_on(demo: tuple[Path, str, int]) -> None:
+def test_the_same_command_goes_on(
+    demo: tuple[Path, str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Without pictures, shards and runs being made again, and without another figure."""
     out, _, code = demo
     before = (out / "result.json").read_text()
     kept = [*out.rglob("state.pt"), *out.rglob("*.tar"), out / "seed-3" / "demo.json"]
     stamps = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 4
-    done = run_demo(out, "--json")
-    assert done.returncode == code
+    done = job_here(run, monkeypatch, capfd)(*words(out), "--json")
+    assert done.code == code, done.err
     assert [path.stat().st_mtime_ns for path in kept] == stamps
     assert (out / "result.json").read_text() == before
-    told = json.loads(done.stdout)
+    told = json.loads(done.out)
     assert told["finished"]
     assert told["method"] == json.loads(before)["method"]
 

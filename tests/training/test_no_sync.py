@@ -14,13 +14,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
 from training.engine.optimisers import LARS
-from training.methods.contrastive import Weigh, prime_log_weights
+from training.methods.contrastive import HardNegatives, prime_log_weights
 from training.methods.moco.method import info_nce
 from training.methods.simclr.method import nt_xent
 from training.views.colours import ColourDraws
+from training.views.crops import CropBatch
 from training.views.exchange import BackgroundSwap, ExchangeDraws
 from training.views.fills import FILLS
-from training.views.host_batch import CropBatch, HostBatch
+from training.views.inputs import HostBatch
 from training.views.maskers import MaskDraws
 from training.views.patches import MASK_STRATEGIES
 
@@ -113,32 +114,20 @@ def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:
 
 @pytest.mark.parametrize("weights", [None, weigh])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_losses(weights: Weigh | None, weighted: bool) -> None:
+def test_losses(weights: Callable[..., Tensor] | None, weighted: bool) -> None:
     rows = torch.empty(BATCH, 8)
     counts = balanced_weights(torch.empty(BATCH)) if weighted else None
-    loss, _ = info_nce(
-        rows,
-        rows,
-        torch.empty(16, 8),
-        temperature=0.2,
-        hard_negatives_BND=rows[:, None],
-        rho=torch.empty(()),
-        weigh=weights,
-        weights_B=counts,
-    )
+    hard = HardNegatives(rows[:, None], torch.empty(()), 0.5, weights)
+    loss, _ = info_nce(rows, rows, torch.empty(16, 8), temperature=0.2, hard=hard, weights_B=counts)
     assert loss.device.type == "cuda"
+    both = torch.empty(2 * BATCH, 8)
     loss, _ = nt_xent(
-        rows,
-        rows,
+        both,
+        both,
         temperature=0.2,
-        all_view1_GD=torch.empty(2 * BATCH, 8),
-        all_view2_GD=torch.empty(2 * BATCH, 8),
-        first_row=BATCH,
-        hard_negatives_BND=(rows[:, None], rows[:, None]),
-        rho=torch.empty(()),
-        weigh=weights,
-        weights_B=counts,
-        all_weights_G=None if counts is None else counts.repeat(2),
+        own=slice(BATCH, None),
+        hard=hard._replace(rows_AND=both[:, None]),
+        weights_G=None if counts is None else counts.repeat(2),
     )
     assert loss.device.type == "cuda"
 

@@ -26,8 +26,7 @@ from training.randomness.draws import Stream, uniforms, view_number
 from training.record.contact_sheet import FIRST_COLUMNS, GAP, HEADER, TILE, displayed
 from training.views.fills import FILLS
 from training.views.inputs import EncoderInputs, build_inputs
-from training.views.interface import Masker, MaskerInputs
-from training.views.maskers import MASKERS
+from training.views.maskers import MASKERS, Masker, MaskerInputs
 from training.views.settings import MaskConfig, ViewConfig
 from training.views.spec import Crop, ViewSettings, ViewSpec
 

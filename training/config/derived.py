@@ -4,6 +4,7 @@ from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.data.stream import StreamConfig
 from training.methods.registry import find_method
+from training.randomness.draws import view_group
 from training.views.fills import fill_named
 from training.views.spec import LOCAL, ViewSettings, ViewSpec
 
@@ -20,7 +21,7 @@ def declared_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
         InputError: local crops are asked for, and the method takes none.
     """
     views = find_method(config.method.name).views(config.method, view_settings(config))
-    if config.views.local and not any(view.group == LOCAL for view in views):
+    if config.views.local and not any(view_group(view.name) == LOCAL for view in views):
         raise InputError(
             f"views.local {config.views.local}: method {config.method.name} takes no local crops"
         )

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.views.host_batch import Damage
+from training.views.inputs import Damage
 
 DAMAGED_FILE = "damaged.jsonl"
 

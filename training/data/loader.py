@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.errors import JobError
 from pipeline.core.memory import keep_freed_memory
-from training.views.host_batch import HostBatch
+from training.views.inputs import HostBatch
 
 
 class _ErrorsAsItems(Dataset[HostBatch | JobError]):

@@ -38,7 +38,7 @@ from training.data.settings import OnDamaged
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
 from training.views.exchange import BackgroundSwap
-from training.views.host_batch import Damage, HostBatch
+from training.views.inputs import Damage, HostBatch
 from training.views.settings import AugmentConfig
 from training.views.spec import ViewSpec, crops_of
 

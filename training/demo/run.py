@@ -17,12 +17,15 @@ from training.config.recipes import find_recipe
 from training.config.settings import CheckpointConfig
 from training.demo.side_by_side import side_by_side
 from training.engine.local import launch
-from training.evaluate.arms import read_arms
-from training.evaluate.compare import Comparison, compare
+from training.evaluate.compare import Comparison, compare, read_arms
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.encoders import UNTRAINED
-from training.evaluate.predictions import read_predictions, write_predictions
-from training.evaluate.results import append_results, read_results
+from training.evaluate.results import (
+    append_results,
+    read_predictions,
+    read_results,
+    write_predictions,
+)
 from training.evaluate.run import evaluate
 
 RECIPES = {"baseline": "demo_baseline", "method": "demo"}

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from pipeline.backbone.weights import find_weights, load_weights
 from pipeline.core.architectures import classifier_names, plain_network, stem_name
-from pipeline.core.errors import InputError
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import (
     PartialConv2d,
@@ -22,7 +21,6 @@ from training.encoders.stem import (
     pad_kernel,
     see_masks,
     shrink_stem,
-    with_mask,
 )
 
 COMPILER = "inductor"
@@ -30,14 +28,9 @@ COMPILER = "inductor"
 
 
 class Backbone(nn.Module):
-    """A network without its classifier.
+    """A network without its classifier: normalised views to pooled features [B, D].
 
-    Attributes:
-        network: the library's module.
-        feature_dim: D.
-        small_stem: whether its stem stands for the centre of a larger one.
-        compiled: whether the network runs through torch.compile.
-        sees_masks: whether the stem is a partial convolution.
+    A partial stem (`sees_masks`) takes what `stem.with_mask` makes of view and mask as well.
     """
 
     def __init__(
@@ -49,10 +42,8 @@ class Backbone(nn.Module):
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
-        self.feature_dim = feature_dim
-        self.small_stem = small_stem
-        self.compiled = compiled
+        self.network, self.feature_dim = network, feature_dim
+        self.small_stem, self.compiled = small_stem, compiled
         self.sees_masks = any(isinstance(module, PartialConv2d) for module in network.modules())
         self._compile()
 
@@ -64,21 +55,10 @@ class Backbone(nn.Module):
         if self.compiled:
             self.network.compile(backend=COMPILER)
 
-    def forward(self, view_BCHW: Tensor, mask_BCHW: Tensor | None = None) -> Tensor:
-        """Pooled features [B, D] of normalised views.
-
-        Args:
-            view_BCHW: float [B, 3, H, W], or what `with_mask` made of it.
-            mask_BCHW: bool [B, 1 or 3, H, W], True where masked; only a partial stem uses it.
-        """
-        features_BD: Tensor = self.network(self.with_mask(view_BCHW, mask_BCHW))
+    def forward(self, view_BCHW: Tensor) -> Tensor:
+        """Features of float views [B, 3, H, W]."""
+        features_BD: Tensor = self.network(view_BCHW)
         return features_BD
-
-    def with_mask(self, view_BCHW: Tensor, mask_BCHW: Tensor | None) -> Tensor:
-        """The view for `forward`, which carries its mask if the stem is partial."""
-        if mask_BCHW is None or not self.sees_masks:
-            return view_BCHW
-        return with_mask(view_BCHW, mask_BCHW)
 
 
 def build_backbone(config: EncoderConfig) -> Backbone:
@@ -101,11 +81,7 @@ def build_backbone(config: EncoderConfig) -> Backbone:
 
 
 def load_initial(network: nn.Module, init: str, architecture: str, *, max_pool: bool) -> None:
-    """Load the weights that `EncoderConfig.init` names into a plain network, small stem or not.
-
-    Raises:
-        InputError: weights that are not there or do not fit.
-    """
+    """Load the weights that `EncoderConfig.init` names into a plain network, small stem or not."""
     state = find_weights(init, architecture, max_pool=max_pool).state
     load_weights(
         network,
@@ -138,29 +114,20 @@ def projection_head(
     *,
     num_layers: int = 2,
     batch_norm: bool = False,
-    last_batch_norm: bool = False,
 ) -> nn.Sequential:
     """A multi-layer perceptron, [B, feature_dim] -> [B, output_dim], without normalisation.
 
-    MoCo v2 (arXiv 2003.04297): two layers, no batch norm. SimCLR (arXiv 2002.05709): two layers
-    (v2, arXiv 2006.10029: three), batch norm behind all of them.
-
-    There are ``num_layers`` linear layers with ReLU between two. Batch norm stands behind every
-    layer but the last with ``batch_norm``, behind the last with ``last_batch_norm``; such layers
-    have no bias.
+    `num_layers` linear layers with ReLU between two; with `batch_norm` all but the last are
+    followed by one and have no bias. MoCo v2 (arXiv 2003.04297): two layers, no batch norm.
     """
-    if num_layers < 1:
-        raise InputError(f"a projection head of {num_layers} layers: wanted 1 or more")
     layers: list[nn.Module] = []
     width = feature_dim
-    for number in range(1, num_layers + 1):
-        is_last = number == num_layers
-        following, normed = (output_dim, last_batch_norm) if is_last else (hidden_dim, batch_norm)
-        layers.append(nn.Linear(width, following, bias=not normed))
-        layers += [nn.BatchNorm1d(following)] if normed else []
-        layers += [] if is_last else [nn.ReLU(inplace=True)]
-        width = following
-    return nn.Sequential(*layers)
+    for _ in range(num_layers - 1):
+        layers.append(nn.Linear(width, hidden_dim, bias=not batch_norm))
+        layers += [nn.BatchNorm1d(hidden_dim)] if batch_norm else []
+        layers.append(nn.ReLU(inplace=True))
+        width = hidden_dim
+    return nn.Sequential(*layers, nn.Linear(width, output_dim))
 
 
 class _Grouped(nn.modules.batchnorm._BatchNorm):
@@ -171,22 +138,20 @@ class _Grouped(nn.modules.batchnorm._BatchNorm):
     """
 
     group_size: int
+    of_torch: bool
+    """Whether this is torch's own class, without an activation inside."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises ``input`` [B, C, ...]; training: B is 1 or a multiple of the group size."""
+        whole = super().forward
         if not self.training or input.shape[0] in (1, self.group_size):
-            return super().forward(input)
+            return whole(input)
         assert input.shape[0] % self.group_size == 0, (input.shape, self.group_size)
-        return torch.cat([self._normalised(group) for group in input.split(self.group_size)])
+        normalised = self._normalised if self.of_torch else whole
+        return torch.cat([normalised(group) for group in input.split(self.group_size)])
 
     def _normalised(self, group: Tensor) -> Tensor:
-        return super().forward(group)
-
-
-class _PlainGrouped(_Grouped):
-    """For torch's own classes: avoids the kernel per group and layer that counts the batches."""
-
-    def _normalised(self, group: Tensor) -> Tensor:
+        """Avoids the kernel per group and layer that counts the batches."""
         return functional.batch_norm(
             group,
             self.running_mean,
@@ -202,29 +167,20 @@ class _PlainGrouped(_Grouped):
 @cache
 def _grouped_class(kind: type[nn.Module]) -> type[_Grouped]:
     """The grouped form of a kind of batch norm, such as timm's with its activation inside."""
-    base = _PlainGrouped if kind in (nn.BatchNorm1d, nn.BatchNorm2d) else _Grouped
-    namespace: dict[str, Any] = {"__doc__": f"``{kind.__name__}`` over groups."}
-    return type(f"Grouped{kind.__name__}", (base, kind), namespace)
+    of_torch = kind in (nn.BatchNorm1d, nn.BatchNorm2d)
+    return type(f"Grouped{kind.__name__}", (_Grouped, kind), {"of_torch": of_torch})
 
 
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
-    """Turns every batch norm of ``module`` into a grouped one, in place.
+    """Turn every batch norm of a module into one over groups of 2 samples or more, in place.
 
     Statistics of groups do not depend on the number of ranks, so that one process with many groups
     computes the same as many ranks with one group each. And shuffled groups keep a network from
     telling by their statistics which query belongs to which key, on one device too.
 
-    A network without any (ConvNeXt has layer norm) stays as it is.
-
-    Args:
-        module: network whose parameters and buffers stay as they are.
-        group_size: samples per group, at least 2.
-
-    Raises:
-        InputError: when a group is too small for statistics.
+    Parameters and buffers stay. A network without batch norm (ConvNeXt has layer norm) does too.
     """
-    if group_size < 2:
-        raise InputError(f"a batch-norm group of {group_size} has no statistics: use 2 or more")
+    assert group_size >= 2, group_size
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             if not isinstance(child, _Grouped):
@@ -236,10 +192,10 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Does not update the running statistics of any batch norm while the block runs.
+    """Leave the running statistics of all batch norms alone while the block runs.
 
-    For passes of images that the exported network is not to be tuned to. In training mode the
-    norms still use the batch's own statistics.
+    For images that the exported network is not to be tuned to. In training mode the norms still use
+    the batch's own statistics.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

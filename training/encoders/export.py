@@ -53,10 +53,7 @@ def export_backbone(
         provenance: run, epoch, data, versions; JSON values.
 
     Returns:
-        What was written, with the digest of the weights.
-
-    Raises:
-        InputError: the folder holds something else.
+        What was written, with the digest of the weights; raises as `write_backbone`.
     """
     filtered = None if high_pass is None else HighPass(kernel=high_pass[0], sigma=high_pass[1])
     info = BackboneInfo(
@@ -74,9 +71,7 @@ def export_backbone(
 def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, BackboneInfo]:
     """Load an encoder of a run as `load_backbone` does; its provenance says which one it is.
 
-    Args:
-        path: a run (its newest checkpoint), a checkpoint; for the query encoder also an export.
-        name: which encoder.
+    `path` is a run (its newest checkpoint) or a checkpoint; for the query encoder also an export.
 
     Raises:
         InputError: as `load_backbone`; no checkpoint there, or a method without momentum encoder.
@@ -122,13 +117,8 @@ def find_checkpoint(path: Path) -> Path:
 def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.Module:
     """A network of the same architecture and stem with random weights, for a baseline.
 
-    Args:
-        network: the trained one, from `load_backbone`.
-        info: of the trained one.
-        seed: of the weights; torch's global generator is left as it was.
-
-    Returns:
-        In evaluation mode, on the CPU.
+    `network` and `info` are the trained one's. Returns it in evaluation mode, on the CPU; torch's
+    global generator is left as it was.
     """
     config = EncoderConfig(
         architecture=info.architecture,

@@ -87,12 +87,8 @@ def see_masks(network: nn.Module, architecture: str) -> None:
 def with_mask(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
     """A view with its mask as further channels, so that one tensor passes shuffles and wrappers.
 
-    Args:
-        view_BCHW: float [B, 3, H, W]; the values of masked pixels do not matter.
-        mask_BCHW: bool, True where masked, [B, 1 or 3, H, W].
-
-    Returns:
-        [B, 4 or 6, H, W] of the view's dtype and memory format.
+    The view is float [B, 3, H, W], where the values of masked pixels do not matter; the mask bool,
+    [B, 1 or 3, H, W]. Returns [B, 4 or 6, H, W] of the view's dtype and memory format.
     """
     carried = torch.cat((view_BCHW, mask_BCHW.to(view_BCHW.dtype)), dim=1)
     if view_BCHW.is_contiguous(memory_format=torch.channels_last):
@@ -146,12 +142,9 @@ def is_padded(kernel: Tensor) -> bool:
 
 
 def fit_stem(state: Mapping[str, Tensor], network: nn.Module, *, source: str) -> dict[str, Tensor]:
-    """Cut an exported small stem to 3 x 3 for a network that has a small stem.
+    """Weights, as the library names them, with an exported small stem cut to 3 x 3 if it must be.
 
-    Args:
-        state: weights as the library names and shapes them.
-        network: the network that they are for.
-        source: of the weights, for messages.
+    `network` takes them; `source` is for messages.
 
     Raises:
         InputError: a full 7 x 7 kernel for a small stem.

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import say
-from pipeline.images.gaussian import scaled_kernel
+from pipeline.images.filters import scaled_kernel
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
@@ -30,8 +30,7 @@ from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import write_contact_sheet
 from training.record.run_record import RunRecord
 from training.views.fills import HIGH_PASS_AT_224, fill_named
-from training.views.host_batch import HostBatch
-from training.views.inputs import build_inputs, join_masks, to_device
+from training.views.inputs import HostBatch, build_inputs, join_masks, to_device
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 LOADERS_PER_GPU = 4

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.core.progress import say, track
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.backgrounds_cut import Cut, composed, cut_all
@@ -37,12 +37,12 @@ TRUE_MASKS = "external"
 
 def check_masks(images: LabelledImages) -> None:
     """Raise InputError for a set without saliency."""
-    if images.saliency_source is None:
-        raise InputError(
-            f"backgrounds needs masks of the objects, and {images.root} has none: make shards of "
-            "it with jobs/precompute.py --saliency external --masks FOLDER (another --saliency "
-            "gives approximate figures)"
-        )
+    check(
+        images.saliency_source is not None,
+        f"backgrounds needs masks of the objects, and {images.root} has none: make shards of it "
+        "with jobs/precompute.py --saliency external --masks FOLDER (another --saliency gives "
+        "approximate figures)",
+    )
 
 
 def backgrounds(case: Case) -> list[Result]:
@@ -61,11 +61,11 @@ def backgrounds(case: Case) -> list[Result]:
     cut_M, share_M = cut_all(case.extractor, images, numbers_M, otsu=approximate)
     kept_K, left_out = _kept(share_M, labels_M, config)
     told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    if len(np.unique(labels_M[kept_K])) < 2 or len(kept_K) < world_size():
-        raise InputError(
-            f"backgrounds wants objects of two classes or more in {images.root}: of "
-            f"{len(numbers_M)} images {told}"
-        )
+    check(
+        len(np.unique(labels_M[kept_K])) >= 2 and len(kept_K) >= world_size(),
+        f"backgrounds wants objects of two classes or more in {images.root}: of {len(numbers_M)} "
+        f"images {told}",
+    )
     if rank() == 0:
         say(f"backgrounds: {len(kept_K)} images; {told}")
     numbers_K = numbers_M[kept_K]
@@ -73,13 +73,12 @@ def backgrounds(case: Case) -> list[Result]:
     original_KD = case.features_val[0].cpu()[torch.from_numpy(numbers_K)]
     cut_K = Cut(*(part[kept_K] for part in cut_M))
     made_XKD = _features(case, cut_K, np.stack([same_K, *other_NK], axis=1))
-    other_NKD = made_XKD[1:-2]
-    to_object_NK = F.cosine_similarity(other_NKD, original_KD, dim=2)
-    to_background_NK = F.cosine_similarity(
-        other_NKD, original_KD[torch.from_numpy(other_NK)], dim=2
-    )
     settings = asdict(config) | {"approximate": approximate, "left_out": left_out}
     results = _classified(case, torch.cat([original_KD[None], made_XKD]), numbers_K, settings)
+    to_object_NK, to_background_NK = (
+        F.cosine_similarity(made_XKD[1:-2], other, dim=2)
+        for other in (original_KD, original_KD[torch.from_numpy(other_NK)])
+    )
     nearer_K = (to_object_NK > to_background_NK).double().mean(dim=0)
     return [*results, _mean(case, "nearer_object", nearer_K, "", settings)]
 
@@ -88,41 +87,29 @@ def _classified(
     case: Case, features_XKD: Tensor, numbers_K: NDArray[np.int64], settings: dict[str, Any]
 ) -> list[Result]:
     """Accuracies by classifier and kind of picture, and the gap of each classifier."""
-    k, temperature = case.config.k, case.config.temperature
+    k, temperature, num_classes = case.config.k, case.config.temperature, case.num_classes
     features = features_XKD.flatten(0, 1).to(case.extractor.device)
     labels_K = torch.from_numpy(case.val.labels()[numbers_K])
-    by_knn = knn_predict(
-        *case.features_train,
-        features,
-        num_classes=case.num_classes,
-        k=k,
-        temperature=temperature,
-    )
-    by_probe = linear_probe(
-        *case.features_train,
-        features,
-        labels_K.repeat(len(features_XKD)),
-        num_classes=case.num_classes,
-        seed=case.config.seed,
-    )
+    given = (*case.features_train, features)
+    by_knn = knn_predict(*given, num_classes=num_classes, k=k, temperature=temperature)
+    labels = labels_K.repeat(len(features_XKD))
+    by_probe = linear_probe(*given, labels, num_classes=num_classes, seed=case.config.seed)
     results = []
     for classifier, predicted, more in (
         ("", by_knn, {"k": k, "temperature": temperature}),
         ("linear", by_probe.predicted_V, {"strength": by_probe.strength}),
     ):
         found = judged(predicted.cpu().reshape(-1, len(numbers_K)), labels_K)
-        results += [
-            case.accuracy(
-                "backgrounds",
-                predicted_K,
-                numbers=numbers_K,
-                variant=_variant(settings, kind, classifier),
-                settings=settings | more,
+        about = settings | more
+        for kind, predicted_K in found.items():
+            variant = _variant(settings, kind, classifier)
+            results.append(
+                case.accuracy(
+                    "backgrounds", predicted_K, numbers=numbers_K, variant=variant, settings=about
+                )
             )
-            for kind, predicted_K in found.items()
-        ]
         same_K, other_K = ((found[kind] == labels_K).double() for kind in ("same", "other"))
-        results.append(_mean(case, "background_gap", same_K - other_K, classifier, settings | more))
+        results.append(_mean(case, "background_gap", same_K - other_K, classifier, about))
     return results
 
 
@@ -151,16 +138,17 @@ def judged(predicted_XK: Tensor, labels_K: Tensor) -> dict[str, Tensor]:
     `any of N` is the prediction on the first background that changes the class, and right where
     none does: the rule of ImageNet-9's challenge.
     """
-    others_NK = predicted_XK[2:-2]
+    original_K, same_K, *others, object_K, background_K = predicted_XK
+    others_NK = torch.stack(others)
     # The first row that is wrong; of an image that has none the first row, which is right.
     lost_1K = (others_NK != labels_K).long().argmax(dim=0, keepdim=True)
     return {
-        "original": predicted_XK[0],
-        "same": predicted_XK[1],
+        "original": original_K,
+        "same": same_K,
         "other": others_NK[0],
-        f"any of {len(others_NK)}": others_NK.gather(0, lost_1K)[0],
-        "object": predicted_XK[-2],
-        "background": predicted_XK[-1],
+        f"any of {len(others)}": others_NK.gather(0, lost_1K)[0],
+        "object": object_K,
+        "background": background_K,
     }
 
 
@@ -206,19 +194,14 @@ def _features(case: Case, parts_K: Cut, backgrounds_KX: NDArray[np.int64]) -> Te
     Returns:
         float32 [X + 2, K, D] on the CPU, on every rank.
     """
-    mean = np.array(case.encoder.info.preprocessing.mean)
-    ground = np.rint(255 * mean).astype(np.uint8)
+    ground = np.rint(255 * np.array(case.encoder.info.preprocessing.mean)).astype(np.uint8)
 
     def pictures(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         views, mattes = parts_K.view_SS3[rows][:, None], parts_K.matte_SS[rows][:, None]
-        made = np.concatenate(
-            [
-                composed(views, mattes, parts_K.background_SS3[backgrounds_KX[rows]]),
-                composed(views, mattes, np.broadcast_to(ground, views.shape)),
-                parts_K.background_SS3[rows][:, None],
-            ],
-            axis=1,
-        )
+        on_others = composed(views, mattes, parts_K.background_SS3[backgrounds_KX[rows]])
+        on_ground = composed(views, mattes, np.broadcast_to(ground, views.shape))
+        alone = parts_K.background_SS3[rows][:, None]
+        made = np.concatenate([on_others, on_ground, alone], axis=1)
         flat = torch.from_numpy(made.reshape(-1, *made.shape[2:])).permute(0, 3, 1, 2)
         return flat, torch.zeros(len(flat), dtype=torch.int64)
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pipeline.core.progress import track
 from pipeline.images.preprocessing import resize_and_crop, resized, short_side
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.evaluate.features import FeatureExtractor
-from training.evaluate.image_views import view_boxes
+from training.evaluate.features import FeatureExtractor, view_boxes
 from training.evaluate.labelled import LabelledImages
 from training.views.crops import pool_saliency
 
@@ -38,7 +37,7 @@ class Cut(NamedTuple):
 def cut_all(
     extractor: FeatureExtractor, images: LabelledImages, numbers_M: NDArray[np.int64], *, otsu: bool
 ) -> tuple[Cut, NDArray[np.float64]]:
-    """The parts of all images and the objects' shares, on every rank; the ranks share the work.
+    """The parts of all images and their objects' shares, on every rank; the ranks share the work.
 
     With `otsu` the maps are no masks, and masks are made of them (`binarised`).
     """
@@ -67,9 +66,10 @@ def cut(image: NDArray[np.uint8], mask_PP: NDArray[np.uint8], *, resize: int, si
     The hole is inpainted in the whole resized image, before the centre crop. The mask, 255 is
     object, covers the whole image.
     """
-    (tall, wide), (top, left) = resize_and_crop(image.shape[0], image.shape[1], resize, size)
-    resized_HW3 = _resized(image, tall, wide)
-    coverage_HW = _resized(mask_PP[..., None], tall, wide)[..., 0].astype(np.float32) / 255
+    whole, (top, left) = resize_and_crop(image.shape[0], image.shape[1], resize, size)
+    image_CHW, mask_1PP = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask_PP)[None]
+    resized_HW3 = np.ascontiguousarray(resized(image_CHW, *whole).permute(1, 2, 0).numpy())
+    coverage_HW = resized(mask_1PP, *whole)[0].numpy().astype(np.float32) / 255
     # Resizing spreads an edge over two pixels or more; this makes it about one again.
     matte_HW = np.rint(255 * np.clip(2 * coverage_HW - 0.5, 0, 1)).astype(np.uint8)
     # One pixel more than the object, so that nothing of its edge stays.
@@ -90,9 +90,8 @@ def object_share(mask_PP: NDArray[np.uint8], height: int, width: int) -> float:
 
     By the proportions of a view of 224 px, so that networks of any view keep the same images.
     """
-    sides = np.array([height]), np.array([width])
-    boxes = view_boxes(*sides, short_side(224), 224)
-    return pool_saliency(mask_PP[None], *sides, boxes, 1).item()
+    boxes = view_boxes(np.array([height]), np.array([width]), short_side(224), 224)
+    return pool_saliency(mask_PP[None], boxes, 1).item()
 
 
 def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -112,15 +111,11 @@ def inpainted(image: NDArray[np.uint8], hole_HW: NDArray[np.bool_]) -> NDArray[n
     )[1:-1, 1:-1]
     row, column = divmod(int(distance_HW.argmax()), distance_HW.shape[1])
     reach = int(distance_HW[row, column]) - 1
-    square = image[row - reach : row + reach + 1, column - reach : column + reach + 1]
-    square = square.astype(np.float32)
+    top, bottom, left, right = row - reach, row + reach + 1, column - reach, column + reach + 1
+    square = image[top:bottom, left:right].astype(np.float32)
     grain = square - cv2.GaussianBlur(square, (0, 0), GRAIN_SIGMA, borderType=cv2.BORDER_REFLECT)
-    margins = (
-        (row - reach, hole.shape[0] - row - reach - 1),
-        (column - reach, hole.shape[1] - column - reach - 1),
-        (0, 0),
-    )
-    grain_HW3 = np.pad(grain, margins, mode="symmetric")
+    below, beside = hole.shape[0] - bottom, hole.shape[1] - right
+    grain_HW3 = cv2.copyMakeBorder(grain, top, below, left, beside, cv2.BORDER_REFLECT)
     filled_HW3 = np.clip(np.rint(smooth_HW3 + grain_HW3), 0, 255).astype(np.uint8)
     return np.where(hole_HW[..., None], filled_HW3, image)
 
@@ -133,8 +128,3 @@ def composed(
     # At most 255 * 255 + 127, which 16 bits hold.
     mixed = matte * front_BSS3 + (np.uint16(255) - matte) * back_BSS3 + np.uint16(127)
     return (mixed // np.uint16(255)).astype(np.uint8)
-
-
-def _resized(pixels_HWC: NDArray[np.uint8], tall: int, wide: int) -> NDArray[np.uint8]:
-    image_CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)
-    return np.ascontiguousarray(resized(image_CHW, tall, wide).permute(1, 2, 0).numpy())

@@ -1,6 +1,6 @@
 """What a protocol is given: one encoder on one pair of sets. Features are extracted once."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,27 +15,17 @@ from training.evaluate.encoders import NamedEncoder
 from training.evaluate.features import FeatureExtractor, Features
 from training.evaluate.intervals import accuracy_interval
 from training.evaluate.labelled import LabelledImages
-from training.evaluate.predictions import Predictions
-from training.evaluate.results import Result
+from training.evaluate.results import Predictions, Result, write_predictions
 
 
 @dataclass
 class Case:
-    """One encoder on one pair of sets.
-
-    Attributes:
-        encoder: that is evaluated.
-        train: images to learn from.
-        val: images to score on.
-        config: of the evaluation.
-        predictions: of every accuracy, on the first rank, until they are written.
-    """
+    """One encoder, the images to learn from and to score on, and the settings."""
 
     encoder: NamedEncoder
     train: LabelledImages
     val: LabelledImages
     config: EvaluateConfig
-    predictions: list[Predictions] = field(init=False, default_factory=list)
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
@@ -102,7 +92,7 @@ class Case:
         numbers: NDArray[np.int64] | None = None,
         **more: Any,  # noqa: ANN401
     ) -> Result:
-        """The result of predictions for validation images; keeps them in `predictions`.
+        """The result of predictions for validation images; the first rank writes them.
 
         Args:
             protocol: by name.
@@ -129,14 +119,13 @@ class Case:
         )
         if rank() == 0:
             names_V, sha256_V = (column[numbers] for column in self.val.sources)
-            self.predictions.append(
-                Predictions(
-                    result=result,
-                    names_V=names_V,
-                    sha256_V=sha256_V,
-                    labels_V=labels_V,
-                    class_names=self.val.class_names,
-                    predicted_DV=predicted_DV,
-                )
+            predictions = Predictions(
+                result=result,
+                names_V=names_V,
+                sha256_V=sha256_V,
+                labels_V=labels_V,
+                class_names=self.val.class_names,
+                predicted_DV=predicted_DV,
             )
+            write_predictions(self.config.results, predictions)
         return result

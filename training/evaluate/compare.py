@@ -1,18 +1,41 @@
-"""Compare evaluations figure by figure, and write the comparison as tables in Markdown.
+"""Compare evaluations of the same images, and write the comparison as tables in Markdown.
 
-Shapes: V images, S seeds, D draws of the training labels, K classes.
+Shapes: V images, S seeds, D draws of the training labels.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from training.evaluate.arms import Arm
+from pipeline.core.errors import InputError, check
+from pipeline.core.progress import WARNING, say
 from training.evaluate.intervals import Difference, paired_difference, seeds_difference
+from training.evaluate.results import Predictions, read_predictions
 
+FOUND_ON_TRAINING = {"strength", "device"}
+"""Settings that may differ between evaluations that were asked for alike."""
+NAMED = 3
+"""Images that a message names."""
 MOST_CLASSES = 20
 """Of a table; of more classes the ones that gain and lose most are shown."""
+ByFigure = dict[str, Predictions]
+"""Predictions of one checkpoint by the column of their figure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One side of a comparison: its name in tables, and the predictions of each seed."""
+
+    name: str
+    seeds: tuple[ByFigure, ...]
+
+    def right(self, figure: str) -> NDArray[np.bool_]:
+        """Whether each prediction is right, [S, D, V]."""
+        return np.stack([seed[figure].right_DV for seed in self.seeds])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +67,147 @@ class Comparison:
     only_baseline: float
     only_arm: float
     gains: dict[str, tuple[float, int]]
+
+
+def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> list[Arm]:
+    """Read the arms that a command line names, relative to a root.
+
+    A word is a folder, or NAME=FOLDER,FOLDER,... with a folder for every seed. Of a single folder
+    each checkpoint is an arm. `checkpoints` names those that are read of folders with several.
+
+    Raises:
+        InputError: fewer than two arms, a folder or name twice, other numbers of seeds, a folder
+            without predictions or with several checkpoints of which none was chosen.
+    """
+    named = [_named(word, root) for word in words]
+    folders = [folder.resolve() for _, some in named for folder in some]
+    double = next((folder for folder in folders if folders.count(folder) > 1), None)
+    check(double is None, f"{double} is given twice: a comparison wants different evaluations")
+    if len(folders) == 1:
+        found = _checkpoints(folders[0], checkpoints)
+        arms = [Arm(name=name, seeds=(one,)) for name, one in found.items()]
+    else:
+        arms = [
+            Arm(name=name, seeds=tuple(_only_checkpoint(folder, checkpoints) for folder in some))
+            for name, some in named
+        ]
+    names = [arm.name for arm in arms]
+    check(
+        len(names) >= 2 and len(set(names)) == len(names),
+        f"got {', '.join(names)}: wanted two arms or more, of different names",
+    )
+    told = ", ".join(f"{arm.name} {len(arm.seeds)}" for arm in arms)
+    check(
+        len({len(arm.seeds) for arm in arms}) == 1,
+        f"the arms have other numbers of seeds ({told}): they cannot be paired",
+    )
+    return arms
+
+
+def _named(word: str, root: Path) -> tuple[str, list[Path]]:
+    name, equals, folders = word.partition("=")
+    if not equals or (root / word).exists():
+        return word, [root / word]
+    fits = bool(name) and all(folders.split(","))
+    check(fits, f"{word!r}: wanted a folder, or NAME=FOLDER,FOLDER,...")
+    return name, [root / folder for folder in folders.split(",")]
+
+
+def _checkpoints(folder: Path, wanted: Sequence[str]) -> dict[str, ByFigure]:
+    """A folder's predictions by checkpoint, those that are wanted; none: all.
+
+    A checkpoint is wanted by its whole name or the end of its path.
+    """
+    found = read_predictions(folder)
+    of_name = Counter(row for row, _ in {(p.result.row, p.result.checkpoint_digest) for p in found})
+    ends = tuple(f"/{one.strip('/')}" for one in wanted)
+    groups: dict[str, ByFigure] = {}
+    for one in found:
+        name, column = one.result.row, one.result.column
+        if of_name[name] > 1:
+            name = f"{name} {one.result.checkpoint_digest[:12]}"
+        by_figure = groups.setdefault(name, {})
+        if not wanted or name in wanted or name.endswith(ends):
+            other = by_figure.setdefault(column, one)
+            check(
+                other is one,
+                f"{folder} holds {column} on {other.result.val} and on {one.result.val}: evaluate "
+                "each into a folder of its own",
+            )
+    chosen = {name: some for name, some in groups.items() if some}
+    check(
+        bool(chosen),
+        f"{folder} holds no checkpoint {', '.join(wanted)}: choose from {', '.join(groups)}",
+    )
+    return chosen
+
+
+def _only_checkpoint(folder: Path, wanted: Sequence[str]) -> ByFigure:
+    groups = _checkpoints(folder, wanted)
+    check(
+        len(groups) == 1,
+        f"{folder} holds several checkpoints: choose one by --checkpoint ({', '.join(groups)})",
+    )
+    return next(iter(groups.values()))
+
+
+def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:
+    """The figures of protocols (none: of all) that all seeds of all arms hold, of the same images.
+
+    Raises:
+        InputError: an unknown protocol, no figure in common, other images or labels, another
+            number of draws.
+    """
+    seeds = [(arm.name, seed) for arm in arms for seed in arm.seeds]
+    known = dict.fromkeys(p.result.protocol for _, seed in seeds for p in seed.values())
+    for name in protocols:
+        check(name in known, f"no arm has protocol {name!r}: choose from {', '.join(known)}")
+    wanted = protocols or tuple(known)
+    first_name, first = seeds[0]
+    figures = [
+        figure
+        for figure, found in first.items()
+        if found.result.protocol in wanted and all(figure in seed for _, seed in seeds)
+    ]
+    told = "; ".join(f"{name}: {', '.join(seed)}" for name, seed in seeds)
+    check(
+        bool(figures),
+        f"the evaluations have no figure of {', '.join(wanted)} in common: {told}",
+    )
+    for figure in figures:
+        for name, seed in seeds[1:]:
+            pair = f"{first_name} and {name}" if name != first_name else f"two seeds of {name}"
+            _check_pair(f"{pair}: {figure}", first[figure], seed[figure])
+    return figures
+
+
+def _check_pair(what: str, a: Predictions, b: Predictions) -> None:
+    """Raise InputError unless both are of the same images; warn of other settings."""
+    if not np.array_equal(a.sha256_V, b.sha256_V):
+        names = dict(zip((*a.sha256_V, *b.sha256_V), (*a.names_V, *b.names_V), strict=True))
+        counts_a, counts_b = Counter(a.sha256_V), Counter(b.sha256_V)
+        alone = [names[x] for x in ((counts_a - counts_b) + (counts_b - counts_a)).elements()]
+        raise InputError(
+            f"{what} is of different images, {len(alone)} are in one of them only "
+            f"({', '.join(alone[:NAMED])}): evaluate both on the same --val"
+        )
+    classes_a, classes_b = (np.array(p.class_names)[p.labels_V] for p in (a, b))
+    other = a.names_V[classes_a != classes_b]
+    check(
+        len(other) == 0,
+        f"{what} has other labels for {len(other)} images ({', '.join(other[:NAMED])})",
+    )
+    draws_a, draws_b = len(a.predicted_DV), len(b.predicted_DV)
+    check(
+        draws_a == draws_b,
+        f"{what} has {draws_a} and {draws_b} draws of labels: evaluate both with the same "
+        "--finetune.draws",
+    )
+    settings_a, settings_b = (p.result.settings | {"train": p.result.train_digest} for p in (a, b))
+    shared = settings_a.keys() & settings_b.keys() - FOUND_ON_TRAINING
+    differ = sorted(key for key in shared if settings_a[key] != settings_b[key])
+    if differ:
+        say(f"{WARNING}{what} was evaluated with other {', '.join(differ)}")
 
 
 def compare(arms: Sequence[Arm], figures: Sequence[str], *, seed: int) -> list[Comparison]:

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation and of its protocols. Imports no torch: --help is quick."""
+"""The settings of an evaluation and of its protocols. Imports no torch: --help is quick."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,13 +6,29 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from training.config.resources import Wanted
-from training.evaluate.detection_config import DetectionConfig
+from training.views.settings import check_fill
 
-DETECTION = "detection"
-"""The protocol that has its own kind of data."""
+DETECTION = "detection"  # the protocol that has its own kind of data
 RESULTS_FILE = "results.jsonl"
+
+
+def _at_least(least: int, part: object, section: str, *names: str) -> None:
+    for name in names:
+        value = getattr(part, name)
+        check(value >= least, f"{section}{name} {value} must be {least} or more")
+
+
+def _above_zero(part: object, section: str, *names: str) -> None:
+    for name in names:
+        value = getattr(part, name)
+        check(value > 0, f"{section}{name} {value} must be above 0")
+
+
+def _shares(name: str, shares: tuple[float, ...]) -> None:
+    fits = bool(shares) and all(0 < share <= 1 for share in shares)
+    check(fits, f"{name} {list(shares)}: wanted some in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +36,8 @@ class BackgroundsConfig:
     """Objects on other backgrounds.
 
     Attributes:
-        backgrounds: of other classes per object, 1 or more; an object counts as lost when any of
-            them changes its class. `other` and the gap take the first.
+        backgrounds: of other classes per object, 1 or more; an object is lost when any of them
+            changes its class. `other` and the gap take the first.
         min_object: least share of a view that an object covers, in (0, 1).
         max_object: greatest share, in (0, 1): more leaves no background to take away.
         max_images: validation images at most, 2 or more, evenly chosen.
@@ -33,13 +49,13 @@ class BackgroundsConfig:
     max_images: int = 5000
 
     def __post_init__(self) -> None:
-        if self.backgrounds < 1 or self.max_images < 2:
-            raise InputError("backgrounds.backgrounds must be 1 or more, max_images 2 or more")
-        if not 0 < self.min_object < self.max_object < 1:
-            raise InputError(
-                f"backgrounds.min_object {self.min_object} and max_object {self.max_object}: "
-                "wanted 0 < min_object < max_object < 1"
-            )
+        least, most = self.min_object, self.max_object
+        _at_least(1, self, "backgrounds.", "backgrounds")
+        _at_least(2, self, "backgrounds.", "max_images")
+        check(
+            0 < least < most < 1,
+            f"backgrounds.min_object {least} and max_object {most}: wanted 0 < min < max < 1",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +76,19 @@ class DiagnosticsConfig:
     max_images: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
-            raise InputError(f"diagnostics.ratios {list(self.ratios)}: wanted some in (0, 1]")
-        if self.max_images < 2 or (self.grid is not None and self.grid < 1):
-            raise InputError("diagnostics.max_images must be 2 or more, grid 1 or more")
+        _shares("diagnostics.ratios", self.ratios)
+        _at_least(2, self, "diagnostics.", "max_images")
+        check(self.grid is None or self.grid >= 1, "diagnostics.grid must be 1 or more")
         if self.fill is not None:
-            from training.views.fills import fill_named  # imports torch
-
-            fill_named(self.fill)
+            check_fill(self.fill)
 
     def grid_of(self, view_size: int) -> int:
         """Patches along a side; raises InputError where they do not divide the view."""
         wanted = (self.grid,) if self.grid is not None else (8, 7, 4)
-        for grid in wanted:
-            if view_size % grid == 0:
-                return grid
-        raise InputError(
-            f"a view of {view_size} px cannot be cut into {wanted[0]} x {wanted[0]} patches: set "
-            "diagnostics.grid"
-        )
+        fits = [grid for grid in wanted if view_size % grid == 0]
+        cut = f"cut into {wanted[0]} x {wanted[0]} patches"
+        check(bool(fits), f"a view of {view_size} px cannot be {cut}: set diagnostics.grid")
+        return fits[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,25 +120,14 @@ class FinetuneConfig:
     batch_norm_group: int = 16
 
     def __post_init__(self) -> None:
-        if not self.shares or not all(0 < share <= 1 for share in self.shares):
-            raise InputError(f"finetune.shares {list(self.shares)}: wanted some in (0, 1]")
-        least = min(self.draws, self.epochs, self.min_steps)
-        if least < 1 or min(self.lr, self.head_lr) <= 0:
-            raise InputError(
-                f"finetune: draws {self.draws}, epochs {self.epochs}, min_steps {self.min_steps}, "
-                f"lr {self.lr}, head_lr {self.head_lr}: wanted 1 or more, rates above 0"
-            )
-        if self.weight_decay < 0:
-            raise InputError(f"finetune.weight_decay {self.weight_decay} must be 0 or more")
-        if (
-            self.batch_size < 2
-            or self.batch_norm_group < 2
-            or self.batch_size % self.batch_norm_group
-        ):
-            raise InputError(
-                f"finetune.batch_norm_group {self.batch_norm_group} does not divide the batch of "
-                f"{self.batch_size}, or is below 2"
-            )
+        _shares("finetune.shares", self.shares)
+        _at_least(1, self, "finetune.", "draws", "epochs", "min_steps")
+        _above_zero(self, "finetune.", "lr", "head_lr")
+        _at_least(0, self, "finetune.", "weight_decay")
+        _at_least(2, self, "finetune.", "batch_size", "batch_norm_group")
+        group, size = self.batch_norm_group, self.batch_size
+        fits = size % group == 0
+        check(fits, f"finetune.batch_norm_group {group} does not divide a batch of {size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +147,79 @@ class PaperProbeConfig:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or not self.lr > 0 or not 0 <= self.momentum < 1:
-            raise InputError(
-                f"epochs {self.epochs}, batch_size {self.batch_size}, lr {self.lr}, momentum "
-                f"{self.momentum}: wanted 1 or more, lr above 0 and momentum in [0, 1)"
-            )
+        _at_least(1, self, "linear_paper.", "epochs", "batch_size")
+        _above_zero(self, "linear_paper.", "lr")
+        momentum = self.momentum
+        check(0 <= momentum < 1, f"linear_paper.momentum {momentum} must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """How a detector is built around a backbone, and trained. The defaults want a GPU.
+
+    Attributes:
+        head: fpn: feature pyramid; c4: one level, the last stage of the backbone runs on every
+            region (MoCo's protocol on VOC).
+        masks: predict masks as well (Mask R-CNN); auto: where both sets have outlines.
+        classes: that a box may be of; empty: those of the annotations.
+        val_share: share of the images that validate, in [0, 1), if --train and --val are one set.
+        short_sides: lengths of the shorter side in training in pixels, 32 or more, one drawn per
+            image; validation takes the last.
+        long_side: limit of the longer side in pixels, 32 or more.
+        steps: steps of the training, 1 or more.
+        batch_size: images of a step, 1 or more.
+        lr: learning rate after the warm-up, above 0, falling to 0 along a cosine.
+        warmup_steps: steps over which the rate rises, 0 or more, fewer than the steps.
+        weight_decay: of all weights, 0 or more.
+        clip: limit of the gradient's norm, above 0.
+        norm: batch: the backbone's batch norm goes on learning, and the pyramid has its own;
+            frozen: it keeps its statistics and weights (for supervised weights).
+        width: channels of the pyramid, 1 or more.
+        head_width: width of the pyramid's two layers behind a region, 1 or more.
+        finest_level: first level of the pyramid, from 2 to 5: 2 has stride 4, 3 has 8...
+        smallest_anchor: side in pixels of the resized image, above 0; five (c4) or one per level,
+            each twice the one before.
+        proposals: regions per image that the second stage sees, 1 or more.
+        sampled: regions of them that it learns from, 1 or more.
+    """
+
+    head: Literal["fpn", "c4"] = "fpn"
+    masks: Literal["auto", "yes", "no"] = "auto"
+    classes: tuple[str, ...] = ()
+    val_share: float = 0.0
+    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640)
+    long_side: int = 1066
+    steps: int = 3000
+    batch_size: int = 8
+    lr: float = 0.01
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    clip: float = 10.0
+    norm: Literal["batch", "frozen"] = "batch"
+    width: int = 256
+    head_width: int = 1024
+    finest_level: int = 2
+    smallest_anchor: float = 32.0
+    proposals: int = 1000
+    sampled: int = 256
+
+    def __post_init__(self) -> None:
+        named = self.classes
+        check(len(set(named)) == len(named), f"detection.classes {named}: one is named twice")
+        sides, longest = self.short_sides, self.long_side
+        check(
+            bool(sides) and 32 <= min(sides) <= max(sides) <= longest,
+            f"detection.short_sides {list(sides)} and long_side {longest}: wanted some from 32 "
+            "pixels to the long side",
+        )
+        counts = ("steps", "batch_size", "width", "head_width", "proposals", "sampled")
+        _above_zero(self, "detection.", *counts, "lr", "clip", "smallest_anchor")
+        _at_least(0, self, "detection.", "warmup_steps", "weight_decay")
+        share, level, warmup = self.val_share, self.finest_level, self.warmup_steps
+        check(0 <= share < 1, f"detection.val_share {share:g}: wanted [0, 1)")
+        check(2 <= level <= 5, f"detection.finest_level {level}: wanted 2 to 5")
+        fits = warmup < self.steps
+        check(fits, f"detection.warmup_steps {warmup}: wanted fewer than {self.steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,27 +272,24 @@ class EvaluateConfig:
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise InputError("name what is scored: --checkpoint RUN, once or several times")
-        if not self.protocol:
-            raise InputError("--protocol names nothing to score with")
-        if self.results.is_file():
-            raise InputError(f"--results {self.results} is a file: give a folder")
-        if self.batch_size < 1 or (self.num_workers != "auto" and self.num_workers < 1):
-            raise InputError("batch_size and num_workers must be 1 or more")
-        if self.k < 1 or self.temperature <= 0 or self.seed < 0:
-            raise InputError(
-                f"k {self.k} must be 1 or more, temperature {self.temperature} above 0 and seed "
-                f"{self.seed} 0 or more"
-            )
-        if DETECTION in self.protocol and len(set(self.protocol)) > 1:
-            raise InputError(
+        given = bool(self.checkpoint)
+        check(given, "name what is scored: --checkpoint RUN, once or several times")
+        check(bool(self.protocol), "--protocol names nothing to score with")
+        check(not self.results.is_file(), f"--results {self.results} is a file: give a folder")
+        _at_least(1, self, "", "k", "batch_size")
+        _at_least(0, self, "", "seed")
+        _above_zero(self, "", "temperature")
+        workers = self.num_workers
+        check(workers == "auto" or workers >= 1, f"num_workers {workers} must be 1 or more")
+        if DETECTION in self.protocol:
+            check(
+                len(set(self.protocol)) == 1,
                 "detection learns from boxes, the other protocols from class labels: give "
-                "--protocol detection by itself, with its own --train and --val"
+                "--protocol detection by itself, with its own --train and --val",
             )
-        if DETECTION in self.protocol and self.num_workers not in ("auto", 1):
-            raise InputError(
-                f"detection trains in one process: leave --num-workers {self.num_workers} out"
+            check(
+                workers in ("auto", 1),
+                f"detection trains in one process: leave --num-workers {workers} out",
             )
 
     @property

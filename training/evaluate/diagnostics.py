@@ -6,6 +6,7 @@ or all patches), alignment and uniformity, effective rank. None of them needs la
 Shapes: B batch, G grid side, N = G * G patches, M images that are looked at, D features.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,26 +19,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.errors import check
 from pipeline.core.progress import say
 from pipeline.saliency.foreground import foreground
 from training.core.distributed import rank
 from training.evaluate.case import Case
 from training.evaluate.encoders import NamedEncoder
-from training.evaluate.geometry import (
-    alignment,
-    effective_rank,
-    effective_rank_interval,
-    uniformity,
-    uniformity_interval,
-)
-from training.evaluate.image_views import centre_views, in_batches, two_views
-from training.evaluate.intervals import mean_interval
+from training.evaluate.features import in_batches
+from training.evaluate.intervals import mean_interval, percentile_interval, t_quantile
 from training.evaluate.labelled import evenly_chosen
 from training.evaluate.results import Result
 from training.randomness.draws import QUERY, sample_seeds, torch_seeds, view_number
 from training.views.fills import FILLS, UnmaskedView, sample_noise
 from training.views.maskers import draw_masks
 from training.views.patches import choose_patches, patches_to_pixels
+
+UNIFORMITY_SCALE = 2.0
+"""t of the Gaussian potential, as in the paper."""
+PAIR_RESAMPLES = 2_000
+"""Of a figure of pairs of images: each takes a product of matrices."""
+GROUPS = 20
+"""That are left out in turn by the jackknife."""
 
 
 def diagnostics(case: Case) -> list[Result]:
@@ -55,6 +57,9 @@ def diagnostics(case: Case) -> list[Result]:
     fill = config.fill or fill_of(case.encoder)
     chosen_M = evenly_chosen(images.num_images, config.max_images)
     features_MD = case.features_val[0].cpu()[torch.from_numpy(chosen_M)]
+    with torch.no_grad():
+        views = case.extractor.two_views(images, chosen_M, seed=seed)
+        cosines = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
 
     def result(
         name: str,
@@ -75,28 +80,15 @@ def diagnostics(case: Case) -> list[Result]:
     def mean(name: str, values: NDArray[Any], variant: str = "", **more: Any) -> Result:  # noqa: ANN401
         return result(name, float(values.mean()), mean_interval(values, seed=seed), variant, **more)
 
-    with torch.no_grad():
-        views = two_views(case.extractor, images, chosen_M, seed=seed)
-        cosines = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
-    rank_interval = effective_rank_interval(features_MD, seed=seed)
+    even, directions = uniformity(features_MD), effective_rank(features_MD)
+    spread = effective_rank_interval(features_MD, seed=seed)
+    about = {"fill": fill, "saliency": images.saliency_source}
     return [
         mean("alignment", alignment(*views).double().numpy()),
-        result("uniformity", uniformity(features_MD), uniformity_interval(features_MD, seed=seed)),
-        result(
-            "effective_rank",
-            effective_rank(features_MD),
-            rank_interval,
-            feature_dim=features_MD.shape[1],
-        ),
+        result("uniformity", even, uniformity_interval(features_MD, seed=seed)),
+        result("effective_rank", directions, spread, feature_dim=features_MD.shape[1]),
         *(
-            mean(
-                "cosine",
-                cosine_I.numpy(),
-                variant,
-                fill=fill,
-                masked_share_of_view=masked_share,
-                saliency=images.saliency_source,
-            )
+            mean("cosine", cosine_I.numpy(), variant, masked_share_of_view=masked_share, **about)
             for variant, (cosine_I, masked_share) in cosines.items()
         ),
     ]
@@ -115,20 +107,20 @@ def mask_invariance(
     extractor, size = case.extractor, case.extractor.view_size
     cosines: dict[str, list[Tensor]] = defaultdict(list)
     shares: dict[str, list[Tensor]] = defaultdict(list)
-    own = iter(features_MD.split(extractor.batch_size))
-    for batch in in_batches(numbers_M, extractor.batch_size):
-        image01_BCSS, saliency_BGG = centre_views(extractor, case.val, batch, grid=grid)
+    own = features_MD.split(extractor.batch_size)
+    for batch, own_BD in zip(in_batches(numbers_M, extractor.batch_size), own, strict=True):
+        image01_BCSS, saliency_BGG = extractor.centre_views(case.val, batch, grid=grid)
         seeds_B = sample_seeds(case.config.seed, 0, batch)
         noise_seeds_B = torch_seeds(seeds_B).to(extractor.device)
         noise = partial(sample_noise, noise_seeds_B, view=QUERY, size=(3, size, size))
         unmasked = UnmaskedView(extractor.prepare(image01_BCSS), image01_BCSS, noise)
-        own_BD = next(own)
         for kind, stratum_BN in _kinds(len(batch), grid, saliency_BGG):
             there_B = stratum_BN.any(dim=1)  # an image without background says nothing of it
             for ratio in case.config.diagnostics.ratios:
                 mask_B1N = _mask(seeds_B, stratum_BN, ratio, grid=grid, size=size)
                 pixels = patches_to_pixels(mask_B1N, size).to(extractor.device)
-                seen_BD = extractor.forward(FILLS[fill].apply(unmasked, pixels)).float().cpu()
+                seen_BCSS = FILLS[fill].apply(unmasked, pixels)
+                seen_BD = extractor.forward_prepared(seen_BCSS).float().cpu()
                 cosine_B = F.cosine_similarity(seen_BD, own_BD, dim=1)
                 cosines[f"{kind} {ratio:g}"].append(cosine_B[there_B])
                 shares[f"{kind} {ratio:g}"].append(mask_B1N.float().mean(dim=(1, 2))[there_B])
@@ -161,13 +153,77 @@ def _mask(
     seeds_B: NDArray[np.uint64], stratum_BN: Tensor, ratio: float, *, grid: int, size: int
 ) -> Tensor:
     """Masked patches, bool [B, 1, N]: a share of the stratum, drawn uniformly."""
-    draws = draw_masks(
-        seeds_B,
-        view=view_number(QUERY),
-        ratio=(ratio, ratio),
-        grid=grid,
-        view_size=size,
-        box_side=1,
-    )
-    nothing_BN = torch.zeros_like(stratum_BN)
-    return choose_patches(draws.scores_BCN[:, :1], (stratum_BN, nothing_BN), draws.ratio_B)
+    view, ratios = view_number(QUERY), (ratio, ratio)
+    draws = draw_masks(seeds_B, view=view, ratio=ratios, grid=grid, view_size=size, box_side=1)
+    strata = (stratum_BN, torch.zeros_like(stratum_BN))
+    return choose_patches(draws.scores_BCN[:, :1], strata, draws.ratio_B)
+
+
+def alignment(first_MD: Tensor, second_MD: Tensor) -> Tensor:
+    """Squared distance of unit features of two views of each image, [M]: 0 is perfect, 2 chance.
+
+    The mean is Wang and Isola's alignment, arXiv 2005.10242, section 4.1, with alpha = 2.
+    """
+    first, second = F.normalize(first_MD, dim=1), F.normalize(second_MD, dim=1)
+    return (first - second).square().sum(dim=1)
+
+
+def uniformity(features_MD: Tensor) -> float:
+    """Log of the mean of exp(-2 ||u - v||^2) over pairs of unit features; lower is more even.
+
+    Wang and Isola, arXiv 2005.10242, section 4.1, with t = 2: 0 where all features are one.
+
+    Raises:
+        InputError: fewer than two images.
+    """
+    check(len(features_MD) >= 2, f"uniformity of {len(features_MD)} image: wanted 2 or more")
+    distances = torch.pdist(F.normalize(features_MD.double(), dim=1))
+    return float(torch.exp(-UNIFORMITY_SCALE * distances.square()).mean().log())
+
+
+def uniformity_interval(features_MD: Tensor, *, seed: int) -> tuple[float, float]:
+    """The percentile bootstrap's 95 % interval of `uniformity`.
+
+    Pairs of an image with itself, which resampling makes, do not count.
+    """
+    unit_MD = F.normalize(features_MD.double(), dim=1)
+    potential_MM = torch.exp(-UNIFORMITY_SCALE * (2 - 2 * unit_MD @ unit_MD.T)).fill_diagonal_(0)
+    num = len(unit_MD)
+    drawn = np.random.default_rng(seed).multinomial(num, [1 / num] * num, size=PAIR_RESAMPLES)
+    counts_RM = torch.from_numpy(drawn).to(unit_MD)
+    total_R = (counts_RM @ potential_MM).mul_(counts_RM).sum(dim=1)
+    pairs_R = counts_RM.sum(dim=1).square() - counts_RM.square().sum(dim=1)
+    # No two different images in a resample of two: possible, and no figure.
+    found = pairs_R > 0
+    return percentile_interval((total_R[found] / pairs_R[found]).log().cpu().numpy())
+
+
+def effective_rank(features_MD: Tensor) -> float:
+    """Exp of the entropy of the covariance's eigenvalues, as shares of their sum: 1 to D.
+
+    Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007, on
+    the eigenvalues of the covariance. 0 where the features do not vary at all.
+    """
+    centred_MD = features_MD.double() - features_MD.double().mean(dim=0)
+    values = torch.linalg.svdvals(centred_MD).square()
+    if float(values.sum()) <= 0:
+        return 0.0
+    shares = values / values.sum()
+    return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
+
+
+def effective_rank_interval(features_MD: Tensor, *, seed: int) -> tuple[float, float] | None:
+    """The 95 % interval of `effective_rank` by the jackknife over groups of images.
+
+    Not by the bootstrap: a resample has fewer different images, and so a lower rank. None for fewer
+    images than groups.
+    """
+    if len(features_MD) < GROUPS:
+        return None
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(features_MD)))
+    groups = order.tensor_split(GROUPS)
+    left_out = [torch.cat(groups[:i] + groups[i + 1 :]) for i in range(GROUPS)]
+    ranks = np.array([effective_rank(features_MD[rows]) for rows in left_out])
+    reach = t_quantile(GROUPS - 1) * math.sqrt(GROUPS - 1) * float(ranks.std())
+    figure = effective_rank(features_MD)
+    return figure - reach, figure + reach

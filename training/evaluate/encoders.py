@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.backbone.folder import weights_digest
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.encoder import load_initial
 from training.encoders.export import EncoderName, load_encoder, untrained_like
@@ -60,25 +60,19 @@ def load_encoders(
         InputError: none, one that cannot be loaded, one twice, or nothing but weights.
     """
     double = next((name for name in names if list(names).count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"{double} is named twice: a table has one row for each checkpoint")
-    model = next((name for name in names if not is_baseline(name)), None)
-    if model is None:
-        raise InputError(
-            f"--checkpoint {names[0] if names else UNTRAINED} takes the network from another "
-            "checkpoint, a run or an exported backbone: name one as well"
-        )
+    check(double is None, f"{double} is named twice: a table has one row for each checkpoint")
+    model = next((name for name in names if is_path(name) and not name.endswith(STATE_DICT)), "")
+    check(
+        model != "",
+        f"--checkpoint {names[0] if names else UNTRAINED} takes the network from another "
+        "checkpoint, a run or an exported backbone: name one as well",
+    )
     return [_load(name, model, encoder, seed, device) for name in names]
 
 
 def is_path(name: str) -> bool:
     """Whether a checkpoint's name is a path."""
     return name != UNTRAINED and name.partition(":")[0] != SUPERVISED
-
-
-def is_baseline(name: str) -> bool:
-    """Whether a checkpoint's name gives weights only, for another checkpoint's network."""
-    return not is_path(name) or name.endswith(STATE_DICT)
 
 
 def _load(
@@ -102,22 +96,18 @@ def _load(
             for s in range(seed, seed + NUM_UNTRAINED)
         )
         return replace(first, twins=tuple(twins))
-    if is_baseline(name):
-        network, info = _supervised(name, load_encoder(Path(model))[1])
-        return encoder("supervised", network, info, info.weights_sha256)
-    network, info = load_encoder(Path(name), wanted)
-    return encoder(wanted, network, info, info.weights_sha256)
-
-
-def _supervised(name: str, like: BackboneInfo) -> tuple[nn.Module, BackboneInfo]:
-    """Published weights in the network of another export, normalised as torchvision does."""
-    wanted = like.preprocessing
+    if is_path(name) and not name.endswith(STATE_DICT):
+        network, info = load_encoder(Path(name), wanted)
+        return encoder(wanted, network, info, info.weights_sha256)
+    # Published weights in the model's network, normalised as torchvision does.
+    like = load_encoder(Path(model))[1]
     network, _ = plain_network(like.architecture, max_pool=like.max_pool)
     load_initial(network, name, like.architecture, max_pool=like.max_pool)
+    seen = like.preprocessing
     info = replace(
         like,
-        preprocessing=Preprocessing(view_size=wanted.view_size, resize=wanted.resize),
+        preprocessing=Preprocessing(view_size=seen.view_size, resize=seen.resize),
         provenance={"init": name},
         weights_sha256=weights_digest(network.state_dict()),
     )
-    return network.eval(), info
+    return encoder("supervised", network.eval(), info, info.weights_sha256)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.core.progress import track
 from pipeline.saliency.foreground import Rule, foreground
-from training.evaluate.image_views import coloured
-from training.evaluate.labelled import StoredImages, hashed_subset
+from training.evaluate.features import coloured
+from training.evaluate.labelled import LabelledImages, hashed_subset
 from training.randomness.draws import QUERY, sample_seeds
 from training.views.crops import cut_crops, pool_saliency
 from training.views.settings import ViewConfig
@@ -39,8 +39,6 @@ class Fidelity:
         kappa: Cohen's, over the patches of all views: 0 is chance, 1 full agreement.
         stored_share: of the patches that are foreground by the stored maps.
         own_share: by the maps on the views.
-        num_images: images.
-        num_views: views.
     """
 
     iou: float
@@ -64,7 +62,7 @@ class Fidelity:
 
 
 def measure_fidelity(
-    images: StoredImages,
+    images: LabelledImages,
     on_view: Callable[[Tensor, int], NDArray[np.float32]],
     *,
     views: ViewConfig,
@@ -74,20 +72,11 @@ def measure_fidelity(
 ) -> Fidelity:
     """Compare the foregrounds of random crops, drawn and coloured as training's query views are.
 
-    Args:
-        images: with their stored maps; at most `num_images` are taken (`hashed_subset`).
-        on_view: views in [0, 1], [B, 3, S, S], and G -> saliency per patch, [B, G, G].
-        views: size, grid and crops.
-        rule: of the foreground.
-        num_images: 2 or more.
-        num_crops: of every image, 1 or more.
-
-    Raises:
-        InputError: fewer than two images.
+    `on_view` takes views in [0, 1], [B, 3, S, S], and G, and gives saliency per patch, [B, G, G].
+    At most `num_images` are taken (`hashed_subset`); InputError for fewer than two.
     """
     numbers = hashed_subset(images.shard_sizes, num_images)
-    if len(numbers) < 2:
-        raise InputError(f"{images.root} holds {len(numbers)} images: wanted 2 or more")
+    check(len(numbers) >= 2, f"{images.root} holds {len(numbers)} images: wanted 2 or more")
     stored, own, image_of_view = [], [], []
     parts = [numbers[i : i + IMAGES_AT_ONCE] for i in range(0, len(numbers), IMAGES_AT_ONCE)]
     for part in track(parts, "fidelity", len(numbers), "images", size=len):
@@ -95,9 +84,9 @@ def measure_fidelity(
         maps_BPP = np.stack([images.saliency(int(number)) for number in part])
         for crop in range(num_crops):
             seeds_B = sample_seeds(0, crop, part)
-            cut = cut_crops(pictures, seeds_B, names=(QUERY,), config=views)
-            pooled = pool_saliency(maps_BPP, cut.heights_R, cut.widths_R, cut.boxes, views.grid)
-            looked = on_view(coloured(cut.pixels_RSS3, seeds_B, QUERY), views.grid)
+            pixels_BSS3, boxes = cut_crops(pictures, seeds_B, names=(QUERY,), config=views)
+            pooled = pool_saliency(maps_BPP, boxes, views.grid)
+            looked = on_view(coloured(pixels_BSS3, seeds_B, QUERY), views.grid)
             stored.append(foreground(torch.from_numpy(pooled), rule=rule).numpy())
             own.append(foreground(torch.from_numpy(looked), rule=rule).numpy())
             image_of_view.append(part)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.shared_images import HashedShards, counted, shared_images
 from pipeline.storage.storage import Location
@@ -34,27 +34,27 @@ FEWEST_IMAGES = 4
 
 
 def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
-    """Checks the held-out shards.
+    """Check the held-out shards.
 
     Raises:
         InputError: they are missing or damaged, too few, or share images (by the sha256 of their
             files) with those that are trained on.
     """
-    assert config.shards is not None
-    info = load_dataset_info(config.shards)
-    check_shards(config.shards, info)
-    if info.num_images < FEWEST_IMAGES:
-        raise InputError(
-            f"heldout.shards {config.shards} holds {info.num_images} images: wanted at least "
-            f"{FEWEST_IMAGES}"
-        )
+    shards = config.shards
+    assert shards is not None
+    info = load_dataset_info(shards)
+    check_shards(shards, info)
+    check(
+        info.num_images >= FEWEST_IMAGES,
+        f"heldout.shards {shards} holds {info.num_images} images: wanted at least {FEWEST_IMAGES}",
+    )
     train = HashedShards(train_root, load_dataset_info(train_root))
-    shared = shared_images(train, HashedShards(config.shards, info))
-    if shared:
-        raise InputError(
-            f"heldout.shards {config.shards} shares {counted(shared)} with the images that are "
-            f"trained on, {train_root}: give others"
-        )
+    shared = shared_images(train, HashedShards(shards, info))
+    check(
+        not shared,
+        f"heldout.shards {shards} shares {counted(shared)} with the images that are trained on, "
+        f"{train_root}: give others",
+    )
     return info
 
 
@@ -105,10 +105,9 @@ def heldout_loss(
                 both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
             pairs.append(torch.stack(both, dim=1).float())
     # A rank without a batch still takes part; it learns the width from the others.
-    widths = gather_rows_of_any_number(
-        torch.tensor([pairs[0].shape[2] if pairs else 0], device=device)
-    )
-    own_M2D = torch.cat([torch.empty((0, 2, int(widths.max())), device=device), *pairs])
+    width = torch.tensor([pairs[0].shape[2] if pairs else 0], device=device)
+    widest = int(gather_rows_of_any_number(width).max())
+    own_M2D = torch.cat([torch.empty((0, 2, widest), device=device), *pairs])
     return bank_loss(gather_rows_of_any_number(own_M2D).cpu(), config.heldout)
 
 

@@ -16,12 +16,10 @@ from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 from scipy.stats import binomtest
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 
 RESAMPLES = 10_000
-COVERAGE = 95.0
-"""Of an interval, in percent."""
-TAIL = (100 - COVERAGE) / 200
+TAIL = 0.025
 """Probability beyond each end of an interval."""
 CHUNK = 2**22
 """Images drawn at once: 32 MiB of indices."""
@@ -29,13 +27,9 @@ CHUNK = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A mean difference in points of 100 %, b minus a.
+    """A mean difference b - a in points of 100 %, its interval and the two-sided p of "none".
 
-    Attributes:
-        points: the difference; above 0: b is better.
-        low: lower end of its interval of 95 %.
-        high: upper end.
-        p: two-sided p of "no difference".
+    Above 0: b is better.
     """
 
     points: float
@@ -82,10 +76,15 @@ def mean_interval(values_V: ArrayLike, *, seed: int) -> tuple[float, float]:
     return percentile_interval(np.concatenate(means_R))
 
 
-def percentile_interval(figures_R: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(figures_R: ArrayLike) -> tuple[float, float]:
     """The middle 95 % of the figures of resamples."""
-    low, high = np.quantile(figures_R, [TAIL, 1 - TAIL])
+    low, high = np.quantile(np.asarray(figures_R), [TAIL, 1 - TAIL])
     return float(low), float(high)
+
+
+def t_quantile(freedom: int) -> float:
+    """Standard errors on either side of a mean that cover 95 % of Student's t."""
+    return float(stdtrit(freedom, 1 - TAIL))
 
 
 def paired_difference(
@@ -173,8 +172,8 @@ def crossed_mean(x_SV: NDArray[Any]) -> tuple[float, float, float, float]:
 
 def _check(a: NDArray[Any], b: NDArray[Any], *, least: int) -> None:
     """Raise InputError unless both are of the same numbers of seeds and images, and of enough."""
-    if a.shape != b.shape or min(a.shape) < least:
-        raise InputError(
-            f"arms of {a.shape} and {b.shape} values cannot be paired: wanted as many seeds and "
-            f"images of either, {least} or more"
-        )
+    check(
+        a.shape == b.shape and min(a.shape) >= least,
+        f"arms of {a.shape} and {b.shape} values cannot be paired: wanted as many seeds and "
+        f"images of either, {least} or more",
+    )

@@ -9,7 +9,7 @@ Shapes: M training images, V validation images, D features.
 import torch
 import torch.nn.functional as F
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from training.evaluate.case import Case
 from training.evaluate.results import Result
 
@@ -51,18 +51,15 @@ def knn_predict(
     """
     num_train = len(features_train_MD)
     check_features("training", features_train_MD, labels_train_M, num_classes)
-    if not len(features_val_VD) or features_val_VD.shape[1:] != features_train_MD.shape[1:]:
-        raise InputError(
-            f"kNN got validation features {list(features_val_VD.shape)}: wanted at least one row "
-            f"of {features_train_MD.shape[1]}, as in training"
-        )
-    if not 1 <= k <= num_train:
-        raise InputError(
-            f"kNN with k = {k}: wanted 1 to {num_train}, the number of training images"
-        )
-    if not temperature > 0:
-        raise InputError(f"kNN with temperature {temperature}: wanted above 0")
-
+    check(
+        len(features_val_VD) > 0 and features_val_VD.shape[1:] == features_train_MD.shape[1:],
+        f"kNN got validation features {list(features_val_VD.shape)}: wanted at least one row of "
+        f"{features_train_MD.shape[1]}, as in training",
+    )
+    check(
+        1 <= k <= num_train,
+        f"kNN with k = {k}: wanted 1 to {num_train}, the number of training images",
+    )
     train_MD = F.normalize(features_train_MD.float(), dim=1)
     labels_train_M = labels_train_M.to(train_MD.device)
     predictions: list[torch.Tensor] = []
@@ -81,15 +78,14 @@ def check_features(
     name: str, features_MD: torch.Tensor, labels_M: torch.Tensor, num_classes: int
 ) -> None:
     """Raise InputError unless there are features, one label each, all in range."""
-    if features_MD.ndim != 2 or not len(features_MD) or labels_M.shape != features_MD.shape[:1]:
-        raise InputError(
-            f"{name}: got features {list(features_MD.shape)} and labels {list(labels_M.shape)}: "
-            "wanted [M, D] and [M] with M >= 1"
-        )
+    check(
+        features_MD.ndim == 2 and len(features_MD) > 0 and labels_M.shape == features_MD.shape[:1],
+        f"{name}: got features {list(features_MD.shape)} and labels {list(labels_M.shape)}: "
+        "wanted [M, D] and [M] with M >= 1",
+    )
     lowest, highest = int(labels_M.min()), int(labels_M.max())
-    if lowest == -1:
-        raise InputError(f"{name}: some images have no label (-1): wanted labelled shards")
-    if lowest < 0 or highest >= num_classes:
-        raise InputError(
-            f"{name}: labels reach from {lowest} to {highest}: wanted 0 to {num_classes - 1}"
-        )
+    check(lowest != -1, f"{name}: some images have no label (-1): wanted labelled shards")
+    check(
+        lowest >= 0 and highest < num_classes,
+        f"{name}: labels reach from {lowest} to {highest}: wanted 0 to {num_classes - 1}",
+    )

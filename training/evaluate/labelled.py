@@ -2,15 +2,15 @@
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSample, ImageError, InputError
+from pipeline.core.errors import DamagedSample, ImageError, InputError, check
 from pipeline.core.image_names import has_image_suffix
 from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.shardset.cache import CacheConfig
@@ -33,7 +33,12 @@ SUBSET_DOMAIN = 0x43414C49
 """Keeps these hashes apart from others."""
 
 
-class LabelledImages(ABC):
+def _no_map(number: int) -> NDArray[np.uint8]:
+    raise AssertionError(f"there is no saliency map of image {number}")
+
+
+@dataclass(eq=False, kw_only=True)
+class LabelledImages:
     """A set of images with labels; several threads may read it.
 
     Attributes:
@@ -41,18 +46,27 @@ class LabelledImages(ABC):
         class_names: a label is an index into them.
         digest: of what decides its content.
         content: names and sha256 of the source files.
-        num_images: images in it.
         shard_sizes: images of each shard; a folder counts as one shard.
-        saliency_source: where its saliency maps come from; None where it has none.
+        labels: gives the labels of all images, int64; -1 where there is none.
+        image: gives an image by number, RGB uint8 [H, W, 3]; InputError names what is damaged.
+        saliency: gives its saliency map, uint8 [P, P]; only where there is a source.
+        saliency_source: where the maps come from; None where there are none.
     """
 
     root: Location
     class_names: tuple[str, ...]
     digest: str
     content: HashedImages
-    num_images: int
     shard_sizes: tuple[int, ...]
+    labels: Callable[[], NDArray[np.int64]]
+    image: Callable[[int], NDArray[np.uint8]]
+    saliency: Callable[[int], NDArray[np.uint8]] = _no_map
     saliency_source: str | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Images in it."""
+        return sum(self.shard_sizes)
 
     @cached_property
     def sources(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
@@ -62,45 +76,15 @@ class LabelledImages(ABC):
         readable = [os.fsencode(name).decode("utf-8", "replace") for name in names]
         return np.array(readable), np.array(digests)
 
-    @abstractmethod
-    def labels(self) -> NDArray[np.int64]:
-        """Labels of all images, int64 [num_images]; -1 where there is none."""
 
-    @abstractmethod
-    def image(self, number: int) -> NDArray[np.uint8]:
-        """An image, RGB uint8 [H, W, 3]; raises InputError naming what cannot be decoded."""
+def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledImages:
+    """Open a shard set, labelled or not; InputError where it is missing or damaged."""
+    info = load_dataset_info(root)
+    check_shards(root, info)
+    reader = ShardSetReader(root, info, cache)
 
-    def saliency(self, number: int) -> NDArray[np.uint8]:
-        """Its saliency map, uint8 [P, P]; only where `saliency_source` is not None."""
-        raise NotImplementedError
-
-
-class StoredImages(LabelledImages):
-    """The images of a shard set, labelled or not.
-
-    Raises:
-        InputError: the set is missing or damaged.
-    """
-
-    def __init__(self, root: Location, cache: CacheConfig | None = None) -> None:
-        self.root = root
-        info = load_dataset_info(root)
-        check_shards(root, info)
-        self._reader = ShardSetReader(root, info, cache)
-        self.class_names = info.class_names
-        self.digest = info.plan_digest
-        self.content = HashedShards(root, info)
-        self.num_images = self._reader.num_samples
-        self.shard_sizes = self._reader.shard_sizes
-        self.saliency_source = str(info.saliency.get("source"))
-
-    def labels(self) -> NDArray[np.int64]:
-        """The labels in the manifests; -1 where there is none."""
-        return self._reader.labels()
-
-    def image(self, number: int) -> NDArray[np.uint8]:
-        """The stored image."""
-        sample = self._reader.read(number)
+    def image(number: int) -> NDArray[np.uint8]:
+        sample = reader.read(number)
         try:
             return decode_stored(sample.image)
         except ImageError as error:
@@ -109,59 +93,56 @@ class StoredImages(LabelledImages):
                 "rerun the precompute job on the same sources and the shard is rebuilt"
             ) from error
 
-    def saliency(self, number: int) -> NDArray[np.uint8]:
-        """The stored map."""
-        return decode_saliency(self._reader.read_saliency(number))
+    return LabelledImages(
+        root=root,
+        class_names=info.class_names,
+        digest=info.plan_digest,
+        content=HashedShards(root, info),
+        shard_sizes=reader.shard_sizes,
+        labels=reader.labels,
+        image=image,
+        saliency=lambda number: decode_saliency(reader.read_saliency(number)),
+        saliency_source=str(info.saliency.get("source")),
+    )
 
 
-class FolderImages(LabelledImages):
+def folder_images(root: Path) -> LabelledImages:
     """Image files below class folders, sorted by name; the top-level folder is the class.
 
-    The digest is of names and sizes, as a shard set's is.
-
-    Raises:
-        InputError: no images, or images that lie in no class folder.
+    The digest is of names and sizes, as a shard set's is. InputError where there are no images, or
+    images that lie in no class folder.
     """
+    paths = (
+        Path(folder, file)
+        for folder, _, files in os.walk(root, followlinks=True)
+        for file in files
+        if has_image_suffix(file)
+    )
+    sizes = dict(sorted((p.relative_to(root).as_posix(), p.stat().st_size) for p in paths))
+    wanted = "wanted shards (jobs/precompute.py makes them) or a folder of class folders"
+    check(bool(sizes), f"no images below {root}: {wanted}")
+    loose = next((name for name in sizes if "/" not in name), None)
+    check(loose is None, f"{root} has no labels: {loose} lies in no class folder")
+    names = tuple(sizes)
+    classes, labels_M = np.unique([n.partition("/")[0] for n in names], return_inverse=True)
+    told = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
 
-    def __init__(self, root: Path) -> None:
-        paths = (
-            Path(folder, file)
-            for folder, _, files in os.walk(root, followlinks=True)
-            for file in files
-            if has_image_suffix(file)
-        )
-        sizes = dict(sorted((p.relative_to(root).as_posix(), p.stat().st_size) for p in paths))
-        if not sizes:
-            raise InputError(
-                f"no images below {root}: wanted shards (jobs/precompute.py makes them) or a "
-                "folder of class folders"
-            )
-        loose = next((name for name in sizes if "/" not in name), None)
-        if loose is not None:
-            raise InputError(f"{root} has no labels: {loose} lies in no class folder")
-        names = tuple(sizes)
-        classes, labels_M = np.unique([n.partition("/")[0] for n in names], return_inverse=True)
-        self.root = root
-        self.class_names = tuple(classes.tolist())
-        self._labels_M = labels_M.astype(np.int64)
-        self._files = [root / name for name in names]
-        self.num_images = len(names)
-        self.shard_sizes = (len(names),)
-        told = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
-        self.digest = hashlib.sha256(os.fsencode(told)).hexdigest()
-        self.content = HashedFiles(root, names)
-
-    def labels(self) -> NDArray[np.int64]:
-        """Labels by the names of the class folders."""
-        return self._labels_M
-
-    def image(self, number: int) -> NDArray[np.uint8]:
-        """Read and decode a file, in any format that precompute takes."""
-        file = self._files[number]
+    def image(number: int) -> NDArray[np.uint8]:
+        file = root / names[number]
         try:
             return decode_source(file.read_bytes()).pixels
         except ImageError as error:
             raise InputError(f"{file}: {error} (move it away)") from error
+
+    return LabelledImages(
+        root=root,
+        class_names=tuple(classes.tolist()),
+        digest=hashlib.sha256(os.fsencode(told)).hexdigest(),
+        content=HashedFiles(root, names),
+        shard_sizes=(len(names),),
+        labels=lambda: labels_M,
+        image=image,
+    )
 
 
 def open_labelled(
@@ -175,12 +156,12 @@ def open_labelled(
     folder = Path(root)
     is_shards = is_url(root) or (folder / DATASET_FILE).exists() or (folder / "shards").is_dir()
     if not is_shards and folder.is_dir():
-        return FolderImages(folder)
-    images = StoredImages(root if is_url(root) else folder, cache)
-    if labels and not images.class_names:
-        raise InputError(
-            f"{root} has no labels: run jobs/precompute.py on class folders, without --no-labels"
-        )
+        return folder_images(folder)
+    images = stored_images(root if is_url(root) else folder, cache)
+    check(
+        bool(images.class_names) or not labels,
+        f"{root} has no labels: run jobs/precompute.py on class folders, without --no-labels",
+    )
     return images
 
 
@@ -193,20 +174,6 @@ def labelled_pair(
         InputError: a set is missing, damaged or without labels; other class names; images that
             are in both sets (by the sha256 of their files).
     """
-    train, val = open_pair(train_root, val_root, cache)
-    shared = shared_images(train.content, val.content)
-    if shared:
-        raise InputError(
-            f"{val_root} and {train_root} share {counted(shared)}: such an image would find "
-            "itself; take the shared images out of one of them"
-        )
-    return train, val
-
-
-def open_pair(
-    train_root: Location, val_root: Location, cache: CacheConfig | None = None
-) -> tuple[LabelledImages, LabelledImages]:
-    """`labelled_pair` for sets that were checked before: does not look for shared images."""
     train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
         pairs = zip(train.class_names, val.class_names, strict=False)
@@ -217,6 +184,12 @@ def open_pair(
             f"the classes of {train_root} and {val_root} differ ({first}): "
             "a label would mean two things"
         )
+    shared = shared_images(train.content, val.content)
+    check(
+        not shared,
+        f"{val_root} and {train_root} share {counted(shared)}: such an image would find itself; "
+        "take the shared images out of one of them",
+    )
     return train, val
 
 
@@ -227,12 +200,12 @@ def check_classes(train: LabelledImages, val: LabelledImages) -> None:
     """
     for part, images, least in (("training", train, 2), ("validation", val, 1)):
         counts = np.bincount(images.labels(), minlength=len(images.class_names))
-        if (counts < least).any():
-            worst = int(counts.argmin())
-            raise InputError(
-                f"class {images.class_names[worst]!r} has {counts[worst]} {part} images in "
-                f"{images.root}: wanted at least {least}"
-            )
+        worst = int(counts.argmin())
+        check(
+            counts[worst] >= least,
+            f"class {images.class_names[worst]!r} has {counts[worst]} {part} images in "
+            f"{images.root}: wanted at least {least}",
+        )
 
 
 def evenly_chosen(num_images: int, at_most: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from training.evaluate.case import Case
 from training.evaluate.knn import check_features
 from training.evaluate.results import Result
@@ -27,14 +27,14 @@ MAX_ITERATIONS = 300
 
 
 class LinearResult(NamedTuple):
-    """What the probe found."""
+    """The class of every validation image, int64, and the choice of the L2 strength.
+
+    `heldout_top1` is in percent on the held-out part of training, by strength.
+    """
 
     predicted_V: Tensor
-    """The class of every validation image, int64."""
     strength: float
-    """The L2 strength that was chosen."""
     heldout_top1: dict[float, float]
-    """Top-1 in percent on the held-out part of training, by strength."""
 
 
 def linear(case: Case) -> list[Result]:
@@ -67,11 +67,11 @@ def linear_probe(
     """
     check_features("training", features_train_MD, labels_train_M, num_classes)
     check_features("validation", features_val_VD, labels_val_V, num_classes)
-    if features_val_VD.shape[1] != features_train_MD.shape[1]:
-        raise InputError(
-            f"the probe got {features_val_VD.shape[1]} features in validation: "
-            f"wanted {features_train_MD.shape[1]}, as in training"
-        )
+    check(
+        features_val_VD.shape[1] == features_train_MD.shape[1],
+        f"the probe got {features_val_VD.shape[1]} features in validation: "
+        f"wanted {features_train_MD.shape[1]}, as in training",
+    )
     device = features_train_MD.device
     labels_M = labels_train_M.to(device)
     mean_D = features_train_MD.float().mean(dim=0)
@@ -158,6 +158,5 @@ def heldout_rows(labels_M: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]
         rows = generator.permutation(np.flatnonzero(labels_M == label))
         if len(rows) >= 2:
             marked[rows[: max(1, round(HELDOUT_SHARE * len(rows)))]] = True
-    if not marked.any():
-        raise InputError("the probe found no class with two images: nothing to choose L2 on")
+    check(bool(marked.any()), "the probe found no class with two images: nothing to choose L2 on")
     return marked

@@ -1,22 +1,53 @@
 """An evaluation: every checkpoint by every protocol, in this process or as one of several ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.core.progress import say
 from training.core.distributed import rank, world_size
-from training.evaluate.backgrounds import check_masks
+from training.evaluate.backgrounds import backgrounds, check_masks
 from training.evaluate.case import Case
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
+from training.evaluate.diagnostics import diagnostics
 from training.evaluate.encoders import UNTRAINED, load_encoders
+from training.evaluate.knn import knn
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
-from training.evaluate.predictions import write_predictions
-from training.evaluate.protocols import LABEL_FREE, PROTOCOLS, chosen_protocols
+from training.evaluate.linear import linear
 from training.evaluate.results import Result, append_results
-from training.evaluate.untrained import ONE_SEED, calibrate, over_seeds
+from training.evaluate.sgd import finetune, linear_paper
+from training.evaluate.untrained import calibrate, over_seeds
+
+PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
+    "knn": knn,
+    "linear": linear,
+    "linear_paper": linear_paper,
+    "finetune": finetune,
+    "backgrounds": backgrounds,
+    "diagnostics": diagnostics,
+}
+"""Every rank calls a protocol, which splits its work over them and returns the same everywhere.
+
+Detection, whose images have boxes, is not one of them.
+"""
+LABEL_FREE = frozenset({"diagnostics"})
+"""Protocols that need no labels: with these alone, classes are not compared."""
+ONE_SEED = ("finetune", "linear_paper")
+"""Protocols that train for long: of an untrained network they take the first seed alone."""
+
+
+def chosen_protocols(names: Sequence[str]) -> list[str]:
+    """The names of protocols of labelled images, each once; none for detection.
+
+    Raises:
+        InputError: an unknown name; the message lists the known ones.
+    """
+    known = (*PROTOCOLS, DETECTION)
+    for name in names:
+        check(name in known, f"unknown protocol {name!r}: choose from {', '.join(known)}")
+    return [name for name in dict.fromkeys(names) if name != DETECTION]
 
 
 def evaluate(config: EvaluateConfig, device: torch.device) -> list[Result]:
@@ -31,13 +62,10 @@ def evaluate(config: EvaluateConfig, device: torch.device) -> list[Result]:
         InputError: an unknown protocol, checkpoints or data that cannot be read or do not fit.
     """
     if DETECTION in config.protocol:
-        if world_size() > 1:
-            raise InputError(f"detection trains in one process, not in {world_size()}")
-        found_by_parts = detection(config, device)
-    else:
-        found_by_parts = classification(config, device)
+        check(world_size() == 1, f"detection trains in one process, not in {world_size()}")
+    scored = detection if DETECTION in config.protocol else classification
     results: list[Result] = []
-    for found in found_by_parts:
+    for found in scored(config, device):
         results += found
         if rank() == 0:
             append_results(config.results, found)
@@ -47,32 +75,22 @@ def evaluate(config: EvaluateConfig, device: torch.device) -> list[Result]:
 
 
 def classification(config: EvaluateConfig, device: torch.device) -> Iterator[list[Result]]:
-    """The figures of labelled images, checkpoint by checkpoint and protocol by protocol.
-
-    The first rank writes the predictions before the figures are yielded.
-    """
+    """The figures of labelled images, checkpoint by checkpoint and protocol by protocol."""
     protocols = chosen_protocols(config.protocol)
-    labelled = not LABEL_FREE.issuperset(protocols)
-    if labelled:
+    if LABEL_FREE.issuperset(protocols):
+        train, val = (open_labelled(root, labels=False) for root in (config.train, config.val))
+    else:
         train, val = labelled_pair(config.train, config.val)
         check_classes(train, val)
-    else:
-        train, val = (open_labelled(root, labels=False) for root in (config.train, config.val))
     if "backgrounds" in protocols:
         check_masks(val)
-    encoders = load_encoders(
+    for encoder in load_encoders(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
-    )
-    for encoder in encoders:
+    ):
         cases = [Case(one, train, val, config) for one in (encoder, *encoder.twins)]
         if encoder.kind == UNTRAINED:
             for case in cases:
                 calibrate(case.extractor, train)
         for protocol in protocols:
             chosen = cases[:1] if protocol in ONE_SEED else cases
-            found = over_seeds([PROTOCOLS[protocol](case) for case in chosen])
-            for case in chosen:
-                for predictions in case.predictions:
-                    write_predictions(config.results, predictions)
-                case.predictions.clear()
-            yield found
+            yield over_seeds([PROTOCOLS[protocol](case) for case in chosen])

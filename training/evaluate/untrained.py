@@ -11,18 +11,15 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 import torch
-from scipy.special import stdtrit
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from training.evaluate.encoders import UNTRAINED
 from training.evaluate.features import FeatureExtractor, evaluation_mode
-from training.evaluate.intervals import TAIL
+from training.evaluate.intervals import t_quantile
 from training.evaluate.labelled import LabelledImages, hashed_subset
 from training.evaluate.results import Result
 
 NUM_IMAGES, LARGEST_BATCH = 512, 128
-ONE_SEED = ("finetune", "linear_paper")
-"""Protocols that train for long: of an untrained network they take the first seed alone."""
 
 
 def calibrate(extractor: FeatureExtractor, images: LabelledImages) -> None:
@@ -32,8 +29,7 @@ def calibrate(extractor: FeatureExtractor, images: LabelledImages) -> None:
     Batch norm is in training mode, all else in evaluation mode; nothing random is drawn. Changes
     the network in place; one without batch norm stays as it is.
     """
-    network = extractor.network
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in extractor.network.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
     numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)
@@ -41,7 +37,7 @@ def calibrate(extractor: FeatureExtractor, images: LabelledImages) -> None:
     num_batches = -(-len(numbers) // LARGEST_BATCH)
     in_equal_parts = replace(extractor, batch_size=-(-len(numbers) // num_batches))
     settings = [(norm, norm.momentum, getattr(norm, "group_size", None)) for norm in norms]
-    with evaluation_mode(network), torch.no_grad():
+    with evaluation_mode(extractor.network), torch.no_grad():
         try:
             for norm in norms:
                 norm.reset_running_stats()
@@ -76,10 +72,12 @@ def _mean(results: Sequence[Result]) -> Result:
     seeds = [result.checkpoint_digest.partition(":")[2] for result in results]
     more = {name: fmean(result.more[name] for result in results) for name in first.more}
     settings = {"untrained_seeds": len(results), "batch_norm": f"calibrated on {NUM_IMAGES} images"}
-    interval = first.interval
+    interval, given = first.interval, [result.interval for result in results if result.interval]
     if len(results) > 1:
         more |= {f"seed {seed}": figure for seed, figure in zip(seeds, figures, strict=True)}
-        interval = _interval(results, figures)
+        interval = _interval(figures, given) if len(given) == len(results) else None
+        if interval is not None and first.name == "top1":  # a share has bounds
+            interval = max(0.0, interval[0]), min(100.0, interval[1])
     return replace(
         first,
         checkpoint_digest=f"random:{','.join(seeds)}",
@@ -90,15 +88,8 @@ def _mean(results: Sequence[Result]) -> Result:
     )
 
 
-def _interval(results: Sequence[Result], figures: list[float]) -> tuple[float, float] | None:
-    given = [result.interval for result in results if result.interval is not None]
-    if len(given) < len(results):
-        return None
-    num = len(figures)
-    of_seeds = float(stdtrit(num - 1, 1 - TAIL)) * stdev(figures) / math.sqrt(num)
-    middle = fmean(figures)
+def _interval(figures: list[float], given: list[tuple[float, float]]) -> tuple[float, float]:
+    num, middle = len(figures), fmean(figures)
+    of_seeds = t_quantile(num - 1) * stdev(figures) / math.sqrt(num)
     low, high = (fmean(ends) for ends in zip(*given, strict=True))
-    ends = middle - math.hypot(middle - low, of_seeds), middle + math.hypot(high - middle, of_seeds)
-    if results[0].name != "top1":
-        return ends
-    return max(0.0, ends[0]), min(100.0, ends[1])  # a share has bounds
+    return middle - math.hypot(middle - low, of_seeds), middle + math.hypot(high - middle, of_seeds)

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.core.errors import InputError
 from training.core.distributed import (
@@ -25,7 +26,7 @@ from training.core.distributed import (
 )
 from training.core.schedules import Moment
 from training.encoders.encoder import running_statistics_kept
-from training.methods.interface import Method, StepResult, embedding_spread
+from training.methods.interface import Encode, Method, StepResult, embedding_spread
 from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
@@ -35,12 +36,20 @@ PAPER_NEGATIVES = 65536
 """Keys in the paper's queue."""
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Numbers of the shuffles: of the keys, and of the first hard negatives; the second ones' is 2."""
-Encode = Callable[[Tensor], Tensor]
 
 
-Weigh = Callable[[Tensor, float | Tensor], Tensor]
-"""Logarithms of the weights of hard negatives [A, N], from their similarities [A, N] and the scale
-that makes these logits: without gradient."""
+class HardNegatives(NamedTuple):
+    """The anchors' own hard negatives, and what their terms of the denominator are."""
+
+    rows_AND: Tensor
+    """Unit rows, N of each anchor."""
+    rho: float | Tensor
+    """Weight of the similarity, inside the exponential; a tensor may change without recompiling."""
+    log_mass: float = 0.0
+    """Added to the logits."""
+    weigh: Callable[[Tensor, float | Tensor], Tensor] | None = None
+    """Gives the logarithms of the terms' weights [A, N], without gradient, from the similarities
+    [A, N] and the scale that makes logits of them; None: all weights are 1."""
 
 
 class Similarities(NamedTuple):
@@ -56,198 +65,49 @@ class Similarities(NamedTuple):
     """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
 
 
-class Batch(NamedTuple):
-    """A step's inputs, and what all its losses share."""
-
-    inputs: EncoderInputs
-    encode: Encode
-    moment: Moment
-    rho: float
-
-
-class Embeddings(NamedTuple):
-    """Embeddings of a batch, of all heads."""
-
-    rows_BX: Sequence[Tensor]
-    """Of the query, its copy on another background if there is one, and the further queries."""
-    local_BX: Sequence[Tensor]
-    """Of the local crops."""
-    key_GX: Tensor
-    """Of the keys of the global batch."""
-
-
-class ContrastiveMethod(Method):
-    """Views, step and metrics that MoCo v2 and SimCLR share; `seed` decides the shuffles."""
-
-    negative_sources: ClassVar[tuple[str, ...]]
-    """Crops that hard negatives are cut from."""
-    config: HardNegativeConfig
-
-    @classmethod
-    def views(cls, config: HardNegativeConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
-        """Query, key, hard negatives, the exchanged query and the further positives."""
-        negatives = [
-            settings.hard_negative(source, number)
-            for source in cls.negative_sources
-            for number in range(config.num_hard_negatives)
-        ]
-        copies = () if config.exchange is None else (settings.exchanged(config.exchange),)
-        more = [settings.query(f"{QUERY}-{index}") for index in range(1, config.queries)]
-        local = settings.local_crops()
-        return (settings.query(), settings.key(), *negatives, *copies, *more, *local)
-
-    def __init__(self, config: HardNegativeConfig, *, seed: int) -> None:
-        nn.Module.__init__(self)
-        self.config, self._seed = config, seed
-
-    @abstractmethod
-    def _embed(self, batch: Batch, images: list[Tensor], local: list[Tensor]) -> Embeddings:
-        """Encode `images` (the first is the query), local crops and keys."""
-
-    @abstractmethod
-    def _hard_negatives(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The hard negatives of this rank's anchors, [B, N, D] for each of `negative_sources`."""
-
-    @abstractmethod
-    def _contrast(
-        self,
-        batch: Batch,
-        query_BD: Tensor,
-        key_GD: Tensor,
-        hard_BND: tuple[Tensor, ...],
-        *,
-        of_object: bool,
-    ) -> tuple[Tensor, Similarities]:
-        """The loss of one head's rows: this rank's queries, all ranks' keys."""
-
-    def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
-        """Keep the keys of a step for later steps."""
-
-    def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
-        """One step's loss; what the subclass keeps of past steps is updated."""
-        config, views = self.config, inputs.views
-        batch = Batch(inputs, encode, moment, rho_at(config, moment))
-        copies = [views[EXCHANGED]] if EXCHANGED in views else []
-        images = [views[QUERY], *copies, *_of_group(views, QUERY)]
-        embeddings = self._embed(batch, images, _of_group(views, LOCAL))
-        hard_BND = self._hard_negatives(batch)
-        heads, has_object_head = self.encoder.both_heads, self.encoder.object_head is not None
-        plain_key_GD, object_key_GD = heads(embeddings.key_GX)
-
-        def plain(rows_BX: Tensor, hard_BND: tuple[Tensor, ...]) -> tuple[Tensor, Similarities]:
-            rows_BD, _ = heads(rows_BX)
-            return self._contrast(batch, rows_BD, plain_key_GD, hard_BND, of_object=False)
-
-        query_BX, *others_BX = embeddings.rows_BX
-        loss, similarities = plain(query_BX, () if has_object_head else hard_BND)
-        further = [plain(rows_BX, ())[0] for rows_BX in others_BX[len(copies) :]]
-        if further:
-            loss = torch.stack([loss, *further]).mean()
-        if embeddings.local_BX:  # arXiv 2210.02808, section 3.2
-            local = torch.stack([plain(rows_BX, ())[0] for rows_BX in embeddings.local_BX]).mean()
-            loss = (1 - config.local_weight) * loss + config.local_weight * local
-        closest_A = similarities.positive_A > similarities.best_negative_A
-        metrics = {
-            "positive_similarity": similarities.positive_A.mean(),
-            "negative_similarity": similarities.negative,
-            "instance_accuracy": closest_A.float().mean(),
-            "embedding_spread": embedding_spread(plain_key_GD),
-        }
-        if has_object_head:
-            _, object_query_BD = heads(others_BX[0] if copies else query_BX)
-            object_loss, similarities = self._contrast(
-                batch, object_query_BD, object_key_GD, hard_BND, of_object=True
-            )
-            loss = (1 - config.object_weight) * loss + config.object_weight * object_loss
-            metrics["object_loss"] = object_loss.detach()
-            metrics["object_positive_similarity"] = similarities.positive_A.mean()
-        if similarities.hard_AN is not None and similarities.hard_share_A is not None:
-            similarity = similarities.hard_AN.mean()
-            metrics["hard_negative_similarity"] = similarity
-            metrics["hard_negative_share"] = similarities.hard_share_A.mean()
-            metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
-        self._enqueue(plain_key_GD, object_key_GD, moment.step)
-        return StepResult(loss, metrics, {"rho": batch.rho})
-
-    def _encode_shuffled(
-        self, encoder: Encode, images_BCHW: Tensor, step: int, shuffle: int
-    ) -> Tensor:
-        """`encode_shuffled` by the order of one pass of one step."""
-        order = self._order(len(images_BCHW), step, shuffle)
-        try:
-            return encode_shuffled(encoder, images_BCHW, order)
-        except ValueError as error:
-            if len(images_BCHW) > 1:
-                raise
-            raise InputError(
-                "masks.behaviour released encodes the hard negative as a batch of one image, which "
-                "has no batch statistics where the last feature map is a single position "
-                f"({error}): use larger views or masks.behaviour paper"
-            ) from error
-
-    def _order(self, rank_batch: int, step: int, shuffle: int) -> Tensor:
-        size = rank_batch * world_size()
-        return batch_permutation(size, seed=self._seed, step=step, branch=shuffle)
-
-    def _encode_hard_negatives(
-        self, batch: Batch, encoder: Encode, module: nn.Module
-    ) -> list[Tensor]:
-        """This rank's hard negatives, [B, D] each, each with a shuffle of its own.
-
-        They leave the module's running statistics as they are: at inference nothing is masked.
-        """
-        views, rows_BD = batch.inputs.views, []
-        names = [f"negative-{source}" for source in self.negative_sources]
-        images = [image for name in names for image in _of_group(views, name)]
-        with running_statistics_kept(module):
-            for shuffle, image_BCHW in enumerate(images, start=HARD_NEGATIVE_PASS):
-                rows_GX = self._encode_shuffled(encoder, image_BCHW, batch.moment.step, shuffle)
-                own_BD = self.encoder.both_heads(rows_GX)[1].chunk(world_size())[rank()]
-                # The released behaviour has one hard negative for the whole batch.
-                rows_BD.append(own_BD.expand(len(views[QUERY]), -1) if len(own_BD) == 1 else own_BD)
-        return rows_BD
-
-
-def mean_loss(loss_A: Tensor, weights_A: Tensor | None) -> Tensor:
-    """The mean of the anchors' losses times their weights; None: 1."""
-    return loss_A.mean() if weights_A is None else (loss_A * weights_A).mean()
-
-
-def hard_logits(
+def softmax_loss(
+    logits: Tensor,
+    target_A: Tensor,
     anchors_AD: Tensor,
-    hard_negatives_AND: Tensor,
-    scale: float | Tensor,
-    weigh: Weigh | None,
-    log_mass: float,
-) -> tuple[Tensor, Tensor]:
-    """Similarities of anchors to their hard negatives, detached, and the logits of their terms."""
-    hard_AN = (hard_negatives_AND @ anchors_AD[:, :, None]).squeeze(2)
-    logits_AN = scale * hard_AN if log_mass == 0 else scale * hard_AN + log_mass
-    if weigh is not None:
-        logits_AN = logits_AN + weigh(hard_AN, scale)
-    return hard_AN.detach(), logits_AN
+    hard: HardNegatives | None,
+    *,
+    temperature: float,
+    weights_A: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Cross entropy of the logits and those of the hard negatives: exp(rho * s / temperature) each.
 
-
-@torch.no_grad()
-def hard_share(hard_logits_AN: Tensor, logits: Tensor) -> Tensor:
-    """The hard negatives' share of the denominator, [A]; `logits` holds theirs too."""
-    return (hard_logits_AN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
+    Returns:
+        The mean of the anchors' losses times their weights (None: 1); the similarities [A, N] and
+        the share [A] of the hard negatives, if any.
+    """
+    hard_AN = share_A = None
+    if hard is not None:
+        scale = hard.rho / temperature
+        hard_AN = (hard.rows_AND @ anchors_AD[:, :, None]).squeeze(2)
+        hard_logits_AN = scale * hard_AN
+        if hard.log_mass:
+            hard_logits_AN = hard_logits_AN + hard.log_mass
+        if hard.weigh is not None:
+            hard_logits_AN = hard_logits_AN + hard.weigh(hard_AN, scale)
+        logits, hard_AN = torch.cat((logits, hard_logits_AN), dim=1), hard_AN.detach()
+        with torch.no_grad():
+            share_A = (hard_logits_AN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
+    loss_A = functional.cross_entropy(logits, target_A, reduction="none")
+    loss = loss_A.mean() if weights_A is None else (loss_A * weights_A).mean()
+    return loss, hard_AN, share_A
 
 
 @torch.no_grad()
 def prime_log_weights(
     similarity_AN: Tensor, *, scale: float | Tensor, power: float, bias: float
 ) -> Tensor:
-    """Weights of hard negatives by the rank of their similarity: the most similar count most.
+    """Logarithms of weights of hard negatives by rank: the most similar count most.
 
     w = ((1 - bias) * (n - rank) / n + bias) ** power with rank 0 for the most similar of all n,
     then all scaled by one factor so that the total of the weighted terms is that of the unweighted
     ones: sum of w * exp(scale * s) = sum of exp(scale * s). After the importance-based reweighting
     of Cao et al., "Prime Sample Attention in Object Detection", CVPR 2020, section 4.2, which ranks
     detections and keeps the total of their losses.
-
-    Takes the similarities of anchors to their hard negatives, and the scale that makes logits of
-    them, rho / temperature. Returns the logarithms of the weights, without gradient.
     """
     flat = similarity_AN.flatten()
     rank = torch.argsort(torch.argsort(flat, descending=True, stable=True))
@@ -258,13 +118,8 @@ def prime_log_weights(
     return (log_weight + kept).view_as(similarity_AN)
 
 
-def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
-    """The views `name-0`, `name-1`... in order."""
-    return [image for view, image in views.items() if view.startswith(f"{name}-")]
-
-
 def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
-    """The weight of the hard negatives at a step; it rises linearly from 0 during the warm-up."""
+    """The weight of hard negatives at a step; it rises linearly from 0 during the warm-up."""
     rho = config.rho if config.object_head == "off" else config.object_rho
     warmup_steps = round(config.rho_warmup_epochs * moment.steps_per_epoch)
     return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
@@ -278,19 +133,178 @@ def log_mass(config: HardNegativeConfig, num_negatives: int) -> float:
     return math.log(num_negatives / meant)
 
 
-def weigh_for(config: HardNegativeConfig) -> Weigh | None:
-    """The weights of hard negatives for the loss; None: all alike."""
-    if not config.prime_weights:
-        return None
+class Batch(NamedTuple):
+    """The arguments of a step."""
 
-    def weigh(similarity_AN: Tensor, scale: float | Tensor) -> Tensor:
-        """Ranks over the global batch, so that the number of ranks makes no difference."""
+    inputs: EncoderInputs
+    encode: Encode
+    moment: Moment
+
+
+class HeadRows(NamedTuple):
+    """The embeddings that one head's loss compares: this rank's queries, all ranks' keys."""
+
+    query_BD: Tensor
+    key_GD: Tensor
+    hard: HardNegatives | None
+    weights_B: Tensor | None
+    of_object: bool = False
+
+
+Embeddings = tuple[Sequence[Tensor], Sequence[Tensor], Tensor]
+"""Rows of all heads: [B, X] of each query and of each local crop, [G, X] of all ranks' keys."""
+Contrast = tuple[Tensor, Similarities]
+
+
+class ContrastiveMethod(Method):
+    """Views, step and metrics that MoCo v2 and SimCLR share; `seed` decides the shuffles."""
+
+    negative_sources: ClassVar[tuple[str, ...]]
+    """The crops that hard negatives are cut from, for each row of an image that is an anchor."""
+    config: HardNegativeConfig
+
+    @classmethod
+    def views(cls, config: HardNegativeConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
+        """Query, key, hard negatives, the exchanged query and the further positives."""
+        negatives = [
+            settings.hard_negative(source, number)
+            for source in cls.negative_sources
+            for number in range(config.num_hard_negatives)
+        ]
+        copies = [] if config.exchange is None else [settings.exchanged(config.exchange)]
+        more = [settings.query(f"{QUERY}-{index}") for index in range(1, config.queries)]
+        first = settings.query(), settings.key()
+        return (*first, *negatives, *copies, *more, *settings.local_crops())
+
+    def __init__(self, config: HardNegativeConfig, *, seed: int) -> None:
+        nn.Module.__init__(self)
+        self.config, self._seed = config, seed
+
+    @property
+    def negative_encoder(self) -> nn.Module:
+        """Encodes the hard negatives."""
+        return self.encoder
+
+    @property
+    def negative_gradient(self) -> bool:
+        """Whether gradients flow through the hard negatives; their encoder is `trained` then."""
+        return False
+
+    @abstractmethod
+    def _embed(self, batch: Batch, queries: list[Tensor], local: list[Tensor]) -> Embeddings:
+        """Encode queries, local crops and keys."""
+
+    @abstractmethod
+    def _contrast(self, rows: HeadRows) -> Contrast:
+        """The loss of one head's rows."""
+
+    @abstractmethod
+    def _num_negatives(self, rank_batch: int) -> int:
+        """The negatives that an anchor has besides its own hard ones."""
+
+    def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
+        """Keep the keys of a step for later steps."""
+
+    def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
+        """One step's loss; what the subclass keeps of past steps is updated."""
+        config, views, weights_B = self.config, inputs.views, inputs.weights_B
+        batch = Batch(inputs, encode, moment)
+        copies = [views[EXCHANGED]] if EXCHANGED in views else []
+        queries, local = [views[QUERY], *copies, *_of_group(views, QUERY)], _of_group(views, LOCAL)
+        (query_BX, *others_BX), local_BX, key_GX = self._embed(batch, queries, local)
+        hard = self._hard_negatives(batch)
+        heads, has_object_head = self.encoder.both_heads, self.encoder.object_head is not None
+        plain_key_GD, object_key_GD = heads(key_GX)
+
+        def plain(rows_BX: Tensor, hard: HardNegatives | None = None) -> Contrast:
+            return self._contrast(HeadRows(heads(rows_BX)[0], plain_key_GD, hard, weights_B))
+
+        loss, similarities = plain(query_BX, None if has_object_head else hard)
+        further = [plain(rows_BX)[0] for rows_BX in others_BX[len(copies) :]]
+        if further:
+            loss = torch.stack([loss, *further]).mean()
+        if local_BX:  # arXiv 2210.02808, section 3.2
+            local_loss = torch.stack([plain(rows_BX)[0] for rows_BX in local_BX]).mean()
+            loss = (1 - config.local_weight) * loss + config.local_weight * local_loss
+        closest_A = similarities.positive_A > similarities.best_negative_A
+        metrics = {
+            "positive_similarity": similarities.positive_A.mean(),
+            "negative_similarity": similarities.negative,
+            "instance_accuracy": closest_A.float().mean(),
+            "embedding_spread": embedding_spread(plain_key_GD),
+        }
+        if has_object_head:
+            _, object_query_BD = heads(others_BX[0] if copies else query_BX)
+            object_loss, similarities = self._contrast(
+                HeadRows(object_query_BD, object_key_GD, hard, weights_B, of_object=True)
+            )
+            loss = (1 - config.object_weight) * loss + config.object_weight * object_loss
+            metrics["object_loss"] = object_loss.detach()
+            metrics["object_positive_similarity"] = similarities.positive_A.mean()
+        if similarities.hard_AN is not None and similarities.hard_share_A is not None:
+            similarity = similarities.hard_AN.mean()
+            metrics["hard_negative_similarity"] = similarity
+            metrics["hard_negative_share"] = similarities.hard_share_A.mean()
+            metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
+        self._enqueue(plain_key_GD, object_key_GD, moment.step)
+        return StepResult(loss, metrics, {"rho": rho_at(config, moment)})
+
+    def _order(self, rank_batch: int, step: int, shuffle: int) -> Tensor:
+        """The permutation of the global batch that one pass of one step is encoded in."""
+        size = rank_batch * world_size()
+        return batch_permutation(size, seed=self._seed, step=step, branch=shuffle)
+
+    def _hard_negatives(self, batch: Batch) -> HardNegatives | None:
+        """The hard negatives of this rank's anchors, each view of them with a shuffle of its own.
+
+        They are encoded apart from the keys: one concatenated pass would change the batch
+        statistics. Running statistics stay as they are: at inference nothing is masked.
+        """
+        config, views, module = self.config, batch.inputs.views, self.negative_encoder
+        names = [f"negative-{source}" for source in self.negative_sources]
+        images = [image for name in names for image in _of_group(views, name)]
+        if not images:
+            return None
+        encoder, size = batch.encode if self.negative_gradient else module, len(views[QUERY])
+        rows_BD = []
+        with torch.set_grad_enabled(self.negative_gradient), running_statistics_kept(module):
+            for shuffle, image_BCHW in enumerate(images, start=HARD_NEGATIVE_PASS):
+                order = self._order(len(image_BCHW), batch.moment.step, shuffle)
+                try:
+                    rows_GX = encode_shuffled(encoder, image_BCHW, order)
+                except ValueError as error:
+                    if len(image_BCHW) > 1:
+                        raise
+                    raise InputError(
+                        "masks.behaviour released encodes a hard negative alone, and one position "
+                        f"has no batch statistics ({error}): use larger views or masks.behaviour "
+                        "paper"
+                    ) from error
+                own_BD = self.encoder.both_heads(rows_GX)[1].chunk(world_size())[rank()]
+                # The released behaviour has one hard negative for the whole batch.
+                rows_BD.append(own_BD.expand(size, -1) if len(own_BD) == 1 else own_BD)
+            rows_BND = torch.stack(rows_BD, dim=1)
+            rows_AND = torch.cat(rows_BND.chunk(len(self.negative_sources), dim=1))
+        mass = log_mass(config, self._num_negatives(size))
+        rho, weigh = rho_at(config, batch.moment), self._weigh if config.prime_weights else None
+        return HardNegatives(rows_AND, rho, mass, weigh)
+
+    def _weigh(self, similarity_AN: Tensor, scale: float | Tensor) -> Tensor:
+        """Ranks over the global batch, so that the number of processes makes no difference."""
         weights = prime_log_weights(
             gather_rows(similarity_AN.detach()),
             scale=scale,
-            power=config.prime_power,
-            bias=config.prime_bias,
+            power=self.config.prime_power,
+            bias=self.config.prime_bias,
         )
         return weights.chunk(world_size())[rank()]
 
-    return weigh
+
+def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
+    """The views `name-0`, `name-1`... in order."""
+    return [image for view, image in views.items() if view.startswith(f"{name}-")]
+
+
+def encode_together(encode: Encode, images: list[Tensor]) -> tuple[Tensor, ...]:
+    """The embeddings of each of some batches of images, in one pass."""
+    return encode(torch.cat(images)).split(len(images[0])) if images else ()

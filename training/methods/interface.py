@@ -20,20 +20,19 @@ from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec
 
 Module = TypeVar("Module", bound=nn.Module)
+Encode = Callable[[Tensor], Tensor]
+"""`Method.trained`, as wrapped for data parallelism: images [B, C, H, W] to embeddings."""
 
 
 class StepResult(NamedTuple):
-    """The result of a step.
-
-    Attributes:
-        loss: mean over this rank's batch, with its graph.
-        metrics: scalars on the device; their means over steps and ranks are recorded.
-        settings: numbers of this step that are known on the host, such as rho.
-    """
+    """The result of a step."""
 
     loss: Tensor
+    """Mean over this rank's batch, with its graph."""
     metrics: dict[str, Tensor]
+    """Scalars on the device; their means over steps and ranks are recorded."""
     settings: dict[str, float]
+    """Numbers of this step that are known on the host, such as rho."""
 
 
 class ProjectedBackbone(nn.Module):
@@ -56,6 +55,11 @@ class ProjectedBackbone(nn.Module):
             batch_norm=config.head_batch_norm,
         )
 
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Rows [B, D] as the plain head makes them, not normalised."""
+        rows_BD: Tensor = self.head(self.backbone(images_BCHW))
+        return rows_BD
+
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Unit rows [B, D]; with an object head its rows follow: [B, 2 D] (`both_heads`)."""
         features_BF = self.backbone(images_BCHW)
@@ -73,12 +77,11 @@ class ProjectedBackbone(nn.Module):
 
 
 class PlainEmbedder(nn.Module):
-    """Backbone and plain head of a `ProjectedBackbone`, whose modules it shares."""
+    """Images to unit rows [B, D]: backbone and plain head of a `ProjectedBackbone`, shared."""
 
     def __init__(self, projected: ProjectedBackbone) -> None:
         super().__init__()
-        self.backbone: Backbone = projected.backbone
-        self.head: nn.Module = projected.head
+        self.backbone, self.head = projected.backbone, projected.head
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns unit rows [B, D]."""
@@ -101,23 +104,12 @@ class Method(nn.Module, ABC):
         """The views that the method wants of every image; by default query and key.
 
         The first one is cut from a crop named `query`, whose foreground is logged and shown. Names
-        of views differ, and so do those of different crops.
-
-        Args:
-            config: an instance of `config_type`.
-            settings: how the run cuts, masks and fills views.
+        of views differ, and so do those of different crops. `config` is a `config_type`.
         """
         return settings.query(), settings.key()
 
     @abstractmethod
-    def __init__(
-        self,
-        config: Any,  # noqa: ANN401  (an instance of `config_type`)
-        backbone: Backbone,
-        *,
-        batch_size: int,
-        seed: int,
-    ) -> None: ...
+    def __init__(self, config: Any, backbone: Backbone, *, batch_size: int, seed: int) -> None: ...  # noqa: ANN401
 
     @property
     def backbone(self) -> Backbone:
@@ -135,25 +127,22 @@ class Method(nn.Module, ABC):
         return self.encoder
 
     @abstractmethod
-    def step(
-        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
-    ) -> StepResult:
-        """One step's loss; also updates what takes no gradients.
-
-        Args:
-            inputs: the declared views, on the device.
-            encode: ``trained`` as wrapped for data parallelism.
-            moment: where in the run this step is.
-        """
+    def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
+        """The loss of the declared views, on the device; also updates what takes no gradients."""
 
     def average_statistics(self) -> None:
         """Average batch-norm statistics over the ranks (before a checkpoint)."""
         average_buffers(self.trained)
 
 
+def at_least_float32(rows_BD: Tensor) -> Tensor:
+    """The rows, in float32 where autocast made them narrower."""
+    return rows_BD if rows_BD.dtype.itemsize > 2 else rows_BD.float()
+
+
 def unit_rows(rows_BD: Tensor) -> Tensor:
     """Rows of length 1, in float32 where autocast made them narrower."""
-    return functional.normalize(rows_BD if rows_BD.dtype.itemsize > 2 else rows_BD.float(), dim=1)
+    return functional.normalize(at_least_float32(rows_BD), dim=1)
 
 
 def embedding_spread(rows_BD: Tensor) -> Tensor:

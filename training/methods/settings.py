@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
 
@@ -39,8 +39,7 @@ class MethodConfig:
 
     def check(self, fits: bool, name: str, wanted: str) -> None:
         """Raises ``InputError`` naming a field unless it fits."""
-        if not fits:
-            raise InputError(f"method.{name} {getattr(self, name)} {wanted}")
+        check(fits, f"method.{name} {getattr(self, name)} {wanted}")
 
     @classmethod
     def variants(cls) -> "dict[str, type[MethodConfig]]":
@@ -55,9 +54,8 @@ class MethodConfig:
         if name == self.name:
             return self
         variants = self.variants()
-        if name not in variants:
-            known = ", ".join(sorted(variants))
-            raise InputError(f"unknown method {name!r}: choose one of {known}")
+        known = ", ".join(sorted(variants))
+        check(name in variants, f"unknown method {name!r}: choose one of {known}")
         return variants[name](batch_norm_group=self.batch_norm_group)
 
     @property
@@ -68,17 +66,17 @@ class MethodConfig:
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits ranks and batch-norm groups."""
         rank_batch, group = batch_size // num_ranks, self.batch_norm_group
-        if rank_batch < 2:
-            raise InputError(
-                f"{num_ranks} ranks leave {rank_batch} image each of a global batch of "
-                f"{batch_size}: batch norm needs 2, use at most {batch_size // 2} ranks"
-            )
-        if group is not None and (group < 2 or rank_batch % group):
-            raise InputError(
-                f"method.batch_norm_group {group} does not divide the {rank_batch} images "
-                f"of a rank (global batch {batch_size} over {num_ranks} ranks): "
-                f"try {math.gcd(max(group, 1), rank_batch)} or fewer ranks"
-            )
+        check(
+            rank_batch >= 2,
+            f"{num_ranks} ranks leave {rank_batch} image each of a global batch of {batch_size}: "
+            f"batch norm needs 2, use at most {batch_size // 2} ranks",
+        )
+        check(
+            group is None or rank_batch % group == 0,
+            f"method.batch_norm_group {group} does not divide the {rank_batch} images of a rank "
+            f"(global batch {batch_size} over {num_ranks} ranks): "
+            f"try {math.gcd(group or 1, rank_batch)} or fewer ranks",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

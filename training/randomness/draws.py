@@ -64,6 +64,11 @@ def view_number(name: str) -> int:
     return (1 << 31) | (zlib.crc32(name.encode()) >> 1)
 
 
+def view_group(name: str) -> str:
+    """The name under which several views are logged: `negative` of `negative-key-0`."""
+    return name.partition("-")[0]
+
+
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of splitmix64, a bijection of 64-bit words; overwrites its argument."""
     shifted = np.empty_like(word)
@@ -92,10 +97,7 @@ def _purpose(view: Views, stream: Stream) -> NDArray[np.uint64]:
 def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDArray[np.uint64]:
     """One 64-bit seed per sample and epoch, from which all its other draws follow.
 
-    Args:
-        seed: seed of the run, any integer (taken modulo 2^64).
-        epoch: number of the epoch.
-        sample_ids_B: row numbers of the samples.
+    The run's seed is any integer (taken modulo 2^64); the samples are row numbers.
     """
     ids_B = np.asarray(sample_ids_B, dtype=np.int64).view(np.uint64)
     return _fold(_fold(_fold(_word(0), _word(seed)), _word(epoch)), ids_B)
@@ -109,12 +111,9 @@ def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDA
 def block_bits(
     key_N: NDArray[np.uint64], block_N: NDArray[np.int64], length: int
 ) -> NDArray[np.uint64]:
-    """The hashes of one block of counters per key, uint64 `[N, length]`.
+    """The hashes of one block of counters per key (of `stream_keys`), uint64 `[N, length]`.
 
-    Args:
-        key_N: from `stream_keys`.
-        block_N: number of the block: counters `block * length` up to `(block + 1) * length`.
-        length: counters in a block.
+    Block b has the counters `b * length` up to `(b + 1) * length`.
     """
     first_N = key_N + (block_N.view(np.uint64) * np.uint64(length) + np.uint64(1)) * _STEP
     return _mix(first_N[:, None] + np.arange(length, dtype=np.uint64) * _STEP)
@@ -131,16 +130,10 @@ def random_bits(
 def uniforms(
     seeds_B: NDArray[np.uint64], view: Views, stream: Stream, count: int
 ) -> NDArray[np.float64]:
-    """Uniform numbers for each sample; the first ones do not depend on `count`.
+    """`count` uniform numbers for each sample; the first ones do not depend on `count`.
 
-    Args:
-        seeds_B: from `sample_seeds`.
-        view: number of the view (`view_number`), or of each sample's.
-        stream: what the numbers are for; streams are independent of each other.
-        count: numbers per sample.
-
-    Returns:
-        Multiples of 2^-53 in [0, 1), `[B, count]`.
+    `view` is the number of the view (`view_number`), or of each sample's. Streams are independent
+    of each other. Returns multiples of 2^-53 in [0, 1), `[B, count]`.
     """
     bits = random_bits(seeds_B, view, stream, count)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

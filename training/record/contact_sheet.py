@@ -13,7 +13,7 @@ from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
 from training.config.derived import declared_views, view_settings
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
-from training.randomness.draws import KEY, QUERY
+from training.randomness.draws import KEY, QUERY, view_group
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
 from training.views.spec import ViewSpec
@@ -34,7 +34,7 @@ def write_contact_sheet(
     fill, views = fill_named(config.fill), shown_views(config)
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
-    columns = (*FIRST_COLUMNS, *(TITLES.get(view.group, view.name) for view in views))
+    columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))
     lefts = [GAP + column * (TILE + GAP) for column in range(len(columns) + 1)]
     sheet = Image.new("RGB", (lefts[-1], HEADER + rows * (TILE + GAP)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
@@ -64,7 +64,7 @@ def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
     A hard negative is shown even if the method has none.
     """
     views = declared_views(config)
-    negatives = [view for view in views if view.group == "negative"]
+    negatives = [view for view in views if view_group(view.name) == "negative"]
     first = negatives[0] if negatives else view_settings(config).hard_negative(KEY, 0)
     others = [view for view in views if view not in negatives]
     return (*others[:2], first, *others[2:])

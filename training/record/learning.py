@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.config.settings import CollapseConfig
-from training.evaluate.label_free import IMAGES, INSTANCE_ACCURACY, OBJECT_SENSITIVITY, SPREAD
+from training.evaluate.checks import IMAGES, INSTANCE_ACCURACY, OBJECT_SENSITIVITY, SPREAD
 
 STANDARD_ERRORS = 2.0
 """By which two accuracies of the same network would differ in one case of twenty."""

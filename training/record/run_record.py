@@ -11,14 +11,14 @@ from pipeline.core.progress import WARNING, Standing, say, show
 from training.config.pretrain import PretrainConfig
 from training.core.distributed import rank
 from training.data.damage import DamageLog
-from training.evaluate.label_free import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
+from training.evaluate.checks import INSTANCE_ACCURACY, OBJECT_SENSITIVITY
 from training.methods.interface import StepResult
 from training.record import metrics
 from training.record.learning import CollapseWatch, Learning
 from training.record.metrics import MetricsLog
 from training.record.totals import Interval, Tally, samples_digest
 from training.record.trackers import Trackers
-from training.views.host_batch import HostBatch
+from training.views.inputs import HostBatch
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
 """In the record: damaged samples that were skipped so far (one counts in every epoch), and the

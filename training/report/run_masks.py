@@ -11,6 +11,7 @@ from pipeline.core.errors import DamagedSample, ImageError, InputError, JobError
 from pipeline.images.codecs import decode_saliency, decode_stored
 from training.config.derived import declared_views, stream_config
 from training.data.stream import BatchDataset
+from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
 from training.report.pictures import (
     Card,
@@ -40,6 +41,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     if run.problems:
         raise InputError("; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
+    groups = {view_group(view.name) for view in declared_views(redrawn.config)}
     cards, broken = [], []
     for sample in redrawn.whole.sample_ids(0)[:count].tolist():
         try:
@@ -49,7 +51,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     return {
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
-        "has_hard_negatives": any(v.group == "negative" for v in declared_views(redrawn.config)),
+        "has_hard_negatives": "negative" in groups,
         "cards": cards,
         "broken": broken,
     }
@@ -92,7 +94,7 @@ class Redrawn:
             return None
         step, row = divmod(int(places[0]), batch)
         dataset = self.whole
-        if not self.config.masks.released:
+        if self.config.masks.behaviour == "paper":
             # As one rank of as many as the batch has samples, so that only this sample is read.
             # The released behaviour shares draws over the batch and needs all of it.
             dataset, row = self._dataset(row, batch), 0

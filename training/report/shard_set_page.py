@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import ImageError, InputError, JobError
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.saliency.foreground import foreground
-from pipeline.saliency.statistics import GRID_SIDE
+from pipeline.saliency.foreground import GRID_SIDE, foreground
 from pipeline.shardset.manifest import (
     DatasetInfo,
     check_shards,

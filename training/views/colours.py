@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.images.gaussian import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
+from pipeline.images.filters import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
 from training.randomness.draws import Stream, Views, uniforms
 from training.views.settings import AugmentConfig
 
@@ -77,11 +77,8 @@ def draw_colours(
 ) -> ColourDraws:
     """Draw the colours of one view of each sample.
 
-    Args:
-        seeds_B: the samples' seeds (`draws.sample_seeds`).
-        view: number of the crop (`draws.view_number`), or of each sample's.
-        config: ranges and probabilities.
-        view_size: side of the view in pixels, which the blur scales with.
+    `view` is the number of the crop (`draws.view_number`), or of each sample's; the blur scales
+    with `view_size`, in pixels.
     """
     colour = uniforms(seeds_B, view, Stream.COLOUR, 6)
     jitter_B = colour[:, 0] < config.jitter_probability
@@ -110,13 +107,8 @@ def draw_colours(
 def apply_colours(image_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Tensor) -> Tensor:
     """Map every pixel x of an image with mean colour m to `M x + P m`, clamped to [0, 1].
 
-    Args:
-        image_B3HW: float images in [0, 1], or uint8 ones, whose levels are divided by 255.
-        matrix_B33: M, same dtype, or float32.
-        mean_matrix_B33: P, same dtype as M.
-
-    Returns:
-        The images in [0, 1], same shape; float32 of uint8, else in the same dtype.
+    The images are float in [0, 1], or uint8, whose levels are divided by 255; M and P are of the
+    images' dtype, or float32. Returns images in [0, 1], float32 of uint8, else in their dtype.
     """
     with torch.autocast(device_type=image_B3HW.device.type, enabled=False):
         if image_B3HW.dtype == torch.uint8:
@@ -149,12 +141,8 @@ def _colour_levels(levels_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Ten
 def augment_colours(image_B3HW: Tensor, draws: ColourDraws) -> Tensor:
     """Apply drawn colours and blur to a batch.
 
-    Args:
-        image_B3HW: RGB images, float32 in [0, 1] or uint8.
-        draws: what `draw_colours` drew, on the images' device.
-
-    Returns:
-        The augmented images in [0, 1], float32, same shape.
+    The images are RGB, float32 in [0, 1] or uint8; the draws (`draw_colours`) are on their device.
+    Returns float32 images in [0, 1].
     """
     coloured = apply_colours(image_B3HW, draws.matrix_B33, draws.mean_matrix_B33)
     return blur_in_place(coloured, draws.kernel_BK)

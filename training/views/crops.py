@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from training.randomness.draws import Stream, Views, uniforms, view_number
-from training.views.colours import draw_colours
-from training.views.host_batch import CropBatch
+from training.views.colours import ColourDraws, draw_colours
 from training.views.settings import AugmentConfig, ViewConfig
 from training.views.spec import Crop
 
@@ -28,13 +27,27 @@ _RESIZE = torch.ops.aten._upsample_bilinear2d_aa.out
 
 
 class Crops(NamedTuple):
-    """One crop per image: pixel boxes inside the image, and flips."""
+    """One crop per image: pixel boxes inside the image, flips, and the sides of the images."""
 
     top_B: NDArray[np.int64]
     left_B: NDArray[np.int64]
     height_B: NDArray[np.int64]
     width_B: NDArray[np.int64]
     flip_B: NDArray[np.bool_]
+    image_height_B: NDArray[np.int64]
+    image_width_B: NDArray[np.int64]
+
+
+class CropBatch(NamedTuple):
+    """One crop of every image."""
+
+    images_BCHW: Tensor
+    """uint8 (channels last in memory)."""
+    saliency_BGG: Tensor
+    """float32 in [0, 1], pooled to the patches of the crop."""
+    next_saliency_BGG: Tensor | None
+    """That of the next image in the global batch, where a masker is steered by it."""
+    colours: ColourDraws
 
 
 def draw_crops(
@@ -51,12 +64,7 @@ def draw_crops(
     area and log-aspect uniform, the first of ten boxes that fits, else the largest central box
     of an allowed aspect.
 
-    Args:
-        seeds_B: sample seeds (``draws.sample_seeds``).
-        heights_B: of the decoded images, pixels.
-        widths_B: of the decoded images, pixels.
-        view: number of the crop (``draws.view_number``), or of each image's.
-        config: ranges of area, aspect and flips.
+    `view` is the number of the crop (`draws.view_number`), or of each image's.
     """
     rows = np.arange(len(seeds_B))
     u_BX = uniforms(seeds_B, view, Stream.CROP, 2 * CROP_TRIES + 2)
@@ -87,7 +95,8 @@ def draw_crops(
     drawn_B2 = np.floor(corner_B2 * (free_B2 + 1)).astype(np.int64)
     top_left_B2 = np.where(found_B[:, None], drawn_B2, free_B2 // 2)
     flips_B = flip_B < config.flip_probability
-    return Crops(top_left_B2[:, 0], top_left_B2[:, 1], height_B, width_B, flips_B)
+    top_B, left_B = top_left_B2.T
+    return Crops(top_B, left_B, height_B, width_B, flips_B, heights_B, widths_B)
 
 
 def cut_views(
@@ -98,10 +107,8 @@ def cut_views(
     Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
     ``RandomResizedCrop`` does to a Pillow image, to within one level.
 
-    Args:
-        images: B decoded images, RGB uint8 [H, W, 3] of any size.
-        crops: R boxes, B for each crop: one per image, crop after crop.
-        out_RSS3: output, in the order of the boxes.
+    The images are RGB uint8 [H, W, 3] of any size. There is one box per image, or B for each of
+    several crops, crop after crop; the output has the order of the boxes.
     """
     size = list(out_RSS3.shape[1:3])
     outs_13SS = torch.from_numpy(out_RSS3).permute(0, 3, 1, 2).split(1)
@@ -119,22 +126,13 @@ def cut_views(
                 cv2.flip(out_RSS3[row], 1, dst=out_RSS3[row])
 
 
-class CutCrops(NamedTuple):
-    """Crops of some images, and the sides of these: B rows for each name, name after name."""
-
-    pixels_RSS3: NDArray[np.uint8]
-    boxes: Crops
-    heights_R: NDArray[np.int64]
-    widths_R: NDArray[np.int64]
-
-
 def cut_crops(
     images: Sequence[NDArray[np.uint8]],
     seeds_B: NDArray[np.uint64],
     *,
     names: Sequence[str],
     config: ViewConfig,
-) -> CutCrops:
+) -> tuple[NDArray[np.uint8], Crops]:
     """Draw and cut crops of every image.
 
     Args:
@@ -142,15 +140,16 @@ def cut_crops(
         seeds_B: their seeds (`draws.sample_seeds`).
         names: of the crops, which decide the draws.
         config: size and ranges.
+
+    Returns:
+        Pixels, uint8 [R, S, S, 3], and boxes: B rows for each name, name after name.
     """
-    heights_R, widths_R = (
-        np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1)
-    )
+    sides = (np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1))
     seeds_R, view_R = _rows(seeds_B, names)
-    boxes = draw_crops(seeds_R, heights_R, widths_R, view=view_R, config=config)
+    crops = draw_crops(seeds_R, *sides, view=view_R, config=config)
     pixels_RSS3 = np.empty((len(seeds_R), config.size, config.size, 3), dtype=np.uint8)
-    cut_views(images, boxes, pixels_RSS3)
-    return CutCrops(pixels_RSS3, boxes, heights_R, widths_R)
+    cut_views(images, crops, pixels_RSS3)
+    return pixels_RSS3, crops
 
 
 def _rows(
@@ -178,17 +177,14 @@ def crop_batches(
     for crop in crops:  # crops of one geometry are cut together: fewer calls
         names_of.setdefault(crop.cut, []).append(crop.name)
     for cut, names in names_of.items():
-        found = cut_crops(images, seeds_B, names=names, config=cut)
-        sides = found.heights_R, found.widths_R
+        pixels_RSS3, boxes = cut_crops(images, seeds_B, names=names, config=cut)
         pooled = [
-            torch.from_numpy(
-                pool_saliency(np.tile(maps_BPP, (len(names), 1, 1)), *sides, found.boxes, cut.grid)
-            )
+            torch.from_numpy(pool_saliency(np.tile(maps_BPP, (len(names), 1, 1)), boxes, cut.grid))
             for maps_BPP in maps
         ]
         seeds_R, view_R = _rows(seeds_B, names)
         together = CropBatch(
-            torch.from_numpy(found.pixels_RSS3).permute(0, 3, 1, 2),
+            torch.from_numpy(pixels_RSS3).permute(0, 3, 1, 2),
             pooled[0],
             pooled[1] if len(pooled) > 1 else None,
             draw_colours(seeds_R, view=view_R, config=augment, view_size=cut.size),
@@ -199,31 +195,16 @@ def crop_batches(
     return batches
 
 
-def pool_saliency(
-    maps_BPP: NDArray[np.uint8],
-    heights_B: NDArray[np.int64],
-    widths_B: NDArray[np.int64],
-    crops: Crops,
-    grid: int,
-) -> NDArray[np.float32]:
+def pool_saliency(maps_BPP: NDArray[np.uint8], crops: Crops, grid: int) -> NDArray[np.float32]:
     """Average stored saliency over the patches of a view: the exact area mean.
 
-    A patch covers a box of the image, so a box with fractional borders of the stored map; its
-    value is the mean of the map over that box. The view's flip is applied.
-
-    Args:
-        maps_BPP: stored maps, 8 bit, each covering its whole image.
-        heights_B: of the images, pixels.
-        widths_B: of the images, pixels.
-        crops: the view's boxes and flips.
-        grid: patches along a side of the view.
-
-    Returns:
-        Saliency in [0, 1], [B, G, G].
+    A patch covers a box of the image, so a box with fractional borders of the stored map (8 bit,
+    covering the whole image); its value is the mean of the map over that box. The view's flip is
+    applied. Returns saliency in [0, 1], [B, G, G].
     """
     cells = maps_BPP.shape[1]
-    rows_BGP = _overlaps(crops.top_B / heights_B, crops.height_B / heights_B, cells, grid)
-    columns_BGP = _overlaps(crops.left_B / widths_B, crops.width_B / widths_B, cells, grid)
+    rows_BGP = _overlaps(crops.top_B, crops.height_B, crops.image_height_B, cells, grid)
+    columns_BGP = _overlaps(crops.left_B, crops.width_B, crops.image_width_B, cells, grid)
     columns_BGP = np.where(crops.flip_B[:, None, None], columns_BGP[:, ::-1], columns_BGP)
     maps = maps_BPP.astype(np.float32) / np.float32(255)
     pooled: NDArray[np.float32] = rows_BGP @ maps @ columns_BGP.transpose(0, 2, 1)
@@ -231,10 +212,15 @@ def pool_saliency(
 
 
 def _overlaps(
-    start_B: NDArray[np.float64], length_B: NDArray[np.float64], cells: int, grid: int
+    start_B: NDArray[np.int64],
+    length_B: NDArray[np.int64],
+    side_B: NDArray[np.int64],
+    cells: int,
+    grid: int,
 ) -> NDArray[np.float32]:
     """Share of each patch that each map cell covers along one axis: [B, G, P], rows sum to 1."""
-    edges_BG = cells * (start_B[:, None] + length_B[:, None] * np.arange(grid + 1) / grid)
+    start_B1, length_B1 = (start_B / side_B)[:, None], (length_B / side_B)[:, None]
+    edges_BG = cells * (start_B1 + length_B1 * np.arange(grid + 1) / grid)
     low_BG1, high_BG1 = edges_BG[:, :-1, None], edges_BG[:, 1:, None]
     cell = np.arange(cells)
     overlap = np.minimum(high_BG1, cell + 1) - np.maximum(low_BG1, cell)

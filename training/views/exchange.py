@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.randomness.draws import Stream, uniforms, view_number
-from training.views.interface import Masker, MaskerInputs
-from training.views.maskers import float32, has_background
+from training.views.maskers import Masker, MaskerInputs, float32, has_background
 from training.views.patches import patches_to_pixels
 from training.views.settings import ViewConfig
 

@@ -15,9 +15,14 @@ import cv2
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import InputError
-from pipeline.images.filters import blurred_high_pass, normalise
-from pipeline.images.gaussian import blur_in_place, gaussian_blur, scaled_kernel
+from pipeline.core.errors import check
+from pipeline.images.filters import (
+    blur_in_place,
+    blurred_high_pass,
+    gaussian_blur,
+    normalise,
+    scaled_kernel,
+)
 from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 
@@ -42,18 +47,15 @@ class UnmaskedView(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """One way to fill masked patches.
-
-    Attributes:
-        high_pass: whether views are high-passed, which gives masks their three shapes.
-        prepare: images in [0, 1] to unmasked views, as the encoder sees them; writes them to `out`,
-            a keyword, where that is given.
-        values: what stands in the masked pixels of a view; broadcasts to [B, C, H, W].
-    """
+    """One way to fill masked patches."""
 
     high_pass: bool
+    """Whether views are high-passed, which gives masks their three shapes."""
     prepare: Callable[..., Tensor]
+    """Images in [0, 1] to unmasked views, as the encoder sees them; writes them to `out`, a
+    keyword, where that is given."""
     values: Callable[[UnmaskedView], Tensor]
+    """What stands in the masked pixels of a view; broadcasts to [B, C, H, W]."""
 
     def blur_and_prepare(
         self, image01_BCHW: Tensor, blur_BK: Tensor, *, out: Tensor | None = None
@@ -140,11 +142,6 @@ FILLS: dict[str, Fill] = {
 
 
 def fill_named(name: str) -> Fill:
-    """Look a fill up by its name.
-
-    Raises:
-        InputError: an unknown name; the message lists the known ones.
-    """
-    if name not in FILLS:
-        raise InputError(f"unknown fill {name!r}: choose from {', '.join(FILLS)}")
+    """Look a fill up by its name; `InputError` lists the known ones."""
+    check(name in FILLS, f"unknown fill {name!r}: choose from {', '.join(FILLS)}")
     return FILLS[name]

@@ -1,32 +1,60 @@
 """From a loader's batch to what the encoders see: colours, masks and fills, on the device.
 
-Shapes: B batch, C channels, H W pixels, G grid side.
+Shapes: B samples of one rank, C channels, H W pixels, G grid side, N = G * G patches.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from pipeline.saliency.foreground import foreground
+from training.randomness.draws import view_group
 from training.views.colours import apply_colours
+from training.views.crops import CropBatch
 from training.views.exchange import BackgroundMasker, BackgroundSwap, donor_patches, exchanged_views
 from training.views.fills import Fill, UnmaskedView, filled, sample_noise
-from training.views.host_batch import CropBatch, HostBatch
-from training.views.interface import MaskerInputs
-from training.views.maskers import HideObject
+from training.views.maskers import MaskerInputs, PatchMasker
 from training.views.patches import masked_share
-from training.views.released import released_foreground, shared_noise
+from training.views.released import shared_noise, sorted_rows
 from training.views.settings import MaskConfig
 from training.views.spec import ViewSpec
 
 CACHED_BYTES = 5 << 20
 """Chunk size on a CPU, so that one chunk of float32 images fits in a core's cache: 8 images of
 224 px, 106 of 64 px."""
+
+
+class Damage(NamedTuple):
+    """A sample that could not be used: its position in the rank's batch, and the reason."""
+
+    position: int
+    reason: str
+
+
+class HostBatch(NamedTuple):
+    """One rank's share of a global batch as the loader hands it over, all on the CPU."""
+
+    sample_ids_B: Tensor
+    """int64, row numbers in the shard set."""
+    noise_seeds_B: Tensor
+    """int64, the bits of the sample seeds, for noise that is drawn on the device."""
+    crops: dict[str, CropBatch]
+    """By name."""
+    masks: dict[str, Any]
+    """What the maskers drew, by the name of the view."""
+    following: dict[str, CropBatch]
+    """Crops of the one image that follows this rank's last one in the global batch, by name, where
+    images lend their backgrounds."""
+    swaps: dict[str, Tensor]
+    """What `BackgroundSwap.draw` drew, [B, N], by the name of the view."""
+    weights_B: Tensor | None = None
+    """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
+    damages: tuple[Damage, ...] = ()
 
 
 class EncoderInputs(NamedTuple):
@@ -56,9 +84,7 @@ def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
 def build_inputs(
     batch: HostBatch, views: Sequence[ViewSpec], *, masks: MaskConfig, fill: Fill
 ) -> EncoderInputs:
-    """Colour, mask and fill the declared views.
-
-    Every view is made from its unmasked crop, hard negatives too.
+    """Colour, mask and fill the declared views, each made from its unmasked crop.
 
     Args:
         batch: on the device; has the crops and draws of all views.
@@ -66,12 +92,16 @@ def build_inputs(
         masks: what counts as foreground.
         fill: prepares all views; each fills its masked pixels with its own fill.
     """
+    mark_truly = partial(foreground, rule=masks.foreground, threshold=masks.foreground_threshold)
+
     released = masks.behaviour == "released"
-    mark = partial(_foreground, masks=masks, released=released)
+
+    def mark(saliency_BGG: Tensor) -> Tensor:
+        return mark_truly(sorted_rows(saliency_BGG) if released else saliency_BGG)
+
     found = {name: mark(crop.saliency_BGG) for name, crop in batch.crops.items()}
     true_foreground = found
     if released:
-        mark_truly = partial(_foreground, masks=masks, released=False)
         true_foreground = {n: mark_truly(crop.saliency_BGG) for n, crop in batch.crops.items()}
     next_foreground = {
         name: torch.cat((found[name][1:], mark(crop.saliency_BGG)))
@@ -91,23 +121,14 @@ def build_inputs(
     made = _filled_views(_Work(batch, views, fill, released, pixel_masks))
     for view in views:
         if isinstance(view.fill, BackgroundSwap):  # the next image of the batch is the donor
-            name, mask_B1HW = view.crop.name, pixel_masks[view.name]
-            unmasked_BCHW = made[_unmasked(name)]
+            name, unmasked_BCHW = view.crop.name, made[_made_as(view)]
             _, last_1CHW = _prepared(batch.following[name], fill, slice(None))
             donors_BCHW = torch.cat((unmasked_BCHW[1:], last_1CHW))
             patch_BN = donor_patches(next_foreground[name], batch.swaps[view.name])
+            mask_B1HW = pixel_masks[view.name]
             made[view.name] = exchanged_views(unmasked_BCHW, donors_BCHW, patch_BN, mask_B1HW)
     telemetry = _telemetry(views, pixel_masks, true_foreground)
-    ordered = {view.name: made[view.name] for view in views}
-    return EncoderInputs(ordered, found, pixel_masks, telemetry)
-
-
-def _foreground(saliency_BGG: Tensor, *, masks: MaskConfig, released: bool) -> Tensor:
-    """Foreground patches by the run's rule, as the paper or as the published code finds them."""
-    rule, threshold = masks.foreground, masks.foreground_threshold
-    if released:
-        return released_foreground(saliency_BGG, rule=rule, threshold=threshold)
-    return foreground(saliency_BGG, rule=rule, threshold=threshold)
+    return EncoderInputs({v.name: made[v.name] for v in views}, found, pixel_masks, telemetry)
 
 
 def _telemetry(
@@ -122,10 +143,10 @@ def _telemetry(
     shares: dict[str, list[Tensor]] = {}
     for view in views:
         if isinstance(view.masker, BackgroundMasker):
-            telemetry[f"{view.group}_share"] = masks[view.name].float().mean()
+            telemetry[f"{view_group(view.name)}_share"] = masks[view.name].float().mean()
         elif view.masker is not None:
             both_2B = torch.stack(masked_share(masks[view.name], foregrounds[view.crop.name]))
-            shares.setdefault(view.group, []).append(both_2B.mean(dim=1))
+            shares.setdefault(view_group(view.name), []).append(both_2B.mean(dim=1))
     for group, parts in shares.items():
         inside, outside = torch.stack(parts).mean(dim=0)
         telemetry[f"{group}_masked_foreground"] = inside
@@ -143,41 +164,36 @@ class _Work(NamedTuple):
     masks: dict[str, Tensor]
 
 
-def _unmasked(crop: str) -> str:
-    """The name of an unmasked crop that is needed after all views are made."""
-    return f"unmasked {crop}"
+def _made_as(view: ViewSpec) -> str:
+    """What is made of a view before patches are swapped: itself, or its unmasked crop."""
+    return f"unmasked {view.crop.name}" if isinstance(view.fill, BackgroundSwap) else view.name
 
 
 def _filled_views(work: _Work) -> dict[str, Tensor]:
-    """All views but those with swapped patches, and the unmasked crops that these need, by name.
+    """All views, as `_made_as` names them.
 
     On a CPU chunk by chunk, in preallocated memory. Not in the released behaviour, which makes one
     noise, and one hard negative, of a whole batch.
     """
-    shapes = {name: crop.images_BCHW.shape for name, crop in work.batch.crops.items()}
-    crop_names = list(dict.fromkeys(view.crop.name for view in work.views))
-    images_BCHW = work.batch.crops[crop_names[0]].images_BCHW
+    crops = {view.crop.name: work.batch.crops[view.crop.name].images_BCHW for view in work.views}
+    images_BCHW = next(iter(crops.values()))
+    made: dict[str, Tensor] = {}
     if images_BCHW.device.type != "cpu" or work.released:
-        made: dict[str, Tensor] = {}
-        for crop in crop_names:
+        for crop in crops:
             made |= _views_of_crop(work, crop, slice(None), {})
         return made
-    whole = {
-        _unmasked(view.crop.name) if isinstance(view.fill, BackgroundSwap) else view.name: (
-            torch.empty(shapes[view.crop.name])
-        )
-        for view in work.views
-    }
-    largest = max(math.prod(shape[1:]) for shape in shapes.values())
+    for view in work.views:
+        made[_made_as(view)] = torch.empty(crops[view.crop.name].shape)
+    largest = max(math.prod(images.shape[1:]) for images in crops.values())
     chunk = max(1, CACHED_BYTES // (4 * largest))
     for start in range(0, len(images_BCHW), chunk):
         rows = slice(start, start + chunk)
-        outs = {name: out[rows] for name, out in whole.items()}
-        for crop in crop_names:
+        outs = {name: out[rows] for name, out in made.items()}
+        for crop in crops:
             for name, part in _views_of_crop(work, crop, rows, outs).items():
                 if part is not outs[name]:
                     outs[name].copy_(part)
-    return whole
+    return made
 
 
 def _prepared(
@@ -193,33 +209,36 @@ def _views_of_crop(
     work: _Work, crop_name: str, rows: slice, outs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The views of some rows of one crop by name, written to `outs` where that is possible."""
-    views = [view for view in work.views if view.crop.name == crop_name]
     masked: list[tuple[ViewSpec, Fill]] = []
     unmasked: list[str] = []
-    for view in views:
-        if isinstance(view.fill, BackgroundSwap):
-            unmasked.append(_unmasked(crop_name))
-        elif view.masker is not None and view.masker.masks:
-            masked.append((view, view.fill))
-        else:
-            unmasked.append(view.name)
+    for view in work.views:
+        if view.crop.name == crop_name:
+            masks = view.masker is not None and view.masker.masks
+            if masks and isinstance(view.fill, Fill):
+                masked.append((view, view.fill))
+            else:
+                unmasked.append(_made_as(view))
     # A single view is filled in the memory of its result, which holds the unmasked crop first.
     single = masked[0][0].name if len(masked) == 1 else ""
     out = outs.get(unmasked[0] if unmasked else single)
     image_BCHW, prepared_BCHW = _prepared(work.batch.crops[crop_name], work.fill, rows, out)
     made = dict.fromkeys(unmasked, prepared_BCHW)
-    values: dict[int, Tensor] = {}
+    values: dict[Fill, Tensor] = {}
     for view, fill in masked:
         mask_BCHW = work.masks[view.name][rows]
-        noise = partial(_noise, work, view, rows, mask_BCHW)
-        source = UnmaskedView(prepared_BCHW, image_BCHW, noise)
-        if fill.high_pass or id(fill) not in values:  # with high_pass each view has its own noise
-            values[id(fill)] = fill.values(source)
-        result = filled(prepared_BCHW, values[id(fill)], mask_BCHW, out=outs.get(view.name))
+        source = UnmaskedView(
+            prepared_BCHW, image_BCHW, partial(_noise, work, view, rows, mask_BCHW)
+        )
+        if fill.high_pass or fill not in values:  # with high_pass each view has its own noise
+            values[fill] = fill.values(source)
+        result = filled(prepared_BCHW, values[fill], mask_BCHW, out=outs.get(view.name))
         # The published code encodes the first hard negative of a batch: `training.views.released`.
-        only_first = work.released and isinstance(view.masker, HideObject)
-        made[view.name] = result[:1] if only_first else result
+        made[view.name] = result[:1] if work.released and _hides_object(view) else result
     return made
+
+
+def _hides_object(view: ViewSpec) -> bool:
+    return isinstance(view.masker, PatchMasker) and view.masker.hides_object
 
 
 def _noise(work: _Work, view: ViewSpec, rows: slice, mask_BCHW: Tensor) -> Tensor:
@@ -233,7 +252,7 @@ def _noise(work: _Work, view: ViewSpec, rows: slice, mask_BCHW: Tensor) -> Tenso
         batch.noise_seeds_B,
         batch.masks[view.name],
         view=view.name,
-        hides_object=isinstance(view.masker, HideObject),
+        hides_object=_hides_object(view),
         view_size=cut.size,
         grid=cut.grid,
     )
@@ -248,27 +267,18 @@ def join_masks(
     """The inputs with each view joined with its mask, for a network that sees masks.
 
     Views without a mask are joined with an empty one, so that all have as many channels; so are
-    views with swapped patches, whose pixels are those of an image.
-
-    Args:
-        inputs: from ``build_inputs``.
-        views: what the method declared.
-        join: view and bool mask, [B, C or 1, H, W], to what the network takes.
+    views with swapped patches, whose pixels are those of an image. `join` takes view and bool
+    mask, [B, C or 1, H, W].
     """
     masked = {
         view.name: inputs.masks[view.name]
         for view in views
-        if view.masker is not None and not isinstance(view.fill, BackgroundSwap)
+        if view.masker is not None and isinstance(view.fill, Fill)
     }
     channels = next(iter(masked.values())).shape[1] if masked else 1
     joined = {}
     for name, image_BCHW in inputs.views.items():
         batch, _, *size = image_BCHW.shape
-        if name in masked:
-            mask_BCHW = masked[name][:batch]
-        else:
-            mask_BCHW = torch.zeros(
-                batch, channels, *size, dtype=torch.bool, device=image_BCHW.device
-            )
-        joined[name] = join(image_BCHW, mask_BCHW)
+        empty = torch.zeros(batch, channels, *size, dtype=torch.bool, device=image_BCHW.device)
+        joined[name] = join(image_BCHW, masked[name][:batch] if name in masked else empty)
     return inputs._replace(views=joined)

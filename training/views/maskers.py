@@ -1,24 +1,23 @@
-"""Maskers of patches: their draws, and the pixels that are masked.
+"""Maskers: they draw numbers in the loader and choose the masked pixels of views on the device.
 
 Shapes: `B` batch, `C` channels (1, or 3 where channels may be masked apart), `G` grid side,
 `N` = G * G patches, `H W` pixels.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import InputError
-from pipeline.images.gaussian import REFERENCE_VIEW_SIZE
+from pipeline.core.errors import check
+from pipeline.images.filters import REFERENCE_VIEW_SIZE
 from training.randomness.draws import Stream, uniforms, view_number
-from training.views.fills import NEGATIVE_NOISE_STD
-from training.views.interface import Masker, MaskerInputs
+from training.views.fills import NEGATIVE_NOISE_STD, VIEW_NOISE_STD
 from training.views.patches import (
     MASK_STRATEGIES,
     NEGATIVE_PATCHES,
@@ -39,25 +38,58 @@ ATTMASK_PROBABILITY, EXCHANGE_PROBABILITY = 0.5, 0.3
 """Default share of masked views: AttMask's (arXiv 2203.12719), and that of strategy exchange."""
 
 
-class MaskDraws(NamedTuple):
-    """The numbers that decide the masks of one view of each sample; drawn on the CPU.
+class MaskerInputs(NamedTuple):
+    """What a masker knows of a batch of views, on the device."""
 
-    Attributes:
-        ratio_B: masking ratio, float64.
-        scores_BCN: uniform in [0, 1), float32; a stratum's lowest are masked.
-        shape_B: uniform in [0, 1), float32: which of the high-pass fill's three shapes.
-        box_B4: top, left, bottom, right of the focal box in pixels, int64; the last two exclusive.
-        apply_B: uniform in [0, 1), float32: whether a view is masked at all, where that is drawn.
-        count_B2: uniform in [0, 1), float64: rounds the number of masked patches of each stratum,
-            where that is drawn (`patches.masked_counts`).
-    """
+    foreground_BGG: Tensor
+    """Bool; with `steered_by_next` that of the next image in the global batch."""
+    saliency_BGG: Tensor
+    """Float in [0, 1]."""
+    view_size: int
+    """Side of the views in pixels."""
+    next_foreground_BGG: Tensor | None
+    """Bool, of the next image in the global batch, where it lends its background."""
+
+
+class Masker(ABC):
+    """Chooses the masked pixels of a view."""
+
+    masks: bool = True
+    """False: it never masks anything."""
+    steered_by_next: bool = False
+    """Whether the next image's saliency steers it."""
+    noise_std: float = VIEW_NOISE_STD
+    """Standard deviation of the noise in masked pixels, where the fill is noise."""
+
+    @abstractmethod
+    def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> Any:  # noqa: ANN401
+        """Draw the numbers that decide the masks of a view, from the samples' seeds.
+
+        Returns:
+            A named tuple of CPU tensors whose first dimension is B.
+        """
+
+    @abstractmethod
+    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401  (of `draw`)
+        """The masked pixels: bool, `[B, C, H, W]`; draws and inputs are on the device."""
+
+
+class MaskDraws(NamedTuple):
+    """The numbers that decide the masks of one view of each sample; drawn on the CPU."""
 
     ratio_B: Tensor
+    """Masking ratio, float64."""
     scores_BCN: Tensor
+    """Uniform in [0, 1), float32; a stratum's lowest are masked."""
     shape_B: Tensor
+    """Uniform in [0, 1), float32: which of the high-pass fill's three shapes."""
     box_B4: Tensor
+    """Top, left, bottom, right of the focal box in pixels, int64; the last two exclusive."""
     apply_B: Tensor
+    """Uniform in [0, 1), float32: whether a view is masked at all, where that is drawn."""
     count_B2: Tensor
+    """Uniform in [0, 1), float64: rounds the number of masked patches of each stratum, where that
+    is drawn (`patches.masked_counts`)."""
 
     @property
     def focal_B(self) -> Tensor:
@@ -87,13 +119,8 @@ def draw_masks(
 ) -> MaskDraws:
     """Draw the numbers that decide the masks of one view of each sample.
 
-    Args:
-        seeds_B: the samples' seeds (`draws.sample_seeds`).
-        view: number of the view (`draws.view_number`).
-        ratio: range of the masking ratio, which is uniform in it.
-        grid: patches per side of a view.
-        view_size: side of a view in pixels.
-        box_side: side of the focal box in pixels; its position is uniform inside the view.
+    The ratio is uniform in its range, the position of the focal box, of `box_side` pixels, uniform
+    inside the view; `view` is its number (`draws.view_number`).
     """
     low, high = ratio
     ratio_B = low + (high - low) * uniforms(seeds_B, view, Stream.MASK_RATIO, 1)[:, 0]
@@ -115,7 +142,7 @@ def scaled_side(side_at_224: int, view_size: int) -> int:
     return max(1, round(side_at_224 * view_size / REFERENCE_VIEW_SIZE))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchMasker(Masker):
     """Masks patches of the grid.
 
@@ -126,130 +153,103 @@ class PatchMasker(Masker):
 
     config: MaskConfig
     high_pass: bool
-    box_side_at_224: ClassVar[int]
-    """Side of the focal mask's box in pixels, of a view of 224 px."""
+    strategy: Strategy
+    ratio: tuple[float, float]
+    """Least and greatest masking ratio."""
+    share: float = 1.0
+    """Share of the views that are masked, in [0, 1]."""
+    masks: bool = True
+    hides_object: bool = False
+    """Whether the focal shape masks its box, and not everything outside it."""
+    noise_std: float = VIEW_NOISE_STD
 
     @property
     def steered_by_next(self) -> bool:  # type: ignore[override]
         """With strategy `shuffled`, a control, another image's saliency steers all masks."""
         return self.config.strategy == "shuffled"
 
-    @property
-    @abstractmethod
-    def ratio(self) -> tuple[float, float]:
-        """Least and greatest masking ratio."""
-
     def draw(self, seeds_B: NDArray[np.uint64], *, view: str, cut: ViewConfig) -> MaskDraws:
         """Draw what decides the patches."""
+        side = NEGATIVE_BOX_SIDE_AT_224 if self.hides_object else QUERY_BOX_SIDE_AT_224
         return draw_masks(
             seeds_B,
             view=view_number(view),
             ratio=self.ratio,
             grid=cut.grid,
             view_size=cut.size,
-            box_side=scaled_side(self.box_side_at_224, cut.size),
+            box_side=scaled_side(side, cut.size),
         )
 
-    def _patch_mask(self, strategy: Strategy, draws: MaskDraws, inputs: MaskerInputs) -> Tensor:
-        """Masks of whole patches, bool `[B, C, H, W]`; empty for images with a focal mask."""
-        scores_BCN = draws.scores_BCN[:, :1]
+    def mask(self, draws: MaskDraws, inputs: MaskerInputs) -> Tensor:
+        """The masked pixels: bool, `[B, 3 with the high-pass fill, else 1, H, W]`."""
+        config, scores_BCN = self.config, draws.scores_BCN[:, :1]
         if self.high_pass:
             apart_B11 = draws.channel_wise_B[:, None, None]
             scores_BCN = torch.where(apart_B11, draws.scores_BCN, scores_BCN)
-        round_B2 = draws.count_B2 if self.config.count == "matched" else None
-        patches_BCN = strategy(
+        round_B2 = draws.count_B2 if config.count == "matched" else None
+        patches_BCN = self.strategy(
             StrategyInputs(
                 foreground_BN=inputs.foreground_BGG.flatten(1),
                 saliency_BN=inputs.saliency_BGG.flatten(1),
                 scores_BCN=scores_BCN,
                 ratio_B=draws.ratio_B,
-                show=self.config.attmask.show,
-                counting=Counting(self.high_pass, self.config.behaviour == "released", round_B2),
+                show=config.attmask.show,
+                counting=Counting(self.high_pass, config.behaviour == "released", round_B2),
             )
         )
         if self.high_pass:
             patches_BCN = patches_BCN & ~draws.focal_B[:, None, None]
-        return patches_to_pixels(patches_BCN, inputs.view_size)
-
-
-def _box(draws: MaskDraws, view_size: int) -> tuple[Tensor, Tensor]:
-    """The rows `[B, 1, H, 1]` and the columns `[B, 1, 1, W]` that each image's box crosses."""
-    pixel = torch.arange(view_size, device=draws.box_B4.device)
-    inside_B2S = (pixel >= draws.box_B4[:, :2, None]) & (pixel < draws.box_B4[:, 2:, None])
-    return inside_B2S[:, :1, :, None], inside_B2S[:, 1:, None, :]
-
-
-def _bytes(mask: Tensor) -> Tensor:
-    """The same memory as bytes of 0 and 1, which torch vectorises, unlike bools."""
-    return mask.view(torch.uint8)
-
-
-@dataclass(frozen=True)
-class StrategyMasker(PatchMasker):
-    """The masks of queries and keys: a strategy by its name (`patches.MASK_STRATEGIES`).
-
-    The focal shape masks everything outside its box.
-    """
-
-    box_side_at_224: ClassVar[int] = QUERY_BOX_SIDE_AT_224
-
-    @property
-    def masks(self) -> bool:  # type: ignore[override]
-        """Whether the strategy masks anything."""
-        return self.config.strategy != "none"
-
-    @property
-    def ratio(self) -> tuple[float, float]:
-        """Of a masked query or key."""
-        by_saliency = self.config.strategy.startswith("attmask")
-        return self.config.attmask.ratio if by_saliency else self.config.query_ratio
-
-    @property
-    def share(self) -> float:
-        """Share of the views that are masked, in [0, 1]."""
-        if self.config.probability is not None:
-            return self.config.probability
-        if self.config.strategy == "exchange":
-            return EXCHANGE_PROBABILITY
-        return ATTMASK_PROBABILITY if self.config.strategy.startswith("attmask") else 1.0
-
-    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401
-        """The masked pixels: bool, `[B, 3 with the high-pass fill, else 1, H, W]`."""
-        config = self.config
-        mask_BCHW = self._patch_mask(MASK_STRATEGIES[config.strategy], draws, inputs)
+        mask_BCHW = patches_to_pixels(patches_BCN, inputs.view_size)
         if self.high_pass and self.masks:
-            focal = draws.focal_B[:, None, None, None]
-            rows, columns = _box(draws, inputs.view_size)
-            _bytes(mask_BCHW).bitwise_or_(_bytes(focal & ~rows) | _bytes(focal & ~columns))
+            self._add_focal(mask_BCHW, draws)
         if self.share < 1.0:
             mask_BCHW &= (draws.apply_B < self.share)[:, None, None, None]
-        swaps = config.strategy == "exchange" and config.exchange == "swap"
+        swaps = (config.strategy, config.exchange, self.hides_object) == ("exchange", "swap", False)
         if inputs.next_foreground_BGG is not None and swaps:
             mask_BCHW &= has_background(inputs.next_foreground_BGG)[:, None, None, None]
         return mask_BCHW
 
+    def _add_focal(self, mask_BCHW: Tensor, draws: MaskDraws) -> None:
+        """Mask the box of images with a focal mask, or everything outside it."""
+        # Bytes of 0 and 1, which torch vectorises, unlike bools.
+        focal_B111 = draws.focal_B[:, None, None, None].view(torch.uint8)
+        pixel = torch.arange(mask_BCHW.shape[-1], device=mask_BCHW.device)
+        inside_B2S = (pixel >= draws.box_B4[:, :2, None]) & (pixel < draws.box_B4[:, 2:, None])
+        crossed_B2S = (inside_B2S if self.hides_object else ~inside_B2S).view(torch.uint8)
+        rows, columns = crossed_B2S[:, :1, :, None], crossed_B2S[:, 1:, None, :]
+        if self.hides_object:
+            mask_BCHW.view(torch.uint8).bitwise_or_((focal_B111 & rows) & columns)
+        else:
+            mask_BCHW.view(torch.uint8).bitwise_or_((focal_B111 & rows) | (focal_B111 & columns))
 
-@dataclass(frozen=True)
-class HideObject(PatchMasker):
-    """The masks of hard negatives: patches of the object. The focal shape masks its box."""
 
-    noise_std: ClassVar[float] = NEGATIVE_NOISE_STD
-    box_side_at_224: ClassVar[int] = NEGATIVE_BOX_SIDE_AT_224
+def strategy_masker(config: MaskConfig, high_pass: bool) -> PatchMasker:
+    """The masks of queries and keys, by a strategy (`patches.MASK_STRATEGIES`)."""
+    name, share = config.strategy, config.probability
+    if share is None and name == "exchange":
+        share = EXCHANGE_PROBABILITY
+    elif share is None:
+        share = ATTMASK_PROBABILITY if name.startswith("attmask") else 1.0
+    return PatchMasker(
+        config=config,
+        high_pass=high_pass,
+        strategy=MASK_STRATEGIES[name],
+        ratio=config.attmask.ratio if name.startswith("attmask") else config.query_ratio,
+        share=share,
+        masks=name != "none",
+    )
 
-    @property
-    def ratio(self) -> tuple[float, float]:
-        """Of the foreground."""
-        return self.config.negative_ratio
 
-    def mask(self, draws: Any, inputs: MaskerInputs) -> Tensor:  # noqa: ANN401
-        """The masked pixels: bool, `[B, 3 with the high-pass fill, else 1, H, W]`."""
-        strategy = NEGATIVE_PATCHES[self.config.negative_patches]
-        mask_BCHW = self._patch_mask(strategy, draws, inputs)
-        if self.high_pass:
-            rows, columns = _box(draws, inputs.view_size)
-            focal_rows = draws.focal_B[:, None, None, None] & rows
-            _bytes(mask_BCHW).bitwise_or_(_bytes(focal_rows) & _bytes(columns))
-        return mask_BCHW
+def object_hider(config: MaskConfig, high_pass: bool) -> PatchMasker:
+    """The masks of hard negatives: patches of the object."""
+    return PatchMasker(
+        config=config,
+        high_pass=high_pass,
+        strategy=NEGATIVE_PATCHES[config.negative_patches],
+        ratio=config.negative_ratio,
+        hides_object=True,
+        noise_std=NEGATIVE_NOISE_STD,
+    )
 
 
 def has_background(foreground_BGG: Tensor) -> Tensor:
@@ -263,11 +263,10 @@ MASKERS: dict[str, Callable[[MaskConfig, bool], Masker]] = {}
 
 def masker_named(config: MaskConfig, *, high_pass: bool) -> Masker:
     """The masker of a strategy, with the shapes of the high-pass fill if that is used."""
-    return MASKERS.get(config.strategy, StrategyMasker)(config, high_pass)
+    return MASKERS.get(config.strategy, strategy_masker)(config, high_pass)
 
 
 def check_strategy(name: str) -> None:
     """Raise ``InputError`` for an unknown strategy; the message lists the known ones."""
     known = {**MASK_STRATEGIES, **MASKERS}
-    if name not in known:
-        raise InputError(f"unknown mask strategy {name!r}: choose from {', '.join(known)}")
+    check(name in known, f"unknown mask strategy {name!r}: choose from {', '.join(known)}")

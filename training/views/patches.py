@@ -20,21 +20,18 @@ _CAPPED_FROM, _CAP = 0.56, 0.55
 
 
 class Counting(NamedTuple):
-    """How the numbers of masked patches follow from the masking ratio; by default as in the paper.
-
-    Attributes:
-        capped: r * n / N becomes 0.55 from 0.56 on, as in the paper's high-pass variant.
-        released: count as the published code does: a stratum of exactly one patch is never masked,
-            and of a second stratum of n patches whose count is -1 (41 to 47 foreground patches of
-            49 can make it so) all but one are.
-        round_B2: uniform in [0, 1), float64. Where given, r * n is rounded up with the probability
-            of its fraction in each stratum of n patches, so that every patch is masked with
-            probability r. The cap does not apply.
-    """
+    """How the masking ratio gives the numbers of masked patches; by default as in the paper."""
 
     capped: bool = False
+    """r * n / N becomes 0.55 from 0.56 on, as in the paper's high-pass variant."""
     released: bool = False
+    """Count as the published code does: a stratum of exactly one patch is never masked, and of a
+    second stratum of n patches whose count is -1 (41 to 47 foreground patches of 49 can make it so)
+    all but one are."""
     round_B2: Tensor | None = None
+    """Uniform in [0, 1), float64. Where given, r * n is rounded up with the probability of its
+    fraction in each stratum of n patches, so that every patch is masked with probability r. The cap
+    does not apply."""
 
 
 def masked_counts(
@@ -77,14 +74,8 @@ def choose_patches(
     With uniform scores that is a uniform draw without replacement. Equal scores go to the lower
     patch number, so that the counts are exact.
 
-    Args:
-        scores_BCN: float scores in [0, 1); patches are chosen for each channel apart.
-        strata: the two sets of patches.
-        ratio_B: masking ratios in [0, 1], float64.
-        counting: as in `masked_counts`.
-
-    Returns:
-        True where masked, bool `[B, C, N]`.
+    Scores are in [0, 1), and patches are chosen for each channel apart; ratios are float64 in
+    [0, 1]. Returns True where masked, bool `[B, C, N]`.
     """
     first_BN, second_BN = strata
     first_B, second_B = masked_counts(ratio_B, strata, counting)
@@ -101,17 +92,13 @@ def choose_patches(
 
 
 def patches_to_pixels(patches_BCN: Tensor, view_size: int) -> Tensor:
-    """Spread each patch of a square grid over its pixels, `[B, C, view_size, view_size]`.
-
-    Raises:
-        InputError: the grid does not divide the view.
-    """
+    """Spread each patch of a square grid over its pixels, `[B, C, view_size, view_size]`."""
     batch, channels, patches = patches_BCN.shape
     grid = math.isqrt(patches)
     if view_size % grid:
         raise InputError(
-            f"a view of {view_size} px cannot be cut into {grid} x {grid} equal patches:"
-            f" choose a view size that {grid} divides"
+            f"a view of {view_size} px cannot be cut into {grid} x {grid} equal patches: "
+            f"choose a view size that {grid} divides"
         )
     side = view_size // grid
     # Columns first: the rows are then copied whole, several times faster than pixel by pixel.
@@ -144,22 +131,17 @@ def masked_share(mask_BCHW: Tensor, foreground_BGG: Tensor) -> tuple[Tensor, Ten
 
 
 class StrategyInputs(NamedTuple):
-    """What a strategy knows of a batch of views, and the numbers by which it may choose.
-
-    Attributes:
-        foreground_BN: bool; for `shuffled`, that of another image.
-        saliency_BN: float.
-        scores_BCN: uniform in [0, 1), for each channel and patch.
-        ratio_B: masking ratio, float64.
-        show: share of the masked patches that `attmask_hint` shows again.
-        counting: how many patches a ratio masks.
-    """
+    """What a strategy knows of a batch of views, and the numbers by which it may choose."""
 
     foreground_BN: Tensor
+    """Bool; for `shuffled`, that of another image."""
     saliency_BN: Tensor
     scores_BCN: Tensor
+    """Uniform in [0, 1), for each channel and patch."""
     ratio_B: Tensor
+    """Masking ratio, float64."""
     show: float
+    """Share of the masked patches that `attmask_hint` shows again."""
     counting: Counting
 
 

@@ -5,7 +5,7 @@ Whether the published numbers came from that code is unknown, so both behaviours
 
 1. The grid of saliency is sorted along each row before it is thresholded, and then read at the
    unsorted positions: each row has the right number of foreground patches, packed against its right
-   edge (`released_foreground`).
+   edge (`sorted_rows`).
 2. A stratum of exactly one patch is never masked, and a count of -1 background patches masks all
    but one of them (`training.views.patches.masked_counts`).
 3. In high-passed views one tile of noise, as large as a patch, fills all patches of all spatial
@@ -22,17 +22,14 @@ Shapes: `B` batch, `C` channels, `G` grid side, `H W` pixels, `P` side of a patc
 import torch
 from torch import Tensor
 
-from pipeline.saliency.foreground import PAPER_THRESHOLD, Rule, foreground
 from training.randomness.draws import Stream, view_number
 from training.randomness.noise import gaussian_noise
 from training.views.maskers import NEGATIVE_BOX_SIDE_AT_224, NUM_CHANNELS, MaskDraws, scaled_side
 
 
-def released_foreground(
-    saliency_BGG: Tensor, *, rule: Rule = "std", threshold: float = PAPER_THRESHOLD
-) -> Tensor:
-    """`foreground` of saliency whose rows are sorted: departure 1."""
-    return foreground(saliency_BGG.sort(dim=-1).values, rule=rule, threshold=threshold)
+def sorted_rows(saliency_BGG: Tensor) -> Tensor:
+    """Saliency whose foreground is that of the published code: departure 1."""
+    return saliency_BGG.sort(dim=-1).values
 
 
 def shared_noise(

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.saliency.foreground import check_rule
 
 FILL_NAMES = ("mean", "blur", "high_pass")
@@ -21,16 +21,9 @@ STRATEGIES = (
 )
 
 
-def _check(fits: bool, name: str, value: object, wanted: str) -> None:
-    """Raise `InputError` naming a setting unless it fits."""
-    if not fits:
-        raise InputError(f"{name} {value} {wanted}")
-
-
 def _check_range(name: str, limits: tuple[float, float]) -> None:
     low, high = limits
-    if not 0.0 <= low <= high <= 1.0:
-        raise InputError(f"{name} is {low} to {high}: wanted 0 <= low <= high <= 1")
+    check(0 <= low <= high <= 1, f"{name} is {low} to {high}: wanted 0 <= low <= high <= 1")
 
 
 def check_fill(name: str) -> None:
@@ -54,7 +47,7 @@ class AttMaskConfig:
 
     def __post_init__(self) -> None:
         _check_range("masks.attmask.ratio", self.ratio)
-        _check(0.0 <= self.show <= 1.0, "masks.attmask.show", self.show, "must be in [0, 1]")
+        check(0 <= self.show <= 1, f"masks.attmask.show {self.show} must be in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,25 +107,18 @@ class MaskConfig:
             ("negative_patches", ("object", "random")),
             ("behaviour", ("paper", "released")),
         ):
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(f"unknown masks.{name} {value!r}: choose from {', '.join(known)}")
+            value, choices = getattr(self, name), ", ".join(known)
+            check(value in known, f"unknown masks.{name} {value!r}: choose from {choices}")
         _check_range("query_ratio", self.query_ratio)
         _check_range("negative_ratio", self.negative_ratio)
         check_rule(self.foreground, self.foreground_threshold)
         share = self.probability
-        fits = share is None or 0.0 <= share <= 1.0
-        _check(fits, "masks.probability", share, "must be in [0, 1]")
-        if self.strategy == "exchange" and self.branch != "query":
-            raise InputError(
-                "masks.strategy exchange changes the query only: masks.branch "
-                f"{self.branch} must be query"
-            )
-
-    @property
-    def released(self) -> bool:
-        """Whether the published code is followed where it departs from the paper."""
-        return self.behaviour == "released"
+        check(share is None or 0 <= share <= 1, f"masks.probability {share} must be in [0, 1]")
+        check(
+            self.strategy != "exchange" or self.branch == "query",
+            "masks.strategy exchange changes the query only: masks.branch "
+            f"{self.branch} must be query",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,25 +146,24 @@ class ViewConfig:
     local_scale: tuple[float, float] = (0.05, 0.3)
 
     def __post_init__(self) -> None:
-        if self.grid < 1 or self.size < self.grid or self.size % self.grid:
-            raise InputError(
-                f"views.size {self.size} is not divisible by views.grid {self.grid}: "
-                "choose a size that is a multiple of the grid (224 and 7, 64 and 8)"
-            )
+        check(
+            self.grid >= 1 and self.size >= self.grid and self.size % self.grid == 0,
+            f"views.size {self.size} is not divisible by views.grid {self.grid}: "
+            "choose a size that is a multiple of the grid (224 and 7, 64 and 8)",
+        )
         for name in ("crop_scale", "local_scale"):
             low, high = getattr(self, name)
-            _check(0 < low <= high <= 1, f"views.{name}", (low, high), "must rise within (0, 1]")
-        aspect, flips = self.crop_aspect, self.flip_probability
-        _check(0 < aspect[0] <= aspect[1], "views.crop_aspect", aspect, "must rise from above 0")
-        _check(0 <= flips <= 1, "views.flip_probability", flips, "must be in [0, 1]")
-        _check(self.local >= 0, "views.local", self.local, "must not be negative")
-        _check(self.local_size >= 1, "views.local_size", self.local_size, "must be 1 or more")
-        patch = self.size // self.grid
-        if self.local and self.local_size % patch:
-            raise InputError(
-                f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} "
-                f"px (views.size / views.grid)"
-            )
+            check(0 < low <= high <= 1, f"views.{name} {(low, high)} must rise within (0, 1]")
+        aspect, flips, patch = self.crop_aspect, self.flip_probability, self.size // self.grid
+        check(0 < aspect[0] <= aspect[1], f"views.crop_aspect {aspect} must rise from above 0")
+        check(0 <= flips <= 1, f"views.flip_probability {flips} must be in [0, 1]")
+        check(self.local >= 0, f"views.local {self.local} must not be negative")
+        check(self.local_size >= 1, f"views.local_size {self.local_size} must be 1 or more")
+        check(
+            not self.local or self.local_size % patch == 0,
+            f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} px "
+            "(views.size / views.grid)",
+        )
 
     @property
     def of_local_crops(self) -> "ViewConfig":
@@ -223,8 +208,7 @@ class AugmentConfig:
         limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
         limits |= dict.fromkeys(("jitter_probability", "grey_probability", "blur_probability"), 1.0)
         for name, limit in limits.items():
-            if not 0.0 <= getattr(self, name) <= limit:
-                raise InputError(f"{name} is {getattr(self, name)}: wanted 0 to {limit}")
+            value = getattr(self, name)
+            check(0 <= value <= limit, f"{name} is {value}: wanted 0 to {limit}")
         low, high = self.blur_sigma
-        if not 0.0 < low <= high < math.inf:
-            raise InputError(f"blur_sigma is {low} to {high}: wanted 0 < low <= high")
+        check(0 < low <= high < math.inf, f"blur_sigma is {low} to {high}: wanted 0 < low <= high")

@@ -4,13 +4,12 @@ A method declares its views (`Method.views`). The stream draws and cuts them, `b
 and fills them, contact sheet and report show them: all of them read this declaration.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS, Fill
-from training.views.interface import Masker
-from training.views.maskers import HideObject, masker_named
+from training.views.maskers import Masker, masker_named, object_hider
 from training.views.settings import MaskConfig, ViewConfig
 
 EXCHANGED, LOCAL = "exchanged", "local"
@@ -18,37 +17,23 @@ EXCHANGED, LOCAL = "exchanged", "local"
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """One geometry and one colour draw of every image; several views may share it.
-
-    Attributes:
-        name: decides what is drawn.
-        cut: size, grid and ranges.
-    """
+    """One geometry and one colour draw of every image; several views may share it."""
 
     name: str
+    """Decides what is drawn."""
     cut: ViewConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """One view of every image.
-
-    Attributes:
-        name: decides what is drawn for its mask.
-        crop: what it is cut from.
-        masker: chooses what is masked; None: nothing is.
-        fill: what stands in masked pixels.
-    """
+    """One view of every image."""
 
     name: str
+    """Decides what is drawn for its mask."""
     crop: Crop
     masker: Masker | None = None
     fill: Fill | BackgroundSwap
-    group: str = field(init=False)
-    """Name under which several views are logged: `negative` of `negative-key-0`."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "group", self.name.partition("-")[0])
+    """What stands in masked pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +71,7 @@ class ViewSettings:
 
     def hard_negative(self, source: str, index: int) -> ViewSpec:
         """The hard negative of number `index`: a crop, named `source`, without its object."""
-        masker = HideObject(self.masks, high_pass=self.fill.high_pass)
+        masker = object_hider(self.masks, self.fill.high_pass)
         name = f"negative-{source}-{index}"
         return ViewSpec(name=name, crop=self.crop(source), masker=masker, fill=self.fill)
 

@@ -59,26 +59,16 @@ def test_write_then_load(export: Path) -> None:
 
 
 def test_the_digest_is_that_of_the_sorted_tensors() -> None:
-    state = {"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([[3]], dtype=torch.int64)}
+    """Whatever their strides, and without batch norm's counters."""
+    last = torch.arange(24.0).reshape(1, 3, 2, 4).to(memory_format=torch.channels_last)
+    state = {"b": last, "a": torch.tensor([[3]], dtype=torch.int64)}
     text = b"a torch.int64 [1, 1]\n" + np.array([3], np.int64).tobytes()
-    text += b"b torch.float32 [2]\n" + np.array([1, 2], np.float32).tobytes()
+    text += b"b torch.float32 [1, 3, 2, 4]\n" + np.arange(24, dtype=np.float32).tobytes()
     assert weights_digest(state) == hashlib.sha256(text).hexdigest()
     counted = {**state, "bn.num_batches_tracked": torch.tensor(7)}
     assert weights_digest(counted) == weights_digest(state)
-
-
-def test_strides_order_and_types_in_a_digest() -> None:
-    first = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    last = first.to(memory_format=torch.channels_last)
-    state = {"a": first, "b": torch.tensor(1.5, dtype=torch.bfloat16)}
-    assert weights_digest(state) == weights_digest(dict(reversed({**state, "a": last}.items())))
-    others = [
-        {**state, "a": first + 1e-6},
-        {**state, "a": first.reshape(3, 4, 2, 2)},
-        {"A": first, "b": state["b"]},
-        {**state, "b": state["b"].float()},
-    ]
-    assert len({weights_digest(other) for other in [state, *others]}) == 5
+    narrow = {"a": state["a"], "b": last.bfloat16()}
+    assert weights_digest(narrow) != weights_digest(state)
 
 
 def test_an_export_of_an_earlier_version(export: Path) -> None:

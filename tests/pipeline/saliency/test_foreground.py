@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.foreground import FLAT_STD, Rule, check_rule, foreground
-from pipeline.saliency.statistics import map_statistics
+from pipeline.saliency.foreground import FLAT_STD, Rule, check_rule, foreground, map_statistics
 
 
 def test_golden(golden: Path) -> None:

@@ -129,8 +129,8 @@ def test_any_of_seven_outputs_is_taken_the_first_by_default(save: Save) -> None:
         ({"shape": ("batch", 1, 16, 16)}, {}, r"of shape .* wanted is float32"),
         ({"shape": ("batch", 3, 16)}, {}, r"of shape .* wanted is float32"),
         ({"kind": TensorProto.DOUBLE}, {}, r"takes tensor\(double\)"),
-        ({"shape": ("batch", 3, 16, 24)}, {}, r"16 x 24 pixels: wanted is a square"),
-        ({}, {"side": 32}, r"16 pixels: side=32 does not fit, leave it out"),
+        ({"shape": ("batch", 3, 16, 24)}, {}, r"16 x 24 pixels, wanted is a square"),
+        ({}, {"side": 32}, r"16 x 16 pixels, wanted is a square of side=32"),
         ({"scale": float("inf")}, {}, "not finite"),
     ],
 )
@@ -149,7 +149,7 @@ def test_networks_that_do_not_fit_are_named(
         ("onnx:model=a,mean=1/2", "mean as three numbers, R/G/B, got .1/2"),
         ("onnx:model=a,std=1/0/1", "std above 0"),
         ("onnx:model=a,side=-1", "side of 0 to"),
-        ("onnx:model=a,activation=relu", "knows activation none and sigmoid"),
+        ("onnx:model=a,activation=relu", "activation to be none or sigmoid"),
     ],
 )
 def test_options_that_do_not_fit_are_named(options: str, words: str) -> None:
@@ -170,7 +170,7 @@ def test_a_pinned_network_is_no_other(save: Save) -> None:
     from pipeline.saliency.onnx_network import load_network
 
     load_network.cache_clear()  # as in another process
-    with pytest.raises(InputError, match=r"has digest .* planned with"):
+    with pytest.raises(InputError, match=r"have digest .* planned with"):
         pinned([grey(16, 16)])
     assert Onnx(model=save(scale=0.5), **PLAIN).parameters() != before  # type: ignore[arg-type]
 

@@ -17,9 +17,9 @@ from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import HighPass, Preprocessing
+from pipeline.saliency.interface import resize
 from pipeline.saliency.registry import describe_saliency_source
-from pipeline.saliency.scda import Scda
-from pipeline.saliency.scda_input import input_size, resize
+from pipeline.saliency.scda import Scda, input_size
 from pipeline.saliency.scda_network import localiser_of
 
 LEVEL = 1 / 255

@@ -59,7 +59,7 @@ def test_colours_are_mean_lab() -> None:
     image[:, :32] = (200, 30, 90)
     image[:, 32:] = (20, 180, 60)
     pieces = cut(image, 30)
-    features = appearance(image, image, pieces, detail_side=64, texture=10)
+    features = appearance(image, image, pieces, texture=10)
     assert features.shape == (len(pieces), 8)
     white = to_lab(np.full((1, 1, 3), 255, np.uint8))[0, 0]
     assert white.tolist() == pytest.approx([100, 0, 0], abs=0.02)
@@ -75,11 +75,11 @@ def test_texture_tells_fine_from_flat_at_the_same_colour() -> None:
     small = np.asarray(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), np.uint8)
     pieces = cut(small, 40)
     is_right, is_left = pieces.centre_N2[:, 0] > 0.6, pieces.centre_N2[:, 0] < 0.4
-    features = appearance(image, small, pieces, detail_side=128, texture=10)
+    features = appearance(image, small, pieces, texture=10)
     gap = features[is_right].mean(axis=0) - features[is_left].mean(axis=0)
     assert abs(gap[0]) < 5
     assert (gap[[3, 4, 6, 7]] > 15).all()
-    double = appearance(image, small, pieces, detail_side=128, texture=20)
+    double = appearance(image, small, pieces, texture=20)
     assert double[:, 3:] == pytest.approx(2 * features[:, 3:])
     assert double[:, :3] == pytest.approx(features[:, :3])
 
@@ -89,5 +89,5 @@ def test_directions_are_told_apart() -> None:
     stripes[:, ::4] = stripes[:, 1::4] = 120
     turned = np.ascontiguousarray(stripes.transpose(1, 0, 2))
     for image, strong, weak in ((stripes, 6, 7), (turned, 7, 6)):
-        features = appearance(image, image, cut(image, 30), detail_side=64, texture=1)
+        features = appearance(image, image, cut(image, 30), texture=1)
         assert features[:, strong].mean() > features[:, weak].mean() + 2

@@ -11,7 +11,7 @@ from pipeline.core.errors import DamagedSample
 from training.data.damage import DAMAGED_FILE, DamageLog
 from training.data.settings import OnDamaged
 from training.data.stream import read_positions
-from training.views.host_batch import Damage
+from training.views.inputs import Damage
 
 SIZE = 6
 

@@ -13,7 +13,7 @@ from tests.training.views.made import dataset_of, settings_of, views_of
 from training.data.loader import make_loader
 from training.data.order import Subset, num_used
 from training.data.stream import BatchDataset
-from training.views.host_batch import HostBatch
+from training.views.inputs import HostBatch
 
 
 @pytest.fixture(scope="module")

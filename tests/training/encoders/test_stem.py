@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.core.errors import InputError
-from training.core.distributed import encode_shuffled
-from training.encoders.encoder import Backbone, build_backbone
+from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import PartialConv2d, is_padded, pad_kernel, see_masks, with_mask
 
@@ -85,25 +84,6 @@ def test_masked_pixels_contribute_nothing_whatever_stands_in_them() -> None:
         assert torch.equal(layer(with_mask(view.masked_fill(mask, value), mask)), expected)
 
 
-def test_the_mask_goes_through_the_backbone_and_its_shuffle() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    view, mask = torch.randn(4, 3, 8, 8), torch.rand(4, 1, 8, 8) < 0.5
-    plain = Backbone(network, 5)
-    assert plain.with_mask(view, mask) is view
-    assert torch.equal(plain(view, mask), plain(view))
-    see_masks(network, "mine")
-    partial = Backbone(network, 5)
-    assert torch.equal(partial(view), plain(view))
-    expected = partial(view, mask)
-    assert not torch.allclose(expected, partial(view))
-    assert torch.equal(partial(view.masked_fill(mask, 7), mask), expected)
-    order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(
-        encode_shuffled(partial, partial.with_mask(view, mask), order), expected
-    )
-
-
 @pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "efficientnet_b0"])
 def test_a_partial_stem_hides_what_is_masked(name: str) -> None:
     torch.manual_seed(0)
@@ -117,8 +97,8 @@ def test_a_partial_stem_hides_what_is_masked(name: str) -> None:
     with torch.no_grad():
         expected = standard.eval()(view)
         assert torch.equal(backbone.eval()(view), expected)
-        masked = backbone(view, mask)
-        assert torch.equal(backbone(view.masked_fill(mask, 5), mask), masked)
+        masked = backbone(with_mask(view, mask))
+        assert torch.equal(backbone(with_mask(view.masked_fill(mask, 5), mask)), masked)
     assert not torch.equal(masked, expected)
 
 

@@ -1,5 +1,6 @@
-"""Class folders, shards, encoders and cases for tests of the evaluation."""
+"""Class folders, shards, encoders, cases and made-up evaluations for tests."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from training.evaluate.config import EvaluateConfig
 from training.evaluate.encoders import NamedEncoder
 from training.evaluate.features import FeatureExtractor
 from training.evaluate.labelled import LabelledImages, open_labelled
+from training.evaluate.results import Predictions, Result, write_predictions
 
 NAMES = ("blue", "green", "red")
+CLASSES = ("cat", "dog", "owl")
 CPU = torch.device("cpu")
 SIZE = 16
 RESIZED = Preprocessing(view_size=SIZE, resize=18)
@@ -114,13 +117,8 @@ def extractor_of(
 ) -> FeatureExtractor:
     """Of a network's features, one thread."""
     given: dict[str, Any] = {"prepare": Preprocess(preprocessing).prepare} | settings
-    return FeatureExtractor(
-        network=network,
-        device=CPU,
-        view_size=preprocessing.view_size,
-        resize=preprocessing.resize,
-        **given,
-    )
+    size, resize = preprocessing.view_size, preprocessing.resize
+    return FeatureExtractor(network=network, device=CPU, view_size=size, resize=resize, **given)
 
 
 def case_of(
@@ -130,10 +128,64 @@ def case_of(
     preprocessing: Preprocessing = RESIZED,
     **config: Any,  # noqa: ANN401
 ) -> Case:
-    """A network that nobody trained on two sets."""
+    """A network that nobody trained on two sets; its predictions go beside the first set."""
     info = BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing)
     extractor = extractor_of(network.eval(), preprocessing)
     encoder = NamedEncoder(name="made", kind="query", info=info, digest="c0", extractor=extractor)
-    folders = {"train": Path("train"), "val": Path("val")}
-    given: dict[str, Any] = {"checkpoint": ("run",)} | folders | config
-    return Case(encoder, train, val, EvaluateConfig(**given))
+    given: dict[str, Any] = {
+        "checkpoint": ("run",),
+        "train": Path("train"),
+        "val": Path("val"),
+        "results": Path(str(train.root)).parent / "results",
+    }
+    return Case(encoder, train, val, EvaluateConfig(**(given | config)))
+
+
+def made_result(**changes: Any) -> Result:  # noqa: ANN401
+    """A figure that nobody measured."""
+    fields: dict[str, Any] = {
+        "checkpoint": "runs/a",
+        "encoder": "query",
+        "architecture": "resnet18",
+        "checkpoint_digest": "aa",
+        "train": "flowers/train",
+        "val": "flowers/val",
+        "train_digest": "tt",
+        "val_digest": "vv",
+        "protocol": "knn",
+        "seed": 0,
+        "name": "top1",
+        "figure": 61.25,
+        "interval": (58.5, 64.0),
+        "num_train": 10,
+        "num_val": 5,
+        "settings": {"k": 20},
+    }
+    return Result(**(fields | changes))
+
+
+def made_predictions(
+    right_DV: NDArray[np.bool_],
+    *,
+    prefix: str = "",
+    first_label: int = 0,
+    **fields: Any,  # noqa: ANN401
+) -> Predictions:
+    """Images `0.jpg` and so on, in classes by turns; a wrong prediction is the next class."""
+    size = right_DV.shape[1]
+    names = [f"{prefix}{number}.jpg" for number in range(size)]
+    labels_V = (np.arange(size) + first_label) % len(CLASSES)
+    return Predictions(
+        result=made_result(**fields),
+        names_V=np.array(names),
+        sha256_V=np.array([hashlib.sha256(name.encode()).hexdigest() for name in names]),
+        labels_V=labels_V,
+        class_names=CLASSES,
+        predicted_DV=np.where(right_DV, labels_V, (labels_V + 1) % len(CLASSES)),
+    )
+
+
+def write_evaluation(folder: Path, right_DV: NDArray[np.bool_], **about: Any) -> Path:  # noqa: ANN401
+    """A folder with one more file of predictions; arguments as in `made_predictions`."""
+    write_predictions(folder, made_predictions(np.atleast_2d(right_DV), **about))
+    return folder

@@ -1,21 +1,26 @@
-"""What a run measures of its encoder, beside the same by hand."""
+"""What a run measures of its encoder, beside the same by hand, and what it leaves alone."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from pipeline.core.errors import DamagedSample
 from tests.runs import small_run
-from tests.shard_sets import write_shard_set
-from tests.training.evaluate.cases import CPU, left_alone
+from tests.shard_sets import damage_images, write_images, write_shard_set
+from tests.training.evaluate.cases import CPU, SIZE, Colours, Normed, extractor_of, left_alone
 from training.config.settings import HeldoutConfig
-from training.encoders.encoder import build_backbone
-from training.evaluate.checks import run_checks
+from training.encoders.encoder import Backbone, build_backbone
+from training.evaluate import checks
 from training.evaluate.features import FeatureExtractor
 from training.evaluate.knn import knn_predict
-from training.evaluate.labelled import open_labelled
+from training.evaluate.labelled import open_labelled, stored_images
+from training.methods.interface import PlainEmbedder, ProjectedBackbone
 from training.methods.registry import find_method
+from training.methods.simclr.settings import SimCLRConfig
 from training.views.fills import fill_named
 
 FILL = fill_named("high_pass")
@@ -24,16 +29,14 @@ FILL = fill_named("high_pass")
 def test_the_figures_that_a_run_asks_for(tmp_path: Path) -> None:
     for name, number in (("train", 0), ("val", 100), ("held", 200)):
         write_shard_set(tmp_path / name, num_images=12, first_number=number)
-    config = small_run(
-        tmp_path / "train", tmp_path / "out", heldout=HeldoutConfig(shards=tmp_path / "held")
-    )
+    held = HeldoutConfig(shards=tmp_path / "held")
+    config = small_run(tmp_path / "train", tmp_path / "out", heldout=held)
     torch.manual_seed(0)
-    method = find_method(config.method.name)(
-        config.method, build_backbone(config.encoder), batch_size=8, seed=0
-    )
+    backbone = build_backbone(config.encoder)
+    method = find_method(config.method.name)(config.method, backbone, batch_size=8, seed=0)
 
     def checked(step: int) -> dict[str, float]:
-        return run_checks(config, method, fill=FILL, device=CPU, autocast=None, step=step)
+        return checks.run_checks(config, method, fill=FILL, device=CPU, autocast=None, step=step)
 
     with left_alone(method):
         first = checked(0)
@@ -50,3 +53,67 @@ def test_the_figures_that_a_run_asks_for(tmp_path: Path) -> None:
     assert (later["knn"], later["knn_images"]) == pytest.approx((expected, 12))
     config = replace(config, heldout=HeldoutConfig(), knn=replace(config.knn, val_shards=None))
     assert not checked(1).keys() & {"knn", "knn_images", "heldout_loss"}
+
+
+def test_object_sensitivity_by_hand(tmp_path: Path) -> None:
+    """A view whose top quarter is a red object before blue, and one without an object."""
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[..., 2] = 240
+    image[:4] = (200, 40, 0)
+    saliency = np.zeros((8, 8), np.float32)
+    saliency[:2] = 1
+    flat = np.full((8, 8), 0.5, np.float32)
+    write_images(tmp_path, [image, image], [0, 0], saliency=[saliency, flat])
+    images, extractor = stored_images(tmp_path), extractor_of(Colours(), batch_size=2)
+    found = checks.object_sensitivity(extractor, images, np.arange(2), grid=4)
+
+    # The centre 16 x 16 of the picture enlarged to 18 x 18 shows the rows from 0.9 on.
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = extractor.centre_views(images, np.arange(1), grid=4)[0][0]
+    whole = x.mean(dim=(1, 2))
+    rows = torch.arange(SIZE) < 4
+    no_background, no_object = (
+        torch.where(kept[None, :, None], x, whole[:, None, None]).mean(dim=(1, 2))
+        for kept in (rows, ~rows)
+    )
+    features = [(colour - mean) / std for colour in (whole, no_background, no_object)]
+    cosines = [F.cosine_similarity(features[0], other, dim=0) for other in features[1:]]
+    # Sums of 256 pixels in float32, in another order.
+    assert found == pytest.approx(float(cosines[0] - cosines[1]), abs=1e-5)
+    assert abs(found) > 0.01
+    assert np.isnan(checks.object_sensitivity(extractor, images, np.array([1]), grid=4))
+
+
+def test_instance_accuracy() -> None:
+    rows = F.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert checks.instance_accuracy(rows, rows) == 100
+    assert checks.instance_accuracy(rows, rows.roll(1, 0)) == 0
+    assert checks.instance_accuracy(rows, torch.cat((rows[:3], rows[3:].flip(0)))) == 60
+
+
+def measure(root: Path, *, skip_damaged: bool = False) -> dict[str, float]:
+    torch.manual_seed(0)
+    whole = ProjectedBackbone(Backbone(Normed(), 3), SimCLRConfig(batch_norm_group=4))
+    embedder = PlainEmbedder(whole)
+    embedder.backbone.network.get_submodule("dropout").eval()
+    extractor = extractor_of(embedder.backbone, skip_damaged=skip_damaged)
+    with left_alone(embedder):
+        return checks.label_free_figures(embedder, extractor, stored_images(root), grid=4)
+
+
+def test_an_encoder_in_training_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "NUM_PAIRS", 8)
+    write_shard_set(tmp_path, num_images=20, labels=False)
+    figures = measure(tmp_path)
+    assert figures == measure(tmp_path)
+    assert figures["checked_images"] == 7  # every third of twenty
+    assert 0 <= figures["checked_instance_accuracy"] <= 100
+    assert 0 < figures["checked_embedding_spread"] <= 1
+    assert abs(figures["object_sensitivity"]) <= 2
+    # Damaged images are skipped where the run skips them.
+    damage_images(tmp_path, 0, 3)
+    with pytest.raises(DamagedSample, match=r"sample picture-.* in shard-000000 is dam"):
+        measure(tmp_path)
+    assert measure(tmp_path, skip_damaged=True)["checked_images"] == 6  # every third of 17

@@ -1,17 +1,28 @@
-"""What is said of encoders whose answer is known."""
+"""What is said of encoders whose answer is known, and each figure by hand."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing
 from tests.shard_sets import write_images
-from tests.training.evaluate.cases import NAMES, SIZE, case_of, folders, masked_images
+from tests.training.evaluate.cases import NAMES, SIZE, case_of, masked_images
 from training.evaluate.config import DiagnosticsConfig
-from training.evaluate.diagnostics import diagnostics
+from training.evaluate.diagnostics import (
+    alignment,
+    diagnostics,
+    effective_rank,
+    effective_rank_interval,
+    uniformity,
+    uniformity_interval,
+)
 from training.evaluate.labelled import LabelledImages, open_labelled
 from training.evaluate.results import Result
 
@@ -67,10 +78,8 @@ def test_masks_where_the_encoder_does_not_look(objects: LabelledImages) -> None:
     assert shares["cosine foreground 1"] == pytest.approx(8 / 16)
     assert shares["cosine random 0.25"] == pytest.approx(4 / 16)
     assert look(LEFT, objects) == left, "the same seed says the same"
+    assert left.pop("effective_rank").interval is None, "12 images are too few"
     for name, found in left.items():
-        if name == "effective_rank":  # 12 images are too few
-            assert found.interval is None
-            continue
         assert found.interval is not None
         low, high = found.interval
         assert low - 1e-6 <= found.figure <= high + 1e-6, name
@@ -81,17 +90,11 @@ def test_images_that_are_all_foreground_have_no_background(
 ) -> None:
     images = [objects.image(number) for number in range(12)]
     write_images(tmp_path, images, [n % 3 for n in range(12)], NAMES)
-    flat = look(LEFT, open_labelled(tmp_path))
+    flat = look(LEFT, open_labelled(tmp_path), max_images=6)
     assert "cosine background 1" not in flat
     # The foreground is the whole view then.
     assert flat["cosine foreground 1"].figure == pytest.approx(flat["cosine random 1"].figure)
     assert flat["cosine foreground 1"].settings["masked_share_of_view"] == 1.0
-
-
-def test_folders_have_random_masks_only(tmp_path: Path) -> None:
-    names = set(look(LEFT, folders(tmp_path, 9, seed=0), max_images=6))
-    cosines = {"cosine random 0.25", "cosine random 1"}
-    assert names == {"alignment", "uniformity", "effective_rank"} | cosines
 
 
 @pytest.mark.parametrize("fill", ["blur", "high_pass", None])
@@ -99,3 +102,65 @@ def test_every_fill(objects: LabelledImages, fill: str | None) -> None:
     found = look(LEFT, objects, fill=fill)["cosine foreground 1"]
     assert found.settings["fill"] == (fill or "mean")
     assert -1 <= found.figure <= 1
+
+
+def features(num: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(num, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def test_alignment() -> None:
+    first = features(50, 8)
+    torch.testing.assert_close(alignment(first, 3 * first), torch.zeros(50), atol=1e-6, rtol=0)
+    torch.testing.assert_close(alignment(first, -first), torch.full((50,), 4.0))
+    # Independent directions: 2 - 2 * mean cosine, which is 0 but for chance.
+    apart = alignment(features(4000, 64), features(4000, 64, seed=1))
+    assert float(apart.mean()) == pytest.approx(2, abs=0.02)
+
+
+def test_uniformity_by_hand() -> None:
+    x = F.normalize(features(20, 5), dim=1)
+    total = [
+        math.exp(-2 * float((x[i] - x[j]).square().sum())) for i in range(20) for j in range(i)
+    ]
+    assert uniformity(7 * x) == pytest.approx(math.log(sum(total) / len(total)), rel=1e-5)
+    assert uniformity(torch.ones(6, 4)) == pytest.approx(0)
+    assert uniformity(x) < uniformity(x + 1)
+    with pytest.raises(InputError, match="wanted 2 or more"):
+        uniformity(x[:1])
+
+
+def test_effective_rank() -> None:
+    # Equal eigenvalues in k directions: exactly k.
+    axes = torch.eye(6).repeat(4, 1)
+    for k in (2, 5):
+        spread = torch.cat([axes[:, :k], -axes[:, :k]])
+        assert effective_rank(spread[spread.abs().sum(1) > 0] + 3) == pytest.approx(k)
+    shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    rows = torch.diag(shares.sqrt())
+    expected = math.exp(-float((shares * shares.log()).sum()))
+    assert effective_rank(torch.cat([rows, -rows])) == pytest.approx(expected)
+    assert effective_rank(torch.ones(5, 3)) == 0
+
+
+def covered(
+    figure: Callable[..., float], interval: Callable[..., tuple[float, float] | None]
+) -> float:
+    """Share of intervals over 60 images, of 100 draws of them, that hold the mean of figures."""
+    draws = [features(60, 4, seed=seed) * torch.tensor([3.0, 2.0, 1.0, 1.0]) for seed in range(100)]
+    truth = sum(figure(draw) for draw in draws) / len(draws)
+    found = [between for draw in draws if (between := interval(draw, seed=0)) is not None]
+    assert len(found) == len(draws)
+    return sum(low <= truth <= high for low, high in found) / len(found)
+
+
+def test_intervals_cover() -> None:
+    # 95 % of 100 draws, give or take: five standard errors of a binomial are 0.11.
+    assert covered(uniformity, uniformity_interval) >= 0.84
+    assert covered(effective_rank, effective_rank_interval) >= 0.84
+    draw = features(200, 4)
+    low, high = uniformity_interval(draw, seed=0)
+    assert low < uniformity(draw) < high
+    # Narrow enough to say something, and narrower with more images.
+    assert high - low < 0.5
+    more_low, more_high = uniformity_interval(features(800, 4), seed=0)
+    assert more_high - more_low < 0.75 * (high - low)

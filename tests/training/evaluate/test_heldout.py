@@ -80,9 +80,3 @@ def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path
     write_shard_set(tmp_path / "few", num_images=3, first_number=500)
     with pytest.raises(InputError, match="holds 3 images: wanted at least 4"):
         check_heldout(shards, HeldoutConfig(shards=tmp_path / "few"))
-    with pytest.raises(InputError, match="no shards at"):
-        check_heldout(shards, HeldoutConfig(shards=tmp_path / "none"))
-
-    for wrong in ({"bank_size": 0}, {"temperature": 0.0}):
-        with pytest.raises(InputError, match=r"heldout\.bank_size"):
-            HeldoutConfig(**wrong)

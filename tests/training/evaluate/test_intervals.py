@@ -53,8 +53,9 @@ def rights(
     [(0.0, 0.0, 1), (0.5, 0.1, 3), (1.0, 0.1, 3), (2.0, 0.1, 3), (3.0, 0.1, 3)],
 )
 def test_the_interval_of_a_difference_covers_the_truth(
-    seed_points: float, own: float, num_seeds: int
+    monkeypatch: pytest.MonkeyPatch, seed_points: float, own: float, num_seeds: int
 ) -> None:
+    monkeypatch.setattr("training.evaluate.intervals.RESAMPLES", 1000)  # for speed
     generator = np.random.default_rng(1)
     covered, wrong = 0, 0
     for number in range(SIMULATIONS):

@@ -14,31 +14,28 @@ from training.evaluate.labelled import (
     hashed_subset,
     labelled_pair,
     open_labelled,
-    open_pair,
 )
 
 MakeShards = Callable[..., DatasetInfo]
 
 
 @pytest.fixture
-def roots(tmp_path: Path, make_labelled_shards: MakeShards) -> tuple[Path, Path]:
+def train(tmp_path: Path, make_labelled_shards: MakeShards) -> Path:
     make_labelled_shards(tmp_path / "train", *pictures(12, seed=0), NAMES)
-    make_labelled_shards(tmp_path / "val", *pictures(9, seed=1), NAMES)
-    return tmp_path / "train", tmp_path / "val"
+    return tmp_path / "train"
 
 
 def refused(train: Path, val: Path, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        labelled_pair(train, val)
+        check_classes(*labelled_pair(train, val))
 
 
-def test_folders_and_shards_hold_the_same(roots: tuple[Path, Path], tmp_path: Path) -> None:
+def test_folders_and_shards_hold_the_same(train: Path, tmp_path: Path) -> None:
     folders = open_labelled(write_folders(tmp_path / "folders", 12, seed=0))
-    shards = open_labelled(roots[0])
+    shards = open_labelled(train)
     assert folders.class_names == shards.class_names == NAMES
     assert folders.num_images == shards.num_images == 12
-    assert folders.saliency_source is None
-    assert shards.saliency_source == "made"
+    assert (folders.saliency_source, shards.saliency_source) == (None, "made")
     assert shards.saliency(0).shape == (56, 56)
     # A folder is in the order of its names: class by class.
     order = np.argsort(shards.labels(), kind="stable")
@@ -53,58 +50,53 @@ def test_folders_and_shards_hold_the_same(roots: tuple[Path, Path], tmp_path: Pa
     assert folders.digest == same.digest != other.digest
 
 
-def test_labels_are_needed(
-    roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
+def test_labels_are_needed_and_mean_the_same(
+    train: Path, tmp_path: Path, make_labelled_shards: MakeShards
 ) -> None:
     make_labelled_shards(tmp_path / "plain", *pictures(4, seed=2))
-    for pair in ((roots[0], tmp_path / "plain"), (tmp_path / "plain", roots[1])):
-        refused(*pair, "plain has no labels: run")
+    refused(train, tmp_path / "plain", "plain has no labels: run")
+    refused(tmp_path / "plain", train, "plain has no labels: run")
     assert open_labelled(tmp_path / "plain", labels=False).num_images == 4
-    (write_folders(tmp_path / "loose", 3, seed=0) / "red" / "0002.png").rename(
-        tmp_path / "loose" / "0002.png"
-    )
-    refused(roots[0], tmp_path / "loose", r"loose has no labels: 0002.png lies in no class folder")
-
-
-def test_classes_must_agree(
-    roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
-) -> None:
+    loose = write_folders(tmp_path / "loose", 3, seed=0)
+    (loose / "red" / "0002.png").rename(loose / "0002.png")
+    refused(train, loose, r"loose has no labels: 0002.png lies in no class folder")
     make_labelled_shards(tmp_path / "more", *pictures(6, seed=2), (*NAMES, "white"))
-    refused(roots[0], tmp_path / "more", "3 and 4 classes")
-    write_folders(tmp_path / "folders", 6, 0, ("blue", "green", "violet"))
-    refused(roots[0], tmp_path / "folders", "'red' and 'violet'")
+    refused(train, tmp_path / "more", "3 and 4 classes")
+    violet = write_folders(tmp_path / "folders", 6, 0, ("blue", "green", "violet"))
+    refused(train, violet, "'red' and 'violet'")
 
 
 def test_classes_with_too_few_images(tmp_path: Path, make_labelled_shards: MakeShards) -> None:
     for name, num, seed in (("whole", 7, 0), ("one", 5, 1), ("none", 2, 1)):
         make_labelled_shards(tmp_path / name, *pictures(num, seed=seed), NAMES)
     check_classes(*labelled_pair(tmp_path / "whole", tmp_path / "one"))
-    with pytest.raises(InputError, match=r"'red' has 1 training images in .*one: .*at least 2"):
-        check_classes(*labelled_pair(tmp_path / "one", tmp_path / "whole"))
-    with pytest.raises(InputError, match=r"'red' has 0 validation images in .*none"):
-        check_classes(*labelled_pair(tmp_path / "whole", tmp_path / "none"))
+    refused(
+        tmp_path / "one",
+        tmp_path / "whole",
+        r"'red' has 1 training images in .*one: .*at least 2",
+    )
+    refused(tmp_path / "whole", tmp_path / "none", "'red' has 0 validation images in .*none")
 
 
 def test_shared_images_are_counted_and_named(
-    roots: tuple[Path, Path], tmp_path: Path, make_labelled_shards: MakeShards
+    train: Path, tmp_path: Path, make_labelled_shards: MakeShards
 ) -> None:
-    refused(roots[0], roots[0], "share 12 images .picture-000000.png, .*-000002.png, ...\\)")
-    open_pair(roots[0], roots[0])
+    refused(train, train, "share 12 images .picture-000000.png, .*-000002.png, ...\\)")
     images, others = pictures(12, seed=0)[0], pictures(9, seed=2)
     make_labelled_shards(tmp_path / "some", [*others[0], images[7]], [*others[1], 1], NAMES)
-    refused(roots[0], tmp_path / "some", r"some and .*train share 1 image \(picture-000009\.png\)")
+    refused(train, tmp_path / "some", r"some and .*train share 1 image \(picture-000009\.png\)")
     folders = write_folders(tmp_path / "folders", 9, seed=2)
-    labelled_pair(roots[0], folders)
+    check_classes(*labelled_pair(train, folders))
     refused(tmp_path / "some", folders, r"share 9 images \(blue/0000\.png, .*3.png, .*6.png, \.")
 
 
-def test_missing_and_damaged_sets(roots: tuple[Path, Path], tmp_path: Path) -> None:
-    refused(roots[0], tmp_path / "nowhere", "nowhere")
+def test_missing_and_damaged_sets(train: Path, tmp_path: Path) -> None:
+    refused(train, tmp_path / "nowhere", "nowhere")
     (tmp_path / "empty").mkdir()
-    refused(roots[0], tmp_path / "empty", "no images below .*empty: wanted shards")
-    (roots[1] / shard_file("shard-000000")).unlink()
-    refused(*roots, "shard-000000.*missing")
+    refused(train, tmp_path / "empty", "no images below .*empty: wanted shards")
     root = write_folders(tmp_path / "folders", 3, seed=0)
+    (train / shard_file("shard-000000")).unlink()
+    refused(root, train, "shard-000000.*missing")
     (root / "green" / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(InputError, match=r"green/0001.png: .*move it away"):
         open_labelled(root).image(1)

@@ -15,7 +15,15 @@ from pipeline.core.progress import listening
 from pipeline.shardset.manifest import DatasetInfo
 from tests.listeners import Kept
 from tests.ranks import in_ranks
-from tests.training.evaluate.cases import CPU, NAMES, pictures, write_folders
+from tests.training.evaluate.cases import (
+    CPU,
+    NAMES,
+    Colours,
+    case_of,
+    folders,
+    pictures,
+    write_folders,
+)
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
@@ -27,10 +35,8 @@ from training.evaluate.config import (
     FinetuneConfig,
     PaperProbeConfig,
 )
-from training.evaluate.predictions import read_predictions
-from training.evaluate.protocols import PROTOCOLS
-from training.evaluate.results import Result, read_results
-from training.evaluate.run import evaluate
+from training.evaluate.results import Result, read_predictions, read_results
+from training.evaluate.run import PROTOCOLS, evaluate
 
 FEW_STRENGTHS = (1.0, 0.01)
 Evaluated = tuple[EvaluateConfig, list[Result], Kept]
@@ -42,7 +48,7 @@ def base(
 ) -> EvaluateConfig:
     folder = tmp_path_factory.mktemp("evaluate")
     torch.manual_seed(0)
-    config = EncoderConfig(architecture="resnet18", stem="small", max_pool=False)
+    config = EncoderConfig(architecture="resnet18")
     export_backbone(
         folder / "run" / "backbone",
         build_backbone(config),
@@ -206,17 +212,33 @@ def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
     assert not base.results.exists()
 
 
-def test_bad_input(
-    base: EvaluateConfig, tmp_path: Path, make_labelled_shards: Callable[..., DatasetInfo]
-) -> None:
+def test_bad_input(base: EvaluateConfig, tmp_path: Path) -> None:
     run = base.checkpoint[0]
     refused(base, "unknown protocol 'svm'.*knn, linear", protocol=("svm",))
-    folders = base.train.parent / "folders"
-    refused(base, "backgrounds needs masks", val=folders, protocol=("knn", "backgrounds"))
+    unmasked = base.train.parent / "folders"
+    refused(base, "backgrounds needs masks", val=unmasked, protocol=("knn", "backgrounds"))
     refused(base, "named twice", checkpoint=(run, run))
     refused(base, "name one as well", checkpoint=("untrained",))
     refused(base, "no folder .*nowhere", checkpoint=(run, str(tmp_path / "nowhere")))
     refused(base, "kept in checkpoints only", encoder="momentum")
     refused(base, "k = 99: wanted 1 to 31", k=99)
-    make_labelled_shards(tmp_path / "one", *pictures(5, seed=0), NAMES)
-    refused(base, "'red' has 1 training images", train=tmp_path / "one")
+
+
+def test_an_accuracy_by_hand(tmp_path: Path) -> None:
+    images = folders(tmp_path, 7, seed=0)
+    case = case_of(Colours(), images, images)
+    labels = torch.from_numpy(images.labels())
+    assert labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    predicted = labels.clone()
+    predicted[1:3] = 1
+    found = case.accuracy("knn", predicted, settings={"k": 5})
+    assert found.figure == pytest.approx(100 * 5 / 7)
+    assert found.more == {"mean_per_class": pytest.approx(100 * (1 / 3 + 1 + 1) / 3)}
+    assert found.settings == {"view_size": 16, "bf16": False, "device": "cpu", "k": 5}
+    (kept,) = read_predictions(case.config.results)
+    assert (kept.result, kept.class_names) == (found, images.class_names)
+    assert kept.right_DV.sum() == 5
+    drawn = case.accuracy("finetune", torch.stack([predicted, labels]), settings={}, num_train=3)
+    assert drawn.figure == pytest.approx((found.figure + 100) / 2)
+    assert (drawn.more["draw 0"], drawn.more["draw 1"]) == pytest.approx((found.figure, 100))
+    assert (drawn.num_train, drawn.num_val) == (3, 7)

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.evaluate.cases import Normed, extractor_of, folders
-from tests.training.evaluate.made_evaluations import made_result
+from tests.training.evaluate.cases import Normed, extractor_of, folders, made_result
 from training.encoders.encoder import group_batch_norm
 from training.evaluate import untrained
 from training.evaluate.features import FeatureExtractor

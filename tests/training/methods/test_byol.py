@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -63,19 +62,6 @@ def test_a_step_is_what_the_paper_says(symmetric: bool) -> None:
     end = replace(MOMENT, step=100)
     last = method.step(inputs, encode=method.trained, moment=end).settings["target_momentum"]
     assert last == pytest.approx(1.0)
-
-
-def test_descending_the_gradient_lowers_the_loss() -> None:
-    method, inputs = small_method(replace(CONFIG, target_momentum=0.999)), small_inputs(CONFIG)
-    optimiser = torch.optim.SGD(method.trained.parameters(), lr=0.02)
-    losses = []
-    for _ in range(15):
-        result = method.step(inputs, encode=method.trained, moment=MOMENT)
-        optimiser.zero_grad()
-        result.loss.backward()
-        optimiser.step()
-        losses.append(result.loss.item())
-    assert all(after < before for before, after in pairwise(losses)), losses
 
 
 def test_images_count_as_much_as_their_weights() -> None:

@@ -13,7 +13,7 @@ from training.methods.moco.settings import MoCoConfig
 
 
 def make_queue() -> KeyQueue:
-    return KeyQueue(12, 8, batch_size=4, generator=torch.Generator().manual_seed(0))
+    return KeyQueue(12, 8, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_queue_replaces_the_oldest_keys_by_the_step_alone() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from training.config.settings import CollapseConfig
-from training.evaluate.label_free import IMAGES, INSTANCE_ACCURACY, OBJECT_SENSITIVITY, SPREAD
+from training.evaluate.checks import IMAGES, INSTANCE_ACCURACY, OBJECT_SENSITIVITY, SPREAD
 from training.record.learning import CollapseWatch, Learning, standard_error_of_difference
 
 CONFIG = CollapseConfig(min_spread=0.1, after_steps=50, knn_margin=3.0)

@@ -7,8 +7,7 @@ from pipeline.shardset.manifest import load_dataset_info
 from training.data.stream import BatchDataset, StreamConfig
 from training.randomness.draws import KEY, QUERY, view_number
 from training.views.fills import fill_named
-from training.views.host_batch import HostBatch
-from training.views.inputs import EncoderInputs, build_inputs
+from training.views.inputs import EncoderInputs, HostBatch, build_inputs
 from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
 from training.views.spec import ViewSettings, ViewSpec
 

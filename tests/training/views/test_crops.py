@@ -38,7 +38,7 @@ def test_boxes_are_distributed_as_torchvisions(height: int, width: int) -> None:
 
 def test_boxes_stay_inside_and_views_differ() -> None:
     for height, width in ((1, 1), (1, 400), (7, 3), (375, 500)):
-        top_B, left_B, tall_B, wide_B, _ = crops_of(500, height, width)
+        top_B, left_B, tall_B, wide_B, *_ = crops_of(500, height, width)
         assert min(top_B.min(), left_B.min()) >= 0
         assert (top_B + tall_B).max() <= height
         assert (left_B + wide_B).max() <= width
@@ -56,9 +56,9 @@ def test_saliency_is_pooled_over_what_the_patch_shows() -> None:
     side = cells * scale
     tops, lefts = rng.integers(0, 12, size=(2, 20))
     lengths = rng.integers(1, 9, size=(2, 20)) * grid
-    crops = Crops(tops, lefts, lengths[0], lengths[1], rng.random(20) < 0.5)
     sides = np.full(20, side)
-    pooled = pool_saliency(maps, sides, sides, crops, grid)
+    crops = Crops(tops, lefts, lengths[0], lengths[1], rng.random(20) < 0.5, sides, sides)
+    pooled = pool_saliency(maps, crops, grid)
     assert pooled.dtype == np.float32
     for i in range(20):
         large = np.kron(maps[i], np.ones((scale, scale))) / 255
@@ -77,8 +77,7 @@ def test_image_and_saliency_share_one_geometry() -> None:
     crops = crops_of(16, 224, 224)
     views = np.empty((16, 64, 64, 3), dtype=np.uint8)
     cut_views(large, crops, views)
-    sides = np.full(16, 224)
-    pooled = pool_saliency(maps, sides, sides, crops, 8)
+    pooled = pool_saliency(maps, crops, 8)
     patches = views[..., 0].reshape(16, 8, 8, 8, 8).mean(axis=(2, 4)) / 255
     # Where a crop is enlarged, interpolation reaches over a patch's border.
     assert np.abs(patches - pooled).mean() < 0.02

@@ -13,7 +13,7 @@ from tests.training.views.made import built, dataset_of, settings_of, views_of
 from training.randomness.draws import Stream, sample_seeds, uniforms, view_number
 from training.views.exchange import donor_patches, exchanged_views
 from training.views.inputs import EncoderInputs
-from training.views.interface import MaskerInputs
+from training.views.maskers import MaskerInputs
 
 SIZE, GRID, BATCH = 32, 4, 8
 

@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import InputError
-from pipeline.images.filters import high_pass, normalise
-from pipeline.images.gaussian import blur_with_kernels, gaussian_blur, gaussian_kernel
+from pipeline.images.filters import (
+    blur_with_kernels,
+    gaussian_blur,
+    gaussian_kernel,
+    high_pass,
+    normalise,
+)
 from training.randomness.draws import sample_seeds, torch_seeds, view_number
 from training.randomness.noise import gaussian_noise
 from training.views.fills import (

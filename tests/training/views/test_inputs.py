@@ -13,11 +13,10 @@ from tests.training.views.made import built, dataset_of, settings_of, views_of
 from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 from training.views.fills import FILLS
-from training.views.host_batch import HostBatch
-from training.views.inputs import EncoderInputs, join_masks, to_device
-from training.views.interface import MaskerInputs
+from training.views.inputs import EncoderInputs, HostBatch, join_masks, to_device
+from training.views.maskers import MaskerInputs
 from training.views.patches import masked_share
-from training.views.released import released_foreground
+from training.views.released import sorted_rows
 from training.views.settings import AttMaskConfig
 
 BATCH, SIZE, GRID = 8, 32, 4
@@ -156,7 +155,7 @@ def test_released_encodes_the_first_negative_of_each_rank_only(shards: Path, fil
         assert torch.equal(inputs.views[FIRST][~mask], inputs.views["key"][:1][~mask])
         for name, crop in batch_of(shards).crops.items():
             own = crop.saliency_BGG[4 * rank : 4 * rank + 4]
-            assert torch.equal(inputs.foreground[name], released_foreground(own))
+            assert torch.equal(inputs.foreground[name], foreground(sorted_rows(own), rule="std"))
         # Measured against the true foreground, released masks hit background too.
         assert float(inputs.telemetry["negative_masked_background"]) > 0
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW, settings_of
 from training.randomness.draws import sample_seeds, view_number
-from training.views.interface import MaskerInputs
 from training.views.maskers import (
-    HideObject,
     MaskDraws,
-    StrategyMasker,
+    MaskerInputs,
     draw_masks,
+    object_hider,
     scaled_side,
+    strategy_masker,
 )
 from training.views.patches import MASK_STRATEGIES, Counting, masked_counts
 from training.views.settings import MaskConfig
@@ -45,11 +45,11 @@ def inputs_of(foreground: Tensor) -> MaskerInputs:
 
 def query_mask(foreground: Tensor, drawn: MaskDraws, *, high_pass: bool, **masks: Any) -> Tensor:  # noqa: ANN401
     config = MaskConfig(**{"probability": 1.0, **masks})
-    return StrategyMasker(config, high_pass).mask(drawn, inputs_of(foreground))
+    return strategy_masker(config, high_pass).mask(drawn, inputs_of(foreground))
 
 
 def negative_mask(foreground: Tensor, drawn: MaskDraws, *, high_pass: bool) -> Tensor:
-    return HideObject(MaskConfig(), high_pass).mask(drawn, inputs_of(foreground))
+    return object_hider(MaskConfig(), high_pass).mask(drawn, inputs_of(foreground))
 
 
 def random_foreground(batch: int, share: float = 0.6) -> Tensor:

@@ -12,7 +12,7 @@ from training.randomness.draws import Stream, sample_seeds, torch_seeds, view_nu
 from training.randomness.noise import gaussian_noise
 from training.views.maskers import MaskDraws, draw_masks
 from training.views.patches import Counting, masked_counts
-from training.views.released import released_foreground, shared_noise
+from training.views.released import shared_noise, sorted_rows
 
 GRID, VIEW_SIZE, PATCH = 7, 56, 8
 
@@ -24,7 +24,7 @@ def random_saliency(batch: int, seed: int = 0) -> Tensor:
 
 def test_foreground_is_thresholded_on_sorted_rows() -> None:
     saliency = random_saliency(50)
-    marked = released_foreground(saliency, threshold=-0.6)
+    marked = foreground(sorted_rows(saliency), threshold=-0.6)
     assert torch.equal(marked.sum(dim=2), foreground(saliency).sum(dim=2))
     assert not torch.equal(marked, foreground(saliency))
     for image in range(50):

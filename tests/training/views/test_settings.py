@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from training.views.maskers import StrategyMasker
+from training.views.maskers import strategy_masker
 from training.views.patches import MASK_STRATEGIES
 from training.views.settings import AttMaskConfig, AugmentConfig, MaskConfig, ViewConfig
 
@@ -56,9 +56,9 @@ def test_settings_out_of_range_are_named(
 
 @pytest.mark.parametrize("strategy", MASK_STRATEGIES)
 def test_every_strategy_has_its_ratio_and_probability(strategy: str) -> None:
-    masker = StrategyMasker(MaskConfig(strategy=strategy), high_pass=False)
+    masker = strategy_masker(MaskConfig(strategy=strategy), False)
     by_order = strategy.startswith("attmask")
     assert masker.ratio == ((0.1, 0.5) if by_order else (0.05, 0.25))
     assert masker.share == (0.5 if by_order else 0.3 if strategy == "exchange" else 1.0)
-    other = StrategyMasker(MaskConfig(strategy=strategy, probability=0.25), high_pass=False)
+    other = strategy_masker(MaskConfig(strategy=strategy, probability=0.25), False)
     assert other.share == 0.25

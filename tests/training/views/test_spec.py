@@ -11,9 +11,10 @@ from training.methods.moco.settings import MoCoConfig
 from training.methods.registry import find_method
 from training.methods.settings import HardNegativeConfig, MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
+from training.randomness.draws import view_group
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS
-from training.views.maskers import HideObject, StrategyMasker
+from training.views.maskers import PatchMasker, object_hider
 from training.views.settings import ViewConfig
 from training.views.spec import Crop, ViewSpec, crops_of
 
@@ -42,15 +43,15 @@ def test_methods_with_hard_negatives(
     assert list(views) == ["query", "key", *negatives, *copies]
     settings = settings_of("blur")
     for name, source in negatives.items():
-        masker = HideObject(settings.masks, high_pass=False)
+        masker = object_hider(settings.masks, False)
         crop = Crop(name=source, cut=settings.cut)
         assert views[name] == ViewSpec(name=name, crop=crop, masker=masker, fill=FILLS["blur"])
-        assert views[name].group == "negative"
+        assert view_group(views[name].name) == "negative"
     if copies:
         copy = views["exchanged"]
         assert (copy.crop, copy.fill) == (views["query"].crop, BackgroundSwap("query"))
         assert copy.masker == BackgroundMasker(0.4, "query")
-        assert copy.group == "exchanged"
+        assert view_group(copy.name) == "exchanged"
     assert [crop.name for crop in crops_of(tuple(views.values()))] == ["query", "key"]
 
 
@@ -63,8 +64,8 @@ def test_the_branch_says_which_views_the_strategy_masks(config: MethodConfig, br
     for name in ("query", "key"):
         view = views[name]
         masked = branch in (name, "both")
-        assert (view.crop.name, view.group, view.fill) == (name, name, FILLS["blur"])
-        assert isinstance(view.masker, StrategyMasker) == masked
+        assert (view.crop.name, view_group(view.name), view.fill) == (name, name, FILLS["blur"])
+        assert isinstance(view.masker, PatchMasker) == masked
         assert (view.masker is None) != masked
 
 
@@ -96,4 +97,5 @@ def test_crops_are_named_once_in_order() -> None:
         settings.query(),
     )
     assert crops_of(views) == (settings.crop("key"), small, settings.crop("query"))
-    assert [view.group for view in views] == ["key", "small", "negative", "small", "query"]
+    groups = [view_group(view.name) for view in views]
+    assert groups == ["key", "small", "negative", "small", "query"]

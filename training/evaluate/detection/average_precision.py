@@ -10,14 +10,15 @@ Shapes: T overlaps, I images, D detections of a class, R resamples.
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate.detection.annotations import BoxSet
+from training.evaluate.detection.boxes import BoxSet
 from training.evaluate.detection.coco_tools import coco_tools, outline_runs
+from training.evaluate.intervals import percentile_interval
 
 Kind = Literal["bbox", "segm"]
 Detection = dict[str, Any]
@@ -27,7 +28,6 @@ MOST = 100
 """Detections of an image that count: those with the highest scores."""
 MEASURES: Mapping[str, slice] = {"AP": slice(0, 10), "AP50": slice(0, 1), "AP75": slice(5, 6)}
 """Name -> which of COCO's ten overlaps it averages over."""
-PERCENTILES = (2.5, 97.5)
 RESAMPLES = 1000
 RECALLS = np.linspace(0, 1, 101)
 """Where COCO reads off the precision."""
@@ -41,15 +41,9 @@ class Precision(NamedTuple):
 
 
 class ClassMatches(NamedTuple):
-    """The detections of one class, the highest score first.
+    """The detections of one class, the highest score first, and the boxes to find in every image.
 
     A detection that is matched to an ignored object is neither hit nor miss.
-
-    Attributes:
-        wanted_I: boxes to find in every image.
-        image_D: image of every detection.
-        hit_TD: whether it finds a box.
-        miss_TD: whether it finds none.
     """
 
     wanted_I: NDArray[np.int64]
@@ -75,17 +69,15 @@ def average_precisions(
     draws = np.random.default_rng(seed)
     resampled_RI = draws.multinomial(num_images, np.full(num_images, 1 / num_images), RESAMPLES)
     weights_RI = np.concatenate([np.ones((1, num_images), np.int64), resampled_RI])
-    matches = class_matches(judge.evalImgs, num_images)
-    mean_RT = mean_precision(matches, weights_RI)
+    mean_RT = 100 * mean_precision(class_matches(judge.evalImgs, num_images), weights_RI)
     precisions = {}
     for name, overlaps in MEASURES.items():
-        whole, *drawn = 100 * mean_RT[:, overlaps].mean(axis=1)
-        low, high = np.percentile(drawn, PERCENTILES)
-        precisions[name] = Precision(float(whole), (float(low), float(high)))
+        whole, *drawn = mean_RT[:, overlaps].mean(axis=1)
+        precisions[name] = Precision(float(whole), percentile_interval(drawn))
     return precisions
 
 
-def _truth(images: BoxSet, kind: Kind) -> Iterable[Detection]:
+def _truth(images: BoxSet, kind: Kind) -> Iterator[Detection]:
     for number, picture in enumerate(images.pictures, start=1):
         for box in picture.boxes:
             x0, y0, x1, y1 = box.box

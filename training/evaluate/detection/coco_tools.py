@@ -1,15 +1,12 @@
-"""Masks by pycocotools, an optional dependency."""
+"""Masks by pycocotools, an optional dependency without types."""
 
 import importlib
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.core.errors import InputError
 
 
-def coco_tools(part: str) -> Any:  # noqa: ANN401  (pycocotools has no types)
+def coco_tools(part: str) -> Any:  # noqa: ANN401
     """The module `mask`, `coco` or `cocoeval`; raises InputError where it is not installed."""
     try:
         return importlib.import_module(f"pycocotools.{part}")
@@ -31,10 +28,8 @@ def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # no
         if isinstance(outline, list):
             return dict(tools.merge(tools.frPyObjects(outline, height, width)))
         if list(outline["size"]) != [height, width]:
-            raise ValueError(
-                f"it belongs to an image of {outline['size']} (height, width), not to one of "
-                f"{height} x {width}"
-            )
+            size = outline["size"]
+            raise ValueError(f"its image is {size} (height, width), not {height} x {width}")
         is_plain = isinstance(outline["counts"], list)
         return dict(tools.frPyObjects(outline, height, width) if is_plain else outline)
     except Exception as error:  # pycocotools raises whatever its C code met
@@ -42,15 +37,3 @@ def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # no
             f"a mask cannot be read ({error}): wanted COCO's polygons or run lengths, got "
             f"{str(outline)[:80]}"
         ) from error
-
-
-def outline_mask(outline: Any, height: int, width: int) -> NDArray[np.uint8]:  # noqa: ANN401
-    """An outline as pixels, uint8 [height, width], 1 inside."""
-    pixels = coco_tools("mask").decode(outline_runs(outline, height, width))
-    return np.asarray(pixels, dtype=np.uint8)
-
-
-def mask_runs(inside_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """Pixels as compressed run lengths."""
-    runs: dict[str, Any] = coco_tools("mask").encode(np.asfortranarray(inside_HW.astype(np.uint8)))
-    return runs

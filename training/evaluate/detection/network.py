@@ -18,12 +18,13 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, family
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import Preprocessing
 from training.encoders.encoder import Backbone
-from training.evaluate.detection_config import DetectionConfig
+from training.evaluate.config import DetectionConfig
 
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "resnet": (
@@ -50,12 +51,6 @@ C4_REGION, C4_MASK_WIDTH = 14, 256
 """Side of a region before the last stage (Detectron's C4), and channels of the mask behind it."""
 
 
-class Stage(nn.Sequential):
-    """Parts of a backbone in their order; `channels` are those of its output."""
-
-    channels: int
-
-
 class Levels(nn.Module):
     """The backbone's stages and, with a pyramid, its levels by name: what torchvision wants.
 
@@ -65,7 +60,10 @@ class Levels(nn.Module):
     autocast_dtype: torch.dtype | None = None
 
     def __init__(
-        self, stages: Sequence[Stage], pyramid: FeaturePyramidNetwork | None, out_channels: int
+        self,
+        stages: Sequence[nn.Module],
+        pyramid: FeaturePyramidNetwork | None,
+        out_channels: int,
     ) -> None:
         super().__init__()
         self.stages, self.pyramid = nn.ModuleList(stages), pyramid
@@ -75,15 +73,13 @@ class Levels(nn.Module):
         """Levels, each [B, out_channels, h, w], the finest first."""
         dtype = self.autocast_dtype
         with torch.autocast(x_BCHW.device.type, dtype, enabled=dtype is not None):
-            outputs = []
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            outputs = [x_BCHW.contiguous(memory_format=torch.channels_last)]
             for stage in self.stages:
-                x_BCHW = stage(x_BCHW)
-                outputs.append(x_BCHW)
-            levels = {"0": x_BCHW}
+                outputs.append(stage(outputs[-1]))
+            used = outputs[-len(self.pyramid.inner_blocks) :] if self.pyramid else outputs[-1:]
+            levels = {str(i): level for i, level in enumerate(used)}
             if self.pyramid is not None:
-                used = outputs[-len(self.pyramid.inner_blocks) :]
-                levels = self.pyramid({str(i): level for i, level in enumerate(used)})
+                levels = self.pyramid(levels)
         return {name: level.float() for name, level in levels.items()}
 
 
@@ -110,15 +106,17 @@ class Prepared(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision h
 
 def check_adapter(architecture: str) -> None:
     """Raise InputError for an architecture that has no stages here."""
-    if architecture.startswith(TIMM) or family(architecture) not in STAGES:
-        raise InputError(
-            f"detection has no adapter for {architecture}: wanted a network of torchvision's "
-            f"{', '.join(STAGES)}"
-        )
+    check(
+        not architecture.startswith(TIMM) and family(architecture) in STAGES,
+        f"detection has no adapter for {architecture}: wanted a network of torchvision's "
+        f"{', '.join(STAGES)}",
+    )
 
 
-def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> list[Stage]:
-    """Copy the four stages of a plain network, or of a `Backbone` around one.
+def stages_of(
+    network: nn.Module, architecture: str, *, frozen_norm: bool
+) -> tuple[list[nn.Module], list[int]]:
+    """Copy the four stages of a plain network, or of a `Backbone` around one; and their channels.
 
     With `frozen_norm` their batch norm keeps its statistics and weights.
     """
@@ -130,19 +128,19 @@ def stages_of(network: nn.Module, architecture: str, *, frozen_norm: bool) -> li
                 frozen.load_state_dict(module.state_dict(), strict=False)
                 network.set_submodule(name, frozen.to(module.weight.device))
     parts = STAGES[family(architecture)]
-    stages = [Stage(*(network.get_submodule(name) for name in names)) for names in parts]
+    stages = [nn.Sequential(*map(network.get_submodule, names)) for names in parts]
     x_1CHW = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=next(network.parameters()).device)
+    channels = []
     with torch.no_grad():
         for stage in stages:
             x_1CHW = stage.eval()(x_1CHW)
-            stage.channels = x_1CHW.shape[1]
-    return stages
+            channels.append(x_1CHW.shape[1])
+    return [*stages], channels
 
 
 def build_detector(
     network: nn.Module,
-    architecture: str,
-    preprocessing: Preprocessing,
+    info: BackboneInfo,
     config: DetectionConfig,
     *,
     num_classes: int,
@@ -153,8 +151,7 @@ def build_detector(
 
     Args:
         network: plain, of an architecture that has an adapter.
-        architecture: its name.
-        preprocessing: what it wants to see; mean, std and filter are taken, sizes are not.
+        info: its architecture, and what it wants to see: mean, std and filter; not the sizes.
         config: settings.
         num_classes: without the background.
         with_masks: Mask R-CNN.
@@ -165,9 +162,10 @@ def build_detector(
         in training mode a dict of losses, else boxes, labels from 1, scores and masks. The new
         weights come from torch's global generator.
     """
-    stages = stages_of(network, architecture, frozen_norm=config.norm == "frozen")
+    frozen = config.norm == "frozen"
+    stages, channels = stages_of(network, info.architecture, frozen_norm=frozen)
     parts = _fpn if config.head == "fpn" else _c4
-    backbone, keywords = parts(stages, config, num_classes + 1, with_masks)
+    backbone, keywords = parts(stages, channels, config, num_classes + 1, with_masks)
     backbone.autocast_dtype = autocast_dtype
     kind = MaskRCNN if with_masks else FasterRCNN
     detector: nn.Module = kind(
@@ -179,7 +177,7 @@ def build_detector(
         box_batch_size_per_image=config.sampled,
         **keywords,
     )
-    detector.transform = Prepared(config, preprocessing)
+    detector.transform = Prepared(config, info.preprocessing)
     return detector.to(next(network.parameters()).device)
 
 
@@ -188,18 +186,19 @@ def _anchors(config: DetectionConfig, count: int) -> list[float]:
 
 
 def _fpn(
-    stages: Sequence[Stage], config: DetectionConfig, num_logits: int, with_masks: bool
+    stages: Sequence[nn.Module],
+    channels: Sequence[int],
+    config: DetectionConfig,
+    num_logits: int,
+    with_masks: bool,
 ) -> tuple[Levels, dict[str, Any]]:
     """A pyramid on the stages from `finest_level` on, and one level above it for the anchors."""
-    used = stages[config.finest_level - 2 :]
+    used = channels[config.finest_level - 2 :]
+    norm = nn.BatchNorm2d if config.norm == "batch" else None
     pyramid = FeaturePyramidNetwork(
-        [stage.channels for stage in used],
-        config.width,
-        extra_blocks=LastLevelMaxPool(),
-        norm_layer=nn.BatchNorm2d if config.norm == "batch" else None,
+        used, config.width, extra_blocks=LastLevelMaxPool(), norm_layer=norm
     )
-    names = [str(i) for i in range(len(used))]
-    pool = partial(MultiScaleRoIAlign, names, sampling_ratio=2)
+    pool = partial(MultiScaleRoIAlign, [str(i) for i in range(len(used))], sampling_ratio=2)
     sizes = tuple((size,) for size in _anchors(config, len(used) + 1))
     keywords: dict[str, Any] = {
         "rpn_anchor_generator": AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
@@ -214,7 +213,11 @@ def _fpn(
 
 
 def _c4(
-    stages: Sequence[Stage], config: DetectionConfig, num_logits: int, with_masks: bool
+    stages: Sequence[nn.Module],
+    channels: Sequence[int],
+    config: DetectionConfig,
+    num_logits: int,
+    with_masks: bool,
 ) -> tuple[Levels, dict[str, Any]]:
     """One level behind the third stage; the fourth runs on every region, for box and mask alike."""
     *body, last = stages
@@ -223,10 +226,10 @@ def _c4(
         "rpn_anchor_generator": AnchorGenerator((_anchors(config, C4_ANCHORS),), (RATIOS,)),
         "box_roi_pool": pool(),
         "box_head": nn.Sequential(last, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        "box_predictor": FastRCNNPredictor(last.channels, num_logits),
+        "box_predictor": FastRCNNPredictor(channels[-1], num_logits),
     }
     if with_masks:
         keywords["mask_roi_pool"] = pool()
         keywords["mask_head"] = last
-        keywords["mask_predictor"] = MaskRCNNPredictor(last.channels, C4_MASK_WIDTH, num_logits)
-    return Levels(body, None, body[-1].channels), keywords
+        keywords["mask_predictor"] = MaskRCNNPredictor(channels[-1], C4_MASK_WIDTH, num_logits)
+    return Levels(body, None, channels[-2]), keywords

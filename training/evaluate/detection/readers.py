@@ -1,16 +1,47 @@
-"""Read annotations of boxes: Pascal VOC's XML files and COCO's JSON."""
+"""Read annotations of boxes: Pascal VOC's XML files and COCO's JSON.
+
+A box is x0, y0, x1, y1 in pixels of the image: its upper left corner is (0, 0), its lower right
+one (width, height).
+"""
 
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import InputError
-from training.evaluate.detection.annotations import Annotated, LabelledBox
+from pipeline.core.errors import InputError, check
 
 IMAGE_FOLDERS = ("JPEGImages", "images", ".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBox:
+    """One object of an image.
+
+    Attributes:
+        name: its class.
+        box: x0, y0, x1, y1.
+        ignored: a crowd or a difficult object: neither learned from nor scored.
+        outline: COCO's polygons ([[x, y, x, y, ...], ...]) or run lengths; None: there is none.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    ignored: bool = False
+    outline: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """An image and its objects, if any; width and height in pixels, as annotated in `source`."""
+
+    file: Path
+    source: Path
+    width: int
+    height: int
+    boxes: tuple[LabelledBox, ...]
 
 
 def read_voc(annotations: Path, names: Sequence[str] | None = None) -> list[Annotated]:
@@ -23,10 +54,9 @@ def read_voc(annotations: Path, names: Sequence[str] | None = None) -> list[Anno
     files = [annotations / f"{name}.xml" for name in names or ()]
     found = []
     for file in sorted(annotations.glob("*.xml")) if names is None else files:
+        check(file.exists(), f"{file} is not there: the image has no annotation")
         try:
             found.append(_voc_image(file))
-        except FileNotFoundError as error:
-            raise InputError(f"{file} is not there: the image has no annotation") from error
         except (OSError, ValueError, ElementTree.ParseError) as error:
             raise InputError(f"{file} is no VOC annotation: {error}") from error
     return _in_folder(found, annotations, "VOC")
@@ -36,9 +66,8 @@ def _voc_image(file: Path) -> Annotated:
     tree = ElementTree.parse(file).getroot()
     boxes = []
     for element in tree.iterfind("object"):
-        left, top, right, bottom = (
-            _number(element, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")
-        )
+        edges = ("xmin", "ymin", "xmax", "ymax")
+        left, top, right, bottom = (_number(element, f"bndbox/{edge}") for edge in edges)
         box = LabelledBox(
             name=_text(element, "name"),
             box=(left - 1, top - 1, right, bottom),
@@ -85,34 +114,26 @@ def read_coco(file: Path) -> tuple[list[Annotated], tuple[str, ...]]:
             f"{file} cannot be read as COCO's JSON of instances ({error!r}): wanted lists of "
             "images, annotations and categories with their ids"
         ) from error
-    if len(images) < len(content["images"]) or len(set(names.values())) < len(
-        content["categories"]
-    ):
-        raise InputError(f"{file}: two images or two categories have one id or one name")
+    counts = len(images), len(set(names.values()))
+    check(
+        counts == (len(content["images"]), len(content["categories"])),
+        f"{file}: two images or two categories have one id or one name",
+    )
     boxes: dict[Any, list[LabelledBox]] = {number: [] for number in images}
-    for one in annotations:
-        try:
-            boxes[one["image_id"]].append(_coco_box(one, names))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{file}: annotation {str(one)[:120]} cannot be used ({error!r}): wanted the "
-                "image_id and the category_id of an image and a category that the file lists, and "
-                "bbox [x, y, width, height]"
-            ) from error
+    found: list[Annotated] = []
+    one: dict[str, Any]
     try:
-        found = [
-            Annotated(
-                file=Path(one["file_name"]),
-                source=file,
-                width=int(one["width"]),
-                height=int(one["height"]),
-                boxes=tuple(boxes[number]),
-            )
-            for number, one in images.items()
-        ]
+        for one in annotations:
+            boxes[one["image_id"]].append(_coco_box(one, names))
+        for number, one in images.items():
+            width, height, some = int(one["width"]), int(one["height"]), tuple(boxes[number])
+            image = Path(one["file_name"])
+            found.append(Annotated(file=image, source=file, width=width, height=height, boxes=some))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{file}: an image has no file_name, width and height ({error!r})"
+            f"{file}: {str(one)[:120]} cannot be used ({error!r}): wanted images with file_name, "
+            "width and height, and annotations with the image_id and the category_id of an image "
+            "and a category that the file lists, and bbox [x, y, width, height]"
         ) from error
     return _in_folder(found, file, "COCO"), tuple(names[number] for number in sorted(names))
 
@@ -133,11 +154,10 @@ def _in_folder(found: list[Annotated], annotations: Path, layout: str) -> list[A
     It is looked for in `JPEGImages`, `images` and plainly, beside the annotations and one folder
     up; for COCO's `annotations/instances_train2017.json` in `train2017` as well.
     """
-    beside = annotations if annotations.is_dir() else annotations.parent
-    split_name = () if annotations.is_dir() else (annotations.stem.rpartition("_")[2],)
-    folders = [
-        above / name for above in (beside, beside.parent) for name in (*split_name, *IMAGE_FOLDERS)
-    ]
+    names, beside = [*IMAGE_FOLDERS], annotations
+    if annotations.is_file():
+        names, beside = [annotations.stem.rpartition("_")[2], *names], annotations.parent
+    folders = [above / name for above in (beside, beside.parent) for name in names]
     holds = [sum((folder / one.file).is_file() for one in found) for folder in folders]
     if found and not any(holds):
         raise InputError(

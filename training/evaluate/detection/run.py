@@ -5,12 +5,11 @@ from dataclasses import asdict
 
 import torch
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.core.progress import say
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.detection.annotations import BoxSet
 from training.evaluate.detection.average_precision import Kind, average_precisions
-from training.evaluate.detection.box_sets import box_pair
+from training.evaluate.detection.boxes import BoxSet, box_pair
 from training.evaluate.detection.coco_tools import coco_tools
 from training.evaluate.detection.network import build_detector, check_adapter
 from training.evaluate.detection.train import detect, train_detector
@@ -23,14 +22,8 @@ NAMES: dict[Kind, str] = {"bbox": "box", "segm": "mask"}
 def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Result]]:
     """Train and score a detector for every checkpoint, one after the other, in this process.
 
-    All of them see the same batches, and their new weights are the same.
-
-    Args:
-        config: what is scored, how, and on what; paths absolute.
-        device: that computes.
-
-    Yields:
-        The figures of each checkpoint, as soon as they are there.
+    All of them see the same batches, and their new weights are the same. Yields the figures of
+    each checkpoint as soon as they are there.
 
     Raises:
         InputError: data or checkpoints that cannot be read or do not fit; masks asked for where
@@ -38,22 +31,20 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
     """
     coco_tools("mask")  # if it is missing, stop before anything is trained
     settings = config.detection
-    train, val = box_pair(
+    train, val = sets = box_pair(
         config.train,
         config.val,
         classes=settings.classes,
         val_share=settings.val_share,
         seed=config.seed,
     )
-    lacking = next((images for images in (train, val) if not images.has_outlines), None)
-    if settings.masks == "yes" and lacking is not None:
-        raise InputError(
-            f"detection.masks yes, but not every box of {lacking.root} has a mask (COCO's "
-            "segmentation): give those, or leave the masks out"
-        )
-    kinds: tuple[Kind, ...] = ("bbox", "segm")
-    if settings.masks == "no" or lacking is not None:
-        kinds = ("bbox",)
+    lacking = ", ".join(str(images.root) for images in sets if not images.has_outlines)
+    check(
+        settings.masks != "yes" or not lacking,
+        f"detection.masks yes, but not every box of {lacking} has a mask (COCO's segmentation): "
+        "give those, or leave the masks out",
+    )
+    with_masks = settings.masks != "no" and not lacking
     encoders = load_encoders(
         config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
     )
@@ -66,7 +57,7 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
             f"out: {images.num_left_out}"
         )
     for encoder in encoders:
-        yield _score(encoder, train, val, config, device, kinds)
+        yield _score(encoder, train, val, config, device, with_masks=with_masks)
 
 
 def _score(
@@ -75,15 +66,15 @@ def _score(
     val: BoxSet,
     config: EvaluateConfig,
     device: torch.device,
-    kinds: tuple[Kind, ...],
+    *,
+    with_masks: bool,
 ) -> list[Result]:
-    settings, with_masks = config.detection, "segm" in kinds
+    settings = config.detection
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
             encoder.extractor.network,
-            encoder.info.architecture,
-            encoder.info.preprocessing,
+            encoder.info,
             settings,
             num_classes=len(train.class_names),
             with_masks=with_masks,
@@ -100,6 +91,7 @@ def _score(
         "images_left_out": train.num_left_out + val.num_left_out,
         "with_masks": with_masks,
     }
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
     return [
         Result(
             checkpoint=encoder.name,

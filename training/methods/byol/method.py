@@ -5,8 +5,6 @@ It has no negatives. View 1 is the query (masked, by default), view 2 the key.
 Shapes: B this rank's batch, D embedding.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +13,7 @@ from training.core.schedules import Moment, half_cosine
 from training.encoders.encoder import Backbone, group_batch_norm, projection_head
 from training.methods.byol.settings import BYOLConfig
 from training.methods.interface import (
+    Encode,
     Method,
     ProjectedBackbone,
     StepResult,
@@ -41,8 +40,7 @@ class Predictor(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns unit rows [B, D]; the predictor sees the embeddings as the head makes them."""
-        encoder = self.encoder
-        return unit_rows(self.predictor(encoder.head(encoder.backbone(images_BCHW))))
+        return unit_rows(self.predictor(self.encoder.embed(images_BCHW)))
 
 
 class BYOL(Method):
@@ -68,9 +66,7 @@ class BYOL(Method):
         """Online encoder and predictor."""
         return self.online
 
-    def step(
-        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
-    ) -> StepResult:
+    def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
         """One step's loss, 2 - 2 * cosine, summed over the directions; moves the target first."""
         momentum = half_cosine(moment, self.config.target_momentum, 1.0)
         update_momentum(self.target, self.online.encoder, momentum)

@@ -5,7 +5,6 @@ Bardes, Ponce and LeCun, arXiv 2105.04906. It has no negatives.
 Shapes: B this rank's batch, G global batch, D embedding.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,9 +14,11 @@ from training.core.distributed import gather_rows, gather_rows_with_gradient
 from training.core.schedules import Moment
 from training.encoders.encoder import Backbone
 from training.methods.interface import (
+    Encode,
     Method,
     ProjectedBackbone,
     StepResult,
+    at_least_float32,
     embedding_spread,
     unit_rows,
 )
@@ -70,17 +71,12 @@ def vicreg_terms(
     )
 
 
-class Expander(nn.Module):
+class Expander(ProjectedBackbone):
     """Backbone and head: images to embeddings that are not normalised."""
-
-    def __init__(self, backbone: Backbone, config: VICRegConfig) -> None:
-        super().__init__()
-        self.encoder = ProjectedBackbone(backbone, config)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Returns rows [B, D], in float32 where autocast made them narrower."""
-        rows_BD: Tensor = self.encoder.head(self.encoder.backbone(images_BCHW))
-        return rows_BD if rows_BD.dtype.itemsize > 2 else rows_BD.float()
+        return at_least_float32(self.embed(images_BCHW))
 
 
 class VICReg(Method):
@@ -97,21 +93,9 @@ class VICReg(Method):
     ) -> None:
         nn.Module.__init__(self)
         self.config = config
-        self.expander = Expander(backbone, config)
+        self.encoder = Expander(backbone, config)
 
-    @property
-    def encoder(self) -> ProjectedBackbone:  # type: ignore[override]
-        """The encoder, whose head is the expander's."""
-        return self.expander.encoder
-
-    @property
-    def trained(self) -> nn.Module:
-        """The encoder with its head."""
-        return self.expander
-
-    def step(
-        self, inputs: EncoderInputs, *, encode: Callable[[Tensor], Tensor], moment: Moment
-    ) -> StepResult:
+    def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
         """The weighted sum of the three terms, over the global batch."""
         config = self.config
         rows = encode(torch.cat((inputs.views[QUERY], inputs.views[KEY]))).chunk(2)

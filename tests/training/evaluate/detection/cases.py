@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from training.evaluate.detection_config import DetectionConfig
+from training.evaluate.config import DetectionConfig
 
 TINY = DetectionConfig(
     short_sides=(48,),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import decode, encode
 
-from training.evaluate.detection.annotations import Annotated, BoxSet, LabelledBox
 from training.evaluate.detection.average_precision import (
     ClassMatches,
     Detection,
@@ -20,7 +20,9 @@ from training.evaluate.detection.average_precision import (
     mean_precision,
     weighted_precision,
 )
-from training.evaluate.detection.coco_tools import mask_runs, outline_mask
+from training.evaluate.detection.boxes import BoxSet
+from training.evaluate.detection.coco_tools import outline_runs
+from training.evaluate.detection.readers import Annotated, LabelledBox
 
 Box = tuple[float, float, float, float]
 Boxes = list[list[tuple[str, Box]]]
@@ -211,12 +213,12 @@ def test_the_interval_is_that_of_a_share(tmp_path: Path) -> None:
 def test_masks_are_compared_as_masks(tmp_path: Path) -> None:
     """The upper part of a square has its box's overlap with nothing but part of its mask."""
     images = box_set(tmp_path, [[("cat", (10, 10, 30, 30))]])
-    whole = outline_mask(images.pictures[0].boxes[0].outline, 100, 100).astype(bool)
+    whole = decode(outline_runs(images.pictures[0].boxes[0].outline, 100, 100)).astype(bool)
     assert whole.sum() == 400
     part = whole.copy()
     part[22:] = False  # 12 of 20 rows: an overlap of 0.6
     detections: list[dict[str, Any]] = found([(0, 0.9, (10, 10, 30, 30))])
-    detections[0]["segmentation"] = mask_runs(part)
+    detections[0]["segmentation"] = encode(np.asfortranarray(part.astype(np.uint8)))
     boxes, masks = (average_precisions(images, detections, kind) for kind in ("bbox", "segm"))
     assert boxes["AP"].figure == pytest.approx(100)
     assert masks["AP50"].figure == pytest.approx(100)

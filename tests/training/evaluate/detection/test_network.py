@@ -9,18 +9,17 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import plain_network
-from pipeline.core.errors import InputError
 from pipeline.images.filters import high_pass
 from pipeline.images.preprocessing import HighPass, Preprocessing
 from tests.training.evaluate.detection.cases import TINY
+from training.evaluate.config import DetectionConfig
 from training.evaluate.detection.network import (
     Prepared,
     build_detector,
-    check_adapter,
     stages_of,
 )
-from training.evaluate.detection_config import DetectionConfig
 
 PLAIN = Preprocessing(view_size=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
 SMALL = replace(TINY, short_sides=(64,), long_side=96)
@@ -46,8 +45,7 @@ def detector_of(
 ) -> Any:  # noqa: ANN401  (torchvision has no types)
     return build_detector(
         network or network_of(),
-        "resnet18",
-        PLAIN,
+        BackboneInfo(architecture="resnet18", feature_dim=512, preprocessing=PLAIN),
         config,
         num_classes=2,
         with_masks=masks,
@@ -60,12 +58,12 @@ def test_the_stages_are_the_network(name: str) -> None:
     """Pooled, the last stage gives the network's own features (ConvNeXt: before its last norm)."""
     network: Any = network_of(name)
     x = torch.rand(2, 3, 64, 64)
-    stages = stages_of(network, name, frozen_norm=False)
+    stages, channels = stages_of(network, name, frozen_norm=False)
     with torch.no_grad():
         wanted, y = network(x), x
-        for stage, stride in zip(stages, (4, 8, 16, 32), strict=True):
+        for stage, width, stride in zip(stages, channels, (4, 8, 16, 32), strict=True):
             y = stage(y)
-            assert y.shape[1:] == (stage.channels, 64 // stride, 64 // stride)
+            assert y.shape[1:] == (width, 64 // stride, 64 // stride)
         pooled = y.mean(dim=(2, 3))
         if name.startswith("convnext"):
             pooled = network.classifier[0](pooled[..., None, None]).flatten(1)
@@ -76,7 +74,8 @@ def test_frozen_norm_computes_the_same_and_the_network_itself_is_left_alone() ->
     network, x = network_of(), torch.rand(2, 3, 64, 64)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     plain, frozen = (
-        nn.Sequential(*stages_of(network, "resnet18", frozen_norm=norm)) for norm in (False, True)
+        nn.Sequential(*stages_of(network, "resnet18", frozen_norm=norm)[0])
+        for norm in (False, True)
     )
     assert sum(isinstance(module, FrozenBatchNorm2d) for module in frozen.modules()) == 20
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
@@ -85,12 +84,6 @@ def test_frozen_norm_computes_the_same_and_the_network_itself_is_left_alone() ->
     for weight in (*plain.parameters(), *frozen.parameters()):
         weight.data.zero_()
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
-
-
-@pytest.mark.parametrize("name", ["densenet121", "timm:resnet18"])
-def test_no_adapter(name: str) -> None:
-    with pytest.raises(InputError, match=f"no adapter for {name}: .*resnet, regnet, convnext"):
-        check_adapter(name)
 
 
 def loss_of(detector: nn.Module, *, masks: bool) -> dict[str, Tensor]:

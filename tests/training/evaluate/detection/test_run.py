@@ -12,14 +12,16 @@ from pipeline.backbone.folder import load_info
 from pipeline.core.errors import InputError
 from pipeline.core.progress import listening
 from tests.listeners import Kept
+from tests.training.evaluate.cases import made_result
 from tests.training.evaluate.detection.cases import NAMES, TINY, drawn, write_coco, write_voc
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.detection.box_sets import open_boxes
-from training.evaluate.detection_config import DetectionConfig
-from training.evaluate.results import read_results, table
+from training.evaluate.detection.boxes import open_boxes
+from training.evaluate.detection.network import check_adapter
+from training.evaluate.encoders import NamedEncoder
+from training.evaluate.results import Result, read_results, table
 from training.evaluate.run import evaluate
 
 CPU = torch.device("cpu")
@@ -28,9 +30,7 @@ MEASURES = ("AP", "AP50", "AP75")
 
 def export(folder: Path, architecture: str = "resnet18") -> Path:
     torch.manual_seed(0)
-    config = EncoderConfig(
-        architecture=architecture, stem="small" if architecture == "resnet18" else "standard"
-    )
+    config = EncoderConfig(architecture=architecture)
     backbone = build_backbone(config)
     export_backbone(folder, backbone, config, view_size=32, high_pass=None, provenance={})
     return folder
@@ -96,6 +96,23 @@ def test_masks_where_the_annotations_hold_them(base: EvaluateConfig, tmp_path: P
     assert [one.name for one in boxes] == names[:3]
 
 
+def test_figures_of_earlier_checkpoints_outlast_a_stop(
+    base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made_result(protocol="detection", name="box AP")
+
+    def score(encoder: NamedEncoder, *_: object, **__: object) -> list[Result]:
+        if encoder.name == "untrained":
+            raise KeyboardInterrupt
+        return [first]
+
+    monkeypatch.setattr("training.evaluate.detection.run._score", score)
+    config = replace(base, checkpoint=(*base.checkpoint, "untrained"), results=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, CPU)
+    assert read_results(tmp_path) == [first]
+
+
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
     with pytest.raises(InputError, match=message):
         evaluate(replace(base, **changes), CPU)  # type: ignore[arg-type]
@@ -110,6 +127,8 @@ def test_bad_input(base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.Mon
     refused(base, "masks yes, but not every box of .* has a mask", detection=masks)
     other = export(tmp_path / "other", "mobilenet_v3_small")
     refused(base, "no adapter for mobilenet_v3_small", checkpoint=(*base.checkpoint, str(other)))
+    with pytest.raises(InputError, match=r"no adapter for timm:resnet18: .*, regnet, "):
+        check_adapter("timm:resnet18")
     refused(base, "unknown class", detection=replace(TINY, classes=("square",)))
     with monkeypatch.context() as patch:
         patch.setattr("training.evaluate.run.world_size", lambda: 2)
@@ -117,44 +136,3 @@ def test_bad_input(base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pycocotools.mask", None)
         refused(base, r"needs pycocotools, .* salmask\[detection\]")
-
-
-def test_a_run_that_breaks_off_leaves_no_line(
-    base: EvaluateConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("training.evaluate.detection.run.detect", killed)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(base, CPU)
-    assert not base.results.exists()
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("head", "yolo", "head 'yolo': wanted one of fpn, c4"),
-        ("classes", ("cat", "cat"), "named twice"),
-        ("val_share", 1.0, r"wanted \[0, 1\)"),
-        ("short_sides", (), "from 32 pixels"),
-        ("short_sides", (2000,), "to the long side"),
-        ("finest_level", 6, "wanted 2 to 5"),
-        ("steps", 0, "steps 0: wanted more than 0"),
-        ("lr", 0.0, "lr 0.0: wanted more than 0"),
-        ("warmup_steps", 3000, "fewer than the steps"),
-        ("weight_decay", -1.0, "none below 0"),
-    ],
-)
-def test_bad_settings(field: str, value: object, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        DetectionConfig(**{field: value})  # type: ignore[arg-type]
-
-
-def test_detection_stands_alone_in_one_process(base: EvaluateConfig) -> None:
-    with pytest.raises(InputError, match="by itself, with its own --train and --val"):
-        replace(base, protocol=("knn", "detection"))
-    with pytest.raises(InputError, match="in one process: leave --num-workers 2 out"):
-        replace(base, num_workers=2)
-    assert base.workers == 1
-    assert replace(base, protocol=("knn",), num_workers=3).workers == 3

@@ -1,6 +1,9 @@
-"""A method's step, backward pass included, never reads a value back from the device."""
+"""Steps of every method: they learn, on any number of ranks, and never wait for the device."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.training.methods.small import BATCH, MOMENT, small_inputs, small_method, weighted
+from tests.training.methods import test_byol, test_contrastive, test_vicreg
+from tests.training.methods.small import (
+    BATCH,
+    MOMENT,
+    Scenario,
+    assert_ranks_are_one_process,
+    small_inputs,
+    small_method,
+    weighted,
+)
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import MethodConfig
@@ -88,3 +100,38 @@ def test_a_step_reads_nothing_back(name: str, negatives: int) -> None:
         result.loss.backward()
     assert reads.seen == []
     assert all(p.grad is not None for p in method.trained.parameters())
+
+
+def scenarios() -> dict[str, Scenario]:
+    return test_contrastive.scenarios() | test_byol.scenarios() | test_vicreg.scenarios()
+
+
+def test_ranks_are_one_process(tmp_path: Path) -> None:
+    """Batch norm included: its groups are no larger than a rank's batch."""
+    assert_ranks_are_one_process(scenarios, 4, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "lr"),
+    [
+        (replace(test_contrastive.MOCO, key_momentum=0.9999), 0.1),  # keys that hardly move
+        (test_contrastive.SIMCLR, 0.1),
+        (replace(test_byol.CONFIG, target_momentum=0.999), 0.02),
+        (test_vicreg.CONFIG, 0.0005),
+    ],
+)
+def test_descending_the_gradient_lowers_the_loss(config: MethodConfig, lr: float) -> None:
+    method, inputs = small_method(config), small_inputs(config)
+    queue = method.queue.keys_KD.clone() if hasattr(method, "queue") else None
+    optimiser = torch.optim.SGD(method.trained.parameters(), lr=lr)
+    losses = []
+    for _ in range(20):
+        if queue is not None:
+            method.queue.keys_KD.copy_(queue)
+        result = method.step(inputs, encode=method.trained, moment=MOMENT)
+        optimiser.zero_grad()
+        result.loss.backward()
+        optimiser.step()
+        losses.append(result.loss.item())
+    assert all(after < before for before, after in pairwise(losses)), losses
+    assert losses[-1] < losses[0] - 0.05, losses

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,8 +21,7 @@ from tests.training.evaluate.detection.cases import (
     write_coco,
     write_voc,
 )
-from training.evaluate.detection.annotations import BoxSet
-from training.evaluate.detection.box_sets import box_pair, open_boxes, split
+from training.evaluate.detection.boxes import BoxSet, box_pair, open_boxes
 
 FIRST = "Annotations/image0_00.xml"
 
@@ -149,7 +149,7 @@ def test_bad_images_and_lists(tmp_path: Path) -> None:
     refused("image0_01.png, which cannot be read as an image", root)
 
 
-UNUSABLE = "cannot be used .*wanted the image_id and the category_id"
+UNUSABLE = "cannot be used .*annotations with the image_id and the category_id"
 BROKEN: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("wanted lists of images, annotations and categories", lambda c: c.pop("categories")),
     ("wanted lists of images", lambda c: c.update(images=[3])),
@@ -159,7 +159,7 @@ BROKEN: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     (UNUSABLE, lambda c: c["annotations"][0].pop("bbox")),
     ("have one id or one name", lambda c: c["images"][1].update(id=1)),
     ("have one id or one name", lambda c: c["categories"][1].update(name="bar")),
-    ("no file_name, width and height", lambda c: c["images"][0].pop("width")),
+    ("wanted images with file_name, width and height", lambda c: c["images"][0].pop("width")),
     ("no area", lambda c: c["annotations"][0].update(bbox=[5, 5, 0, 10])),
     ("annotates no box", lambda c: c.update(annotations=[])),
 ]
@@ -196,7 +196,7 @@ def test_a_split_is_seeded_and_whole(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give --detection.val-share 0.2"):
         box_pair(root, root)
     with pytest.raises(InputError, match="0 to be scored on"):
-        split(open_boxes(root), 0.01, seed=0)
+        box_pair(root, root, val_share=0.01)
 
 
 def test_pairs(tmp_path: Path) -> None:
@@ -223,3 +223,26 @@ def test_exif_orientation_counts(tmp_path: Path) -> None:
     lying = Image.new("RGB", (HEIGHT, WIDTH))
     lying.save(root / "images" / "image0_00.png", exif=exif)
     assert open_boxes(root).num_images == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "boxes", "empty"),
+    [("detection_kangaroo", 163, 263, 0), ("detection_coco128", 126, 929, 2)],
+)
+def test_xml_and_json_agree(
+    shared_data: Path, name: str, images: int, boxes: int, empty: int
+) -> None:
+    voc, coco = (
+        open_boxes(shared_data / name / part) for part in ("Annotations", "instances.json")
+    )
+    assert coco.num_boxes == boxes
+    assert (coco.num_images - coco.num_empty, coco.num_empty) == (images, empty)
+    assert coco.num_left_out == voc.num_left_out == 0
+    of_file = {one.file.name: one for one in voc.pictures}
+    for one in coco.pictures:
+        other = of_file[one.file.name]
+        assert [box.name for box in one.boxes] == [box.name for box in other.boxes]
+        if one.boxes:
+            # VOC counts whole pixels.
+            found, whole = (np.array([box.box for box in some.boxes]) for some in (one, other))
+            np.testing.assert_allclose(found, whole, atol=1.01)
