@@ -124,13 +124,14 @@ class DiesAlways(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class KilledFromOutside(Uniform):
-    """Is killed over its first `times` batches, as when memory runs out on the machine."""
+    """Is killed `times` times, as when memory runs out on the machine, but not over the ramp."""
 
     folder: str
     times: int
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        if len(images) > 1 and len(list(Path(self.folder).iterdir())) < self.times:
+        is_ramp = images[0].shape == (48, 64, 3)
+        if not is_ramp and len(list(Path(self.folder).iterdir())) < self.times:
             (Path(self.folder) / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(images)

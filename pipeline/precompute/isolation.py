@@ -1,8 +1,8 @@
 """Make shards in a child process, so that a crash or a hang over an image costs only that image.
 
-If the child dies over a shard, every image of the shard is tried alone. An image that kills two
-processes in a row is rejected, and the shard is made again without it. A new process first makes
-the map of a plain picture: if it dies of that, the saliency source is to blame and no image.
+If the child dies over a shard, every image of the shard is tried alone. An image that kills a fresh
+process is rejected, and the shard is made again without it. A fresh process first makes the map of
+a plain picture: if it dies of that, the saliency source is to blame and no image.
 """
 
 import math
@@ -26,8 +26,9 @@ from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
 from pipeline.precompute.plan_files import planned_rows
 
-SHARD_TRIES, ALONE_TRIES = 3, 2
-"""How often a shard, and an image alone, are tried: a signal from outside may end a process."""
+SHARD_TRIES, ALONE_TRIES = 3, 3
+"""How often a shard is tried, and an image alone if a signal from outside ended its process."""
+OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 EXIT_MEMORY = 77
 """Exit code of a child that asked for more memory than its limit."""
 BASE_MEMORY, MEMORY_PER_PIXEL = 2 << 30, 32
@@ -85,14 +86,18 @@ class Isolation:
         self._child.close()
 
     def _death(self, job: ShardJob, row: pa.RecordBatch) -> str:
-        """How an image kills its process each time; empty if it does not."""
+        """How an image kills its process; empty if it does not."""
         death = job.rejected.get(row["source"][0].as_py(), "")
         for _ in range(0 if death else ALONE_TRIES):
+            is_fresh = not self._child.is_running
             try:
                 self._call(rehearse, job, row)
                 return ""
             except ChildDied as died:
                 death = self._reason(died)
+                # In a used process, an image that was tried there before may be to blame.
+                if is_fresh and -died.exit_code not in OUTSIDE_SIGNALS:
+                    break
         return death
 
     def _call(self, function: Callable[..., Result], job: ShardJob, *arguments: object) -> Result:
