@@ -46,8 +46,14 @@ class Listener(Protocol):
         """Take the progress of some work; may be called for every batch."""
 
 
-class Silence(Listener):
+class Silence:
     """Ignores everything; for all ranks but the first."""
+
+    def say(self, line: str) -> None:
+        """Do nothing."""
+
+    def show(self, standing: Standing) -> None:
+        """Do nothing."""
 
 
 class Printed:

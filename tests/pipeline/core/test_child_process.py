@@ -70,7 +70,7 @@ def test_a_process_that_cannot_start_is_one_error(
         with pytest.raises(InputError, match=r"cannot start \(exit code 1\): ModuleNotFoundError"):
             child.call(os.getpid)
         broken.setattr(sys, "executable", "/nowhere/python")
-        with pytest.raises(InputError, match="cannot start: .*No such file"):
+        with pytest.raises(InputError, match=r"cannot start: .*No such file"):
             child.call(os.getpid)
     assert child.call(operator.add, 2, 3) == 5
 
