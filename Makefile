@@ -44,8 +44,8 @@ typecheck: setup ## mypy, strict
 	@$(BIN)/mypy
 
 test: setup ## the tests (12 minutes on 2 cores; TEST_SEED=2 for another random order)
-	@$(QUIET) $(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 --dist loadgroup \
-	  --randomly-seed=$(TEST_SEED)
+	@$(QUIET) $(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 \
+	  --dist loadfile --no-loadscope-reorder --randomly-seed=$(TEST_SEED)
 
 test-faults: setup ## kill processes in mid-run and compare what comes out
 	@$(BIN)/python -m pytest -m faults --timeout 3600

@@ -20,12 +20,14 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import tyro
 
 from jobs.terminal import Terminal, TerminalOptions
-from pipeline.core.errors import JobError, Stopped
+from pipeline.core.errors import Stopped, find_job_error
 from pipeline.core.progress import Silence, listening
 from pipeline.storage.storage import is_url
 from training.config.fields import with_fields
 
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun for its processes."""
 UNNAMED = tyro.conf.arg(name="")
 """Of a part whose options are named as if they were the outer dataclass's."""
 
@@ -50,14 +52,13 @@ def parse(
     In a job that `main` runs, ``--quiet`` and ``--json`` hold from here.
 
     Args:
-        config: the dataclass; its fields are the options.
+        config: its fields are the options.
         prog: the job's name in help and errors.
         arguments: instead of those that the process was started with.
         default: values of the options that are not given, instead of the dataclass's own.
         description: for the help, instead of the dataclass's own.
         brief: dotted names of the fields that ``--help`` shows; empty: all.
-        variants: what ``--help-all`` shows besides: a title, and a dataclass of the parts whose
-            options are shown.
+        variants: by title, dataclasses whose options ``--help-all`` shows besides.
 
     Raises:
         InputError: the config refuses a value.
@@ -67,13 +68,13 @@ def parse(
     global _terminal
     words = list(sys.argv[1:] if arguments is None else arguments)
     described = inspect.cleandoc(description or config.__doc__ or "").partition("Attributes:")[0]
-    own, start, wants_all = config, default, HELP_ALL in words
+    shown, start, wants_all = config, default, HELP_ALL in words
     if brief:
         described = f"{described.strip()} {HELP_ALL} shows every option."
         if not wants_all and not HELP.isdisjoint(words):
-            own, start = _only(config, default, brief), None
+            shown, start = _only(config, default, brief), None
     parts: list[tuple[str, Any, Any]] = [
-        ("job", Annotated[own, UNNAMED], field() if start is None else field(default=start)),
+        ("job", Annotated[shown, UNNAMED], field() if start is None else field(default=start)),
         ("terminal", Annotated[TerminalOptions, UNNAMED], field(default=TerminalOptions())),
     ]
     job = make_dataclass("Job", parts, frozen=True, kw_only=True)
@@ -82,15 +83,13 @@ def parse(
         with redirect_stderr(errors):
             given: Any = tyro.cli(job, prog=prog, args=args, description=described.strip())
     except SystemExit as leaving:
-        if leaving.code:
-            refused = find_job_error(leaving, link="__context__")  # tyro would draw a box
-            if refused is not None:
-                raise refused from None
-            print(errors.getvalue(), end="", file=sys.stderr)
-        elif wants_all:
-            for title, other in variants.items():
-                with suppress(SystemExit):
-                    tyro.cli(type(other), prog=f"{prog} {title}", args=args, default=other)
+        # tyro would draw a box around what the config refuses
+        if leaving.code and (refused := find_job_error(leaving, link="__context__")) is not None:
+            raise refused from None
+        print(errors.getvalue(), end="", file=sys.stderr)
+        for title, other in variants.items() if wants_all else ():
+            with suppress(SystemExit):
+                tyro.cli(type(other), prog=f"{prog} {title}", args=args, default=other)
         raise
     if _until_the_end is not None:
         _terminal = Terminal(given.terminal)
@@ -124,11 +123,9 @@ def _only(config: type[Any], default: Any, names: Sequence[str]) -> type[Any]:  
 
 
 def conclude(values: Mapping[str, Any], *lines: str) -> None:
-    """Give the job's results.
+    """Give the job's results: JSON values for programs (``--json``), lines for people.
 
-    Args:
-        values: for programs (``--json``): JSON values, paths among them.
-        lines: for people; the last says where the results are, and what may come next.
+    The last line says where the results are, and what may come next.
     """
     if _is_first_rank():
         _terminal.conclude(values, lines)
@@ -136,22 +133,19 @@ def conclude(values: Mapping[str, Any], *lines: str) -> None:
 
 def _is_first_rank() -> bool:
     """Whether this process prints: of those that torchrun starts, the first does."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
+    return TORCHRUN not in os.environ or os.environ.get("RANK") == "0"
 
 
 def main(run: Callable[[], int | None]) -> NoReturn:
-    """Run a job and leave the process with its exit code.
+    """Run a job and leave the process with the exit code that it returns; None is 0.
 
     A `JobError` becomes one line on stderr and its own exit code, also where Ray has wrapped it;
     an interrupt becomes that of `Stopped`. Anything else is a defect and keeps its traceback.
-
-    Args:
-        run: the job; returns an exit code, or None for 0.
     """
     global _terminal, _until_the_end
     try:
         with ExitStack() as _until_the_end:
-            code = run()
+            sys.exit(run() or 0)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(Stopped.exit_code)
@@ -163,24 +157,9 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         sys.exit(known.exit_code)
     finally:
         _terminal, _until_the_end = Terminal(), None
-    sys.exit(code or 0)
 
 
-def find_job_error(error: BaseException | None, *, link: str = "__cause__") -> JobError | None:
-    """The `JobError` that an exception is or was caused by; None where it is something else."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        # A RayTaskError is of the class of its cause and has the worker's traceback for a message:
-        # the cause comes first.
-        inner = getattr(error, "cause", None)
-        if isinstance(error, JobError) and not isinstance(inner, BaseException):
-            return error
-        error = inner if isinstance(inner, BaseException) else getattr(error, link)
-    return None
-
-
-def from_root(path: Path) -> Path:
+def from_root(path: str | Path) -> Path:
     """Make a path absolute, also for a job that Ray runs in a copy of the project.
 
     ``ray job submit --working-dir .`` copies the project; a relative path means a place below the
@@ -195,5 +174,5 @@ def absolute_paths(config: Config, *names: str) -> Config:
     URLs, and fields that hold nothing, stay.
     """
     given = {name: attrgetter(name)(config) for name in names}
-    paths = {name: Path(path) for name, path in given.items() if path and not is_url(path)}
-    return with_fields(config, {name: from_root(path) for name, path in paths.items()})
+    paths = {name: from_root(p) for name, p in given.items() if p and not is_url(p)}
+    return with_fields(config, paths)

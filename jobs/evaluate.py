@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.cli import absolute_paths, conclude, from_root, main, parse
@@ -26,9 +25,8 @@ def run() -> None:
     from training.evaluate.run import chosen_protocols, evaluate
 
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
-    checkpoints = [str(from_root(Path(n))) if is_path(n) else n for n in config.checkpoint]
-    config = absolute_paths(config, "train", "val", "results")
-    config = replace(config, checkpoint=tuple(checkpoints))
+    checkpoints = tuple(str(from_root(n)) if is_path(n) else n for n in config.checkpoint)
+    config = absolute_paths(replace(config, checkpoint=checkpoints), "train", "val", "results")
     say(
         f"scoring {', '.join(checkpoints)} by {', '.join(config.protocol)}: images of "
         f"{config.train} to learn from, of {config.val} to score on; every figure goes to "

@@ -131,22 +131,19 @@ def stop_jobs(state: Path) -> list[str]:
     """
     from ray.job_submission import JobSubmissionClient  # takes a second
 
-    client = JobSubmissionClient(
-        read_environment(state)["RAY_API_SERVER_ADDRESS"],
-        headers={"Authorization": f"Bearer {(state / TOKEN_FILE).read_text()}"},
-    )
-
-    def running() -> set[str]:
-        alive = (job for job in client.list_jobs() if job.status in ("PENDING", "RUNNING"))
-        return {job.submission_id for job in alive if job.submission_id}
-
-    stopped = running()
+    server = read_environment(state)["RAY_API_SERVER_ADDRESS"]
+    token = (state / TOKEN_FILE).read_text()
+    client = JobSubmissionClient(server, headers={"Authorization": f"Bearer {token}"})
+    ids = [job.submission_id for job in client.list_jobs() if not job.status.is_terminal()]
+    stopped = sorted(filter(None, ids))
     for job in stopped:
         client.stop_job(job)
     deadline = time.monotonic() + JOB_STOP_WAIT_S + 5
-    while stopped & running() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if all(client.get_job_status(job).is_terminal() for job in stopped):
+            break
         time.sleep(0.5)
-    return sorted(stopped)
+    return stopped
 
 
 def require_free(name: str, port: int) -> None:
@@ -164,6 +161,5 @@ def require_free(name: str, port: int) -> None:
 
 def free_port() -> int:
     """A port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
+    with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli import UNNAMED, absolute_paths, from_root, parse
+from jobs.cli import TORCHRUN, UNNAMED, absolute_paths, from_root, parse
 from pipeline.core.errors import InputError
-from training.config.fields import new_name, with_fields
+from training.config.fields import new_name
 from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
@@ -20,10 +20,6 @@ from training.methods.settings import MethodConfig
 
 DEFAULT_RECIPE = "simclr_small"
 PLACES = ("shards", "out", "knn.val_shards", "knn.train_shards", "heldout.shards")
-DESCRIPTION = (
-    "Pretrains a backbone by contrastive learning on precomputed shards. The same command resumes "
-    "a run that was broken off."
-)
 RECIPE_HELP = (
     f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
     f"with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
@@ -41,8 +37,6 @@ BRIEF = (
     *("recipe", "config", "method", "local", "base.shards", "base.out", "base.epochs"),
     *("base.batch_size", "base.seed", "base.fill", "base.num_workers", "base.knn.val_shards"),
 )
-TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""Set by torchrun for its processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +64,15 @@ class _OfMethod:
 
 
 def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
-    """Read recipe, place and configuration from the command line.
-
-    Returns:
-        What the fields start from, whether to run without Ray, and the configuration, paths
-        absolute.
-    """
+    """The recipe or file, whether to run without Ray, and the configuration, paths absolute."""
     name, base = find_base(arguments)
     options = parse(
         PretrainOptions,
         "jobs/pretrain.py",
         arguments,
         default=PretrainOptions(base=base),
-        description=f"{DESCRIPTION} {BASE_HELP}",
+        description="Pretrains a backbone by contrastive learning on precomputed shards. The same "
+        f"command resumes a run that was broken off. {BASE_HELP}",
         brief=BRIEF,
         variants=method_options(name, base),
     )
@@ -98,11 +88,9 @@ def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
 
 
 def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
-    """Look for ``--recipe``, ``--config`` and ``--method`` on a command line.
+    """The recipe or file that a command line names, and the configuration that it stands for.
 
-    Returns:
-        The recipe's or the file's name, and the configuration that it stands for; fields that must
-        still be given are ``tyro.MISSING``.
+    Fields that must still be given are ``tyro.MISSING``.
 
     Raises:
         InputError: an unknown recipe or method, a file that cannot be used, both given, or an
@@ -115,22 +103,18 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
         chosen, _ = words.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
-    for word in arguments:
-        option = word.partition("=")[0]
-        now = new_name(option.removeprefix("--").replace("-", "_"))
-        if option.startswith("--") and now is not None:
-            raise InputError(f"{option} is called --{now.replace('_', '-')} now")
+    for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+        if (now := new_name(option)) != option:
+            raise InputError(f"{option} is called {now} now")
     if chosen.config is None:
         name = chosen.recipe or DEFAULT_RECIPE
         base = find_recipe(name)(tyro.MISSING, tyro.MISSING)
-        return name, base if chosen.method is None else with_method(name, base, chosen.method)
-    if chosen.recipe is not None:
+    elif chosen.recipe is None:
+        name = str(from_root(chosen.config))
+        base = read_config_file(Path(name), shards=tyro.MISSING, out=tyro.MISSING)
+    else:
         raise InputError("--recipe and --config are both given: a run starts from one of them")
-    path = from_root(Path(chosen.config))
-    base = read_config_file(path, shards=tyro.MISSING, out=tyro.MISSING)
-    if chosen.method is not None:
-        base = with_fields(base, {"method": chosen.method})
-    return str(path), base
+    return name, base if chosen.method is None else with_method(name, base, chosen.method)
 
 
 def absolute(config: PretrainConfig) -> PretrainConfig:

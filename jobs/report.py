@@ -1,9 +1,8 @@
 """Write one self-contained HTML file about a shard set, a run or a sweep."""
 
 import importlib
-from dataclasses import replace
 
-from jobs.cli import conclude, from_root, main, parse
+from jobs.cli import absolute_paths, conclude, main, parse
 from pipeline.core.progress import say
 from pipeline.shardset.schema import REPORT_FILE
 from training.report.config import ReportConfig
@@ -11,13 +10,7 @@ from training.report.config import ReportConfig
 
 def run() -> None:
     """Parse the options, write the report and print its path."""
-    config = parse(ReportConfig, "jobs/report.py")
-    config = replace(
-        config,
-        folder=from_root(config.folder),
-        out=config.out and from_root(config.out),
-        val=config.val and from_root(config.val),
-    )
+    config = absolute_paths(parse(ReportConfig, "jobs/report.py"), "folder", "out", "val")
     # The pages import torch and plotly, which `--help` does without.
     reports = importlib.import_module("training.report.write")
     kind, to = reports.kind_of(config.folder), config.out or config.folder / REPORT_FILE

@@ -7,7 +7,6 @@ from functools import partial
 from jobs.cli import conclude, main
 from jobs.sweep_options import read_options
 from pipeline.core.progress import say
-from training.sweep.config import Sweep
 from training.sweep.description import check_folder, describe, locked, write_description
 
 
@@ -20,8 +19,8 @@ def run() -> int:
 
     from training.sweep.preflight import check_trials, share_of
 
+    folder, most, cpus = sweep.folder, sweep.num_trials, options.cpus_per_worker
     workers = 1 if sweep.base.num_workers == "auto" else sweep.base.num_workers
-    cpus, most = options.cpus_per_worker, sweep.num_trials
     share = partial(share_of, concurrent=options.concurrent, most=most, workers=workers, cpus=cpus)
     if not os.environ.get("RAY_ADDRESS"):  # a Ray that is started here has no more than this
         share([{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
@@ -35,38 +34,33 @@ def run() -> int:
     with ray_running():
         shared = share([node.resources for node in live_nodes()])
         description = describe(sweep, data_digest)
-        with locked(sweep.folder):
-            write_description(sweep.folder, description)
-            trials = tune.read_trials(sweep.folder)
+        with locked(folder):
+            write_description(folder, description)
+            trials = tune.read_trials(folder)
             left = results.num_left(sweep, trials, retry_failed=options.retry_failed)
             each = shared.resources
             say(
                 f"sweeping {', '.join(sweep.space)} ({sweep.search}, {sweep.scheduler}) in "
-                f"{sweep.folder}: {left} of {most} trials left, {shared.trials} at a time, each "
+                f"{folder}: {left} of {most} trials left, {shared.trials} at a time, each "
                 f"{each.num_workers} x {each.cpus_per_worker} CPU"
                 + (" and 1 GPU" if each.use_gpu else "")
             )
             if left:
                 tune.run_trials(sweep, shared, description, retry_failed=options.retry_failed)
-                trials = tune.read_trials(sweep.folder)
+                trials = tune.read_trials(folder)
             summary = results.write_results(sweep, trials, description)
             lines = results.terminal_table(sweep, trials).splitlines()
-            return _conclude(sweep, summary, results.num_left(sweep, trials), lines)
-
-
-def _conclude(sweep: Sweep, summary: dict[str, object], left: int, lines: list[str]) -> int:
-    from training.sweep.results import BEST_FILE, RESULTS_FILE
-
-    folder, found = sweep.folder, summary["best"] is not None
-    best, table = folder / BEST_FILE, folder / RESULTS_FILE
+            left = results.num_left(sweep, trials)
+    best = folder / results.BEST_FILE if summary["best"] else None
+    table = folder / results.RESULTS_FILE
     if left:
         lines.append(f"stopped with {left} trials left; the same command goes on from there")
-    elif found:
+    elif best:
         lines.append(f"best       {best}: jobs/pretrain.py --config {best} --out NEW_FOLDER")
     lines.append(f"results    {table} (jobs/report.py {folder} shows them)")
-    files = {"folder": folder, "results": table, "best_config": best if found else None}
-    conclude({**files, "trials_left": left, **summary}, *lines)
-    return 0 if left or found else 1
+    files = {"folder": folder, "results": table, "best_config": best, "trials_left": left}
+    conclude(files | summary, *lines)
+    return 0 if left or best else 1
 
 
 if __name__ == "__main__":

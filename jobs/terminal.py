@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
 
@@ -31,12 +31,7 @@ class TerminalOptions:
 
 
 class Terminal(Printed):
-    """Prints lines and progress; on a terminal progress is a bar, above which lines go on.
-
-    Args:
-        options: what is wanted.
-        clock: seconds that only grow.
-    """
+    """Prints lines and progress; on a terminal progress is a bar, above which lines go on."""
 
     def __init__(
         self,
@@ -74,10 +69,10 @@ class Terminal(Printed):
                 self._close_bar()
 
     def _draw(self, standing: Standing) -> None:
-        if self._bar is None:
-            self._drawn = standing
+        bar, given = self._bar, standing.given - self._drawn.given
+        if bar is None:
             tqdm.monitor_interval = 0  # a thread more would only be in the way of forks
-            self._bar = tqdm(
+            self._bar = bar = tqdm(
                 desc=standing.work,
                 total=standing.total,
                 initial=standing.done,
@@ -87,23 +82,20 @@ class Terminal(Printed):
                 dynamic_ncols=True,
                 smoothing=0.1,
             )
-        bar, given = self._bar, standing.given - self._drawn.given
+            given = 0
         # These took no time, and are no part of the rate.
         bar.n, bar.initial, bar.last_print_n = (
             number + given for number in (bar.n, bar.initial, bar.last_print_n)
         )
         bar.total = standing.total
-        if standing.note != self._drawn.note:
-            bar.set_postfix_str(standing.note, refresh=False)
+        bar.set_postfix_str(standing.note, refresh=False)
         bar.update(standing.done - bar.n)
         self._drawn = standing
 
     def conclude(self, values: Mapping[str, Any], lines: Sequence[str]) -> None:
-        """Give the results, as they are wanted.
+        """Give the results: JSON values, paths among them, for programs, or lines for people.
 
-        Args:
-            values: for programs: JSON values, paths among them; what is not finite becomes null.
-            lines: for people; the last says where the results are.
+        Numbers that are not finite become null.
         """
         with self._lock:
             self._close_bar()
@@ -162,7 +154,6 @@ def _results_apart() -> Iterator[TextIO]:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    try:
+    with suppress(OSError):  # it is no file
         return stream.fileno()
-    except OSError:  # it is no file
-        return None
+    return None

@@ -29,13 +29,19 @@ from tests.shard_sets import write_images
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests that use Ray run in one process; other files may run beside them."""
-    for item in items:
-        own = item.get_closest_marker("starts_ray") is not None
-        if own or "ray_session" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Files that start Ray or whole jobs come first, in the random order that all are in.
+
+    A file runs in one process (`--dist loadfile`): a long one at the end would run alone.
+    """
+    whole = {item.path for item in items if _is_whole(item)}
+    items.sort(key=lambda item: item.path not in whole)
+
+
+def _is_whole(item: pytest.Item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return "ray_session" in names or folder in ("benchmarks", "integration", "jobs")
 
 
 # Hypothesis draws the same examples in every run.

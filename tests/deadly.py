@@ -124,14 +124,14 @@ class DiesAlways(Uniform):
 
 @dataclass(frozen=True, kw_only=True)
 class KilledFromOutside(Uniform):
-    """Is killed `times` times, as when memory runs out on the machine, but not over the ramp."""
+    """Is killed over its first `times` images or batches, as when a machine's memory is full."""
 
     folder: str
     times: int
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        is_ramp = images[0].shape == (48, 64, 3)
-        if not is_ramp and len(list(Path(self.folder).iterdir())) < self.times:
+        is_plain = images[0].shape[0] == 48  # the picture that a new process begins with
+        if not is_plain and len(list(Path(self.folder).iterdir())) < self.times:
             (Path(self.folder) / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(images)

@@ -9,10 +9,10 @@ import numpy as np
 
 from training.config.fields import with_fields
 from training.config.recipes import debug, with_method
-from training.sweep.config import Sweep, make_sweep
+from training.sweep.config import SearchOptions, Sweep, make_sweep
 from training.sweep.description import describe, write_description
 from training.sweep.results import Status, Trial, write_table
-from training.sweep.space import Point, Space, parse_space
+from training.sweep.space import NamedSpace, Point, Space, parse_space
 
 GRID = parse_space(grid=["masks.query_ratio=0.05:0.25,0.4", "optim.lr=0.01,0.02"])
 MIXED = parse_space(
@@ -29,9 +29,9 @@ def small_sweep(out: Path, space: Space = GRID, **given: Any) -> Sweep:  # noqa:
     if given.get("objective") == "heldout_loss":
         changes["heldout.shards"] = "/held"
     changes |= given.pop("changes", {})
-    base = with_method("debug", debug(Path("/train"), out), "moco_v2")
-    options: dict[str, Any] = {"search": None, "num_trials": None, **given}
-    return make_sweep(base=with_fields(base, changes), space=space, **options)
+    name, base = given.pop("name", ""), with_method("debug", debug(Path("/train"), out), "moco_v2")
+    varied = NamedSpace(with_fields(base, changes), space)
+    return make_sweep(varied, SearchOptions(**given), name)
 
 
 def made_trials(number: int) -> list[Trial]:

@@ -67,3 +67,17 @@ def write_error(what: str, error: OSError) -> InputError:
         f"{what} cannot be written: {error.strerror or error}; {advice} run this again: "
         "what is finished is kept"
     )
+
+
+def find_job_error(error: BaseException | None, *, link: str = "__cause__") -> JobError | None:
+    """The `JobError` that an exception is or was caused by; None where it is something else."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        # A RayTaskError is of the class of its cause and has the worker's traceback for a message:
+        # the cause comes first.
+        inner = getattr(error, "cause", None)
+        if isinstance(error, JobError) and not isinstance(inner, BaseException):
+            return error
+        error = inner if isinstance(inner, BaseException) else getattr(error, link)
+    return None

@@ -50,10 +50,10 @@ class Silence:
     """Ignores everything; for all ranks but the first."""
 
     def say(self, line: str) -> None:
-        """Do nothing."""
+        """Nothing."""
 
     def show(self, standing: Standing) -> None:
-        """Do nothing."""
+        """Nothing."""
 
 
 class Printed:

@@ -1,8 +1,9 @@
 """Make shards in a child process, so that a crash or a hang over an image costs only that image.
 
-If the child dies over a shard, every image of the shard is tried alone. An image that kills a fresh
-process is rejected, and the shard is made again without it. A fresh process first makes the map of
-a plain picture: if it dies of that, the saliency source is to blame and no image.
+If the child dies over a shard, every image of the shard is tried alone. An image that kills two
+processes in a row (three, if it may have been a signal from outside) is rejected, and the shard is
+made again without it. A new process first makes the map of a plain picture: if it dies of that, the
+saliency source is to blame and no image.
 """
 
 import math
@@ -26,8 +27,8 @@ from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
 from pipeline.precompute.plan_files import planned_rows
 
-SHARD_TRIES, ALONE_TRIES = 3, 3
-"""How often a shard is tried, and an image alone if a signal from outside ended its process."""
+TRIES = 3
+"""Of a shard; of an image alone, if signals that may come from outside end its process, else 2."""
 OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 EXIT_MEMORY = 77
 """Exit code of a child that asked for more memory than its limit."""
@@ -65,9 +66,9 @@ class Isolation:
 
         Raises:
             InputError, OSError: as `ensure_shard`; also if the process died over the plain picture,
-                or `SHARD_TRIES` times.
+                or `TRIES` times.
         """
-        for _ in range(SHARD_TRIES):
+        for _ in range(TRIES):
             try:
                 return self._call(ensure_shard, job)
             except ChildDied as died:
@@ -78,7 +79,7 @@ class Isolation:
             job = replace(job, rejected={source: why for source, why in rejected.items() if why})
         raise InputError(
             f"{job.name} cannot be made: its process {death}, though each of its images passes "
-            f"alone ({SHARD_TRIES} tries)"
+            f"alone ({TRIES} tries)"
         )
 
     def close(self) -> None:
@@ -86,17 +87,15 @@ class Isolation:
         self._child.close()
 
     def _death(self, job: ShardJob, row: pa.RecordBatch) -> str:
-        """How an image kills its process; empty if it does not."""
+        """How an image kills its process each time; empty if it does not."""
         death = job.rejected.get(row["source"][0].as_py(), "")
-        for _ in range(0 if death else ALONE_TRIES):
-            is_fresh = not self._child.is_running
+        for attempt in range(0 if death else TRIES):
             try:
                 self._call(rehearse, job, row)
                 return ""
             except ChildDied as died:
                 death = self._reason(died)
-                # In a used process, an image that was tried there before may be to blame.
-                if is_fresh and -died.exit_code not in OUTSIDE_SIGNALS:
+                if attempt and -died.exit_code not in OUTSIDE_SIGNALS:
                     break
         return death
 

@@ -18,8 +18,6 @@ import pytest
 from jobs.local_head import free_port, is_up, processes_of, read_environment, require_free, stop
 from pipeline.core.errors import InputError
 
-pytestmark = pytest.mark.starts_ray
-
 ROOT = Path(__file__).resolve().parents[2]
 SLEEP = "import time; time.sleep(600)"
 
@@ -158,6 +156,15 @@ def test_a_taken_port_is_named(shell: Shell) -> None:
     assert not shell.state.exists(), "a refused start writes nothing"
     with pytest.raises(InputError, match="port 70000"):
         require_free("CLUSTER_PORT", 70000)
+
+
+def test_a_head_that_loses_a_process_ends(shell: Shell) -> None:
+    assert shell.make("cluster-up").returncode == 0
+    next(one for one in processes_of(shell.state) if one.name() == "gcs_server").kill()
+    deadline = time.monotonic() + 60
+    while processes_of(shell.state) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(shell.state) == []
 
 
 def test_what_a_crashed_head_has_left_is_ended(tmp_path: Path) -> None:

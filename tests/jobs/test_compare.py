@@ -26,7 +26,9 @@ def folders(tmp_path: Path) -> list[Path]:
     return made
 
 
-def test_two_evaluations(job: Callable[..., Done], folders: list[Path]) -> None:
+def test_two_evaluations_and_two_arms_of_seeds(
+    job: Callable[..., Done], folders: list[Path]
+) -> None:
     done = job(folders[0], folders[2])
     assert (done.code, done.err) == (0, "")
     said, _, *table = done.out.splitlines()
@@ -35,17 +37,13 @@ def test_two_evaluations(job: Callable[..., Done], folders: list[Path]) -> None:
     assert {line.split(" | ")[0] for line in table[2:4]} == {"| knn", "| linear"}
     done = job(folders[0], folders[2], "--protocol", "knn", "--json")
     (found,) = json.loads(done.out)["comparisons"]
-    only_a = int((RIGHT[0] & ~RIGHT[2]).sum())
-    only_b = int((~RIGHT[0] & RIGHT[2]).sum())
+    only_a, only_b = (int((RIGHT[a] & ~RIGHT[b]).sum()) for a, b in ((0, 2), (2, 0)))
     assert (found["only_baseline"], found["only_arm"]) == (only_a, only_b)
     assert found["difference"]["p"] == binomtest(only_a, only_a + only_b, 0.5).pvalue
     assert found["difference"]["points"] == pytest.approx((only_b - only_a) / 2)
     assert set(found["gains"]) == {"cat", "dog", "owl"}
-
-
-def test_seeds(job: Callable[..., Done], folders: list[Path]) -> None:
-    none = f"none={folders[0]},{folders[1]}"
-    done = job(none, f"own={folders[2]},{folders[3]}", "--protocol", "knn")
+    none, own = (f"{name}={folders[n]},{folders[n + 1]}" for name, n in (("none", 0), ("own", 2)))
+    done = job(none, own, "--protocol", "knn")
     assert done.code == 0, done.err
     assert "| top-1, % | none | own | own - none |" in done.out
     assert "Means of 2 seeds" in done.out

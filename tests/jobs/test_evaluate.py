@@ -88,7 +88,6 @@ def evaluate(
     return lambda *more, **given: job("--local", *case.options(**given), *more)
 
 
-@pytest.mark.starts_ray
 def test_on_ray_as_a_person_runs_it(case: Case, evaluate: Callable[..., Done]) -> None:
     words = [*case.options(), "--checkpoint", "untrained", "--num-workers", "2", "--json"]
     done = subprocess.run(

@@ -26,10 +26,10 @@ from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
+from training.sweep.config import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path("F")
-LINES_OF_A_SCREEN = 50
 JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "precompute": (
         precompute.run,
@@ -41,19 +41,14 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),
-    "sweep": (sweep.run, [SweepOptions(base=find_base([])[1])]),
+    "sweep": (sweep.run, [SweepOptions(base=find_base([])[1]), SearchOptions()]),
     "demo": (demo.run, [DemoConfig()]),
 }
 """Of every job what it runs, and configs that its options change."""
-SWEEP = {field.name for field in dataclasses.fields(SweepOptions)}
+SWEEP = {field.name for kind in JOBS["sweep"][1] for field in dataclasses.fields(kind)}
 NOT_TAKEN: tuple[tuple[str, Callable[..., list[float]]], ...] = (
-    (
-        r"in ([(\[])([\d.]+), ([\d.]+)([)\]])",
-        lambda opens, low, high, closes: [
-            float(low) - 0.5 * (opens == "["),
-            float(high) + 0.5 * (closes == "]"),
-        ],
-    ),
+    (r"in \(([\d.]+), ([\d.]+)([)\]])", lambda a, b, end: [float(a), float(b) + (end == "]") / 2]),
+    (r"in \[([\d.]+), ([\d.]+)([)\]])", lambda a, b, end: [float(a) - 1, float(b) + (end == "]")]),
     (r"from ([\d.]+) to ([\d.]+)", lambda low, high: [float(low) - 1, float(high) + 1]),
     (r"([\d.]+) or more", lambda low: [float(low) - 1]),
     (r"above ([\d.]+)", lambda low: [float(low)]),
@@ -93,14 +88,14 @@ def options_of(lines: list[str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_helps(job: str, help_of: Callable[[str, str], list[str]]) -> None:
-    """The short one fits a screen; the long one explains every option, and what numbers it takes.
+    """The short one fits a screen; every option is explained, also what numbers it takes.
 
     Numbers of the pretraining that a sweep starts from are checked as pretrain's own.
     """
-    assert 15 < len(help_of(job, "--help")) <= LINES_OF_A_SCREEN
-    options = options_of(help_of(job, "--help-all"))
+    short, options = help_of(job, "--help"), options_of(help_of(job, "--help-all"))
+    assert 15 < len(short) <= 50
     assert {"-h, --help", "--quiet", "--json"} < set(options)
-    for name, text in options.items():
+    for name, text in [*options_of(short).items(), *options.items()]:
         said = re.sub(r"\((default: .*|required|repeatable)\)$", "", text)
         assert len(said.split()) >= 2, f"{job} {name} is not explained: {text!r}"
         assert "``" not in said, f"{job} {name}: a terminal shows backticks as they are"

@@ -20,14 +20,15 @@ def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_options_are_a_contract() -> None:
-    arguments = "--data D --out O --saliency spectral_residual --no-labels --shard-images 8"
-    more = "--shard-mib 2 --saliency-size 28 --max-rejected-fraction 0.5 --max-pixels 100"
-    more += " --image-column i --label-column l --append --resize-short 256"
-    config = parse(PrecomputeConfig, "precompute", [*arguments.split(), *more.split()])
-    assert config == PrecomputeConfig(
-        data="D",
-        out="O",
-        saliency="spectral_residual",
+    words = """--data s3://b/x?region=r --out gs://b/y --saliency external --masks M --no-labels
+        --shard-images 8 --shard-mib 2 --saliency-size 28 --max-rejected-fraction 0.5
+        --max-pixels 100 --image-column i --label-column l --append --resize-short 256
+        --missing-masks uniform"""
+    assert parse(PrecomputeConfig, "precompute", words.split()) == PrecomputeConfig(
+        data="s3://b/x?region=r",
+        out="gs://b/y",
+        saliency="external",
+        masks="M",
         labels=False,
         shard_images=8,
         shard_mib=2,
@@ -38,11 +39,8 @@ def test_the_options_are_a_contract() -> None:
         label_column="l",
         append=True,
         resize_short=256,
+        missing_masks="uniform",
     )
-    masks = "--data s3://b/x?region=r --out gs://b/y --saliency external --masks M"
-    config = parse(PrecomputeConfig, "precompute", [*masks.split(), "--missing-masks", "uniform"])
-    assert (config.data, config.out, config.masks) == ("s3://b/x?region=r", "gs://b/y", "M")
-    assert config.missing_masks == "uniform"
     default = PrecomputeConfig(data=Path("D"), out=Path("O"))
     assert (default.saliency, default.labels, default.shard_images) == ("boundary", True, 256)
     assert (default.shard_mib, default.max_rejected_fraction) == (256, 0.05)
@@ -67,29 +65,23 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, object], words
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data", "nowhere"], "no such folder: {here}/nowhere"),
-        (
-            ["--data", "http://x/y"],
-            "http://x/y: http:// is not supported: use a local path, s3://, gs://, az://",
-        ),
-        (
-            ["--data", ".", "--saliency", "nope"],
-            "unknown saliency source 'nope': the known ones are ",
-        ),
-        (["--data", ".", "--processes", "2"], "--processes is for --verify"),
-        (["--verify", "nowhere"], "no such folder"),
-        (["--verify", ".", "--processes", "-1"], "processes must be at least 0"),
+        ("--data nowhere --out out", "no such folder: {here}/nowhere"),
+        ("--data http://x/y --out out", "http://x/y: http:// is not supported: use a local path,"),
+        ("--data . --out out --saliency nope", "unknown saliency source 'nope': the known ones"),
+        ("--data . --out out --processes 2", "--processes is for --verify"),
+        ("--verify nowhere", "no such folder"),
+        ("--verify . --processes -1", "processes must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
     job: Callable[..., Done],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
+    words: str,
     said: str,
 ) -> None:
     monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
-    done = job(*words, *([] if "--verify" in words else ["--out", "out"]))
+    done = job(*words.split())
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert said.format(here=tmp_path) in done.err

@@ -9,7 +9,6 @@ from jobs.pretrain import run
 from jobs.pretrain_options import find_base, read_command_line
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
-from training.config.pretrain import PretrainConfig
 
 PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
 
@@ -27,8 +26,13 @@ def test_the_recipe_is_where_the_fields_start_from() -> None:
     assert (paper.encoder.architecture, paper.epochs, paper.num_workers) == ("resnet50", 200, 3)
 
 
-def test_a_file_that_settings_start_from_is_read_before_the_command_line() -> None:
-    assert isinstance(find_base([])[1], PretrainConfig)
+def test_a_file_that_settings_start_from_is_read_before_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    path.write_text('{"shards": "/data", "epochs": 7, "masks": {"query_ratio": [0.1, 0.2]}}')
+    words = ["--config", str(path), "--out", "o", "--local", "--optim.lr", "0.5"]
+    name, local, config = read_command_line(words)
+    assert (name, local, config.shards) == (str(path), True, Path("/data"))
+    assert (config.epochs, config.masks.query_ratio, config.optim.lr) == (7, (0.1, 0.2), 0.5)
     for words, message in (
         (["--recipe"], "--recipe"),
         (["--recipe", "debug", "--config", "F"], "both given"),
@@ -74,9 +78,8 @@ def test_what_cannot_be_is_refused_by_name(
 def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SALMASK_ROOT", str(tmp_path))
-    job = job_here(run, monkeypatch, capsys)
-    missing = job("--local", "--shards", "none", "--out", "run")
+    words = ("--local", "--shards", tmp_path / "none", "--out", tmp_path / "run")
+    missing = job_here(run, monkeypatch, capsys)(*words)
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert missing.err.startswith("error: no shards at ")
     assert list(tmp_path.iterdir()) == []

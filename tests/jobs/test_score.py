@@ -33,10 +33,9 @@ def score(
 
 
 def test_the_options_are_a_contract() -> None:
-    arguments = "--images I --masks M --saliency boundary:rounds=1 centre --half report --maps N"
-    more = "--picture p.png --cases 3 --processes 1"
-    config = parse(ScoreConfig, "score", [*arguments.split(), *more.split()])
-    assert config == ScoreConfig(
+    words = """--images I --masks M --saliency boundary:rounds=1 centre --half report --maps N
+        --picture p.png --cases 3 --processes 1"""
+    assert parse(ScoreConfig, "score", words.split()) == ScoreConfig(
         images=Path("I"),
         masks=Path("M"),
         saliency=("boundary:rounds=1", "centre"),
@@ -46,12 +45,10 @@ def test_the_options_are_a_contract() -> None:
         cases=3,
         processes=1,
     )
-    words = "--fidelity S --fidelity-source scda:weights=random,network=resnet18 --foreground std"
-    assert parse(ScoreConfig, "score", words.split()) == ScoreConfig(
-        fidelity="S",
-        fidelity_source="scda:weights=random,network=resnet18",
-        foreground="std",
-    )
+    source = "scda:weights=random,network=resnet18"
+    words = f"--fidelity S --fidelity-source {source} --foreground std"
+    expected = ScoreConfig(fidelity="S", fidelity_source=source, foreground="std")
+    assert parse(ScoreConfig, "score", words.split()) == expected
     default = ScoreConfig(images=Path("I"), masks=Path("M"))
     assert (default.saliency, default.half) == (("boundary", "centre"), "all")
 
@@ -111,22 +108,17 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert all(list(half["sources"]) == ["uniform"] for half in halves)
 
 
-def test_a_mask_of_another_aspect_is_one_clear_line(
+def test_bad_input_is_one_clear_line_whichever_process_finds_it(
     demo: Path, tmp_path: Path, score: Callable[..., Done]
 ) -> None:
-    images, masks = tmp_path / "images", tmp_path / "masks"
-    images.mkdir()
-    masks.mkdir()
+    cv2.imwrite(str(tmp_path / "disc-0001.png"), np.zeros((10, 90), np.uint8))
+    (tmp_path / "images").mkdir()
     picture = next((demo / "pictures" / "usual").rglob("*.jpg"))
-    (images / "disc-0001.jpg").write_bytes(picture.read_bytes())
-    cv2.imwrite(str(masks / "disc-0001.png"), np.zeros((10, 90), np.uint8))
-    for processes in ("1", "2"):
-        done = score("--images", images, "--masks", masks, "--processes", processes)
-        assert (done.code, done.err.count("\n")) == (2, 1)
-        assert "disc-0001.png is 90 x 10, of another aspect than its image" in done.err
-        assert done.out.startswith("scoring boundary, centre on 1 images of ")
-    done = score("--images", tmp_path / "absent", "--masks", tmp_path)
-    assert done == (2, "", f"error: {tmp_path / 'absent'} is not a folder\n")
+    (tmp_path / "images" / "disc-0001.jpg").write_bytes(picture.read_bytes())
+    done = score("--images", tmp_path / "images", "--masks", tmp_path, "--processes", "2")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "disc-0001.png is 90 x 10, of another aspect than its image" in done.err
+    assert done.out.startswith("scoring boundary, centre on 1 images of ")
 
 
 def test_fidelity_of_a_set(demo: Path, tmp_path: Path, score: Callable[..., Done]) -> None:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from jobs import sweep as job
-from jobs.pretrain_options import read_command_line
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
@@ -160,13 +159,3 @@ def test_what_a_sweep_concludes(
     assert f"{3 - num_done} of 3 trials left, 2 at a time, each 1 x 1 CPU" in done.err
     assert ("the same command goes on" in done.err) == (num_done < 3)
     assert ("best       " in done.err) == (num_done == 3)
-
-
-def test_a_pretraining_starts_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "best.json"
-    plain = {"shards": "/data", "epochs": 7, "masks": {"query_ratio": [0.1, 0.2]}}
-    path.write_text(json.dumps(plain))
-    words = ["--config", str(path), "--out", "o", "--local", "--optim.lr", "0.5"]
-    name, local, config = read_command_line(words)
-    assert (name, local, config.shards) == (str(path), True, Path("/data"))
-    assert (config.epochs, config.masks.query_ratio, config.optim.lr) == (7, (0.1, 0.2), 0.5)

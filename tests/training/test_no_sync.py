@@ -44,14 +44,6 @@ def image(count: int = BATCH, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(count, 3, SIZE, SIZE, dtype=dtype)
 
 
-def maps() -> Tensor:
-    return torch.empty(BATCH, GRID, GRID)
-
-
-def seeds() -> Tensor:
-    return torch.empty(BATCH, dtype=torch.int64)
-
-
 def mask_draws() -> MaskDraws:
     return MaskDraws(
         ratio_B=torch.empty(BATCH, dtype=torch.float64),
@@ -87,14 +79,15 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
     )
     views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
     lent = ColourDraws(*(part[:1] for part in colours()))
-    cut = CropBatch(image(dtype=torch.uint8), maps(), maps(), colours())
+    maps, seeds = torch.empty(BATCH, GRID, GRID), torch.empty(BATCH, dtype=torch.int64)
+    cut = CropBatch(image(dtype=torch.uint8), maps, maps, colours())
     batch = HostBatch(
-        sample_ids_B=seeds(),
-        noise_seeds_B=seeds(),
+        sample_ids_B=seeds,
+        noise_seeds_B=seeds,
         crops={"query": cut, "key": cut},
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
-        following={"query": CropBatch(image(1, torch.uint8), maps()[:1], None, lent)},
+        following={"query": CropBatch(image(1, torch.uint8), maps[:1], None, lent)},
         swaps={
             view.name: torch.empty(BATCH, GRID * GRID)
             for view in views

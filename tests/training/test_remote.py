@@ -12,7 +12,7 @@ from tests.s3_server import Bucket
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import KnnConfig
-from training.ray.reach import digests_of, look, token_in
+from training.ray.nodes import digests_of, look, token_in
 
 
 @pytest.fixture

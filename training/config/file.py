@@ -35,12 +35,7 @@ MAY_DIFFER_ON_RESUME = (
 
 
 def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConfig:
-    """Reads a configuration; fields that the file does not have are the defaults.
-
-    Args:
-        path: the file.
-        shards: where the file names none.
-        out: the new run's folder, whatever folder the file names.
+    """`config_from_json` of a file.
 
     Raises:
         InputError: it cannot be read, or has a field or a value that cannot be; names it.
@@ -49,16 +44,18 @@ def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConf
         plain = json.loads(path.read_text())
         if not isinstance(plain, dict):
             raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
-        raise InputError(f"the configuration {path} cannot be read: {error}") from error
-    try:
         return config_from_json(plain, shards=shards, out=out)
     except InputError as error:
         raise InputError(f"the configuration {path} cannot be used: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"the configuration {path} cannot be read: {error}") from error
 
 
 def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -> PretrainConfig:
     """The configuration that ``PretrainConfig.to_json`` or ``write_config`` made these values of.
+
+    Fields that it does not have are the defaults. ``shards`` stands where it names none, and
+    ``out`` whatever folder it names.
 
     Raises:
         InputError: a field or a value that cannot be; names it.
@@ -96,13 +93,9 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             f"{out} holds a run of another version, whose settings had other names. It cannot be "
             "resumed: choose another --out"
         )
-    # Fields that a run of an earlier version did not have are the defaults.
     before = config_from_json(recorded, shards=config.shards, out=out).to_json()
-    lines = differences(
-        {"data_digest": recorded.get("data_digest"), **before},
-        {"data_digest": data_digest, **config.to_json()},
-    )
-    if lines:
+    digests = {"data_digest": recorded.get("data_digest")}, {"data_digest": data_digest}
+    if lines := differences(digests[0] | before, digests[1] | config.to_json()):
         raise InputError(
             f"{out} holds a run with other settings ({'; '.join(lines)}): "
             "start it with the same ones to resume it, or choose another --out"

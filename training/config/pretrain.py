@@ -16,8 +16,9 @@ from training.config.settings import (
     KnnConfig,
     OptimConfig,
     TrackConfig,
+    check_least,
 )
-from training.data.settings import OnDamaged
+from training.data.damage import OnDamaged
 from training.encoders.settings import EncoderConfig
 from training.methods.moco.settings import MoCoConfig
 from training.methods.registry import load_settings
@@ -85,26 +86,15 @@ class PretrainConfig:
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        check(
-            self.epochs >= 1 and self.batch_size >= 2,
-            f"epochs {self.epochs} must be 1 or more and batch_size {self.batch_size} 2 or more",
-        )
-        check(self.seed >= 0, f"seed {self.seed} must be 0 or more")
-        check(
-            0.0 < self.data_fraction <= 1.0, f"data_fraction {self.data_fraction} must be in (0, 1]"
-        )
+        check_least(self, epochs=1, batch_size=2, seed=0, num_workers=1, loader_workers=0)
+        check_least(self, log_every_steps=1, max_failures=0)
+        share = self.data_fraction
+        check(0.0 < share <= 1.0, f"data_fraction {share} must be in (0, 1]")
         check_fill(self.fill)
         check(
             self.masks.strategy != "exchange" or self.fill != "high_pass",
             "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
             "other shapes: choose --fill mean or blur",
-        )
-        workers, loaders = self.num_workers, self.loader_workers
-        check(workers == "auto" or workers >= 1, f"num_workers {workers} must be 1 or more")
-        check(loaders is None or loaders >= 0, f"loader_workers {loaders} must not be negative")
-        check(
-            self.log_every_steps >= 1 and self.max_failures >= 0,
-            "log_every_steps must be 1 or more, max_failures 0 or more",
         )
 
     def to_json(self) -> dict[str, Any]:

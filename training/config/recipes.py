@@ -113,21 +113,19 @@ def without_masks(recipe: Settings) -> Settings:
     return recipe | {"masks": replace(recipe["masks"], strategy="none"), "method": method}
 
 
-RECIPES: dict[str, Settings] = {
+MASKED = {
     "simclr_small": SIMCLR_SMALL,
-    "simclr_small_baseline": without_masks(SIMCLR_SMALL),
     "moco_v2_small": MOCO_V2_SMALL,
-    "moco_v2_small_baseline": without_masks(MOCO_V2_SMALL),
     "moco_v2_imagenet100": MOCO_V2_IMAGENET100,
-    "moco_v2_imagenet100_baseline": without_masks(MOCO_V2_IMAGENET100),
     "moco_v2_imagenet100_tuned": MOCO_V2_IMAGENET100_TUNED,
-    "moco_v2_imagenet100_tuned_baseline": without_masks(MOCO_V2_IMAGENET100_TUNED),
     "simclr_imagenet100": SIMCLR_IMAGENET100,
-    "simclr_imagenet100_baseline": without_masks(SIMCLR_IMAGENET100),
     "demo": DEMO,
-    "demo_baseline": without_masks(DEMO),
-    "debug": DEBUG,
 }
+RECIPES: dict[str, Settings] = {
+    name + end: made(recipe)
+    for name, recipe in MASKED.items()
+    for end, made in (("", dict), ("_baseline", without_masks))
+} | {"debug": DEBUG}
 
 
 def find_recipe(name: str) -> Callable[[Location, Path], PretrainConfig]:

@@ -24,15 +24,10 @@ class Resources:
 def first_resources(
     wanted: Wanted, nodes: Sequence[Node], fits: Callable[[int], bool]
 ) -> Resources:
-    """Chooses the workers that a run starts with, and the cores of each.
-
-    Args:
-        wanted: how many; ``auto`` takes the largest number that fits the batch.
-        nodes: of the cluster.
-        fits: whether the batch can be split over a number of workers.
+    """The workers that a run starts with; ``auto``: as many as the nodes hold and ``fits``.
 
     Raises:
-        InputError: the cluster cannot hold that many workers.
+        InputError: the nodes cannot hold the number that is wanted.
     """
     gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
     if wanted == "auto":
@@ -41,8 +36,7 @@ def first_resources(
         if found is not None:
             return found
         wanted = 1  # no number suits the batch: the checks of a single worker say why
-    share = _cores_each(wanted, nodes, use_gpu=gpus > 0)
-    if share > 0:
+    if share := _cores_each(wanted, nodes, use_gpu=gpus > 0):
         return Resources(wanted, share, gpus > 0)
     has = f"{gpus} GPUs" if 0 < gpus < wanted else f"{cpus} CPUs"
     raise InputError(
@@ -63,9 +57,10 @@ def fewer_resources(
 
 def _cores_each(workers: int, nodes: Sequence[Node], *, use_gpu: bool) -> int:
     """The largest share of cores with which the nodes hold all the workers, or 0."""
-    held = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
-    for share in range(max((cpus for cpus, _ in held), default=0), 0, -1):
-        places = [min(cpus // share, gpus) if use_gpu else cpus // share for cpus, gpus in held]
-        if sum(places) >= workers:
+    for share in range(int(max((node.get("CPU", 0) for node in nodes), default=0)), 0, -1):
+        held = [int(node.get("CPU", 0)) // share for node in nodes]
+        if use_gpu:
+            held = [min(h, int(node.get("GPU", 0))) for h, node in zip(held, nodes, strict=True)]
+        if sum(held) >= workers:
             return share
     return 0

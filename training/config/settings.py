@@ -9,6 +9,14 @@ from pipeline.storage.storage import Location
 OPTIMISERS = ("sgd", "lars", "adamw")
 
 
+def check_least(settings: object, prefix: str = "", **limits: int) -> None:
+    """Raise ``InputError`` unless fields of settings are at least their limits, or no numbers."""
+    for name, limit in limits.items():
+        value = getattr(settings, name)
+        fits = not isinstance(value, int | float) or value >= limit
+        check(fits, f"{prefix}{name} {value} must be {limit} or more")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Optimiser with a cosine schedule; the defaults are the paper's for MoCo v2.
@@ -35,14 +43,11 @@ class OptimConfig:
     def __post_init__(self) -> None:
         known = ", ".join(OPTIMISERS)
         check(self.name in OPTIMISERS, f"unknown optimiser {self.name!r}: choose from {known}")
-        check(self.lr > 0, f"optim.lr {self.lr} must be above 0")
+        for name in ("lr", "trust_coefficient"):
+            value = getattr(self, name)
+            check(value > 0, f"optim.{name} {value} must be above 0")
         check(0 <= self.momentum < 1, f"optim.momentum {self.momentum} must be in [0, 1)")
-        check(
-            self.weight_decay >= 0 and self.warmup_epochs >= 0,
-            "optim.weight_decay and optim.warmup_epochs must not be negative",
-        )
-        trust = self.trust_coefficient
-        check(trust > 0, f"optim.trust_coefficient {trust} must be above 0")
+        check_least(self, "optim.", weight_decay=0, warmup_epochs=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +56,8 @@ class CheckpointConfig:
 
     Attributes:
         every_epochs: epochs between checkpoints, 0 or more; 0: never.
-        every_steps: steps between checkpoints, 0 or more; 0: never.
-        every_minutes: minutes between checkpoints, 0 or more; 0: never.
+        every_steps: steps between them, 0 or more; 0: never.
+        every_minutes: minutes between them, 0 or more; 0: never.
         keep: how many of the newest are kept, 1 or more.
     """
 
@@ -62,9 +67,7 @@ class CheckpointConfig:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        least = min(self.every_epochs, self.every_steps, self.every_minutes)
-        check(least >= 0, "checkpoint.every_* must not be negative (0: never)")
-        check(self.keep >= 1, f"checkpoint.keep {self.keep} must be 1 or more")
+        check_least(self, "checkpoint.", every_epochs=0, every_steps=0, every_minutes=0, keep=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +89,7 @@ class CollapseConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.min_spread < 1, f"collapse.min_spread {self.min_spread} must be in [0, 1)")
-        least = min(self.after_steps, self.knn_margin)
-        check(least >= 0, "collapse.after_steps and collapse.knn_margin must not be negative")
+        check_least(self, "collapse.", after_steps=0, knn_margin=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +129,8 @@ class KnnConfig:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        fits = self.every_epochs >= 1 and self.k >= 1 and self.temperature > 0
-        check(fits, "knn.every_epochs and knn.k must be 1 or more, temperature above 0")
+        check_least(self, "knn.", every_epochs=1, k=1)
+        check(self.temperature > 0, f"knn.temperature {self.temperature} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,5 @@ class HeldoutConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        check(
-            self.bank_size >= 1 and self.temperature > 0,
-            f"heldout.bank_size {self.bank_size} must be 1 or more, heldout.temperature "
-            f"{self.temperature} above 0",
-        )
+        check_least(self, "heldout.", bank_size=1)
+        check(self.temperature > 0, f"heldout.temperature {self.temperature} must be above 0")

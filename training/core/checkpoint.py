@@ -18,9 +18,7 @@ STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
 class CheckpointStore:
     """Folders ``step-00001234`` below ``folder``; each is written under another name and renamed.
 
-    Args:
-        folder: where the checkpoints are; every rank reaches it.
-        keep: how many of the newest are kept.
+    The newest ``keep`` of them are kept.
     """
 
     def __init__(self, folder: Path, *, keep: int = 1) -> None:
@@ -34,13 +32,10 @@ class CheckpointStore:
         config: dict[str, Any],
         write_backbone: Callable[[Path], None],
     ) -> None:
-        """Writes the checkpoint of global ``step`` and removes those that are too old.
+        """Writes the checkpoint after ``step`` global steps and removes those that are too old.
 
-        Args:
-            step: global steps done.
-            state: tensors and plain values, loadable with ``weights_only``.
-            config: the run's configuration.
-            write_backbone: exports the backbone into the folder it is given.
+        ``state`` is tensors and plain values that load with ``weights_only``; ``write_backbone``
+        exports the backbone into the folder it is given.
 
         Raises:
             InputError: it cannot be written, for instance to a full disk; earlier ones stay.
@@ -78,11 +73,7 @@ class CheckpointStore:
 
 
 def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
-    """Reads a checkpoint's state.
-
-    Raises:
-        InputError: when the file is missing or damaged; names it.
-    """
+    """Reads a checkpoint's state; raises ``InputError`` with its name where it is damaged."""
     path = checkpoint / STATE_FILE
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

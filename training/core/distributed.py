@@ -36,7 +36,7 @@ def gather_rows(rows_BX: Tensor) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """Gathers forward; backward every rank gets the sum of all ranks' gradients of its own rows."""
+    """Backward every rank gets the sum of all ranks' gradients of its own rows."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows_BX: Tensor) -> Tensor:
@@ -83,8 +83,7 @@ def batch_permutation(size: int, *, seed: int, step: int, branch: int) -> Tensor
 
 def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
     """This rank's share of the global batch's images in shuffled order; no gradient."""
-    permutation = permutation.to(images_BCHW.device, non_blocking=True)
-    mine = permutation.chunk(world_size())[rank()]
+    mine = permutation.to(images_BCHW.device, non_blocking=True).chunk(world_size())[rank()]
     shuffled = gather_rows(images_BCHW)[mine]
     if images_BCHW.is_contiguous(memory_format=torch.channels_last):
         shuffled = shuffled.contiguous(memory_format=torch.channels_last)
@@ -92,9 +91,9 @@ def shuffled_images(images_BCHW: Tensor, permutation: Tensor) -> Tensor:
 
 
 def restored_rows(rows_BX: Tensor, permutation: Tensor) -> Tensor:
-    """The whole global batch in its own order, from the ranks' shares of a shuffled one.
+    """The inverse of ``shuffled_images``: the whole global batch in its own order.
 
-    The inverse of ``shuffled_images``; gradients flow back to every rank's rows.
+    Gradients flow back to every rank's rows.
     """
     permutation = permutation.to(rows_BX.device, non_blocking=True)
     return gather_rows_with_gradient(rows_BX)[torch.argsort(permutation)]
@@ -110,24 +109,20 @@ def encode_shuffled(
     return restored_rows(encode(shuffled_images(images_BCHW, permutation)), permutation)
 
 
-@torch.no_grad()
 def average_buffers(module: nn.Module) -> None:
     """Averages floating-point buffers (batch-norm statistics) over the ranks, in place."""
-    if world_size() == 1:
-        return
     for buffer in module.buffers():
         if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= world_size()
+            buffer.copy_(mean_over_ranks(buffer))
 
 
 @torch.no_grad()
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of a tensor over the ranks."""
-    if world_size() > 1:
-        dist.all_reduce(values)
-        values = values / world_size()
-    return values
+    if world_size() == 1:
+        return values
+    dist.all_reduce(values)
+    return values / world_size()
 
 
 def balanced_weights(weights_B: Tensor) -> Tensor:
@@ -139,7 +134,6 @@ def balanced_weights(weights_B: Tensor) -> Tensor:
     return weights_B / mean_over_ranks(weights_B.mean())
 
 
-@torch.no_grad()
 def sum_over_ranks(numbers: list[int]) -> list[int]:
     """Sums of whole numbers over the ranks, modulo 2^64."""
     if world_size() == 1:

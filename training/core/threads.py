@@ -1,23 +1,23 @@
 """How many threads a training takes: the cores, shared with the other trainings on this machine."""
 
-import fcntl
-import json
 import math
 import os
-import tempfile
+import re
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 
 from pipeline.core.progress import say
 
 THREADS = "OMP_NUM_THREADS"
-FOLDER = Path(tempfile.gettempdir()) / "salmask-trainings"
-"""A locked file per training process of this machine: the cores that it may use, as JSON."""
+MARK = "salmask-training-"
+"""Start of the name of a socket, followed by a process's id; the system forgets it with the
+process."""
+SOCKETS = Path("/proc/net/unix")
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -29,48 +29,36 @@ def threads_set_by_user() -> int | None:
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """While the block runs, this process is one of the training processes in FOLDER.
+    """While the block runs, this process is one of the machine's training processes.
 
-    Where FOLDER cannot be written, the process is not counted.
+    Where a system refuses such a socket, the process is not counted.
     """
-    name, cores = f"{os.getpid()}-{uuid4().hex}", json.dumps(sorted(os.sched_getaffinity(0)))
-    with ExitStack() as stack:
+    with socket.socket(socket.AF_UNIX) as mark:
         with suppress(OSError):
-            if not FOLDER.is_dir():
-                FOLDER.mkdir()
-                FOLDER.chmod(0o1777)  # other users' trainings count too
-            new, path = FOLDER / f"{name}.new", FOLDER / f"{name}.lock"
-            file = stack.enter_context(new.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(cores)
-            file.flush()
-            new.rename(path)  # locked before others see it
-            stack.callback(path.unlink, missing_ok=True)
+            mark.bind(f"\0{MARK}{_container()}-{os.getpid()}-{id(mark)}")  # a name without a file
         yield
 
 
-def live_trainings() -> int:
-    """Training processes that may use one of this process's cores, at least 1: itself.
+def _container() -> int:
+    """What tells processes apart whose ids may be the same: they may share a network."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
-    Removes the files of processes that were killed.
-    """
+
+def live_trainings() -> int:
+    """Training processes that may use one of this process's cores, at least 1: itself."""
     own, count = os.sched_getaffinity(0), 0
-    for path in FOLDER.glob("*.lock"):
-        with suppress(OSError), path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                count += not own.isdisjoint(json.load(file))
-            else:
-                path.unlink()
+    with suppress(OSError):
+        name = rf"@{MARK}{_container()}-(\d+)"
+        for process in re.findall(name, SOCKETS.read_text(errors="replace")):
+            with suppress(ProcessLookupError):
+                count += not own.isdisjoint(os.sched_getaffinity(int(process)))
     return max(1, count)
 
 
 class _Share:
     """The threads of a `counted` process: its share of the cores that it may use.
 
-    Two trainings with two threads each on two cores run ten times slower than with one each,
-    because the threads wait for each other.
+    Two trainings of two threads each on two cores run ten times slower than of one thread each.
     """
 
     def __init__(self, limit: int | None, fixed: int | None) -> None:

@@ -1,30 +1,28 @@
-"""The damaged samples of a run, on its disk."""
+"""What becomes of damaged samples, and a file that names those of a run. Imports no torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
-from training.views.inputs import Damage
-
+OnDamaged = Literal["raise", "skip"]
+"""An error, or another sample in the place of the damaged one."""
 DAMAGED_FILE = "damaged.jsonl"
 
 
 class DamageLog:
-    """Names each damaged sample once in ``damaged.jsonl``.
+    """Names each damaged sample once in ``damaged.jsonl`` below the folder of a run.
 
     Every rank appends its own; a run that is resumed may name a sample again.
-
-    Args:
-        folder: of the run.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / DAMAGED_FILE
         self._named: set[str] = set()
 
-    def note(self, step: int, damages: Sequence[Damage]) -> None:
-        """Record what was damaged in the batch of a global step."""
-        new = [damage.reason for damage in damages if damage.reason not in self._named]
+    def note(self, step: int, reasons: Iterable[str]) -> None:
+        """Records what was damaged in the batch of a global step."""
+        new = [reason for reason in reasons if reason not in self._named]
         if new:
             self._named.update(new)
             with self._path.open("a") as file:

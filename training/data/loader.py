@@ -34,14 +34,10 @@ def make_loader(
     num_workers: int,
     pin_memory: bool,
 ) -> Iterator[HostBatch]:
-    """Batches over the steps of a whole run, so that the processes start only once.
+    """Batches of the global steps from `start_step` up to `stop_step`, in order.
 
-    Args:
-        dataset: batches by global step.
-        start_step: first step.
-        stop_step: step after the last.
-        num_workers: loader processes; 0 loads in the training process.
-        pin_memory: copy batches into page-locked memory (for CUDA).
+    They are those of a whole run, so that the loader processes start only once; with 0 of them the
+    training process loads. `pin_memory` copies batches into page-locked memory, for CUDA.
 
     Raises:
         JobError: the one that the dataset raised, whichever process loads.

@@ -5,7 +5,6 @@ It does not depend on the number of ranks or loader workers.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,29 +19,32 @@ SHARD_ORDER_DOMAIN, WINDOW_DOMAIN, SUBSET_DOMAIN = 0x53484152, 0x57494E44, 0x535
 class EpochOrder:
     """The order of one epoch: shards shuffled globally, samples within windows of shards.
 
-    Reading stays close to sequential, and only the windows that are asked for are laid out.
-
-    Args:
-        shard_sizes: samples in each shard.
-        seed: the run's seed.
-        epoch: which epoch.
-        window: shards whose samples are mixed.
+    Reading stays close to sequential, and only the windows that are asked for are laid out. Of
+    every shard the same fraction of its samples is used, in (0, 1], those whose hash is smallest: a
+    smaller subset lies within a larger one.
     """
 
     def __init__(
-        self, shard_sizes: Sequence[int], *, seed: int, epoch: int, window: int = 16
+        self,
+        shard_sizes: Sequence[int],
+        *,
+        seed: int,
+        epoch: int,
+        window: int = 16,
+        fraction: float = 1.0,
     ) -> None:
-        sizes = np.asarray(shard_sizes, dtype=np.int64)
-        self._shards = _shuffle(len(sizes), seed + SHARD_ORDER_DOMAIN, epoch)
-        self._first_ids = (np.cumsum(sizes) - sizes)[self._shards]
-        self._sizes = sizes[self._shards]
+        whole = np.asarray(shard_sizes, dtype=np.int64)
+        self._shards = _shuffle(len(whole), seed + SHARD_ORDER_DOMAIN, epoch)
+        kept = np.asarray(kept_sizes(shard_sizes, fraction), dtype=np.int64)
+        self._spans = np.stack([np.cumsum(whole) - whole, whole, kept], axis=1)[self._shards]
+        """First row, size and used samples of each shard, in the epoch's order."""
         self._seed, self._epoch, self._window = seed, epoch, window
-        ends = np.cumsum(self._sizes)
+        ends = np.cumsum(self._spans[:, 2])
         self._window_ends = np.append(ends[window - 1 : -1 : window], ends[-1:])
-        self._laid_out: tuple[int, NDArray[np.int64]] | None = None
+        self._laid_out: dict[int, NDArray[np.int64]] = {}
 
     def sample_ids(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at positions ``start`` up to ``stop`` of the epoch."""
+        """The samples at positions ``start`` up to ``stop`` of the epoch: rows of the whole set."""
         parts = []
         while start < stop:
             window = self.window_of(start)
@@ -62,22 +64,29 @@ class EpochOrder:
         return [int(shard) for shard in shards]
 
     def _lay_out(self, window: int) -> NDArray[np.int64]:
-        if self._laid_out is not None and self._laid_out[0] == window:
-            return self._laid_out[1]
-        shards = slice(window * self._window, (window + 1) * self._window)
-        spans = zip(self._first_ids[shards], self._sizes[shards], strict=True)
-        ids = np.concatenate([np.arange(first, first + size) for first, size in spans])
-        ids = ids[_shuffle(len(ids), self._seed + WINDOW_DOMAIN + window, self._epoch)]
-        self._laid_out = (window, ids)
-        return ids
+        if window not in self._laid_out:
+            spans = self._spans[window * self._window : (window + 1) * self._window]
+            ids = np.concatenate([_used_rows(*span) for span in spans.tolist()])
+            order = _shuffle(len(ids), self._seed + WINDOW_DOMAIN + window, self._epoch)
+            self._laid_out = {window: ids[order]}
+        return self._laid_out[window]
 
 
 def _shuffle(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.argsort(sample_seeds(seed, epoch, np.arange(count, dtype=np.int64)), kind="stable")
 
 
+def _used_rows(first: int, size: int, used: int) -> NDArray[np.int64]:
+    """Rows of the samples that a shard gives, of those from `first` on."""
+    ids = np.arange(first, first + size, dtype=np.int64)
+    if used == size:
+        return ids
+    smallest = np.argsort(sample_seeds(SUBSET_DOMAIN, 0, ids), kind="stable")[:used]
+    return np.sort(ids[smallest])
+
+
 def kept_sizes(shard_sizes: Sequence[int], fraction: float) -> list[int]:
-    """How many samples of each shard belong to the subset: its share, rounded up."""
+    """How many samples of each shard are used: its share, rounded up."""
     # Without the rounding, 0.1 * 30 would be 3.0000000000000004, and 4 samples.
     return [math.ceil(round(fraction * size, 9)) for size in shard_sizes]
 
@@ -85,44 +94,3 @@ def kept_sizes(shard_sizes: Sequence[int], fraction: float) -> list[int]:
 def num_used(info: DatasetInfo, fraction: float) -> int:
     """How many samples of a set a run sees."""
     return sum(kept_sizes([shard.num_images for shard in info.shards], fraction))
-
-
-class Subset:
-    """A share of a shard set, numbered from 0 in the order of the whole set.
-
-    Every shard gives the same share of its samples, those whose hash is smallest: a smaller subset
-    lies within a larger one, and reading stays sequential.
-
-    Args:
-        shard_sizes: samples in each shard.
-        fraction: of the samples, in (0, 1]; 1 numbers them as the whole set does.
-    """
-
-    def __init__(self, shard_sizes: Sequence[int], fraction: float) -> None:
-        self.sizes = kept_sizes(shard_sizes, fraction)
-        self._whole = fraction == 1.0
-        self._shard_sizes = list(shard_sizes)
-        self._first_ids = (np.cumsum(shard_sizes) - np.asarray(shard_sizes)).tolist()
-        self._ends = np.cumsum(self.sizes)
-
-    def sample_ids(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row numbers in the whole set of samples by their numbers in the subset."""
-        if self._whole:
-            return numbers
-        shards = np.searchsorted(self._ends, numbers, side="right")
-        ids = np.empty_like(numbers)
-        for shard in np.unique(shards).tolist():
-            here, size = shards == shard, self.sizes[shard]
-            kept = _kept_ids(self._first_ids[shard], self._shard_sizes[shard], size)
-            ids[here] = kept[numbers[here] - (self._ends[shard] - size)]
-        return ids
-
-
-# At least the shards of a window: finding what a shard keeps sorts its samples.
-@lru_cache(maxsize=64)
-def _kept_ids(first: int, size: int, kept: int) -> NDArray[np.int64]:
-    """Rows of the samples that a shard gives, of those from `first` on."""
-    ids = np.arange(first, first + size, dtype=np.int64)
-    hashes = sample_seeds(SUBSET_DOMAIN, 0, ids)
-    rows: NDArray[np.int64] = np.sort(ids[np.argsort(hashes, kind="stable")[:kept]])
-    return rows

@@ -17,6 +17,7 @@ Shapes: B samples of one rank, P side of a stored saliency map.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import itemgetter
 from typing import TypeVar
 
@@ -33,8 +34,8 @@ from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
-from training.data.order import EpochOrder, Subset
-from training.data.settings import OnDamaged
+from training.data.damage import OnDamaged
+from training.data.order import EpochOrder, num_used
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
 from training.views.exchange import BackgroundSwap
@@ -56,9 +57,9 @@ class StreamConfig:
         batch_size: global batch, all ranks together.
         views: what the method sees of every image.
         augment: ranges of the colours.
-        window: shards whose samples are mixed.
-        on_damaged: what happens to a damaged sample: see the head of this file.
-        data_fraction: share of the samples that are used (`order.Subset`).
+        window: shards whose samples are mixed (`EpochOrder`).
+        on_damaged: see the head of this file.
+        data_fraction: share of the samples that are used (`EpochOrder`).
     """
 
     seed: int
@@ -73,15 +74,9 @@ class StreamConfig:
 class BatchDataset(Dataset[HostBatch]):
     """Map-style over global steps: item ``step`` is this rank's share of that step's batch.
 
-    Decodes every image once, cuts its crops, pools the saliency and draws all other numbers.
-
-    Args:
-        root: where the shard set lies.
-        info: its ``dataset.json``.
-        config: what decides the batches.
-        rank: this rank.
-        world_size: number of ranks; divides the batch.
-        cache: where shards of a bucket lie while they are read.
+    Decodes every image once, cuts its crops, pools the saliency and draws all other numbers. `info`
+    is the set's ``dataset.json``, `world_size` the number of ranks, which divides the batch, and
+    `cache` says where shards of a bucket lie while they are read.
     """
 
     def __init__(
@@ -96,12 +91,11 @@ class BatchDataset(Dataset[HostBatch]):
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
         self.reader = ShardSetReader(root, info, cache)
-        self._subset = Subset(self.reader.shard_sizes, config.data_fraction)
-        self.steps_per_epoch = sum(self._subset.sizes) // config.batch_size
+        self.steps_per_epoch = num_used(info, config.data_fraction) // config.batch_size
         share = config.batch_size // world_size
         self.positions = range(rank * share, (rank + 1) * share)
         """This rank's positions in every global batch."""
-        self._order: tuple[int, EpochOrder] | None = None
+        self._orders: dict[int, EpochOrder] = {}
         self._ahead: tuple[int, int] | None = None
         self._set(config)
 
@@ -122,32 +116,32 @@ class BatchDataset(Dataset[HostBatch]):
     def sample_ids(self, step: int, positions: range | None = None) -> NDArray[np.int64]:
         """The samples at some positions of the global batch at ``step``; by default, this rank's.
 
-        No others are looked for: with many ranks a global batch spans many windows of shards.
+        With many ranks a global batch spans many windows of shards: only these are laid out.
         """
         own = self.positions if positions is None else positions
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         start = step_in_epoch * self.config.batch_size
-        numbers = self._epoch_order(epoch).sample_ids(start + own.start, start + own.stop)
-        return self._subset.sample_ids(numbers)
+        return self._order(epoch).sample_ids(start + own.start, start + own.stop)
 
-    def _epoch_order(self, epoch: int) -> EpochOrder:
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self._new_order(epoch))
-        return self._order[1]
+    def _order(self, epoch: int) -> EpochOrder:
+        if epoch not in self._orders:
+            self._orders = {epoch: self._new_order(epoch)}
+        return self._orders[epoch]
 
     def _new_order(self, epoch: int) -> EpochOrder:
-        config = self.config
-        return EpochOrder(self._subset.sizes, seed=config.seed, epoch=epoch, window=config.window)
+        sizes, config = self.reader.shard_sizes, self.config
+        share, window = config.data_fraction, config.window
+        return EpochOrder(sizes, seed=config.seed, epoch=epoch, window=window, fraction=share)
 
     def _fetch_ahead(self, step: int) -> None:
         """Fetch the shards of this window and of the next, which may be in the next epoch."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        position = step_in_epoch * self.config.batch_size + self.positions.start
-        window = self._epoch_order(epoch).window_of(position)
+        position, order = step_in_epoch * self.config.batch_size, self._order(epoch)
+        window = order.window_of(position + self.positions.start)
         if self._ahead == (epoch, window):
             return
         self._ahead = (epoch, window)
-        shards = self._epoch_order(epoch).shards_from(window, WINDOWS_AHEAD)
+        shards = order.shards_from(window, WINDOWS_AHEAD)
         if len(shards) <= self.config.window:
             shards += self._new_order(epoch + 1).shards_from(0, 1)
         self.reader.ahead(shards)
@@ -158,21 +152,19 @@ class BatchDataset(Dataset[HostBatch]):
         Raises:
             DamagedSample: names shard and key, where damaged samples are not to be skipped.
         """
-        config, own = self.config, slice(len(self.positions))
+        config, number = self.config, len(self.positions)
         if self.reader.is_remote:
             self._fetch_ahead(step)
-        ids_B = self.sample_ids(step)
+        ids_B = drawn_for_B = self.sample_ids(step)
         images, maps, damages = self._read(step, ids_B)
-        drawn_for_B = ids_B
         if self._swaps:  # the image after this rank's last one lends its background
             drawn_for_B = np.append(ids_B, self._id_at(step, self.positions.stop))
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, drawn_for_B)
         crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
-        last = itemgetter(slice(own.stop, None))
-        lent = {view.crop.name for view, _ in self._swaps}
+        lent, last = {view.crop.name for view, _ in self._swaps}, itemgetter(slice(number, None))
         following = {name: tree_map_only(Tensor, last, crops[name]) for name in sorted(lent)}
-        if self._swaps:
-            crops, seeds_B = tree_map_only(Tensor, itemgetter(own), crops), seeds_B[own]
+        crops = tree_map_only(Tensor, itemgetter(slice(number)), crops)
+        seeds_B = seeds_B[:number]
         return HostBatch(
             sample_ids_B=torch.from_numpy(ids_B),
             noise_seeds_B=torch_seeds(seeds_B),
@@ -204,25 +196,29 @@ class BatchDataset(Dataset[HostBatch]):
         own, size, policy = self.positions, self.config.batch_size, self.config.on_damaged
 
         def id_at(position: int) -> int:
-            if position in own:
-                return int(ids_B[position - own.start])
-            return self._id_at(step, position)
+            is_own = position in own
+            return int(ids_B[position - own.start]) if is_own else self._id_at(step, position)
 
         def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             return self._decode(id_at(position))
 
         def decode_map(position: int) -> NDArray[np.uint8]:
+            number = position - own.start
+            if position in own and number not in skipped:
+                return samples[number][1]
             return self._decode_saliency(id_at(position))
 
         read = range(own.start, own.stop + bool(self._swaps))
-        decoded, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
-        maps = [np.stack([saliency for _, saliency in decoded])]
+        samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
+        skipped = {damage.position for damage in damages}
+        maps = [np.stack([saliency for _, saliency in samples])]
         if self._steered_by_next:
+            # Of a damaged image the map may be sound, and steers the mask of the one before.
             following = range(read.start + 1, read.stop + 1)
             partners, _ = read_positions(decode_map, following, batch_size=size, on_damaged=policy)
             maps.append(np.stack(partners))
         own_damages = tuple(damage for damage in damages if damage.position < len(own))
-        return [image for image, _ in decoded], maps, own_damages
+        return [image for image, _ in samples], maps, own_damages
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":
@@ -259,37 +255,30 @@ def read_positions(
     batch_size: int,
     on_damaged: OnDamaged,
 ) -> tuple[list[Item], tuple[Damage, ...]]:
-    """Read the samples at some positions of a global batch.
+    """Read the samples at some positions of a global batch; beyond its end it begins again.
 
-    Positions beyond the end of the batch begin again.
-
-    Returns:
-        What was read for each position, and the positions where another sample stands in.
+    Returns what was read for each position, and the positions where another sample stands in.
 
     Raises:
         DamagedSample: by ``read`` under the policy ``raise``; or every sample is damaged.
     """
-    tried: dict[int, Item | DamagedSample] = {}
 
+    @cache
     def attempt(position: int) -> Item | DamagedSample:
-        if position not in tried:
-            try:
-                tried[position] = read(position)
-            except DamagedSample as error:
-                if on_damaged == "raise":
-                    raise
-                tried[position] = error
-        return tried[position]
+        try:
+            return read(position)
+        except DamagedSample as error:
+            if on_damaged == "raise":
+                raise
+            return error
 
     items, damages = [], []
-    for number, position in enumerate(positions):
-        found = first = attempt(position % batch_size)
+    for number, start in enumerate(positions):
+        tried = (attempt(position % batch_size) for position in range(start, start + batch_size))
+        first = found = next(tried)
         if isinstance(first, DamagedSample):
             damages.append(Damage(number, str(first)))
-            for other in range(position + 1, position + batch_size):
-                found = attempt(other % batch_size)
-                if not isinstance(found, DamagedSample):
-                    break
+            found = next((one for one in tried if not isinstance(one, DamagedSample)), first)
         if isinstance(found, DamagedSample):
             raise DamagedSample(
                 f"all {batch_size} samples of a global batch are damaged; the first one: {first}"

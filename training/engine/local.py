@@ -14,7 +14,7 @@ from training.config.pretrain import PretrainConfig
 from training.core.context import LocalContext
 from training.core.distributed import rank, world_size
 from training.core.threads import sharing_threads, threads_set_by_user
-from training.engine.loop import pretrain
+from training.engine.loop import Trainer
 from training.engine.preflight import preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
@@ -23,9 +23,7 @@ from training.engine.stopping import asked_to_stop
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
     """Runs or resumes a pretraining here; the counterpart of ``training.ray.launch.launch``.
 
-    Args:
-        config: the run.
-        context: device and stop requests; None: the first GPU or the CPU.
+    Without a context it is on the first GPU, or on the CPU.
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
@@ -46,7 +44,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
             write_config(config.out, config, info.plan_digest)
         else:
             stack.enter_context(listening(Silence()))
-        return pretrain(config, context)
+        return Trainer(config, context).run()
 
 
 @contextmanager

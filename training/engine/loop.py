@@ -36,20 +36,11 @@ CONTINUE, SAVE, STOP = 0, 1, 2
 LOADERS_PER_GPU = 4
 
 
-def pretrain(config: PretrainConfig, context: TrainContext) -> RunResult:
-    """Pretrains, or resumes from the newest checkpoint in ``config.out``; called by every rank.
-
-    Expects that ``preflight`` has passed.
-
-    Args:
-        config: the run.
-        context: device and stop requests.
-    """
-    return Trainer(config, context).run()
-
-
 class Trainer:
-    """One rank's state of a run."""
+    """One rank's state of a run that ``preflight`` has passed.
+
+    Starts it, or resumes it from the newest checkpoint in ``config.out``.
+    """
 
     def __init__(self, config: PretrainConfig, context: TrainContext) -> None:
         self.config, self.context, self.device = config, context, context.device
@@ -158,12 +149,8 @@ class Trainer:
         if self.step == self.total_steps or self.context.stop_requested():
             return STOP
         minutes = (time.monotonic() - self._saved_at) / 60
-        save = (
-            self._epoch_ends(plan.every_epochs)
-            or self._due(plan.every_steps)
-            or 0 < plan.every_minutes <= minutes
-        )
-        return SAVE if save else CONTINUE
+        due = self._epoch_ends(plan.every_epochs) or self._due(plan.every_steps)
+        return SAVE if due or 0 < plan.every_minutes <= minutes else CONTINUE
 
     def _evaluate(self) -> None:
         self.method.average_statistics()
@@ -238,17 +225,13 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     ``auto`` is bf16 where the device multiplies bf16 matrices in hardware: CUDA devices that
     support it, and CPUs with AMX tiles.
     """
-    has_bf16 = (
-        torch.cuda.is_bf16_supported()
-        if device.type == "cuda"
-        else torch.cpu._is_amx_tile_supported()
-    )
-    wanted = precision == "bf16" or (precision == "auto" and has_bf16)
+    is_cuda = device.type == "cuda"
+    has_bf16 = torch.cuda.is_bf16_supported if is_cuda else torch.cpu._is_amx_tile_supported
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16())
     return torch.bfloat16 if wanted else None
 
 
 def num_loader_workers(wanted: int | None, device: torch.device) -> int:
     """The number of loader processes; None: on a CPU, whose cores are busy already, none."""
-    if wanted is not None:
-        return wanted
-    return LOADERS_PER_GPU if device.type == "cuda" else 0
+    fitting = LOADERS_PER_GPU if device.type == "cuda" else 0
+    return fitting if wanted is None else wanted

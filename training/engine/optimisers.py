@@ -11,15 +11,10 @@ from training.config.settings import OptimConfig
 
 
 def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device) -> Optimizer:
-    """The optimiser of a module's parameters.
+    """The optimiser of a module's parameters, which are on ``device``.
 
     SGD decays every parameter, as in the MoCo paper. The others neither decay nor adapt parameters
     of one dimension, which are biases and batch norm.
-
-    Args:
-        config: settings.
-        module: on ``device``.
-        device: CUDA gets fused kernels where torch has them.
     """
     fused, lr, decay = device.type == "cuda", config.lr, config.weight_decay
     if config.name == "sgd":
@@ -27,21 +22,14 @@ def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device
             module.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused
         )
     parameters = [p for p in module.parameters() if p.requires_grad]
-    weights = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": decay},
-        {"params": others, "weight_decay": 0.0, "adapted": False},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adapted": False},
     ]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=fused)
-    return LARS(
-        groups,
-        lr=lr,
-        momentum=config.momentum,
-        trust_coefficient=config.trust_coefficient,
-        clip=config.lars_clip,
-    )
+    trust, clip = config.trust_coefficient, config.lars_clip
+    return LARS(groups, lr=lr, momentum=config.momentum, trust_coefficient=trust, clip=clip)
 
 
 class LARS(Optimizer):
@@ -57,14 +45,6 @@ class LARS(Optimizer):
 
     Departure from the paper: the rate multiplies the momentum buffer, as in torch's SGD, not what
     goes into it. That differs only while the rate changes.
-
-    Args:
-        params: parameters or groups of them.
-        lr: learning rate.
-        momentum: in [0, 1).
-        weight_decay: d.
-        trust_coefficient: t.
-        clip: keep each tensor's own rate at lr or below.
     """
 
     def __init__(
@@ -77,15 +57,9 @@ class LARS(Optimizer):
         trust_coefficient: float = 0.001,
         clip: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "clip": clip,
-            "adapted": True,
-        }
-        super().__init__(params, defaults)
+        settings = {"trust_coefficient": trust_coefficient, "clip": clip, "adapted": True}
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults | settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -103,17 +77,13 @@ class LARS(Optimizer):
                     torch._foreach_div_(factors, group["lr"])
                     torch._foreach_clamp_max_(factors, 1.0)
                 torch._foreach_mul_(updates, factors)
-            buffers = [self._buffer(p) for p in weights]
+            for weight in weights:
+                if "momentum_buffer" not in self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, updates)
             torch._foreach_add_(weights, buffers, alpha=-group["lr"])
-
-    def _buffer(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-        buffer: Tensor = state["momentum_buffer"]
-        return buffer
 
 
 def _trust(
@@ -123,5 +93,4 @@ def _trust(
     weight_norm = torch.stack(torch._foreach_norm(weights))
     update_norm = torch.stack(torch._foreach_norm(updates))
     usable = (weight_norm > 0) & (update_norm > 0)
-    factors = torch.where(usable, coefficient * weight_norm / update_norm, 1.0)
-    return list(factors.unbind())
+    return list(torch.where(usable, coefficient * weight_norm / update_norm, 1.0).unbind())

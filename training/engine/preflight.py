@@ -1,6 +1,7 @@
 """Checks before a run starts: data, batch, ranks, labels, trackers, run folder and disk."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -39,8 +40,8 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     )
     check_batches(config, info, num_ranks)
     if config.knn.val_shards is not None:
-        train_shards = config.knn.train_shards or config.shards
-        labelled_pair(train_shards, config.knn.val_shards, config.cache)
+        train = config.knn.train_shards or config.shards
+        labelled_pair(train, config.knn.val_shards, config.cache)
     if config.heldout.shards is not None:
         check_heldout(config.shards, config.heldout)
     check_trackers(config.track)
@@ -83,11 +84,10 @@ def check_split(config: PretrainConfig, num_ranks: int) -> None:
 
 def can_split(config: PretrainConfig, num_ranks: int) -> bool:
     """Whether the global batch can be split over that many ranks."""
-    try:
+    with suppress(InputError):
         check_split(config, num_ranks)
-    except InputError:
-        return False
-    return True
+        return True
+    return False
 
 
 class CheckpointSize(NamedTuple):
@@ -116,9 +116,7 @@ def _state_bytes(module: nn.Module) -> int:
 def check_disk(config: PretrainConfig, *, more_runs: int = 0) -> None:
     """Checks that the checkpoints that are kept, and the one being written, fit the disk.
 
-    Args:
-        config: the run.
-        more_runs: runs of the same size that keep theirs on the same disk.
+    ``more_runs`` runs of the same size keep theirs on the same disk.
 
     Raises:
         InputError: with the bytes that are needed and those that are free.

@@ -10,11 +10,9 @@ from training.record.metrics import LEARNING, latest_values, read_metrics
 
 @dataclass(frozen=True)
 class RunResult:
-    """The state of a run.
+    """The global steps that a run has done and those of the whole run.
 
     Attributes:
-        step: global steps done.
-        total_steps: global steps of the whole run.
         values: the last numbers of the record.
         ran: whether there was anything left to do.
     """
@@ -38,14 +36,11 @@ def recorded_result(config: PretrainConfig, total_steps: int, *, ran: bool) -> R
 
 def result_lines(result: RunResult, config: PretrainConfig) -> list[str]:
     """Lines for people about a run that has finished or was stopped."""
+    total = result.total_steps
     if not result.finished:
-        where = f"step {result.step} of {result.total_steps}"
-        return [f"stopped at {where}; the same command goes on from there"]
-    if result.ran:
-        lines = [f"finished {result.total_steps} steps"]
-    else:
-        lines = [f"nothing to do: this run of {result.total_steps} steps is already finished"]
-    values = result.values
+        return [f"stopped at step {result.step} of {total}; the same command goes on from there"]
+    done = f"nothing to do: this run of {total} steps is already finished"
+    lines, values = [f"finished {total} steps" if result.ran else done], result.values
     lines += [f"{name:10} {values[name]:.4g}" for name in ("loss", "knn") if name in values]
     verdicts = [e["message"] for e in read_metrics(config.out) if e["kind"] == LEARNING]
     lines += [f"learning   {verdict}" for verdict in verdicts[-1:]]

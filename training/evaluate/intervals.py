@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
-from scipy.stats import binomtest
 
 from pipeline.core.errors import check
 
@@ -105,6 +103,8 @@ def paired_difference(
     # Resampling images draws these counts from a multinomial distribution.
     drawn_R3 = np.random.default_rng(seed).multinomial(len(a_V), counts / len(a_V), size=RESAMPLES)
     low, high = percentile_interval(100 * (drawn_R3[:, 0] - drawn_R3[:, 1]) / len(a_V))
+    from scipy.stats import binomtest  # slow to import
+
     disagree = only_a + only_b
     p = float(binomtest(only_a, disagree, 0.5).pvalue) if disagree else 1.0
     return Difference(points=100 * (only_b - only_a) / len(a_V), low=low, high=high, p=p)
@@ -166,6 +166,8 @@ def crossed_mean(x_SV: NDArray[Any]) -> tuple[float, float, float, float]:
     smallest = np.log(1e-15)
     p = 1.0
     if mean != 0:
+        from scipy.optimize import brentq  # slow to import
+
         p = 0.0 if beyond(smallest) < 0 else 2 * np.exp(brentq(beyond, smallest, np.log(0.5)))
     return mean, mean - half(TAIL), mean + half(TAIL), float(p)
 

@@ -3,9 +3,6 @@
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-
-import torch
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING
@@ -13,38 +10,16 @@ from pipeline.precompute.ray_session import ray_running
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
-from training.engine.loop import pretrain
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
+from training.ray.context import STOP_FILE, pretrain_on_worker
 from training.ray.nodes import answering_nodes, asked_for, check_nodes, live_nodes
 from training.ray.workers import FAILURES, job_error, make_trainer, was_waiting
 from training.record.relay import Relay, shown
 
-STOP_FILE = "stop-requested"
-STOP_POLL_SECONDS = 0.5
 RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 """How long a run waits for nodes where the ones that are left hold no worker."""
-
-
-class RayTrainContext:
-    """The loop's view of a Ray Train worker."""
-
-    def __init__(self, out: Path, device: torch.device) -> None:
-        self.device = device
-        self._stop_file = out / STOP_FILE
-        self._asked_at, self._stop = 0.0, False
-
-    def stop_requested(self) -> bool:
-        """Looks for the driver's request, at most twice a second."""
-        now = time.monotonic()
-        if now - self._asked_at >= STOP_POLL_SECONDS:
-            self._asked_at, self._stop = now, self._stop_file.exists()
-        return self._stop
-
-
-def _pretrain(config: PretrainConfig, device: torch.device) -> None:
-    pretrain(config, RayTrainContext(config.out, device))
 
 
 def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
@@ -52,13 +27,8 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
 
     After a crash of workers or nodes it starts again, up to ``config.max_failures`` times, on the
     largest number of workers that the cluster still holds and the global batch can be split over.
-
-    Args:
-        config: the run; paths absolute and reachable from every node.
-        share: of the cluster that the run may take, where others share it; None: all of it.
-
-    Returns:
-        How it ended.
+    Its paths are absolute, and every node reaches them. `share` is what it may take of the cluster;
+    None: all of it.
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``), or a
@@ -66,7 +36,7 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
         JobError: the run itself cannot go on; that is never tried again.
     """
     if config.num_workers != "auto":
-        preflight(config, config.num_workers)
+        preflight(config, config.num_workers)  # before Ray, which takes seconds to start
     with ray_running():
         nodes = [node.resources for node in live_nodes()]
         resources = share or first_resources(config.num_workers, nodes, partial(can_split, config))
@@ -90,44 +60,37 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
 
     Workers of a later start get no more than ``most_cpus`` each: the rest is of other runs.
     """
-    resources: Resources | None = first
-    failures = 0
-    while resources is not None:
+    resources, failures = first, 0
+    while True:
         try:
-            make_trainer(_pretrain, config, resources, config.out).fit()
+            make_trainer(pretrain_on_worker, config, resources, config.out).fit()
             return
         except FAILURES as error:
             if (known := job_error(error)) is not None:
                 raise known from error
-            if was_waiting(error):
-                reason = f"a wait: others held what {resources.num_workers} workers need"
-            else:
+            reason = f"a wait: others held what {resources.num_workers} workers need"
+            if not was_waiting(error):
                 failures += 1
                 reason = f"failure {failures} (of at most {config.max_failures})"
                 if failures > config.max_failures:
                     raise
-        resources = _resources_left(config, first)
-        if resources is not None:
-            cpus = min(resources.cpus_per_worker, most_cpus or resources.cpus_per_worker)
-            resources = replace(resources, cpus_per_worker=cpus)
-            again = f"training is started again after {reason}, on {resources.num_workers} workers"
-            Relay(config.out).say(f"{WARNING}{again}")
+        left = _resources_left(config, first)
+        if left is None:
+            return
+        cpus = min(left.cpus_per_worker, most_cpus or left.cpus_per_worker)
+        resources = replace(left, cpus_per_worker=cpus)
+        again = f"training is started again after {reason}, on {resources.num_workers} workers"
+        Relay(config.out).say(f"{WARNING}{again}")
 
 
 def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:
-    """Workers for the nodes that are left; where these hold none, asks for some and waits.
-
-    Returns:
-        None once a stop was asked for.
-    """
+    """Workers for the nodes that are left, once they hold any; None once a stop is asked for."""
     each = {"CPU": first.cpus_per_worker, **({"GPU": 1} if first.use_gpu else {})}
-    deadline = time.monotonic() + RESTART_WAIT_SECONDS
+    deadline, fits = time.monotonic() + RESTART_WAIT_SECONDS, partial(can_split, config)
     with asked_for(first.num_workers, each):
         while not (config.out / STOP_FILE).exists():
             nodes = [node.resources for node in answering_nodes(config)]
-            found = fewer_resources(
-                first.num_workers, nodes, partial(can_split, config), use_gpu=first.use_gpu
-            )
+            found = fewer_resources(first.num_workers, nodes, fits, use_gpu=first.use_gpu)
             if found is not None:
                 return found
             if time.monotonic() > deadline:

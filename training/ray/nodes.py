@@ -1,30 +1,38 @@
-"""The nodes of a Ray cluster: which are alive, which reach a run's folders, waiting for more."""
+"""The nodes of a Ray cluster: which are alive, which reach a run's folders, waiting for more.
 
+The driver writes a token, a small file, into the run's folder, and every node looks for it.
+"""
+
+import hashlib
 import os
+import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
 
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, JobError, write_error
 from pipeline.precompute.ray_session import ray_running
+from pipeline.shardset.manifest import check_shards, load_dataset_info
+from pipeline.shardset.schema import DATASET_FILE
+from pipeline.storage.storage import Location, open_store
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Node
-from training.ray.reach import digests_of, look, token_in
 
-_look = ray.remote(num_cpus=0, max_retries=0)(look)
 ANSWER_SECONDS = 120.0
 """How long a node may take to start a process and look around."""
+SETTLE_SECONDS = 5.0
+"""How long a network file system may take to show a new file on another node."""
 POLL_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class LiveNode:
+class LiveNode(NamedTuple):
     """A node that Ray believes to be alive, with all its resources, in use or not."""
 
     name: str
@@ -35,13 +43,9 @@ class LiveNode:
 def live_nodes() -> list[LiveNode]:
     """The nodes that Ray believes to be alive: one that has just died may be among them."""
     return [
-        LiveNode(
-            f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})",
-            node["NodeID"],
-            node["Resources"],
-        )
+        LiveNode(f"{node['NodeManagerAddress']} ({identity[:8]})", identity, node["Resources"])
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and (identity := node["NodeID"])
     ]
 
 
@@ -51,10 +55,9 @@ def check_nodes(config: PretrainConfig) -> None:
     Raises:
         InputError: names the node and what it does not reach.
     """
-    nodes = live_nodes()
-    answering = {node.identity for node in answering_nodes(config)}
+    nodes, answering = live_nodes(), answering_nodes(config)
     for node in nodes:
-        if node.identity not in answering:
+        if node.identity not in {answer.identity for answer in answering}:
             raise InputError(
                 f"node {node.name} did not answer within {ANSWER_SECONDS:.0f} s: is it still "
                 "there (ray status), and can it import this program?"
@@ -83,18 +86,78 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
         for task in late:
             ray.cancel(task, force=True)
         for task in done:
-            node = tasks[task]
-            try:
-                wrong = ray.get(task)
-            except RayError:  # it died in the meantime
-                continue
-            if wrong is not None:
-                raise InputError(
-                    f"node {node.name} does not reach what the run needs: {wrong}; every node "
-                    "must see the same shards and the same --out under the same paths"
-                )
-            found.append(node)
+            with suppress(RayError):  # it died in the meantime
+                if (wrong := ray.get(task)) is not None:
+                    raise InputError(
+                        f"node {tasks[task].name} does not reach what the run needs: {wrong}; "
+                        "every node must see the same shards and the same --out under the same "
+                        "paths"
+                    )
+                found.append(tasks[task])
     return found
+
+
+def digests_of(roots: Sequence[Location]) -> dict[Location, str]:
+    """The digest of each shard set's ``dataset.json``; of a folder of images, an empty one."""
+    return {root: _digest(root) for root in roots}
+
+
+def _digest(root: Location) -> str:
+    try:
+        return hashlib.sha256(open_store(root).read(DATASET_FILE)).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+@contextmanager
+def token_in(out: Path) -> Iterator[Path]:
+    """A token in the run's folder while the block runs; leaves no trace.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    token = out / f".reach-{secrets.token_hex(8)}"
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        token.write_text("")
+    except OSError as error:
+        raise write_error(str(out), error) from error
+    try:
+        yield token
+    finally:
+        for path in out.glob(f"{token.name}*"):
+            path.unlink(missing_ok=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: something else is there by now
+                folder.rmdir()
+
+
+def look(token: Path, node: str, digests: Mapping[Location, str]) -> str | None:
+    """Called on a node: returns what it does not reach of a token's folder and shards, or None."""
+    for root, digest in digests.items():
+        try:
+            if not digest and not open_store(root).is_there():
+                return f"there is no {root} there"
+            if digest:
+                check_shards(root, load_dataset_info(root))
+                if _digest(root) != digest:
+                    return f"{root} holds another shard set there than here"
+        except JobError as error:
+            return str(error)
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not token.exists():
+        if time.monotonic() > deadline:
+            return f"{token.parent} is not the folder there that it is here"
+        time.sleep(0.1)
+    try:
+        token.with_name(f"{token.name}-{node}").write_text("")
+    except OSError as error:
+        return f"{token.parent} cannot be written to there ({error.strerror or error})"
+    return None
+
+
+_look = ray.remote(num_cpus=0, max_retries=0)(look)
 
 
 @contextmanager

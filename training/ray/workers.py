@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.core.errors import JobError
+from pipeline.core.errors import JobError, find_job_error
 from pipeline.core.progress import Silence, listening
 from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
@@ -42,10 +42,10 @@ Function = Callable[[Argument, torch.device], Returned]
 class _Trainer(TorchTrainer):
     """Ray's trainer without its placement-group cleaner and its answer to Ctrl-C.
 
-    The cleaner asks whether the controller still lives, but asks whichever Ray it finds first on
-    the machine: beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray
-    frees what a job held when the job ends, with or without it. The answer to Ctrl-C is an abort
-    without a checkpoint; ours is in ``training.engine.stopping``.
+    The cleaner asks whichever Ray it finds first on the machine whether the controller still lives:
+    beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray frees what a job
+    held when the job ends. On Ctrl-C Ray aborts without a checkpoint; ours is in
+    ``training.engine.stopping``.
     """
 
     def _register_sigint_handler(self, controller: object) -> None: ...
@@ -73,17 +73,16 @@ def make_trainer(
 ) -> TorchTrainer:
     """A trainer that calls ``function(argument, device)`` once on every worker.
 
-    Its ``fit`` raises one of ``FAILURES`` at the first failure of a worker. The ``return_value``
-    of its result is what rank 0 returned.
-
-    Args:
-        function: from an importable module.
-        argument: pickles.
-        resources: of the workers.
-        folder: for the lines and the progress of rank 0 (``training.record.relay``), the name of
-            the workers' placement group, and the files of Ray Train.
+    The function is of an importable module. ``fit`` raises one of ``FAILURES`` at the first failure
+    of a worker; the ``return_value`` of its result is what rank 0 returned. The folder takes the
+    lines and the progress of rank 0 (``training.record.relay``), the name of the workers'
+    placement group, and the files of Ray Train.
     """
     cpus, use_gpu = resources.cpus_per_worker, resources.use_gpu
+    # In a process that Ray started, OMP_NUM_THREADS is Ray's and not the user's: Ray shares the
+    # cores out among what it started itself.
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    is_rays = submitted or ray.get_runtime_context().worker.mode == ray.WORKER_MODE
     return _Trainer(
         _call,  # type: ignore[arg-type]  # V1's; V2 passes on what is returned
         train_loop_config={
@@ -91,8 +90,7 @@ def make_trainer(
             "argument": argument,
             "folder": folder,
             "cpus": cpus,
-            # Ray shares the cores out among what it started itself.
-            "fixed_threads": cpus if _in_a_process_of_ray() else threads_set_by_user(),
+            "fixed_threads": cpus if is_rays else threads_set_by_user(),
         },
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
@@ -121,26 +119,14 @@ def _call(call: dict[str, Any]) -> object:
         return call["function"](call["argument"], get_device())
 
 
-def _in_a_process_of_ray() -> bool:
-    """Whether Ray started this process: then OMP_NUM_THREADS is Ray's, and not the user's."""
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return submitted or ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-
-
 def call_on_workers(
     function: Function[Argument, Returned], argument: Argument, num_workers: Wanted, folder: Path
 ) -> Returned:
     """Calls ``function(argument, device)`` on every rank, and shows here what rank 0 says.
 
-    Args:
-        function: from an importable module; its argument and what it returns pickle.
-        argument: of the function.
-        num_workers: number of ranks; ``auto``: one per GPU of the cluster, or per node without
-            GPUs.
-        folder: for temporary files; every node sees it under this path.
-
-    Returns:
-        What rank 0 returned.
+    The function is of an importable module, and what rank 0 returns is returned. ``auto`` is one
+    rank per GPU of the cluster, or per node without GPUs. The folder is for temporary files; every
+    node sees it under this path.
 
     Raises:
         InputError: the cluster cannot hold so many workers.
@@ -163,15 +149,8 @@ def call_on_workers(
 
 def job_error(error: BaseException) -> JobError | None:
     """The ``JobError`` that made a worker fail; None if it failed otherwise."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
-    for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, JobError):
-                known = next(k for k in type(cause).__mro__ if "exit_code" in vars(k))
-                return known(str(cause))  # type: ignore[no-any-return]
-            cause = cause.__cause__
-    return None
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    return next(filter(None, map(find_job_error, failures)), None)
 
 
 def was_waiting(error: BaseException) -> bool:

@@ -35,10 +35,11 @@ def write_contact_sheet(
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
     columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))
-    lefts = [GAP + column * (TILE + GAP) for column in range(len(columns) + 1)]
-    sheet = Image.new("RGB", (lefts[-1], HEADER + rows * (TILE + GAP)), PAPER)
+    size = GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)
+    sheet = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    for left, title in zip(lefts, columns, strict=False):
+    lefts = range(GAP, size[0], TILE + GAP)
+    for left, title in zip(lefts, columns, strict=True):
         draw.text((left, 6), title, fill=INK, font=font)
     damaged = {damage.position for damage in batch.damages}
     sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
@@ -47,13 +48,13 @@ def write_contact_sheet(
         image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
         query = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
         foreground = _dim(query, inputs.foreground[QUERY][row].numpy())
-        tiles = [_letterbox(image), _letterbox(_heat(image, saliency)), _tile(foreground)]
+        tiles = [_letterbox(image), _letterbox(heat(image, saliency)), _tile(foreground)]
         for view in views:
             images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
             image_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
             tiles.append(_tile(displayed(image_CHW, fill.high_pass)))
-        for left, tile in zip(lefts, tiles, strict=False):
-            sheet.paste(Image.fromarray(tile), (left, HEADER + line * (TILE + GAP)))
+        for left, tile in zip(lefts, tiles, strict=True):
+            sheet.paste(tile, (left, HEADER + line * (TILE + GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
 
@@ -70,21 +71,22 @@ def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
     return (*others[:2], first, *others[2:])
 
 
-def _tile(picture: Picture) -> Picture:
-    return cv2.resize(picture, (TILE, TILE), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+def _tile(picture: Picture) -> Image.Image:
+    tile = cv2.resize(picture, (TILE, TILE), interpolation=cv2.INTER_NEAREST)
+    return Image.fromarray(tile.astype(np.uint8))
 
 
-def _letterbox(picture: Picture) -> Picture:
+def _letterbox(picture: Picture) -> Image.Image:
     image = Image.fromarray(picture)
-    scale = TILE / max(image.size)
-    size = [max(1, round(side * scale)) for side in image.size]
+    width, height = (max(1, round(TILE * side / max(image.size))) for side in image.size)
     tile = Image.new("RGB", (TILE, TILE), PAPER)
-    small = image.resize((size[0], size[1]), Image.Resampling.BOX)
-    tile.paste(small, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
-    return np.asarray(tile)
+    small = image.resize((width, height), Image.Resampling.BOX)
+    tile.paste(small, ((TILE - width) // 2, (TILE - height) // 2))
+    return tile
 
 
-def _heat(image: Picture, saliency: Picture) -> Picture:
+def heat(image: Picture, saliency: Picture) -> Picture:
+    """An image under its saliency: dark where saliency is 0, bright yellow where it is 255."""
     height, width = image.shape[:2]
     large = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     colours = cv2.applyColorMap(large.astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]

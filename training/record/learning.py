@@ -21,13 +21,18 @@ WORDS = {
 
 
 class CollapseWatch:
-    """Follows a run's figures and warns once each time that one has gone wrong."""
+    """Follows a run's figures and warns once each time that one has gone wrong.
+
+    `state` is for a checkpoint.
+    """
 
     def __init__(self, config: CollapseConfig) -> None:
         self._config = config
-        self._untrained_knn: float | None = None
-        self._knn_was_low = False
-        self._collapsed: set[str] = set()
+        self.state: dict[str, Any] = {
+            "untrained_knn": None,
+            "knn_was_low": False,
+            "collapsed": [],  # figures that are wrong now
+        }
 
     def look_at_spread(self, step: int, spread: float) -> str | None:
         """A warning where the mean spread of the embeddings of the last steps is newly too low."""
@@ -47,52 +52,39 @@ class CollapseWatch:
             num_images: validation images that it was measured on.
         """
         if step == 0:
-            self._untrained_knn = knn
-        if self._untrained_knn is None:
+            self.state["untrained_knn"] = knn
+        untrained, was_low = self.state["untrained_knn"], self.state["knn_was_low"]
+        if untrained is None:
             return None
-        untrained, margin = self._untrained_knn, self._config.knn_margin
-        margin += STANDARD_ERRORS * standard_error_of_difference(knn, untrained, num_images)
-        low = knn < untrained - margin
-        wrong, self._knn_was_low = low and self._knn_was_low, low
+        error = standard_error_of_difference(knn, untrained, num_images)
+        margin = self._config.knn_margin + STANDARD_ERRORS * error
+        self.state["knn_was_low"] = low = knn < untrained - margin
         sign = (
             f"kNN is {knn:.2f} %, for the second time running more than {margin:.1f} points below "
             f"the {untrained:.2f} % of the untrained network ({num_images} validation images)"
         )
-        return self._warning("knn", wrong, sign)
+        return self._warning("knn", low and was_low, sign)
 
     def _warning(self, figure: str, wrong: bool, sign: str) -> str | None:
-        is_new = wrong and figure not in self._collapsed
-        self._collapsed = self._collapsed - {figure} | ({figure} if wrong else set())
+        collapsed = self.state["collapsed"]
+        others = [one for one in collapsed if one != figure]
+        self.state["collapsed"] = sorted([*others, figure]) if wrong else others
         advice = "lower optim.lr or rho, lengthen their warm-up, or raise the temperature"
+        is_new = wrong and figure not in collapsed
         return f"the run has collapsed: {sign}; {advice}" if is_new else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint."""
-        return {
-            "untrained_knn": self._untrained_knn,
-            "knn_was_low": self._knn_was_low,
-            "collapsed": sorted(self._collapsed),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state of a checkpoint."""
-        self._untrained_knn, self._collapsed = state["untrained_knn"], set(state["collapsed"])
-        self._knn_was_low = state.get("knn_was_low", False)  # absent in older checkpoints
 
 
 class Learning:
-    """Compares the label-free figures of a run with those of its start."""
+    """Compares the label-free figures of a run with those of its start; `state` as above."""
 
     def __init__(self, config: CollapseConfig) -> None:
         self._min_spread = config.min_spread
-        self._start: dict[str, float] = {}
-        self._now: dict[str, float] = {}
+        self.state: dict[str, dict[str, float]] = {"start": {}, "now": {}}
 
     def take(self, step: int, figures: Mapping[str, float]) -> None:
         """Records an evaluation's figures; those of step 0 are the start."""
-        self._now = {name: figures[name] for name in (IMAGES, *WORDS) if name in figures}
-        if step == 0:
-            self._start = self._now
+        now = {name: figures[name] for name in (IMAGES, *WORDS) if name in figures}
+        self.state |= {"start": now, "now": now} if step == 0 else {"now": now}
 
     def verdict(self) -> str | None:
         """`yes`, `no` or `unclear` with the figures at the start and now; None without a start.
@@ -100,7 +92,7 @@ class Learning:
         `yes`: the instance accuracy has risen by more than two standard errors. `no`: it has
         fallen by as much, or the embeddings have collapsed.
         """
-        start, now = self._start, self._now
+        start, now = self.state["start"], self.state["now"]
         if INSTANCE_ACCURACY not in start or INSTANCE_ACCURACY not in now:
             return None
         before, after = start[INSTANCE_ACCURACY], now[INSTANCE_ACCURACY]
@@ -110,16 +102,7 @@ class Learning:
         if now[SPREAD] < self._min_spread:
             word = "no, the embeddings have collapsed"
         names = [name for name in WORDS if name in start and name in now]
-        changes = [WORDS[name].format(start[name], now[name]) for name in names]
-        return f"{word}: {', '.join(changes)}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint."""
-        return {"start": self._start, "now": self._now}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state of a checkpoint; one of an earlier version has no start."""
-        self._start, self._now = dict(state.get("start", {})), dict(state.get("now", {}))
+        return f"{word}: {', '.join(WORDS[name].format(start[name], now[name]) for name in names)}"
 
 
 def standard_error_of_difference(first: float, second: float, num_images: int) -> float:

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TextIO
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.core import progress
 from pipeline.storage.atomic import write_atomically
+from training.config.settings import TrackConfig
 from training.record.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
@@ -23,12 +23,8 @@ TIMINGS = ("images_per_second", "data_wait_share", "seconds")
 class MetricsLog:
     """Appends one JSON object a line, and mirrors it to TensorBoard and the trackers.
 
-    A resumed run first cuts off the lines after its checkpoint, since those steps are repeated.
-
-    Args:
-        folder: the run's folder.
-        resume_step: global steps done in the checkpoint that is resumed, 0 for a new run.
-        trackers: other places that are told the numbers and shown the pictures; None: none.
+    A run that resumes at `resume_step` (0: a new run) first cuts off the lines after it, since
+    those steps are repeated.
     """
 
     def __init__(self, folder: Path, *, resume_step: int, trackers: Trackers | None = None) -> None:
@@ -36,9 +32,11 @@ class MetricsLog:
         kept = read_metrics(folder) if resume_step else []
         lines = [json.dumps(e) + "\n" for e in kept if float(e["step"]) <= resume_step]
         write_atomically(path, "".join(lines).encode())
-        self._file: TextIO = path.open("a", buffering=1)
+        self._file = path.open("a", buffering=1)
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
-        self._trackers = trackers
+        self._trackers = trackers or Trackers(TrackConfig(), folder, {})
 
     def write(
         self,
@@ -53,8 +51,7 @@ class MetricsLog:
         named = {f"{kind}/{name}": value for name, value in values.items()}
         for name, value in named.items():
             self._board.add_scalar(name, value, step)
-        if self._trackers is not None:
-            self._trackers.tell(lambda tracker: tracker.numbers(step, named))
+        self._trackers.tell(lambda tracker: tracker.numbers(step, named))
 
     def message(self, *, step: int, kind: str, message: str) -> None:
         """Writes a message after global step ``step``; ``kind`` is WARNING or LEARNING."""
@@ -68,15 +65,18 @@ class MetricsLog:
         """Shows a PNG of global step ``step``."""
         with Image.open(path) as image:
             self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
-        if self._trackers is not None:
-            self._trackers.tell(lambda tracker: tracker.picture(step, name, path))
+        self._trackers.tell(lambda tracker: tracker.picture(step, name, path))
+
+    def say_lost(self) -> None:
+        """Warns of trackers that were given up."""
+        for line in self._trackers.lost():
+            progress.say(f"{progress.WARNING}{line}")
 
     def close(self, *, finished: bool = True) -> None:
         """Flushes and closes all records."""
         self._file.close()
         self._board.close()
-        if self._trackers is not None:
-            self._trackers.close(finished)
+        self._trackers.close(finished)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float | str]]:

@@ -23,12 +23,7 @@ WRITE_SECONDS = 1.0
 
 
 class Relay:
-    """A listener that writes into a run's folder.
-
-    Args:
-        out: the folder, which exists.
-        clock: monotonic time in seconds.
-    """
+    """A listener that writes into a run's folder `out`, by a monotonic clock in seconds."""
 
     def __init__(self, out: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._clock = out, clock

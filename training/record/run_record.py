@@ -37,10 +37,7 @@ MOST_ALL_FOREGROUND = 0.2
 class RunRecord:
     """One rank's part of the record; every rank calls the same methods, rank 0 writes.
 
-    Args:
-        config: the run.
-        positions: this rank's places in every global batch.
-        steps_per_epoch: global steps.
+    `positions` are this rank's places in every global batch; all steps are global.
     """
 
     def __init__(self, config: PretrainConfig, positions: range, steps_per_epoch: int) -> None:
@@ -51,7 +48,6 @@ class RunRecord:
         self._tally = Tally(DAMAGED, SEEN)
         self._damage = DamageLog(config.out)
         self._log: MetricsLog | None = None
-        self._trackers: Trackers | None = None
         self.interval = Interval()
         self.values: dict[str, float] = {}
         self._note = ""
@@ -62,8 +58,8 @@ class RunRecord:
         """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
         if rank() == 0:
             config = self._config
-            self._trackers = Trackers(config.track, config.out, config.to_json())
-            self._log = MetricsLog(config.out, resume_step=resume_step, trackers=self._trackers)
+            trackers = Trackers(config.track, config.out, config.to_json())
+            self._log = MetricsLog(config.out, resume_step=resume_step, trackers=trackers)
 
     def close(self, *, finished: bool) -> None:
         """Closes the files of a run that has finished or was stopped."""
@@ -72,16 +68,12 @@ class RunRecord:
             if finished and verdict is not None:
                 self._log.message(step=self._evaluated, kind=metrics.LEARNING, message=verdict)
             self._log.close(finished=finished)
-            self._say_lost()
+            self._log.say_lost()
 
     def show(self, step: int, name: str, path: Path) -> None:
         """Shows a PNG of global step ``step`` wherever the run is recorded."""
         if self._log is not None:
             self._log.picture(step=step, name=name, path=path)
-
-    def _say_lost(self) -> None:
-        for line in self._trackers.lost() if self._trackers is not None else ():
-            say(f"{WARNING}{line}")
 
     def show_progress(self, step: int) -> None:
         """Shows the progress after ``step`` global steps."""
@@ -95,18 +87,16 @@ class RunRecord:
         """Adds global ``step``: its samples, and scalars on the device whose means are recorded."""
         digest = samples_digest(step, self._positions, batch.sample_ids_B.numpy())
         self._tally.add(**{DAMAGED: len(batch.damages), SEEN: digest})
-        self._damage.note(step, batch.damages)
+        self._damage.note(step, (damage.reason for damage in batch.damages))
         scalars = {"loss": result.loss.detach(), **result.metrics, **scalars}
         self.interval.add(scalars, lr=lr, **result.settings)
 
     def write_interval(self, step: int) -> None:
         """Writes the means since the last such line, after ``step`` global steps.
 
-        Raises:
-            Diverged: the loss is no longer finite.
-            Collapsed: the embeddings have collapsed, and ``on_collapse`` is ``stop``.
+        Raises `Diverged` if the loss is no longer finite, and `Collapsed` as `write_evaluation`.
         """
-        values, totals = self.interval.finish(self._config.batch_size), self._tally.totals()
+        values, totals = self.interval.finish(self._config.batch_size), self._tally.settle()
         if self._config.on_damaged == "skip":
             values[DAMAGED] = float(totals[DAMAGED])
         self.values |= values
@@ -119,14 +109,14 @@ class RunRecord:
             seen = {SEEN: f"{totals[SEEN]:016x}"}
             self._log.write(step=step, kind="train", values=values, notes=seen)
             self._note = self._words(step, values)
-            self._say_lost()
-        if values.get("all_foreground", 0.0) > MOST_ALL_FOREGROUND and not self._warned:
+            self._log.say_lost()
+        flat = values.get("all_foreground", 0.0)
+        if flat > MOST_ALL_FOREGROUND and not self._warned:
             self._warned = True
             self._warn(
                 step,
-                f"{values['all_foreground']:.0%} of the views are foreground only: masks and hard "
-                "negatives cannot tell the object there; try --masks.foreground otsu or another "
-                "saliency source",
+                f"{flat:.0%} of the views are foreground only: masks and hard negatives cannot "
+                "tell the object there; try --masks.foreground otsu or another saliency source",
             )
         if "embedding_spread" in values:
             self._on_collapse(step, self._collapse.look_at_spread(step, values["embedding_spread"]))
@@ -134,10 +124,7 @@ class RunRecord:
     def write_evaluation(self, step: int, *, knn_images: float = 0, **values: float) -> None:
         """Writes what was measured after ``step`` global steps (``run_checks``).
 
-        Args:
-            step: global steps done.
-            knn_images: validation images that ``knn`` was measured on.
-            values: the figures by name.
+        `knn_images` is the number of validation images that ``knn`` was measured on.
 
         Raises:
             Collapsed: the embeddings have collapsed, and ``on_collapse`` is ``stop``.
@@ -177,20 +164,20 @@ class RunRecord:
     def settle(self) -> None:
         """Makes the state the same on every rank, before a checkpoint."""
         self.interval.average_over_ranks()
-        self._tally.totals()
+        self._tally.settle()
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint, after `settle`."""
         return {
-            "interval": self.interval.state_dict(),
-            "collapse": self._collapse.state_dict(),
-            "learning": self._learning.state_dict(),
-            "tally": self._tally.state_dict(),
+            "interval": {"sums": self.interval.sums, "steps": self.interval.steps},
+            "collapse": self._collapse.state,
+            "learning": self._learning.state,
+            "tally": self._tally.totals,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state of a checkpoint."""
-        self.interval.load_state_dict(state["interval"])
-        self._collapse.load_state_dict(state["collapse"])
-        self._learning.load_state_dict(state.get("learning", {}))  # absent in older checkpoints
-        self._tally.load_state_dict(state["tally"])
+        """Restores the state of a checkpoint; what an older one lacks stays as at the start."""
+        self.interval.sums, self.interval.steps = (state["interval"][k] for k in ("sums", "steps"))
+        self._collapse.state |= state["collapse"]
+        self._learning.state |= state.get("learning", {})
+        self._tally.totals |= state["tally"]

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +21,22 @@ class Interval:
     """Means of scalars over the steps between two lines of the record, and where the time went.
 
     The scalars are summed on the device, so that nothing is read back before the interval ends.
-    The sums are part of a checkpoint: an interval that a crash cut in two has the same means.
+    `sums` and `steps` belong in a checkpoint: an interval that a crash cut in two has the same
+    means.
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
         self._constants: dict[str, float] = {}
-        self._steps = 0
         self.start_clock()
 
     def add(self, scalars: dict[str, Tensor], **constants: float) -> None:
         """Adds one step's scalars, and replaces the constants."""
         for name, value in scalars.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self._constants |= constants
-        self._steps += 1
+        self.steps += 1
         self._timed_steps += 1
 
     def start_clock(self) -> None:
@@ -64,39 +64,32 @@ class Interval:
     def finish(self, batch_size: int) -> dict[str, float]:
         """Means over steps and ranks, and timings; starts the next interval."""
         self.average_over_ranks()
-        values = {name: float(total) / self._steps for name, total in self._sums.items()}
         seconds = time.perf_counter() - self._started
+        values = {name: float(total) / self.steps for name, total in self.sums.items()}
         values |= self._constants
         values["images_per_second"] = self._timed_steps * batch_size / seconds
         values["data_wait_share"] = self._waited / seconds
-        self._sums, self._steps = {}, 0
+        self.sums, self.steps = {}, 0
         self.start_clock()
         return values
 
     def average_over_ranks(self) -> None:
         """Makes the sums the same on every rank: their mean."""
-        if self._sums:
-            names = sorted(self._sums)
-            means = mean_over_ranks(torch.stack([self._sums[name].float() for name in names]))
-            self._sums = dict(zip(names, means, strict=True))
-
-    def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint."""
-        return {"sums": self._sums, "steps": self._steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state of a checkpoint."""
-        self._sums, self._steps = dict(state["sums"]), int(state["steps"])
+        if self.sums:
+            names = sorted(self.sums)
+            means = mean_over_ranks(torch.stack([self.sums[name].float() for name in names]))
+            self.sums = dict(zip(names, means, strict=True))
 
 
 class Tally:
     """Totals of named whole numbers over steps, ranks and restarts, modulo 2^64.
 
-    Each rank adds its own numbers; `totals`, which every rank calls, sums them over the ranks.
+    Each rank adds its own numbers; `settle`, which every rank calls, adds up those of all ranks in
+    `totals`, which belong in a checkpoint.
     """
 
     def __init__(self, *names: str) -> None:
-        self._totals = dict.fromkeys(names, 0)
+        self.totals = dict.fromkeys(names, 0)
         self._new = dict.fromkeys(names, 0)
 
     def add(self, **numbers: int) -> None:
@@ -104,33 +97,21 @@ class Tally:
         for name, number in numbers.items():
             self._new[name] = (self._new[name] + number) % WORD
 
-    def totals(self) -> dict[str, int]:
-        """The sums over all steps and ranks; called by every rank."""
+    def settle(self) -> dict[str, int]:
+        """The totals over all steps and ranks; called by every rank."""
         sums = sum_over_ranks(list(self._new.values()))
         for name, number in zip(self._new, sums, strict=True):
-            self._totals[name] = (self._totals[name] + number) % WORD
+            self.totals[name] = (self.totals[name] + number) % WORD
             self._new[name] = 0
-        return dict(self._totals)
-
-    def state_dict(self) -> dict[str, int]:
-        """The totals at the last call of `totals`, for a checkpoint."""
-        return dict(self._totals)
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Restores the totals of a checkpoint."""
-        self._totals = {name: int(state[name]) for name in self._totals}
+        return dict(self.totals)
 
 
 def samples_digest(step: int, places: range, sample_ids_B: NDArray[np.int64]) -> int:
     """The part of a run's digest that one rank's share of a global step adds, in [0, 2^64).
 
     The digest of a run is the sum, modulo 2^64, of a hash of (step, place in the global batch,
-    sample) over all that it has trained on. So each rank sums its own share.
-
-    Args:
-        step: global step.
-        places: positions of the share in the global batch.
-        sample_ids_B: row numbers of its samples.
+    sample) over all that it has trained on. So each rank sums its own share: its places in the
+    global batch, and the row numbers of its samples.
     """
     assert len(places) == len(sample_ids_B), (places, len(sample_ids_B))
     hashes_B = sample_seeds(PROVENANCE_DOMAIN, step, sample_ids_B)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.storage.atomic import write_atomically
 from training.config.fields import dotted
 from training.config.settings import TrackConfig
@@ -26,25 +26,25 @@ MLFLOW_BATCH = 100
 """Parameters that MLflow takes at once."""
 
 
-class Tracker(Protocol):
-    """A run on a tracker. Any method may raise anything."""
+class _Tracker(Protocol):
+    """A run on a tracker, which may be resumed if it has not finished. A method may raise."""
 
     run_id: str
 
-    def numbers(self, step: int, values: dict[str, float]) -> None:
-        """Records numbers after a global step."""
+    def numbers(self, step: int, values: dict[str, float]) -> None: ...
+    def picture(self, step: int, name: str, path: Path) -> None: ...
+    def close(self, finished: bool) -> None: ...
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Records a PNG of a global step."""
 
-    def close(self, finished: bool) -> None:
-        """Ends the run, which may be resumed if it has not finished."""
+_Task = Callable[[_Tracker], None]
 
 
 class _MLflow:
     """A run of the experiment ``salmask`` on an MLflow server or in its database."""
 
-    def __init__(self, uri: str, name: str, run_id: str | None, config: dict[str, Any]) -> None:
+    def __init__(
+        self, uri: str, run_id: str | None, *, name: str, config: dict[str, Any], folder: Path
+    ) -> None:
         import mlflow
 
         self._client = mlflow.MlflowClient(uri)
@@ -80,20 +80,14 @@ class _Wandb:
     """A run of a Weights & Biases project, or a folder to be synchronised later."""
 
     def __init__(
-        self, project: str, name: str, run_id: str | None, config: dict[str, Any], folder: Path
+        self, project: str, run_id: str | None, *, name: str, config: dict[str, Any], folder: Path
     ) -> None:
         import wandb
 
         self._image = wandb.Image
-        self._run = wandb.init(
-            project=project,
-            name=name,
-            id=run_id,
-            resume="allow",
-            config=config,
-            dir=str(folder),
-            settings=wandb.Settings(silent=True),
-        )
+        place: dict[str, Any] = {"project": project, "name": name, "id": run_id, "dir": str(folder)}
+        quiet = wandb.Settings(silent=True)
+        self._run = wandb.init(**place, resume="allow", config=config, settings=quiet)
         self.run_id = str(self._run.id)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
@@ -106,19 +100,21 @@ class _Wandb:
         self._run.finish(exit_code=0 if finished else 1)
 
 
+KINDS: dict[str, Callable[..., _Tracker]] = {"mlflow": _MLflow, "wandb": _Wandb}
+"""By the name of the setting of `TrackConfig` that says where."""
+
+
 def check_trackers(config: TrackConfig) -> None:
     """Raises ``InputError`` for a tracker that is not installed, or a relative database path."""
     uri = config.mlflow or ""
-    if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
-        raise InputError(
-            f"track.mlflow {uri} is relative to whatever folder a worker starts in: "
-            f"give the absolute path, {SQLITE}/absolute/path.db"
-        )
-    for package, wanted in (("mlflow", config.mlflow), ("wandb", config.wandb)):
-        if wanted is not None and find_spec(package) is None:
-            raise InputError(
-                f"track.{package} needs the package {package}: pip install 'salmask[{package}]'"
-            )
+    check(
+        not uri.startswith(SQLITE) or uri.startswith(f"{SQLITE}/"),
+        f"track.mlflow {uri} is relative to whatever folder a worker starts in: give the absolute "
+        f"path, {SQLITE}/absolute/path.db",
+    )
+    for package in KINDS:
+        missing = f"track.{package} needs the package {package}: pip install 'salmask[{package}]'"
+        check(getattr(config, package) is None or find_spec(package) is not None, missing)
 
 
 class Trackers:
@@ -137,17 +133,14 @@ class Trackers:
     def __init__(self, config: TrackConfig, folder: Path, settings: dict[str, Any]) -> None:
         path = folder / TRACKED_FILE
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        name = config.name or folder.name
-        begin: dict[str, Callable[[str | None], Tracker]] = {}
-        if (uri := config.mlflow) is not None:
-            begin["mlflow"] = lambda run: _MLflow(uri, name, run, settings)
-        if (project := config.wandb) is not None:
-            begin["wandb"] = lambda run: _Wandb(project, name, run, settings, folder)
+        run = {"name": config.name or folder.name, "config": settings, "folder": folder}
         self._lost: list[str] = []
-        self._trackers: dict[str, Tracker] = {}
-        for kind, start in begin.items():
+        self._trackers: dict[str, _Tracker] = {}
+        for kind, start in KINDS.items():
+            if (place := getattr(config, kind)) is None:
+                continue
             try:
-                self._trackers[kind] = start(known.get(kind))
+                self._trackers[kind] = start(place, known.get(kind), **run)
             except Exception as error:  # whatever the library raises of a place it cannot reach
                 if kind not in known:
                     raise InputError(f"track.{kind} cannot be used: {error}") from error
@@ -155,14 +148,15 @@ class Trackers:
         runs = {kind: tracker.run_id for kind, tracker in self._trackers.items()}
         if runs:
             write_atomically(path, json.dumps(known | runs, indent=2).encode() + b"\n")
-        self._tasks: queue.SimpleQueue[Callable[[Tracker], None] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send_all, daemon=True)
-        if self._trackers:
+        if runs:
             self._sender.start()
 
-    def tell(self, what: Callable[[Tracker], None]) -> None:
+    def tell(self, what: _Task) -> None:
         """Has the thread call a function of each tracker, in order."""
-        self._tasks.put(what)
+        if self._sender.is_alive():
+            self._tasks.put(what)
 
     def lost(self) -> list[str]:
         """A line for each tracker that was given up since the last call."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 
 MapMethod = Literal["pca", "tsne", "umap"]
 NEEDED_PACKAGE = {"tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-learn")}
@@ -38,16 +38,14 @@ class ReportConfig:
     map_images: int = 1000
 
     def __post_init__(self) -> None:
-        if self.folder.parts and self.folder.parts[0].endswith(":"):  # s3://bucket/prefix, say
-            raise InputError(
-                f"a report reads a local or mounted folder, not {self.folder}: mount or copy it"
-            )
-        if not 1 <= self.images <= 240:
-            raise InputError(f"--images {self.images} must be from 1 to 240")
-        if self.map_images < 0:
-            raise InputError(f"--map-images {self.map_images} must not be negative (0: no map)")
+        is_url = self.folder.parts[:1] and self.folder.parts[0].endswith(":")  # s3://bucket/prefix
+        wanted = f"a report reads a local or mounted folder, not {self.folder}: mount or copy it"
+        check(not is_url, wanted)
+        check(1 <= self.images <= 240, f"--images {self.images} must be from 1 to 240")
+        not_negative = f"--map-images {self.map_images} must not be negative (0: no map)"
+        check(self.map_images >= 0, not_negative)
         module, package = NEEDED_PACKAGE.get(self.map, ("", ""))
-        if module and importlib.util.find_spec(module) is None:
-            raise InputError(
-                f"--map {self.map} needs {package}: pip install {package}, or take --map pca"
-            )
+        check(
+            not module or importlib.util.find_spec(module) is not None,
+            f"--map {self.map} needs {package}: pip install {package}, or take --map pca",
+        )

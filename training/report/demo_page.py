@@ -44,13 +44,8 @@ def _chart(outcome: Outcome) -> Chart:
     figure = new_figure(showlegend=True, yaxis_title="top-1, %", bargap=0.4)
     for number, column in enumerate(COLUMNS):
         heights, name = [outcome.figures[row][column] for row in ROWS], f"{column} backgrounds"
-        figure.add_bar(
-            x=ROWS,
-            y=heights,
-            name=name,
-            marker_color=colour(number),
-            hovertemplate="%{y:.1f} %",
-        )
+        look = {"marker_color": colour(number), "hovertemplate": "%{y:.1f} %"}
+        figure.add_bar(x=ROWS, y=heights, name=name, **look)
     alt = "; ".join(f"{row}: {outcome.figures[row]}" for row in ROWS)
     return Chart("Accuracy of 20 nearest neighbours", figure, alt)
 

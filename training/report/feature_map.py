@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.core.progress import track
 from training.core.context import LocalContext
 from training.evaluate.encoders import load_encoders
 from training.evaluate.labelled import evenly_chosen, open_labelled
 from training.report.config import MapMethod, ReportConfig
-from training.report.figures import SERIES, Chart, colour, new_figure
-from training.report.run_state import RunState
+from training.report.figures import SERIES, Chart, Values, colour, new_figure
+from training.report.state import RunState
 from training.report.wording import count, percent
 
 TITLES = {"pca": "Principal components", "tsne": "t-SNE", "umap": "UMAP"}
@@ -32,24 +32,19 @@ BATCH = 64
 
 
 def feature_map(run: RunState, config: ReportConfig) -> Chart:
-    """Map the features of labelled images, taken evenly from their set.
-
-    Damaged images are left out.
+    """Map the features of labelled images, taken evenly from their set, but for damaged ones.
 
     Raises:
         InputError: says why there is no map.
     """
     shards = config.val or dict(run.recorded.get("knn") or {}).get("val_shards")
-    if config.map_images == 0:
-        raise InputError("it was left out (--map-images 0)")
-    if run.backbone is None:
-        raise InputError("the run has not exported a backbone yet")
+    check(config.map_images > 0, "it was left out (--map-images 0)")
+    check(run.backbone is not None, "the run has not exported a backbone yet")
     if shards is None:
         raise InputError("the run has no labelled shards (name some with --val)")
     images = open_labelled(shards)
     numbers = evenly_chosen(images.num_images, config.map_images).tolist()
-    if len(numbers) < 3:
-        raise InputError(f"it needs at least 3 images, {shards} gives {len(numbers)}")
+    check(len(numbers) >= 3, f"it needs at least 3 images, {shards} gives {len(numbers)}")
     device = LocalContext().device
     (encoder,) = load_encoders([str(run.folder)], encoder="query", seed=SEED, device=device)
     extractor = replace(encoder.extractor, batch_size=BATCH, skip_damaged=True)
@@ -61,12 +56,12 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()
     places_M2, note = flattened(normal_MD, config.map)
     note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
-    return class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
+    return _class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
 
 
-def class_chart(
+def _class_chart(
     title: str,
-    places_M2: NDArray[np.float64],
+    places_M2: Values,
     labels_M: NDArray[np.int64],
     class_names: Sequence[str],
     note: str,
@@ -96,15 +91,20 @@ def class_chart(
     return Chart(title, drawn, f"Map of features, coloured by class: {note}", note, wide=True)
 
 
-def flattened(
-    features_MD: NDArray[np.float64], method: MapMethod
-) -> tuple[NDArray[np.float64], str]:
+def flattened(features_MD: Values, method: MapMethod) -> tuple[Values, str]:
     """Reduce features to two dimensions, float64 [M, 2], and say what the map preserves.
 
     The same features have the same map. A method other than `pca` needs its package.
     """
     if method == "pca":
-        return _pca(features_MD)
+        left, values, _ = np.linalg.svd(features_MD - features_MD.mean(0), full_matrices=False)
+        shares = values[:2] ** 2 / max(float((values**2).sum()), 1e-12)
+        note = (
+            f"The two components hold {percent(shares.sum())} of the variance, the first "
+            f"{percent(shares[0])}; classes that overlap here may still be apart in the other "
+            "dimensions."
+        )
+        return (left * values)[:, :2], note
     if method == "tsne":
         reducer = importlib.import_module("sklearn.manifold").TSNE(
             perplexity=min(PERPLEXITY, (len(features_MD) - 1) / 3), random_state=SEED, init="pca"
@@ -115,14 +115,3 @@ def flattened(
         )
     places = np.asarray(reducer.fit_transform(features_MD.astype(np.float32)), dtype=np.float64)
     return places, "Neighbours stay neighbours; distances between groups mean little."
-
-
-def _pca(features_MD: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
-    left, values, _ = np.linalg.svd(features_MD - features_MD.mean(axis=0), full_matrices=False)
-    shares = values[:2] ** 2 / max(float((values**2).sum()), 1e-12)
-    note = (
-        f"The two components hold {percent(shares.sum())} of the variance, the first "
-        f"{percent(shares[0])}; classes that overlap here may still be apart in the other "
-        "dimensions."
-    )
-    return (left * values)[:, :2], note

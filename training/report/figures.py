@@ -20,9 +20,8 @@ Values = NDArray[np.float64]
 SERIES = 8
 """Colours that tell series apart."""
 DASHES = ("solid", "dash", "dot")
-FEW = 12
-"""A curve of at most so many points marks each of them."""
-MOST_POINTS = 1000
+FEW, MOST_POINTS = 12, 1000
+"""A curve of few points marks each of them, one of more than the most is thinned."""
 BINS = 24
 BAR_PIXELS, LONGEST_NAME = 26, 24
 LEVEL = {"color": "var(--muted)", "dash": "dash", "width": 1.2}
@@ -86,22 +85,21 @@ def line_chart(
     every_x = np.unique(np.concatenate([one.x for one in series]))
     if level is not None:
         name, value = level
-        ends = every_x[[0, -1]]
-        drawn.add_scatter(x=ends, y=[value] * 2, name=name, mode="lines", line=LEVEL)
+        drawn.add_scatter(x=every_x[[0, -1]], y=[value] * 2, name=name, mode="lines", line=LEVEL)
         alt += f" For comparison, {name}: {figure(value)}."
     if log_x:
         drawn.update_xaxes(type="log", tickvals=every_x, ticktext=[figure(x) for x in every_x])
     return Chart(title, drawn.update_layout(showlegend=len(drawn.data) > 1), alt)
 
 
-def thinned(x: Values, y: Values, most: int = MOST_POINTS) -> tuple[Values, Values]:
-    """Keep at most `most` points: the ends, and the lowest and the highest point of each part."""
-    if len(x) <= most:
+def thinned(x: Values, y: Values) -> tuple[Values, Values]:
+    """Keep at most `MOST_POINTS`: the ends, and the lowest and highest point of each part."""
+    if len(x) <= MOST_POINTS:
         return x, y
-    kept = [0, len(x) - 1]
-    for part in np.array_split(np.arange(len(x)), most // 2 - 1):
-        kept += [part[y[part].argmin()], part[y[part].argmax()]]
-    places = np.unique(kept)
+    kept = {0, len(x) - 1}
+    for part in np.array_split(np.arange(len(x)), MOST_POINTS // 2 - 1):
+        kept |= {part[y[part].argmin()], part[y[part].argmax()]}
+    places = sorted(kept)
     return x[places], y[places]
 
 
@@ -125,8 +123,8 @@ def histogram(
         counted: what is counted, in the plural.
     """
     values = np.asarray(values, dtype=np.float64)
-    low, middle, high = (figure(float(x)) for x in np.quantile(values, [0.05, 0.5, 0.95]))
-    words = f"median {middle}; nine tenths lie between {low} and {high}."
+    low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
+    words = f"median {figure(median)}; nine tenths lie between {figure(low)} and {figure(high)}."
     first, last = values.min(), values.max()
     bins: Any = BINS if edges is None else edges
     if edges is None and last - first < BINS and not (values % 1).any():
@@ -135,16 +133,16 @@ def histogram(
         bins = np.geomspace(first, max(last, 1.01 * first), BINS + 1)
     counts, bins = np.histogram(values, bins=bins)
     drawn = new_figure(xaxis_title=x_label, yaxis_title=counted)
+    between = "%{customdata[0]:.3~g} to %{customdata[1]:.3~g}"
     drawn.add_bar(
         x=(bins[:-1] + bins[1:]) / 2,
         y=counts,
         width=0.9 * np.diff(bins),
         marker_color=colour(0),
         customdata=np.stack([bins[:-1], bins[1:]], axis=1),
-        hovertemplate="%{customdata[0]:.3~g} to %{customdata[1]:.3~g}: %{y:,} "
-        f"{counted}<extra></extra>",
+        hovertemplate=f"{between}: %{{y:,}} {counted}<extra></extra>",
     )
-    ends = {"x": [np.median(values)] * 2, "y": [0, counts.max()]}
+    ends = {"x": [median] * 2, "y": [0, counts.max()]}
     drawn.add_scatter(**ends, mode="lines", line=LEVEL, hoverinfo="skip")
     drawn.update_yaxes(rangemode="tozero", tickformat=",~d")
     if log_x:
@@ -166,10 +164,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 def named_bars(title: str, bars: Sequence[tuple[str, int]]) -> Chart:
     """Draw horizontal bars from top to bottom, each with its name and its value; at least one."""
     names, values = zip(*bars, strict=True)
-    words = [f"{name} {value:,}" for name, value in bars]
+    rows, words = list(range(len(bars))), [f"{name} {value:,}" for name, value in bars]
     drawn = new_figure(height=30 + BAR_PIXELS * len(bars), margin_b=10)
     drawn.add_bar(
-        y=list(range(len(bars))),
+        y=rows,
         x=values,
         orientation="h",
         marker_color=colour(0),
@@ -180,12 +178,8 @@ def named_bars(title: str, bars: Sequence[tuple[str, int]]) -> Chart:
         hovertext=[escape(text) for text in words],
         hoverinfo="text",
     )
+    short = [escape(shortened(name, LONGEST_NAME)) for name in names]
+    ticks = {"tickvals": rows, "ticktext": short, "ticklabelstandoff": 6}
     drawn.update_xaxes(visible=False, range=[0, 1.25 * max(*values, 1)])
-    drawn.update_yaxes(
-        autorange="reversed",
-        showgrid=False,
-        tickvals=list(range(len(bars))),
-        ticklabelstandoff=6,
-        ticktext=[escape(shortened(name, LONGEST_NAME)) for name in names],
-    )
+    drawn.update_yaxes(ticks, autorange="reversed", showgrid=False)
     return Chart(title, drawn, f"{title}: {'; '.join(words)}")

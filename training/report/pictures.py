@@ -12,16 +12,17 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from training.record.contact_sheet import heat
+
 Pixels = NDArray[np.uint8]
+Patches = NDArray[np.bool_]
 JPEG_QUALITY = 82
 CRISP = 96
 """Pictures of at most so many pixels a side are small."""
-HEAT_WEIGHT = 0.65
-
-
 PICTURE = Markup(
-    '<figure><span class="shown"><img src="{src}" alt="{alt}" width="{width}" height="{height}" '
-    'class="{style}">{overlay}</span><figcaption>{label}</figcaption></figure>'
+    '<figure><span class="shown"><img src="data:image/{kind};base64,{data}" alt="{alt}" '
+    'width="{width}" height="{height}" class="{style}">{overlay}</span>'
+    "<figcaption>{label}</figcaption></figure>"
 )
 
 
@@ -49,11 +50,19 @@ def picture(pixels: Pixels, alt: str, *, overlay: str = "", label: str = "") -> 
     kind, style, options = "jpeg", "", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     if max(height, width) <= CRISP:
         kind, style, options = "png", "crisp", [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    _, data = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels[..., ::-1]), options)
-    src = f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
-    return PICTURE.format(
-        src=src, alt=alt, width=width, height=height, style=style, overlay=overlay, label=label
-    )
+    _, encoded = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels[..., ::-1]), options)
+    data = base64.b64encode(encoded.tobytes()).decode()
+    size = {"width": width, "height": height}
+    words = {"alt": alt, "overlay": overlay, "label": label}
+    return PICTURE.format(kind=kind, data=data, style=style, **size, **words)
+
+
+def as_stored(image: Pixels, saliency_PP: Pixels, name: str) -> list[Markup]:
+    """An image, and the image under its saliency."""
+    return [
+        picture(image, f"{name}, as it is stored", label="image"),
+        picture(heat(image, saliency_PP), f"{name}: saliency as heat", label="saliency"),
+    ]
 
 
 def shrunk(pixels: Pixels, side: int) -> Pixels:
@@ -66,32 +75,19 @@ def shrunk(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def heat(pixels: Pixels, saliency_PP: Pixels) -> Pixels:
-    """An image under its saliency: dark where saliency is 0, bright yellow where it is 255."""
-    height, width = pixels.shape[:2]
-    large = cv2.resize(saliency_PP, (width, height), interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap(np.asarray(large, np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    return ((1 - HEAT_WEIGHT) * pixels + HEAT_WEIGHT * colours).astype(np.uint8)
-
-
-def grid_overlay(
-    foreground_GG: NDArray[np.bool_], masked_GG: NDArray[np.bool_] | None = None
-) -> Markup:
+def grid_overlay(foreground_GG: Patches, masked_GG: Patches | None = None) -> Markup:
     """SVG of the patch grid: lines, the outline of the foreground, a dot on each masked patch."""
     grid, edge = len(foreground_GG), _outline(foreground_GG)
     lines = "".join(f"M0 {i}H{grid}M{i} 0V{grid}" for i in range(1, grid))
     paths = {"g": lines, "h": edge, "f": edge}
     parts = [f'<path class="{name}" d="{d}"/>' for name, d in paths.items()]
-    if masked_GG is not None:
-        parts += [
-            f'<circle cx="{column + 0.5:g}" cy="{row + 0.5:g}" r=".17"/>'
-            for row, column in np.argwhere(masked_GG)
-        ]
+    for row, column in () if masked_GG is None else np.argwhere(masked_GG):
+        parts.append(f'<circle cx="{column + 0.5:g}" cy="{row + 0.5:g}" r=".17"/>')
     box = f'viewBox="0 0 {grid} {grid}" preserveAspectRatio="none"'
     return Markup(f'<svg class="over" {box} aria-hidden="true">{"".join(parts)}</svg>')
 
 
-def _outline(marked_GG: NDArray[np.bool_]) -> str:
+def _outline(marked_GG: Patches) -> str:
     """Edges between marked patches and others, or the border of the picture."""
     padded = np.pad(marked_GG, 1)
     across = np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1])

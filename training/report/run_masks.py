@@ -5,23 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSample, ImageError, InputError, JobError
+from pipeline.core.errors import DamagedSample, ImageError, JobError, check
 from pipeline.images.codecs import decode_saliency, decode_stored
 from training.config.derived import declared_views, stream_config
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
-from training.report.pictures import (
-    Card,
-    Strip,
-    grid_overlay,
-    heat,
-    picture,
-    shrunk,
-)
-from training.report.run_state import RunState
+from training.report.pictures import Card, Strip, as_stored, grid_overlay, picture, shrunk
+from training.report.state import RunState
 from training.report.wording import percent, shortened
 from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
@@ -38,8 +30,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     Raises:
         InputError: says why they cannot be drawn.
     """
-    if run.problems:
-        raise InputError("; ".join(run.problems))
+    check(not run.problems, "; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
     groups = {view_group(view.name) for view in declared_views(redrawn.config)}
     cards, broken = [], []
@@ -77,9 +68,8 @@ class Redrawn:
 
     def _dataset(self, rank: int, world_size: int) -> BatchDataset:
         stream = replace(stream_config(self.config), on_damaged="raise", views=self.views_shown)
-        return BatchDataset(
-            self.config.shards, self._info, stream, rank=rank, world_size=world_size
-        )
+        shards = self.config.shards
+        return BatchDataset(shards, self._info, stream, rank=rank, world_size=world_size)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
         """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
@@ -108,47 +98,33 @@ def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
         image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
     except ImageError as error:
         raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
-    key, small = stored.key, shrunk(image, TILE)
-    top = (
-        picture(small, f"{key}, as it is stored", label="image"),
-        picture(heat(small, saliency), f"{key}: saliency as heat", label="saliency"),
-    )
-    strips = [Strip(top)]
+    strips = [Strip(as_stored(shrunk(image, TILE), saliency, stored.key))]
     for epoch in epochs:
         found = redrawn.views(sample, epoch)
+        text = f"Epoch {epoch + 1}"
         if found is None:
-            left_out = f"Epoch {epoch + 1} left it out: it was in the last incomplete batch."
-            strips.append(Strip((), left_out))
-        else:
-            strips.append(_epoch_strip(redrawn, *found, key, epoch))
-    return Card(shortened(key, 60), strips)
+            text += " left it out: it was in the last incomplete batch."
+        pictures = [] if found is None else _pictures(redrawn, *found, f"{stored.key}, {text}")
+        strips.append(Strip(pictures, text))
+    return Card(shortened(stored.key, 60), strips)
 
 
-def _epoch_strip(redrawn: Redrawn, inputs: EncoderInputs, row: int, key: str, epoch: int) -> Strip:
+def _pictures(redrawn: Redrawn, inputs: EncoderInputs, row: int, name: str) -> list[Any]:
+    """The views of one sample, with grid, foreground and the patches masked by more than half."""
     pictures = []
     for title, view in zip(COLUMNS, redrawn.views_shown, strict=True):
-        images_BCHW = inputs.views[view.name]
-        pixels_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
+        images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
         foreground_GG = inputs.foreground[view.crop.name][row]
         said, masked_GG = "unmasked", None
         if view.name in inputs.masks:
             mask_CHW = inputs.masks[view.name][row]
             front, back = masked_share(mask_CHW[None], foreground_GG[None])
             said = f"{100 * float(front):.0f}/{percent(float(back), 0)}"
-            masked_GG = _masked_patches(mask_CHW, redrawn.config.views.grid)
-        pictures.append(
-            picture(
-                displayed(pixels_CHW, redrawn.fill.high_pass),
-                f"{key}, {title} of epoch {epoch + 1}, foreground / background masked: {said}",
-                overlay=grid_overlay(foreground_GG.numpy(), masked_GG),
-                label=f"{title}, {said}",
-            )
-        )
-    return Strip(pictures, f"Epoch {epoch + 1}")
-
-
-def _masked_patches(mask_CHW: torch.Tensor, grid: int) -> NDArray[np.bool_]:
-    """Patches that are masked by more than half in any channel."""
-    share_CGG = torch.nn.functional.adaptive_avg_pool2d(mask_CHW.float(), grid)
-    marked: NDArray[np.bool_] = (share_CGG > 0.5).any(dim=0).numpy()
-    return marked
+            grid = redrawn.config.views.grid
+            share_CGG = torch.nn.functional.adaptive_avg_pool2d(mask_CHW.float(), grid)
+            masked_GG = (share_CGG > 0.5).any(dim=0).numpy()
+        pixels = displayed(images_BCHW[min(row, len(images_BCHW) - 1)], redrawn.fill.high_pass)
+        alt = f"{name}, {title}, foreground / background masked: {said}"
+        overlay = grid_overlay(foreground_GG.numpy(), masked_GG)
+        pictures.append(picture(pixels, alt, overlay=overlay, label=f"{title}, {said}"))
+    return pictures

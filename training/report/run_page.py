@@ -1,5 +1,6 @@
 """The report of a pretraining run."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,13 +17,14 @@ from training.record.metrics import TIMINGS
 from training.report.config import ReportConfig
 from training.report.feature_map import feature_map
 from training.report.figures import Chart, Series, line_chart
-from training.report.kinds import or_problem
 from training.report.run_masks import drawn_masks
-from training.report.run_state import RunState, read_run
+from training.report.state import RunState, or_problem, read_run
 from training.report.wording import setting
 
 IMAGES_A_CARD = 6
 """A sample of a run takes the room of so many images of a shard set."""
+MOST_DAMAGED = 50
+"""Damaged samples that are listed."""
 PLACES = ("shards", "out", "data_digest", "knn.val_shards", "knn.train_shards")
 """Settings that differ in every run."""
 
@@ -69,9 +71,9 @@ def run_page(config: ReportConfig) -> dict[str, Any]:
         InputError: its settings are damaged. The page says what else is missing.
     """
     run = read_run(config.folder)
+    others = {name for entry in run.entries for name in entry} - NOT_OTHERS
     damaged = run.folder / DAMAGED_FILE
     lines = damaged.read_text(errors="replace").splitlines() if damaged.is_file() else []
-    others = {name for entry in run.entries for name in entry} - NOT_OTHERS
     return {
         "run": run,
         "learning": charts(run, LEARNING),
@@ -83,6 +85,7 @@ def run_page(config: ReportConfig) -> dict[str, Any]:
         "changed": _changed(run),
         "settings": [(name, setting(value)) for name, value in dotted(run.recorded).items()],
         "checkpoints": CheckpointStore(run.folder / "checkpoints", keep=1).steps(),
+        "damaged": [_damaged(line) for line in lines[:MOST_DAMAGED]],
         "num_damaged": len(lines),
     }
 
@@ -94,19 +97,31 @@ def charts(run: RunState, curves: Curves) -> list[Chart]:
     for title, names in curves.items():
         series = [Series(label, *run.column(name)) for name, label in names.items()]
         if recorded := [one for one in series if len(one.x)]:
-            level = _chance(run) if "loss" in names else None
+            level = _level(run, next(iter(names)))
             drawn.append(line_chart(title, recorded, x_label=x_label, level=level))
     return drawn
 
 
-def _chance(run: RunState) -> tuple[str, float] | None:
-    """The loss of embeddings that tell nothing apart, if the method has such a number."""
+def _level(run: RunState, name: str) -> tuple[str, float] | None:
+    """What a curve is compared with: an untrained network's kNN, the loss of equal embeddings."""
     method = None if run.config is None else run.config.method
-    if isinstance(method, MoCoConfig):
+    if name == "knn":
+        epochs, values = run.column(name)
+        return ("untrained", float(values[0])) if epochs[0] == 0 else None
+    if name == "loss" and isinstance(method, MoCoConfig):
         return "log(queue + 1)", math.log(method.queue_size + 1)
-    if run.config is not None and isinstance(method, SimCLRConfig):
-        return "log(2 batch - 1)", math.log(2 * run.config.batch_size - 1)
+    if name == "loss" and isinstance(method, SimCLRConfig):
+        return "log(2 batch - 1)", math.log(2 * int(run.recorded["batch_size"]) - 1)
     return None
+
+
+def _damaged(line: str) -> tuple[str, str]:
+    """Step and reason of a damaged sample; a line that a crash cut off is shown as it is."""
+    try:
+        entry = json.loads(line)
+        return str(entry["step"]), str(entry["reason"])
+    except (ValueError, KeyError, TypeError):
+        return "", line
 
 
 def _changed(run: RunState) -> list[tuple[str, str, str]]:

@@ -1,7 +1,6 @@
 """The report of a shard set."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +8,25 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
+from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, InputError, JobError
+from pipeline.core.errors import ImageError, JobError, check
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.saliency.foreground import GRID_SIDE, foreground
-from pipeline.shardset.manifest import (
-    DatasetInfo,
-    check_shards,
-    load_dataset_info,
-    read_manifest,
-    read_rejected,
-)
+from pipeline.shardset import manifest
+from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import MANIFEST_SCHEMA
 from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
-from training.report.kinds import or_problem
-from training.report.pictures import Card, Pixels, Strip, grid_overlay, heat, picture, shrunk
+from training.report.pictures import Card, Pixels, Strip, as_stored, grid_overlay, picture, shrunk
+from training.report.state import or_problem
 from training.report.wording import NONE, count, percent, shortened
 
 COLUMNS = [
-    "width",
-    "height",
-    "image_length",
-    "saliency_mean",
-    "saliency_std",
-    "foreground_share",
-    "label",
-    "sha256",
-    "source",
+    *("width", "height", "image_length", "saliency_mean", "saliency_std", "foreground_share"),
+    *("label", "sha256", "source"),
 ]
 TILE = 220
 LONGEST_NAME = 48
@@ -55,23 +44,19 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         InputError: the set is unfinished, or a manifest is missing or damaged.
     """
     folder = config.folder
-    info = load_dataset_info(folder)
+    info = manifest.load_dataset_info(folder)
     rows = read_rows(folder, info)
-    copies = copies_of(rows)
+    copies = _groups_of_copies(rows)
     order = np.argsort(rows["saliency_mean"].to_numpy(), kind="stable")
     extremes = min(max(1, config.images // 4), len(order) // 2)
     drawn = np.random.default_rng(0).permutation(info.num_images)[: config.images]
-    groups = {
-        "images": np.sort(drawn),
-        "most": order[::-1][:extremes],
-        "least": order[:extremes],
-    }
+    groups = {"images": np.sort(drawn), "most": order[::-1][:extremes], "least": order[:extremes]}
     share = rows["foreground_share"].to_numpy()
     rejected, unread = or_problem(_rejected, folder, info)
     reasons = Counter(reason for _, reason in rejected or ())
     return {
         "info": info,
-        "problem": or_problem(check_shards, folder, info)[1],
+        "problem": or_problem(manifest.check_shards, folder, info)[1],
         "num_bytes": sum(shard.num_bytes for shard in info.shards),
         "median_foreground": float(np.median(share)) if info.num_images else 0.0,
         "flat": int((share >= 1).sum()),
@@ -82,23 +67,51 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         "most_names": MOST_NAMES,
         "copies": copies,
         "num_extra": sum(len(group) - 1 for group in copies),
-        "copy_rows": _copies(rows, copies[:MOST_NAMES]),
+        "copy_rows": [_copies(rows, group) for group in copies[:MOST_NAMES]],
         **(_charts(info, rows) if info.num_images else {}),
-        "sheets": {
-            name: draw_cards(folder, info, rows, numbers.tolist())
-            for name, numbers in groups.items()
-        },
+        "sheets": {name: _cards(folder, info, rows, some) for name, some in groups.items()},
         "grid": GRID_SIDE,
     }
 
 
-def copies_of(rows: pa.Table) -> list[list[int]]:
+def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
+    """Read `COLUMNS` of all manifests, in the order that numbers the samples: 200 bytes an image.
+
+    Raises:
+        InputError: a manifest is missing or damaged.
+    """
+    parts = [MANIFEST_SCHEMA.empty_table().select(COLUMNS)]
+    for shard in info.shards:
+        parts.append(manifest.read_manifest(folder, shard.name, COLUMNS))
+        check(
+            parts[-1].num_rows == shard.num_images,
+            f"the manifest of {shard.name} in {folder} has {parts[-1].num_rows} rows, "
+            f"dataset.json says {shard.num_images}: run jobs/precompute.py again",
+        )
+    return pa.concat_tables(parts)
+
+
+def _groups_of_copies(rows: pa.Table) -> list[list[int]]:
     """Groups of sample numbers whose source files have the same bytes."""
     numbered = rows.select(["sha256"]).append_column("number", pa.array(np.arange(len(rows))))
     groups = numbered.group_by("sha256").aggregate([("number", "list")])["number_list"]
-    return sorted(
-        map(sorted, groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist())
-    )
+    copies = groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist()
+    return sorted(map(sorted, copies))
+
+
+def _copies(rows: pa.Table, group: list[int]) -> tuple[str, str, str]:
+    """Of a group of equal files: how many, their names, and whether their labels differ."""
+    names = rows["source"].take(group[:MOST_COPIES]).to_pylist()
+    more = f" and {len(group) - len(names)} more" if len(group) > len(names) else ""
+    differ = len(set(rows["label"].take(group).to_pylist())) > 1
+    return str(len(group)), ", ".join(names) + more, "yes" if differ else NONE
+
+
+def _rejected(folder: Path, info: DatasetInfo) -> list[tuple[str, str]]:
+    """Names of the images that could not be used, and why."""
+    shards = info.shards if info.num_rejected else ()
+    tables = [manifest.read_rejected(folder, shard.name).to_pylist() for shard in shards]
+    return [(row["source"], row["reason"]) for table in tables for row in table]
 
 
 def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
@@ -108,6 +121,9 @@ def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
         for name in ("width", "height", "image_length", "saliency_std", "foreground_share")
     )
     shorter, cells = np.minimum(width, height), GRID_SIDE**2
+    edges = (100 * (np.arange(cells + 1) + 0.5) / cells).tolist()
+    of_map = "standard deviation within a map (values 0 to 1)"
+    of_patches = "% of the patches of an image"
     return {
         "sizes": [
             histogram("Shorter side", shorter, x_label="px", log_x=True),
@@ -115,86 +131,29 @@ def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
             histogram("Stored size", stored / 1000, x_label="kB", log_x=True),
         ],
         "saliency": [
-            histogram(
-                "Foreground share",
-                100 * share,
-                x_label="% of the patches of an image",
-                edges=(100 * (np.arange(cells + 1) + 0.5) / cells).tolist(),
-            ),
-            histogram(
-                "Spread of the saliency map",
-                spread,
-                x_label="standard deviation within a map (values 0 to 1)",
-            ),
+            histogram("Foreground share", 100 * share, x_label=of_patches, edges=edges),
+            histogram("Spread of the saliency map", spread, x_label=of_map),
         ],
-        "classes": _classes(info, rows),
+        "classes": _classes(info, rows) if info.has_labels else None,
     }
 
 
-def _classes(info: DatasetInfo, rows: pa.Table) -> Chart | None:
-    if not info.has_labels:
-        return None
+def _classes(info: DatasetInfo, rows: pa.Table) -> Chart:
     labels = rows["label"].drop_null().to_numpy()
     counts = np.bincount(labels, minlength=len(info.class_names)).tolist()
-    if len(counts) > MOST_BARS:
-        return histogram(
-            f"Images of a class, {count(len(counts), 'class', 'classes')}",
-            counts,
-            x_label="images of a class",
-            counted="classes",
-        )
-    return named_bars("Images of each class", list(zip(info.class_names, counts, strict=True)))
+    if len(counts) <= MOST_BARS:
+        return named_bars("Images of each class", list(zip(info.class_names, counts, strict=True)))
+    title = f"Images of a class, {count(len(counts), 'class', 'classes')}"
+    return histogram(title, counts, x_label="images of a class", counted="classes")
 
 
-def _rejected(folder: Path, info: DatasetInfo) -> list[tuple[str, str]]:
-    """Names of the images that could not be used, and why."""
-    shards = info.shards if info.num_rejected else ()
-    tables = [read_rejected(folder, shard.name).to_pylist() for shard in shards]
-    return [(row["source"], row["reason"]) for table in tables for row in table]
-
-
-def _copies(rows: pa.Table, groups: list[list[int]]) -> list[tuple[str, str, str]]:
-    """Groups of equal files: how many, their names, and whether their labels differ."""
-    table = []
-    for group in groups:
-        names = rows["source"].take(group[:MOST_COPIES]).to_pylist()
-        more = len(group) - len(names)
-        differ = len(set(rows["label"].take(group).to_pylist())) > 1
-        text = ", ".join(names) + (f" and {more} more" if more else "")
-        table.append((str(len(group)), text, "yes" if differ else NONE))
-    return table
-
-
-def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
-    """Read `COLUMNS` of all manifests, in the order that numbers the samples.
-
-    Takes about 200 bytes per image.
-
-    Raises:
-        InputError: a manifest is missing or damaged.
-    """
-    parts = [MANIFEST_SCHEMA.empty_table().select(COLUMNS)]
-    for shard in info.shards:
-        parts.append(read_manifest(folder, shard.name, COLUMNS))
-        if parts[-1].num_rows != shard.num_images:
-            raise InputError(
-                f"the manifest of {shard.name} in {folder} has {parts[-1].num_rows} rows, "
-                f"dataset.json says {shard.num_images}: run jobs/precompute.py again"
-            )
-    return pa.concat_tables(parts)
-
-
-def draw_cards(
-    folder: Path, info: DatasetInfo, rows: pa.Table, numbers: Sequence[int]
+def _cards(
+    folder: Path, info: DatasetInfo, rows: pa.Table, numbers: NDArray[np.int64]
 ) -> tuple[list[Card], list[str]]:
-    """Draw the samples of some numbers.
-
-    Returns:
-        Cards, and the errors of the samples that could not be read.
-    """
+    """Cards of the samples of some numbers, and the errors of those that could not be read."""
     reader = ShardSetReader(folder, info)
-    drawn, broken = [], []
-    for number in numbers:
+    cards, broken = [], []
+    for number in numbers.tolist():
         try:
             sample = reader.read(number)
             image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
@@ -209,20 +168,16 @@ def draw_cards(
             f"foreground {percent(row['foreground_share'], 0)}",
             f"mean saliency {row['saliency_mean']:.2f}",
         ]
-        drawn.append(Card(name, (_strip(name, image, saliency),), ", ".join(words)))
-    return drawn, broken
+        small = shrunk(image, TILE)
+        pictures = [*as_stored(small, saliency, name), _outlined(small, saliency, name)]
+        cards.append(Card(name, [Strip(pictures)], ", ".join(words)))
+    return cards, broken
 
 
-def _strip(name: str, image: Pixels, saliency: Pixels) -> Strip:
-    small = shrunk(image, TILE)
+def _outlined(image: Pixels, saliency: Pixels, name: str) -> Markup:
+    """An image with its patches and the outline of its foreground."""
     side = (GRID_SIDE, GRID_SIDE)
     grid = cv2.resize(saliency / np.float64(255), side, interpolation=cv2.INTER_AREA)
     marked = np.asarray(foreground(np.asarray(grid, np.float64)), np.bool_)
-    outlined, edge = f"{name}: its foreground, outlined", grid_overlay(marked)
-    return Strip(
-        (
-            picture(small, f"{name}, as it is stored", label="image"),
-            picture(heat(small, saliency), f"{name}: saliency as heat", label="saliency"),
-            picture(small, outlined, overlay=edge, label="foreground"),
-        )
-    )
+    alt, overlay = f"{name}: its foreground, outlined", grid_overlay(marked)
+    return picture(image, alt, overlay=overlay, label="foreground")

@@ -1,29 +1,28 @@
 """The report of a sweep."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from typing import Any, get_args
+
+import numpy as np
+import plotly.graph_objects as go
+from scipy.stats import rankdata
 
 from pipeline.core.progress import duration
 from training.config.fields import dotted
+from training.report import figures
 from training.report.config import ReportConfig
-from training.report.sweep_charts import (
-    FRACTION,
-    SweepState,
-    importance_chart,
-    objective_chart,
-    parallel_chart,
-    read_sweep,
-    scaling_charts,
-    swept_parameter,
-)
+from training.report.figures import Chart, Series, colour, new_figure
+from training.report.state import TITLES, SweepState, Values, read_sweep
 from training.report.wording import figure, setting
-from training.sweep.results import (
-    FEWEST_RANKED,
-    Status,
-    accuracy_interval,
-    best_first,
-    finished,
-    rank_correlation,
-)
+from training.sweep import results
+from training.sweep.results import Status, Trial, finished
+
+FRACTION = "data_fraction"
+FEW_VALUES = 6
+"""Up to so many different numbers are each a group and each a tick."""
 
 
 def sweep_page(config: ReportConfig) -> dict[str, Any]:
@@ -39,13 +38,17 @@ def sweep_page(config: ReportConfig) -> dict[str, Any]:
         for name, domain in (space.items() if sweep.rated else ())
     ]
     varying = [one for one in parameters if one.varies]
-    importance, unknown = importance_chart(sweep, varying)
+    shares = {one.name: explained_share(one, sweep.values) for one in varying}
+    known = [(name, round(100 * share)) for name, share in shares.items() if share is not None]
+    known.sort(key=lambda pair: -pair[1])
+    unknown = ", ".join(name for name, share in shares.items() if share is None)
     interval = None
     if sweep.best and sweep.objective == "knn":
-        interval = accuracy_interval(sweep.best[0])
+        interval = results.accuracy_interval(sweep.best[0])
     scales = FRACTION in space
     fractions = {trial.point.get(FRACTION) for trial in finished(sweep.rated)}
-    ranked = not scales or len(fractions) >= FEWEST_RANKED
+    ranked = not scales or len(fractions) >= results.FEWEST_RANKED
+    settings = {name: setting(value) for name, value in dotted(sweep.plan).items()}
     return {
         "sweep": sweep,
         "num_ended": sum(trial.ended for trial in sweep.trials),
@@ -56,51 +59,198 @@ def sweep_page(config: ReportConfig) -> dict[str, Any]:
         "parameters": parameters,
         "objectives": [objective_chart(sweep, one) for one in varying],
         "parallel": parallel_chart(sweep, varying) if varying else None,
-        "importance": importance,
+        "importance": figures.named_bars("Explained share, %", known) if known else None,
         "unknown": unknown if varying else "any parameter",
         "scales": scales,
         "scaling": scaling_charts(sweep) if scales and len(fractions) > 1 else [],
-        "correlation": rank_correlation(sweep.trials) if ranked else None,
+        "correlation": results.rank_correlation(sweep.trials) if ranked else None,
         "trials": _trials(sweep),
-        "settings": [
-            (name, setting(value))
-            for name, value in dotted(sweep.plan).items()
-            if not name.startswith("config.")
-        ],
+        "settings": [pair for pair in settings.items() if not pair[0].startswith("config.")],
     }
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One swept field over n trials.
+
+    Attributes:
+        name: dotted.
+        texts: the values as text.
+        places: float64 [n] on a linear axis: numbers, their logarithms, or indices of names.
+        ticks: places to mark and their texts, as plotly takes them; empty: any round numbers.
+        grouped: whether trials form groups of equal values.
+    """
+
+    name: str
+    texts: list[str]
+    places: Values
+    ticks: dict[str, object]
+    grouped: bool
+
+    @property
+    def varies(self) -> bool:
+        """Whether trials differ in it."""
+        return len(set(self.texts)) > 1
+
+
+def swept_parameter(name: str, values: Sequence[object], kind: str) -> Parameter:
+    """Describe the values of at least one trial; `kind` is that of the parameter's space."""
+    texts = list(map(setting, values))
+    if not all(type(value) in (int, float) for value in values):
+        names = sorted(set(texts), key=_order)
+        places = np.array([names.index(text) for text in texts], dtype=np.float64)
+        marked: dict[str, object] = {"tickvals": list(range(len(names))), "ticktext": names}
+        return Parameter(name, texts, places, marked, grouped=True)
+    numbers = np.array(values, dtype=np.float64)
+    known, low, high = np.unique(numbers), float(numbers.min()), float(numbers.max())
+    wide = kind in ("grid", "choice") and high >= 20 * low
+    log = low > 0 and (kind == "log_uniform" or wide)
+    grouped = len(known) <= FEW_VALUES
+    marks = known.tolist() if grouped else figures.log_ticks(low, high) if log else []
+    ticks = {
+        "tickvals": np.log10(marks) if log else marks,
+        "ticktext": [figure(mark) for mark in marks],
+    }
+    places = np.log10(numbers) if log else numbers
+    return Parameter(name, texts, places, ticks if marks else {}, grouped)
+
+
+def _order(text: str) -> tuple[float, str]:
+    """Sorts numbers and ranges such as `0.05:0.25` by size, then names alphabetically."""
+    try:
+        return float(text.partition(":")[0]), text
+    except ValueError:
+        return math.inf, text
+
+
+def explained_share(parameter: Parameter, objective_N: Values) -> float | None:
+    """Share of the objective's variance that a parameter explains alone.
+
+    The coefficient of determination, adjusted for its degrees of freedom
+    (1 - (1 - R2) (n - 1) / (n - p - 1), at least 0): of the means of the groups if trials form
+    groups of equal values, else of a parabola over the places. It does not see what parameters do
+    only together. None if there are too few trials or they do not differ.
+    """
+    total = float(((objective_N - objective_N.mean()) ** 2).sum())
+    num_terms = len(set(parameter.texts)) - 1 if parameter.grouped else 2
+    num_left = len(objective_N) - num_terms - 1
+    if not parameter.varies or total <= 0 or num_left < 1:
+        return None
+    if parameter.grouped:
+        _, groups = np.unique(parameter.texts, return_inverse=True)
+        fitted = (np.bincount(groups, objective_N) / np.bincount(groups))[groups]
+    else:
+        fitted = np.polynomial.Polynomial.fit(parameter.places, objective_N, 2)(parameter.places)
+    left = float(((objective_N - fitted) ** 2).sum()) / total
+    return max(0.0, 1 - left * (len(objective_N) - 1) / num_left)
+
+
+def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
+    """Draw the objective of all trials over one parameter; the best is ringed."""
+    values, title = sweep.values, sweep.title
+    best = np.array([trial in sweep.best for trial in sweep.rated])
+    symbols = [f"circle{'' if t.status == 'finished' else '-open'}" for t in sweep.rated]
+    drawn = new_figure(xaxis_title=parameter.name, yaxis_title=f"{title}, {sweep.unit}")
+    dots, texts = {"color": colour(0), "size": 8, "symbol": symbols}, _hovers(sweep)
+    drawn.add_scatter(x=parameter.places, y=values, mode="markers", marker=dots, hovertext=texts)
+    ring = {"color": "var(--ink)", "symbol": "circle-open", "size": 15}
+    drawn.add_scatter(x=parameter.places[best], y=values[best], mode="markers", marker=ring)
+    drawn.data[0].hoverinfo, drawn.data[1].hoverinfo = "text", "skip"
+    drawn.update_xaxes(parameter.ticks)
+    low, high, first = figure(values.min()), figure(values.max()), best.argmax()
+    alt = (
+        f"{title} of {len(values)} trials over {parameter.name}: from {low} to {high}; the best, "
+        f"{figure(values[first])}, at {parameter.texts[first]}."
+    )
+    return Chart(f"{title} over {parameter.name}", drawn, alt)
+
+
+def _hovers(sweep: SweepState) -> list[str]:
+    """What is shown at the dot of each rated trial."""
+    texts = []
+    for trial, value in zip(sweep.rated, sweep.values, strict=True):
+        lines = [f"{sweep.title}: {figure(float(value))} {sweep.unit}"]
+        lines += [f"{name}: {setting(value)}" for name, value in trial.point.items()]
+        head = f"<b>trial {trial.number}</b>, {trial.status}"
+        texts.append("<br>".join([head, *map(escape, lines)]))
+    return texts
+
+
+def parallel_chart(sweep: SweepState, parameters: Sequence[Parameter]) -> Chart:
+    """Draw every trial as a line through its values of the given parameters and its objective."""
+    values = sweep.values
+    dimensions: list[dict[str, object]] = [
+        {"label": one.name, "values": one.places, **one.ticks} for one in parameters
+    ]
+    dimensions.append({"label": f"{sweep.title}, {sweep.unit}", "values": values})
+    ranks = rankdata(values if sweep.highest else -values, method="max") / len(values)
+    ranks[[trial in sweep.best for trial in sweep.rated]] = 1.25
+    scale = [[0, "var(--low)"], [0.8, "var(--high)"], [0.9, "var(--best)"], [1, "var(--best)"]]
+    trace = go.Parcoords(
+        dimensions=dimensions,
+        line={"color": ranks, "colorscale": scale, "cmin": 0, "cmax": 1.25},
+        unselected_line={"color": "var(--rule)", "opacity": 0.3},
+        labelfont={"color": "var(--ink)", "size": 13},
+        tickfont={"color": "var(--muted)", "size": 12},
+        rangefont={"color": "rgba(0,0,0,0)", "size": 1},
+    )
+    drawn = new_figure(trace, height=420, margin={"l": 80, "r": 60, "t": 50, "b": 24})
+    drawn.update_layout(paper_bgcolor="var(--card)")  # the colour of the halo of ticks
+    return Chart(
+        "Trials over all parameters that differ",
+        drawn,
+        f"Parallel coordinates of {len(values)} trials over {len(parameters)} parameters and the "
+        "objective.",
+        "Each line is a trial; the stronger its colour, the better its rank, and the best is "
+        "orange. Drag along an axis to keep only the trials that pass there; click on the axis to "
+        "release them. Drag a name to move its axis.",
+        wide=True,
+    )
+
+
+def scaling_charts(sweep: SweepState) -> list[Chart]:
+    """Draw kNN and the held-out loss of the finished trials over the share of the data.
+
+    One line per number of epochs; trials with the same values are averaged.
+    """
+    charts = []
+    for metric, words in TITLES.items():
+        lines: dict[object, dict[float, list[float]]] = {}
+        for trial in finished(sweep.trials):
+            if metric in trial.values:
+                line = lines.setdefault(trial.point.get("epochs"), {})
+                share = 100 * float(trial.point[FRACTION])
+                line.setdefault(share, []).append(trial.values[metric])
+        title, series = ", ".join(words), []
+        for epochs, line in lines.items():
+            name = title if epochs is None else f"{figure(epochs)} epochs"
+            shares = sorted(line)
+            means = np.array([np.mean(line[share]) for share in shares])
+            series.append(Series(name, np.array(shares), means))
+        if series:
+            x_label = "share of the training images, %"
+            charts.append(figures.line_chart(title, series, x_label=x_label, log_x=True))
+    return charts
 
 
 def _trials(sweep: SweepState) -> dict[str, Any]:
     """The table of all trials, the best objective first."""
-    trials, swept = sweep.trials, list(sweep.plan["space"])
+    trials, swept = results.best_first(sweep.trials, sweep.objective), list(sweep.plan["space"])
     metrics = sorted({name for trial in trials for name in trial.values} - {sweep.objective})
-    ranked = best_first(trials, sweep.objective)
-    ranked += [trial for trial in trials if trial not in ranked]
-    head = [
-        "trial",
-        f"{sweep.title}, {sweep.unit}",
-        "status",
-        *swept,
-        "epochs trained",
-        "time",
-        *metrics,
-    ]
+    objective = f"{sweep.title}, {sweep.unit}"
+    head = ["trial", objective, "status", *swept, "epochs trained", "time", *metrics]
+
+    def row(trial: Trial) -> list[str]:
+        numbers = [figure(trial.values.get(name)) for name in (sweep.objective, *metrics)]
+        values = [setting(trial.point[name]) for name in swept]
+        ran = [figure(trial.epochs), duration(trial.seconds)]
+        return [str(trial.number), numbers[0], trial.status, *values, *ran, *numbers[1:]]
+
     points = [item for trial in trials for item in trial.point.items()]
     texts = {"status", *(name for name, value in points if isinstance(value, str | bool))}
     return {
         "head": head,
-        "rows": [
-            [
-                str(trial.number),
-                figure(trial.values.get(sweep.objective)),
-                trial.status,
-                *(setting(trial.point[name]) for name in swept),
-                figure(trial.epochs),
-                duration(trial.seconds),
-                *(figure(trial.values.get(name)) for name in metrics),
-            ]
-            for trial in ranked
-        ],
+        "rows": [row(trial) for trial in trials],
         "numeric": [place for place, name in enumerate(head) if name not in texts],
-        "marked": [place for place, trial in enumerate(ranked) if trial in sweep.best],
+        "marked": [place for place, trial in enumerate(trials) if trial in sweep.best],
     }

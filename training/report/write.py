@@ -9,14 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from pipeline.core.errors import InputError, write_error
+from pipeline.core.errors import check, write_error
 from pipeline.core.progress import duration
 from pipeline.shardset.schema import REPORT_FILE
 from pipeline.storage.atomic import write_atomically
 from training.report.config import ReportConfig
-from training.report.kinds import Kind, kind_of
 from training.report.run_page import run_page
 from training.report.shard_set_page import shard_set_page
+from training.report.state import Kind, kind_of
 from training.report.sweep_page import sweep_page
 from training.report.wording import count, figure, percent, setting
 
@@ -27,7 +27,7 @@ PAGES: dict[Kind, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
     "sweep": ("sweep.html", sweep_page),
 }
 """Template and what fills it. A new kind of report: a file beside `run_page.py`, a template, a
-line here and one in `kinds.kind_of`."""
+line here and one in `state.kind_of`."""
 FILTERS = (count, percent, figure, setting, duration)
 MOST_BYTES = 20_000_000
 """Of a whole report. Without its pictures it has at most 6 MB; plotly's script takes 4.8."""
@@ -41,14 +41,13 @@ def write_report(config: ReportConfig) -> Path:
     """
     path = config.out or config.folder / REPORT_FILE
     template, page = PAGES[kind_of(config.folder)]
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder: name the HTML file to write")
+    check(not path.is_dir(), f"--out {path} is a folder: name the HTML file to write")
     html = render(template, config.folder, page(config)).encode()
-    if len(html) > MOST_BYTES:
-        raise InputError(
-            f"the report would have {len(html) / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f}: "
-            "lower --images or --map-images"
-        )
+    check(
+        len(html) <= MOST_BYTES,
+        f"the report would have {len(html) / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f}: "
+        "lower --images or --map-images",
+    )
     try:
         write_atomically(path, html)
     except OSError as error:
@@ -61,12 +60,9 @@ def render(template: str, folder: Path, page: Mapping[str, object]) -> str:
 
     The page's own security policy forbids a browser to load anything else.
     """
+    loader, strict = FileSystemLoader(TEMPLATES), StrictUndefined
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, undefined=strict, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {one.__name__: one for one in FILTERS}
     return environment.get_template(template).render(

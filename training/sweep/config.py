@@ -1,16 +1,24 @@
 """The settings of a sweep, checked before anything is read or written."""
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from training.config.fields import with_fields
 from training.config.pretrain import PretrainConfig
-from training.sweep.space import Point, Search, Space, check_values, grid_points, random_point
+from training.sweep.space import (
+    NamedSpace,
+    Point,
+    Scheduler,
+    Space,
+    check_values,
+    grid_points,
+    random_point,
+)
 
-Scheduler = Literal["asha", "none"]
+Search = Literal["grid", "random", "optuna"]
 OBJECTIVES = {"knn": "max", "heldout_loss": "min"}
 """What trials are compared by, and which direction is better."""
 NEEDED = {
@@ -22,33 +30,56 @@ DEFAULT_TRIALS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """All that decides a sweep's trials and their order.
+class SearchOptions:
+    """How points are chosen, and how trials are compared and stopped.
 
     Attributes:
-        base: the pretraining whose fields vary; its ``out`` is the sweep's folder.
-        space: what varies.
-        search: how points are chosen.
-        num_trials: the number of trials.
-        seed: seed of the points; the trials' own seed is that of the base.
-        objective: what trials are compared by.
-        scheduler: ``asha`` stops trials that fall behind (Li et al., "A System for Massively
-            Parallel Hyperparameter Tuning", MLSys 2020).
-        grace_epochs: epochs that every trial may train, 1 or more.
-        reduction_factor: one trial of this many continues at each rung, 2 or more.
-        name: name of the space, or empty.
+        search: grid, random or optuna (an extra); none: grid where the space has only grids, else
+            random.
+        num_trials: trials in all, 1 or more; none: every point of a grid, 8 of other spaces.
+        search_seed: that the drawn points follow from, 0 or more.
+        objective: what trials are compared by: knn (accuracy in percent, more is better) or
+            heldout_loss (nats, less is better; see heldout.shards).
+        scheduler: asha stops trials that fall behind (asynchronous successive halving); none lets
+            all run to their end; by default asha, but none for data_scaling.
+        grace_epochs: epochs that asha lets every trial train, 1 or more.
+        reduction_factor: of so many trials asha lets one go on at each rung, 2 or more.
+    """
+
+    search: Search | None = None
+    num_trials: int | None = None
+    search_seed: int = 0
+    objective: Literal["knn", "heldout_loss"] = "knn"
+    scheduler: Scheduler | None = None
+    grace_epochs: int = 1
+    reduction_factor: int = 2
+
+    def __post_init__(self) -> None:
+        check_least(self, num_trials=1, search_seed=0, grace_epochs=1, reduction_factor=2)
+
+
+def check_least(options: object, **least: int) -> None:
+    """Raise ``InputError`` for a number below its least; None passes."""
+    for name, limit in least.items():
+        number = getattr(options, name)
+        option = f"--{name.replace('_', '-')} {number}"
+        check(number is None or number >= limit, f"{option} must be {limit} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(SearchOptions):
+    """All that decides a sweep's trials and their order.
+
+    The trials' own seed is that of the base, whose ``out`` is the sweep's folder. ASHA: Li et al.,
+    "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
     """
 
     base: PretrainConfig
     space: Space
+    name: str = ""
     search: Search
     num_trials: int
-    seed: int = 0
-    objective: str = "knn"
-    scheduler: Scheduler = "asha"
-    grace_epochs: int = 1
-    reduction_factor: int = 2
-    name: str = ""
+    scheduler: Scheduler
 
     @property
     def folder(self) -> Path:
@@ -65,7 +96,7 @@ class Sweep:
         if self.search == "grid":
             return grid_points(self.space)
         numbers = range(self.num_trials if self.search == "random" else 0)
-        return [random_point(self.space, seed=self.seed, number=number) for number in numbers]
+        return [random_point(self.space, seed=self.search_seed, number=n) for n in numbers]
 
     def trial_config(self, number: int, point: Point) -> PretrainConfig:
         """The configuration of one trial."""
@@ -77,65 +108,46 @@ class Sweep:
 
 
 def trial_config(base: PretrainConfig, name: str, point: Point) -> PretrainConfig:
-    """The base configuration with a point's values and a folder of its own.
-
-    Raises:
-        InputError: a field refuses its value.
-    """
+    """The base with a point's values, which its fields may refuse, and a folder of its own."""
     return replace(with_fields(base, point), out=base.out / TRIALS_FOLDER / name)
 
 
-def make_sweep(
-    *,
-    base: PretrainConfig,
-    space: Space,
-    search: Search | None,
-    num_trials: int | None,
-    **rest: Any,  # noqa: ANN401
-) -> Sweep:
+def make_sweep(varied: NamedSpace, options: SearchOptions, name: str = "") -> Sweep:
     """Check the settings of a sweep. Reads nothing, writes nothing.
-
-    Args:
-        base: the pretraining whose fields vary.
-        space: what varies.
-        search: None means a grid if the space has only grids, else random.
-        num_trials: 1 or more; None means all points of a grid, else `DEFAULT_TRIALS`.
-        rest: other fields of `Sweep`.
 
     Raises:
         InputError: the space is empty or no grid, a field refuses a value, no trial would report
             the objective, optuna is not installed, or ASHA could stop no trial.
     """
-    if not space:
-        raise InputError(
-            "nothing to sweep: give --space NAME, --grid, --choice, --uniform or --log-uniform"
-        )
-    if "out" in space:
-        raise InputError("out cannot be swept: every trial has a folder of its own")
+    base, space = varied.base, varied.space
+    nothing = "nothing to sweep: give --space NAME, --grid, --choice, --uniform or --log-uniform"
+    check(bool(space), nothing)
+    check("out" not in space, "out cannot be swept: every trial has a folder of its own")
     only_grids = all(domain.kind == "grid" for domain in space.values())
-    search = search or ("grid" if only_grids else "random")
+    search: Search = options.search or ("grid" if only_grids else "random")
+    num_trials = options.num_trials or varied.num_trials
     if search == "grid":  # its points are checked one by one below
         count = len(grid_points(space))
-        if num_trials not in (None, count):
-            raise InputError(
-                f"the grid has {count} points, and --num-trials says {num_trials}: leave it out, "
-                "or choose --search random"
-            )
+        check(
+            num_trials in (None, count),
+            f"the grid has {count} points, and --num-trials says {num_trials}: leave it out, or "
+            "choose --search random",
+        )
     else:
         check_values(space, base)
         count = num_trials or DEFAULT_TRIALS
-    if search == "optuna" and importlib.util.find_spec("optuna") is None:
-        raise InputError("--search optuna needs the extra optuna: pip install 'salmask[optuna]'")
-    sweep = Sweep(base=base, space=space, search=search, num_trials=count, **rest)
-    if sweep.scheduler == "asha" and sweep.grace_epochs > base.epochs:
-        raise InputError(
-            f"--grace-epochs {sweep.grace_epochs} is more than the {base.epochs} epochs of a trial"
-        )
+    has_optuna = search != "optuna" or importlib.util.find_spec("optuna") is not None
+    check(has_optuna, "--search optuna needs the extra optuna: pip install 'salmask[optuna]'")
+    settings = {field.name: getattr(options, field.name) for field in fields(SearchOptions)}
+    settings |= {"search": search, "num_trials": count}
+    settings["scheduler"] = options.scheduler or varied.scheduler
+    sweep = Sweep(**settings, base=base, space=space, name=name)
+    check(
+        sweep.scheduler == "none" or sweep.grace_epochs <= base.epochs,
+        f"--grace-epochs {sweep.grace_epochs} is more than the {base.epochs} epochs of a trial",
+    )
     for config in [base, *(sweep.trial_config(n, point) for n, point in enumerate(sweep.points()))]:
         shards = config.knn.val_shards if sweep.objective == "knn" else config.heldout.shards
-        if shards is None:
-            raise InputError(
-                f"no trial would report the objective {sweep.objective}: give "
-                f"{NEEDED[sweep.objective]}"
-            )
+        wanted = f"no trial would report the objective {sweep.objective}: give"
+        check(shards is not None, f"{wanted} {NEEDED[sweep.objective]}")
     return sweep

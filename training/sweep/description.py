@@ -16,21 +16,12 @@ from training.sweep.space import space_to_json
 SWEEP_FILE, LOCK_FILE = "sweep.json", ".lock"
 VERSION = 1
 NOT_COMPARED = (
-    "version",
-    "fingerprint",  # of earlier versions
-    "val_images",  # of earlier versions
-    "name",
-    "num_trials",
-    "config.shards",  # the digest is compared
-    "config.out",
-    "config.num_workers",
-    "config.loader_workers",
-    "config.log_every_steps",
-    "config.max_failures",
-    "config.checkpoint.",
-    "config.knn.val_shards",
-    "config.knn.train_shards",
-    "config.heldout.shards",
+    *("version", "name", "num_trials"),
+    *("fingerprint", "val_images"),  # of earlier versions
+    *("config.shards", "config.out"),  # the digest of the shards is compared
+    *("config.num_workers", "config.loader_workers", "config.log_every_steps"),
+    *("config.max_failures", "config.checkpoint."),
+    *("config.knn.val_shards", "config.knn.train_shards", "config.heldout.shards"),
 )
 """Entries that may differ when a sweep is resumed."""
 
@@ -41,18 +32,19 @@ def describe(sweep: Sweep, data_digest: str) -> dict[str, Any]:
     if sweep.scheduler == "asha":
         scheduler["grace_epochs"] = sweep.grace_epochs
         scheduler["reduction_factor"] = sweep.reduction_factor
-    return {
+    description = {
         "version": VERSION,
         "name": sweep.name,
         "objective": {"name": sweep.objective, "mode": sweep.mode},
         "space": space_to_json(sweep.space),
         "search": sweep.search,
-        "seed": sweep.seed,
+        "seed": sweep.search_seed,
         "num_trials": sweep.num_trials,
         "scheduler": scheduler,
         "config": sweep.base.to_json(),
         "data_digest": data_digest,
     }
+    return dict(json.loads(json.dumps(description)))
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
@@ -74,13 +66,15 @@ def check_folder(sweep: Sweep, data_digest: str) -> None:
             raise ValueError(f"version {recorded['version']} instead of {VERSION}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): choose another --out") from error
-    new = json.loads(json.dumps(describe(sweep, data_digest)))
-    lines = [line for line in differences(recorded, new) if not line.startswith(NOT_COMPARED)]
+    lines = [
+        line.removeprefix("config.")
+        for line in differences(recorded, describe(sweep, data_digest))
+        if not line.startswith(NOT_COMPARED)
+    ]
     if lines:
-        what = "; ".join(line.removeprefix("config.") for line in lines)
         raise InputError(
-            f"{folder} holds another sweep ({what}): start it with the same settings to resume it, "
-            "or choose another --out"
+            f"{folder} holds another sweep ({'; '.join(lines)}): start it with the same settings "
+            "to resume it, or choose another --out"
         )
 
 

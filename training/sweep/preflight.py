@@ -15,7 +15,7 @@ from training.engine.preflight import check_batches, check_disk, preflight
 from training.sweep.config import Sweep
 from training.sweep.space import shown
 
-READ_FROM_DISK = ("shards", "knn.val_shards", "knn.train_shards", "heldout.shards")
+READ_FROM_DISK = {"shards", "knn.val_shards", "knn.train_shards", "heldout.shards"}
 """If one of these fields is swept, every trial's data are checked, else only the first's."""
 
 
@@ -27,14 +27,9 @@ class Share(NamedTuple):
 
 
 def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
-    """Check data, batch, ranks, labels and disk for every trial that is known. Writes nothing.
+    """Check data, batch, labels and disk for every trial that is known. Writes nothing.
 
-    Args:
-        sweep: the settings.
-        num_ranks: workers of each trial.
-
-    Returns:
-        The description of the base configuration's shards.
+    `num_ranks` is the workers of each trial. Returns the description of the base's shards.
 
     Raises:
         InputError: names the trial and what does not fit.
@@ -42,10 +37,9 @@ def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
     points = sweep.points() or [{}]  # Optuna's are not known: the base stands for them
     configs = [sweep.trial_config(number, point) for number, point in enumerate(points)]
     info = load_dataset_info(sweep.base.shards)
-    data_differ = any(name in READ_FROM_DISK for name in sweep.space)
     for number, config in enumerate(configs):
         try:
-            if number == 0 or data_differ:
+            if number == 0 or READ_FROM_DISK & sweep.space.keys():
                 preflight(config, num_ranks)
             else:
                 check_batches(config, info, num_ranks)
@@ -61,34 +55,31 @@ def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
 def share_of(
     nodes: Sequence[Node], *, concurrent: int | None, most: int, workers: int, cpus: int | None
 ) -> Share:
-    """Divide a cluster among trials.
+    """Divide a cluster among at most `most` trials.
 
-    Args:
-        nodes: of the cluster. If any has GPUs, every worker has one.
-        concurrent: trials at once; None means as many as fit.
-        most: trials that there are to run.
-        workers: of each trial; a worker lies on one node.
-        cpus: of each worker; None means the nodes' cores divided by their workers.
+    Each trial has a number of workers, each of which lies on one node, with a GPU if any node has
+    some. `cpus` of a worker: None divides the nodes' cores by their workers. `concurrent` trials
+    run at once: None means as many as fit.
 
     Raises:
         InputError: the trials do not fit; the message has the arithmetic and a number that fits.
     """
-    asked, gpus = min(concurrent or most, most), sum(int(node.get("GPU", 0)) for node in nodes)
-    shares = [{**node, "CPU": node.get("CPU", 0) // (cpus or 1)} for node in nodes]
+    cores, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
+    asked = min(concurrent or most, most)
+    slots = [{**node, "CPU": node.get("CPU", 0) // (cpus or 1)} for node in nodes]
     found = fewer_resources(
-        asked * workers, shares, lambda count: count % workers == 0, use_gpu=gpus > 0
+        asked * workers, slots, lambda count: count % workers == 0, use_gpu=gpus > 0
     )
     trials = found.num_workers // workers if found else 0
     if found is not None and (trials == asked or not concurrent):
         return Share(trials, Resources(workers, cpus or found.cpus_per_worker, found.use_gpu))
-    asked, cores = (asked if concurrent else 1), sum(int(node.get("CPU", 0)) for node in nodes)
+    needed = (asked if concurrent else 1) * workers
+    needs = f"CPUs: {needed * (cpus or 1)}" + (f", GPUs: {needed}" if gpus else "")
     advice = f"--concurrent {trials} fits"
     if not trials:
         advice = "not even one trial fits: lower --num-workers or --cpus-per-worker"
     raise InputError(
-        f"the trials would wait for each other for ever. They need {asked} x {workers} x "
-        f"{cpus or 1} (trials x workers x cores) = CPUs: {asked * workers * (cpus or 1)}"
-        + (f", GPUs: {asked * workers}" if gpus else "")
-        + f"; the cluster has CPUs: {cores}, GPUs: {gpus}, on {len(nodes)} node(s), and a worker "
-        f"lies on one; {advice}"
+        f"the trials would wait for each other for ever. They need {needed // workers} x {workers} "
+        f"x {cpus or 1} (trials x workers x cores) = {needs}; the cluster has CPUs: {cores}, "
+        f"GPUs: {gpus}, on {len(nodes)} node(s), and a worker lies on one; {advice}"
     )

@@ -20,7 +20,6 @@ from training.sweep.config import OBJECTIVES, TRIALS_FOLDER, Sweep
 from training.sweep.space import Point
 
 RESULTS_FILE, SUMMARY_FILE, BEST_FILE = "results.parquet", "summary.json", "best.json"
-RECORD_KEY = b"salmask"
 FIXED_COLUMNS = {
     "trial": pa.int64(),
     "status": pa.string(),
@@ -39,16 +38,10 @@ Status = Literal["finished", "stopped", "failed", "running"]
 
 @dataclass(frozen=True)
 class Trial:
-    """The state of a trial.
+    """The state of a trial as of its last report.
 
-    Attributes:
-        number: from 0.
-        point: its values of the swept fields.
-        status: ``running`` means started and not ended.
-        epochs: epochs trained, as of its last report.
-        seconds: duration, over all of its starts.
-        values: its last figures, by name.
-        message: why it failed.
+    `seconds` is over all of its starts, `values` has its last figures by name, `message` says why
+    it failed. A trial that has started and not ended is ``running``.
     """
 
     number: int
@@ -77,15 +70,14 @@ def num_left(sweep: Sweep, trials: Sequence[Trial], *, retry_failed: bool = Fals
 
 
 def best_first(trials: Sequence[Trial], objective: str) -> list[Trial]:
-    """The trials that have an objective, the best first; of equal ones the first number first."""
+    """All trials, the best first, those without an objective last; equal ones by number."""
     sign = -1 if OBJECTIVES[objective] == "max" else 1
-    rated = [trial for trial in trials if objective in trial.values]
-    return sorted(rated, key=lambda trial: (sign * trial.values[objective], trial.number))
+    return sorted(trials, key=lambda t: (sign * t.values.get(objective, sign * math.inf), t.number))
 
 
 def best_trials(trials: Sequence[Trial], objective: str) -> list[Trial]:
     """The trials with the best objective, by number; several are a tie."""
-    ranked = best_first(trials, objective)
+    ranked = [t for t in best_first(trials, objective) if objective in t.values]
     return [t for t in ranked if t.values[objective] == ranked[0].values[objective]]
 
 
@@ -97,9 +89,8 @@ def finished(trials: Sequence[Trial]) -> list[Trial]:
 def accuracy_interval(trial: Trial) -> tuple[float, float] | None:
     """The 95 % percentile-bootstrap interval of a trial's kNN accuracy over images, in percent.
 
-    Resampling images with replacement draws the number of right ones from a binomial
-    distribution, whose quantiles are taken here without sampling. None if the number of images
-    was not recorded.
+    Resampled images have a binomial number of right ones, whose quantiles need no sampling. None
+    if the number of images was not recorded.
     """
     images = trial.values.get("knn_images")
     if images is None:
@@ -109,50 +100,41 @@ def accuracy_interval(trial: Trial) -> tuple[float, float] | None:
 
 
 def rank_correlation(trials: Sequence[Trial]) -> tuple[float, int] | None:
-    """Spearman's rank correlation of held-out loss and kNN accuracy over the finished trials.
+    """Spearman's correlation of held-out loss and kNN over the finished trials, and their number.
 
-    Returns:
-        A number in [-1, 1], and the number of trials that have both figures. None for fewer than 3
-        trials, or if all values of one figure are equal.
+    None for fewer than 3 trials with both figures, or if all values of one figure are equal.
     """
     wanted = ("heldout_loss", "knn")
-    pairs = [
-        [t.values[name] for name in wanted]
-        for t in finished(trials)
-        if t.values.keys() >= {*wanted}
-    ]
-    if (
-        len(pairs) < FEWEST_RANKED
-        or min(len(set(column)) for column in zip(*pairs, strict=True)) < 2
-    ):
+    both = [trial.values for trial in finished(trials) if trial.values.keys() >= {*wanted}]
+    columns = [[values[name] for values in both] for name in wanted]
+    if len(both) < FEWEST_RANKED or any(len(set(column)) < 2 for column in columns):
         return None
-    return float(spearmanr(pairs).statistic), len(pairs)
+    return float(spearmanr(*columns).statistic), len(both)
 
 
 def write_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> None:
     """Write ``results.parquet``: a row per trial, with the description in the metadata."""
     rows = [
         {
+            **vars(trial),
             "trial": trial.number,
-            "status": trial.status,
-            "epochs": trial.epochs,
             "objective": trial.values.get(sweep.objective),
-            "seconds": trial.seconds,
             "run": trial.run,
-            "message": trial.message,
-            **{METRIC_PREFIX + name: value for name, value in trial.values.items()},
         }
         for trial in trials
     ]
-    metrics = sorted({METRIC_PREFIX + name for trial in trials for name in trial.values})
-    types = FIXED_COLUMNS | dict.fromkeys(metrics, pa.float64())
-    table = pa.Table.from_pylist(rows, schema=pa.schema(types.items()))
+    columns: dict[str, Any] = {
+        name: pa.array([row[name] for row in rows], kind) for name, kind in FIXED_COLUMNS.items()
+    }
+    for name in sorted({name for trial in trials for name in trial.values}):
+        values = [trial.values.get(name) for trial in trials]
+        columns[METRIC_PREFIX + name] = pa.array(values, pa.float64())
     for name in sweep.space:
         column = CLASH_PREFIX + name if name in FIXED_COLUMNS else name
-        table = table.append_column(column, _column([trial.point[name] for trial in trials]))
-    record = {RECORD_KEY: json.dumps(description).encode()}
+        columns[column] = _column([trial.point[name] for trial in trials])
+    record = {"salmask": json.dumps(description)}
     with atomic_file(sweep.folder / RESULTS_FILE) as file:
-        pq.write_table(table.replace_schema_metadata(record), file)
+        pq.write_table(pa.table(columns, metadata=record), file)
 
 
 def _column(values: Sequence[Plain]) -> pa.Array:
@@ -182,47 +164,33 @@ def read_table(folder: Path) -> list[Trial]:
 
 
 def _trial_of(row: dict[str, Any]) -> Trial:
-    swept = [
-        name for name in row if not name.startswith(METRIC_PREFIX) and name not in FIXED_COLUMNS
-    ]
-    return Trial(
-        number=row["trial"],
-        point={name.removeprefix(CLASH_PREFIX): row[name] for name in swept},
-        status=row["status"],
-        epochs=row["epochs"],
-        seconds=row["seconds"],
-        values={
-            name.removeprefix(METRIC_PREFIX): value
-            for name, value in row.items()
-            if name.startswith(METRIC_PREFIX) and value is not None and math.isfinite(value)
-        },
-        message=row["message"],
-    )
+    point, values = {}, {}
+    for name, value in row.items():
+        if name.startswith(METRIC_PREFIX):
+            if value is not None and math.isfinite(value):
+                values[name.removeprefix(METRIC_PREFIX)] = value
+        elif name not in FIXED_COLUMNS:
+            point[name.removeprefix(CLASH_PREFIX)] = value
+    kept = {name: row[name] for name in ("status", "epochs", "seconds", "message")}
+    return Trial(row["trial"], point, values=values, **kept)
 
 
 def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The content of ``summary.json``.
-
-    Returns:
-        ``counts`` by status; ``best``: ``trial``, ``objective``, the 95 % ``interval`` of a kNN
-        accuracy, ``tied`` (the numbers of all trials with this objective) and ``values``, or None
-        if no trial finished; ``rank_correlation`` by pair of figures; ``seconds`` of all trials.
-    """
-    tied = best_trials(finished(trials), sweep.objective)
+    """The content of ``summary.json``; ``best`` is None if no trial finished."""
     counts = Counter(trial.status for trial in trials)
-    found = rank_correlation(trials)
-    return {
-        "counts": {name: counts[name] for name in get_args(Status)},
-        "best": {
+    best, correlation = None, rank_correlation(trials)
+    if tied := best_trials(finished(trials), sweep.objective):
+        best = {
             "trial": tied[0].number,
             "objective": tied[0].values[sweep.objective],
             "interval": accuracy_interval(tied[0]) if sweep.objective == "knn" else None,
-            "tied": [trial.number for trial in tied],
+            "tied": [trial.number for trial in tied],  # all trials with this objective
             "values": tied[0].point,
         }
-        if tied
-        else None,
-        "rank_correlation": {} if found is None else {"heldout_loss with knn": found[0]},
+    return {
+        "counts": {name: counts[name] for name in get_args(Status)},
+        "best": best,
+        "rank_correlation": {"heldout_loss with knn": correlation[0]} if correlation else {},
         "seconds": sum(trial.seconds for trial in trials),
     }
 
@@ -232,10 +200,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Write the table, the `summary` and, if a trial finished, the configuration of the best.
 
-    Of tied trials the first one's configuration is written.
-
-    Returns:
-        The summary.
+    Of tied trials the first one's configuration is written. Returns the summary.
 
     Raises:
         InputError: all trials have ended, and none of them reported the objective.
@@ -248,30 +213,22 @@ def write_results(
         del config["out"]
         write_atomically(sweep.folder / BEST_FILE, json.dumps(config, indent=2).encode() + b"\n")
     over = [trial for trial in trials if trial.status in ("finished", "stopped")]
-    if over and not best_first(over, sweep.objective) and not num_left(sweep, trials):
+    if over and not best_trials(over, sweep.objective) and not num_left(sweep, trials):
         raise InputError(f"no trial reported its {sweep.objective}: there is nothing to compare")
     return found
 
 
 def terminal_table(sweep: Sweep, trials: Sequence[Trial]) -> str:
     """The trials as text: the best first, those without an objective last."""
-    ranked = best_first(trials, sweep.objective)
-    ranked += [trial for trial in trials if trial not in ranked]
-    others = {name for trial in trials for name in trial.values} - {sweep.objective}
-    figures = [sweep.objective, *sorted(others & OBJECTIVES.keys())]
+    reported = {name for trial in trials for name in trial.values} - {sweep.objective}
+    figures = [sweep.objective, *sorted(reported & OBJECTIVES.keys())]
     lines = [["trial", "status", "epochs", *figures, *sweep.space, "seconds"]]
-    for trial in ranked:
-        numbers = [trial.values.get(name, "") for name in figures]
-        cells = [*numbers, *(trial.point[name] for name in sweep.space)]
-        lines.append(
-            [
-                str(trial.number),
-                trial.status,
-                f"{trial.epochs:g}",
-                *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells),
-                f"{trial.seconds:.0f}",
-            ]
-        )
+    for trial in best_first(trials, sweep.objective):
+        cells: list[object] = [trial.number, trial.status, trial.epochs]
+        cells += [trial.values.get(name, "") for name in figures]
+        cells += [trial.point[name] for name in sweep.space]
+        texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
+        lines.append([*texts, f"{trial.seconds:.0f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))

@@ -10,9 +10,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.sweep.config import Sweep
-from training.sweep.space import Domain, Values
+from training.sweep.space import Interval, Values
 from training.sweep.trainable import NUMBER
 
 STARTUP_TRIALS = 8
@@ -32,20 +32,19 @@ class Points(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next trial's configuration."""
         number = len(self.trials)
-        if self._optuna is None:
-            return {NUMBER: number, **self._points[number]}
-        return {NUMBER: number, **(self._optuna.suggest(trial_id) or {})}
+        point = self._optuna.suggest(trial_id) if self._optuna else self._points[number]
+        return {NUMBER: number, **(point or {})}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells Optuna."""
+        """Tells Optuna, which wants a trial's last report only."""
         if self._optuna is not None:
             with suppress(KeyError):  # a trial that started after the restored state was saved
                 self._optuna.on_trial_complete(trial_id, result, error)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Does nothing: Optuna wants a trial's last report only."""
+        """Does nothing."""
 
     def save(self, checkpoint_path: str) -> None:
         """Saves Optuna's study; a list has no state."""
@@ -64,7 +63,7 @@ def _optuna(sweep: Sweep) -> OptunaSearch:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
+    def distribution(domain: Values | Interval) -> optuna.distributions.BaseDistribution:
         if isinstance(domain, Values):
             return optuna.distributions.CategoricalDistribution(domain.values)
         log = domain.kind == "log_uniform"
@@ -76,7 +75,7 @@ def _optuna(sweep: Sweep) -> OptunaSearch:
         {name: distribution(domain) for name, domain in sweep.space.items()},
         metric=sweep.objective,
         mode=sweep.mode,
-        sampler=optuna.samplers.TPESampler(seed=sweep.seed, n_startup_trials=STARTUP_TRIALS),
+        sampler=optuna.samplers.TPESampler(seed=sweep.search_seed, n_startup_trials=STARTUP_TRIALS),
     )
 
 
@@ -88,21 +87,19 @@ class NextTrials(SearchGenerator):
 
     def __init__(self, points: Points, sweep: Sweep, concurrent: int) -> None:
         super().__init__(points)
-        self._points = points
-        self._num_trials, self._concurrent = sweep.num_trials, concurrent
-        self._stop_file = sweep.folder / STOP_FILE
+        self._points, self._sweep, self._concurrent = points, sweep, concurrent
 
     def next_trial(self) -> Trial | None:
         """The next trial; None while there is none."""
-        running = sum(not trial.is_finished() for trial in self._points.trials)
-        if running >= self._concurrent:
+        if sum(not trial.is_finished() for trial in self._points.trials) >= self._concurrent:
             return None
         following: Trial | None = super().next_trial()  # type: ignore[no-untyped-call]
         return following
 
     def is_finished(self) -> bool:
         """Whether no more trials start."""
-        return len(self._points.trials) >= self._num_trials or self._stop_file.exists()
+        all_started = len(self._points.trials) >= self._sweep.num_trials
+        return all_started or (self._sweep.folder / STOP_FILE).exists()
 
 
 class _SavesErrors:

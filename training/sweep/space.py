@@ -1,25 +1,25 @@
-"""Search spaces: which fields of a pretraining vary, over which values, and the points of trials.
+"""Search spaces, also named ones: which fields of a pretraining vary, and the points of trials.
 
 On a command line, ``masks.query_ratio=0.05:0.25,0.4`` lists values and ``optim.lr=0.001..0.1`` is
 an interval. A pair is written with a colon; a single number stands for both of its ends.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from training.config.fields import Plain, check_name, field_types, with_fields
 from training.config.pretrain import PretrainConfig
 
+Scheduler = Literal["asha", "none"]
 Point = dict[str, Plain]
 """The values of one trial, by dotted field name."""
-Search = Literal["grid", "random", "optuna"]
 
 
 @dataclass(frozen=True)
@@ -54,87 +54,73 @@ class Interval:
             number = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
             return round(number) if self.whole else float(np.clip(number, self.low, self.high))
         if self.whole:
-            low, high = self.whole_ends
-            return int(rng.integers(low, high + 1))
+            return int(rng.integers(*self.whole_ends, endpoint=True))
         return float(rng.uniform(self.low, self.high))
 
 
-Domain = Values | Interval
-Space = dict[str, Domain]
+Space = dict[str, Values | Interval]
 """Domains by dotted field name, in the order in which they were given."""
 
 
-def parse_space(
-    *,
-    grid: Sequence[str] = (),
-    choice: Sequence[str] = (),
-    uniform: Sequence[str] = (),
-    log_uniform: Sequence[str] = (),
-) -> Space:
-    """Read a space from the words of a command line, ``name=value,value`` or ``name=low..high``.
+def parse_space(**options: Sequence[str]) -> Space:
+    """Read a space from the words of a command line.
+
+    Args:
+        options: by kind: ``name=value,value`` for `grid` and `choice`, ``name=low..high`` for
+            `uniform` and `log_uniform`.
 
     Raises:
         InputError: a word cannot be read, names an unknown field, or repeats one.
     """
     space: Space = {}
-    words = {"grid": grid, "choice": choice, "uniform": uniform, "log_uniform": log_uniform}
-    for kind, given in words.items():
-        for word in given:
-            name, _, rest = word.partition("=")
-            name = name.strip().replace("-", "_")
+    for kind, words in options.items():
+        for word in words:
+            name, _, text = (part.strip() for part in word.partition("="))
+            name = name.replace("-", "_")
             check_name(PretrainConfig, name)
-            if name in space:
-                raise InputError(f"{name} is given twice: one domain for each field")
+            check(name not in space, f"{name} is given twice: one domain for each field")
             read = _values if kind in ("grid", "choice") else _interval
-            space[name] = read(kind, name, rest.strip())
+            space[name] = read(kind, name, text)
     return space
 
 
 def _values(kind: Any, name: str, text: str) -> Values:  # noqa: ANN401  (a kind of `Values`)
-    values = tuple(plain_value(word) for word in text.split(",") if word.strip())
-    if not values:
-        raise InputError(f"--{kind} {name} has no values: wanted {name}=VALUE,VALUE")
-    if len(set(map(str, values))) < len(values):
-        raise InputError(f"--{kind} {name}={text} has a value twice")
+    values = tuple(plain_value(word.strip()) for word in text.split(",") if word.strip())
+    check(bool(values), f"--{kind} {name} has no values: wanted {name}=VALUE,VALUE")
+    twice = len(set(map(str, values))) < len(values)
+    check(not twice, f"--{kind} {name}={text} has a value twice")
     return Values(kind, values)
 
 
 def _interval(kind: Any, name: str, text: str) -> Interval:  # noqa: ANN401  (a kind of `Interval`)
     option = f"--{kind.replace('_', '-')} {name}={text}"
     try:
-        low, high = (float(end) for end in text.split(".."))
+        low, high = map(float, text.split(".."))
     except ValueError:
         raise InputError(f"{option} is no interval: wanted {name}=LOW..HIGH") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"{option}: wanted two numbers, LOW below HIGH")
-    if kind == "log_uniform" and low <= 0:
-        raise InputError(f"{option}: the logarithm needs numbers above 0")
-    field = field_types(PretrainConfig).get(name)
-    types = get_args(field) or (field,)
-    whole = int in types and float not in types and tuple not in types
-    return Interval(kind, low, high, whole)
+    ordered = math.isfinite(high - low) and low < high
+    check(ordered, f"{option}: wanted two numbers, LOW below HIGH")
+    check(kind == "uniform" or low > 0, f"{option}: the logarithm needs numbers above 0")
+    kind_of_field = field_types(PretrainConfig).get(name)
+    types = get_args(kind_of_field) or (kind_of_field,)
+    return Interval(kind, low, high, whole=int in types and float not in types)
 
 
 def plain_value(word: str) -> Plain:
     """A word as a number or a truth value if it reads as one, else the word itself."""
-    word = word.strip()
     if word.lower() in ("true", "false"):
         return word.lower() == "true"
     for read in (int, float):
-        try:
+        with suppress(ValueError):
             return read(word)
-        except ValueError:
-            continue
     return word
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as JSON values, without what follows from the fields."""
-    plain = {name: dataclasses.asdict(domain) for name, domain in space.items()}
+    """The space as plain values, without what follows from the fields."""
+    plain = {name: dict(vars(domain)) for name, domain in space.items()}
     for domain in plain.values():
         domain.pop("whole", None)
-        if "values" in domain:
-            domain["values"] = list(domain["values"])
     return plain
 
 
@@ -178,3 +164,75 @@ def shown(point: Mapping[str, Plain]) -> str:
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in point.items()
     )
+
+
+@dataclass(frozen=True)
+class NamedSpace:
+    """What varies in which pretraining, and defaults; `num_trials` None: all points of a grid."""
+
+    base: PretrainConfig
+    space: Space = field(default_factory=dict)
+    num_trials: int | None = None
+    scheduler: Scheduler = "asha"
+
+
+def mask_ratio(base: PretrainConfig) -> NamedSpace:
+    """Ranges of the masking ratio of the query and of the hard negatives: a grid of 12.
+
+    The query is masked, by strategy balanced if the base masks nothing.
+    """
+    if base.masks.strategy == "none":
+        base = replace(base, masks=replace(base.masks, strategy="balanced"))
+    queries = Values("grid", ("0.05:0.15", "0.05:0.25", "0.15:0.35", "0.25:0.5"))
+    negatives = Values("grid", ("0.2:0.4", "0.4:0.7", "0.7:0.9"))
+    return NamedSpace(base, {"masks.query_ratio": queries, "masks.negative_ratio": negatives})
+
+
+def mask_full(base: PretrainConfig) -> NamedSpace:
+    """Fill, strategy, foreground rule, and rho if the method has one: 24 random points."""
+    space: Space = {
+        "fill": Values("choice", ("mean", "blur", "high_pass")),
+        "masks.strategy": Values("choice", ("random", "balanced", "shuffled")),
+        "masks.foreground": Values("choice", ("std", "otsu")),
+        "masks.foreground_threshold": Interval("uniform", -1.2, 0.3),
+    }
+    if base.method.has_object_head:
+        space["method.object_rho"] = Interval("uniform", 1.0, 4.0)
+    elif hasattr(base.method, "rho"):
+        space["method.rho"] = Interval("uniform", 0.5, 2.0)
+    return NamedSpace(base, space, num_trials=24)
+
+
+def data_scaling(base: PretrainConfig) -> NamedSpace:
+    """Share of the data times epochs: a grid of 12 whose trials all run to their end.
+
+    Measures the held-out loss, on the shards of the kNN check if no others are given.
+    """
+    if base.heldout.shards is None:
+        base = replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
+    epochs = tuple(dict.fromkeys(max(1, base.epochs // part) for part in (4, 2, 1)))
+    space: Space = {
+        "data_fraction": Values("grid", (0.125, 0.25, 0.5, 1.0)),
+        "epochs": Values("grid", epochs),
+    }
+    return NamedSpace(base, space, scheduler="none")
+
+
+SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
+    "mask_ratio": mask_ratio,
+    "mask_full": mask_full,
+    "data_scaling": data_scaling,
+}
+
+
+def find_space(name: str | None, base: PretrainConfig) -> NamedSpace:
+    """The space of a name; without a name nothing varies.
+
+    Raises:
+        InputError: the name is unknown; lists the known ones.
+    """
+    if name is None:
+        return NamedSpace(base)
+    if name not in SPACES:
+        raise InputError(f"unknown space {name!r}: choose one of {', '.join(SPACES)}")
+    return SPACES[name](base)

@@ -20,7 +20,8 @@ from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
-from training.ray.launch import STOP_FILE, launch
+from training.ray.context import STOP_FILE
+from training.ray.launch import launch
 from training.ray.private import PlacementGroupID
 from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
@@ -33,12 +34,9 @@ NUMBER = "trial"
 
 
 def evaluations(out: Path, after: int = 0) -> dict[int, dict[str, float]]:
-    """The evaluations in a run's record after a global step, each with the latest training loss.
+    """The figures of the evaluations in a run's record after a global step, by step, ascending.
 
-    The evaluation of the untrained network, at step 0, is left out.
-
-    Returns:
-        The figures by global step, ascending.
+    Each has the latest training loss. The untrained network's, at step 0, are left out.
     """
     found: dict[int, dict[str, float]] = {}
     loss: dict[str, float] = {}
@@ -69,12 +67,11 @@ def trainable(config: PretrainConfig, workers: Resources | None = None) -> type[
     has the figures of an evaluation (``knn``, ``heldout_loss``, ``loss``, ...), ``epochs``,
     ``seconds`` since the start, and ``finished``.
 
-    Tune knows nothing of the workers' resources, so ``max_concurrent_trials`` must be a number of
-    trials that the cluster holds.
-
     Args:
         config: the base configuration; its ``out`` is the folder of all trials.
-        workers: the workers of each trial; None means all of the cluster, for one trial at a time.
+        workers: the workers of each trial, of which Tune knows nothing: ``max_concurrent_trials``
+            must be a number of trials that the cluster holds. None means all of the cluster, for
+            one trial at a time.
     """
 
     class Pretraining(_Pretraining):
@@ -100,7 +97,7 @@ class _Pretraining(tune.Trainable):
         name = f"{point.pop(NUMBER):04d}" if NUMBER in point else self.trial_id
         self._out = self.base.out / TRIALS_FOLDER / name
         self._started, self._failed = time.monotonic(), False
-        self._step = self._total = 0
+        self._step, self._total, self._steps = 0, 0, 1
         self._values: dict[str, float] = {}
         self._run: Future[RunResult] = Future()
         try:
@@ -123,30 +120,27 @@ class _Pretraining(tune.Trainable):
         The last evaluation is reported with the end, so that no scheduler stops a complete trial.
         A failure is reported first and raised next: Tune keeps reports, but not exceptions.
         """
-        while True:
+        ended = False
+        while not ended:
             ended = self._ended()
-            failed = ended and self._run.exception() is not None
             for step, values in evaluations(self._out, self._step).items():
-                if step < self._total or failed:
-                    self._take(step, values)
+                self._take(step, values)
+                if step < self._total:
                     return self._report(step)
-                if ended:
-                    self._take(step, values)
-            if ended:
-                break
             if (self.base.out / STOP_FILE).exists():
                 self._ask_to_stop()
         message = self._message()
         if self._failed:
             raise InputError(message)
-        self._failed = bool(message)
-        report = self._report(self._step if failed else self._run.result().step)
         if message:
-            return report | {"message": message}
-        finished = self._run.result().finished
-        if not finished:
+            self._failed = True
+            step = self._step if self._run.exception() else self._run.result().step
+            return self._report(step, message=message)
+        ran = self._run.result()
+        if not ran.finished:
             time.sleep(POLL_SECONDS)
-        return report | {"finished": finished, "done": finished, "interrupted": not finished}
+        ends = {"finished": ran.finished, "done": ran.finished, "interrupted": not ran.finished}
+        return self._report(ran.step, **ends)
 
     def cleanup(self) -> None:
         """Ask the run to write a checkpoint and end, and wait until its workers are gone."""
@@ -158,21 +152,18 @@ class _Pretraining(tune.Trainable):
 
     def _ask_to_stop(self) -> None:
         """Ask a run that has begun; one that has not would not hear it, and is asked again."""
-        if (self._out / CONFIG_FILE).exists():
+        if (self._out / CONFIG_FILE).exists() and not self._run.done():
             (self._out / STOP_FILE).touch()
 
     def _take(self, step: int, values: dict[str, float]) -> None:
         self._step = step
         self._values |= values
 
-    def _report(self, step: int) -> dict[str, Any]:
-        return {
-            **self._values,
-            "values": dict(self._values),
-            "epochs": step / self._steps if self._total else 0.0,
-            "seconds": time.monotonic() - self._started,
-            "finished": False,
-        }
+    def _report(self, step: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        values, epochs = dict(self._values), step / self._steps
+        seconds = time.monotonic() - self._started
+        times = {"epochs": epochs, "seconds": seconds, "finished": False}
+        return {**values, "values": values, **times, **more}
 
     def _message(self) -> str:
         """Why the run failed, in one line; empty if it did not."""

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from pipeline.core.progress import Standing, say, show
 from training.engine.stopping import asked_to_stop
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.sweep.config import Sweep
 from training.sweep.preflight import Share
 from training.sweep.results import Status, Trial, write_table
@@ -51,8 +51,7 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     stop_file, path = sweep.folder / STOP_FILE, sweep.folder / TUNE_FOLDER
     stop_file.unlink(missing_ok=True)
-    pretraining = trainable(sweep.base, share.resources)
-    points = Points(sweep)
+    pretraining, points = trainable(sweep.base, share.resources), Points(sweep)
     # This writes the settings that Tuner.restore reads: those of this start, not of the first.
     tuner = tune.Tuner(
         pretraining,
@@ -85,13 +84,12 @@ def read_trials(folder: Path) -> list[Trial]:
     """The trials of a sweep by Tune's state; none if there is no whole state."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
-        found = tune.ExperimentAnalysis(str(folder / TUNE_FOLDER)).trials
+        return _states(tune.ExperimentAnalysis(str(folder / TUNE_FOLDER)).trials)
     except (ValueError, OSError):  # no state; or a kill has cut it off while it was copied
         return []
-    return _by_number(found)
 
 
-def _by_number(trials: Sequence[TuneTrial]) -> list[Trial]:
+def _states(trials: Sequence[TuneTrial]) -> list[Trial]:
     return sorted(map(_state_of, trials), key=lambda trial: trial.number)
 
 
@@ -124,20 +122,19 @@ class _Progress(tune.Callback):
 
     def __init__(self, sweep: Sweep, points: Points, description: dict[str, Any]) -> None:
         self._sweep, self._points, self._description = sweep, points, description
-        self._seconds: dict[str, float] | None = None
-        """Seconds of each trial's earlier starts."""
-        self._epochs_before, self._changed = 0, False
+        self._before: dict[int, Trial] | None = None
+        """The trials as of the start of this driver."""
+        self._changed = False
 
     def on_step_begin(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        self._points.trials = trials = info["trials"]
-        if self._seconds is None:
-            self._seconds = {t.trial_id: _last(t).get("seconds", 0.0) for t in trials}
-            self._epochs_before = sum(int(trial.epochs) for trial in _by_number(trials))
+        self._points.trials = info["trials"]
+        if self._before is None:
+            self._before = {trial.number: trial for trial in _states(info["trials"])}
 
     def on_step_end(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         if self._changed:
             self._changed = False
-            self._show(_by_number(info["trials"]))
+            self._show(_states(info["trials"]))
         if (self._sweep.folder / STOP_FILE).exists():
             running = [trial for trial in info["trials"] if trial.status == TuneTrial.RUNNING]
             if all(_last(trial).get("interrupted") for trial in running):
@@ -150,15 +147,16 @@ class _Progress(tune.Callback):
         self._changed = True
 
     def on_trial_result(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        trial, result = info["trial"], info["result"]
-        result["seconds"] += (self._seconds or {}).get(trial.trial_id, 0.0)
-        if result["epochs"] > _last(trial).get("epochs", 0.0) and not result["done"]:
+        state, result = _state_of(info["trial"]), info["result"]
+        if before := (self._before or {}).get(state.number):
+            result["seconds"] += before.seconds
+        if result["epochs"] > state.epochs and not result["done"]:
             words = self._objective(result.get("values", {}))
-            say(f"trial {trial.config[NUMBER]} epoch {result['epochs']:g}{words}")
+            say(f"trial {state.number} epoch {result['epochs']:g}{words}")
             self._changed = True
 
     def on_trial_complete(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        trials, state = _by_number(info["trials"]), _state_of(info["trial"])
+        trials, state = _states(info["trials"]), _state_of(info["trial"])
         write_table(self._sweep, trials, self._description)
         self._changed = True
         done, why = sum(t.ended for t in trials), f" ({state.message})" if state.message else ""
@@ -183,8 +181,8 @@ class _Progress(tune.Callback):
         later = sweep.points()[len(trials) :] or [{}] * (sweep.num_trials - len(trials))
         total = sum(sweep.epochs_of(point) for point in [*(t.point for t in trials), *later])
         done = sum(sweep.epochs_of(t.point) if t.ended else int(t.epochs) for t in trials)
-        trained = sum(int(trial.epochs) for trial in trials) - self._epochs_before
-        num_ended = sum(trial.ended for trial in trials)
-        note = f"{num_ended} of {sweep.num_trials} trials ended, {len(trials) - num_ended} running"
-        given = done - trained
+        before = sum(int(trial.epochs) for trial in (self._before or {}).values())
+        given = done - sum(int(trial.epochs) for trial in trials) + before
+        ended = sum(trial.ended for trial in trials)
+        note = f"{ended} of {sweep.num_trials} trials ended, {len(trials) - ended} running"
         show(Standing(work="sweep", done=done, total=total, unit="epochs", given=given, note=note))

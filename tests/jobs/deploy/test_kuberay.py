@@ -6,7 +6,6 @@ KubeRay's and Kubernetes' own schemas are not at hand here: a field that is not 
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,51 +21,30 @@ from training.engine.preflight import can_split
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "jobs" / "deploy"
 JOBS = ("rayjob_precompute.yaml", "rayjob_pretrain.yaml")
-CONTAINER = (
-    r"name|image|env\.(name|value)|ports\.(name|containerPort)|resources\.(requests|limits)\.\S+"
-    r"|volumeMounts\.(name|mountPath)"
-)
-POD = (
-    r"template\.spec\.(securityContext\.(runAsUser|runAsGroup|fsGroup|fsGroupChangePolicy)"
-    rf"|containers\.({CONTAINER})"
-    r"|volumes\.(name|persistentVolumeClaim\.claimName|emptyDir\.(medium|sizeLimit)))"
-)
-GROUP = rf"groupName|replicas|minReplicas|maxReplicas|rayStartParams\.\S+|{POD}"
-CLUSTER = (
-    rf"rayVersion|authOptions\.mode|headGroupSpec\.(rayStartParams\.\S+|{POD})"
-    rf"|workerGroupSpecs\.({GROUP})"
-)
-RAY_JOB = (
-    r"apiVersion|kind|metadata\.name|spec\.(entrypoint|backoffLimit|submitterConfig\.backoffLimit"
-    rf"|shutdownAfterJobFinishes|ttlSecondsAfterFinished|rayClusterSpec\.({CLUSTER}))"
-)
-CLAIM = (
-    r"apiVersion|kind|metadata\.name|spec\.(accessModes|storageClassName|resources\.requests\.\S+)"
-)
+POD = r"""template\.spec\.(securityContext\.(runAsUser|runAsGroup|fsGroup|fsGroupChangePolicy)
+    |containers\.(name|image|env\.(name|value)|ports\.(name|containerPort)|volumeMounts\.(name|mountPath)
+        |resources\.(requests|limits)\.\S+)
+    |volumes\.(name|persistentVolumeClaim\.claimName|emptyDir\.(medium|sizeLimit)))"""
+RAY_JOB = rf"""apiVersion|kind|metadata\.name
+    |spec\.(entrypoint|backoffLimit|submitterConfig\.backoffLimit|shutdownAfterJobFinishes
+        |ttlSecondsAfterFinished|rayClusterSpec\.(rayVersion|authOptions\.mode
+            |headGroupSpec\.(rayStartParams\.\S+|{POD})
+            |workerGroupSpecs\.(groupName|replicas|minReplicas|maxReplicas|rayStartParams\.\S+|{POD})))"""
+CLAIM = r"""apiVersion|kind|metadata\.name
+    |spec\.(accessModes|storageClassName|resources\.requests\.\S+)"""
 NUMBERS = r"(runAs\w+|fsGroup|containerPort|\w*[rR]eplicas|backoffLimit|ttlSecondsAfterFinished)$"
 
 
-def leaves(found: object, where: str = "") -> Iterator[tuple[str, object]]:
-    """Values that hold no others, with the dotted names of their fields."""
-    if isinstance(found, dict):
-        for name, value in found.items():
-            yield from leaves(value, f"{where}.{name}".lstrip("."))
-    elif isinstance(found, list):
-        for one in found:
-            yield from leaves(one, where)
-    else:
-        yield where, found
-
-
-def unknown(found: object, fields: str) -> list[str]:
+def unknown(found: object, fields: str, where: str = "") -> list[str]:
     """The fields that are not documented, and those with a value of another type."""
-    wrong = []
-    for name, value in leaves(found):
-        kind: type = int if re.search(NUMBERS, name) else str
-        kind = bool if name.endswith("shutdownAfterJobFinishes") else kind
-        if not re.fullmatch(fields, name) or type(value) is not kind:
-            wrong.append(f"{name} is {value!r}")
-    return wrong
+    if isinstance(found, dict | list):
+        items = found.items() if isinstance(found, dict) else (("", one) for one in found)
+        inner = ((f"{where}.{name}".strip("."), value) for name, value in items)
+        return [wrong for name, value in inner for wrong in unknown(value, fields, name)]
+    kind: type = int if re.search(NUMBERS, where) else str
+    kind = bool if where.endswith("shutdownAfterJobFinishes") else kind
+    is_known = re.fullmatch(fields, where, re.VERBOSE) and type(found) is kind
+    return [] if is_known else [f"{where} is {found!r}"]
 
 
 def load(name: str) -> dict[str, Any]:
@@ -126,10 +104,10 @@ def test_every_pod_sees_the_same_folders(name: str) -> None:
         (box,) = pod["containers"]
         mounted = {mount["name"]: mount["mountPath"] for mount in box["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert mounted.items() >= {"shared": "/shared", "shm": "/dev/shm"}.items()
         assert mounted.keys() == volumes.keys()
-        assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim
-        assert (mounted["shared"], mounted["shm"]) == ("/shared", "/dev/shm")
         assert box["volumeMounts"] == head["containers"][0]["volumeMounts"]
+        assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim
     told = {one["name"]: one["value"] for one in head["containers"][0]["env"]}
     assert told["SALMASK_ROOT"] == "/shared"
     # What `make cluster-up` gives a job that is stopped: time to write a checkpoint.

@@ -51,8 +51,8 @@ def test_the_rate_has_a_fitting_unit_and_durations_are_short() -> None:
     ):
         now = replace(START, done=done, given=given, note="loss 5.1")
         assert progress_line(now, START, 60.0) == f"shards: {done}/1000 images{words}; loss 5.1"
-    short = ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 h 05 min"]
-    assert list(map(duration, (0.2, 59.4, 59.6, 3599.9, 7500))) == short
+    texts = ["0 s", "59 s", "1 min 00 s", "1 h 00 min", "2 h 05 min"]
+    assert list(map(duration, (0.2, 59.4, 59.6, 3599.9, 7500))) == texts
 
 
 def test_items_are_counted_by_their_size_once_they_are_worked_through() -> None:

@@ -87,7 +87,6 @@ def test_deadly_images_cost_themselves(
 def test_a_process_killed_from_outside_costs_no_image(tmp_path: Path, isolation: Isolation) -> None:
     write_pictures(tmp_path / "data", 5)
     (tmp_path / "deaths").mkdir()
-    # over the shard, and twice over its first image
     job = job_for(tmp_path, KilledFromOutside(folder=str(tmp_path / "deaths"), times=3))
     built = isolation.build(job)
     assert (built.info.num_images, built.num_rejected) == (5, 0)

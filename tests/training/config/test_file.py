@@ -1,6 +1,5 @@
 """A configuration in a file: what a run or a sweep wrote is read as it was."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,13 +35,6 @@ def test_a_run_s_own_record_gives_its_configuration_back(recipe: str, tmp_path: 
         check_run_folder(config.out, config, "other")
 
 
-def test_what_a_file_leaves_out_is_the_default(tmp_path: Path) -> None:
-    path = tmp_path / "some.json"
-    path.write_text(json.dumps({"epochs": 7, "masks": {"query_ratio": [0.1, 0.2]}}))
-    read = read_config_file(path, shards=Path("/s"), out=Path("/o"))
-    assert (read.epochs, read.masks.query_ratio, read.shards) == (7, (0.1, 0.2), Path("/s"))
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -50,6 +42,8 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path: Path) -> None:
         ("epochs: 3", "cannot be read"),
         ("[3]", "cannot be read: no JSON object"),
         ('{"epoch": 3}', "cannot be used: there is no field 'epoch': did you mean epochs"),
+        ('{"simclr": {"rho": 2}}', r"cannot be used: simclr\.rho is called method\.rho now"),
+        ('{"masks": {"attmask": {"probability": 0.5}}}', r"is called masks\.probability now"),
         ('{"epochs": 0}', "cannot be used: epochs=0: epochs 0 must be 1 or more"),
     ],
 )

@@ -19,6 +19,8 @@ MANY_GPUS = [{"CPU": 8.0, "GPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}]
         ("auto", GPUS, 0, Resources(4, 4, True)),
         ("auto", MANY_GPUS, 64, Resources(8, 2, True)),
         ("auto", MANY_GPUS, 49, Resources(7, 2, True)),
+        # Where no number suits there is one worker, so that the batch's checks say why.
+        ("auto", MANY_GPUS, 0.5, Resources(1, 8, True)),
         # Without GPUs one per node; a head node may have no cores for work.
         ("auto", [{"CPU": 8.0}], 0, Resources(1, 8, False)),
         ("auto", [{"CPU": 8.0}, {"memory": 1.0}, {"CPU": 6.0}], 0, Resources(2, 6, False)),
@@ -29,13 +31,9 @@ MANY_GPUS = [{"CPU": 8.0, "GPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}]
     ],
 )
 def test_the_workers_that_a_run_starts_with(
-    wanted: Wanted, nodes: list[dict[str, float]], batch: int, expected: Resources
+    wanted: Wanted, nodes: list[dict[str, float]], batch: float, expected: Resources
 ) -> None:
     assert first_resources(wanted, nodes, lambda count: batch % count == 0) == expected
-
-
-def test_where_no_number_suits_there_is_one_worker_so_that_the_batch_s_checks_say_why() -> None:
-    assert first_resources("auto", MANY_GPUS, lambda count: False) == Resources(1, 8, True)
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_with_the_numbers() -> None:

@@ -1,17 +1,19 @@
 """The order contract: one order for any number of ranks, each sample once, exact resume."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pipeline.core.errors import DamagedSample
 from tests.shard_sets import damage_images, write_shard_set
 from tests.training.views.made import dataset_of, settings_of, views_of
 from training.data.loader import make_loader
-from training.data.order import Subset, num_used
+from training.data.order import EpochOrder, num_used
 from training.data.stream import BatchDataset
 from training.views.inputs import HostBatch
 
@@ -23,38 +25,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def dataset(
-    root: Path,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    strategy: str = "balanced",
-    **stream: Any,  # noqa: ANN401
-) -> BatchDataset:
-    return dataset_of(
-        root,
-        views_of(settings_of(strategy=strategy)),
-        rank=rank,
-        world_size=world_size,
-        window=2,
-        **stream,
-    )
-
-
-def tensors(part: object) -> list[torch.Tensor]:
-    if isinstance(part, torch.Tensor):
-        return [part]
-    if isinstance(part, dict):
-        part = tuple(part.values())
-    if part is None:
-        return []
-    assert isinstance(part, tuple)
-    return [tensor for item in part for tensor in tensors(item)]
+def dataset(root: Path, *, strategy: str = "balanced", **stream: Any) -> BatchDataset:  # noqa: ANN401
+    stream = {"rank": 0, "world_size": 1, "window": 2} | stream
+    return dataset_of(root, views_of(settings_of(strategy=strategy)), **stream)
 
 
 def assert_same(first: object, second: object) -> None:
-    for one, other in zip(tensors(first), tensors(second), strict=True):
-        assert torch.equal(one, other)
+    """All tensors are the same."""
+    for one, other in zip(tree_leaves(first), tree_leaves(second), strict=True):
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+def share_of(part: Any, rows: slice | Tensor) -> Any:  # noqa: ANN401  (of one kind)
+    """Some rows of all tensors."""
+    return tree_map_only(Tensor, itemgetter(rows), part)
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
@@ -65,7 +49,8 @@ def test_the_global_batch_is_the_same_for_any_number_of_ranks(
     alone = dataset(shards, data_fraction=fraction)
     size = num_used(alone.reader.info, fraction)
     assert size == (42 if fraction == 1 else 23)  # 5 of each 9, 3 of the last 6
-    own = set(Subset(alone.reader.shard_sizes, fraction).sample_ids(np.arange(size)).tolist())
+    order = EpochOrder(alone.reader.shard_sizes, seed=1, epoch=9, fraction=fraction)
+    own = set(order.sample_ids(0, size).tolist())
     for world_size in (1, 2, 4):
         ranks = [
             dataset(shards, rank=r, world_size=world_size, data_fraction=fraction)
@@ -108,15 +93,6 @@ def test_ranks_and_loader_workers_change_nothing_and_a_resumed_run_goes_on_exact
         assert_same(batch, share_of(dataset(shards)[step], last))
 
 
-def share_of(part: Any, rows: slice) -> Any:  # noqa: ANN401  (a tensor, or a tuple or dict of them)
-    """Some rows of all tensors."""
-    if isinstance(part, torch.Tensor):
-        return part[rows]
-    if isinstance(part, dict):
-        return {name: share_of(value, rows) for name, value in part.items()}
-    return None if part is None else tuple(share_of(value, rows) for value in part)
-
-
 def next_maps(batch: HostBatch) -> dict[str, torch.Tensor]:
     maps = {name: crop.next_saliency_BGG for name, crop in batch.crops.items()}
     return {name: one for name, one in maps.items() if one is not None}
@@ -135,9 +111,13 @@ def test_shuffled_masks_follow_the_next_image_of_the_global_batch(shards: Path) 
         assert torch.equal(torch.cat([next_maps(half)[name] for half in halves]), maps_BGG)
 
 
-def test_views_are_stored_channels_last(shards: Path) -> None:
-    for crop in dataset(shards)[0].crops.values():
-        assert crop.images_BCHW.is_contiguous(memory_format=torch.channels_last)
+def test_the_last_image_is_lent_the_background_of_the_first(shards: Path) -> None:
+    """As it is cut itself, for any number of ranks."""
+    views = views_of(settings_of(strategy="exchange"))
+    whole, last = (dataset(shards, rank=n - 1, world_size=n).with_views(views)[2] for n in (1, 2))
+    assert list(whole.following) == ["query"]
+    for batch in (whole, last):
+        assert_same(batch.following["query"], share_of(whole.crops["query"], slice(1)))
 
 
 @pytest.mark.parametrize("with_others", [False, True])
@@ -148,7 +128,9 @@ def test_a_crop_is_the_same_whatever_else_is_cut(shards: Path, with_others: bool
     data = dataset(shards)
     views = (*others[: 3 if with_others else 1], settings.query())
     batch = data.with_views(views)[3]
-    assert [len(crop.images_BCHW) for crop in batch.crops.values()] == [8] * len(views)
+    images = [crop.images_BCHW for crop in batch.crops.values()]
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in images)
+    assert [len(one) for one in images] == [8] * len(views)
     assert_same(batch.crops["query"], data[3].crops["query"])
     assert batch.crops["small-0"].images_BCHW.shape == (8, 3, 16, 16)
     assert batch.crops["small-0"].saliency_BGG.shape == (8, 2, 2)
@@ -167,17 +149,6 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 FIRST_DAMAGED, NUM_DAMAGED = 9, 5
-
-
-def with_damage(root: Path, step: int) -> bool:
-    ids = set(dataset(root).sample_ids(step).tolist())
-    return bool(ids & set(range(FIRST_DAMAGED, FIRST_DAMAGED + NUM_DAMAGED)))
-
-
-def test_a_damaged_image_names_shard_and_key(damaged: Path) -> None:
-    step = next(step for step in range(5) if with_damage(damaged, step))
-    with pytest.raises(DamagedSample, match=r"^sample picture-\d+-[0-9a-f]{16} in shard-000001 is"):
-        dataset(damaged)[step]
 
 
 @pytest.mark.parametrize("strategy", ["balanced", "shuffled"])
@@ -199,6 +170,8 @@ def test_a_skipped_sample_changes_nobody_else_and_no_split(
             assert torch.equal(crop.saliency_BGG[kept], theirs.saliency_BGG[kept])
             changed = (crop.images_BCHW != theirs.images_BCHW).flatten(1).any(dim=1)
             assert torch.equal(changed, ~kept)
+        # Of a damaged image the map is sound, and still steers the mask of the image before it.
+        assert_same(next_maps(share_of(batch, kept)), next_maps(share_of(sound, kept)))
         assert all("in shard-000001 is damaged" in damage.reason for damage in batch.damages)
         for rank in range(2):
             data = dataset(damaged, strategy=strategy, on_damaged="skip", rank=rank, world_size=2)

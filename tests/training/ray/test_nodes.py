@@ -14,8 +14,7 @@ from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray import launch, nodes
-from training.ray.nodes import LiveNode, asked_for, wait_for
-from training.ray.reach import digests_of, look, token_in
+from training.ray.nodes import LiveNode, asked_for, digests_of, look, token_in, wait_for
 
 NODE = "node-1"
 
@@ -23,7 +22,7 @@ NODE = "node-1"
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a run, which is not there yet; the node is this process."""
-    monkeypatch.setattr("training.ray.reach.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("training.ray.nodes.SETTLE_SECONDS", 0.0)
     write_shard_set(tmp_path / "shards", num_images=16, shard_images=8)
     return tmp_path / "runs" / "out"
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,32 +43,32 @@ def test_shows_what_the_encoders_see(
     tmp_path: Path, fill: str, strategy: str, method: MethodConfig
 ) -> None:
     write_shard_set(tmp_path, num_images=8)
-    config = PretrainConfig(
-        shards=tmp_path,
-        out=tmp_path,
-        batch_size=4,
-        views=ViewConfig(size=32, grid=4),
-        fill=fill,
-        masks=MaskConfig(strategy=strategy),
-        method=method,
-    )
+    masks, views = MaskConfig(strategy=strategy), ViewConfig(size=32, grid=4)
+    settings: dict[str, Any] = {
+        "batch_size": 4,
+        "views": views,
+        "fill": fill,
+        "masks": masks,
+        "method": method,
+    }
+    config = PretrainConfig(shards=tmp_path, out=tmp_path, **settings)
     info = load_dataset_info(tmp_path)
     dataset = BatchDataset(tmp_path, info, stream_config(config), rank=0, world_size=1)
     write_contact_sheet(tmp_path / "sheet.png", dataset, config, rows=ROWS)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    views = shown_views(config)
+    shown = shown_views(config)
     exchanged = ["exchanged"] if method is EXCHANGE else []
-    assert [view.name for view in views] == ["query", "key", "negative-key-0", *exchanged]
-    columns = len(FIRST_COLUMNS) + len(views)
+    assert [view.name for view in shown] == ["query", "key", "negative-key-0", *exchanged]
+    columns = len(FIRST_COLUMNS) + len(shown)
     assert sheet.shape == (HEADER + ROWS * (TILE + GAP), GAP + columns * (TILE + GAP), 3)
 
     def tile(row: int, view: str) -> NDArray[np.uint8]:
-        column = len(FIRST_COLUMNS) + [one.name for one in views].index(view)
+        column = len(FIRST_COLUMNS) + [one.name for one in shown].index(view)
         top, left = HEADER + row * (TILE + GAP), GAP + column * (TILE + GAP)
         return sheet[top : top + TILE, left : left + TILE]
 
-    batch = dataset.with_views(views)[0]
-    inputs = build_inputs(batch, views, masks=config.masks, fill=fill_named(fill))
+    batch = dataset.with_views(shown)[0]
+    inputs = build_inputs(batch, shown, masks=config.masks, fill=fill_named(fill))
     for row in range(ROWS):
         differs = (tile(row, "key") != tile(row, "negative-key-0")).any(axis=2)
         masked = inputs.masks["negative-key-0"][row].any(dim=0).numpy()

@@ -13,17 +13,13 @@ def write_steps(folder: Path, steps: list[int], resume_step: int = 0) -> list[fl
 
 
 def test_a_resumed_record_forgets_what_comes_again_and_a_new_run_everything(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
     assert write_steps(tmp_path, [2, 4, 6, 8]) == [2, 4, 6, 8]
     assert write_steps(tmp_path, [6, 8, 10], resume_step=5) == [2, 4, 6, 8, 10]
+    path.write_text(path.read_text()[:-5])  # a line that a crash cut off
+    assert [entry["step"] for entry in read_metrics(tmp_path)] == [2, 4, 6, 8]
+    assert write_steps(tmp_path, [12], resume_step=11) == [2, 4, 6, 8, 12]
     assert write_steps(tmp_path, [2]) == [2]
-
-
-def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path: Path) -> None:
-    write_steps(tmp_path, [2, 4])
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text()[:-5])
-    assert [e["step"] for e in read_metrics(tmp_path)] == [2]
-    assert write_steps(tmp_path, [4], resume_step=2) == [2, 4]
 
 
 def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
@@ -31,11 +27,10 @@ def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
     log.write(step=1, kind="eval", values={"knn": 30.0})
     log.write(step=1, kind="train", values={"loss": 3.0})
     log.write(step=2, kind="train", values={"loss": 2.0}, notes={"samples_seen": "0a"})
-    warning = {"step": 2, "kind": "warning", "message": "it has collapsed"}
     log.message(step=2, kind=WARNING, message="it has collapsed")
     log.close()
     assert read_metrics(tmp_path)[-2:] == [
         {"step": 2, "kind": "train", "loss": 2.0, "samples_seen": "0a"},
-        warning,
+        {"step": 2, "kind": "warning", "message": "it has collapsed"},
     ]
     assert latest_values(tmp_path) == {"knn": 30.0, "loss": 2.0}

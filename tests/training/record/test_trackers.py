@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
 from pipeline.core.errors import InputError
@@ -102,7 +103,15 @@ def words_in(log: bytes, words: set[bytes]) -> set[bytes]:
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    log, logged = wandb.Run.log, []
+
+    def keep(self: wandb.Run, values: dict[str, Any], step: int) -> None:
+        logged.append((step, *values))
+        log(self, values, step=step)
+
+    monkeypatch.setattr(wandb.Run, "log", keep)
     record(tmp_path, TrackConfig(wandb="trials", name="first"), range(1, 5))
+    assert logged == [(1, "masks"), *((step, "train/loss") for step in range(1, 5))]
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     known = json.loads((tmp_path / "tracked.json").read_text())
     assert folder.name.endswith(known["wandb"])
@@ -117,7 +126,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(folder.glob("files/media/images/masks_*.png"))
 
 
-def test_a_tracker_that_fails_in_mid_run_is_given_up(
+def test_a_tracker_that_fails_in_mid_run_is_given_up_and_nothing_waits_for_one(
     tmp_path: Path, track: TrackConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(self: object, step: int, values: dict[str, float]) -> None:
@@ -127,11 +136,6 @@ def test_a_tracker_that_fails_in_mid_run_is_given_up(
     trackers = record(tmp_path, track, range(1, 5))
     assert trackers.lost() == ["mlflow is no longer told of this run: no route to host"]
     assert trackers.lost() == []
-
-
-def test_nothing_waits_for_a_tracker(
-    tmp_path: Path, track: TrackConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("training.record.trackers.CLOSE_SECONDS", 0.1)
     release = threading.Event()
     monkeypatch.setattr(_MLflow, "numbers", lambda *_: release.wait())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from training.report.config import ReportConfig
-from training.report.kinds import kind_of
+from training.report.state import kind_of
 from training.report.write import PAGES, render
 
 VOID = ("img", "meta", "link", "path", "circle")

@@ -21,7 +21,7 @@ from training.record.contact_sheet import shown_views
 from training.report.feature_map import flattened
 from training.report.run_masks import Redrawn, shown_epochs
 from training.report.run_page import charts
-from training.report.run_state import read_run
+from training.report.state import read_run
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
 from training.views.settings import MaskConfig
@@ -53,13 +53,16 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_a_finished_run_has_all_its_parts(done: Path) -> None:
-    page = page_of(done / "run", images=12)
+    page, state = page_of(done / "run", images=12), read_run(done / "run")
     assert page.summary.startswith(
         "timm:test_efficientnet by moco_v2, finished: 2 epochs in 4 steps."
     )
-    learning = list(page["learning"].charts)
-    assert learning[0].startswith("Loss, nats")
-    assert learning[1] == "kNN accuracy (weighted, top-1), %"
+    loss, knn = list(page["learning"].charts.items())[:2]
+    assert loss[0].startswith("Loss, nats")
+    assert [trace["name"] for trace in loss[1]["data"]] == ["loss", "log(queue + 1)"]
+    untrained = next(entry["knn"] for entry in state.entries if "knn" in entry)
+    assert knn[0] == "kNN accuracy (weighted, top-1), %"
+    assert f"For comparison, untrained: {float(untrained):.4g}" in knn[1]["alt"]
     assert len(page["speed"].charts) == 2
     assert "Cosine similarity of a query to" in page["telemetry"].charts
     assert page.facts["images"] == "20"
@@ -76,9 +79,6 @@ def test_a_finished_run_has_all_its_parts(done: Path) -> None:
     assert len(every) > len(changed)
     assert ("checkpoints at steps", "2, 4") in page["provenance"].tables[0]
 
-
-def test_what_was_recorded_is_read_and_drawn(done: Path) -> None:
-    state = read_run(done / "run")
     assert state.config == config_of(done)
     (chart,) = charts(state, {"Accuracy": {"instance_accuracy": "own key"}})
     recorded = [e["instance_accuracy"] for e in state.entries if "instance_accuracy" in e]
@@ -173,18 +173,14 @@ def test_no_knn_and_settings_of_another_version(copied: Path) -> None:
 def test_a_damaged_sample_costs_itself(copied: Path, done: Path, tmp_path: Path) -> None:
     shards = shutil.copytree(done / "train", tmp_path / "train")
     for tar in (shards / "shards").iterdir():
-        data = bytearray(tar.read_bytes())
-        for match in list(re.finditer(rb"\xff\xd8\xff", data)):
-            data[match.start() : match.start() + 300] = bytes(300)
-        tar.write_bytes(data)
+        data = tar.read_bytes()
+        tar.write_bytes(re.sub(rb"\xff\xd8\xff.{297}", bytes(300), data, flags=re.DOTALL))
     rewrite(copied, shards=str(shards))
-    (copied / "damaged.jsonl").write_text('{"step": 1, "reason": "x"}\n')
+    (copied / "damaged.jsonl").write_text('{"step": 1, "reason": "no <image>"}\n{"step": 2')
     page = page_of(copied, map_images=0)
     assert "cannot be shown: sample picture" in page["masks"].text
-    assert "1 damaged sample was met" in page["provenance"].text
-
-
-def test_damaged_settings_are_refused(copied: Path) -> None:
+    assert "2 damaged samples were met" in page["provenance"].text
+    assert page["provenance"].tables[1][1:] == [("1", "no <image>"), ("", '{"step": 2')]
     recorded = json.loads((copied / "config.json").read_text())
     del recorded["epochs"]
     (copied / "config.json").write_text(json.dumps(recorded))

@@ -9,7 +9,9 @@ from pipeline.core.errors import InputError
 from tests.made_sweeps import made_trials, write_sweep
 from tests.training.report.pages import Page, page_of
 from training.report.config import ReportConfig
-from training.report.sweep_charts import explained_share, read_sweep, swept_parameter
+from training.report.state import read_sweep
+from training.report.sweep_page import explained_share, swept_parameter
+from training.report.wording import figure, setting
 from training.report.write import write_report
 from training.sweep.results import Trial, accuracy_interval, rank_correlation
 from training.sweep.space import grid_points, parse_space
@@ -35,7 +37,12 @@ def test_a_finished_sweep_has_all_its_parts(tmp_path: Path) -> None:
     names = ["masks.query_ratio", "fill", "epochs", "optim.lr"]
     assert list(page["parameters"].charts) == [f"kNN over {name}" for name in names]
     head, *rows = page["trials"].tables[0]
-    assert head[:3] == ("trial", "kNN, %", "status")
+    others = ("epochs trained", "time", "knn_images", "loss")
+    assert head == ("trial", "kNN, %", "status", *names, *others)
+    best = made_trials(24)[int(rows[0][0])]
+    knn, *measured = (figure(best.values[name]) for name in ("knn", "knn_images", "loss"))
+    point = map(setting, best.point.values())
+    assert rows[0] == (str(best.number), knn, best.status, *point, "8", "40 s", *measured)
     objectives = [float(row[1]) for row in rows[:-1]]
     assert objectives == sorted(objectives, reverse=True)
     assert rows[-1][1:3] == ("–", "failed")  # noqa: RUF001

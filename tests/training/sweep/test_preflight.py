@@ -34,28 +34,21 @@ def sweep_on(root: Path, out: Path, grid: str = "optim.lr=0.01,0.02,0.03,0.04") 
     return small_sweep(out, space, changes=changes)
 
 
-def test_a_sweep_that_fits_passes_and_writes_nothing(root: Path, tmp_path: Path) -> None:
-    sweep = sweep_on(root, tmp_path / "out")
-    assert check_trials(sweep, 1).num_images == 48
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="cannot be split over 3 ranks"):
-        check_trials(sweep, 3)
-
-
 @pytest.mark.parametrize(
-    ("grid", "message"),
+    ("grid", "ranks", "message"),
     [
-        ("batch_size=16,64", r"trial 1 \(batch_size=64\): .*holds 48 images, fewer than"),
-        ("data_fraction=1.0,0.1", r"trial 1 \(data_fraction=0.1\): .*0.1 of .*holds 6 images"),
-        ("method.queue_size=64,100", r"trial 1 \(method.queue_size=100\): .*100"),
-        ("knn.val_shards=VAL,/none", r"trial 1 \(knn.val_shards=/none\): .*no .* at /none"),
+        ("optim.lr=0.01,0.02", 3, "cannot be split over 3 ranks"),
+        ("batch_size=16,64", 1, r"trial 1 \(batch_size=64\): .*holds 48 images, fewer than"),
+        ("data_fraction=1.0,0.1", 1, r"trial 1 \(data_fraction=0.1\): .*0.1 of .*holds 6 images"),
+        ("method.queue_size=64,100", 1, r"trial 1 \(method.queue_size=100\): .*100"),
+        ("knn.val_shards=VAL,/none", 1, r"trial 1 \(knn.val_shards=/none\): .*no .* at /none"),
     ],
 )
 def test_the_trial_that_does_not_fit_is_named(
-    root: Path, tmp_path: Path, grid: str, message: str
+    root: Path, tmp_path: Path, grid: str, ranks: int, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        check_trials(sweep_on(root, tmp_path / "out", grid), 1)
+        check_trials(sweep_on(root, tmp_path / "out", grid), ranks)
 
 
 def test_the_checkpoints_of_all_trials_must_fit_on_the_disk(
@@ -67,7 +60,8 @@ def test_the_checkpoints_of_all_trials_must_fit_on_the_disk(
     first = one + size.state + 2 * size.backbone  # with the one that is being written
     free = SimpleNamespace(free=first + 3 * one)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    check_trials(sweep, 1)
+    assert check_trials(sweep, 1).num_images == 48
+    assert not (tmp_path / "out").exists()
     free.free -= 1
     with pytest.raises(InputError, match="checkpoints and those of 3 more runs need"):
         check_trials(sweep, 1)
@@ -82,18 +76,12 @@ def shares(nodes: list[Node], **given: int | None) -> Share:
 
 def laid_out(nodes: list[Node], workers: int, cpus: int) -> int:
     """Trials that fit, by putting one worker after another on the first node with room."""
-    free = [dict(node) for node in nodes]
-    gpus = any(node.get("GPU", 0) for node in nodes)
-    placed = 0
-    while True:
-        for node in free:
-            if node["CPU"] >= cpus and (not gpus or node.get("GPU", 0) >= 1):
-                node["CPU"] -= cpus
-                node["GPU"] = node.get("GPU", 0) - 1
-                placed += 1
-                break
-        else:
-            return placed // workers
+    needed = {"CPU": cpus, "GPU": any("GPU" in node for node in nodes)}
+    free, placed = [{"GPU": 0.0} | node for node in nodes], 0
+    while fitting := [node for node in free if all(node[k] >= n for k, n in needed.items())]:
+        fitting[0].update({kind: fitting[0][kind] - number for kind, number in needed.items()})
+        placed += 1
+    return placed // workers
 
 
 @pytest.mark.parametrize(
@@ -110,25 +98,32 @@ def laid_out(nodes: list[Node], workers: int, cpus: int) -> int:
 def test_as_many_trials_fit_as_can_be_laid_out(nodes: list[Node]) -> None:
     for workers, cpus in product((1, 2, 3), (1, 2, 3)):
         fitting = laid_out(nodes, workers, cpus)
+        advice = "not even one trial fits"
         if fitting:
             assert shares(nodes, workers=workers, cpus=cpus, most=99).trials == fitting
             advice = f"--concurrent {fitting} fits"
-        else:
-            advice = "not even one trial fits"
         with pytest.raises(InputError, match=advice):
             shares(nodes, workers=workers, cpus=cpus, most=99, concurrent=fitting + 1)
 
 
-def test_cores_are_divided_among_the_trials() -> None:
-    def divided(nodes: list[Node], **given: int) -> tuple[int, int, bool]:
-        trials, each = shares(nodes, **given)
-        return trials, each.cpus_per_worker, each.use_gpu
-
-    assert divided(TWO_CORES) == divided(TWO_CORES, concurrent=2) == (2, 1, False)
-    assert divided(TWO_CORES, concurrent=1) == divided(TWO_CORES, most=1) == (1, 2, False)
-    assert divided([{"CPU": 16.0, "GPU": 4.0}]) == (4, 4, True)
-    assert divided([{"CPU": 16.0}], cpus=4) == (4, 4, False)
-    assert divided([{"CPU": 16.0}], concurrent=9, most=2) == (2, 8, False)
+@pytest.mark.parametrize(
+    ("nodes", "given", "divided"),
+    [
+        (TWO_CORES, {}, (2, 1, False)),
+        (TWO_CORES, {"concurrent": 2}, (2, 1, False)),
+        (TWO_CORES, {"concurrent": 1}, (1, 2, False)),
+        (TWO_CORES, {"most": 1}, (1, 2, False)),
+        ([{"CPU": 16.0, "GPU": 4.0}], {}, (4, 4, True)),
+        ([{"CPU": 16.0, "GPU": 3.0}], {"workers": 2}, (1, 8, True)),
+        ([{"CPU": 16.0}], {"cpus": 4}, (4, 4, False)),
+        ([{"CPU": 16.0}], {"concurrent": 9, "most": 2}, (2, 8, False)),
+    ],
+)
+def test_cores_are_divided_among_the_trials(
+    nodes: list[Node], given: dict[str, int], divided: tuple[int, int, bool]
+) -> None:
+    trials, each = shares(nodes, **given)
+    assert (trials, each.cpus_per_worker, each.use_gpu) == divided
 
 
 @pytest.mark.parametrize(

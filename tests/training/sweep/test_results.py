@@ -13,22 +13,16 @@ from pipeline.core.errors import InputError
 from tests.made_sweeps import small_sweep
 from training.config.file import read_config_file
 from training.evaluate.intervals import bootstrap_interval
+from training.sweep import results
 from training.sweep.results import (
-    BEST_FILE,
-    RESULTS_FILE,
-    SUMMARY_FILE,
     Status,
     Trial,
     accuracy_interval,
-    best_trials,
-    finished,
     num_left,
     rank_correlation,
     read_table,
     summary,
-    terminal_table,
     write_results,
-    write_table,
 )
 from training.sweep.space import Point, parse_space
 
@@ -50,15 +44,16 @@ TRIALS = [
 
 def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)
+    assert read_table(tmp_path) == []
     found = write_results(sweep, TRIALS, DESCRIPTION)
-    table = pq.read_table(tmp_path / RESULTS_FILE)
+    table = pq.read_table(tmp_path / "results.parquet")
     assert table.column_names == [
         "trial", "status", "epochs", "objective", "seconds", "run", "message",
         "metric.knn", "metric.knn_images", "metric.loss", "masks.query_ratio", "optim.lr",
     ]  # fmt: skip
     assert json.loads(table.schema.metadata[b"salmask"]) == DESCRIPTION
-    assert table.schema.field("trial").type == pa.int64()
-    assert table.schema.field("optim.lr").type == pa.float64()
+    types = [table.schema.field(name).type for name in ("trial", "message", "optim.lr")]
+    assert types == [pa.int64(), pa.string(), pa.float64()]
     assert table["masks.query_ratio"].to_pylist() == ["0.05:0.25", "0.4", "0.05:0.25", "0.05:0.25"]
     assert table["objective"].to_pylist() == [40.0, 60.0, 50.0, None]
     assert table["metric.loss"].to_pylist() == [2.0, None, 1.5, None]
@@ -66,35 +61,40 @@ def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
     text = replace(TRIALS[1], point=TRIALS[1].point | {"masks.query_ratio": "0.4"})
     assert read_table(tmp_path) == [TRIALS[0], text, *TRIALS[2:]]
 
-    assert json.loads((tmp_path / SUMMARY_FILE).read_text()) == json.loads(json.dumps(found))
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(found))
     assert found["counts"] == {"finished": 2, "stopped": 1, "failed": 1, "running": 0}
     best = {"trial": 2, "objective": 50.0, "tied": [2], "values": POINT}
     # 2.5 % and 97.5 % of Binomial(200, 0.5): 86 and 114
     assert found["best"] == {**best, "interval": (43.0, 57.0)}
     assert found["seconds"] == 40.0
-    read = read_config_file(tmp_path / BEST_FILE, shards=Path("x"), out=Path("/new"))
+    read = read_config_file(tmp_path / "best.json", shards=Path("x"), out=Path("/new"))
     assert read == replace(sweep.trial_config(2, POINT), out=Path("/new"))
+
+    lines = results.terminal_table(sweep, TRIALS).splitlines()
+    head = ["trial", "status", "epochs", "knn", "masks.query_ratio", "optim.lr", "seconds"]
+    assert lines[0].split() == head
+    assert lines[1].split() == ["1", "stopped", "4", "60", "0.4", "0.02", "10"]
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "0", "3"]
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_swept_epochs_and_mixed_numbers_have_columns_of_their_own(tmp_path: Path) -> None:
-    assert read_table(tmp_path) == []
     sweep = small_sweep(tmp_path, parse_space(grid=["epochs=2,4", "method.rho=1,1.5"]))
     points: list[Point] = [{"epochs": 2, "method.rho": 1}, {"epochs": 4, "method.rho": 1.5}]
-    write_table(sweep, [trial(n, point=p, knn=1.0) for n, p in enumerate(points)], {})
-    table = pq.read_table(tmp_path / RESULTS_FILE)
+    results.write_table(sweep, [trial(n, point=p, knn=1.0) for n, p in enumerate(points)], {})
+    table = pq.read_table(tmp_path / "results.parquet")
     assert table["epochs"].to_pylist() == [4.0, 4.0]
     assert table["space.epochs"].to_pylist() == [2, 4]
     assert table["method.rho"].to_pylist() == [1.0, 1.5]
     assert [one.point for one in read_table(tmp_path)] == points
-    pq.write_table(table.drop_columns("status"), tmp_path / RESULTS_FILE)
+    pq.write_table(table.drop_columns("status"), tmp_path / "results.parquet")
     with pytest.raises(InputError, match="no column 'status'"):
         read_table(tmp_path)
 
 
 def test_the_best_are_those_that_finished_with_the_best_objective(tmp_path: Path) -> None:
-    assert best_trials(finished(TRIALS), "knn") == [TRIALS[2]]
     trials = [trial(0, heldout_loss=2.0), trial(1, heldout_loss=1.0), trial(2, heldout_loss=1.0)]
-    assert best_trials(trials, "heldout_loss") == trials[1:]
+    assert results.best_trials(trials, "heldout_loss") == trials[1:]
     best = summary(small_sweep(tmp_path, objective="heldout_loss"), trials)["best"]
     assert (best["trial"], best["tied"], best["interval"]) == (1, [1, 2], None)
     assert summary(small_sweep(tmp_path), TRIALS[3:])["best"] is None
@@ -123,8 +123,7 @@ def test_ranks_are_correlated_as_spearman_says() -> None:
     # equal values share their mean rank: ranks (1.5, 1.5, 3) and (1, 2, 3)
     wanted = np.corrcoef([1.5, 1.5, 3], [1, 2, 3])[0, 1]
     assert correlation([7, 7, 8], [1, 2, 3]) == pytest.approx((wanted, 3))
-    assert correlation([1, 2], [1, 2]) is None
-    assert correlation([1, 1, 1], [1, 2, 3]) is None
+    assert correlation([1, 2], [1, 2]) is correlation([1, 1, 1], [1, 2, 3]) is None
 
 
 def test_what_is_left_and_an_objective_that_nobody_reported(tmp_path: Path) -> None:
@@ -136,11 +135,3 @@ def test_what_is_left_and_an_objective_that_nobody_reported(tmp_path: Path) -> N
     write_results(sweep, silent[:3], DESCRIPTION)
     with pytest.raises(InputError, match="no trial reported its knn"):
         write_results(sweep, silent, DESCRIPTION)
-
-
-def test_the_terminal_shows_the_best_first(tmp_path: Path) -> None:
-    lines = terminal_table(small_sweep(tmp_path), TRIALS).splitlines()
-    head = ["trial", "status", "epochs", "knn", "masks.query_ratio", "optim.lr", "seconds"]
-    assert lines[0].split() == head
-    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "0", "3"]
-    assert len({len(line) for line in lines}) == 1

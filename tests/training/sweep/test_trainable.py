@@ -1,7 +1,9 @@
 """A trial reports what its run's record says, in order and to its end, and asks its run to stop."""
 
 import json
+import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,14 @@ from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import debug
 from training.engine.result import RunResult
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.record.metrics import METRICS_FILE
 from training.sweep import trainable as module
 from training.sweep.trainable import evaluations, trainable
 
 STEPS = 3
 """Of an epoch of 48 images in batches of 16."""
+Start = Callable[..., Any]
 
 
 def write(out: Path, *entries: dict[str, object]) -> None:
@@ -61,10 +64,10 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretrainConfig:
 
 
 @pytest.fixture
-def start(base: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Path]]:
-    """Starts trial 7 with `run` in place of its pretraining; returns it and its folder."""
+def start(base: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts trial 7, in `trials/0007`, with a function in place of its pretraining."""
 
-    def started(run: Callable[[Path], RunResult], **values: object) -> tuple[Any, Path]:
+    def started(run: Callable[[Path], RunResult], **values: object) -> Any:  # noqa: ANN401
         def launch(config: PretrainConfig, _workers: object) -> RunResult:
             config.out.mkdir(parents=True, exist_ok=True)
             (config.out / CONFIG_FILE).touch()
@@ -75,7 +78,7 @@ def start(base: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         trial = kind.__new__(kind)  # what Tune does around it needs a Ray
         trial._trial_info = None
         trial.setup({"trial": 7, **values})
-        return trial, base.out / "trials" / "0007"
+        return trial
 
     return started
 
@@ -84,7 +87,7 @@ def ended(step: int) -> RunResult:
     return RunResult(step, 4 * STEPS, {})
 
 
-def test_every_evaluation_is_reported_and_the_last_one_with_the_end(start: Any) -> None:  # noqa: ANN401
+def test_every_evaluation_is_reported_and_the_last_one_with_the_end(start: Start) -> None:
     may_end = threading.Event()
 
     def run(out: Path) -> RunResult:
@@ -93,11 +96,10 @@ def test_every_evaluation_is_reported_and_the_last_one_with_the_end(start: Any) 
         may_end.wait()
         return ended(4 * STEPS)
 
-    trial, _ = start(run)
+    trial = start(run)
     reports = [trial.step() for _ in range(3)]
-    assert [(r["epochs"], r["knn"], r["finished"]) for r in reports] == [
-        (1, 1, False), (2, 2, False), (3, 3, False),
-    ]  # fmt: skip
+    found = [(r["epochs"], r["knn"], r["finished"]) for r in reports]
+    assert found == [(1, 1, False), (2, 2, False), (3, 3, False)]
     assert "done" not in reports[-1]
     assert reports[-1]["values"] == {"knn": 3.0, "heldout_loss": -2.0}  # the last of each
     may_end.set()  # the fourth is known, but a scheduler must not stop a trial at its end
@@ -106,20 +108,18 @@ def test_every_evaluation_is_reported_and_the_last_one_with_the_end(start: Any) 
 
 
 def test_a_trial_that_resumes_reports_its_latest_evaluation_again(
-    start: Any,  # noqa: ANN401
-    base: PretrainConfig,
+    start: Start, base: PretrainConfig
 ) -> None:
     out = base.out / "trials" / "0007"
     write(out, evaluation(3, knn=1.0, heldout_loss=9.0), evaluation(6, knn=2.0))
     go = threading.Event()
 
     def run(out: Path) -> RunResult:
-        go.wait()
+        go.wait(5)  # without the first report, the next one comes
         write(out, evaluation(9, knn=3.0))
         return ended(4 * STEPS)
 
-    trial, folder = start(run)
-    assert folder == out
+    trial = start(run)
     first = trial.step()
     assert (first["epochs"], first["values"]) == (2, {"knn": 2.0, "heldout_loss": 9.0})
     go.set()
@@ -137,10 +137,7 @@ def test_a_trial_that_resumes_reports_its_latest_evaluation_again(
     ],
 )
 def test_a_failure_is_reported_in_one_line_and_then_raised(
-    start: Any,  # noqa: ANN401
-    values: dict[str, object],
-    error: Exception | None,
-    message: str,
+    start: Start, values: dict[str, object], error: Exception | None, message: str
 ) -> None:
     def run(out: Path) -> RunResult:
         if error is not None:
@@ -148,32 +145,31 @@ def test_a_failure_is_reported_in_one_line_and_then_raised(
             raise error
         return ended(2)  # somebody touched the run's own stop file
 
-    trial, _ = start(run, **values)
-    reports = [trial.step()]
+    trial = start(run, **values)
+    report = trial.step()
     if error is not None:
-        assert (reports[0]["knn"], "message" in reports[0]) == (5.0, False)
-        reports.append(trial.step())
-    assert reports[-1]["message"] == message
-    assert not reports[-1]["finished"]
-    with pytest.raises(InputError, match=message.replace("[", r"\[")):
+        assert (report["knn"], "message" in report) == (5.0, False)
+        report = trial.step()
+    assert (report["message"], report["finished"]) == (message, False)
+    with pytest.raises(InputError, match=re.escape(message)):
         trial.step()
 
 
 @pytest.mark.parametrize("how", ["cleanup", "sweep"])
 def test_a_run_is_asked_to_stop_and_waited_for(
-    start: Any,  # noqa: ANN401
-    base: PretrainConfig,
-    how: str,
+    start: Start, base: PretrainConfig, how: str
 ) -> None:
     heard = threading.Event()
 
     def run(out: Path) -> RunResult:
-        while not (out / STOP_FILE).exists():
+        deadline = time.monotonic() + 20
+        while not (out / STOP_FILE).exists() and time.monotonic() < deadline:
             heard.wait(0.005)
+        assert (out / STOP_FILE).exists()
         heard.set()
         return ended(2)
 
-    trial, out = start(run)
+    trial = start(run)
     if how == "cleanup":
         trial.cleanup()
     else:
@@ -182,4 +178,3 @@ def test_a_run_is_asked_to_stop_and_waited_for(
         assert (report["interrupted"], report["done"], report["epochs"]) == (True, False, 2 / 3)
     assert heard.is_set()
     assert trial._run.done()
-    assert (out / STOP_FILE).exists()

@@ -20,12 +20,13 @@ from tests.pretrain_jobs import is_worker
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
-from training.ray.launch import STOP_FILE
+from training.ray.context import STOP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep
 from training.sweep.description import describe
 from training.sweep.preflight import Share
+from training.sweep.results import read_table
 from training.sweep.search import NextTrials, Points
 from training.sweep.space import parse_space
 
@@ -196,6 +197,8 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
         log_uniform=["method.queue_size=16..1024"],
     )
     sweep = small_sweep(tmp_path, space, search="optuna", num_trials=24)
+    other = small_sweep(tmp_path, space, search="optuna", search_seed=1)
+    assert Points(other).suggest("id-0") != Points(sweep).suggest("id-0")
     points, found = Points(sweep), []
     for number in range(24):
         points.trials = [None] * number  # type: ignore[list-item]
@@ -243,6 +246,8 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         progress.on_trial_error(trial=died, trials=[before, ended, died])
         progress.on_step_end(trials=[before, ended, died])
     assert result["seconds"] == 12.0  # its earlier start's, too
+    written = [trial.status for trial in read_table(tmp_path)]  # before the sweep has ended
+    assert written == ["running", "stopped", "failed"]
     assert kept.lines == [
         "trial 0 epoch 2, knn 31.25",
         "trial 1 stopped after 1 epochs, 4 s: 1 done, 3 left",
