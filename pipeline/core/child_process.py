@@ -14,6 +14,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from pipeline.core.errors import InputError
+
 Result = TypeVar("Result")
 
 BOOT = (
@@ -50,11 +52,12 @@ class Child:
 
         Raises:
             ChildDied: the process ended before it returned.
+            InputError: the process cannot start.
             Exception: whatever the function raised, with the child's traceback as a note.
         """
-        if self._process is None:
-            self._start()
         try:
+            if self._process is None:
+                self._start()
             self._connection.send_bytes(pickle.dumps((function, arguments)))
             failed, answer = self._connection.recv()
         except (EOFError, OSError):
@@ -76,14 +79,29 @@ class Child:
     def _start(self) -> None:
         self._connection, theirs = Pipe()
         start = json.dumps({"path": sys.path, "connection": theirs.fileno()})
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, start],
-            stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
-            stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-        )
-        theirs.close()
+        try:
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-c", BOOT, start],
+                stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # until it serves
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise InputError(f"a child process cannot start: {error}") from error
+        finally:
+            theirs.close()
+        assert process.stderr is not None
+        with process.stderr:
+            try:
+                self._connection.recv()
+            except (EOFError, OSError):
+                said = process.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise InputError(
+                    f"a child process cannot start (exit code {self._wait()}): "
+                    f"{said or 'it ends without a word'}"
+                ) from None
 
     def _wait(self) -> int:
         """Wait for the process to end and return its exit code."""
@@ -99,9 +117,10 @@ class Child:
 def serve(connection: int) -> None:
     """Answer the parent's calls, which arrive at this file descriptor, until the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.dup2(1, 2)  # from here on nothing is printed; a child that cannot start says why
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no core files
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     parent = Connection(connection)
+    parent.send(None)  # it serves
     with suppress(EOFError):
         while True:
             request = parent.recv_bytes()

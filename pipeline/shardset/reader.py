@@ -60,7 +60,7 @@ class ShardSetReader:
     A sample's number is its row, shard after shard in the order of dataset.json. Offsets are
     loaded from the manifests when they are needed. The reader can be pickled and used from several
     threads: reads share no position and no lock. It can be forked if the set is local; see
-    `pipeline.storage.object_store.connect`.
+    `pipeline.storage.object_store`.
 
     Args:
         place: of the set; shards of a bucket are read from a cache on the local disk.
@@ -71,8 +71,8 @@ class ShardSetReader:
     def __init__(self, place: Place, info: DatasetInfo, cache: CacheConfig | None = None) -> None:
         self.store = open_store(place)
         self.info = info
-        self._config = cache or CacheConfig()
-        self._cache = ShardCache(self.store, self._config) if self.store.is_remote else None
+        remote = self.store.is_remote
+        self._cache = ShardCache(self.store, cache or CacheConfig()) if remote else None
         self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
         self._ends = list(accumulate(self.shard_sizes))
         # lru_cache is safe in threads and holds no lock that a fork could copy while it is held
@@ -80,7 +80,7 @@ class ShardSetReader:
         self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardSetReader, (self.store, self.info, self._config)
+        return ShardSetReader, (self.store, self.info, self._cache and self._cache.config)
 
     @property
     def num_samples(self) -> int:

@@ -2,19 +2,20 @@
 
 import os
 import re
+from pathlib import Path
 
 from pipeline.core.errors import InputError
 from pipeline.sources.folder import list_files
 from pipeline.sources.listing import Listing, SourceOptions
 from pipeline.sources.table import list_tables
 from pipeline.sources.tars import list_tars
-from pipeline.storage.storage import Place, is_url, open_store
+from pipeline.storage.storage import Location, is_url, open_store
 
 CONTAINERS = {".txt": list_tables, ".csv": list_tables, ".parquet": list_tables, ".tar": list_tars}
 WILDCARDS = re.compile(r"[*?\[]")
 
 
-def open_source(data: Place, options: SourceOptions) -> Listing:
+def open_source(data: Location, options: SourceOptions) -> Listing:
     """List the images at a location, a local path or a URL.
 
     - a folder, or a prefix of a bucket: all images below it, at any depth; top-level folders are
@@ -31,8 +32,8 @@ def open_source(data: Place, options: SourceOptions) -> Listing:
         InputError: nothing there, of no known kind, or options that do not fit the kind; also
             while the rows are read.
     """
-    text = os.path.expanduser(str(data))
-    is_local = not is_url(text)
+    is_local = not is_url(str(data))
+    text = str(Path(data).expanduser().resolve()) if is_local else str(data)
     path, mark, query = (text, "", "") if is_local else text.partition("?")
     is_folder, is_there = os.path.isdir(path), is_local and os.path.exists(path)
     suffix = os.path.splitext(path)[1].lower()

@@ -189,11 +189,11 @@ class LocalStore(Store):
             if not folders:
                 links.sort(reverse=True)
             folder = (folders or links).pop()
-            about = os.stat(folder)
-            if (about.st_dev, about.st_ino) in listed:
-                continue
-            listed.add((about.st_dev, about.st_ino))
             try:
+                about = os.stat(folder)
+                if (about.st_dev, about.st_ino) in listed:
+                    continue
+                listed.add((about.st_dev, about.st_ino))
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         about = entry.stat()
@@ -204,7 +204,7 @@ class LocalStore(Store):
                             size = about.st_size if stat.S_ISREG(about.st_mode) else -1
                             yield os.fsdecode(entry.path[len(root) :]), size
             except OSError as error:
-                path = printable(os.fsdecode(error.filename))
+                path = printable(os.fsdecode(error.filename or folder))
                 hint = " (if it is a broken link, remove it)"
                 raise StoreError(
                     f"cannot list {path}: {reason(error)}"

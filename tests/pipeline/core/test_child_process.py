@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.core.child_process import Child, ChildDied
+from pipeline.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,15 +53,6 @@ def test_calls_are_answered_by_one_process_and_errors_travel(
     assert (child.call(os.getpid), child.is_running) == (first, True)
 
 
-def test_a_child_that_cannot_start_says_why(
-    child: Child, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.core.child_process.BOOT", "import no_such_module")
-    with pytest.raises(ChildDied):
-        child.call(os.getpid)
-    assert "No module named 'no_such_module'" in capfd.readouterr().err
-
-
 def test_a_death_is_told_and_the_next_call_starts_another(child: Child) -> None:
     first = child.call(os.getpid)
     for function, arguments, code in ((os._exit, (3,), 3), (os.abort, (), -signal.SIGABRT)):
@@ -68,6 +60,19 @@ def test_a_death_is_told_and_the_next_call_starts_another(child: Child) -> None:
             child.call(function, *arguments)
         assert (died.value.exit_code, child.is_running) == (code, False)
     assert child.call(os.getpid) != first
+
+
+def test_a_process_that_cannot_start_is_one_error(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "path", [])
+        with pytest.raises(InputError, match=r"cannot start \(exit code 1\): ModuleNotFoundError"):
+            child.call(os.getpid)
+        broken.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(InputError, match=r"cannot start: .*No such file"):
+            child.call(os.getpid)
+    assert child.call(operator.add, 2, 3) == 5
 
 
 PARENT = """

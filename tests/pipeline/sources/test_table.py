@@ -173,3 +173,9 @@ def test_files_that_are_not_there_or_no_tables_are_named(tmp_path: Path, bucket:
     pq.write_table(pa.table({"image": [b"1"], "mask": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match="image and mask have to be both URIs or both bytes"):
         read(tmp_path / "x.parquet", mask_column="mask")
+
+
+def test_a_link_to_a_list_means_the_list(pictures: Path) -> None:
+    (pictures / "lists" / "all.txt").write_text("near.jpg\n")
+    (pictures / "newest").symlink_to("lists/all.txt")
+    assert found(pictures / "newest") == {"near.jpg": b"lists/near.jpg"}
