@@ -32,8 +32,7 @@ from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import EXCHANGED, LOCAL, ViewSettings, ViewSpec
 
-PAPER_NEGATIVES = 65536
-"""Keys in the paper's queue."""
+PAPER_NEGATIVES = 65536  # keys in the paper's queue
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Numbers of the shuffles: of the keys, and of the first hard negatives; the second ones' is 2."""
 
@@ -127,10 +126,8 @@ def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
 
 def log_mass(config: HardNegativeConfig, num_negatives: int) -> float:
     """What is added to the logits of hard negatives beside so many other negatives."""
-    if config.hard_mass is None:
-        return 0.0
-    meant = PAPER_NEGATIVES if config.hard_mass == "paper" else float(config.hard_mass)
-    return math.log(num_negatives / meant)
+    meant = PAPER_NEGATIVES if config.hard_mass == "paper" else config.hard_mass
+    return 0.0 if meant is None else math.log(num_negatives / float(meant))
 
 
 class Batch(NamedTuple):
@@ -221,8 +218,7 @@ class ContrastiveMethod(Method):
 
         loss, similarities = plain(query_BX, None if has_object_head else hard)
         further = [plain(rows_BX)[0] for rows_BX in others_BX[len(copies) :]]
-        if further:
-            loss = torch.stack([loss, *further]).mean()
+        loss = torch.stack([loss, *further]).mean()
         if local_BX:  # arXiv 2210.02808, section 3.2
             local_loss = torch.stack([plain(rows_BX)[0] for rows_BX in local_BX]).mean()
             loss = (1 - config.local_weight) * loss + config.local_weight * local_loss
@@ -261,8 +257,7 @@ class ContrastiveMethod(Method):
         statistics. Running statistics stay as they are: at inference nothing is masked.
         """
         config, views, module = self.config, batch.inputs.views, self.negative_encoder
-        names = [f"negative-{source}" for source in self.negative_sources]
-        images = [image for name in names for image in _of_group(views, name)]
+        images = [i for s in self.negative_sources for i in _of_group(views, f"negative-{s}")]
         if not images:
             return None
         encoder, size = batch.encode if self.negative_gradient else module, len(views[QUERY])
@@ -283,20 +278,15 @@ class ContrastiveMethod(Method):
                 own_BD = self.encoder.both_heads(rows_GX)[1].chunk(world_size())[rank()]
                 # The released behaviour has one hard negative for the whole batch.
                 rows_BD.append(own_BD.expand(size, -1) if len(own_BD) == 1 else own_BD)
-            rows_BND = torch.stack(rows_BD, dim=1)
-            rows_AND = torch.cat(rows_BND.chunk(len(self.negative_sources), dim=1))
-        mass = log_mass(config, self._num_negatives(size))
+            rows_AND = torch.cat(torch.stack(rows_BD, dim=1).chunk(len(self.negative_sources), dim=1))
         rho, weigh = rho_at(config, batch.moment), self._weigh if config.prime_weights else None
-        return HardNegatives(rows_AND, rho, mass, weigh)
+        return HardNegatives(rows_AND, rho, log_mass(config, self._num_negatives(size)), weigh)
 
     def _weigh(self, similarity_AN: Tensor, scale: float | Tensor) -> Tensor:
         """Ranks over the global batch, so that the number of processes makes no difference."""
-        weights = prime_log_weights(
-            gather_rows(similarity_AN.detach()),
-            scale=scale,
-            power=self.config.prime_power,
-            bias=self.config.prime_bias,
-        )
+        everyones, config = gather_rows(similarity_AN.detach()), self.config
+        power, bias = config.prime_power, config.prime_bias
+        weights = prime_log_weights(everyones, scale=scale, power=power, bias=bias)
         return weights.chunk(world_size())[rank()]
 
 
