@@ -276,9 +276,9 @@ class ContrastiveMethod(Method):
                         "paper"
                     ) from error
                 own_BD = self.encoder.both_heads(rows_GX)[1].chunk(world_size())[rank()]
-                # The released behaviour has one hard negative for the whole batch.
-                rows_BD.append(own_BD.expand(size, -1) if len(own_BD) == 1 else own_BD)
-            rows_AND = torch.cat(torch.stack(rows_BD, dim=1).chunk(len(self.negative_sources), dim=1))
+                rows_BD.append(own_BD.expand(size, -1))  # released: one for the whole batch
+            rows_BND = torch.stack(rows_BD, dim=1)
+            rows_AND = torch.cat(rows_BND.chunk(len(self.negative_sources), dim=1))
         rho, weigh = rho_at(config, batch.moment), self._weigh if config.prime_weights else None
         return HardNegatives(rows_AND, rho, log_mass(config, self._num_negatives(size)), weigh)
 
