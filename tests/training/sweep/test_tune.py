@@ -153,7 +153,11 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
 
     with pytest.raises(Killed):
         run(2, KilledWhen(lambda line: line.startswith("trial 1 epoch 2")))
-    assert [t.status for t in tune.read_trials(tmp_path)] == ["finished", "running"]
+    for _ in range(100):  # what stands for a kill does not end the thread that copies Tune's state
+        if trials := tune.read_trials(tmp_path):
+            break
+        time.sleep(0.1)
+    assert [t.status for t in trials] == ["finished", "running"]
     kept = Kept()
     sweep = run(3, kept)
     trials = tune.read_trials(tmp_path)
