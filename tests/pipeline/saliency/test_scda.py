@@ -1,6 +1,7 @@
 """`scda` follows its formula, whatever the network, its weights and the batch."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -59,10 +60,13 @@ def save(path: Path, state: object) -> str:
     return str(path)
 
 
-def export(folder: Path, *, max_pool: bool = True, network: nn.Module | None = None) -> str:
+def export(
+    folder: Path, *, max_pool: bool = True, network: nn.Module | None = None, view_size: int = 64
+) -> str:
     whole = (network or resnet18(1)).state_dict()
+    seen = replace(OWN, view_size=view_size, resize=view_size + 9)
     info = BackboneInfo(
-        architecture="resnet18", feature_dim=512, preprocessing=OWN, max_pool=max_pool
+        architecture="resnet18", feature_dim=512, preprocessing=seen, max_pool=max_pool
     )
     state = {name: value for name, value in whole.items() if not name.startswith("fc.")}
     write_backbone(folder, state, info)
@@ -205,7 +209,14 @@ def test_the_source_describes_itself_by_what_its_weights_are() -> None:
     assert pinned == scda(weights_digest=digest)
     assert pinned.parameters() == scda().parameters()
     assert len(pickle.dumps(pinned)) < 1000
-    assert Scda(weights="random", network="resnet18").parameters()["side"] == 224
+
+
+@pytest.mark.parametrize(("view_size", "side"), [(64, 224), (300, 288)])
+def test_the_side_is_the_network_s_own_in_whole_strides_but_not_small(
+    tmp_path: Path, view_size: int, side: int
+) -> None:
+    weights = export(tmp_path / "export", view_size=view_size)
+    assert Scda(weights=weights).parameters()["side"] == side
 
 
 def test_one_network_has_one_digest_wherever_it_is_from(tmp_path: Path) -> None:
