@@ -215,7 +215,7 @@ def test_the_source_describes_itself_by_what_its_weights_are() -> None:
 def test_the_side_is_the_network_s_own_in_whole_strides_but_not_small(
     tmp_path: Path, view_size: int, side: int
 ) -> None:
-    weights = export(tmp_path / "export", view_size=view_size)
+    weights = export(tmp_path / str(view_size), view_size=view_size)
     assert Scda(weights=weights).parameters()["side"] == side
 
 
