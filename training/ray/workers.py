@@ -22,6 +22,7 @@ from training.core.distributed import rank
 from training.core.threads import sharing_threads, threads_set_by_user
 from training.ray.nodes import live_nodes
 from training.ray.private import (
+    DatasetsCallback,
     PlacementGroupCleanerCallback,
     WorkerGroup,
     WorkerGroupCallback,
@@ -40,12 +41,12 @@ Function = Callable[[Argument, torch.device], Returned]
 
 
 class _Trainer(TorchTrainer):
-    """Ray's trainer without its placement-group cleaner and its answer to Ctrl-C.
+    """Ray's trainer without its placement-group cleaner, its data sets and its answer to Ctrl-C.
 
     The cleaner asks whichever Ray it finds first on the machine whether the controller still lives:
     beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray frees what a job
-    held when the job ends. On Ctrl-C Ray aborts without a checkpoint; ours is in
-    ``training.engine.stopping``.
+    held when the job ends. The data sets cost a process, even if there are none. On Ctrl-C Ray
+    aborts without a checkpoint; ours is in ``training.engine.stopping``.
     """
 
     def _register_sigint_handler(self, controller: object) -> None: ...
@@ -53,7 +54,8 @@ class _Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         # mypy sees the trainer of Ray Train V1.
         callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
-        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+        left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
 
 class _NotesPlacementGroup(WorkerGroupCallback):
@@ -78,6 +80,8 @@ def make_trainer(
     lines and the progress of rank 0 (``training.record.relay``), the name of the workers'
     placement group, and the files of Ray Train.
     """
+    # It costs a process, which tells workers that their node will go: ours do not ask.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus, use_gpu = resources.cpus_per_worker, resources.use_gpu
     # In a process that Ray started, OMP_NUM_THREADS is Ray's and not the user's: Ray shares the
     # cores out among what it started itself.
