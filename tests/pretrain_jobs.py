@@ -33,6 +33,8 @@ def command(shards: Path, out: Path, *options: str) -> list[str]:
         "out": out,
         "epochs": EPOCHS,
         "batch-size": 16,
+        "encoder.architecture": "mobilenet_v3_small",
+        "encoder.stem": "standard",
         "views.size": 32,
         "views.grid": 4,
         "method": "moco_v2",
@@ -46,7 +48,7 @@ def command(shards: Path, out: Path, *options: str) -> list[str]:
         "precision": "fp32",
     }
     flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    return [sys.executable, "jobs/pretrain.py", *flags, *options]
+    return [sys.executable, "jobs/pretrain.py", *flags, "--encoder.max-pool", *options]
 
 
 class Job:

@@ -74,12 +74,12 @@ def test_two_workers_give_the_numbers_of_one_process(shards: Path, tmp_path: Pat
 def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     tmp_path: Path,
 ) -> None:
-    """Found by a process of the loader, in one of two ranks; with failures left."""
+    """Found by a process of the loader, with failures left."""
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=16)
     damage_images(shards, 0, 4)
     config = replace(
-        small_ray_run(shards, tmp_path / "run", 2),
+        small_ray_run(shards, tmp_path / "run", 1),
         knn=KnnConfig(),
         loader_workers=1,
         max_failures=3,
@@ -90,7 +90,7 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "run" / "ray").glob("start-*"))) == 1
     # The policy may change in mid-run.
-    result = launch_local(replace(config, on_damaged="skip", loader_workers=0, num_workers=1))
+    result = launch_local(replace(config, on_damaged="skip", loader_workers=0))
     assert result.finished
     assert result.values["damaged_samples"] == 2 * 4
 

@@ -89,7 +89,7 @@ def evaluate(
 
 
 def test_on_ray_as_a_person_runs_it(case: Case, evaluate: Callable[..., Done]) -> None:
-    words = [*case.options(), "--checkpoint", "untrained", "--num-workers", "2", "--json"]
+    words = [*case.options(), "--checkpoint", "untrained", "--json"]
     done = subprocess.run(
         [sys.executable, "jobs/evaluate.py", *words],
         cwd=ROOT,

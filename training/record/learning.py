@@ -69,7 +69,10 @@ class CollapseWatch:
         collapsed = self.state["collapsed"]
         others = [one for one in collapsed if one != figure]
         self.state["collapsed"] = sorted([*others, figure]) if wrong else others
-        advice = "lower optim.lr or rho, lengthen their warm-up, or raise the temperature"
+        advice = (
+            "lower --optim.lr or lengthen --optim.warmup-epochs; with hard negatives lower "
+            "--method.rho or --method.object-rho"
+        )
         is_new = wrong and figure not in collapsed
         return f"the run has collapsed: {sign}; {advice}" if is_new else None
 

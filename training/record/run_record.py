@@ -143,14 +143,16 @@ class RunRecord:
     def _on_collapse(self, step: int, warning: str | None) -> None:
         if warning is None:
             return
-        self._warn(step, warning)
-        if self._config.on_collapse == "stop":
-            raise Collapsed(f"at step {step}: {warning} (on_collapse is stop)")
+        stop = self._config.on_collapse == "stop"
+        self._warn(step, warning, aloud=not stop)
+        if stop:
+            raise Collapsed(f"at step {step}: {warning} (--on-collapse is stop)")
 
-    def _warn(self, step: int, warning: str) -> None:
+    def _warn(self, step: int, warning: str, *, aloud: bool = True) -> None:
         if self._log is not None:
             self._log.message(step=step, kind=metrics.WARNING, message=warning)
-            say(f"{WARNING}at step {step}: {warning}")
+            if aloud:
+                say(f"{WARNING}at step {step}: {warning}")
 
     def _words(self, step: int, values: dict[str, float]) -> str:
         damaged = f", {values[DAMAGED]:.0f} damaged samples" if values.get(DAMAGED) else ""
@@ -179,5 +181,7 @@ class RunRecord:
         """Restores the state of a checkpoint; what an older one lacks stays as at the start."""
         self.interval.sums, self.interval.steps = (state["interval"][k] for k in ("sums", "steps"))
         self._collapse.state |= state["collapse"]
+        if self._config.on_collapse == "stop":  # a collapse that was only a warning ends the run
+            self._collapse.state["collapsed"] = []
         self._learning.state |= state.get("learning", {})
         self._tally.totals |= state["tally"]

@@ -42,7 +42,7 @@ class UnmaskedView(NamedTuple):
     image01_BCHW: Tensor
     """The images, in [0, 1]."""
     noise: Callable[[], Tensor]
-    """Makes the noise of the masked view, [B, C, H, W], at least in masked pixels."""
+    """Makes the noise of one masked view, [B, C, H, W]; it may be anything in visible pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,9 @@ class Fill:
 
     high_pass: bool
     """Whether views are high-passed, which gives masks their three shapes."""
+    per_view: bool = False
+    """Whether each view of a crop has values of its own, as with `UnmaskedView.noise`; else they
+    are made once for all of them."""
     prepare: Callable[..., Tensor]
     """Images in [0, 1] to unmasked views, as the encoder sees them; writes them to `out`, a
     keyword, where that is given."""
@@ -136,9 +139,9 @@ def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
 FILLS: dict[str, Fill] = {
     "mean": Fill(high_pass=False, prepare=normalise, values=mean_values),
     "blur": Fill(high_pass=False, prepare=normalise, values=blur_values),
-    "high_pass": Fill(high_pass=True, prepare=high_passed, values=noise_values),
+    "high_pass": Fill(high_pass=True, per_view=True, prepare=high_passed, values=noise_values),
 }
-"""The fills by name. A new one is a line here."""
+"""The fills by name. A new one is a line here, and its name in `FILL_NAMES` of `settings.py`."""
 
 
 def fill_named(name: str) -> Fill:

@@ -229,7 +229,7 @@ def _views_of_crop(
         source = UnmaskedView(
             prepared_BCHW, image_BCHW, partial(_noise, work, view, rows, mask_BCHW)
         )
-        if fill.high_pass or fill not in values:  # with high_pass each view has its own noise
+        if fill.per_view or fill not in values:
             values[fill] = fill.values(source)
         result = filled(prepared_BCHW, values[fill], mask_BCHW, out=outs.get(view.name))
         # The published code encodes the first hard negative of a batch: `training.views.released`.

@@ -104,22 +104,18 @@ def test_the_published_code_s_behaviour_trains(shards: Path, tmp_path: Path) -> 
         run(small_run(shards, tmp_path / "other", masks=masks, knn=KnnConfig()))
 
 
-@pytest.mark.parametrize("action", ["warn", "stop"])
-def test_a_collapse_is_recorded_and_may_end_the_run(
-    shards: Path, tmp_path: Path, action: str
+def test_a_collapse_is_recorded_once_and_ends_the_run_where_that_is_asked_for(
+    shards: Path, tmp_path: Path
 ) -> None:
     config = small_run(
         shards,
         tmp_path / "run",
         collapse=CollapseConfig(min_spread=0.99, after_steps=3),
-        on_collapse=action,
         knn=KnnConfig(),
     )
-    if action == "warn":
-        assert run(config).finished
-    else:
-        with pytest.raises(Collapsed, match=r"at step 4: .*collapsed.*on_collapse is stop"):
-            run(config)
+    assert run(config, StopsAfter(7)).step == 7
+    with pytest.raises(Collapsed, match=r"at step 8: .*collapsed.*--on-collapse is stop"):
+        run(replace(config, on_collapse="stop"))
     warnings = [e for e in read_metrics(tmp_path / "run") if e["kind"] == "warning"]
-    assert [e["step"] for e in warnings] == [4]
+    assert [e["step"] for e in warnings] == [4, 8]
     assert "next to no spread" in str(warnings[0]["message"])

@@ -15,6 +15,8 @@ from pipeline.images.filters import (
     high_pass,
     normalise,
 )
+from training.config.pretrain import PretrainConfig
+from training.evaluate.config import DiagnosticsConfig
 from training.randomness.draws import sample_seeds, torch_seeds, view_number
 from training.randomness.noise import gaussian_noise
 from training.views.fills import (
@@ -25,6 +27,7 @@ from training.views.fills import (
     mean_values,
     sample_noise,
 )
+from training.views.settings import FILL_NAMES
 
 BATCH, SIZE = 5, 32
 ROUNDING = 1e-13  # sums of at most 31 x 31 float64 products of size 1
@@ -51,6 +54,12 @@ def unmasked(
     seeds = torch_seeds(sample_seeds(0, 0, np.arange(BATCH)))[first : first + len(image)]
     size = (3, image.shape[2], image.shape[3])
     return UnmaskedView(prepared, image, lambda: sample_noise(seeds, view=view, size=size, std=std))
+
+
+def test_settings_and_help_name_every_fill() -> None:
+    assert tuple(FILLS) == FILL_NAMES
+    for config in (PretrainConfig, DiagnosticsConfig):
+        assert all(name in str(config.__doc__) for name in FILLS)
 
 
 def test_goldens(values: dict[str, Tensor]) -> None:
