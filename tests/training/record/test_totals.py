@@ -1,7 +1,5 @@
 """Means, timings, counts and the digest of samples, over steps, restarts and shares of ranks."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -34,21 +32,26 @@ def test_an_interval_cut_in_two_has_the_same_means() -> None:
     assert second.finish(1)["loss"] == whole.finish(1)["loss"]
 
 
-def test_waiting_is_counted_and_pauses_are_not() -> None:
+def test_waiting_is_counted_and_pauses_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("training.record.totals.time.perf_counter", lambda: clock[0])
+
+    def pass_seconds(seconds: float) -> None:
+        clock[0] += seconds
+
     interval = Interval()
     interval.start_clock()
     for _ in range(2):
-        time.sleep(0.1)
+        pass_seconds(1)
         interval.stop_waiting()
-        time.sleep(0.1)
+        pass_seconds(3)
         with interval.paused():
-            time.sleep(0.3)
+            pass_seconds(50)
         interval.add({"loss": torch.tensor(1.0)})
         interval.start_waiting()
     values = interval.finish(batch_size=10)
-    # 0.2 s of waiting and 0.2 s of work; sleeping may take longer, by some share of it.
-    assert values["data_wait_share"] == pytest.approx(0.5, abs=0.15)
-    assert 25 < values["images_per_second"] <= 50
+    assert values["data_wait_share"] == 2 / 8
+    assert values["images_per_second"] == 2 * 10 / 8
 
 
 def test_totals_add_up_modulo_a_word_and_go_on_after_a_restart() -> None:
