@@ -37,7 +37,7 @@ def test_a_run_its_figures_and_its_report(
     run, said = parts(Done(done.returncode, done.stdout, done.stderr))
     assert (run["finished"], run["step"], run["out"]) == (True, 8, str(out))
     assert 0 < run["values"]["loss"] < 10
-    assert said[0].startswith("pretraining mobilenet_v3_small by moco_v2 (simclr_small) on 133 images of ")
+    assert said[0].startswith("pretraining mobilenet_v3_small by moco_v2 (simclr_small) on 133 im")
     assert said[-1].startswith(f"results    {out} ")
     assert given(pretrain, *line[2:-1], "--quiet") == (run, [])
     sets = ("--train", tmp_path / "train", "--val", tmp_path / "val")
