@@ -120,8 +120,10 @@ def saliency_levels(saliency: NDArray[np.float32], size: int) -> NDArray[np.uint
 
     Raises ValueError for another shape, or values that are not finite.
     """
-    if saliency.ndim != 2 or saliency.size == 0 or not np.isfinite(saliency).all():
-        raise ValueError(f"a saliency map is finite and [h, w], got shape {saliency.shape}")
+    if saliency.ndim != 2 or saliency.size == 0:
+        raise ValueError(f"a saliency map is [h, w], got shape {saliency.shape}")
+    if not np.isfinite(saliency).all():
+        raise ValueError("a saliency map has values that are not finite")
     resized = cv2.resize(saliency, (size, size), interpolation=cv2.INTER_AREA)
     return np.asarray(np.rint(np.clip(resized, 0.0, 1.0) * 255.0), dtype=np.uint8)
 

@@ -1,4 +1,4 @@
-"""The saliency sources by name. A new one is a file beside this one and a line here.
+"""The saliency sources by name. A new one is a file beside this one and a line here: `README.md`.
 
 Parameters are whole numbers, numbers, booleans, texts or one of several words, with a default.
 Every source also takes `refine=True`, and then `refine_side`, `refine_radius` and
@@ -7,6 +7,7 @@ Every source also takes `refine=True`, and then `refine_side`, `refine_radius` a
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
@@ -120,7 +121,9 @@ def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type or a Liter
         return value in get_args(kind)
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def _parsed(value: str) -> object:

@@ -48,7 +48,7 @@ def test_one_word_says_name_and_options(text: str, source: SaliencySource) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("nope", r"nope.*boundary, centre, external, fine_grained"),
+        ("nope", f"nope.*{', '.join(SALIENCY_SOURCES)}"),
         ("boundary:strip=0.1", "no option 'strip'.*side, num_superpixels.*refine, refine_side"),
         ("uniform:sigma=1.0", r"uniform has no option 'sigma'.* are refine, "),
         ("boundary:rounds", "wanted is name:option=value"),
@@ -58,7 +58,9 @@ def test_one_word_says_name_and_options(text: str, source: SaliencySource) -> No
         ("boundary:side=64.5", "side to be a whole number, got 64.5"),
         ("boundary:side=true", "side to be a whole number, got True"),
         ("boundary:prior_sigma=null", "prior_sigma to be a number, got None"),
-        ("boundary:prior_sigma=NaN", "prior_sigma"),
+        ("boundary:prior_sigma=NaN", "prior_sigma to be a number, got nan"),
+        ("boundary:prior_sigma=-1", "prior_sigma that is not negative"),
+        ("centre:sigma=Infinity", "sigma to be a number, got inf"),
         ("boundary:rounds=[1]", r"got '\[1\]'"),
         ("boundary:refine=1", "refine to be true or false, got 1"),
         ("boundary:refine_side=64", "refine_side is for refine=true only"),

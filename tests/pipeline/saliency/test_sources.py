@@ -1,6 +1,7 @@
 """Every saliency source keeps the interface; the default finds objects better than the centre."""
 
 import pickle
+import re
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.saliency import registry
 from pipeline.saliency.interface import to_grid
 from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.registry import SALIENCY_SOURCES, make_saliency_source, parse_saliency_source
@@ -19,6 +22,13 @@ EVERY_SOURCE = [
     *sorted(set(SALIENCY_SOURCES) - {"external", "onnx", "scda"}),
     "scda:weights=random,network=resnet18,side=64,precision=float32",
 ]
+
+
+def test_help_and_readme_name_every_source() -> None:
+    readme = (Path(registry.__file__).parent / "README.md").read_text()
+    for name in SALIENCY_SOURCES:
+        assert re.search(rf"\b{name}\b", str(PrecomputeConfig.__doc__)), name
+        assert f"`{name}`" in readme, name
 
 
 def disc(height: int = 90, width: int = 120, x: int = 60, y: int = 45) -> NDArray[np.uint8]:
