@@ -19,8 +19,7 @@ from pipeline.core.errors import InputError
 Result = TypeVar("Result")
 
 BOOT = (
-    "import sys; sys.path[:] = sys.argv[1:]; "
-    "from pipeline.core.child_process import serve; serve()"
+    "import sys; sys.path[:] = sys.argv[1:]; from pipeline.core.child_process import serve; serve()"
 )
 """`multiprocessing` would also import the parent's main module: Ray's worker, for 0.9 s."""
 

@@ -21,7 +21,7 @@ from pipeline.images.codecs import (
     saliency_levels,
     shrink_source,
 )
-from pipeline.precompute.plan_files import planned_rows
+from pipeline.precompute.plan import planned_rows
 from pipeline.saliency.external import External
 from pipeline.saliency.foreground import map_statistics
 from pipeline.saliency.interface import Map, SaliencySource
@@ -36,7 +36,7 @@ from pipeline.shardset.manifest import (
     write_rejected,
 )
 from pipeline.shardset.schema import shard_file, shard_name
-from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
+from pipeline.shardset.writer import ShardWriter, open_shard
 from pipeline.sources.listing import DataStore
 from pipeline.sources.reading import RawImage, read_images
 from pipeline.storage.store import Store
@@ -211,17 +211,11 @@ def _write_batch(
     rows = []
     for decoded, levels in zip(batch, _levels(job, batch, limit), strict=True):
         image, stored = decoded.image, decoded.stored
-        sample = NewSample(
-            image=stored.stored_bytes,
-            image_ext=stored.ext,
-            saliency=encode_png(levels),
-            source=image.source,
-            width=stored.pixels.shape[1],
-            height=stored.pixels.shape[0],
-            label=image.label,
-            sha256=image.sha256,
-        )
+        height, width = stored.pixels.shape[:2]
+        about = {"source": image.source, "width": width, "height": height}
+        about |= {"label": image.label, "sha256": image.sha256}
+        row = writer.add(stored.stored_bytes, stored.ext, encode_png(levels), about)
         mean, std, share = map_statistics(levels)
-        statistics = {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}
-        rows.append(writer.add(sample) | statistics)
+        row |= {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}
+        rows.append(row)
     return rows

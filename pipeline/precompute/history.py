@@ -11,8 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import Plan, PlanInfo, source_hashes
-from pipeline.precompute.plan_files import plan_file, planned_shards, read_plan, read_plans
+from pipeline.precompute.plan import (
+    Plan,
+    PlanInfo,
+    plan_file,
+    planned_shards,
+    read_plan,
+    read_plans,
+    source_hashes,
+)
 from pipeline.shardset.manifest import (
     DatasetInfo,
     SetError,

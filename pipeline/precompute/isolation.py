@@ -25,7 +25,7 @@ from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import InputError
 from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
-from pipeline.precompute.plan_files import planned_rows
+from pipeline.precompute.plan import planned_rows
 
 TRIES = 3
 """Of a shard; of an image alone, if signals that may come from outside end its process, else 2."""

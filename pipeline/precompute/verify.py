@@ -24,7 +24,7 @@ from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import ImageError, InputError
 from pipeline.core.progress import say, track
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.precompute.plan_files import plan_file, planned_shards, read_plans, rows_file
+from pipeline.precompute.plan import plan_file, planned_shards, read_plans, rows_file
 from pipeline.saliency.foreground import GRID_SIDE, map_statistics
 from pipeline.shardset.manifest import (
     DatasetInfo,
@@ -36,6 +36,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import (
     DATASET_FILE,
+    JSON_COLUMNS,
     MANIFEST_SCHEMA,
     REJECTED_SCHEMA,
     REPORT_FILE,
@@ -50,7 +51,6 @@ from pipeline.storage.store import Store, StoreError
 
 MAX_NAMED = 20
 """How many problems of a kind are named; the others are counted."""
-JSON_COLUMNS = ("source", "width", "height", "label", "sha256")
 Row = dict[str, Any]
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import verify_set
 from pipeline.storage.atomic import temporaries
 from tests.full_disk import FullDisk
 from tests.picture_folders import contents
-from tests.precompute_here import precompute_here
 
 MIB = 1 << 20
 
@@ -36,7 +36,7 @@ def test_at_every_write(tmp_path: Path) -> None:
     write_pictures(data, 5, 12)
     with pytest.MonkeyPatch.context() as monkeypatch:
         disk = FullDisk(monkeypatch)
-        precompute_here(config_for(data, undisturbed))
+        run_precompute(config_for(data, undisturbed))
     expected = contents(undisturbed)
     # plan, its rows, two shards of three files each, dataset.json: a write, a flush and a rename
     assert disk.num_operations >= 3 * (2 + 2 * 3 + 1)
@@ -46,11 +46,11 @@ def test_at_every_write(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as monkeypatch:
             FullDisk(monkeypatch, fails_at=number)
             with pytest.raises((OSError, InputError), match="No space left on device"):
-                precompute_here(config_for(data, out))
+                run_precompute(config_for(data, out))
         assert not any(temporaries(folder) for folder in (out, *out.iterdir())), number
         assert contents(out).items() <= expected.items(), number
         assert "dataset.json" not in contents(out)
-        precompute_here(config_for(data, out))
+        run_precompute(config_for(data, out))
         assert contents(out) == expected, number
 
 
@@ -81,7 +81,7 @@ def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Pat
     write_pictures(tmp_path / "data", 24, 100)
     undisturbed = tmp_path / "undisturbed"
     config = replace(config_for(tmp_path / "data", undisturbed), shard_images=4)
-    precompute_here(config)
+    run_precompute(config)
     expected = contents(undisturbed)
     size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())
     for share in (0.0, 0.5, 0.9):

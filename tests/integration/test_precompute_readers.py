@@ -10,9 +10,9 @@ import webdataset
 
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.run import run_precompute
 from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import write_pictures
-from tests.precompute_here import precompute_here
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -27,7 +27,7 @@ def test_stock_webdataset_and_ray_read_the_shards(tmp_path: Path, shard_images: 
         shard_images=shard_images,
         max_rejected_fraction=0.5,
     )
-    info = precompute_here(config)
+    info = run_precompute(config)
     assert (0 in [shard.num_images for shard in info.shards]) == (shard_images == 1)
     urls = [str(tmp_path / "out" / "shards" / f"{shard.name}.tar") for shard in info.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))

@@ -9,7 +9,7 @@ from jobs.cli import parse
 from jobs.precompute import run
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import run_precompute
 from tests.job_here import Done, job_here
 from tests.picture_folders import write_pictures
 
@@ -95,7 +95,7 @@ def test_verify_exits_with_1_where_anything_is_wrong(
     write_pictures(tmp_path / "data", 5)
     out = tmp_path / "out"
     config = PrecomputeConfig(data=tmp_path / "data", out=out, saliency="centre", shard_images=3)
-    precompute(config)
+    run_precompute(config)
     whole = job("--verify", out)
     assert (whole.code, whole.err) == (0, "")
     assert "2 shards, 5 images, 0 rejected:" in whole.out

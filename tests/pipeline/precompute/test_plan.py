@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.precompute.begin import discard_begun
 from pipeline.precompute.history import check_plan
-from pipeline.precompute.plan import Plan, make_plan
-from pipeline.precompute.plan_files import (
-    discard_begun,
+from pipeline.precompute.plan import (
+    Plan,
+    make_plan,
     planned_rows,
     read_plan,
     write_plan,

@@ -13,6 +13,7 @@ from pipeline.core.errors import InputError
 from pipeline.images.codecs import encode_saliency
 from pipeline.precompute import verify
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import VerifyConfig, verify_set, verify_shard
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.shardset.schema import manifest_file, rejected_file, shard_file
@@ -32,7 +33,6 @@ from tests.damaged_sets import (
 )
 from tests.deadly import DeadlyStore
 from tests.picture_folders import write_pictures
-from tests.precompute_here import precompute_here
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shard_images=4,
         max_rejected_fraction=0.5,
     )
-    precompute_here(config)
+    run_precompute(config)
     return root / "set"
 
 
