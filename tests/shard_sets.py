@@ -22,7 +22,8 @@ from pipeline.shardset.schema import (
     shard_file,
     shard_name,
 )
-from pipeline.shardset.writer import open_shard
+from pipeline.shardset.writer import ShardWriter
+from pipeline.storage.storage import open_store
 
 CLASS_COLOURS = ((220, 60, 50), (60, 180, 80), (70, 90, 220))
 
@@ -82,7 +83,8 @@ def write_images(
     shards = []
     for first in range(0, len(images), shard_images):
         name, rows = shard_name(first // shard_images), []
-        with open_shard(root, name) as writer:
+        with open_store(root).new_file(shard_file(name)) as file:
+            writer = ShardWriter(file, name)
             for i in range(first, min(first + shard_images, len(images))):
                 source = f"picture-{first_number + i:06d}.{ext}"
                 data = cv2.imencode(f".{ext}", images[i][..., ::-1])[1].tobytes()

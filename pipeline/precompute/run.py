@@ -92,7 +92,13 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) ->
         saliency_size=config.saliency_size,
         plan_digest=work.last.digest,
         num_rejected=work.num_kept_rejected + num_rejected,
-        versions=_library_versions(),
+        versions={  # of what decides bytes: decoders, encoders and arithmetic
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
     )
     if info.num_images == 0:
         why = _first_reason(out, built)
@@ -144,14 +150,3 @@ def _first_reason(out: Store, built: list[BuiltShard]) -> str:
             first = read_rejected(out, shard.info.name).slice(0, 1).to_pylist()[0]
             return f"{first['source']}: {first['reason']}"
     return "no reason is listed"
-
-
-def _library_versions() -> dict[str, str]:
-    """Of what decides bytes: decoders, encoders and arithmetic."""
-    return {
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }

@@ -9,7 +9,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -37,8 +37,6 @@ from pipeline.shardset.manifest import (
 from pipeline.shardset.schema import (
     DATASET_FILE,
     JSON_COLUMNS,
-    MANIFEST_SCHEMA,
-    REJECTED_SCHEMA,
     REPORT_FILE,
     manifest_file,
     rejected_file,
@@ -160,8 +158,14 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
         problems.append(f"{name} is missing")
     except StoreError as error:
         problems.append(str(error))
-    rows = _rows(read_manifest, store, shard, MANIFEST_SCHEMA, problems)
-    rejected = _rows(read_rejected, store, shard, REJECTED_SCHEMA, problems)
+    tables: list[list[Row]] = []
+    for read in (read_manifest, read_rejected):
+        tables.append([])
+        try:
+            tables[-1] = read(store, shard.name).to_pylist()
+        except (pa.ArrowException, ValueError) as error:
+            problems.append(_one_line(error))
+    rows, rejected = tables
     if len(rows) != shard.num_images:
         wanted = f"dataset.json says {shard.num_images}"
         problems.append(f"the manifest of {shard.name} has {len(rows)} rows, {wanted}")
@@ -179,24 +183,6 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
     sources = [row["source"] for row in (*rows, *rejected)]
     named = list(_at_most_named(problems, shard.name))
     return ShardReport(named, sources, len(rejected), len(tar or b""))
-
-
-def _rows(
-    read: Callable[[Store, str], pa.Table],
-    store: Store,
-    shard: ShardInfo,
-    schema: pa.Schema,
-    problems: list[str],
-) -> list[Row]:
-    try:
-        table = read(store, shard.name)
-        table.validate(full=True)
-        if table.schema.equals(schema):
-            return list(table.to_pylist())
-        problems.append(f"a table of {shard.name} has other columns than this version writes")
-    except (pa.ArrowException, ValueError) as error:
-        problems.append(_one_line(error))
-    return []
 
 
 def _found(row: Row, index: int, shard: ShardInfo, info: DatasetInfo, tar: bytes) -> Row:

@@ -7,8 +7,6 @@ The members of a sample stand together: `<key>.<jpg|png|webp>`, `<key>.saliency.
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Any
 
 from pipeline.shardset.manifest import ShardInfo
@@ -17,13 +15,11 @@ from pipeline.shardset.schema import (
     LABEL_MEMBER,
     SALIENCY_MEMBER,
     sample_key,
-    shard_file,
 )
-from pipeline.storage.storage import Place, open_store
 
 
 class ShardWriter:
-    """Appends samples to an open tar; made by `open_shard`."""
+    """Appends samples to the open tar of a shard; `finish` comes last."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self._name = file, name
@@ -80,13 +76,3 @@ class ShardWriter:
         self._file.write(data)
         self._digest.update(data)
         self._offset += len(data)
-
-
-@contextmanager
-def open_shard(place: Place, name: str) -> Iterator[ShardWriter]:
-    """Write a shard that appears at its final name only if the block succeeds.
-
-    The block calls `finish` last.
-    """
-    with open_store(place).new_file(shard_file(name)) as file:
-        yield ShardWriter(file, name)

@@ -7,7 +7,6 @@ import pytest
 
 from jobs.cli import parse
 from jobs.precompute import run
-from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
 from tests.job_here import Done, job_here
@@ -45,21 +44,6 @@ def test_the_options_are_a_contract() -> None:
     assert (default.saliency, default.labels, default.shard_images) == ("boundary", True, 256)
     assert (default.shard_mib, default.max_rejected_fraction) == (256, 0.05)
     assert (default.resize_short, default.append, default.missing_masks) == (None, False, "error")
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"saliency": "external"}, "where the masks are: --masks FOLDER or --mask-column"),
-        ({"saliency": "external", "masks": "M", "mask_column": "m"}, "not both"),
-        ({"masks": "M"}, "--masks is for --saliency external, not boundary"),
-        ({"mask_column": "m"}, "--mask-column is for --saliency external"),
-        ({"max_rejected_fraction": 1.5}, r"max_rejected_fraction must be in 0\.\.1"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        PrecomputeConfig(data=Path("D"), out=Path("O"), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,3 @@ def test_what_came_to_nothing_is_removed_and_nothing_else(tmp_path: Path) -> Non
     (out / "mine.txt").write_text("keep")
     discard_begun(open_store(out))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
-
-
-def test_sources_with_one_key_are_refused() -> None:
-    with pytest.raises(InputError, match=r"'c0/4\.jpg' is listed twice"):
-        plan_of([*images(6), images(6)[4]])

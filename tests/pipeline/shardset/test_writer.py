@@ -34,7 +34,8 @@ from pipeline.shardset.schema import (
     shard_file,
     shard_name,
 )
-from pipeline.shardset.writer import ShardWriter, open_shard
+from pipeline.shardset.writer import ShardWriter
+from pipeline.storage.storage import open_store
 from tests.picture_folders import contents
 
 NAME = "shard-000000"
@@ -73,7 +74,8 @@ def write_set(root: Path, sizes: tuple[int, ...], labelled: bool = True) -> Data
     statistics = {"saliency_mean": 0.5, "saliency_std": 0.0, "foreground_share": 1.0}
     for size in sizes:
         name = shard_name(len(shards))
-        with open_shard(root, name) as writer:
+        with open_store(root).new_file(shard_file(name)) as file:
+            writer = ShardWriter(file, name)
             rows = [add_to(writer, n, labelled) | statistics for n in islice(numbers, size)]
             shards.append(writer.finish())
         write_rejected(root, name, [])
@@ -128,8 +130,8 @@ def test_the_same_samples_give_the_same_bytes_and_an_error_changes_none(tmp_path
     assert before == contents(tmp_path / "b")
 
     def fail() -> None:
-        with open_shard(tmp_path / "a", NAME) as writer:
-            add_to(writer, 9, labelled=False)
+        with open_store(tmp_path / "a").new_file(shard_file(NAME)) as file:
+            add_to(ShardWriter(file, NAME), 9, labelled=False)
             raise OSError("disk is gone")
 
     with pytest.raises(OSError, match="disk is gone"):

@@ -1,17 +1,20 @@
-"""What the whole job refuses, and what stays as it was."""
+"""The whole job without Ray: any number of processes makes the same bytes; what it refuses."""
 
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.run import run_precompute
+from pipeline.precompute.run import build_here, run_precompute
 from pipeline.shardset.manifest import load_dataset_info
+from tests.listeners import Kept
 from tests.picture_folders import contents, write_pictures
 
 
@@ -21,6 +24,21 @@ def config(tmp_path: Path) -> PrecomputeConfig:
     return PrecomputeConfig(
         data=tmp_path / "data", out=tmp_path / "out", shard_images=6, saliency="centre"
     )
+
+
+def test_one_and_two_processes_make_the_same_set(config: PrecomputeConfig, tmp_path: Path) -> None:
+    config = replace(config, out=tmp_path / "1", shard_images=4)
+    first = run_precompute(config)
+    assert [shard.num_images for shard in first.shards] == [4, 4, 2]
+    two = partial(build_here, num_processes=2)
+    assert run_precompute(replace(config, out=tmp_path / "2"), two) == first
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    (tmp_path / "1" / "shards" / "shard-000001.tar").unlink()
+    kept = Kept()
+    with listening(kept):
+        run_precompute(config)
+    # what was whole is no part of the speed
+    assert [(s.done, s.given) for s in kept.standings] == [(0, 0), (4, 4), (8, 4), (10, 6)]
 
 
 def test_other_parameters_or_sources_are_refused_by_name(config: PrecomputeConfig) -> None:
@@ -100,7 +118,12 @@ def test_folders_that_cannot_be_the_output(config: PrecomputeConfig, tmp_path: P
         ({"shard_images": 0}, "shard_images must be at least 1, got 0"),
         ({"resize_short": 0}, "resize_short must be at least 1, got 0"),
         ({"saliency_size": 7}, r"saliency_size must be in 8\.\.1024, got 7"),
+        ({"max_rejected_fraction": 1.5}, r"max_rejected_fraction must be in 0\.\.1"),
         ({"saliency": "external:missing=uniform"}, "takes masks as they are"),
+        ({"saliency": "external"}, "where the masks are: --masks FOLDER or --mask-column"),
+        ({"saliency": "external", "masks": "M", "mask_column": "m"}, "not both"),
+        ({"masks": "M"}, "--masks is for --saliency external, not boundary"),
+        ({"mask_column": "m"}, "--mask-column is for --saliency external"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], words: str) -> None:
