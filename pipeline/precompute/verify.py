@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -116,14 +115,11 @@ def verify_set(place: Place, processes: int = 0) -> list[str]:
 
 def _read_shards(store: Store, info: DatasetInfo, processes: int) -> list[ShardReport]:
     """Check the shards in child processes: damaged bytes may kill a decoder in C."""
-    children = [Child() for _ in range(min(processes, len(info.shards)))]
-    idle: SimpleQueue[Child] = SimpleQueue()
-    for child in children:
-        idle.put(child)
+    idle = [Child() for _ in range(max(1, min(processes, len(info.shards))))]
     of_set = replace(info, shards=())
 
     def read(shard: ShardInfo) -> ShardReport:
-        child = idle.get()
+        child = idle.pop()
         try:
             for _ in range(2):  # the first time, the process may have been killed from outside
                 try:
@@ -131,16 +127,16 @@ def _read_shards(store: Store, info: DatasetInfo, processes: int) -> list[ShardR
                 except ChildDied:
                     continue
         finally:
-            idle.put(child)
+            idle.append(child)
         return ShardReport([f"{shard_file(shard.name)} kills the decoder"])
 
-    pool = ThreadPoolExecutor(max(1, len(children)))
+    pool = ThreadPoolExecutor(len(idle))
     try:
         reports = pool.map(read, info.shards)
         return list(track(reports, "reading back", len(info.shards), "shards"))
     finally:
         pool.shutdown(cancel_futures=True)
-        for child in children:
+        for child in idle:
             child.close()
 
 
