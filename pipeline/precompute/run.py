@@ -1,4 +1,4 @@
-"""Precompute from the settings to dataset.json, without Ray unless `ray_job` makes the shards."""
+"""Precompute from the settings to dataset.json; the caller chooses who makes the shards."""
 
 import platform
 import sys

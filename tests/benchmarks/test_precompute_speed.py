@@ -20,8 +20,10 @@ import pytest
 import ray
 
 from pipeline.images.codecs import decode_source, encode_saliency
+from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.plan import planned_shards, read_plan
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SHARDS_FOLDER
@@ -129,7 +131,7 @@ def test_against_a_bare_loop(
 ) -> None:
     def job(data: Path, shard_images: int, out: Path) -> Path:
         config = PrecomputeConfig(data=data, out=out, saliency=saliency, shard_images=shard_images)
-        precompute(config)
+        run_precompute(config, build_on_ray)
         return out
 
     def bare(tars: list[Tar], work: Callable[[Tar], None] = write_tar) -> None:

@@ -12,7 +12,8 @@ from typing import IO, Any
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
 from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import verify_set
 from pipeline.storage.atomic import temporaries
@@ -129,11 +130,11 @@ def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Pat
         there_now = disk / "set"
         on_disk = replace(config, out=there_now)
         with pytest.raises(InputError, match="cannot be written: No space left on device; free"):
-            precompute(on_disk)
+            run_precompute(on_disk, build_on_ray)
         there = contents(there_now)
         assert there.items() <= expected.items()
         assert not any(name.endswith(".tmp") for name in there)
     small_disk(4 * size)
-    precompute(on_disk)
+    run_precompute(on_disk, build_on_ray)
     assert contents(there_now) == expected
     assert verify_set(there_now) == []

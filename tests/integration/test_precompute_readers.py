@@ -9,7 +9,8 @@ import ray.data
 import webdataset
 
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import write_pictures
@@ -55,7 +56,8 @@ def test_photographs(shared_data: Path, tmp_path: Path) -> None:
         for path in sorted(folder.iterdir())[:5]:
             shutil.copy(path, data / folder.name / path.name)
     out = tmp_path / "out"
-    info = precompute(PrecomputeConfig(data=data, out=out, saliency="spectral_residual"))
+    config = PrecomputeConfig(data=data, out=out, saliency="spectral_residual")
+    info = run_precompute(config, build_on_ray)
     assert (info.num_images, info.num_rejected, len(info.class_names)) == (15, 0, 3)
     reader = ShardSetReader(out, info)
     for number in range(15):

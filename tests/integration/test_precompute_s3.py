@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from tests.picture_folders import write_pictures
@@ -56,7 +57,7 @@ def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
 
     cutter = threading.Thread(target=cut_in_the_middle, daemon=True)
     cutter.start()
-    info = precompute(remote)
+    info = run_precompute(remote, build_on_ray)
     cutter.join(timeout=60)
     assert there, "the job was over before the wire was cut"
     assert info == expected

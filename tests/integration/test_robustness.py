@@ -15,7 +15,9 @@ from PIL import Image, ImageOps
 from pipeline.core.errors import ImageError
 from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
 from pipeline.precompute.build import ensure_shard
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import verify_set
 from pipeline.saliency.boundary import Boundary
 from pipeline.shardset.manifest import DatasetInfo
@@ -56,7 +58,7 @@ def test_every_file_is_in_a_shard_or_rejected(
         shard_images=100,
         max_rejected_fraction=1.0,
     )
-    info = precompute(config)
+    info = run_precompute(config, build_on_ray)
     stored = {row["source"] for row in table(out, MANIFEST_FOLDER)}
     rejected = {row["source"]: row["reason"] for row in table(out, REJECTED_FOLDER)}
     assert stored | rejected.keys() == listed.keys()
