@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import secrets
 import socket
@@ -26,7 +27,7 @@ class Wire:
         self._target = target
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._bytes_left: int | None = None
+        self._bytes_left = math.inf
         self._action: Callable[[], object] = self.cut
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -38,16 +39,12 @@ class Wire:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         with self._lock:
-            self._bytes_left = None
+            self._bytes_left = math.inf
             for end in self._open:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
             self._open = []
-
-    def cut_after(self, num_bytes: int) -> None:
-        """Cut by itself once so many bytes have come from clients."""
-        self.call_after(num_bytes, self.cut)
 
     def call_after(self, num_bytes: int, action: Callable[[], object]) -> None:
         """Call something, once, when so many bytes have come from clients."""
@@ -85,11 +82,9 @@ class Wire:
 
     def _is_over(self, num_bytes: int) -> bool:
         with self._lock:
-            if self._bytes_left is None:
-                return False
             self._bytes_left -= num_bytes
             is_over = self._bytes_left < 0
-            self._bytes_left = None if is_over else self._bytes_left
+            self._bytes_left = math.inf if is_over else self._bytes_left
             return is_over
 
 

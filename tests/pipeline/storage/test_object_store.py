@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 def test_a_short_outage_during_an_upload_is_survived(bucket: Bucket) -> None:
     data = os.urandom(23 * MIB)
-    bucket.wire.cut_after(12 * MIB)
+    bucket.wire.call_after(12 * MIB, bucket.wire.cut)
     mender = threading.Timer(4.0, bucket.wire.mend)
     mender.start()
     open_store(bucket.url("p")).write("big", data)
@@ -48,7 +48,7 @@ sys.stdin.read()
 
 def test_a_long_outage_leaves_nothing_under_the_name_and_is_swept(bucket: Bucket) -> None:
     """Run in a process of its own, whose end must not complete the upload."""
-    bucket.wire.cut_after(12 * MIB)
+    bucket.wire.call_after(12 * MIB, bucket.wire.cut)
     url, pipe = bucket.url("p", retry_seconds=1), subprocess.PIPE
     command = [sys.executable, "-c", LONG_OUTAGE, url]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
