@@ -21,7 +21,7 @@ import tyro
 
 from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import Stopped, find_job_error
-from pipeline.core.progress import Silence, listening
+from pipeline.core.progress import listening
 from pipeline.storage.storage import is_url
 from training.config.fields import with_fields
 
@@ -93,7 +93,7 @@ def parse(
         raise
     if _until_the_end is not None:
         _terminal = Terminal(given.terminal)
-        _until_the_end.enter_context(listening(_terminal if _is_first_rank() else Silence()))
+        _until_the_end.enter_context(listening(_terminal if _is_first_rank() else None))
         _until_the_end.callback(_terminal.close)
     made: Config = given.job
     return made

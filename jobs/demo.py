@@ -5,6 +5,7 @@ Ray, and scores all three networks on usual and on changed backgrounds.
 """
 
 import importlib
+from functools import partial
 
 from jobs.cli import conclude, from_root, main, parse
 from pipeline.core.errors import Stopped
@@ -12,7 +13,7 @@ from pipeline.core.progress import duration, say
 from pipeline.demo.clock import Clock
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import build_here, run_precompute
 from training.demo.config import DemoConfig
 
 NUM_PROCESSES = 2
@@ -33,7 +34,8 @@ def run() -> int:
         conclude({"pictures": pictures}, f"results    {pictures} (next: jobs/precompute.py)")
         return 0
     try:
-        precompute(PrecomputeConfig(data=pictures / "train", out=work / "shards"), NUM_PROCESSES)
+        saliency = PrecomputeConfig(data=pictures / "train", out=work / "shards")
+        run_precompute(saliency, partial(build_here, num_processes=NUM_PROCESSES))
         # Torch takes seconds to import, and the processes that draw import this file.
         demo = importlib.import_module("training.demo.run")
         plan = demo.DemoPlan(work=work, out=out, seed=config.seed, epochs=config.epochs)

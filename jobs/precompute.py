@@ -1,6 +1,5 @@
 """Make a shard set with saliency maps from images of any source, or read one back (--verify)."""
 
-import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from jobs.cli import UNNAMED, absolute_paths, conclude, main, parse
 from pipeline.core.errors import InputError
 from pipeline.core.progress import say
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import VerifyConfig, verify_set
 
 BRIEF = ("data", "out", "labels", "append", "resize_short", "saliency", "masks")
@@ -46,8 +46,9 @@ def run() -> int:
     options = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
     config = absolute_paths(options.base, "data", "out", "masks")
     # Ray takes seconds to import: only where it is used.
-    job = importlib.import_module("pipeline.precompute.ray_job")
-    info = job.precompute(config)
+    from pipeline.precompute.ray_job import build_on_ray
+
+    info = run_precompute(config, build_on_ray)
     counts = {"images": info.num_images, "shards": len(info.shards), "rejected": info.num_rejected}
     digests = {"classes": list(info.class_names), "plan_digest": info.plan_digest}
     out = shown(config.out)

@@ -67,17 +67,25 @@ def die_of(pixels: Image) -> None:
         list(DEATHS.values())[green]()
 
 
-@dataclass(frozen=True, kw_only=True)
-class DeadlySaliency(Uniform):
-    """Dies of poisoned images."""
+class Deed(Uniform):
+    """Does something before it makes maps."""
+
+    def do(self, images: Sequence[Image]) -> None:
+        raise NotImplementedError
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
-        for image in images:
-            die_of(image)
+        self.do(images)
         return super().__call__(images)
 
 
-@dataclass(frozen=True, kw_only=True)
+class DeadlySaliency(Deed):
+    """Dies of poisoned images."""
+
+    def do(self, images: Sequence[Image]) -> None:
+        for image in images:
+            die_of(image)
+
+
 class DeadlyDecoder(Uniform):
     """Makes the decoder of the process that unpickles it die of poisoned images."""
 
@@ -95,58 +103,51 @@ def _install() -> Uniform:
     return DeadlyDecoder()
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiesInCompany(Uniform):
+class DiesInCompany(Deed):
     """Dies of every batch of more than one image."""
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
+    def do(self, images: Sequence[Image]) -> None:
         if len(images) > 1:
             crash()
-        return super().__call__(images)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Faulty(Uniform):
+class Faulty(Deed):
     """Has a bug."""
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
+    def do(self, images: Sequence[Image]) -> None:
         raise ValueError("a fault of the source's own")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiesAlways(Uniform):
+class DiesAlways(Deed):
     """No image is to blame for it."""
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
+    def do(self, images: Sequence[Image]) -> None:
         crash()
-        return super().__call__(images)
 
 
 @dataclass(frozen=True, kw_only=True)
-class KilledFromOutside(Uniform):
+class KilledFromOutside(Deed):
     """Is killed over its first `times` images or batches, as when a machine's memory is full."""
 
     folder: str
     times: int
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
+    def do(self, images: Sequence[Image]) -> None:
         is_plain = images[0].shape[0] == 48  # the picture that a new process begins with
         if not is_plain and len(list(Path(self.folder).iterdir())) < self.times:
             (Path(self.folder) / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().__call__(images)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TellsItsProcess(Uniform):
+class TellsItsProcess(Deed):
     """Leaves its process id in a file."""
 
     path: str
 
-    def __call__(self, images: Sequence[Image]) -> list[Map]:
+    def do(self, images: Sequence[Image]) -> None:
         if len(images) > 1:
             Path(self.path).write_text(str(os.getpid()))
-        return super().__call__(images)
 
 
 def write_pictures(data: Path, count: int, poisoned: Mapping[int, str] | None = None) -> None:

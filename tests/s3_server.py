@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import secrets
 import socket
@@ -26,7 +27,7 @@ class Wire:
         self._target = target
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._bytes_left: int | None = None
+        self._bytes_left = math.inf
         self._action: Callable[[], object] = self.cut
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -38,16 +39,12 @@ class Wire:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         with self._lock:
-            self._bytes_left = None
+            self._bytes_left = math.inf
             for end in self._open:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
             self._open = []
-
-    def cut_after(self, num_bytes: int) -> None:
-        """Cut by itself once so many bytes have come from clients."""
-        self.call_after(num_bytes, self.cut)
 
     def call_after(self, num_bytes: int, action: Callable[[], object]) -> None:
         """Call something, once, when so many bytes have come from clients."""
@@ -85,11 +82,9 @@ class Wire:
 
     def _is_over(self, num_bytes: int) -> bool:
         with self._lock:
-            if self._bytes_left is None:
-                return False
             self._bytes_left -= num_bytes
             is_over = self._bytes_left < 0
-            self._bytes_left = None if is_over else self._bytes_left
+            self._bytes_left = math.inf if is_over else self._bytes_left
             return is_over
 
 
@@ -100,10 +95,10 @@ class Bucket:
         self.name = f"bucket{secrets.token_hex(6)}"
         self.server_port = server_port
         self.wire = Wire(server_port)
-        self.client: Any = boto3.client(
-            "s3", endpoint_url=f"http://127.0.0.1:{server_port}", region_name="us-east-1"
-        )
-        self.client.create_bucket(Bucket=self.name)
+        address = f"http://127.0.0.1:{server_port}"
+        resource: Any = boto3.resource("s3", endpoint_url=address, region_name="us-east-1")
+        self._bucket = resource.create_bucket(Bucket=self.name)
+        self.client = resource.meta.client
 
     def url(
         self, prefix: str = "", *, scheme: str = "s3", bucket: str = "", **options: object
@@ -126,21 +121,15 @@ class Bucket:
 
     def contents(self, prefix: str = "") -> dict[str, bytes]:
         """Names below the prefix, and bytes."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.name, Prefix=prefix
-        )
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
         return {
-            key.removeprefix(prefix).lstrip("/"): self.client.get_object(Bucket=self.name, Key=key)[
-                "Body"
-            ].read()
-            for key in keys
-            if not key.endswith("/")
+            about.key.removeprefix(prefix).lstrip("/"): about.get()["Body"].read()
+            for about in self._bucket.objects.filter(Prefix=prefix)
+            if not about.key.endswith("/")
         }
 
     def unfinished(self) -> int:
         """Multipart uploads that were begun and not ended."""
-        return len(self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", []))
+        return len(list(self._bucket.multipart_uploads.all()))
 
     def allow_anyone(self) -> None:
         """Let requests without credentials in."""
@@ -160,13 +149,9 @@ class Bucket:
     def _allow(self, num_requests: str) -> None:
         # Not urlopen, which remembers the proxies of whoever called it first.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        opener.open(
-            urllib.request.Request(
-                f"http://127.0.0.1:{self.server_port}/moto-api/reset-auth",
-                data=num_requests.encode(),
-                headers={"Content-Type": "text/plain"},
-            )
-        ).close()
+        address = f"http://127.0.0.1:{self.server_port}/moto-api/reset-auth"
+        plain = {"Content-Type": "text/plain"}
+        opener.open(urllib.request.Request(address, num_requests.encode(), plain)).close()
 
 
 @contextmanager

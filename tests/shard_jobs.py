@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from pipeline.precompute.build import ShardJob
-from pipeline.precompute.plan import make_plan
-from pipeline.precompute.plan_files import write_plan
+from pipeline.precompute.plan import make_plan, write_plan
 from pipeline.saliency.interface import SaliencySource
 from pipeline.sources.listing import SourceOptions, collect
 from pipeline.sources.registry import open_source

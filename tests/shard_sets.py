@@ -22,7 +22,8 @@ from pipeline.shardset.schema import (
     shard_file,
     shard_name,
 )
-from pipeline.shardset.writer import NewSample, open_shard
+from pipeline.shardset.writer import ShardWriter
+from pipeline.storage.storage import open_store
 
 CLASS_COLOURS = ((220, 60, 50), (60, 180, 80), (70, 90, 220))
 
@@ -82,24 +83,18 @@ def write_images(
     shards = []
     for first in range(0, len(images), shard_images):
         name, rows = shard_name(first // shard_images), []
-        with open_shard(root, name) as writer:
+        with open_store(root).new_file(shard_file(name)) as file:
+            writer = ShardWriter(file, name)
             for i in range(first, min(first + shard_images, len(images))):
                 source = f"picture-{first_number + i:06d}.{ext}"
                 data = cv2.imencode(f".{ext}", images[i][..., ::-1])[1].tobytes()
-                sample = NewSample(
-                    image=data,
-                    image_ext=ext,
-                    saliency=encode_saliency(
-                        flat if saliency is None else saliency[i], SALIENCY_SIZE
-                    ),
-                    source=source,
-                    width=images[i].shape[1],
-                    height=images[i].shape[0],
-                    label=labels[i] if class_names else None,
-                    sha256=hashlib.sha256(data).hexdigest(),
-                )
+                levels = encode_saliency(flat if saliency is None else saliency[i], SALIENCY_SIZE)
+                height, width = images[i].shape[:2]
+                about = {"source": source, "width": width, "height": height}
+                about |= {"label": labels[i] if class_names else None}
+                about |= {"sha256": hashlib.sha256(data).hexdigest()}
                 extra = {"saliency_mean": 0.0, "saliency_std": 0.0, "foreground_share": 1.0}
-                rows.append(writer.add(sample) | extra)
+                rows.append(writer.add(data, ext, levels, about) | extra)
             shard = writer.finish()
         write_rejected(root, name, [])
         write_manifest(root, ShardRecord(shard=shard, plan_digest="made", num_rejected=0), rows)

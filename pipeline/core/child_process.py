@@ -1,6 +1,5 @@
 """Run calls in a child process that may crash or be killed, and report how it ended."""
 
-import json
 import os
 import pickle
 import resource
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import TypeVar
 
 from pipeline.core.errors import InputError
@@ -19,8 +19,7 @@ from pipeline.core.errors import InputError
 Result = TypeVar("Result")
 
 BOOT = (
-    "import json, sys; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
-    "from pipeline.core.child_process import serve; serve(start['connection'])"
+    "import sys; sys.path[:] = sys.argv[1:]; from pipeline.core.child_process import serve; serve()"
 )
 """`multiprocessing` would also import the parent's main module: Ray's worker, for 0.9 s."""
 
@@ -78,14 +77,12 @@ class Child:
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()
-        start = json.dumps({"path": sys.path, "connection": theirs.fileno()})
         try:
             process = self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, start],
-                stdin=subprocess.PIPE,  # its end tells the child that the parent has ended
+                [sys.executable, "-c", BOOT, *sys.path],
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,  # until it serves
-                pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
         except OSError as error:
@@ -107,35 +104,35 @@ class Child:
         """Wait for the process to end and return its exit code."""
         assert self._process is not None
         process, self._process = self._process, None
-        assert process.stdin is not None
-        process.wait()
-        process.stdin.close()
         self._connection.close()
-        return process.returncode
+        return process.wait()
 
 
-def serve(connection: int) -> None:
-    """Answer the parent's calls, which arrive at this file descriptor, until the parent ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def serve() -> None:
+    """Answer the calls of the parent, which is at the other end of standard input."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no core files
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    parent = Connection(connection)
+    parent = Connection(os.dup(0))
+    requests: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_receive, args=(parent, requests), daemon=True).start()
+    for descriptor, flags in ((0, os.O_RDONLY), (2, os.O_WRONLY)):
+        os.dup2(os.open(os.devnull, flags), descriptor)
     parent.send(None)  # it serves
-    with suppress(EOFError):
+    while True:
+        request = requests.get()
+        reply: tuple[bool, object]
+        try:
+            function, arguments = pickle.loads(request)
+            reply = (False, function(*arguments))
+        except Exception as error:
+            reply = (True, _sendable(error))
+        parent.send(reply)
+
+
+def _receive(parent: Connection, requests: "SimpleQueue[bytes]") -> None:
+    """Pass the parent's requests on; end this process, also during a call, with the parent."""
+    with suppress(EOFError, OSError):
         while True:
-            request = parent.recv_bytes()
-            reply: tuple[bool, object]
-            try:
-                function, arguments = pickle.loads(request)
-                reply = (False, function(*arguments))
-            except Exception as error:
-                reply = (True, _sendable(error))
-            parent.send(reply)
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        continue
+            requests.put(parent.recv_bytes())
     os._exit(0)
 
 

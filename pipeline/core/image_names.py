@@ -32,8 +32,9 @@ SIGNATURES = (
 
 def has_image_suffix(path: str) -> bool:
     """Whether a file is an image by its name."""
+    name = os.path.basename(path)
     # ._x.jpg is a file of macOS beside x.jpg, not an image
-    return _suffix(path) in IMAGE_SUFFIXES and not _name(path).startswith("._")
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("._")
 
 
 def is_image(path: str, read_head: Callable[[], bytes]) -> bool:
@@ -41,15 +42,8 @@ def is_image(path: str, read_head: Callable[[], bytes]) -> bool:
 
     `read_head` returns the first `HEAD_BYTES` bytes of the file; it is called only if needed.
     """
-    if _suffix(path) or _name(path).startswith("."):
+    name = os.path.basename(path)
+    if os.path.splitext(name)[1] or name.startswith("."):
         return has_image_suffix(path)
     head = read_head()
     return any(head.startswith(magic, at) for at, magic in SIGNATURES)
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()

@@ -46,16 +46,6 @@ class Listener(Protocol):
         """Take the progress of some work; may be called for every batch."""
 
 
-class Silence:
-    """Ignores everything; for all ranks but the first."""
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-    def show(self, standing: Standing) -> None:
-        """Nothing."""
-
-
 class Printed:
     """Prints lines, and a line of progress every `SECONDS_BETWEEN_LINES` of a monotonic clock."""
 
@@ -105,17 +95,19 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-_listener: Listener = Printed()
+_listener: Listener | None = Printed()
 
 
 def say(line: str) -> None:
     """Send a line to this process's listener."""
-    _listener.say(line)
+    if _listener is not None:
+        _listener.say(line)
 
 
 def show(standing: Standing) -> None:
     """Send the progress of some work to this process's listener."""
-    _listener.show(standing)
+    if _listener is not None:
+        _listener.show(standing)
 
 
 def track(
@@ -139,8 +131,8 @@ def track(
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Use another listener in this process while the block runs."""
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Use another listener, or none, in this process while the block runs."""
     global _listener
     before, _listener = _listener, listener
     try:

@@ -1,8 +1,14 @@
 """Before the work: list the images, plan the shards, and compare with what is there already."""
 
+import os
 from dataclasses import dataclass, replace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline.core.errors import InputError
+from pipeline.core.image_names import has_image_suffix
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig
 from pipeline.precompute.history import (
     History,
@@ -12,16 +18,18 @@ from pipeline.precompute.history import (
     read_history,
     shards_of,
 )
-from pipeline.precompute.mask_files import check_masks, match_masks
-from pipeline.precompute.plan import PlanInfo, make_plan
-from pipeline.precompute.plan_files import discard_shards, write_plan
+from pipeline.precompute.plan import PlanInfo, make_plan, plan_file, rows_file, write_plan
 from pipeline.shardset.manifest import ShardInfo
-from pipeline.sources.listing import Collected, DataStore, Listing, collect
+from pipeline.shardset.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SHARDS_FOLDER, shard_name
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore, Listing, collect
 from pipeline.sources.registry import open_source
 from pipeline.storage.storage import open_store
-from pipeline.storage.store import LocalStore, Store
+from pipeline.storage.store import LocalStore, Store, printable
 
 MIB = 1 << 20
+NUM_NAMED = 5
+"""How many images without a mask a message names."""
+SHARD_STEM = shard_name(0).rstrip("0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,3 +190,64 @@ def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
                 f"the masks lie inside of the data, {inner}: they would be taken for images; "
                 "move them beside it"
             )
+
+
+def match_masks(images: Collected, store: Store) -> Collected:
+    """Give each image the mask file (an image or `.npy`) of the same name up to its suffix.
+
+    Sets `mask` and `mask_bytes`, null if there is none. InputError: no mask, or two for one name.
+    """
+    masks: dict[str, tuple[str, int]] = {}
+    for name, size in store.files():
+        if size >= 0 and (name.endswith(".npy") or has_image_suffix(name)):
+            stem = os.path.splitext(printable(name))[0]
+            if stem in masks:
+                both = " and ".join(sorted(printable(n) for n in (masks[stem][0], name)))
+                raise InputError(f"{store.url} has two masks of one name, {both}: remove one")
+            masks[stem] = name, size
+    if not masks:
+        raise InputError(f"no mask below {store.url}: images or .npy files are wanted")
+    table = images.rows
+    stems = [os.path.splitext(source)[0] for source in table["source"].to_pylist()]
+    rows = pc.index_in(pa.array(stems), value_set=pa.array(list(masks)))
+    names, sizes = zip(*masks.values(), strict=True)
+    for column, values in (("mask", list(map(os.fsencode, names))), ("mask_bytes", list(sizes))):
+        field = PLAN_SCHEMA.field(column)
+        table = table.append_column(field, pa.array(values, field.type).take(rows))
+    return replace(images, rows=table)
+
+
+def check_masks(images: Collected, where: str) -> None:
+    """Raise InputError with the number of images without a mask and the names of the first."""
+    rows = images.rows
+    has_mask = np.zeros(rows.num_rows, bool)
+    for name in ("mask", "mask_offset"):
+        if name in rows.column_names:
+            has_mask |= rows[name].is_valid().to_numpy()
+    missing = np.flatnonzero(~has_mask)
+    if len(missing):
+        first = rows["source"].take(pa.array(missing[:NUM_NAMED])).to_pylist()
+        more = ", ..." if len(missing) > NUM_NAMED else ""
+        raise InputError(
+            f"{len(missing)} of {rows.num_rows} images have no mask in {where}: "
+            f"{', '.join(sorted(first))}{more}; add them, or give these images a uniform map with "
+            "--missing-masks uniform"
+        )
+
+
+def discard_begun(store: Store) -> None:
+    """Remove everything that a first run has written."""
+    store.sweep()
+    discard_shards(store, 0)
+    for name in (plan_file(0), rows_file(0)):
+        store.remove(name)
+
+
+def discard_shards(store: Store, first: int) -> None:
+    """Remove the shards from number `first` on, with their manifests and rejected lists."""
+    least = shard_name(first)
+    for folder in (SHARDS_FOLDER, MANIFEST_FOLDER, REJECTED_FOLDER):
+        for name in list(store.names(folder)):
+            base = name.rpartition("/")[2]
+            if base.startswith(SHARD_STEM) and base.partition(".")[0] >= least:
+                store.remove(name)

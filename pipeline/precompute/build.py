@@ -21,7 +21,7 @@ from pipeline.images.codecs import (
     saliency_levels,
     shrink_source,
 )
-from pipeline.precompute.plan_files import planned_rows
+from pipeline.precompute.plan import planned_rows
 from pipeline.saliency.external import External
 from pipeline.saliency.foreground import map_statistics
 from pipeline.saliency.interface import Map, SaliencySource
@@ -36,13 +36,12 @@ from pipeline.shardset.manifest import (
     write_rejected,
 )
 from pipeline.shardset.schema import shard_file, shard_name
-from pipeline.shardset.writer import NewSample, ShardWriter, open_shard
+from pipeline.shardset.writer import ShardWriter
 from pipeline.sources.listing import DataStore
 from pipeline.sources.reading import RawImage, read_images
 from pipeline.storage.store import Store
 
 BATCH_PIXELS = 32_000_000
-HASHED_AT_ONCE = 8 << 20
 
 Limit = Callable[[int], AbstractContextManager[object]]
 """Limits the time of a block that works on so many images."""
@@ -116,7 +115,8 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     batch: list[_Decoded] = []
-    with open_shard(job.out, job.name) as writer:
+    with job.out.new_file(shard_file(job.name)) as file:
+        writer = ShardWriter(file, job.name)
         for image in read_images(job.data, planned_rows(job.out, job.number, job.generation)):
             if known.get(image.source, image.sha256) != image.sha256:
                 raise InputError(
@@ -166,11 +166,8 @@ def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
         return False
     if job.out.is_remote:
         return True
-    digest = hashlib.sha256()
     with job.out.open(tar) as file:
-        while chunk := file.read(HASHED_AT_ONCE):
-            digest.update(chunk)
-    return digest.hexdigest() == record.shard.sha256
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.shard.sha256
 
 
 def _known_digests(job: ShardJob) -> dict[str, str]:
@@ -211,17 +208,11 @@ def _write_batch(
     rows = []
     for decoded, levels in zip(batch, _levels(job, batch, limit), strict=True):
         image, stored = decoded.image, decoded.stored
-        sample = NewSample(
-            image=stored.stored_bytes,
-            image_ext=stored.ext,
-            saliency=encode_png(levels),
-            source=image.source,
-            width=stored.pixels.shape[1],
-            height=stored.pixels.shape[0],
-            label=image.label,
-            sha256=image.sha256,
-        )
+        height, width = stored.pixels.shape[:2]
+        about = {"source": image.source, "width": width, "height": height}
+        about |= {"label": image.label, "sha256": image.sha256}
+        row = writer.add(stored.stored_bytes, stored.ext, encode_png(levels), about)
         mean, std, share = map_statistics(levels)
-        statistics = {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}
-        rows.append(writer.add(sample) | statistics)
+        row |= {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}
+        rows.append(row)
     return rows

@@ -11,12 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.plan import Plan, PlanInfo, source_hashes
-from pipeline.precompute.plan_files import plan_file, planned_shards, read_plan, read_plans
+from pipeline.precompute.plan import (
+    Plan,
+    PlanInfo,
+    plan_file,
+    planned_shards,
+    read_plan,
+    read_plans,
+    source_hashes,
+)
 from pipeline.shardset.manifest import (
     DatasetInfo,
     SetError,
     ShardInfo,
+    ShardRecord,
     load_dataset_info,
     read_record,
 )
@@ -39,7 +47,7 @@ def read_history(out: Store) -> History:
     info = load_dataset_info(out) if plans and out.size(DATASET_FILE) is not None else None
     if info is None:  # it was removed, or never written: an append counts if all its shards exist
         count = 1
-        while count < len(plans) and _shards(out, plans[count]) is not None:
+        while count < len(plans) and _records(out, plans[count]) is not None:
             count += 1
         return History(plans[:count], None)
     digests = [plan.digest for plan in plans]
@@ -61,32 +69,29 @@ def shards_of(
     plans = [history.finished[generation] for generation in generations]
     if history.info is not None and len(plans) == len(history.finished):
         return history.info.shards, history.info.num_rejected
-    shards: list[ShardInfo] = []
-    num_rejected = 0
+    records: list[ShardRecord] = []
     for plan in plans:
-        found = _shards(out, plan)
+        found = _records(out, plan)
         if found is None:
             names = [shard_name(plan.first_shard + n) for n in (0, plan.num_shards - 1)]
             raise InputError(
                 f"{out.url}: of the appended shards {' to '.join(names)} some are broken: mend "
                 "them first, with --append and the data that they were made of"
             )
-        shards += found[0]
-        num_rejected += found[1]
-    return tuple(shards), num_rejected
+        records += found
+    shards = tuple(record.shard for record in records)
+    return shards, sum(record.num_rejected for record in records)
 
 
-def _shards(out: Store, plan: PlanInfo) -> tuple[list[ShardInfo], int] | None:
-    """The shards of a plan and the number of rejected images; None if one is missing."""
-    shards: list[ShardInfo] = []
-    num_rejected = 0
+def _records(out: Store, plan: PlanInfo) -> list[ShardRecord] | None:
+    """The records of the shards of a plan; None if one is missing."""
+    records: list[ShardRecord] = []
     for number in range(plan.first_shard, plan.first_shard + plan.num_shards):
         record = read_record(out, shard_name(number))
         if record is None or record.plan_digest != plan.digest:
             return None
-        shards.append(record.shard)
-        num_rejected += record.num_rejected
-    return shards, num_rejected
+        records.append(record)
+    return records
 
 
 def new_images(

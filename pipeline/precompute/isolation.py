@@ -25,7 +25,7 @@ from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import InputError
 from pipeline.core.memory import keep_freed_memory
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard, rehearse
-from pipeline.precompute.plan_files import planned_rows
+from pipeline.precompute.plan import planned_rows
 
 TRIES = 3
 """Of a shard; of an image alone, if signals that may come from outside end its process, else 2."""
@@ -54,12 +54,11 @@ class Limits:
     memory_bytes: int | None = None
 
 
-class Isolation:
-    """Makes shards in a child process, which starts when it is needed and ends with its parent."""
+class Isolation(Child):
+    """A child process that makes shards."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limits = limits
-        self._child = Child()
 
     def build(self, job: ShardJob) -> BuiltShard:
         """Make a shard unless it is whole; see `pipeline.precompute.build.ensure_shard`.
@@ -82,10 +81,6 @@ class Isolation:
             f"alone ({TRIES} tries)"
         )
 
-    def close(self) -> None:
-        """End the child; the next shard starts another."""
-        self._child.close()
-
     def _death(self, job: ShardJob, row: pa.RecordBatch) -> str:
         """How an image kills its process each time; empty if it does not."""
         death = job.rejected.get(row["source"][0].as_py(), "")
@@ -100,15 +95,15 @@ class Isolation:
         return death
 
     def _call(self, function: Callable[..., Result], job: ShardJob, *arguments: object) -> Result:
-        if not self._child.is_running:
+        if not self.is_running:
             try:
-                self._child.call(_prepare, job, self._limits)
+                self.call(_prepare, job, self._limits)
             except ChildDied as died:
                 raise InputError(
                     f"{job.name} cannot be made: the saliency source's process "
                     f"{self._reason(died)}, even with a plain picture"
                 ) from None
-        result: Result = self._child.call(_run, self._limits, function, job, *arguments)
+        result: Result = self.call(_run, self._limits, function, job, *arguments)
         return result
 
     def _reason(self, died: ChildDied) -> str:

@@ -17,16 +17,11 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.core.errors import JobError, write_error
 from pipeline.precompute.build import BuiltShard, ShardJob
-from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.isolation import Isolation
 from pipeline.precompute.ray_session import ray_running, without_lines
-from pipeline.precompute.run import run_precompute
-from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.schema import SHARDS_FOLDER
 from pipeline.storage.atomic import temporaries
 from pipeline.storage.store import LocalStore, Store
-
-__all__ = ["PrecomputeConfig", "precompute"]
 
 MAX_RETRIES = 100
 """How often a shard is tried again when its actor dies. Images cannot kill it (`isolation`), but
@@ -38,13 +33,8 @@ ACTORS_PER_GPU = 4
 """One decodes and writes while the network of another is at work."""
 
 
-def precompute(config: PrecomputeConfig) -> DatasetInfo:
-    """Make a shard set, or what is missing of it, with Ray; see `run_precompute`, `ray_running`."""
-    return run_precompute(config, _build_all)
-
-
-def _build_all(jobs: Sequence[ShardJob]) -> Iterator[BuiltShard]:
-    """Make the shards on all of Ray's CPUs, see `pipeline.precompute.run.Builder`."""
+def build_on_ray(jobs: Sequence[ShardJob]) -> Iterator[BuiltShard]:
+    """Make the shards on all of Ray's CPUs; see `run_precompute` and `ray_running`."""
     failure: Exception | None = None
     num_built = 0
     try:

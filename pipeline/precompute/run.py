@@ -3,8 +3,10 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import cv2
 import numpy as np
@@ -12,10 +14,9 @@ import PIL
 
 from pipeline.core.errors import InputError, write_error
 from pipeline.core.progress import Standing, say, show
-from pipeline.precompute.begin import begin
-from pipeline.precompute.build import BuiltShard, ShardJob
+from pipeline.precompute.begin import begin, discard_begun
+from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.plan_files import discard_begun
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
 from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
@@ -26,7 +27,19 @@ Builder = Callable[[Sequence[ShardJob]], Iterable[BuiltShard]]
 """Makes shards and yields each that is whole, in any order."""
 
 
-def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
+def build_here(jobs: Sequence[ShardJob], num_processes: int = 1) -> Iterator[BuiltShard]:
+    """Make all shards in this process, or in several child processes.
+
+    An image that kills its process ends the run; `pipeline.precompute.ray_job` isolates it.
+    """
+    if num_processes == 1:
+        yield from map(ensure_shard, jobs)
+        return
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(ensure_shard, jobs)
+
+
+def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) -> DatasetInfo:
     """Make a shard set, or what is missing of it, and describe it in dataset.json.
 
     Raises:
@@ -79,7 +92,13 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder) -> DatasetInfo:
         saliency_size=config.saliency_size,
         plan_digest=work.last.digest,
         num_rejected=work.num_kept_rejected + num_rejected,
-        versions=_library_versions(),
+        versions={  # of what decides bytes: decoders, encoders and arithmetic
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "pillow": PIL.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
     )
     if info.num_images == 0:
         why = _first_reason(out, built)
@@ -131,14 +150,3 @@ def _first_reason(out: Store, built: list[BuiltShard]) -> str:
             first = read_rejected(out, shard.info.name).slice(0, 1).to_pylist()[0]
             return f"{first['source']}: {first['reason']}"
     return "no reason is listed"
-
-
-def _library_versions() -> dict[str, str]:
-    """Of what decides bytes: decoders, encoders and arithmetic."""
-    return {
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }

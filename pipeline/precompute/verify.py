@@ -9,12 +9,11 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import ImageError, InputError
 from pipeline.core.progress import say, track
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.precompute.plan_files import plan_file, planned_shards, read_plans, rows_file
+from pipeline.precompute.plan import plan_file, planned_shards, read_plans, rows_file
 from pipeline.saliency.foreground import GRID_SIDE, map_statistics
 from pipeline.shardset.manifest import (
     DatasetInfo,
@@ -36,8 +35,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import (
     DATASET_FILE,
-    MANIFEST_SCHEMA,
-    REJECTED_SCHEMA,
+    JSON_COLUMNS,
     REPORT_FILE,
     manifest_file,
     rejected_file,
@@ -50,7 +48,6 @@ from pipeline.storage.store import Store, StoreError
 
 MAX_NAMED = 20
 """How many problems of a kind are named; the others are counted."""
-JSON_COLUMNS = ("source", "width", "height", "label", "sha256")
 Row = dict[str, Any]
 
 
@@ -118,14 +115,11 @@ def verify_set(place: Place, processes: int = 0) -> list[str]:
 
 def _read_shards(store: Store, info: DatasetInfo, processes: int) -> list[ShardReport]:
     """Check the shards in child processes: damaged bytes may kill a decoder in C."""
-    children = [Child() for _ in range(min(processes, len(info.shards)))]
-    idle: SimpleQueue[Child] = SimpleQueue()
-    for child in children:
-        idle.put(child)
+    idle = [Child() for _ in range(max(1, min(processes, len(info.shards))))]
     of_set = replace(info, shards=())
 
     def read(shard: ShardInfo) -> ShardReport:
-        child = idle.get()
+        child = idle.pop()
         try:
             for _ in range(2):  # the first time, the process may have been killed from outside
                 try:
@@ -133,16 +127,16 @@ def _read_shards(store: Store, info: DatasetInfo, processes: int) -> list[ShardR
                 except ChildDied:
                     continue
         finally:
-            idle.put(child)
+            idle.append(child)
         return ShardReport([f"{shard_file(shard.name)} kills the decoder"])
 
-    pool = ThreadPoolExecutor(max(1, len(children)))
+    pool = ThreadPoolExecutor(len(idle))
     try:
         reports = pool.map(read, info.shards)
         return list(track(reports, "reading back", len(info.shards), "shards"))
     finally:
         pool.shutdown(cancel_futures=True)
-        for child in children:
+        for child in idle:
             child.close()
 
 
@@ -160,8 +154,14 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
         problems.append(f"{name} is missing")
     except StoreError as error:
         problems.append(str(error))
-    rows = _rows(read_manifest, store, shard, MANIFEST_SCHEMA, problems)
-    rejected = _rows(read_rejected, store, shard, REJECTED_SCHEMA, problems)
+    tables: list[list[Row]] = []
+    for read in (read_manifest, read_rejected):
+        tables.append([])
+        try:
+            tables[-1] = read(store, shard.name).to_pylist()
+        except (pa.ArrowException, ValueError) as error:
+            problems.append(_one_line(error))
+    rows, rejected = tables
     if len(rows) != shard.num_images:
         wanted = f"dataset.json says {shard.num_images}"
         problems.append(f"the manifest of {shard.name} has {len(rows)} rows, {wanted}")
@@ -179,24 +179,6 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
     sources = [row["source"] for row in (*rows, *rejected)]
     named = list(_at_most_named(problems, shard.name))
     return ShardReport(named, sources, len(rejected), len(tar or b""))
-
-
-def _rows(
-    read: Callable[[Store, str], pa.Table],
-    store: Store,
-    shard: ShardInfo,
-    schema: pa.Schema,
-    problems: list[str],
-) -> list[Row]:
-    try:
-        table = read(store, shard.name)
-        table.validate(full=True)
-        if table.schema.equals(schema):
-            return list(table.to_pylist())
-        problems.append(f"a table of {shard.name} has other columns than this version writes")
-    except (pa.ArrowException, ValueError) as error:
-        problems.append(_one_line(error))
-    return []
 
 
 def _found(row: Row, index: int, shard: ShardInfo, info: DatasetInfo, tar: bytes) -> Row:

@@ -10,10 +10,9 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.manifest import AGAIN, ShardInfo
@@ -51,20 +50,16 @@ class CacheConfig:
 
 
 class ShardCache:
-    """The cached shards of a shard set. It can be pickled and used from several threads."""
+    """The cached shards of a shard set. It can be used from several threads."""
 
     def __init__(self, store: Store, config: CacheConfig) -> None:
         self._store = store
         self._folder = config.folder or default_cache_folder()
-        self.config = replace(config, folder=self._folder)
         self._limit = int(config.limit_gib * GIB)
         self._lock = threading.Lock()
         self._asked: set[str] = set()
         self._waiting: SimpleQueue[ShardInfo] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ShardCache, (self._store, self.config)
 
     def check_fits(self, shards: Sequence[ShardInfo], count: int) -> None:
         """Raise `InputError` if the cache cannot hold that many shards at once."""

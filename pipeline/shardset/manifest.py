@@ -178,18 +178,24 @@ def read_record(place: Place, shard: str) -> ShardRecord | None:
 
 def read_rejected(place: Place, shard: str) -> pa.Table:
     """Read the list of images rejected from a shard; SetError if it cannot be read."""
-    return _read_table(place, rejected_file(shard), "list of rejected images", None)
+    return _read_table(place, rejected_file(shard), REJECTED_SCHEMA, "list of rejected images")
 
 
 def read_manifest(place: Place, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read rows of a shard's manifest; SetError if it cannot be read."""
-    return _read_table(place, manifest_file(shard), "manifest", columns)
+    return _read_table(place, manifest_file(shard), MANIFEST_SCHEMA, "manifest", columns)
 
 
-def _read_table(place: Place, name: str, what: str, columns: Sequence[str] | None) -> pa.Table:
+def _read_table(
+    place: Place, name: str, schema: pa.Schema, what: str, columns: Sequence[str] | None = None
+) -> pa.Table:
     store = open_store(place)
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
-        data = pa.BufferReader(store.read(name))
-        return pq.read_table(data, columns=None if columns is None else list(columns))
+        table = pq.read_table(pa.BufferReader(store.read(name)), columns=columns)
+        table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error
+    if not table.schema.equals(wanted):
+        raise SetError(f"{what} {store.where(name)} has other columns than this version writes")
+    return table

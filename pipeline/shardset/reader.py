@@ -72,7 +72,8 @@ class ShardSetReader:
         self.store = open_store(place)
         self.info = info
         remote = self.store.is_remote
-        self._cache = ShardCache(self.store, cache or CacheConfig()) if remote else None
+        self._config = cache or CacheConfig()
+        self._cache = ShardCache(self.store, self._config) if remote else None
         self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
         self._ends = list(accumulate(self.shard_sizes))
         # lru_cache is safe in threads and holds no lock that a fork could copy while it is held
@@ -80,7 +81,7 @@ class ShardSetReader:
         self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardSetReader, (self.store, self.info, self._cache and self._cache.config)
+        return ShardSetReader, (self.store, self.info, self._config)
 
     @property
     def num_samples(self) -> int:

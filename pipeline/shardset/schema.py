@@ -10,10 +10,11 @@ SCHEMA_VERSION = 1
 SALIENCY_SIZE = 56
 """Side of the stored saliency map in cells; a crop of a third of a side still has 18 of them."""
 
-IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 SALIENCY_MEMBER = "saliency.png"
 JSON_MEMBER = "json"
 LABEL_MEMBER = "cls"
+JSON_COLUMNS = ("source", "width", "height", "label", "sha256")
+"""What a sample's .json says; the label is null if there is none."""
 
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"

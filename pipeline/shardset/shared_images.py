@@ -1,8 +1,7 @@
 """Images that two collections share, found by the sha256 of their source files."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import InputError
@@ -12,38 +11,25 @@ from pipeline.storage.storage import Location
 
 NUM_NAMED = 3
 
-HashedImages = Iterable[tuple[str, str]]
+HashedImages = Iterator[tuple[str, str]]
 """Name and sha256 of the source file of every image of a collection."""
 
 
-@dataclass(frozen=True)
-class HashedShards:
+def hashed_shards(root: Location, info: DatasetInfo) -> HashedImages:
     """The images of a shard set, whose manifests hold the digests."""
-
-    root: Location
-    info: DatasetInfo
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for shard in self.info.shards:
-            table = read_manifest(self.root, shard.name, ["source", "sha256"])
-            yield from zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True)
+    for shard in info.shards:
+        table = read_manifest(root, shard.name, ["source", "sha256"])
+        yield from zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True)
 
 
-@dataclass(frozen=True)
-class HashedFiles:
+def hashed_files(root: Path, files: Sequence[str]) -> HashedImages:
     """Files below a folder; InputError for one that cannot be read."""
-
-    root: Path
-    files: Sequence[str]
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        title = f"sha256 of {self.root.name}"
-        for name in track(self.files, title, len(self.files), "images"):
-            try:
-                data = (self.root / name).read_bytes()
-            except OSError as error:
-                raise InputError(f"{self.root / name} cannot be read: {error.strerror}") from error
-            yield name, hashlib.sha256(data).hexdigest()
+    for name in track(files, f"sha256 of {root.name}", len(files), "images"):
+        try:
+            data = (root / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{root / name} cannot be read: {error.strerror}") from error
+        yield name, hashlib.sha256(data).hexdigest()
 
 
 def shared_images(others: HashedImages, images: HashedImages) -> list[str]:

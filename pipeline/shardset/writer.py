@@ -7,9 +7,6 @@ The members of a sample stand together: `<key>.<jpg|png|webp>`, `<key>.saliency.
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Any
 
 from pipeline.shardset.manifest import ShardInfo
@@ -18,59 +15,37 @@ from pipeline.shardset.schema import (
     LABEL_MEMBER,
     SALIENCY_MEMBER,
     sample_key,
-    shard_file,
 )
-from pipeline.storage.storage import Place, open_store
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewSample:
-    """What is written of one image; width and height are those after EXIF."""
-
-    image: bytes
-    image_ext: str
-    saliency: bytes
-    source: str
-    width: int
-    height: int
-    label: int | None
-    sha256: str
 
 
 class ShardWriter:
-    """Appends samples to an open tar; made by `open_shard`."""
+    """Appends samples to the open tar of a shard; `finish` comes last."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self._name = file, name
         self._offset = self._num_images = 0
         self._digest = hashlib.sha256()
 
-    def add(self, sample: NewSample) -> dict[str, Any]:
-        """Append the members of a sample.
+    def add(
+        self, image: bytes, image_ext: str, saliency: bytes, about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Append the members of a sample; `about` has the `JSON_COLUMNS`.
 
         Returns:
             The sample's manifest row, without the statistics of its map.
         """
-        key = sample_key(sample.source)
-        described: dict[str, Any] = {
-            "source": sample.source,
-            "width": sample.width,
-            "height": sample.height,
-            "label": sample.label,
-            "sha256": sample.sha256,
-        }
-        row = {**described, "key": key, "shard": self._name, "index": self._num_images}
-        row["image_ext"] = sample.image_ext
-        about = json.dumps(described, sort_keys=True).encode()
+        key, label = sample_key(about["source"]), about["label"]
+        row = {**about, "key": key, "shard": self._name, "index": self._num_images}
+        row["image_ext"] = image_ext
         for column, suffix, data in (
-            ("image", sample.image_ext, sample.image),
-            ("saliency", SALIENCY_MEMBER, sample.saliency),
-            ("json", JSON_MEMBER, about),
+            ("image", image_ext, image),
+            ("saliency", SALIENCY_MEMBER, saliency),
+            ("json", JSON_MEMBER, json.dumps(about, sort_keys=True).encode()),
         ):
             row[f"{column}_offset"] = self._member(f"{key}.{suffix}", data)
             row[f"{column}_length"] = len(data)
-        if sample.label is not None:
-            self._member(f"{key}.{LABEL_MEMBER}", str(sample.label).encode())
+        if label is not None:
+            self._member(f"{key}.{LABEL_MEMBER}", str(label).encode())
         self._num_images += 1
         return row
 
@@ -101,13 +76,3 @@ class ShardWriter:
         self._file.write(data)
         self._digest.update(data)
         self._offset += len(data)
-
-
-@contextmanager
-def open_shard(place: Place, name: str) -> Iterator[ShardWriter]:
-    """Write a shard that appears at its final name only if the block succeeds.
-
-    The block calls `finish` last.
-    """
-    with open_store(place).new_file(shard_file(name)) as file:
-        yield ShardWriter(file, name)

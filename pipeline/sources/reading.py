@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import DataStore, Row
-from pipeline.sources.table import BYTES_FIELD, readable
+from pipeline.sources.table import bytes_of, readable
 from pipeline.storage.storage import open_uri
 from pipeline.storage.store import Store
 
@@ -35,7 +35,7 @@ class RawImage:
     source: str
     data: bytes
     label: int | None
-    mask: bytes | None
+    mask: bytes | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -134,18 +134,8 @@ def _parquet_rows(data: DataStore, uri: str, wanted: dict[int, Row]) -> Iterator
                 number = end
                 continue
             for batch in table.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
-                for position in range(batch.num_rows):
+                cells = [bytes_of(batch.column(column)).to_pylist() for column in columns]
+                for image, *mask in zip(*cells, strict=True):
                     if row := wanted.get(number):
-                        image = _cell(batch, data.image_column, position) or b""
-                        mask = _cell(batch, data.mask_column, position)
-                        yield RawImage(row["source"], image, row["label"], mask)
+                        yield RawImage(row["source"], image or b"", row["label"], *mask)
                     number += 1
-
-
-def _cell(batch: pa.RecordBatch, column: str, position: int) -> bytes | None:
-    if not column:
-        return None
-    value: Any = batch.column(column)[position].as_py()
-    if isinstance(value, dict):
-        value = value[BYTES_FIELD]
-    return None if value is None else bytes(value)

@@ -10,6 +10,7 @@ from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
@@ -21,7 +22,7 @@ from pipeline.storage.store import LocalStore, Store, printable
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")
 BYTES_FIELD = "bytes"
-"""The field of a struct column that holds the image, as the `datasets` library writes it."""
+"""The field of a struct column that holds the image."""
 
 
 def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> Listing:
@@ -155,82 +156,67 @@ def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cel
 
 
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
-    resolver = _UriResolver(store, name)
+    """The rows of a list; InputError names the list and the row, by its number from 1."""
+    seen_buckets: set[str] = set()
     for number, (image, label, mask) in enumerate(cells, 1):
-        row = resolver.resolve(image, number)
+        try:
+            row = _row_of_uri(store, name, image or "", seen_buckets)
+            if mask:
+                at = _row_of_uri(store, name, mask, seen_buckets)
+                row["mask"] = at["uri"] or os.fsencode(at["source"])
+                row["mask_bytes"] = at["num_bytes"]
+        except InputError as error:
+            raise InputError(f"{store.where(name)}, row {number}: {error}") from error
         row["label"] = label or None
-        if mask:
-            at = resolver.resolve(mask, number)
-            row["mask"] = at["uri"] or os.fsencode(at["source"])
-            row["mask_bytes"] = at["num_bytes"]
         yield row
 
 
-class _UriResolver:
-    """Resolves the entries of a list of images: relative paths, absolute paths, URLs."""
+def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> Row:
+    """`source`, `uri` and `num_bytes` of an entry of a list; a local file must exist.
 
-    def __init__(self, store: Store, name: str) -> None:
-        self._store = store
-        self._list = store.where(name)
-        self._folder = posixpath.dirname(name)
-        self._root = os.path.abspath(store.root) if isinstance(store, LocalStore) else ""
-        self._seen_buckets: set[str] = set()
+    The size of an object is -1: asking for each takes hours. Only the first object of each bucket
+    is looked up, so that a wrong prefix fails at once.
+    """
+    source, uri = _source_and_uri(store, table, text)
+    place, name = open_uri(store, uri)
+    bucket = place.url.split("/")[2] if place.is_remote else ""
+    num_bytes = -1 if bucket in seen_buckets else place.size(name)
+    if num_bytes is None:
+        raise InputError(f"{place.where(name)} does not exist or is not a file")
+    if bucket:
+        seen_buckets.add(bucket)
+        num_bytes = -1
+    encoded = None if uri == source else os.fsencode(uri)
+    return {"source": source, "uri": encoded, "num_bytes": num_bytes}
 
-    def resolve(self, text: str | None, number: int) -> Row:
-        """Return `source`, `uri` and `num_bytes` of an entry; a local file must exist.
 
-        An entry is a path, absolute or relative to the list's folder, or a URL (file, s3, gs, az).
-        The source is relative to the list's store if possible, else a URL without options.
-        InputError names the list and the row, by its number from 1.
-        """
-        try:
-            source, uri = self._source_and_uri(text or "")
-            num_bytes = self._num_bytes(*open_uri(self._store, uri))
-        except InputError as error:
-            raise InputError(f"{self._list}, row {number}: {error}") from error
-        encoded = None if uri == source else os.fsencode(uri)
-        return {"source": source, "uri": encoded, "num_bytes": num_bytes}
+def _source_and_uri(store: Store, table: str, text: str) -> tuple[str, str]:
+    """Where an entry of a list lies: a path, absolute or relative to the list's folder, or a URL.
 
-    def _source_and_uri(self, text: str) -> tuple[str, str]:
-        if not text.strip():
-            raise InputError("the image has no URI")
-        if text.startswith("file://"):
-            text = unquote(urlsplit(text).path)
-        if "://" in text:
-            url = open_store(text).url
-            if "/" not in url.partition("://")[2]:
-                raise InputError(f"{text} names no object in the bucket")
-            return url, text
-        if text.startswith("/"):
-            if self._store.is_remote:
-                raise InputError(
-                    f"{text} is a local path in a remote list: use relative paths and URLs"
-                )
-            name = os.path.relpath(text, self._root)  # no absolute path is recorded
-        else:
-            name = posixpath.normpath(posixpath.join(self._folder, text))
-        if not (self._store.is_remote and name.startswith("../")):
-            return printable(name), name
-        scheme, _, base = self._store.url.partition("://")
-        path = posixpath.normpath(posixpath.join(base, name))
-        if path.startswith("..") or "/" not in path:
-            raise InputError(f"{text} leads out of the bucket")
-        return printable(name), f"{scheme}://{path}"
-
-    def _num_bytes(self, store: Store, name: str) -> int:
-        """The size of a local file; -1 for an object: asking for the size of each takes hours.
-
-        The first object of each bucket is looked up, so that a wrong prefix fails at once.
-        """
-        bucket = store.url.split("/")[2] if store.is_remote else ""
-        if bucket in self._seen_buckets:
-            return -1
-        size = store.size(name)
-        if size is None:
-            raise InputError(f"{store.where(name)} does not exist or is not a file")
-        if bucket:
-            self._seen_buckets.add(bucket)
-        return -1 if bucket else size
+    The source is relative to the list's store if possible, else a URL without options.
+    """
+    if not text.strip():
+        raise InputError("the image has no URI")
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    if "://" in text:
+        url = open_store(text).url
+        if "/" not in url.partition("://")[2]:
+            raise InputError(f"{text} names no object in the bucket")
+        return url, text
+    if not text.startswith("/"):
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(table), text))
+    elif isinstance(store, LocalStore):
+        name = os.path.relpath(text, store.root)  # no absolute path is recorded
+    else:
+        raise InputError(f"{text} is a local path in a remote list: use relative paths and URLs")
+    if not (store.is_remote and name.startswith("../")):
+        return printable(name), name
+    scheme, _, base = store.url.partition("://")
+    path = posixpath.normpath(posixpath.join(base, name))
+    if path.startswith("..") or "/" not in path:
+        raise InputError(f"{text} leads out of the bucket")
+    return printable(name), f"{scheme}://{path}"
 
 
 def _rows_of_bytes(name: str, file: IO[bytes], options: SourceOptions) -> Iterator[Row]:
@@ -261,7 +247,9 @@ def _masked(table: pq.ParquetFile, column: str) -> Iterator[bool]:
             yield from [bool(column)] * about.num_rows
             continue
         for batch in table.iter_batches(64, row_groups=[group], columns=[column]):
-            cells = batch.column(column)
-            if pa.types.is_struct(cells.type):
-                cells = cells.field(BYTES_FIELD)
-            yield from cells.is_valid().to_pylist()
+            yield from bytes_of(batch.column(column)).is_valid().to_pylist()
+
+
+def bytes_of(cells: pa.Array) -> pa.Array:
+    """The images or masks in a column, which may be structs, as the `datasets` library writes."""
+    return pc.struct_field(cells, BYTES_FIELD) if pa.types.is_struct(cells.type) else cells

@@ -59,6 +59,7 @@ class ObjectStore(Store):
     scheme: str
     base: str
     options: tuple[tuple[str, str], ...] = ()
+    retry_seconds: float = RETRY_SECONDS
     is_remote: ClassVar[bool] = True
 
     @property
@@ -66,17 +67,12 @@ class ObjectStore(Store):
         """The URL without options."""
         return f"{self.scheme}://{self.base}"
 
-    @property
-    def retry_seconds(self) -> float:
-        """How long outages are retried."""
-        return float(dict(self.options).get("retry_seconds", RETRY_SECONDS))
-
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:  # noqa: D102
-        def request(bucket: Bucket, key: str) -> bytes:
+        def request(bucket: Bucket) -> bytes:
             if length is None:
-                return bytes(bucket.get(key).bytes())[offset:]
+                return bytes(bucket.get(name).bytes())[offset:]
             try:
-                return bytes(bucket.get_range(key, start=offset, length=length))
+                return bytes(bucket.get_range(name, start=offset, length=length))
             except BaseError as error:
                 if _status(error) == 416:  # the file ends before the offset
                     return b""
@@ -86,7 +82,7 @@ class ObjectStore(Store):
 
     def size(self, name: str) -> int | None:  # noqa: D102
         try:
-            return self._ask("looked up", name, lambda bucket, key: bucket.head(key)["size"])
+            return self._ask("looked up", name, lambda bucket: bucket.head(name)["size"])
         except FileNotFoundError:
             return None
 
@@ -105,11 +101,11 @@ class ObjectStore(Store):
         """The spool file has no name: it disappears with its process."""
         with tempfile.TemporaryFile(prefix="salmask-") as spool:
             yield spool
-            self._ask("written", name, lambda bucket, key: _upload(bucket, key, spool))
+            self._ask("written", name, lambda bucket: _upload(bucket, name, spool))
 
     def remove(self, name: str) -> None:  # noqa: D102
         with suppress(FileNotFoundError):
-            self._ask("removed", name, lambda bucket, key: bucket.delete(key))
+            self._ask("removed", name, lambda bucket: bucket.delete(name))
 
     def sweep(self) -> int:
         """Aborts unfinished uploads, which cost money and appear in no listing.
@@ -142,18 +138,14 @@ class ObjectStore(Store):
 
     def _list(self, folder: str) -> tuple[list[str], list[tuple[str, int]]]:
         """Return the folders in a folder, and its files with their sizes."""
-        skip = len(self._key("x")) - 1
-        found = self._ask("listed", folder, lambda bucket, key: bucket.list_with_delimiter(key))
+        found = self._ask("listed", folder, lambda bucket: bucket.list_with_delimiter(folder))
         if "" in found["common_prefixes"]:
             raise StoreError(f"{self.url} cannot be listed: {BAD_KEY.format('/')}")
-        sizes = {about["path"][skip:]: about["size"] for about in found["objects"]}
+        sizes = {about["path"]: about["size"] for about in found["objects"]}
         sizes.pop(folder, None)  # an object with the key of a folder marks the folder
-        return [path[skip:] for path in found["common_prefixes"]], list(sizes.items())
+        return list(found["common_prefixes"]), list(sizes.items())
 
-    def _key(self, name: str) -> str:
-        return f"{self.base.partition('/')[2]}/{name}".strip("/")
-
-    def _ask(self, verb: str, name: str, request: Callable[[Bucket, str], Result]) -> Result:
+    def _ask(self, verb: str, name: str, request: Callable[[Bucket], Result]) -> Result:
         """Send a request, with retries."""
         what = f"{self.where(name)} cannot be {verb}"
 
@@ -164,8 +156,7 @@ class ObjectStore(Store):
                     "requests would hang: start processes with spawn or forkserver"
                 )
             try:
-                bucket = _connect(self.scheme, self.base.partition("/")[0], self.options)
-                return request(bucket, self._key(name))
+                return request(_connect(self))
             except (BaseError, FileNotFoundError, ValueError) as error:
                 raise _failure(what, error) from error
 
@@ -173,12 +164,14 @@ class ObjectStore(Store):
 
 
 @lru_cache(64)
-def _connect(scheme: str, name: str, options: tuple[tuple[str, str], ...]) -> Bucket:
-    """Return the connection of this process to a bucket."""
-    given = dict(options)
+def _connect(store: ObjectStore) -> Bucket:
+    """Return the connection of this process to a prefix of a bucket."""
+    name, _, prefix = store.base.partition("/")
+    given = dict(store.options)
     endpoint = given.get("endpoint_override", "")
-    quick = min(OBSTORE_RETRY_SECONDS, float(given.get("retry_seconds", RETRY_SECONDS)))
+    quick = min(OBSTORE_RETRY_SECONDS, store.retry_seconds)
     more: dict[str, Any] = {
+        "prefix": prefix,
         "client_options": {
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": f"{CONNECT_SECONDS}s",
@@ -190,9 +183,9 @@ def _connect(scheme: str, name: str, options: tuple[tuple[str, str], ...]) -> Bu
     if "anonymous" in given:
         more["skip_signature"] = True
     if endpoint:
-        more |= dict.fromkeys(ENDPOINT_NAMES[scheme], endpoint)
-    if scheme != "s3":
-        return (GCSStore if scheme == "gs" else AzureStore)(name, **more)
+        more |= dict.fromkeys(ENDPOINT_NAMES[store.scheme], endpoint)
+    if store.scheme != "s3":
+        return (GCSStore if store.scheme == "gs" else AzureStore)(name, **more)
     if region := given.get("region") or (None if endpoint else bucket_region(name)):
         more["region"] = region
     if not ("anonymous" in given or "AWS_ACCESS_KEY_ID" in os.environ) and find_spec("boto3"):

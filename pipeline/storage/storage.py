@@ -1,11 +1,12 @@
 """Open the store at a path or a URL: a local folder, or a prefix of a bucket."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from pipeline.core.errors import InputError
-from pipeline.storage.store import LocalStore, Store
+from pipeline.storage.store import RETRY_SECONDS, LocalStore, Store
 
 Location = str | Path
 """A local path or a URL, as the user gives it."""
@@ -66,10 +67,10 @@ def open_store(place: Place) -> Store:
     if options.get("anonymous", "").lower() not in ("1", "true", "yes"):
         options.pop("anonymous", None)
     try:
-        float(options.get("retry_seconds", 0))
+        seconds = float(options.pop("retry_seconds", RETRY_SECONDS))
     except ValueError as error:
         raise InputError(f"{url}: retry_seconds must be a number of seconds") from error
-    return ObjectStore(scheme, base.strip("/"), tuple(sorted(options.items())))
+    return ObjectStore(scheme, base.strip("/"), tuple(sorted(options.items())), seconds)
 
 
 def open_uri(store: Store, uri: str) -> tuple[Store, str]:
@@ -84,10 +85,9 @@ def open_uri(store: Store, uri: str) -> tuple[Store, str]:
     other = open_store(uri)
     assert isinstance(other, ObjectStore)
     bucket, _, key = other.base.partition("/")
-    options = other.options
     if "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme:
-        options = store.options
-    return ObjectStore(other.scheme, bucket, options), key
+        other = store
+    return replace(other, base=bucket), key
 
 
 def is_url(place: Location) -> bool:

@@ -105,7 +105,7 @@ class Store(ABC):
         """Return the full path or URL of a file, for messages."""
         return f"{self.url.rstrip('/')}/{printable(name)}" if name else self.url
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> io.BufferedReader:
         """Open a file for buffered reading and seeking."""
         size = self.size(name)
         if size is None:

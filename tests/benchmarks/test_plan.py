@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.precompute.history import check_plan, new_images, read_history
-from pipeline.precompute.plan import make_plan
-from pipeline.precompute.plan_files import planned_rows, write_plan
+from pipeline.precompute.plan import make_plan, planned_rows, write_plan
 from pipeline.shardset.manifest import DatasetInfo, write_dataset_info
 from pipeline.sources.listing import DataStore, Listing, Row, collect
 from pipeline.storage.storage import open_store

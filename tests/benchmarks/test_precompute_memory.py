@@ -14,7 +14,9 @@ import psutil
 import pytest
 import ray
 
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from tests.benchmarks.timing import machine
 
 pytestmark = pytest.mark.benchmark
@@ -53,7 +55,7 @@ def measure(data: str, out: str, saliency: str, shard_images: str) -> dict[str, 
     watching = threading.Thread(target=watch)
     watching.start()
     config = PrecomputeConfig(data=data, out=out, saliency=saliency, shard_images=int(shard_images))
-    info = precompute(config)
+    info = run_precompute(config, build_on_ray)
     ended.set()
     watching.join()
     largest = max(shard.num_bytes for shard in info.shards) / (1 << 20)

@@ -20,12 +20,14 @@ import pytest
 import ray
 
 from pipeline.images.codecs import decode_source, encode_saliency
-from pipeline.precompute.plan_files import planned_shards, read_plan
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.plan import planned_shards, read_plan
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SHARDS_FOLDER
-from pipeline.shardset.writer import NewSample, ShardWriter
+from pipeline.shardset.writer import ShardWriter
 from pipeline.storage.storage import open_store
 from tests.benchmarks.timing import in_turns, machine, show_medians
 
@@ -60,17 +62,11 @@ def write_tar(tar: Tar) -> None:
             for (source, label), data, one, saliency in zip(
                 batch, read, decoded, maps, strict=True
             ):
-                sample = NewSample(
-                    image=one.stored_bytes,
-                    image_ext=one.ext,
-                    saliency=encode_saliency(saliency, SALIENCY_SIZE),
-                    source=source,
-                    width=one.pixels.shape[1],
-                    height=one.pixels.shape[0],
-                    label=label,
-                    sha256=sha256(data).hexdigest(),
-                )
-                writer.add(sample)
+                height, width = one.pixels.shape[:2]
+                about = {"source": source, "width": width, "height": height, "label": label}
+                about |= {"sha256": sha256(data).hexdigest()}
+                levels = encode_saliency(saliency, SALIENCY_SIZE)
+                writer.add(one.stored_bytes, one.ext, levels, about)
         writer.finish()
 
 
@@ -135,7 +131,7 @@ def test_against_a_bare_loop(
 ) -> None:
     def job(data: Path, shard_images: int, out: Path) -> Path:
         config = PrecomputeConfig(data=data, out=out, saliency=saliency, shard_images=shard_images)
-        precompute(config)
+        run_precompute(config, build_on_ray)
         return out
 
     def bare(tars: list[Tar], work: Callable[[Tar], None] = write_tar) -> None:

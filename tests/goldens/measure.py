@@ -23,9 +23,9 @@ import cv2
 import torch
 
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
 from pipeline.shardset.schema import DATASET_FILE
 from tests.picture_folders import contents
-from tests.precompute_here import precompute_here
 from tests.runs import StopsAfter, run
 from tests.shard_sets import picture
 from training.config.pretrain import PretrainConfig
@@ -83,7 +83,7 @@ def make_shards(root: Path) -> Path:
     """
     write_pictures(root / "pictures")
     shards = root / "shards"
-    precompute_here(
+    run_precompute(
         PrecomputeConfig(
             data=root / "pictures", out=shards, saliency="boundary", labels=True, shard_images=16
         )

@@ -1,30 +1,71 @@
 """A disk that fills up: one clear error, nothing half under a final name, a rerun that finishes."""
 
+import errno
+import io
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
-import cv2
-import numpy as np
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import verify_set
 from pipeline.storage.atomic import temporaries
-from tests.full_disk import FullDisk
-from tests.picture_folders import contents
-from tests.precompute_here import precompute_here
+from tests.picture_folders import contents, write_pictures
 
 MIB = 1 << 20
 
 
-def write_pictures(data: Path, count: int, side: int) -> None:
-    data.mkdir(parents=True)
-    for number in range(count):
-        pixels = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
-        assert cv2.imwrite(str(data / f"{number:02d}.png"), pixels)
+class FullDisk:
+    """Counts what is written through `Path.open("xb")`, `os.fsync` and renames, and fails.
+
+    Args:
+        monkeypatch: puts it in place.
+        fails_at: the number, from 1, of the first operation that fails; 0: none does.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails_at: int = 0) -> None:
+        self.num_operations = 0
+        self.fails_at = fails_at
+        plain_open = Path.open
+
+        def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: ANN401
+            if mode != "xb":
+                return plain_open(path, mode, *args, **kwargs)
+            return io.BufferedWriter(_Raw(path, self.use))
+
+        monkeypatch.setattr(Path, "open", opened)
+        for owner, name in ((os, "fsync"), (Path, "replace")):
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+
+    def use(self) -> None:
+        """One more operation."""
+        self.num_operations += 1
+        if self.fails_at and self.num_operations >= self.fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _counted(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:  # noqa: ANN401
+            self.use()
+            return operation(*args)
+
+        return counted
+
+
+class _Raw(io.FileIO):
+    def __init__(self, path: Path, use: Callable[[], None]) -> None:
+        super().__init__(path, "xb")
+        self._use = use
+
+    def write(self, data: Any) -> int:  # noqa: ANN401
+        self._use()
+        return super().write(data)
 
 
 def config_for(data: Path, out: Path) -> PrecomputeConfig:
@@ -33,10 +74,10 @@ def config_for(data: Path, out: Path) -> PrecomputeConfig:
 
 def test_at_every_write(tmp_path: Path) -> None:
     data, undisturbed = tmp_path / "data", tmp_path / "undisturbed"
-    write_pictures(data, 5, 12)
+    write_pictures(data, 5)
     with pytest.MonkeyPatch.context() as monkeypatch:
         disk = FullDisk(monkeypatch)
-        precompute_here(config_for(data, undisturbed))
+        run_precompute(config_for(data, undisturbed))
     expected = contents(undisturbed)
     # plan, its rows, two shards of three files each, dataset.json: a write, a flush and a rename
     assert disk.num_operations >= 3 * (2 + 2 * 3 + 1)
@@ -46,11 +87,11 @@ def test_at_every_write(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as monkeypatch:
             FullDisk(monkeypatch, fails_at=number)
             with pytest.raises((OSError, InputError), match="No space left on device"):
-                precompute_here(config_for(data, out))
+                run_precompute(config_for(data, out))
         assert not any(temporaries(folder) for folder in (out, *out.iterdir())), number
         assert contents(out).items() <= expected.items(), number
         assert "dataset.json" not in contents(out)
-        precompute_here(config_for(data, out))
+        run_precompute(config_for(data, out))
         assert contents(out) == expected, number
 
 
@@ -78,10 +119,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 @pytest.mark.usefixtures("ray_session")
 def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Path]) -> None:
-    write_pictures(tmp_path / "data", 24, 100)
+    write_pictures(tmp_path / "data", 24)
     undisturbed = tmp_path / "undisturbed"
     config = replace(config_for(tmp_path / "data", undisturbed), shard_images=4)
-    precompute_here(config)
+    run_precompute(config)
     expected = contents(undisturbed)
     size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())
     for share in (0.0, 0.5, 0.9):
@@ -89,11 +130,11 @@ def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Pat
         there_now = disk / "set"
         on_disk = replace(config, out=there_now)
         with pytest.raises(InputError, match="cannot be written: No space left on device; free"):
-            precompute(on_disk)
+            run_precompute(on_disk, build_on_ray)
         there = contents(there_now)
         assert there.items() <= expected.items()
         assert not any(name.endswith(".tmp") for name in there)
     small_disk(4 * size)
-    precompute(on_disk)
+    run_precompute(on_disk, build_on_ray)
     assert contents(there_now) == expected
     assert verify_set(there_now) == []

@@ -12,7 +12,9 @@ import ray.data
 
 from pipeline.core.errors import InputError
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import verify_set
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
@@ -35,7 +37,7 @@ def test_a_set_is_complete_and_only_what_breaks_is_made_again_the_same(
     data, out = Path(config.data), Path(config.out)
     (data / "class_0" / "notes.txt").write_text("no picture")
     (data / "class_0" / "bad.jpg").write_bytes(b"no picture")
-    info = precompute(config)
+    info = run_precompute(config, build_on_ray)
     printed = capsys.readouterr().out
     assert "21 images (3 classes), 1 other files ignored; 4 shards" in printed
     assert "20 rows in 4 shards" in printed
@@ -67,7 +69,7 @@ def test_a_set_is_complete_and_only_what_breaks_is_made_again_the_same(
     (out / "dataset.json").unlink()
     # The place of the images is not part of the set.
     elsewhere = Path(shutil.copytree(data, tmp_path / "elsewhere" / "copy"))
-    assert precompute(replace(config, data=elsewhere)) == info
+    assert run_precompute(replace(config, data=elsewhere), build_on_ray) == info
     assert contents(out) == before
     assert untouched == {path: path.stat().st_mtime_ns for path in untouched}
     assert "2 shards made, 2 were whole and skipped" in capsys.readouterr().out
@@ -78,7 +80,7 @@ def test_pictures_beside_class_folders_have_no_labels(
 ) -> None:
     write_pictures(tmp_path / "data", 4)
     shutil.copy(tmp_path / "data" / "class_0" / "picture 0.jpg", tmp_path / "data" / "top.jpg")
-    info = precompute(PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out"))
+    info = run_precompute(PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out"))
     assert not info.has_labels
     assert ShardSetReader(tmp_path / "out", info).labels().tolist() == [-1] * 5
     assert "no labels: top.jpg lies in no class folder" in capsys.readouterr().out
@@ -94,7 +96,7 @@ def test_a_deadly_image_costs_itself_on_ray_too(
     config = PrecomputeConfig(
         data=tmp_path / "data", out=out, shard_images=4, max_rejected_fraction=0.1
     )
-    info = precompute(config)
+    info = run_precompute(config, build_on_ray)
     assert (info.num_images, info.num_rejected) == (11, 1)
     rejected = ray.data.read_parquet(str(out / "rejected")).take_all()
     assert rejected == [{"source": "005.png", "reason": "kills the decoder (signal 11)"}]
@@ -131,7 +133,7 @@ def test_a_source_that_always_fails_ends_the_job_and_frees_its_processes(
     monkeypatch.setattr("pipeline.precompute.ray_job.MAX_RETRIES", 1)
     config = PrecomputeConfig(data=tmp_path / "data", out=tmp_path / "out", shard_images=4)
     with pytest.raises(error, match=message):
-        precompute(config)
+        run_precompute(config, build_on_ray)
     assert not (tmp_path / "out" / "dataset.json").exists()
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:

@@ -9,10 +9,11 @@ import ray.data
 import webdataset
 
 from pipeline.images.codecs import decode_saliency, decode_stored
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
+from pipeline.precompute.run import run_precompute
 from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import write_pictures
-from tests.precompute_here import precompute_here
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -27,7 +28,7 @@ def test_stock_webdataset_and_ray_read_the_shards(tmp_path: Path, shard_images: 
         shard_images=shard_images,
         max_rejected_fraction=0.5,
     )
-    info = precompute_here(config)
+    info = run_precompute(config)
     assert (0 in [shard.num_images for shard in info.shards]) == (shard_images == 1)
     urls = [str(tmp_path / "out" / "shards" / f"{shard.name}.tar") for shard in info.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
@@ -55,7 +56,8 @@ def test_photographs(shared_data: Path, tmp_path: Path) -> None:
         for path in sorted(folder.iterdir())[:5]:
             shutil.copy(path, data / folder.name / path.name)
     out = tmp_path / "out"
-    info = precompute(PrecomputeConfig(data=data, out=out, saliency="spectral_residual"))
+    config = PrecomputeConfig(data=data, out=out, saliency="spectral_residual")
+    info = run_precompute(config, build_on_ray)
     assert (info.num_images, info.num_rejected, len(info.class_names)) == (15, 0, 3)
     reader = ShardSetReader(out, info)
     for number in range(15):

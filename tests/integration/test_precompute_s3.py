@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
-from pipeline.precompute.ray_job import PrecomputeConfig, precompute
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.ray_job import build_on_ray
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from tests.picture_folders import write_pictures
-from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
 
 
@@ -44,7 +44,7 @@ def remote(local: PrecomputeConfig, bucket: Bucket) -> PrecomputeConfig:
 def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
     local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
 ) -> None:
-    expected = precompute_here(local)
+    expected = run_precompute(local)
     there: list[int] = []
 
     def cut_in_the_middle() -> None:
@@ -57,7 +57,7 @@ def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
 
     cutter = threading.Thread(target=cut_in_the_middle, daemon=True)
     cutter.start()
-    info = precompute(remote)
+    info = run_precompute(remote, build_on_ray)
     cutter.join(timeout=60)
     assert there, "the job was over before the wire was cut"
     assert info == expected
@@ -69,7 +69,7 @@ def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
 def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
     local: PrecomputeConfig, remote: PrecomputeConfig, bucket: Bucket
 ) -> None:
-    precompute_here(local)
+    run_precompute(local)
     data, out = (bucket.url(name, retry_seconds=1) for name in ("data", "out"))
 
     def cut_after_two(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
@@ -87,7 +87,7 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
     assert before.items() < whole.items()
     assert "dataset.json" not in before
     assert len([name for name in before if name.startswith("shards/")]) == 2
-    precompute_here(remote)
+    run_precompute(remote)
     assert bucket.contents("out") == whole
 
 
@@ -116,18 +116,18 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
 def test_what_is_broken_in_a_bucket_is_made_again(
     remote: PrecomputeConfig, bucket: Bucket, local: PrecomputeConfig, tmp_path: Path
 ) -> None:
-    info = precompute_here(remote)
+    info = run_precompute(remote)
     before = bucket.contents("out")
     bucket.put("out/shards/shard-000001.tar", b"cut")
     bucket.client.delete_object(Bucket=bucket.name, Key="out/manifest/shard-000003.parquet")
     with pytest.raises(InputError, match=r"shard s3://.*shard-000001\.tar is damaged: 3 bytes"):
         check_shards(str(remote.out), info)
-    assert precompute_here(remote) == info
+    assert run_precompute(remote) == info
     assert bucket.contents("out") == before
     check_shards(str(remote.out), load_dataset_info(str(remote.out)))
     # here to there, and there to here
-    assert precompute_here(replace(local, out=bucket.url("up"))) == info
-    assert precompute_here(replace(remote, out=tmp_path / "down")) == info
+    assert run_precompute(replace(local, out=bucket.url("up"))) == info
+    assert run_precompute(replace(remote, out=tmp_path / "down")) == info
     assert files(tmp_path / "down") == before == bucket.contents("up")
 
 
@@ -136,17 +136,17 @@ def test_places_that_cannot_be_used_end_early(
 ) -> None:
     nowhere = bucket.url("out", bucket="no-such-bucket")
     with pytest.raises(InputError, match=r"s3://no-such-bucket/out.*: 404 Not Found: .*bucket"):
-        precompute_here(replace(local, out=nowhere))
+        run_precompute(replace(local, out=nowhere))
     with pytest.raises(InputError, match="--out is the data folder itself, s3://"):
-        precompute_here(replace(remote, out=remote.data))
+        run_precompute(replace(remote, out=remote.data))
     with bucket.no_access():
         with pytest.raises(InputError, match=r"/data cannot be listed: 403 Forbidden"):
-            precompute_here(replace(remote, out=tmp_path / "out"))
+            run_precompute(replace(remote, out=tmp_path / "out"))
         with pytest.raises(InputError, match=r"/out/plan\.json cannot be read: 403 Forbidden"):
-            precompute_here(replace(local, out=remote.out))
+            run_precompute(replace(local, out=remote.out))
     assert bucket.contents("out") == {}
     bucket.put("empty/x/1.jpg", b"no picture")
     nothing = replace(remote, data=bucket.url("empty"), max_rejected_fraction=1.0)
     with pytest.raises(InputError, match=r"none of the 1 images .*: x/1\.jpg: not an image"):
-        precompute_here(nothing)
+        run_precompute(nothing)
     assert bucket.contents("out") == {}

@@ -7,9 +7,8 @@ import pytest
 
 from jobs.cli import parse
 from jobs.precompute import run
-from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import run_precompute
 from tests.job_here import Done, job_here
 from tests.picture_folders import write_pictures
 
@@ -48,21 +47,6 @@ def test_the_options_are_a_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"saliency": "external"}, "where the masks are: --masks FOLDER or --mask-column"),
-        ({"saliency": "external", "masks": "M", "mask_column": "m"}, "not both"),
-        ({"masks": "M"}, "--masks is for --saliency external, not boundary"),
-        ({"mask_column": "m"}, "--mask-column is for --saliency external"),
-        ({"max_rejected_fraction": 1.5}, r"max_rejected_fraction must be in 0\.\.1"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        PrecomputeConfig(data=Path("D"), out=Path("O"), **changes)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("--data nowhere --out out", "no such folder: {here}/nowhere"),
@@ -95,7 +79,7 @@ def test_verify_exits_with_1_where_anything_is_wrong(
     write_pictures(tmp_path / "data", 5)
     out = tmp_path / "out"
     config = PrecomputeConfig(data=tmp_path / "data", out=out, saliency="centre", shard_images=3)
-    precompute(config)
+    run_precompute(config)
     whole = job("--verify", out)
     assert (whole.code, whole.err) == (0, "")
     assert "2 shards, 5 images, 0 rejected:" in whole.out

@@ -8,7 +8,7 @@ import torch
 from torch import distributed as dist
 
 from pipeline.core.errors import InputError
-from pipeline.core.progress import Silence, listening
+from pipeline.core.progress import listening
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.core.context import LocalContext
@@ -43,7 +43,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
         if rank() == 0:
             write_config(config.out, config, info.plan_digest)
         else:
-            stack.enter_context(listening(Silence()))
+            stack.enter_context(listening(None))
         return Trainer(config, context).run()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import check
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.shardset.shared_images import HashedShards, counted, shared_images
+from pipeline.shardset.shared_images import counted, hashed_shards, shared_images
 from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.config.settings import HeldoutConfig
@@ -48,8 +48,8 @@ def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
         info.num_images >= FEWEST_IMAGES,
         f"heldout.shards {shards} holds {info.num_images} images: wanted at least {FEWEST_IMAGES}",
     )
-    train = HashedShards(train_root, load_dataset_info(train_root))
-    shared = shared_images(train, HashedShards(shards, info))
+    train = hashed_shards(train_root, load_dataset_info(train_root))
+    shared = shared_images(train, hashed_shards(shards, info))
     check(
         not shared,
         f"heldout.shards {shards} shares {counted(shared)} with the images that are trained on, "

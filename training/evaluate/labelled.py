@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import DATASET_FILE
 from pipeline.shardset.shared_images import (
-    HashedFiles,
     HashedImages,
-    HashedShards,
     counted,
+    hashed_files,
+    hashed_shards,
     shared_images,
 )
 from pipeline.storage.storage import Location, is_url
@@ -45,7 +45,7 @@ class LabelledImages:
         root: where it lies.
         class_names: a label is an index into them.
         digest: of what decides its content.
-        content: names and sha256 of the source files.
+        content: gives names and sha256 of the source files.
         shard_sizes: images of each shard; a folder counts as one shard.
         labels: gives the labels of all images, int64; -1 where there is none.
         image: gives an image by number, RGB uint8 [H, W, 3]; InputError names what is damaged.
@@ -56,7 +56,7 @@ class LabelledImages:
     root: Location
     class_names: tuple[str, ...]
     digest: str
-    content: HashedImages
+    content: Callable[[], HashedImages]
     shard_sizes: tuple[int, ...]
     labels: Callable[[], NDArray[np.int64]]
     image: Callable[[int], NDArray[np.uint8]]
@@ -71,7 +71,7 @@ class LabelledImages:
     @cached_property
     def sources(self) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
         """Names and sha256 of all source files; reads every file of a folder."""
-        names, digests = zip(*self.content, strict=True)
+        names, digests = zip(*self.content(), strict=True)
         # File names on Linux are bytes and need not be valid UTF-8; parquet's strings must be.
         readable = [os.fsencode(name).decode("utf-8", "replace") for name in names]
         return np.array(readable), np.array(digests)
@@ -97,7 +97,7 @@ def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledI
         root=root,
         class_names=info.class_names,
         digest=info.plan_digest,
-        content=HashedShards(root, info),
+        content=partial(hashed_shards, root, info),
         shard_sizes=reader.shard_sizes,
         labels=reader.labels,
         image=image,
@@ -138,7 +138,7 @@ def folder_images(root: Path) -> LabelledImages:
         root=root,
         class_names=tuple(classes.tolist()),
         digest=hashlib.sha256(os.fsencode(told)).hexdigest(),
-        content=HashedFiles(root, names),
+        content=partial(hashed_files, root, names),
         shard_sizes=(len(names),),
         labels=lambda: labels_M,
         image=image,
@@ -184,7 +184,7 @@ def labelled_pair(
             f"the classes of {train_root} and {val_root} differ ({first}): "
             "a label would mean two things"
         )
-    shared = shared_images(train.content, val.content)
+    shared = shared_images(train.content(), val.content())
     check(
         not shared,
         f"{val_root} and {train_root} share {counted(shared)}: such an image would find itself; "

@@ -16,7 +16,7 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.core.errors import JobError, find_job_error
-from pipeline.core.progress import Silence, listening
+from pipeline.core.progress import listening
 from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
 from training.core.threads import sharing_threads, threads_set_by_user
@@ -119,7 +119,7 @@ def make_trainer(
 
 def _call(call: dict[str, Any]) -> object:
     sharing = sharing_threads(limit=call["cpus"], fixed=call["fixed_threads"])
-    with sharing, listening(Relay(call["folder"]) if rank() == 0 else Silence()):
+    with sharing, listening(Relay(call["folder"]) if rank() == 0 else None):
         return call["function"](call["argument"], get_device())
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import run_precompute
 from tests.benchmarks.ablation_table import Data, Options, Table
 
 NETWORK: Options = {"encoder.architecture": "timm:test_resnet", "encoder.stem": "standard"}
@@ -15,7 +15,7 @@ def prepare(folder: Path, seed: int) -> Data:
     """Pictures and shards of a seed; other seeds have wholly other pictures."""
     made, shards = folder / f"pictures-{seed}", folder / f"shards-{seed}"
     make_demo_pictures(made, num_train=NUM_TRAIN, seed=seed)
-    precompute(PrecomputeConfig(data=made / "pictures" / "train", out=shards))
+    run_precompute(PrecomputeConfig(data=made / "pictures" / "train", out=shards))
     names = ("usual", "changed")
     return Data(shards=shards, tests={name: made / "pictures" / name for name in names})
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import run_precompute
 from tests.benchmarks.ablation_table import Data, Table
 
 
 def prepare(folder: Path, seed: int) -> Data:
     pictures, shards = folder / f"pictures-{seed}", folder / f"shards-{seed}"
     make_demo_pictures(pictures, num_train=32, num_usual=16, num_changed=16, seed=seed)
-    precompute(PrecomputeConfig(data=pictures / "pictures" / "train", out=shards))
+    run_precompute(PrecomputeConfig(data=pictures / "pictures" / "train", out=shards))
     names = ("usual", "changed")
     return Data(shards=shards, tests={name: pictures / "pictures" / name for name in names})
 

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import run_precompute
 from tests.benchmarks.ablation_table import FIRST_CHOICE_SEED, Data, Options, Table
 from tests.benchmarks.changed_backgrounds import change_backgrounds, mark_objects
 from tests.benchmarks.photographs import shared_photographs
@@ -36,7 +36,7 @@ def prepare(folder: Path, seed: int) -> Data:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(file.absolute())
-    precompute(PrecomputeConfig(data=train, out=folder / "shards"))
+    run_precompute(PrecomputeConfig(data=train, out=folder / "shards"))
     if seed >= FIRST_CHOICE_SEED:
         usual, masks, name = held_out, folder / "held_out_masks", "held_out_changed"
         mark_objects(usual, masks)

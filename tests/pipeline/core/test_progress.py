@@ -7,7 +7,6 @@ import pytest
 
 from pipeline.core.progress import (
     Printed,
-    Silence,
     Standing,
     duration,
     listening,
@@ -74,7 +73,7 @@ def test_the_listener_is_whoever_asked_last(capsys: pytest.CaptureFixture[str]) 
             show(START)
             raise ZeroDivisionError
         say("outer")
-        with listening(Silence()):
+        with listening(None):
             say("nobody")
             show(START)
     say("printed")

@@ -17,7 +17,6 @@ from pipeline.precompute.run import Builder, run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from tests.picture_folders import contents, write_pictures
-from tests.precompute_here import precompute_here
 
 
 def write_more(data: Path, label: str, *numbers: int) -> None:
@@ -32,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten pictures, and the finished set of them in four shards."""
     root = tmp_path_factory.mktemp("made")
     write_pictures(root / "data", 10)
-    precompute_here(config_of(root))
+    run_precompute(config_of(root))
     return root
 
 
@@ -60,7 +59,7 @@ def test_new_images_become_new_shards_and_nothing_else_changes(
     before, numbered = contents(out), samples(out)
     write_more(tmp_path / "data", "class_1", 1, 2, 3)
     write_more(tmp_path / "data", "a new class", 4)
-    info = precompute_here(config)
+    info = run_precompute(config)
     assert "10 images that the set has already, and 4 images" in capsys.readouterr().out
     after = contents(out)
     del before["dataset.json"]
@@ -71,7 +70,7 @@ def test_new_images_become_new_shards_and_nothing_else_changes(
     assert samples(out)[:10] == numbered
     assert sorted(label for _, label in samples(out)[10:]) == [1, 1, 1, 3]
     assert info.class_names == ("class_0", "class_1", "class_2", "a new class")
-    assert precompute_here(config) == info  # nothing is new any more
+    assert run_precompute(config) == info  # nothing is new any more
     assert contents(out) == after
 
 
@@ -80,7 +79,7 @@ def test_another_folder_may_be_appended_and_again(config: PrecomputeConfig, tmp_
     numbered = samples(out)
     for number in (1, 2):
         write_more(tmp_path / f"more{number}", "class_2", number)
-        precompute_here(replace(config, data=tmp_path / f"more{number}"))
+        run_precompute(replace(config, data=tmp_path / f"more{number}"))
     assert samples(out)[:10] == numbered
     assert len(samples(out)) == 12
     # each part is mended from its own data
@@ -88,27 +87,27 @@ def test_another_folder_may_be_appended_and_again(config: PrecomputeConfig, tmp_
     shards = sorted((out / "shards").iterdir())
     for broken, data in ((shards[1], "data"), (shards[4], "more1"), (shards[5], "more2")):
         broken.unlink()
-        precompute_here(replace(config, data=tmp_path / data))
+        run_precompute(replace(config, data=tmp_path / data))
         assert contents(out) == whole
     shards[0].write_bytes(b"")
     (out / "dataset.json").unlink()
-    precompute_here(replace(config, append=False))  # as the set was begun
+    run_precompute(replace(config, append=False))  # as the set was begun
     assert contents(out) == whole
     (out / "manifest" / shards[4].with_suffix(".parquet").name).unlink()
     with pytest.raises(InputError, match=r"appended shards shard-000004 to shard-000004 some are"):
-        precompute_here(replace(config, append=False))
+        run_precompute(replace(config, append=False))
 
 
 def test_labels_have_to_fit(config: PrecomputeConfig, tmp_path: Path) -> None:
     before = contents(tmp_path / "out")
     write_more(tmp_path / "flat", ".", 1)
     with pytest.raises(InputError, match=r"has class labels, and what is appended has none: more"):
-        precompute_here(replace(config, data=tmp_path / "flat"))
+        run_precompute(replace(config, data=tmp_path / "flat"))
     assert contents(tmp_path / "out") == before
     unlabelled = replace(config, out=tmp_path / "flat out", data=tmp_path / "flat", append=False)
-    precompute_here(unlabelled)
+    run_precompute(unlabelled)
     write_more(tmp_path / "labelled", "x", 2)
-    info = precompute_here(replace(unlabelled, data=tmp_path / "labelled", append=True))
+    info = run_precompute(replace(unlabelled, data=tmp_path / "labelled", append=True))
     assert (info.num_images, info.class_names) == (2, ())
 
 
@@ -131,14 +130,14 @@ def test_a_killed_append_leaves_the_old_set_and_goes_on(
     shutil.copytree(tmp_path / "data", tmp_path / "first")
     write_more(tmp_path / "data", "class_0", *range(8))
     shutil.copytree(out, tmp_path / "undisturbed")
-    precompute_here(replace(config, out=tmp_path / "undisturbed"))
+    run_precompute(replace(config, out=tmp_path / "undisturbed"))
     with pytest.raises(KeyboardInterrupt):
         run_precompute(config, killed_after(1))
     assert load_dataset_info(out) == old  # what training sees
     assert samples(out) == numbered
-    precompute_here(replace(config, append=False, data=tmp_path / "first"))
+    run_precompute(replace(config, append=False, data=tmp_path / "first"))
     assert load_dataset_info(out) == old  # the old set can be mended meanwhile
-    assert precompute_here(config) == load_dataset_info(tmp_path / "undisturbed")
+    assert run_precompute(config) == load_dataset_info(tmp_path / "undisturbed")
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
@@ -151,9 +150,9 @@ def test_an_append_that_was_begun_is_finished_first(
     (tmp_path / "data" / "class_0" / "more 2.png").unlink()
     words = r"append of other images \(class_0/more 2\.png is gone\).* remove plan-001\.json"
     with pytest.raises(InputError, match=words):
-        precompute_here(config)
+        run_precompute(config)
     (tmp_path / "out" / "plan-001.json").unlink()
-    info = precompute_here(config)  # given up, and begun anew
+    info = run_precompute(config)  # given up, and begun anew
     assert info.num_images == 13
     names = {path.stem for path in (tmp_path / "out" / "shards").iterdir()}
     assert names == {shard.name for shard in info.shards}
@@ -163,17 +162,17 @@ def test_what_does_not_fit_is_refused(config: PrecomputeConfig, tmp_path: Path) 
     before = contents(tmp_path / "out")
     write_more(tmp_path / "data", "class_0", 1)
     with pytest.raises(InputError, match=r"other settings \(saliency_size: 56 -> 28\)"):
-        precompute_here(replace(config, saliency_size=28))
+        run_precompute(replace(config, saliency_size=28))
     with pytest.raises(InputError, match=r"more 1\.png is new\).*--append"):
-        precompute_here(replace(config, append=False))
+        run_precompute(replace(config, append=False))
     with pytest.raises(InputError, match="adds to a finished set, and there is none"):
-        precompute_here(replace(config, out=tmp_path / "nowhere"))
+        run_precompute(replace(config, out=tmp_path / "nowhere"))
     victim = tmp_path / "data" / "class_1" / "picture 1.png"
     victim.write_bytes(victim.read_bytes() + b"x")
     with pytest.raises(InputError, match=r"class_1/picture 1\.png is in the set with \d+ bytes"):
-        precompute_here(config)
+        run_precompute(config)
     assert contents(tmp_path / "out") == before
     path = tmp_path / "out" / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"plan_digest": "other"}))
     with pytest.raises(InputError, match=r"dataset\.json belongs to no plan beside it"):
-        precompute_here(config)
+        run_precompute(config)

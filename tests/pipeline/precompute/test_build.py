@@ -15,7 +15,7 @@ import pytest
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.precompute.build import ShardJob, ensure_shard, rehearse
-from pipeline.precompute.plan_files import planned_rows
+from pipeline.precompute.plan import planned_rows
 from pipeline.saliency.boundary import Boundary
 from pipeline.shardset.manifest import read_manifest, read_rejected
 from pipeline.shardset.schema import manifest_file, rejected_file, sample_key, shard_file

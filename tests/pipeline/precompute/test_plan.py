@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.precompute.begin import discard_begun
 from pipeline.precompute.history import check_plan
-from pipeline.precompute.plan import Plan, make_plan
-from pipeline.precompute.plan_files import (
-    discard_begun,
+from pipeline.precompute.plan import (
+    Plan,
+    make_plan,
     planned_rows,
     read_plan,
     write_plan,
@@ -202,8 +203,3 @@ def test_what_came_to_nothing_is_removed_and_nothing_else(tmp_path: Path) -> Non
     (out / "mine.txt").write_text("keep")
     discard_begun(open_store(out))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
-
-
-def test_sources_with_one_key_are_refused() -> None:
-    with pytest.raises(InputError, match=r"'c0/4\.jpg' is listed twice"):
-        plan_of([*images(6), images(6)[4]])

@@ -1,38 +1,36 @@
 """Whatever is done to a shard set, reading it back names it."""
 
+import hashlib
+import io
+import json
 import re
 import shutil
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.images.codecs import encode_saliency
 from pipeline.precompute import verify
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import VerifyConfig, verify_set, verify_shard
-from pipeline.shardset.manifest import load_dataset_info
-from pipeline.shardset.schema import manifest_file, rejected_file, shard_file
+from pipeline.shardset.manifest import load_dataset_info, write_dataset_info
+from pipeline.shardset.schema import manifest_file, rejected_file, shard_file, shard_name
 from pipeline.storage.storage import open_store
-from tests.damaged_sets import (
-    FIRST,
-    SECOND,
-    another_shard_twice,
-    drop_row,
-    edit_dataset,
-    edit_manifest,
-    edit_member,
-    edit_row,
-    empty_rejected,
-    flip,
-    stray_plan_row,
-)
 from tests.deadly import DeadlyStore
 from tests.picture_folders import write_pictures
-from tests.precompute_here import precompute_here
+
+FIRST, SECOND = shard_name(0), shard_name(1)
+TAR = shard_file(FIRST)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shard_images=4,
         max_rejected_fraction=0.5,
     )
-    precompute_here(config)
+    run_precompute(config)
     return root / "set"
 
 
@@ -67,6 +65,76 @@ def test_a_whole_set_has_no_problem(copy: Path, capsys: pytest.CaptureFixture[st
     assert before == {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
 
 
+def edit_manifest(root: Path, name: str, edit: Callable[[list[dict[str, Any]]], object]) -> None:
+    table = pq.read_table(root / manifest_file(name))
+    rows = table.to_pylist()
+    edit(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), root / manifest_file(name))
+
+
+def edit_row(**changes: object) -> Callable[[Path], None]:
+    return lambda root: edit_manifest(root, FIRST, lambda rows: rows[1].update(changes))
+
+
+def edit_member(column: str, data: bytes) -> Callable[[Path], None]:
+    """Other content for a member of a sample; dataset.json agrees with the tar."""
+
+    def edit(root: Path) -> None:
+        path = root / shard_file(FIRST)
+        row = pq.read_table(root / manifest_file(FIRST)).to_pylist()[1]
+        tar, start = path.read_bytes(), row[f"{column}_offset"]
+        tar += tar[start - tarfile.BLOCKSIZE : start]
+        edit_row(**{f"{column}_offset": len(tar), f"{column}_length": len(data)})(root)
+        tar += data
+        path.write_bytes(tar)
+        info, digest = load_dataset_info(root), hashlib.sha256(tar).hexdigest()
+        first = replace(info.shards[0], num_bytes=len(tar), sha256=digest)
+        write_dataset_info(root, replace(info, shards=(first, *info.shards[1:])))
+
+    return edit
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def empty_rejected(root: Path) -> None:
+    for name in (FIRST, SECOND):
+        table = pq.read_table(root / rejected_file(name))
+        pq.write_table(table.slice(0, 0), root / rejected_file(name))
+
+
+def edit_dataset(**changes: object) -> Callable[[Path], None]:
+    def edit(root: Path) -> None:
+        path = root / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return edit
+
+
+def another_shard_twice(root: Path) -> None:
+    """The second shard is the first under another name."""
+    shutil.copy(root / shard_file(FIRST), root / shard_file(SECOND))
+    shutil.copy(root / rejected_file(FIRST), root / rejected_file(SECOND))
+    shutil.copy(root / manifest_file(FIRST), root / manifest_file(SECOND))
+    edit_manifest(root, SECOND, lambda rows: [row.update(shard=SECOND) for row in rows])
+
+
+def drop_row(root: Path) -> None:
+    edit_manifest(root, FIRST, lambda rows: rows.pop())
+
+
+def stray_plan_row(root: Path) -> None:
+    path = root / "plan.arrow"
+    with pa.ipc.open_file(io.BytesIO(path.read_bytes())) as reader:
+        first, *others = (reader.get_batch(n) for n in range(reader.num_record_batches))
+        with pa.ipc.new_file(path, reader.schema) as writer:
+            for batch in (first.slice(1), *others):
+                writer.write_batch(batch)
+
+
 def copy_over(root: Path, name: str, other: str) -> None:
     shutil.copy(root / name, root / other)
 
@@ -77,9 +145,6 @@ def flat_map(size: int) -> bytes:
 
 def picture(width: int, height: int) -> bytes:
     return bytes(cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1])
-
-
-TAR = shard_file(FIRST)
 
 
 @pytest.mark.parametrize(

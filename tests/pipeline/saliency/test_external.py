@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import decode_saliency
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.run import run_precompute
 from pipeline.saliency.external import External, decode_mask
 from pipeline.shardset.manifest import DatasetInfo, read_rejected
 from pipeline.shardset.reader import ShardSetReader
-from tests.precompute_here import precompute_here
 from tests.s3_server import Bucket
 
 
@@ -153,7 +153,7 @@ def expected_map() -> NDArray[np.float64]:
 
 
 def test_side_files_are_the_saliency_of_upright_images(config: PrecomputeConfig) -> None:
-    info = precompute_here(config)
+    info = run_precompute(config)
     assert (info.num_images, info.num_rejected) == (6, 0)
     assert info.saliency == {"source": "external", "missing": "error"}
     for levels in stored(config, info).values():
@@ -166,9 +166,9 @@ def test_masks_that_miss_images_are_counted_and_named(config: PrecomputeConfig) 
         (Path(config.masks) / name).unlink()
     words = r"2 of 6 images have no mask in .*masks: c0/2\.png, c1/3\.png; add them, or"
     with pytest.raises(InputError, match=words):
-        precompute_here(config)
+        run_precompute(config)
     assert not Path(config.out).exists()
-    maps = stored(config, precompute_here(replace(config, missing_masks="uniform")))
+    maps = stored(config, run_precompute(replace(config, missing_masks="uniform")))
     assert (maps["2"] == 128).all()
     assert (maps["3"] == 128).all()
     assert maps["4"].std() > 40
@@ -177,14 +177,14 @@ def test_masks_that_miss_images_are_counted_and_named(config: PrecomputeConfig) 
 def test_masks_of_another_aspect_cost_their_image(config: PrecomputeConfig) -> None:
     (Path(config.masks) / "c0" / "2.png").write_bytes(png(ramp(40, 30)))
     with pytest.raises(InputError, match=r"c0/2\.png: its mask is 30 x 40, of another aspect"):
-        precompute_here(config)
+        run_precompute(config)
     lenient = replace(config, max_rejected_fraction=0.2)
-    info = precompute_here(lenient)
+    info = run_precompute(lenient)
     rejected = [row for s in info.shards for row in read_rejected(config.out, s.name).to_pylist()]
     assert [row["source"] for row in rejected] == ["c0/2.png"]
     (Path(config.masks) / "c0" / "2.png").write_bytes(png(ramp(30, 40)))
     with pytest.raises(InputError, match="another plan"):
-        precompute_here(lenient)
+        run_precompute(lenient)
 
 
 def test_folders_of_masks_that_cannot_be_used_are_refused(
@@ -192,22 +192,22 @@ def test_folders_of_masks_that_cannot_be_used_are_refused(
 ) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match=r"no mask below .*none"):
-        precompute_here(replace(config, masks=tmp_path / "none"))
+        run_precompute(replace(config, masks=tmp_path / "none"))
     with pytest.raises(InputError, match="the masks lie inside of the data"):
-        precompute_here(replace(config, masks=tmp_path / "data" / "c0"))
+        run_precompute(replace(config, masks=tmp_path / "data" / "c0"))
     (tmp_path / "masks" / "c0" / "2.npy").write_bytes(npy(ramp() / 255))
     with pytest.raises(InputError, match=r"two masks of one name, c0/2\.(npy|png) and c0/2"):
-        precompute_here(config)
+        run_precompute(config)
     assert not Path(config.out).exists()
 
 
 def test_masks_may_lie_in_a_bucket_or_in_a_column(config: PrecomputeConfig, bucket: Bucket) -> None:
-    info = precompute_here(config)
+    info = run_precompute(config)
     maps = stored(config, info)
     out = Path(config.out)
     bucket.upload(Path(config.masks), "masks")
     remote = replace(config, masks=bucket.url("masks"), out=out.with_name("remote"))
-    assert [s.sha256 for s in precompute_here(remote).shards] == [s.sha256 for s in info.shards]
+    assert [s.sha256 for s in run_precompute(remote).shards] == [s.sha256 for s in info.shards]
 
     names = [f"c{n % 2}/{n}.png" for n in range(6)]
     mask_names = [name.replace("1.png", "1.npy") for name in names]
@@ -223,11 +223,11 @@ def test_masks_may_lie_in_a_bucket_or_in_a_column(config: PrecomputeConfig, buck
     for name in ("list.csv", "x.parquet"):
         table = replace(listed, data=folder / name, out=out.with_name(name))
         found = {
-            str(int(key)): levels for key, levels in stored(table, precompute_here(table)).items()
+            str(int(key)): levels for key, levels in stored(table, run_precompute(table)).items()
         }
         assert found.keys() == maps.keys()
         assert all(np.array_equal(levels, maps[key]) for key, levels in found.items())
     without = pa.table(columns).set_column(1, "mask", pa.nulls(6, pa.binary()))
     pq.write_table(without, folder / "x.parquet")
     with pytest.raises(InputError, match="6 of 6 images have no mask in the column mask"):
-        precompute_here(replace(table, out=out.with_name("none")))
+        run_precompute(replace(table, out=out.with_name("none")))

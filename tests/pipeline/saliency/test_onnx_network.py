@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
-from pipeline.precompute.local import precompute
+from pipeline.precompute.run import run_precompute
 from pipeline.saliency.onnx_network import Onnx
 from pipeline.saliency.registry import parse_saliency_source
 from tests.pipeline.saliency.test_sources import disc
@@ -192,7 +192,7 @@ def test_shards_are_made_with_it(save: Save, tmp_path: Path) -> None:
         PilImage.fromarray(disc(x=40 + 10 * number)).save(tmp_path / "images" / f"{number}.png")
     saliency = f"onnx:model={save(num_outputs=7)},output=d1,mean=0/0/0,std=1/1/1"
     out = tmp_path / "shards"
-    precompute(PrecomputeConfig(data=tmp_path / "images", out=out, saliency=saliency))
+    run_precompute(PrecomputeConfig(data=tmp_path / "images", out=out, saliency=saliency))
     described = json.loads((out / "dataset.json").read_text())["saliency"]
     assert described["model"] == "model.onnx"
     assert described["output"] == "d1"

@@ -7,6 +7,7 @@ import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,28 +34,38 @@ from pipeline.shardset.schema import (
     shard_file,
     shard_name,
 )
-from pipeline.shardset.writer import NewSample, open_shard
+from pipeline.shardset.writer import ShardWriter
+from pipeline.storage.storage import open_store
 from tests.picture_folders import contents
 
 NAME = "shard-000000"
 
 
-def new_sample(number: int, label: int | None) -> NewSample:
-    source = f"class_{number % 3}/picture {number}.jpg"
-    return NewSample(
-        image=f"image {number}".encode() * (number + 1),
-        image_ext="jpg",
-        saliency=f"saliency {number}".encode(),
-        source=source,
-        width=10 + number,
-        height=20,
-        label=label,
-        sha256=hashlib.sha256(source.encode()).hexdigest(),
-    )
+def source_of(number: int) -> str:
+    return f"class_{number % 3}/picture {number}.jpg"
 
 
 def key_of(number: int) -> str:
-    return sample_key(new_sample(number, None).source)
+    return sample_key(source_of(number))
+
+
+def image_of(number: int) -> bytes:
+    return f"image {number}".encode() * (number + 1)
+
+
+def saliency_of(number: int) -> bytes:
+    return f"saliency {number}".encode()
+
+
+def about(number: int, label: int | None) -> dict[str, Any]:
+    digest = hashlib.sha256(source_of(number).encode()).hexdigest()
+    size = {"width": 10 + number, "height": 20}
+    return {"source": source_of(number), **size, "label": label, "sha256": digest}
+
+
+def add_to(writer: ShardWriter, number: int, labelled: bool) -> dict[str, Any]:
+    described = about(number, number % 3 if labelled else None)
+    return writer.add(image_of(number), "jpg", saliency_of(number), described)
 
 
 def write_set(root: Path, sizes: tuple[int, ...], labelled: bool = True) -> DatasetInfo:
@@ -63,9 +74,9 @@ def write_set(root: Path, sizes: tuple[int, ...], labelled: bool = True) -> Data
     statistics = {"saliency_mean": 0.5, "saliency_std": 0.0, "foreground_share": 1.0}
     for size in sizes:
         name = shard_name(len(shards))
-        with open_shard(root, name) as writer:
-            samples = [new_sample(n, n % 3 if labelled else None) for n in islice(numbers, size)]
-            rows = [writer.add(sample) | statistics for sample in samples]
+        with open_store(root).new_file(shard_file(name)) as file:
+            writer = ShardWriter(file, name)
+            rows = [add_to(writer, n, labelled) | statistics for n in islice(numbers, size)]
             shards.append(writer.finish())
         write_rejected(root, name, [])
         record = ShardRecord(shard=shards[-1], plan_digest="digest", num_rejected=0)
@@ -93,17 +104,15 @@ def test_the_tar_and_the_offsets_are_what_tarfile_reads(tmp_path: Path) -> None:
     assert len(data) % tarfile.RECORDSIZE == 0
     with tarfile.open(tmp_path / shard_file(NAME)) as tar:
         members = tar.getmembers()
-    about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members}
-    assert about == {(0, 0, 0, "salmask", "salmask", 0o644)}
+    owners = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members}
+    assert owners == {(0, 0, 0, "salmask", "salmask", 0o644)}
     spans = {m.name: (m.offset_data, m.size) for m in members}
     wanted: dict[str, bytes] = {}
     for number, row in enumerate(read_manifest(tmp_path, NAME).to_pylist()):
-        sample, key = new_sample(number, number % 3), key_of(number)
-        columns = ("source", "width", "height", "label", "sha256")
-        described = {column: getattr(sample, column) for column in columns}
+        described, key = about(number, number % 3), key_of(number)
         wanted |= {
-            f"{key}.jpg": sample.image,
-            f"{key}.saliency.png": sample.saliency,
+            f"{key}.jpg": image_of(number),
+            f"{key}.saliency.png": saliency_of(number),
             f"{key}.json": json.dumps(described, sort_keys=True).encode(),
             f"{key}.cls": str(number % 3).encode(),
         }
@@ -121,8 +130,8 @@ def test_the_same_samples_give_the_same_bytes_and_an_error_changes_none(tmp_path
     assert before == contents(tmp_path / "b")
 
     def fail() -> None:
-        with open_shard(tmp_path / "a", NAME) as writer:
-            writer.add(new_sample(9, None))
+        with open_store(tmp_path / "a").new_file(shard_file(NAME)) as file:
+            add_to(ShardWriter(file, NAME), 9, labelled=False)
             raise OSError("disk is gone")
 
     with pytest.raises(OSError, match="disk is gone"):
@@ -139,16 +148,15 @@ def test_samples_are_numbered_shard_after_shard(tmp_path: Path, labelled: bool) 
     labels = [(n % 3 if labelled else -1) for n in range(8)]
     assert reader.labels().tolist() == labels
     for number in (7, 0, 3, 2, 6):
-        wanted = new_sample(number, None)
         found = reader.read(number)
         assert {name: getattr(found, name) for name in found.__dataclass_fields__} == {
             "key": key_of(number),
             "shard": shard_name([0, 0, 0, 2, 2, 2, 2, 3][number]),
-            "image": wanted.image,
-            "saliency": wanted.saliency,
+            "image": image_of(number),
+            "saliency": saliency_of(number),
             "label": labels[number],
         }
-        assert reader.read_saliency(number) == wanted.saliency
+        assert reader.read_saliency(number) == saliency_of(number)
     for number in (-1, 8):
         with pytest.raises(IndexError):
             reader.read(number)
@@ -166,7 +174,7 @@ def test_the_reader_travels_and_works_in_threads(
 
     def read_all(seed: int) -> list[int]:
         numbers: list[int] = np.random.default_rng(seed).integers(0, 16, 200).tolist()
-        return [n for n in numbers if reader.read(n).image != new_sample(n, None).image]
+        return [n for n in numbers if reader.read(n).image != image_of(n)]
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(read_all, range(4))) == [[]] * 4
