@@ -25,7 +25,7 @@ DETECTION = BASE | {"protocol": ("detection",)}
         (DiagnosticsConfig, {"ratios": (0.0,)}, "wanted some in"),
         (DiagnosticsConfig, {"ratios": ()}, "wanted some in"),
         (DiagnosticsConfig, {"max_images": 1}, "2 or more"),
-        (DiagnosticsConfig, {"grid": 0}, "grid must be 1 or more"),
+        (DiagnosticsConfig, {"grid": 0}, "grid 0 must be 1 or more"),
         (DiagnosticsConfig, {"fill": "noise"}, "unknown fill"),
         (FinetuneConfig, {"shares": (0.1, 1.5)}, "in .0, 1."),
         (FinetuneConfig, {"shares": ()}, "in .0, 1."),
