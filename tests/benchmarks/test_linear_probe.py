@@ -42,7 +42,7 @@ def test_fast_against_paper(shared_data: Path, tmp_path: Path) -> None:
     assert train.num_images == NUM_TRAIN
     network = build_backbone(EncoderConfig(architecture="resnet18", stem="small"))
     case = case_of(network, train, val, Preprocessing(view_size=SIZE, resize=73))
-    calibrate(case.extractor, train)  # statistics of such images, as training would leave them
+    calibrate(case.encoder, train)  # statistics of such images, as training would leave them
     assert len(case.features_val[0]) == NUM_VAL
 
     laps = [time.process_time()]

@@ -53,12 +53,12 @@ def diagnostics(case: Case) -> list[Result]:
     config, seed, images = case.config.diagnostics, case.config.seed, case.val
     if images.saliency_source is None and rank() == 0:
         say(f"diagnostics: {images.root} has no saliency: random patches alone are masked")
-    grid = config.grid_of(case.extractor.view_size)
+    grid = config.grid_of(case.encoder.view_size)
     fill = config.fill or fill_of(case.encoder)
     chosen_M = evenly_chosen(images.num_images, config.max_images)
     features_MD = case.features_val[0].cpu()[torch.from_numpy(chosen_M)]
     with torch.no_grad():
-        views = case.extractor.two_views(images, chosen_M, seed=seed)
+        views = case.encoder.two_views(images, chosen_M, seed=seed)
         cosines = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
 
     def result(
@@ -104,7 +104,7 @@ def mask_invariance(
         them that is: the cosine of f(x) and f(masked x) of each image that has such patches, and
         the share of all patches that is masked (at equal shares kinds can be compared).
     """
-    extractor, size = case.extractor, case.extractor.view_size
+    extractor, size = case.encoder, case.encoder.view_size
     cosines: dict[str, list[Tensor]] = defaultdict(list)
     shares: dict[str, list[Tensor]] = defaultdict(list)
     own = features_MD.split(extractor.batch_size)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,15 +29,14 @@ STATE_DICT = ".pth"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedEncoder:
-    """An encoder on a device.
+class NamedEncoder(FeatureExtractor):
+    """A frozen encoder on a device: the network is plain and in evaluation mode.
 
     Attributes:
         name: as it was given.
         kind: query or momentum; of random weights: untrained; of others: supervised.
         info: architecture, preprocessing, provenance.
         digest: of the weights.
-        extractor: of its features; the network is plain and in evaluation mode.
         twins: of an untrained one: the same with the random weights of the next seeds.
     """
 
@@ -44,17 +44,22 @@ class NamedEncoder:
     kind: str
     info: BackboneInfo
     digest: str
-    extractor: FeatureExtractor
     twins: tuple["NamedEncoder", ...] = ()
 
 
 def load_encoders(
-    names: Sequence[str], *, encoder: EncoderName, seed: int, device: torch.device
+    names: Sequence[str],
+    *,
+    encoder: EncoderName,
+    seed: int,
+    device: torch.device,
+    **settings: Any,  # noqa: ANN401
 ) -> list[NamedEncoder]:
     """Load what is compared.
 
     Names are paths of runs, checkpoints and exports, or weights for the first other one's network:
-    `UNTRAINED` (from the seed), `torchvision`, `torchvision:NAME` or a `.pth` file.
+    `UNTRAINED` (from the seed), `torchvision`, `torchvision:NAME` or a `.pth` file. The settings
+    are those of `FeatureExtractor`.
 
     Raises:
         InputError: none, one that cannot be loaded, one twice, or nothing but weights.
@@ -67,7 +72,8 @@ def load_encoders(
         f"--checkpoint {names[0] if names else UNTRAINED} takes the network from another "
         "checkpoint, a run or an exported backbone: name one as well",
     )
-    return [_load(name, model, encoder, seed, device) for name in names]
+    given = {"num_threads": min(8, os.cpu_count() or 1), "device": device} | settings
+    return [_load(name, model, encoder, seed, given) for name in names]
 
 
 def is_path(name: str) -> bool:
@@ -76,18 +82,21 @@ def is_path(name: str) -> bool:
 
 
 def _load(
-    name: str, model: str, wanted: EncoderName, seed: int, device: torch.device
+    name: str, model: str, wanted: EncoderName, seed: int, settings: dict[str, Any]
 ) -> NamedEncoder:
     def encoder(kind: str, network: nn.Module, info: BackboneInfo, digest: str) -> NamedEncoder:
-        extractor = FeatureExtractor(
+        device, seen = settings["device"], info.preprocessing
+        return NamedEncoder(
+            name=name,
+            kind=kind,
+            info=info,
+            digest=digest,
             network=network.to(device),
-            prepare=Preprocess(info.preprocessing).to(device).prepare,
-            device=device,
-            view_size=info.preprocessing.view_size,
-            resize=info.preprocessing.resize,
-            num_threads=min(8, os.cpu_count() or 1),
+            prepare=Preprocess(seen).to(device).prepare,
+            view_size=seen.view_size,
+            resize=seen.resize,
+            **settings,
         )
-        return NamedEncoder(name=name, kind=kind, info=info, digest=digest, extractor=extractor)
 
     if name == UNTRAINED:
         trained, info = load_encoder(Path(model))

@@ -77,7 +77,7 @@ class Result:
     seed: int
     name: str
     figure: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None = None
     num_train: int
     num_val: int
     settings: dict[str, Any] = field(default_factory=dict)

@@ -84,13 +84,19 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
         check_classes(train, val)
     if "backgrounds" in protocols:
         check_masks(val)
-    for encoder in load_encoders(
-        config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
-    ):
+    encoders = load_encoders(
+        config.checkpoint,
+        encoder=config.encoder,
+        seed=config.seed,
+        device=device,
+        batch_size=config.batch_size,
+        autocast_dtype=torch.bfloat16 if config.bf16 else None,
+    )
+    for encoder in encoders:
         cases = [Case(one, train, val, config) for one in (encoder, *encoder.twins)]
         if encoder.kind == UNTRAINED:
             for case in cases:
-                calibrate(case.extractor, train)
+                calibrate(case.encoder, train)
         for protocol in protocols:
             chosen = cases[:1] if protocol in ONE_SEED else cases
             yield over_seeds([PROTOCOLS[protocol](case) for case in chosen])

@@ -19,7 +19,6 @@ from tests.shard_sets import write_images
 from training.evaluate.case import Case
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.encoders import NamedEncoder
-from training.evaluate.features import FeatureExtractor
 from training.evaluate.labelled import LabelledImages, open_labelled
 from training.evaluate.results import Predictions, Result, write_predictions
 
@@ -114,11 +113,19 @@ def extractor_of(
     network: nn.Module,
     preprocessing: Preprocessing = RESIZED,
     **settings: Any,  # noqa: ANN401
-) -> FeatureExtractor:
-    """Of a network's features, one thread."""
-    given: dict[str, Any] = {"prepare": Preprocess(preprocessing).prepare} | settings
-    size, resize = preprocessing.view_size, preprocessing.resize
-    return FeatureExtractor(network=network, device=CPU, view_size=size, resize=resize, **given)
+) -> NamedEncoder:
+    """A network that nobody trained, one thread."""
+    given: dict[str, Any] = {
+        "name": "made",
+        "kind": "query",
+        "info": BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing),
+        "digest": "c0",
+        "device": CPU,
+        "prepare": Preprocess(preprocessing).prepare,
+        "view_size": preprocessing.view_size,
+        "resize": preprocessing.resize,
+    }
+    return NamedEncoder(network=network, **(given | settings))
 
 
 def case_of(
@@ -128,17 +135,16 @@ def case_of(
     preprocessing: Preprocessing = RESIZED,
     **config: Any,  # noqa: ANN401
 ) -> Case:
-    """A network that nobody trained on two sets; its predictions go beside the first set."""
-    info = BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing)
-    extractor = extractor_of(network.eval(), preprocessing)
-    encoder = NamedEncoder(name="made", kind="query", info=info, digest="c0", extractor=extractor)
+    """`extractor_of` a network on two sets; its predictions go beside the first set."""
     given: dict[str, Any] = {
         "checkpoint": ("run",),
         "train": Path("train"),
         "val": Path("val"),
         "results": Path(str(train.root)).parent / "results",
     }
-    return Case(encoder, train, val, EvaluateConfig(**(given | config)))
+    asked = EvaluateConfig(**(given | config))
+    encoder = extractor_of(network.eval(), preprocessing, batch_size=asked.batch_size)
+    return Case(encoder, train, val, asked)
 
 
 def made_result(**changes: Any) -> Result:  # noqa: ANN401

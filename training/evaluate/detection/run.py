@@ -7,6 +7,7 @@ import torch
 
 from pipeline.core.errors import check
 from pipeline.core.progress import say
+from training.evaluate.case import result_of
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.average_precision import Kind, average_precisions
 from training.evaluate.detection.boxes import BoxSet, box_pair
@@ -73,7 +74,7 @@ def _score(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
-            encoder.extractor.network,
+            encoder.network,
             encoder.info,
             settings,
             num_classes=len(train.class_names),
@@ -93,23 +94,16 @@ def _score(
     }
     kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
     return [
-        Result(
-            checkpoint=encoder.name,
-            encoder=encoder.kind,
-            architecture=encoder.info.architecture,
-            checkpoint_digest=encoder.digest,
-            train=str(train.root),
-            val=str(val.root),
-            train_digest=train.digest,
-            val_digest=val.digest,
+        result_of(
+            encoder,
+            train,
+            val,
             protocol="detection",
             variant=settings.head,
             seed=config.seed,
             name=f"{NAMES[kind]} {measure}",
             figure=precision.figure,
             interval=precision.interval,
-            num_train=train.num_images,
-            num_val=val.num_images,
             settings=about,
         )
         for kind in kinds
