@@ -30,9 +30,8 @@ from training.core.context import LocalContext
 from training.encoders.encoder import Backbone
 from training.engine.local import launch
 from training.evaluate.encoders import load_encoders
-from training.evaluate.knn import knn_predict
+from training.evaluate.frozen import knn_predict, linear_probe
 from training.evaluate.labelled import open_labelled
-from training.evaluate.linear import linear_probe
 from training.record.relay import Relay
 
 EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76
@@ -201,8 +200,9 @@ def _execute(run: Run) -> int:
 def score(backbone: Path, data: Data) -> dict[str, dict[str, Right]]:
     """Which images of each column 20-NN and the fast linear probe have right: bool [V] each."""
     device = torch.device("cpu")
-    settings = {"device": device, "num_threads": 1}
-    (encoder,) = load_encoders([str(backbone)], encoder="query", seed=0, **settings)
+    (encoder,) = load_encoders(
+        [str(backbone)], encoder="query", seed=0, device=device, num_threads=1
+    )
     names = (data.shards, *data.tests.values())
     (bank, labels), *tests = (encoder.features(open_labelled(name)) for name in names)
     num_classes = int(labels.max()) + 1

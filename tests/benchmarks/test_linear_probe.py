@@ -15,10 +15,10 @@ from tests.benchmarks.timing import machine
 from tests.training.evaluate.cases import case_of
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
+from training.evaluate.encoders import calibrate
+from training.evaluate.frozen import linear
 from training.evaluate.labelled import LabelledImages, folder_images
-from training.evaluate.linear import linear
 from training.evaluate.sgd import linear_paper
-from training.evaluate.untrained import calibrate
 
 SIZE, NUM_TRAIN, NUM_VAL, AT_LEAST = 64, 1200, 400, 20.0
 

@@ -25,10 +25,9 @@ from training.core.distributed import gather_rows_of_any_number, rank, world_siz
 from training.evaluate.backgrounds_cut import Cut, composed, cut_all
 from training.evaluate.case import Case
 from training.evaluate.config import BackgroundsConfig
+from training.evaluate.frozen import knn_predict, linear_probe
 from training.evaluate.intervals import mean_interval
-from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import LabelledImages, evenly_chosen
-from training.evaluate.linear import linear_probe
 from training.evaluate.results import Result
 
 TRUE_MASKS = "external"

@@ -11,34 +11,11 @@ from torch import Tensor
 
 from training.core.distributed import rank
 from training.evaluate.config import EvaluateConfig
-from training.evaluate.detection.boxes import BoxSet
 from training.evaluate.encoders import NamedEncoder
 from training.evaluate.features import Features
 from training.evaluate.intervals import accuracy_interval
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.results import Predictions, Result, write_predictions
-
-
-def result_of(
-    encoder: NamedEncoder,
-    train: LabelledImages | BoxSet,
-    val: LabelledImages | BoxSet,
-    **fields: Any,  # noqa: ANN401
-) -> Result:
-    """A figure of an encoder that learned on one set and is scored on another."""
-    given = {
-        "checkpoint": encoder.name,
-        "encoder": encoder.kind,
-        "architecture": encoder.info.architecture,
-        "checkpoint_digest": encoder.digest,
-        "train": str(train.root),
-        "val": str(val.root),
-        "train_digest": train.digest,
-        "val_digest": val.digest,
-        "num_train": train.num_images,
-        "num_val": val.num_images,
-    }
-    return Result(**(given | fields))
 
 
 @dataclass
@@ -70,7 +47,7 @@ class Case:
         view = {"view_size": self.encoder.view_size, "bf16": self.config.bf16}
         fields["settings"] = view | {"device": self.encoder.device.type} | fields["settings"]
         fields |= {"protocol": protocol, "name": name, "figure": figure, "seed": self.config.seed}
-        return result_of(self.encoder, self.train, self.val, **fields)
+        return self.encoder.result(self.train, self.val, **fields)
 
     def accuracy(
         self,

@@ -1,34 +1,55 @@
 """Measure an encoder while it is pretrained: does it learn, does it see the object, is it good.
 
-Shapes: B batch, S side of the view, G grid side, M images, D features.
+The loss on images that a run does not see, with a frozen bank of negatives, tracks how well a
+network transfers as data and epochs grow (Xie et al., "On Data Scaling in Masked Image Modeling",
+CVPR 2023, for reconstruction; here the loss is contrastive).
+
+Shapes: B batch, S side of the view, G grid side, M images, D features, K images of the bank.
 """
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.core.errors import DamagedSample
+from pipeline.core.errors import DamagedSample, check
+from pipeline.images.preprocessing import short_side
 from pipeline.saliency.foreground import foreground
+from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
+from pipeline.shardset.shared_images import HashedShards, counted, shared_images
+from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
+from training.config.settings import HeldoutConfig
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
+from training.data.stream import BatchDataset, StreamConfig
 from training.encoders.stem import with_mask
+from training.evaluate.encoders import calibrate
 from training.evaluate.features import FeatureExtractor, evaluation_mode
-from training.evaluate.heldout import heldout_loss
-from training.evaluate.knn import check_features, knn_predict
+from training.evaluate.frozen import check_features, knn_predict
 from training.evaluate.labelled import LabelledImages, hashed_subset, open_labelled, stored_images
-from training.evaluate.untrained import calibrate
 from training.methods.interface import Method, PlainEmbedder, embedding_spread
+from training.methods.moco.method import info_nce
+from training.randomness.draws import KEY, QUERY
 from training.views.fills import Fill
+from training.views.inputs import build_inputs, join_masks, to_device
+from training.views.patches import patches_to_pixels
+from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
+from training.views.spec import ViewSettings
 
 INSTANCE_ACCURACY, SPREAD = "checked_instance_accuracy", "checked_embedding_spread"
 OBJECT_SENSITIVITY = "object_sensitivity"
 IMAGES = "checked_images"
 NUM_IMAGES, NUM_PAIRS, BATCH_SIZE = 256, 128, 128
+HELDOUT_SEED = 0x48454C44
+"""Of the held-out views, whatever the run's own seed is."""
+LARGEST_BATCH, FEWEST_IMAGES = 64, 4
+"""Of held-out images."""
 
 
 def run_checks(
@@ -60,6 +81,7 @@ def run_checks(
         prepare=fill.prepare,
         device=device,
         view_size=config.views.size,
+        resize=short_side(config.views.size),
         autocast_dtype=autocast,
         skip_damaged=config.on_damaged == "skip",
     )
@@ -167,9 +189,8 @@ def object_sensitivity(
 
 
 def _sensitivity(extractor: FeatureExtractor, x_BCSS: Tensor, object_BGG: Tensor) -> Tensor:
-    patch = x_BCSS.shape[-1] // object_BGG.shape[-1]
-    object_BSS = object_BGG.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
-    is_object_B1SS = object_BSS[:, None].to(x_BCSS.device)
+    is_object_B1SS = patches_to_pixels(object_BGG.flatten(1)[:, None], x_BCSS.shape[-1])
+    is_object_B1SS = is_object_B1SS.to(x_BCSS.device)
     mean_BC11 = x_BCSS.mean(dim=(2, 3), keepdim=True)
     object_BCSS = torch.where(is_object_B1SS, x_BCSS, mean_BC11)
     background_BCSS = torch.where(is_object_B1SS, mean_BC11, x_BCSS)
@@ -187,3 +208,89 @@ def _readable(images: LabelledImages, number: int) -> bool:
     except DamagedSample:
         return False
     return True
+
+
+def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
+    """Check the held-out shards.
+
+    Raises:
+        InputError: they are missing or damaged, too few, or share images (by the sha256 of their
+            files) with those that are trained on.
+    """
+    shards = config.shards
+    assert shards is not None
+    info = load_dataset_info(shards)
+    check_shards(shards, info)
+    check(
+        info.num_images >= FEWEST_IMAGES,
+        f"heldout.shards {shards} holds {info.num_images} images: wanted at least {FEWEST_IMAGES}",
+    )
+    train = HashedShards(train_root, load_dataset_info(train_root))
+    shared = shared_images(train, HashedShards(shards, info))
+    check(
+        not shared,
+        f"heldout.shards {shards} shares {counted(shared)} with the images that are trained on, "
+        f"{train_root}: give others",
+    )
+    return info
+
+
+def heldout_loss(
+    encoder: nn.Module,
+    config: PretrainConfig,
+    *,
+    fill: Fill,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    carry: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> float:
+    """InfoNCE of held-out images against the bank; called by every rank, who split the work.
+
+    Both views go through the encoder (images to unit rows) as it stands, in evaluation mode,
+    unmasked, prepared as the run's fill does, with the default colours and crops: -log of
+    exp(q.k / t) over itself plus the sum over the bank, the mean. `carry` joins view and mask where
+    the network sees masks.
+
+    Returns:
+        The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
+    """
+    shards = config.heldout.shards
+    assert shards is not None
+    info = load_dataset_info(shards)
+    settings = ViewSettings(
+        cut=ViewConfig(size=config.views.size, grid=config.views.grid),
+        masks=MaskConfig(strategy="none"),
+        fill=fill,
+    )
+    stream = StreamConfig(
+        seed=HELDOUT_SEED,
+        batch_size=min(LARGEST_BATCH, info.num_images),
+        views=(settings.query(), settings.key()),
+        augment=AugmentConfig(),
+        on_damaged=config.on_damaged,
+    )
+    dataset = BatchDataset(shards, info, stream, rank=0, world_size=1, cache=config.cache)
+    first, last = (dataset.steps_per_epoch * (rank() + i) // world_size() for i in (0, 1))
+    pairs: list[Tensor] = []
+    with evaluation_mode(encoder), torch.no_grad():
+        for step in range(first, last):
+            batch = to_device(dataset[step], device)
+            inputs = build_inputs(batch, stream.views, masks=settings.masks, fill=fill)
+            if carry is not None:
+                inputs = join_masks(inputs, stream.views, carry)
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
+            pairs.append(torch.stack(both, dim=1).float())
+    # A rank without a batch still takes part; it learns the width from the others.
+    width = torch.tensor([pairs[0].shape[2] if pairs else 0], device=device)
+    widest = int(gather_rows_of_any_number(width).max())
+    own_M2D = torch.cat([torch.empty((0, 2, widest), device=device), *pairs])
+    return bank_loss(gather_rows_of_any_number(own_M2D).cpu(), config.heldout)
+
+
+def bank_loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:
+    """InfoNCE of pairs of query and key; the keys of the first images are the bank."""
+    bank = min(config.bank_size, len(pairs_M2D) // 2)
+    query_MD, key_MD = pairs_M2D[bank:].unbind(dim=1)
+    loss, _ = info_nce(query_MD, key_MD, pairs_M2D[:bank, 1], temperature=config.temperature)
+    return float(loss)

@@ -12,13 +12,11 @@ from training.evaluate.case import Case
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.diagnostics import diagnostics
-from training.evaluate.encoders import UNTRAINED, load_encoders
-from training.evaluate.knn import knn
+from training.evaluate.encoders import UNTRAINED, calibrate, load_encoders, over_seeds
+from training.evaluate.frozen import knn, linear
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
-from training.evaluate.linear import linear
 from training.evaluate.results import Result, append_results
 from training.evaluate.sgd import finetune, linear_paper
-from training.evaluate.untrained import calibrate, over_seeds
 
 PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "knn": knn,

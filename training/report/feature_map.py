@@ -44,9 +44,14 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     images = open_labelled(shards)
     numbers = evenly_chosen(images.num_images, config.map_images).tolist()
     check(len(numbers) >= 3, f"it needs at least 3 images, {shards} gives {len(numbers)}")
-    device = LocalContext().device
-    settings = {"device": device, "batch_size": BATCH, "skip_damaged": True}
-    (encoder,) = load_encoders([str(run.folder)], encoder="query", seed=SEED, **settings)
+    (encoder,) = load_encoders(
+        [str(run.folder)],
+        encoder="query",
+        seed=SEED,
+        device=LocalContext().device,
+        batch_size=BATCH,
+        skip_damaged=True,
+    )
     batches = encoder.batches(images, numbers)
     work = "features of the map"
     features_MD, labels_M = encoder.extract(

@@ -27,7 +27,7 @@ from tests.training.evaluate.cases import (
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
-from training.evaluate import linear
+from training.evaluate import frozen
 from training.evaluate.config import (
     BackgroundsConfig,
     DiagnosticsConfig,
@@ -83,7 +83,7 @@ def base(
 def few_strengths() -> Iterator[None]:
     """Of L2 regularisation, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "STRENGTHS", FEW_STRENGTHS)
+        patch.setattr(frozen, "STRENGTHS", FEW_STRENGTHS)
         yield
 
 
@@ -163,7 +163,7 @@ def test_untrained_is_the_mean_of_three_networks_and_of_one_for_slow_protocols(
 
 def _in_rank(number: int, config: EvaluateConfig) -> None:
     torch.set_num_threads(1)
-    linear.STRENGTHS = FEW_STRENGTHS
+    frozen.STRENGTHS = FEW_STRENGTHS
     store = f"file://{config.results.parent}/store"
     dist.init_process_group("gloo", init_method=store, rank=number, world_size=2)
     results = evaluate(config, CPU)

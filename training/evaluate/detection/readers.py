@@ -1,9 +1,10 @@
-"""Read annotations of boxes: Pascal VOC's XML files and COCO's JSON.
+"""Read annotations of boxes: Pascal VOC's XML files and COCO's JSON, and COCO's masks.
 
 A box is x0, y0, x1, y1 in pixels of the image: its upper left corner is (0, 0), its lower right
 one (width, height).
 """
 
+import importlib
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -166,3 +167,35 @@ def _in_folder(found: list[Annotated], annotations: Path, layout: str) -> list[A
         )
     folder = folders[holds.index(max(holds))]
     return [replace(one, file=folder / one.file) for one in found]
+
+
+def coco_tools(part: str) -> Any:  # noqa: ANN401  (no types)
+    """The module `mask`, `coco` or `cocoeval`; raises InputError where it is not installed."""
+    try:
+        return importlib.import_module(f"pycocotools.{part}")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"detection needs pycocotools, which is not installed here ({error}): install the "
+            "extra, salmask[detection]"
+        ) from error
+
+
+def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
+    """Compressed run lengths of an object's outline, in an image of that size.
+
+    InputError for an outline of another size, or in none of COCO's two forms.
+    """
+    tools = coco_tools("mask")
+    try:
+        if isinstance(outline, list):
+            return dict(tools.merge(tools.frPyObjects(outline, height, width)))
+        if list(outline["size"]) != [height, width]:
+            size = outline["size"]
+            raise ValueError(f"its image is {size} (height, width), not {height} x {width}")
+        is_plain = isinstance(outline["counts"], list)
+        return dict(tools.frPyObjects(outline, height, width) if is_plain else outline)
+    except Exception as error:  # pycocotools raises whatever its C code met
+        raise InputError(
+            f"a mask cannot be read ({error}): wanted COCO's polygons or run lengths, got "
+            f"{str(outline)[:80]}"
+        ) from error

@@ -7,12 +7,11 @@ import torch
 
 from pipeline.core.errors import check
 from pipeline.core.progress import say
-from training.evaluate.case import result_of
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.average_precision import Kind, average_precisions
 from training.evaluate.detection.boxes import BoxSet, box_pair
-from training.evaluate.detection.coco_tools import coco_tools
 from training.evaluate.detection.network import build_detector, check_adapter
+from training.evaluate.detection.readers import coco_tools
 from training.evaluate.detection.train import detect, train_detector
 from training.evaluate.encoders import NamedEncoder, load_encoders
 from training.evaluate.results import Result
@@ -94,8 +93,7 @@ def _score(
     }
     kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
     return [
-        result_of(
-            encoder,
+        encoder.result(
             train,
             val,
             protocol="detection",

@@ -20,8 +20,7 @@ from training.core.schedules import cosine_lr
 from training.evaluate.config import DetectionConfig
 from training.evaluate.detection.average_precision import Detection
 from training.evaluate.detection.boxes import BoxSet
-from training.evaluate.detection.coco_tools import coco_tools, outline_runs
-from training.evaluate.detection.readers import Annotated
+from training.evaluate.detection.readers import Annotated, coco_tools, outline_runs
 from training.evaluate.features import loaded_ahead
 from training.randomness.draws import sample_seeds
 

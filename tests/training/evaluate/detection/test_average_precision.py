@@ -21,8 +21,7 @@ from training.evaluate.detection.average_precision import (
     weighted_precision,
 )
 from training.evaluate.detection.boxes import BoxSet
-from training.evaluate.detection.coco_tools import outline_runs
-from training.evaluate.detection.readers import Annotated, LabelledBox
+from training.evaluate.detection.readers import Annotated, LabelledBox, outline_runs
 
 Box = tuple[float, float, float, float]
 Boxes = list[list[tuple[str, Box]]]
