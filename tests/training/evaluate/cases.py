@@ -16,6 +16,9 @@ from torch import nn
 from pipeline.backbone.info import BackboneInfo
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from tests.shard_sets import write_images
+from training.encoders.encoder import build_backbone
+from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.case import Case
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.encoders import NamedEncoder
@@ -145,6 +148,19 @@ def case_of(
     asked = EvaluateConfig(**(given | config))
     encoder = extractor_of(network.eval(), preprocessing, batch_size=asked.batch_size)
     return Case(encoder, train, val, asked)
+
+
+def exported(
+    folder: Path,
+    architecture: str = "resnet18",
+    high_pass: tuple[int, float] | None = None,
+) -> Path:
+    """An export of a network that nobody trained, from seed 0; its views are 32 px."""
+    torch.manual_seed(0)
+    config = EncoderConfig(architecture=architecture)
+    backbone = build_backbone(config)
+    export_backbone(folder, backbone, config, view_size=32, high_pass=high_pass, provenance={})
+    return folder
 
 
 def made_result(**changes: Any) -> Result:  # noqa: ANN401

@@ -20,13 +20,11 @@ from tests.training.evaluate.cases import (
     NAMES,
     Colours,
     case_of,
+    exported,
     folders,
     pictures,
     write_folders,
 )
-from training.encoders.encoder import build_backbone
-from training.encoders.export import export_backbone
-from training.encoders.settings import EncoderConfig
 from training.evaluate import frozen
 from training.evaluate.config import (
     BackgroundsConfig,
@@ -47,16 +45,7 @@ def base(
     tmp_path_factory: pytest.TempPathFactory, make_labelled_shards: Callable[..., DatasetInfo]
 ) -> EvaluateConfig:
     folder = tmp_path_factory.mktemp("evaluate")
-    torch.manual_seed(0)
-    config = EncoderConfig(architecture="resnet18")
-    export_backbone(
-        folder / "run" / "backbone",
-        build_backbone(config),
-        config,
-        view_size=32,
-        high_pass=None,
-        provenance={},
-    )
+    exported(folder / "run" / "backbone")
     make_labelled_shards(folder / "train", *pictures(31, seed=0, contrast=55), NAMES)
     centre = np.pad(np.ones((4, 4), np.float32), 2)
     make_labelled_shards(
