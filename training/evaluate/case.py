@@ -59,11 +59,8 @@ class Case:
     ) -> Result:
         """The result of predictions for validation images; the first rank writes them.
 
-        Args:
-            protocol: by name.
-            predicted: int64 [V], or [D, V] of D draws of training labels.
-            numbers: of the V images, rising; none: all of them.
-            more: settings and other fields of the result.
+        The predictions are int64 [V], or [D, V] of D draws of training labels. `numbers` are those
+        of the V images, rising (none: all of them), `more` other fields of the result.
         """
         predicted_DV = torch.atleast_2d(predicted.cpu()).numpy()
         numbers = np.arange(self.val.num_images) if numbers is None else numbers

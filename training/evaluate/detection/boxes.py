@@ -61,11 +61,6 @@ class BoxSet:
         return sum(not box.ignored for picture in self.pictures for box in picture.boxes)
 
     @property
-    def num_empty(self) -> int:
-        """Images without an object, which teach what background is."""
-        return sum(not picture.boxes for picture in self.pictures)
-
-    @property
     def has_outlines(self) -> bool:
         """Whether every object has an outline."""
         outlines = [box.outline for picture in self.pictures for box in picture.boxes]

@@ -125,7 +125,14 @@ def read_coco(file: Path) -> tuple[list[Annotated], tuple[str, ...]]:
     one: dict[str, Any]
     try:
         for one in annotations:
-            boxes[one["image_id"]].append(_coco_box(one, names))
+            x, y, wide, high = map(float, one["bbox"])
+            box = LabelledBox(
+                name=names[one["category_id"]],
+                box=(x, y, x + wide, y + high),
+                ignored=bool(one.get("iscrowd", 0)),
+                outline=one.get("segmentation") or None,
+            )
+            boxes[one["image_id"]].append(box)
         for number, one in images.items():
             width, height, some = int(one["width"]), int(one["height"]), tuple(boxes[number])
             image = Path(one["file_name"])
@@ -137,16 +144,6 @@ def read_coco(file: Path) -> tuple[list[Annotated], tuple[str, ...]]:
             "and a category that the file lists, and bbox [x, y, width, height]"
         ) from error
     return _in_folder(found, file, "COCO"), tuple(names[number] for number in sorted(names))
-
-
-def _coco_box(one: dict[str, Any], names: dict[Any, str]) -> LabelledBox:
-    x, y, wide, high = map(float, one["bbox"])
-    return LabelledBox(
-        name=names[one["category_id"]],
-        box=(x, y, x + wide, y + high),
-        ignored=bool(one.get("iscrowd", 0)),
-        outline=one.get("segmentation") or None,
-    )
 
 
 def _in_folder(found: list[Annotated], annotations: Path, layout: str) -> list[Annotated]:

@@ -51,25 +51,20 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
     for encoder in encoders:
         check_adapter(encoder.info.architecture)
     for part, images in (("training", train), ("validation", val)):
+        num_empty = sum(not picture.boxes for picture in images.pictures)
         say(
             f"{part}: {images.num_images} images of {images.root}, {images.num_boxes} boxes; "
-            f"{images.num_empty} images without a box; image files without an annotation, left "
+            f"{num_empty} images without a box; image files without an annotation, left "
             f"out: {images.num_left_out}"
         )
     for encoder in encoders:
-        yield _score(encoder, train, val, config, device, with_masks=with_masks)
+        yield _score(encoder, train, val, config, with_masks=with_masks)
 
 
 def _score(
-    encoder: NamedEncoder,
-    train: BoxSet,
-    val: BoxSet,
-    config: EvaluateConfig,
-    device: torch.device,
-    *,
-    with_masks: bool,
+    encoder: NamedEncoder, train: BoxSet, val: BoxSet, config: EvaluateConfig, *, with_masks: bool
 ) -> list[Result]:
-    settings = config.detection
+    settings, device = config.detection, encoder.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
