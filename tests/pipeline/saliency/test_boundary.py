@@ -122,7 +122,8 @@ def test_odd_images_have_maps(height: int, width: int, look: str) -> None:
     else:
         image += np.linspace(0, 200, width).astype(np.uint8)[:, None]
     (saliency,) = Boundary()([image])
-    assert (saliency.dtype, saliency.ndim) == (np.float32, 2)
+    assert saliency.dtype == np.float32
+    assert saliency.ndim == 2
     assert 0 <= saliency.min() <= saliency.max() <= 1
 
 

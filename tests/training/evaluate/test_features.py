@@ -14,7 +14,6 @@ from tests.shard_sets import damage_images, write_shard_set
 from tests.training.evaluate.cases import Colours, extractor_of, folders, left_alone
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
-from training.evaluate import features as module
 from training.evaluate.features import FeatureExtractor
 from training.evaluate.labelled import open_labelled
 
@@ -60,19 +59,6 @@ def test_batches_are_all_views_in_order(tmp_path: Path) -> None:
     views = torch.cat([views for views, _ in found]).permute(0, 2, 3, 1).numpy()
     for number, view in enumerate(views):
         assert np.array_equal(view, extractor.view(images.image(number)))
-
-
-def test_ranks_make_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = folders(tmp_path, 31, seed=1)
-    extractor = extractor_of(Colours(), batch_size=7)
-    whole = extractor.features(images)
-    monkeypatch.setattr(module, "world_size", lambda: 4)
-    parts = []
-    for rank in range(4):
-        monkeypatch.setattr(module, "rank", lambda rank=rank: rank)
-        parts.append(extractor.features(images))
-    for alone, together in zip(whole, map(torch.cat, zip(*parts, strict=True)), strict=True):
-        assert torch.equal(together, alone)
 
 
 def test_features_equal_a_plain_loop(backbone: FeatureExtractor) -> None:
