@@ -9,38 +9,31 @@ Shapes: B batch, S side of the view, G grid side, M images, D features, K images
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.core.errors import DamagedSample, check
 from pipeline.images.preprocessing import short_side
 from pipeline.saliency.foreground import foreground
-from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.shardset.shared_images import HashedShards, counted, shared_images
+from pipeline.shardset.shared_images import counted, shared_images
 from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.config.settings import HeldoutConfig
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.data.stream import BatchDataset, StreamConfig
-from training.encoders.stem import with_mask
+from training.data.order import EpochOrder
 from training.evaluate.encoders import calibrate
 from training.evaluate.features import FeatureExtractor, evaluation_mode
 from training.evaluate.frozen import check_features, knn_predict
 from training.evaluate.labelled import LabelledImages, hashed_subset, open_labelled, stored_images
 from training.methods.interface import Method, PlainEmbedder, embedding_spread
 from training.methods.moco.method import info_nce
-from training.randomness.draws import KEY, QUERY
 from training.views.fills import Fill
-from training.views.inputs import build_inputs, join_masks, to_device
 from training.views.patches import patches_to_pixels
-from training.views.settings import AugmentConfig, MaskConfig, ViewConfig
-from training.views.spec import ViewSettings
 
 INSTANCE_ACCURACY, SPREAD = "checked_instance_accuracy", "checked_embedding_spread"
 OBJECT_SENSITIVITY = "object_sensitivity"
@@ -90,24 +83,19 @@ def run_checks(
     images = train if val is None else stored_images(val, config.cache)
     figures = label_free_figures(embedder, extractor, images, grid=config.views.grid)
     if val is not None:
-        figures |= _knn_figures(extractor, config)
+        figures |= _knn_figures(extractor, config, images)
     if config.heldout.shards is not None:
-        figures["heldout_loss"] = heldout_loss(
-            embedder,
-            config,
-            fill=fill,
-            device=device,
-            autocast=autocast,
-            carry=with_mask if embedder.backbone.sees_masks else None,
-        )
+        whole = replace(extractor, network=embedder)
+        held = stored_images(config.heldout.shards, config.cache)
+        figures["heldout_loss"] = heldout_loss(whole, held, config.heldout)
     return figures
 
 
-def _knn_figures(extractor: FeatureExtractor, config: PretrainConfig) -> dict[str, float]:
+def _knn_figures(
+    extractor: FeatureExtractor, config: PretrainConfig, val: LabelledImages
+) -> dict[str, float]:
     """Top-1; `preflight` has made sure of equal classes, and that no image is in both sets."""
-    assert config.knn.val_shards is not None
-    roots = config.knn.train_shards or config.shards, config.knn.val_shards
-    train, val = (open_labelled(root, config.cache) for root in roots)
+    train = open_labelled(config.knn.train_shards or config.shards, config.cache)
     num_classes = len(train.class_names)
     features_VD, labels_V = extractor.features(val)
     check_features("validation", features_VD, labels_V, num_classes)
@@ -138,16 +126,12 @@ def label_free_figures(
     Raises:
         DamagedSample: an image or its map cannot be read, and the run does not skip such.
     """
-    numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)
-    if extractor.skip_damaged:
-        numbers = np.array([n for n in numbers if _readable(images, int(n))], dtype=np.int64)
+    numbers = _readable(extractor, images, hashed_subset(images.shard_sizes, NUM_IMAGES))
     pairs = numbers[:: -(-len(numbers) // NUM_PAIRS)]
     extractor = replace(extractor, batch_size=BATCH_SIZE, autocast_dtype=None)
     with evaluation_mode(embedder), torch.no_grad():
-        query_MD, key_MD = (
-            F.normalize(embedder.head(features.to(extractor.device)).float(), dim=1).cpu()
-            for features in extractor.two_views(images, pairs, seed=0)
-        )
+        whole = replace(extractor, network=embedder)
+        query_MD, key_MD = whole.two_views(images, pairs, seed=0)
         sensitivity = object_sensitivity(extractor, images, numbers, grid=grid)
     figures = {
         IMAGES: float(len(pairs)),
@@ -201,16 +185,24 @@ def _sensitivity(extractor: FeatureExtractor, x_BCSS: Tensor, object_BGG: Tensor
     return cosine_to_object_B - F.cosine_similarity(whole_BD, background_BD, dim=1)
 
 
-def _readable(images: LabelledImages, number: int) -> bool:
-    try:
-        images.image(number)
-        images.saliency(number)
-    except DamagedSample:
-        return False
-    return True
+def _readable(
+    extractor: FeatureExtractor, images: LabelledImages, numbers_M: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The numbers without those of damaged samples, where the extractor skips such."""
+
+    def is_sound(number: int) -> bool:
+        try:
+            images.image(number)
+            images.saliency(number)
+        except DamagedSample:
+            return False
+        return True
+
+    skipping = extractor.skip_damaged
+    return np.array([n for n in numbers_M.tolist() if not skipping or is_sound(n)], np.int64)
 
 
-def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
+def check_heldout(train_root: Location, config: HeldoutConfig) -> None:
     """Check the held-out shards.
 
     Raises:
@@ -219,73 +211,43 @@ def check_heldout(train_root: Location, config: HeldoutConfig) -> DatasetInfo:
     """
     shards = config.shards
     assert shards is not None
-    info = load_dataset_info(shards)
-    check_shards(shards, info)
+    train, held = stored_images(train_root), stored_images(shards)
     check(
-        info.num_images >= FEWEST_IMAGES,
-        f"heldout.shards {shards} holds {info.num_images} images: wanted at least {FEWEST_IMAGES}",
+        held.num_images >= FEWEST_IMAGES,
+        f"heldout.shards {shards} holds {held.num_images} images: wanted at least {FEWEST_IMAGES}",
     )
-    train = HashedShards(train_root, load_dataset_info(train_root))
-    shared = shared_images(train, HashedShards(shards, info))
+    shared = shared_images(train.content, held.content)
     check(
         not shared,
         f"heldout.shards {shards} shares {counted(shared)} with the images that are trained on, "
         f"{train_root}: give others",
     )
-    return info
 
 
+@torch.no_grad()
 def heldout_loss(
-    encoder: nn.Module,
-    config: PretrainConfig,
-    *,
-    fill: Fill,
-    device: torch.device,
-    autocast: torch.dtype | None = None,
-    carry: Callable[[Tensor, Tensor], Tensor] | None = None,
+    extractor: FeatureExtractor, images: LabelledImages, config: HeldoutConfig
 ) -> float:
     """InfoNCE of held-out images against the bank; called by every rank, who split the work.
 
-    Both views go through the encoder (images to unit rows) as it stands, in evaluation mode,
-    unmasked, prepared as the run's fill does, with the default colours and crops: -log of
-    exp(q.k / t) over itself plus the sum over the bank, the mean. `carry` joins view and mask where
-    the network sees masks.
+    The extractor's network gives unit rows, in evaluation mode. The views are unmasked, with the
+    default colours and crops. The loss is -log of exp(q.k / t) over itself plus the sum over the
+    bank, the mean.
 
     Returns:
         The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
     """
-    shards = config.heldout.shards
-    assert shards is not None
-    info = load_dataset_info(shards)
-    settings = ViewSettings(
-        cut=ViewConfig(size=config.views.size, grid=config.views.grid),
-        masks=MaskConfig(strategy="none"),
-        fill=fill,
-    )
-    stream = StreamConfig(
-        seed=HELDOUT_SEED,
-        batch_size=min(LARGEST_BATCH, info.num_images),
-        views=(settings.query(), settings.key()),
-        augment=AugmentConfig(),
-        on_damaged=config.on_damaged,
-    )
-    dataset = BatchDataset(shards, info, stream, rank=0, world_size=1, cache=config.cache)
-    first, last = (dataset.steps_per_epoch * (rank() + i) // world_size() for i in (0, 1))
-    pairs: list[Tensor] = []
-    with evaluation_mode(encoder), torch.no_grad():
-        for step in range(first, last):
-            batch = to_device(dataset[step], device)
-            inputs = build_inputs(batch, stream.views, masks=settings.masks, fill=fill)
-            if carry is not None:
-                inputs = join_masks(inputs, stream.views, carry)
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                both = tuple(encoder(inputs.views[name]) for name in (QUERY, KEY))
-            pairs.append(torch.stack(both, dim=1).float())
-    # A rank without a batch still takes part; it learns the width from the others.
-    width = torch.tensor([pairs[0].shape[2] if pairs else 0], device=device)
-    widest = int(gather_rows_of_any_number(width).max())
-    own_M2D = torch.cat([torch.empty((0, 2, widest), device=device), *pairs])
-    return bank_loss(gather_rows_of_any_number(own_M2D).cpu(), config.heldout)
+    size = min(LARGEST_BATCH, images.num_images)
+    order = EpochOrder(images.shard_sizes, seed=HELDOUT_SEED, epoch=0)
+    numbers = order.sample_ids(0, images.num_images // size * size)
+    numbers = _readable(extractor, images, numbers)
+    is_split = len(numbers) >= world_size()
+    own = np.array_split(numbers, world_size())[rank()] if is_split else numbers
+    with evaluation_mode(extractor.network):
+        in_parts = replace(extractor, batch_size=size)
+        own_M2D = torch.stack(in_parts.two_views(images, own, seed=HELDOUT_SEED), dim=1)
+    pairs_M2D = gather_rows_of_any_number(own_M2D) if is_split else own_M2D
+    return bank_loss(pairs_M2D, config)
 
 
 def bank_loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:

@@ -128,8 +128,10 @@ class Encoder(Normed):
 
 
 def held_out(encoder: nn.Module, config: HeldoutConfig) -> float:
-    run = small_run(Path("shards"), Path("out"), heldout=config)
-    return checks.heldout_loss(encoder, run, fill=fill_named("mean"), device=CPU)
+    assert config.shards is not None
+    seen = Preprocessing(view_size=32, resize=37)
+    images = stored_images(config.shards)
+    return checks.heldout_loss(extractor_of(encoder, seen), images, config)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,27 @@ def test_it_is_the_same_every_time_and_leaves_the_network_as_it_is(shards: Path)
     assert held_out(encoder, replace(config, temperature=0.5)) != first
 
 
+@pytest.mark.parametrize("ranks", [3, 30])
+def test_ranks_share_the_held_out_images(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(checks, "bank_loss", lambda pairs, _: seen.append(pairs))
+    monkeypatch.setattr(checks, "gather_rows_of_any_number", lambda rows: rows)
+    encoder = Encoder().eval()
+    held_out(encoder, HeldoutConfig(shards=shards))
+    monkeypatch.setattr(checks, "world_size", lambda: ranks)
+    for rank in range(ranks):
+        monkeypatch.setattr(checks, "rank", lambda rank=rank: rank)
+        held_out(encoder, HeldoutConfig(shards=shards))
+    whole, *parts = seen
+    assert whole.shape == (20, 2, 3)
+    if ranks < 20:
+        torch.testing.assert_close(torch.cat(parts), whole)
+    else:  # more ranks than images: each has all
+        assert all(torch.equal(part, whole) for part in parts)
+
+
 def test_a_network_that_sees_nothing_has_the_loss_of_a_guess(shards: Path) -> None:
     class Same(nn.Module):
         def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
@@ -179,7 +202,7 @@ def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"shares 2 images \(.*18.jpg, .*19.jpg\) with the"):
         checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "overlap"))
     write_shard_set(tmp_path / "apart", num_images=6, first_number=20)
-    assert checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "apart")).num_images == 6
+    checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "apart"))
     write_shard_set(tmp_path / "few", num_images=3, first_number=500)
     with pytest.raises(InputError, match="holds 3 images: wanted at least 4"):
         checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "few"))

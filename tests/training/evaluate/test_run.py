@@ -26,6 +26,7 @@ from tests.training.evaluate.cases import (
     write_folders,
 )
 from training.evaluate import frozen
+from training.evaluate.case import Case
 from training.evaluate.config import (
     BackgroundsConfig,
     DiagnosticsConfig,
@@ -193,6 +194,21 @@ def test_without_labels_there_are_diagnostics(
     assert {r.variant.partition(" ")[0] for r in found if r.name == "cosine"} == {"random"}
     assert any(line.endswith("no saliency: random patches alone are masked") for line in kept.lines)
     refused(base, "classes of .* differ", val=tmp_path / "others", protocol=("diagnostics", "knn"))
+
+
+def test_settings_reach_the_encoder(
+    base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Case] = []
+
+    def protocol(case: Case) -> list[Result]:
+        seen.append(case)
+        return [case.result("knn", "top1", 0.0, settings={})]
+
+    monkeypatch.setitem(PROTOCOLS, "knn", protocol)
+    evaluate(replace(base, protocol=("knn",), bf16=True, results=tmp_path), CPU)
+    (case,) = seen
+    assert (case.encoder.batch_size, case.encoder.autocast_dtype) == (8, torch.bfloat16)
 
 
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:
