@@ -113,12 +113,15 @@ def write_images(
     return info
 
 
-def damage_images(root: Path, shard: int, count: int) -> None:
-    """Overwrites the beginnings of a shard's first JPEGs, so that they cannot be decoded."""
+PNGS = b"\x89PNG"
+
+
+def damage_images(root: Path, shard: int, count: int, start_of: bytes = b"\xff\xd8\xff") -> None:
+    """Overwrites the beginnings of a shard's first JPEGs (or `PNGS`, its maps)."""
     path = root / shard_file(shard_name(shard))
     data = bytearray(path.read_bytes())
     start = 0
     for _ in range(count):
-        start = data.index(b"\xff\xd8\xff", start)
-        data[start : start + 300] = bytes(300)
+        start = data.index(start_of, start)
+        data[start : start + 8] = bytes(8)
     path.write_bytes(data)

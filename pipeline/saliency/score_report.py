@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.core.progress import WARNING, say
 from pipeline.saliency.foreground import Rule
 from pipeline.saliency.interface import SaliencySource
@@ -75,27 +75,23 @@ class ScoreConfig:
     foreground: Rule = "otsu"
 
     def __post_init__(self) -> None:
-        folders = (self.images, self.masks)
-        if (None in folders) if self.fidelity is None else folders != (None, None):
-            raise InputError("give --images and --masks, or --fidelity SHARDS by itself")
-        if self.fidelity_images < 2 or self.fidelity_crops < 1:
-            raise InputError("fidelity_images must be 2 or more, fidelity_crops 1 or more")
-        size, grid = self.fidelity_size, self.fidelity_grid
-        if min(size, grid) < 1 or size % grid:
-            raise InputError(f"fidelity_size {size} must be a multiple of fidelity_grid {grid}")
-        if not self.saliency or len(set(self.saliency)) != len(self.saliency):
-            raise InputError(
-                f"saliency wants one source or more, each once, got {list(self.saliency)}"
-            )
-        for text in (*self.saliency, self.fidelity_source):
+        given = sum(folder is not None for folder in (self.images, self.masks))
+        fits = given == (2 if self.fidelity is None else 0)
+        check(fits, "give --images and --masks, or --fidelity SHARDS by itself")
+        fits = self.fidelity_images >= 2 and self.fidelity_crops >= 1
+        check(fits, "fidelity_images must be 2 or more, fidelity_crops 1 or more")
+        size, grid, named = self.fidelity_size, self.fidelity_grid, list(self.saliency)
+        fits = min(size, grid) >= 1 and size % grid == 0
+        check(fits, f"fidelity_size {size} must be a multiple of fidelity_grid {grid}")
+        fits = 0 < len(set(named)) == len(named)
+        check(fits, f"saliency wants one source or more, each once, got {named}")
+        for text in (*named, self.fidelity_source):
             if text is not None:
                 parse_saliency_source(text)
-        if self.cases < 1:
-            raise InputError(f"cases must be at least 1, got {self.cases}")
-        if self.processes < 0:
-            raise InputError(f"processes must not be negative, got {self.processes}")
-        if self.picture is not None and self.picture.suffix.lower() != ".png":
-            raise InputError(f"picture must be the name of a .png, got {self.picture}")
+        check(self.cases >= 1, f"cases must be at least 1, got {self.cases}")
+        check(self.processes >= 0, f"processes must not be negative, got {self.processes}")
+        fits = self.picture is None or self.picture.suffix.lower() == ".png"
+        check(fits, f"picture must be the name of a .png, got {self.picture}")
 
 
 def score_report(config: ScoreConfig) -> tuple[dict[str, Any], list[str]]:

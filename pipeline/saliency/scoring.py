@@ -56,12 +56,8 @@ def pair_up(
 ) -> tuple[list[ScoredImage], list[str]]:
     """Find the mask of each image: the same relative path up to the suffix.
 
-    Args:
-        images: folder, of any depth.
-        masks: folder.
-        half: which images: parameters are chosen on one half and reported on the other. The half
-            of an image is decided by its name alone.
-        maps: folder of maps that another program made, named like the masks.
+    `maps` is a folder of maps that another program made, named like the masks. Parameters are
+    chosen on one half of the images and reported on the other (`half_of`).
 
     Returns:
         The images that have a mask, sorted by name, and the names of those that have none.
@@ -179,12 +175,7 @@ class _ScoredChunk(NamedTuple):
 def score_sources(
     sources: Mapping[str, SaliencySource], pairs: Sequence[ScoredImage], processes: int = 1
 ) -> tuple[dict[str, SourceScore], dict[str, str]]:
-    """Score sources; only the time depends on the number of processes.
-
-    Args:
-        sources: by the name under which they are reported.
-        pairs: images with masks.
-        processes: how many work at once; each computes with one thread.
+    """Score sources in so many processes, each with one thread; only the time depends on that.
 
     Returns:
         Each source's score, and by name the reasons why images could not be read.

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSample, InputError
+from pipeline.core.errors import DamagedSample, ImageError, InputError
+from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.shardset.cache import CacheConfig, ShardCache
 from pipeline.shardset.manifest import AGAIN, DatasetInfo, read_manifest
 from pipeline.shardset.schema import shard_file
@@ -139,11 +140,29 @@ class ShardSetReader:
             label=int(index.labels[row]),
         )
 
-    def read_saliency(self, sample_id: int) -> bytes:
-        """Read the saliency member of a sample only; raises as `read` does."""
+    def read_pixels(self, sample_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read a sample's image, RGB uint8 [H, W, 3], and its saliency map, uint8 [S, S].
+
+        Raises as `read` does, also for what cannot be decoded.
+        """
+        sample, (number, row) = self.read(sample_id), self._locate(sample_id)
+        try:
+            image = decode_stored(sample.image)
+        except ImageError as error:
+            raise self._damaged(number, row, str(error)) from error
+        return image, self._map(number, row, sample.saliency)
+
+    def read_map(self, sample_id: int) -> NDArray[np.uint8]:
+        """Read the saliency map of a sample only; raises as `read_pixels` does."""
         number, row = self._locate(sample_id)
         _, _, saliency_at, saliency_length = self._index(number).spans[row].tolist()
-        return self._pread(number, row, saliency_at, saliency_length)
+        return self._map(number, row, self._pread(number, row, saliency_at, saliency_length))
+
+    def _map(self, number: int, row: int, data: bytes | memoryview) -> NDArray[np.uint8]:
+        try:
+            return decode_saliency(data)
+        except ImageError as error:
+            raise self._damaged(number, row, f"its saliency map: {error}") from error
 
     def _locate(self, sample_id: int) -> tuple[int, int]:
         """Number of the sample's shard, and its row there."""
@@ -165,7 +184,10 @@ class ShardSetReader:
     def _damaged(self, number: int, row: int, what: str) -> DamagedSample:
         where = self.store.where(shard_file(self.info.shards[number].name))
         key = self._index(number).keys[row]
-        return DamagedSample(f"shard {where}, sample {key}: {what} ({AGAIN} to mend the shard)")
+        return DamagedSample(
+            f"sample {key} in {where} is damaged ({what}): {AGAIN}, with the same options, to mend "
+            "the shard; a training with --on-damaged skip goes on without the sample"
+        )
 
     def _open_shard(self, number: int) -> _OpenFile:
         shard = self.info.shards[number]

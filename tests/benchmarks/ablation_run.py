@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
@@ -30,9 +30,8 @@ from training.core.context import LocalContext
 from training.encoders.encoder import Backbone
 from training.engine.local import launch
 from training.evaluate.encoders import load_encoders
-from training.evaluate.knn import knn_predict
+from training.evaluate.frozen import knn_predict, linear_probe
 from training.evaluate.labelled import open_labelled
-from training.evaluate.linear import linear_probe
 from training.record.relay import Relay
 
 EXIT_ELSEWHERE, EXIT_STOPPED = 75, 76
@@ -201,10 +200,11 @@ def _execute(run: Run) -> int:
 def score(backbone: Path, data: Data) -> dict[str, dict[str, Right]]:
     """Which images of each column 20-NN and the fast linear probe have right: bool [V] each."""
     device = torch.device("cpu")
-    (encoder,) = load_encoders([str(backbone)], encoder="query", seed=0, device=device)
-    extractor = replace(encoder.extractor, num_threads=1)
+    (encoder,) = load_encoders(
+        [str(backbone)], encoder="query", seed=0, device=device, num_threads=1
+    )
     names = (data.shards, *data.tests.values())
-    (bank, labels), *tests = (extractor.features(open_labelled(name)) for name in names)
+    (bank, labels), *tests = (encoder.features(open_labelled(name)) for name in names)
     num_classes = int(labels.max()) + 1
     features = torch.cat([features for features, _ in tests])
     wanted = torch.cat([wanted for _, wanted in tests])

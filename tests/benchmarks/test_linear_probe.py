@@ -15,10 +15,10 @@ from tests.benchmarks.timing import machine
 from tests.training.evaluate.cases import case_of
 from training.encoders.encoder import build_backbone
 from training.encoders.settings import EncoderConfig
+from training.evaluate.encoders import calibrate
+from training.evaluate.frozen import linear
 from training.evaluate.labelled import LabelledImages, folder_images
-from training.evaluate.linear import linear
 from training.evaluate.sgd import linear_paper
-from training.evaluate.untrained import calibrate
 
 SIZE, NUM_TRAIN, NUM_VAL, AT_LEAST = 64, 1200, 400, 20.0
 
@@ -42,7 +42,7 @@ def test_fast_against_paper(shared_data: Path, tmp_path: Path) -> None:
     assert train.num_images == NUM_TRAIN
     network = build_backbone(EncoderConfig(architecture="resnet18", stem="small"))
     case = case_of(network, train, val, Preprocessing(view_size=SIZE, resize=73))
-    calibrate(case.extractor, train)  # statistics of such images, as training would leave them
+    calibrate(case.encoder, train)  # statistics of such images, as training would leave them
     assert len(case.features_val[0]) == NUM_VAL
 
     laps = [time.process_time()]

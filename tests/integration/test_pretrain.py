@@ -86,7 +86,7 @@ def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
     )
     with pytest.raises(DamagedSample) as caught:
         launch(config)
-    assert re.match(r"sample picture-\d+-\w+ in shard-000000 is damaged", str(caught.value))
+    assert re.match(r"sample picture-\d+-\w+ in \S+shard-000000.tar is damaged", str(caught.value))
     assert "\n" not in str(caught.value)
     assert len(list((tmp_path / "run" / "ray").glob("start-*"))) == 1
     # The policy may change in mid-run.

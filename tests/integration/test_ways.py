@@ -127,7 +127,7 @@ def test_from_a_damaged_sample_to_the_line_that_a_person_reads(
     assert done.code == DamagedSample.exit_code
     assert done.err.startswith("error: sample picture-")
     passed = list(dict.fromkeys(_files_of(seen[0].__traceback__)))
-    assert (passed[0], passed[-1]) == ("jobs/cli.py", "training/data/stream.py")
+    assert (passed[0], passed[-1]) == ("jobs/cli.py", "pipeline/shardset/reader.py")
     assert len(passed[1:-1]) <= DAMAGE_TO_LINE, passed
 
 

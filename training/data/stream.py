@@ -28,8 +28,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
-from pipeline.core.errors import DamagedSample, ImageError
-from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.core.errors import DamagedSample
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
@@ -200,13 +199,13 @@ class BatchDataset(Dataset[HostBatch]):
             return int(ids_B[position - own.start]) if is_own else self._id_at(step, position)
 
         def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            return self._decode(id_at(position))
+            return self.reader.read_pixels(id_at(position))
 
         def decode_map(position: int) -> NDArray[np.uint8]:
             number = position - own.start
             if position in own and number not in skipped:
                 return samples[number][1]
-            return self._decode_saliency(id_at(position))
+            return self.reader.read_map(id_at(position))
 
         read = range(own.start, own.stop + bool(self._swaps))
         samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
@@ -226,26 +225,6 @@ class BatchDataset(Dataset[HostBatch]):
         weights_B = torch.ones(len(self.positions))
         weights_B[[damage.position for damage in damages]] = 0
         return weights_B
-
-    def _decode(self, sample_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        sample = self.reader.read(sample_id)
-        try:
-            return decode_stored(sample.image), decode_saliency(sample.saliency)
-        except ImageError as error:
-            raise _damaged(f"sample {sample.key} in {sample.shard}", error) from error
-
-    def _decode_saliency(self, sample_id: int) -> NDArray[np.uint8]:
-        try:
-            return decode_saliency(self.reader.read_saliency(sample_id))
-        except ImageError as error:
-            raise _damaged(f"the saliency map of sample number {sample_id}", error) from error
-
-
-def _damaged(what: str, error: ImageError) -> DamagedSample:
-    return DamagedSample(
-        f"{what} is damaged ({error}): "
-        "rerun the precompute job on the same sources and the shard is rebuilt"
-    )
 
 
 def read_positions(

@@ -44,16 +44,11 @@ def export_backbone(
 ) -> BackboneInfo:
     """Write the backbone so that `pipeline.backbone.folder.load_backbone` and its library load it.
 
-    Args:
-        folder: of the export; replaced as a whole if it holds an earlier one.
-        backbone: the query encoder, unwrapped, on any device; not changed.
-        encoder_config: what it was built from.
-        view_size: side of the views it was trained on.
-        high_pass: (kernel, sigma) at that size, where the views were filtered.
-        provenance: run, epoch, data, versions; JSON values.
-
-    Returns:
-        What was written, with the digest of the weights; raises as `write_backbone`.
+    The folder is replaced as a whole if it holds an earlier export. The backbone is the query
+    encoder, unwrapped, on any device; it is not changed. It was trained on views of `view_size`,
+    filtered with `high_pass` (kernel, sigma) if any. The provenance (run, epoch, data, versions)
+    holds JSON values. Returns what was written, with the digest of the weights; raises as
+    `write_backbone`.
     """
     filtered = None if high_pass is None else HighPass(kernel=high_pass[0], sigma=high_pass[1])
     info = BackboneInfo(

@@ -18,7 +18,7 @@ from training.core.checkpoint import CheckpointStore
 from training.data.order import num_used
 from training.data.stream import WINDOWS_AHEAD
 from training.encoders.encoder import build_backbone
-from training.evaluate.heldout import check_heldout
+from training.evaluate.checks import check_heldout
 from training.evaluate.labelled import labelled_pair
 from training.methods.interface import Method
 from training.methods.registry import find_method

@@ -25,10 +25,9 @@ from training.core.distributed import gather_rows_of_any_number, rank, world_siz
 from training.evaluate.backgrounds_cut import Cut, composed, cut_all
 from training.evaluate.case import Case
 from training.evaluate.config import BackgroundsConfig
+from training.evaluate.frozen import knn_predict, linear_probe
 from training.evaluate.intervals import mean_interval
-from training.evaluate.knn import knn_predict
 from training.evaluate.labelled import LabelledImages, evenly_chosen
-from training.evaluate.linear import linear_probe
 from training.evaluate.results import Result
 
 TRUE_MASKS = "external"
@@ -58,7 +57,7 @@ def backgrounds(case: Case) -> list[Result]:
     approximate = images.saliency_source != TRUE_MASKS
     numbers_M = evenly_chosen(images.num_images, config.max_images)
     labels_M = images.labels()[numbers_M]
-    cut_M, share_M = cut_all(case.extractor, images, numbers_M, otsu=approximate)
+    cut_M, share_M = cut_all(case.encoder, images, numbers_M, otsu=approximate)
     kept_K, left_out = _kept(share_M, labels_M, config)
     told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     check(
@@ -88,7 +87,7 @@ def _classified(
 ) -> list[Result]:
     """Accuracies by classifier and kind of picture, and the gap of each classifier."""
     k, temperature, num_classes = case.config.k, case.config.temperature, case.num_classes
-    features = features_XKD.flatten(0, 1).to(case.extractor.device)
+    features = features_XKD.flatten(0, 1).to(case.encoder.device)
     labels_K = torch.from_numpy(case.val.labels()[numbers_K])
     given = (*case.features_train, features)
     by_knn = knn_predict(*given, num_classes=num_classes, k=k, temperature=temperature)
@@ -207,7 +206,7 @@ def _features(case: Case, parts_K: Cut, backgrounds_KX: NDArray[np.int64]) -> Te
 
     mine = np.array_split(np.arange(len(backgrounds_KX)), world_size())[rank()]
     each = backgrounds_KX.shape[1] + 2
-    batches = np.array_split(mine, -(-len(mine) * each // case.extractor.batch_size))
+    batches = np.array_split(mine, -(-len(mine) * each // case.encoder.batch_size))
     shown = track(batches, "backgrounds", len(mine), "images", size=len)
-    features, _ = case.extractor.extract(map(pictures, shown))
+    features, _ = case.encoder.extract(map(pictures, shown))
     return gather_rows_of_any_number(features.reshape(len(mine), each, -1)).transpose(0, 1)

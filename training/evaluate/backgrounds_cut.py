@@ -46,7 +46,7 @@ def cut_all(
         image, mask_PP = images.image(number), images.saliency(number)
         if otsu:
             mask_PP = binarised(mask_PP)
-        parts = cut(image, mask_PP, resize=extractor.short_side, size=extractor.view_size)
+        parts = cut(image, mask_PP, resize=extractor.resize, size=extractor.view_size)
         return parts, object_share(mask_PP, image.shape[0], image.shape[1])
 
     mine = np.array_split(numbers_M, world_size())[rank()].tolist()

@@ -1,6 +1,6 @@
 """What a protocol is given: one encoder on one pair of sets. Features are extracted once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from training.core.distributed import rank
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.encoders import NamedEncoder
-from training.evaluate.features import FeatureExtractor, Features
+from training.evaluate.features import Features
 from training.evaluate.intervals import accuracy_interval
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.results import Predictions, Result, write_predictions
@@ -27,13 +27,6 @@ class Case:
     val: LabelledImages
     config: EvaluateConfig
 
-    @cached_property
-    def extractor(self) -> FeatureExtractor:
-        """Of the encoder's features."""
-        dtype = torch.bfloat16 if self.config.bf16 else None
-        batch_size = self.config.batch_size
-        return replace(self.encoder.extractor, batch_size=batch_size, autocast_dtype=dtype)
-
     @property
     def num_classes(self) -> int:
         """K."""
@@ -42,47 +35,19 @@ class Case:
     @cached_property
     def features_train(self) -> Features:
         """Of the training images' test-time views, on every rank."""
-        return self.extractor.features(self.train)
+        return self.encoder.features(self.train)
 
     @cached_property
     def features_val(self) -> Features:
         """Of the validation images."""
-        return self.extractor.features(self.val)
+        return self.encoder.features(self.val)
 
-    def result(
-        self,
-        protocol: str,
-        name: str,
-        figure: float,
-        *,
-        settings: dict[str, Any],
-        interval: tuple[float, float] | None = None,
-        **more: Any,  # noqa: ANN401
-    ) -> Result:
+    def result(self, protocol: str, name: str, figure: float, **fields: Any) -> Result:  # noqa: ANN401
         """A result of this case; its settings also hold view size, precision and device."""
-        view = {
-            "view_size": self.extractor.view_size,
-            "bf16": self.config.bf16,
-            "device": self.extractor.device.type,
-        }
-        images = {"num_train": self.train.num_images, "num_val": self.val.num_images}
-        return Result(
-            checkpoint=self.encoder.name,
-            encoder=self.encoder.kind,
-            architecture=self.encoder.info.architecture,
-            checkpoint_digest=self.encoder.digest,
-            train=str(self.train.root),
-            val=str(self.val.root),
-            train_digest=self.train.digest,
-            val_digest=self.val.digest,
-            protocol=protocol,
-            seed=self.config.seed,
-            name=name,
-            figure=figure,
-            interval=interval,
-            settings=view | settings,
-            **(images | more),
-        )
+        view = {"view_size": self.encoder.view_size, "bf16": self.config.bf16}
+        fields["settings"] = view | {"device": self.encoder.device.type} | fields["settings"]
+        fields |= {"protocol": protocol, "name": name, "figure": figure, "seed": self.config.seed}
+        return self.encoder.result(self.train, self.val, **fields)
 
     def accuracy(
         self,
@@ -94,11 +59,8 @@ class Case:
     ) -> Result:
         """The result of predictions for validation images; the first rank writes them.
 
-        Args:
-            protocol: by name.
-            predicted: int64 [V], or [D, V] of D draws of training labels.
-            numbers: of the V images, rising; none: all of them.
-            more: settings and other fields of the result.
+        The predictions are int64 [V], or [D, V] of D draws of training labels. `numbers` are those
+        of the V images, rising (none: all of them), `more` other fields of the result.
         """
         predicted_DV = torch.atleast_2d(predicted.cpu()).numpy()
         numbers = np.arange(self.val.num_images) if numbers is None else numbers

@@ -1,6 +1,10 @@
 """Measure an encoder while it is pretrained: does it learn, does it see the object, is it good.
 
-Shapes: B batch, S side of the view, G grid side, M images, D features.
+The loss on images that a run does not see, with a frozen bank of negatives, tracks how well a
+network transfers as data and epochs grow (Xie et al., "On Data Scaling in Masked Image Modeling",
+CVPR 2023, for reconstruction; here the loss is contrastive).
+
+Shapes: B batch, S side of the view, G grid side, M images, D features, K images of the bank.
 """
 
 import copy
@@ -13,22 +17,32 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import DamagedSample
+from pipeline.core.errors import DamagedSample, check
+from pipeline.images.preprocessing import short_side
 from pipeline.saliency.foreground import foreground
+from pipeline.shardset.shared_images import counted, shared_images
+from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
-from training.encoders.stem import with_mask
+from training.config.settings import HeldoutConfig
+from training.core.distributed import gather_rows_of_any_number, rank, world_size
+from training.data.order import EpochOrder
+from training.evaluate.encoders import calibrate
 from training.evaluate.features import FeatureExtractor, evaluation_mode
-from training.evaluate.heldout import heldout_loss
-from training.evaluate.knn import check_features, knn_predict
+from training.evaluate.frozen import check_features, knn_predict
 from training.evaluate.labelled import LabelledImages, hashed_subset, open_labelled, stored_images
-from training.evaluate.untrained import calibrate
 from training.methods.interface import Method, PlainEmbedder, embedding_spread
+from training.methods.moco.method import info_nce
 from training.views.fills import Fill
+from training.views.patches import patches_to_pixels
 
 INSTANCE_ACCURACY, SPREAD = "checked_instance_accuracy", "checked_embedding_spread"
 OBJECT_SENSITIVITY = "object_sensitivity"
 IMAGES = "checked_images"
 NUM_IMAGES, NUM_PAIRS, BATCH_SIZE = 256, 128, 128
+HELDOUT_SEED = 0x48454C44
+"""Of the held-out views, whatever the run's own seed is."""
+LARGEST_BATCH, FEWEST_IMAGES = 64, 4
+"""Of held-out images."""
 
 
 def run_checks(
@@ -60,6 +74,7 @@ def run_checks(
         prepare=fill.prepare,
         device=device,
         view_size=config.views.size,
+        resize=short_side(config.views.size),
         autocast_dtype=autocast,
         skip_damaged=config.on_damaged == "skip",
     )
@@ -68,24 +83,19 @@ def run_checks(
     images = train if val is None else stored_images(val, config.cache)
     figures = label_free_figures(embedder, extractor, images, grid=config.views.grid)
     if val is not None:
-        figures |= _knn_figures(extractor, config)
+        figures |= _knn_figures(extractor, config, images)
     if config.heldout.shards is not None:
-        figures["heldout_loss"] = heldout_loss(
-            embedder,
-            config,
-            fill=fill,
-            device=device,
-            autocast=autocast,
-            carry=with_mask if embedder.backbone.sees_masks else None,
-        )
+        whole = replace(extractor, network=embedder)
+        held = stored_images(config.heldout.shards, config.cache)
+        figures["heldout_loss"] = heldout_loss(whole, held, config.heldout)
     return figures
 
 
-def _knn_figures(extractor: FeatureExtractor, config: PretrainConfig) -> dict[str, float]:
+def _knn_figures(
+    extractor: FeatureExtractor, config: PretrainConfig, val: LabelledImages
+) -> dict[str, float]:
     """Top-1; `preflight` has made sure of equal classes, and that no image is in both sets."""
-    assert config.knn.val_shards is not None
-    roots = config.knn.train_shards or config.shards, config.knn.val_shards
-    train, val = (open_labelled(root, config.cache) for root in roots)
+    train = open_labelled(config.knn.train_shards or config.shards, config.cache)
     num_classes = len(train.class_names)
     features_VD, labels_V = extractor.features(val)
     check_features("validation", features_VD, labels_V, num_classes)
@@ -116,16 +126,12 @@ def label_free_figures(
     Raises:
         DamagedSample: an image or its map cannot be read, and the run does not skip such.
     """
-    numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)
-    if extractor.skip_damaged:
-        numbers = np.array([n for n in numbers if _readable(images, int(n))], dtype=np.int64)
+    numbers = _readable(extractor, images, hashed_subset(images.shard_sizes, NUM_IMAGES))
     pairs = numbers[:: -(-len(numbers) // NUM_PAIRS)]
     extractor = replace(extractor, batch_size=BATCH_SIZE, autocast_dtype=None)
     with evaluation_mode(embedder), torch.no_grad():
-        query_MD, key_MD = (
-            F.normalize(embedder.head(features.to(extractor.device)).float(), dim=1).cpu()
-            for features in extractor.two_views(images, pairs, seed=0)
-        )
+        whole = replace(extractor, network=embedder)
+        query_MD, key_MD = whole.two_views(images, pairs, seed=0)
         sensitivity = object_sensitivity(extractor, images, numbers, grid=grid)
     figures = {
         IMAGES: float(len(pairs)),
@@ -167,9 +173,8 @@ def object_sensitivity(
 
 
 def _sensitivity(extractor: FeatureExtractor, x_BCSS: Tensor, object_BGG: Tensor) -> Tensor:
-    patch = x_BCSS.shape[-1] // object_BGG.shape[-1]
-    object_BSS = object_BGG.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
-    is_object_B1SS = object_BSS[:, None].to(x_BCSS.device)
+    is_object_B1SS = patches_to_pixels(object_BGG.flatten(1)[:, None], x_BCSS.shape[-1])
+    is_object_B1SS = is_object_B1SS.to(x_BCSS.device)
     mean_BC11 = x_BCSS.mean(dim=(2, 3), keepdim=True)
     object_BCSS = torch.where(is_object_B1SS, x_BCSS, mean_BC11)
     background_BCSS = torch.where(is_object_B1SS, mean_BC11, x_BCSS)
@@ -180,10 +185,74 @@ def _sensitivity(extractor: FeatureExtractor, x_BCSS: Tensor, object_BGG: Tensor
     return cosine_to_object_B - F.cosine_similarity(whole_BD, background_BD, dim=1)
 
 
-def _readable(images: LabelledImages, number: int) -> bool:
-    try:
-        images.image(number)
-        images.saliency(number)
-    except DamagedSample:
-        return False
-    return True
+def _readable(
+    extractor: FeatureExtractor, images: LabelledImages, numbers_M: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The numbers without those of damaged samples, where the extractor skips such."""
+
+    def is_sound(number: int) -> bool:
+        try:
+            images.image(number)
+            images.saliency(number)
+        except DamagedSample:
+            return False
+        return True
+
+    skipping = extractor.skip_damaged
+    return np.array([n for n in numbers_M.tolist() if not skipping or is_sound(n)], np.int64)
+
+
+def check_heldout(train_root: Location, config: HeldoutConfig) -> None:
+    """Check the held-out shards.
+
+    Raises:
+        InputError: they are missing or damaged, too few, or share images (by the sha256 of their
+            files) with those that are trained on.
+    """
+    shards = config.shards
+    assert shards is not None
+    train, held = stored_images(train_root), stored_images(shards)
+    check(
+        held.num_images >= FEWEST_IMAGES,
+        f"heldout.shards {shards} holds {held.num_images} images: wanted at least {FEWEST_IMAGES}",
+    )
+    shared = shared_images(train.content(), held.content())
+    check(
+        not shared,
+        f"heldout.shards {shards} shares {counted(shared)} with the images that are trained on, "
+        f"{train_root}: give others",
+    )
+
+
+@torch.no_grad()
+def heldout_loss(
+    extractor: FeatureExtractor, images: LabelledImages, config: HeldoutConfig
+) -> float:
+    """InfoNCE of held-out images against the bank; called by every rank, who split the work.
+
+    The extractor's network gives unit rows, in evaluation mode. The views are unmasked, with the
+    default colours and crops. The loss is -log of exp(q.k / t) over itself plus the sum over the
+    bank, the mean.
+
+    Returns:
+        The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
+    """
+    size = min(LARGEST_BATCH, images.num_images)
+    order = EpochOrder(images.shard_sizes, seed=HELDOUT_SEED, epoch=0)
+    numbers = order.sample_ids(0, images.num_images // size * size)
+    numbers = _readable(extractor, images, numbers)
+    is_split = len(numbers) >= world_size()
+    own = np.array_split(numbers, world_size())[rank()] if is_split else numbers
+    with evaluation_mode(extractor.network):
+        in_parts = replace(extractor, batch_size=size)
+        own_M2D = torch.stack(in_parts.two_views(images, own, seed=HELDOUT_SEED), dim=1)
+    pairs_M2D = gather_rows_of_any_number(own_M2D) if is_split else own_M2D
+    return bank_loss(pairs_M2D, config)
+
+
+def bank_loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:
+    """InfoNCE of pairs of query and key; the keys of the first images are the bank."""
+    bank = min(config.bank_size, len(pairs_M2D) // 2)
+    query_MD, key_MD = pairs_M2D[bank:].unbind(dim=1)
+    loss, _ = info_nce(query_MD, key_MD, pairs_M2D[:bank, 1], temperature=config.temperature)
+    return float(loss)

@@ -40,17 +40,12 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One figure of one arm beside the first arm's.
+    """One figure of one arm beside that of the first arm, the baseline.
 
     Attributes:
         figure: protocol and variant.
-        baseline: name of the first arm.
-        arm: name of the other one.
-        num_images: V.
-        num_seeds: S.
         top1_baseline: mean over the seeds, in percent.
         top1: likewise, of the other arm.
-        difference: of both, in points.
         only_baseline: images that only the first arm is right on; of several seeds their mean.
         only_arm: images that only the other arm is right on, likewise.
         gains: points by class, with the number of its images.
@@ -87,10 +82,17 @@ def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> l
         found = _checkpoints(folders[0], checkpoints)
         arms = [Arm(name=name, seeds=(one,)) for name, one in found.items()]
     else:
-        arms = [
-            Arm(name=name, seeds=tuple(_only_checkpoint(folder, checkpoints) for folder in some))
-            for name, some in named
-        ]
+        arms = []
+        for name, some in named:
+            of_folder = {folder: _checkpoints(folder, checkpoints) for folder in some}
+            for folder, groups in of_folder.items():
+                check(
+                    len(groups) == 1,
+                    f"{folder} holds several checkpoints: choose one by --checkpoint "
+                    f"({', '.join(groups)})",
+                )
+            seeds = tuple(one for groups in of_folder.values() for one in groups.values())
+            arms.append(Arm(name=name, seeds=seeds))
     names = [arm.name for arm in arms]
     check(
         len(names) >= 2 and len(set(names)) == len(names),
@@ -140,15 +142,6 @@ def _checkpoints(folder: Path, wanted: Sequence[str]) -> dict[str, ByFigure]:
         f"{folder} holds no checkpoint {', '.join(wanted)}: choose from {', '.join(groups)}",
     )
     return chosen
-
-
-def _only_checkpoint(folder: Path, wanted: Sequence[str]) -> ByFigure:
-    groups = _checkpoints(folder, wanted)
-    check(
-        len(groups) == 1,
-        f"{folder} holds several checkpoints: choose one by --checkpoint ({', '.join(groups)})",
-    )
-    return next(iter(groups.values()))
 
 
 def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:

@@ -8,22 +8,17 @@ import tyro
 
 from pipeline.core.errors import check
 from training.config.resources import Wanted
+from training.config.settings import check_least
 from training.views.settings import check_fill
 
 DETECTION = "detection"  # the protocol that has its own kind of data
 RESULTS_FILE = "results.jsonl"
 
 
-def _at_least(least: int, part: object, section: str, *names: str) -> None:
+def _above_zero(settings: object, prefix: str, *names: str) -> None:
     for name in names:
-        value = getattr(part, name)
-        check(value >= least, f"{section}{name} {value} must be {least} or more")
-
-
-def _above_zero(part: object, section: str, *names: str) -> None:
-    for name in names:
-        value = getattr(part, name)
-        check(value > 0, f"{section}{name} {value} must be above 0")
+        value = getattr(settings, name)
+        check(value > 0, f"{prefix}{name} {value} must be above 0")
 
 
 def _shares(name: str, shares: tuple[float, ...]) -> None:
@@ -50,8 +45,7 @@ class BackgroundsConfig:
 
     def __post_init__(self) -> None:
         least, most = self.min_object, self.max_object
-        _at_least(1, self, "backgrounds.", "backgrounds")
-        _at_least(2, self, "backgrounds.", "max_images")
+        check_least(self, "backgrounds.", backgrounds=1, max_images=2)
         check(
             0 < least < most < 1,
             f"backgrounds.min_object {least} and max_object {most}: wanted 0 < min < max < 1",
@@ -77,8 +71,7 @@ class DiagnosticsConfig:
 
     def __post_init__(self) -> None:
         _shares("diagnostics.ratios", self.ratios)
-        _at_least(2, self, "diagnostics.", "max_images")
-        check(self.grid is None or self.grid >= 1, "diagnostics.grid must be 1 or more")
+        check_least(self, "diagnostics.", max_images=2, grid=1)
         if self.fill is not None:
             check_fill(self.fill)
 
@@ -121,10 +114,9 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _shares("finetune.shares", self.shares)
-        _at_least(1, self, "finetune.", "draws", "epochs", "min_steps")
+        check_least(self, "finetune.", draws=1, epochs=1, min_steps=1, weight_decay=0)
+        check_least(self, "finetune.", batch_size=2, batch_norm_group=2)
         _above_zero(self, "finetune.", "lr", "head_lr")
-        _at_least(0, self, "finetune.", "weight_decay")
-        _at_least(2, self, "finetune.", "batch_size", "batch_norm_group")
         group, size = self.batch_norm_group, self.batch_size
         fits = size % group == 0
         check(fits, f"finetune.batch_norm_group {group} does not divide a batch of {size}")
@@ -147,7 +139,7 @@ class PaperProbeConfig:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "linear_paper.", "epochs", "batch_size")
+        check_least(self, "linear_paper.", epochs=1, batch_size=1)
         _above_zero(self, "linear_paper.", "lr")
         momentum = self.momentum
         check(0 <= momentum < 1, f"linear_paper.momentum {momentum} must be in [0, 1)")
@@ -214,7 +206,7 @@ class DetectionConfig:
         )
         counts = ("steps", "batch_size", "width", "head_width", "proposals", "sampled")
         _above_zero(self, "detection.", *counts, "lr", "clip", "smallest_anchor")
-        _at_least(0, self, "detection.", "warmup_steps", "weight_decay")
+        check_least(self, "detection.", warmup_steps=0, weight_decay=0)
         share, level, warmup = self.val_share, self.finest_level, self.warmup_steps
         check(0 <= share < 1, f"detection.val_share {share:g}: wanted [0, 1)")
         check(2 <= level <= 5, f"detection.finest_level {level}: wanted 2 to 5")
@@ -276,11 +268,8 @@ class EvaluateConfig:
         check(given, "name what is scored: --checkpoint RUN, once or several times")
         check(bool(self.protocol), "--protocol names nothing to score with")
         check(not self.results.is_file(), f"--results {self.results} is a file: give a folder")
-        _at_least(1, self, "", "k", "batch_size")
-        _at_least(0, self, "", "seed")
+        check_least(self, k=1, batch_size=1, seed=0, num_workers=1)
         _above_zero(self, "", "temperature")
-        workers = self.num_workers
-        check(workers == "auto" or workers >= 1, f"num_workers {workers} must be 1 or more")
         if DETECTION in self.protocol:
             check(
                 len(set(self.protocol)) == 1,
@@ -288,8 +277,8 @@ class EvaluateConfig:
                 "--protocol detection by itself, with its own --train and --val",
             )
             check(
-                workers in ("auto", 1),
-                f"detection trains in one process: leave --num-workers {workers} out",
+                self.num_workers in ("auto", 1),
+                f"detection trains in one process: leave --num-workers {self.num_workers} out",
             )
 
     @property

@@ -38,6 +38,8 @@ UNIFORMITY_SCALE = 2.0
 """t of the Gaussian potential, as in the paper."""
 PAIR_RESAMPLES = 2_000
 """Of a figure of pairs of images: each takes a product of matrices."""
+Estimate = tuple[float, tuple[float, float] | None]
+"""A figure and its interval of 95 %, if there is one."""
 GROUPS = 20
 """That are left out in turn by the jackknife."""
 
@@ -53,22 +55,29 @@ def diagnostics(case: Case) -> list[Result]:
     config, seed, images = case.config.diagnostics, case.config.seed, case.val
     if images.saliency_source is None and rank() == 0:
         say(f"diagnostics: {images.root} has no saliency: random patches alone are masked")
-    grid = config.grid_of(case.extractor.view_size)
+    grid = config.grid_of(case.encoder.view_size)
     fill = config.fill or fill_of(case.encoder)
     chosen_M = evenly_chosen(images.num_images, config.max_images)
     features_MD = case.features_val[0].cpu()[torch.from_numpy(chosen_M)]
     with torch.no_grad():
-        views = case.extractor.two_views(images, chosen_M, seed=seed)
+        views = case.encoder.two_views(images, chosen_M, seed=seed)
         cosines = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
 
-    def result(
-        name: str,
-        figure: float,
-        interval: tuple[float, float] | None,
-        variant: str = "",
-        **more: Any,  # noqa: ANN401
-    ) -> Result:
-        return case.result(
+    apart_M = alignment(*views).double().numpy()
+    even = uniformity(features_MD), uniformity_interval(features_MD, seed=seed)
+    spread = effective_rank(features_MD), effective_rank_interval(features_MD, seed=seed)
+    found: list[tuple[str, str, Estimate, dict[str, Any]]] = [
+        ("alignment", "", (float(apart_M.mean()), mean_interval(apart_M, seed=seed)), {}),
+        ("uniformity", "", even, {}),
+        ("effective_rank", "", spread, {"feature_dim": features_MD.shape[1]}),
+    ]
+    about = {"fill": fill, "saliency": images.saliency_source}
+    for variant, (cosine_I, masked_share) in cosines.items():
+        values = cosine_I.numpy()
+        cosine = float(values.mean()), mean_interval(values, seed=seed)
+        found.append(("cosine", variant, cosine, {"masked_share_of_view": masked_share} | about))
+    return [
+        case.result(
             "diagnostics",
             name,
             figure,
@@ -76,21 +85,7 @@ def diagnostics(case: Case) -> list[Result]:
             variant=variant,
             settings=asdict(config) | more,
         )
-
-    def mean(name: str, values: NDArray[Any], variant: str = "", **more: Any) -> Result:  # noqa: ANN401
-        return result(name, float(values.mean()), mean_interval(values, seed=seed), variant, **more)
-
-    even, directions = uniformity(features_MD), effective_rank(features_MD)
-    spread = effective_rank_interval(features_MD, seed=seed)
-    about = {"fill": fill, "saliency": images.saliency_source}
-    return [
-        mean("alignment", alignment(*views).double().numpy()),
-        result("uniformity", even, uniformity_interval(features_MD, seed=seed)),
-        result("effective_rank", directions, spread, feature_dim=features_MD.shape[1]),
-        *(
-            mean("cosine", cosine_I.numpy(), variant, masked_share_of_view=masked_share, **about)
-            for variant, (cosine_I, masked_share) in cosines.items()
-        ),
+        for name, variant, (figure, interval), more in found
     ]
 
 
@@ -104,7 +99,7 @@ def mask_invariance(
         them that is: the cosine of f(x) and f(masked x) of each image that has such patches, and
         the share of all patches that is masked (at equal shares kinds can be compared).
     """
-    extractor, size = case.extractor, case.extractor.view_size
+    extractor, size = case.encoder, case.encoder.view_size
     cosines: dict[str, list[Tensor]] = defaultdict(list)
     shares: dict[str, list[Tensor]] = defaultdict(list)
     own = features_MD.split(extractor.batch_size)

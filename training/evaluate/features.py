@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import DamagedSample, check
 from pipeline.core.progress import track
-from pipeline.images.preprocessing import centre_view, resize_and_crop, short_side
+from pipeline.images.preprocessing import centre_view, resize_and_crop
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.labelled import LabelledImages
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
@@ -49,7 +49,7 @@ class FeatureExtractor:
         prepare: views in [0, 1] -> what the network wants (normalised, filtered).
         device: that computes.
         view_size: S.
-        resize: length of the shorter side before the centre crop; none: 256/224 of the view.
+        resize: length of the shorter side before the centre crop, in pixels.
         batch_size: B.
         num_threads: that decode.
         autocast_dtype: compute in this type, bfloat16 say; none: in the weights' own.
@@ -60,21 +60,16 @@ class FeatureExtractor:
     prepare: Callable[[Tensor], Tensor]
     device: torch.device
     view_size: int
-    resize: int | None = None
+    resize: int
     batch_size: int = 256
     num_threads: int = 1
     autocast_dtype: torch.dtype | None = None
     skip_damaged: bool = False
 
-    @property
-    def short_side(self) -> int:
-        """Length of the shorter side before the centre crop, in pixels."""
-        return self.resize or short_side(self.view_size)
-
     def view(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The test-time view (`centre_view`) of an RGB image [H, W, 3]: uint8 [S, S, 3]."""
         image_CHW = torch.from_numpy(image).permute(2, 0, 1)
-        view_CSS = centre_view(image_CHW, self.short_side, self.view_size)
+        view_CSS = centre_view(image_CHW, self.resize, self.view_size)
         return np.ascontiguousarray(view_CSS.permute(1, 2, 0).numpy())
 
     def batches(self, images: LabelledImages, numbers: Sequence[int]) -> Iterator[Batch]:
@@ -83,12 +78,11 @@ class FeatureExtractor:
 
         def load(number: int) -> View | None:
             try:
-                image = images.image(number)
+                return self.view(images.image(number)), int(labels[number])
             except DamagedSample:
-                if self.skip_damaged:
-                    return None
-                raise
-            return self.view(image), int(labels[number])
+                if not self.skip_damaged:
+                    raise
+                return None
 
         starts = range(0, len(numbers), self.batch_size)
         batches = (numbers[start : start + self.batch_size] for start in starts)
@@ -175,7 +169,7 @@ class FeatureExtractor:
             return image01_BCSS, None
         maps_BPP = np.stack([images.saliency(int(number)) for number in numbers_B])
         heights, widths = (np.array([p.shape[side] for p in pictures]) for side in (0, 1))
-        boxes = view_boxes(heights, widths, self.short_side, self.view_size)
+        boxes = view_boxes(heights, widths, self.resize, self.view_size)
         pooled_BGG = pool_saliency(maps_BPP, boxes, grid)
         return image01_BCSS, torch.from_numpy(pooled_BGG)
 

@@ -33,7 +33,7 @@ class Fidelity:
     """Agreement of two foregrounds over many views.
 
     Attributes:
-        iou: mean over the views of intersection over union.
+        iou: mean over the views.
         interval: of it, 95 %: mean over the images +- 1.96 standard errors.
         chance: IoU expected where as many patches of either foreground lie at random.
         kappa: Cohen's, over the patches of all views: 0 is chance, 1 full agreement.

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DamagedSample, ImageError, InputError, check
+from pipeline.core.errors import ImageError, InputError, check
 from pipeline.core.image_names import has_image_suffix
-from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
+from pipeline.images.codecs import decode_source
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
@@ -82,17 +82,6 @@ def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledI
     info = load_dataset_info(root)
     check_shards(root, info)
     reader = ShardSetReader(root, info, cache)
-
-    def image(number: int) -> NDArray[np.uint8]:
-        sample = reader.read(number)
-        try:
-            return decode_stored(sample.image)
-        except ImageError as error:
-            raise DamagedSample(
-                f"sample {sample.key} in {sample.shard} is damaged ({error}): "
-                "rerun the precompute job on the same sources and the shard is rebuilt"
-            ) from error
-
     return LabelledImages(
         root=root,
         class_names=info.class_names,
@@ -100,8 +89,8 @@ def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledI
         content=partial(hashed_shards, root, info),
         shard_sizes=reader.shard_sizes,
         labels=reader.labels,
-        image=image,
-        saliency=lambda number: decode_saliency(reader.read_saliency(number)),
+        image=lambda number: reader.read_pixels(number)[0],
+        saliency=reader.read_map,
         saliency_source=str(info.saliency.get("source")),
     )
 

@@ -41,25 +41,16 @@ WIDEST = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One figure of one checkpoint.
+    """One figure of one checkpoint on images of `train`, to learn from, and of `val`.
 
     Attributes:
         checkpoint: as it was named.
         encoder: query, momentum, untrained or supervised.
-        architecture: of the network.
         checkpoint_digest: sha256 of the weights, or `random:SEED,SEED,...`.
-        train: where the training images lie.
-        val: where the validation images lie.
-        train_digest: of the training images.
-        val_digest: of the validation images.
-        protocol: that gave the figure.
         variant: of the protocol, such as a share of the labels; empty: it has none.
-        seed: of all that was drawn.
         name: what the figure is: top1, an average precision's or a diagnostic's name.
         figure: its value; of accuracies and precisions in percent.
         interval: of the figure, 95 %; None where there is none.
-        num_train: images.
-        num_val: images.
         settings: whatever else the figure depends on; JSON values.
         more: other figures of the same predictions, such as mean_per_class.
     """
@@ -77,7 +68,7 @@ class Result:
     seed: int
     name: str
     figure: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float] | None = None
     num_train: int
     num_val: int
     settings: dict[str, Any] = field(default_factory=dict)
@@ -96,15 +87,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a protocol predicted for some images.
+    """What a protocol predicted for some images, and their figure.
 
-    Attributes:
-        result: their figure.
-        names_V: of the image files, relative to the data's root.
-        sha256_V: of the files' bytes.
-        labels_V: int64.
-        class_names: that labels are indices of.
-        predicted_DV: classes, int64.
+    The names of the image files are relative to the data's root, sha256 is that of their bytes.
+    Labels and predictions are indices of the class names.
     """
 
     result: Result

@@ -12,13 +12,11 @@ from training.evaluate.case import Case
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.diagnostics import diagnostics
-from training.evaluate.encoders import UNTRAINED, load_encoders
-from training.evaluate.knn import knn
+from training.evaluate.encoders import UNTRAINED, calibrate, load_encoders, over_seeds
+from training.evaluate.frozen import knn, linear
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
-from training.evaluate.linear import linear
 from training.evaluate.results import Result, append_results
 from training.evaluate.sgd import finetune, linear_paper
-from training.evaluate.untrained import calibrate, over_seeds
 
 PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "knn": knn,
@@ -84,13 +82,19 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
         check_classes(train, val)
     if "backgrounds" in protocols:
         check_masks(val)
-    for encoder in load_encoders(
-        config.checkpoint, encoder=config.encoder, seed=config.seed, device=device
-    ):
+    encoders = load_encoders(
+        config.checkpoint,
+        encoder=config.encoder,
+        seed=config.seed,
+        device=device,
+        batch_size=config.batch_size,
+        autocast_dtype=torch.bfloat16 if config.bf16 else None,
+    )
+    for encoder in encoders:
         cases = [Case(one, train, val, config) for one in (encoder, *encoder.twins)]
         if encoder.kind == UNTRAINED:
             for case in cases:
-                calibrate(case.extractor, train)
+                calibrate(case.encoder, train)
         for protocol in protocols:
             chosen = cases[:1] if protocol in ONE_SEED else cases
             yield over_seeds([PROTOCOLS[protocol](case) for case in chosen])

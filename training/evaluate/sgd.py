@@ -47,7 +47,7 @@ def linear_paper(case: Case) -> list[Result]:
     Raises:
         InputError: ranks that do not divide the batch, a loss that is not finite.
     """
-    config, extractor = case.config.linear_paper, case.extractor
+    config, extractor = case.config.linear_paper, case.encoder
     features_VD = case.features_val[0].to(extractor.device)
     classifier = _zero_classifier(features_VD.shape[1], case)
     trained = data_parallel(classifier, extractor.device)
@@ -131,7 +131,7 @@ def tuned_logits(case: Case, chosen: NDArray[np.int64]) -> Tensor:
     Returns:
         Logits of the validation images, [V, K], on every rank.
     """
-    config, extractor = case.config.finetune, case.extractor
+    config, extractor = case.config.finetune, case.encoder
     check(
         config.batch_size % (world_size() * config.batch_norm_group) == 0,
         f"finetune.batch_size {config.batch_size} over {world_size()} ranks does not hold whole "
@@ -166,7 +166,7 @@ def tuned_logits(case: Case, chosen: NDArray[np.int64]) -> Tensor:
 def _zero_classifier(feature_dim: int, case: Case) -> nn.Linear:
     """A linear layer of zeros; draws nothing. MoCo's probe starts from N(0, 0.01^2)."""
     classifier: nn.Linear = nn.utils.skip_init(
-        nn.Linear, feature_dim, case.num_classes, device=case.extractor.device
+        nn.Linear, feature_dim, case.num_classes, device=case.encoder.device
     )
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
@@ -211,7 +211,7 @@ def training_batches(
         f"a batch of {batch_size} cannot be split over {ranks} ranks: choose a multiple",
     )
     share = batch_size // ranks
-    config = ViewConfig(size=case.extractor.view_size, grid=1, crop_scale=CROP_SCALE)
+    config = ViewConfig(size=case.encoder.view_size, grid=1, crop_scale=CROP_SCALE)
     labels = images.labels()
 
     @lru_cache(maxsize=2)
@@ -228,5 +228,5 @@ def training_batches(
 
     starts = (step * batch_size + rank() * share for step in range(steps))
     batches = (range(start, start + share) for start in starts)
-    loaded = loaded_batches(batches, load, num_threads=case.extractor.num_threads)
+    loaded = loaded_batches(batches, load, num_threads=case.encoder.num_threads)
     return track(loaded, work, steps, "steps")

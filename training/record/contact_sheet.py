@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.images.codecs import decode_saliency, decode_stored
 from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
 from training.config.derived import declared_views, view_settings
 from training.config.pretrain import PretrainConfig
@@ -44,8 +43,7 @@ def write_contact_sheet(
     damaged = {damage.position for damage in batch.damages}
     sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
     for line, row in enumerate(sound[:rows]):
-        sample = dataset.reader.read(int(batch.sample_ids_B[row]))
-        image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
+        image, saliency = dataset.reader.read_pixels(int(batch.sample_ids_B[row]))
         query = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
         foreground = _dim(query, inputs.foreground[QUERY][row].numpy())
         tiles = [_letterbox(image), _letterbox(heat(image, saliency)), _tile(foreground)]

@@ -5,7 +5,6 @@ Shapes: M images, D features.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -45,12 +44,17 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     images = open_labelled(shards)
     numbers = evenly_chosen(images.num_images, config.map_images).tolist()
     check(len(numbers) >= 3, f"it needs at least 3 images, {shards} gives {len(numbers)}")
-    device = LocalContext().device
-    (encoder,) = load_encoders([str(run.folder)], encoder="query", seed=SEED, device=device)
-    extractor = replace(encoder.extractor, batch_size=BATCH, skip_damaged=True)
-    batches = extractor.batches(images, numbers)
+    (encoder,) = load_encoders(
+        [str(run.folder)],
+        encoder="query",
+        seed=SEED,
+        device=LocalContext().device,
+        batch_size=BATCH,
+        skip_damaged=True,
+    )
+    batches = encoder.batches(images, numbers)
     work = "features of the map"
-    features_MD, labels_M = extractor.extract(
+    features_MD, labels_M = encoder.extract(
         track(batches, work, len(numbers), "images", size=lambda batch: len(batch[1]))
     )
     normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()

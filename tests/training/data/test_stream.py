@@ -172,7 +172,7 @@ def test_a_skipped_sample_changes_nobody_else_and_no_split(
             assert torch.equal(changed, ~kept)
         # Of a damaged image the map is sound, and still steers the mask of the image before it.
         assert_same(next_maps(share_of(batch, kept)), next_maps(share_of(sound, kept)))
-        assert all("in shard-000001 is damaged" in damage.reason for damage in batch.damages)
+        assert all("shard-000001.tar is damaged" in damage.reason for damage in batch.damages)
         for rank in range(2):
             data = dataset(damaged, strategy=strategy, on_damaged="skip", rank=rank, world_size=2)
             half, part = data[step], slice(rank * 4, rank * 4 + 4)

@@ -31,16 +31,6 @@ def built(config: EncoderConfig, seed: int = 0) -> Backbone:
     return build_backbone(config)
 
 
-def plain(state: dict[str, torch.Tensor], *, max_pool: bool) -> nn.Module:
-    """What a person with nothing but torchvision would write."""
-    network: nn.Module = torchvision.models.resnet18()
-    network.fc = nn.Identity()
-    if not max_pool:
-        network.maxpool = nn.Identity()
-    network.load_state_dict(state, strict=True)
-    return network.eval()
-
-
 def test_the_seed_decides_the_weights_and_an_exported_state_is_a_copy() -> None:
     first, again, other = built(SMALL, 0), built(SMALL, 0), built(SMALL, 1)
     for name, value in first.state_dict().items():
@@ -53,28 +43,6 @@ def test_the_seed_decides_the_weights_and_an_exported_state_is_a_copy() -> None:
     with torch.no_grad():
         stem(first.network).weight.add_(1)
     assert all(torch.equal(value, before[name]) for name, value in state.items())
-
-
-@pytest.mark.parametrize("max_pool", [True, False])
-@pytest.mark.parametrize(("name", "kernel"), [("standard", 7), ("small", 3)])
-def test_stems_are_the_same_function_as_plain_torchvisions(
-    name: str, kernel: int, max_pool: bool
-) -> None:
-    config = EncoderConfig(architecture="resnet18", stem=name, max_pool=max_pool)  # type: ignore[arg-type]
-    backbone = built(config)
-    assert stem(backbone.network).weight.shape == (64, 3, kernel, kernel)
-    assert isinstance(backbone.network.maxpool, nn.MaxPool2d if max_pool else nn.Identity)
-    backbone(torch.randn(8, 3, 32, 32))  # statistics other than 0 and 1
-    backbone.eval()
-    network = plain(plain_state_dict(backbone), max_pool=max_pool)
-    for size in ((64, 64), (63, 65), (33, 40), (7, 9)):
-        views = torch.randn(2, 3, *size)
-        # The same products in another order of summation: float32 rounding, no more.
-        torch.testing.assert_close(
-            stem(network)(views), stem(backbone.network)(views), rtol=1e-5, atol=1e-5
-        )
-        torch.testing.assert_close(network(views), backbone(views), rtol=1e-4, atol=1e-5)
-    assert backbone(views).shape == (2, backbone.feature_dim) == (2, 512)
 
 
 def test_weights_to_start_from_are_torchvisions_or_an_export_s(tmp_path: Path) -> None:

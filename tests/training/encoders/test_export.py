@@ -210,5 +210,5 @@ def test_the_momentum_encoder(kept: Path) -> None:
     assert torch.equal(first, nn.functional.pad(state[name], (2, 2, 2, 2)))
     encoder, twin = load_encoders(names, encoder="momentum", seed=0, device=CPU)
     assert (encoder.kind, encoder.digest) == ("momentum", info.weights_sha256)
-    assert torch.equal(encoder.extractor.network(VIEWS), network(VIEWS))
+    assert torch.equal(encoder.network(VIEWS), network(VIEWS))
     assert (twin.kind, twin.digest) == ("untrained", "random:0")

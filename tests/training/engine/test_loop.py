@@ -12,7 +12,7 @@ import torch
 from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import DamagedSample, Diverged, InputError
 from tests.runs import StopsAfter, numbers, run, small_run, weights
-from tests.shard_sets import damage_images, write_shard_set
+from tests.shard_sets import PNGS, damage_images, write_shard_set
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
@@ -131,16 +131,17 @@ def test_damaged_samples_are_an_error_or_skipped_counted_and_named(
 ) -> None:
     shards = tmp_path / "shards"
     write_shard_set(shards, num_images=24, shard_images=12)
-    damage_images(shards, 1, 4)
+    damage_images(shards, 1, 3)
+    damage_images(shards, 1, 4, PNGS)  # the maps of these, and of one more
     made = {"method": method, "knn": KnnConfig(), "log_every_steps": 1}
     config = small_run(shards, tmp_path / "whole", **made)
-    with pytest.raises(DamagedSample, match=r"sample picture-\d+-\w+ in shard-000001 is damaged"):
+    with pytest.raises(DamagedSample, match=r"sample \S+ in \S+shard-000001.tar is damaged"):
         run(config)
     config = replace(config, on_damaged="skip")  # the same run goes on
     result = run(config)
     named = (config.out / DAMAGED_FILE).read_text().splitlines()
     assert len(named) == 4
-    assert all("in shard-000001 is damaged" in line for line in named)
+    assert all("shard-000001.tar is damaged" in line for line in named)
     counts = [float(e["damaged_samples"]) for e in read_metrics(config.out) if "loss" in e]
     assert counts == sorted(counts)
     assert result.values["damaged_samples"] == counts[-1] == 2 * 4

@@ -16,10 +16,12 @@ from torch import nn
 from pipeline.backbone.info import BackboneInfo
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from tests.shard_sets import write_images
+from training.encoders.encoder import build_backbone
+from training.encoders.export import export_backbone
+from training.encoders.settings import EncoderConfig
 from training.evaluate.case import Case
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.encoders import NamedEncoder
-from training.evaluate.features import FeatureExtractor
 from training.evaluate.labelled import LabelledImages, open_labelled
 from training.evaluate.results import Predictions, Result, write_predictions
 
@@ -114,11 +116,19 @@ def extractor_of(
     network: nn.Module,
     preprocessing: Preprocessing = RESIZED,
     **settings: Any,  # noqa: ANN401
-) -> FeatureExtractor:
-    """Of a network's features, one thread."""
-    given: dict[str, Any] = {"prepare": Preprocess(preprocessing).prepare} | settings
-    size, resize = preprocessing.view_size, preprocessing.resize
-    return FeatureExtractor(network=network, device=CPU, view_size=size, resize=resize, **given)
+) -> NamedEncoder:
+    """A network that nobody trained, one thread."""
+    given: dict[str, Any] = {
+        "name": "made",
+        "kind": "query",
+        "info": BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing),
+        "digest": "c0",
+        "device": CPU,
+        "prepare": Preprocess(preprocessing).prepare,
+        "view_size": preprocessing.view_size,
+        "resize": preprocessing.resize,
+    }
+    return NamedEncoder(network=network, **(given | settings))
 
 
 def case_of(
@@ -128,17 +138,29 @@ def case_of(
     preprocessing: Preprocessing = RESIZED,
     **config: Any,  # noqa: ANN401
 ) -> Case:
-    """A network that nobody trained on two sets; its predictions go beside the first set."""
-    info = BackboneInfo(architecture="resnet18", feature_dim=3, preprocessing=preprocessing)
-    extractor = extractor_of(network.eval(), preprocessing)
-    encoder = NamedEncoder(name="made", kind="query", info=info, digest="c0", extractor=extractor)
+    """`extractor_of` a network on two sets; its predictions go beside the first set."""
     given: dict[str, Any] = {
         "checkpoint": ("run",),
         "train": Path("train"),
         "val": Path("val"),
         "results": Path(str(train.root)).parent / "results",
     }
-    return Case(encoder, train, val, EvaluateConfig(**(given | config)))
+    asked = EvaluateConfig(**(given | config))
+    encoder = extractor_of(network.eval(), preprocessing, batch_size=asked.batch_size)
+    return Case(encoder, train, val, asked)
+
+
+def exported(
+    folder: Path,
+    architecture: str = "resnet18",
+    high_pass: tuple[int, float] | None = None,
+) -> Path:
+    """An export of a network that nobody trained, from seed 0; its views are 32 px."""
+    torch.manual_seed(0)
+    config = EncoderConfig(architecture=architecture)
+    backbone = build_backbone(config)
+    export_backbone(folder, backbone, config, view_size=32, high_pass=high_pass, provenance={})
+    return folder
 
 
 def made_result(**changes: Any) -> Result:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """What a run measures of its encoder, beside the same by hand, and what it leaves alone."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from pipeline.core.errors import DamagedSample
+from pipeline.core.errors import DamagedSample, InputError
+from pipeline.images.preprocessing import Preprocessing
 from tests.runs import small_run
 from tests.shard_sets import damage_images, write_images, write_shard_set
 from tests.training.evaluate.cases import CPU, SIZE, Colours, Normed, extractor_of, left_alone
 from training.config.settings import HeldoutConfig
 from training.encoders.encoder import Backbone, build_backbone
 from training.evaluate import checks
-from training.evaluate.features import FeatureExtractor
-from training.evaluate.knn import knn_predict
+from training.evaluate.frozen import knn_predict
 from training.evaluate.labelled import open_labelled, stored_images
 from training.methods.interface import PlainEmbedder, ProjectedBackbone
 from training.methods.registry import find_method
@@ -43,9 +45,8 @@ def test_the_figures_that_a_run_asks_for(tmp_path: Path) -> None:
         later = checked(1)
     assert first.keys() == later.keys() > {"knn", "knn_images", "heldout_loss", "checked_images"}
     assert first["heldout_loss"] != later["heldout_loss"], "random weights are calibrated"
-    extractor = FeatureExtractor(
-        network=method.embedder.backbone, prepare=FILL.prepare, device=CPU, view_size=32
-    )
+    seen = Preprocessing(view_size=32, resize=37)
+    extractor = extractor_of(method.embedder.backbone, seen, prepare=FILL.prepare)
     train, val = (open_labelled(tmp_path / name) for name in ("train", "val"))
     features, labels = extractor.features(val)
     predicted = knn_predict(*extractor.features(train), features, num_classes=3, k=5)
@@ -114,6 +115,94 @@ def test_an_encoder_in_training_is_left_as_it_is(
     assert abs(figures["object_sensitivity"]) <= 2
     # Damaged images are skipped where the run skips them.
     damage_images(tmp_path, 0, 3)
-    with pytest.raises(DamagedSample, match=r"sample picture-.* in shard-000000 is dam"):
+    with pytest.raises(DamagedSample, match=r"sample picture-.* in .*shard-000000.tar is dam"):
         measure(tmp_path)
     assert measure(tmp_path, skip_damaged=True)["checked_images"] == 6  # every third of 17
+
+
+class Encoder(Normed):
+    """Unit rows."""
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return F.normalize(super().forward(x_BCHW), dim=1)
+
+
+def held_out(encoder: nn.Module, config: HeldoutConfig) -> float:
+    assert config.shards is not None
+    seen = Preprocessing(view_size=32, resize=37)
+    images = stored_images(config.shards)
+    return checks.heldout_loss(extractor_of(encoder, seen), images, config)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("heldout")
+    write_shard_set(root, num_images=20, labels=False)
+    return root
+
+
+def test_the_loss_is_that_of_each_query_against_its_key_and_the_bank() -> None:
+    pairs = F.normalize(torch.randn(7, 2, 5, generator=torch.manual_seed(0)), dim=2)
+    config = HeldoutConfig(bank_size=3, temperature=0.2)
+    losses = []
+    for query, key in pairs[3:]:
+        positive = math.exp(float(query @ key) / 0.2)
+        bank = sum(math.exp(float(query @ pairs[k, 1]) / 0.2) for k in range(3))
+        losses.append(-math.log(positive / (positive + bank)))
+    assert checks.bank_loss(pairs, config) == pytest.approx(sum(losses) / 4, rel=1e-5)
+
+
+def test_it_is_the_same_every_time_and_leaves_the_network_as_it_is(shards: Path) -> None:
+    encoder = Encoder().train()
+    encoder.dropout.eval()
+    config = HeldoutConfig(shards=shards, bank_size=8)
+    with left_alone(encoder):
+        first = held_out(encoder, config)
+    torch.manual_seed(5)
+    assert held_out(encoder, config) == first
+    assert held_out(encoder, replace(config, temperature=0.5)) != first
+
+
+@pytest.mark.parametrize("ranks", [3, 30])
+def test_ranks_share_the_held_out_images(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(checks, "bank_loss", lambda pairs, _: seen.append(pairs))
+    monkeypatch.setattr(checks, "gather_rows_of_any_number", lambda rows: rows)
+    encoder = Encoder().eval()
+    held_out(encoder, HeldoutConfig(shards=shards))
+    monkeypatch.setattr(checks, "world_size", lambda: ranks)
+    for rank in range(ranks):
+        monkeypatch.setattr(checks, "rank", lambda rank=rank: rank)
+        held_out(encoder, HeldoutConfig(shards=shards))
+    whole, *parts = seen
+    assert whole.shape == (20, 2, 3)
+    if ranks < 20:
+        torch.testing.assert_close(torch.cat(parts), whole)
+    else:  # more ranks than images: each has all
+        assert all(torch.equal(part, whole) for part in parts)
+
+
+def test_a_network_that_sees_nothing_has_the_loss_of_a_guess(shards: Path) -> None:
+    class Same(nn.Module):
+        def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+            return torch.eye(3)[:1].expand(len(images_BCHW), 3)
+
+    # 20 images: never more than half of them make the bank.
+    for bank_size, choices in ((8, 9), (1000, 11)):
+        config = HeldoutConfig(shards=shards, bank_size=bank_size)
+        assert held_out(Same(), config) == pytest.approx(math.log(choices))
+
+
+def test_shards_that_cannot_be_held_out_are_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"shares 20 images \(.*00.jpg, .*, \.\.\.\) with"):
+        checks.check_heldout(shards, HeldoutConfig(shards=shards))
+    write_shard_set(tmp_path / "overlap", num_images=6, first_number=18)
+    with pytest.raises(InputError, match=r"shares 2 images \(.*18.jpg, .*19.jpg\) with the"):
+        checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "overlap"))
+    write_shard_set(tmp_path / "apart", num_images=6, first_number=20)
+    checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "apart"))
+    write_shard_set(tmp_path / "few", num_images=3, first_number=500)
+    with pytest.raises(InputError, match="holds 3 images: wanted at least 4"):
+        checks.check_heldout(shards, HeldoutConfig(shards=tmp_path / "few"))

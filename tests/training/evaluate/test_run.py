@@ -20,14 +20,13 @@ from tests.training.evaluate.cases import (
     NAMES,
     Colours,
     case_of,
+    exported,
     folders,
     pictures,
     write_folders,
 )
-from training.encoders.encoder import build_backbone
-from training.encoders.export import export_backbone
-from training.encoders.settings import EncoderConfig
-from training.evaluate import linear
+from training.evaluate import frozen
+from training.evaluate.case import Case
 from training.evaluate.config import (
     BackgroundsConfig,
     DiagnosticsConfig,
@@ -47,16 +46,7 @@ def base(
     tmp_path_factory: pytest.TempPathFactory, make_labelled_shards: Callable[..., DatasetInfo]
 ) -> EvaluateConfig:
     folder = tmp_path_factory.mktemp("evaluate")
-    torch.manual_seed(0)
-    config = EncoderConfig(architecture="resnet18")
-    export_backbone(
-        folder / "run" / "backbone",
-        build_backbone(config),
-        config,
-        view_size=32,
-        high_pass=None,
-        provenance={},
-    )
+    exported(folder / "run" / "backbone")
     make_labelled_shards(folder / "train", *pictures(31, seed=0, contrast=55), NAMES)
     centre = np.pad(np.ones((4, 4), np.float32), 2)
     make_labelled_shards(
@@ -83,7 +73,7 @@ def base(
 def few_strengths() -> Iterator[None]:
     """Of L2 regularisation, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "STRENGTHS", FEW_STRENGTHS)
+        patch.setattr(frozen, "STRENGTHS", FEW_STRENGTHS)
         yield
 
 
@@ -163,7 +153,7 @@ def test_untrained_is_the_mean_of_three_networks_and_of_one_for_slow_protocols(
 
 def _in_rank(number: int, config: EvaluateConfig) -> None:
     torch.set_num_threads(1)
-    linear.STRENGTHS = FEW_STRENGTHS
+    frozen.STRENGTHS = FEW_STRENGTHS
     store = f"file://{config.results.parent}/store"
     dist.init_process_group("gloo", init_method=store, rank=number, world_size=2)
     results = evaluate(config, CPU)
@@ -204,6 +194,21 @@ def test_without_labels_there_are_diagnostics(
     assert {r.variant.partition(" ")[0] for r in found if r.name == "cosine"} == {"random"}
     assert any(line.endswith("no saliency: random patches alone are masked") for line in kept.lines)
     refused(base, "classes of .* differ", val=tmp_path / "others", protocol=("diagnostics", "knn"))
+
+
+def test_settings_reach_the_encoder(
+    base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Case] = []
+
+    def protocol(case: Case) -> list[Result]:
+        seen.append(case)
+        return [case.result("knn", "top1", 0.0, settings={})]
+
+    monkeypatch.setitem(PROTOCOLS, "knn", protocol)
+    evaluate(replace(base, protocol=("knn",), bf16=True, results=tmp_path), CPU)
+    (case,) = seen
+    assert (case.encoder.batch_size, case.encoder.autocast_dtype) == (8, torch.bfloat16)
 
 
 def refused(base: EvaluateConfig, message: str, **changes: object) -> None:

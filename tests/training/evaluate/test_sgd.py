@@ -100,11 +100,10 @@ def test_a_probe_learns_prepared_views_on_a_frozen_backbone(case: Case) -> None:
     def watched(image01_BCHW: torch.Tensor) -> torch.Tensor:
         if not torch.is_inference_mode_enabled():  # not at test time
             views.append(image01_BCHW)
-        return case.encoder.extractor.prepare(image01_BCHW)
+        return case.encoder.prepare(image01_BCHW)
 
-    extractor = replace(case.encoder.extractor, prepare=watched)
-    asked = replace(case, encoder=replace(case.encoder, extractor=extractor))
-    with left_alone(case.extractor.network):
+    asked = replace(case, encoder=replace(case.encoder, prepare=watched))
+    with left_alone(case.encoder.network):
         first, again = (probe(asked, epochs=10, batch_size=16) for _ in range(2))
     assert len(views) == 2 * 38, "10 passes over 60 images in batches of 16"
     assert first.result.figure > 90
@@ -116,14 +115,14 @@ def test_a_probe_learns_prepared_views_on_a_frozen_backbone(case: Case) -> None:
 def test_a_copy_of_the_network_is_tuned(tuned: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     whole: list[nn.Module] = []
     monkeypatch.setattr(sgd, "average_buffers", whole.append)
-    with left_alone(tuned.extractor.network):
+    with left_alone(tuned.encoder.network):
         logits = sgd.tuned_logits(tuned, EVERY)
     assert logits.shape == (30, 3)
     labels = torch.from_numpy(tuned.val.labels())
     assert float((logits.argmax(dim=1) == labels).double().mean()) > 0.8
     torch.manual_seed(5)  # nothing hangs on the global generator, and the network draws (dropout)
     assert torch.equal(sgd.tuned_logits(tuned, EVERY), logits)
-    before, after = tuned.extractor.network.state_dict(), whole[0].state_dict()
+    before, after = tuned.encoder.network.state_dict(), whole[0].state_dict()
     for name in ("norm.weight", "norm.running_mean"):
         assert not torch.equal(after[f"0.{name}"], before[name])
     monkeypatch.setattr(sgd, "world_size", lambda: 3)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluate.detection.boxes import BoxSet
-from training.evaluate.detection.coco_tools import coco_tools, outline_runs
+from training.evaluate.detection.readers import coco_tools, outline_runs
 from training.evaluate.intervals import percentile_interval
 
 Kind = Literal["bbox", "segm"]

@@ -5,7 +5,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,21 @@ class BoxSet:
         class_names: a label is an index into them.
         pictures: in the order of their names.
         num_left_out: image files beside them without an annotation; they are not used.
-        digest: of names, sizes and annotations.
     """
 
     root: Path
     class_names: tuple[str, ...]
     pictures: tuple[Annotated, ...]
     num_left_out: int = 0
-    digest: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def digest(self) -> str:
+        """Of names, sizes and annotations."""
         content: list[Any] = [list(self.class_names)]
         for picture in self.pictures:
             boxes = [[box.name, box.box, box.ignored, box.outline] for box in picture.boxes]
             content.append([picture.file.name, picture.file.stat().st_size, boxes])
-        digest = hashlib.sha256(json.dumps(content, default=repr).encode()).hexdigest()
-        object.__setattr__(self, "digest", digest)
+        return hashlib.sha256(json.dumps(content, default=repr).encode()).hexdigest()
 
     @property
     def num_images(self) -> int:
@@ -59,11 +59,6 @@ class BoxSet:
     def num_boxes(self) -> int:
         """Objects to find, without the ignored ones."""
         return sum(not box.ignored for picture in self.pictures for box in picture.boxes)
-
-    @property
-    def num_empty(self) -> int:
-        """Images without an object, which teach what background is."""
-        return sum(not picture.boxes for picture in self.pictures)
 
     @property
     def has_outlines(self) -> bool:

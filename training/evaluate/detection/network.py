@@ -149,13 +149,9 @@ def build_detector(
 ) -> nn.Module:
     """A detector on the network's device whose backbone starts from a copy of its weights.
 
-    Args:
-        network: plain, of an architecture that has an adapter.
-        info: its architecture, and what it wants to see: mean, std and filter; not the sizes.
-        config: settings.
-        num_classes: without the background.
-        with_masks: Mask R-CNN.
-        autocast_dtype: of the backbone.
+    The network is plain, of an architecture that has an adapter. `info` says what it wants to see:
+    mean, std and filter; not the sizes. The classes are counted without the background. Only the
+    backbone computes in `autocast_dtype`.
 
     Returns:
         torchvision's `GeneralizedRCNN`: images float [3, H, W] in [0, 1] in a list; with targets

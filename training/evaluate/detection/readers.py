@@ -1,9 +1,10 @@
-"""Read annotations of boxes: Pascal VOC's XML files and COCO's JSON.
+"""Read annotations of boxes: Pascal VOC's XML files and COCO's JSON, and COCO's masks.
 
 A box is x0, y0, x1, y1 in pixels of the image: its upper left corner is (0, 0), its lower right
 one (width, height).
 """
 
+import importlib
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -124,7 +125,14 @@ def read_coco(file: Path) -> tuple[list[Annotated], tuple[str, ...]]:
     one: dict[str, Any]
     try:
         for one in annotations:
-            boxes[one["image_id"]].append(_coco_box(one, names))
+            x, y, wide, high = map(float, one["bbox"])
+            box = LabelledBox(
+                name=names[one["category_id"]],
+                box=(x, y, x + wide, y + high),
+                ignored=bool(one.get("iscrowd", 0)),
+                outline=one.get("segmentation") or None,
+            )
+            boxes[one["image_id"]].append(box)
         for number, one in images.items():
             width, height, some = int(one["width"]), int(one["height"]), tuple(boxes[number])
             image = Path(one["file_name"])
@@ -136,16 +144,6 @@ def read_coco(file: Path) -> tuple[list[Annotated], tuple[str, ...]]:
             "and a category that the file lists, and bbox [x, y, width, height]"
         ) from error
     return _in_folder(found, file, "COCO"), tuple(names[number] for number in sorted(names))
-
-
-def _coco_box(one: dict[str, Any], names: dict[Any, str]) -> LabelledBox:
-    x, y, wide, high = map(float, one["bbox"])
-    return LabelledBox(
-        name=names[one["category_id"]],
-        box=(x, y, x + wide, y + high),
-        ignored=bool(one.get("iscrowd", 0)),
-        outline=one.get("segmentation") or None,
-    )
 
 
 def _in_folder(found: list[Annotated], annotations: Path, layout: str) -> list[Annotated]:
@@ -166,3 +164,35 @@ def _in_folder(found: list[Annotated], annotations: Path, layout: str) -> list[A
         )
     folder = folders[holds.index(max(holds))]
     return [replace(one, file=folder / one.file) for one in found]
+
+
+def coco_tools(part: str) -> Any:  # noqa: ANN401  (no types)
+    """The module `mask`, `coco` or `cocoeval`; raises InputError where it is not installed."""
+    try:
+        return importlib.import_module(f"pycocotools.{part}")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"detection needs pycocotools, which is not installed here ({error}): install the "
+            "extra, salmask[detection]"
+        ) from error
+
+
+def outline_runs(outline: Any, height: int, width: int) -> dict[str, Any]:  # noqa: ANN401
+    """Compressed run lengths of an object's outline, in an image of that size.
+
+    InputError for an outline of another size, or in none of COCO's two forms.
+    """
+    tools = coco_tools("mask")
+    try:
+        if isinstance(outline, list):
+            return dict(tools.merge(tools.frPyObjects(outline, height, width)))
+        if list(outline["size"]) != [height, width]:
+            size = outline["size"]
+            raise ValueError(f"its image is {size} (height, width), not {height} x {width}")
+        is_plain = isinstance(outline["counts"], list)
+        return dict(tools.frPyObjects(outline, height, width) if is_plain else outline)
+    except Exception as error:  # pycocotools raises whatever its C code met
+        raise InputError(
+            f"a mask cannot be read ({error}): wanted COCO's polygons or run lengths, got "
+            f"{str(outline)[:80]}"
+        ) from error

@@ -10,8 +10,8 @@ from pipeline.core.progress import say
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.average_precision import Kind, average_precisions
 from training.evaluate.detection.boxes import BoxSet, box_pair
-from training.evaluate.detection.coco_tools import coco_tools
 from training.evaluate.detection.network import build_detector, check_adapter
+from training.evaluate.detection.readers import coco_tools
 from training.evaluate.detection.train import detect, train_detector
 from training.evaluate.encoders import NamedEncoder, load_encoders
 from training.evaluate.results import Result
@@ -51,29 +51,24 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
     for encoder in encoders:
         check_adapter(encoder.info.architecture)
     for part, images in (("training", train), ("validation", val)):
+        num_empty = sum(not picture.boxes for picture in images.pictures)
         say(
             f"{part}: {images.num_images} images of {images.root}, {images.num_boxes} boxes; "
-            f"{images.num_empty} images without a box; image files without an annotation, left "
+            f"{num_empty} images without a box; image files without an annotation, left "
             f"out: {images.num_left_out}"
         )
     for encoder in encoders:
-        yield _score(encoder, train, val, config, device, with_masks=with_masks)
+        yield _score(encoder, train, val, config, with_masks=with_masks)
 
 
 def _score(
-    encoder: NamedEncoder,
-    train: BoxSet,
-    val: BoxSet,
-    config: EvaluateConfig,
-    device: torch.device,
-    *,
-    with_masks: bool,
+    encoder: NamedEncoder, train: BoxSet, val: BoxSet, config: EvaluateConfig, *, with_masks: bool
 ) -> list[Result]:
-    settings = config.detection
+    settings, device = config.detection, encoder.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         detector = build_detector(
-            encoder.extractor.network,
+            encoder.network,
             encoder.info,
             settings,
             num_classes=len(train.class_names),
@@ -93,23 +88,15 @@ def _score(
     }
     kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
     return [
-        Result(
-            checkpoint=encoder.name,
-            encoder=encoder.kind,
-            architecture=encoder.info.architecture,
-            checkpoint_digest=encoder.digest,
-            train=str(train.root),
-            val=str(val.root),
-            train_digest=train.digest,
-            val_digest=val.digest,
+        encoder.result(
+            train,
+            val,
             protocol="detection",
             variant=settings.head,
             seed=config.seed,
             name=f"{NAMES[kind]} {measure}",
             figure=precision.figure,
             interval=precision.interval,
-            num_train=train.num_images,
-            num_val=val.num_images,
             settings=about,
         )
         for kind in kinds

@@ -20,8 +20,7 @@ from training.core.schedules import cosine_lr
 from training.evaluate.config import DetectionConfig
 from training.evaluate.detection.average_precision import Detection
 from training.evaluate.detection.boxes import BoxSet
-from training.evaluate.detection.coco_tools import coco_tools, outline_runs
-from training.evaluate.detection.readers import Annotated
+from training.evaluate.detection.readers import Annotated, coco_tools, outline_runs
 from training.evaluate.features import loaded_ahead
 from training.randomness.draws import sample_seeds
 
@@ -47,7 +46,7 @@ def training_batches(
     """
     items = _shuffled(images.num_images, seed)
     batches = (list(islice(items, batch_size)) for _ in range(steps))
-    return _loaded(images, batches, with_masks=with_masks)
+    return loaded_samples(images, batches, with_masks=with_masks)
 
 
 def _shuffled(num_images: int, seed: int) -> Iterator[tuple[int, bool]]:
@@ -59,16 +58,11 @@ def _shuffled(num_images: int, seed: int) -> Iterator[tuple[int, bool]]:
         yield from ((number, bool(flips[number])) for number in order.tolist())
 
 
-def plain_batches(images: BoxSet, *, batch_size: int) -> Iterator[list[Sample]]:
-    """Yield all images once, in their order, as they are."""
-    items = [(number, False) for number in range(images.num_images)]
-    batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
-    return _loaded(images, batches, with_masks=False)
-
-
-def _loaded(
+def loaded_samples(
     images: BoxSet, batches: Iterable[list[tuple[int, bool]]], *, with_masks: bool
 ) -> Iterator[list[Sample]]:
+    """Yield batches of images by their numbers, each with whether it is flipped."""
+
     def load(item: tuple[int, bool]) -> Sample:
         number, flip = item
         picture = images.pictures[number]
@@ -166,8 +160,9 @@ def detect(
 ) -> list[Detection]:
     """What a detector in evaluation mode finds in the images."""
     found: list[Detection] = []
-    numbers = count(1)
-    batches = plain_batches(images, batch_size=batch_size)
+    numbers, whole = count(1), [(number, False) for number in range(images.num_images)]
+    items = (whole[start : start + batch_size] for start in range(0, len(whole), batch_size))
+    batches = loaded_samples(images, items, with_masks=False)
     for batch in track(batches, "detecting", images.num_images, "images", size=len):
         for result in detector(_on_device(batch, device)[0]):
             found += _detections(next(numbers), result)

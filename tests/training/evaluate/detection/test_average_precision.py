@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from pycocotools.mask import decode, encode
 
+from training.evaluate.detection import average_precision as module
 from training.evaluate.detection.average_precision import (
     ClassMatches,
     Detection,
@@ -21,19 +21,16 @@ from training.evaluate.detection.average_precision import (
     weighted_precision,
 )
 from training.evaluate.detection.boxes import BoxSet
-from training.evaluate.detection.coco_tools import outline_runs
-from training.evaluate.detection.readers import Annotated, LabelledBox
+from training.evaluate.detection.readers import Annotated, LabelledBox, outline_runs
 
 Box = tuple[float, float, float, float]
 Boxes = list[list[tuple[str, Box]]]
 NAMES = ("cat", "dog")
 
 
-def box_set(folder: Path, boxes: Boxes, *, ignored: tuple[tuple[int, int], ...] = ()) -> BoxSet:
+def box_set(boxes: Boxes, *, ignored: tuple[tuple[int, int], ...] = ()) -> BoxSet:
     pictures = []
     for number, some in enumerate(boxes):
-        file = folder / f"{number}.png"
-        file.write_bytes(b"")
         labelled = tuple(
             LabelledBox(
                 name=name,
@@ -43,23 +40,23 @@ def box_set(folder: Path, boxes: Boxes, *, ignored: tuple[tuple[int, int], ...] 
             )
             for at, (name, (x0, y0, x1, y1)) in enumerate(some)
         )
-        picture = Annotated(file=file, source=file, width=100, height=100, boxes=labelled)
-        pictures.append(picture)
-    return BoxSet(folder, NAMES, tuple(pictures))
+        file = Path(f"{number}.png")
+        pictures.append(Annotated(file=file, source=file, width=100, height=100, boxes=labelled))
+    return BoxSet(Path("boxes"), NAMES, tuple(pictures))
 
 
 def found(*images: Sequence[tuple[int, float, Box]]) -> list[Detection]:
     """Labels, scores and boxes of the objects that were found in each image."""
     return [
-        {"image_id": image, "category_id": label, "score": score, "bbox": xywh(box)}
+        {
+            "image_id": image,
+            "category_id": label,
+            "score": score,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+        }
         for image, some in enumerate(images, start=1)
-        for label, score, box in some
+        for label, score, (x0, y0, x1, y1) in some
     ]
-
-
-def xywh(box: Box) -> list[float]:
-    x0, y0, x1, y1 = map(float, box)
-    return [x0, y0, x1 - x0, y1 - y0]
 
 
 CATS: Boxes = [
@@ -68,7 +65,7 @@ CATS: Boxes = [
 ]
 
 
-def test_ap_by_hand(tmp_path: Path) -> None:
+def test_ap_by_hand() -> None:
     """One class, three boxes, four detections.
 
     Sorted: hit (overlap 1), miss, hit (overlap 0.8), miss; one box is never found. Precision at
@@ -80,7 +77,7 @@ def test_ap_by_hand(tmp_path: Path) -> None:
         [(0, 0.9, (0, 0, 10, 10)), (0, 0.8, (80, 80, 90, 90))],
         [(0, 0.7, (20, 20, 30, 28)), (0, 0.1, (0, 0, 5, 5))],
     )
-    result = average_precisions(box_set(tmp_path, CATS), detections)
+    result = average_precisions(box_set(CATS), detections)
     two_hits, one_hit = (34 + 33 * 2 / 3) / 101, 34 / 101
     assert result["AP50"].figure == pytest.approx(100 * two_hits)
     assert result["AP75"].figure == pytest.approx(100 * two_hits)
@@ -91,8 +88,8 @@ def test_ap_by_hand(tmp_path: Path) -> None:
         assert one.figure - 1e-9 <= high <= 100
 
 
-def test_the_ends(tmp_path: Path) -> None:
-    images = box_set(tmp_path, [[("cat", (0, 0, 10, 10))], [("dog", (20, 20, 30, 30))], []])
+def test_the_ends() -> None:
+    images = box_set([[("cat", (0, 0, 10, 10))], [("dog", (20, 20, 30, 30))], []])
 
     def ap(first: int, second: int) -> list[tuple[float, tuple[float, float]]]:
         perfect = found([(first, 0.9, (0, 0, 10, 10))], [(second, 0.3, (20, 20, 30, 30))])
@@ -105,9 +102,9 @@ def test_the_ends(tmp_path: Path) -> None:
     assert set(average_precisions(images, []).values()) == {(0, (0, 0))}
 
 
-def test_an_ignored_box_costs_nothing(tmp_path: Path) -> None:
+def test_an_ignored_box_costs_nothing() -> None:
     """Neither where it is found, before all others, nor where it is not."""
-    ignoring = box_set(tmp_path, CATS, ignored=((0, 1),))
+    ignoring = box_set(CATS, ignored=((0, 1),))
     first, second = [(0, 0.8, CATS[0][0][1])], [(0, 0.7, CATS[1][0][1])]
     for some in (first, [(0, 0.9, CATS[0][1][1]), *first]):
         assert average_precisions(ignoring, found(some, second))["AP50"].figure == pytest.approx(
@@ -138,21 +135,10 @@ def scattered(seed: int, num: int) -> tuple[Boxes, list[list[tuple[int, float, B
 
 
 def judged(boxes: Boxes, detections: list[list[tuple[int, float, Box]]]) -> COCOeval:
-    """pycocotools' own evaluation with its default parameters, fed by itself."""
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": i, "width": 100, "height": 100} for i in range(1, len(boxes) + 1)],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(NAMES)],
-        "annotations": [
-            {"image_id": i, "category_id": NAMES.index(name), "bbox": xywh(box), "iscrowd": 0}
-            for i, some in enumerate(boxes, start=1)
-            for name, box in some
-        ],
-    }
-    for number, entry in enumerate(truth.dataset["annotations"], start=1):
-        entry |= {"id": number, "area": entry["bbox"][2] * entry["bbox"][3]}
+    """pycocotools' own evaluation with its default parameters."""
+    images = box_set(boxes)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
+        truth = module._coco(images, module._truth(images, "bbox"))
         judge = COCOeval(truth, truth.loadRes(found(*detections)), "bbox")
         judge.evaluate()
         judge.accumulate()
@@ -167,10 +153,10 @@ def matches_of(judge: COCOeval, num: int) -> list[ClassMatches]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_pycocotools(tmp_path: Path, seed: int) -> None:
+def test_equals_pycocotools(seed: int) -> None:
     boxes, detections = scattered(seed, 12)
     judge = judged(boxes, detections)
-    result = average_precisions(box_set(tmp_path, boxes), found(*detections))
+    result = average_precisions(box_set(boxes), found(*detections))
     figures = [result[name].figure / 100 for name in ("AP", "AP50", "AP75")]
     assert figures == pytest.approx(judge.stats[:3].tolist(), abs=1e-12)
     assert 0.1 < figures[0] < 0.9, "nothing to compare"
@@ -196,23 +182,23 @@ def test_a_class_that_a_resample_lacks_is_left_out() -> None:
     assert mean_precision([first, second], weights)[:, 0].tolist() == [0.5, 1, 0, 0]
 
 
-def test_the_interval_is_that_of_a_share(tmp_path: Path) -> None:
+def test_the_interval_is_that_of_a_share() -> None:
     """100 images of one box each, found in 60 at full score: AP is the share, its spread binomial.
 
     No detection is wrong, so AP is (1 + floor(100 share)) / 101; the standard error of a share of
     0.6 over 100 images is 0.049, 95 % are 0.6 +- 0.096.
     """
     box = (0.0, 0.0, 10.0, 10.0)
-    images = box_set(tmp_path, [[("cat", box)]] * 100)
+    images = box_set([[("cat", box)]] * 100)
     detections = found(*[[(0, 1.0, box)]] * 60)
     one, again, other = (average_precisions(images, detections, seed=s)["AP"] for s in (0, 0, 1))
     assert one.interval == pytest.approx((50.4, 69.6), abs=2.5)
     assert (one == again, one == other) == (True, False)
 
 
-def test_masks_are_compared_as_masks(tmp_path: Path) -> None:
+def test_masks_are_compared_as_masks() -> None:
     """The upper part of a square has its box's overlap with nothing but part of its mask."""
-    images = box_set(tmp_path, [[("cat", (10, 10, 30, 30))]])
+    images = box_set([[("cat", (10, 10, 30, 30))]])
     whole = decode(outline_runs(images.pictures[0].boxes[0].outline, 100, 100)).astype(bool)
     assert whole.sum() == 400
     part = whole.copy()

@@ -12,11 +12,8 @@ from pipeline.backbone.folder import load_info
 from pipeline.core.errors import InputError
 from pipeline.core.progress import listening
 from tests.listeners import Kept
-from tests.training.evaluate.cases import made_result
+from tests.training.evaluate.cases import CPU, exported, made_result
 from tests.training.evaluate.detection.cases import NAMES, TINY, drawn, write_coco, write_voc
-from training.encoders.encoder import build_backbone
-from training.encoders.export import export_backbone
-from training.encoders.settings import EncoderConfig
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.detection.boxes import open_boxes
 from training.evaluate.detection.network import check_adapter
@@ -24,23 +21,14 @@ from training.evaluate.encoders import NamedEncoder
 from training.evaluate.results import Result, read_results, table
 from training.evaluate.run import evaluate
 
-CPU = torch.device("cpu")
 MEASURES = ("AP", "AP50", "AP75")
-
-
-def export(folder: Path, architecture: str = "resnet18") -> Path:
-    torch.manual_seed(0)
-    config = EncoderConfig(architecture=architecture)
-    backbone = build_backbone(config)
-    export_backbone(folder, backbone, config, view_size=32, high_pass=None, provenance={})
-    return folder
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> EvaluateConfig:
     folder = tmp_path_factory.mktemp("detection")
     return EvaluateConfig(
-        checkpoint=(str(export(folder / "export")),),
+        checkpoint=(str(exported(folder / "export")),),
         train=write_voc(folder / "voc", drawn(5)),
         val=write_voc(folder / "val", drawn(4, seed=1)),
         protocol=("detection",),
@@ -130,7 +118,7 @@ def test_bad_input(base: EvaluateConfig, tmp_path: Path, monkeypatch: pytest.Mon
     refused(base, "no such file", checkpoint=(base.checkpoint[0], "nowhere.pth"))
     masks = replace(TINY, masks="yes")
     refused(base, "masks yes, but not every box of .* has a mask", detection=masks)
-    other = export(tmp_path / "other", "mobilenet_v3_small")
+    other = exported(tmp_path / "other", "mobilenet_v3_small")
     refused(base, "no adapter for mobilenet_v3_small", checkpoint=(*base.checkpoint, str(other)))
     with pytest.raises(InputError, match=r"no adapter for timm:resnet18: .*, regnet, "):
         check_adapter("timm:resnet18")

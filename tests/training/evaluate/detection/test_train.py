@@ -23,7 +23,6 @@ from training.evaluate.detection.train import (
     detect,
     flipped,
     image_of,
-    plain_batches,
     target_of,
     train_detector,
     training_batches,
@@ -69,7 +68,7 @@ def test_passes_are_whole_shuffled_and_seeded(
     monkeypatch.setattr(module, "NUM_THREADS", 1)
     assert order == [image.numpy().tobytes() for image, _ in samples_of(images)]
     assert order != [image.numpy().tobytes() for image, _ in samples_of(images, seed=1)]
-    plain = [image for batch in plain_batches(images, batch_size=2) for image, _ in batch]
+    plain = [image_of(picture) for picture in images.pictures]
     number_of = {one.numpy().tobytes(): (number, False) for number, one in enumerate(plain)}
     number_of |= {one.flip(-1).numpy().tobytes(): (n, True) for n, one in enumerate(plain)}
     items = [number_of[one] for one in order]
@@ -159,8 +158,7 @@ class Oracle(nn.Module):
         found = []
         for image in pictures:
             truth = self.waiting.pop(0)
-            assert image.shape == (3, truth.height, truth.width)
-            assert 0 <= image.min() <= image.max() <= 1
+            torch.testing.assert_close(image, image_of(truth) / 255)
             labels = [self.names.index(box.name) + self.label_shift for box in truth.boxes]
             found.append(
                 {

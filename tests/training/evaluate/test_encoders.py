@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.training.evaluate.cases import Normed, extractor_of, folders, made_result
 from training.encoders.encoder import group_batch_norm
-from training.evaluate import untrained
+from training.evaluate import encoders
+from training.evaluate.encoders import calibrate, over_seeds
 from training.evaluate.features import FeatureExtractor
 from training.evaluate.results import Result
-from training.evaluate.untrained import calibrate, over_seeds
 
 
 @pytest.mark.parametrize("groups", [None, 4])
@@ -21,7 +21,7 @@ def test_statistics_are_the_mean_over_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int | None
 ) -> None:
     images = folders(tmp_path, 30, seed=0)
-    monkeypatch.setattr(untrained, "LARGEST_BATCH", 12)  # 30 images: three batches of ten
+    monkeypatch.setattr(encoders, "LARGEST_BATCH", 12)  # 30 images: three batches of ten
     network = Normed()
     if groups is not None:
         group_batch_norm(network, groups)
