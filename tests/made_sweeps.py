@@ -10,7 +10,7 @@ import numpy as np
 from training.config.fields import with_fields
 from training.config.recipes import debug, with_method
 from training.sweep.config import SearchOptions, Sweep, make_sweep
-from training.sweep.description import describe, write_description
+from training.sweep.preflight import describe, locked
 from training.sweep.results import Status, Trial, write_table
 from training.sweep.space import NamedSpace, Point, Space, parse_space
 
@@ -72,8 +72,7 @@ def write_sweep(
     search = "random" if space is MIXED else None
     num = num_trials if search else None
     sweep = small_sweep(folder, space, search=search, num_trials=num, objective=objective)
-    description = describe(sweep, "d" * 64)
-    write_description(folder, description)
-    if trials:
-        write_table(sweep, trials, description)
+    with locked(folder, describe(sweep, "d" * 64)):
+        if trials:
+            write_table(sweep, trials)
     return folder

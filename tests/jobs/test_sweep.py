@@ -15,7 +15,7 @@ from tests.job_here import job_here
 from tests.shard_sets import write_shard_set
 from training.methods.settings import HardNegativeConfig
 from training.sweep.results import Trial
-from training.sweep.space import Interval, Values
+from training.sweep.space import Domain
 
 PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
 
@@ -54,8 +54,8 @@ def test_a_named_space_can_be_changed() -> None:
          "2"],
         "",
     ).sweep()  # fmt: skip
-    assert sweep.space["masks.query_ratio"] == Values("grid", (0.1, 0.2))
-    assert isinstance(sweep.space["optim.lr"], Interval)
+    assert sweep.space["masks.query_ratio"] == Domain("grid", (0.1, 0.2))
+    assert sweep.space["optim.lr"] == Domain("uniform", (0.01, 0.1))
     assert (sweep.name, sweep.num_trials, sweep.base.knn.every_epochs) == ("mask_ratio", 5, 2)
     scaling = read_options([*PLACES, "--space", "data_scaling"], "").sweep()
     assert scaling.scheduler == "none"
@@ -64,22 +64,43 @@ def test_a_named_space_can_be_changed() -> None:
     assert forced.scheduler == "asha"
 
 
+NO_CHECKS = "--grid epochs=1,2 --knn.val-shards None"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to sweep"),
-        (["--space", "everything"], "unknown space 'everything': choose one of mask_ratio"),
-        (["--grid", "masks.ratio=0.1,0.2"], "no field 'masks.ratio': did you mean masks.query_"),
-        (["--grid", "masks.query_ratio=0.1,1.2"], "masks.query_ratio=1.2: .*wanted 0 <= low"),
-        (["--choice", "fill=mean,noise"], "fill=noise"),
-        (["--grid", "epochs=1,2", "--knn.val-shards", "None"], "give --knn.val-shards"),
-        (["--grid", "epochs=1,2", "--objective", "heldout_loss"], "give --heldout.shards"),
-        (["--grid", "epochs=1,2", "--concurrent", "0"], "--concurrent 0 must be 1 or more"),
+        ("", "nothing to sweep"),
+        ("--space everything", "unknown space 'everything': choose one of mask_ratio, mask_full"),
+        ("--grid masks.ratio=0.1,0.2", "no field 'masks.ratio': did you mean masks.query_"),
+        ("--grid masks.query=0.1", "no field 'masks.query': did you mean masks.query_ratio"),
+        ("--grid masks.query_ratio=0.1,1.2", "masks.query_ratio=1.2: .*wanted 0 <= low"),
+        ("--grid epochs", "--grid epochs.* has no values"),
+        ("--grid epochs=1,1", "has a value twice"),
+        ("--grid epochs=1 --uniform epochs=1..2", "epochs is given twice"),
+        ("--grid epochs=0,2", "epochs=0: epochs 0 must be 1 or more"),
+        ("--grid out=a,b", "out cannot be swept"),
+        (
+            "--grid views.size=32,48 --grid views.grid=4,5",
+            r"views\.size=32, views\.grid=5: views\.size",
+        ),
+        ("--choice fill=mean,noise", "fill=noise"),
+        ("--uniform optim.lr=0.1", "is no interval: wanted optim.lr=LOW..HIGH"),
+        ("--uniform optim.lr=2..1", "LOW below HIGH"),
+        ("--uniform optim.lr=0..inf", "LOW below HIGH"),
+        ("--log-uniform optim.lr=0..1", "--log-uniform .* needs numbers above 0"),
+        ("--uniform method.key_momentum=0.5..1.5", "key_momentum=1.5"),
+        ("--uniform optim.lr=0.1..0.2 --search grid", "an interval, of which there is no grid"),
+        (NO_CHECKS, "objective knn: give --knn.val-shards"),
+        (f"{NO_CHECKS} --objective heldout_loss", "heldout_loss: give --heldout.shards"),
+        ("--grid epochs=1,2 --num-trials 3", "the grid has 2 points, and --num-trials says 3"),
+        ("--grid seed=1,2 --epochs 4 --grace-epochs 9", "--grace-epochs 9 is more than the 4 ep"),
+        ("--grid epochs=1,2 --concurrent 0", "--concurrent 0 must be 1 or more"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(arguments: list[str], message: str) -> None:
+def test_what_cannot_be_is_refused_by_name(arguments: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_options([*PLACES, *arguments], "").sweep()
+        read_options([*PLACES, "--method", "moco_v2", *arguments.split()], "").sweep()
 
 
 @pytest.mark.parametrize(
@@ -140,13 +161,11 @@ def test_what_a_sweep_concludes(
     node = SimpleNamespace(resources={"CPU": 2.0})
     monkeypatch.setattr(ray_session, "ray_running", nullcontext)
     monkeypatch.setattr(nodes, "live_nodes", lambda: [node])
-    monkeypatch.setattr(tune, "run_trials", lambda *_, **__: None)
     trials = [
-        Trial(
-            n, {"epochs": n + 1}, "finished" if n < num_done else "running", values={"knn": 5.0 + n}
-        )
+        Trial(n, {"epochs": n + 1}, "finished" if n < num_done else "running", values={"knn": 5.0})
         for n in range(3)
     ]
+    monkeypatch.setattr(tune, "run_trials", lambda *_, **__: trials)
     monkeypatch.setattr(tune, "read_trials", lambda _: trials)
     out = tmp_path / "out"
     words = [*places(shards, out), "--grid", "epochs=1,2,3", "--json"]

@@ -19,8 +19,7 @@ from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import STATE_FILE
 from training.engine.preflight import steps_per_epoch
 from training.record.metrics import WARNING, read_metrics
-from training.sweep.config import OBJECTIVES
-from training.sweep.description import SWEEP_FILE
+from training.sweep.config import OBJECTIVES, SWEEP_FILE
 from training.sweep.results import Trial, best_trials, finished, read_table
 
 Kind = Literal["shard set", "run", "sweep"]

@@ -21,16 +21,16 @@ from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray.context import STOP_FILE
+from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep
-from training.sweep.description import describe
-from training.sweep.preflight import Share
-from training.sweep.results import read_table
-from training.sweep.search import NextTrials, Points
+from training.sweep.preflight import Share, describe, locked
+from training.sweep.results import Trial, read_table
 from training.sweep.space import parse_space
 
 TWO = Share(2, Resources(1, 1, use_gpu=False))
+RUNNING, OVER = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
 
 
 class StopsTheSecond(FIFOScheduler):
@@ -73,9 +73,8 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
     monkeypatch.setattr(tune, "scheduler_of", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
     kept = Kept()
-    with listening(kept):
-        tune.run_trials(sweep, TWO, describe(sweep, "d"))
-    finished, stopped = tune.read_trials(sweep.folder)
+    with listening(kept), locked(sweep.folder, describe(sweep, "d")):
+        finished, stopped = tune.run_trials(sweep, TWO)
     assert (finished.status, stopped.status) == ("finished", "stopped"), kept.lines
     assert (kept.standings[-1].done, kept.standings[-1].total) == (62, 62)
     assert finished.epochs == 2
@@ -144,8 +143,8 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
 
     def run(num_trials: int, listener: Kept) -> Sweep:
         sweep = small_sweep(tmp_path, space, num_trials=num_trials, scheduler="none")
-        with listening(listener):
-            tune.run_trials(sweep, Share(1, TWO.resources), describe(sweep, "d"))
+        with listening(listener), locked(tmp_path, describe(sweep, "d")):
+            tune.run_trials(sweep, Share(1, TWO.resources))
         return sweep
 
     def starts() -> list[int]:
@@ -179,18 +178,17 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
 
 def test_no_more_trials_start_than_fit_or_than_there_are(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)  # a grid of four
-    points = Points(sweep)
-    trials = NextTrials(points, sweep, concurrent=2)
-    running, over = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
-    assert not trials.is_finished()
-    points.trials = [running, over, running]  # type: ignore[list-item]
-    assert trials.next_trial() is None
+    points = tune._Points(sweep, concurrent=2)
+    points.trials = [RUNNING, OVER, RUNNING]  # type: ignore[list-item]
+    assert points.suggest("id") is None
+    points.trials = [RUNNING, OVER, OVER]  # type: ignore[list-item]
+    assert not points.all_started()
     assert points.suggest("id") == {"trial": 3, **sweep.points()[3]}
     (tmp_path / STOP_FILE).touch()
-    assert trials.is_finished()
+    assert points.all_started()
     (tmp_path / STOP_FILE).unlink()
-    points.trials = [over] * 4  # type: ignore[list-item]
-    assert trials.is_finished()
+    points.trials = [OVER] * 4  # type: ignore[list-item]
+    assert points.all_started()
 
 
 def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) -> None:
@@ -202,11 +200,13 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
     )
     sweep = small_sweep(tmp_path, space, search="optuna", num_trials=24)
     other = small_sweep(tmp_path, space, search="optuna", search_seed=1)
-    assert Points(other).suggest("id-0") != Points(sweep).suggest("id-0")
-    points, found = Points(sweep), []
+    points, others, restored = (tune._Points(one, concurrent=1) for one in (sweep, other, sweep))
+    assert others.suggest("id-0") != restored.suggest("id-0")
+    found = []
     for number in range(24):
-        points.trials = [None] * number  # type: ignore[list-item]
+        points.trials = [OVER] * number  # type: ignore[list-item]
         point = points.suggest(f"id-{number}")
+        assert point is not None
         assert point.keys() == {"trial", *space}
         assert (point["trial"], type(point["method.queue_size"])) == (number, int)
         assert point["fill"] in ("mean", "blur")
@@ -216,14 +216,15 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
     distance = np.abs(np.array(found) - 0.5)
     assert distance[-8:].mean() < distance[:8].mean()
     points.save(str(tmp_path / "state"))
-    restored = Points(sweep)
     restored.restore(str(tmp_path / "state"))
-    restored.trials = points.trials = [None] * 24  # type: ignore[list-item]
+    restored.trials = points.trials = [OVER] * 24  # type: ignore[list-item]
     assert restored.suggest("next") == points.suggest("next")
     restored.on_trial_complete("one that started after the state was saved", {"knn": 1.0})
 
 
-def test_how_far_a_sweep_is(tmp_path: Path) -> None:
+def test_how_far_a_sweep_is(ray_session: None, tmp_path: Path) -> None:
+    from ray.util import placement_group, placement_group_table
+
     sweep = small_sweep(tmp_path)  # four trials of four epochs
 
     def trial(number: int, status: str, **last: object) -> Any:  # noqa: ANN401
@@ -234,11 +235,17 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         )
 
     before = trial(0, "RUNNING", epochs=1.0, seconds=9.0)
-    progress = tune._Progress(sweep, Points(sweep), describe(sweep, "d"))
+    points = tune._Points(sweep, concurrent=2)
+    progress = tune._Progress(sweep, points, [Trial(0, {}, epochs=1.0, seconds=9.0)])
     progress.on_step_begin(trials=[before])
+    assert points.trials == [before]
+    workers = placement_group([{"memory": 1}])  # of the trial whose process dies
+    noted = tmp_path / "trials" / "0002" / PLACEMENT_GROUP_FILE
+    noted.parent.mkdir(parents=True)
+    noted.write_text(workers.id.hex())
     kept = Kept()
     result = {"epochs": 2.0, "seconds": 3.0, "done": False, "values": {"knn": 31.25}}
-    with listening(kept):
+    with listening(kept), locked(tmp_path, describe(sweep, "d")):
         progress.on_trial_result(trial=before, trials=[before], result=result)
         before.run_metadata.last_result = result
         progress.on_step_end(trials=[before])
@@ -249,6 +256,7 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         died = trial(2, "ERROR")
         progress.on_trial_error(trial=died, trials=[before, ended, died])
         progress.on_step_end(trials=[before, ended, died])
+    assert placement_group_table(workers)["state"] == "REMOVED"
     assert result["seconds"] == 12.0  # its earlier start's, too
     written = [trial.status for trial in read_table(tmp_path)]  # before the sweep has ended
     assert written == ["running", "stopped", "failed"]
