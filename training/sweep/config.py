@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from pipeline.core.errors import check
 from training.config.fields import with_fields
 from training.config.pretrain import PretrainConfig
 from training.config.settings import check_least
-from training.sweep.space import NamedSpace, Point, Scheduler, Space, grid_points, random_point
+from training.sweep.space import NamedSpace, Point, Scheduler, Space, grid_points
 
 Search = Literal["grid", "random", "optuna"]
 OBJECTIVES = {"knn": "max", "heldout_loss": "min"}
@@ -73,11 +75,15 @@ class Sweep(SearchOptions):
         return self.base.out
 
     def points(self) -> list[Point]:
-        """The points of all trials; empty if results decide them."""
+        """The points of all trials; empty if results decide them.
+
+        A random one follows from the seed and the trial's number alone.
+        """
         if self.search == "grid":
             return grid_points(self.space)
-        numbers = range(self.num_trials if self.search == "random" else 0)
-        return [random_point(self.space, seed=self.search_seed, number=n) for n in numbers]
+        seeds = [[self.search_seed, number] for number in range(self.num_trials)]
+        drawing = map(np.random.default_rng, seeds if self.search == "random" else ())
+        return [{name: one.draw(rng) for name, one in self.space.items()} for rng in drawing]
 
     def epochs_of(self, point: Point) -> int:
         """Epochs of the trial with these values."""

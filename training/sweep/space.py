@@ -136,12 +136,6 @@ def grid_points(space: Space) -> list[Point]:
     return [dict(zip(space, values, strict=True)) for values in lists]
 
 
-def random_point(space: Space, *, seed: int, number: int) -> Point:
-    """The point of one trial: a function of the seed and the trial's number."""
-    rng = np.random.default_rng([seed, number])
-    return {name: domain.draw(rng) for name, domain in space.items()}
-
-
 @dataclass(frozen=True)
 class NamedSpace:
     """What varies in which pretraining, and defaults; `num_trials` None: all points of a grid."""
@@ -159,23 +153,22 @@ def mask_ratio(base: PretrainConfig) -> NamedSpace:
     """
     if base.masks.strategy == "none":
         base = replace(base, masks=replace(base.masks, strategy="balanced"))
-    queries = Domain("grid", ("0.05:0.15", "0.05:0.25", "0.15:0.35", "0.25:0.5"))
-    negatives = Domain("grid", ("0.2:0.4", "0.4:0.7", "0.7:0.9"))
-    return NamedSpace(base, {"masks.query_ratio": queries, "masks.negative_ratio": negatives})
+    query = "masks.query_ratio=0.05:0.15,0.05:0.25,0.15:0.35,0.25:0.5"
+    return NamedSpace(
+        base, parse_space(grid=[query, "masks.negative_ratio=0.2:0.4,0.4:0.7,0.7:0.9"])
+    )
 
 
 def mask_full(base: PretrainConfig) -> NamedSpace:
     """Fill, strategy, foreground rule, and rho if the method has one: 24 random points."""
-    space: Space = {
-        "fill": Domain("choice", ("mean", "blur", "high_pass")),
-        "masks.strategy": Domain("choice", ("random", "balanced", "shuffled")),
-        "masks.foreground": Domain("choice", ("std", "otsu")),
-        "masks.foreground_threshold": Domain("uniform", (-1.2, 0.3)),
-    }
+    fills, strategies = "fill=mean,blur,high_pass", "masks.strategy=random,balanced,shuffled"
+    numbers = ["masks.foreground_threshold=-1.2..0.3"]
     if base.method.has_object_head:
-        space["method.object_rho"] = Domain("uniform", (1.0, 4.0))
+        numbers.append("method.object_rho=1..4")
     elif hasattr(base.method, "rho"):
-        space["method.rho"] = Domain("uniform", (0.5, 2.0))
+        numbers.append("method.rho=0.5..2")
+    choices = [fills, strategies, "masks.foreground=std,otsu"]
+    space = parse_space(choice=choices, uniform=numbers)
     return NamedSpace(base, space, num_trials=24)
 
 
@@ -186,11 +179,8 @@ def data_scaling(base: PretrainConfig) -> NamedSpace:
     """
     if base.heldout.shards is None:
         base = replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
-    epochs = tuple(dict.fromkeys(max(1, base.epochs // part) for part in (4, 2, 1)))
-    space: Space = {
-        "data_fraction": Domain("grid", (0.125, 0.25, 0.5, 1.0)),
-        "epochs": Domain("grid", epochs),
-    }
+    epochs = {str(max(1, base.epochs // part)): None for part in (4, 2, 1)}
+    space = parse_space(grid=["data_fraction=0.125,0.25,0.5,1.0", f"epochs={','.join(epochs)}"])
     return NamedSpace(base, space, scheduler="none")
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.manifest import load_dataset_info
@@ -22,8 +21,6 @@ from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
 from training.ray.context import STOP_FILE
 from training.ray.launch import launch
-from training.ray.private import PlacementGroupID
-from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
 from training.sweep.config import run_folder, trial_config
 
@@ -51,16 +48,6 @@ def evaluations(out: Path, after: int = 0) -> dict[int, dict[str, float]]:
         if kind == "eval" and step > max(after, 0):
             found[step] = dict(latest)
     return found
-
-
-def free_placement_group(out: Path) -> None:
-    """Remove the placement group of a trial whose process died, and with it its workers.
-
-    Ray would keep it until the whole job ends.
-    """
-    path = out / PLACEMENT_GROUP_FILE
-    if path.exists():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(path.read_text()))))
 
 
 def trainable(config: PretrainConfig, workers: Resources | None = None) -> type[tune.Trainable]:
@@ -107,7 +94,7 @@ class _Pretraining(tune.Trainable):
             return
         self._total = run.epochs * self._steps
         # The latest evaluation of an earlier start is reported again: the scheduler is a new one.
-        self._step = max([0, *evaluations(self._out)][:-1], default=0)
+        self._step = [0, 0, *evaluations(self._out)][-2]
         pool = ThreadPoolExecutor(1, thread_name_prefix="run")
         self._run = pool.submit(self._launch, run)
         pool.shutdown(wait=False)

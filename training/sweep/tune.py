@@ -17,15 +17,18 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline.core.progress import Standing, say, show
 from training.engine.stopping import asked_to_stop
 from training.ray.context import STOP_FILE
+from training.ray.private import PlacementGroupID
+from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.sweep.config import OBJECTIVES, Sweep
 from training.sweep.preflight import Share
 from training.sweep.results import Status, Trial, write_table
 from training.sweep.space import Domain, shown
-from training.sweep.trainable import NUMBER, free_placement_group, trainable
+from training.sweep.trainable import NUMBER, trainable
 
 TUNE_FOLDER = "tune"
 ENVIRONMENT = {
@@ -254,8 +257,10 @@ class _Progress(tune.Callback):
         )
 
     def on_trial_error(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        # If the trial's process died, its workers still hold their resources.
-        free_placement_group(self._sweep.folder / _state_of(info["trial"]).run)
+        path = self._sweep.folder / _state_of(info["trial"]).run / PLACEMENT_GROUP_FILE
+        if path.exists():  # Ray would keep what the workers of a dead process held to the job's end
+            group = PlacementGroupID(bytes.fromhex(path.read_text()))
+            remove_placement_group(PlacementGroup(group))
         self.on_trial_complete(**info)
 
     def _objective(self, values: Mapping[str, float]) -> str:
