@@ -33,19 +33,18 @@ def run() -> int:
     from training.sweep import results, tune
 
     with ray_running():
-        share = share_of([node.resources for node in live_nodes()])
+        at_once, each = share_of([node.resources for node in live_nodes()])
         with preflight.locked(folder, description):
             trials = tune.read_trials(folder)
             left = results.num_left(sweep, trials, retry_failed=options.retry_failed)
-            each = share.resources
             say(
                 f"sweeping {', '.join(sweep.space)} ({sweep.search}, {sweep.scheduler}) in "
-                f"{folder}: {left} of {most} trials left, {share.trials} at a time, each "
+                f"{folder}: {left} of {most} trials left, {at_once} at a time, each "
                 f"{each.num_workers} x {each.cpus_per_worker} CPU"
                 + (" and 1 GPU" if each.use_gpu else "")
             )
             if left:
-                trials = tune.run_trials(sweep, share, retry_failed=options.retry_failed)
+                trials = tune.run_trials(sweep, at_once, each, retry_failed=options.retry_failed)
             summary = results.write_results(sweep, trials)
             lines = results.terminal_table(sweep, trials).splitlines()
             left = results.num_left(sweep, trials)

@@ -34,8 +34,7 @@ BATCH = 64
 def feature_map(run: RunState, config: ReportConfig) -> Chart:
     """Map the features of labelled images, taken evenly from their set, but for damaged ones.
 
-    Raises:
-        InputError: says why there is no map.
+    Raises `InputError` that says why there is no map.
     """
     shards = config.val or dict(run.recorded.get("knn") or {}).get("val_shards")
     check(config.map_images > 0, "it was left out (--map-images 0)")

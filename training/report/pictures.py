@@ -12,6 +12,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DamagedSample, ImageError
+from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.shardset.reader import StoredSample
 from training.record.contact_sheet import heat
 
 Pixels = NDArray[np.uint8]
@@ -26,18 +29,11 @@ PICTURE = Markup(
 )
 
 
-class Strip(NamedTuple):
-    """Pictures beside each other under a line of text."""
-
-    pictures: Sequence[Markup]
-    text: str = ""
-
-
 class Card(NamedTuple):
-    """Strips of pictures of one image or one kind."""
+    """Pictures of one image or one kind, in strips that each have a line of text above."""
 
     title: str
-    strips: Sequence[Strip]
+    strips: Sequence[tuple[str, Sequence[Markup]]]
     text: str = ""
 
 
@@ -55,6 +51,14 @@ def picture(pixels: Pixels, alt: str, *, overlay: str = "", label: str = "") -> 
     size = {"width": width, "height": height}
     words = {"alt": alt, "overlay": overlay, "label": label}
     return PICTURE.format(kind=kind, data=data, style=style, **size, **words)
+
+
+def stored_pixels(sample: StoredSample) -> tuple[Pixels, Pixels]:
+    """The image of a sample and its saliency map; raises `DamagedSample`."""
+    try:
+        return decode_stored(sample.image), decode_saliency(sample.saliency)
+    except ImageError as error:
+        raise DamagedSample(f"sample {sample.key} in {sample.shard}: {error}") from error
 
 
 def as_stored(image: Pixels, saliency_PP: Pixels, name: str) -> list[Markup]:

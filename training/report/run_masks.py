@@ -1,19 +1,26 @@
 """Draw a run's views and masks again from (seed, epoch, sample), at several of its epochs."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.core.errors import DamagedSample, ImageError, JobError, check
-from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.core.errors import check
 from training.config.derived import declared_views, stream_config
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
-from training.report.pictures import Card, Strip, as_stored, grid_overlay, picture, shrunk
-from training.report.state import RunState
+from training.report.pictures import (
+    Card,
+    as_stored,
+    grid_overlay,
+    picture,
+    shrunk,
+    stored_pixels,
+)
+from training.report.state import RunState, or_problems
 from training.report.wording import percent, shortened
 from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
@@ -25,20 +32,12 @@ COLUMNS = ("query", "key", "hard negative")
 
 
 def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
-    """Draw the run's first samples with their views at several epochs, for `run.html`.
-
-    Raises:
-        InputError: says why they cannot be drawn.
-    """
+    """Draw the run's first samples at several epochs; `InputError` says why they cannot be."""
     check(not run.problems, "; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
     groups = {view_group(view.name) for view in declared_views(redrawn.config)}
-    cards, broken = [], []
-    for sample in redrawn.whole.sample_ids(0)[:count].tolist():
-        try:
-            cards.append(_card(redrawn, sample, epochs))
-        except JobError as error:
-            broken.append(str(error))
+    samples = redrawn.whole.sample_ids(0)[:count].tolist()
+    cards, broken = or_problems(partial(_card, redrawn, epochs), samples)
     return {
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
@@ -72,11 +71,7 @@ class Redrawn:
         return BatchDataset(shards, self._info, stream, rank=rank, world_size=world_size)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
-        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
-
-        Raises:
-            DamagedSample: the sample is damaged.
-        """
+        """What the encoders saw of a sample, and its row; None if the epoch left the sample out."""
         steps, batch = self.whole.steps_per_epoch, self.config.batch_size
         order = self.whole.sample_ids(epoch * steps, range(steps * batch))
         places = np.flatnonzero(order == sample)
@@ -92,20 +87,17 @@ class Redrawn:
         return build_inputs(seen, self.views_shown, masks=self.config.masks, fill=self.fill), row
 
 
-def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
+def _card(redrawn: Redrawn, epochs: list[int], sample: int) -> Card:
     stored = redrawn.whole.reader.read(sample)
-    try:
-        image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
-    except ImageError as error:
-        raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
-    strips = [Strip(as_stored(shrunk(image, TILE), saliency, stored.key))]
+    image, saliency = stored_pixels(stored)
+    strips = [("", as_stored(shrunk(image, TILE), saliency, stored.key))]
     for epoch in epochs:
         found = redrawn.views(sample, epoch)
         text = f"Epoch {epoch + 1}"
         if found is None:
             text += " left it out: it was in the last incomplete batch."
         pictures = [] if found is None else _pictures(redrawn, *found, f"{stored.key}, {text}")
-        strips.append(Strip(pictures, text))
+        strips.append((text, pictures))
     return Card(shortened(stored.key, 60), strips)
 
 

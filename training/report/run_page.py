@@ -16,7 +16,7 @@ from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import TIMINGS
 from training.report.config import ReportConfig
 from training.report.feature_map import feature_map
-from training.report.figures import Chart, Series, line_chart
+from training.report.figures import Chart, line_chart
 from training.report.run_masks import drawn_masks
 from training.report.state import RunState, or_problem, read_run
 from training.report.wording import setting
@@ -67,8 +67,7 @@ NOT_OTHERS = {"step", "damaged_samples", *TIMINGS}.union(
 def run_page(config: ReportConfig) -> dict[str, Any]:
     """Read a run's record, draw its masks again and map its features, for `run.html`.
 
-    Raises:
-        InputError: its settings are damaged. The page says what else is missing.
+    Raises `InputError` if its settings are damaged. The page says what else is missing.
     """
     run = read_run(config.folder)
     others = {name for entry in run.entries for name in entry} - NOT_OTHERS
@@ -95,8 +94,8 @@ def charts(run: RunState, curves: Curves) -> list[Chart]:
     drawn = []
     x_label = "step" if run.steps_per_epoch is None else "epoch"
     for title, names in curves.items():
-        series = [Series(label, *run.column(name)) for name, label in names.items()]
-        if recorded := [one for one in series if len(one.x)]:
+        columns = {label: run.column(name) for name, label in names.items()}
+        if recorded := {label: column for label, column in columns.items() if len(column[0])}:
             level = _level(run, next(iter(names)))
             drawn.append(line_chart(title, recorded, x_label=x_label, level=level))
     return drawn

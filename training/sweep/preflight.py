@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.core.errors import InputError, write_error
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
@@ -35,20 +35,12 @@ READ_FROM_DISK = {"shards", "knn.val_shards", "knn.train_shards", "heldout.shard
 """If one of these fields is swept, every trial's data are checked, else only the first's."""
 
 
-class Share(NamedTuple):
-    """The trials that run at once, and the resources of each of them."""
-
-    trials: int
-    resources: Resources
-
-
 def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
     """Check data, batch, labels and disk for every trial that is known. Writes nothing.
 
     `num_ranks` is the workers of each trial. Returns the description of the base's shards.
 
-    Raises:
-        InputError: names the trial and what does not fit.
+    Raises `InputError`, which names the trial and what does not fit.
     """
     points = sweep.points() or [{}]  # Optuna's are not known: the base stands for them
     configs = [trial_config(sweep.base, number, point) for number, point in enumerate(points)]
@@ -70,15 +62,14 @@ def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
 
 def share_of(
     nodes: Sequence[Node], *, concurrent: int | None, most: int, workers: int, cpus: int | None
-) -> Share:
-    """Divide a cluster among at most `most` trials.
+) -> tuple[int, Resources]:
+    """Divide a cluster among at most `most` trials: trials at once, and the resources of each.
 
     Each trial has a number of workers, each of which lies on one node, with a GPU if any node has
     some. `cpus` of a worker: None divides the nodes' cores by their workers. `concurrent` trials
     run at once: None means as many as fit.
 
-    Raises:
-        InputError: the trials do not fit; the message has the arithmetic and a number that fits.
+    Raises `InputError` with the arithmetic, and a number that fits, if the trials do not.
     """
     cores, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
     asked = min(concurrent or most, most)
@@ -88,7 +79,7 @@ def share_of(
     )
     trials = found.num_workers // workers if found else 0
     if found is not None and (trials == asked or not concurrent):
-        return Share(trials, Resources(workers, cpus or found.cpus_per_worker, found.use_gpu))
+        return trials, Resources(workers, cpus or found.cpus_per_worker, found.use_gpu)
     needed = (asked if concurrent else 1) * workers
     needs = f"CPUs: {needed * (cpus or 1)}" + (f", GPUs: {needed}" if gpus else "")
     advice = f"--concurrent {trials} fits"
@@ -149,8 +140,7 @@ def check_folder(folder: Path, description: dict[str, Any]) -> None:
 def locked(folder: Path, description: dict[str, Any]) -> Iterator[None]:
     """Hold the folder's lock, which the system releases if the process dies; write ``sweep.json``.
 
-    Raises:
-        InputError: another process holds it, or the folder cannot be written to.
+    Raises `InputError` if another process holds it, or the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -144,8 +144,7 @@ def write_table(sweep: Sweep, trials: Sequence[Trial]) -> None:
 def read_table(folder: Path) -> list[Trial]:
     """The trials in ``results.parquet``, by number; none if there is no such file yet.
 
-    Raises:
-        InputError: the file cannot be read, or is no table of a sweep.
+    Raises `InputError` if the file cannot be read, or is no table of a sweep.
     """
     path = folder / RESULTS_FILE
     if not path.is_file():
@@ -175,10 +174,7 @@ def write_results(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
     """Write the table, ``summary.json`` and, if a trial finished, the configuration of the best.
 
     Of tied trials the first one's configuration is written. Returns the summary, whose ``best`` is
-    None if no trial finished.
-
-    Raises:
-        InputError: all trials have ended, and none of them reported the objective.
+    None if no trial finished. Raises `InputError` if all trials have ended without an objective.
     """
     write_table(sweep, trials)
     counts = Counter(trial.status for trial in trials)

@@ -63,14 +63,9 @@ Space = dict[str, Domain]
 
 
 def parse_space(**options: Sequence[str]) -> Space:
-    """Read a space from the words of a command line.
+    """Read a space from the words of a command line, which are given by kind of domain.
 
-    Args:
-        options: by kind: ``name=value,value`` for `grid` and `choice`, ``name=low..high`` for
-            `uniform` and `log_uniform`.
-
-    Raises:
-        InputError: a word cannot be read, names an unknown field, or repeats one.
+    Raises `InputError` if a word cannot be read, names an unknown field, or repeats one.
     """
     space: Space = {}
     for kind, words in options.items():
@@ -121,11 +116,7 @@ def shown(point: Mapping[str, Plain]) -> str:
 
 
 def grid_points(space: Space) -> list[Point]:
-    """Every combination of the values; the last field varies fastest.
-
-    Raises:
-        InputError: the space has an interval.
-    """
+    """Every combination, the last field fastest; raises `InputError` if there is an interval."""
     for name, domain in space.items():
         check(
             not domain.is_interval,
@@ -192,12 +183,7 @@ SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
 
 
 def find_space(name: str | None, base: PretrainConfig) -> NamedSpace:
-    """The space of a name; without a name nothing varies.
-
-    Raises:
-        InputError: the name is unknown; lists the known ones.
-    """
-    check(
-        name is None or name in SPACES, f"unknown space {name!r}: choose one of {', '.join(SPACES)}"
-    )
+    """The space of a name, or `InputError` with the known ones; without a name nothing varies."""
+    known = ", ".join(SPACES)
+    check(name is None or name in SPACES, f"unknown space {name!r}: choose one of {known}")
     return NamedSpace(base) if name is None else SPACES[name](base)

@@ -14,18 +14,18 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline.core.progress import Standing, say, show
+from training.config.resources import Resources
 from training.engine.stopping import asked_to_stop
 from training.ray.context import STOP_FILE
 from training.ray.private import PlacementGroupID
 from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.sweep.config import OBJECTIVES, Sweep
-from training.sweep.preflight import Share
 from training.sweep.results import Status, Trial, write_table
 from training.sweep.space import Domain, shown
 from training.sweep.trainable import NUMBER, trainable
@@ -42,7 +42,9 @@ STARTUP_TRIALS = 8
 """Optuna's first trials, which are random: its model learns nothing from fewer."""
 
 
-def run_trials(sweep: Sweep, share: Share, *, retry_failed: bool = False) -> list[Trial]:
+def run_trials(
+    sweep: Sweep, at_once: int, each: Resources, *, retry_failed: bool = False
+) -> list[Trial]:
     """Run what is left of a sweep, whose ``sweep.json`` is written, on the Ray that is running.
 
     Returns all trials when they have ended, or when SIGTERM or SIGINT has stopped the sweep.
@@ -50,7 +52,7 @@ def run_trials(sweep: Sweep, share: Share, *, retry_failed: bool = False) -> lis
     os.environ |= ENVIRONMENT
     stop_file, path = sweep.folder / STOP_FILE, sweep.folder / TUNE_FOLDER
     stop_file.unlink(missing_ok=True)
-    pretraining, points = trainable(sweep.base, share.resources), _Points(sweep, share.trials)
+    pretraining, points = trainable(sweep.base, each), _Points(sweep, at_once)
     before = read_trials(sweep.folder)
     # This writes the settings that Tuner.restore reads: those of this start, not of the first.
     tuner = tune.Tuner(
@@ -121,12 +123,11 @@ class _Points(Searcher):
         self._optuna = _optuna(sweep) if sweep.search == "optuna" else None
 
     def all_started(self) -> bool:
-        """Whether no more trials start."""
         stopped = (self._sweep.folder / STOP_FILE).exists()
         return stopped or len(self.trials) >= self._sweep.num_trials
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's configuration; None while as many run as fit."""
+        """None while as many run as fit."""
         number = len(self.trials)
         if sum(not trial.is_finished() for trial in self.trials) >= self._concurrent:
             return None
@@ -181,30 +182,25 @@ class _NextTrials(SearchGenerator):
         return self.searcher.all_started()
 
 
-class _SavesErrors:
+class _Scheduler(ASHAScheduler):
     """Has Tune save that a trial's process died, which Tune itself leaves out (Ray 2.60)."""
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:  # noqa: ANN401
         tune_controller._mark_trial_to_checkpoint(trial)
-        super().on_trial_error(tune_controller, trial)  # type: ignore[misc]
+        super().on_trial_error(tune_controller, trial)
 
 
 def scheduler_of(sweep: Sweep) -> TrialScheduler:
-    """The scheduler that a sweep asks for: none, or asynchronous successive halving."""
-    kind: type[TrialScheduler] = FIFOScheduler
-    settings: dict[str, Any] = {}
-    if sweep.scheduler == "asha":
-        kind = ASHAScheduler
-        settings = {
-            "time_attr": "epochs",
-            "metric": sweep.objective,
-            "mode": OBJECTIVES[sweep.objective],
-            "max_t": max(map(sweep.epochs_of, [{}, *sweep.points()])),
-            "grace_period": sweep.grace_epochs,
-            "reduction_factor": sweep.reduction_factor,
-        }
-    scheduler: TrialScheduler = type("Scheduler", (_SavesErrors, kind), {})(**settings)
-    return scheduler
+    """Asynchronous successive halving; a sweep without it lets all trials train to their end."""
+    longest = max(map(sweep.epochs_of, [{}, *sweep.points()]))
+    return _Scheduler(
+        time_attr="epochs",
+        metric=sweep.objective,
+        mode=OBJECTIVES[sweep.objective],
+        max_t=longest,
+        grace_period=longest if sweep.scheduler == "none" else sweep.grace_epochs,
+        reduction_factor=sweep.reduction_factor,
+    )
 
 
 class _Progress(tune.Callback):

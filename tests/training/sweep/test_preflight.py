@@ -12,12 +12,11 @@ import pytest
 from pipeline.core.errors import InputError
 from tests.made_sweeps import small_sweep
 from tests.shard_sets import write_shard_set
-from training.config.resources import Node
+from training.config.resources import Node, Resources
 from training.engine.preflight import checkpoint_size
 from training.sweep.config import SWEEP_FILE, Sweep
 from training.sweep.preflight import (
     LOCK_FILE,
-    Share,
     check_folder,
     check_trials,
     describe,
@@ -79,7 +78,7 @@ def test_the_checkpoints_of_all_trials_must_fit_on_the_disk(
     check_trials(sweep, 1)
 
 
-def shares(nodes: list[Node], **given: int | None) -> Share:
+def shares(nodes: list[Node], **given: int | None) -> tuple[int, Resources]:
     options: dict[str, int | None] = {"concurrent": None, "workers": 1, "cpus": None, "most": 8}
     return share_of(nodes, **{**options, **given})  # type: ignore[arg-type]
 
@@ -110,7 +109,7 @@ def test_as_many_trials_fit_as_can_be_laid_out(nodes: list[Node]) -> None:
         fitting = laid_out(nodes, workers, cpus)
         advice = "not even one trial fits"
         if fitting:
-            assert shares(nodes, workers=workers, cpus=cpus, most=99).trials == fitting
+            assert shares(nodes, workers=workers, cpus=cpus, most=99)[0] == fitting
             advice = f"--concurrent {fitting} fits"
         with pytest.raises(InputError, match=advice):
             shares(nodes, workers=workers, cpus=cpus, most=99, concurrent=fitting + 1)

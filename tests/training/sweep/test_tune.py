@@ -25,11 +25,11 @@ from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep
-from training.sweep.preflight import Share, describe, locked
+from training.sweep.preflight import describe, locked
 from training.sweep.results import Trial, read_table
 from training.sweep.space import parse_space
 
-TWO = Share(2, Resources(1, 1, use_gpu=False))
+EACH = Resources(1, 1, use_gpu=False)
 RUNNING, OVER = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
 
 
@@ -74,7 +74,7 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     monkeypatch.setattr(tune, "scheduler_of", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
     kept = Kept()
     with listening(kept), locked(sweep.folder, describe(sweep, "d")):
-        finished, stopped = tune.run_trials(sweep, TWO)
+        finished, stopped = tune.run_trials(sweep, 2, EACH)
     assert (finished.status, stopped.status) == ("finished", "stopped"), kept.lines
     assert (kept.standings[-1].done, kept.standings[-1].total) == (62, 62)
     assert finished.epochs == 2
@@ -144,7 +144,7 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
     def run(num_trials: int, listener: Kept) -> Sweep:
         sweep = small_sweep(tmp_path, space, num_trials=num_trials, scheduler="none")
         with listening(listener), locked(tmp_path, describe(sweep, "d")):
-            tune.run_trials(sweep, Share(1, TWO.resources))
+            tune.run_trials(sweep, 1, EACH)
         return sweep
 
     def starts() -> list[int]:
