@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pretrain_jobs import Job, record, run_job, write_sets
+from tests.pretrain_jobs import Job, is_trial, record, run_job, write_sets
 from training.record.relay import PROGRESS_FILE
 from training.sweep.results import RESULTS_FILE, Trial
 from training.sweep.tune import read_trials
@@ -151,11 +150,3 @@ def test_a_trial_that_cannot_go_on_fails_alone_and_says_why(shards: Path, tmp_pa
     assert "no longer finite" in failed.message
     rows = pq.read_table(out / RESULTS_FILE).to_pylist()
     assert [row["message"] for row in rows] == [failed.message, None]
-
-
-def is_trial(process: psutil.Process) -> bool:
-    """Whether Tune runs a trial in this process."""
-    try:
-        return "ray::Pretraining" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False

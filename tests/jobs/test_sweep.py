@@ -107,42 +107,29 @@ def test_what_cannot_be_is_refused_by_name(arguments: str, message: str) -> None
     ("arguments", "message"),
     [
         (
-            ["--concurrent", "4000"],
+            "--concurrent 4000 --cpus-per-worker 999",
             r"3 x 1 x 999 \(trials x workers x cores\) = CPUs: 2997; the cluster has",
         ),
-        (["--num-workers", "4000"], "not even one trial fits"),
-        (["--batch-size", "64"], "holds 48 images, fewer than one global batch of 64"),
-        (["--knn.val-shards", "/none"], "no .* at /none"),
+        ("--num-workers 4000", "not even one trial fits"),
+        ("--batch-size 64", "holds 48 images, fewer than one global batch of 64"),
+        ("--knn.val-shards /none", "no .* at /none"),
+        ("--seed 1", r"holds another sweep \(.*space\.epochs\.kind: None -> "),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if "--concurrent" in arguments:
-        arguments = [*arguments, "--cpus-per-worker", "999"]
-    words = [*places(shards, tmp_path / "out"), "--grid", "epochs=1,2,3", *arguments]
+    out, written = tmp_path / "out", []
+    if "another" in message:
+        written = [out, out / "sweep.json"]
+        out.mkdir()
+        written[1].write_text(json.dumps({"version": 1, "space": {}, "seed": 0}))
+    words = [*places(shards, out), "--grid", "epochs=1,2,3", *arguments.split()]
     monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
     with pytest.raises(InputError, match=message):
         job.run()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_folder_of_another_sweep_is_refused(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "sweep.json").write_text(json.dumps({"version": 1, "space": {}, "seed": 0}))
-    words = [*places(shards, out), "--grid", "epochs=1,2"]
-    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
-    with pytest.raises(InputError, match=r"holds another sweep \(.*space\.epochs\.kind: None -> "):
-        job.run()
-    assert [path.name for path in out.iterdir()] == ["sweep.json"]
+    assert sorted(tmp_path.rglob("*")) == written
 
 
 @pytest.mark.parametrize("num_done", [0, 1, 3])

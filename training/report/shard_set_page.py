@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 from pipeline.core.errors import check
 from pipeline.saliency.foreground import GRID_SIDE, foreground
@@ -21,7 +20,6 @@ from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
 from training.report.pictures import (
     Card,
-    Pixels,
     as_stored,
     grid_overlay,
     picture,
@@ -52,11 +50,15 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
     folder = config.folder
     info = manifest.load_dataset_info(folder)
     rows = read_rows(folder, info)
-    copies = _groups_of_copies(rows)
+    # Groups of samples, by number, whose source files have the same bytes.
+    numbered = rows.select(["sha256"]).append_column("number", pa.array(np.arange(len(rows))))
+    groups = numbered.group_by("sha256").aggregate([("number", "list")])["number_list"]
+    copies = groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist()
+    copies = sorted(map(sorted, copies))
     order = np.argsort(rows["saliency_mean"].to_numpy(), kind="stable")
     extremes = min(max(1, config.images // 4), len(order) // 2)
     drawn = np.random.default_rng(0).permutation(info.num_images)[: config.images]
-    groups = {"images": np.sort(drawn), "most": order[::-1][:extremes], "least": order[:extremes]}
+    sheets = {"images": np.sort(drawn), "most": order[::-1][:extremes], "least": order[:extremes]}
     share = rows["foreground_share"].to_numpy()
     rejected, unread = or_problem(_rejected, folder, info)
     card = partial(_card, ShardSetReader(folder, info), info, rows)
@@ -76,7 +78,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         "num_extra": sum(len(group) - 1 for group in copies),
         "copy_rows": [_copies(rows, group) for group in copies[:MOST_NAMES]],
         **(_charts(info, rows) if info.num_images else {}),
-        "sheets": {name: or_problems(card, some.tolist()) for name, some in groups.items()},
+        "sheets": {name: or_problems(card, some.tolist()) for name, some in sheets.items()},
         "grid": GRID_SIDE,
     }
 
@@ -95,14 +97,6 @@ def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
             f"dataset.json says {shard.num_images}: run jobs/precompute.py again",
         )
     return pa.concat_tables(parts)
-
-
-def _groups_of_copies(rows: pa.Table) -> list[list[int]]:
-    """Groups of sample numbers whose source files have the same bytes."""
-    numbered = rows.select(["sha256"]).append_column("number", pa.array(np.arange(len(rows))))
-    groups = numbered.group_by("sha256").aggregate([("number", "list")])["number_list"]
-    copies = groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist()
-    return sorted(map(sorted, copies))
 
 
 def _copies(rows: pa.Table, group: list[int]) -> tuple[str, str, str]:
@@ -164,15 +158,9 @@ def _card(reader: ShardSetReader, info: DatasetInfo, rows: pa.Table, number: int
         f"foreground {percent(row['foreground_share'], 0)}",
         f"mean saliency {row['saliency_mean']:.2f}",
     ]
-    small = shrunk(image, TILE)
-    pictures = [*as_stored(small, saliency, name), _outlined(small, saliency, name)]
-    return Card(name, [("", pictures)], ", ".join(words))
-
-
-def _outlined(image: Pixels, saliency: Pixels, name: str) -> Markup:
-    """An image with its patches and the outline of its foreground."""
-    side = (GRID_SIDE, GRID_SIDE)
+    small, side = shrunk(image, TILE), (GRID_SIDE, GRID_SIDE)
     grid = cv2.resize(saliency / np.float64(255), side, interpolation=cv2.INTER_AREA)
     marked = np.asarray(foreground(np.asarray(grid, np.float64)), np.bool_)
     alt, overlay = f"{name}: its foreground, outlined", grid_overlay(marked)
-    return picture(image, alt, overlay=overlay, label="foreground")
+    outlined = picture(small, alt, overlay=overlay, label="foreground")
+    return Card(name, [("", [*as_stored(small, saliency, name), outlined])], ", ".join(words))

@@ -175,7 +175,13 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
     best = np.array([trial in sweep.best for trial in sweep.rated])
     symbols = [f"circle{'' if t.status == 'finished' else '-open'}" for t in sweep.rated]
     drawn = new_figure(xaxis_title=parameter.name, yaxis_title=f"{title}, {sweep.unit}")
-    dots, texts = {"color": colour(0), "size": 8, "symbol": symbols}, _hovers(sweep)
+    texts = []
+    for trial, value in zip(sweep.rated, values, strict=True):
+        lines = [f"{title}: {figure(float(value))} {sweep.unit}"]
+        lines += [f"{name}: {setting(one)}" for name, one in trial.point.items()]
+        head = f"<b>trial {trial.number}</b>, {trial.status}"
+        texts.append("<br>".join([head, *map(escape, lines)]))
+    dots = {"color": colour(0), "size": 8, "symbol": symbols}
     drawn.add_scatter(x=parameter.places, y=values, mode="markers", marker=dots, hovertext=texts)
     ring = {"color": "var(--ink)", "symbol": "circle-open", "size": 15}
     drawn.add_scatter(x=parameter.places[best], y=values[best], mode="markers", marker=ring)
@@ -187,17 +193,6 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
         f"{figure(values[first])}, at {parameter.texts[first]}."
     )
     return Chart(f"{title} over {parameter.name}", drawn, alt)
-
-
-def _hovers(sweep: SweepState) -> list[str]:
-    """What is shown at the dot of each rated trial."""
-    texts = []
-    for trial, value in zip(sweep.rated, sweep.values, strict=True):
-        lines = [f"{sweep.title}: {figure(float(value))} {sweep.unit}"]
-        lines += [f"{name}: {setting(value)}" for name, value in trial.point.items()]
-        head = f"<b>trial {trial.number}</b>, {trial.status}"
-        texts.append("<br>".join([head, *map(escape, lines)]))
-    return texts
 
 
 def parallel_chart(sweep: SweepState, parameters: Sequence[Parameter]) -> Chart:

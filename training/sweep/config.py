@@ -20,7 +20,6 @@ NEEDED = {
     "knn": "--knn.val-shards (labelled shards, other images than --shards)",
     "heldout_loss": "--heldout.shards",
 }
-DEFAULT_TRIALS = 8
 SWEEP_FILE = "sweep.json"
 """Describes a sweep in its folder (`training.sweep.preflight.describe`)."""
 
@@ -122,7 +121,7 @@ def make_sweep(varied: NamedSpace, options: SearchOptions, name: str = "") -> Sw
             "choose --search random",
         )
     else:
-        count = num_trials or DEFAULT_TRIALS
+        count = num_trials or 8
         # Each value alone: those of the other fields are not known before points are drawn.
         for field, domain in space.items():
             for value in domain.values:

@@ -122,9 +122,8 @@ def write_table(sweep: Sweep, trials: Sequence[Trial]) -> None:
         }
         for trial in trials
     ]
-    columns: dict[str, Any] = {
-        name: pa.array([row[name] for row in rows], kind) for name, kind in FIXED_COLUMNS.items()
-    }
+    fixed = FIXED_COLUMNS.items()
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fixed}
     for name in sorted({name for trial in trials for name in trial.values}):
         values = [trial.values.get(name) for trial in trials]
         columns[METRIC_PREFIX + name] = pa.array(values, pa.float64())
@@ -146,28 +145,23 @@ def read_table(folder: Path) -> list[Trial]:
 
     Raises `InputError` if the file cannot be read, or is no table of a sweep.
     """
-    path = folder / RESULTS_FILE
-    if not path.is_file():
-        return []
+    path, trials = folder / RESULTS_FILE, []
     try:
-        rows = pq.read_table(path).to_pylist()
-        return sorted(map(_trial_of, rows), key=lambda trial: trial.number)
+        for row in pq.read_table(path).to_pylist() if path.is_file() else ():
+            point, values = {}, {}
+            for name, value in row.items():
+                if name.startswith(METRIC_PREFIX):
+                    if value is not None and math.isfinite(value):
+                        values[name.removeprefix(METRIC_PREFIX)] = value
+                elif name not in FIXED_COLUMNS:
+                    point[name.removeprefix(CLASH_PREFIX)] = value
+            kept = {name: row[name] for name in ("status", "epochs", "seconds", "message")}
+            trials.append(Trial(row["trial"], point, values=values, **kept))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
         raise InputError(f"{path} is no table of a sweep: it has no column {error}") from error
-
-
-def _trial_of(row: dict[str, Any]) -> Trial:
-    point, values = {}, {}
-    for name, value in row.items():
-        if name.startswith(METRIC_PREFIX):
-            if value is not None and math.isfinite(value):
-                values[name.removeprefix(METRIC_PREFIX)] = value
-        elif name not in FIXED_COLUMNS:
-            point[name.removeprefix(CLASH_PREFIX)] = value
-    kept = {name: row[name] for name in ("status", "epochs", "seconds", "message")}
-    return Trial(row["trial"], point, values=values, **kept)
+    return sorted(trials, key=lambda trial: trial.number)
 
 
 def write_results(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:

@@ -121,7 +121,6 @@ def test_as_many_trials_fit_as_can_be_laid_out(nodes: list[Node]) -> None:
         (TWO_CORES, {}, (2, 1, False)),
         (TWO_CORES, {"concurrent": 2}, (2, 1, False)),
         (TWO_CORES, {"concurrent": 1}, (1, 2, False)),
-        (TWO_CORES, {"most": 1}, (1, 2, False)),
         ([{"CPU": 16.0, "GPU": 4.0}], {}, (4, 4, True)),
         ([{"CPU": 16.0, "GPU": 3.0}], {"workers": 2}, (1, 8, True)),
         ([{"CPU": 16.0}], {"cpus": 4}, (4, 4, False)),
@@ -138,7 +137,6 @@ def test_cores_are_divided_among_the_trials(
 @pytest.mark.parametrize(
     ("nodes", "given", "message"),
     [
-        (TWO_CORES, {"concurrent": 2, "workers": 2}, r"2 x 2 x 1 \(.*= CPUs: 4; .* 1 fits"),
         (TWO_CORES, {"cpus": 4}, "1 x 1 x 4 .*not even one trial fits"),
         ([*TWO_CORES, *TWO_CORES], {"concurrent": 1, "cpus": 3}, "on 2 node.*not even one trial"),
         (TWO_GPUS, {"concurrent": 3}, "CPUs: 3, GPUs: 3; .*has CPUs: 16, GPUs: 2, .* 2 fits"),

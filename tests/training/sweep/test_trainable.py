@@ -40,7 +40,7 @@ def evaluation(step: int, **values: float) -> dict[str, object]:
 def test_evaluations_come_with_the_latest_of_every_figure(tmp_path: Path) -> None:
     write(
         tmp_path,
-        evaluation(0, knn=10.0),
+        evaluation(0, knn=10.0, of_the_untrained=1.0),
         {"step": 2, "kind": "train", "loss": 3.0, "lr": 0.1, "samples_seen": "ff"},
         evaluation(2, knn=20.0, heldout_loss=1.5),
         {"step": 2, "kind": "warning", "message": "collapse"},

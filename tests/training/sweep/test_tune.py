@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
 from tests.made_sweeps import small_sweep
-from tests.pretrain_jobs import is_worker
+from tests.pretrain_jobs import is_trial, is_worker
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
@@ -39,14 +38,6 @@ class StopsTheSecond(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
         second = trial.config["trial"] == 1
         return str(TrialScheduler.STOP if second else TrialScheduler.CONTINUE)
-
-
-def is_trial(process: psutil.Process) -> bool:
-    """Whether Tune runs a trial in this process; one that has ended but is not reaped does not."""
-    try:
-        return "ray::Pretraining" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
 
 
 def held() -> list[str]:
@@ -118,20 +109,7 @@ def counting(base: PretrainConfig, _workers: object) -> type[ray_tune.Trainable]
 
 
 class Killed(BaseException):
-    """What no part of Tune catches: nothing is saved or cleaned up after it."""
-
-
-class KilledWhen(Kept):
-    """Stands for a SIGKILL at a line."""
-
-    def __init__(self, true: Callable[[str], bool]) -> None:
-        super().__init__()
-        self._true = true
-
-    def say(self, line: str) -> None:
-        super().say(line)
-        if self._true(line):
-            raise Killed
+    """Stands for a SIGKILL: no part of Tune catches it, saves or cleans up after it."""
 
 
 @pytest.mark.timeout(900)
@@ -141,39 +119,40 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
     monkeypatch.setattr(tune, "trainable", counting)
     space = parse_space(uniform=["optim.lr=0.1..0.2"])
 
-    def run(num_trials: int, listener: Kept) -> Sweep:
+    def run(num_trials: int) -> tuple[Sweep, list[Trial], list[str]]:
         sweep = small_sweep(tmp_path, space, num_trials=num_trials, scheduler="none")
-        with listening(listener), locked(tmp_path, describe(sweep, "d")):
-            tune.run_trials(sweep, 1, EACH)
-        return sweep
+        with listening(kept := Kept()), locked(tmp_path, describe(sweep, "d")):
+            return sweep, tune.run_trials(sweep, 1, EACH), kept.lines
+
+    def killed(line: str) -> None:
+        if line.startswith("trial 1 epoch 2"):
+            raise Killed
 
     def starts() -> list[int]:
         return [int(line.split()[0]) for line in (tmp_path / "starts").read_text().splitlines()]
 
-    with pytest.raises(Killed):
-        run(2, KilledWhen(lambda line: line.startswith("trial 1 epoch 2")))
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "say", killed)
+        with pytest.raises(Killed):
+            run(2)
     for _ in range(100):  # what stands for a kill does not end the thread that copies Tune's state
         if trials := tune.read_trials(tmp_path):
             break
         time.sleep(0.1)
     assert [t.status for t in trials] == ["finished", "running"]
-    kept = Kept()
-    sweep = run(3, kept)
-    trials = tune.read_trials(tmp_path)
+    sweep, trials, lines = run(3)
     assert [(t.status, t.epochs) for t in trials] == [("finished", 4)] * 3
     assert [t.point for t in trials] == sweep.points()
     assert starts() == [0, 1, 1, 2]  # one at a time; what has ended does not start again
-    assert kept.lines[0].startswith("trial 1 resumes after ")
+    assert lines[0].startswith("trial 1 resumes after ")
     assert trials[1].seconds == 2.0
 
     for state in (tmp_path / "tune").glob("experiment_state-*.json"):
         state.write_text(state.read_text()[:-100])  # a kill in the middle of a copy
     assert tune.read_trials(tmp_path) == []
-    run(3, Kept())  # every trial looks into its folder once, and is over
+    _, trials, _ = run(3)  # every trial looks into its folder once, and is over
     assert starts() == [0, 1, 1, 2, 0, 1, 2]
-    assert [(t.status, t.point) for t in tune.read_trials(tmp_path)] == [
-        ("finished", point) for point in sweep.points()
-    ]
+    assert [(t.status, t.point) for t in trials] == [("finished", p) for p in sweep.points()]
 
 
 def test_no_more_trials_start_than_fit_or_than_there_are(tmp_path: Path) -> None:
@@ -189,6 +168,22 @@ def test_no_more_trials_start_than_fit_or_than_there_are(tmp_path: Path) -> None
     (tmp_path / STOP_FILE).unlink()
     points.trials = [OVER] * 4  # type: ignore[list-item]
     assert points.all_started()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "objective", "decision"),
+    [("asha", "knn", "STOP"), ("asha", "heldout_loss", "CONTINUE"), ("none", "knn", "CONTINUE")],
+)
+def test_asha_stops_what_falls_behind(
+    tmp_path: Path, scheduler: str, objective: str, decision: str
+) -> None:
+    found = tune.scheduler_of(small_sweep(tmp_path, scheduler=scheduler, objective=objective))
+    for name, value in (("first", 5.0), ("second", 1.0)):
+        trial: Any = SimpleNamespace(trial_id=name)
+        controller: Any = None
+        found.on_trial_add(controller, trial)
+        said = found.on_trial_result(controller, trial, {"epochs": 1.0, objective: value})
+    assert said == decision
 
 
 def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) -> None:
