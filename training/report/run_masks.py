@@ -60,15 +60,11 @@ class Redrawn:
     def __init__(self, run: RunState) -> None:
         assert run.config is not None
         assert run.info is not None
-        self.config, self._info = run.config, run.info
-        self.fill = fill_named(run.config.fill)
+        self.config, self.fill = run.config, fill_named(run.config.fill)
         self.views_shown = shown_views(run.config)[:3]
-        self.whole = self._dataset(0, 1)
-
-    def _dataset(self, rank: int, world_size: int) -> BatchDataset:
-        stream = replace(stream_config(self.config), on_damaged="raise", views=self.views_shown)
-        shards = self.config.shards
-        return BatchDataset(shards, self._info, stream, rank=rank, world_size=world_size)
+        stream = replace(stream_config(run.config), on_damaged="raise", views=self.views_shown)
+        self._dataset = partial(BatchDataset, run.config.shards, run.info, stream)
+        self.whole = self._dataset(rank=0, world_size=1)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
         """What the encoders saw of a sample, and its row; None if the epoch left the sample out."""
@@ -82,7 +78,7 @@ class Redrawn:
         if self.config.masks.behaviour == "paper":
             # As one rank of as many as the batch has samples, so that only this sample is read.
             # The released behaviour shares draws over the batch and needs all of it.
-            dataset, row = self._dataset(row, batch), 0
+            dataset, row = self._dataset(rank=row, world_size=batch), 0
         seen = dataset[epoch * steps + step]
         return build_inputs(seen, self.views_shown, masks=self.config.masks, fill=self.fill), row
 

@@ -30,36 +30,39 @@ PLACES = ("shards", "out", "data_digest", "knn.val_shards", "knn.train_shards")
 
 Curves = Mapping[str, Mapping[str, str]]
 """A chart's title with its unit -> recorded name -> name in the legend."""
-LEARNING: Curves = {
-    "Loss, nats (means over the steps between two records)": {"loss": "loss"},
-    "kNN accuracy (weighted, top-1), %": {"knn": "kNN"},
-    "Held-out contrastive loss, nats": {"heldout_loss": "held-out loss"},
-    "Queries whose own key is the most similar, share": {"instance_accuracy": "share"},
-    "Spread of the embeddings (0: collapsed to one point)": {"embedding_spread": "spread"},
-    "Learning rate": {"lr": "learning rate"},
-}
-SPEED: Curves = {
-    "Throughput, images/s": {"images_per_second": "throughput"},
-    "Time spent waiting for data, share of a step": {"data_wait_share": "waiting"},
-}
-MASKING: Curves = {
-    "Cosine similarity of a query to": {
-        "positive_similarity": "its key",
-        "negative_similarity": "other images",
-        "hard_negative_similarity": "its hard negative",
+CURVES: dict[str, Curves] = {
+    "learning": {
+        "Loss, nats (means over the steps between two records)": {"loss": "loss"},
+        "kNN accuracy (weighted, top-1), %": {"knn": "kNN"},
+        "Held-out contrastive loss, nats": {"heldout_loss": "held-out loss"},
+        "Queries whose own key is the most similar, share": {"instance_accuracy": "share"},
+        "Spread of the embeddings (0: collapsed to one point)": {"embedding_spread": "spread"},
+        "Learning rate": {"lr": "learning rate"},
     },
-    **{
-        f"Masked share of the {view}": {
-            f"{prefix}_masked_foreground": "of the foreground",
-            f"{prefix}_masked_background": "of the background",
-        }
-        for prefix, view in (("query", "query"), ("key", "key"), ("negative", "hard negative"))
+    "speed": {
+        "Throughput, images/s": {"images_per_second": "throughput"},
+        "Time spent waiting for data, share of a step": {"data_wait_share": "waiting"},
     },
-    "Foreground of the query, share of the patches": {"foreground_share": "foreground"},
-    "Weight of the hard negative (rho)": {"rho": "rho"},
+    "masking": {
+        "Cosine similarity of a query to": {
+            "positive_similarity": "its key",
+            "negative_similarity": "other images",
+            "hard_negative_similarity": "its hard negative",
+        },
+        **{
+            f"Masked share of the {view}": {
+                f"{prefix}_masked_foreground": "of the foreground",
+                f"{prefix}_masked_background": "of the background",
+            }
+            for prefix, view in (("query", "query"), ("key", "key"), ("negative", "hard negative"))
+        },
+        "Foreground of the query, share of the patches": {"foreground_share": "foreground"},
+        "Weight of the hard negative (rho)": {"rho": "rho"},
+    },
 }
+"""By section of the page."""
 NOT_OTHERS = {"step", "damaged_samples", *TIMINGS}.union(
-    *(names for curves in (LEARNING, SPEED, MASKING) for names in curves.values())
+    *(names for curves in CURVES.values() for names in curves.values())
 )
 """Recorded numbers that have a chart of their own, or are not drawn."""
 
@@ -75,9 +78,7 @@ def run_page(config: ReportConfig) -> dict[str, Any]:
     lines = damaged.read_text(errors="replace").splitlines() if damaged.is_file() else []
     return {
         "run": run,
-        "learning": charts(run, LEARNING),
-        "masking": charts(run, MASKING),
-        "speed": charts(run, SPEED),
+        **{section: charts(run, curves) for section, curves in CURVES.items()},
         "others": charts(run, {name: {name: name} for name in sorted(others)}),
         "masks": or_problem(drawn_masks, run, max(1, config.images // IMAGES_A_CARD)),
         "map": or_problem(feature_map, run, config),

@@ -178,12 +178,15 @@ def test_asha_stops_what_falls_behind(
     tmp_path: Path, scheduler: str, objective: str, decision: str
 ) -> None:
     found = tune.scheduler_of(small_sweep(tmp_path, scheduler=scheduler, objective=objective))
+    saved: list[Any] = []
+    controller: Any = SimpleNamespace(_mark_trial_to_checkpoint=saved.append)
     for name, value in (("first", 5.0), ("second", 1.0)):
         trial: Any = SimpleNamespace(trial_id=name)
-        controller: Any = None
         found.on_trial_add(controller, trial)
         said = found.on_trial_result(controller, trial, {"epochs": 1.0, objective: value})
     assert said == decision
+    found.on_trial_error(controller, trial)
+    assert saved == [trial]  # Tune leaves out trials whose process died
 
 
 def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) -> None:
