@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.shard_sets import write_shard_set
 from training.config.fields import with_fields
 from training.config.recipes import debug, with_method
 from training.sweep.config import SearchOptions, Sweep, make_sweep
@@ -21,6 +22,13 @@ MIXED = parse_space(
     log_uniform=["optim.lr=0.001..0.1"],
 )
 RATIOS, FILLS = ("0.05:0.25", "0.2:0.4", "0.4"), ("mean", "blur", "high_pass")
+
+
+def write_sets(root: Path) -> Path:
+    """Write 48 images to train on and 18 labelled others below a folder."""
+    write_shard_set(root / "train", num_images=48)
+    write_shard_set(root / "val", num_images=18, first_number=1000)
+    return root
 
 
 def small_sweep(out: Path, space: Space = GRID, **given: Any) -> Sweep:  # noqa: ANN401

@@ -12,20 +12,16 @@ from jobs import sweep as job
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
-from tests.shard_sets import write_shard_set
+from tests.made_sweeps import write_sets
 from training.methods.settings import HardNegativeConfig
+from training.sweep.config import Sweep
 from training.sweep.results import Trial
 from training.sweep.space import Domain
-
-PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shards")
-    write_shard_set(root / "train", num_images=48)
-    write_shard_set(root / "val", num_images=18, first_number=1000)
-    return root
+    return write_sets(tmp_path_factory.mktemp("shards"))
 
 
 def places(shards: Path, out: Path) -> list[str]:
@@ -33,12 +29,14 @@ def places(shards: Path, out: Path) -> list[str]:
     return ["--recipe", "debug", *(str(w) for k, v in given.items() for w in (f"--{k}", v))]
 
 
+def sweep_of(arguments: str) -> Sweep:
+    words = f"--shards s --out o --knn.val-shards v {arguments}"
+    return read_options(words.split(), "").sweep()
+
+
 def test_a_space_from_the_command_line_over_a_base() -> None:
-    sweep = read_options(
-        [*PLACES, "--recipe", "debug", "--grid", "masks.query_ratio=0.05:0.25,0.4",
-         "--grid", "optim.lr=0.1,0.2", "--epochs", "3", "--method.rho", "2"],
-        "",
-    ).sweep()  # fmt: skip
+    grids = "--grid masks.query_ratio=0.05:0.25,0.4 --grid optim.lr=0.1,0.2"
+    sweep = sweep_of(f"--recipe debug {grids} --epochs 3 --method.rho 2")
     assert list(sweep.space) == ["masks.query_ratio", "optim.lr"]
     assert (sweep.search, sweep.num_trials, sweep.scheduler) == ("grid", 4, "asha")
     assert isinstance(sweep.base.method, HardNegativeConfig)
@@ -48,20 +46,14 @@ def test_a_space_from_the_command_line_over_a_base() -> None:
 
 
 def test_a_named_space_can_be_changed() -> None:
-    sweep = read_options(
-        [*PLACES, "--space", "mask_ratio", "--grid", "masks.query_ratio=0.1,0.2", "--uniform",
-         "optim.lr=0.01..0.1", "--search", "random", "--num-trials", "5", "--knn.every-epochs",
-         "2"],
-        "",
-    ).sweep()  # fmt: skip
+    changed = "--grid masks.query_ratio=0.1,0.2 --uniform optim.lr=0.01..0.1 --search random"
+    sweep = sweep_of(f"--space mask_ratio {changed} --num-trials 5 --knn.every-epochs 2")
     assert sweep.space["masks.query_ratio"] == Domain("grid", (0.1, 0.2))
     assert sweep.space["optim.lr"] == Domain("uniform", (0.01, 0.1))
     assert (sweep.name, sweep.num_trials, sweep.base.knn.every_epochs) == ("mask_ratio", 5, 2)
-    scaling = read_options([*PLACES, "--space", "data_scaling"], "").sweep()
-    assert scaling.scheduler == "none"
-    assert scaling.base.heldout.shards == Path.cwd() / "v"
-    forced = read_options([*PLACES, "--space", "data_scaling", "--scheduler", "asha"], "").sweep()
-    assert forced.scheduler == "asha"
+    scaling = sweep_of("--space data_scaling")
+    assert (scaling.scheduler, scaling.base.heldout.shards) == ("none", Path.cwd() / "v")
+    assert sweep_of("--space data_scaling --scheduler asha").scheduler == "asha"
 
 
 NO_CHECKS = "--grid epochs=1,2 --knn.val-shards None"
@@ -100,7 +92,7 @@ NO_CHECKS = "--grid epochs=1,2 --knn.val-shards None"
 )
 def test_what_cannot_be_is_refused_by_name(arguments: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_options([*PLACES, "--method", "moco_v2", *arguments.split()], "").sweep()
+        sweep_of(f"--method moco_v2 {arguments}")
 
 
 @pytest.mark.parametrize(

@@ -159,10 +159,11 @@ def _optuna(sweep: Sweep) -> OptunaSearch:
     def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
         if not domain.is_interval:
             return optuna.distributions.CategoricalDistribution(domain.values)
-        ends, log = map(float, domain.values), domain.kind == "log_uniform"
+        low, high = map(float, domain.values)
+        log = domain.kind == "log_uniform"
         if domain.whole:
-            return optuna.distributions.IntDistribution(*map(int, ends), log=log)
-        return optuna.distributions.FloatDistribution(*ends, log=log)
+            return optuna.distributions.IntDistribution(int(low), int(high), log=log)
+        return optuna.distributions.FloatDistribution(low, high, log=log)
 
     return OptunaSearch(
         {name: distribution(domain) for name, domain in sweep.space.items()},

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import InputError
-from tests.made_sweeps import small_sweep
-from tests.shard_sets import write_shard_set
+from tests.made_sweeps import small_sweep, write_sets
 from training.config.resources import Node, Resources
 from training.engine.preflight import checkpoint_size
 from training.sweep.config import SWEEP_FILE, Sweep
@@ -31,10 +30,7 @@ TWO_GPUS: list[Node] = [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shards")
-    write_shard_set(root / "train", num_images=48)
-    write_shard_set(root / "val", num_images=18, first_number=1000)
-    return root
+    return write_sets(tmp_path_factory.mktemp("shards"))
 
 
 def sweep_on(root: Path, out: Path, grid: str = "optim.lr=0.01,0.02,0.03,0.04") -> Sweep:
@@ -119,7 +115,6 @@ def test_as_many_trials_fit_as_can_be_laid_out(nodes: list[Node]) -> None:
     ("nodes", "given", "divided"),
     [
         (TWO_CORES, {}, (2, 1, False)),
-        (TWO_CORES, {"concurrent": 2}, (2, 1, False)),
         (TWO_CORES, {"concurrent": 1}, (1, 2, False)),
         ([{"CPU": 16.0, "GPU": 4.0}], {}, (4, 4, True)),
         ([{"CPU": 16.0, "GPU": 3.0}], {"workers": 2}, (1, 8, True)),

@@ -14,9 +14,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
-from tests.made_sweeps import small_sweep
+from tests.made_sweeps import small_sweep, write_sets
 from tests.pretrain_jobs import is_trial, is_worker
-from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray.context import STOP_FILE
@@ -58,8 +57,7 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
 ) -> None:
     # The test of a killed sweep leaves the actor of a trial: its driver, this process, lives on.
     before = set(held())
-    write_shard_set(tmp_path / "train", num_images=48)
-    write_shard_set(tmp_path / "val", num_images=12, first_number=1000)
+    write_sets(tmp_path)
     places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
     sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
     monkeypatch.setattr(tune, "scheduler_of", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
