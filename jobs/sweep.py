@@ -7,7 +7,6 @@ from functools import partial
 from jobs.cli import conclude, main
 from jobs.sweep_options import read_options
 from pipeline.core.progress import say
-from training.sweep.description import check_folder, describe, locked, write_description
 
 
 def run() -> int:
@@ -17,38 +16,36 @@ def run() -> int:
     # Torch and Ray take seconds to import: after the command line.
     import torch
 
-    from training.sweep.preflight import check_trials, share_of
+    from training.sweep import preflight
 
     folder, most, cpus = sweep.folder, sweep.num_trials, options.cpus_per_worker
     workers = 1 if sweep.base.num_workers == "auto" else sweep.base.num_workers
-    share = partial(share_of, concurrent=options.concurrent, most=most, workers=workers, cpus=cpus)
+    share_of = partial(
+        preflight.share_of, concurrent=options.concurrent, most=most, workers=workers, cpus=cpus
+    )
     if not os.environ.get("RAY_ADDRESS"):  # a Ray that is started here has no more than this
-        share([{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
-    data_digest = check_trials(sweep, workers).plan_digest
-    check_folder(sweep, data_digest)
+        share_of([{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}])
+    description = preflight.describe(sweep, preflight.check_trials(sweep, workers).plan_digest)
+    preflight.check_folder(folder, description)
     # Ray takes seconds to start: only for a sweep that can run.
     from pipeline.precompute.ray_session import ray_running
     from training.ray.nodes import live_nodes
     from training.sweep import results, tune
 
     with ray_running():
-        shared = share([node.resources for node in live_nodes()])
-        description = describe(sweep, data_digest)
-        with locked(folder):
-            write_description(folder, description)
+        at_once, each = share_of([node.resources for node in live_nodes()])
+        with preflight.locked(folder, description):
             trials = tune.read_trials(folder)
             left = results.num_left(sweep, trials, retry_failed=options.retry_failed)
-            each = shared.resources
             say(
                 f"sweeping {', '.join(sweep.space)} ({sweep.search}, {sweep.scheduler}) in "
-                f"{folder}: {left} of {most} trials left, {shared.trials} at a time, each "
+                f"{folder}: {left} of {most} trials left, {at_once} at a time, each "
                 f"{each.num_workers} x {each.cpus_per_worker} CPU"
                 + (" and 1 GPU" if each.use_gpu else "")
             )
             if left:
-                tune.run_trials(sweep, shared, description, retry_failed=options.retry_failed)
-                trials = tune.read_trials(folder)
-            summary = results.write_results(sweep, trials, description)
+                trials = tune.run_trials(sweep, at_once, each, retry_failed=options.retry_failed)
+            summary = results.write_results(sweep, trials)
             lines = results.terminal_table(sweep, trials).splitlines()
             left = results.num_left(sweep, trials)
     best = folder / results.BEST_FILE if summary["best"] else None

@@ -17,7 +17,8 @@ from jobs.pretrain_options import (
     method_options,
 )
 from training.config.pretrain import PretrainConfig
-from training.sweep.config import SearchOptions, Sweep, check_least, make_sweep
+from training.config.settings import check_least
+from training.sweep.config import SearchOptions, Sweep, make_sweep
 from training.sweep.space import find_space, parse_space
 
 Words = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -63,12 +64,13 @@ class SweepOptions:
     base: Annotated[PretrainConfig, UNNAMED]
 
     def __post_init__(self) -> None:
-        check_least(self, concurrent=1, cpus_per_worker=1)
+        check_least(self, "--", concurrent=1, cpus_per_worker=1)
 
     def sweep(self) -> Sweep:
         """The sweep that these options ask for; raises ``InputError`` where it cannot be."""
-        kinds = ("grid", "choice", "uniform", "log_uniform")
-        given = parse_space(**{kind: getattr(self, kind) for kind in kinds})
+        given = parse_space(
+            grid=self.grid, choice=self.choice, uniform=self.uniform, log_uniform=self.log_uniform
+        )
         named = find_space(self.space, absolute(self.base))
         named = dataclasses.replace(named, space=named.space | given)
         return make_sweep(named, self.options, name=self.space or "")

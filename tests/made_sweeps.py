@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tests.shard_sets import write_shard_set
 from training.config.fields import with_fields
 from training.config.recipes import debug, with_method
 from training.sweep.config import SearchOptions, Sweep, make_sweep
-from training.sweep.description import describe, write_description
+from training.sweep.preflight import describe, locked
 from training.sweep.results import Status, Trial, write_table
 from training.sweep.space import NamedSpace, Point, Space, parse_space
 
@@ -21,6 +22,13 @@ MIXED = parse_space(
     log_uniform=["optim.lr=0.001..0.1"],
 )
 RATIOS, FILLS = ("0.05:0.25", "0.2:0.4", "0.4"), ("mean", "blur", "high_pass")
+
+
+def write_sets(root: Path) -> Path:
+    """Write 48 images to train on and 18 labelled others below a folder."""
+    write_shard_set(root / "train", num_images=48)
+    write_shard_set(root / "val", num_images=18, first_number=1000)
+    return root
 
 
 def small_sweep(out: Path, space: Space = GRID, **given: Any) -> Sweep:  # noqa: ANN401
@@ -72,8 +80,7 @@ def write_sweep(
     search = "random" if space is MIXED else None
     num = num_trials if search else None
     sweep = small_sweep(folder, space, search=search, num_trials=num, objective=objective)
-    description = describe(sweep, "d" * 64)
-    write_description(folder, description)
-    if trials:
-        write_table(sweep, trials, description)
+    with locked(folder, describe(sweep, "d" * 64)):
+        if trials:
+            write_table(sweep, trials)
     return folder

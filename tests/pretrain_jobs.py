@@ -132,8 +132,17 @@ def wait_for_step(out: Path, step: int, job: Job, seconds: float = 300) -> None:
 
 def is_worker(process: psutil.Process) -> bool:
     """Whether Ray Train trains in this process."""
+    return _runs(WORKER, process)
+
+
+def is_trial(process: psutil.Process) -> bool:
+    """Whether Tune runs a trial in this process; one that has ended but is not reaped does not."""
+    return _runs("ray::Pretraining", process)
+
+
+def _runs(name: str, process: psutil.Process) -> bool:
     try:
-        return WORKER in " ".join(process.cmdline())
+        return name in " ".join(process.cmdline())
     except psutil.Error:
         return False
 

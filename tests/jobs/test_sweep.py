@@ -12,20 +12,16 @@ from jobs import sweep as job
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
-from tests.shard_sets import write_shard_set
+from tests.made_sweeps import write_sets
 from training.methods.settings import HardNegativeConfig
+from training.sweep.config import Sweep
 from training.sweep.results import Trial
-from training.sweep.space import Interval, Values
-
-PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
+from training.sweep.space import Domain
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shards")
-    write_shard_set(root / "train", num_images=48)
-    write_shard_set(root / "val", num_images=18, first_number=1000)
-    return root
+    return write_sets(tmp_path_factory.mktemp("shards"))
 
 
 def places(shards: Path, out: Path) -> list[str]:
@@ -33,12 +29,14 @@ def places(shards: Path, out: Path) -> list[str]:
     return ["--recipe", "debug", *(str(w) for k, v in given.items() for w in (f"--{k}", v))]
 
 
+def sweep_of(arguments: str) -> Sweep:
+    words = f"--shards s --out o --knn.val-shards v {arguments}"
+    return read_options(words.split(), "").sweep()
+
+
 def test_a_space_from_the_command_line_over_a_base() -> None:
-    sweep = read_options(
-        [*PLACES, "--recipe", "debug", "--grid", "masks.query_ratio=0.05:0.25,0.4",
-         "--grid", "optim.lr=0.1,0.2", "--epochs", "3", "--method.rho", "2"],
-        "",
-    ).sweep()  # fmt: skip
+    grids = "--grid masks.query_ratio=0.05:0.25,0.4 --grid optim.lr=0.1,0.2"
+    sweep = sweep_of(f"--recipe debug {grids} --epochs 3 --method.rho 2")
     assert list(sweep.space) == ["masks.query_ratio", "optim.lr"]
     assert (sweep.search, sweep.num_trials, sweep.scheduler) == ("grid", 4, "asha")
     assert isinstance(sweep.base.method, HardNegativeConfig)
@@ -48,80 +46,82 @@ def test_a_space_from_the_command_line_over_a_base() -> None:
 
 
 def test_a_named_space_can_be_changed() -> None:
-    sweep = read_options(
-        [*PLACES, "--space", "mask_ratio", "--grid", "masks.query_ratio=0.1,0.2", "--uniform",
-         "optim.lr=0.01..0.1", "--search", "random", "--num-trials", "5", "--knn.every-epochs",
-         "2"],
-        "",
-    ).sweep()  # fmt: skip
-    assert sweep.space["masks.query_ratio"] == Values("grid", (0.1, 0.2))
-    assert isinstance(sweep.space["optim.lr"], Interval)
+    changed = "--grid masks.query_ratio=0.1,0.2 --uniform optim.lr=0.01..0.1 --search random"
+    sweep = sweep_of(f"--space mask_ratio {changed} --num-trials 5 --knn.every-epochs 2")
+    assert sweep.space["masks.query_ratio"] == Domain("grid", (0.1, 0.2))
+    assert sweep.space["optim.lr"] == Domain("uniform", (0.01, 0.1))
     assert (sweep.name, sweep.num_trials, sweep.base.knn.every_epochs) == ("mask_ratio", 5, 2)
-    scaling = read_options([*PLACES, "--space", "data_scaling"], "").sweep()
-    assert scaling.scheduler == "none"
-    assert scaling.base.heldout.shards == Path.cwd() / "v"
-    forced = read_options([*PLACES, "--space", "data_scaling", "--scheduler", "asha"], "").sweep()
-    assert forced.scheduler == "asha"
+    scaling = sweep_of("--space data_scaling")
+    assert (scaling.scheduler, scaling.base.heldout.shards) == ("none", Path.cwd() / "v")
+    assert sweep_of("--space data_scaling --scheduler asha").scheduler == "asha"
+
+
+NO_CHECKS = "--grid epochs=1,2 --knn.val-shards None"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to sweep"),
-        (["--space", "everything"], "unknown space 'everything': choose one of mask_ratio"),
-        (["--grid", "masks.ratio=0.1,0.2"], "no field 'masks.ratio': did you mean masks.query_"),
-        (["--grid", "masks.query_ratio=0.1,1.2"], "masks.query_ratio=1.2: .*wanted 0 <= low"),
-        (["--choice", "fill=mean,noise"], "fill=noise"),
-        (["--grid", "epochs=1,2", "--knn.val-shards", "None"], "give --knn.val-shards"),
-        (["--grid", "epochs=1,2", "--objective", "heldout_loss"], "give --heldout.shards"),
-        (["--grid", "epochs=1,2", "--concurrent", "0"], "--concurrent 0 must be 1 or more"),
+        ("", "nothing to sweep"),
+        ("--space everything", "unknown space 'everything': choose one of mask_ratio, mask_full"),
+        ("--grid masks.ratio=0.1,0.2", "no field 'masks.ratio': did you mean masks.query_"),
+        ("--grid masks.query=0.1", "no field 'masks.query': did you mean masks.query_ratio"),
+        ("--grid masks.query_ratio=0.1,1.2", "masks.query_ratio=1.2: .*wanted 0 <= low"),
+        ("--grid epochs", "--grid epochs.* has no values"),
+        ("--grid epochs=1,1", "has a value twice"),
+        ("--grid epochs=1 --uniform epochs=1..2", "epochs is given twice"),
+        ("--grid epochs=0,2", "epochs=0: epochs 0 must be 1 or more"),
+        ("--grid out=a,b", "out cannot be swept"),
+        (
+            "--grid views.size=32,48 --grid views.grid=4,5",
+            r"views\.size=32, views\.grid=5: views\.size",
+        ),
+        ("--choice fill=mean,noise", "fill=noise"),
+        ("--uniform optim.lr=0.1", "is no interval: wanted optim.lr=LOW..HIGH"),
+        ("--uniform optim.lr=2..1", "LOW below HIGH"),
+        ("--uniform optim.lr=0..inf", "LOW below HIGH"),
+        ("--log-uniform optim.lr=0..1", "--log-uniform .* needs numbers above 0"),
+        ("--uniform method.key_momentum=0.5..1.5", "key_momentum=1.5"),
+        ("--uniform optim.lr=0.1..0.2 --search grid", "an interval, of which there is no grid"),
+        (NO_CHECKS, "objective knn: give --knn.val-shards"),
+        (f"{NO_CHECKS} --objective heldout_loss", "heldout_loss: give --heldout.shards"),
+        ("--grid epochs=1,2 --num-trials 3", "the grid has 2 points, and --num-trials says 3"),
+        ("--grid seed=1,2 --epochs 4 --grace-epochs 9", "--grace-epochs 9 is more than the 4 ep"),
+        ("--grid epochs=1,2 --concurrent 0", "--concurrent 0 must be 1 or more"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(arguments: list[str], message: str) -> None:
+def test_what_cannot_be_is_refused_by_name(arguments: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_options([*PLACES, *arguments], "").sweep()
+        sweep_of(f"--method moco_v2 {arguments}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
-            ["--concurrent", "4000"],
+            "--concurrent 4000 --cpus-per-worker 999",
             r"3 x 1 x 999 \(trials x workers x cores\) = CPUs: 2997; the cluster has",
         ),
-        (["--num-workers", "4000"], "not even one trial fits"),
-        (["--batch-size", "64"], "holds 48 images, fewer than one global batch of 64"),
-        (["--knn.val-shards", "/none"], "no .* at /none"),
+        ("--num-workers 4000", "not even one trial fits"),
+        ("--batch-size 64", "holds 48 images, fewer than one global batch of 64"),
+        ("--knn.val-shards /none", "no .* at /none"),
+        ("--seed 1", r"holds another sweep \(.*space\.epochs\.kind: None -> "),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if "--concurrent" in arguments:
-        arguments = [*arguments, "--cpus-per-worker", "999"]
-    words = [*places(shards, tmp_path / "out"), "--grid", "epochs=1,2,3", *arguments]
+    out, written = tmp_path / "out", []
+    if "another" in message:
+        written = [out, out / "sweep.json"]
+        out.mkdir()
+        written[1].write_text(json.dumps({"version": 1, "space": {}, "seed": 0}))
+    words = [*places(shards, out), "--grid", "epochs=1,2,3", *arguments.split()]
     monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
     with pytest.raises(InputError, match=message):
         job.run()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_folder_of_another_sweep_is_refused(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "sweep.json").write_text(json.dumps({"version": 1, "space": {}, "seed": 0}))
-    words = [*places(shards, out), "--grid", "epochs=1,2"]
-    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py", *words])
-    with pytest.raises(InputError, match=r"holds another sweep \(.*space\.epochs\.kind: None -> "):
-        job.run()
-    assert [path.name for path in out.iterdir()] == ["sweep.json"]
+    assert sorted(tmp_path.rglob("*")) == written
 
 
 @pytest.mark.parametrize("num_done", [0, 1, 3])
@@ -140,13 +140,11 @@ def test_what_a_sweep_concludes(
     node = SimpleNamespace(resources={"CPU": 2.0})
     monkeypatch.setattr(ray_session, "ray_running", nullcontext)
     monkeypatch.setattr(nodes, "live_nodes", lambda: [node])
-    monkeypatch.setattr(tune, "run_trials", lambda *_, **__: None)
     trials = [
-        Trial(
-            n, {"epochs": n + 1}, "finished" if n < num_done else "running", values={"knn": 5.0 + n}
-        )
+        Trial(n, {"epochs": n + 1}, "finished" if n < num_done else "running", values={"knn": 5.0})
         for n in range(3)
     ]
+    monkeypatch.setattr(tune, "run_trials", lambda *_, **__: trials)
     monkeypatch.setattr(tune, "read_trials", lambda _: trials)
     out = tmp_path / "out"
     words = [*places(shards, out), "--grid", "epochs=1,2,3", "--json"]

@@ -39,11 +39,11 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         is_url = self.folder.parts[:1] and self.folder.parts[0].endswith(":")  # s3://bucket/prefix
-        wanted = f"a report reads a local or mounted folder, not {self.folder}: mount or copy it"
-        check(not is_url, wanted)
+        advice = f"a report reads a local or mounted folder, not {self.folder}: mount or copy it"
+        check(not is_url, advice)
         check(1 <= self.images <= 240, f"--images {self.images} must be from 1 to 240")
-        not_negative = f"--map-images {self.map_images} must not be negative (0: no map)"
-        check(self.map_images >= 0, not_negative)
+        least = f"--map-images {self.map_images} must not be negative (0: no map)"
+        check(self.map_images >= 0, least)
         module, package = NEEDED_PACKAGE.get(self.map, ("", ""))
         check(
             not module or importlib.util.find_spec(module) is not None,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from pipeline.storage.atomic import write_atomically
 from training.demo.run import COLUMNS, ROWS, DemoPlan, Outcome, label
 from training.report.figures import Chart, colour, new_figure
-from training.report.pictures import Card, Strip, picture
+from training.report.pictures import Card, picture
 from training.report.write import render
 
 PAGE_FILE, SHEET_FILE = "demo.html", "contact_sheet.png"
@@ -34,7 +34,7 @@ def write_demo_page(plan: DemoPlan, outcome: Outcome) -> Path:
             for row in ROWS
         ],
         "samples": [_samples(plan.work, column) for column in COLUMNS],
-        "sheet": [Card("Contact sheet", [Strip([_read(sheet, "the contact sheet")])], text)],
+        "sheet": [Card("Contact sheet", [("", [_read(sheet, "the contact sheet")])], text)],
     }
     write_atomically(plan.out / PAGE_FILE, render("demo.html", plan.out, page).encode())
     return plan.out / PAGE_FILE
@@ -54,7 +54,7 @@ def _samples(work: Path, column: str) -> Card:
     strips = []
     for folder in sorted((work / "pictures" / column).iterdir()):
         files = sorted(folder.iterdir())[:PICTURES_OF_A_KIND]
-        strips.append(Strip([_read(file, folder.name) for file in files], folder.name))
+        strips.append((folder.name, [_read(file, folder.name) for file in files]))
     return Card(f"{column.capitalize()} backgrounds", strips, ABOUT[column])
 
 

@@ -4,12 +4,10 @@ Shapes: M images, D features.
 """
 
 import importlib
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError, check
 from pipeline.core.progress import track
@@ -33,8 +31,7 @@ BATCH = 64
 def feature_map(run: RunState, config: ReportConfig) -> Chart:
     """Map the features of labelled images, taken evenly from their set, but for damaged ones.
 
-    Raises:
-        InputError: says why there is no map.
+    Raises `InputError` that says why there is no map.
     """
     shards = config.val or dict(run.recorded.get("knn") or {}).get("val_shards")
     check(config.map_images > 0, "it was left out (--map-images 0)")
@@ -60,25 +57,15 @@ def feature_map(run: RunState, config: ReportConfig) -> Chart:
     normal_MD = torch.nn.functional.normalize(features_MD.double(), dim=1).numpy()
     places_M2, note = flattened(normal_MD, config.map)
     note = f"{count(len(labels_M), 'image')} of {shards}. {note}"
-    return _class_chart(TITLES[config.map], places_M2, labels_M.numpy(), images.class_names, note)
-
-
-def _class_chart(
-    title: str,
-    places_M2: Values,
-    labels_M: NDArray[np.int64],
-    class_names: Sequence[str],
-    note: str,
-) -> Chart:
-    """Draw points by class. The first classes have a colour and a shape of their own."""
     drawn = new_figure(height=520, showlegend=True)
-    groups = np.minimum(labels_M, MOST_CLASSES)
+    names, labels = [escape(name) for name in images.class_names], labels_M.numpy()
+    groups = np.minimum(labels, MOST_CLASSES)
     for group in np.unique(groups):
         own, chosen = group < MOST_CLASSES, groups == group
         drawn.add_scatter(
             x=places_M2[chosen, 0],
             y=places_M2[chosen, 1],
-            name=escape(class_names[group]) if own else "other classes",
+            name=names[group] if own else "other classes",
             mode="markers",
             marker={
                 "color": colour(group) if own else "var(--rule)",
@@ -86,13 +73,14 @@ def _class_chart(
                 "size": 7,
                 "line": {"color": "var(--card)", "width": 0.5},
             },
-            hovertext=[escape(class_names[label]) for label in labels_M[chosen]],
+            hovertext=[names[label] for label in labels[chosen]],
             hoverinfo="text",
         )
     drawn.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top"})
     drawn.update_xaxes(showticklabels=False, showline=False)
     drawn.update_yaxes(showticklabels=False, showgrid=False)
-    return Chart(title, drawn, f"Map of features, coloured by class: {note}", note, wide=True)
+    alt = f"Map of features, coloured by class: {note}"
+    return Chart(TITLES[config.map], drawn, alt, note, wide=True)
 
 
 def flattened(features_MD: Values, method: MapMethod) -> tuple[Values, str]:

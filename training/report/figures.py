@@ -4,10 +4,10 @@ Colours are CSS variables. `templates/page.js` has the style of all charts, and 
 variables with the colours of light or dark.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -47,14 +47,6 @@ class Chart:
         return Markup(self.figure.to_json().replace("<", "\\u003c"))
 
 
-class Series(NamedTuple):
-    """A curve: its name and its points, float64 [n] each, n >= 1."""
-
-    label: str
-    x: Values
-    y: Values
-
-
 def colour(number: int) -> str:
     """The colour of a series; colours repeat after `SERIES`."""
     return f"var(--s{number % SERIES})"
@@ -67,22 +59,22 @@ def new_figure(*traces: Any, height: int = 270, **layout: Any) -> go.Figure:  # 
 
 def line_chart(
     title: str,
-    series: Sequence[Series],
+    curves: Mapping[str, tuple[Values, Values]],
     *,
     x_label: str,
     level: tuple[str, float] | None = None,
     log_x: bool = False,
 ) -> Chart:
-    """Draw curves in one frame, and the name and value of a level to compare them with."""
+    """Draw curves by name, x and y of float64 [n], and the name and value of a level to compare."""
     drawn, alt = new_figure(hovermode="x unified", xaxis_title=x_label), f"{title}."
-    for number, (label, every_x, every_y) in enumerate(series):
+    for number, (name, (every_x, every_y)) in enumerate(curves.items()):
         x, y = thinned(every_x, every_y)
         line = {"color": colour(number), "dash": DASHES[number % len(DASHES)], "width": 2}
         mode = "lines+markers" if len(x) <= FEW else "lines"
-        drawn.add_scatter(x=x, y=y, name=escape(label), mode=mode, line=line)
+        drawn.add_scatter(x=x, y=y, name=escape(name), mode=mode, line=line)
         end, last, least, most = (figure(float(one)) for one in (x[-1], y[-1], y.min(), y.max()))
-        alt += f" {label}: {last} at {x_label} {end}, between {least} and {most}."
-    every_x = np.unique(np.concatenate([one.x for one in series]))
+        alt += f" {name}: {last} at {x_label} {end}, between {least} and {most}."
+    every_x = np.unique(np.concatenate([x for x, _ in curves.values()]))
     if level is not None:
         name, value = level
         drawn.add_scatter(x=every_x[[0, -1]], y=[value] * 2, name=name, mode="lines", line=LEVEL)
@@ -112,15 +104,10 @@ def histogram(
     log_x: bool = False,
     counted: str = "images",
 ) -> Chart:
-    """Draw how many values lie in each bin, with a dashed line at the median.
+    """Draw how many of at least one value lie in each bin, with a dashed line at the median.
 
-    Args:
-        title: what is counted.
-        values: numbers, at least one; above 0 if the x axis is logarithmic.
-        x_label: what the values are, with their unit.
-        edges: of the bins; None means a bin for each of few whole numbers, else `BINS`.
-        log_x: whether the x axis is logarithmic.
-        counted: what is counted, in the plural.
+    `edges` are those of the bins; None means a bin for each of few whole numbers, else `BINS`. On a
+    logarithmic axis all values are above 0. `counted` names what has the values, in the plural.
     """
     values = np.asarray(values, dtype=np.float64)
     low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()

@@ -26,18 +26,11 @@ PICTURE = Markup(
 )
 
 
-class Strip(NamedTuple):
-    """Pictures beside each other under a line of text."""
-
-    pictures: Sequence[Markup]
-    text: str = ""
-
-
 class Card(NamedTuple):
-    """Strips of pictures of one image or one kind."""
+    """Pictures of one image or one kind, in strips that each have a line of text above."""
 
     title: str
-    strips: Sequence[Strip]
+    strips: Sequence[tuple[str, Sequence[Markup]]]
     text: str = ""
 
 
@@ -77,19 +70,14 @@ def shrunk(pixels: Pixels, side: int) -> Pixels:
 
 def grid_overlay(foreground_GG: Patches, masked_GG: Patches | None = None) -> Markup:
     """SVG of the patch grid: lines, the outline of the foreground, a dot on each masked patch."""
-    grid, edge = len(foreground_GG), _outline(foreground_GG)
+    grid, padded = len(foreground_GG), np.pad(foreground_GG, 1)
     lines = "".join(f"M0 {i}H{grid}M{i} 0V{grid}" for i in range(1, grid))
+    across = np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1])
+    down = np.argwhere(padded[1:-1, :-1] != padded[1:-1, 1:])
+    edge = "".join(f"M{x} {y}h1" for y, x in across) + "".join(f"M{x} {y}v1" for y, x in down)
     paths = {"g": lines, "h": edge, "f": edge}
     parts = [f'<path class="{name}" d="{d}"/>' for name, d in paths.items()]
     for row, column in () if masked_GG is None else np.argwhere(masked_GG):
         parts.append(f'<circle cx="{column + 0.5:g}" cy="{row + 0.5:g}" r=".17"/>')
     box = f'viewBox="0 0 {grid} {grid}" preserveAspectRatio="none"'
     return Markup(f'<svg class="over" {box} aria-hidden="true">{"".join(parts)}</svg>')
-
-
-def _outline(marked_GG: Patches) -> str:
-    """Edges between marked patches and others, or the border of the picture."""
-    padded = np.pad(marked_GG, 1)
-    across = np.argwhere(padded[:-1, 1:-1] != padded[1:, 1:-1])
-    down = np.argwhere(padded[1:-1, :-1] != padded[1:-1, 1:])
-    return "".join(f"M{x} {y}h1" for y, x in across) + "".join(f"M{x} {y}v1" for y, x in down)

@@ -1,19 +1,25 @@
 """Draw a run's views and masks again from (seed, epoch, sample), at several of its epochs."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.core.errors import DamagedSample, ImageError, JobError, check
-from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.core.errors import check
 from training.config.derived import declared_views, stream_config
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
-from training.report.pictures import Card, Strip, as_stored, grid_overlay, picture, shrunk
-from training.report.state import RunState
+from training.report.pictures import (
+    Card,
+    as_stored,
+    grid_overlay,
+    picture,
+    shrunk,
+)
+from training.report.state import RunState, or_problems
 from training.report.wording import percent, shortened
 from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
@@ -25,20 +31,12 @@ COLUMNS = ("query", "key", "hard negative")
 
 
 def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
-    """Draw the run's first samples with their views at several epochs, for `run.html`.
-
-    Raises:
-        InputError: says why they cannot be drawn.
-    """
+    """Draw the run's first samples at several epochs; `InputError` says why they cannot be."""
     check(not run.problems, "; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
     groups = {view_group(view.name) for view in declared_views(redrawn.config)}
-    cards, broken = [], []
-    for sample in redrawn.whole.sample_ids(0)[:count].tolist():
-        try:
-            cards.append(_card(redrawn, sample, epochs))
-        except JobError as error:
-            broken.append(str(error))
+    samples = redrawn.whole.sample_ids(0)[:count].tolist()
+    cards, broken = or_problems(partial(_card, redrawn, epochs), samples)
     return {
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
@@ -61,22 +59,14 @@ class Redrawn:
     def __init__(self, run: RunState) -> None:
         assert run.config is not None
         assert run.info is not None
-        self.config, self._info = run.config, run.info
-        self.fill = fill_named(run.config.fill)
+        self.config, self.fill = run.config, fill_named(run.config.fill)
         self.views_shown = shown_views(run.config)[:3]
-        self.whole = self._dataset(0, 1)
-
-    def _dataset(self, rank: int, world_size: int) -> BatchDataset:
-        stream = replace(stream_config(self.config), on_damaged="raise", views=self.views_shown)
-        shards = self.config.shards
-        return BatchDataset(shards, self._info, stream, rank=rank, world_size=world_size)
+        stream = replace(stream_config(run.config), on_damaged="raise", views=self.views_shown)
+        self._dataset = partial(BatchDataset, run.config.shards, run.info, stream)
+        self.whole = self._dataset(rank=0, world_size=1)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
-        """What the encoders saw of a sample, and its row; None if the epoch left the sample out.
-
-        Raises:
-            DamagedSample: the sample is damaged.
-        """
+        """What the encoders saw of a sample, and its row; None if the epoch left the sample out."""
         steps, batch = self.whole.steps_per_epoch, self.config.batch_size
         order = self.whole.sample_ids(epoch * steps, range(steps * batch))
         places = np.flatnonzero(order == sample)
@@ -87,26 +77,23 @@ class Redrawn:
         if self.config.masks.behaviour == "paper":
             # As one rank of as many as the batch has samples, so that only this sample is read.
             # The released behaviour shares draws over the batch and needs all of it.
-            dataset, row = self._dataset(row, batch), 0
+            dataset, row = self._dataset(rank=row, world_size=batch), 0
         seen = dataset[epoch * steps + step]
         return build_inputs(seen, self.views_shown, masks=self.config.masks, fill=self.fill), row
 
 
-def _card(redrawn: Redrawn, sample: int, epochs: list[int]) -> Card:
-    stored = redrawn.whole.reader.read(sample)
-    try:
-        image, saliency = decode_stored(stored.image), decode_saliency(stored.saliency)
-    except ImageError as error:
-        raise DamagedSample(f"sample {stored.key} in {stored.shard}: {error}") from error
-    strips = [Strip(as_stored(shrunk(image, TILE), saliency, stored.key))]
+def _card(redrawn: Redrawn, epochs: list[int], sample: int) -> Card:
+    reader = redrawn.whole.reader
+    key, (image, saliency) = reader.read(sample).key, reader.read_pixels(sample)
+    strips = [("", as_stored(shrunk(image, TILE), saliency, key))]
     for epoch in epochs:
         found = redrawn.views(sample, epoch)
         text = f"Epoch {epoch + 1}"
         if found is None:
             text += " left it out: it was in the last incomplete batch."
-        pictures = [] if found is None else _pictures(redrawn, *found, f"{stored.key}, {text}")
-        strips.append(Strip(pictures, text))
-    return Card(shortened(stored.key, 60), strips)
+        pictures = [] if found is None else _pictures(redrawn, *found, f"{key}, {text}")
+        strips.append((text, pictures))
+    return Card(shortened(key, 60), strips)
 
 
 def _pictures(redrawn: Redrawn, inputs: EncoderInputs, row: int, name: str) -> list[Any]:

@@ -16,7 +16,7 @@ from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import TIMINGS
 from training.report.config import ReportConfig
 from training.report.feature_map import feature_map
-from training.report.figures import Chart, Series, line_chart
+from training.report.figures import Chart, line_chart
 from training.report.run_masks import drawn_masks
 from training.report.state import RunState, or_problem, read_run
 from training.report.wording import setting
@@ -30,36 +30,39 @@ PLACES = ("shards", "out", "data_digest", "knn.val_shards", "knn.train_shards")
 
 Curves = Mapping[str, Mapping[str, str]]
 """A chart's title with its unit -> recorded name -> name in the legend."""
-LEARNING: Curves = {
-    "Loss, nats (means over the steps between two records)": {"loss": "loss"},
-    "kNN accuracy (weighted, top-1), %": {"knn": "kNN"},
-    "Held-out contrastive loss, nats": {"heldout_loss": "held-out loss"},
-    "Queries whose own key is the most similar, share": {"instance_accuracy": "share"},
-    "Spread of the embeddings (0: collapsed to one point)": {"embedding_spread": "spread"},
-    "Learning rate": {"lr": "learning rate"},
-}
-SPEED: Curves = {
-    "Throughput, images/s": {"images_per_second": "throughput"},
-    "Time spent waiting for data, share of a step": {"data_wait_share": "waiting"},
-}
-MASKING: Curves = {
-    "Cosine similarity of a query to": {
-        "positive_similarity": "its key",
-        "negative_similarity": "other images",
-        "hard_negative_similarity": "its hard negative",
+CURVES: dict[str, Curves] = {
+    "learning": {
+        "Loss, nats (means over the steps between two records)": {"loss": "loss"},
+        "kNN accuracy (weighted, top-1), %": {"knn": "kNN"},
+        "Held-out contrastive loss, nats": {"heldout_loss": "held-out loss"},
+        "Queries whose own key is the most similar, share": {"instance_accuracy": "share"},
+        "Spread of the embeddings (0: collapsed to one point)": {"embedding_spread": "spread"},
+        "Learning rate": {"lr": "learning rate"},
     },
-    **{
-        f"Masked share of the {view}": {
-            f"{prefix}_masked_foreground": "of the foreground",
-            f"{prefix}_masked_background": "of the background",
-        }
-        for prefix, view in (("query", "query"), ("key", "key"), ("negative", "hard negative"))
+    "speed": {
+        "Throughput, images/s": {"images_per_second": "throughput"},
+        "Time spent waiting for data, share of a step": {"data_wait_share": "waiting"},
     },
-    "Foreground of the query, share of the patches": {"foreground_share": "foreground"},
-    "Weight of the hard negative (rho)": {"rho": "rho"},
+    "masking": {
+        "Cosine similarity of a query to": {
+            "positive_similarity": "its key",
+            "negative_similarity": "other images",
+            "hard_negative_similarity": "its hard negative",
+        },
+        **{
+            f"Masked share of the {view}": {
+                f"{prefix}_masked_foreground": "of the foreground",
+                f"{prefix}_masked_background": "of the background",
+            }
+            for prefix, view in (("query", "query"), ("key", "key"), ("negative", "hard negative"))
+        },
+        "Foreground of the query, share of the patches": {"foreground_share": "foreground"},
+        "Weight of the hard negative (rho)": {"rho": "rho"},
+    },
 }
+"""By section of the page."""
 NOT_OTHERS = {"step", "damaged_samples", *TIMINGS}.union(
-    *(names for curves in (LEARNING, SPEED, MASKING) for names in curves.values())
+    *(names for curves in CURVES.values() for names in curves.values())
 )
 """Recorded numbers that have a chart of their own, or are not drawn."""
 
@@ -67,8 +70,7 @@ NOT_OTHERS = {"step", "damaged_samples", *TIMINGS}.union(
 def run_page(config: ReportConfig) -> dict[str, Any]:
     """Read a run's record, draw its masks again and map its features, for `run.html`.
 
-    Raises:
-        InputError: its settings are damaged. The page says what else is missing.
+    Raises `InputError` if its settings are damaged. The page says what else is missing.
     """
     run = read_run(config.folder)
     others = {name for entry in run.entries for name in entry} - NOT_OTHERS
@@ -76,9 +78,7 @@ def run_page(config: ReportConfig) -> dict[str, Any]:
     lines = damaged.read_text(errors="replace").splitlines() if damaged.is_file() else []
     return {
         "run": run,
-        "learning": charts(run, LEARNING),
-        "masking": charts(run, MASKING),
-        "speed": charts(run, SPEED),
+        **{section: charts(run, curves) for section, curves in CURVES.items()},
         "others": charts(run, {name: {name: name} for name in sorted(others)}),
         "masks": or_problem(drawn_masks, run, max(1, config.images // IMAGES_A_CARD)),
         "map": or_problem(feature_map, run, config),
@@ -95,8 +95,8 @@ def charts(run: RunState, curves: Curves) -> list[Chart]:
     drawn = []
     x_label = "step" if run.steps_per_epoch is None else "epoch"
     for title, names in curves.items():
-        series = [Series(label, *run.column(name)) for name, label in names.items()]
-        if recorded := [one for one in series if len(one.x)]:
+        columns = {label: run.column(name) for name, label in names.items()}
+        if recorded := {label: column for label, column in columns.items() if len(column[0])}:
             level = _level(run, next(iter(names)))
             drawn.append(line_chart(title, recorded, x_label=x_label, level=level))
     return drawn

@@ -1,6 +1,7 @@
 """The report of a shard set."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
-from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, JobError, check
-from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.core.errors import check
 from pipeline.saliency.foreground import GRID_SIDE, foreground
 from pipeline.shardset import manifest
 from pipeline.shardset.manifest import DatasetInfo
@@ -20,8 +18,14 @@ from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import MANIFEST_SCHEMA
 from training.report.config import ReportConfig
 from training.report.figures import Chart, histogram, named_bars
-from training.report.pictures import Card, Pixels, Strip, as_stored, grid_overlay, picture, shrunk
-from training.report.state import or_problem
+from training.report.pictures import (
+    Card,
+    as_stored,
+    grid_overlay,
+    picture,
+    shrunk,
+)
+from training.report.state import or_problem, or_problems
 from training.report.wording import NONE, count, percent, shortened
 
 COLUMNS = [
@@ -40,19 +44,23 @@ MOST_COPIES = 6
 def shard_set_page(config: ReportConfig) -> dict[str, Any]:
     """Read a set's manifests and some of its images, for `shard_set.html`.
 
-    Raises:
-        InputError: the set is unfinished, or a manifest is missing or damaged.
+    Raises `InputError` if the set is unfinished, or a manifest is missing or damaged.
     """
     folder = config.folder
     info = manifest.load_dataset_info(folder)
     rows = read_rows(folder, info)
-    copies = _groups_of_copies(rows)
+    # Groups of samples, by number, whose source files have the same bytes.
+    numbered = rows.select(["sha256"]).append_column("number", pa.array(np.arange(len(rows))))
+    groups = numbered.group_by("sha256").aggregate([("number", "list")])["number_list"]
+    copies = groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist()
+    copies = sorted(map(sorted, copies))
     order = np.argsort(rows["saliency_mean"].to_numpy(), kind="stable")
     extremes = min(max(1, config.images // 4), len(order) // 2)
     drawn = np.random.default_rng(0).permutation(info.num_images)[: config.images]
-    groups = {"images": np.sort(drawn), "most": order[::-1][:extremes], "least": order[:extremes]}
+    sheets = {"images": np.sort(drawn), "most": order[::-1][:extremes], "least": order[:extremes]}
     share = rows["foreground_share"].to_numpy()
     rejected, unread = or_problem(_rejected, folder, info)
+    card = partial(_card, ShardSetReader(folder, info), info, rows)
     reasons = Counter(reason for _, reason in rejected or ())
     return {
         "info": info,
@@ -69,7 +77,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         "num_extra": sum(len(group) - 1 for group in copies),
         "copy_rows": [_copies(rows, group) for group in copies[:MOST_NAMES]],
         **(_charts(info, rows) if info.num_images else {}),
-        "sheets": {name: _cards(folder, info, rows, some) for name, some in groups.items()},
+        "sheets": {name: or_problems(card, some.tolist()) for name, some in sheets.items()},
         "grid": GRID_SIDE,
     }
 
@@ -77,8 +85,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
 def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
     """Read `COLUMNS` of all manifests, in the order that numbers the samples: 200 bytes an image.
 
-    Raises:
-        InputError: a manifest is missing or damaged.
+    Raises `InputError` if one is missing or damaged.
     """
     parts = [MANIFEST_SCHEMA.empty_table().select(COLUMNS)]
     for shard in info.shards:
@@ -89,14 +96,6 @@ def read_rows(folder: Path, info: DatasetInfo) -> pa.Table:
             f"dataset.json says {shard.num_images}: run jobs/precompute.py again",
         )
     return pa.concat_tables(parts)
-
-
-def _groups_of_copies(rows: pa.Table) -> list[list[int]]:
-    """Groups of sample numbers whose source files have the same bytes."""
-    numbered = rows.select(["sha256"]).append_column("number", pa.array(np.arange(len(rows))))
-    groups = numbered.group_by("sha256").aggregate([("number", "list")])["number_list"]
-    copies = groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist()
-    return sorted(map(sorted, copies))
 
 
 def _copies(rows: pa.Table, group: list[int]) -> tuple[str, str, str]:
@@ -147,37 +146,19 @@ def _classes(info: DatasetInfo, rows: pa.Table) -> Chart:
     return histogram(title, counts, x_label="images of a class", counted="classes")
 
 
-def _cards(
-    folder: Path, info: DatasetInfo, rows: pa.Table, numbers: NDArray[np.int64]
-) -> tuple[list[Card], list[str]]:
-    """Cards of the samples of some numbers, and the errors of those that could not be read."""
-    reader = ShardSetReader(folder, info)
-    cards, broken = [], []
-    for number in numbers.tolist():
-        try:
-            sample = reader.read(number)
-            image, saliency = decode_stored(sample.image), decode_saliency(sample.saliency)
-        except (JobError, ImageError) as error:
-            broken.append(str(error))
-            continue
-        row = {name: rows[name][number].as_py() for name in COLUMNS}
-        name = shortened(row["source"], LONGEST_NAME)
-        words = [
-            f"{image.shape[1]} x {image.shape[0]} px",
-            *([] if row["label"] is None else info.class_names[row["label"] :][:1]),
-            f"foreground {percent(row['foreground_share'], 0)}",
-            f"mean saliency {row['saliency_mean']:.2f}",
-        ]
-        small = shrunk(image, TILE)
-        pictures = [*as_stored(small, saliency, name), _outlined(small, saliency, name)]
-        cards.append(Card(name, [Strip(pictures)], ", ".join(words)))
-    return cards, broken
-
-
-def _outlined(image: Pixels, saliency: Pixels, name: str) -> Markup:
-    """An image with its patches and the outline of its foreground."""
-    side = (GRID_SIDE, GRID_SIDE)
+def _card(reader: ShardSetReader, info: DatasetInfo, rows: pa.Table, number: int) -> Card:
+    image, saliency = reader.read_pixels(number)
+    row = {name: rows[name][number].as_py() for name in COLUMNS}
+    name = shortened(row["source"], LONGEST_NAME)
+    words = [
+        f"{image.shape[1]} x {image.shape[0]} px",
+        *([] if row["label"] is None else info.class_names[row["label"] :][:1]),
+        f"foreground {percent(row['foreground_share'], 0)}",
+        f"mean saliency {row['saliency_mean']:.2f}",
+    ]
+    small, side = shrunk(image, TILE), (GRID_SIDE, GRID_SIDE)
     grid = cv2.resize(saliency / np.float64(255), side, interpolation=cv2.INTER_AREA)
     marked = np.asarray(foreground(np.asarray(grid, np.float64)), np.bool_)
     alt, overlay = f"{name}: its foreground, outlined", grid_overlay(marked)
-    return picture(image, alt, overlay=overlay, label="foreground")
+    outlined = picture(small, alt, overlay=overlay, label="foreground")
+    return Card(name, [("", [*as_stored(small, saliency, name), outlined])], ", ".join(words))

@@ -1,10 +1,10 @@
-"""What a folder holds: its kind, and the state of a run or of a sweep."""
+"""The state of a run, from the files of its folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,54 +13,18 @@ from pipeline.backbone.folder import find_export, load_info
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError, JobError, check
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
-from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER
 from training.config.file import CONFIG_FILE, config_from_json
 from training.config.pretrain import PretrainConfig
-from training.core.checkpoint import STATE_FILE
 from training.engine.preflight import steps_per_epoch
 from training.record.metrics import WARNING, read_metrics
-from training.sweep.config import OBJECTIVES
-from training.sweep.description import SWEEP_FILE
-from training.sweep.results import Trial, best_trials, finished, read_table
 
-Kind = Literal["shard set", "run", "sweep"]
 Values = NDArray[np.float64]
 NEEDED = {"epochs", "batch_size", "method", "encoder", "shards", "out"}
 """Entries without which `config.json` is none of a run."""
-TITLES = {"knn": ("kNN", "%"), "heldout_loss": ("held-out loss", "nats")}
-"""Names and units of the objectives of a sweep."""
-
-
-def kind_of(folder: Path) -> Kind:
-    """Tell what a folder holds; a shard set may still be unfinished.
-
-    Raises:
-        InputError: there is no such folder, or it holds nothing to report.
-    """
-    what = "is a file" if folder.exists() else "does not exist"
-    wanted = "wanted the folder of a shard set, a run or a sweep"
-    check(folder.is_dir(), f"{folder} {what}: {wanted}")
-    if (folder / SWEEP_FILE).is_file():
-        return "sweep"
-    is_checkpoint = (folder / STATE_FILE).is_file()
-    check(not is_checkpoint, f"{folder} is a checkpoint: name the run that it belongs to")
-    if (folder / CONFIG_FILE).is_file():
-        if "data_digest" in read_object(folder / CONFIG_FILE):
-            return "run"
-    elif any((folder / name).exists() for name in (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER)):
-        return "shard set"
-    raise InputError(
-        f"{folder} holds neither a shard set ({DATASET_FILE}), nor a run ({CONFIG_FILE} of "
-        f"jobs/pretrain.py), nor a sweep ({SWEEP_FILE})"
-    )
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Raises:
-        InputError: the file cannot be read, or it holds something else.
-    """
+    """Read a JSON object; raises `InputError` if the file holds none or cannot be read."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -75,6 +39,12 @@ def or_problem(part: Callable[..., Any], *arguments: object, **named: object) ->
         return part(*arguments, **named), ""
     except JobError as error:
         return None, str(error)
+
+
+def or_problems(part: Callable[[int], Any], numbers: Iterable[int]) -> tuple[list[Any], list[str]]:
+    """The parts of some numbers, and why others have none."""
+    found = [or_problem(part, number) for number in numbers]
+    return [one for one, _ in found if one is not None], [why for _, why in found if why]
 
 
 @dataclass(frozen=True)
@@ -125,11 +95,7 @@ class RunState:
 
 
 def read_run(folder: Path) -> RunState:
-    """Read a run, finished or not.
-
-    Raises:
-        InputError: its record of settings or numbers is damaged.
-    """
+    """Read a run, finished or not; raises `InputError` if its settings are damaged."""
     recorded = read_object(folder / CONFIG_FILE)
     if absent := NEEDED - recorded.keys():
         raise InputError(f"{folder / CONFIG_FILE} is damaged: it has no {min(absent)!r}")
@@ -157,39 +123,3 @@ def _shards(shards: str, data_digest: str) -> DatasetInfo:
     )
     check_shards(shards, info)
     return info
-
-
-class SweepState(NamedTuple):
-    """A sweep; trials are in the order of their numbers."""
-
-    plan: dict[str, Any]  # sweep.json
-    trials: list[Trial]
-    objective: str  # recorded name
-    title: str  # of the objective, for people
-    unit: str
-    highest: bool  # whether a higher objective is better
-    rated: list[Trial]  # the n trials that have an objective
-    values: Values  # their objectives, float64 [n]
-    best: list[Trial]  # of the finished ones if there are any; several are a tie
-
-
-def read_sweep(folder: Path) -> SweepState:
-    """Read a sweep, finished or not.
-
-    Raises:
-        InputError: its plan or its table is damaged.
-    """
-    path = folder / SWEEP_FILE
-    plan = read_object(path)
-    try:
-        objective = str(plan["objective"]["name"])
-        if not isinstance(plan["space"], dict) or objective not in OBJECTIVES:
-            raise ValueError(f"objective {objective}")
-        int(plan["num_trials"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: wanted an objective and a space ({error})") from error
-    trials = read_table(folder)
-    rated = [trial for trial in trials if objective in trial.values]
-    values = np.array([trial.values[objective] for trial in rated], dtype=np.float64)
-    best, highest = best_trials(finished(rated) or rated, objective), OBJECTIVES[objective] == "max"
-    return SweepState(plan, trials, objective, *TITLES[objective], highest, rated, values, best)

@@ -2,35 +2,68 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import plotly.graph_objects as go
 from scipy.stats import rankdata
 
+from pipeline.core.errors import InputError
 from pipeline.core.progress import duration
 from training.config.fields import dotted
 from training.report import figures
 from training.report.config import ReportConfig
-from training.report.figures import Chart, Series, colour, new_figure
-from training.report.state import TITLES, SweepState, Values, read_sweep
+from training.report.figures import Chart, Values, colour, new_figure
+from training.report.state import read_object
 from training.report.wording import figure, setting
 from training.sweep import results
+from training.sweep.config import OBJECTIVES, SWEEP_FILE
 from training.sweep.results import Status, Trial, finished
 
 FRACTION = "data_fraction"
 FEW_VALUES = 6
 """Up to so many different numbers are each a group and each a tick."""
+TITLES = {"knn": ("kNN", "%"), "heldout_loss": ("held-out loss", "nats")}
+"""Names and units of the objectives of a sweep."""
+
+
+class SweepState(NamedTuple):
+    """A sweep; trials are in the order of their numbers."""
+
+    plan: dict[str, Any]  # sweep.json
+    trials: list[Trial]
+    objective: str  # recorded name
+    title: str  # of the objective, for people
+    unit: str
+    highest: bool  # whether a higher objective is better
+    rated: list[Trial]  # the n trials that have an objective
+    values: Values  # their objectives, float64 [n]
+    best: list[Trial]  # of the finished ones if there are any; several are a tie
+
+
+def read_sweep(folder: Path) -> SweepState:
+    """Read a sweep, finished or not; raises `InputError` if its plan or its table is damaged."""
+    path = folder / SWEEP_FILE
+    plan = read_object(path)
+    try:
+        objective = str(plan["objective"]["name"])
+        if not isinstance(plan["space"], dict) or objective not in OBJECTIVES:
+            raise ValueError(f"objective {objective}")
+        int(plan["num_trials"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: wanted an objective and a space ({error})") from error
+    trials = results.read_table(folder)
+    rated = [trial for trial in trials if objective in trial.values]
+    values = np.array([trial.values[objective] for trial in rated], dtype=np.float64)
+    best = results.best_trials(finished(rated) or rated, objective)
+    highest = OBJECTIVES[objective] == "max"
+    return SweepState(plan, trials, objective, *TITLES[objective], highest, rated, values, best)
 
 
 def sweep_page(config: ReportConfig) -> dict[str, Any]:
-    """Read a sweep's plan and table for `sweep.html`; the sweep may be unfinished.
-
-    Raises:
-        InputError: the plan or the table is damaged.
-    """
+    """Read a sweep's plan and table for `sweep.html`; raises as `read_sweep` does."""
     sweep = read_sweep(config.folder)
     space, num_trials = sweep.plan["space"], int(sweep.plan["num_trials"])
     parameters = [
@@ -69,23 +102,14 @@ def sweep_page(config: ReportConfig) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One swept field over n trials.
+class Parameter(NamedTuple):
+    """One swept field over n trials."""
 
-    Attributes:
-        name: dotted.
-        texts: the values as text.
-        places: float64 [n] on a linear axis: numbers, their logarithms, or indices of names.
-        ticks: places to mark and their texts, as plotly takes them; empty: any round numbers.
-        grouped: whether trials form groups of equal values.
-    """
-
-    name: str
-    texts: list[str]
-    places: Values
-    ticks: dict[str, object]
-    grouped: bool
+    name: str  # dotted
+    texts: list[str]  # the values as text
+    places: Values  # float64 [n] on a linear axis: numbers, their logarithms, or indices of names
+    ticks: dict[str, object]  # places to mark and their texts, for plotly; empty: round numbers
+    grouped: bool  # whether trials form groups of equal values
 
     @property
     def varies(self) -> bool:
@@ -151,7 +175,13 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
     best = np.array([trial in sweep.best for trial in sweep.rated])
     symbols = [f"circle{'' if t.status == 'finished' else '-open'}" for t in sweep.rated]
     drawn = new_figure(xaxis_title=parameter.name, yaxis_title=f"{title}, {sweep.unit}")
-    dots, texts = {"color": colour(0), "size": 8, "symbol": symbols}, _hovers(sweep)
+    texts = []
+    for trial, value in zip(sweep.rated, values, strict=True):
+        lines = [f"{title}: {figure(float(value))} {sweep.unit}"]
+        lines += [f"{name}: {setting(one)}" for name, one in trial.point.items()]
+        head = f"<b>trial {trial.number}</b>, {trial.status}"
+        texts.append("<br>".join([head, *map(escape, lines)]))
+    dots = {"color": colour(0), "size": 8, "symbol": symbols}
     drawn.add_scatter(x=parameter.places, y=values, mode="markers", marker=dots, hovertext=texts)
     ring = {"color": "var(--ink)", "symbol": "circle-open", "size": 15}
     drawn.add_scatter(x=parameter.places[best], y=values[best], mode="markers", marker=ring)
@@ -163,17 +193,6 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
         f"{figure(values[first])}, at {parameter.texts[first]}."
     )
     return Chart(f"{title} over {parameter.name}", drawn, alt)
-
-
-def _hovers(sweep: SweepState) -> list[str]:
-    """What is shown at the dot of each rated trial."""
-    texts = []
-    for trial, value in zip(sweep.rated, sweep.values, strict=True):
-        lines = [f"{sweep.title}: {figure(float(value))} {sweep.unit}"]
-        lines += [f"{name}: {setting(value)}" for name, value in trial.point.items()]
-        head = f"<b>trial {trial.number}</b>, {trial.status}"
-        texts.append("<br>".join([head, *map(escape, lines)]))
-    return texts
 
 
 def parallel_chart(sweep: SweepState, parameters: Sequence[Parameter]) -> Chart:
@@ -215,21 +234,18 @@ def scaling_charts(sweep: SweepState) -> list[Chart]:
     """
     charts = []
     for metric, words in TITLES.items():
-        lines: dict[object, dict[float, list[float]]] = {}
-        for trial in finished(sweep.trials):
-            if metric in trial.values:
-                line = lines.setdefault(trial.point.get("epochs"), {})
-                share = 100 * float(trial.point[FRACTION])
-                line.setdefault(share, []).append(trial.values[metric])
-        title, series = ", ".join(words), []
-        for epochs, line in lines.items():
+        title, curves = ", ".join(words), {}
+        trials = [trial for trial in finished(sweep.trials) if metric in trial.values]
+        for epochs in dict.fromkeys(trial.point.get("epochs") for trial in trials):
+            line = [trial for trial in trials if trial.point.get("epochs") == epochs]
+            shares = np.array([100 * float(trial.point[FRACTION]) for trial in line])
+            values = np.array([trial.values[metric] for trial in line])
+            x = np.unique(shares)
             name = title if epochs is None else f"{figure(epochs)} epochs"
-            shares = sorted(line)
-            means = np.array([np.mean(line[share]) for share in shares])
-            series.append(Series(name, np.array(shares), means))
-        if series:
+            curves[name] = x, np.array([values[shares == share].mean() for share in x])
+        if curves:
             x_label = "share of the training images, %"
-            charts.append(figures.line_chart(title, series, x_label=x_label, log_x=True))
+            charts.append(figures.line_chart(title, curves, x_label=x_label, log_x=True))
     return charts
 
 
@@ -239,18 +255,16 @@ def _trials(sweep: SweepState) -> dict[str, Any]:
     metrics = sorted({name for trial in trials for name in trial.values} - {sweep.objective})
     objective = f"{sweep.title}, {sweep.unit}"
     head = ["trial", objective, "status", *swept, "epochs trained", "time", *metrics]
-
-    def row(trial: Trial) -> list[str]:
-        numbers = [figure(trial.values.get(name)) for name in (sweep.objective, *metrics)]
-        values = [setting(trial.point[name]) for name in swept]
+    rows, texts = [], {"status"}
+    for trial in trials:
+        value, *numbers = (figure(trial.values.get(one)) for one in (sweep.objective, *metrics))
+        point = [setting(trial.point[name]) for name in swept]
         ran = [figure(trial.epochs), duration(trial.seconds)]
-        return [str(trial.number), numbers[0], trial.status, *values, *ran, *numbers[1:]]
-
-    points = [item for trial in trials for item in trial.point.items()]
-    texts = {"status", *(name for name, value in points if isinstance(value, str | bool))}
+        rows.append([str(trial.number), value, trial.status, *point, *ran, *numbers])
+        texts |= {name for name, one in trial.point.items() if isinstance(one, str | bool)}
     return {
         "head": head,
-        "rows": [row(trial) for trial in trials],
+        "rows": rows,
         "numeric": [place for place, name in enumerate(head) if name not in texts],
         "marked": [place for place, trial in enumerate(trials) if trial in sweep.best],
     }

@@ -9,35 +9,60 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from pipeline.core.errors import check, write_error
+from pipeline.core.errors import InputError, check, write_error
 from pipeline.core.progress import duration
-from pipeline.shardset.schema import REPORT_FILE
+from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, REPORT_FILE, SHARDS_FOLDER
 from pipeline.storage.atomic import write_atomically
+from training.config.file import CONFIG_FILE
+from training.core.checkpoint import STATE_FILE
 from training.report.config import ReportConfig
 from training.report.run_page import run_page
 from training.report.shard_set_page import shard_set_page
-from training.report.state import Kind, kind_of
+from training.report.state import read_object
 from training.report.sweep_page import sweep_page
 from training.report.wording import count, figure, percent, setting
+from training.sweep.config import SWEEP_FILE
 
 TEMPLATES = Path(__file__).parent / "templates"
-PAGES: dict[Kind, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
+PAGES: dict[str, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
     "shard set": ("shard_set.html", shard_set_page),
     "run": ("run.html", run_page),
     "sweep": ("sweep.html", sweep_page),
 }
 """Template and what fills it. A new kind of report: a file beside `run_page.py`, a template, a
-line here and one in `state.kind_of`."""
+line here and one in `kind_of`."""
 FILTERS = (count, percent, figure, setting, duration)
 MOST_BYTES = 20_000_000
 """Of a whole report. Without its pictures it has at most 6 MB; plotly's script takes 4.8."""
 
 
+def kind_of(folder: Path) -> str:
+    """Tell which of `PAGES` a folder is; a shard set may still be unfinished.
+
+    Raises `InputError` if there is no such folder, or it holds nothing to report.
+    """
+    what = "is a file" if folder.exists() else "does not exist"
+    wanted = "wanted the folder of a shard set, a run or a sweep"
+    check(folder.is_dir(), f"{folder} {what}: {wanted}")
+    if (folder / SWEEP_FILE).is_file():
+        return "sweep"
+    is_checkpoint = (folder / STATE_FILE).is_file()
+    check(not is_checkpoint, f"{folder} is a checkpoint: name the run that it belongs to")
+    if (folder / CONFIG_FILE).is_file():
+        if "data_digest" in read_object(folder / CONFIG_FILE):
+            return "run"
+    elif any((folder / name).exists() for name in (DATASET_FILE, PLAN_FILE, SHARDS_FOLDER)):
+        return "shard set"
+    raise InputError(
+        f"{folder} holds neither a shard set ({DATASET_FILE}), nor a run ({CONFIG_FILE} of "
+        f"jobs/pretrain.py), nor a sweep ({SWEEP_FILE})"
+    )
+
+
 def write_report(config: ReportConfig) -> Path:
     """Write the report, completely or not at all; returns the file.
 
-    Raises:
-        InputError: the folder holds nothing to report, or the file cannot be written.
+    Raises `InputError` if the folder holds nothing to report, or the file cannot be written.
     """
     path = config.out or config.folder / REPORT_FILE
     template, page = PAGES[kind_of(config.folder)]

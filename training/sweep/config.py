@@ -1,22 +1,17 @@
 """The settings of a sweep, checked before anything is read or written."""
 
 import importlib.util
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from pipeline.core.errors import check
 from training.config.fields import with_fields
 from training.config.pretrain import PretrainConfig
-from training.sweep.space import (
-    NamedSpace,
-    Point,
-    Scheduler,
-    Space,
-    check_values,
-    grid_points,
-    random_point,
-)
+from training.config.settings import check_least
+from training.sweep.space import NamedSpace, Point, Scheduler, Space, grid_points
 
 Search = Literal["grid", "random", "optuna"]
 OBJECTIVES = {"knn": "max", "heldout_loss": "min"}
@@ -25,8 +20,8 @@ NEEDED = {
     "knn": "--knn.val-shards (labelled shards, other images than --shards)",
     "heldout_loss": "--heldout.shards",
 }
-TRIALS_FOLDER = "trials"
-DEFAULT_TRIALS = 8
+SWEEP_FILE = "sweep.json"
+"""Describes a sweep in its folder (`training.sweep.preflight.describe`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +53,6 @@ class SearchOptions:
         check_least(self, num_trials=1, search_seed=0, grace_epochs=1, reduction_factor=2)
 
 
-def check_least(options: object, **least: int) -> None:
-    """Raise ``InputError`` for a number below its least; None passes."""
-    for name, limit in least.items():
-        number = getattr(options, name)
-        option = f"--{name.replace('_', '-')} {number}"
-        check(number is None or number >= limit, f"{option} must be {limit} or more")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sweep(SearchOptions):
     """All that decides a sweep's trials and their order.
@@ -86,30 +73,30 @@ class Sweep(SearchOptions):
         """The folder of the sweep and its trials."""
         return self.base.out
 
-    @property
-    def mode(self) -> str:
-        """``max`` or ``min``."""
-        return OBJECTIVES[self.objective]
-
     def points(self) -> list[Point]:
-        """The points of all trials; empty if results decide them."""
+        """The points of all trials; empty if results decide them.
+
+        A random one follows from the seed and the trial's number alone.
+        """
         if self.search == "grid":
             return grid_points(self.space)
-        numbers = range(self.num_trials if self.search == "random" else 0)
-        return [random_point(self.space, seed=self.search_seed, number=n) for n in numbers]
-
-    def trial_config(self, number: int, point: Point) -> PretrainConfig:
-        """The configuration of one trial."""
-        return trial_config(self.base, f"{number:04d}", point)
+        seeds = [[self.search_seed, number] for number in range(self.num_trials)]
+        drawing = map(np.random.default_rng, seeds if self.search == "random" else ())
+        return [{name: one.draw(rng) for name, one in self.space.items()} for rng in drawing]
 
     def epochs_of(self, point: Point) -> int:
         """Epochs of the trial with these values."""
         return int(point.get("epochs", self.base.epochs))
 
 
-def trial_config(base: PretrainConfig, name: str, point: Point) -> PretrainConfig:
+def run_folder(sweep: Path, trial: int | str) -> Path:
+    """The folder of a trial's run: that of its number, or of Tune's name for it."""
+    return sweep / "trials" / f"{trial:0>4}"
+
+
+def trial_config(base: PretrainConfig, trial: int | str, point: Point) -> PretrainConfig:
     """The base with a point's values, which its fields may refuse, and a folder of its own."""
-    return replace(with_fields(base, point), out=base.out / TRIALS_FOLDER / name)
+    return replace(with_fields(base, point), out=run_folder(base.out, trial))
 
 
 def make_sweep(varied: NamedSpace, options: SearchOptions, name: str = "") -> Sweep:
@@ -134,19 +121,21 @@ def make_sweep(varied: NamedSpace, options: SearchOptions, name: str = "") -> Sw
             "choose --search random",
         )
     else:
-        check_values(space, base)
-        count = num_trials or DEFAULT_TRIALS
+        count = num_trials or 8
+        # Each value alone: those of the other fields are not known before points are drawn.
+        for field, domain in space.items():
+            for value in domain.values:
+                with_fields(base, {field: value})
     has_optuna = search != "optuna" or importlib.util.find_spec("optuna") is not None
     check(has_optuna, "--search optuna needs the extra optuna: pip install 'salmask[optuna]'")
-    settings = {field.name: getattr(options, field.name) for field in fields(SearchOptions)}
-    settings |= {"search": search, "num_trials": count}
-    settings["scheduler"] = options.scheduler or varied.scheduler
-    sweep = Sweep(**settings, base=base, space=space, name=name)
+    scheduler = options.scheduler or varied.scheduler
+    chosen = {"search": search, "num_trials": count, "scheduler": scheduler}
+    sweep = Sweep(**vars(options) | chosen, base=base, space=space, name=name)
     check(
         sweep.scheduler == "none" or sweep.grace_epochs <= base.epochs,
         f"--grace-epochs {sweep.grace_epochs} is more than the {base.epochs} epochs of a trial",
     )
-    for config in [base, *(sweep.trial_config(n, point) for n, point in enumerate(sweep.points()))]:
+    for config in [base, *(trial_config(base, n, point) for n, point in enumerate(sweep.points()))]:
         shards = config.knn.val_shards if sweep.objective == "knn" else config.heldout.shards
         wanted = f"no trial would report the objective {sweep.objective}: give"
         check(shards is not None, f"{wanted} {NEEDED[sweep.objective]}")

@@ -1,29 +1,38 @@
-"""Check before the first trial that the trials' data are sound and that the cluster holds them.
+"""What is refused before the first trial: data, a cluster or a folder that does not fit.
 
 A trial holds its workers' cores, and a GPU for each worker, from its start to its end. Its own
-process only waits and holds no core. Trials that do not all fit would wait for each other for ever,
-so such a sweep is refused.
+process only waits and holds no core. Trials that do not all fit would wait for each other for ever.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, write_error
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
+from pipeline.storage.atomic import write_atomically
+from training.config.file import differences
 from training.config.resources import Node, Resources, fewer_resources
 from training.engine.preflight import check_batches, check_disk, preflight
-from training.sweep.config import Sweep
+from training.sweep.config import OBJECTIVES, SWEEP_FILE, Sweep, trial_config
 from training.sweep.space import shown
 
+LOCK_FILE = ".lock"
+VERSION = 1
+NOT_COMPARED = (
+    *("version", "name", "num_trials"),
+    *("fingerprint", "val_images"),  # of earlier versions
+    *("config.shards", "config.out"),  # the digest of the shards is compared
+    *("config.num_workers", "config.loader_workers", "config.log_every_steps"),
+    *("config.max_failures", "config.checkpoint."),
+    *("config.knn.val_shards", "config.knn.train_shards", "config.heldout.shards"),
+)
+"""Entries that may differ when a sweep is resumed."""
 READ_FROM_DISK = {"shards", "knn.val_shards", "knn.train_shards", "heldout.shards"}
 """If one of these fields is swept, every trial's data are checked, else only the first's."""
-
-
-class Share(NamedTuple):
-    """The trials that run at once, and the resources of each of them."""
-
-    trials: int
-    resources: Resources
 
 
 def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
@@ -31,11 +40,10 @@ def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
 
     `num_ranks` is the workers of each trial. Returns the description of the base's shards.
 
-    Raises:
-        InputError: names the trial and what does not fit.
+    Raises `InputError`, which names the trial and what does not fit.
     """
     points = sweep.points() or [{}]  # Optuna's are not known: the base stands for them
-    configs = [sweep.trial_config(number, point) for number, point in enumerate(points)]
+    configs = [trial_config(sweep.base, number, point) for number, point in enumerate(points)]
     info = load_dataset_info(sweep.base.shards)
     for number, config in enumerate(configs):
         try:
@@ -54,15 +62,14 @@ def check_trials(sweep: Sweep, num_ranks: int) -> DatasetInfo:
 
 def share_of(
     nodes: Sequence[Node], *, concurrent: int | None, most: int, workers: int, cpus: int | None
-) -> Share:
-    """Divide a cluster among at most `most` trials.
+) -> tuple[int, Resources]:
+    """Divide a cluster among at most `most` trials: trials at once, and the resources of each.
 
     Each trial has a number of workers, each of which lies on one node, with a GPU if any node has
     some. `cpus` of a worker: None divides the nodes' cores by their workers. `concurrent` trials
     run at once: None means as many as fit.
 
-    Raises:
-        InputError: the trials do not fit; the message has the arithmetic and a number that fits.
+    Raises `InputError` with the arithmetic, and a number that fits, if the trials do not.
     """
     cores, gpus = (sum(int(node.get(kind, 0)) for node in nodes) for kind in ("CPU", "GPU"))
     asked = min(concurrent or most, most)
@@ -72,7 +79,7 @@ def share_of(
     )
     trials = found.num_workers // workers if found else 0
     if found is not None and (trials == asked or not concurrent):
-        return Share(trials, Resources(workers, cpus or found.cpus_per_worker, found.use_gpu))
+        return trials, Resources(workers, cpus or found.cpus_per_worker, found.use_gpu)
     needed = (asked if concurrent else 1) * workers
     needs = f"CPUs: {needed * (cpus or 1)}" + (f", GPUs: {needed}" if gpus else "")
     advice = f"--concurrent {trials} fits"
@@ -83,3 +90,69 @@ def share_of(
         f"x {cpus or 1} (trials x workers x cores) = {needs}; the cluster has CPUs: {cores}, "
         f"GPUs: {gpus}, on {len(nodes)} node(s), and a worker lies on one; {advice}"
     )
+
+
+def describe(sweep: Sweep, data_digest: str) -> dict[str, Any]:
+    """The content of ``sweep.json``; `data_digest` is that of the base configuration's shards."""
+    asha = {"grace_epochs": sweep.grace_epochs, "reduction_factor": sweep.reduction_factor}
+    description = {
+        "version": VERSION,
+        "name": sweep.name,
+        "objective": {"name": sweep.objective, "mode": OBJECTIVES[sweep.objective]},
+        "space": {name: domain.to_json() for name, domain in sweep.space.items()},
+        "search": sweep.search,
+        "seed": sweep.search_seed,
+        "num_trials": sweep.num_trials,
+        "scheduler": {"name": sweep.scheduler, **(asha if sweep.scheduler == "asha" else {})},
+        "config": sweep.base.to_json(),
+        "data_digest": data_digest,
+    }
+    return dict(json.loads(json.dumps(description)))
+
+
+def check_folder(folder: Path, description: dict[str, Any]) -> None:
+    """Raise `InputError` if the folder holds something else than the sweep that is described."""
+    path = folder / SWEEP_FILE
+    if not path.exists():
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+        if folder.exists() and names - {LOCK_FILE}:
+            raise InputError(f"{folder} exists and is no sweep: choose another --out")
+        return
+    try:
+        recorded = json.loads(path.read_text())
+        if recorded["version"] != VERSION:
+            raise ValueError(f"version {recorded['version']} instead of {VERSION}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): choose another --out") from error
+    lines = [
+        line.removeprefix("config.")
+        for line in differences(recorded, description)
+        if not line.startswith(NOT_COMPARED)
+    ]
+    if lines:
+        raise InputError(
+            f"{folder} holds another sweep ({'; '.join(lines)}): start it with the same settings "
+            "to resume it, or choose another --out"
+        )
+
+
+@contextmanager
+def locked(folder: Path, description: dict[str, Any]) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases if the process dies; write ``sweep.json``.
+
+    Raises `InputError` if another process holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise write_error(str(folder), error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process runs the sweep in {folder}: wait for it, or choose another --out"
+            ) from error
+        write_atomically(folder / SWEEP_FILE, json.dumps(description, indent=1).encode() + b"\n")
+        yield

@@ -14,9 +14,8 @@ from scipy.stats import binom, spearmanr
 
 from pipeline.core.errors import InputError
 from pipeline.storage.atomic import atomic_file, write_atomically
-from training.config.fields import Plain
 from training.evaluate.intervals import TAIL
-from training.sweep.config import OBJECTIVES, TRIALS_FOLDER, Sweep
+from training.sweep.config import OBJECTIVES, SWEEP_FILE, Sweep, run_folder, trial_config
 from training.sweep.space import Point
 
 RESULTS_FILE, SUMMARY_FILE, BEST_FILE = "results.parquet", "summary.json", "best.json"
@@ -60,7 +59,7 @@ class Trial:
     @property
     def run(self) -> str:
         """The folder of its run, below the sweep's."""
-        return f"{TRIALS_FOLDER}/{self.number:04d}"
+        return str(run_folder(Path(), self.number))
 
 
 def num_left(sweep: Sweep, trials: Sequence[Trial], *, retry_failed: bool = False) -> int:
@@ -112,8 +111,8 @@ def rank_correlation(trials: Sequence[Trial]) -> tuple[float, int] | None:
     return float(spearmanr(*columns).statistic), len(both)
 
 
-def write_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]) -> None:
-    """Write ``results.parquet``: a row per trial, with the description in the metadata."""
+def write_table(sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """Write ``results.parquet``: a row per trial, with ``sweep.json`` in the metadata."""
     rows = [
         {
             **vars(trial),
@@ -123,60 +122,55 @@ def write_table(sweep: Sweep, trials: Sequence[Trial], description: dict[str, An
         }
         for trial in trials
     ]
-    columns: dict[str, Any] = {
-        name: pa.array([row[name] for row in rows], kind) for name, kind in FIXED_COLUMNS.items()
-    }
+    fixed = FIXED_COLUMNS.items()
+    columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fixed}
     for name in sorted({name for trial in trials for name in trial.values}):
         values = [trial.values.get(name) for trial in trials]
         columns[METRIC_PREFIX + name] = pa.array(values, pa.float64())
     for name in sweep.space:
-        column = CLASH_PREFIX + name if name in FIXED_COLUMNS else name
-        columns[column] = _column([trial.point[name] for trial in trials])
-    record = {"salmask": json.dumps(description)}
+        column, points = name, [trial.point[name] for trial in trials]
+        if name in FIXED_COLUMNS:
+            column = CLASH_PREFIX + name
+        try:
+            columns[column] = pa.array(points)
+        except pa.ArrowException:  # values of several types
+            columns[column] = pa.array(list(map(str, points)))
+    metadata = {"salmask": (sweep.folder / SWEEP_FILE).read_bytes()}
     with atomic_file(sweep.folder / RESULTS_FILE) as file:
-        pq.write_table(pa.table(columns, metadata=record), file)
-
-
-def _column(values: Sequence[Plain]) -> pa.Array:
-    """Values of one type as they are, whole numbers among others as floats, mixed ones as text."""
-    kinds = {type(value) for value in values}
-    if kinds == {int, float}:
-        return pa.array([float(value) for value in values], pa.float64())
-    return pa.array(list(values) if len(kinds) == 1 else [str(value) for value in values])
+        pq.write_table(pa.table(columns, metadata=metadata), file)
 
 
 def read_table(folder: Path) -> list[Trial]:
     """The trials in ``results.parquet``, by number; none if there is no such file yet.
 
-    Raises:
-        InputError: the file cannot be read, or is no table of a sweep.
+    Raises `InputError` if the file cannot be read, or is no table of a sweep.
     """
-    path = folder / RESULTS_FILE
-    if not path.is_file():
-        return []
+    path, trials = folder / RESULTS_FILE, []
     try:
-        rows = pq.read_table(path).to_pylist()
-        return sorted(map(_trial_of, rows), key=lambda trial: trial.number)
+        for row in pq.read_table(path).to_pylist() if path.is_file() else ():
+            point, values = {}, {}
+            for name, value in row.items():
+                if name.startswith(METRIC_PREFIX):
+                    if value is not None and math.isfinite(value):
+                        values[name.removeprefix(METRIC_PREFIX)] = value
+                elif name not in FIXED_COLUMNS:
+                    point[name.removeprefix(CLASH_PREFIX)] = value
+            kept = {name: row[name] for name in ("status", "epochs", "seconds", "message")}
+            trials.append(Trial(row["trial"], point, values=values, **kept))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except KeyError as error:
         raise InputError(f"{path} is no table of a sweep: it has no column {error}") from error
+    return sorted(trials, key=lambda trial: trial.number)
 
 
-def _trial_of(row: dict[str, Any]) -> Trial:
-    point, values = {}, {}
-    for name, value in row.items():
-        if name.startswith(METRIC_PREFIX):
-            if value is not None and math.isfinite(value):
-                values[name.removeprefix(METRIC_PREFIX)] = value
-        elif name not in FIXED_COLUMNS:
-            point[name.removeprefix(CLASH_PREFIX)] = value
-    kept = {name: row[name] for name in ("status", "epochs", "seconds", "message")}
-    return Trial(row["trial"], point, values=values, **kept)
+def write_results(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Write the table, ``summary.json`` and, if a trial finished, the configuration of the best.
 
-
-def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The content of ``summary.json``; ``best`` is None if no trial finished."""
+    Of tied trials the first one's configuration is written. Returns the summary, whose ``best`` is
+    None if no trial finished. Raises `InputError` if all trials have ended without an objective.
+    """
+    write_table(sweep, trials)
     counts = Counter(trial.status for trial in trials)
     best, correlation = None, rank_correlation(trials)
     if tied := best_trials(finished(trials), sweep.objective):
@@ -187,35 +181,20 @@ def summary(sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
             "tied": [trial.number for trial in tied],  # all trials with this objective
             "values": tied[0].point,
         }
-    return {
+        config = trial_config(sweep.base, tied[0].number, tied[0].point).to_json()
+        del config["out"]
+        write_atomically(sweep.folder / BEST_FILE, json.dumps(config, indent=2).encode() + b"\n")
+    summary = {
         "counts": {name: counts[name] for name in get_args(Status)},
         "best": best,
         "rank_correlation": {"heldout_loss with knn": correlation[0]} if correlation else {},
         "seconds": sum(trial.seconds for trial in trials),
     }
-
-
-def write_results(
-    sweep: Sweep, trials: Sequence[Trial], description: dict[str, Any]
-) -> dict[str, Any]:
-    """Write the table, the `summary` and, if a trial finished, the configuration of the best.
-
-    Of tied trials the first one's configuration is written. Returns the summary.
-
-    Raises:
-        InputError: all trials have ended, and none of them reported the objective.
-    """
-    write_table(sweep, trials, description)
-    found = summary(sweep, trials)
-    write_atomically(sweep.folder / SUMMARY_FILE, json.dumps(found, indent=1).encode() + b"\n")
-    if (best := found["best"]) is not None:
-        config = sweep.trial_config(best["trial"], best["values"]).to_json()
-        del config["out"]
-        write_atomically(sweep.folder / BEST_FILE, json.dumps(config, indent=2).encode() + b"\n")
+    write_atomically(sweep.folder / SUMMARY_FILE, json.dumps(summary, indent=1).encode() + b"\n")
     over = [trial for trial in trials if trial.status in ("finished", "stopped")]
     if over and not best_trials(over, sweep.objective) and not num_left(sweep, trials):
         raise InputError(f"no trial reported its {sweep.objective}: there is nothing to compare")
-    return found
+    return summary
 
 
 def terminal_table(sweep: Sweep, trials: Sequence[Trial]) -> str:
@@ -226,11 +205,7 @@ def terminal_table(sweep: Sweep, trials: Sequence[Trial]) -> str:
     for trial in best_first(trials, sweep.objective):
         cells: list[object] = [trial.number, trial.status, trial.epochs]
         cells += [trial.values.get(name, "") for name in figures]
-        cells += [trial.point[name] for name in sweep.space]
-        texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
-        lines.append([*texts, f"{trial.seconds:.0f}"])
+        cells += [*(trial.point[name] for name in sweep.space), round(trial.seconds)]
+        lines.append([f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipeline.core.errors import InputError, check
-from training.config.fields import Plain, check_name, field_types, with_fields
+from training.config.fields import Plain, check_name, field_types
 from training.config.pretrain import PretrainConfig
 
 Scheduler = Literal["asha", "none"]
@@ -23,54 +23,49 @@ Point = dict[str, Plain]
 
 
 @dataclass(frozen=True)
-class Values:
-    """A list of values: a grid tries all of them, a choice draws one."""
+class Domain:
+    """The values of a field: a grid tries all of a list, a choice draws one of it.
 
-    kind: Literal["grid", "choice"]
+    The other kinds draw a number, or its logarithm, uniformly between two ends, included; with
+    `whole` a whole number.
+    """
+
+    kind: Literal["grid", "choice", "uniform", "log_uniform"]
     values: tuple[Plain, ...]
-
-    def draw(self, rng: np.random.Generator) -> Plain:
-        """One of the values."""
-        return self.values[int(rng.integers(len(self.values)))]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An interval of numbers, ends included, uniform in the number or in its logarithm."""
-
-    kind: Literal["uniform", "log_uniform"]
-    low: float
-    high: float
     whole: bool = False
 
     @property
-    def whole_ends(self) -> tuple[int, int]:
-        """The smallest and the largest whole number in the interval."""
-        return math.ceil(self.low), math.floor(self.high)
+    def is_interval(self) -> bool:
+        """Whether the values are two ends."""
+        return self.kind in ("uniform", "log_uniform")
 
     def draw(self, rng: np.random.Generator) -> Plain:
-        """A number of the interval."""
+        """One of the values, or a number of the interval."""
+        if not self.is_interval:
+            return self.values[int(rng.integers(len(self.values)))]
+        low, high = map(float, self.values)
         if self.kind == "log_uniform":
-            number = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-            return round(number) if self.whole else float(np.clip(number, self.low, self.high))
+            number = math.exp(rng.uniform(math.log(low), math.log(high)))
+            return round(number) if self.whole else float(np.clip(number, low, high))
         if self.whole:
-            return int(rng.integers(*self.whole_ends, endpoint=True))
-        return float(rng.uniform(self.low, self.high))
+            return int(rng.integers(int(low), int(high), endpoint=True))
+        return float(rng.uniform(low, high))
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``sweep.json`` has it, without what follows from the field."""
+        if self.is_interval:
+            return {"kind": self.kind, "low": self.values[0], "high": self.values[1]}
+        return {"kind": self.kind, "values": self.values}
 
 
-Space = dict[str, Values | Interval]
+Space = dict[str, Domain]
 """Domains by dotted field name, in the order in which they were given."""
 
 
 def parse_space(**options: Sequence[str]) -> Space:
-    """Read a space from the words of a command line.
+    """Read a space from the words of a command line, which are given by kind of domain.
 
-    Args:
-        options: by kind: ``name=value,value`` for `grid` and `choice`, ``name=low..high`` for
-            `uniform` and `log_uniform`.
-
-    Raises:
-        InputError: a word cannot be read, names an unknown field, or repeats one.
+    Raises `InputError` if a word cannot be read, names an unknown field, or repeats one.
     """
     space: Space = {}
     for kind, words in options.items():
@@ -79,21 +74,17 @@ def parse_space(**options: Sequence[str]) -> Space:
             name = name.replace("-", "_")
             check_name(PretrainConfig, name)
             check(name not in space, f"{name} is given twice: one domain for each field")
-            read = _values if kind in ("grid", "choice") else _interval
-            space[name] = read(kind, name, text)
+            space[name] = _domain(kind, name, text)
     return space
 
 
-def _values(kind: Any, name: str, text: str) -> Values:  # noqa: ANN401  (a kind of `Values`)
-    values = tuple(plain_value(word.strip()) for word in text.split(",") if word.strip())
-    check(bool(values), f"--{kind} {name} has no values: wanted {name}=VALUE,VALUE")
-    twice = len(set(map(str, values))) < len(values)
-    check(not twice, f"--{kind} {name}={text} has a value twice")
-    return Values(kind, values)
-
-
-def _interval(kind: Any, name: str, text: str) -> Interval:  # noqa: ANN401  (a kind of `Interval`)
+def _domain(kind: Any, name: str, text: str) -> Domain:  # noqa: ANN401  (a kind of `Domain`)
     option = f"--{kind.replace('_', '-')} {name}={text}"
+    if kind in ("grid", "choice"):
+        values = tuple(plain_value(word.strip()) for word in text.split(",") if word.strip())
+        check(bool(values), f"{option} has no values: wanted {name}=VALUE,VALUE")
+        check(len(set(map(str, values))) == len(values), f"{option} has a value twice")
+        return Domain(kind, values)
     try:
         low, high = map(float, text.split(".."))
     except ValueError:
@@ -103,7 +94,7 @@ def _interval(kind: Any, name: str, text: str) -> Interval:  # noqa: ANN401  (a 
     check(kind == "uniform" or low > 0, f"{option}: the logarithm needs numbers above 0")
     kind_of_field = field_types(PretrainConfig).get(name)
     types = get_args(kind_of_field) or (kind_of_field,)
-    return Interval(kind, low, high, whole=int in types and float not in types)
+    return Domain(kind, (low, high), whole=int in types and float not in types)
 
 
 def plain_value(word: str) -> Plain:
@@ -116,54 +107,24 @@ def plain_value(word: str) -> Plain:
     return word
 
 
-def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as plain values, without what follows from the fields."""
-    plain = {name: dict(vars(domain)) for name, domain in space.items()}
-    for domain in plain.values():
-        domain.pop("whole", None)
-    return plain
-
-
-def grid_points(space: Space) -> list[Point]:
-    """Every combination of the values; the last field varies fastest.
-
-    Raises:
-        InputError: the space has an interval.
-    """
-    lists: list[tuple[Plain, ...]] = []
-    for name, domain in space.items():
-        if isinstance(domain, Interval):
-            raise InputError(
-                f"{name} is an interval, of which there is no grid: list values (--grid "
-                f"{name}=A,B,C) or choose --search random"
-            )
-        lists.append(domain.values)
-    return [dict(zip(space, combination, strict=True)) for combination in product(*lists)]
-
-
-def random_point(space: Space, *, seed: int, number: int) -> Point:
-    """The point of one trial: a function of the seed and the trial's number."""
-    rng = np.random.default_rng([seed, number])
-    return {name: domain.draw(rng) for name, domain in space.items()}
-
-
-def check_values(space: Space, base: PretrainConfig) -> None:
-    """Raise `InputError` if a field refuses a value or an end of an interval.
-
-    Each value is tried alone in the base configuration, because the values of the other fields
-    are not known before points are drawn.
-    """
-    for name, domain in space.items():
-        for value in domain.values if isinstance(domain, Values) else (domain.low, domain.high):
-            with_fields(base, {name: value})
-
-
 def shown(point: Mapping[str, Plain]) -> str:
     """A point in one line, with rounded numbers."""
     return ", ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in point.items()
     )
+
+
+def grid_points(space: Space) -> list[Point]:
+    """Every combination, the last field fastest; raises `InputError` if there is an interval."""
+    for name, domain in space.items():
+        check(
+            not domain.is_interval,
+            f"{name} is an interval, of which there is no grid: list values (--grid "
+            f"{name}=A,B,C) or choose --search random",
+        )
+    lists = product(*(domain.values for domain in space.values()))
+    return [dict(zip(space, values, strict=True)) for values in lists]
 
 
 @dataclass(frozen=True)
@@ -183,23 +144,22 @@ def mask_ratio(base: PretrainConfig) -> NamedSpace:
     """
     if base.masks.strategy == "none":
         base = replace(base, masks=replace(base.masks, strategy="balanced"))
-    queries = Values("grid", ("0.05:0.15", "0.05:0.25", "0.15:0.35", "0.25:0.5"))
-    negatives = Values("grid", ("0.2:0.4", "0.4:0.7", "0.7:0.9"))
-    return NamedSpace(base, {"masks.query_ratio": queries, "masks.negative_ratio": negatives})
+    query = "masks.query_ratio=0.05:0.15,0.05:0.25,0.15:0.35,0.25:0.5"
+    return NamedSpace(
+        base, parse_space(grid=[query, "masks.negative_ratio=0.2:0.4,0.4:0.7,0.7:0.9"])
+    )
 
 
 def mask_full(base: PretrainConfig) -> NamedSpace:
     """Fill, strategy, foreground rule, and rho if the method has one: 24 random points."""
-    space: Space = {
-        "fill": Values("choice", ("mean", "blur", "high_pass")),
-        "masks.strategy": Values("choice", ("random", "balanced", "shuffled")),
-        "masks.foreground": Values("choice", ("std", "otsu")),
-        "masks.foreground_threshold": Interval("uniform", -1.2, 0.3),
-    }
+    fills, strategies = "fill=mean,blur,high_pass", "masks.strategy=random,balanced,shuffled"
+    numbers = ["masks.foreground_threshold=-1.2..0.3"]
     if base.method.has_object_head:
-        space["method.object_rho"] = Interval("uniform", 1.0, 4.0)
+        numbers.append("method.object_rho=1..4")
     elif hasattr(base.method, "rho"):
-        space["method.rho"] = Interval("uniform", 0.5, 2.0)
+        numbers.append("method.rho=0.5..2")
+    choices = [fills, strategies, "masks.foreground=std,otsu"]
+    space = parse_space(choice=choices, uniform=numbers)
     return NamedSpace(base, space, num_trials=24)
 
 
@@ -210,11 +170,8 @@ def data_scaling(base: PretrainConfig) -> NamedSpace:
     """
     if base.heldout.shards is None:
         base = replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
-    epochs = tuple(dict.fromkeys(max(1, base.epochs // part) for part in (4, 2, 1)))
-    space: Space = {
-        "data_fraction": Values("grid", (0.125, 0.25, 0.5, 1.0)),
-        "epochs": Values("grid", epochs),
-    }
+    epochs = {str(max(1, base.epochs // part)): None for part in (4, 2, 1)}
+    space = parse_space(grid=["data_fraction=0.125,0.25,0.5,1.0", f"epochs={','.join(epochs)}"])
     return NamedSpace(base, space, scheduler="none")
 
 
@@ -226,13 +183,7 @@ SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
 
 
 def find_space(name: str | None, base: PretrainConfig) -> NamedSpace:
-    """The space of a name; without a name nothing varies.
-
-    Raises:
-        InputError: the name is unknown; lists the known ones.
-    """
-    if name is None:
-        return NamedSpace(base)
-    if name not in SPACES:
-        raise InputError(f"unknown space {name!r}: choose one of {', '.join(SPACES)}")
-    return SPACES[name](base)
+    """The space of a name, or `InputError` with the known ones; without a name nothing varies."""
+    known = ", ".join(SPACES)
+    check(name is None or name in SPACES, f"unknown space {name!r}: choose one of {known}")
+    return NamedSpace(base) if name is None else SPACES[name](base)

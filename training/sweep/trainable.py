@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pipeline.core.errors import InputError, JobError
 from pipeline.shardset.manifest import load_dataset_info
@@ -22,10 +21,8 @@ from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
 from training.ray.context import STOP_FILE
 from training.ray.launch import launch
-from training.ray.private import PlacementGroupID
-from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
-from training.sweep.config import TRIALS_FOLDER, trial_config
+from training.sweep.config import run_folder, trial_config
 
 POLL_SECONDS = 1.0
 OUTER_BYTES = 1 << 20
@@ -34,30 +31,23 @@ NUMBER = "trial"
 
 
 def evaluations(out: Path, after: int = 0) -> dict[int, dict[str, float]]:
-    """The figures of the evaluations in a run's record after a global step, by step, ascending.
+    """The evaluations in a run's record after a global step, by step, ascending.
 
-    Each has the latest training loss. The untrained network's, at step 0, are left out.
+    Each has the latest value of every figure and the latest training loss. Those of the untrained
+    network, at step 0, are left out.
     """
     found: dict[int, dict[str, float]] = {}
-    loss: dict[str, float] = {}
+    latest: dict[str, float] = {}
     for entry in read_metrics(out):
-        step = int(entry.pop("step"))
-        numbers = {name: value for name, value in entry.items() if not isinstance(value, str)}
-        if entry["kind"] == "eval":
-            found[step] = found.get(step, {}) | loss | numbers
-        elif "loss" in numbers:
-            loss = {"loss": numbers["loss"]}
-    return {step: found[step] for step in sorted(found) if step > max(after, 0)}
-
-
-def free_placement_group(out: Path) -> None:
-    """Remove the placement group of a trial whose process died, and with it its workers.
-
-    Ray would keep it until the whole job ends.
-    """
-    path = out / PLACEMENT_GROUP_FILE
-    if path.exists():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(path.read_text()))))
+        step, kind = int(entry.pop("step")), entry["kind"]
+        latest |= {
+            name: value
+            for name, value in entry.items()
+            if step > 0 and not isinstance(value, str) and (kind == "eval" or name == "loss")
+        }
+        if kind == "eval" and step > max(after, 0):
+            found[step] = dict(latest)
+    return found
 
 
 def trainable(config: PretrainConfig, workers: Resources | None = None) -> type[tune.Trainable]:
@@ -73,11 +63,7 @@ def trainable(config: PretrainConfig, workers: Resources | None = None) -> type[
             must be a number of trials that the cluster holds. None means all of the cluster, for
             one trial at a time.
     """
-
-    class Pretraining(_Pretraining):
-        base, resources = config, workers
-
-    return Pretraining
+    return type("Pretraining", (_Pretraining,), {"base": config, "resources": workers})
 
 
 class _Pretraining(tune.Trainable):
@@ -93,26 +79,33 @@ class _Pretraining(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start or resume the run."""
-        point = dict(config)
-        name = f"{point.pop(NUMBER):04d}" if NUMBER in point else self.trial_id
-        self._out = self.base.out / TRIALS_FOLDER / name
+        trial = config.get(NUMBER, self.trial_id)
+        point = {name: value for name, value in config.items() if name != NUMBER}
+        self._out = run_folder(self.base.out, trial)
         self._started, self._failed = time.monotonic(), False
         self._step, self._total, self._steps = 0, 0, 1
         self._values: dict[str, float] = {}
         self._run: Future[RunResult] = Future()
         try:
-            run = trial_config(self.base, name, point)
+            run = trial_config(self.base, trial, point)
             self._steps = steps_per_epoch(run, load_dataset_info(run.shards))
         except InputError as error:
             self._run.set_exception(error)
             return
         self._total = run.epochs * self._steps
         # The latest evaluation of an earlier start is reported again: the scheduler is a new one.
-        for step, values in list(evaluations(self._out).items())[:-1]:
-            self._take(step, values)
+        self._step = [0, 0, *evaluations(self._out)][-2]
         pool = ThreadPoolExecutor(1, thread_name_prefix="run")
-        self._run = pool.submit(launch, run, self.resources)
+        self._run = pool.submit(self._launch, run)
         pool.shutdown(wait=False)
+
+    def _launch(self, run: PretrainConfig) -> RunResult:
+        ran = launch(run, self.resources)
+        if not ran.finished and not (self.base.out / STOP_FILE).exists():
+            raise InputError(
+                f"the run was asked to stop after {ran.step} of {ran.total_steps} steps"
+            )
+        return ran
 
     def step(self) -> dict[str, Any]:
         """Wait for the next evaluation, or for the end of the run.
@@ -124,23 +117,24 @@ class _Pretraining(tune.Trainable):
         while not ended:
             ended = self._ended()
             for step, values in evaluations(self._out, self._step).items():
-                self._take(step, values)
+                self._step, self._values = step, values
                 if step < self._total:
-                    return self._report(step)
+                    return self._report()
             if (self.base.out / STOP_FILE).exists():
                 self._ask_to_stop()
-        message = self._message()
-        if self._failed:
-            raise InputError(message)
-        if message:
+        if (error := self._run.exception()) is not None:
+            words = " ".join(str(error).split())
+            if not isinstance(error, JobError):
+                words = f"{type(error).__name__}: {words[-500:]}"
+            if self._failed:
+                raise InputError(words)
             self._failed = True
-            step = self._step if self._run.exception() else self._run.result().step
-            return self._report(step, message=message)
+            return self._report(message=words)
         ran = self._run.result()
+        self._step = ran.step
         if not ran.finished:
             time.sleep(POLL_SECONDS)
-        ends = {"finished": ran.finished, "done": ran.finished, "interrupted": not ran.finished}
-        return self._report(ran.step, **ends)
+        return self._report(finished=ran.finished, done=ran.finished, interrupted=not ran.finished)
 
     def cleanup(self) -> None:
         """Ask the run to write a checkpoint and end, and wait until its workers are gone."""
@@ -155,23 +149,8 @@ class _Pretraining(tune.Trainable):
         if (self._out / CONFIG_FILE).exists() and not self._run.done():
             (self._out / STOP_FILE).touch()
 
-    def _take(self, step: int, values: dict[str, float]) -> None:
-        self._step = step
-        self._values |= values
-
-    def _report(self, step: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401
-        values, epochs = dict(self._values), step / self._steps
-        seconds = time.monotonic() - self._started
+    def _report(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        """The latest figures, also apart under ``values``."""
+        epochs, seconds = self._step / self._steps, time.monotonic() - self._started
         times = {"epochs": epochs, "seconds": seconds, "finished": False}
-        return {**values, "values": values, **times, **more}
-
-    def _message(self) -> str:
-        """Why the run failed, in one line; empty if it did not."""
-        error = self._run.exception()
-        if error is None:
-            ran = self._run.result()
-            if ran.finished or (self.base.out / STOP_FILE).exists():
-                return ""
-            return f"the run was asked to stop after {ran.step} of {ran.total_steps} steps"
-        words = " ".join(str(error).split())
-        return words if isinstance(error, JobError) else f"{type(error).__name__}: {words[-500:]}"
+        return {**self._values, "values": self._values, **times, **more}

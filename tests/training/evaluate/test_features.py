@@ -102,9 +102,7 @@ def test_images_that_cannot_be_decoded_are_named_or_left_out(tmp_path: Path) -> 
     write_shard_set(tmp_path, num_images=20)
     damage_images(tmp_path, 0, 3)
     images = open_labelled(tmp_path)
-    with pytest.raises(
-        DamagedSample, match=r"picture-000000-\w+ in .*shard-000000.tar is dam"
-    ):
+    with pytest.raises(DamagedSample, match=r"picture-000000-\w+ in .*shard-000000.tar is dam"):
         extractor_of(Colours()).features(images)
     _, labels = extractor_of(Colours(), skip_damaged=True).features(images)
     assert labels.tolist() == images.labels()[3:].tolist()

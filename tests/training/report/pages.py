@@ -1,102 +1,65 @@
 """A report as a reader finds it: what its HTML says, by section."""
 
 import json
-from html.parser import HTMLParser
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, fromstring
 
 from training.report.config import ReportConfig
-from training.report.state import kind_of
-from training.report.write import PAGES, render
+from training.report.write import PAGES, kind_of, render
 
-VOID = ("img", "meta", "link", "path", "circle")
+
+def words(element: Element | None) -> str:
+    assert element is not None
+    return " ".join(" ".join(element.itertext()).split())
+
+
+def cells(rows: list[Element]) -> list[tuple[str, ...]]:
+    return [tuple(map(words, row)) for row in rows]
 
 
 class Section:
     """The text, the tables, the charts and the pictures of a section."""
 
-    def __init__(self) -> None:
-        self.text = ""
-        self.tables: list[list[tuple[str, ...]]] = []
-        self.marked: list[tuple[str, ...]] = []
+    def __init__(self, root: Element) -> None:
         self.charts: dict[str, dict[str, Any]] = {}
-        self.alts: list[str] = []
-        self.labels: list[str] = []
-        self.cards: list[str] = []
-        self.overlays: list[str] = []
+        self.labels = []
+        for figure in root.iter("figure"):
+            caption, script = words(figure.find("figcaption")), figure.find(".//script")
+            if script is None:
+                self.labels.append(caption)
+                continue
+            alt = figure.findall(".//div[@class='chart']")[0].attrib["aria-label"]
+            self.charts[caption] = {"alt": alt, **json.loads(script.text or "")}
+            script.clear()
+        self.text = words(root)
+        self.tables = [cells(table.findall(".//tr")) for table in root.iter("table")]
+        self.marked = cells(root.findall(".//tr[@class='marked']"))
+        self.alts = [image.attrib["alt"] for image in root.iter("img")]
+        self.cards = list(map(words, root.iter("h3")))
+        self.overlays = [path.attrib["d"] for path in root.findall(".//path[@class='f']")]
 
 
-class Page(HTMLParser):
-    """Reads a page; `self["anchor"]` is a section, `self.facts` and `self.summary` its head.
+class Page:
+    """`page["anchor"]` is a section, `page.facts` and `page.summary` its head.
 
     Every tag must be closed in its order.
     """
 
     def __init__(self, html: str) -> None:
-        super().__init__()
-        self.sections: dict[str, Section] = {"": Section()}
-        self.facts: dict[str, str] = {}
-        self.summary = ""
-        self.links: list[str] = []
-        self._here = self.sections[""]
-        self._open: list[tuple[str, str]] = []
-        self._words = ""
-        self._row: list[str] = []
-        self._figure: dict[str, Any] = {}
-        self.feed(html)
-        assert self._open == []
+        html = re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+        html = re.sub(r"<((?:meta|link|img)\b[^>]*)>", r"<\1/>", html).replace("&nbsp;", " ")
+        html = re.sub(r'(<script type="[^>]*>)(.*?)(</script>)', r"\1<![CDATA[\2]]>\3", html)
+        root = fromstring(html.removeprefix("<!DOCTYPE html>").strip())
+        self.sections = {one.attrib["id"]: Section(one) for one in root.iter("section")}
+        self.facts = {words(fact[0]): words(fact[1]) for fact in root.findall(".//dl/div")}
+        self.summary = words(root.find(".//p[@class='summary']"))
+        attributes = [(name, value) for one in root.iter() for name, value in one.items()]
+        self.links = [value for name, value in attributes if name in ("src", "href")]
 
     def __getitem__(self, anchor: str) -> Section:
         return self.sections[anchor]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self._words = ""
-        self.links += [given[name] for name in ("src", "href", "xlink:href") if name in given]
-        if tag == "section":
-            self._here = self.sections[given["id"]] = Section()
-        elif tag == "table":
-            self._here.tables.append([])
-        elif tag == "tr":
-            self._row = []
-        elif tag == "img":
-            self._here.alts.append(given["alt"])
-        elif given.get("class") == "chart":
-            title = self._here.labels.pop()
-            self._here.charts[title] = {"alt": given["aria-label"], **self._figure}
-        elif given.get("class") == "f":
-            self._here.overlays.append(given["d"])
-        if tag not in VOID:
-            self._open.append((tag, given.get("class", "")))
-
-    def handle_data(self, data: str) -> None:
-        self._words += data
-        if not self._open or self._open[-1][0] not in ("script", "style"):
-            self._here.text += " ".join(data.split()) + " "
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in VOID:
-            return
-        opened, kind = self._open.pop()
-        assert opened == tag, f"<{opened}> is closed by </{tag}>"
-        words = " ".join(self._words.split())
-        if tag in ("th", "td"):
-            self._row.append(words)
-        elif tag == "tr":
-            self._here.tables[-1].append(tuple(self._row))
-            self._here.marked += [tuple(self._row)] * (kind == "marked")
-        elif tag == "dt":
-            self._fact = words
-        elif tag == "dd":
-            self.facts[self._fact] = words
-        elif tag == "h3":
-            self._here.cards.append(words)
-        elif tag == "figcaption":
-            self._here.labels.append(words)
-        elif tag == "script" and words.startswith("{"):
-            self._figure = json.loads(words)
-        if kind == "summary":
-            self.summary = words
 
 
 def page_of(folder: Path, **options: Any) -> Page:  # noqa: ANN401

@@ -1,11 +1,10 @@
 import json
-from html import unescape
+from html import escape
 
 import numpy as np
 import pytest
 
 from training.report.figures import (
-    Series,
     histogram,
     line_chart,
     log_ticks,
@@ -17,7 +16,7 @@ X = np.arange(30.0)
 
 
 def test_curves_in_words_and_in_the_colours_of_the_page() -> None:
-    series = [Series("loss", X[:3], np.array([6.0, 7.0, 5.5])), Series("other", X, -X)]
+    series = {"loss": (X[:3], np.array([6.0, 7.0, 5.5])), "other": (X, -X)}
     chart = line_chart("Loss, nats", series, x_label="epoch", level=("chance", 6.9))
     assert chart.alt == (
         "Loss, nats. loss: 5.5 at epoch 2, between 5.5 and 7. other: -29 at epoch 29, between -29 "
@@ -30,7 +29,7 @@ def test_curves_in_words_and_in_the_colours_of_the_page() -> None:
     assert list(traces[2].x) == [0, 29]
     assert chart.figure.layout.showlegend
     assert "#" not in chart.json
-    scaled = line_chart("A", [Series("a", X[1:4], X[1:4])], x_label="share", log_x=True).figure
+    scaled = line_chart("A", {"a": (X[1:4], X[1:4])}, x_label="share", log_x=True).figure
     assert (scaled.layout.xaxis.type, list(scaled.layout.xaxis.tickvals)) == ("log", [1, 2, 3])
     assert not scaled.layout.showlegend
 
@@ -73,10 +72,12 @@ def test_ticks_of_logarithmic_axes(ends: tuple[float, float]) -> None:
 
 def test_texts_cannot_leave_their_place() -> None:
     name = "</script><b>cat & dog"
+    curves = line_chart("A", {name: (X, X)}, x_label="epoch").figure.data
+    assert curves[0].name == escape(name)
     chart = named_bars("Classes", [(name, 1200), ("a" * 60, 3), (name, 1)])
+    assert chart.figure.layout.yaxis.ticktext[0] == escape(name)
     assert chart.alt == f"Classes: {name} 1,200; {'a' * 60} 3; {name} 1"
     assert "</" not in chart.json
     (trace,) = json.loads(chart.json)["data"]
     assert len(trace["text"]) == 3
-    assert "<b>" not in trace["hovertext"][0]
-    assert unescape(trace["hovertext"][0]) == f"{name} 1,200"
+    assert trace["hovertext"][0] == f"{escape(name)} 1,200"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import InputError
-from pipeline.shardset.manifest import load_dataset_info
+from pipeline.shardset.manifest import load_dataset_info, write_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from tests.training.report.pages import page_of
@@ -35,8 +35,9 @@ def config_of(root: Path) -> PretrainConfig:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    write_shard_set(root / "train", num_images=20)
-    write_shard_set(root / "val", num_images=12, first_number=100)
+    for name, number, first in (("train", 20, 0), ("val", 12, 100)):
+        info = write_shard_set(root / name, num_images=number, first_number=first)
+        write_dataset_info(root / name, replace(info, class_names=("cat", "dog", "<i>")))
     run(config_of(root))
     return root
 
@@ -50,6 +51,25 @@ def copied(done: Path, tmp_path: Path) -> Path:
 def rewrite(folder: Path, **changes: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def labels(redrawn: Redrawn) -> list[str]:
+    """What stands below the pictures of two samples at two epochs; shares by hand."""
+    titles = {"query": "query", "key": "key", "negative-key-0": "hard negative"}
+    found = []
+    for sample in redrawn.whole.sample_ids(0)[:2].tolist():
+        found += ["image", "saliency"]
+        for inputs, row in filter(None, (redrawn.views(sample, epoch) for epoch in (0, 1))):
+            for view in redrawn.views_shown:
+                shares = "unmasked"
+                if view.name in inputs.masks:
+                    mask_CHW = inputs.masks[view.name][row].numpy()
+                    marked = inputs.foreground[view.crop.name][row].numpy()
+                    front = np.kron(marked, np.ones((8, 8))) > 0  # 4 x 4 patches of 32 x 32 pixels
+                    means = (100 * mask_CHW[:, where].mean() for where in (front, ~front))
+                    shares = "{:.0f}/{:.0f} %".format(*means)
+                found.append(f"{titles[view.name]}, {shares}")
+    return found
 
 
 def test_a_finished_run_has_all_its_parts(done: Path) -> None:
@@ -67,12 +87,15 @@ def test_a_finished_run_has_all_its_parts(done: Path) -> None:
     assert "Cosine similarity of a query to" in page["telemetry"].charts
     assert page.facts["images"] == "20"
     assert len(page["masks"].cards) == 2
-    # Of each: image, saliency and three views of two epochs, but one epoch left one sample out.
-    assert len(page["masks"].alts) == 2 * (2 + 2 * 3) - 3
+    assert page["masks"].labels == labels(Redrawn(state))  # one epoch left one sample out
     assert page["masks"].text.count("left it out") == 1
     (drawn,) = page["map"].charts.values()
-    assert [trace["name"] for trace in drawn["data"]] == ["class_0", "class_1", "class_2"]
-    assert sum(len(trace["hovertext"]) for trace in drawn["data"]) == 12
+    assert [trace["name"] for trace in drawn["data"]] == ["cat", "dog", "&lt;i&gt;"]
+    assert [trace["hovertext"] for trace in drawn["data"]] == [
+        ["cat"] * 4,
+        ["dog"] * 4,
+        ["&lt;i&gt;"] * 4,
+    ]
     changed, every = page["settings"].tables
     assert ("batch_size", "8", "256") in changed
     assert not [row for row in changed if row[0].startswith("simclr")]

@@ -88,10 +88,11 @@ def test_most_and_least_salient(tmp_path: Path) -> None:
 
 
 def test_without_labels_images_or_more_than_one_size(tmp_path: Path) -> None:
-    write_images(tmp_path, [np.full((40, 40, 3), 9 * i, np.uint8) for i in range(3)], [0] * 3)
+    write_images(tmp_path, [np.full((40, 60, 3), 9 * i, np.uint8) for i in range(3)], [0] * 3)
     page = page_of(tmp_path, images=4)
     assert "classes" not in page.sections
     assert "median 40" in page["sizes"].charts["Shorter side"]["alt"]
+    assert "median 1.5" in page["sizes"].charts["Width by height"]["alt"]
     assert page.facts["classes"] == "no labels"
     assert "No image was rejected" in page["rejected"].text
     write_images(tmp_path / "empty", [], [])

@@ -9,8 +9,7 @@ from pipeline.core.errors import InputError
 from tests.made_sweeps import made_trials, write_sweep
 from tests.training.report.pages import Page, page_of
 from training.report.config import ReportConfig
-from training.report.state import read_sweep
-from training.report.sweep_page import explained_share, swept_parameter
+from training.report.sweep_page import explained_share, read_sweep, swept_parameter
 from training.report.wording import figure, setting
 from training.report.write import write_report
 from training.sweep.results import Trial, accuracy_interval, rank_correlation
@@ -33,7 +32,7 @@ def rated(*values: float, objective: str = "knn") -> list[Trial]:
 
 def test_a_finished_sweep_has_all_its_parts(tmp_path: Path) -> None:
     page = sweep_page(tmp_path)
-    assert list(page.sections)[1:] == ["parameters", "parallel", "importance", "trials", "plan"]
+    assert list(page.sections) == ["parameters", "parallel", "importance", "trials", "plan"]
     names = ["masks.query_ratio", "fill", "epochs", "optim.lr"]
     assert list(page["parameters"].charts) == [f"kNN over {name}" for name in names]
     head, *rows = page["trials"].tables[0]
@@ -87,7 +86,7 @@ def test_the_best_carries_its_interval(tmp_path: Path) -> None:
 
 def test_parallel_coordinates_show_what_differs(tmp_path: Path) -> None:
     made = made_trials(4)[0]
-    point = made.point | {"optim.lr": 0.01, "epochs": 8, "fill": "mean"}
+    point = made.point | {"optim.lr": 0.01, "epochs": 8, "fill": "<i>"}
     trials = [
         replace(made, number=n, point=point | {"masks.query_ratio": ("0.05:0.25", "0.4")[n % 2]})
         for n in range(4)
@@ -98,6 +97,8 @@ def test_parallel_coordinates_show_what_differs(tmp_path: Path) -> None:
     assert (ratio["label"], ratio["ticktext"]) == ("masks.query_ratio", ["0.05:0.25", "0.4"])
     assert objective["label"] == "kNN, %"
     assert page["parameters"].text.count("there is nothing to draw") == 3
+    ((dots, _),) = [chart["data"] for chart in page["parameters"].charts.values()]
+    assert "<br>fill: &lt;i&gt;<br>" in dots["hovertext"][0]
     same = sweep_page(tmp_path / "same", [replace(made, number=n) for n in range(2)])
     assert "All trials have fill" in same["parameters"].text
     assert "nothing to compare" in same["parallel"].text

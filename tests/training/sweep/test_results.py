@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
-from tests.made_sweeps import small_sweep
+from tests.made_sweeps import GRID, small_sweep
 from training.config.file import read_config_file
 from training.evaluate.intervals import bootstrap_interval
 from training.sweep import results
+from training.sweep.config import Sweep, trial_config
 from training.sweep.results import (
     Status,
     Trial,
@@ -21,17 +23,22 @@ from training.sweep.results import (
     num_left,
     rank_correlation,
     read_table,
-    summary,
     write_results,
 )
-from training.sweep.space import Point, parse_space
+from training.sweep.space import Point, Space, parse_space
 
 POINT: Point = {"masks.query_ratio": "0.05:0.25", "optim.lr": 0.01}
-DESCRIPTION = {"version": 1}
 
 
 def trial(number: int, status: Status = "finished", point: Point = POINT, **values: float) -> Trial:
     return Trial(number, point, status=status, epochs=4.0, seconds=10.0, values=values)
+
+
+def described(out: Path, space: Space = GRID, **given: Any) -> Sweep:  # noqa: ANN401
+    """A sweep whose `sweep.json` is there."""
+    out.mkdir(exist_ok=True)
+    (out / "sweep.json").write_text('{"version": 1}')
+    return small_sweep(out, space, **given)
 
 
 TRIALS = [
@@ -43,15 +50,15 @@ TRIALS = [
 
 
 def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path)
+    sweep = described(tmp_path)
     assert read_table(tmp_path) == []
-    found = write_results(sweep, TRIALS, DESCRIPTION)
+    found = write_results(sweep, TRIALS)
     table = pq.read_table(tmp_path / "results.parquet")
     assert table.column_names == [
         "trial", "status", "epochs", "objective", "seconds", "run", "message",
         "metric.knn", "metric.knn_images", "metric.loss", "masks.query_ratio", "optim.lr",
     ]  # fmt: skip
-    assert json.loads(table.schema.metadata[b"salmask"]) == DESCRIPTION
+    assert json.loads(table.schema.metadata[b"salmask"]) == {"version": 1}
     types = [table.schema.field(name).type for name in ("trial", "message", "optim.lr")]
     assert types == [pa.int64(), pa.string(), pa.float64()]
     assert table["masks.query_ratio"].to_pylist() == ["0.05:0.25", "0.4", "0.05:0.25", "0.05:0.25"]
@@ -68,7 +75,7 @@ def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
     assert found["best"] == {**best, "interval": (43.0, 57.0)}
     assert found["seconds"] == 40.0
     read = read_config_file(tmp_path / "best.json", shards=Path("x"), out=Path("/new"))
-    assert read == replace(sweep.trial_config(2, POINT), out=Path("/new"))
+    assert read == replace(trial_config(sweep.base, 2, POINT), out=Path("/new"))
 
     lines = results.terminal_table(sweep, TRIALS).splitlines()
     head = ["trial", "status", "epochs", "knn", "masks.query_ratio", "optim.lr", "seconds"]
@@ -79,9 +86,9 @@ def test_the_files_have_what_readers_rely_on(tmp_path: Path) -> None:
 
 
 def test_swept_epochs_and_mixed_numbers_have_columns_of_their_own(tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path, parse_space(grid=["epochs=2,4", "method.rho=1,1.5"]))
+    sweep = described(tmp_path, parse_space(grid=["epochs=2,4", "method.rho=1,1.5"]))
     points: list[Point] = [{"epochs": 2, "method.rho": 1}, {"epochs": 4, "method.rho": 1.5}]
-    results.write_table(sweep, [trial(n, point=p, knn=1.0) for n, p in enumerate(points)], {})
+    results.write_table(sweep, [trial(n, point=p, knn=1.0) for n, p in enumerate(points)])
     table = pq.read_table(tmp_path / "results.parquet")
     assert table["epochs"].to_pylist() == [4.0, 4.0]
     assert table["space.epochs"].to_pylist() == [2, 4]
@@ -95,9 +102,10 @@ def test_swept_epochs_and_mixed_numbers_have_columns_of_their_own(tmp_path: Path
 def test_the_best_are_those_that_finished_with_the_best_objective(tmp_path: Path) -> None:
     trials = [trial(0, heldout_loss=2.0), trial(1, heldout_loss=1.0), trial(2, heldout_loss=1.0)]
     assert results.best_trials(trials, "heldout_loss") == trials[1:]
-    best = summary(small_sweep(tmp_path, objective="heldout_loss"), trials)["best"]
+    best = write_results(described(tmp_path, objective="heldout_loss"), trials)["best"]
     assert (best["trial"], best["tied"], best["interval"]) == (1, [1, 2], None)
-    assert summary(small_sweep(tmp_path), TRIALS[3:])["best"] is None
+    assert write_results(described(tmp_path / "failed"), TRIALS[3:])["best"] is None
+    assert not (tmp_path / "failed" / "best.json").exists()
 
 
 @pytest.mark.parametrize(("right", "total"), [(30, 60), (1, 40), (599, 600), (0, 9), (9, 9)])
@@ -127,11 +135,11 @@ def test_ranks_are_correlated_as_spearman_says() -> None:
 
 
 def test_what_is_left_and_an_objective_that_nobody_reported(tmp_path: Path) -> None:
-    sweep = small_sweep(tmp_path)  # four trials
+    sweep = described(tmp_path)  # four trials
     assert num_left(sweep, TRIALS[1:]) == 1
     assert num_left(sweep, TRIALS, retry_failed=True) == 1
     assert num_left(sweep, [*TRIALS[:3], trial(3, "running")]) == 1
     silent = [trial(number, loss=1.0) for number in range(4)]
-    write_results(sweep, silent[:3], DESCRIPTION)
+    write_results(sweep, silent[:3])
     with pytest.raises(InputError, match="no trial reported its knn"):
-        write_results(sweep, silent, DESCRIPTION)
+        write_results(sweep, silent)

@@ -37,17 +37,17 @@ def evaluation(step: int, **values: float) -> dict[str, object]:
     return {"step": step, "kind": "eval", **values}
 
 
-def test_evaluations_come_with_the_loss_before_them(tmp_path: Path) -> None:
+def test_evaluations_come_with_the_latest_of_every_figure(tmp_path: Path) -> None:
     write(
         tmp_path,
-        evaluation(0, knn=10.0),
+        evaluation(0, knn=10.0, of_the_untrained=1.0),
         {"step": 2, "kind": "train", "loss": 3.0, "lr": 0.1, "samples_seen": "ff"},
         evaluation(2, knn=20.0, heldout_loss=1.5),
         {"step": 2, "kind": "warning", "message": "collapse"},
         {"step": 4, "kind": "train", "loss": 2.0},
         evaluation(4, knn=30.0),
     )
-    second = {4: {"loss": 2.0, "knn": 30.0}}
+    second = {4: {"loss": 2.0, "knn": 30.0, "heldout_loss": 1.5}}
     first = {2: {"loss": 3.0, "knn": 20.0, "heldout_loss": 1.5}}
     assert evaluations(tmp_path) == first | second
     assert evaluations(tmp_path, 2) == second

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,22 +14,21 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
-from tests.made_sweeps import small_sweep
-from tests.pretrain_jobs import is_worker
-from tests.shard_sets import write_shard_set
+from tests.made_sweeps import small_sweep, write_sets
+from tests.pretrain_jobs import is_trial, is_worker
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray.context import STOP_FILE
+from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
 from training.sweep import tune
 from training.sweep.config import Sweep
-from training.sweep.description import describe
-from training.sweep.preflight import Share
-from training.sweep.results import read_table
-from training.sweep.search import NextTrials, Points
+from training.sweep.preflight import describe, locked
+from training.sweep.results import Trial, read_table
 from training.sweep.space import parse_space
 
-TWO = Share(2, Resources(1, 1, use_gpu=False))
+EACH = Resources(1, 1, use_gpu=False)
+RUNNING, OVER = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
 
 
 class StopsTheSecond(FIFOScheduler):
@@ -39,14 +37,6 @@ class StopsTheSecond(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
         second = trial.config["trial"] == 1
         return str(TrialScheduler.STOP if second else TrialScheduler.CONTINUE)
-
-
-def is_trial(process: psutil.Process) -> bool:
-    """Whether Tune runs a trial in this process; one that has ended but is not reaped does not."""
-    try:
-        return "ray::Pretraining" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
 
 
 def held() -> list[str]:
@@ -67,15 +57,13 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
 ) -> None:
     # The test of a killed sweep leaves the actor of a trial: its driver, this process, lives on.
     before = set(held())
-    write_shard_set(tmp_path / "train", num_images=48)
-    write_shard_set(tmp_path / "val", num_images=12, first_number=1000)
+    write_sets(tmp_path)
     places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
     sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
     monkeypatch.setattr(tune, "scheduler_of", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
     kept = Kept()
-    with listening(kept):
-        tune.run_trials(sweep, TWO, describe(sweep, "d"))
-    finished, stopped = tune.read_trials(sweep.folder)
+    with listening(kept), locked(sweep.folder, describe(sweep, "d")):
+        finished, stopped = tune.run_trials(sweep, 2, EACH)
     assert (finished.status, stopped.status) == ("finished", "stopped"), kept.lines
     assert (kept.standings[-1].done, kept.standings[-1].total) == (62, 62)
     assert finished.epochs == 2
@@ -119,20 +107,7 @@ def counting(base: PretrainConfig, _workers: object) -> type[ray_tune.Trainable]
 
 
 class Killed(BaseException):
-    """What no part of Tune catches: nothing is saved or cleaned up after it."""
-
-
-class KilledWhen(Kept):
-    """Stands for a SIGKILL at a line."""
-
-    def __init__(self, true: Callable[[str], bool]) -> None:
-        super().__init__()
-        self._true = true
-
-    def say(self, line: str) -> None:
-        super().say(line)
-        if self._true(line):
-            raise Killed
+    """Stands for a SIGKILL: no part of Tune catches it, saves or cleans up after it."""
 
 
 @pytest.mark.timeout(900)
@@ -142,55 +117,74 @@ def test_a_killed_sweep_keeps_what_has_ended_and_more_trials_can_be_added(
     monkeypatch.setattr(tune, "trainable", counting)
     space = parse_space(uniform=["optim.lr=0.1..0.2"])
 
-    def run(num_trials: int, listener: Kept) -> Sweep:
+    def run(num_trials: int) -> tuple[Sweep, list[Trial], list[str]]:
         sweep = small_sweep(tmp_path, space, num_trials=num_trials, scheduler="none")
-        with listening(listener):
-            tune.run_trials(sweep, Share(1, TWO.resources), describe(sweep, "d"))
-        return sweep
+        with listening(kept := Kept()), locked(tmp_path, describe(sweep, "d")):
+            return sweep, tune.run_trials(sweep, 1, EACH), kept.lines
+
+    def killed(line: str) -> None:
+        if line.startswith("trial 1 epoch 2"):
+            raise Killed
 
     def starts() -> list[int]:
         return [int(line.split()[0]) for line in (tmp_path / "starts").read_text().splitlines()]
 
-    with pytest.raises(Killed):
-        run(2, KilledWhen(lambda line: line.startswith("trial 1 epoch 2")))
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "say", killed)
+        with pytest.raises(Killed):
+            run(2)
     for _ in range(100):  # what stands for a kill does not end the thread that copies Tune's state
         if trials := tune.read_trials(tmp_path):
             break
         time.sleep(0.1)
     assert [t.status for t in trials] == ["finished", "running"]
-    kept = Kept()
-    sweep = run(3, kept)
-    trials = tune.read_trials(tmp_path)
+    sweep, trials, lines = run(3)
     assert [(t.status, t.epochs) for t in trials] == [("finished", 4)] * 3
     assert [t.point for t in trials] == sweep.points()
     assert starts() == [0, 1, 1, 2]  # one at a time; what has ended does not start again
-    assert kept.lines[0].startswith("trial 1 resumes after ")
+    assert lines[0].startswith("trial 1 resumes after ")
     assert trials[1].seconds == 2.0
 
     for state in (tmp_path / "tune").glob("experiment_state-*.json"):
         state.write_text(state.read_text()[:-100])  # a kill in the middle of a copy
     assert tune.read_trials(tmp_path) == []
-    run(3, Kept())  # every trial looks into its folder once, and is over
+    _, trials, _ = run(3)  # every trial looks into its folder once, and is over
     assert starts() == [0, 1, 1, 2, 0, 1, 2]
-    assert [(t.status, t.point) for t in tune.read_trials(tmp_path)] == [
-        ("finished", point) for point in sweep.points()
-    ]
+    assert [(t.status, t.point) for t in trials] == [("finished", p) for p in sweep.points()]
 
 
 def test_no_more_trials_start_than_fit_or_than_there_are(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path)  # a grid of four
-    points = Points(sweep)
-    trials = NextTrials(points, sweep, concurrent=2)
-    running, over = (SimpleNamespace(is_finished=lambda over=over: over) for over in (False, True))
-    assert not trials.is_finished()
-    points.trials = [running, over, running]  # type: ignore[list-item]
-    assert trials.next_trial() is None
+    points = tune._Points(sweep, concurrent=2)
+    points.trials = [RUNNING, OVER, RUNNING]  # type: ignore[list-item]
+    assert points.suggest("id") is None
+    points.trials = [RUNNING, OVER, OVER]  # type: ignore[list-item]
+    assert not points.all_started()
     assert points.suggest("id") == {"trial": 3, **sweep.points()[3]}
     (tmp_path / STOP_FILE).touch()
-    assert trials.is_finished()
+    assert points.all_started()
     (tmp_path / STOP_FILE).unlink()
-    points.trials = [over] * 4  # type: ignore[list-item]
-    assert trials.is_finished()
+    points.trials = [OVER] * 4  # type: ignore[list-item]
+    assert points.all_started()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "objective", "decision"),
+    [("asha", "knn", "STOP"), ("asha", "heldout_loss", "CONTINUE"), ("none", "knn", "CONTINUE")],
+)
+def test_asha_stops_what_falls_behind(
+    tmp_path: Path, scheduler: str, objective: str, decision: str
+) -> None:
+    found = tune.scheduler_of(small_sweep(tmp_path, scheduler=scheduler, objective=objective))
+    saved: list[Any] = []
+    controller: Any = SimpleNamespace(_mark_trial_to_checkpoint=saved.append)
+    for name, value in (("first", 5.0), ("second", 1.0)):
+        trial: Any = SimpleNamespace(trial_id=name)
+        found.on_trial_add(controller, trial)
+        said = found.on_trial_result(controller, trial, {"epochs": 1.0, objective: value})
+    assert said == decision
+    found.on_trial_error(controller, trial)
+    assert saved == [trial]  # Tune leaves out trials whose process died
 
 
 def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) -> None:
@@ -202,11 +196,13 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
     )
     sweep = small_sweep(tmp_path, space, search="optuna", num_trials=24)
     other = small_sweep(tmp_path, space, search="optuna", search_seed=1)
-    assert Points(other).suggest("id-0") != Points(sweep).suggest("id-0")
-    points, found = Points(sweep), []
+    points, others, restored = (tune._Points(one, concurrent=1) for one in (sweep, other, sweep))
+    assert others.suggest("id-0") != restored.suggest("id-0")
+    found = []
     for number in range(24):
-        points.trials = [None] * number  # type: ignore[list-item]
+        points.trials = [OVER] * number  # type: ignore[list-item]
         point = points.suggest(f"id-{number}")
+        assert point is not None
         assert point.keys() == {"trial", *space}
         assert (point["trial"], type(point["method.queue_size"])) == (number, int)
         assert point["fill"] in ("mean", "blur")
@@ -216,14 +212,15 @@ def test_optuna_goes_where_it_was_good_and_on_after_a_restore(tmp_path: Path) ->
     distance = np.abs(np.array(found) - 0.5)
     assert distance[-8:].mean() < distance[:8].mean()
     points.save(str(tmp_path / "state"))
-    restored = Points(sweep)
     restored.restore(str(tmp_path / "state"))
-    restored.trials = points.trials = [None] * 24  # type: ignore[list-item]
+    restored.trials = points.trials = [OVER] * 24  # type: ignore[list-item]
     assert restored.suggest("next") == points.suggest("next")
     restored.on_trial_complete("one that started after the state was saved", {"knn": 1.0})
 
 
-def test_how_far_a_sweep_is(tmp_path: Path) -> None:
+def test_how_far_a_sweep_is(ray_session: None, tmp_path: Path) -> None:
+    from ray.util import placement_group, placement_group_table
+
     sweep = small_sweep(tmp_path)  # four trials of four epochs
 
     def trial(number: int, status: str, **last: object) -> Any:  # noqa: ANN401
@@ -234,11 +231,17 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         )
 
     before = trial(0, "RUNNING", epochs=1.0, seconds=9.0)
-    progress = tune._Progress(sweep, Points(sweep), describe(sweep, "d"))
+    points = tune._Points(sweep, concurrent=2)
+    progress = tune._Progress(sweep, points, [Trial(0, {}, epochs=1.0, seconds=9.0)])
     progress.on_step_begin(trials=[before])
+    assert points.trials == [before]
+    workers = placement_group([{"memory": 1}])  # of the trial whose process dies
+    noted = tmp_path / "trials" / "0002" / PLACEMENT_GROUP_FILE
+    noted.parent.mkdir(parents=True)
+    noted.write_text(workers.id.hex())
     kept = Kept()
     result = {"epochs": 2.0, "seconds": 3.0, "done": False, "values": {"knn": 31.25}}
-    with listening(kept):
+    with listening(kept), locked(tmp_path, describe(sweep, "d")):
         progress.on_trial_result(trial=before, trials=[before], result=result)
         before.run_metadata.last_result = result
         progress.on_step_end(trials=[before])
@@ -249,6 +252,7 @@ def test_how_far_a_sweep_is(tmp_path: Path) -> None:
         died = trial(2, "ERROR")
         progress.on_trial_error(trial=died, trials=[before, ended, died])
         progress.on_step_end(trials=[before, ended, died])
+    assert placement_group_table(workers)["state"] == "REMOVED"
     assert result["seconds"] == 12.0  # its earlier start's, too
     written = [trial.status for trial in read_table(tmp_path)]  # before the sweep has ended
     assert written == ["running", "stopped", "failed"]
