@@ -79,9 +79,9 @@ def test_masks_of_a_batch() -> None:
         f"\nMasks of query and hard negative, batch {BATCH}, {GRID} x {GRID} patches, one thread's "
         f"CPU time: {machine('torch')}"
     )
-    times = in_turns(
+    # By itself: after work on pixels its tensors are no longer in the processor's cache.
+    times = in_turns({"patches of both (counted)": lambda _: patches()}, ROUNDS) | in_turns(
         {
-            "patches of both (counted)": lambda _: patches(),
             "pixels of both": lambda _: pixels("mean"),
             "pixels of both, high-pass": lambda _: pixels("high_pass"),
             "drawing the numbers of one view": lambda _: mask_draws(QUERY_VIEW, (0, 1), 9),
