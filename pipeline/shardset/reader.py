@@ -145,18 +145,24 @@ class ShardSetReader:
 
         Raises as `read` does, also for what cannot be decoded.
         """
-        sample, (number, row) = self.read(sample_id), self._locate(sample_id)
-        try:
-            image = decode_stored(sample.image)
-        except ImageError as error:
-            raise self._damaged(number, row, str(error)) from error
-        return image, self._map(number, row, sample.saliency)
+        sample, place = self.read(sample_id), self._locate(sample_id)
+        return self._image(*place, sample.image), self._map(*place, sample.saliency)
+
+    def read_image(self, sample_id: int) -> NDArray[np.uint8]:
+        """Read a sample's image only; raises as `read_pixels` does."""
+        return self._image(*self._locate(sample_id), self.read(sample_id).image)
 
     def read_map(self, sample_id: int) -> NDArray[np.uint8]:
         """Read the saliency map of a sample only; raises as `read_pixels` does."""
         number, row = self._locate(sample_id)
         _, _, saliency_at, saliency_length = self._index(number).spans[row].tolist()
         return self._map(number, row, self._pread(number, row, saliency_at, saliency_length))
+
+    def _image(self, number: int, row: int, data: memoryview) -> NDArray[np.uint8]:
+        try:
+            return decode_stored(data)
+        except ImageError as error:
+            raise self._damaged(number, row, str(error)) from error
 
     def _map(self, number: int, row: int, data: bytes | memoryview) -> NDArray[np.uint8]:
         try:

@@ -89,7 +89,7 @@ def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledI
         content=partial(hashed_shards, root, info),
         shard_sizes=reader.shard_sizes,
         labels=reader.labels,
-        image=lambda number: reader.read_pixels(number)[0],
+        image=reader.read_image,
         saliency=reader.read_map,
         saliency_source=str(info.saliency.get("source")),
     )

@@ -204,6 +204,7 @@ def test_an_image_or_a_map_that_cannot_be_decoded_is_a_damaged_sample(tmp_path: 
     reader = ShardSetReader(tmp_path, info)
     image, saliency = reader.read_pixels(2)
     assert (image.ndim, saliency.shape, saliency.max()) == (3, (56, 56), 255)
+    assert np.array_equal(reader.read_image(2), image)
     assert np.array_equal(reader.read_map(2), saliency)
     damage_images(tmp_path, 0, 1)
     damage_images(tmp_path, 0, 2, PNGS)
@@ -212,6 +213,9 @@ def test_an_image_or_a_map_that_cannot_be_decoded_is_a_damaged_sample(tmp_path: 
             reader.read_pixels(number)
         with pytest.raises(DamagedSample, match=r"\(its saliency map: .*--on-damaged skip"):
             reader.read_map(number)
+    assert reader.read_image(1).ndim == 3, "an image is whole whose map is damaged"
+    with pytest.raises(DamagedSample):
+        reader.read_image(0)
 
 
 def test_manifests_that_do_not_fit_are_named(tmp_path: Path) -> None:
