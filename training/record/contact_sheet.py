@@ -22,6 +22,8 @@ TITLES = {"negative": "hard negative", "exchanged": "on another background"}
 """Titles of views whose names are not their titles, by group."""
 TILE, GAP, HEADER = 144, 6, 26
 INK, PAPER = (40, 40, 44), (250, 250, 248)
+PNG_LEVEL = 3
+"""Of zlib: half the time of the default, 6, for 11 % more bytes."""
 
 Picture = NDArray[np.uint8]
 
@@ -54,7 +56,7 @@ def write_contact_sheet(
         for left, tile in zip(lefts, tiles, strict=True):
             sheet.paste(tile, (left, HEADER + line * (TILE + GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet.save(path, compress_level=PNG_LEVEL)
 
 
 def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 from PIL import Image
 
 from pipeline.core import progress
@@ -63,8 +62,14 @@ class MetricsLog:
 
     def picture(self, *, step: int, name: str, path: Path) -> None:
         """Shows a PNG of global step ``step``."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         with Image.open(path) as image:
-            self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+            size = {"width": image.width, "height": image.height, "colorspace": 3}
+        # The file as it is: the board's `add_image` takes pixels and compresses them again.
+        shown = Summary.Image(encoded_image_string=path.read_bytes(), **size)
+        summary = Summary(value=[Summary.Value(tag=name, image=shown)])
+        self._board.file_writer.add_summary(summary, step)
         self._trackers.tell(lambda tracker: tracker.picture(step, name, path))
 
     def say_lost(self) -> None:

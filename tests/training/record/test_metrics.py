@@ -1,5 +1,9 @@
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from training.record.metrics import WARNING, MetricsLog, latest_values, read_metrics
 
 
@@ -34,3 +38,14 @@ def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
         {"step": 2, "kind": "warning", "message": "it has collapsed"},
     ]
     assert latest_values(tmp_path) == {"knn": 30.0, "loss": 2.0}
+
+
+def test_the_board_shows_a_picture_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "sheet.png")
+    log = MetricsLog(tmp_path, resume_step=0)
+    log.picture(step=3, name="masks", path=tmp_path / "sheet.png")
+    log.close()
+    (shown,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("masks")
+    assert (shown.step, shown.width, shown.height) == (3, 7, 5)
+    assert shown.encoded_image_string == (tmp_path / "sheet.png").read_bytes()
