@@ -1,11 +1,14 @@
-"""Run functions at once, each in a process of its own, and pass on what they say and show."""
+"""Run functions at once, each in a process of its own, and pass on what they say and show.
+
+The processes are forked from one that has imported the training: each would take seconds for it.
+"""
 
 import os
 import signal
 from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Any, TypeVar
 
 from pipeline.core.errors import Stopped
@@ -14,6 +17,7 @@ from training.engine.stopping import asked_to_stop
 
 Answer = TypeVar("Answer")
 THREADS = "OMP_NUM_THREADS"
+IMPORTED = ("__main__", "training.engine.local", "training.evaluate.run")
 
 
 def side_by_side(tasks: Mapping[str, Callable[[], Answer]]) -> dict[str, Answer]:
@@ -31,9 +35,10 @@ def side_by_side(tasks: Mapping[str, Callable[[], Answer]]) -> dict[str, Answer]
         Stopped: a stop was asked for, and a task ended without an answer.
         Exception: whatever the first task to fail raised; the others are ended.
     """
-    context, before = get_context("spawn"), os.environ.get(THREADS)
-    os.environ[THREADS] = "1"  # of the children, which read it when they load their libraries
-    processes: dict[str, SpawnProcess] = {}
+    context, before = get_context("forkserver"), os.environ.get(THREADS)
+    context.set_forkserver_preload([*IMPORTED])  # takes effect before its first use only
+    os.environ[THREADS] = "1"  # of libraries that read it when they are loaded
+    processes: dict[str, ForkServerProcess] = {}
     pipes: dict[Connection, str] = {}
     for name, task in tasks.items():
         pipe, theirs = context.Pipe(duplex=False)
@@ -120,6 +125,7 @@ class _Sender:
 
 def _run(task: Callable[[], Answer], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent sends SIGTERM
+    os.environ[THREADS] = "1"  # the process that this is a fork of may be older than the call
     with listening(_Sender(pipe)):
         try:
             pipe.send(("answer", task()))
