@@ -58,8 +58,12 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
 @pytest.mark.parametrize(
     ("method", "optimiser", "architecture"),
     [
-        (MoCoConfig(queue_size=64, batch_norm_group=4, object_head="hard"), "sgd", "resnet18"),
-        (SimCLRConfig(batch_norm_group=4), "lars", "regnet_y_400mf"),
+        (
+            MoCoConfig(queue_size=64, batch_norm_group=4, object_head="hard"),
+            "sgd",
+            "mobilenet_v3_small",
+        ),
+        (SimCLRConfig(batch_norm_group=4), "lars", "mobilenet_v3_small"),
         (
             BYOLConfig(batch_norm_group=4, head_width=32, predictor_width=32),
             "adamw",
