@@ -21,6 +21,7 @@ import tyro
 
 from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import Stopped, find_job_error
+from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
 from pipeline.storage.storage import is_url
 from training.config.fields import with_fields
@@ -143,6 +144,7 @@ def main(run: Callable[[], int | None]) -> NoReturn:
     an interrupt becomes that of `Stopped`. Anything else is a defect and keeps its traceback.
     """
     global _terminal, _until_the_end
+    collect_garbage_rarely()
     try:
         with ExitStack() as _until_the_end:
             sys.exit(run() or 0)

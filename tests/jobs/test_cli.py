@@ -1,5 +1,6 @@
 """Command lines, their two helps, exit codes and the one line that a person reads."""
 
+import gc
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -169,3 +170,11 @@ def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> Non
             main(lambda code=code: code)  # type: ignore[misc]
     with pytest.raises(SystemExit, match="130"):
         main(lambda: run_that_raises(KeyboardInterrupt()))
+
+
+def test_jobs_collect_garbage_rarely() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(700)
+    with pytest.raises(SystemExit, match="10000"):
+        main(lambda: gc.get_threshold()[0])
+    gc.set_threshold(*before)

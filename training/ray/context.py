@@ -1,7 +1,7 @@
 """What runs on a worker of Ray Train.
 
-The driver and Ray's controller import this file too. The training loop takes seconds to import
-(torchvision): only the workers import it.
+The driver imports this file too. The training loop takes seconds to import (torchvision): only the
+workers import it.
 """
 
 import time

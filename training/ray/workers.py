@@ -1,5 +1,6 @@
 """Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
 
+import importlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.core.errors import JobError, find_job_error
+from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
 from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
@@ -90,7 +92,9 @@ def make_trainer(
     return _Trainer(
         _call,  # type: ignore[arg-type]  # V1's; V2 passes on what is returned
         train_loop_config={
-            "function": function,
+            # By name: the controller, which gets this too, would import torchvision with it.
+            "module": function.__module__,
+            "name": function.__name__,
             "argument": argument,
             "folder": folder,
             "cpus": cpus,
@@ -118,9 +122,11 @@ def make_trainer(
 
 
 def _call(call: dict[str, Any]) -> object:
+    collect_garbage_rarely()
+    function = getattr(importlib.import_module(call["module"]), call["name"])
     sharing = sharing_threads(limit=call["cpus"], fixed=call["fixed_threads"])
     with sharing, listening(Relay(call["folder"]) if rank() == 0 else None):
-        return call["function"](call["argument"], get_device())
+        return function(call["argument"], get_device())
 
 
 def call_on_workers(
