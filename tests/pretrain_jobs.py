@@ -20,9 +20,9 @@ WORKER = "RayTrainWorker"
 """In the name of the process that Ray Train trains in."""
 
 
-def write_sets(root: Path) -> None:
+def write_sets(root: Path, steps_per_epoch: int = STEPS_PER_EPOCH) -> None:
     """Shards to train on, of which an epoch leaves five images out, and labelled ones."""
-    write_shard_set(root / "train", num_images=STEPS_PER_EPOCH * 16 + 5, shard_images=32)
+    write_shard_set(root / "train", num_images=steps_per_epoch * 16 + 5, shard_images=32)
     write_shard_set(root / "val", num_images=30, first_number=1000)
 
 

@@ -30,14 +30,14 @@ def test_a_run_its_figures_and_its_report(
     ) -> tuple[dict[str, Any], list[str]]:
         return parts(job_here(job, monkeypatch, capfd)(*words, "--json"))
 
-    write_sets(tmp_path)
+    write_sets(tmp_path, steps_per_epoch=2)
     out = tmp_path / "run"
     line = [*command(tmp_path, out, "--local", "--epochs", "1"), "--json"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     run, said = parts(Done(done.returncode, done.stdout, done.stderr))
-    assert (run["finished"], run["step"], run["out"]) == (True, 8, str(out))
+    assert (run["finished"], run["step"], run["out"]) == (True, 2, str(out))
     assert 0 < run["values"]["loss"] < 10
-    assert said[0].startswith("pretraining mobilenet_v3_small by moco_v2 (simclr_small) on 133 im")
+    assert said[0].startswith("pretraining mobilenet_v3_small by moco_v2 (simclr_small) on 37 im")
     assert said[-1].startswith(f"results    {out} ")
     assert given(pretrain, *line[2:-1], "--quiet") == (run, [])
     sets = ("--train", tmp_path / "train", "--val", tmp_path / "val")

@@ -20,7 +20,13 @@ TABLE = Table(
     name="debug",
     about="Tiny runs that show nothing.",
     baseline="none",
-    common={"recipe": "debug", "checkpoint.every-steps": 1},
+    common={
+        "recipe": "debug",
+        # Small: a run of seconds would spend most of them on writing a larger network.
+        "encoder.architecture": "mobilenet_v3_small",
+        "encoder.stem": "standard",
+        "checkpoint.every-steps": 1,
+    },
     arms={
         "none": {"method.hard-negatives": 0, "method.object-head": "off"},
         "object both": {},

@@ -58,8 +58,10 @@ def test_trials_finish_and_stop_and_hold_nothing_afterwards(
     # The test of a killed sweep leaves the actor of a trial: its driver, this process, lives on.
     before = set(held())
     write_sets(tmp_path)
-    places = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
-    sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=places)
+    changes = {"shards": str(tmp_path / "train"), "knn.val_shards": str(tmp_path / "val")}
+    # Small: each epoch writes it.
+    changes |= {"encoder.architecture": "mobilenet_v3_small", "encoder.stem": "standard"}
+    sweep = small_sweep(tmp_path / "sweep", parse_space(grid=["epochs=2,60"]), changes=changes)
     monkeypatch.setattr(tune, "scheduler_of", lambda _: StopsTheSecond())  # type: ignore[no-untyped-call]
     kept = Kept()
     with listening(kept), locked(sweep.folder, describe(sweep, "d")):
