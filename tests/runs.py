@@ -25,18 +25,20 @@ EVALUATED = {
 }
 """Of the network in evaluation mode: its running statistics depend on the number of ranks."""
 
+NETWORK, NUM_FEATURES = "timm:test_resnet", 96
+"""Small: a run takes most of its time to measure and to write its network."""
+TORCHVISIONS = EncoderConfig(architecture="mobilenet_v3_small")
+"""Of a run in a process that would have to import timm, which takes seconds, or for `scda`."""
+
 
 def small_run(shards: Path, out: Path, **changes: object) -> PretrainConfig:
-    """Two epochs at 32 px, with a kNN check on the labelled shards ``val`` beside ``shards``.
-
-    The network is small: most of a second that a run takes goes into writing its weights.
-    """
+    """Two epochs at 32 px, with a kNN check on the labelled shards ``val`` beside ``shards``."""
     config = PretrainConfig(
         shards=shards,
         out=out,
         epochs=2,
         batch_size=8,
-        encoder=EncoderConfig(architecture="mobilenet_v3_small"),
+        encoder=EncoderConfig(architecture=NETWORK),
         views=ViewConfig(size=32, grid=4),
         method=MoCoConfig(queue_size=64, temperature=0.1, batch_norm_group=4, rho_warmup_epochs=1),
         optim=OptimConfig(lr=0.01),

@@ -11,7 +11,7 @@ from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.scda import Scda
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
-from tests.runs import small_run
+from tests.runs import TORCHVISIONS, small_run
 from tests.shard_sets import picture, write_images
 from training.config.settings import KnnConfig
 from training.engine.local import launch
@@ -21,14 +21,14 @@ def test_an_encoder_that_learned_with_maps_makes_the_next_maps(tmp_path: Path) -
     images = [picture(number)[0] for number in range(16)]
     labels = [number % 3 for number in range(16)]
     write_images(tmp_path / "first", images, labels, saliency=Boundary()(images))
-    short = {"epochs": 1, "fill": "high_pass", "knn": KnnConfig()}
+    short = {"epochs": 1, "fill": "high_pass", "knn": KnnConfig(), "encoder": TORCHVISIONS}
     first = launch(small_run(tmp_path / "first", tmp_path / "run", **short))
     assert (first.step, first.ran) == (2, True)
 
     # the weights are those of the run, with its filter, and stay those
     source = Scda(weights=str(tmp_path / "run" / "backbone"), side=96, edges="reflect").pinned()
     described = describe_saliency_source("scda", source)
-    assert described["network"] == "mobilenet_v3_small"
+    assert described["network"] == TORCHVISIONS.architecture
     assert described["high_pass"] == list(scaled_kernel(11, 5.0, 32))
     assert described["weights_digest"] == source.parameters()["weights_digest"] != ""
 

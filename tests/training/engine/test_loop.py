@@ -11,7 +11,7 @@ import torch
 
 from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import DamagedSample, Diverged, InputError
-from tests.runs import StopsAfter, numbers, run, small_run, weights
+from tests.runs import NETWORK, NUM_FEATURES, StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import PNGS, damage_images, write_shard_set
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
@@ -55,8 +55,8 @@ def test_leaves_everything_a_user_needs(undisturbed: Path) -> None:
     assert (undisturbed / "contact_sheet.png").stat().st_size > 1000
     assert list((undisturbed / "tensorboard").iterdir())
     network, info = load_backbone(undisturbed / "backbone")
-    assert info.architecture == "mobilenet_v3_small"
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 576)
+    assert info.architecture == NETWORK
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, NUM_FEATURES)
     entries = read_metrics(undisturbed)
     evaluations = [e for e in entries if e["kind"] == "eval"]
     assert [e["step"] for e in evaluations] == [0, 5, 10]

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.backbone.folder import load_backbone
 from pipeline.core.errors import Collapsed, InputError
-from tests.runs import StopsAfter, numbers, run, small_run, weights
+from tests.runs import NETWORK, StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import CollapseConfig, KnnConfig, OptimConfig
@@ -83,7 +83,7 @@ def test_simclr_resumes_to_the_last_bit(shards: Path, tmp_path: Path) -> None:
     assert numbers(halved) == numbers(whole)
     ours, theirs = weights(halved), weights(whole)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert load_backbone(whole / "backbone")[1].architecture == "mobilenet_v3_small"
+    assert load_backbone(whole / "backbone")[1].architecture == NETWORK
 
 
 def test_the_published_code_s_behaviour_trains(shards: Path, tmp_path: Path) -> None:
