@@ -12,10 +12,10 @@ import ray
 import torch
 
 from pipeline.core.errors import DamagedSample, InputError
-from tests.runs import EVALUATED, TORCHVISIONS, numbers, small_run, weights
+from tests.runs import EVALUATED, TORCHVISIONS, StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.config.pretrain import PretrainConfig
-from training.config.settings import KnnConfig, OptimConfig
+from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.engine.local import launch as launch_local
 from training.ray.launch import launch
 from training.record.metrics import TIMINGS, WARNING, read_metrics
@@ -27,14 +27,11 @@ def small_ray_run(shards: Path, out: Path, num_workers: int) -> PretrainConfig:
     return small_run(
         shards,
         out,
-        epochs=1,
         encoder=TORCHVISIONS,
         precision="fp32",
         num_workers=num_workers,
         log_every_steps=1,
         max_failures=0,
-        # Small steps: in a network this young, rounding errors grow fast with large ones.
-        optim=OptimConfig(lr=1e-6),
     )
 
 
@@ -45,11 +42,43 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def test_two_workers_give_the_numbers_of_one_process(shards: Path, tmp_path: Path) -> None:
-    config = small_ray_run(shards, tmp_path / "two", 2)
+class Other:
+    """Somebody else's actor, which holds all cores."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+def test_two_workers_wait_for_a_busy_cluster_and_give_the_numbers_of_one_process(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait is no failure."""
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    holds_all: Any = ray.remote(num_cpus=2)(Other)
+    other = holds_all.remote()
+    assert ray.get(other.is_there.remote())
+    line = "again after a wait: others held what 2 workers need, on 2 workers"
+    waited = threading.Event()
+
+    def leave_when_it_has_waited() -> None:
+        progress = tmp_path / "two" / "progress.log"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not waited.is_set():
+            if progress.exists() and line in progress.read_text():
+                waited.set()
+            time.sleep(0.2)
+        ray.kill(other)
+
+    leaves = threading.Thread(target=leave_when_it_has_waited)
+    leaves.start()
+    # Small steps: in a network this young, rounding errors grow fast with large ones.
+    optim, config = OptimConfig(lr=1e-6), small_ray_run(shards, tmp_path / "two", 2)
+    config = replace(config, epochs=1, optim=optim)
     two = launch(config)
+    assert waited.is_set()
+    leaves.join()
     assert (two.finished, two.ran) == (True, True)
-    assert launch_local(small_ray_run(shards, tmp_path / "one", 1)).finished
+    assert launch_local(replace(config, out=tmp_path / "one", num_workers=1)).finished
     ours, theirs = (
         # A warning is about the network in evaluation mode.
         [entry for entry in read_metrics(tmp_path / name) if entry["kind"] != WARNING]
@@ -73,67 +102,45 @@ def test_two_workers_give_the_numbers_of_one_process(shards: Path, tmp_path: Pat
         launch(replace(config, shards=tmp_path / "other"))
 
 
-def test_a_damaged_sample_ends_the_run_with_its_name_and_is_not_tried_again(
-    tmp_path: Path,
+def test_one_worker_gives_the_bits_of_one_process_up_to_a_damaged_sample_and_does_not_try_it_again(
+    shards: Path, tmp_path: Path
 ) -> None:
-    """Found by a process of the loader, with failures left."""
-    shards = tmp_path / "shards"
-    write_shard_set(shards, num_images=16)
-    damage_images(shards, 0, 4)
-    config = replace(
-        small_ray_run(shards, tmp_path / "run", 1),
-        knn=KnnConfig(),
-        loader_workers=1,
-        max_failures=3,
+    """Of a run that began elsewhere. A process of the loader finds it, with failures left.
+
+    Threads are as many as in one process: sums have the same order.
+    """
+    write_shard_set(tmp_path / "sound", num_images=42, shard_images=14)
+    knn = KnnConfig(
+        val_shards=tmp_path / "val", train_shards=tmp_path / "sound", every_epochs=1, k=5
     )
-    with pytest.raises(DamagedSample) as caught:
-        launch(config)
-    assert re.match(r"sample picture-\d+-\w+ in \S+shard-000000.tar is damaged", str(caught.value))
-    assert "\n" not in str(caught.value)
-    assert len(list((tmp_path / "run" / "ray").glob("start-*"))) == 1
-    # The policy may change in mid-run.
-    result = launch_local(replace(config, on_damaged="skip", loader_workers=0))
-    assert result.finished
-    assert result.values["damaged_samples"] == 4
-
-
-class Other:
-    """Somebody else's actor, which holds all cores."""
-
-    def is_there(self) -> bool:
-        return True
-
-
-def test_one_worker_waits_for_a_busy_cluster_and_gives_the_bits_of_one_process(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The wait is no failure. Threads are as many as in one process: sums have the same order."""
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
-    holds_all: Any = ray.remote(num_cpus=2)(Other)
-    other = holds_all.remote()
-    assert ray.get(other.is_there.remote())
-    line = "again after a wait: others held what 1 workers need, on 1 workers"
-    waited = threading.Event()
     runs = {
-        name: replace(small_ray_run(shards, tmp_path / name, 1), optim=OptimConfig(lr=0.01))
+        name: replace(
+            small_ray_run(shards, tmp_path / name, 1),
+            knn=knn,
+            checkpoint=CheckpointConfig(every_steps=1, keep=1),
+            loader_workers=1,
+            max_failures=3,
+        )
         for name in ("ray", "local")
     }
-
-    def leave_when_it_has_waited() -> None:
-        progress = tmp_path / "ray" / "progress.log"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not waited.is_set():
-            if progress.exists() and line in progress.read_text():
-                waited.set()
-            time.sleep(0.2)
-        ray.kill(other)
-
-    leaves = threading.Thread(target=leave_when_it_has_waited)
-    leaves.start()
-    assert launch(runs["ray"]).finished
-    assert waited.is_set()
-    leaves.join()
-    assert launch_local(runs["local"]).finished
-    assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
+    for config in runs.values():
+        assert run(config, StopsAfter(3)).step == 3
+    damage_images(shards, 0, 1)  # a sample of steps 2 and 7
+    with pytest.raises(DamagedSample) as here:
+        launch_local(runs["local"])
+    with pytest.raises(DamagedSample) as caught:
+        launch(runs["ray"])
+    assert re.match(r"sample picture-\d+-\w+ in \S+shard-000000.tar is damaged", str(caught.value))
+    assert str(caught.value) == str(here.value)
+    assert "\n" not in str(caught.value)
+    assert len(list((tmp_path / "ray" / "ray").glob("start-*"))) == 1
+    record = numbers(tmp_path / "ray")
+    assert {entry["step"] for entry in record if "knn" in entry} == {0, 5}
+    assert record[-1]["step"] == 6
+    assert record == numbers(tmp_path / "local")
     ours, theirs = weights(tmp_path / "ray"), weights(tmp_path / "local")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    # The policy may change in mid-run.
+    result = launch_local(replace(runs["ray"], on_damaged="skip", loader_workers=0))
+    assert result.finished
+    assert result.values["damaged_samples"] == 1

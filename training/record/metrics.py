@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from PIL import Image
 
@@ -69,7 +70,8 @@ class MetricsLog:
         # The file as it is: the board's `add_image` takes pixels and compresses them again.
         shown = Summary.Image(encoded_image_string=path.read_bytes(), **size)
         summary = Summary(value=[Summary.Value(tag=name, image=shown)])
-        self._board.file_writer.add_summary(summary, step)
+        writer: Any = self._board.file_writer
+        writer.add_summary(summary, step)
         self._trackers.tell(lambda tracker: tracker.picture(step, name, path))
 
     def say_lost(self) -> None:
