@@ -30,9 +30,11 @@ from tests.s3_server import Bucket, s3_server
 from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
-FORKED = ("training.data.stream", "training.engine.local", "training.evaluate.run")
+FORKED = ("training.data.stream", "training.engine.local", "training.evaluate.run", "timm")
 """What the processes that the fork server forks would import, each for seconds."""
 
+WHOLE = ("benchmarks", "goldens", "integration", "jobs")
+"""The folders of tests that run whole jobs or trainings: their files take long."""
 RAY_FILES: set[Path] = set()
 """The files of tests that use Ray."""
 
@@ -59,7 +61,7 @@ def pytest_collection_finish() -> None:
 
 
 def _is_whole(item: pytest.Item) -> bool:
-    return item.path.relative_to(ROOT / "tests").parts[0] in ("benchmarks", "integration", "jobs")
+    return item.path.relative_to(ROOT / "tests").parts[0] in WHOLE
 
 
 def _uses_ray(item: pytest.Item) -> bool:

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from pipeline.core.errors import InputError, Stopped
 from pipeline.core.progress import Standing, listening, say, show
 from tests.listeners import Kept
-from training.demo.side_by_side import side_by_side
+from training.demo.side_by_side import _run, side_by_side
 from training.engine.stopping import asked_to_stop
 
 
@@ -59,6 +60,16 @@ def test_answers_and_what_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (last.done, last.total, last.unit) == (7, 20, "numbers")
     assert sorted(last.note.split("; ")) == ["one n 3", "two n 4"]
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_task_has_one_thread_also_in_a_fork_of_an_older_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ours, theirs = Pipe(duplex=False)
+    _run(partial(square, 3), theirs)
+    assert ours.recv() == ("line", "squaring 3 with 1 thread")
 
 
 def test_an_error_comes_back_and_ends_the_others(tmp_path: Path) -> None:
