@@ -99,6 +99,8 @@ class Trainer:
             if self._epoch_ends(self.config.knn.every_epochs) or self.step == self.total_steps:
                 self._evaluate()
                 self._contact_sheet()
+            if self.step == self.total_steps:
+                self.record.write_verdict(self.step)
             decision = agree(self._decide() if rank() == 0 else CONTINUE)
             if decision != CONTINUE:
                 self._save()

@@ -52,7 +52,6 @@ class RunRecord:
         self.values: dict[str, float] = {}
         self._note = ""
         self._warned = False
-        self._evaluated = 0
 
     def open(self, *, resume_step: int) -> None:
         """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
@@ -64,9 +63,6 @@ class RunRecord:
     def close(self, *, finished: bool) -> None:
         """Closes the files of a run that has finished or was stopped."""
         if self._log is not None:
-            verdict = self._learning.verdict()
-            if finished and verdict is not None:
-                self._log.message(step=self._evaluated, kind=metrics.LEARNING, message=verdict)
             self._log.close(finished=finished)
             self._log.say_lost()
 
@@ -130,7 +126,6 @@ class RunRecord:
             Collapsed: the embeddings have collapsed, and ``on_collapse`` is ``stop``.
         """
         self.values |= values
-        self._evaluated = step
         self._learning.take(step, values)
         if self._log is not None:
             self._log.write(step=step, kind="eval", values=values)
@@ -139,6 +134,15 @@ class RunRecord:
         if "knn" in values:
             warning = self._collapse.look_at_knn(step, values["knn"], int(knn_images))
             self._on_collapse(step, warning)
+
+    def write_verdict(self, step: int) -> None:
+        """Writes whether the run has learned, if that was measured.
+
+        Before the last checkpoint: a run that has one is finished and writes nothing any more.
+        """
+        verdict = self._learning.verdict()
+        if self._log is not None and verdict is not None:
+            self._log.message(step=step, kind=metrics.LEARNING, message=verdict)
 
     def _on_collapse(self, step: int, warning: str | None) -> None:
         if warning is None:
