@@ -125,7 +125,7 @@ def test_the_job_on_a_small_disk(tmp_path: Path, small_disk: Callable[[int], Pat
     run_precompute(config)
     expected = contents(undisturbed)
     size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())
-    for share in (0.0, 0.7):
+    for share in (0.0, 0.5, 0.9):
         disk = small_disk(max(4096, int(share * size)))
         there_now = disk / "set"
         on_disk = replace(config, out=there_now)
