@@ -34,6 +34,12 @@ OWN = Preprocessing(
 )
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    """No network of the test before: its folder may have had the same name."""
+    localiser_of.cache_clear()
+
+
 def scda(weights: str = "random", network: str = "resnet18", side: int = 64, **more: str) -> Scda:
     options = {"precision": "float32", **more}
     return Scda(weights=weights, network=network, side=side, **options)  # type: ignore[arg-type]
