@@ -14,12 +14,18 @@ from onnx import TensorProto, helper
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
-from pipeline.saliency.onnx_network import Onnx
+from pipeline.saliency.onnx_network import Onnx, load_network
 from pipeline.saliency.registry import parse_saliency_source
 from tests.pipeline.saliency.test_sources import disc
 
 PLAIN = {"mean": "0/0/0", "std": "1/1/1", "stretch": False}
 Save = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    """No network of the test before: its file may have had the same name."""
+    load_network.cache_clear()
 
 
 @pytest.fixture
@@ -167,8 +173,6 @@ def test_a_pinned_network_is_no_other(save: Save) -> None:
     pinned = Onnx(model=save(), **PLAIN).pinned()  # type: ignore[arg-type]
     before = pinned.parameters()
     save(scale=0.5)
-    from pipeline.saliency.onnx_network import load_network
-
     load_network.cache_clear()  # as in another process
     with pytest.raises(InputError, match=r"have digest .* planned with"):
         pinned([grey(16, 16)])
