@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -140,6 +141,7 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
         raise InputError(f"{given!r} is refused, wanted {wanted}") from None
 
 
-def _own_types(kind: type[Any]) -> dict[str, Any]:
+@cache  # resolving annotations took most of the time to change a configuration
+def _own_types(kind: type[Any]) -> Mapping[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
