@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from pipeline.backbone.info import BackboneInfo
-from pipeline.core.architectures import TIMM, classifier_names, max_pool_name, plain_network
+from pipeline.core.architectures import (
+    TIMM,
+    NoInitialWeights,
+    classifier_names,
+    max_pool_name,
+    plain_network,
+)
 from pipeline.images.preprocessing import Preprocessing
 
 DIGITS = 12
@@ -123,7 +127,7 @@ def plain_usage(info: BackboneInfo) -> str:
     else:
         library, built = "torchvision", f"torchvision.models.{name}()"
     if not info.max_pool:
-        with torch.random.fork_rng(devices=[]):  # a run that writes its card draws the same after
+        with NoInitialWeights():
             identities = (*identities, max_pool_name(plain_network(name)[0], name))
     lines = [f"import {library}\nimport torch\n", f"network = {built}"]
     lines += [f'network.set_submodule("{part}", torch.nn.Identity())' for part in identities]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pipeline.backbone.card import Figure, model_card
 from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
-from pipeline.core.architectures import first_line, plain_network
+from pipeline.core.architectures import NoInitialWeights, first_line, plain_network
 from pipeline.core.errors import InputError, check
 from pipeline.images.preprocessing import HighPass, Preprocessing
 
@@ -79,7 +79,8 @@ def write_backbone(
     fresh.mkdir()
     try:
         if chosen:
-            network, _ = plain_network(info.architecture, max_pool=info.max_pool)
+            with NoInitialWeights():
+                network, _ = plain_network(info.architecture, max_pool=info.max_pool)
             network.load_state_dict(state_dict)
             for one in chosen.values():
                 one.write(fresh / one.entry, network.eval(), info)
@@ -109,7 +110,7 @@ def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
         if not name.endswith(NOT_A_WEIGHT):
             value = state_dict[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -143,7 +144,8 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     weights_file = folder / WEIGHTS_NAME
     check(weights_file.is_file(), f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
     weights, digest = _read_weights(weights_file, info)
-    network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
+    with NoInitialWeights():
+        network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
     check(
         feature_dim == info.feature_dim,
         f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, {info.architecture} has "
@@ -161,16 +163,15 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
 def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor], str]:
     """The state dict of an export and its digest, checked against the JSON's."""
     data = file.read_bytes()
-    of_file = hashlib.sha256(data).hexdigest()
-    found = of_file
     try:
         weights: Mapping[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
         found = weights_digest(weights)
     except Exception as error:  # a damaged or foreign file can fail in any way
-        if info.weights_sha256 == of_file:
+        found = hashlib.sha256(data).hexdigest()
+        if info.weights_sha256 == found:
             raise InputError(f"{file} is no state dict: {first_line(error)}") from error
-    check(
-        info.weights_sha256 in (found, of_file),  # the second one: of an earlier version
+    check(  # an earlier version wrote the digest of the file
+        info.weights_sha256 == found or info.weights_sha256 == hashlib.sha256(data).hexdigest(),
         f"{file} has digest {found[:12]}, {INFO_NAME} says {info.weights_sha256[:12]}: "
         "damaged, or of another export; export it again",
     )

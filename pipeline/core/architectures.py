@@ -7,11 +7,14 @@ last linear layer alone: the norm before it is a feature). For timm it is `num_c
 
 import difflib
 import importlib
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.core.errors import InputError, check
 
@@ -69,6 +72,40 @@ def import_timm(name: str) -> ModuleType:
             f"{name} needs timm, which is not installed here ({error}): install the extra, "
             "salmask[timm]"
         ) from error
+
+
+class NoInitialWeights(TorchFunctionMode):
+    """Within it, networks are built with zeros for random weights, for a caller that loads others.
+
+    Most of the time to build a network goes to draws. The global generator stays as it is.
+    """
+
+    _DRAWS = (
+        nn.init.kaiming_uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        Tensor.normal_,
+        Tensor.uniform_,
+    )
+    """What torch tells of and draws; other functions of `nn.init` call one of them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Call `func`, unless it draws into a tensor: that one becomes 0.
+
+        0 lies within all bounds: `nn.init.trunc_normal_` draws until it is within them.
+        """
+        kwargs = kwargs or {}
+        if func not in self._DRAWS:
+            return func(*args, **kwargs)
+        tensor = args[0] if args else kwargs["tensor"]
+        with torch.no_grad():
+            return tensor.zero_()
 
 
 def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:

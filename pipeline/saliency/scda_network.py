@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.backbone.folder import weights_digest as digest_of
 from pipeline.backbone.weights import Weights, find_weights, load_weights
-from pipeline.core.architectures import family, max_pool_name
+from pipeline.core.architectures import NoInitialWeights, family, max_pool_name
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
 from pipeline.saliency.interface import FLAT_VALUE, Map, check_digest
@@ -166,9 +166,13 @@ def _convolutions(
     network: str, max_pool: bool, state: Mapping[str, Tensor], source: str
 ) -> nn.Module:
     """Build float [B, 3, H, W] -> features [B, C, h, w] with these weights, or random ones."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        whole = torchvision.models.get_model(network, weights=None)
+    if state:
+        with NoInitialWeights():
+            whole = torchvision.models.get_model(network, weights=None)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            whole = torchvision.models.get_model(network, weights=None)
     if not max_pool:
         whole.set_submodule(max_pool_name(whole, network), nn.Identity())
     children = LAST_BLOCK[family(network)]

@@ -20,7 +20,7 @@ from pipeline.backbone.folder import (
     write_backbone,
 )
 from pipeline.backbone.info import BackboneInfo
-from pipeline.core.architectures import plain_network
+from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
 from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
@@ -82,14 +82,15 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
             f"{checkpoint} holds no momentum encoder ({recorded['method']['name']} has none): "
             "take the query encoder"
         )
-    backbone = build_backbone(
-        EncoderConfig(**recorded["encoder"] | {"init": None, "compile": False})
-    )
+    config = EncoderConfig(**recorded["encoder"] | {"init": None, "compile": False})
+    with NoInitialWeights():
+        backbone = build_backbone(config)
     backbone.load_state_dict(
         {key.removeprefix(prefix): v for key, v in method.items() if key.startswith(prefix)}
     )
     state, info = plain_state_dict(backbone), load_info(checkpoint / BACKBONE_FOLDER)
-    network, _ = plain_network(info.architecture, max_pool=info.max_pool)
+    with NoInitialWeights():
+        network, _ = plain_network(info.architecture, max_pool=info.max_pool)
     network.load_state_dict(state)
     provenance = info.provenance | {"encoder": "momentum"}
     digest = weights_digest(state)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from pipeline.core.architectures import NoInitialWeights
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
@@ -103,9 +104,10 @@ def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
     encoder = replace(config.encoder, init=None, compile=False)
 
     def build() -> Method:
-        backbone = build_backbone(encoder)
         kind = find_method(config.method.name)
-        return kind(config.method, backbone, batch_size=config.batch_size, seed=config.seed)
+        with NoInitialWeights():
+            backbone = build_backbone(encoder)
+            return kind(config.method, backbone, batch_size=config.batch_size, seed=config.seed)
 
     try:
         with torch.device("meta"):

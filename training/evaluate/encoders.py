@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.backbone.folder import weights_digest
 from pipeline.backbone.info import BackboneInfo
-from pipeline.core.architectures import plain_network
+from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import check
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from training.encoders.encoder import load_initial
@@ -140,7 +140,8 @@ def _load(
         return encoder(wanted, network, info, info.weights_sha256)
     # Published weights in the model's network, normalised as torchvision does.
     like = load_encoder(Path(model))[1]
-    network, _ = plain_network(like.architecture, max_pool=like.max_pool)
+    with NoInitialWeights():
+        network, _ = plain_network(like.architecture, max_pool=like.max_pool)
     load_initial(network, name, like.architecture, max_pool=like.max_pool)
     seen = like.preprocessing
     info = replace(

@@ -3,7 +3,13 @@ import sys
 import pytest
 import torch
 
-from pipeline.core.architectures import ARCHITECTURES, check_architecture, plain_network, stem_name
+from pipeline.core.architectures import (
+    ARCHITECTURES,
+    NoInitialWeights,
+    check_architecture,
+    plain_network,
+    stem_name,
+)
 from pipeline.core.errors import InputError
 
 
@@ -18,6 +24,22 @@ def test_plain_network_gives_pooled_features(name: str, dim: int) -> None:
     network, feature_dim = plain_network(name)
     assert feature_dim == dim
     assert network.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_tiny", "regnet_y_400mf", "timm:test_resnet"]
+)
+def test_what_is_built_for_other_weights_draws_nothing_and_is_the_same_with_them(name: str) -> None:
+    whole = plain_network(name)[0].eval()
+    before = torch.get_rng_state()
+    with NoInitialWeights():
+        built = plain_network(name)[0].eval()
+    assert torch.equal(torch.get_rng_state(), before)
+    built.load_state_dict(whole.state_dict())
+    views = torch.rand(2, 3, 64, 64)
+    assert torch.equal(built(views), whole(views))
+    assert torch.rand(()) > 0  # outside of it, draws are draws
+    assert torch.nn.Linear(2, 2).weight.abs().max() <= 1
 
 
 def test_unknown_architecture_lists_the_known() -> None:
