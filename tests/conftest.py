@@ -1,5 +1,6 @@
 """Fixtures that many tests share: real photographs where they exist, one Ray for the session."""
 
+import atexit
 import gc
 import os
 
@@ -54,15 +55,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leaves what was imported out of every later garbage collection: millions of objects."""
-    gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # for the last collection: nanobind would call them leaks
     collect_garbage_rarely()  # as jobs do
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    """Lets the interpreter's last collection take them: nanobind would call them leaks."""
-    gc.unfreeze()
 
 
 def _is_whole(item: pytest.Item) -> bool:

@@ -13,9 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import boto3
-from moto.server import ThreadedMotoServer
-
 CHUNK = 1 << 16
 BEARER = re.compile(rb"(?i)\r\nauthorization: bearer[^\r]*")
 
@@ -96,6 +93,8 @@ class Bucket:
         self.server_port = server_port
         self.wire = Wire(server_port)
         address = f"http://127.0.0.1:{server_port}"
+        import boto3  # slow to import, as moto is
+
         resource: Any = boto3.resource("s3", endpoint_url=address, region_name="us-east-1")
         self._bucket = resource.create_bucket(Bucket=self.name)
         self.client = resource.meta.client
@@ -157,6 +156,8 @@ class Bucket:
 @contextmanager
 def s3_server() -> Iterator[int]:
     """A moto server in this process; yields its port."""
+    from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

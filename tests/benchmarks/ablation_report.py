@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import stats
 
 from tests.benchmarks.ablation_records import MEASURES, Record, Right, right_of
@@ -128,6 +127,8 @@ def draw_frontier(records: Sequence[Record], path: Path, measure: str = "knn") -
         for point in sorted(set(points.values()))
         if not any(a >= point[0] and b >= point[1] for a, b in set(points.values()) - {point})
     ]
+    from matplotlib.figure import Figure  # slow to import
+
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*best, strict=True), color="0.7", zorder=0)

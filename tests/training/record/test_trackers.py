@@ -1,4 +1,7 @@
-"""MLflow and Weights & Biases are told what the record holds, and never end a run."""
+"""MLflow and Weights & Biases are told what the record holds, and never end a run.
+
+Their libraries are slow to import, and every process of the tests imports this file.
+"""
 
 import json
 import shutil
@@ -8,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
-import wandb
 from PIL import Image
 
 from pipeline.core.errors import InputError
@@ -28,6 +29,8 @@ NOWHERE = TrackConfig(mlflow="http://127.0.0.1:9")
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its tables take seconds to make."""
+    import mlflow
+
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -52,6 +55,8 @@ def record(folder: Path, track: TrackConfig, steps: range) -> Trackers:
 
 
 def mlflow_run(track: TrackConfig) -> tuple[Any, Any]:
+    import mlflow
+
     client = mlflow.MlflowClient(track.mlflow)
     experiment = client.get_experiment_by_name("salmask")
     assert experiment is not None
@@ -102,6 +107,8 @@ def words_in(log: bytes, words: set[bytes]) -> set[bytes]:
 
 
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     log, logged = wandb.Run.log, []
 
