@@ -110,7 +110,7 @@ def weights_digest(state_dict: Mapping[str, Tensor]) -> str:
         if not name.endswith(NOT_A_WEIGHT):
             value = state_dict[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -141,7 +141,11 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
         raise InputError(f"{given!r} is refused, wanted {wanted}") from None
 
 
-@cache  # resolving annotations took most of the time to change a configuration
 def _own_types(kind: type[Any]) -> Mapping[str, Any]:
+    return _types_of(kind)  # type: ignore[arg-type]  # to mypy a class is not hashable
+
+
+@cache  # resolving annotations took most of the time to change a configuration
+def _types_of(kind: type[Any]) -> Mapping[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

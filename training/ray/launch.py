@@ -22,13 +22,15 @@ RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 """How long a run waits for nodes where the ones that are left hold no worker."""
 
 
-def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
+def launch(
+    config: PretrainConfig, share: Resources | None = None, *, threads: int | None = None
+) -> RunResult:
     """Runs or resumes a pretraining on Ray: the one that is running, or a local one.
 
     After a crash of workers or nodes it starts again, up to ``config.max_failures`` times, on the
     largest number of workers that the cluster still holds and the global batch can be split over.
     Its paths are absolute, and every node reaches them. `share` is what it may take of the cluster;
-    None: all of it.
+    None: all of it. `threads` are those of each worker (`make_trainer`).
 
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``), or a
@@ -50,12 +52,15 @@ def launch(config: PretrainConfig, share: Resources | None = None) -> RunResult:
         stop_file = config.out / STOP_FILE
         stop_file.unlink(missing_ok=True)
         with shown(config.out), asked_to_stop(stop_file.touch):
-            _train(config, resources, most_cpus=share.cpus_per_worker if share else None)
+            most_cpus = share.cpus_per_worker if share else None
+            _train(config, resources, most_cpus=most_cpus, threads=threads)
         stop_file.unlink(missing_ok=True)
         return recorded_result(config, total, ran=True)
 
 
-def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -> None:
+def _train(
+    config: PretrainConfig, first: Resources, *, most_cpus: int | None, threads: int | None
+) -> None:
     """Trains to the end or a requested stop; starts again after crashes.
 
     Workers of a later start get no more than ``most_cpus`` each: the rest is of other runs.
@@ -63,7 +68,7 @@ def _train(config: PretrainConfig, first: Resources, *, most_cpus: int | None) -
     resources, failures = first, 0
     while True:
         try:
-            make_trainer(pretrain_on_worker, config, resources, config.out).fit()
+            make_trainer(pretrain_on_worker, config, resources, config.out, threads=threads).fit()
             return
         except FAILURES as error:
             if (known := job_error(error)) is not None:

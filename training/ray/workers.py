@@ -72,23 +72,33 @@ class _NotesPlacementGroup(WorkerGroupCallback):
         self._path.write_text(handle.placement_group.id.hex())
 
 
+def started_by_ray() -> bool:
+    """Whether Ray started this process, and so set its OMP_NUM_THREADS: that is not the user's."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return submitted or (
+        ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+    )
+
+
 def make_trainer(
-    function: Function[Argument, Returned], argument: Argument, resources: Resources, folder: Path
+    function: Function[Argument, Returned],
+    argument: Argument,
+    resources: Resources,
+    folder: Path,
+    *,
+    threads: int | None = None,
 ) -> TorchTrainer:
     """A trainer that calls ``function(argument, device)`` once on every worker.
 
     The function is of an importable module. ``fit`` raises one of ``FAILURES`` at the first failure
     of a worker; the ``return_value`` of its result is what rank 0 returned. The folder takes the
     lines and the progress of rank 0 (``training.record.relay``), the name of the workers'
-    placement group, and the files of Ray Train.
+    placement group, and the files of Ray Train. Each worker has ``threads``; None: what this
+    process was told, or, if Ray started it, all of the worker's cores.
     """
     # It costs a process, which tells workers that their node will go: ours do not ask.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus, use_gpu = resources.cpus_per_worker, resources.use_gpu
-    # In a process that Ray started, OMP_NUM_THREADS is Ray's and not the user's: Ray shares the
-    # cores out among what it started itself.
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    is_rays = submitted or ray.get_runtime_context().worker.mode == ray.WORKER_MODE
     return _Trainer(
         _call,  # type: ignore[arg-type]  # V1's; V2 passes on what is returned
         train_loop_config={
@@ -98,7 +108,7 @@ def make_trainer(
             "argument": argument,
             "folder": folder,
             "cpus": cpus,
-            "fixed_threads": cpus if is_rays else threads_set_by_user(),
+            "fixed_threads": threads or (cpus if started_by_ray() else threads_set_by_user()),
         },
         # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),

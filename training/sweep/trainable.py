@@ -17,10 +17,12 @@ from pipeline.shardset.manifest import load_dataset_info
 from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
+from training.core.threads import threads_set_by_user
 from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
 from training.ray.context import STOP_FILE
 from training.ray.launch import launch
+from training.ray.workers import started_by_ray
 from training.record.metrics import read_metrics
 from training.sweep.config import run_folder, trial_config
 
@@ -63,7 +65,10 @@ def trainable(config: PretrainConfig, workers: Resources | None = None) -> type[
             must be a number of trials that the cluster holds. None means all of the cluster, for
             one trial at a time.
     """
-    return type("Pretraining", (_Pretraining,), {"base": config, "resources": workers})
+    # Asked here: a trial's own process is Ray's.
+    threads = None if started_by_ray() else threads_set_by_user()
+    parts = {"base": config, "resources": workers, "threads": threads}
+    return type("Pretraining", (_Pretraining,), parts)
 
 
 class _Pretraining(tune.Trainable):
@@ -71,6 +76,7 @@ class _Pretraining(tune.Trainable):
 
     base: PretrainConfig
     resources: Resources | None
+    threads: int | None
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -100,7 +106,7 @@ class _Pretraining(tune.Trainable):
         pool.shutdown(wait=False)
 
     def _launch(self, run: PretrainConfig) -> RunResult:
-        ran = launch(run, self.resources)
+        ran = launch(run, self.resources, threads=self.threads)
         if not ran.finished and not (self.base.out / STOP_FILE).exists():
             raise InputError(
                 f"the run was asked to stop after {ran.step} of {ran.total_steps} steps"

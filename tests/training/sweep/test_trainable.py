@@ -16,6 +16,7 @@ from training.config.fields import with_fields
 from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import debug
+from training.core.threads import threads_set_by_user
 from training.engine.result import RunResult
 from training.ray.context import STOP_FILE
 from training.record.metrics import METRICS_FILE
@@ -68,7 +69,8 @@ def start(base: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts trial 7, in `trials/0007`, with a function in place of its pretraining."""
 
     def started(run: Callable[[Path], RunResult], **values: object) -> Any:  # noqa: ANN401
-        def launch(config: PretrainConfig, _workers: object) -> RunResult:
+        def launch(config: PretrainConfig, _workers: object, *, threads: int | None) -> RunResult:
+            assert threads == threads_set_by_user()
             config.out.mkdir(parents=True, exist_ok=True)
             (config.out / CONFIG_FILE).touch()
             return run(config.out)
@@ -178,3 +180,14 @@ def test_a_run_is_asked_to_stop_and_waited_for(
         assert (report["interrupted"], report["done"], report["epochs"]) == (True, False, 2 / 3)
     assert heard.is_set()
     assert trial._run.done()
+
+
+def test_a_trial_has_the_threads_that_the_user_set_and_not_those_that_ray_set(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    trial = start(lambda _: ended(4 * STEPS))
+    assert trial.threads == 3
+    assert trial.step()["finished"]
+    monkeypatch.setattr(module, "started_by_ray", lambda: True)
+    assert vars(trainable(trial.base))["threads"] is None
