@@ -152,6 +152,9 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(Stopped.exit_code)
     except Exception as error:
+        if _was_interrupted(error):
+            print("interrupted", file=sys.stderr)
+            sys.exit(Stopped.exit_code)
         known = find_job_error(error)
         if known is None:
             raise
@@ -159,6 +162,13 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         sys.exit(known.exit_code)
     finally:
         _terminal, _until_the_end = Terminal(), None
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt led to an error, as within torch.save, which then fails in turn."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def from_root(path: str | Path) -> Path:

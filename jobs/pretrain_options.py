@@ -39,6 +39,9 @@ BRIEF = (
 )
 
 
+METHOD_OF_OLD_NAME = {"moco": "moco_v2", "simclr": "simclr", "byol": "byol"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions:
     """Where a pretraining runs, and what its settings start from.
@@ -105,7 +108,9 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
         raise InputError(str(error)) from error
     for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
         if (now := new_name(option)) != option:
-            raise InputError(f"{option} is called {now} now")
+            method = METHOD_OF_OLD_NAME.get(option[2:].partition(".")[0])
+            with_it = f", with --method {method}" if method else ""
+            raise InputError(f"{option} is called {now} now{with_it}")
     if chosen.config is None:
         name = chosen.recipe or DEFAULT_RECIPE
         base = find_recipe(name)(tyro.MISSING, tyro.MISSING)

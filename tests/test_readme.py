@@ -60,10 +60,15 @@ def read(job: str, words: list[str]) -> None:
         parse(VerifyConfig if "--verify" in words else CONFIGS[job], job, words)
 
 
+def blocks_of(text: str, language: str) -> list[str]:
+    """The blocks of code whose first fence names the language."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [code for named, code in blocks if named == language]
+
+
 def lines() -> list[str]:
     """The commands of the blocks to copy, without their comments, and those within a paragraph."""
-    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    whole = "\n".join(blocks).replace("\\\n", " ")
+    whole = "\n".join(blocks_of(README, "")).replace("\\\n", " ")
     within = [" ".join(found.split()) for found in re.findall(r"`((?:python|make) [^`]*)`", README)]
     return [line.partition(" #")[0].strip() for line in whole.splitlines()] + within
 
@@ -86,6 +91,15 @@ def test_the_job_takes_the_command(words: list[str], monkeypatch: pytest.MonkeyP
             read(words[0], words[1:])
     else:
         read(words[0], words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_blocks_of_code_end_and_python_can_be_read(page: Path) -> None:
+    opened = [line for line in page.read_text().splitlines() if line.startswith("```")]
+    assert set(opened[1::2]) <= {"```"}
+    assert len(opened) % 2 == 0
+    for block in blocks_of(page.read_text(), "python"):
+        ast.parse(block)
 
 
 def test_waiting_wants_one_number() -> None:

@@ -170,6 +170,10 @@ def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> Non
             main(lambda code=code: code)  # type: ignore[misc]
     with pytest.raises(SystemExit, match="130"):
         main(lambda: run_that_raises(KeyboardInterrupt()))
+    interrupted = RuntimeError("unexpected pos")
+    interrupted.__context__ = KeyboardInterrupt()  # as of torch.save
+    with pytest.raises(SystemExit, match="130"):
+        main(lambda: run_that_raises(interrupted))
 
 
 def test_jobs_collect_garbage_rarely() -> None:

@@ -19,6 +19,8 @@ from training.methods.settings import MethodConfig
 Config = TypeVar("Config")
 Plain = bool | int | float | str
 """A value as JSON and tables hold it."""
+MOST_NAMED = 5
+"""Values that a message about one of them repeats."""
 NAME = "name"
 """Where the settings of a method name it in JSON; ``method=NAME`` means the same."""
 
@@ -86,8 +88,23 @@ def with_fields(config: Config, values: Mapping[str, Any]) -> Config:
     try:
         return _changed(config, values)
     except InputError as error:
-        given = ", ".join(f"{name}={value}" for name, value in values.items())
-        raise InputError(f"{given}: {error}") from error
+        raise InputError(f"{_named(config, values)}{error}") from error
+
+
+def _named(config: object, values: Mapping[str, Any]) -> str:
+    """The values of which one was refused, for its message; of many those of another type."""
+    if len(values) > MOST_NAMED:
+        kinds = field_types(type(config))
+        values = {name: value for name, value in values.items() if not _fits(kinds, name, value)}
+    given = ", ".join(f"{name}={value}" for name, value in values.items())
+    return given and f"{given}: "
+
+
+def _fits(kinds: Mapping[str, Any], name: str, value: Any) -> bool:  # noqa: ANN401
+    try:
+        return name not in kinds or read_value(kinds[name], value) is not NotImplemented
+    except InputError:
+        return False
 
 
 def _changed(config: Config, values: Mapping[str, Any]) -> Config:
@@ -105,7 +122,7 @@ def _changed(config: Config, values: Mapping[str, Any]) -> Config:
 def _new(kind: Any, current: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
     """The new value of one field, from values by the rest of their names; "" is the field's own."""
     if isinstance(current, MethodConfig):
-        current = current.renamed(values.pop("", values.pop(NAME, current.name)))
+        current = current.renamed(str(values.pop("", values.pop(NAME, current.name))))
     if dataclasses.is_dataclass(current):
         return _changed(current, values)
     value = read_value(kind, values.pop("")) if "" in values else current

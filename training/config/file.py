@@ -40,15 +40,21 @@ def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConf
     Raises:
         InputError: it cannot be read, or has a field or a value that cannot be; names it.
     """
+    plain = _read(path)
+    try:
+        return config_from_json(plain, shards=shards, out=out)
+    except InputError as error:
+        raise InputError(f"the configuration {path} cannot be used: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text())
         if not isinstance(plain, dict):
             raise ValueError("no JSON object")
-        return config_from_json(plain, shards=shards, out=out)
-    except InputError as error:
-        raise InputError(f"the configuration {path} cannot be used: {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the configuration {path} cannot be read: {error}") from error
+    return plain
 
 
 def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -> PretrainConfig:
@@ -58,8 +64,14 @@ def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -
     ``out`` whatever folder it names.
 
     Raises:
-        InputError: a field or a value that cannot be; names it.
+        InputError: a field or a value that cannot be, names it; a later version wrote them.
     """
+    version = plain.get("version", 0)
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(
+            f"it has version {version!r}, this program reads {VERSION} and earlier ones: use the "
+            "program that wrote it"
+        )
     given = {name: value for name, value in plain.items() if name not in NO_FIELDS}
     return with_fields(PretrainConfig(shards=shards, out=out), dotted(given))
 
@@ -87,8 +99,10 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no run of this job: choose another --out")
         return
-    recorded = json.loads(path.read_text())
-    if not isinstance(recorded.get("method"), dict) or recorded.get("version", 0) > VERSION:
+    recorded = _read(path)
+    version = recorded.get("version", 0)
+    is_later = not isinstance(version, int) or version > VERSION
+    if not isinstance(recorded.get("method"), dict) or is_later:
         raise InputError(
             f"{out} holds a run of another version, whose settings had other names. It cannot be "
             "resumed: choose another --out"

@@ -48,6 +48,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
         check_heldout(config.shards, config.heldout)
     check_trackers(config.track)
     check_run_folder(config.out, config, info.plan_digest)
+    check_first_weights(config)
     check_disk(config)
     return info
 
@@ -90,6 +91,17 @@ def can_split(config: PretrainConfig, num_ranks: int) -> bool:
         check_split(config, num_ranks)
         return True
     return False
+
+
+def check_first_weights(config: PretrainConfig) -> None:
+    """Loads the weights that a new run starts from, for their errors: an existing run has its own.
+
+    Raises:
+        InputError: they are not there, or do not fit.
+    """
+    if config.encoder.init is not None and not config.out.exists():
+        with NoInitialWeights():
+            build_backbone(replace(config.encoder, compile=False))
 
 
 class CheckpointSize(NamedTuple):

@@ -96,11 +96,12 @@ class RunRecord:
         if self._config.on_damaged == "skip":
             values[DAMAGED] = float(totals[DAMAGED])
         self.values |= values
-        if not np.isfinite(list(values.values())).all():
-            raise Diverged(
-                f"the loss is no longer finite at step {step} ({values['loss']}): "
-                "lower optim.lr or rho, or lengthen their warm-up"
-            )
+        for name in ("loss", *values):
+            if not np.isfinite(values[name]):
+                raise Diverged(
+                    f"the loss is no longer finite at step {step} ({name} {values[name]}): lower "
+                    "--optim.lr or --method.rho, or lengthen their warm-up"
+                )
         if self._log is not None:
             seen = {SEEN: f"{totals[SEEN]:016x}"}
             self._log.write(step=step, kind="train", values=values, notes=seen)

@@ -262,7 +262,12 @@ MASKERS: dict[str, Callable[[MaskConfig, bool], Masker]] = {}
 
 
 def masker_named(config: MaskConfig, *, high_pass: bool) -> Masker:
-    """The masker of a strategy, with the shapes of the high-pass fill if that is used."""
+    """The masker of a strategy, with the shapes of the high-pass fill if that is used.
+
+    Raises:
+        InputError: this process does not know the strategy.
+    """
+    check_strategy(config.strategy)
     return MASKERS.get(config.strategy, strategy_masker)(config, high_pass)
 
 

@@ -45,6 +45,10 @@ def test_a_run_s_own_record_gives_its_configuration_back(recipe: str, tmp_path: 
         ('{"simclr": {"rho": 2}}', r"cannot be used: simclr\.rho is called method\.rho now"),
         ('{"masks": {"attmask": {"probability": 0.5}}}', r"is called masks\.probability now"),
         ('{"epochs": 0}', "cannot be used: epochs=0: epochs 0 must be 1 or more"),
+        ('{"version": 99}', "cannot be used: it has version 99, this program reads 1 and earlier"),
+        ('{"version": "two"}', "cannot be used: it has version 'two'"),
+        ('{"method": [1]}', r"unknown method '\[1\]': choose one of"),
+        ("[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(
@@ -55,6 +59,24 @@ def test_a_file_that_is_no_configuration_is_refused(
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_config_file(path, shards=Path("s"), out=Path("o"))
+
+
+def test_of_a_whole_file_the_field_that_is_refused_is_named(tmp_path: Path) -> None:
+    config = find_recipe("debug")("shards", tmp_path)
+    write_config(config.out, config, "digest")
+    path = config.out / CONFIG_FILE
+    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": "many"'))
+    with pytest.raises(InputError, match=r"cannot be used: epochs=many: 'many' is refused, wanted"):
+        read_config_file(path, shards=Path("s"), out=Path("o"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1, "method"', "\xff"])
+def test_a_run_whose_configuration_is_damaged_is_refused(text: str, tmp_path: Path) -> None:
+    config = find_recipe("debug")("shards", tmp_path)
+    write_config(config.out, config, "digest")
+    (config.out / CONFIG_FILE).write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"config\.json cannot be read: "):
+        check_run_folder(config.out, config, "digest")
 
 
 def test_differences_name_what_changes_the_weights_and_nothing_else() -> None:

@@ -203,7 +203,7 @@ def test_a_partial_stem_sees_the_masks(shards: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run(shards: Path, tmp_path: Path) -> None:
     config = small_run(shards, tmp_path / "run", optim=OptimConfig(lr=1e30), knn=KnnConfig())
-    with pytest.raises(Diverged, match=r"no longer finite at step \d+ \(nan\): lower optim\.lr"):
+    with pytest.raises(Diverged, match=r"finite at step \d+ \(loss nan\): lower --optim\.lr"):
         run(config)
 
 

@@ -40,6 +40,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"method": MoCoConfig(queue_size=60)}, "queue_size 60 is not a multiple"),
         ({"method": replace(MOCO, batch_norm_group=None)}, "leaves one group for the whole batch"),
         ({"knn": KnnConfig(val_shards=Path("bare"))}, "bare has no labels: run"),
+        ({"encoder": EncoderConfig(init="gone.pth")}, "no weights at gone.pth"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(
