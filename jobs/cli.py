@@ -148,10 +148,7 @@ def main(run: Callable[[], int | None]) -> NoReturn:
     try:
         with ExitStack() as _until_the_end:
             sys.exit(run() or 0)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(Stopped.exit_code)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if _was_interrupted(error):
             print("interrupted", file=sys.stderr)
             sys.exit(Stopped.exit_code)

@@ -102,9 +102,11 @@ def _named(config: object, values: Mapping[str, Any]) -> str:
 
 def _fits(kinds: Mapping[str, Any], name: str, value: Any) -> bool:  # noqa: ANN401
     try:
-        return name not in kinds or read_value(kinds[name], value) is not NotImplemented
+        if name in kinds:
+            read_value(kinds[name], value)
     except InputError:
         return False
+    return True
 
 
 def _changed(config: Config, values: Mapping[str, Any]) -> Config:
