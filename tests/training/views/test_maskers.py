@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.core.errors import InputError
 from tests.training.views.made import NEGATIVE_VIEW, QUERY_VIEW, settings_of
 from training.randomness.draws import sample_seeds, view_number
 from training.views.maskers import (
+    MASKERS,
     MaskDraws,
     MaskerInputs,
     draw_masks,
+    masker_named,
     object_hider,
     scaled_side,
     strategy_masker,
@@ -180,3 +183,13 @@ def test_spatial_masks_share_patches_and_channel_wise_ones_do_not(shape: float) 
     patches = patches_of(query_mask(foreground, drawn, high_pass=True))
     assert set(patches.sum(dim=2).flatten().tolist()) == {12}, "each channel has its own 12"
     assert bool((patches == patches[:, :1]).all()) == (shape < 0.44)
+
+
+def test_a_strategy_that_another_process_has_registered_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(MASKERS, "lines", strategy_masker)
+        config = MaskConfig(strategy="lines")
+    with pytest.raises(InputError, match=r"unknown mask strategy 'lines': choose from"):
+        masker_named(config, high_pass=False)
