@@ -57,6 +57,12 @@ def _read(path: Path) -> dict[str, Any]:
     return plain
 
 
+def _is_later(plain: Mapping[str, Any]) -> bool:
+    """Whether a later version of this program wrote a configuration, or none that is known."""
+    version = plain.get("version", 0)
+    return not isinstance(version, int) or version > VERSION
+
+
 def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -> PretrainConfig:
     """The configuration that ``PretrainConfig.to_json`` or ``write_config`` made these values of.
 
@@ -66,11 +72,10 @@ def config_from_json(plain: Mapping[str, Any], *, shards: Location, out: Path) -
     Raises:
         InputError: a field or a value that cannot be, names it; a later version wrote them.
     """
-    version = plain.get("version", 0)
-    if not isinstance(version, int) or version > VERSION:
+    if _is_later(plain):
         raise InputError(
-            f"it has version {version!r}, this program reads {VERSION} and earlier ones: use the "
-            "program that wrote it"
+            f"it has version {plain['version']!r}, this program reads {VERSION} and earlier ones: "
+            "use the program that wrote it"
         )
     given = {name: value for name, value in plain.items() if name not in NO_FIELDS}
     return with_fields(PretrainConfig(shards=shards, out=out), dotted(given))
@@ -100,9 +105,7 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             raise InputError(f"{out} exists and is no run of this job: choose another --out")
         return
     recorded = _read(path)
-    version = recorded.get("version", 0)
-    is_later = not isinstance(version, int) or version > VERSION
-    if not isinstance(recorded.get("method"), dict) or is_later:
+    if not isinstance(recorded.get("method"), dict) or _is_later(recorded):
         raise InputError(
             f"{out} holds a run of another version, whose settings had other names. It cannot be "
             "resumed: choose another --out"

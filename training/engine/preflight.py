@@ -94,12 +94,13 @@ def can_split(config: PretrainConfig, num_ranks: int) -> bool:
 
 
 def check_first_weights(config: PretrainConfig) -> None:
-    """Loads the weights that a new run starts from, for their errors: an existing run has its own.
+    """Loads the weights that a run starts from, for their errors, unless it has a checkpoint.
 
     Raises:
         InputError: they are not there, or do not fit.
     """
-    if config.encoder.init is not None and not config.out.exists():
+    begun = CheckpointStore(config.out / "checkpoints").steps()
+    if config.encoder.init is not None and not begun:
         with NoInitialWeights():
             build_backbone(replace(config.encoder, compile=False))
 

@@ -93,8 +93,8 @@ def make_trainer(
     The function is of an importable module. ``fit`` raises one of ``FAILURES`` at the first failure
     of a worker; the ``return_value`` of its result is what rank 0 returned. The folder takes the
     lines and the progress of rank 0 (``training.record.relay``), the name of the workers'
-    placement group, and the files of Ray Train. Each worker has ``threads``; None: what this
-    process was told, or, if Ray started it, all of the worker's cores.
+    placement group, and the files of Ray Train. Each worker uses ``threads`` threads; None:
+    what OMP_NUM_THREADS says here or, where Ray has set that, all of the worker's cores.
     """
     # It costs a process, which tells workers that their node will go: ours do not ask.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

@@ -32,6 +32,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_first_weights_are_looked_for_where_the_folder_is_there_already(
+    shards: Path, tmp_path: Path
+) -> None:
+    config = small_run(shards, tmp_path, encoder=EncoderConfig(init=str(tmp_path / "gone.pth")))
+    with pytest.raises(InputError, match=r"no weights at .*gone\.pth"):
+        run(config)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
