@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.images.codecs import DecodedSource, decode_source
+from pipeline.images.source_image import DecodedSource, decode_source
 from pipeline.precompute import build
 from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import Image, Map

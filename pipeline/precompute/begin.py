@@ -21,7 +21,14 @@ from pipeline.precompute.history import (
 from pipeline.precompute.plan import PlanInfo, make_plan, plan_file, rows_file, write_plan
 from pipeline.shardset.manifest import ShardInfo
 from pipeline.shardset.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SHARDS_FOLDER, shard_name
-from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore, Listing, collect
+from pipeline.sources.listing import (
+    PLAN_SCHEMA,
+    Collected,
+    DataStore,
+    Listing,
+    collect,
+    describe_ignored,
+)
 from pipeline.sources.registry import open_source
 from pipeline.storage.storage import open_store
 from pipeline.storage.store import LocalStore, Store, printable
@@ -41,7 +48,7 @@ class Work:
         num_images: in these shards.
         last: the last plan of the set afterwards.
         kept, num_kept_rejected: shards that this run does not look at, and images rejected there.
-        num_ignored: files that are not images.
+        ignored: files that are not images, in words.
         began_before: whether an earlier run has begun the same.
         summary: of all this, for people.
     """
@@ -52,7 +59,7 @@ class Work:
     last: PlanInfo
     kept: tuple[ShardInfo, ...]
     num_kept_rejected: int
-    num_ignored: int
+    ignored: str
     began_before: bool
     summary: str
 
@@ -102,9 +109,9 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
         last=last,
         kept=kept,
         num_kept_rejected=num_kept_rejected,
-        num_ignored=images.num_ignored,
+        ignored=describe_ignored(images.ignored),
         began_before=began_before,
-        summary=f"{known}{num_images} images ({labels}), {images.num_ignored} other files ignored; "
+        summary=f"{known}{num_images} images ({labels}), {describe_ignored(images.ignored)}; "
         f"{num_shards} shards with saliency ({config.saliency}) go to {out.url}",
     )
 

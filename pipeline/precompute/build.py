@@ -14,13 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
-from pipeline.images.codecs import (
-    DecodedSource,
-    decode_source,
-    encode_png,
-    saliency_levels,
-    shrink_source,
-)
+from pipeline.images.codecs import encode_png, saliency_levels
+from pipeline.images.source_image import DecodedSource, decode_source, shrink_source
 from pipeline.precompute.plan import planned_rows
 from pipeline.saliency.external import External
 from pipeline.saliency.foreground import map_statistics
@@ -211,6 +206,8 @@ def _write_batch(
         height, width = stored.pixels.shape[:2]
         about = {"source": image.source, "width": width, "height": height}
         about |= {"label": image.label, "sha256": image.sha256}
+        if stored.orientation != 1:  # for readers that ignore EXIF
+            about["orientation"] = stored.orientation
         row = writer.add(stored.stored_bytes, stored.ext, encode_png(levels), about)
         mean, std, share = map_statistics(levels)
         row |= {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}

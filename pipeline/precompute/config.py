@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import InputError
-from pipeline.images.codecs import MAX_PIXELS
+from pipeline.images.opening import MAX_PIXELS
 from pipeline.saliency.external import MissingMasks
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source

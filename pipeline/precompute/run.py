@@ -122,7 +122,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) ->
     num_read = sum(shard.num_sources for shard in made)
     reasons = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
     say(f"{info.num_images} rows in {len(info.shards)} shards at {out.url}")
-    say(f"{info.num_rejected} rejected{reasons}, {work.num_ignored} other files ignored")
+    say(f"{info.num_rejected} rejected{reasons}, {work.ignored}")
     say(
         f"{len(made)} shards made, {len(built) - len(made)} were whole and skipped; {num_read} "
         f"images read in {seconds:.1f} s, {num_read / max(seconds, 1e-9):.0f} images/s"

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core.errors import ImageError, InputError
 from pipeline.core.image_names import IMAGE_SUFFIXES
 from pipeline.core.progress import track
-from pipeline.images.codecs import decode_source
+from pipeline.images.source_image import decode_source
 from pipeline.saliency.external import External
 from pipeline.saliency.interface import Image, Map, SaliencySource, same_aspect
 from pipeline.saliency.quality import MapQuality, Mask, Quality, map_quality, summarise

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from pipeline.core.errors import InputError
-from pipeline.core.image_names import HEAD_BYTES, IMAGE_SUFFIXES, is_image
-from pipeline.sources.listing import DataStore, Listing, Row
+from pipeline.core.image_names import HEAD_BYTES, IMAGE_SUFFIXES, is_image, kind_of
+from pipeline.sources.listing import DataStore, Ignored, Listing, Row, describe_ignored
 from pipeline.storage.store import Store, printable
 
 Matches = Callable[[str], object]
@@ -17,8 +17,9 @@ CONTAINER_SUFFIXES = (".tar", ".parquet", ".csv")
 def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
     """List the image files in a store; with `matches`, those whose names it is true of.
 
-    An image is known by its suffix; a file without one, by its first bytes. The top-level folder
-    of an image is its class, if labels are wanted and every image is in one.
+    An image is known by its suffix; a file of an unknown suffix or without one, by its first bytes.
+    Hidden files and folders, and those of tools (`image_names.TOOL_FOLDERS`), are ignored. The
+    top-level folder of an image is its class, if labels are wanted and every image is in one.
     """
     return Listing(
         data=DataStore(store=store),
@@ -28,15 +29,16 @@ def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
     )
 
 
-def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row | None]:
+def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row | Ignored]:
     ignored: Counter[str] = Counter()
     found = False
     for name, num_bytes in store.files():
         if matches is not None and not matches(name):
             continue
         if num_bytes < 0 or not is_image(name, partial(store.read, name, 0, HEAD_BYTES)):
-            ignored[os.path.splitext(name)[1].lower()] += 1
-            yield None
+            kind = kind_of(name) if num_bytes >= 0 else "pipes and devices"
+            ignored[kind] += 1
+            yield Ignored(kind)
             continue
         found = True
         source = printable(name)
@@ -52,10 +54,11 @@ def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row |
 
 
 def _nothing_found(store: Store, has_pattern: bool, ignored: Counter[str]) -> InputError:
-    suffix = max(CONTAINER_SUFFIXES, key=lambda suffix: ignored[suffix])
-    hint = f"; {ignored[suffix]} of them are {suffix} files: {store.url}/*{suffix} takes these"
+    # Tars first: beside img2dataset's tars lie tables of addresses, which hold no image.
+    suffix = next((suffix for suffix in CONTAINER_SUFFIXES if ignored[suffix]), None)
+    hint = f": {store.url}/*{suffix} takes the {suffix} files" if suffix else ""
     return InputError(
-        f"no image below {store.url} ({ignored.total()} other files"
-        f"{' that match' if has_pattern else ''}{hint if ignored[suffix] else ''}): images are "
-        f"known by their suffix ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        f"no image below {store.url} ({describe_ignored(ignored)}"
+        f"{'; only names that match count' if has_pattern else ''}){hint}: images are "
+        f"known by their suffix ({', '.join(sorted(IMAGE_SUFFIXES))}) or first bytes"
     )

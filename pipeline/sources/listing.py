@@ -1,9 +1,11 @@
 """A listing of images: a stream of rows, and the whole of it in arrow, with labels as numbers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,15 @@ mask_bytes: size of the mask; -1 or null if it is unknown.
 
 Row = dict[str, Any]
 """The columns of an image that are not null."""
+NUM_KINDS = 8
+"""How many kinds of ignored files a message names."""
+
+
+class Ignored(NamedTuple):
+    """A file or a member that is no image."""
+
+    kind: str
+    """What it is counted as: its suffix, or why it is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +88,15 @@ class Listing:
 
     Attributes:
         data: how to read the images.
-        rows: of the images, with labels by name; None for each file that is not an image.
+        rows: of the images, with labels by name, and what is ignored.
         keeps_order: whether the rows' order matters, so that containers are read sequentially.
-        counts_as_numbers: whether labels that are all integers are sorted by value.
+        counts_as_numbers: whether labels that are all numbers are sorted by value.
         unlabelled: the message after the source of an image without a label; empty: none.
         takes_all: whether the listing has every image below the store.
     """
 
     data: DataStore
-    rows: Iterator[Row | None]
+    rows: Iterator[Row | Ignored]
     keeps_order: bool = False
     counts_as_numbers: bool = False
     unlabelled: str = ""
@@ -100,13 +111,13 @@ class Collected:
         rows: of PLAN_SCHEMA, one chunk per column, without the columns that are all null.
         class_names: empty if there are no labels.
         unlabelled_because: why there are no labels; empty if there are, or none were wanted.
-        num_ignored: files that are not images.
+        ignored: files that are not images, by their kind.
     """
 
     rows: pa.Table
     class_names: tuple[str, ...]
     unlabelled_because: str
-    num_ignored: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def without_labels(self, why: str) -> "Collected":
         """The same images, unlabelled."""
@@ -119,30 +130,67 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
     numbers = {name: number for number, name in enumerate(known_classes)}
     tables: list[pa.Table] = []
     unlabelled: list[str] = []
-    num_ignored = 0
+    ignored: Counter[str] = Counter()
     while some := list(islice(listing.rows, BATCH_ROWS)):
-        rows = [row for row in some if row is not None]
-        num_ignored += len(some) - len(rows)
+        rows = [row for row in some if not isinstance(row, Ignored)]
+        ignored.update(item.kind for item in some if isinstance(item, Ignored))
         for row in rows:
-            if row.get("label") is not None:
-                row["label"] = numbers.setdefault(row["label"], len(numbers))
+            label = row.get("label")
+            if listing.counts_as_numbers and label is not None and label not in known_classes:
+                row["label"] = label = _label_text(label)
+            if label is not None:
+                row["label"] = numbers.setdefault(label, len(numbers))
         first = min((row["source"] for row in rows if row.get("label") is None), default=None)
         unlabelled += [] if first is None else [first]
         table = pa.Table.from_pylist(rows, PLAN_SCHEMA)
         used = [name for name in table.column_names if table[name].null_count < len(rows)]
         tables.append(table.select(used))
-    images = Collected(_joined(tables), (), "", num_ignored)
+    images = Collected(_joined(tables), (), "", ignored)
     if unlabelled or not numbers:
         why = f"{min(unlabelled)} {listing.unlabelled}" if listing.unlabelled else ""
         return images.without_labels(why)
-    by_value = listing.counts_as_numbers and all(n.lstrip("-").isdecimal() for n in numbers)
-    order: Callable[[str], int | str] = int if by_value else str
-    names = (*known_classes, *sorted(numbers.keys() - set(known_classes), key=order))
+    new = sorted(numbers.keys() - set(known_classes))
+    values = {name: _number(name) for name in new} if listing.counts_as_numbers else {}
+    if values and None not in values.values():
+        new.sort(key=lambda name: values[name] or 0.0)
+    names = (*known_classes, *new)
     final = {name: number for number, name in enumerate(names)}
     renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]
     index = images.rows.column_names.index("label")
     table = images.rows.set_column(index, PLAN_SCHEMA.field("label"), pa.array(renumbered))
     return replace(images, rows=table, class_names=names)
+
+
+def _number(label: str) -> float | None:
+    """The value of a label that is a number, else None."""
+    if not label.isascii() or "_" in label:  # float takes 1_0, and digits of other scripts
+        return None
+    try:
+        return float(label)
+    except ValueError:
+        return None
+
+
+def _label_text(label: str) -> str | None:
+    """A label as it is stored: 2 for 2.0, as pandas makes floats of integers; none for nan."""
+    value = _number(label)
+    if value is None:
+        return label
+    if math.isnan(value):
+        return None
+    is_whole = value.is_integer() and "." in label and abs(value) < 2**53
+    return str(int(value)) if is_whole else label
+
+
+def describe_ignored(ignored: Mapping[str, int]) -> str:
+    """How many files are ignored, and of what kinds, the most frequent first."""
+    total = sum(ignored.values())
+    kinds = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{count} {kind}" for kind, count in kinds[:NUM_KINDS]]
+    if rest := sum(count for _, count in kinds[NUM_KINDS:]):
+        named.append(f"{rest} of other kinds")
+    files = "1 other file" if total == 1 else f"{total} other files"
+    return f"{files} ignored" + (f" ({', '.join(named)})" if named else "")
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:

@@ -51,12 +51,21 @@ def read_images(data: DataStore, rows: pa.RecordBatch) -> Iterator[RawImage]:
     listed: list[Row] = rows.to_pylist()
     for row in listed:
         row["uri"] = os.fsdecode(row["uri"] or row["source"])
-    if listed and listed[0]["offset"] is not None and listed[0]["length"] is None:
-        for uri, group in groupby(listed, key=lambda row: str(row["uri"])):
-            yield from _parquet_rows(data, uri, {row["offset"]: row for row in group})
-        return
+    for parquet, group in groupby(listed, key=_parquet_of):
+        if parquet is None:
+            yield from _files_and_members(data, list(group))
+        else:
+            yield from _parquet_rows(data, parquet, {row["offset"]: row for row in group})
+
+
+def _parquet_of(row: Row) -> str | None:
+    """The parquet file that a row is in, or None."""
+    return row["uri"] if row["offset"] is not None and row["length"] is None else None
+
+
+def _files_and_members(data: DataStore, listed: list[Row]) -> Iterator[RawImage]:
     reader = _Reader(data)
-    is_remote = listed and open_uri(data.store, listed[0]["uri"])[0].is_remote
+    is_remote = open_uri(data.store, listed[0]["uri"])[0].is_remote
     if not is_remote or any(row["offset"] is not None for row in listed):
         yield from map(reader.image, listed)
         return

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from braceexpand import UnbalancedBracesError, braceexpand
+
 from pipeline.core.errors import InputError
 from pipeline.sources.folder import list_files
 from pipeline.sources.listing import Listing, SourceOptions
@@ -12,7 +14,7 @@ from pipeline.sources.tars import list_tars
 from pipeline.storage.storage import Location, is_url, open_store
 
 CONTAINERS = {".txt": list_tables, ".csv": list_tables, ".parquet": list_tables, ".tar": list_tars}
-WILDCARDS = re.compile(r"[*?\[]")
+WILDCARDS = re.compile(r"[*?\[{]")
 
 
 def open_source(data: Location, options: SourceOptions) -> Listing:
@@ -20,8 +22,8 @@ def open_source(data: Location, options: SourceOptions) -> Listing:
 
     - a folder, or a prefix of a bucket: all images below it, at any depth; top-level folders are
       classes, if every image is in one;
-    - a pattern (`*`, `**`, `[...]`, and `?` in local paths): the images that match; the path before
-      the first wildcard is the folder;
+    - a pattern (`*`, `**`, `[...]`, `{a,b}`, `{000..099}`, and `?` in local paths): the images that
+      match; the path before the first wildcard is the folder;
     - `.txt`: one path or URL a line; `.csv`, `.parquet`: a column of them; relative ones are
       relative to the list's folder;
     - `.parquet` with a column of bytes: the images themselves;
@@ -51,9 +53,12 @@ def open_source(data: Location, options: SourceOptions) -> Listing:
         cut = path.rfind("/", 0, wildcard.start() if wildcard else None) + 1
         path, rest = path[:cut].rstrip("/") or path[:cut] or ".", path[cut:]
     store = open_store(path + mark + query)
-    matches = _regex(rest).fullmatch if wildcard else None
+    patterns = _expand(rest) if wildcard else [rest]
+    matches = re.compile("|".join(_regex(pattern) for pattern in patterns), re.DOTALL).fullmatch
     if container:
-        names = sorted(filter(matches, store.names())) if matches else [rest]
+        is_pattern = any(WILDCARDS.search(pattern) for pattern in patterns)
+        # Names that braces spell out must all be there.
+        names = sorted(filter(matches, store.names())) if is_pattern and wildcard else patterns
         if not names:
             raise InputError(f"nothing below {store.url} matches {rest}")
         return container(store, names, options)
@@ -63,10 +68,18 @@ def open_source(data: Location, options: SourceOptions) -> Listing:
                 f"--{name.replace('_', '-')} {getattr(options, name)}: image files have no "
                 f"columns; it is for {', '.join(list(CONTAINERS)[1:])}"
             )
-    return list_files(store, matches, options.labels)
+    return list_files(store, matches if wildcard else None, options.labels)
 
 
-def _regex(pattern: str) -> re.Pattern[str]:
+def _expand(pattern: str) -> list[str]:
+    """A pattern for each choice of its braces."""
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except UnbalancedBracesError as error:
+        raise InputError(f"{pattern}: its braces are not balanced") from error
+
+
+def _regex(pattern: str) -> str:
     """A pattern as shells have it: `*` and `?` stop at slashes, `**` does not."""
     parts = []
     for token in re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", pattern, re.DOTALL):
@@ -76,4 +89,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
         else:
             known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
             parts.append(known.get(token, re.escape(token)))
-    return re.compile("".join(parts), re.DOTALL)
+    return "".join(parts)

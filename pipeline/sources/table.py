@@ -5,8 +5,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -21,8 +20,10 @@ from pipeline.storage.store import LocalStore, Store, printable
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
 LABEL_COLUMNS = ("label", "cls")
-BYTES_FIELD = "bytes"
-"""The field of a struct column that holds the image."""
+BYTES_FIELD, PATH_FIELD = "bytes", "path"
+"""The fields of a struct column, as the `datasets` library writes it: the image, or where it is."""
+CSV_BLOCK_BYTES = 16 << 20
+"""A row may not be longer."""
 
 
 def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> Listing:
@@ -31,31 +32,36 @@ def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> L
     Relative URIs are relative to their table's folder. Columns of images and of masks are both
     URIs or both bytes.
     """
-    table = store.where(names[0])
     suffix = os.path.splitext(names[0])[1].lower()
-    holds_bytes = False
-    if suffix == ".txt":
-        if options.columns:
-            raise InputError(f"{table}: a text list has no columns")
-    else:
-        schema = _schema(store, names[0], suffix)
-        options = _choose(table, schema.names, options)
-        image, mask = options.image_column, options.mask_column
-        holds_bytes = _is_bytes(schema.field(image).type)
-        if mask and _is_bytes(schema.field(mask).type) != holds_bytes:
-            raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
+    columns = _Columns("", "", "", holds_bytes=False)
+    if suffix != ".txt":
+        columns = _choose(store.where(names[0]), _schema(store, names[0], suffix), options)
+    elif options.columns:
+        raise InputError(f"{store.where(names[0])}: a text list has no columns")
     return Listing(
         data=DataStore(
             store=store,
             masks=store,
-            image_column=options.image_column if holds_bytes else "",
-            mask_column=options.mask_column if holds_bytes else "",
+            image_column=columns.image if columns.holds_bytes else "",
+            mask_column=columns.mask if columns.holds_bytes else "",
         ),
-        rows=_rows(store, names, suffix, options, holds_bytes),
-        keeps_order=holds_bytes,
+        rows=_rows(store, names, suffix, columns),
+        keeps_order=columns.holds_bytes,
         counts_as_numbers=True,
-        unlabelled="has no label" if options.label_column else "",
+        unlabelled="has no label" if columns.label else "",
     )
+
+
+class _Columns(NamedTuple):
+    """The columns that are used; the label and the mask are empty if there are none."""
+
+    image: str
+    label: str
+    mask: str
+    holds_bytes: bool
+
+    def names(self) -> list[str]:
+        return [name for name in (self.image, self.label, self.mask) if name]
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
@@ -65,8 +71,9 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _choose(table: str, there: Sequence[str], options: SourceOptions) -> SourceOptions:
-    """Name the columns that are used: the label is empty if there is none or none is wanted."""
+def _choose(table: str, schema: pa.Schema, options: SourceOptions) -> _Columns:
+    """Name the columns that are used."""
+    there = schema.names
     listed = f"it has {', '.join(there) or 'none'}"
     for option in ("image_column", "label_column", "mask_column"):
         name = getattr(options, option)
@@ -74,7 +81,7 @@ def _choose(table: str, there: Sequence[str], options: SourceOptions) -> SourceO
             raise InputError(
                 f"{table} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
             )
-    image, label = options.image_column, options.label_column
+    image, label, mask = options.image_column, options.label_column, options.mask_column
     if not image:
         found = [name for name in IMAGE_COLUMNS if name in there]
         if len(found) != 1:
@@ -86,26 +93,63 @@ def _choose(table: str, there: Sequence[str], options: SourceOptions) -> SourceO
         image = found[0]
     if not label:
         label = next((name for name in LABEL_COLUMNS if name in there and name != image), "")
-    return replace(options, image_column=image, label_column=label if options.labels else "")
+    columns = _Columns(image, label if options.labels else "", mask, holds_bytes=False)
+    for name in columns.names():
+        if there.count(name) > 1:
+            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
+    holds_bytes = _is_bytes(schema.field(image).type)
+    if mask and _is_bytes(schema.field(mask).type) != holds_bytes:
+        raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
+    return columns._replace(holds_bytes=holds_bytes)
+
+
+def _of_further(table: str, schema: pa.Schema, columns: _Columns, first: str) -> _Columns:
+    """The columns of a further table of a listing; its rows have no label if it has no such column.
+
+    Raises:
+        InputError: its images or masks are not in the first table's columns, in the same way.
+    """
+    there = schema.names
+    for name in columns.names():
+        if there.count(name) > 1:
+            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
+    for name in (columns.image, columns.mask):
+        if name and name not in there:
+            raise InputError(
+                f"{table} has no column {name!r}, which {first} has (it has "
+                f"{', '.join(there) or 'none'}): give it to a job of its own, or rename the column"
+            )
+        if name and _is_bytes(schema.field(name).type) != columns.holds_bytes:
+            kinds = ("URIs", "bytes") if columns.holds_bytes else ("bytes", "URIs")
+            raise InputError(
+                f"{table}: its column {name} has {kinds[0]}, that of {first} {kinds[1]}: give it "
+                "to a job of its own"
+            )
+    return columns if columns.label in there else columns._replace(label="")
 
 
 def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
     with readable(store, name), store.open(name) as file:
         if suffix == ".parquet":
             return pq.read_schema(file)
-        return arrow_csv.read_csv(io.BytesIO(file.readline())).schema
+        return arrow_csv.read_csv(io.BytesIO(file.readline())).schema  # the line of names
 
 
-def _rows(
-    store: Store, names: Sequence[str], suffix: str, options: SourceOptions, holds_bytes: bool
-) -> Iterator[Row]:
+def _rows(store: Store, names: Sequence[str], suffix: str, columns: _Columns) -> Iterator[Row]:
+    of_each = [columns]
+    for name in names[1:]:  # before the first row: the work would end in its middle
+        if suffix != ".txt":
+            schema, first = _schema(store, name, suffix), store.where(names[0])
+            of_each.append(_of_further(store.where(name), schema, columns, first))
+        else:
+            of_each.append(columns)
     found = False
-    for name in names:
+    for name, its_columns in zip(names, of_each, strict=True):
         with readable(store, name), store.open(name) as file:
-            if holds_bytes:
-                rows = _rows_of_bytes(name, file, options)
+            if columns.holds_bytes:
+                rows = _rows_of_bytes(store, name, file, its_columns)
             else:
-                rows = _rows_of_uris(store, name, _cells(file, suffix, options))
+                rows = _rows_of_uris(store, name, _cells(file, suffix, its_columns))
             for row in rows:
                 found = True
                 yield row
@@ -129,7 +173,7 @@ Cells = tuple[str | None, str | None, str | None]
 """Image, label and mask of a row, as text."""
 
 
-def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cells]:
+def _cells(file: IO[bytes], suffix: str, columns: _Columns) -> Iterator[Cells]:
     if suffix == ".txt":
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         for line in text:
@@ -137,22 +181,26 @@ def _cells(file: IO[bytes], suffix: str, options: SourceOptions) -> Iterator[Cel
                 yield line.rstrip("\r\n"), None, None
         return
     if suffix == ".parquet":
-        batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=options.columns)
+        batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns.names())
     else:
         convert = arrow_csv.ConvertOptions(
-            include_columns=options.columns,
-            column_types=dict.fromkeys(options.columns, pa.string()),
+            include_columns=columns.names(),
+            column_types=dict.fromkeys(columns.names(), pa.string()),
             null_values=[""],
             strings_can_be_null=True,
         )
-        batches = arrow_csv.open_csv(file, convert_options=convert)
-    used = (options.image_column, options.label_column, options.mask_column)
+        batches = arrow_csv.open_csv(
+            file,
+            read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=convert,
+        )
     for batch in batches:
-        columns = [
+        cells = [
             batch.column(name).cast(pa.string()).to_pylist() if name else [None] * batch.num_rows
-            for name in used
+            for name in (columns.image, columns.label, columns.mask)
         ]
-        yield from zip(*columns, strict=True)
+        yield from zip(*cells, strict=True)
 
 
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
@@ -219,22 +267,52 @@ def _source_and_uri(store: Store, table: str, text: str) -> tuple[str, str]:
     return printable(name), f"{scheme}://{path}"
 
 
-def _rows_of_bytes(name: str, file: IO[bytes], options: SourceOptions) -> Iterator[Row]:
-    masked = _masked(pq.ParquetFile(file), options.mask_column)
-    cells = _cells(file, ".parquet", replace(options, image_column="", mask_column=""))
-    for number, ((_, label, _), has_mask) in enumerate(zip(cells, masked, strict=True)):
-        yield {
+def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: _Columns) -> Iterator[Row]:
+    """The rows of a table that contains the images; a null one may have a path in its place."""
+    table = pq.ParquetFile(file)
+    masked = _present(table, columns.mask)
+    cells = _cells(file, ".parquet", columns._replace(image="", mask=""))
+    paths = _paths(table, columns.image)
+    seen_buckets: set[str] = set()
+    for number, ((_, label, _), path, has_mask) in enumerate(
+        zip(cells, paths, masked, strict=True)
+    ):
+        row = {
             "source": f"{printable(name)}/{number:09d}",
             "num_bytes": -1,
             "uri": os.fsencode(name),
             "offset": number,
-            "label": label or None,
             "mask_offset": number if has_mask else None,
         }
+        if path:
+            try:
+                row = _row_of_uri(store, name, path, seen_buckets)
+            except InputError as error:
+                raise InputError(f"{store.where(name)}, row {number + 1}: {error}") from error
+            if has_mask:
+                raise InputError(
+                    f"{store.where(name)}, row {number + 1} has a mask, but only the path of its "
+                    "image: wanted are both as bytes"
+                )
+        yield row | {"label": label or None}
 
 
-def _masked(table: pq.ParquetFile, column: str) -> Iterator[bool]:
-    """Which rows have a mask; masks are read only if the file's statistics do not tell."""
+def _paths(table: pq.ParquetFile, column: str) -> Iterator[str | None]:
+    """The path in each row whose image is null; None where the image is there, or no path is."""
+    kind = table.schema_arrow.field(column).type
+    has_paths = pa.types.is_struct(kind) and kind.get_field_index(PATH_FIELD) >= 0
+    present = _present(table, column)
+    if not has_paths:
+        yield from (None for _ in present)
+        return
+    batches = table.iter_batches(BATCH_ROWS, columns=[f"{column}.{PATH_FIELD}"])
+    paths = (p for b in batches for p in pc.struct_field(b.column(0), PATH_FIELD).to_pylist())
+    for is_there, path in zip(present, paths, strict=True):
+        yield None if is_there or path is None else str(path)
+
+
+def _present(table: pq.ParquetFile, column: str) -> Iterator[bool]:
+    """Which rows have an image or a mask; it is read only if the file's statistics do not tell."""
     for group in range(table.num_row_groups):
         about = table.metadata.row_group(group)
         parts = [about.column(i) for i in range(about.num_columns)]

@@ -45,7 +45,8 @@ def open_store(place: Place) -> Store:
     scheme, _, base = url.partition("://")
     if scheme not in REMOTE_SCHEMES:
         known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
-        raise InputError(f"{url}: {scheme}:// is not supported: use a local path, {known}")
+        web = "; download the files first" if scheme in ("http", "https") else ""
+        raise InputError(f"{url}: {scheme}:// is not supported: use a local path, {known}{web}")
     bucket = base.strip("/").partition("/")[0]
     if not bucket:
         raise InputError(f"{url} names no bucket: write {scheme}://bucket/prefix")

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.images.codecs import decode_source, encode_saliency
+from pipeline.images.codecs import encode_saliency
+from pipeline.images.source_image import decode_source
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.plan import planned_shards, read_plan
 from pipeline.precompute.ray_job import build_on_ray

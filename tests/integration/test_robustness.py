@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipeline.core.errors import ImageError
-from pipeline.images.codecs import decode_saliency, decode_source, decode_stored
+from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.images.source_image import decode_source
 from pipeline.precompute.build import ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.ray_job import build_on_ray

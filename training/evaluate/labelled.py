@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError, check
 from pipeline.core.image_names import has_image_suffix
-from pipeline.images.codecs import decode_source
+from pipeline.images.source_image import decode_source
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
-from pipeline.sources.listing import Collected
+from pipeline.sources.listing import Collected, describe_ignored
 from tests.s3_server import Bucket
 from tests.source_reading import listed
 
@@ -37,7 +37,7 @@ def test_class_folders_become_labels_in_a_folder_and_a_bucket(
             ("cat/deep/er/2.PNG", 0, 5),
             ("cat/3 #%20.webp", 0, 5),
         }
-        assert (images.num_ignored, images.unlabelled_because) == (2, "")
+        assert (images.ignored, images.unlabelled_because) == ({".txt": 1, ".md": 1}, "")
 
 
 def test_images_without_a_class(tmp_path: Path) -> None:
@@ -50,10 +50,35 @@ def test_images_without_a_class(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_images(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.jpg", "a/._1.jpg", "a/jpg", "a/1.jpg.part", "a/2.mp4")
+    touch(tmp_path, "a/1.jpg", "a/._1.jpg", "a/jpg", "a/1.jpg.part", "a/2.mp4", "a/3.mp4")
+    touch(tmp_path, "@eaDir/a/1.jpg", ".cache/1.jpg")  # no classes, nor images without one
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
     images = listed(tmp_path)
-    assert (names(images), images.num_ignored) == (["a/1.jpg"], 5)
+    assert (names(images), images.class_names) == (["a/1.jpg"], ("a",))
+    assert images.ignored == {
+        "hidden": 3,
+        ".mp4": 2,
+        ".part": 1,
+        "without a suffix": 1,
+        "pipes and devices": 1,
+    }
+    assert describe_ignored(images.ignored) == (
+        "8 other files ignored (3 hidden, 2 .mp4, 1 .part, 1 pipes and devices, 1 without a suffix)"
+    )
+    assert describe_ignored({}) == "0 other files ignored"
+    many = {f".{n:02d}": 100 - n for n in range(10)}
+    assert describe_ignored(many).endswith("93 .07, 183 of other kinds)")
+
+
+def test_images_with_odd_suffixes_are_known_by_their_bytes(tmp_path: Path, bucket: Bucket) -> None:
+    odd = ("a/1.jpg?w=640", "a/2.jpg:large", "a/3.jpg.1", "a/4.pjpeg", "a/5")
+    touch(tmp_path, *odd, "a/6.mpo")
+    for name in odd:
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff and more of a JPEG")
+    bucket.upload(tmp_path, "odd")
+    for place in (tmp_path, bucket.url("odd")):
+        images = listed(place)
+        assert (names(images), images.ignored) == ([*odd, "a/6.mpo"], {})
 
 
 def test_names_that_are_not_utf8_can_be_opened(tmp_path: Path) -> None:
@@ -80,6 +105,11 @@ def test_patterns_choose_among_the_files_below(tmp_path: Path, bucket: Bucket) -
         path, _, options = bucket.url("data").partition("?")
         assert names(listed(f"{path}/{pattern}?{options}")) == expected
     assert names(listed(tmp_path / "?/x/[1-3].*")) == ["a/x/1.jpg", "b/x/3.png"]
+    assert names(listed(tmp_path / "{a/y,b/x}/{0..9}.*")) == ["a/y/2.jpg", "b/x/3.png"]
+    with pytest.raises(InputError, match="its braces are not balanced"):
+        listed(tmp_path / "{a/*.jpg")
+    touch(tmp_path, "{a}/a/1.jpg")
+    assert names(listed(tmp_path / "{a}")) == ["a/1.jpg"]  # a folder of that name
     touch(tmp_path, "mine [2024]/a/1.jpg")
     assert names(listed(tmp_path / "mine [2024]")) == ["a/1.jpg"]  # a folder of that name
     images = listed(tmp_path / "a/x/*.jpg")  # relative to what comes before the wildcard
@@ -93,16 +123,19 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path, bucket: Bucket) -> None:
     with pytest.raises(InputError, match=r"no such folder: .*nowhere"):
         listed(tmp_path / "nowhere")
     touch(tmp_path, "x/readme.md", "x/1.tar", "x/2.tar")
-    with pytest.raises(InputError, match=r"no image below .*3 other files; 2 .*/\*\.tar takes"):
+    with pytest.raises(
+        InputError,
+        match=r"no image below .*\(3 other files ignored \(2 \.tar, 1 \.md\)\): .*/\*\.tar takes",
+    ):
         listed(tmp_path)
     with pytest.raises(InputError, match=r"readme\.md is a file: wanted are a folder, a pattern"):
         listed(tmp_path / "x" / "readme.md")
-    with pytest.raises(InputError, match=r"no image below .*0 other files that match"):
+    with pytest.raises(InputError, match=r"no image below .*only names that match"):
         listed(tmp_path / "*.jpg")
     (tmp_path / "x" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(InputError, match=r"gone\.jpg.*No such file"):
         listed(tmp_path)
-    with pytest.raises(InputError, match=r"no image below s3://.*/nothing \(0 other files\)"):
+    with pytest.raises(InputError, match=r"no image below s3://.*/nothing \(0 other files"):
         listed(bucket.url("nothing"))
     with pytest.raises(InputError, match="no image below s3://"):
         listed(bucket.url())  # an empty bucket

@@ -78,6 +78,101 @@ def test_a_csv_has_columns_of_images_labels_and_masks(pictures: Path) -> None:
         assert (collected.class_names, collected.unlabelled_because) == ((), why)
 
 
+def test_captions_of_several_lines(pictures: Path) -> None:
+    """Cells with line breaks, also across the blocks in which arrow reads a file."""
+    caption = '"' + "two\nlines " * 20_000 + '"'
+    rows = "".join(f"sub/../near.jpg?{n},{caption}\n" for n in range(100))
+    (pictures / "lists" / "long.csv").write_text("uri,caption\n" + rows)
+    with pytest.raises(InputError, match=r"row 1: .*near\.jpg\?0 does not exist"):
+        listed(pictures / "lists" / "long.csv")  # row 1 is found: the table is read
+    text = f"uri,caption,label\nnear.jpg,{caption},1\n" + f"sub/ü 1.jpg,{caption},2\n"
+    assert listed(write_csv(pictures, text)).class_names == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("labels", "class_names"),
+    [
+        (("10.0", "2.0", "0.0"), ("0", "2", "10")),
+        (("10", "2.5", "-1"), ("-1", "2.5", "10")),
+        (("--5", "2", "10"), ("--5", "10", "2")),
+        (("1_0", "2", "10"), ("10", "1_0", "2")),
+        (("nan", "2", "10"), ()),
+        (("NaN", "x", "y"), ()),
+    ],
+)
+def test_labels_that_are_numbers(
+    tmp_path: Path, labels: tuple[str, ...], class_names: tuple[str, ...]
+) -> None:
+    for number in range(len(labels)):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    rows = "".join(f"{number}.jpg,{label}\n" for number, label in enumerate(labels))
+    (tmp_path / "x.csv").write_text(f"path,label\n{rows}")
+    images = listed(tmp_path / "x.csv")
+    assert images.class_names == class_names
+    why = "" if class_names else "0.jpg has no label"
+    assert images.unlabelled_because == why
+
+
+def test_floats_of_a_table(tmp_path: Path) -> None:
+    kinds = pa.array([1.0, 0.0, None])
+    pq.write_table(pa.table({"image": [b"1", b"2", b"3"], "label": kinds}), tmp_path / "x.parquet")
+    assert listed(tmp_path / "x.parquet").unlabelled_because == "x.parquet/000000002 has no label"
+    pq.write_table(pa.table({"image": [b"1"], "label": [7.0]}), tmp_path / "y.parquet")
+    assert listed(tmp_path / "y.parquet").class_names == ("7",)
+
+
+def test_tables_with_other_columns(tmp_path: Path) -> None:
+    """Each table is looked at before the work begins. A test split often has no labels."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+    def hf(**more: list[int]) -> pa.Table:
+        return pa.table({"image": pa.array([{"bytes": b"J", "path": "x"}] * 2, kind), **more})
+
+    pq.write_table(hf(label=[0, 1]), tmp_path / "1.parquet")
+    pq.write_table(hf(), tmp_path / "2.parquet")
+    images = listed(tmp_path / "*.parquet")
+    assert images.rows.num_rows == 4
+    assert images.unlabelled_because == "2.parquet/000000000 has no label"
+    for columns, words in (
+        (
+            {"img": [b"1"]},
+            r"2\.parquet has no column 'image', which .*1\.parquet has \(it has img\)",
+        ),
+        (
+            {"image": ["x.jpg"]},
+            r"2\.parquet: its column image has URIs, that of .*1\.parquet bytes",
+        ),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "2.parquet")
+        with pytest.raises(InputError, match=words):
+            listed(tmp_path / "*.parquet")
+    twice = pa.table([pa.array(["x"])] * 3, names=["path", "label", "label"])
+    pq.write_table(twice, tmp_path / "2.parquet")
+    with pytest.raises(InputError, match=r"2\.parquet has 2 columns named label: rename one"):
+        listed(tmp_path / "2.parquet")
+
+
+def test_a_null_image_may_have_a_path(pictures: Path) -> None:
+    """As `datasets` writes images that were not embedded."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [
+        {"bytes": b"first", "path": "nowhere.jpg"},
+        {"bytes": None, "path": "near.jpg"},
+        {"bytes": b"third", "path": None},
+    ]
+    table = pictures / "lists" / "x.parquet"
+    pq.write_table(pa.table({"image": pa.array(cells, kind), "label": [3, 2, 1]}), table)
+    assert [(i.source, i.data, i.label) for i in read(table)] == [
+        ("x.parquet/000000000", b"first", 2),
+        ("near.jpg", b"lists/near.jpg", 1),
+        ("x.parquet/000000002", b"third", 0),
+    ]
+    cells[1]["path"] = "gone.jpg"
+    pq.write_table(pa.table({"image": pa.array(cells, kind)}), table)
+    with pytest.raises(InputError, match=r"row 2: .*gone\.jpg does not exist"):
+        listed(table)
+
+
 @pytest.mark.parametrize("kind", ["binary", "struct"])
 def test_a_parquet_file_may_hold_the_images(tmp_path: Path, bucket: Bucket, kind: str) -> None:
     columns: dict[str, list[Any]] = {
@@ -120,7 +215,7 @@ def test_a_parquet_column_may_name_images(pictures: Path) -> None:
         ("uri\nnear.jpg\nnope.jpg\n", {}, r"table\.csv, row 2: .*nope\.jpg does not exist"),
         ("uri,label\nnear.jpg,1\n,1\n", {}, "row 2: the image has no URI"),
         ("uri\nsub\n", {}, "row 1: .*sub does not exist or is not a file"),
-        ("uri\nhttp://x/y.jpg\n", {}, "row 1: .*http:// is not supported"),
+        ("uri\nhttp://x/y.jpg\n", {}, "row 1: .*http:// is not supported.*; download the"),
         ("uri\nnear.jpg,1,2\n", {}, r"table\.csv cannot be read: .*Expected 1 columns, got 3"),
         ("uri\n", {}, "it has no rows"),
         ("", {}, "cannot be read: Empty CSV file"),

@@ -39,7 +39,7 @@ def test_members_with_one_name_are_one_sample(tmp_path: Path) -> None:
         write_tar(tmp_path / "x.tar", members, form)
         collected = listed(tmp_path / "x.tar", mask_column="mask.png")
         assert collected.class_names == ("9", "10")
-        assert collected.num_ignored == 1
+        assert collected.ignored == {".txt": 1}
         images = read(tmp_path / "x.tar", mask_column="mask.png")
         assert [(i.source, i.data, i.label, i.mask) for i in images] == [
             ("x.tar/d/a.jpg", b"A", 1, b"mask of A"),
@@ -61,12 +61,77 @@ def test_which_member_is_what_can_be_said(tmp_path: Path) -> None:
         "b.json": b'{"kind": "y"}',
     }
     write_tar(tmp_path / "x.tar", members)
-    with pytest.raises(InputError, match=r"has a\.jpg and a\.png in one sample.*--image-column"):
+    with pytest.raises(InputError, match=r"a\.jpg and a\.png in one sample.*--image-column jpg"):
         read(tmp_path / "x.tar")
     images = read(tmp_path / "x.tar", image_column="png", label_column="kind")
     assert [(i.data, i.label) for i in images] == [(b"a", 0), (b"b", 1)]
     collected = listed(tmp_path / "x.tar", image_column="jpg")
     assert collected.unlabelled_because == "x.tar/b.jpg has no label"
+
+
+def test_names_with_dots(tmp_path: Path) -> None:
+    """The library takes what follows the first dot for a suffix: huggingface/datasets #7144."""
+    write_tar(tmp_path / "one.tar", {"s0.input.JPG": b"A", "s0.outputs.txt": b"x", "s0.cls": b"3"})
+    (image,) = read(tmp_path / "one.tar")
+    assert (image.source, image.data, image.label) == ("one.tar/s0.input.JPG", b"A", 0)
+    members = {}
+    for number in range(3):
+        members |= {f"22.{number}.jpg": b"J%d" % number, f"22.{number}.cls": b"%d" % number}
+    members |= {"23.left.jpg": b"L", "23.right.jpg": b"R", "23.cls": b"7"}
+    write_tar(tmp_path / "two.tar", members)
+    with pytest.raises(InputError, match=r"each is one with --image-column '\*jpg'"):
+        read(tmp_path / "two.tar")
+    collected = listed(tmp_path / "two.tar", image_column="*jpg")
+    assert (collected.class_names, collected.ignored) == (("0", "1", "2", "7"), {})
+    images = read(tmp_path / "two.tar", image_column="*jpg")
+    assert [(i.data, i.label) for i in images] == [
+        (b"J0", 0),
+        (b"J1", 1),
+        (b"J2", 2),
+        (b"L", 3),
+        (b"R", 3),
+    ]
+    with pytest.raises(InputError, match=r"no member .*\.png in .*suffixes are \.0\.cls, \.0\.jpg"):
+        read(tmp_path / "two.tar", image_column="png")
+
+
+def test_what_macos_adds_belongs_to_no_sample(tmp_path: Path) -> None:
+    members = {}
+    for number in range(2):
+        for suffix, data in (("cls", b"%d" % number), ("jpg", b"J%d" % number)):
+            members |= {f"./._{number}.{suffix}": b"apple", f"./{number}.{suffix}": data}
+    write_tar(tmp_path / "x.tar", members)
+    collected = listed(tmp_path / "x.tar")
+    assert (collected.class_names, collected.ignored) == (("0", "1"), {"hidden": 4})
+    of_library = webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False)
+    expected = [(sample["jpg"], int(sample["cls"])) for sample in of_library]
+    assert [(i.data, i.label) for i in read(tmp_path / "x.tar")] == expected
+
+
+def test_links_are_counted_and_scattered_members_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "links.tar", "w") as tar:
+        for name, kind in (("a.jpg", tarfile.REGTYPE), ("b.jpg", tarfile.LNKTYPE)):
+            about = tarfile.TarInfo(name)
+            about.type, about.linkname = kind, "a.jpg"
+            tar.addfile(about, io.BytesIO(b""))
+    assert listed(tmp_path / "links.tar").ignored == {"links and devices": 1}
+    write_tar(tmp_path / "x.tar", {"a.cls": b"1", "b.cls": b"2", "a.jpg": b"A", "b.jpg": b"B"})
+    with pytest.raises(InputError, match=r"a\.jpg does not stand beside .* --sort=name"):
+        listed(tmp_path / "x.tar")
+    with tarfile.open(tmp_path / "twice.tar", "w") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo("a.jpg"), io.BytesIO(b""))
+    with pytest.raises(InputError, match=r"twice\.tar: a\.jpg: duplicate"):
+        listed(tmp_path / "twice.tar")
+
+
+def test_braces_spell_out_tars(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"{number:05d}.tar", {f"{number}.jpg": b"%d" % number})
+    images = read(tmp_path / "{00000..00001}.tar")
+    assert [image.source for image in images] == ["00000.tar/0.jpg", "00001.tar/1.jpg"]
+    with pytest.raises(InputError, match=r"no such file: .*00003\.tar"):
+        read(tmp_path / "{00000..00003}.tar")
 
 
 def test_many_tars_keep_their_order_wherever_they_lie(tmp_path: Path, bucket: Bucket) -> None:

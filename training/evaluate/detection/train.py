@@ -15,7 +15,7 @@ from torchvision.models.detection import MaskRCNN
 
 from pipeline.core.errors import Diverged, ImageError, InputError
 from pipeline.core.progress import Standing, show, track
-from pipeline.images.codecs import decode_source
+from pipeline.images.source_image import decode_source
 from training.core.schedules import cosine_lr
 from training.evaluate.config import DetectionConfig
 from training.evaluate.detection.average_precision import Detection

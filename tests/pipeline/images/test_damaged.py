@@ -1,4 +1,4 @@
-"""PNGs with damage: mended where their pixels are there, refused where they are not."""
+"""Damaged PNGs and JPEGs: mended where nine tenths of them are there, else refused."""
 
 import struct
 import threading
@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import ImageError
-from pipeline.images.codecs import decode_source, decode_stored
+from pipeline.images.codecs import decode_stored
+from pipeline.images.source_image import decode_source
 
 ADAM7 = ((0, 0, 8), (4, 0, 8), (0, 4, 4), (2, 0, 4), (0, 2, 2), (1, 0, 2), (0, 1, 1))
 """First column, first row and step of columns of each pass; rows step by 8, 8, 8, 4, 4, 2, 2."""
@@ -96,7 +97,55 @@ def test_mending_in_one_thread_leaves_the_others_strict() -> None:
         jpeg = noise(kind="JPEG")
         for _ in range(50):
             with pytest.raises(ImageError, match="truncated"):
-                decode_source(jpeg[: int(0.97 * len(jpeg))])
+                decode_source(jpeg[: int(0.5 * len(jpeg))])
     finally:
         stop.set()
         mending.join()
+
+
+def photograph(**options: object) -> tuple[bytes, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    """A JPEG of 400 x 304 pixels with detail everywhere, and its pixels."""
+    y, x = np.mgrid[0:304, 0:400]
+    pixels = np.stack([x * 255 // 399, y * 255 // 303, x * y % 255], axis=2).astype(np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, **options)
+    return buffer.getvalue(), decode_stored(buffer.getvalue())
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
+@pytest.mark.parametrize("missing", [1, 2, 12, 40])
+def test_a_jpeg_without_its_end_is_kept(missing: int, options: dict[str, object]) -> None:
+    data, pixels = photograph(**options)
+    decoded = decode_source(data[:-missing])
+    assert decoded.ext == "jpg"
+    assert decoded.stored_bytes == data[:-missing].rstrip(b"\xff") + b"\xff\xd9"
+    differs = (decoded.pixels != pixels).any(axis=(1, 2))
+    assert not differs[: int(0.9 * len(differs))].any()
+    if missing <= 2:
+        assert not differs.any()  # only the end mark is missing
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}], ids=["420", "444", "restarts"]
+)
+def test_a_jpeg_is_kept_if_nine_tenths_of_its_rows_are_there(options: dict[str, object]) -> None:
+    data, pixels = photograph(**options)
+    kept = 0
+    for share in (0.3, 0.5, 0.8, 0.85, 0.88, 0.9, 0.92, 0.95, 0.98):
+        cut = data[: int(share * len(data))].rstrip(b"\xff")
+        rows = decode_stored(cut + b"\xff\xd9") != pixels
+        num_missing = 304 - int(np.flatnonzero(rows.any(axis=(1, 2)))[0])
+        if num_missing <= 30:
+            kept += 1
+            assert np.array_equal(decode_source(cut).pixels[:-30], pixels[:-30])
+        else:
+            with pytest.raises(ImageError, match="truncated"):
+                decode_source(cut)
+    assert 1 <= kept <= 8
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_progressive_jpeg_that_lacks_a_scan_is_refused(share: float) -> None:
+    data, _ = photograph(progressive=True)
+    with pytest.raises(ImageError, match="truncated"):
+        decode_source(data[: int(share * len(data))])
