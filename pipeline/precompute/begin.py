@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
+from pipeline.precompute.amend import versions_file, versions_of, write_versions
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig
 from pipeline.precompute.history import (
     History,
@@ -91,7 +92,10 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
             check_masks(images, masks.url if masks else f"the column {config.mask_column}")
     if config.append:
         images = _labelled_as(images, history.finished[-1], out)
-    plans, num_known, began_before = _write_plan(config, out, listing, history, images, parameters)
+    listing = replace(listing, data=data)
+    plans, num_known, began_before, history = _write_plan(
+        config, out, listing, history, images, parameters
+    )
     of_set = dict(enumerate(history.finished)) | plans
     others = [old for old in of_set if old not in plans]
     kept, num_kept_rejected = shards_of(out, history, others)
@@ -123,22 +127,27 @@ def _write_plan(
     history: History,
     images: Collected,
     parameters: dict[str, object],
-) -> tuple[dict[int, PlanInfo], int, bool]:
+) -> tuple[dict[int, PlanInfo], int, bool, History]:
     """Plan the new images, and write the plan or find it written.
 
     Returns:
-        The plans to work on, by generation: of the new images or, if an append has none, all plans
-        whose images are listed; the number of images that the set has; whether the work was begun.
+        The plans to work on, by generation: of the new images and those of which rejected images
+        have changed or, if an append has no new images, all plans whose images are listed; the
+        number of images that the set has; whether the work was begun; the history afterwards.
     """
     generation, first_shard, follows, new = 0, 0, "", images
+    plans: dict[int, PlanInfo] = {}
     if config.append:
         last = history.finished[-1]
         generation, first_shard = len(history.finished), last.first_shard + last.num_shards
-        follows = last.digest
-        new, covered = new_images(out, history, images)
+        follows, before = last.digest, history.finished
+        new, covered, history = new_images(out, listing.data, history, images)
         if not new.rows.num_rows:
             out.sweep()
-            return {old: history.finished[old] for old in covered}, images.rows.num_rows, True
+            plans = {old: history.finished[old] for old in covered}
+            return plans, images.rows.num_rows, True, history
+        pairs = zip(before, history.finished, strict=True)
+        plans = {old: now for old, (then, now) in enumerate(pairs) if then is not now}
     plan = make_plan(
         new,
         parameters,
@@ -148,14 +157,16 @@ def _write_plan(
         first_shard=first_shard,
         follows=follows,
     )
-    began_before = check_plan(out, plan, generation)
-    if began_before:
+    begun = check_plan(out, listing.data, plan, generation)
+    if begun is not None:
         out.sweep()
     else:
         if generation:
             discard_shards(out, first_shard)  # of an append that was given up
+        write_versions(out, versions_of(plan.rows)[plan.order], generation)
         write_plan(out, plan, generation)
-    return {generation: plan.info}, images.rows.num_rows - new.rows.num_rows, began_before
+    plans[generation] = begun or plan.info
+    return plans, images.rows.num_rows - new.rows.num_rows, begun is not None, history
 
 
 def _because(images: Collected) -> str:
@@ -205,7 +216,7 @@ def match_masks(images: Collected, store: Store) -> Collected:
     Sets `mask` and `mask_bytes`, null if there is none. InputError: no mask, or two for one name.
     """
     masks: dict[str, tuple[str, int]] = {}
-    for name, size in store.files():
+    for name, size, _ in store.files():
         if size >= 0 and (name.endswith(".npy") or has_image_suffix(name)):
             stem = os.path.splitext(printable(name))[0]
             if stem in masks:
@@ -246,7 +257,7 @@ def discard_begun(store: Store) -> None:
     """Remove everything that a first run has written."""
     store.sweep()
     discard_shards(store, 0)
-    for name in (plan_file(0), rows_file(0)):
+    for name in (plan_file(0), rows_file(0), versions_file(0)):
         store.remove(name)
 
 

@@ -11,6 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
+from pipeline.precompute.amend import (
+    Comparison,
+    ShardDifference,
+    amend,
+    first_unexpected,
+    read_versions,
+    rejected_sources,
+    versions_of,
+)
 from pipeline.precompute.plan import (
     Plan,
     PlanInfo,
@@ -18,7 +27,6 @@ from pipeline.precompute.plan import (
     planned_shards,
     read_plan,
     read_plans,
-    source_hashes,
 )
 from pipeline.shardset.manifest import (
     DatasetInfo,
@@ -29,7 +37,7 @@ from pipeline.shardset.manifest import (
     read_record,
 )
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, shard_name
-from pipeline.sources.listing import PLAN_SCHEMA, Collected
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
 from pipeline.storage.store import Store
 
 
@@ -95,42 +103,52 @@ def _records(out: Store, plan: PlanInfo) -> list[ShardRecord] | None:
 
 
 def new_images(
-    out: Store, history: History, images: Collected
-) -> tuple[Collected, tuple[int, ...]]:
+    out: Store, data: DataStore, history: History, images: Collected
+) -> tuple[Collected, tuple[int, ...], History]:
     """The listed images that a set does not have, and the plans all of whose images are listed.
 
+    Images that were rejected may have changed: their plans are amended, and so is the history.
+
     Raises:
-        InputError: an image of the set is listed with another size.
+        InputError: an image of the set is listed with other bytes, or one that was rejected where
+            other images of its shard are not listed.
     """
-    listed = pa.array(source_hashes(images.rows["source"], 8)[:, 0])
-    is_new = np.ones(len(listed), bool)
+    comparison = Comparison(out, data, images.rows)
+    is_new = np.ones(images.rows.num_rows, bool)
     covered: list[int] = []
-    for generation in range(len(history.finished)):
-        hashes, sizes = [], []
+    plans = list(history.finished)
+    for generation, plan in enumerate(plans):
         for shard in planned_shards(out, generation):
-            hashes.append(source_hashes(shard.column("source"), 8)[:, 0])
-            sizes.append(shard.column("num_bytes").to_numpy())
-        planned = pc.index_in(listed, value_set=pa.array(np.concatenate(hashes)))
-        known = planned.is_valid().to_numpy(zero_copy_only=False)
-        is_new &= ~known
-        if known.sum() == sum(map(len, hashes)):
-            covered.append(generation)
-        before = np.concatenate(sizes)[planned.drop_null().to_numpy()]
-        now = images.rows["num_bytes"].to_numpy()[known]
-        changed = np.flatnonzero((before != now) & (before >= 0) & (now >= 0))
-        if len(changed):
-            first = int(changed[0])
-            source = images.rows["source"][int(np.flatnonzero(known)[first])]
+            at = comparison.find(shard)
+            is_new[at[at >= 0]] = False
+        found = list(comparison.differences(plan, generation, bytes_only=True))
+        gone = [replace(difference, changed=()) for difference in found]
+        is_covered = first_unexpected(out, plan, gone) is None
+        covered += [generation] * is_covered
+        changed = [difference for difference in found if difference.changed]
+        if not changed:
+            continue
+        others = [replace(difference, gone=()) for difference in changed]
+        if source := first_unexpected(out, plan, others):
             raise InputError(
-                f"{source} is in the set with {before[first]} bytes and has {now[first]} now: an "
-                "append changes nothing; give the new image another name, or choose another --out"
+                f"{source} is in the set with other bytes: an append changes nothing; give the new "
+                "image another name, or choose another --out"
             )
+        if not is_covered:
+            raise InputError(
+                f"{changed[0].changed[0]} was rejected and has changed, and its shard cannot be "
+                "made again without its other images: give --data that has them all"
+            )
+        plans[generation] = amend(out, plan, generation, found, plan.listing or plan.digest)
     rows = images.rows.filter(pa.array(is_new)).combine_chunks()
-    return replace(images, rows=rows), tuple(covered)
+    return replace(images, rows=rows), tuple(covered), replace(history, finished=tuple(plans))
 
 
-def check_plan(store: Store, plan: Plan, generation: int = 0) -> bool:
-    """Whether the set was begun with this plan; False if nothing was begun.
+def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -> PlanInfo | None:
+    """The plan that the set was begun with, which is amended where rejected images have changed.
+
+    Returns:
+        None if nothing was begun.
 
     Raises:
         InputError: begun with another plan; names what differs, old -> new.
@@ -140,10 +158,34 @@ def check_plan(store: Store, plan: Plan, generation: int = 0) -> bool:
         has_shards = next(store.names(SHARDS_FOLDER), None) is not None
         if generation == 0 and (has_shards or store.size(DATASET_FILE) is not None):
             raise InputError(f"{store.url} holds shards but no {PLAN_FILE}: choose another --out")
-        return False
-    if old.digest == plan.info.digest:
-        return True
-    named = _difference(store, old, plan, generation)
+        return None
+    is_same = plan.info.digest == (old.listing or old.digest)
+    versions = read_versions(store, generation)
+    now = versions_of(plan.rows)[plan.order]
+    if is_same and (versions is None or np.array_equal(versions, now)):
+        return old
+    named, found = "", list[ShardDifference]()
+    if not is_same:
+        named = _other_settings(old, plan)
+    try:
+        next(planned_shards(store, generation), None)
+    except SetError:
+        named = named or "other images"
+    if not named:
+        comparison = Comparison(store, data, plan.rows)
+        listed = sum(
+            int((comparison.find(shard) >= 0).sum()) for shard in planned_shards(store, generation)
+        )
+        found = list(comparison.differences(old, generation))
+        unexpected = first_unexpected(store, old, found)
+        if is_same and unexpected:
+            named = f"{unexpected} has other bytes, and the same name and size"
+        elif listed < plan.info.num_images or unexpected:
+            names = (shard_name(old.first_shard + difference.number) for difference in found)
+            may_change = set[str]().union(*(rejected_sources(store, name) for name in names))
+            named = _difference(store, plan, generation, may_change)
+    if not named:
+        return amend(store, old, generation, found, plan.info.digest)
     what, way_out = f"another plan ({named})", "choose another --out, or remove this one"
     if generation:
         what = f"an append of other images ({named})"
@@ -153,25 +195,28 @@ def check_plan(store: Store, plan: Plan, generation: int = 0) -> bool:
     raise InputError(f"{store.url} was begun with {what}: {way_out}")
 
 
-def _difference(store: Store, old: PlanInfo, plan: Plan, generation: int) -> str:
-    """What differs first, in words: a setting, a source, or something else about the images."""
+def _other_settings(old: PlanInfo, plan: Plan) -> str:
+    """The first setting that differs, or that the classes do; empty if nothing does."""
     if named := parameter_difference(old.parameters, plan.info.parameters):
         return named
-    try:
-        rows = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
-    except SetError:
-        return "other images"
+    return "other class labels" if old.class_names != plan.info.class_names else ""
+
+
+def _difference(store: Store, plan: Plan, generation: int, may_change: set[str]) -> str:
+    """What differs first about the images, in words, but for some that may change."""
+    rows = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
     before, now = (table.select(["source", "num_bytes"]) for table in (rows, plan.rows))
     both = before.join(now, "source", join_type="full outer", right_suffix="_now")
     differs = pc.fill_null(pc.not_equal(both["num_bytes"], both["num_bytes_now"]), True)
+    allowed = pc.is_in(both["source"], value_set=pa.array(may_change, pa.large_string()))
+    differs = pc.and_(differs, pc.invert(allowed))
     for row in both.filter(differs).sort_by("source").slice(0, 1).to_pylist():
         if row["num_bytes_now"] is None:
             return f"{row['source']} is gone"
         if row["num_bytes"] is None:
             return f"{row['source']} is new"
         return f"{row['source']}: {row['num_bytes']} -> {row['num_bytes_now']} bytes"
-    is_class = old.class_names != plan.info.class_names
-    return "other class labels" if is_class else "other places or labels"
+    return "other places or labels"
 
 
 def parameter_difference(

@@ -13,7 +13,7 @@ with a row group per shard takes a footer of megabytes and a second to open at 4
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, sha256
@@ -43,6 +43,8 @@ class PlanInfo:
         parameters: settings, nested at most once; json types.
         class_names: a label is an index into them.
         first_shard: its number.
+        listing: digest of the plan that the images would have as they are listed now, where
+            rejected ones have changed (`pipeline.precompute.amend`); empty: `digest`.
     """
 
     digest: str
@@ -51,6 +53,7 @@ class PlanInfo:
     num_images: int
     num_shards: int
     first_shard: int
+    listing: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,14 +191,24 @@ def rows_file(generation: int) -> str:
 
 def write_plan(store: Store, plan: Plan, generation: int = 0) -> None:
     """Write the plan's rows, then its json, which declares the plan complete."""
+    write_rows(store, plan.shards(), generation)
+    write_info(store, plan.info, generation)
+
+
+def write_rows(store: Store, shards: Iterable[pa.RecordBatch], generation: int) -> None:
+    """Write the rows of each shard of a plan, of PLAN_SCHEMA."""
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         store.new_file(rows_file(generation)) as file,
         pa.ipc.new_file(file, PLAN_SCHEMA, options=options) as writer,
     ):
-        for shard in plan.shards():
+        for shard in shards:
             writer.write_batch(shard)
-    text = json.dumps(asdict(plan.info), indent=1, sort_keys=True)
+
+
+def write_info(store: Store, info: PlanInfo, generation: int) -> None:
+    """Write a plan without its rows."""
+    text = json.dumps(asdict(info), indent=1, sort_keys=True)
     store.write(plan_file(generation), text.encode() + b"\n")
 
 

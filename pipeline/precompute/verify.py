@@ -23,6 +23,7 @@ from pipeline.core.child_process import Child, ChildDied
 from pipeline.core.errors import ImageError, InputError
 from pipeline.core.progress import say, track
 from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.precompute.amend import versions_file
 from pipeline.precompute.plan import plan_file, planned_shards, read_plans, rows_file
 from pipeline.saliency.foreground import GRID_SIDE, map_statistics
 from pipeline.shardset.manifest import (
@@ -232,7 +233,8 @@ def _plan_problems(store: Store, info: DatasetInfo, reports: list[ShardReport]) 
     except SetError as error:
         yield f"the plan cannot be read: {error}"
     known = {DATASET_FILE, REPORT_FILE}
-    known |= {file(number) for number in range(len(digests)) for file in (plan_file, rows_file)}
+    of_plans = (plan_file, rows_file, versions_file)
+    known |= {file(number) for number in range(len(digests)) for file in of_plans}
     kinds = (shard_file, manifest_file, rejected_file)
     known |= {file(shard.name) for shard in info.shards for file in kinds}
     for name in sorted(set(store.names()) - known):

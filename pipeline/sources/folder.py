@@ -32,7 +32,7 @@ def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
 def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row | Ignored]:
     ignored: Counter[str] = Counter()
     found = False
-    for name, num_bytes in store.files():
+    for name, num_bytes, version in store.files():
         if matches is not None and not matches(name):
             continue
         if num_bytes < 0 or not is_image(name, partial(store.read, name, 0, HEAD_BYTES)):
@@ -42,7 +42,7 @@ def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row |
             continue
         found = True
         source = printable(name)
-        row: Row = {"source": source, "num_bytes": num_bytes}
+        row: Row = {"source": source, "num_bytes": num_bytes, "version": version}
         if source != name:
             row["uri"] = os.fsencode(name)
         top, slash, _ = source.partition("/")

@@ -41,6 +41,10 @@ mask_offset: like `offset`, if the mask is in the same file as the image.
 mask_bytes: size of the mask; -1 or null if it is unknown.
 """
 
+LISTING_SCHEMA = PLAN_SCHEMA.append(pa.field("version", pa.int64()))
+"""The version of the image's file (`Store.File`), or of the file that contains the image; null if
+nothing tells whether it is as it was."""
+
 Row = dict[str, Any]
 """The columns of an image that are not null."""
 NUM_KINDS = 8
@@ -108,7 +112,7 @@ class Collected:
     """A whole listing.
 
     Attributes:
-        rows: of PLAN_SCHEMA, one chunk per column, without the columns that are all null.
+        rows: of LISTING_SCHEMA, one chunk per column, without the columns that are all null.
         class_names: empty if there are no labels.
         unlabelled_because: why there are no labels; empty if there are, or none were wanted.
         ignored: files that are not images, by their kind.
@@ -142,7 +146,7 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
                 row["label"] = numbers.setdefault(label, len(numbers))
         first = min((row["source"] for row in rows if row.get("label") is None), default=None)
         unlabelled += [] if first is None else [first]
-        table = pa.Table.from_pylist(rows, PLAN_SCHEMA)
+        table = pa.Table.from_pylist(rows, LISTING_SCHEMA)
         used = [name for name in table.column_names if table[name].null_count < len(rows)]
         tables.append(table.select(used))
     images = Collected(_joined(tables), (), "", ignored)

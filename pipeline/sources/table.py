@@ -228,14 +228,16 @@ def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> 
     source, uri = _source_and_uri(store, table, text)
     place, name = open_uri(store, uri)
     bucket = place.url.split("/")[2] if place.is_remote else ""
-    num_bytes = -1 if bucket in seen_buckets else place.size(name)
-    if num_bytes is None:
+    row: Row = {"source": source, "uri": None if uri == source else os.fsencode(uri)}
+    if bucket in seen_buckets:
+        return row | {"num_bytes": -1}
+    file = place.find(name)
+    if file is None:
         raise InputError(f"{place.where(name)} does not exist or is not a file")
-    if bucket:
+    if bucket:  # the others are not looked up either
         seen_buckets.add(bucket)
-        num_bytes = -1
-    encoded = None if uri == source else os.fsencode(uri)
-    return {"source": source, "uri": encoded, "num_bytes": num_bytes}
+        return row | {"num_bytes": -1}
+    return row | {"num_bytes": file.num_bytes, "version": file.version}
 
 
 def _source_and_uri(store: Store, table: str, text: str) -> tuple[str, str]:
@@ -274,11 +276,13 @@ def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: _Columns) 
     cells = _cells(file, ".parquet", columns._replace(image="", mask=""))
     paths = _paths(table, columns.image)
     seen_buckets: set[str] = set()
+    about = store.find(name)
     for number, ((_, label, _), path, has_mask) in enumerate(
         zip(cells, paths, masked, strict=True)
     ):
-        row = {
+        row: Row = {
             "source": f"{printable(name)}/{number:09d}",
+            "version": about and about.version,
             "num_bytes": -1,
             "uri": os.fsencode(name),
             "offset": number,

@@ -45,9 +45,11 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
         suffixes: set[str] = set()
         try:
             with store.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                about = store.find(name)
                 reader = _TarReader(store.where(name), name, file, options, suffixes)
                 for row in reader.rows(tar):
-                    found |= not isinstance(row, Ignored)
+                    if not isinstance(row, Ignored):
+                        found, row["version"] = True, about and about.version
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"no such file: {store.where(name)}") from error

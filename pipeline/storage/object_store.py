@@ -7,7 +7,7 @@ Buckets have no rename: a new file is spooled locally and uploaded whole once it
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipeline.core.errors import StoreUnavailable
-from pipeline.storage.store import RETRY_SECONDS, Store, StoreError, retrying
+from pipeline.storage.store import RETRY_SECONDS, File, Store, StoreError, retrying, version_of
 
 ENDPOINT_NAMES = {
     "s3": ("endpoint", "aws_endpoint_url_s3"),  # AWS_ENDPOINT_URL_S3 would win over the first alone
@@ -80,13 +80,19 @@ class ObjectStore(Store):
 
         return self._ask("read", name, request)
 
-    def size(self, name: str) -> int | None:  # noqa: D102
+    def find(self, name: str) -> File | None:  # noqa: D102
         try:
-            return self._ask("looked up", name, lambda bucket: bucket.head(name)["size"])
+            about = self._ask("looked up", name, lambda bucket: bucket.head(name))
         except FileNotFoundError:
             return None
+        return self._file(name, about)
 
-    def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def _file(self, name: str, about: Mapping[str, Any]) -> File:
+        """The version is of the address, too: another object is not the one that was listed."""
+        when = about.get("e_tag") or about["last_modified"]
+        return File(name, about["size"], version_of(f"{self.where(name)} {when}"))
+
+    def files(self, prefix: str = "") -> Iterator[File]:
         """Lists a few folders at a time: no process holds the whole listing."""
         with ThreadPoolExecutor(LISTING_THREADS) as pool:
             folders = [prefix.strip("/")]
@@ -136,14 +142,14 @@ class ObjectStore(Store):
                 raise StoreError(f"unfinished uploads in {self.url} remain: {error}") from error
         return count
 
-    def _list(self, folder: str) -> tuple[list[str], list[tuple[str, int]]]:
-        """Return the folders in a folder, and its files with their sizes."""
+    def _list(self, folder: str) -> tuple[list[str], list[File]]:
+        """Return the folders in a folder, and its files."""
         found = self._ask("listed", folder, lambda bucket: bucket.list_with_delimiter(folder))
         if "" in found["common_prefixes"]:
             raise StoreError(f"{self.url} cannot be listed: {BAD_KEY.format('/')}")
-        sizes = {about["path"]: about["size"] for about in found["objects"]}
-        sizes.pop(folder, None)  # an object with the key of a folder marks the folder
-        return list(found["common_prefixes"]), list(sizes.items())
+        files = [self._file(about["path"], about) for about in found["objects"]]
+        # an object with the key of a folder marks the folder
+        return list(found["common_prefixes"]), [file for file in files if file.name != folder]
 
     def _ask(self, verb: str, name: str, request: Callable[[Bucket], Result]) -> Result:
         """Send a request, with retries."""

@@ -13,8 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import IO, ClassVar, TypeVar
+from typing import IO, ClassVar, NamedTuple, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
@@ -32,6 +33,17 @@ TEMPORARY_ERRORS = {
 """Errors of disks and network mounts that may pass, besides every `ConnectionError`."""
 
 Result = TypeVar("Result")
+
+
+class File(NamedTuple):
+    """A file of a store, as it is listed."""
+
+    name: str
+    """Relative to the store."""
+    num_bytes: int
+    """-1 for a pipe or a device."""
+    version: int
+    """Another number whenever the file may have changed, or is another file; 0: nothing tells."""
 
 
 class StoreError(InputError):
@@ -60,14 +72,14 @@ class Store(ABC):
         """Return a file's bytes from `offset` on: `length`, or fewer at its end; None: all."""
 
     @abstractmethod
-    def size(self, name: str) -> int | None:
-        """Return the size of a file in bytes, or None if it does not exist."""
+    def find(self, name: str) -> File | None:
+        """Look a file up; None if it does not exist, or is a folder, a pipe or a device."""
 
     @abstractmethod
-    def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield names (relative to the store) and sizes of all files below a folder, in any order.
+    def files(self, prefix: str = "") -> Iterator[File]:
+        """Yield all files below a folder, in any order.
 
-        The size of a pipe or a device is -1. A folder that does not exist yields nothing.
+        A folder that does not exist yields nothing.
         """
 
     @abstractmethod
@@ -92,9 +104,14 @@ class Store(ABC):
         """Whether the store exists: it is a local folder, or holds at least one file."""
         return next(self.names(), None) is not None
 
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes, or None if it does not exist."""
+        file = self.find(name)
+        return None if file is None else file.num_bytes
+
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the names of all files below a folder, in any order."""
-        return (name for name, _ in self.files(prefix))
+        return (file.name for file in self.files(prefix))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file, or nothing."""
@@ -167,15 +184,22 @@ class LocalStore(Store):
 
         return retrying(f"{self.where(name)} cannot be read", attempt, self.retry_seconds)
 
-    def size(self, name: str) -> int | None:  # noqa: D102
+    def find(self, name: str) -> File | None:  # noqa: D102
         what = f"{self.where(name)} cannot be read"
         try:
             about = retrying(what, lambda: self.path(name).stat(), self.retry_seconds)
         except FileNotFoundError:
             return None
-        return about.st_size if stat.S_ISREG(about.st_mode) else None
+        return self._file(name, about) if stat.S_ISREG(about.st_mode) else None
 
-    def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+    def _file(self, name: str, about: os.stat_result) -> File:
+        """The version is of the path, too: a copy of a folder is not the folder that was listed."""
+        if not stat.S_ISREG(about.st_mode):
+            return File(name, -1, 0)
+        when = f"{about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
+        return File(name, about.st_size, version_of(f"{self.where(name)} {when}"))
+
+    def files(self, prefix: str = "") -> Iterator[File]:
         """Symbolic links are followed.
 
         A folder that is reachable through several links is listed once: by its own path if that
@@ -201,8 +225,7 @@ class LocalStore(Store):
                             found = links if entry.is_symlink() else folders
                             found.append(entry.path)
                         else:
-                            size = about.st_size if stat.S_ISREG(about.st_mode) else -1
-                            yield os.fsdecode(entry.path[len(root) :]), size
+                            yield self._file(os.fsdecode(entry.path[len(root) :]), about)
             except OSError as error:
                 path = printable(os.fsdecode(error.filename or folder))
                 hint = " (if it is a broken link, remove it)"
@@ -241,6 +264,11 @@ class LocalStore(Store):
         if not self.root.is_dir():
             return []
         return [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
+
+
+def version_of(text: str) -> int:
+    """A number, other than 0, that stands for a text."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) | 1
 
 
 def printable(name: str) -> str:

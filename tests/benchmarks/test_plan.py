@@ -41,9 +41,9 @@ def measure(folder: str) -> dict[str, float]:
     laps["list"] = time.process_time()
     plan = make_plan(images, {"made": "up"}, shard_images=256, shard_bytes=256 << 20)
     laps["plan"] = time.process_time()
-    assert not check_plan(out, plan)
+    assert check_plan(out, data, plan) is None
     write_plan(out, plan)
-    assert check_plan(out, plan)
+    assert check_plan(out, data, plan) == plan.info
     laps["write"] = time.process_time()
     assert plan.info.num_images == NUM_IMAGES
     last = planned_rows(out, plan.info.num_shards - 1)
@@ -60,7 +60,7 @@ def measure(folder: str) -> dict[str, float]:
     )
     write_dataset_info(out, info)
     del plan
-    new, covered = new_images(out, read_history(out), images)
+    new, covered, _ = new_images(out, data, read_history(out), images)
     assert (new.rows.num_rows, covered) == (0, (0,))
     laps["append"] = time.process_time()
     starts, ends = list(laps.values())[:-1], list(laps.items())[1:]

@@ -23,6 +23,9 @@ from pipeline.storage.storage import open_store
 PARAMETERS: dict[str, object] = {"saliency": {"source": "boundary", "side": 64}, "shard_images": 4}
 
 
+DATA = DataStore(store=open_store("data"))
+
+
 def images(num_images: int = 10, num_bytes: int = 100) -> list[Row]:
     return [
         {"source": f"c{n % 2}/{n}.jpg", "num_bytes": num_bytes, "label": f"c{n % 2}"}
@@ -145,21 +148,21 @@ CHANGES: dict[str, tuple[list[Row], dict[str, object]]] = {
 def test_another_plan_is_refused_and_the_difference_named(tmp_path: Path) -> None:
     out = open_store(tmp_path)
     plan = plan_of(images())
-    assert check_plan(out, plan) is False
+    assert check_plan(out, DATA, plan) is None
     write_plan(out, plan)
-    assert check_plan(out, plan) is True
+    assert check_plan(out, DATA, plan) == plan.info
     digests = {plan.info.digest}
     for words, (rows, parameters) in CHANGES.items():
         other = plan_of(rows, parameters)
         digests.add(other.info.digest)
         with pytest.raises(InputError, match=rf"another plan \({words}\)"):
-            check_plan(out, other)
+            check_plan(out, DATA, other)
     assert len(digests) == 1 + len(CHANGES)
     with pytest.raises(InputError, match=r"is new\).*--append"):
-        check_plan(out, plan_of(images(11)))
+        check_plan(out, DATA, plan_of(images(11)))
     (tmp_path / "plan.arrow").unlink()
     with pytest.raises(InputError, match=r"another plan \(other images\)"):
-        check_plan(out, plan_of(images(11)))
+        check_plan(out, DATA, plan_of(images(11)))
 
 
 def test_a_job_reads_the_rows_of_its_shard(tmp_path: Path) -> None:
@@ -183,10 +186,10 @@ def test_a_folder_with_foreign_shards_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "x.tar").write_bytes(b"")
     with pytest.raises(InputError, match=r"no plan\.json"):
-        check_plan(open_store(tmp_path), plan_of(images()))
+        check_plan(open_store(tmp_path), DATA, plan_of(images()))
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(InputError, match=r"plan\.json is damaged"):
-        check_plan(open_store(tmp_path), plan_of(images()))
+        check_plan(open_store(tmp_path), DATA, plan_of(images()))
     with pytest.raises(InputError, match=r"'c0/4\.jpg' is listed twice"):
         plan_of([*images(6), images(6)[4]])
 

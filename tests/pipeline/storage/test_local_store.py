@@ -24,7 +24,7 @@ def test_any_name_can_be_listed_and_read(tmp_path: Path) -> None:
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             file.write(name)
     store = LocalStore(tmp_path)
-    assert {os.fsencode(name): size for name, size in store.files()} == {
+    assert {os.fsencode(name): size for name, size, _ in store.files()} == {
         name: len(name) for name in names
     }
     assert [store.read(os.fsdecode(name)) for name in names] == names
@@ -48,7 +48,7 @@ def test_links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> No
         "own/x",
     ]
     os.mkfifo(tmp_path / "set" / "pipe")
-    assert ("pipe", -1) in list(store.files())
+    assert ("pipe", -1, 0) in list(store.files())
     (tmp_path / "set" / "broken").symlink_to("nowhere")
     with pytest.raises(StoreError, match=r"cannot list .*/broken: No such file .* broken link"):
         list(store.files())

@@ -116,8 +116,8 @@ def test_a_refusal_is_reported_at_once(bucket: Bucket) -> None:
 def test_folders_are_listed_and_their_markers_are_no_files(bucket: Bucket) -> None:
     for key in ("p/", "p/a/", "p/a/x.jpg", "p/empty/", "pp/other"):
         bucket.put(key, b"1" * key.endswith("jpg"))
-    assert list(open_store(bucket.url("p")).files()) == [("a/x.jpg", 1)]
-    assert list(open_store(bucket.url("p")).files("a")) == [("a/x.jpg", 1)]
+    assert [f[:2] for f in open_store(bucket.url("p")).files()] == [("a/x.jpg", 1)]
+    assert [f[:2] for f in open_store(bucket.url("p")).files("a")] == [("a/x.jpg", 1)]
     assert sorted(open_store(bucket.url()).names()) == ["p/a/x.jpg", "pp/other"]
     names = [f"{outer}/{inner}" for outer in range(10) for inner in range(2)]
     for name in names:  # more folders than are listed at once

@@ -48,7 +48,11 @@ def test_files_are_written_read_listed_and_removed(store: Store) -> None:
     assert store.read("a/b.bin", 3, 4) == b"3456"
     assert store.read("a/b.bin", 8, 10) == b"89"
     assert (store.size("a/b.bin"), store.size("a/nope"), store.size("a")) == (10, None, None)
-    assert sorted(store.files()) == [("a/b.bin", 10), ("a/empty", 0), ("c #?%20ü.bin", 5)]
+    assert sorted(file[:2] for file in store.files()) == [
+        ("a/b.bin", 10),
+        ("a/empty", 0),
+        ("c #?%20ü.bin", 5),
+    ]
     assert sorted(store.names("a")) == ["a/b.bin", "a/empty"]
     assert list(store.names("nowhere")) == []
     store.write("a/b.bin", b"new")

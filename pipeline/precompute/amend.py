@@ -1,0 +1,236 @@
+"""Compare the images that are listed with those that a set was made of, and amend its plan.
+
+An image whose file has another version than when it was planned (`Store.File`) is read, and its
+digest compared with the manifest's: a copy or a touched file is the same image, other bytes under
+an old name are not. Images that were rejected may have changed, or be gone: their shards are made
+again.
+
+The versions lie beside the plan, in an array file of its own, since they depend on the place of the
+data: plan.versions, plan-001.versions and so on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.precompute.plan import (
+    PlanInfo,
+    plan_file,
+    planned_shards,
+    source_hashes,
+    write_info,
+    write_rows,
+)
+from pipeline.shardset.manifest import SetError, read_manifest, read_rejected
+from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_name
+from pipeline.sources.listing import PLAN_SCHEMA, DataStore
+from pipeline.sources.reading import read_images
+from pipeline.storage.store import Store
+
+Int64 = NDArray[np.int64]
+COMPARED = [name for name in PLAN_SCHEMA.names if name != "source"]
+
+
+@dataclass(frozen=True)
+class ShardDifference:
+    """How the images of a planned shard differ from those that are listed now.
+
+    Attributes:
+        number: of the shard in its plan, from 0.
+        rows: of PLAN_SCHEMA, as the plan should have them.
+        versions: of these rows.
+        changed: sources that are listed otherwise, or have other bytes.
+        gone: sources that are not listed.
+    """
+
+    number: int
+    rows: pa.RecordBatch
+    versions: Int64
+    changed: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+def versions_file(generation: int) -> str:
+    """The versions that belong to `plan_file`."""
+    return plan_file(generation).removesuffix(".json") + ".versions"
+
+
+def write_versions(store: Store, versions: Int64, generation: int) -> None:
+    """Write the versions of a plan's rows, in their order."""
+    store.write(versions_file(generation), versions.astype("<i8").tobytes())
+
+
+def read_versions(store: Store, generation: int) -> Int64 | None:
+    """The versions of a plan's rows; None if an earlier program made the plan."""
+    try:
+        return np.frombuffer(store.read(versions_file(generation)), "<i8").astype(np.int64)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def versions_of(rows: pa.Table) -> Int64:
+    """The versions of listed images; 0 where there is none."""
+    if "version" not in rows.column_names:
+        return np.zeros(rows.num_rows, np.int64)
+    return np.asarray(pc.fill_null(rows["version"], 0).to_numpy(), np.int64)
+
+
+class Comparison:
+    """Listed images, to compare the shards of plans with."""
+
+    def __init__(self, out: Store, data: DataStore, listed: pa.Table) -> None:
+        self._out, self._data, self._listed = out, data, listed
+        hashes = source_hashes(listed["source"], 8)[:, 0]
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes, self._versions = hashes[self._order], versions_of(listed)
+
+    def find(self, shard: pa.RecordBatch) -> Int64:
+        """The place in the listing of each row of a shard; -1 if it is not listed."""
+        wanted = source_hashes(shard.column("source"), 8)[:, 0]
+        at = np.minimum(np.searchsorted(self._hashes, wanted), max(len(self._hashes) - 1, 0))
+        if not len(self._hashes):
+            return np.full(len(wanted), -1)
+        return np.where(self._hashes[at] == wanted, self._order[at], -1)
+
+    def differences(
+        self, plan: PlanInfo, generation: int, *, bytes_only: bool = False
+    ) -> Iterator[ShardDifference]:
+        """The shards of a plan of which anything has changed, be it only the versions.
+
+        With `bytes_only` it does not count that an image has another place, label or version.
+        """
+        before, start = read_versions(self._out, generation), 0
+        for number, shard in enumerate(planned_shards(self._out, generation)):
+            versions = before[start : start + shard.num_rows] if before is not None else None
+            start += shard.num_rows
+            if versions is None or len(versions) != shard.num_rows:
+                versions = np.zeros(shard.num_rows, np.int64)  # not known
+            name = shard_name(plan.first_shard + number)
+            found = self._shard_difference(number, name, shard, versions, bytes_only)
+            if (
+                found.changed
+                or found.gone
+                or not (bytes_only or (found.versions == versions).all())
+            ):
+                yield found
+
+    def _shard_difference(
+        self, number: int, name: str, shard: pa.RecordBatch, versions: Int64, bytes_only: bool
+    ) -> ShardDifference:
+        at = self.find(shard)
+        is_listed = at >= 0
+        kept, now = shard.filter(pa.array(is_listed)), self._rows(at[is_listed])
+        seen, found = versions[is_listed], self._versions[at[is_listed]]
+        differs = _differs(kept, now, ["num_bytes"] if bytes_only else COMPARED)
+        is_other_file = (seen != found) & (seen != 0) & (found != 0)
+        suspects = np.flatnonzero(is_other_file & ~differs)
+        if len(suspects):
+            rows = now.take(pa.array(suspects))
+            differs[suspects] = [not same for same in self._same_bytes(name, rows)]
+        gone = shard.column("source").filter(pa.array(~is_listed)).to_pylist()
+        changed = kept.column("source").filter(pa.array(differs)).to_pylist()
+        return ShardDifference(number, now, found, tuple(changed), tuple(gone))
+
+    def _rows(self, at: Int64) -> pa.RecordBatch:
+        indices, listed = pa.array(at), self._listed
+        arrays = [
+            listed[column.name].combine_chunks().take(indices)
+            if column.name in listed.column_names
+            else pa.nulls(len(at), column.type)
+            for column in PLAN_SCHEMA
+        ]
+        return pa.record_batch(arrays, schema=PLAN_SCHEMA)
+
+    def _same_bytes(self, name: str, rows: pa.RecordBatch) -> Iterator[bool]:
+        """Whether images have the digests of a shard's manifest; False for what is not there."""
+        try:
+            table = read_manifest(self._out, name, ["source", "sha256"])
+        except SetError:  # the shard is made anew in any case
+            yield from [True] * rows.num_rows
+            return
+        pairs = zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True)
+        known = dict(pairs)
+        for image in read_images(self._data, rows):
+            yield known.get(image.source) == image.sha256
+
+
+def _differs(
+    before: pa.RecordBatch, now: pa.RecordBatch, columns: Sequence[str]
+) -> NDArray[np.bool_]:
+    """Which rows differ in any of some columns; a size that is not known differs from none."""
+    differs = np.zeros(before.num_rows, np.bool_)
+    for name in columns:
+        old, new = before.column(name), now.column(name)
+        if name in ("num_bytes", "mask_bytes"):
+            old, new = (pc.if_else(pc.less(size, 0), None, size) for size in (old, new))
+            other = pc.fill_null(pc.not_equal(old, new), False)
+        else:
+            other = pc.or_kleene(
+                pc.fill_null(pc.not_equal(old, new), False),
+                pc.not_equal(old.is_null(), new.is_null()),
+            )
+        differs |= other.to_numpy(zero_copy_only=False)
+    return differs
+
+
+def first_unexpected(
+    out: Store, plan: PlanInfo, differences: Sequence[ShardDifference]
+) -> str | None:
+    """The first source that has changed, or is gone, though its image was not rejected."""
+    for difference in differences:
+        sources = {*difference.changed, *difference.gone}
+        if sources:
+            sources -= rejected_sources(out, shard_name(plan.first_shard + difference.number))
+        if sources:
+            return min(sources)
+    return None
+
+
+def rejected_sources(out: Store, shard: str) -> set[str]:
+    """The sources of the images that were rejected from a shard; empty if it is not made."""
+    try:
+        return set(read_rejected(out, shard)["source"].to_pylist())
+    except SetError:
+        return set()
+
+
+def amend(
+    out: Store, plan: PlanInfo, generation: int, differences: Sequence[ShardDifference], digest: str
+) -> PlanInfo:
+    """Write a plan as it is listed now; shards of which images have changed are to be made again.
+
+    It may be killed anywhere: the next run finds the same differences, or fewer. The plan keeps the
+    digest that it was begun with; `digest` is that of the plan that the listing would have now.
+    """
+    by_number = {difference.number: difference for difference in differences}
+    broken = [d.number for d in differences if d.changed or d.gone]
+    if broken:
+        out.remove(DATASET_FILE)
+    for number in broken:
+        out.remove(manifest_file(shard_name(plan.first_shard + number)))
+    before = read_versions(out, generation)
+    versions: list[Int64] = []
+    start = num_images = 0
+    for number, shard in enumerate(planned_shards(out, generation)):
+        old = np.zeros(shard.num_rows, np.int64)
+        if before is not None and start + shard.num_rows <= len(before):
+            old = before[start : start + shard.num_rows]
+        start += shard.num_rows
+        versions.append(by_number[number].versions if number in by_number else old)
+        num_images += len(versions[-1])
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for number, shard in enumerate(planned_shards(out, generation)):
+            yield by_number[number].rows if number in by_number else shard
+
+    amended = replace(plan, num_images=num_images, listing=digest)
+    if broken:
+        write_rows(out, rows(), generation)
+    write_versions(out, np.concatenate(versions), generation)
+    if amended != plan:
+        write_info(out, amended, generation)
+    return amended
