@@ -19,5 +19,7 @@ def write_pictures(data: Path, count: int = 20) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Digests of all files but the one that depends on the place of the data."""
+    found = (path for path in folder.rglob("*") if path.suffix != ".versions")
+    files = sorted(path for path in found if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}

@@ -227,7 +227,8 @@ def amend(
         for number, shard in enumerate(planned_shards(out, generation)):
             yield by_number[number].rows if number in by_number else shard
 
-    amended = replace(plan, num_images=num_images, listing=digest)
+    listing = "" if digest == plan.digest else digest
+    amended = replace(plan, num_images=num_images, listing=listing)
     if broken:
         write_rows(out, rows(), generation)
     write_versions(out, np.concatenate(versions), generation)

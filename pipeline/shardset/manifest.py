@@ -133,7 +133,8 @@ def load_dataset_info(place: Place) -> DatasetInfo:
 def check_shards(place: Place, info: DatasetInfo) -> None:
     """Raise SetError unless every shard has a manifest and the size that dataset.json says."""
     store = open_store(place)
-    sizes = dict(store.files(SHARDS_FOLDER)) | dict(store.files(MANIFEST_FOLDER))
+    folders = SHARDS_FOLDER, MANIFEST_FOLDER
+    sizes = {file.name: file.num_bytes for folder in folders for file in store.files(folder)}
     for shard in info.shards:
         tar, manifest = shard_file(shard.name), manifest_file(shard.name)
         for kind, name in (("shard", tar), ("manifest", manifest)):

@@ -51,9 +51,10 @@ def test_other_parameters_or_sources_are_refused_by_name(config: PrecomputeConfi
     victim = Path(config.data) / "class_1" / "picture 1.png"
     data = victim.read_bytes()
     victim.write_bytes(data[:-1] + b"x")
-    run_precompute(config)  # all is whole: no source is read
+    with pytest.raises(InputError, match=r"class_1/picture 1\.png has other bytes"):
+        run_precompute(config)
     shutil.rmtree(Path(config.out) / "shards")
-    with pytest.raises(InputError, match=r"class_1/picture 1\.png has changed"):
+    with pytest.raises(InputError, match=r"class_1/picture 1\.png has other bytes"):
         run_precompute(config)
     victim.write_bytes(data)
     run_precompute(config)
