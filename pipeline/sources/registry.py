@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from pipeline.core.errors import InputError
 from pipeline.sources.folder import list_files
@@ -75,7 +75,7 @@ def _expand(pattern: str) -> list[str]:
     """A pattern for each choice of its braces."""
     try:
         return list(braceexpand(pattern, escape=False))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise InputError(f"{pattern}: its braces are not balanced") from error
 
 

@@ -155,7 +155,7 @@ def test_tables_with_other_columns(tmp_path: Path) -> None:
 def test_a_null_image_may_have_a_path(pictures: Path) -> None:
     """As `datasets` writes images that were not embedded."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"bytes": b"first", "path": "nowhere.jpg"},
         {"bytes": None, "path": "near.jpg"},
         {"bytes": b"third", "path": None},

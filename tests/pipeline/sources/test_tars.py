@@ -74,7 +74,7 @@ def test_names_with_dots(tmp_path: Path) -> None:
     write_tar(tmp_path / "one.tar", {"s0.input.JPG": b"A", "s0.outputs.txt": b"x", "s0.cls": b"3"})
     (image,) = read(tmp_path / "one.tar")
     assert (image.source, image.data, image.label) == ("one.tar/s0.input.JPG", b"A", 0)
-    members = {}
+    members: dict[str, bytes] = {}
     for number in range(3):
         members |= {f"22.{number}.jpg": b"J%d" % number, f"22.{number}.cls": b"%d" % number}
     members |= {"23.left.jpg": b"L", "23.right.jpg": b"R", "23.cls": b"7"}
@@ -96,7 +96,7 @@ def test_names_with_dots(tmp_path: Path) -> None:
 
 
 def test_what_macos_adds_belongs_to_no_sample(tmp_path: Path) -> None:
-    members = {}
+    members: dict[str, bytes] = {}
     for number in range(2):
         for suffix, data in (("cls", b"%d" % number), ("jpg", b"J%d" % number)):
             members |= {f"./._{number}.{suffix}": b"apple", f"./{number}.{suffix}": data}
