@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.interface import Image, Map, shrink
-from pipeline.saliency.wrapper import Wrapper
+from pipeline.saliency.interface import Image, Map, Wrapper, shrink
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,12 @@ from pipeline.core.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.controls import Centre, Uniform
 from pipeline.saliency.external import External
-from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.interface import SaliencySource, Wrapper
 from pipeline.saliency.onnx_network import Onnx
 from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.refined import Refined
 from pipeline.saliency.scda import Scda
 from pipeline.saliency.second_look import SecondLook
-from pipeline.saliency.wrapper import Wrapper
 
 SALIENCY_SOURCES: dict[str, type[SaliencySource]] = {
     "boundary": Boundary,

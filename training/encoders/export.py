@@ -7,7 +7,7 @@ the target of BYOL).
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -24,7 +24,12 @@ from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
 from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
-from training.encoders.encoder import Backbone, build_backbone, plain_state_dict
+from training.encoders.encoder import (
+    Backbone,
+    build_backbone,
+    plain_state_dict,
+    projection_head,
+)
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import has_small_stem
 
@@ -95,6 +100,33 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
     provenance = info.provenance | {"encoder": "momentum"}
     digest = weights_digest(state)
     return network.eval(), replace(info, provenance=provenance, weights_sha256=digest)
+
+
+def load_head(path: Path, kind: str) -> nn.Sequential | None:
+    """The plain projection head of an encoder, [B, F] -> [B, D], in evaluation mode on the CPU.
+
+    The path is that of `load_encoder`. None in an export, and for other kinds than its names.
+    """
+    try:
+        checkpoint = find_checkpoint(path)
+    except InputError:
+        return None
+    if kind not in get_args(EncoderName):
+        return None
+    method = load_state(checkpoint, torch.device("cpu"))["method"]
+    of_momentum = tuple(prefix.replace("backbone", "head") for prefix in MOMENTUM_PREFIXES)
+    state = {
+        name.partition(".head.")[2]: value
+        for name, value in method.items()
+        if ".head." in name and name.startswith(of_momentum) == (kind == "momentum")
+    }
+    layers = [value for value in state.values() if value.ndim == 2]
+    (width, features), batch_norm = layers[0].shape, "1.running_mean" in state
+    head = projection_head(
+        features, width, len(layers[-1]), num_layers=len(layers), batch_norm=batch_norm
+    )
+    head.load_state_dict(state)
+    return head.eval()
 
 
 def find_checkpoint(path: Path) -> Path:
