@@ -7,7 +7,7 @@ the target of BYOL).
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -102,23 +102,21 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
     return network.eval(), replace(info, provenance=provenance, weights_sha256=digest)
 
 
-def load_head(path: Path, kind: str) -> nn.Sequential | None:
+def load_head(path: Path, name: str) -> nn.Sequential | None:
     """The plain projection head of an encoder, [B, F] -> [B, D], in evaluation mode on the CPU.
 
-    The path is that of `load_encoder`. None in an export, and for other kinds than its names.
+    Path and name are those of `load_encoder`; None for an export, which has no head.
     """
     try:
-        checkpoint = find_checkpoint(path)
+        method = load_state(find_checkpoint(path), torch.device("cpu"))["method"]
     except InputError:
         return None
-    if kind not in get_args(EncoderName):
-        return None
-    method = load_state(checkpoint, torch.device("cpu"))["method"]
     of_momentum = tuple(prefix.replace("backbone", "head") for prefix in MOMENTUM_PREFIXES)
     state = {
-        name.partition(".head.")[2]: value
-        for name, value in method.items()
-        if ".head." in name and name.startswith(of_momentum) == (kind == "momentum")
+        key.partition(".head.")[2]: value
+        for key, value in method.items()
+        if ".head." in key and ".backbone." not in key  # a network may have a head of its own
+        if key.startswith(of_momentum) == (name == "momentum")
     }
     layers = [value for value in state.values() if value.ndim == 2]
     (width, features), batch_norm = layers[0].shape, "1.running_mean" in state

@@ -47,8 +47,9 @@ def estimate(
     """One of the figures and its interval, within 0 to 1, by the basic bootstrap.
 
     That is the percentile interval mirrored at the figure: a resample's calibration error is larger
-    than the figure by about as much as that is larger than the true one. Where the figure is not
-    defined nothing is known: 0.5, from 0 to 1.
+    than the figure by about as much as that is larger than the true one. Of a true one of 0.15 it
+    covers 90 of 100, of a true one of 0 only 74 (400 images). Where the figure is not defined
+    nothing is known: 0.5, from 0 to 1.
     """
     num, generator = len(values_V), np.random.default_rng(seed)
     found = figure(values_V, marks_V, np.ones(num))

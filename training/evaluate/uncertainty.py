@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from pipeline.core.errors import InputError, check
 from pipeline.saliency.foreground import foreground
 from training.config.file import config_from_json
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.encoders.export import load_head
+from training.encoders.export import EncoderName, load_head
 from training.evaluate.calibration import calibration_error, error_auroc, estimate
 from training.evaluate.case import Case
 from training.evaluate.config import DiagnosticsConfig
@@ -108,7 +108,8 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
     fill, size = FILLS[fill_of(encoder)], encoder.view_size
     masks, grid = masking_of(encoder)
     masker, cut = strategy_masker(masks, fill.high_pass), ViewConfig(size=size, grid=grid)
-    head = load_head(Path(encoder.name), encoder.kind)
+    is_run = encoder.kind in get_args(EncoderName)
+    head = load_head(Path(encoder.name), encoder.kind) if is_run else None
     embed = nn.Identity() if head is None else head.to(encoder.device)
     rows = CPU_ROWS if encoder.device.type == "cpu" else encoder.batch_size
     found = [torch.zeros(0, dtype=torch.float64)]
