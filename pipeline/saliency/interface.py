@@ -118,8 +118,7 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size
     shrinks = height * width < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    scaled: Pixels = cv2.resize(image, (width, height), interpolation=method)
-    return scaled
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), image.dtype)
 
 
 def shrink(image: Image, short_side: int) -> Image:

@@ -62,7 +62,8 @@ class SecondLook(Wrapper):
         for number, fine in zip(crops, closer, strict=True):
             box = boxes[number]
             if box is not None and float(np.ptp(fine)) > 0:
-                whole = resize(maps[number], (SALIENCY_SIZE, SALIENCY_SIZE)) / 2
+                whole = resize(maps[number], (SALIENCY_SIZE, SALIENCY_SIZE))
+                whole *= 0.5
                 whole[box] += resize(fine, whole[box].shape) / 2
                 maps[number] = whole
         return maps

@@ -27,10 +27,7 @@ def calibration_error(confidence_V: Floats, right_V: Bools, count_V: Floats) -> 
 
 
 def error_auroc(uncertainty_V: Floats, wrong_V: Bools, count_V: Floats) -> float | None:
-    """Probability that an error is less certain than a right answer, ties counting half.
-
-    None without errors, or without right answers.
-    """
+    """Probability that an error is less certain than a right answer, ties half; None without."""
     level_V = np.unique(uncertainty_V, return_inverse=True)[1]
     wrong, right = (np.bincount(level_V, weights=count_V * kind) for kind in (wrong_V, ~wrong_V))
     pairs = wrong.sum() * right.sum()

@@ -39,12 +39,11 @@ def laplace(
     Returns:
         Means [V, C] and covariances [V, C, C] of the logits' contrasts, float64 on the CPU.
     """
-    x_MD, others_VD, weights_KD = (
-        part.double().cpu() for part in (features_MD, others_VD, weights_KD)
+    weights_KD, x_MD, others_VD = (
+        part.double().cpu() for part in (weights_KD, features_MD, others_VD)
     )
     q_CK, p_MK = contrasts(len(weights_KD)), (x_MD @ weights_KD.T).softmax(dim=1)
-    num, dim = len(q_CK), x_MD.shape[1]
-    mean_VC = others_VD @ weights_KD.T @ q_CK.T
+    mean_VC, num, dim = others_VD @ weights_KD.T @ q_CK.T, len(q_CK), x_MD.shape[1]
     if num * dim > MAX_WEIGHTS:
         mean_KK = p_MK.mean(dim=0).diag() - p_MK.T @ p_MK / len(p_MK)
         of_class_C, class_CC = torch.linalg.eigh(q_CK @ mean_KK @ q_CK.T)
@@ -52,14 +51,12 @@ def laplace(
         variance_DC = 1 / (of_feature_D[:, None] * of_class_C + precision)
         spread_VC = (others_VD @ feature_DD).square() @ variance_DC
         return mean_VC, (class_CC * spread_VC[:, None]) @ class_CC.T
-    own_MC = p_MK @ q_CK.T
-    loss_MCC = (
-        torch.einsum("ck,mk,ek->mce", q_CK, p_MK, q_CK) - own_MC[:, :, None] * own_MC[:, None]
-    )
-    hessian, covariance_VCC = x_MD.new_empty(num, dim, num, dim), mean_VC.new_empty(0)
+    own_MC, hessian = p_MK @ q_CK.T, x_MD.new_empty(num, dim, num, dim)
+    curved_MCC = torch.einsum("ck,mk,ek->mce", q_CK, p_MK, q_CK)
+    curved_MCC -= own_MC[:, :, None] * own_MC[:, None]
     pairs = list(combinations_with_replacement(range(num), 2))
     for c, e in pairs:
-        hessian[c, :, e] = hessian[e, :, c] = x_MD.T @ (loss_MCC[:, c, e, None] * x_MD)
+        hessian[c, :, e] = hessian[e, :, c] = x_MD.T @ (curved_MCC[:, c, e, None] * x_MD)
     flat = hessian.view(num * dim, -1)
     flat.diagonal().add_(precision)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(flat)).view_as(hessian)
@@ -74,11 +71,9 @@ def mean_softmax(mean_VC: Tensor, covariance_VCC: Tensor, *, seed: int) -> Tenso
     """The mean softmax over draws of Gaussian logits, in pairs around their mean: [V, K]."""
     half = np.random.default_rng(seed).standard_normal((DRAWS // 2, mean_VC.shape[1]))
     drawn_SC, q_CK = torch.from_numpy(np.concatenate([half, -half])), contrasts(len(half.T) + 1)
-    step = max(1, MAX_DRAWN // (DRAWS * q_CK.shape[1]))
-    parts = zip(mean_VC.split(step), torch.linalg.cholesky(covariance_VCC).split(step), strict=True)
-    return torch.cat(
-        [
-            ((mean[:, None] + drawn_SC @ root.mT) @ q_CK).softmax(dim=2).mean(dim=1)
-            for mean, root in parts
-        ]
-    )
+    step, found = max(1, MAX_DRAWN // (DRAWS * q_CK.shape[1])), []
+    roots = torch.linalg.cholesky(covariance_VCC).split(step)
+    for mean_BC, root_BCC in zip(mean_VC.split(step), roots, strict=True):
+        logits_BSK = (mean_BC[:, None] + drawn_SC @ root_BCC.mT) @ q_CK
+        found.append(logits_BSK.softmax(dim=2).mean(dim=1))
+    return torch.cat(found)

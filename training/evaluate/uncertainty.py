@@ -104,9 +104,8 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
 
     Test-time views are masked as the run masks its queries; without saliency all is foreground.
     """
-    encoder, num_views = case.encoder, case.config.uncertainty.views
-    fill, size = FILLS[fill_of(encoder)], encoder.view_size
-    masks, grid = masking_of(encoder)
+    encoder, size, seed = case.encoder, case.encoder.view_size, case.config.seed
+    fill, (masks, grid) = FILLS[fill_of(encoder)], masking_of(encoder, case.config.diagnostics)
     masker, cut = strategy_masker(masks, fill.high_pass), ViewConfig(size=size, grid=grid)
     is_run = encoder.kind in get_args(EncoderName)
     head = load_head(Path(encoder.name), encoder.kind) if is_run else None
@@ -121,21 +120,16 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
         rule, threshold = masks.foreground, masks.foreground_threshold
         object_BGG = foreground(saliency_BGG, rule=rule, threshold=threshold)
         inputs = MaskerInputs(object_BGG, saliency_BGG, size, None)
-        seeds_B, prepared_BCSS = (
-            sample_seeds(case.config.seed, 0, batch),
-            encoder.prepare(image01_BCSS),
-        )
-        noise_seeds_B, embedded = torch_seeds(seeds_B).to(encoder.device), []
-        for name in (f"uncertain-{number}" for number in range(num_views)):
+        prepared_BCSS, seeds_B = encoder.prepare(image01_BCSS), sample_seeds(seed, 0, batch)
+        on_device_B, embedded = torch_seeds(seeds_B).to(encoder.device), []
+        for name in (f"uncertain-{number}" for number in range(case.config.uncertainty.views)):
+            noise = partial(sample_noise, on_device_B, view=name, size=(3, size, size))
+            view = UnmaskedView(prepared_BCSS, image01_BCSS, partial(noise, std=masker.noise_std))
             mask = masker.mask(masker.draw(seeds_B, view=name, cut=cut), inputs)
-            noise = partial(
-                sample_noise, noise_seeds_B, view=name, size=(3, size, size), std=masker.noise_std
-            )
-            unmasked = UnmaskedView(prepared_BCSS, image01_BCSS, noise)
-            seen_BCSS = fill.apply(unmasked, mask.to(encoder.device))
+            seen_BCSS = fill.apply(view, mask.to(encoder.device))
             embedded.append(unit_rows(embed(encoder.forward_prepared(seen_BCSS).float())))
         found.append(disagreement(torch.stack(embedded)).cpu())
-    about = {"strategy": masks.strategy, "query_ratio": masks.query_ratio, "grid": grid}
+    about = {"strategy": masks.strategy, "ratio": masker.ratio, "grid": grid}
     about |= {"fill": fill_of(encoder), "embedding": "features" if head is None else "head"}
     return gather_rows_of_any_number(torch.cat(found)), about
 
@@ -145,16 +139,16 @@ def disagreement(rows_NBD: Tensor) -> Tensor:
     return (1 - rows_NBD.double().mean(dim=0).norm(dim=1)).clamp_min(0.0)
 
 
-def masking_of(encoder: NamedEncoder) -> tuple[MaskConfig, int]:
+def masking_of(encoder: NamedEncoder, default: DiagnosticsConfig) -> tuple[MaskConfig, int]:
     """How a run masks its queries, and its grid, as far as its export tells.
 
     Every view is masked. Of strategies that a single view cannot have it becomes `balanced`.
     """
-    masks, grids = MaskConfig(), [DiagnosticsConfig().grid_of(encoder.view_size)]
+    masks, grid = MaskConfig(), 0
     with suppress(InputError, KeyError):  # no run's, or of a version with other names
         run = config_from_json(encoder.info.provenance["config"], shards="", out=Path())
-        masks, grids = run.masks, [run.views.grid, *grids]
-    alone = masks.strategy in MASK_STRATEGIES and masks.strategy not in NOT_OF_THE_VIEW
-    strategy = masks.strategy if alone else "balanced"
-    grid = next(grid for grid in grids if encoder.view_size % grid == 0)
-    return replace(masks, strategy=strategy, probability=1.0), grid
+        masks, grid = run.masks, run.views.grid
+    if masks.strategy not in MASK_STRATEGIES or masks.strategy in NOT_OF_THE_VIEW:
+        masks = replace(masks, strategy="balanced")
+    fits = grid and encoder.view_size % grid == 0
+    return replace(masks, probability=1.0), grid if fits else default.grid_of(encoder.view_size)

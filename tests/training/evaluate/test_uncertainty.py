@@ -15,6 +15,7 @@ from tests.training.evaluate.cases import SIZE, Colours, case_of, extractor_of, 
 from training.config.pretrain import PretrainConfig
 from training.evaluate import uncertainty as module
 from training.evaluate.case import Case
+from training.evaluate.config import DiagnosticsConfig
 from training.evaluate.frozen import linear
 from training.evaluate.labelled import LabelledImages
 from training.evaluate.results import Result
@@ -130,13 +131,14 @@ def test_one_class_is_refused(sets: Sets) -> None:
 
 def test_masks_are_the_runs(tmp_path: Path) -> None:
     plain = extractor_of(Colours())
-    assert masking_of(plain) == (MaskConfig(probability=1.0), 8)
+    assert masking_of(plain, DiagnosticsConfig()) == (MaskConfig(probability=1.0), 8)
 
     def recorded(masks: MaskConfig, grid: int = 4, **changes: object) -> tuple[MaskConfig, int]:
         cut = ViewConfig(size=SIZE * grid, grid=grid)
         run = PretrainConfig(shards=tmp_path, out=tmp_path, masks=masks, views=cut)
         config = run.to_json() | changes
-        return masking_of(replace(plain, info=replace(plain.info, provenance={"config": config})))
+        info = replace(plain.info, provenance={"config": config})
+        return masking_of(replace(plain, info=info), DiagnosticsConfig())
 
     own = MaskConfig(strategy="attmask_low", query_ratio=(0.3, 0.4), foreground="std")
     assert recorded(own) == (replace(own, probability=1.0), 4)
@@ -144,7 +146,9 @@ def test_masks_are_the_runs(tmp_path: Path) -> None:
     for name in ("none", "shuffled", "exchange"):
         found = recorded(MaskConfig(strategy=name, query_ratio=(0.3, 0.4)))[0]
         assert found == MaskConfig(query_ratio=(0.3, 0.4), probability=1.0), name
-    assert recorded(own, version=99) == masking_of(plain), "settings that it cannot read"
+    assert recorded(own, version=99) == masking_of(plain, DiagnosticsConfig()), (
+        "settings that it cannot read"
+    )
 
 
 @pytest.mark.parametrize("fill", ["blur", "high_pass"])
