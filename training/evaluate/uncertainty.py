@@ -68,7 +68,7 @@ def uncertainty(case: Case) -> list[Result]:
         "probe": (val_MD @ probe.weights.T).double().softmax(dim=1).cpu(),
         "laplace": mean_softmax(*logits, seed=seed),
     }
-    voting = {"k": case.config.k, "temperature": case.config.temperature}
+    voting: dict[str, Any] = {"k": case.config.k, "temperature": case.config.temperature}
     given = (*case.features_train, case.features_val[0])
     votes_MK = knn_votes(*given, num_classes=num_classes, **voting).double().cpu()
     best_M2 = (votes_MK / votes_MK.sum(dim=1, keepdim=True)).topk(2).values
@@ -136,7 +136,8 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
 
 def disagreement(rows_NBD: Tensor) -> Tensor:
     """1 - the length of the mean of N unit rows, float64 [B]: from 0, where all are one, to 1."""
-    return (1 - rows_NBD.double().mean(dim=0).norm(dim=1)).clamp_min(0.0)
+    length_B: Tensor = rows_NBD.double().mean(dim=0).norm(dim=1)
+    return (1 - length_B).clamp_min(0.0)
 
 
 def masking_of(encoder: NamedEncoder, default: DiagnosticsConfig) -> tuple[MaskConfig, int]:

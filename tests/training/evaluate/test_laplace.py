@@ -56,7 +56,7 @@ def test_the_hessian_is_that_of_the_loss() -> None:
         prior = precision / 2 * contrast_weights.square().sum()
         return F.cross_entropy(logits, labels, reduction="sum") + prior
 
-    hessian = torch.autograd.functional.hessian(loss, (q @ weights).flatten())  # type: ignore[no-untyped-call]
+    hessian = torch.autograd.functional.hessian(loss, (q @ weights).flatten())
     posterior = torch.linalg.inv(hessian)
     mean, covariance = laplace(weights, x, others, precision=precision)
     torch.testing.assert_close(mean, others @ (q @ weights).T)
