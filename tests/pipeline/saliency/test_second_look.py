@@ -77,6 +77,8 @@ def test_the_box_is_looked_at_again_and_the_maps_are_mixed() -> None:
     assert np.array_equal(base.seen[1][0], image[0:104, 0:128])
     found, base = look(planted((0, 9, 0, 10)), ramp, image)
     assert np.array_equal(base.seen[1][0], image[0:24, 0:52])
+    found, base = look(planted((48, 56, 46, 56)), ramp, image)
+    assert np.array_equal(base.seen[1][0], image[90:112, 172:224])
     whole[40:50, 20:29] = 0.6  # the threshold decides whether it counts
     looked = [look(whole, ramp, image, threshold=t)[1].seen[1][0] for t in (0.5, 3)]
     assert [len(crop) for crop in looked] == [92, 52]
@@ -117,6 +119,9 @@ def test_a_batch_is_two_calls_and_gives_what_single_images_give() -> None:
     base = Planted(whole=planted((10, 20, 20, 29)), part=planted())
     SecondLook(base=base)([noise(0), np.zeros((*SHAPE, 3), np.uint8), noise(1)])
     assert [len(call) for call in base.seen] == [3, 2]
+    thin = planted((20, 22, 20, 29))  # a box that has none of two rows of pixels
+    found, base = look(thin, thin, noise()[:2].copy())
+    assert (np.array_equal(found, thin), len(base.seen)) == (True, 1)
 
 
 def test_it_is_an_option_of_every_source_and_goes_with_refine() -> None:

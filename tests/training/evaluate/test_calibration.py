@@ -25,6 +25,8 @@ def test_calibration_error_bin_by_bin() -> None:
     confidence = np.array([0.9, 0.9, 0.75, 0.75, 0.75, 0.75, 1.0, 1.0])
     right = np.array([True, False, True, True, True, False, True, True])
     assert calibration_error(confidence, right, np.ones(8)) == pytest.approx(0.1)
+    one_bin = np.array([0.94, 1.0]), np.array([True, False]), np.ones(2)
+    assert calibration_error(*one_bin) == pytest.approx(0.47)
 
 
 def test_auroc_is_that_of_scikit_learn() -> None:
