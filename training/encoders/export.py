@@ -108,9 +108,10 @@ def load_head(path: Path, name: str) -> nn.Sequential | None:
     Path and name are those of `load_encoder`; None for an export, which has no head.
     """
     try:
-        method = load_state(find_checkpoint(path), torch.device("cpu"))["method"]
+        checkpoint = find_checkpoint(path)
     except InputError:
         return None
+    method = load_state(checkpoint, torch.device("cpu"))["method"]
     of_momentum = tuple(prefix.replace("backbone", "head") for prefix in MOMENTUM_PREFIXES)
     state = {
         key.partition(".head.")[2]: value
