@@ -50,7 +50,7 @@ def run() -> None:
 
 
 def tables(results: "list[Result]") -> Iterator[str]:
-    """Lines of a table of each kind: accuracies or precisions, cosines under masks, others."""
+    """Lines of a table of each kind: accuracies or precisions, cosines, uncertainty, others."""
     from training.evaluate.results import table
 
     kinds: dict[str, list[Result]] = {}
@@ -58,6 +58,8 @@ def tables(results: "list[Result]") -> Iterator[str]:
         kind = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
         if result.name == "cosine":
             kind = "cosine"
+        elif result.protocol == "uncertainty":
+            kind = "uncertainty"
         elif result.interval is None:
             kind = "other figures"
         kinds.setdefault(kind, []).append(result)

@@ -26,7 +26,7 @@ class PrecomputeConfig:
             redoes only what is missing.
         saliency: Name of the saliency source: boundary, centre, external, fine_grained, onnx, scda,
             spectral_residual or uniform; parameters behind a colon, as in
-            scda:weights=runs/first/backbone,side=224 or boundary:refine=true.
+            scda:weights=runs/first/backbone,side=224 or boundary:second_look=true.
         labels: Whether class labels are taken: from the top-level folders, or from a column. They
             are used for evaluation only.
         image_column: Column of a .csv or .parquet that has the images, or suffix of a tar's

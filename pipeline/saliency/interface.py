@@ -5,7 +5,7 @@ Shapes: H W pixels of an image, h w cells of a map, B views, S side of a view, G
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ ASPECT_SLACK = 1.0
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
+Pixels = TypeVar("Pixels", Image, Map)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,34 @@ class SaliencySource:
         return dataclasses.asdict(self)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wrapper(SaliencySource):
+    """Works on another source's maps. `OPTION=true` among that one's options switches it on."""
+
+    option: ClassVar[str]
+    base: SaliencySource
+
+    @property
+    def wants_gpu(self) -> bool:  # type: ignore[override]
+        """As the base."""
+        return self.base.wants_gpu
+
+    @property
+    def batch_images(self) -> int:  # type: ignore[override]
+        """As the base."""
+        return self.base.batch_images
+
+    def pinned(self) -> Self:
+        """With the base pinned."""
+        return dataclasses.replace(self, base=self.base.pinned())
+
+    def parameters(self) -> dict[str, object]:
+        """The base's parameters, and its own ones under `option`."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del own["base"]
+        return {**self.base.parameters(), self.option: own}
+
+
 def flat_map() -> Map:
     """The map of an image in which nothing stands out."""
     return np.full((1, 1), FLAT_VALUE, dtype=np.float32)
@@ -84,12 +113,12 @@ def is_flat(image: Image) -> bool:
     return all(high - low <= FLAT_LEVELS for low, high in ranges)
 
 
-def resize(image: Image, size: tuple[int, int]) -> Image:
-    """The image at another size [height, width]: areas averaged, or interpolated linearly."""
+def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Image or map at another size [height, width]: areas averaged, or interpolated linearly."""
     height, width = size
     shrinks = height * width < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), image.dtype)
 
 
 def shrink(image: Image, short_side: int) -> Image:

@@ -4,7 +4,8 @@ Patches are what training masks: map and mask are averaged by area to 7 x 7 over
 and a patch is positive where more than half of it is object.
 
 - AUC: of the ranking of the patches, ties counting half (the area under the ROC curve);
-- IoU: of the k highest patches with the k positive ones, ties shared out.
+- IoU: of the k highest patches with the k positive ones, ties shared out; also on 56 x 56 cells,
+  as many as a stored map has, and there of the images with a small object by themselves.
 
 Pixels, as the field measures them: the map resized to the mask's own size.
 
@@ -23,7 +24,10 @@ from numpy.typing import NDArray
 
 from pipeline.saliency.foreground import GRID_SIDE
 from pipeline.saliency.interface import Map, to_grid
+from pipeline.shardset.schema import SALIENCY_SIZE
 
+SMALL = 0.1
+"""Share of an image below which its object is small."""
 BETA_SQUARED = 0.3
 NUM_LEVELS = 256
 
@@ -34,33 +38,39 @@ Mask = NDArray[np.bool_]
 class MapQuality(NamedTuple):
     """The quality of one map: None where a measure is not defined.
 
-    `curve` is float64 [2, 256], precision and recall of the pixels at or above each level.
+    `curve` is float64 [2, 256], precision and recall of the pixels at or above each level, `area`
+    the object's share of the image.
     """
 
     auc: float | None
     iou: float | None
     mae: float
     curve: Floats | None
+    iou_56: float | None
+    area: float
 
 
 class Quality(NamedTuple):
     """Means over the images that a measure is defined for (NaN: none).
 
-    `num_counted` images have a positive patch.
+    `num_counted` images have a positive patch; `small_56` is `iou_56` of those with a small object.
     """
 
     auc: float
     iou: float
     max_f: float
     mae: float
+    iou_56: float
+    small_56: float
     num_images: int
     num_counted: int
 
 
 def map_quality(saliency: Map, mask: Mask) -> MapQuality:
     """Measure one map, float32 [h, w] in [0, 1] of any size, by a mask, bool [H, W]."""
-    scores_GG = to_grid(saliency, GRID_SIDE)
-    positive_GG = to_grid(mask.astype(np.float32), GRID_SIDE) > 0.5
+    white = mask.astype(np.float32)
+    scores_GG, positive_GG = to_grid(saliency, GRID_SIDE), to_grid(white, GRID_SIDE) > 0.5
+    cells, positive_cells = to_grid(saliency, SALIENCY_SIZE), to_grid(white, SALIENCY_SIZE) > 0.5
     height, width = mask.shape
     resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     pixels = np.clip(np.asarray(resized, dtype=np.float32), 0, 1)
@@ -69,6 +79,8 @@ def map_quality(saliency: Map, mask: Mask) -> MapQuality:
         iou=top_iou(scores_GG, positive_GG),
         mae=float(np.abs(pixels.astype(np.float64) - mask).mean()),
         curve=precision_recall(pixels, mask),
+        iou_56=top_iou(cells, positive_cells),
+        area=float(mask.mean()),
     )
 
 
@@ -81,6 +93,8 @@ def summarise(qualities: list[MapQuality]) -> Quality:
         iou=_mean(ious),
         max_f=max_f_measure(np.mean(curves, axis=0)) if curves else float("nan"),
         mae=_mean([q.mae for q in qualities]),
+        iou_56=_mean([q.iou_56 for q in qualities if q.iou_56 is not None]),
+        small_56=_mean([q.iou_56 for q in qualities if q.iou_56 is not None and q.area < SMALL]),
         num_images=len(qualities),
         num_counted=len(ious),
     )

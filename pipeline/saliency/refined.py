@@ -6,17 +6,18 @@ elsewhere.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.interface import Image, Map, SaliencySource, shrink
+from pipeline.saliency.interface import Image, Map, Wrapper, shrink
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refined(SaliencySource):
+class Refined(Wrapper):
     """Another source's maps, filtered with the image as guide.
 
     Attributes:
@@ -25,7 +26,8 @@ class Refined(SaliencySource):
         smoothness: variance of colours (in 0..1, squared) that does not count as an edge.
     """
 
-    base: SaliencySource
+    option: ClassVar[str] = "refine"
+
     side: int = 112
     radius: float = 0.06
     smoothness: float = 1e-3
@@ -41,25 +43,6 @@ class Refined(SaliencySource):
         """Compute the base's maps and filter them."""
         maps = self.base(images)
         return [self._refine(image, saliency) for image, saliency in zip(images, maps, strict=True)]
-
-    @property
-    def wants_gpu(self) -> bool:  # type: ignore[override]
-        """As the base."""
-        return self.base.wants_gpu
-
-    @property
-    def batch_images(self) -> int:  # type: ignore[override]
-        """As the base."""
-        return self.base.batch_images
-
-    def pinned(self) -> "Refined":
-        """With the base pinned."""
-        return replace(self, base=self.base.pinned())
-
-    def parameters(self) -> dict[str, object]:
-        """The base's parameters, and under `refine` those of the filter."""
-        own = {"side": self.side, "radius": self.radius, "smoothness": self.smoothness}
-        return {**self.base.parameters(), "refine": own}
 
     def _refine(self, image: Image, saliency: Map) -> Map:
         if float(np.ptp(saliency)) == 0.0:

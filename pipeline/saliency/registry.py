@@ -2,7 +2,8 @@
 
 Parameters are whole numbers, numbers, booleans, texts or one of several words, with a default.
 Every source also takes `refine=True`, and then `refine_side`, `refine_radius` and
-`refine_smoothness`, those of `Refined`.
+`refine_smoothness`, those of `Refined`; likewise `second_look=True` and those of `SecondLook`. With
+both, the map of the second look is refined.
 """
 
 import dataclasses
@@ -15,11 +16,12 @@ from pipeline.core.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.controls import Centre, Uniform
 from pipeline.saliency.external import External
-from pipeline.saliency.interface import SaliencySource
+from pipeline.saliency.interface import SaliencySource, Wrapper
 from pipeline.saliency.onnx_network import Onnx
 from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.refined import Refined
 from pipeline.saliency.scda import Scda
+from pipeline.saliency.second_look import SecondLook
 
 SALIENCY_SOURCES: dict[str, type[SaliencySource]] = {
     "boundary": Boundary,
@@ -31,7 +33,8 @@ SALIENCY_SOURCES: dict[str, type[SaliencySource]] = {
     "spectral_residual": SpectralResidual,
     "uniform": Uniform,
 }
-REFINE = "refine"
+WRAPPERS: dict[str, type[Wrapper]] = {kind.option: kind for kind in (Refined, SecondLook)}
+"""By the option that switches one on; the outermost first."""
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -54,15 +57,20 @@ def make_saliency_source(name: str, **options: object) -> SaliencySource:
         if not _fits(value, types[option]):
             words = WORDS.get(types[option]) or " or ".join(get_args(types[option]))
             raise InputError(f"saliency {name} wants {option} to be {words}, got {value!r}")
-    given: dict[str, Any] = {k: v for k, v in options.items() if not k.startswith(REFINE)}
-    of_filter: dict[str, Any] = {
-        k.removeprefix(f"{REFINE}_"): v for k, v in options.items() if k.startswith(f"{REFINE}_")
-    }
-    if options.get(REFINE):
-        return Refined(base=SALIENCY_SOURCES[name](**given), **of_filter)
-    if of_filter:
-        raise InputError(f"{REFINE}_{next(iter(of_filter))} is for {REFINE}=true only: add that")
-    return SALIENCY_SOURCES[name](**given)
+    own = _field_types(SALIENCY_SOURCES[name])
+    source = SALIENCY_SOURCES[name](**{k: v for k, v in options.items() if k in own})
+    for wrapper, kind in reversed(WRAPPERS.items()):
+        given: dict[str, Any] = {
+            k.removeprefix(f"{wrapper}_"): v
+            for k, v in options.items()
+            if k.startswith(f"{wrapper}_")
+        }
+        if options.get(wrapper):
+            source = kind(base=source, **given)
+        elif given:
+            first = f"{wrapper}_{next(iter(given))}"
+            raise InputError(f"{first} is for {wrapper}=true only: add that")
+    return source
 
 
 def parse_saliency_source(text: str) -> SaliencySource:
@@ -99,16 +107,20 @@ def described_saliency_source(described: Mapping[str, object]) -> SaliencySource
     if name not in SALIENCY_SOURCES or name in ("external", "onnx"):
         raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
     given = {key: value for key, value in described.items() if key in _option_types(name)}
-    refine = given.pop(REFINE, None)
-    if isinstance(refine, Mapping):
-        given |= {REFINE: True} | {f"{REFINE}_{key}": value for key, value in refine.items()}
+    for wrapper in WRAPPERS:
+        own = given.pop(wrapper, None)
+        if isinstance(own, Mapping):
+            given |= {wrapper: True} | {f"{wrapper}_{key}": value for key, value in own.items()}
     return make_saliency_source(name, **given)
 
 
 def _option_types(name: str) -> dict[str, Any]:
-    own, of_filter = _field_types(SALIENCY_SOURCES[name]), _field_types(Refined)
-    del of_filter["base"]
-    return own | {REFINE: bool} | {f"{REFINE}_{key}": kind for key, kind in of_filter.items()}
+    types = _field_types(SALIENCY_SOURCES[name])
+    for wrapper, kind in WRAPPERS.items():
+        fields = _field_types(kind)
+        del fields["base"]
+        types |= {wrapper: bool} | {f"{wrapper}_{key}": wanted for key, wanted in fields.items()}
+    return types
 
 
 def _field_types(source: type[SaliencySource]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.core.errors import check
 from pipeline.core.progress import WARNING, say
 from pipeline.saliency.foreground import Rule
 from pipeline.saliency.interface import SaliencySource
-from pipeline.saliency.quality import MapQuality
+from pipeline.saliency.quality import SMALL, MapQuality
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.saliency.scoring import (
     Half,
@@ -30,6 +30,7 @@ from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 
 NUM_NAMED = 5
+FIGURES = ("auc", "iou", "iou_56", "small_56", "max_f", "mae")
 TILE, GAP, HEADER, CAPTION = 144, 6, 26, 18
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
@@ -128,9 +129,8 @@ def score_report(config: ScoreConfig) -> tuple[dict[str, Any], list[str]]:
         write_atomically(config.picture, png.getvalue())
         outcome = f"picture    {config.picture} (best and worst of {first})"
     by_source = {
-        name: {"auc": q.auc, "iou": q.iou, "max_f": q.max_f, "mae": q.mae, "ms": score.ms}
+        name: {f: getattr(score.quality, f) for f in FIGURES} | {"ms": score.ms}
         for name, score in scores.items()
-        for q in (score.quality,)
     }
     values = {
         "images": scores[first].quality.num_images,
@@ -148,14 +148,15 @@ def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:
     which = "" if half == "all" else f", half: {half}"
     yield (
         f"{quality.num_images} images{which}; AUC and IoU on 7 x 7 patches of the "
-        f"{quality.num_counted} with a positive patch, F and MAE on the masks' pixels"
+        f"{quality.num_counted} with a positive patch; IoU 56 on 56 x 56 cells, small: of objects "
+        f"below {SMALL:.0%} of the image; F and MAE on the masks' pixels"
     )
-    yield f"{'source':{width}}    AUC    IoU  max F    MAE  ms/image"
+    yield f"{'source':{width}}    AUC    IoU  IoU 56  small  max F    MAE  ms/image"
     for name, score in scores.items():
         quality = score.quality
         yield (
-            f"{name:{width}}  {quality.auc:.3f}  {quality.iou:.3f}  {quality.max_f:.3f}"
-            f"  {quality.mae:.3f}  {score.ms:8.1f}"
+            f"{name:{width}}  {quality.auc:.3f}  {quality.iou:.3f}   {quality.iou_56:.3f}"
+            f"  {quality.small_56:.3f}  {quality.max_f:.3f}  {quality.mae:.3f}  {score.ms:8.1f}"
         )
 
 

@@ -89,13 +89,15 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert lines[0].startswith("scoring boundary, boundary:prior_sigma=0, centre, uniform on 16")
     assert lines[-1].startswith(f"picture    {picture_file} ")
     assert lines[1].startswith("16 images; AUC and IoU on 7 x 7 patches of the ")
-    assert lines[2].split() == ["source", "AUC", "IoU", "max", "F", "MAE", "ms/image"]
+    heads = ["source", "AUC", "IoU", "IoU", "56", "small", "max", "F", "MAE", "ms/image"]
+    assert lines[2].split() == heads
     rows = {line.split()[0]: [float(v) for v in line.split()[1:]] for line in lines[3:7]}
     assert list(rows) == ["boundary", "boundary:prior_sigma=0", "centre", "uniform"]
     assert rows["boundary"][0] > rows["centre"][0]
     assert rows["uniform"][0] == 0.5
-    assert rows["uniform"][3] == pytest.approx(0.5)
-    assert all(row[4] >= 0 for row in rows.values())
+    assert rows["boundary"][2] > rows["centre"][2] > rows["uniform"][2]
+    assert rows["uniform"][5] == pytest.approx(0.5)
+    assert all(row[6] >= 0 for row in rows.values())
     picture = cv2.imread(str(picture_file))
     assert picture is not None
     assert picture.shape[0] > 3 * 144
@@ -106,6 +108,7 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert sum(half["images"] for half in halves) == 16
     assert all(0 < half["images"] < 16 for half in halves)
     assert all(list(half["sources"]) == ["uniform"] for half in halves)
+    assert {"iou_56", "small_56"} < set(halves[0]["sources"]["uniform"])
 
 
 def test_bad_input_is_one_clear_line_whichever_process_finds_it(

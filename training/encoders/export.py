@@ -24,7 +24,12 @@ from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
 from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
-from training.encoders.encoder import Backbone, build_backbone, plain_state_dict
+from training.encoders.encoder import (
+    Backbone,
+    build_backbone,
+    plain_state_dict,
+    projection_head,
+)
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import has_small_stem
 
@@ -95,6 +100,32 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
     provenance = info.provenance | {"encoder": "momentum"}
     digest = weights_digest(state)
     return network.eval(), replace(info, provenance=provenance, weights_sha256=digest)
+
+
+def load_head(path: Path, name: str) -> nn.Sequential | None:
+    """The plain projection head of an encoder, [B, F] -> [B, D], in evaluation mode on the CPU.
+
+    Path and name are those of `load_encoder`; None for an export, which has no head.
+    """
+    try:
+        checkpoint = find_checkpoint(path)
+    except InputError:
+        return None
+    method = load_state(checkpoint, torch.device("cpu"))["method"]
+    of_momentum = tuple(prefix.replace("backbone", "head") for prefix in MOMENTUM_PREFIXES)
+    state = {
+        key.partition(".head.")[2]: value
+        for key, value in method.items()
+        if ".head." in key and ".backbone." not in key  # a network may have a head of its own
+        if key.startswith(of_momentum) == (name == "momentum")
+    }
+    layers = [value for value in state.values() if value.ndim == 2]
+    (width, features), batch_norm = layers[0].shape, "1.running_mean" in state
+    head = projection_head(
+        features, width, len(layers[-1]), num_layers=len(layers), batch_norm=batch_norm
+    )
+    head.load_state_dict(state)
+    return head.eval()
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -207,10 +207,12 @@ def to_unit_range(views_BCHW: Tensor, device: torch.device) -> Tensor:
     return views_BCHW.to(device, non_blocking=True).float().div_(255)
 
 
-def in_batches(numbers_M: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """The numbers, so many at once; reports progress."""
+def in_batches(
+    numbers_M: NDArray[np.int64], size: int, work: str = "diagnostics"
+) -> Iterator[NDArray[np.int64]]:
+    """The numbers, so many at once; reports progress of that work."""
     batches = (numbers_M[first : first + size] for first in range(0, len(numbers_M), size))
-    return track(batches, "diagnostics", len(numbers_M), "images", size=len)
+    return track(batches, work, len(numbers_M), "images", size=len)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ to be mixed.
 Shapes: M training images, V validation images, D features, K classes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +48,16 @@ def knn_predict(
     features_train_MD: Tensor,
     labels_train_M: Tensor,
     features_val_VD: Tensor,
+    **voting: Any,  # noqa: ANN401
+) -> Tensor:
+    """The class with the most of `knn_votes`, int64 [V]; among equal votes the lower one."""
+    return knn_votes(features_train_MD, labels_train_M, features_val_VD, **voting).argmax(dim=1)
+
+
+def knn_votes(
+    features_train_MD: Tensor,
+    labels_train_M: Tensor,
+    features_val_VD: Tensor,
     *,
     num_classes: int,
     k: int = 20,
@@ -58,7 +68,7 @@ def knn_predict(
     Takes float [M, D], int64 [M] in 0 .. num_classes - 1 and float [V, D], rows of any length.
 
     Returns:
-        Predicted class int64 [V]; among equal votes the lower one.
+        Votes of an image for each class, up to a factor, float [V, K].
 
     Raises:
         InputError: empty sets, k > M, labels out of range, features that do not match.
@@ -76,16 +86,15 @@ def knn_predict(
     )
     train_MD = F.normalize(features_train_MD.float(), dim=1)
     labels_train_M = labels_train_M.to(train_MD.device)
-    predictions: list[Tensor] = []
+    all_votes: list[Tensor] = []
     for chunk in torch.split(features_val_VD, max(1, MAX_SIMILARITIES // num_train)):
         chunk_BD = F.normalize(chunk.to(train_MD), dim=1)
         cosine_Bk, neighbours_Bk = (chunk_BD @ train_MD.T).topk(k, dim=1)
         # Relative to the nearest one: the same ranking, and no overflow at low temperatures.
         weights_Bk = ((cosine_Bk - cosine_Bk[:, :1]) / temperature).exp()
         votes = weights_Bk.new_zeros(len(chunk), num_classes)
-        votes.scatter_add_(1, labels_train_M[neighbours_Bk], weights_Bk)
-        predictions.append(votes.argmax(dim=1))
-    return torch.cat(predictions)
+        all_votes.append(votes.scatter_add_(1, labels_train_M[neighbours_Bk], weights_Bk))
+    return torch.cat(all_votes)
 
 
 def check_features(name: str, features_MD: Tensor, labels_M: Tensor, num_classes: int) -> None:
@@ -106,12 +115,16 @@ def check_features(name: str, features_MD: Tensor, labels_M: Tensor, num_classes
 class LinearResult(NamedTuple):
     """The class of every validation image, int64, and the choice of the L2 strength.
 
-    `heldout_top1` is in percent on the held-out part of training, by strength.
+    `heldout_top1` is in percent on the held-out part of training, by strength. The weights and
+    bias, [K, D + 1], are of the standardised features.
     """
 
     predicted_V: Tensor
     strength: float
     heldout_top1: dict[float, float]
+    weights: Tensor
+    train_MD: Tensor
+    val_VD: Tensor
 
 
 def linear(case: Case) -> list[Result]:
@@ -169,7 +182,8 @@ def linear_probe(
         heldout_top1[strength] = 100 * float(right.double().mean())
     chosen = max(heldout_top1, key=lambda s: (heldout_top1[s], s))
     weights = fit_logistic(train_MD, labels_M, num_classes=num_classes, strength=chosen)
-    return LinearResult(predicted_classes(weights, val_VD), chosen, heldout_top1)
+    predicted_V = predicted_classes(weights, val_VD)
+    return LinearResult(predicted_V, chosen, heldout_top1, weights, train_MD, val_VD)
 
 
 def fit_logistic(

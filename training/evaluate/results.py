@@ -249,6 +249,6 @@ def _cell(result: Result) -> str:
     if result.interval is None:
         return f"{result.figure:.4g}"
     low, high = result.interval
-    if result.protocol == "diagnostics":  # no percentages: any scale
+    if result.protocol in ("diagnostics", "uncertainty"):  # no percentages: any scale
         return f"{result.figure:.4g} ({low:.3g} to {high:.3g})"
     return f"{result.figure:.2f} ({low:.1f} to {high:.1f})"

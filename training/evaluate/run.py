@@ -17,6 +17,7 @@ from training.evaluate.frozen import knn, linear
 from training.evaluate.labelled import check_classes, labelled_pair, open_labelled
 from training.evaluate.results import Result, append_results
 from training.evaluate.sgd import finetune, linear_paper
+from training.evaluate.uncertainty import uncertainty
 
 PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "knn": knn,
@@ -25,6 +26,7 @@ PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "finetune": finetune,
     "backgrounds": backgrounds,
     "diagnostics": diagnostics,
+    "uncertainty": uncertainty,
 }
 """Every rank calls a protocol, which splits its work over them and returns the same everywhere.
 

@@ -64,7 +64,12 @@ def test_patches_are_averages_over_area() -> None:
     grid = to_grid(mask, 7)
     assert (grid[1, 1], grid[4, 3]) == pytest.approx((0.6, 0.45))
     quality = map_quality(mask, mask > 0)
-    assert (quality.auc, quality.iou, quality.mae) == (1, 1, 0)
+    assert (quality.auc, quality.iou, quality.iou_56, quality.mae) == (1, 1, 1, 0)
+    assert quality.area == pytest.approx((10 * 12 + 10 * 9) / (70 * 140))
+    # On 56 cells a quarter of the object's place is another than its patch: 6 of 8 columns.
+    object_56, map_56 = np.zeros((56, 56), np.float32), np.zeros((56, 56), np.float32)
+    object_56[8:16, 8:16], map_56[8:16, 10:18] = 1, 1
+    assert map_quality(map_56, object_56 > 0).iou_56 == pytest.approx(6 / 10)
 
 
 def test_curves_are_those_of_scikit_learn() -> None:
@@ -85,21 +90,30 @@ def test_curves_are_those_of_scikit_learn() -> None:
     assert max_f_measure(curve) == pytest.approx(best)
 
 
+def made(**changes: object) -> MapQuality:
+    given = {"auc": 1, "iou": 1, "mae": 0, "curve": np.ones((2, 256)), "iou_56": 1, "area": 0.05}
+    return MapQuality(**(given | changes))  # type: ignore[arg-type]
+
+
 def test_f_is_taken_of_the_mean_curve() -> None:
     """Two images whose own best thresholds differ: 1 each, but no threshold fits both."""
     low, high = np.zeros((2, 256)), np.zeros((2, 256))
     low[:, :100] = 1
     high[:, 100:] = 1
-    both = [MapQuality(auc=1, iou=1, mae=0, curve=curve) for curve in (low, high)]
+    both = [made(curve=curve) for curve in (low, high)]
     assert summarise(both[:1]).max_f == pytest.approx(1)
     assert summarise(both).max_f == pytest.approx(0.5)
 
 
 def test_the_mean_leaves_out_what_is_not_defined() -> None:
-    counted = MapQuality(auc=0.8, iou=0.5, mae=0.2, curve=np.ones((2, 256)))
-    empty = MapQuality(auc=None, iou=None, mae=0.4, curve=None)
+    counted = made(auc=0.8, iou=0.5, mae=0.2, iou_56=0.6, area=0.1)
+    empty = made(auc=None, iou=None, mae=0.4, curve=None, iou_56=None)
     mean = summarise([counted, empty])
     assert (mean.auc, mean.iou, mean.num_images, mean.num_counted) == (0.8, 0.5, 2, 1)
+    assert mean.iou_56 == 0.6
+    assert np.isnan(mean.small_56), "a tenth is not small"
+    small = summarise([counted, made(iou_56=0.2, area=0.09), empty])
+    assert (small.iou_56, small.small_56) == pytest.approx((0.4, 0.2))
     assert (mean.max_f, mean.mae) == pytest.approx((1, 0.3))
     nothing = summarise([empty])
     assert np.isnan([nothing.auc, nothing.iou, nothing.max_f]).all()

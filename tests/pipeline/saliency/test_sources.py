@@ -92,12 +92,17 @@ def test_photographs(shared_data: Path) -> None:
     names = ["boundary", "centre", "fine_grained", "spectral_residual", "uniform"]
     sources = {name: make_saliency_source(name) for name in names}
     sources["no prior"] = make_saliency_source("boundary", prior_sigma=0)
+    sources["second look"] = make_saliency_source("boundary", second_look=True)
     scores, _ = score_sources(sources, pairs)
     auc = {name: score.quality.auc for name, score in scores.items()}
     iou = {name: score.quality.iou for name, score in scores.items()}
     assert scores["boundary"].quality.num_counted >= 95
     assert auc["boundary"] > max(0.93, auc["centre"] + 0.05)
     assert iou["boundary"] > max(0.67, iou["centre"] + 0.18)
+    once, twice = scores["boundary"].quality, scores["second look"].quality
+    assert twice.iou_56 > once.iou_56 + 0.01
+    assert twice.small_56 > once.small_56 + 0.02
+    assert abs(twice.iou - once.iou) < 0.015
     assert auc["no prior"] > 0.915
     assert iou["no prior"] > 0.64
     assert 0.83 < auc["centre"] < 0.92

@@ -27,12 +27,15 @@ from training.encoders.export import (
     export_backbone,
     find_checkpoint,
     load_encoder,
+    load_head,
     untrained_like,
 )
 from training.encoders.settings import EncoderConfig
 from training.evaluate.encoders import load_encoders
 from training.methods.byol.settings import BYOLConfig
+from training.methods.interface import unit_rows
 from training.methods.moco.settings import MoCoConfig
+from training.methods.registry import find_method
 from training.methods.settings import MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
 
@@ -227,3 +230,21 @@ def test_the_momentum_encoder(kept: Path) -> None:
     assert (encoder.kind, encoder.digest) == ("momentum", info.weights_sha256)
     assert torch.equal(encoder.network(VIEWS), network(VIEWS))
     assert (twin.kind, twin.digest) == ("untrained", "random:0")
+
+
+def test_the_projection_head_of_either_encoder(kept: Path) -> None:
+    """The plain one, where there is an object head, too; of BYOL with batch norm."""
+    state = torch.load(find_checkpoint(kept) / "state.pt", weights_only=True)["method"]
+    name = next(name for name in METHODS if name in str(kept))
+    backbone = build_backbone(EncoderConfig(architecture="resnet18", stem="small"))
+    method = find_method(name)(METHODS[name], backbone, batch_size=8, seed=0).eval()
+    method.load_state_dict(state)
+    encoders = {"query": method.encoder}
+    if name != "simclr":
+        encoders["momentum"] = getattr(method, "target" if name == "byol" else "key_encoder")
+    for kind, encoder in encoders.items():
+        head, (network, _) = load_head(kept, kind), load_encoder(kept, kind)  # type: ignore[arg-type]
+        assert head is not None
+        expected = unit_rows(encoder.embed(VIEWS))
+        torch.testing.assert_close(unit_rows(head(network(VIEWS))), expected, atol=1e-5, rtol=0)
+    assert load_head(kept / "backbone", "query") is None

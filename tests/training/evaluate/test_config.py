@@ -11,6 +11,7 @@ from training.evaluate.config import (
     FinetuneConfig,
     PaperProbeConfig,
 )
+from training.evaluate.uncertainty_settings import UncertaintyConfig
 
 BASE = {"checkpoint": ("run",), "train": Path("train"), "val": Path("val")}
 DETECTION = BASE | {"protocol": ("detection",)}
@@ -41,6 +42,8 @@ DETECTION = BASE | {"protocol": ("detection",)}
         (DetectionConfig, {"finest_level": 6}, "wanted 2 to 5"),
         (DetectionConfig, {"steps": 0}, r"detection\.steps 0 must be above 0"),
         (DetectionConfig, {"warmup_steps": 3000}, "fewer than 3000"),
+        (UncertaintyConfig, {"views": 0}, r"uncertainty\.views 0 must be 1 or more"),
+        (UncertaintyConfig, {"certain": 0.0}, r"uncertainty\.certain 0\.0 must be in"),
         (EvaluateConfig, BASE | {"checkpoint": ()}, "--checkpoint RUN"),
         (EvaluateConfig, BASE | {"protocol": ()}, "--protocol names nothing"),
         (EvaluateConfig, BASE | {"batch_size": 0}, "batch_size 0 must be 1 or more"),
