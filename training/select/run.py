@@ -20,8 +20,7 @@ MapWork = Callable[[Callable[[], Callable[[int], None]], Sequence[int]], Iterabl
 
 
 def choose(
-    config: ChooseConfig, map_work: SMALLEST_BATCH = 2
-MapWork = lambda make, numbers: map(make(), numbers)
+    config: ChooseConfig, map_work: MapWork = lambda make, numbers: map(make(), numbers)
 ) -> Selection:
     """Score what is not scored yet, by default in this process, choose, write the selection.
 
