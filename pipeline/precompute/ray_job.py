@@ -125,7 +125,8 @@ class _ShardWorker:
     """
 
     def __init__(self, make: Callable[[], Work]) -> None:
-        self._make, self._work = make, None
+        self._make = make
+        self._work: Work | None = None
 
     def __call__(self, row: dict[str, Any], items: Sequence[Any]) -> dict[str, bytes]:
         try:

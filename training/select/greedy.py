@@ -15,7 +15,8 @@ def values_of(scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Unshifted cosines of 0.7 to 0.9, say, would spread the choice evenly over the clusters.
     """
-    return np.maximum(scores_N - scores_N.mean(), 0.0)
+    values_N: NDArray[np.float64] = np.maximum(scores_N - scores_N.mean(), 0.0)
+    return values_N
 
 
 def choose_images(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from pipeline.core.errors import write_error
 from pipeline.core.progress import listening
 from pipeline.shardset.manifest import load_dataset_info, read_manifest
 from pipeline.storage.atomic import atomic_file
@@ -91,8 +92,11 @@ class Scorer:
         table = read_manifest(self.config.pool, self.info.shards[number].name, ["key"])
         for name, column in (("number", numbers_M), ("score", scores_M), ("cluster", clusters_M)):
             table = table.append_column(name, pa.array(column))
-        with atomic_file(self.files[number]) as file:
-            pq.write_table(table, file)
+        try:
+            with atomic_file(self.files[number]) as file:
+                pq.write_table(table, file)
+        except OSError as error:
+            raise write_error(str(self.files[number]), error) from error
 
     def _scores(
         self, reference: Reference, numbers_M: NDArray[np.int64]
