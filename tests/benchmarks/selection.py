@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 from scipy import stats
 
-from jobs.cli import main, parse
+from jobs.cli import parse
 from jobs.pretrain_options import read_command_line
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
@@ -34,12 +35,15 @@ from tests.benchmarks.tables.photographs import TABLE
 from training.core.context import LocalContext
 from training.engine.local import launch
 from training.evaluate.labelled import open_labelled
-from training.select.config import ChooseConfig
+from training.select.config import NUM_ENCODERS, ChooseConfig
 from training.select.run import choose
 from training.select.scorer import Scorer
 
-FLOWER, NUM_POOL, BUDGETS = "flower", 3000, (0.1, 0.25)
-SCORES, DIVERSITIES = ("random", "cosine", "loss_ratio"), ("none", "sqrt")
+FLOWER, NUM_POOL = "flower", 3000
+ARMS = (
+    ("random", "none"),
+    *((score, kind) for score in ("cosine", "loss_ratio") for kind in ("none", "sqrt")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,69 +66,65 @@ class SelectionConfig:
 
 
 def prepare(work: Path, seed: int) -> None:
-    """Links to the photographs and shards of a seed's pool and target; the maps are not used."""
+    """Links to the photographs, and shards, of a seed's pool and target; the maps are not used."""
     source = shared_photographs()
-    others = [
-        (hashlib.sha256(f"{seed}".encode() + file.read_bytes()).digest(), file)
-        for file in (source / "imagenette160" / "train").rglob("*.jpg")
-    ]
     flowers = sorted((source / "flowers17" / "train").rglob("*.jpg"))
-    chosen = [file for _, file in sorted(others)[: NUM_POOL - len(flowers)]]
-    wanted = sorted((source / "flowers17" / "val").rglob("*.jpg"))
-    kinds = {f"pool/{FLOWER}": flowers, "pool/other": chosen, f"target/{FLOWER}": wanted}
-    for kind, files in kinds.items():
+    others = {
+        hashlib.sha256(b"%d" % seed + file.read_bytes()).digest(): file
+        for file in (source / "imagenette160" / "train").rglob("*.jpg")
+    }
+    hidden = flowers + [others[digest] for digest in sorted(others)][: NUM_POOL - len(flowers)]
+    for name, files in (
+        ("pool", hidden),
+        ("target", (source / "flowers17" / "val").rglob("*.jpg")),
+    ):
         for file in files:
-            link = work / "images" / kind / f"{file.parent.name}-{file.name}"
+            kind = FLOWER if "flowers17" in file.parts else "other"
+            link = work / "images" / name / kind / f"{file.parent.name}-{file.name}"
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink():
                 link.symlink_to(file.absolute())
-    for name in ("pool", "target"):
-        data, out = work / "images" / name, work / name
-        run_precompute(PrecomputeConfig(data=data, out=out, saliency="uniform"))
+        images = work / "images" / name
+        run_precompute(PrecomputeConfig(data=images, out=work / name, saliency="uniform"))
 
 
 def measure(config: SelectionConfig, seed: int) -> None:
     """Pretrain, score, choose, and record what is not recorded yet."""
     work, options = config.work.absolute() / f"seed-{seed}", {"epochs": config.epochs}
-    cases = [(s, d) for s in SCORES for d in DIVERSITIES if (s, d) != ("random", "sqrt")]
     done = read_records(config.records)
-    names = {f"{s}, {d}": (s, d) for s, d in cases}
-    left = [n for n in names if run_key("selection", n, seed, options) not in done]
+    left = [arm for arm in ARMS if run_key("selection", ", ".join(arm), seed, options) not in done]
     if not left:
         return
     prepare(work, seed)
     for name, epochs in zip(("pool", "target"), config.epochs, strict=True):
         places: Options = {"shards": str(work / name), "out": str(work / f"run-{name}")}
-        changed: Options = {"epochs": epochs, "seed": seed, "knn.every-epochs": epochs}
+        changed: Options = {"epochs": epochs, "seed": seed}
         _, _, run = read_command_line(command_line(TABLE.common | places | changed))
         launch(run, LocalContext(torch.device("cpu")))
     is_flower = open_labelled(work / "pool").labels() == 0
-    for name in left:
-        (score, diversity), began = names[name], time.process_time()
-        encoders = {"checkpoint": work / "run-pool", "target_checkpoint": work / "run-target"}
-        wanted = dict(list(encoders.items())[: ("random", "cosine", "loss_ratio").index(score)])
-        figures: dict[str, float] = {}
-        for budget in BUDGETS:
-            case = ChooseConfig(
-                pool=work / "pool",
-                target=work / "target",
-                out=work / f"choice-{score}",  # scored once
-                score=score,  # type: ignore[arg-type]
-                diversity=diversity,  # type: ignore[arg-type]
-                budget=budget,
-                seed=seed,
-                **wanted,
-            )
-            figures[f"purity {budget:.0%}"] = 100 * is_flower[choose(case).numbers].mean()
-        tables = [pq.read_table(file) for file in Scorer(case).files]
-        found = np.concatenate([table["score"].to_numpy() for table in tables])
+    for score, diversity in left:
+        began, encoders = time.process_time(), ("checkpoint", "target_checkpoint")
+        runs = zip(encoders, ("run-pool", "run-target"), strict=True)
+        settings: dict[str, Any] = {
+            **{name: work / run for name, run in list(runs)[: NUM_ENCODERS[score]]},
+            **{name: work / name for name in ("pool", "target")},
+            **{"score": score, "diversity": diversity, "seed": seed},
+            "out": work / f"choice-{score}",  # scored once
+        }
+        figures = {}
+        for budget in (0.1, 0.25):
+            chosen = choose(ChooseConfig(**settings, budget=budget))
+            figures[f"purity {budget:.0%}"] = 100 * float(is_flower[chosen.numbers].mean())
+        files = Scorer(ChooseConfig(**settings)).files
+        found = np.concatenate([pq.read_table(file)["score"].to_numpy() for file in files])
         above = stats.mannwhitneyu(found[is_flower], found[~is_flower]).statistic
-        figures["AUC"] = above / (is_flower.sum() * (~is_flower).sum())
-        about = {"commit": commit_here(), "processor": processor(), "torch": torch.__version__}
-        about |= {"date": datetime.now(UTC).isoformat(timespec="seconds")}
-        about |= {"cpu_seconds": round(time.process_time() - began, 1)}
-        key = {"table": "selection", "arm": name, "seed": seed, "options": options}
-        append_record(config.records, {**key, "figures": figures, **about})
+        figures["AUC"] = float(above / (is_flower.sum() * (~is_flower).sum()))
+        record: Record = {"table": "selection", "arm": f"{score}, {diversity}", "seed": seed}
+        record |= {"options": options, "figures": figures, "torch": torch.__version__}
+        record |= {"commit": commit_here(), "processor": processor()}
+        record["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+        record["cpu_seconds"] = round(time.process_time() - began, 1)
+        append_record(config.records, record)
 
 
 def report(records: list[Record]) -> str:
@@ -135,27 +135,21 @@ def report(records: list[Record]) -> str:
         found = [record["figures"] for record in records if record["arm"] == arm]
         cells = [arm, str(len(found))]
         for column in columns:
-            values = [figures[column] for figures in found]
-            digits, cell = (3 if column == "AUC" else 1), fmean(values)
-            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-            ends = (
-                f" ({cell - half:.{digits}f} to {cell + half:.{digits}f})" if len(found) > 1 else ""
-            )
-            cells.append(f"{cell:.{digits}f}{ends}")
+            values, digits = [figures[column] for figures in found], 3 if column == "AUC" else 1
+            cell = f"{fmean(values):.{digits}f}"
+            if len(values) > 1:
+                half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+                cell += f" ± {half:.{digits}f}"
+            cells.append(cell)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def run() -> None:
-    """Parse, measure or only report."""
-    config = parse(SelectionConfig, "selection", description=__doc__)
-    for seed in () if config.report else config.seeds:
-        measure(config, seed)
-    print(report(list(read_records(config.records).values())))
 
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
     os.nice(19)
     torch.set_num_threads(1)
-    main(run)
+    asked = parse(SelectionConfig, "selection", description=__doc__)
+    for number in () if asked.report else asked.seeds:
+        measure(asked, number)
+    print(report(list(read_records(asked.records).values())))
