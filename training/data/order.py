@@ -39,10 +39,10 @@ class EpochOrder:
     ) -> None:
         whole, self._chosen = np.asarray(shard_sizes, dtype=np.int64), chosen
         self._shards = _shuffle(len(whole), seed + SHARD_ORDER_DOMAIN, epoch)
-        kept = np.asarray(kept_sizes(shard_sizes, fraction), dtype=np.int64)
-        if chosen is not None:
-            kept = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(whole))))
-            self._shards = self._shards[kept[self._shards] > 0]
+        if chosen is not None:  # as a set of these alone
+            whole = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(whole))))
+            self._shards = self._shards[whole[self._shards] > 0]
+        kept = np.asarray(kept_sizes(whole.tolist(), fraction), dtype=np.int64)
         self._spans = np.stack([np.cumsum(whole) - whole, whole, kept], axis=1)[self._shards]
         """First row, size and used samples of each shard, in the epoch's order."""
         self._seed, self._epoch, self._window = seed, epoch, window
@@ -73,15 +73,11 @@ class EpochOrder:
     def _lay_out(self, window: int) -> NDArray[np.int64]:
         if window not in self._laid_out:
             spans = self._spans[window * self._window : (window + 1) * self._window]
-            ids = np.concatenate([self._used_rows(*span) for span in spans.tolist()])
+            ids = np.concatenate([_used_rows(*span) for span in spans.tolist()])
             order = _shuffle(len(ids), self._seed + WINDOW_DOMAIN + window, self._epoch)
+            ids = ids if self._chosen is None else self._chosen[ids]
             self._laid_out = {window: ids[order]}
         return self._laid_out[window]
-
-    def _used_rows(self, first: int, size: int, used: int) -> NDArray[np.int64]:
-        if self._chosen is None:
-            return _used_rows(first, size, used)
-        return self._chosen[np.searchsorted(self._chosen, first) :][:used]
 
 
 def _shuffle(count: int, seed: int, epoch: int) -> NDArray[np.int64]:

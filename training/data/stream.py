@@ -94,11 +94,9 @@ class BatchDataset(Dataset[HostBatch]):
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
         self.reader = ShardSetReader(root, info, cache)
-        self.steps_per_epoch = (
-            num_used(info, config.data_fraction, config.selection) // config.batch_size
-        )
-        folder = config.selection
+        folder, fraction = config.selection, config.data_fraction
         self._chosen = None if folder is None else read_selection(folder, info).numbers
+        self.steps_per_epoch = num_used(info, fraction, folder) // config.batch_size
         share = config.batch_size // world_size
         self.positions = range(rank * share, (rank + 1) * share)
         """This rank's positions in every global batch."""

@@ -106,7 +106,7 @@ def read_run(folder: Path) -> RunState:
     backbone, _ = or_problem(lambda: load_info(find_export(folder)))  # there may be none yet
     steps = None
     if config is not None and info is not None:
-        steps, gone = or_problem(_steps_per_epoch, config, info, recorded.get(CHOSEN_DIGEST))
+        steps, gone = or_problem(_steps, config, info, recorded.get(CHOSEN_DIGEST))
     elif backbone is not None and backbone.provenance.get("epochs"):
         steps = float(backbone.provenance["step"]) / float(backbone.provenance["epochs"])
     older = older and f"another version recorded the settings: {older}"
@@ -115,7 +115,7 @@ def read_run(folder: Path) -> RunState:
     return RunState(folder, recorded, entries, config, info, backbone, steps, problems)
 
 
-def _steps_per_epoch(config: PretrainConfig, info: DatasetInfo, chosen: str | None) -> float:
+def _steps(config: PretrainConfig, info: DatasetInfo, chosen: str | None) -> float:
     found = config.selection and read_selection(config.selection).digest
     check(found == chosen, f"{config.selection} is another selection than the run was trained on")
     return float(steps_per_epoch(config, info))

@@ -10,27 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def values_of(scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What a score is above the mean of all, and 0 below it: a root wants values from 0 on.
-
-    Unshifted cosines of 0.7 to 0.9, say, would spread the choice evenly over the clusters.
-    """
-    values_N: NDArray[np.float64] = np.maximum(scores_N - scores_N.mean(), 0.0)
-    return values_N
-
-
 def choose_images(
     scores_N: NDArray[np.float64], clusters_N: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
     """The numbers of `count` images that maximise a sum of roots, rising.
 
-    sum over clusters of sqrt(sum of the values (`values_of`) of the cluster's chosen images),
+    sum over clusters of sqrt(sum over the cluster's chosen images of max(score - mean score, 0)),
 
-    a submodular choice as in Park, Ahmad and Hain (arXiv 2207.12028). Greedy is optimal: a cluster
-    gives its images by falling value, so what its next one gains only falls. Equal gains go by
-    score, then by number. Of one cluster the greatest scores are chosen.
+    a submodular choice as in Park, Ahmad and Hain (arXiv 2207.12028). The shift is ours: roots want
+    no negative values, and cosines of 0.7 to 0.9, say, would spread the choice evenly. Greedy is
+    optimal: a cluster gives its images by falling value, so what its next one gains only falls.
+    Equal gains go by score, then by number. Of one cluster the greatest scores are chosen.
     """
-    values_N, order_N = values_of(scores_N), np.argsort(-scores_N, kind="stable")
+    values_N = np.maximum(scores_N - scores_N.mean(), 0.0)
+    order_N = np.argsort(-scores_N, kind="stable")
     members = {int(c): iter(order_N[clusters_N[order_N] == c]) for c in np.unique(clusters_N)}
     totals, heap = dict.fromkeys(members, 0.0), list[tuple[float, float, int, int]]()
 

@@ -39,11 +39,7 @@ the bank under each encoder (`0`, `1`) with the `numbers` of its images."""
 
 
 class Scorer:
-    """A pool, and the encoders that its images are scored by, in one process.
-
-    Raises:
-        InputError: pool, target or encoders cannot be used.
-    """
+    """A pool and the encoders that score it; InputError where they, or the target, cannot be used."""
 
     def __init__(self, config: ChooseConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,9 +75,8 @@ class Scorer:
             shown = evenly_chosen(self._target.num_images, REFERENCES)
             return found | {"target": _features(first, self._target, shown)}
         bank = evenly_chosen(num_images, BANK_SIZE)
-        for number, encoder in enumerate(self._encoders):
-            found[str(number)] = _pair(encoder, self._pool, bank, 0)[1]
-        return found | {"numbers": torch.from_numpy(bank)}
+        keys = {str(n): _pair(e, self._pool, bank, 0)[1] for n, e in enumerate(self._encoders)}
+        return found | keys | {"numbers": torch.from_numpy(bank)}
 
     def score(self, reference: Reference, number: int) -> None:
         """Score the images of a shard, and write them all at once."""
@@ -112,10 +107,8 @@ class Scorer:
         losses_2M = torch.zeros(2, len(numbers_M), dtype=torch.float64)
         for number, encoder in enumerate(self._encoders):
             for pair in range(NUM_PAIRS):  # the same for both
-                views = _pair(encoder, self._pool, numbers_M, pair)
-                losses_2M[number] += image_losses(
-                    *views, reference[str(number)], is_own_MB, temperature=TEMPERATURE
-                )
+                rows = (*_pair(encoder, self._pool, numbers_M, pair), reference[str(number)])
+                losses_2M[number] += image_losses(*rows, is_own_MB, temperature=TEMPERATURE)
         return ((losses_2M[0] - losses_2M[1]) / NUM_PAIRS).numpy(), clusters_M
 
 

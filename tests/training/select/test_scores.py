@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.select.greedy import choose_images, values_of
+from training.select.greedy import choose_images
 from training.select.scores import cosine_scores, image_losses
 
 
@@ -41,9 +41,9 @@ def test_the_loss_of_an_image_leaves_its_own_view_out_of_the_bank() -> None:
 
 
 def objective(scores: np.ndarray, clusters: np.ndarray, chosen: tuple[int, ...]) -> float:
-    values, totals = values_of(scores), np.zeros(clusters.max() + 1)
+    totals = np.zeros(clusters.max() + 1)
     for number in chosen:
-        totals[clusters[number]] += values[number]
+        totals[clusters[number]] += max(0.0, scores[number] - scores.mean())
     return float(np.sqrt(totals).sum())
 
 
