@@ -39,7 +39,7 @@ the bank under each encoder (`0`, `1`) with the `numbers` of its images."""
 
 
 class Scorer:
-    """A pool and the encoders that score it; InputError where they, or the target, cannot be used."""
+    """A pool and the encoders that score it; InputError: they or the target cannot be used."""
 
     def __init__(self, config: ChooseConfig) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
