@@ -61,10 +61,11 @@ def test_greedy_is_as_good_as_the_best_of_all_choices(seed: int) -> None:
 
 
 def test_one_cluster_gives_the_greatest_scores_and_many_spread_the_choice() -> None:
-    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.2, 0.2, 0.2])
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.2, 0.3, 0.2])
     one, two = np.zeros(8, dtype=np.int64), np.array([0, 0, 0, 1, 1, 1, 0, 1])
     assert choose_images(scores, one, 3).tolist() == [0, 1, 2]
     assert choose_images(scores, two, 2).tolist() == [0, 3], "not 0 and 1, of one cluster"
     # The rest scores below the mean: by score, then by number.
+    assert choose_images(scores, two, 5).tolist() == [0, 1, 2, 3, 6]
     assert choose_images(scores, two, 6).tolist() == [0, 1, 2, 3, 5, 6]
     assert choose_images(scores, two, 8).tolist() == list(range(8))
