@@ -7,12 +7,15 @@ from jobs.cli import conclude, main
 from jobs.pretrain_options import read_command_line
 from pipeline.core.progress import say
 from pipeline.shardset.manifest import load_dataset_info
+from training.data.selection import read_selection
 
 
 def run() -> None:
     """Parse, pretrain, say where the results are."""
     recipe, local, config = read_command_line(sys.argv[1:])
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
+    if config.selection is not None:
+        num_images = len(read_selection(config.selection).numbers)
     say(
         f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
         f"{num_images} images of {config.shards} for {config.epochs} epochs, into {config.out}: "

@@ -23,6 +23,7 @@ from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
 from training.report.config import ReportConfig
+from training.select.config import ChooseConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -42,6 +43,7 @@ ELSEWHERE = (
 CONFIGS: dict[str, type[object]] = {
     "jobs/precompute.py": PrecomputeConfig,
     "jobs/evaluate.py": EvaluateConfig,
+    "jobs/choose.py": ChooseConfig,
     "jobs/compare.py": CompareConfig,
     "jobs/export.py": ExportConfig,
     "jobs/report.py": ReportConfig,

@@ -29,7 +29,7 @@ from pipeline.core.errors import InputError
 from tests.benchmarks.ablation_records import read_records
 from tests.benchmarks.ablation_report import draw_frontier, report
 from tests.benchmarks.ablation_run import EXIT_ELSEWHERE, Run, run_in_process
-from tests.benchmarks.ablation_table import find_table
+from tests.benchmarks.ablation_table import find_table, known_tables
 from tests.benchmarks.quiet import QUIET_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +143,8 @@ def commit_here() -> str:
 def run(arguments: Sequence[str] | None = None, quiet_file: Path = QUIET_FILE) -> int:
     """Parse, run or report; returns 1 where a run did not finish."""
     config = parse(AblationConfig, "ablation", arguments, description=__doc__)
-    names = [config.table] if config.table else sorted(f.stem for f in RECORDS.glob("*.jsonl"))
+    recorded = {file.stem for file in RECORDS.glob("*.jsonl")}
+    names = [config.table] if config.table else sorted(recorded & set(known_tables()))
     failed = 0
     if not config.report:
         failed = run_all(planned(config, quiet_file), config.jobs)

@@ -51,9 +51,14 @@ class Table:
         return self.common | self.arms[arm]
 
 
+def known_tables() -> list[str]:
+    """The names of all tables."""
+    return [module.name for module in pkgutil.iter_modules(tables.__path__)]
+
+
 def find_table(name: str) -> Table:
     """The table of that name; InputError lists the known ones."""
-    known = [module.name for module in pkgutil.iter_modules(tables.__path__)]
+    known = known_tables()
     if name not in known:
         raise InputError(f"unknown table {name!r}: choose one of {', '.join(sorted(known))}")
     found = importlib.import_module(f"{tables.__name__}.{name}").TABLE

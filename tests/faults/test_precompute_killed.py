@@ -121,7 +121,7 @@ def undisturbed(
 Kill = Callable[[subprocess.Popen[str], Nodes, random.Random], None]
 KILLS: dict[str, Kill] = {
     "driver": lambda process, nodes, draw: process.kill(),
-    "worker": lambda process, nodes, draw: draw.choice(nodes.processes("_ShardMaker")).kill(),
+    "worker": lambda process, nodes, draw: draw.choice(nodes.processes("_ShardWorker")).kill(),
     "child": lambda process, nodes, draw: draw.choice(nodes.processes("child_process")).kill(),
     "node": lambda process, nodes, draw: nodes.kill_one(draw),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs import compare, demo, evaluate, export, precompute, pretrain, report, score, sweep
+from jobs import choose, compare, demo, evaluate, export, precompute, pretrain, report, score, sweep
 from jobs.cli import main
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
@@ -26,6 +26,7 @@ from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
+from training.select.config import ChooseConfig
 from training.sweep.config import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     ),
     "pretrain": (pretrain.run, [find_base(["--method", name])[1] for name in METHODS]),
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
+    "choose": (choose.run, [ChooseConfig(pool=HERE, target=HERE, out=HERE, checkpoint=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),

@@ -37,4 +37,5 @@ def stream_config(config: PretrainConfig) -> StreamConfig:
         augment=config.augment,
         on_damaged=config.on_damaged,
         data_fraction=config.data_fraction,
+        selection=config.selection,
     )

@@ -10,14 +10,17 @@ from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 from training.config.fields import dotted, with_fields
 from training.config.pretrain import PretrainConfig
+from training.data.selection import read_selection
 
 CONFIG_FILE = "config.json"
 VERSION = 1
 """Of `config.json`. Runs from before it had one are read as 0."""
-NO_FIELDS = ("version", "data_digest", "out")
+CHOSEN_DIGEST = "chosen_digest"
+"""Of the selection."""
+NO_FIELDS = ("version", "data_digest", CHOSEN_DIGEST, "out")
 """Entries of a run's ``config.json`` that are no settings of another run."""
 MAY_DIFFER_ON_RESUME = (
-    "shards",  # the digest of the data is compared instead
+    *("shards", "selection"),  # digests are compared instead
     "out",
     "num_workers",
     "loader_workers",
@@ -93,8 +96,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
     """Writes ``config.json`` into the run's folder, which it makes."""
-    record = {"version": VERSION, "data_digest": data_digest, **config.to_json()}
+    record = {"version": VERSION, **_digests(config, data_digest), **config.to_json()}
     write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _digests(config: PretrainConfig, data_digest: str) -> dict[str, str]:
+    found = {"data_digest": data_digest}
+    if config.selection is not None:
+        found[CHOSEN_DIGEST] = read_selection(config.selection).digest
+    return found
 
 
 def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> None:
@@ -111,8 +121,9 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             "resumed: choose another --out"
         )
     before = config_from_json(recorded, shards=config.shards, out=out).to_json()
-    digests = {"data_digest": recorded.get("data_digest")}, {"data_digest": data_digest}
-    if lines := differences(digests[0] | before, digests[1] | config.to_json()):
+    digests = {name: recorded.get(name) for name in ("data_digest", CHOSEN_DIGEST)}
+    now = _digests(config, data_digest) | config.to_json()
+    if lines := differences(digests | before, now):
         raise InputError(
             f"{out} holds a run with other settings ({'; '.join(lines)}): "
             "start it with the same ones to resume it, or choose another --out"

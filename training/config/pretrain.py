@@ -40,6 +40,8 @@ class PretrainConfig:
         batch_size: images of a step, all workers together, 2 or more.
         data_fraction: share of the images that are used, in (0, 1]: of every shard as much, and a
             smaller share's images are among a larger one's.
+        selection: folder that jobs/choose.py wrote for these shards: only the images that it names
+            are used; none: all.
         seed: that everything random follows from, 0 or more.
         method: settings of the method that is trained.
         fill: what stands in masked patches: mean, blur or high_pass.
@@ -63,6 +65,7 @@ class PretrainConfig:
     epochs: int = 200
     batch_size: int = 256
     data_fraction: float = 1.0
+    selection: Path | None = None
     seed: int = 0
     fill: str = "mean"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -90,6 +93,10 @@ class PretrainConfig:
         check_least(self, log_every_steps=1, max_failures=0)
         share = self.data_fraction
         check(0.0 < share <= 1.0, f"data_fraction {share} must be in (0, 1]")
+        check(
+            self.selection is None or share == 1.0,
+            f"selection {self.selection} and data_fraction {share}: give one of them",
+        )
         check_fill(self.fill)
         check(
             self.masks.strategy != "exchange" or self.fill != "high_pass",

@@ -1,15 +1,18 @@
 """The order of an epoch: a pure function of (shard sizes, seed, epoch), and subsets of a set.
 
-It does not depend on the number of ranks or loader workers.
+With a selection it is one of (selection, shard sizes, seed, epoch). It does not depend on the
+number of ranks or loader workers.
 """
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.shardset.manifest import DatasetInfo
+from training.data.selection import read_selection
 from training.randomness.draws import sample_seeds
 
 SHARD_ORDER_DOMAIN, WINDOW_DOMAIN, SUBSET_DOMAIN = 0x53484152, 0x57494E44, 0x53554253
@@ -21,7 +24,7 @@ class EpochOrder:
 
     Reading stays close to sequential, and only the windows that are asked for are laid out. Of
     every shard the same fraction of its samples is used, in (0, 1], those whose hash is smallest: a
-    smaller subset lies within a larger one.
+    smaller subset lies within a larger one. Or the rows of a selection are used, `chosen`.
     """
 
     def __init__(
@@ -32,10 +35,14 @@ class EpochOrder:
         epoch: int,
         window: int = 16,
         fraction: float = 1.0,
+        chosen: NDArray[np.int64] | None = None,
     ) -> None:
-        whole = np.asarray(shard_sizes, dtype=np.int64)
+        whole, self._chosen = np.asarray(shard_sizes, dtype=np.int64), chosen
         self._shards = _shuffle(len(whole), seed + SHARD_ORDER_DOMAIN, epoch)
-        kept = np.asarray(kept_sizes(shard_sizes, fraction), dtype=np.int64)
+        if chosen is not None:  # as a set of these alone
+            whole = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(whole))))
+            self._shards = self._shards[whole[self._shards] > 0]
+        kept = np.asarray(kept_sizes(whole.tolist(), fraction), dtype=np.int64)
         self._spans = np.stack([np.cumsum(whole) - whole, whole, kept], axis=1)[self._shards]
         """First row, size and used samples of each shard, in the epoch's order."""
         self._seed, self._epoch, self._window = seed, epoch, window
@@ -68,6 +75,7 @@ class EpochOrder:
             spans = self._spans[window * self._window : (window + 1) * self._window]
             ids = np.concatenate([_used_rows(*span) for span in spans.tolist()])
             order = _shuffle(len(ids), self._seed + WINDOW_DOMAIN + window, self._epoch)
+            ids = ids if self._chosen is None else self._chosen[ids]
             self._laid_out = {window: ids[order]}
         return self._laid_out[window]
 
@@ -91,6 +99,8 @@ def kept_sizes(shard_sizes: Sequence[int], fraction: float) -> list[int]:
     return [math.ceil(round(fraction * size, 9)) for size in shard_sizes]
 
 
-def num_used(info: DatasetInfo, fraction: float) -> int:
-    """How many samples of a set a run sees."""
+def num_used(info: DatasetInfo, fraction: float, selection: Path | None = None) -> int:
+    """How many samples of a set a run sees; InputError: the selection is not of this set."""
+    if selection is not None:
+        return len(read_selection(selection, info).numbers)
     return sum(kept_sizes([shard.num_images for shard in info.shards], fraction))

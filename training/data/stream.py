@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import itemgetter
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
 from training.data.damage import OnDamaged
 from training.data.order import EpochOrder, num_used
+from training.data.selection import read_selection
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
 from training.views.exchange import BackgroundSwap
@@ -59,6 +61,7 @@ class StreamConfig:
         window: shards whose samples are mixed (`EpochOrder`).
         on_damaged: see the head of this file.
         data_fraction: share of the samples that are used (`EpochOrder`).
+        selection: folder that names the samples that are used; None: all.
     """
 
     seed: int
@@ -68,6 +71,7 @@ class StreamConfig:
     window: int = 16
     on_damaged: OnDamaged = "raise"
     data_fraction: float = 1.0
+    selection: Path | None = None
 
 
 class BatchDataset(Dataset[HostBatch]):
@@ -90,7 +94,9 @@ class BatchDataset(Dataset[HostBatch]):
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
         self.reader = ShardSetReader(root, info, cache)
-        self.steps_per_epoch = num_used(info, config.data_fraction) // config.batch_size
+        folder, fraction = config.selection, config.data_fraction
+        self._chosen = None if folder is None else read_selection(folder, info).numbers
+        self.steps_per_epoch = num_used(info, fraction, folder) // config.batch_size
         share = config.batch_size // world_size
         self.positions = range(rank * share, (rank + 1) * share)
         """This rank's positions in every global batch."""
@@ -129,8 +135,10 @@ class BatchDataset(Dataset[HostBatch]):
 
     def _new_order(self, epoch: int) -> EpochOrder:
         sizes, config = self.reader.shard_sizes, self.config
-        share, window = config.data_fraction, config.window
-        return EpochOrder(sizes, seed=config.seed, epoch=epoch, window=window, fraction=share)
+        share, window, chosen = config.data_fraction, config.window, self._chosen
+        return EpochOrder(
+            sizes, seed=config.seed, epoch=epoch, window=window, fraction=share, chosen=chosen
+        )
 
     def _fetch_ahead(self, step: int) -> None:
         """Fetch the shards of this window and of the next, which may be in the next epoch."""

@@ -55,7 +55,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
 
 def steps_per_epoch(config: PretrainConfig, info: DatasetInfo) -> int:
     """Global steps of an epoch: all whole batches of the data that is used."""
-    return num_used(info, config.data_fraction) // config.batch_size
+    return num_used(info, config.data_fraction, config.selection) // config.batch_size
 
 
 def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
@@ -66,9 +66,10 @@ def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
 def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> None:
     """Raises ``InputError`` unless the data makes a global batch that the ranks can share."""
     check_split(config, num_ranks)
-    used = num_used(info, config.data_fraction)
+    used = num_used(info, config.data_fraction, config.selection)
     if used < config.batch_size:
         share = "" if config.data_fraction == 1 else f"{config.data_fraction:g} of "
+        share = share if config.selection is None else f"{config.selection} of "
         raise InputError(
             f"{share}{config.shards} holds {used} images, fewer than one global batch of "
             f"{config.batch_size}: lower --batch-size"

@@ -45,6 +45,7 @@ class Stream(enum.IntEnum):
     MASK_COUNT = 13
     EXCHANGE_APPLY = 14
     EXCHANGE_PATCH = 15
+    CHOICE = 16
 
 
 QUERY, KEY = "query", "key"

@@ -13,8 +13,9 @@ from pipeline.backbone.folder import find_export, load_info
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError, JobError, check
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
-from training.config.file import CONFIG_FILE, config_from_json
+from training.config.file import CHOSEN_DIGEST, CONFIG_FILE, config_from_json
 from training.config.pretrain import PretrainConfig
+from training.data.selection import read_selection
 from training.engine.preflight import steps_per_epoch
 from training.record.metrics import WARNING, read_metrics
 
@@ -105,13 +106,19 @@ def read_run(folder: Path) -> RunState:
     backbone, _ = or_problem(lambda: load_info(find_export(folder)))  # there may be none yet
     steps = None
     if config is not None and info is not None:
-        steps = float(steps_per_epoch(config, info))
+        steps, gone = or_problem(_steps, config, info, recorded.get(CHOSEN_DIGEST))
     elif backbone is not None and backbone.provenance.get("epochs"):
         steps = float(backbone.provenance["step"]) / float(backbone.provenance["epochs"])
     older = older and f"another version recorded the settings: {older}"
     problems = [problem for problem in (older, gone) if problem]
     entries = read_metrics(folder)
     return RunState(folder, recorded, entries, config, info, backbone, steps, problems)
+
+
+def _steps(config: PretrainConfig, info: DatasetInfo, chosen: str | None) -> float:
+    found = config.selection and read_selection(config.selection).digest
+    check(found == chosen, f"{config.selection} is another selection than the run was trained on")
+    return float(steps_per_epoch(config, info))
 
 
 def _shards(shards: str, data_digest: str) -> DatasetInfo:

@@ -31,7 +31,7 @@ NOT_COMPARED = (
     *("config.knn.val_shards", "config.knn.train_shards", "config.heldout.shards"),
 )
 """Entries that may differ when a sweep is resumed."""
-READ_FROM_DISK = {"shards", "knn.val_shards", "knn.train_shards", "heldout.shards"}
+READ_FROM_DISK = {"shards", "selection", "knn.val_shards", "knn.train_shards", "heldout.shards"}
 """If one of these fields is swept, every trial's data are checked, else only the first's."""
 
 
