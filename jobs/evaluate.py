@@ -51,12 +51,14 @@ def run() -> None:
 
 def tables(results: "list[Result]") -> Iterator[str]:
     """Lines of a table of each kind: accuracies or precisions, cosines under masks, others."""
-    from training.evaluate.results import table
+    from training.evaluate.results import CHANNELS, table
 
     kinds: dict[str, list[Result]] = {}
     for result in results:
         kind = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
-        if result.name == "cosine":
+        if result.protocol == CHANNELS:
+            kind = "shares of the MACs (GMAC, ms an image: 95 % of the rounds, top-1 in %)"
+        elif result.name == "cosine":
             kind = "cosine"
         elif result.interval is None:
             kind = "other figures"

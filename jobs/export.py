@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.cli import absolute_paths, conclude, main, parse
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.core.progress import WARNING, say
 
 
@@ -21,6 +21,9 @@ class ExportConfig:
         encoder: which encoder of the run: query, or momentum where the method has one.
         results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
             it has no figures.
+        channels: share of the network's MACs that is left, in (0, 1): inner channels are removed.
+        shards: shards or class folders of which 1,000 images, without their labels, rank channels
+            and estimate batch norm again; with --channels only.
     """
 
     checkpoint: Path
@@ -28,24 +31,33 @@ class ExportConfig:
     formats: tuple[str, ...] = ("all",)
     encoder: Literal["query", "momentum"] = "query"
     results: Path | None = None
+    channels: float | None = None
+    shards: Path | None = None
+
+    def __post_init__(self) -> None:
+        share, shards = self.channels, self.shards
+        fits = (share is None and shards is None) or (share and 0 < share < 1 and shards)
+        check(bool(fits), f"channels {share}, shards {shards}: wanted a share in (0, 1) and images")
 
 
 def run() -> None:
     """Parse, write, say what lies where."""
     config = parse(ExportConfig, "jobs/export.py")
-    config = absolute_paths(config, "checkpoint", "out", "results")
+    config = absolute_paths(config, "checkpoint", "out", "results", "shards")
     # These import torch, which --help goes without.
     from pipeline.backbone.folder import CARD_NAME, write_backbone
     from pipeline.backbone.formats import FORMATS
-    from training.encoders.export import load_encoder
+    from training.evaluate.channels import load_narrowed
     from training.evaluate.results import figures_of, read_results
 
-    formats = tuple(FORMATS) if config.formats == ("all",) else config.formats
     source, out = config.checkpoint, config.out
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
+    network, info = load_narrowed(source, config.encoder, config.channels, config.shards)
+    formats = config.formats
+    if formats == ("all",):  # timm builds no narrower blocks
+        formats = tuple(name for name in FORMATS if name != "timm" or not info.channels)
     say(f"exporting {source} as {', '.join(formats) or 'a state dict alone'} into {out}")
-    network, info = load_encoder(source, config.encoder)
     measured = [] if config.results is None else read_results(config.results)
     figures = figures_of(measured, info.weights_sha256)
     if config.results is not None and not figures:

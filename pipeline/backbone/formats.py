@@ -87,6 +87,11 @@ def _check_timm(info: BackboneInfo) -> None:
         f"this {name} has no maximum pooling behind its stem, and timm builds none without: "
         "export it as torchvision, safetensors or onnx",
     )
+    check(
+        not info.channels,
+        f"this {name} has fewer inner channels, and timm builds none such: export it as "
+        "torchvision, safetensors or onnx",
+    )
 
 
 def _write_timm(folder: Path, network: nn.Module, info: BackboneInfo) -> None:
