@@ -51,13 +51,13 @@ def run() -> None:
 
 def tables(results: "list[Result]") -> Iterator[str]:
     """Lines of a table of each kind: accuracies or precisions, cosines under masks, others."""
-    from training.evaluate.results import CHANNELS, table
+    from training.evaluate.results import table
 
     kinds: dict[str, list[Result]] = {}
     for result in results:
         kind = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
-        if result.protocol == CHANNELS:
-            kind = "shares of the MACs (GMAC, ms an image: 95 % of the rounds, top-1 in %)"
+        if result.protocol == "channels":
+            kind = "cost of an image (ms: 95 % of the rounds)"
         elif result.name == "cosine":
             kind = "cosine"
         elif result.interval is None:

@@ -21,9 +21,8 @@ class ExportConfig:
         encoder: which encoder of the run: query, or momentum where the method has one.
         results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
             it has no figures.
-        channels: share of the network's MACs that is left, in (0, 1): inner channels are removed.
-        shards: shards or class folders of which 1,000 images, without their labels, rank channels
-            and estimate batch norm again; with --channels only.
+        channels: share of the MACs that is left, in (0, 1): inner channels are removed.
+        shards: or class folders, of which 1,000 images without labels rank the channels.
     """
 
     checkpoint: Path
@@ -35,9 +34,9 @@ class ExportConfig:
     shards: Path | None = None
 
     def __post_init__(self) -> None:
-        share, shards = self.channels, self.shards
-        fits = (share is None and shards is None) or (share and 0 < share < 1 and shards)
-        check(bool(fits), f"channels {share}, shards {shards}: wanted a share in (0, 1) and images")
+        fits = self.shards is not None and 0 < (self.channels or 0) < 1
+        fits |= self.shards is None and self.channels is None
+        check(fits, f"channels {self.channels} wants a share in (0, 1), and --shards with it")
 
 
 def run() -> None:
@@ -54,9 +53,8 @@ def run() -> None:
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
     network, info = load_narrowed(source, config.encoder, config.channels, config.shards)
-    formats = config.formats
-    if formats == ("all",):  # timm builds no narrower blocks
-        formats = tuple(name for name in FORMATS if name != "timm" or not info.channels)
+    every = tuple(name for name in FORMATS if name != "timm" or not info.channels)
+    formats = every if config.formats == ("all",) else config.formats
     say(f"exporting {source} as {', '.join(formats) or 'a state dict alone'} into {out}")
     measured = [] if config.results is None else read_results(config.results)
     figures = figures_of(measured, info.weights_sha256)

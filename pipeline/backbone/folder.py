@@ -9,8 +9,7 @@ the stem (`"max_pool": false`) the loader replaces it by an identity:
     network.fc = torch.nn.Identity()  # pipeline/core/architectures.py lists the others' classifiers
     network.load_state_dict(torch.load("backbone.pth", weights_only=True), strict=True)
 
-With fewer inner channels (`"channels"`) the library's network has to be narrowed first: `README.md`
-has the lines, `channels.py` is ours.
+With fewer inner channels (`"channels"`) the network is narrowed first (`channels.py`).
 """
 
 import dataclasses
@@ -52,9 +51,8 @@ def write_backbone(
 ) -> BackboneInfo:
     """Write an export, whole or not at all; an earlier export of that name is replaced.
 
-    `state_dict` is that of `plain_network(info.architecture)` with the channels of `info`, on any
-    device; `formats` (names of `FORMATS`) are written beside it; `figures` are results for the
-    model card.
+    `state_dict` is that of `plain_network(info.architecture)`, on any device; `formats` (names of
+    `FORMATS`) are written beside it; `figures` are results for the model card.
 
     Returns:
         `info` with the digest of the weights.

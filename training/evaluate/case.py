@@ -15,7 +15,7 @@ from training.evaluate.encoders import NamedEncoder
 from training.evaluate.features import Features
 from training.evaluate.intervals import accuracy_interval
 from training.evaluate.labelled import LabelledImages
-from training.evaluate.results import CHANNELS, Predictions, Result, write_predictions
+from training.evaluate.results import Predictions, Result, write_predictions
 
 
 @dataclass
@@ -26,8 +26,6 @@ class Case:
     train: LabelledImages
     val: LabelledImages
     config: EvaluateConfig
-    budget: str = ""
-    """Of the protocol `channels`: results of other protocols are its results, with this variant."""
 
     @property
     def num_classes(self) -> int:
@@ -46,8 +44,6 @@ class Case:
 
     def result(self, protocol: str, name: str, figure: float, **fields: Any) -> Result:  # noqa: ANN401
         """A result of this case; its settings also hold view size, precision and device."""
-        if self.budget:
-            protocol, fields["variant"] = CHANNELS, f"{protocol} {self.budget}"
         view = {"view_size": self.encoder.view_size, "bf16": self.config.bf16}
         fields["settings"] = view | {"device": self.encoder.device.type} | fields["settings"]
         fields |= {"protocol": protocol, "name": name, "figure": figure, "seed": self.config.seed}

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbone.channels import Inner, inner_channels, keep_channels
+from pipeline.backbone.folder import weights_digest
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import check
 from training.core.context import LocalContext
@@ -30,11 +31,11 @@ from training.core.distributed import gather_rows, rank
 from training.encoders.export import EncoderName, load_encoder
 from training.evaluate.case import Case
 from training.evaluate.channels_config import ChannelsConfig
-from training.evaluate.encoders import NamedEncoder, calibrate, load_encoders
+from training.evaluate.encoders import UNTRAINED, NamedEncoder, calibrate, load_encoders
 from training.evaluate.frozen import knn, linear
 from training.evaluate.intervals import percentile_interval
 from training.evaluate.labelled import LabelledImages, hashed_subset, open_labelled
-from training.evaluate.results import CHANNELS, Result
+from training.evaluate.results import Result
 
 STEP = 8
 """Widths from 8 on are multiples of it: kernels of CPUs take blocks of channels."""
@@ -43,7 +44,8 @@ STEP = 8
 def channels(case: Case) -> list[Result]:
     """The protocol `channels`: MACs, milliseconds, kNN and the fast probe of every budget.
 
-    Every rank ranks channels and narrows networks; they share the features.
+    A narrower network is a checkpoint of its own, named after the whole one and its budget. Every
+    rank ranks channels and narrows networks; they share the features.
 
     Raises:
         InputError: channels of this network cannot be removed; a budget that is too small.
@@ -53,21 +55,19 @@ def channels(case: Case) -> list[Result]:
     chosen = importance(whole, train, costs.inner, config.images)
     drawn = {name: torch.from_numpy(generator.random(len(s))) for name, s in chosen.items()}
     make = partial(narrowed, whole, train, costs, num_images=config.images)
-    made = {budget: make(budget, chosen) for budget in config.budgets}
-    times_RN = milliseconds([whole, *made.values()], config.rounds)
+    made = [make(budget, chosen) for budget in config.budgets]
+    times_RN = milliseconds([whole, *made], config.rounds)
     results = []
-    for (budget, encoder), own_R in zip(made.items(), times_RN.T[1:], strict=True):
-        cost, settings = costs.of(costs.within(budget)), asdict(config)
+    for budget, encoder, own_R in zip(config.budgets, made, times_RN.T[1:], strict=True):
+        own = case if encoder is whole else replace(case, encoder=encoder)
+        cost, middle = costs.of(costs.within(budget)), percentile_interval(own_R)  # of the rounds
         share = {"share": float(np.median(own_R / times_RN[:, 0]))}
-        give = partial(case.result, CHANNELS, variant=f"{budget:g}", settings=settings)
+        give = partial(own.result, "channels", settings=asdict(config))
         results.append(give("GMAC", cost["macs"] / 1e9, more=cost))
-        middle = percentile_interval(own_R)  # of the rounds
         results.append(give("ms", float(np.median(own_R)), interval=middle, more=share))
-        own = copy.copy(case) if encoder is whole else replace(case, encoder=encoder)
-        own.budget = f"{budget:g}"
         results += [*knn(own), *linear(own)]
         if encoder is not whole:
-            own = replace(case, encoder=make(budget, drawn), budget=f"{budget:g} random")
+            own = replace(case, encoder=make(budget, drawn, kind=" random"))
             results += [*knn(own), *linear(own)]
     return results
 
@@ -167,11 +167,12 @@ def narrowed(
     scores: Mapping[str, Tensor],
     *,
     num_images: int,
+    kind: str = "",
 ) -> NamedEncoder:
     """An encoder within a budget; the encoder itself where nothing has to go.
 
     The channels of the highest scores stay, and batch norm is estimated again (`calibrate`). The
-    info says how many are left, and what that costs.
+    info says how many are left, and what that costs; the name has the budget and the scores' kind.
     """
     widths = costs.within(budget)
     cut = [one for one in costs.inner if widths[one.made_by] < one.width]
@@ -186,9 +187,10 @@ def narrowed(
         channels=info.channels | {one.made_by: widths[one.made_by] for one in cut},
         provenance=info.provenance | {"channels": costs.of(widths)},
     )
-    made = replace(encoder, network=network, info=info)
+    made = replace(encoder, network=network, info=info, name=f"{encoder.name} {budget:g}{kind}")
     calibrate(made, images, num_images)
-    return made
+    is_random = encoder.kind == UNTRAINED  # its digest is its seed
+    return made if is_random else replace(made, digest=weights_digest(network.state_dict()))
 
 
 def load_narrowed(

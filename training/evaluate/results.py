@@ -35,8 +35,6 @@ COLUMNS = {
 image is the file's name relative to the data's root, sha256 that of its bytes; label and predicted
 are indices of the class names in the file's metadata, where the fields of the result are too.
 """
-CHANNELS = "channels"
-"""The protocol of budgets, which are the rows of a table of their own."""
 WIDEST = 6
 """Figures that stand beside each other in a table."""
 
@@ -228,18 +226,16 @@ def figures_of(results: Sequence[Result], checkpoint_digest: str) -> list[Figure
         if one.checkpoint_digest == checkpoint_digest
         and one.interval is not None
         and (one.name == "top1" or one.protocol == "detection")
-        and one.protocol != CHANNELS  # of other weights
     }
     return list(found.values())
 
 
 def table(results: Sequence[Result]) -> str:
     """Checkpoints by figures with their intervals; of more than `WIDEST` figures turned round."""
-    columns = list(dict.fromkeys(place(result)[1] for result in results))
+    columns = list(dict.fromkeys(result.column for result in results))
     cells: dict[str, dict[str, str]] = {}
     for result in results:
-        row, column = place(result)
-        cells.setdefault(row, {})[column] = _cell(result)
+        cells.setdefault(result.row, {})[result.column] = _cell(result)
     lines = [["", *columns]]
     lines += [[row, *(some.get(column, "") for column in columns)] for row, some in cells.items()]
     if len(columns) > WIDEST:
@@ -247,16 +243,6 @@ def table(results: Sequence[Result]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     layout = "  ".join(f"{{:{'>' if n else '<'}{width}}}" for n, width in enumerate(widths))
     return "\n".join(layout.format(*line).rstrip() for line in lines)
-
-
-def place(result: Result) -> tuple[str, str]:
-    """Row and column in a table; of `CHANNELS` every budget is a row."""
-    column, budget = result.name, result.variant
-    if result.protocol != CHANNELS:
-        return result.row, result.column
-    if column == "top1":
-        column, _, budget = budget.partition(" ")
-    return f"{result.row} {budget}", column
 
 
 def _cell(result: Result) -> str:
