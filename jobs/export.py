@@ -22,7 +22,7 @@ class ExportConfig:
         results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
             it has no figures.
         channels: share of the MACs that is left, in (0, 1): inner channels are removed.
-        shards: or class folders, of which 1,000 images without labels rank the channels.
+        shards: or class folders, of which 1,000 images rank the channels; without labels.
     """
 
     checkpoint: Path

@@ -31,10 +31,10 @@ def drawn(architecture: str) -> nn.Module:
     torch.manual_seed(0)
     network, _ = plain_network(architecture)
     for name, value in network.state_dict().items():
-        if name.endswith(("running_var", "layer_scale")):
-            value.uniform_(0.5, 1.5)
-        elif name.endswith(("running_mean", "bias")):
+        if name.endswith(("running_mean", "bias")):
             value.uniform_(-0.2, 0.2)
+        elif value.ndim == 1 or name.endswith("layer_scale"):
+            value.uniform_(0.5, 1.5)  # some start at 0
     return network.eval()
 
 
@@ -135,23 +135,3 @@ def test_what_a_narrower_export_is_not(tmp_path: Path) -> None:
         file.write_text(json.dumps(json.loads(file.read_text()) | {"channels": channels}))
         with pytest.raises(InputError, match=message):
             load_backbone(tmp_path)
-
-
-def test_onnx_of_a_narrower_network(tmp_path: Path) -> None:
-    for module in ("timm", "onnx", "onnxscript", "onnxruntime", "safetensors"):
-        pytest.importorskip(module, reason="the extras timm and export are not installed")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    network, info = written(tmp_path / "out", "timm:test_resnet", "onnx", "safetensors")
-    views = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
-    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "backbone.onnx"))
-    (got,) = session.run(None, {"views": views.numpy()})
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (PREPROCESSING.mean, PREPROCESSING.std))
-    with torch.no_grad():
-        expected = network((views / 255 - mean) / std)
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0, atol=1e-5 * scale)
-    state = pytest.importorskip("safetensors.torch").load_file(
-        tmp_path / "out" / "backbone.safetensors"
-    )
-    assert state.keys() == load_backbone(tmp_path / "out")[0].state_dict().keys()
-    assert state["layer1.0.conv1.weight"].shape[0] == info.channels["layer1.0.conv1"]

@@ -1,6 +1,5 @@
 """Budgets of MACs, which channels stay, and what the protocol says of them."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +123,8 @@ def test_scores_by_hand(images: LabelledImages) -> None:
 def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages) -> None:
     whole = encoder_of()
     alive = with_dead_channels(whole)
+    raw = whole.features(images)[0]
+    calibrate(whole, images, 24)  # otherwise some channels are never above 0 here
     costs = costs_of(whole)
     scores = importance(whole, images, costs.inner, 24)
     half = costs.of(costs.at_density(0.5))["share"]
@@ -132,16 +133,14 @@ def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages
     kept = made.network.get_parameter("layer1.0.conv1.weight")
     assert torch.equal(kept, weight[alive["layer1.0.conv1"]])
     assert torch.equal(whole.network.get_parameter("layer1.0.conv1.weight"), weight)
-    calibrated = replace(whole, network=copy.deepcopy(whole.network))
-    calibrate(calibrated, images, 24)
     torch.manual_seed(2)
     drawn = {name: torch.rand(len(score)) for name, score in scores.items()}
     random = narrowed(whole, images, costs, half, drawn, num_images=24)
-    expected, ranked, control = (e.features(images)[0] for e in (calibrated, made, random))
+    expected, ranked, control = (e.features(images)[0] for e in (whole, made, random))
     scale = float(expected.abs().max())
     torch.testing.assert_close(ranked, expected, rtol=0, atol=1e-5 * scale)
     assert float((control - expected).abs().max()) > 0.05 * scale
-    assert not torch.allclose(expected, whole.features(images)[0], atol=1e-3), "batch norm anew"
+    assert float((raw - expected).abs().max()) > 0.05 * scale, "batch norm matters"
 
 
 def test_the_protocol(images: LabelledImages, tmp_path: Path) -> None:
