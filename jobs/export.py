@@ -19,10 +19,9 @@ class ExportConfig:
         formats: any of safetensors, timm (which transformers loads, too) and onnx, beside the state
             dict (extra export); all: every one of them; none: the state dict alone.
         encoder: which encoder of the run: query, or momentum where the method has one.
-        results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
-            it has no figures.
+        results: folder of jobs/evaluate.py: its figures of this backbone go onto the model card.
         channels: share of the MACs that is left, in (0, 1): inner channels are removed.
-        shards: or class folders, of which 1,000 images rank the channels; without labels.
+        shards: with --channels: shards or class folders; 1,000 of the images rank the channels.
     """
 
     checkpoint: Path
@@ -34,8 +33,7 @@ class ExportConfig:
     shards: Path | None = None
 
     def __post_init__(self) -> None:
-        fits = self.shards is not None and 0 < (self.channels or 0) < 1
-        fits |= self.shards is None and self.channels is None
+        fits = self.channels is None if self.shards is None else 0 < (self.channels or 0) < 1
         check(fits, f"channels {self.channels} wants a share in (0, 1), and --shards with it")
 
 

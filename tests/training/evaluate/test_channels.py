@@ -123,11 +123,14 @@ def test_scores_by_hand(images: LabelledImages) -> None:
 def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages) -> None:
     whole = encoder_of()
     alive = with_dead_channels(whole)
-    raw = whole.features(images)[0]
     calibrate(whole, images, 24)  # otherwise some channels are never above 0 here
+    expected = whole.features(images)[0]
     costs = costs_of(whole)
     scores = importance(whole, images, costs.inner, 24)
     half = costs.of(costs.at_density(0.5))["share"]
+    for module in whole.network.modules():  # what is estimated again does not depend on it
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
     weight = whole.network.get_parameter("layer1.0.conv1.weight").clone()
     made = narrowed(whole, images, costs, half, scores, num_images=24)
     kept = made.network.get_parameter("layer1.0.conv1.weight")
@@ -136,11 +139,10 @@ def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages
     torch.manual_seed(2)
     drawn = {name: torch.rand(len(score)) for name, score in scores.items()}
     random = narrowed(whole, images, costs, half, drawn, num_images=24)
-    expected, ranked, control = (e.features(images)[0] for e in (whole, made, random))
+    ranked, control = (encoder.features(images)[0] for encoder in (made, random))
     scale = float(expected.abs().max())
     torch.testing.assert_close(ranked, expected, rtol=0, atol=1e-5 * scale)
     assert float((control - expected).abs().max()) > 0.05 * scale
-    assert float((raw - expected).abs().max()) > 0.05 * scale, "batch norm matters"
 
 
 def test_the_protocol(images: LabelledImages, tmp_path: Path) -> None:
