@@ -14,7 +14,6 @@ from pipeline.core.architectures import plain_network
 from pipeline.core.errors import InputError
 from pipeline.images.preprocessing import Preprocessing
 from tests.training.evaluate.cases import case_of, extractor_of, folders
-from training.evaluate.case import Case
 from training.evaluate.channels import channels, costs_of, importance, milliseconds, narrowed
 from training.evaluate.channels_config import ChannelsConfig
 from training.evaluate.encoders import UNTRAINED, NamedEncoder, calibrate
@@ -146,38 +145,27 @@ def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages
 
 
 def test_the_protocol(images: LabelledImages, tmp_path: Path) -> None:
-    case = case_of(nn.Identity(), images, images, k=5, results=tmp_path)
+    config = ChannelsConfig(budgets=(1.0, 0.5), images=24, rounds=3)
+    case = case_of(nn.Identity(), images, images, k=5, results=tmp_path, channels=config)
     case.encoder = encoder_of()
-    before = weights_digest(case.encoder.network.state_dict())
-    found = {(r.checkpoint, r.column): r for r in channels(with_config(case))}
+    found = {(r.checkpoint, r.column): r for r in channels(case)}
     rows = ("GMAC", "ms", "knn", "linear")
     assert list(found) == [
-        *(("made", name) for name in rows),
-        *(("made 0.5", name) for name in rows),
-        ("made 0.5 random", "knn"),
-        ("made 0.5 random", "linear"),
+        *((checkpoint, name) for checkpoint in ("made", "made 0.5") for name in rows),
+        *(("made 0.5 random", name) for name in ("knn", "linear")),
     ]
-    plain = knn(replace(case))[0]
-    assert found["made", "knn"] == plain, "budget 1 is the network itself"
-    assert weights_digest(case.encoder.network.state_dict()) == before
+    assert found["made", "knn"] == knn(case)[0], "budget 1 is the network itself"
     total, half = (found[name, "GMAC"] for name in ("made", "made 0.5"))
     assert 0.48 < half.more["share"] <= 0.5
     assert half.more["macs"] == half.figure * 1e9 == pytest.approx(total.figure * 5e8, rel=0.04)
-    for name in ("made", "made 0.5"):
-        time = found[name, "ms"]
-        assert time.interval is not None
-        assert 0 < time.interval[0] <= time.figure <= time.interval[1]
-    assert found["made 0.5", "ms"].more["share"] < 1.5
+    time = found["made 0.5", "ms"]
+    assert time.interval is not None
+    assert 0 < time.interval[0] <= time.figure <= time.interval[1]
     digests = {p.result.row: p.result.checkpoint_digest for p in read_predictions(tmp_path)}
     assert set(digests) == {"made", "made 0.5", "made 0.5 random"}
     assert len(set(digests.values())) == 3, "other weights"
-    again = {(r.checkpoint, r.column): r for r in channels(with_config(case))}
+    again = {(r.checkpoint, r.column): r for r in channels(case)}
     assert all(again[key] == r for key, r in found.items() if key[1] != "ms")
-
-
-def with_config(case: Case) -> Case:
-    settings = ChannelsConfig(budgets=(1.0, 0.5), images=24, rounds=3)
-    return replace(case, config=replace(case.config, channels=settings))
 
 
 def test_budget_one_to_the_last_bit_and_digests(images: LabelledImages) -> None:
@@ -193,30 +181,23 @@ def test_budget_one_to_the_last_bit_and_digests(images: LabelledImages) -> None:
 
 
 def test_times_are_taken_in_turns_on_one_thread() -> None:
-    calls: list[int] = []
+    calls: list[tuple[int, int]] = []
 
-    class Recorded(nn.Module):
+    class Slow(nn.Module):
         def __init__(self, number: int) -> None:
             super().__init__()
             self.number = number
 
         def forward(self, x_BCHW: Tensor) -> Tensor:
-            assert x_BCHW.shape == (1, 3, 16, 16)
-            assert torch.get_num_threads() == 1
-            calls.append(self.number)
+            calls.append((self.number, torch.get_num_threads()))
             for _ in range(40 * self.number):
                 torch.ones(64, 64) @ torch.ones(64, 64)
             return x_BCHW.mean(dim=(2, 3))
 
     threads = torch.get_num_threads()
-    times = milliseconds([extractor_of(Recorded(number)) for number in (0, 1, 9)], 4)
+    times_RN = milliseconds([extractor_of(Slow(number)) for number in (0, 1, 9)], 4)
     assert torch.get_num_threads() == threads
-    assert times.shape == (4, 3)
-    assert calls == [0, 1, 9, 1, 9, 0, 9, 0, 1, 0, 1, 9, 1, 9, 0]
-    assert (times[:, 2] > times[:, 0]).all()
-
-
-@pytest.mark.parametrize("budgets", [(), (0.0,), (1.5,), (0.5, 0.5)])
-def test_bad_budgets(budgets: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match=r"channels\.budgets .*wanted some in \(0, 1\], each once"):
-        ChannelsConfig(budgets=budgets)
+    turns = [0, 1, 9, 1, 9, 0, 9, 0, 1, 0, 1, 9, 1, 9, 0]
+    assert calls == [(number, 1) for number in turns]
+    assert times_RN.shape == (4, 3)
+    assert (times_RN[:, 2] > times_RN[:, 0]).all()
