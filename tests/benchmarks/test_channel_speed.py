@@ -5,13 +5,9 @@ from statistics import median
 
 import numpy as np
 import pytest
-import torch
 
-from pipeline.backbone.info import BackboneInfo
-from pipeline.core.architectures import plain_network
-from pipeline.images.preprocessing import Preprocessing
 from tests.benchmarks.timing import machine
-from tests.training.evaluate.cases import extractor_of, folders
+from tests.training.evaluate.cases import encoder_of, folders
 from training.evaluate.channels import costs_of, importance, milliseconds, narrowed
 
 BUDGETS, ROUNDS, AT_MOST = (0.75, 0.5, 0.35), 60, 0.85
@@ -19,11 +15,7 @@ BUDGETS, ROUNDS, AT_MOST = (0.75, 0.5, 0.35), 60, 0.85
 
 @pytest.mark.benchmark
 def test_half_a_network_is_faster(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network, dim = plain_network("resnet18")
-    seen = Preprocessing(view_size=224, resize=256)
-    info = BackboneInfo(architecture="resnet18", feature_dim=dim, preprocessing=seen)
-    whole, images = extractor_of(network.eval(), seen, info=info), folders(tmp_path, 6, seed=0)
+    whole, images = encoder_of(size=224), folders(tmp_path, 6, seed=0)
     costs = costs_of(whole)
     scores = importance(whole, images, costs.inner, 6)
     made = [narrowed(whole, images, costs, b, scores, num_images=6) for b in BUDGETS]
