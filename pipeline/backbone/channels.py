@@ -49,8 +49,9 @@ def inner_channels(network: nn.Module, architecture: str) -> list[Inner]:
                 plain &= all(type(p) in SIZES and getattr(p, "groups", 1) == 1 for p in parts)
                 # timm's anti-aliasing filters have as many channels as the block.
                 plain &= isinstance(getattr(block, "aa", nn.Identity()), nn.Identity)
-                names = [part and f"{name}.{part}" for part in layers]
-                found.append(Inner(*names, width=len(parts[0].get_parameter("weight"))))
+                made_by, norm, taken_by = (part and f"{name}.{part}" for part in layers)
+                width = len(parts[0].get_parameter("weight"))
+                found.append(Inner(made_by, norm, taken_by, width))
     check(
         bool(found) and plain,
         f"inner channels of {architecture} cannot be removed: wanted one of {', '.join(WORKING)}, "

@@ -88,7 +88,7 @@ def test_scores_by_hand(images: LabelledImages) -> None:
         for name in ("conv1", "bn1", "relu", "maxpool"):
             x = network.get_submodule(name)(x)
         block = network.get_submodule("layer1.0")
-        x = block.bn1(block.conv1(x)).relu().double()  # type: ignore[operator]
+        x = block.bn1(block.conv1(x)).relu().double()
     scale = network.get_parameter("layer1.0.bn1.weight").detach().abs()
     expected = torch.tensor([float(scale[c] * x[:, c].mean()) for c in range(64)])
     torch.testing.assert_close(scores["layer1.0.conv1"].float(), expected, rtol=1e-4, atol=1e-6)
