@@ -56,7 +56,9 @@ def tables(results: "list[Result]") -> Iterator[str]:
     kinds: dict[str, list[Result]] = {}
     for result in results:
         kind = "average precision in %" if result.protocol == DETECTION else "top-1 in %"
-        if result.name == "cosine":
+        if result.protocol == "channels":
+            kind = "cost of an image (ms: 95 % of the rounds)"
+        elif result.name == "cosine":
             kind = "cosine"
         elif result.protocol == "uncertainty":
             kind = "uncertainty"

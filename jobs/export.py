@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.cli import absolute_paths, conclude, main, parse
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.core.progress import WARNING, say
 
 
@@ -19,8 +19,9 @@ class ExportConfig:
         formats: any of safetensors, timm (which transformers loads, too) and onnx, beside the state
             dict (extra export); all: every one of them; none: the state dict alone.
         encoder: which encoder of the run: query, or momentum where the method has one.
-        results: folder of jobs/evaluate.py: this backbone's figures go onto the model card; none:
-            it has no figures.
+        results: folder of jobs/evaluate.py: its figures of this backbone go onto the model card.
+        channels: share of the MACs that is left, in (0, 1): inner channels are removed.
+        shards: with --channels: shards or class folders; 1,000 of the images rank the channels.
     """
 
     checkpoint: Path
@@ -28,24 +29,31 @@ class ExportConfig:
     formats: tuple[str, ...] = ("all",)
     encoder: Literal["query", "momentum"] = "query"
     results: Path | None = None
+    channels: float | None = None
+    shards: Path | None = None
+
+    def __post_init__(self) -> None:
+        fits = self.channels is None if self.shards is None else 0 < (self.channels or 0) < 1
+        check(fits, f"channels {self.channels} wants a share in (0, 1), and --shards with it")
 
 
 def run() -> None:
     """Parse, write, say what lies where."""
     config = parse(ExportConfig, "jobs/export.py")
-    config = absolute_paths(config, "checkpoint", "out", "results")
+    config = absolute_paths(config, "checkpoint", "out", "results", "shards")
     # These import torch, which --help goes without.
     from pipeline.backbone.folder import CARD_NAME, write_backbone
     from pipeline.backbone.formats import FORMATS
-    from training.encoders.export import load_encoder
+    from training.evaluate.channels import load_narrowed
     from training.evaluate.results import figures_of, read_results
 
-    formats = tuple(FORMATS) if config.formats == ("all",) else config.formats
     source, out = config.checkpoint, config.out
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
+    network, info = load_narrowed(source, config.encoder, config.channels, config.shards)
+    every = tuple(name for name in FORMATS if name != "timm" or not info.channels)
+    formats = every if config.formats == ("all",) else config.formats
     say(f"exporting {source} as {', '.join(formats) or 'a state dict alone'} into {out}")
-    network, info = load_encoder(source, config.encoder)
     measured = [] if config.results is None else read_results(config.results)
     figures = figures_of(measured, info.weights_sha256)
     if config.results is not None and not figures:

@@ -30,6 +30,16 @@ RECIPE = {
 """The settings of a run that matter most: as the card calls them, and where a config has them."""
 
 
+NARROWED = """for name, value in weights.items():  # each tensor gets the shape of the narrower one
+    module, _, part = name.rpartition(".")
+    getattr(network.get_submodule(module), part).data = value"""
+"""Python that gives a network the shapes of narrower weights."""
+NARROWER = (
+    "**A plain {} cannot load these weights**: inner channels of its blocks were removed "
+    "(`backbone.json` says how many are left). The loop narrows the network first."
+)
+
+
 class Figure(NamedTuple):
     """One result of an evaluation."""
 
@@ -69,6 +79,7 @@ def model_card(
         "## Figures",
         _figures(figures),
         "## Load it",
+        *([NARROWER.format(info.architecture)] if info.channels else []),
         f"```python\n{plain_usage(info)}\n```",
         "Where salmask is installed, with the preparation in front:",
         "```python\nfrom pipeline.backbone.image_encoder import load_image_encoder\n\nencoder = "
@@ -131,5 +142,9 @@ def plain_usage(info: BackboneInfo) -> str:
             identities = (*identities, max_pool_name(plain_network(name)[0], name))
     lines = [f"import {library}\nimport torch\n", f"network = {built}"]
     lines += [f'network.set_submodule("{part}", torch.nn.Identity())' for part in identities]
-    lines += ['network.load_state_dict(torch.load("backbone.pth", weights_only=True))']
+    weights = 'torch.load("backbone.pth", weights_only=True)'
+    if info.channels:
+        lines += [f"weights = {weights}", NARROWED]
+        weights = "weights"
+    lines += [f"network.load_state_dict({weights})"]
     return "\n".join([*lines, "network.eval()"])

@@ -8,6 +8,8 @@ the stem (`"max_pool": false`) the loader replaces it by an identity:
     network = torchvision.models.resnet18()
     network.fc = torch.nn.Identity()  # pipeline/core/architectures.py lists the others' classifiers
     network.load_state_dict(torch.load("backbone.pth", weights_only=True), strict=True)
+
+With fewer inner channels (`"channels"`) the network is narrowed first (`channels.py`).
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.card import Figure, model_card
+from pipeline.backbone.channels import narrow
 from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, first_line, plain_network
@@ -79,8 +82,7 @@ def write_backbone(
     fresh.mkdir()
     try:
         if chosen:
-            with NoInitialWeights():
-                network, _ = plain_network(info.architecture, max_pool=info.max_pool)
+            network, _ = _empty_network(info)
             network.load_state_dict(state_dict)
             for one in chosen.values():
                 one.write(fresh / one.entry, network.eval(), info)
@@ -144,8 +146,7 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     weights_file = folder / WEIGHTS_NAME
     check(weights_file.is_file(), f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
     weights, digest = _read_weights(weights_file, info)
-    with NoInitialWeights():
-        network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
+    network, feature_dim = _empty_network(info)
     check(
         feature_dim == info.feature_dim,
         f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, {info.architecture} has "
@@ -158,6 +159,14 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
             f"{weights_file} does not fit {info.architecture}: {first_line(error)}"
         ) from error
     return network.eval(), dataclasses.replace(info, weights_sha256=digest)
+
+
+def _empty_network(info: BackboneInfo) -> tuple[nn.Module, int]:
+    """The network that weights are loaded into, and the length of its features."""
+    with NoInitialWeights():
+        network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
+    narrow(network, info.architecture, info.channels)
+    return network, feature_dim
 
 
 def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor], str]:
@@ -211,6 +220,7 @@ def load_info(folder: Path) -> BackboneInfo:
         f"{file} has no preprocessing: without it the features would be wrong; export it again",
     )
     try:
+        given["channels"] = dict(given.get("channels", {}))
         wanted = wanted | {name: tuple(map(float, wanted[name])) for name in ("mean", "std")}
         if wanted.get("high_pass") is not None:
             wanted["high_pass"] = HighPass(**wanted["high_pass"])

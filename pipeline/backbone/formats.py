@@ -83,9 +83,9 @@ def _check_timm(info: BackboneInfo) -> None:
         "and torchvision's ResNets and DenseNets",
     )
     check(
-        info.max_pool,
-        f"this {name} has no maximum pooling behind its stem, and timm builds none without: "
-        "export it as torchvision, safetensors or onnx",
+        info.max_pool and not info.channels,
+        f"this {name} has no maximum pooling behind its stem, or fewer inner channels, and timm "
+        "builds none such: export it as torchvision, safetensors or onnx",
     )
 
 

@@ -19,6 +19,9 @@ class BackboneInfo:
     """How an image is prepared."""
     max_pool: bool = True
     """Whether the maximum pooling behind the stem is in place."""
+    channels: dict[str, int] = field(default_factory=dict)
+    """Inner channels that are left, by the layer that makes them (`channels.narrow`); layers that
+    are not named have as many as in the library's network."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the weights come from (run, epoch, versions); JSON values only."""
     weights_sha256: str = ""

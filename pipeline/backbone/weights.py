@@ -62,6 +62,11 @@ def find_weights(place: str, architecture: str, *, max_pool: bool | None = None)
             architecture, (name or "DEFAULT") if library == "torchvision" else place
         )
     network, info = load_backbone(path)
+    check(
+        not info.channels,
+        f"{place} is a {info.architecture} with fewer inner channels (--channels), which this "
+        "cannot start from: choose the run or export that it was made from",
+    )
     same_pool = max_pool in (None, info.max_pool)
     wanted = architecture if same_pool else f"{architecture} with max_pool {max_pool}"
     check(

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,6 +132,16 @@ def test_bad_input(
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert done.err.startswith("error: ")
     assert message in done.err
+
+
+def test_narrower_networks_are_rows(folder: Path, evaluate: Callable[..., Done]) -> None:
+    few = ("--channels.budgets", "0.5", "--channels.images", "8", "--channels.rounds", "2")
+    done = evaluate("--protocol", "channels", *few)
+    assert done.code == 0, done.err
+    cost, accuracies = done.out.split("top-1 in %")
+    assert re.search(r"cost of an image.*\n +GMAC +ms\n\S+/export 0\.5 +0\.\d+ +\d+\.\d+ \(", cost)
+    assert re.search(r"export 0\.5 +\d.*\n\S+/export 0\.5 random +\d", accuracies)
+    assert len(recorded(folder)) == 6
 
 
 def test_detection_prints_its_own_table(folder: Path, evaluate: Callable[..., Done]) -> None:

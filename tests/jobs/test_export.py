@@ -8,6 +8,7 @@ import torch
 from jobs.export import run
 from pipeline.backbone.folder import load_backbone
 from tests.job_here import Done, job_here
+from tests.training.evaluate.cases import write_folders
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.settings import EncoderConfig
@@ -48,6 +49,21 @@ def test_a_run_in_two_formats_and_figures_of_other_weights(
     assert torch.equal(networks[0](views), networks[1](views))
 
 
+def test_with_fewer_channels(kept: Path, tmp_path: Path, export: Callable[..., Done]) -> None:
+    write_folders(tmp_path / "images", 12, seed=0)
+    half = "--checkpoint run --out out --formats --channels 0.5 --shards images"
+    done = export(*half.split())
+    assert done.code == 0, done.err
+    network, info = load_backbone(tmp_path / "out")
+    assert len(info.channels) == 8
+    assert 0.48 < info.provenance["channels"]["share"] <= 0.5
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 512)
+    assert load_backbone(kept)[1].channels == {}
+    again = export("--checkpoint", "out", "--out", "again", "--formats")
+    assert again.code == 0, again.err
+    assert load_backbone(tmp_path / "again")[1] == info
+
+
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -56,11 +72,16 @@ def test_a_run_in_two_formats_and_figures_of_other_weights(
         ("--checkpoint run --out run/backbone", "the run's own export"),
         ("--checkpoint run --out out --formats h5", "unknown format 'h5'"),
         ("--checkpoint run --out out --encoder momentum", "kept in checkpoints"),
+        ("--checkpoint run --out out --channels 0.5", "a share in .0, 1., and --shards with it"),
+        ("--checkpoint run --out out --channels 2 --shards full", "a share in .0, 1., and --sh"),
+        ("--checkpoint run --out out --shards full", "a share in .0, 1., and --shards with it"),
+        ("--checkpoint run --out out --channels 0.05 --shards images/x", "a share of 0.07.* fixed"),
         ("--checkpoint run --out full --formats", "'mine.txt', which is no part"),
         ("--checkpoint bare --out out", "has no backbone.json.*lost their preproc"),
     ],
 )
 def test_bad_input(tmp_path: Path, export: Callable[..., Done], options: str, message: str) -> None:
+    write_folders(tmp_path / "images" / "x", 3, seed=0)
     for folder, name in (("full", "mine.txt"), ("bare", "backbone.pth")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_text("mine")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from pipeline.backbone.channels import narrow
 from pipeline.backbone.folder import (
     BACKBONE_FOLDER,
     load_backbone,
@@ -154,4 +155,6 @@ def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.M
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_backbone(config).eval()
+        backbone = build_backbone(config)
+    narrow(backbone.network, info.architecture, info.channels)
+    return backbone.eval()

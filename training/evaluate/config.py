@@ -9,6 +9,7 @@ import tyro
 from pipeline.core.errors import check
 from training.config.resources import Wanted
 from training.config.settings import check_least
+from training.evaluate.channels_config import ChannelsConfig
 from training.evaluate.uncertainty_settings import UncertaintyConfig
 from training.views.settings import check_fill
 
@@ -229,8 +230,9 @@ class EvaluateConfig:
         val: images that are classified, likewise. Other data than the pretraining's is a transfer.
         protocol: some of knn, linear (fast: features once, logistic regression), linear_paper (SGD
             on augmented views, 100 epochs), finetune, backgrounds (objects on other backgrounds;
-            val has masks), diagnostics, uncertainty (does it tell errors?); or, by itself,
-            detection (a Faster or Mask R-CNN around the backbone; trains in one process).
+            val has masks), channels (the network with fewer inner channels), diagnostics,
+            uncertainty (does it tell errors?); or, by itself, detection (a Faster or Mask R-CNN
+            around the backbone; trains in one process).
         encoder: which encoder of the runs: query, or momentum.
         results: folder that gets every figure, a line of JSON each, and every image's predictions.
         k: neighbours that vote, 1 or more.
@@ -261,6 +263,7 @@ class EvaluateConfig:
     linear_paper: PaperProbeConfig = field(default_factory=PaperProbeConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     backgrounds: BackgroundsConfig = field(default_factory=BackgroundsConfig)
+    channels: ChannelsConfig = field(default_factory=ChannelsConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)

@@ -147,23 +147,26 @@ def _load(
     info = replace(
         like,
         preprocessing=Preprocessing(view_size=seen.view_size, resize=seen.resize),
+        channels={},
         provenance={"init": name},
         weights_sha256=weights_digest(network.state_dict()),
     )
     return encoder("supervised", network.eval(), info, info.weights_sha256)
 
 
-def calibrate(extractor: FeatureExtractor, images: LabelledImages) -> None:
+def calibrate(
+    extractor: FeatureExtractor, images: LabelledImages, num_images: int = NUM_IMAGES
+) -> None:
     """Set the running statistics of every batch norm to the mean over batches of images.
 
-    The batches are test-time views of up to 512 images (`hashed_subset`), about 128 at once.
+    The batches are test-time views of up to `num_images` (`hashed_subset`), about 128 at once.
     Batch norm is in training mode, all else in evaluation mode; nothing random is drawn. Changes
     the network in place; one without batch norm stays as it is.
     """
     norms = [module for module in extractor.network.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
-    numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)
+    numbers = hashed_subset(images.shard_sizes, num_images)
     # Batches of nearly one size: every image counts the same, and none stands alone.
     num_batches = -(-len(numbers) // LARGEST_BATCH)
     in_equal_parts = replace(extractor, batch_size=-(-len(numbers) // num_batches))

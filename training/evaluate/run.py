@@ -9,6 +9,7 @@ from pipeline.core.progress import say
 from training.core.distributed import rank, world_size
 from training.evaluate.backgrounds import backgrounds, check_masks
 from training.evaluate.case import Case
+from training.evaluate.channels import channels
 from training.evaluate.config import DETECTION, EvaluateConfig
 from training.evaluate.detection.run import detection
 from training.evaluate.diagnostics import diagnostics
@@ -25,6 +26,7 @@ PROTOCOLS: dict[str, Callable[[Case], list[Result]]] = {
     "linear_paper": linear_paper,
     "finetune": finetune,
     "backgrounds": backgrounds,
+    "channels": channels,
     "diagnostics": diagnostics,
     "uncertainty": uncertainty,
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.backbone.card import Figure
+from pipeline.backbone.channels import inner_channels, keep_channels
 from pipeline.backbone.folder import load_backbone, write_backbone
 from pipeline.backbone.formats import FORMATS, ONNX_FILE, SAFETENSORS_FILE, TIMM_FOLDER
 from pipeline.backbone.image_encoder import load_image_encoder
@@ -197,6 +198,11 @@ def test_onnx(images: list[Tensor], tmp_path: Path) -> None:
         pytest.importorskip(module, reason="the extras timm and export are not installed")
     onnxruntime = pytest.importorskip("onnxruntime")
     source = export(tmp_path / "source", "timm:test_resnet", high_pass=(3, 1.4))
+    network, info = load_backbone(source)
+    first, *_ = inner_channels(network, info.architecture)
+    keep_channels(network, first, torch.arange(1, 9))
+    info = dataclasses.replace(info, channels={first.made_by: 8})
+    write_backbone(source, network.state_dict(), info)
     session = onnxruntime.InferenceSession(
         str(written(source, tmp_path / "out", "onnx") / ONNX_FILE)
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.backbone.info import BackboneInfo
+from pipeline.core.architectures import plain_network
 from pipeline.images.preprocessing import Preprocess, Preprocessing
 from tests.shard_sets import write_images
 from training.encoders.encoder import build_backbone
@@ -129,6 +130,15 @@ def extractor_of(
         "resize": preprocessing.resize,
     }
     return NamedEncoder(network=network, **(given | settings))
+
+
+def encoder_of(architecture: str = "resnet18", size: int = 32) -> NamedEncoder:
+    """A network of a library that nobody trained, from seed 0."""
+    torch.manual_seed(0)
+    network, dim = plain_network(architecture)
+    seen = Preprocessing(view_size=size, resize=size)
+    info = BackboneInfo(architecture=architecture, feature_dim=dim, preprocessing=seen)
+    return extractor_of(network.eval(), seen, info=info, batch_size=8)
 
 
 def case_of(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError
+from training.evaluate.channels_config import ChannelsConfig
 from training.evaluate.config import (
     BackgroundsConfig,
     DetectionConfig,
@@ -23,6 +24,10 @@ DETECTION = BASE | {"protocol": ("detection",)}
         (BackgroundsConfig, {"backgrounds": 0}, r"backgrounds\.backgrounds 0 must be 1 or more"),
         (BackgroundsConfig, {"max_images": 1}, "max_images 1 must be 2 or more"),
         (BackgroundsConfig, {"min_object": 0.9}, r"backgrounds\.min_object 0\.9"),
+        (ChannelsConfig, {"budgets": ()}, "wanted some in .0, 1., each once"),
+        (ChannelsConfig, {"budgets": (1.0, 1.5)}, "wanted some in .0, 1., each once"),
+        (ChannelsConfig, {"budgets": (0.5, 0.5)}, r"channels\.budgets \[0\.5, 0\.5\]"),
+        (ChannelsConfig, {"images": 1}, r"channels\.images 1 must be 2 or more"),
         (DiagnosticsConfig, {"ratios": (0.0,)}, "wanted some in"),
         (DiagnosticsConfig, {"ratios": ()}, "wanted some in"),
         (DiagnosticsConfig, {"grid": 0}, "grid 0 must be 1 or more"),
