@@ -45,6 +45,8 @@ class Stream(enum.IntEnum):
     MASK_COUNT = 13
     EXCHANGE_APPLY = 14
     EXCHANGE_PATCH = 15
+    MATCHED_PATCH = 16
+    CROP_AGAIN = 17
 
 
 QUERY, KEY = "query", "key"
