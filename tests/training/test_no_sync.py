@@ -19,7 +19,7 @@ from training.methods.moco.method import info_nce
 from training.methods.simclr.method import nt_xent
 from training.views.colours import ColourDraws
 from training.views.crops import CropBatch
-from training.views.exchange import BackgroundSwap, ExchangeDraws
+from training.views.exchange import ExchangeDraws, PatchSwap
 from training.views.fills import FILLS
 from training.views.inputs import HostBatch
 from training.views.maskers import MaskDraws
@@ -78,6 +78,7 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         probability=None if strategy == "exchange" else 0.5,
     )
     views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
+    views = (*views, settings.matched_negative("key"))
     lent = ColourDraws(*(part[:1] for part in colours()))
     maps, seeds = torch.empty(BATCH, GRID, GRID), torch.empty(BATCH, dtype=torch.int64)
     cut = CropBatch(image(dtype=torch.uint8), maps, maps, colours())
@@ -87,16 +88,18 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         crops={"query": cut, "key": cut},
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
-        following={"query": CropBatch(image(1, torch.uint8), maps[:1], None, lent)},
+        following=dict.fromkeys(
+            ("query", "key"), CropBatch(image(1, torch.uint8), maps[:1], None, lent)
+        ),
         swaps={
             view.name: torch.empty(BATCH, GRID * GRID)
             for view in views
-            if isinstance(view.fill, BackgroundSwap)
+            if isinstance(view.fill, PatchSwap)
         },
     )
     inputs = built(batch, views, settings)
     assert list(inputs.views) == [view.name for view in views]
-    assert len(views) == 6
+    assert len(views) == 7
     for tensor in (*inputs.views.values(), *inputs.masks.values(), *inputs.telemetry.values()):
         assert tensor.device.type == "cuda"
 
