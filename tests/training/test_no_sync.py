@@ -79,18 +79,17 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
     )
     views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
     views = (*views, settings.matched_negative("key"))
-    lent = ColourDraws(*(part[:1] for part in colours()))
+    lent_colours = ColourDraws(*(part[:1] for part in colours()))
     maps, seeds = torch.empty(BATCH, GRID, GRID), torch.empty(BATCH, dtype=torch.int64)
     cut = CropBatch(image(dtype=torch.uint8), maps, maps, colours())
+    lent = CropBatch(image(1, torch.uint8), maps[:1], None, lent_colours)
     batch = HostBatch(
         sample_ids_B=seeds,
         noise_seeds_B=seeds,
         crops={"query": cut, "key": cut},
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
-        following=dict.fromkeys(
-            ("query", "key"), CropBatch(image(1, torch.uint8), maps[:1], None, lent)
-        ),
+        following={"query": lent, "key": lent},
         swaps={
             view.name: torch.empty(BATCH, GRID * GRID)
             for view in views

@@ -15,7 +15,6 @@ from training.randomness.draws import view_group
 from training.views.exchange import BackgroundMasker, BackgroundSwap
 from training.views.fills import FILLS
 from training.views.maskers import PatchMasker, object_hider
-from training.views.matched import ObjectMasker, ObjectSwap
 from training.views.settings import ViewConfig
 from training.views.spec import Crop, ViewSpec, crops_of
 
@@ -54,21 +53,6 @@ def test_methods_with_hard_negatives(
         assert copy.masker == BackgroundMasker(0.4, "query")
         assert view_group(copy.name) == "exchanged"
     assert [crop.name for crop in crops_of(tuple(views.values()))] == ["query", "key"]
-
-
-@pytest.mark.parametrize("kind", ["matched", "both"])
-@pytest.mark.parametrize("config", [MoCoConfig(), SimCLRConfig()])
-def test_a_matched_negative_has_the_background_of_its_anchor(
-    config: HardNegativeConfig, kind: str
-) -> None:
-    views = declared(replace(config, hard_kind=kind))  # type: ignore[arg-type]
-    anchors = ["query"] if isinstance(config, MoCoConfig) else ["query", "key"]
-    own = ["negative-key-0", "negative-query-0"][: len(anchors)] if kind == "both" else []
-    assert list(views) == ["query", "key", *own, *(f"matched-{anchor}-0" for anchor in anchors)]
-    for anchor in anchors:
-        view = views[f"matched-{anchor}-0"]
-        assert (view.crop, view.fill) == (views[anchor].crop, ObjectSwap(anchor))
-        assert (view.masker, view_group(view.name)) == (ObjectMasker(), "matched")
 
 
 @pytest.mark.parametrize("config", [MoCoConfig(hard_negatives=0), SimCLRConfig(), BYOLConfig()])
