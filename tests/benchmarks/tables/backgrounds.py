@@ -111,7 +111,7 @@ TABLE = Table(
             **EXCHANGE,
             "epochs": round(1.2 * STEPS * BATCH / NUM_TRAIN),
         },
-        # Another image's object on the anchor's background. Both kinds cost as much as two own ones.
+        # Another image's object on the anchor's background; both kinds cost as much as two own.
         "object hard, matched": {"method.object-head": "hard", **HARD, **MATCHED},
         "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
         "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
