@@ -127,14 +127,14 @@ def draw_aware_crops(
     maps_BPP = np.where(marked_BPP, np.uint8(255), np.uint8(0))
     rows = np.arange(len(first.top_B))
     for attempt in range(1, config.local_tries):
-        drawn = Crops(*(part[rows] for part in parts))
+        drawn = Crops._make(part[rows] for part in parts)
         shown_XGG = pool_saliency(maps_BPP[rows % len(maps_BPP)], drawn, config.grid)
         rows = rows[shown_XGG.max(axis=(1, 2)) < SHOWN_FROM]
         if not len(rows):
             break
         for part, new in zip(parts, draw(rows, attempt), strict=True):
             part[rows] = new
-    return Crops(*parts)
+    return Crops._make(parts)
 
 
 def cut_views(

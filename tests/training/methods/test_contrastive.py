@@ -274,7 +274,7 @@ def test_what_the_settings_ask_for(config: HardNegativeConfig) -> None:
         assert made.num_hard_negatives == (kind != "exchange")
         assert not made.has_matched_negatives
         for which, own in (("matched", False), ("both", True)):
-            other = replace(made, hard_kind=which)
+            other = replace(made, hard_kind=which)  # type: ignore[arg-type]
             takes = (other.num_hard_negatives, other.has_matched_negatives)
             assert takes == ((0, False) if kind == "exchange" else (own, True))
             assert not replace(other, hard_negatives=0).has_matched_negatives

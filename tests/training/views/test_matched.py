@@ -40,9 +40,9 @@ def test_a_planted_pair_gives_exact_pixels() -> None:
 @pytest.mark.parametrize("other", [0, 1, 4])
 def test_what_cannot_be_matched_is_the_next_view_as_it_is(own: int, other: int) -> None:
     """By the numbers of foreground patches of four."""
-    foregrounds = [(torch.arange(4) < number).reshape(1, 2, 2) for number in (own, other)]
+    first, second = ((torch.arange(4) < number).reshape(1, 2, 2) for number in (own, other))
     views, donors = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
-    share = float(swapped(views, donors, *foregrounds, torch.zeros(1, 4)).mean())
+    share = float(swapped(views, donors, first, second, torch.zeros(1, 4)).mean())
     assert share == (0.25 if own < 4 and other == 1 else 1)
 
 
