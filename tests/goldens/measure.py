@@ -164,11 +164,18 @@ def measure_recipe(name: str, shards: Path, out: Path) -> dict[str, Any]:
             }
             for inputs in first
         ],
-        "foreground": [_sha256(torch.stack(tuple(inputs.foreground.values()))) for inputs in first],
+        "foreground": [_foreground_sha256(inputs) for inputs in first],
         "lr": [entry["lr"] for entry in entries],
         "rho": [entry["rho"] for entry in entries],
         "losses": [entry["loss"] for entry in entries],
     }
+
+
+def _foreground_sha256(inputs: EncoderInputs) -> str:
+    """The digests of the foregrounds of all crops, one for each size of a grid."""
+    found = inputs.foreground.values()
+    sizes = dict.fromkeys(one.shape for one in found)
+    return " ".join(_sha256(torch.stack([f for f in found if f.shape == size])) for size in sizes)
 
 
 def _sha256(tensor: torch.Tensor) -> str:

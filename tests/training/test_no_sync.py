@@ -19,7 +19,7 @@ from training.methods.moco.method import info_nce
 from training.methods.simclr.method import nt_xent
 from training.views.colours import ColourDraws
 from training.views.crops import CropBatch
-from training.views.exchange import BackgroundSwap, ExchangeDraws
+from training.views.exchange import ExchangeDraws, PatchSwap
 from training.views.fills import FILLS
 from training.views.inputs import HostBatch
 from training.views.maskers import MaskDraws
@@ -78,25 +78,27 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         probability=None if strategy == "exchange" else 0.5,
     )
     views = views_of(settings, of_key=2, of_query=1, exchange=0.5)
-    lent = ColourDraws(*(part[:1] for part in colours()))
+    views = (*views, settings.matched_negative("key"))
+    lent_colours = ColourDraws(*(part[:1] for part in colours()))
     maps, seeds = torch.empty(BATCH, GRID, GRID), torch.empty(BATCH, dtype=torch.int64)
     cut = CropBatch(image(dtype=torch.uint8), maps, maps, colours())
+    lent = CropBatch(image(1, torch.uint8), maps[:1], None, lent_colours)
     batch = HostBatch(
         sample_ids_B=seeds,
         noise_seeds_B=seeds,
         crops={"query": cut, "key": cut},
         masks={view.name: mask_draws() for view in views if view.masker is not None}
         | {"exchanged": ExchangeDraws(torch.empty(BATCH))},
-        following={"query": CropBatch(image(1, torch.uint8), maps[:1], None, lent)},
+        following={"query": lent, "key": lent},
         swaps={
             view.name: torch.empty(BATCH, GRID * GRID)
             for view in views
-            if isinstance(view.fill, BackgroundSwap)
+            if isinstance(view.fill, PatchSwap)
         },
     )
     inputs = built(batch, views, settings)
     assert list(inputs.views) == [view.name for view in views]
-    assert len(views) == 6
+    assert len(views) == 7
     for tensor in (*inputs.views.values(), *inputs.masks.values(), *inputs.telemetry.values()):
         assert tensor.device.type == "cuda"
 

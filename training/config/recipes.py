@@ -40,7 +40,10 @@ TINY: Mapping[str, MethodConfig] = {
     "byol": BYOLConfig(batch_norm_group=4, head_width=256, predictor_width=256),
 }
 """The same for a batch of 16."""
-METHODS_OF = {"moco_v2_small": SMALL, "simclr_small": SMALL, "demo": SMALL, "debug": TINY}
+METHODS_OF = {
+    **dict.fromkeys(("moco_v2_small", "simclr_small", "small_local", "demo"), SMALL),
+    "debug": TINY,
+}
 """What --method starts from where a recipe has settings for other methods than its own."""
 
 # ResNet-18 at 64 px for thousands of images and a few cores. SGD, since the batch is small.
@@ -53,6 +56,13 @@ SIMCLR_SMALL: Settings = {
     "method": SMALL["simclr"],
     "optim": OptimConfig(lr=0.03, warmup_epochs=1),
     "knn": KnnConfig(every_epochs=5),
+}
+# Local crops as for networks of a few million parameters (arXiv 2210.02808): scales and weight are
+# theirs, 4 crops of half a view's side instead of 6 of 0.57; further draws for the object's sake.
+SMALL_LOCAL = SIMCLR_SMALL | {
+    "views": ViewConfig(
+        size=64, grid=8, crop_scale=(0.3, 1.0), local=4, local_size=32, local_tries=4
+    ),
 }
 MOCO_V2_SMALL = SIMCLR_SMALL | {
     "method": SMALL["moco_v2"],
@@ -115,6 +125,7 @@ def without_masks(recipe: Settings) -> Settings:
 
 MASKED = {
     "simclr_small": SIMCLR_SMALL,
+    "small_local": SMALL_LOCAL,
     "moco_v2_small": MOCO_V2_SMALL,
     "moco_v2_imagenet100": MOCO_V2_IMAGENET100,
     "moco_v2_imagenet100_tuned": MOCO_V2_IMAGENET100_TUNED,

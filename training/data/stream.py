@@ -39,7 +39,7 @@ from training.data.order import EpochOrder, num_used
 from training.data.selection import read_selection
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
-from training.views.exchange import BackgroundSwap
+from training.views.exchange import PatchSwap
 from training.views.inputs import Damage, HostBatch
 from training.views.settings import AugmentConfig
 from training.views.spec import ViewSpec, crops_of
@@ -108,7 +108,7 @@ class BatchDataset(Dataset[HostBatch]):
         self.config, self._crops = config, crops_of(config.views)
         self._maskers = [(view, view.masker) for view in config.views if view.masker is not None]
         self._swaps = [
-            (view, view.fill) for view in config.views if isinstance(view.fill, BackgroundSwap)
+            (view, view.fill) for view in config.views if isinstance(view.fill, PatchSwap)
         ]
         self._steered_by_next = any(masker.steered_by_next for _, masker in self._maskers)
 
@@ -164,7 +164,7 @@ class BatchDataset(Dataset[HostBatch]):
             self._fetch_ahead(step)
         ids_B = drawn_for_B = self.sample_ids(step)
         images, maps, damages = self._read(step, ids_B)
-        if self._swaps:  # the image after this rank's last one lends its background
+        if self._swaps:  # the image after this rank's last one lends its patches
             drawn_for_B = np.append(ids_B, self._id_at(step, self.positions.stop))
         seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, drawn_for_B)
         crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
@@ -196,7 +196,7 @@ class BatchDataset(Dataset[HostBatch]):
     def _read(
         self, step: int, ids_B: NDArray[np.int64]
     ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], tuple[Damage, ...]]:
-        """This rank's images (and the next one to lend its background), maps and damaged samples.
+        """This rank's images (and the next one to lend its patches), maps and damaged samples.
 
         Behind the images' maps, [B, P, P], come those of the next images where they steer masks.
         """

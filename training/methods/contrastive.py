@@ -1,4 +1,4 @@
-"""A step of the contrastive methods with own hard negatives, MoCo v2 and SimCLR.
+"""A step of the contrastive methods with hard negatives, MoCo v2 and SimCLR.
 
 A second, object head (`method.object_head`) takes the hard negatives, or a query on another
 background; the plain loss is then that of the first head alone.
@@ -30,7 +30,7 @@ from training.methods.interface import Encode, Method, StepResult, embedding_spr
 from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
-from training.views.spec import EXCHANGED, LOCAL, ViewSettings, ViewSpec
+from training.views.spec import EXCHANGED, LOCAL, MATCHED, ViewSettings, ViewSpec
 
 PAPER_NEGATIVES = 65536  # keys in the paper's queue
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
@@ -157,21 +157,22 @@ class ContrastiveMethod(Method):
     """Views, step and metrics that MoCo v2 and SimCLR share; `seed` decides the shuffles."""
 
     negative_sources: ClassVar[tuple[str, ...]]
-    """The crops that hard negatives are cut from, for each row of an image that is an anchor."""
+    """The crops that own hard negatives are cut from, for each of the anchors."""
+    anchors: ClassVar[tuple[str, ...]]
+    """The crops whose rows are anchors: a matched negative has the background of its anchor."""
     config: HardNegativeConfig
 
     @classmethod
     def views(cls, config: HardNegativeConfig, settings: ViewSettings) -> tuple[ViewSpec, ...]:
         """Query, key, hard negatives, the exchanged query and the further positives."""
-        negatives = [
-            settings.hard_negative(source, number)
-            for source in cls.negative_sources
-            for number in range(config.num_hard_negatives)
-        ]
+        numbers = range(config.num_hard_negatives)
+        negatives = [settings.hard_negative(s, i) for s in cls.negative_sources for i in numbers]
+        if config.has_matched_negatives:
+            negatives += [settings.matched_negative(anchor) for anchor in cls.anchors]
         copies = [] if config.exchange is None else [settings.exchanged(config.exchange)]
         more = [settings.query(f"{QUERY}-{index}") for index in range(1, config.queries)]
-        first = settings.query(), settings.key()
-        return (*first, *negatives, *copies, *more, *settings.local_crops())
+        local = settings.local_crops()
+        return (settings.query(), settings.key(), *negatives, *copies, *more, *local)
 
     def __init__(self, config: HardNegativeConfig, *, seed: int) -> None:
         nn.Module.__init__(self)
@@ -238,8 +239,9 @@ class ContrastiveMethod(Method):
             metrics["object_loss"] = object_loss.detach()
             metrics["object_positive_similarity"] = similarities.positive_A.mean()
         if similarities.hard_AN is not None and similarities.hard_share_A is not None:
-            similarity = similarities.hard_AN.mean()
-            metrics["hard_negative_similarity"] = similarity
+            metrics["hard_negative_similarity"] = similarity = similarities.hard_AN.mean()
+            if config.has_matched_negatives:
+                metrics["matched_negative_similarity"] = similarities.hard_AN[:, -1].mean()
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
         self._enqueue(plain_key_GD, object_key_GD, moment.step)
@@ -257,7 +259,10 @@ class ContrastiveMethod(Method):
         statistics. Running statistics stay as they are: at inference nothing is masked.
         """
         config, views, module = self.config, batch.inputs.views, self.negative_encoder
-        images = [i for s in self.negative_sources for i in _of_group(views, f"negative-{s}")]
+        images = []
+        for source, anchor in zip(self.negative_sources, self.anchors, strict=True):
+            for group in (f"negative-{source}", f"{MATCHED}-{anchor}"):
+                images += _of_group(views, group)
         if not images:
             return None
         encoder, size = batch.encode if self.negative_gradient else module, len(views[QUERY])
@@ -293,8 +298,3 @@ class ContrastiveMethod(Method):
 def _of_group(views: Mapping[str, Tensor], name: str) -> list[Tensor]:
     """The views `name-0`, `name-1`... in order."""
     return [image for view, image in views.items() if view.startswith(f"{name}-")]
-
-
-def encode_together(encode: Encode, images: list[Tensor]) -> tuple[Tensor, ...]:
-    """The embeddings of each of some batches of images, in one pass."""
-    return encode(torch.cat(images)).split(len(images[0])) if images else ()

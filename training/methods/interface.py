@@ -135,6 +135,11 @@ class Method(nn.Module, ABC):
         average_buffers(self.trained)
 
 
+def encode_together(encode: Encode, images: list[Tensor]) -> tuple[Tensor, ...]:
+    """The embeddings of each of some batches of images, in one pass."""
+    return encode(torch.cat(images)).split(len(images[0])) if images else ()
+
+
 def at_least_float32(rows_BD: Tensor) -> Tensor:
     """The rows, in float32 where autocast made them narrower."""
     return rows_BD if rows_BD.dtype.itemsize > 2 else rows_BD.float()

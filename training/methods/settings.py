@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pipeline.core.errors import check
 
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
+HARD_KINDS = ("own", "matched", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,10 @@ class HardNegativeConfig(MethodConfig):
 
     Attributes:
         temperature: of the softmax over similarities, above 0.
-        hard_negatives: own hard negatives per image, 0 or more: several masks of the same view.
+        hard_negatives: own hard negatives per image, 0 or more: several masks of the same view; 0:
+            none of any kind.
+        hard_kind: which hard negatives: own; matched: one, the next image's object on the
+            background of the image's own view, as cut; both.
         rho: weight of the similarity to a hard negative, 0 or more.
         rho_warmup_epochs: epochs over which rho rises linearly from 0, 0 or more.
         prime_weights: weigh the hard negatives by the rank of their similarity.
@@ -109,6 +113,7 @@ class HardNegativeConfig(MethodConfig):
 
     temperature: float = 0.2
     hard_negatives: int = 1
+    hard_kind: Literal["own", "matched", "both"] = "own"
     rho: float = 2.0
     rho_warmup_epochs: float = 0.0
     prime_weights: bool = False
@@ -132,8 +137,9 @@ class HardNegativeConfig(MethodConfig):
             self.check(0 <= getattr(self, name) <= 1, name, "must be in [0, 1]")
         mass = self.hard_mass
         self.check(mass in (None, "paper") or float(mass) > 0, "hard_mass", "must be above 0")
-        heads = f"is unknown: choose from {', '.join(OBJECT_HEADS)}"
-        self.check(self.object_head in OBJECT_HEADS, "object_head", heads)
+        for name, known in (("object_head", OBJECT_HEADS), ("hard_kind", HARD_KINDS)):
+            choices = f"is unknown: choose from {', '.join(known)}"
+            self.check(getattr(self, name) in known, name, choices)
 
     @property
     def has_object_head(self) -> bool:
@@ -148,5 +154,12 @@ class HardNegativeConfig(MethodConfig):
 
     @property
     def num_hard_negatives(self) -> int:
-        """Hard negatives that are cut from each source."""
-        return 0 if self.object_head == "exchange" else self.hard_negatives
+        """Own hard negatives that are cut from each source."""
+        none = self.object_head == "exchange" or self.hard_kind == "matched"
+        return 0 if none else self.hard_negatives
+
+    @property
+    def has_matched_negatives(self) -> bool:
+        """Whether each anchor has a matched hard negative."""
+        takes = self.object_head != "exchange" and self.hard_negatives > 0
+        return takes and self.hard_kind != "own"

@@ -45,7 +45,9 @@ class Stream(enum.IntEnum):
     MASK_COUNT = 13
     EXCHANGE_APPLY = 14
     EXCHANGE_PATCH = 15
-    CHOICE = 16
+    MATCHED_PATCH = 16
+    CROP_AGAIN = 17
+    SELECTION = 20
 
 
 QUERY, KEY = "query", "key"

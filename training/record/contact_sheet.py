@@ -18,7 +18,11 @@ from training.views.inputs import build_inputs
 from training.views.spec import ViewSpec
 
 FIRST_COLUMNS = ("image", "saliency", "foreground of query")
-TITLES = {"negative": "hard negative", "exchanged": "on another background"}
+TITLES = {
+    "negative": "hard negative",
+    "exchanged": "on another background",
+    "matched": "another's object",
+}
 """Titles of views whose names are not their titles, by group."""
 TILE, GAP, HEADER = 144, 6, 26
 INK, PAPER = (40, 40, 44), (250, 250, 248)

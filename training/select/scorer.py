@@ -98,7 +98,7 @@ class Scorer:
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         if not self._encoders:
             seeds_M = sample_seeds(self.config.seed, 0, numbers_M)
-            return uniforms(seeds_M, 0, Stream.CHOICE, 1)[:, 0], np.zeros_like(numbers_M)
+            return uniforms(seeds_M, 0, Stream.SELECTION, 1)[:, 0], np.zeros_like(numbers_M)
         features_MD = _features(self._encoders[0], self._pool, numbers_M)
         clusters_M = (features_MD @ reference["centres"].T).argmax(dim=1).numpy()
         if self.config.score == "cosine":

@@ -4,7 +4,7 @@ Shapes: B images, R = B rows for each of some crops, S side of a view, G grid si
 stored saliency map (it covers the whole image, whatever the aspect).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -18,10 +18,14 @@ from torch.utils._pytree import tree_map_only
 from training.randomness.draws import Stream, Views, uniforms, view_number
 from training.views.colours import ColourDraws, draw_colours
 from training.views.settings import AugmentConfig, ViewConfig
-from training.views.spec import Crop
+from training.views.spec import Crop, ObjectAware
 
 CROP_TRIES = 10
 """Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
+
+SHOWN_FROM = 0.499
+"""Share of a patch's area from which it is foreground. The mean over whole cells can be exactly a
+half: rounding must not decide there."""
 
 _RESIZE = torch.ops.aten._upsample_bilinear2d_aa.out
 
@@ -57,6 +61,7 @@ def draw_crops(
     *,
     view: Views,
     config: ViewConfig,
+    attempt: int = 0,
 ) -> Crops:
     """Draw a random resized crop and a flip for every image of a batch.
 
@@ -64,10 +69,12 @@ def draw_crops(
     area and log-aspect uniform, the first of ten boxes that fits, else the largest central box
     of an allowed aspect.
 
-    `view` is the number of the crop (`draws.view_number`), or of each image's.
+    `view` is the number of the crop (`draws.view_number`), or of each image's. The flip is the same
+    at each attempt.
     """
-    rows = np.arange(len(seeds_B))
-    u_BX = uniforms(seeds_B, view, Stream.CROP, 2 * CROP_TRIES + 2)
+    rows, count = np.arange(len(seeds_B)), 2 * CROP_TRIES + 2
+    stream = Stream.CROP_AGAIN if attempt else Stream.CROP
+    u_BX = uniforms(seeds_B, view, stream, max(1, attempt) * count)[:, -count:]
     area_BT, aspect_BT = u_BX[:, :CROP_TRIES], u_BX[:, CROP_TRIES : 2 * CROP_TRIES]
     corner_B2, flip_B = u_BX[:, -2:], uniforms(seeds_B, view, Stream.FLIP, 1)[:, 0]
 
@@ -97,6 +104,37 @@ def draw_crops(
     flips_B = flip_B < config.flip_probability
     top_B, left_B = top_left_B2.T
     return Crops(top_B, left_B, height_B, width_B, flips_B, heights_B, widths_B)
+
+
+def draw_aware_crops(
+    first: Crops,
+    marked_BPP: NDArray[np.bool_],
+    draw: Callable[[NDArray[np.int64], int], Crops],
+    *,
+    config: ViewConfig,
+) -> Crops:
+    """Draw crops again that show no foreground; the last draw of `local_tries` counts.
+
+    A crop shows foreground if half of one of its patches or more is foreground.
+
+    Args:
+        first: the first draw for every image, or for all images crop after crop.
+        marked_BPP: which cells of the stored saliency are foreground.
+        draw: draws the crops of some rows, at an attempt of number 1 or more.
+        config: size and ranges.
+    """
+    parts = [part.copy() for part in first]
+    maps_BPP = np.where(marked_BPP, np.uint8(255), np.uint8(0))
+    rows = np.arange(len(first.top_B))
+    for attempt in range(1, config.local_tries):
+        drawn = Crops._make(part[rows] for part in parts)
+        shown_XGG = pool_saliency(maps_BPP[rows % len(maps_BPP)], drawn, config.grid)
+        rows = rows[shown_XGG.max(axis=(1, 2)) < SHOWN_FROM]
+        if not len(rows):
+            break
+        for part, new in zip(parts, draw(rows, attempt), strict=True):
+            part[rows] = new
+    return Crops._make(parts)
 
 
 def cut_views(
@@ -132,6 +170,7 @@ def cut_crops(
     *,
     names: Sequence[str],
     config: ViewConfig,
+    marked_BPP: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], Crops]:
     """Draw and cut crops of every image.
 
@@ -140,13 +179,21 @@ def cut_crops(
         seeds_B: their seeds (`draws.sample_seeds`).
         names: of the crops, which decide the draws.
         config: size and ranges.
+        marked_BPP: foreground of the images: crops without are drawn again (`draw_aware_crops`).
 
     Returns:
         Pixels, uint8 [R, S, S, 3], and boxes: B rows for each name, name after name.
     """
-    sides = (np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1))
+    sides = [np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1)]
     seeds_R, view_R = _rows(seeds_B, names)
     crops = draw_crops(seeds_R, *sides, view=view_R, config=config)
+
+    def again(rows: NDArray[np.int64], attempt: int) -> Crops:
+        own = (side_R[rows] for side_R in sides)
+        return draw_crops(seeds_R[rows], *own, view=view_R[rows], config=config, attempt=attempt)
+
+    if marked_BPP is not None:
+        crops = draw_aware_crops(crops, marked_BPP, again, config=config)
     pixels_RSS3 = np.empty((len(seeds_R), config.size, config.size, 3), dtype=np.uint8)
     cut_views(images, crops, pixels_RSS3)
     return pixels_RSS3, crops
@@ -173,11 +220,12 @@ def crop_batches(
     masks. Returns the batches by the name of the crop.
     """
     batches: dict[str, CropBatch] = {}
-    names_of: dict[ViewConfig, list[str]] = {}
+    names_of: dict[tuple[ViewConfig, ObjectAware | None], list[str]] = {}
     for crop in crops:  # crops of one geometry are cut together: fewer calls
-        names_of.setdefault(crop.cut, []).append(crop.name)
-    for cut, names in names_of.items():
-        pixels_RSS3, boxes = cut_crops(images, seeds_B, names=names, config=cut)
+        names_of.setdefault((crop.cut, crop.aware), []).append(crop.name)
+    for (cut, aware), names in names_of.items():
+        marked = None if aware is None else aware.mark(np.asarray(maps[0]))
+        pixels_RSS3, boxes = cut_crops(images, seeds_B, names=names, config=cut, marked_BPP=marked)
         pooled = [
             torch.from_numpy(pool_saliency(np.tile(maps_BPP, (len(names), 1, 1)), boxes, cut.grid))
             for maps_BPP in maps

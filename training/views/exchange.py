@@ -7,8 +7,9 @@ patches of the donor are replaced by patches of its own background first.
 Shapes: `B` batch, `C` channels, `H W` pixels, `G` grid side, `N` = G * G patches.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -49,17 +50,46 @@ class BackgroundMasker(Masker):
         return patches_to_pixels(patches_BN[:, None], inputs.view_size)
 
 
-@dataclass(frozen=True)
-class BackgroundSwap:
-    """Fills masked patches with the background of the next image in the global batch."""
+class SwapInputs(NamedTuple):
+    """A batch of unmasked views, and the donors: the views of the next images."""
 
+    views_BCHW: Tensor
+    donors_BCHW: Tensor
+    foreground_BGG: Tensor
+    donor_foreground_BGG: Tensor
+    mask_B1HW: Tensor
+    """The masked pixels of whole patches, bool."""
+    uniform_BN: Tensor
+    """What `PatchSwap.draw` drew."""
+
+
+@dataclass(frozen=True)
+class PatchSwap(ABC):
+    """Fills masked patches with patches of the next image in the global batch."""
+
+    stream: ClassVar[Stream]
     crop: str
     """Name of the crop, which decides the draws."""
 
     def draw(self, seeds_B: NDArray[np.uint64], *, grid: int) -> Tensor:
         """Uniform numbers `[B, N]` that choose a background patch for each patch of the object."""
-        number = view_number(self.crop)
-        return float32(uniforms(seeds_B, number, Stream.EXCHANGE_PATCH, grid * grid))
+        return float32(uniforms(seeds_B, view_number(self.crop), self.stream, grid * grid))
+
+    @abstractmethod
+    def filled(self, swap: SwapInputs) -> Tensor:
+        """The views with swapped patches, `[B, C, H, W]`."""
+
+
+@dataclass(frozen=True)
+class BackgroundSwap(PatchSwap):
+    """Fills masked patches with the background of the next image."""
+
+    stream: ClassVar[Stream] = Stream.EXCHANGE_PATCH
+
+    def filled(self, swap: SwapInputs) -> Tensor:
+        """The views on the donors' backgrounds."""
+        patch_BN = donor_patches(swap.donor_foreground_BGG, swap.uniform_BN)
+        return exchanged_views(swap.views_BCHW, swap.donors_BCHW, patch_BN, swap.mask_B1HW)
 
 
 def donor_patches(donor_foreground_BGG: Tensor, uniform_BN: Tensor) -> Tensor:
@@ -80,6 +110,11 @@ def exchanged_views(
     views_BCHW: Tensor, donors_BCHW: Tensor, patch_BN: Tensor, mask_B1HW: Tensor
 ) -> Tensor:
     """Views with patches of their donors (`donor_patches`) where the mask, of patches, is True."""
+    return torch.where(mask_B1HW, rearranged(donors_BCHW, patch_BN), views_BCHW)
+
+
+def rearranged(donors_BCHW: Tensor, patch_BN: Tensor) -> Tensor:
+    """Views whose patch at each position is the one that `patch_BN` numbers."""
     batch, channels, height, _ = donors_BCHW.shape
     grid = round(patch_BN.shape[1] ** 0.5)
     side = height // grid
@@ -87,4 +122,4 @@ def exchanged_views(
     cut_BNX = cut.reshape(batch, grid * grid, -1)
     moved_BNX = cut_BNX.gather(1, patch_BN[:, :, None].expand_as(cut_BNX))
     moved = moved_BNX.reshape(batch, grid, grid, channels, side, side).permute(0, 3, 1, 4, 2, 5)
-    return torch.where(mask_B1HW, moved.reshape(donors_BCHW.shape), views_BCHW)
+    return moved.reshape(donors_BCHW.shape)

@@ -16,9 +16,10 @@ from pipeline.saliency.foreground import foreground
 from training.randomness.draws import view_group
 from training.views.colours import apply_colours
 from training.views.crops import CropBatch
-from training.views.exchange import BackgroundMasker, BackgroundSwap, donor_patches, exchanged_views
+from training.views.exchange import BackgroundMasker, PatchSwap, SwapInputs
 from training.views.fills import Fill, UnmaskedView, filled, sample_noise
 from training.views.maskers import MaskerInputs, PatchMasker
+from training.views.matched import ObjectMasker
 from training.views.patches import masked_share
 from training.views.released import shared_noise, sorted_rows
 from training.views.settings import MaskConfig
@@ -49,9 +50,9 @@ class HostBatch(NamedTuple):
     """What the maskers drew, by the name of the view."""
     following: dict[str, CropBatch]
     """Crops of the one image that follows this rank's last one in the global batch, by name, where
-    images lend their backgrounds."""
+    images lend patches."""
     swaps: dict[str, Tensor]
-    """What `BackgroundSwap.draw` drew, [B, N], by the name of the view."""
+    """What `PatchSwap.draw` drew, [B, N], by the name of the view."""
     weights_B: Tensor | None = None
     """float32, 0 where another sample stands in for a damaged one, else 1; None: all are 1."""
     damages: tuple[Damage, ...] = ()
@@ -120,13 +121,15 @@ def build_inputs(
         pixel_masks[view.name] = view.masker.mask(batch.masks[view.name], inputs)
     made = _filled_views(_Work(batch, views, fill, released, pixel_masks))
     for view in views:
-        if isinstance(view.fill, BackgroundSwap):  # the next image of the batch is the donor
+        if isinstance(view.fill, PatchSwap):  # the next image of the batch is the donor
             name, unmasked_BCHW = view.crop.name, made[_made_as(view)]
             _, last_1CHW = _prepared(batch.following[name], fill, slice(None))
             donors_BCHW = torch.cat((unmasked_BCHW[1:], last_1CHW))
-            patch_BN = donor_patches(next_foreground[name], batch.swaps[view.name])
-            mask_B1HW = pixel_masks[view.name]
-            made[view.name] = exchanged_views(unmasked_BCHW, donors_BCHW, patch_BN, mask_B1HW)
+            marked = found[name], next_foreground[name]
+            drawn = pixel_masks[view.name], batch.swaps[view.name]
+            made[view.name] = view.fill.filled(
+                SwapInputs(unmasked_BCHW, donors_BCHW, *marked, *drawn)
+            )
     telemetry = _telemetry(views, pixel_masks, true_foreground)
     return EncoderInputs({v.name: made[v.name] for v in views}, found, pixel_masks, telemetry)
 
@@ -141,12 +144,18 @@ def _telemetry(
         "all_foreground": first_BGG.flatten(1).all(dim=1).float().mean(),
     }
     shares: dict[str, list[Tensor]] = {}
+    matched: list[Tensor] = []
     for view in views:
         if isinstance(view.masker, BackgroundMasker):
             telemetry[f"{view_group(view.name)}_share"] = masks[view.name].float().mean()
+        elif isinstance(view.masker, ObjectMasker):
+            matched.append(masks[view.name].flatten(1))
         elif view.masker is not None:
             both_2B = torch.stack(masked_share(masks[view.name], foregrounds[view.crop.name]))
             shares.setdefault(view_group(view.name), []).append(both_2B.mean(dim=1))
+    if matched:  # shares of the patches, and of the views whole, that are the next image's
+        telemetry["matched_share"] = torch.cat(matched).float().mean()
+        telemetry["matched_whole"] = torch.cat(matched).all(dim=1).float().mean()
     for group, parts in shares.items():
         inside, outside = torch.stack(parts).mean(dim=0)
         telemetry[f"{group}_masked_foreground"] = inside
@@ -166,7 +175,7 @@ class _Work(NamedTuple):
 
 def _made_as(view: ViewSpec) -> str:
     """What is made of a view before patches are swapped: itself, or its unmasked crop."""
-    return f"unmasked {view.crop.name}" if isinstance(view.fill, BackgroundSwap) else view.name
+    return f"unmasked {view.crop.name}" if isinstance(view.fill, PatchSwap) else view.name
 
 
 def _filled_views(work: _Work) -> dict[str, Tensor]:

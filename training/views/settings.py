@@ -134,6 +134,8 @@ class ViewConfig:
         local: further, smaller crops of every image, 0 or more, where the method takes them.
         local_size: side of a local crop in pixels, 1 or more; a multiple of size / grid.
         local_scale: least and greatest share of the image's area in a local crop, in (0, 1].
+        local_tries: draws of a local crop at most, 1 or more: one that shows no foreground is drawn
+            again; 1: the first one counts.
     """
 
     size: int = 224
@@ -144,6 +146,7 @@ class ViewConfig:
     local: int = 0
     local_size: int = 96
     local_scale: tuple[float, float] = (0.05, 0.3)
+    local_tries: int = 1
 
     def __post_init__(self) -> None:
         check(
@@ -158,7 +161,8 @@ class ViewConfig:
         check(0 < aspect[0] <= aspect[1], f"views.crop_aspect {aspect} must rise from above 0")
         check(0 <= flips <= 1, f"views.flip_probability {flips} must be in [0, 1]")
         check(self.local >= 0, f"views.local {self.local} must not be negative")
-        check(self.local_size >= 1, f"views.local_size {self.local_size} must be 1 or more")
+        for name in ("local_size", "local_tries"):
+            check(getattr(self, name) >= 1, f"views.{name} {getattr(self, name)} must be 1 or more")
         check(
             not self.local or self.local_size % patch == 0,
             f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} px "

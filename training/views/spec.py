@@ -6,13 +6,32 @@ and fills them, contact sheet and report show them: all of them read this declar
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.saliency.foreground import Rule, foreground
 from training.randomness.draws import KEY, QUERY
-from training.views.exchange import BackgroundMasker, BackgroundSwap
+from training.views.exchange import BackgroundMasker, BackgroundSwap, PatchSwap
 from training.views.fills import FILLS, Fill
 from training.views.maskers import Masker, masker_named, object_hider
+from training.views.matched import ObjectMasker, ObjectSwap
 from training.views.settings import MaskConfig, ViewConfig
 
-EXCHANGED, LOCAL = "exchanged", "local"
+EXCHANGED, LOCAL, MATCHED = "exchanged", "local", "matched"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectAware:
+    """Which cells of an image's whole saliency map are foreground, that crops are to show."""
+
+    rule: Rule
+    threshold: float
+    """Of rule `std`."""
+
+    def mark(self, maps_BPP: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """The foreground of stored maps."""
+        saliency_BPP = maps_BPP.astype(np.float64) / 255
+        return foreground(saliency_BPP, rule=self.rule, threshold=self.threshold).astype(bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +41,8 @@ class Crop:
     name: str
     """Decides what is drawn."""
     cut: ViewConfig
+    aware: ObjectAware | None = None
+    """Given: a crop that shows no foreground is drawn again (`ViewConfig.local_tries`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +53,7 @@ class ViewSpec:
     """Decides what is drawn for its mask."""
     crop: Crop
     masker: Masker | None = None
-    fill: Fill | BackgroundSwap
+    fill: Fill | PatchSwap
     """What stands in masked pixels."""
 
 
@@ -55,7 +76,7 @@ class ViewSettings:
         """A view with a crop of its own name, masked if `branch`, `query` or `key`, is masked."""
         if self.masks.branch not in (branch, "both"):
             return ViewSpec(name=name, crop=self.crop(name), fill=self.fill)
-        fill: Fill | BackgroundSwap = self.fill
+        fill: Fill | PatchSwap = self.fill
         if self.masks.strategy == "exchange":
             fill = BackgroundSwap(name) if self.masks.exchange == "swap" else FILLS["mean"]
         masker = masker_named(self.masks, high_pass=self.fill.high_pass)
@@ -75,13 +96,19 @@ class ViewSettings:
         name = f"negative-{source}-{index}"
         return ViewSpec(name=name, crop=self.crop(source), masker=masker, fill=self.fill)
 
+    def matched_negative(self, source: str) -> ViewSpec:
+        """A hard negative: the next image's object on the background of the crop `source`."""
+        crop, fill = self.crop(source), ObjectSwap(source)
+        return ViewSpec(name=f"{MATCHED}-{source}-0", crop=crop, masker=ObjectMasker(), fill=fill)
+
     def local_crops(self) -> tuple[ViewSpec, ...]:
         """The run's local crops, unmasked."""
         names = [f"{LOCAL}-{index}" for index in range(self.cut.local)]
         cut = self.cut.of_local_crops if names else self.cut
-        return tuple(
-            ViewSpec(name=name, crop=Crop(name=name, cut=cut), fill=self.fill) for name in names
-        )
+        rule, threshold = self.masks.foreground, self.masks.foreground_threshold
+        aware = ObjectAware(rule=rule, threshold=threshold) if cut.local_tries > 1 else None
+        crops = [Crop(name=name, cut=cut, aware=aware) for name in names]
+        return tuple(ViewSpec(name=crop.name, crop=crop, fill=self.fill) for crop in crops)
 
     def exchanged(self, probability: float) -> ViewSpec:
         """A further copy of the query; such a share of them is on another image's background."""

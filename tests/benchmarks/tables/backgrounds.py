@@ -33,6 +33,15 @@ PAPER: Options = {
 OWN: Options = {"method.hard-negatives": 1, "method.rho": 2.0}
 HARD: Options = {"method.hard-negatives": 1, "method.object-rho": 3.0}
 EXCHANGE: Options = {"method.object-exchange-probability": 0.6}
+MATCHED: Options = {"method.hard-kind": "matched"}
+BOTH_KINDS: Options = {"method.hard-kind": "both"}
+LOCAL: Options = {
+    "views.crop-scale": (0.3, 1.0),
+    "views.local": 4,
+    "views.local-size": 16,
+    "views.local-tries": 4,
+}
+"""As in recipe small_local, for views of 32 px: as many pixels more as one view has."""
 RANDOM: Options = {"masks.negative-patches": "random"}
 
 TABLE = Table(
@@ -88,6 +97,24 @@ TABLE = Table(
         # As many patches hidden in the negative, drawn from all of them.
         "object hard, equal area": {"method.object-head": "hard", **HARD, **RANDOM},
         "object both, equal area": {"method.object-head": "both", **HARD, **EXCHANGE, **RANDOM},
+        # Local crops: three views' pixels an image instead of two.
+        "local": LOCAL,
+        "local, anywhere": {**LOCAL, "views.local-tries": 1},
+        "local, weight 0.3": {**LOCAL, "method.local-weight": 0.3},
+        "local, crops from 0.2": {**LOCAL, "views.crop-scale": (0.2, 1.0)},
+        "none, cost of local": {"epochs": round(1.5 * STEPS * BATCH / NUM_TRAIN)},
+        # Recipe small_local whole: six views' pixels instead of five.
+        "object both, local": {"method.object-head": "both", **HARD, **EXCHANGE, **LOCAL},
+        "object both, cost of local": {
+            "method.object-head": "both",
+            **HARD,
+            **EXCHANGE,
+            "epochs": round(1.2 * STEPS * BATCH / NUM_TRAIN),
+        },
+        # Another image's object on the anchor's background; both kinds cost as much as two own.
+        "object hard, matched": {"method.object-head": "hard", **HARD, **MATCHED},
+        "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
+        "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
     },
     prepare=prepare,
 )

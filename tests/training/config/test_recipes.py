@@ -67,7 +67,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "augment.saturation": 0.8,
         "augment.hue": 0.2,
     },
-    **dict.fromkeys(("simclr_small", "moco_v2_small", "demo", "debug"), SMALL),
+    **dict.fromkeys(("simclr_small", "small_local", "moco_v2_small", "demo", "debug"), SMALL),
 }
 
 
@@ -79,7 +79,8 @@ def recipe(name: str) -> PretrainConfig:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_goes_with_every_method(name: str, method: str) -> None:
     config = recipe(name)
-    assert [crop.name for crop in crops_of(declared_views(config))] == ["query", "key"]
+    local = [f"local-{index}" for index in range(config.views.local)]
+    assert [crop.name for crop in crops_of(declared_views(config))] == ["query", "key", *local]
     for num_ranks in (1, 2):
         config.method.check_batch(config.batch_size, num_ranks)
     other = with_method(name, config, method)
@@ -106,11 +107,24 @@ def test_the_tuned_recipe_differs_by_rate_momentum_and_crops_only() -> None:
     ]
 
 
+def test_local_crops_cost_a_view_s_pixels_more() -> None:
+    whole, local = recipe("simclr_small"), recipe("small_local")
+    assert differences(whole.to_json(), local.to_json()) == [
+        "views.crop_scale: [0.2, 1.0] -> [0.3, 1.0]",
+        "views.local: 0 -> 4",
+        "views.local_size: 96 -> 32",
+        "views.local_tries: 1 -> 4",
+    ]
+    sizes = [[view.crop.cut.size for view in declared_views(one)] for one in (whole, local)]
+    assert [sum(size**2 for size in of_one) / 64**2 for of_one in sizes] == [5, 6]
+
+
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("_baseline")])
 def test_a_baseline_differs_by_masks_and_hard_negatives_only(name: str) -> None:
     baseline, masked = recipe(name), recipe(name.removesuffix("_baseline"))
     assert baseline.masks.strategy == "none"
-    assert [view.name for view in declared_views(baseline)] == ["query", "key"]
+    local = [f"local-{index}" for index in range(masked.views.local)]
+    assert [view.name for view in declared_views(baseline)] == ["query", "key", *local]
     assert "negative-key-0" in [view.name for view in declared_views(masked)]
     changed = [line.split(":")[0] for line in differences(masked.to_json(), baseline.to_json())]
     assert set(changed) <= {"masks.strategy", "method.hard_negatives", "method.object_head"}

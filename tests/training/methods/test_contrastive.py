@@ -37,6 +37,7 @@ from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import HardNegativeConfig
 from training.methods.simclr.method import nt_xent
 from training.methods.simclr.settings import SimCLRConfig
+from training.randomness.draws import view_group
 from training.views.inputs import EncoderInputs
 
 RHO, OBJECT_RHO, WEIGHT, LOCAL_WEIGHT = 1.5, 1.7, 0.3, 0.35
@@ -59,6 +60,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "object hard": {"object_head": "hard"},
     "object exchange": {"object_head": "exchange"},
     "object both": {"object_head": "both", "hard_mass": "paper"},
+    "matched": {"hard_kind": "matched", "hard_negatives": 2},
+    "both kinds": {"hard_kind": "both", "hard_negatives": 2, "object_head": "both"},
     "further queries": {"queries": 2},
     "local crops": {"queries": 2},
     "weights": {},
@@ -68,6 +71,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 CASES = [(k, v) for k in ("moco", "simclr") for v in VARIANTS if (k, v) != ("moco", "gradient")]
+ANCHORS = {"moco_v2": [("query", "key")], "simclr": [("query", "key"), ("key", "query")]}
+"""Crops of an image's anchors, and of the other view."""
 KINDS = pytest.mark.parametrize("kind", ["moco", "simclr"])
 
 
@@ -111,14 +116,16 @@ def by_hand(reference: ContrastiveMethod, inputs: EncoderInputs) -> Tensor:
         return embedded(slow, views[name][order], head)[torch.argsort(order)]
 
     own_head = int(config.has_object_head)
-    names = [name for name in views if name.startswith("negative")]
+    # An anchor's own ones are cut from the other view, the matched one from its own.
+    groups = [(f"negative-{other}", f"matched-{own}") for own, other in ANCHORS[config.name]]
+    names = [name for group in groups for name in views if name.startswith(group)]
     hards: list[Tensor] = []
-    for source in reference.negative_sources:
+    for group in groups:
         with torch.set_grad_enabled(getattr(config, "negative_gradient", False)):
             own = [
                 shuffled(name, HARD_NEGATIVE_PASS + index, own_head).expand(BATCH, -1)
                 for index, name in enumerate(names)
-                if source in name
+                if name.startswith(group)
             ]
         hards += [torch.stack(own, dim=1)] if own else []
 
@@ -168,8 +175,9 @@ def test_a_step_is_what_is_written(kind: str, variant: str) -> None:
     expected.backward()
     for ours, theirs in zip(method.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
-    has_hard = any(name.startswith("negative") for name in inputs.views)
-    assert ("hard_negative_similarity" in result.metrics) == has_hard
+    groups = {view_group(name) for name in inputs.views}
+    assert ("hard_negative_similarity" in result.metrics) == bool(groups & {"negative", "matched"})
+    assert ("matched_negative_similarity" in result.metrics) == ("matched" in groups)
     assert ("object_loss" in result.metrics) == method.config.has_object_head
     assert not any(metric.requires_grad for metric in result.metrics.values())
     assert result.settings == {"rho": OBJECT_RHO if method.config.has_object_head else RHO}
@@ -184,6 +192,17 @@ def test_a_step_is_what_is_written(kind: str, variant: str) -> None:
         queues = [queue for queue in (method.queue, method.object_queue) if queue is not None]
         for queue, key_BD in zip(queues, key_BX.chunk(len(queues), dim=1), strict=True):
             torch.testing.assert_close(queue.keys_KD[start : start + BATCH], key_BD)
+
+
+@KINDS
+def test_equal_queries_give_the_loss_of_one(kind: str) -> None:
+    losses = []
+    for queries in (1, 3):
+        config = replace({"moco": MOCO, "simclr": SIMCLR}[kind], queries=queries, hard_negatives=0)
+        inputs = small_inputs(config)
+        same = {n: inputs.views["query"] if "query" in n else v for n, v in inputs.views.items()}
+        losses.append(step_of((small_method(config), inputs._replace(views=same)))["loss"])
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 @KINDS
@@ -253,6 +272,12 @@ def test_what_the_settings_ask_for(config: HardNegativeConfig) -> None:
         made = replace(config, object_head=kind)  # type: ignore[arg-type]
         assert made.exchange == share
         assert made.num_hard_negatives == (kind != "exchange")
+        assert not made.has_matched_negatives
+        for which, own in (("matched", False), ("both", True)):
+            other = replace(made, hard_kind=which)  # type: ignore[arg-type]
+            takes = (other.num_hard_negatives, other.has_matched_negatives)
+            assert takes == ((0, False) if kind == "exchange" else (own, True))
+            assert not replace(other, hard_negatives=0).has_matched_negatives
         assert rho_at(made, Moment(50, 10, 100)) == (RHO if kind == "off" else OBJECT_RHO)
     rising = replace(config, rho=2.0, rho_warmup_epochs=2)
     assert [rho_at(rising, Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]

@@ -39,6 +39,7 @@ READS = {
 }
 """Operations whose result, or whose result's shape, a GPU must send to the host."""
 HARD: dict[str, Any] = {"hard_negatives": 2, "prime_weights": True, "batch_norm_group": 4}
+HARD["hard_kind"] = "both"
 
 
 class Reads(TorchDispatchMode):

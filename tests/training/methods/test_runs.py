@@ -73,8 +73,9 @@ def test_byol_trains(shards: Path, tmp_path: Path) -> None:
 
 def test_simclr_resumes_to_the_last_bit(shards: Path, tmp_path: Path) -> None:
     def simclr(out: Path) -> PretrainConfig:
-        settings = SimCLRConfig(batch_norm_group=4, rho_warmup_epochs=1)
-        return small_run(shards, out, method=settings, knn=KnnConfig())
+        settings = SimCLRConfig(batch_norm_group=4, rho_warmup_epochs=1, hard_kind="both")
+        views = ViewConfig(size=32, grid=4, local=2, local_size=16, local_tries=4)
+        return small_run(shards, out, method=settings, views=views, knn=KnnConfig())
 
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(simclr(whole)).finished

@@ -30,6 +30,7 @@ from training.views.settings import ViewConfig
         (HardNegativeConfig, ("queries", 0)),
         (HardNegativeConfig, ("local_weight", 1.5)),
         (HardNegativeConfig, ("object_head", "two")),
+        (HardNegativeConfig, ("hard_kind", "two")),
         (HardNegativeConfig, ("object_weight", 1.5)),
         (HardNegativeConfig, ("object_rho", -1.0)),
         (HardNegativeConfig, ("object_exchange_probability", -0.1)),

@@ -28,6 +28,7 @@ from training.views.settings import MaskConfig, ViewConfig
 
 ROWS = 3
 EXCHANGE = SimCLRConfig(object_head="exchange", object_exchange_probability=1.0)
+MATCHED = MoCoConfig(hard_kind="matched")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ EXCHANGE = SimCLRConfig(object_head="exchange", object_exchange_probability=1.0)
         ("blur", "balanced", MoCoConfig()),
         ("high_pass", "balanced", MoCoConfig()),
         ("mean", "none", EXCHANGE),
+        ("mean", "balanced", MATCHED),
     ],
 )
 def test_shows_what_the_encoders_see(
@@ -58,7 +60,8 @@ def test_shows_what_the_encoders_see(
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     shown = shown_views(config)
     exchanged = ["exchanged"] if method is EXCHANGE else []
-    assert [view.name for view in shown] == ["query", "key", "negative-key-0", *exchanged]
+    others = ["matched-query-0"] if method is MATCHED else exchanged
+    assert [view.name for view in shown] == ["query", "key", "negative-key-0", *others]
     columns = len(FIRST_COLUMNS) + len(shown)
     assert sheet.shape == (HEADER + ROWS * (TILE + GAP), GAP + columns * (TILE + GAP), 3)
 

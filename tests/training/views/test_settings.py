@@ -38,6 +38,7 @@ from training.views.settings import AttMaskConfig, AugmentConfig, MaskConfig, Vi
         (ViewConfig, {"local": -1}, r"views\.local -1 must not be negative"),
         (ViewConfig, {"local": 1, "local_size": 12}, "not a multiple of a patch's side, 32 px"),
         (ViewConfig, {"local_size": 0}, r"views\.local_size 0 must be 1 or more"),
+        (ViewConfig, {"local_tries": 0}, r"views\.local_tries 0 must be 1 or more"),
         (ViewConfig, {"local_scale": (0.0, 0.3)}, r"views\.local_scale \(0\.0, 0\.3\) must rise"),
         (AugmentConfig, {"brightness": 1.1}, "brightness is 1.1: wanted 0 to 1"),
         (AugmentConfig, {"hue": 0.6}, "hue is 0.6: wanted 0 to 0.5"),

@@ -20,12 +20,16 @@ from training.methods.contrastive import (
     HardNegatives,
     HeadRows,
     Similarities,
-    encode_together,
     softmax_loss,
 )
-from training.methods.interface import ProjectedBackbone, momentum_copy, update_momentum
+from training.methods.interface import (
+    ProjectedBackbone,
+    encode_together,
+    momentum_copy,
+    update_momentum,
+)
 from training.methods.moco.settings import MoCoConfig
-from training.randomness.draws import KEY
+from training.randomness.draws import KEY, QUERY
 
 
 def info_nce(
@@ -102,7 +106,7 @@ class MoCoV2(ContrastiveMethod):
     """
 
     config_type = MoCoConfig
-    negative_sources = (KEY,)
+    negative_sources, anchors = (KEY,), (QUERY,)
     config: MoCoConfig
 
     def __init__(

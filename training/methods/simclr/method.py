@@ -30,10 +30,9 @@ from training.methods.contrastive import (
     HardNegatives,
     HeadRows,
     Similarities,
-    encode_together,
     softmax_loss,
 )
-from training.methods.interface import ProjectedBackbone
+from training.methods.interface import ProjectedBackbone, encode_together
 from training.methods.simclr.settings import SimCLRConfig
 from training.randomness.draws import KEY, QUERY
 
@@ -109,7 +108,7 @@ class SimCLR(ContrastiveMethod):
     """
 
     config_type = SimCLRConfig
-    negative_sources = (KEY, QUERY)
+    negative_sources, anchors = (KEY, QUERY), (QUERY, KEY)
     config: SimCLRConfig
 
     def __init__(
