@@ -1,5 +1,6 @@
 """A picture of what the encoders see: image, saliency, foreground and every view."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -26,14 +27,24 @@ PNG_LEVEL = 3
 """Of zlib: half the time of the default, 6, for 11 % more bytes."""
 
 Picture = NDArray[np.uint8]
+Views = tuple[ViewSpec, ...]
 
 
 def write_contact_sheet(
-    path: Path, dataset: BatchDataset, config: PretrainConfig, *, step: int = 0, rows: int = 8
+    path: Path,
+    dataset: BatchDataset,
+    config: PretrainConfig,
+    *,
+    step: int = 0,
+    rows: int = 8,
+    masked_now: Callable[[Views], Views] = lambda views: views,
 ) -> None:
-    """Writes a PNG of the first ``rows`` samples of a global step as the run sees them."""
+    """Writes a PNG of the first ``rows`` samples of a global step as the run sees them.
+
+    `masked_now` gives the views the generator of learned masks, where the run has one.
+    """
     fill, views = fill_named(config.fill), shown_views(config)
-    batch = dataset.with_views(views)[step]
+    batch, views = dataset.with_views(views)[step], masked_now(views)
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
     columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))
     size = GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)
