@@ -124,8 +124,7 @@ class RunRecord:
             self._warn(
                 step,
                 f"the learned masks are nearly the same for every image: {share:.0%} of the "
-                "variance of the generator's logits is between images; try a higher "
-                "--masks.learned.temperature, or a lower --masks.learned.lr",
+                "variance of the generator's logits is between images; see the contact sheet",
             )
         if "embedding_spread" in values:
             self._on_collapse(step, self._collapse.look_at_spread(step, values["embedding_spread"]))
