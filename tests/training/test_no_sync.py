@@ -115,7 +115,7 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
 def test_learned_masks(kind: str) -> None:
     learned = LearnedConfig(kind=kind)  # type: ignore[arg-type]
     settings = settings_of(size=SIZE, grid=GRID, strategy="learned", learned=learned)
-    generator = new_generator(settings.masks, settings.cut)
+    generator = new_generator(learned, settings.cut)
     masker = with_generator((settings.query(),), generator, 0.5)[0].masker
     assert isinstance(masker, LearnedMasker)
     scores = torch.empty(BATCH, num_maps(learned), GRID * GRID)

@@ -1,15 +1,11 @@
-"""The generator of learned masks in a run: its step after the encoder's, its state, its export.
+"""The generator of learned masks in a run: its step after the encoder's, and its state."""
 
-Shapes: B this rank's batch, C channels, H W pixels, N patches.
-"""
-
-from pathlib import Path
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.saliency.mask_generator import write_generator
 from training.config.pretrain import PretrainConfig
 from training.core.distributed import mean_over_ranks
 from training.core.schedules import Moment
@@ -21,7 +17,6 @@ from training.views.learned import (
     BETWEEN_IMAGES,
     MIX,
     LearnedMasker,
-    area_penalty,
     between_images,
     mix_at,
     new_generator,
@@ -29,6 +24,9 @@ from training.views.learned import (
 )
 from training.views.patches import patches_to_pixels
 from training.views.spec import ViewSpec, with_generator
+
+LARGEST_GRADIENT = 1.0
+"""Norm to which the generator's gradient is clipped."""
 
 
 class Adversary:
@@ -38,14 +36,17 @@ class Adversary:
     """
 
     def __init__(self, config: PretrainConfig, fill: Fill, device: torch.device) -> None:
-        self.config, self.fill = config, fill
-        self.generator = new_generator(config.masks, config.views).to(device)
+        self.settings, self.fill = config.masks.learned, fill
+        self.generator = new_generator(self.settings, config.views).to(device)
         self.parameters = list(self.generator.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.masks.learned.lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.settings.lr)
 
-    def bind(self, views: tuple[ViewSpec, ...], moment: Moment) -> tuple[ViewSpec, ...]:
-        """The views as they are masked at a moment, by the generator as it is."""
-        return with_generator(views, self.generator, mix_at(self.config.masks.learned, moment))
+    def bind(
+        self, views: tuple[ViewSpec, ...], moment: Moment, *, on_cpu: bool = False
+    ) -> tuple[ViewSpec, ...]:
+        """The views as they are masked at a moment, by the generator as it is, or a copy of it."""
+        generator = copy.deepcopy(self.generator).cpu() if on_cpu else self.generator
+        return with_generator(views, generator, mix_at(self.settings, moment))
 
     def step(
         self,
@@ -56,15 +57,13 @@ class Adversary:
         result: StepResult,
         autocast: torch.dtype | None,
     ) -> StepResult:
-        """One step of the generator; returns the encoder's result with what was measured.
+        """Move the generator up the loss of the queries under its masks, less the area penalty.
 
-        The generator goes up the loss of the queries under its masks, less the area penalty of
-        kind slots. The query is the bound declaration, batch and inputs are those of the encoder's
-        step. Only the generator changes.
+        The query is bound; batch, inputs and result are those of the encoder's step. Only the
+        generator changes. Returns the result with what was measured.
         """
-        settings, masker, view = self.config.masks.learned, query.masker, inputs.unmasked[QUERY]
+        masker, draws, view = query.masker, batch.masks[QUERY], inputs.unmasked[QUERY]
         assert isinstance(masker, LearnedMasker)
-        draws = batch.masks[QUERY]
         chosen, values = masker.choose(draws, view.prepared_BCHW), self.fill.values(view)
 
         def loss_under(mask_BN: Tensor) -> Tensor:
@@ -74,41 +73,31 @@ class Adversary:
                 return method.adversary_loss(query_BCHW, result.kept)
 
         loss = loss_under(chosen.mask_BN)
-        objective = -loss
-        if settings.kind == "slots" and settings.area_penalty:
-            objective = objective + settings.area_penalty * area_penalty(chosen.soft_BKN)
-        # Not `backward`: the encoder's gradients, and the hooks of its wrapper, are left alone.
-        self._update(torch.autograd.grad(objective, self.parameters))
-        loss = loss.detach()
-        found = {"learned_loss": loss, BETWEEN_IMAGES: between_images(chosen.logits_BKN)}
-        if settings.compare:
+        # Not `backward`, which would add to the encoder's gradients and run its wrapper's hooks.
+        self._update(torch.autograd.grad(chosen.penalty - loss, self.parameters))
+        found = {"learned_loss": loss.detach(), BETWEEN_IMAGES: between_images(chosen.logits_BKN)}
+        if self.settings.compare:
             with torch.no_grad():
-                found["learned_minus_random"] = loss - loss_under(
-                    random_patches(draws, chosen.mask_BN)
-                )
+                plain = loss_under(random_patches(draws, chosen.mask_BN))
+            found["learned_minus_random"] = loss.detach() - plain
         said = result.settings | {MIX: masker.mix}
         return result._replace(metrics=result.metrics | found, settings=said)
 
     def _update(self, gradients: tuple[Tensor, ...]) -> None:
         """Average over the ranks in one reduction, clip, and step."""
         flat = mean_over_ranks(torch.cat([gradient.flatten() for gradient in gradients]))
-        flat = flat * (self.config.masks.learned.clip / (flat.norm() + 1e-12)).clamp(max=1)
+        flat = flat * (LARGEST_GRADIENT / (flat.norm() + 1e-12)).clamp(max=1)
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, part in zip(self.parameters, flat.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter)
         self.optimizer.step()
 
     def state_dict(self, moment: Moment) -> dict[str, Any]:
-        """For a checkpoint, with the share of learned masks at its moment."""
-        mix = mix_at(self.config.masks.learned, moment)
-        states = {"generator": self.generator.state_dict(), "mix": mix}
+        """For a checkpoint; `mix` says what `mix_at` gives."""
+        states = {"generator": self.generator.state_dict(), "mix": mix_at(self.settings, moment)}
         return states | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the state of a checkpoint; the share of learned masks follows from the step."""
+        """Restores the state of a checkpoint."""
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-
-    def export(self, folder: Path, provenance: dict[str, Any]) -> None:
-        """Writes the generator for the saliency source `learned`."""
-        write_generator(folder, self.generator, provenance)

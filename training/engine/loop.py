@@ -9,7 +9,7 @@ import torch
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import say
 from pipeline.images.filters import scaled_kernel
-from pipeline.saliency.mask_generator import FOLDER as GENERATOR_FOLDER
+from pipeline.saliency.mask_generator import write_generator
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
@@ -29,7 +29,7 @@ from training.engine.result import RunResult
 from training.evaluate.checks import run_checks
 from training.methods.registry import find_method
 from training.randomness.draws import sample_seeds
-from training.record.contact_sheet import write_contact_sheet
+from training.record.contact_sheet import shown_views, write_contact_sheet
 from training.record.run_record import RunRecord
 from training.views.fills import HIGH_PASS_AT_224, fill_named
 from training.views.inputs import HostBatch, build_inputs, join_masks, to_device
@@ -150,9 +150,13 @@ class Trainer:
     def _moment(self) -> Moment:
         return Moment(self.step, self.steps_per_epoch, self.total_steps)
 
-    def _masked_now(self, views: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
+    def _masked_now(
+        self, views: tuple[ViewSpec, ...], *, on_cpu: bool = False
+    ) -> tuple[ViewSpec, ...]:
         """The views as they are masked at this step: learned masks change with their generator."""
-        return views if self.adversary is None else self.adversary.bind(views, self._moment())
+        if self.adversary is None:
+            return views
+        return self.adversary.bind(views, self._moment(), on_cpu=on_cpu)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -189,9 +193,8 @@ class Trainer:
         later = Path("contact_sheets") / f"step-{self.step:08d}.png"
         path = self.config.out / (later if self.step else "contact_sheet.png")
         with self.record.interval.paused():
-            write_contact_sheet(
-                path, self.dataset, self.config, step=self.step, masked_now=self._masked_now
-            )
+            views = self._masked_now(shown_views(self.config), on_cpu=True)
+            write_contact_sheet(path, self.dataset, self.config, step=self.step, views=views)
         self.record.show(self.step, "masks", path)
 
     def _save(self) -> None:
@@ -220,7 +223,7 @@ class Trainer:
             "config": config.to_json(),
         }
         if self.adversary is not None:
-            self.adversary.export(folder.with_name(GENERATOR_FOLDER), provenance)
+            write_generator(folder.parent, self.adversary.generator, provenance)
         export_backbone(
             folder,
             self.method.backbone,

@@ -64,10 +64,7 @@ def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
 
 
 def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> None:
-    """Raises ``InputError`` unless the data makes a global batch that the ranks can share.
-
-    Also where the method cannot make the views that are asked for.
-    """
+    """Raises ``InputError`` unless data, views and method make batches that the ranks can share."""
     check_split(config, num_ranks)
     declared_views(config)
     used = num_used(info, config.data_fraction)

@@ -244,8 +244,8 @@ class ContrastiveMethod(Method):
             metrics["hard_negative_similarity"] = similarity
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
-        kept = HeadRows(query_BX.detach(), plain_key_GD.detach(), None, weights_B)
-        kept = kept._replace(queue_KD=self._past_keys())
+        rows = query_BX.detach(), plain_key_GD.detach()
+        kept = HeadRows(*rows, None, weights_B, queue_KD=self._past_keys())
         self._enqueue(plain_key_GD, object_key_GD, moment.step)
         return StepResult(loss, metrics, {"rho": rho_at(config, moment)}, kept)
 

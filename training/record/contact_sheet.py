@@ -1,6 +1,5 @@
 """A picture of what the encoders see: image, saliency, foreground and every view."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,7 +26,6 @@ PNG_LEVEL = 3
 """Of zlib: half the time of the default, 6, for 11 % more bytes."""
 
 Picture = NDArray[np.uint8]
-Views = tuple[ViewSpec, ...]
 
 
 def write_contact_sheet(
@@ -37,14 +35,14 @@ def write_contact_sheet(
     *,
     step: int = 0,
     rows: int = 8,
-    masked_now: Callable[[Views], Views] = lambda views: views,
+    views: tuple[ViewSpec, ...] | None = None,
 ) -> None:
     """Writes a PNG of the first ``rows`` samples of a global step as the run sees them.
 
-    `masked_now` gives the views the generator of learned masks, where the run has one.
+    `views` are `shown_views`, with the generator of learned masks where the run has one.
     """
-    fill, views = fill_named(config.fill), shown_views(config)
-    batch, views = dataset.with_views(views)[step], masked_now(views)
+    fill, views = fill_named(config.fill), views or shown_views(config)
+    batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
     columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))
     size = GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)

@@ -121,11 +121,8 @@ class RunRecord:
         mix, share = self._config.masks.learned.mix, values.get(BETWEEN_IMAGES, 1.0)
         if share < LEAST_BETWEEN_IMAGES and values[MIX] >= mix > 0 and not self._warned_of_masks:
             self._warned_of_masks = True
-            self._warn(
-                step,
-                f"the learned masks are nearly the same for every image: {share:.0%} of the "
-                "variance of the generator's logits is between images; see the contact sheet",
-            )
+            sign = f"{share:.0%} of the variance of the generator's logits is between images"
+            self._warn(step, f"learned masks are nearly the same for every image: {sign}")
         if "embedding_spread" in values:
             self._on_collapse(step, self._collapse.look_at_spread(step, values["embedding_spread"]))
 

@@ -38,7 +38,6 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     """Draw the run's first samples at several epochs; `InputError` says why they cannot be."""
     check(not run.problems, "; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
-    generator = redrawn.generator
     groups = {view_group(view.name) for view in declared_views(redrawn.config)}
     samples = redrawn.whole.sample_ids(0)[:count].tolist()
     cards, broken = or_problems(partial(_card, redrawn, epochs), samples)
@@ -46,7 +45,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
         "has_hard_negatives": "negative" in groups,
-        "generator_step": generator and (generator.info.provenance or {}).get("step"),
+        "generator": redrawn.generator and redrawn.generator.provenance,
         "cards": cards,
         "broken": broken,
     }

@@ -56,12 +56,6 @@ CURVES: dict[str, Curves] = {
             }
             for prefix, view in (("query", "query"), ("key", "key"), ("negative", "hard negative"))
         },
-        "Loss under learned masks minus under random ones of equal size, nats": {
-            "learned_minus_random": "difference"
-        },
-        "Variance of the mask generator's logits that is between images, share": {
-            "logits_between_images": "share"
-        },
         "Foreground of the query, share of the patches": {"foreground_share": "foreground"},
         "Weight of the hard negative (rho)": {"rho": "rho"},
     },

@@ -199,8 +199,8 @@ class PatchMasker(Masker):
                 ratio_B=draws.ratio_B,
                 show=config.attmask.show,
                 counting=Counting(self.high_pass, config.behaviour == "released", round_B2),
-                boost=config.soft_high.boost,
-                top=config.soft_high.top,
+                boost=config.soft_high_boost,
+                top=config.soft_high_top,
             )
         )
         if self.high_pass:

@@ -21,7 +21,6 @@ STRATEGIES = (
     "soft_high",
     "learned",
 )
-LEARNED_KINDS = ("topk", "slots", "sequential")
 
 
 def _check_range(name: str, limits: tuple[float, float]) -> None:
@@ -54,52 +53,28 @@ class AttMaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftHighConfig:
-    """Settings of strategy `soft_high`; the defaults are AutoMAE's (arXiv 2303.06583).
-
-    Attributes:
-        boost: b, added to the uniform score of a salient patch, 0 or more: with 0 the mask is
-            random, from 1 on the most salient patches go first.
-        top: q, share of the patches, the most salient ones, that are boosted; in [0, 1].
-    """
-
-    boost: float = 0.5
-    top: float = 0.25
-
-    def __post_init__(self) -> None:
-        boost, top = self.boost, self.top
-        check(0 <= boost < math.inf, f"masks.soft_high.boost {boost} must be 0 or more")
-        check(0 <= top <= 1, f"masks.soft_high.top {top} must be in [0, 1]")
-
-
-@dataclass(frozen=True, kw_only=True)
 class LearnedConfig:
     """Settings of strategy `learned`, whose masks a small network, the generator, chooses.
 
     Attributes:
-        kind: topk: the patches of highest logit plus noise; slots: the patches are shared out among
-            some maps, and one of these is hidden (its size is the generator's choice); sequential:
-            as topk, in several passes, each of which sees what is hidden already.
-        width: channels of the generator's inner layers, a multiple of 32, 32 or more.
+        kind: topk: the patches of highest logit plus noise; slots: patches are shared out among
+            maps, one of which is hidden; sequential: topk in passes that see what is hidden.
+        width: channels of the generator, 32 or more, a multiple of 32.
         lr: learning rate of the generator (Adam), above 0.
-        clip: greatest norm of the generator's gradient, above 0.
         start_epoch: epoch from which learned masks are mixed in, 0 or more.
-        ramp_epochs: epochs over which their share then rises linearly from 0, 0 or more.
-        mix: greatest share of the masked views that have a learned mask, in [0, 1]; the others have
-            a balanced one.
-        temperature: tau of the relaxed mask that the generator's gradient flows through, above 0.
+        ramp_epochs: epochs over which their share then rises from 0, 0 or more.
+        mix: greatest share of the queries with a learned mask, in [0, 1]; the others have a
+            balanced one.
+        temperature: tau of the relaxed masks, above 0.
         num_slots: maps of kind slots, 2 or more.
-        area_penalty: of kind slots: weight of 1 / sin(pi * share of the patches in a map), which
-            keeps maps from being empty or full; 0 or more.
-        num_passes: passes of kind sequential, 1 or more.
-        compare: whether the loss is measured under random masks of equal size as well, at the cost
-            of one encoder pass a step.
+        area_penalty: of kind slots: weight of 1 / sin(pi * a map's share of the view), 0 or more.
+        num_passes: of kind sequential, 1 or more.
+        compare: whether the loss is measured under random masks, too: an encoder pass a step.
     """
 
     kind: Literal["topk", "slots", "sequential"] = "topk"
     width: int = 64
     lr: float = 1e-3
-    clip: float = 1.0
     start_epoch: float = 1.0
     ramp_epochs: float = 5.0
     mix: float = 0.5
@@ -110,19 +85,25 @@ class LearnedConfig:
     compare: bool = True
 
     def __post_init__(self) -> None:
-        kinds = ", ".join(LEARNED_KINDS)
-        check(self.kind in LEARNED_KINDS, f"unknown masks.learned.kind {self.kind!r}: {kinds}")
-        for names, fits, wanted in (
-            (("lr", "clip", "temperature"), lambda value: 0 < value < math.inf, "above 0"),
-            (("start_epoch", "ramp_epochs", "area_penalty"), lambda v: v >= 0, "0 or more"),
-            (("mix",), lambda value: 0 <= value <= 1, "in [0, 1]"),
-            (("width",), lambda v: v >= 32 and v % 32 == 0, "32 or more, and a multiple of it"),
-            (("num_slots",), lambda value: value >= 2, "2 or more"),
-            (("num_passes",), lambda value: value >= 1, "1 or more"),
+        least = {"width": 32, "num_slots": 2, "num_passes": 1}
+        for name in (
+            "width",
+            "start_epoch",
+            "ramp_epochs",
+            "num_slots",
+            "area_penalty",
+            "num_passes",
         ):
-            for name in names:
-                value = getattr(self, name)
-                check(fits(value), f"masks.learned.{name} {value} must be {wanted}")
+            value, low = getattr(self, name), least.get(name, 0)
+            check(low <= value < math.inf, f"masks.learned.{name} {value} must be {low} or more")
+        for name in ("lr", "temperature"):
+            value = getattr(self, name)
+            check(0 < value < math.inf, f"masks.learned.{name} {value} must be above 0")
+        check(0 <= self.mix <= 1, f"masks.learned.mix {self.mix} must be in [0, 1]")
+        check(self.width % 32 == 0, f"masks.learned.width {self.width} must be a multiple of 32")
+        kinds = ("topk", "slots", "sequential")
+        known = f"choose from {', '.join(kinds)}"
+        check(self.kind in kinds, f"unknown masks.learned.kind {self.kind!r}: {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +116,8 @@ class MaskConfig:
         strategy: which patches of a view are masked. none; random; balanced: about the same share
             of the foreground and of the background; shuffled: the same by another image's
             foreground, a control; attmask_high, attmask_hint, attmask_low: by the order of the
-            saliency; exchange: the query's whole background (masks.exchange); soft_high: at
-            random, salient patches rather; learned: as a network chooses that is trained against
-            the encoder (masks.learned), queries only.
+            saliency; exchange: the query's whole background (masks.exchange); soft_high: random,
+            but rather salient ones; learned: the query's by a network (masks.learned).
         exchange: what strategy exchange puts in the query's background: that of another image, or
             the view's mean.
         probability: share of the views that the strategy masks, in [0, 1]; none: 0.5 for attmask_*,
@@ -157,6 +137,9 @@ class MaskConfig:
             threshold.
         foreground_threshold: of masks.foreground std: a patch is foreground from mean + this * std
             of its view's saliency on; any finite number.
+        soft_high_boost: added by soft_high to the uniform scores of salient patches, 0 or more: 0
+            makes masks random, from 1 on salient patches go first; AutoMAE's (arXiv 2303.06583).
+        soft_high_top: share of the patches, the most salient ones, that are boosted; in [0, 1].
         behaviour: released does what the code published with the paper does, where it departs from
             the paper: see `training.views.released`.
     """
@@ -172,7 +155,8 @@ class MaskConfig:
     foreground: Literal["std", "otsu"] = "otsu"
     foreground_threshold: float = -0.6
     attmask: AttMaskConfig = field(default_factory=AttMaskConfig)
-    soft_high: SoftHighConfig = field(default_factory=SoftHighConfig)
+    soft_high_boost: float = 0.5
+    soft_high_top: float = 0.25
     learned: LearnedConfig = field(default_factory=LearnedConfig)
     behaviour: Literal["paper", "released"] = "paper"
 
@@ -191,7 +175,9 @@ class MaskConfig:
         _check_range("query_ratio", self.query_ratio)
         _check_range("negative_ratio", self.negative_ratio)
         check_rule(self.foreground, self.foreground_threshold)
-        share = self.probability
+        boost, top, share = self.soft_high_boost, self.soft_high_top, self.probability
+        check(0 <= boost < math.inf, f"masks.soft_high_boost {boost} must be 0 or more")
+        check(0 <= top <= 1, f"masks.soft_high_top {top} must be in [0, 1]")
         check(share is None or 0 <= share <= 1, f"masks.probability {share} must be in [0, 1]")
         check(
             self.strategy not in ("exchange", "learned") or self.branch == "query",

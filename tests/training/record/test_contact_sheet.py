@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +92,11 @@ def test_shows_learned_masks_by_the_generator_as_it_is(tmp_path: Path) -> None:
     config = PretrainConfig(shards=tmp_path, out=tmp_path, batch_size=4, views=views, masks=masks)
     info = load_dataset_info(tmp_path)
     dataset = BatchDataset(tmp_path, info, stream_config(config), rank=0, world_size=1)
-    generator, sheets = new_generator(masks, views), []
+    generator, sheets = new_generator(masks.learned, views), []
     torch.nn.init.normal_(generator.out.weight, std=100)
     for name, mix in (("balanced", 0.0), ("learned", 1.0)):
-        bound = partial(with_generator, generator=generator, mix=mix)
-        write_contact_sheet(tmp_path / f"{name}.png", dataset, config, rows=ROWS, masked_now=bound)
+        bound = with_generator(shown_views(config), generator, mix)
+        write_contact_sheet(tmp_path / f"{name}.png", dataset, config, rows=ROWS, views=bound)
         sheets.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
     changed = (sheets[0] != sheets[1]).any(axis=(0, 2)).nonzero()[0]
     left = GAP + len(FIRST_COLUMNS) * (TILE + GAP)

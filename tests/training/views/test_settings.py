@@ -12,7 +12,6 @@ from training.views.settings import (
     AugmentConfig,
     LearnedConfig,
     MaskConfig,
-    SoftHighConfig,
     ViewConfig,
 )
 
@@ -36,8 +35,8 @@ from training.views.settings import (
         (MaskConfig, {"strategy": "exchange", "branch": "both"}, "masks.branch both must be query"),
         (AttMaskConfig, {"ratio": (0.5, 0.1)}, r"masks\.attmask\.ratio"),
         (AttMaskConfig, {"show": -0.1}, r"masks\.attmask\.show -0\.1"),
-        (SoftHighConfig, {"boost": -0.1}, r"masks\.soft_high\.boost -0\.1 must be 0 or more"),
-        (SoftHighConfig, {"top": 1.1}, r"masks\.soft_high\.top 1\.1 must be in \[0, 1\]"),
+        (MaskConfig, {"soft_high_boost": -0.1}, r"masks\.soft_high_boost -0\.1 must be 0 or more"),
+        (MaskConfig, {"soft_high_top": 1.1}, r"masks\.soft_high_top 1\.1 must be in \[0, 1\]"),
         (LearnedConfig, {"mix": 1.5}, r"masks\.learned\.mix 1\.5 must be in \[0, 1\]"),
         (LearnedConfig, {"num_slots": 1}, r"masks\.learned\.num_slots 1 must be 2 or more"),
         (ViewConfig, {"size": 64, "grid": 7}, r"views\.size 64 is not divisible by views.grid 7"),
