@@ -67,9 +67,10 @@ class Learned(SaliencySource):
 
     def parameters(self) -> dict[str, object]:
         """What decides the maps, with the names of files and the digest of the weights."""
-        pinned = self.pinned()
-        named = {"weights": Path(pinned.weights).name, "mean_of": Path(pinned.mean_of).name}
-        return {**super(Learned, pinned).parameters(), **named}
+        generator, digest = load_once(self.weights, self.weights_digest)
+        named = {"weights": Path(self.weights).name, "mean_of": Path(self.mean_of).name}
+        used = {"side": self.side or generator.view_size, "weights_digest": digest}
+        return {**super().parameters(), **named, **used}
 
     def map_image(self, image: Image) -> Map:
         """The map of an image, a value for each patch."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.architectures import first_line
 from pipeline.core.errors import InputError
 from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.storage.atomic import write_atomically
@@ -108,5 +109,7 @@ def load_generator(path: Path) -> MaskGenerator:
         generator.load_state_dict(found["weights"])
         generator.provenance = found["provenance"]
     except Exception as error:  # a damaged or foreign file can fail in any way
-        raise InputError(f"the mask generator {file} cannot be read: {error}") from error
+        raise InputError(
+            f"the mask generator {file} cannot be read: {first_line(error)}"
+        ) from error
     return generator.eval().requires_grad_(False)

@@ -211,8 +211,9 @@ def new_generator(config: LearnedConfig, cut: ViewConfig) -> MaskGenerator:
 def mix_at(config: LearnedConfig, moment: Moment) -> float:
     """The share of learned masks at a step: 0 until `start_epoch`, then a ramp to `mix`."""
     since = moment.step / moment.steps_per_epoch - config.start_epoch
-    risen = 1.0 if since >= config.ramp_epochs else since / config.ramp_epochs
-    return config.mix * risen if since >= 0 else 0.0
+    if since < 0 or not config.ramp_epochs:
+        return 0.0 if since < 0 else config.mix
+    return config.mix * min(1.0, since / config.ramp_epochs)
 
 
 def learned_masker(config: MaskConfig, high_pass: bool) -> LearnedMasker:

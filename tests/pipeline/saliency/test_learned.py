@@ -95,7 +95,7 @@ def test_a_source_is_bound_to_its_weights(tmp_path: Path) -> None:
         Learned(weights=str(tmp_path), slot=1).pinned()
     with pytest.raises(InputError, match="learned:weights=RUN"):
         Learned()
-    with pytest.raises(InputError, match="wants a side of 0 to 2048, got -1"):
+    with pytest.raises(InputError, match="wants a side to 2048, got -1"):
         Learned(weights="x", side=-1)
 
 
@@ -107,7 +107,7 @@ def test_what_is_no_generator_is_named(tmp_path: Path) -> None:
     whole, content = file.read_bytes(), torch.load(file, weights_only=True)
     assert content["mean"] == IMAGENET_MEAN
     torch.save(content | {"network": content["network"] | {"width": 64}}, file)
-    with pytest.raises(InputError, match=r"generator.pth cannot be read: .*size mismatch"):
+    with pytest.raises(InputError, match=r"generator\.pth cannot be read: .*MaskGenerator"):
         load_generator(tmp_path)
     file.write_bytes(whole[:-100])
     with pytest.raises(InputError, match=r"the mask generator .* cannot be read"):

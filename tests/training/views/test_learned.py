@@ -242,5 +242,7 @@ def test_a_generator_of_any_view_is_small_and_starts_with_random_masks(
     assert torch.equal(generator(images), torch.zeros(2, 1, grid, grid))
     torch.nn.init.normal_(generator.out.weight)
     both, alone = generator(images), generator(images[1:])
-    torch.testing.assert_close(both[1:], alone)  # nothing is shared between images
-    assert float(both.std()) > 0.01
+    torch.testing.assert_close(
+        both[1:], alone, rtol=1e-4, atol=1e-4
+    )  # nothing is shared between images
+    assert float(both.detach().std()) > 0.01
