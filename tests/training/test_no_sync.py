@@ -27,7 +27,6 @@ from training.views.learned import (
     LearnedMasker,
     between_images,
     new_generator,
-    num_maps,
     random_patches,
 )
 from training.views.maskers import MaskDraws, MaskerInputs
@@ -111,22 +110,21 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
         assert tensor.device.type == "cuda"
 
 
-@pytest.mark.parametrize("kind", ["topk", "slots", "sequential"])
+@pytest.mark.parametrize("kind", ["slots", "sequential"])
 def test_learned_masks(kind: str) -> None:
     learned = LearnedConfig(kind=kind)  # type: ignore[arg-type]
     settings = settings_of(size=SIZE, grid=GRID, strategy="learned", learned=learned)
     generator = new_generator(learned, settings.cut)
     masker = with_generator((settings.query(),), generator, 0.5)[0].masker
     assert isinstance(masker, LearnedMasker)
-    scores = torch.empty(BATCH, num_maps(learned), GRID * GRID)
-    plain, slot_B = mask_draws(), torch.empty(BATCH, dtype=torch.int64)
-    drawn = LearnedDraws(plain, scores, torch.empty(BATCH), slot_B)
+    scores, slot_B = torch.empty(BATCH, 4, GRID * GRID), torch.empty(BATCH, dtype=torch.int64)
+    drawn = LearnedDraws(mask_draws(), scores, torch.empty(BATCH), slot_B)
     foreground = torch.empty(BATCH, GRID, GRID, dtype=torch.bool)
     inputs = MaskerInputs(foreground, foreground.float(), SIZE, None, image())
     assert masker.mask(drawn, inputs).device.type == "cuda"
     chosen = masker.choose(drawn, image())
-    for value in (random_patches(drawn, chosen.mask_BN), between_images(chosen.logits_BKN)):
-        assert value.device.type == "cuda"
+    assert random_patches(drawn, chosen.mask_BN).device.type == "cuda"
+    assert between_images(chosen.logits_BKN).device.type == "cuda"
 
 
 def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:
