@@ -45,8 +45,8 @@ class Stream(enum.IntEnum):
     MASK_COUNT = 13
     EXCHANGE_APPLY = 14
     EXCHANGE_PATCH = 15
-    LEARNED_APPLY = 24
-    LEARNED_SLOT = 25
+    LEARNED_APPLY = 18
+    LEARNED_SLOT = 19
 
 
 QUERY, KEY = "query", "key"
