@@ -17,6 +17,7 @@ from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.controls import Centre, Uniform
 from pipeline.saliency.external import External
 from pipeline.saliency.interface import SaliencySource, Wrapper
+from pipeline.saliency.learned import Learned
 from pipeline.saliency.onnx_network import Onnx
 from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.refined import Refined
@@ -28,6 +29,7 @@ SALIENCY_SOURCES: dict[str, type[SaliencySource]] = {
     "centre": Centre,
     "external": External,
     "fine_grained": FineGrained,
+    "learned": Learned,
     "onnx": Onnx,
     "scda": Scda,
     "spectral_residual": SpectralResidual,
@@ -104,7 +106,7 @@ def described_saliency_source(described: Mapping[str, object]) -> SaliencySource
         InputError: a source that this program does not know, or whose maps came from files.
     """
     name = str(described["source"])
-    if name not in SALIENCY_SOURCES or name in ("external", "onnx"):
+    if name not in SALIENCY_SOURCES or name in ("external", "learned", "onnx"):
         raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
     given = {key: value for key, value in described.items() if key in _option_types(name)}
     for wrapper in WRAPPERS:

@@ -14,7 +14,7 @@ from pipeline.core.errors import InputError
 from tests.job_here import job_here
 from tests.made_sweeps import write_sets
 from training.methods.settings import HardNegativeConfig
-from training.sweep.config import Sweep
+from training.sweep.config import Sweep, trial_config
 from training.sweep.results import Trial
 from training.sweep.space import Domain
 
@@ -54,6 +54,22 @@ def test_a_named_space_can_be_changed() -> None:
     scaling = sweep_of("--space data_scaling")
     assert (scaling.scheduler, scaling.base.heldout.shards) == ("none", Path.cwd() / "v")
     assert sweep_of("--space data_scaling --scheduler asha").scheduler == "asha"
+
+
+def test_a_sweep_over_strategies_is_accepted(shards: Path, tmp_path: Path) -> None:
+    """Of the command line, and of the check of every trial on the shards, without Ray."""
+    from training.sweep.preflight import check_trials
+
+    grids = ["--grid", "masks.strategy=learned,soft_high,exchange", "--masks.learned.lr", "0.01"]
+    sweep = read_options([*places(shards, tmp_path / "out"), *grids], "").sweep()
+    check_trials(sweep, 1)
+    configs = [trial_config(sweep.base, n, point) for n, point in enumerate(sweep.points())]
+    assert [c.masks.strategy for c in configs] == ["learned", "soft_high", "exchange"]
+    assert {c.masks.learned.lr for c in configs} == {0.01}
+    byol = [*places(shards, tmp_path / "out"), "--grid", "masks.strategy=none,learned"]
+    sweep = read_options([*byol, "--method", "byol"], "").sweep()
+    with pytest.raises(InputError, match=r"trial 1 .*byol offers no adversary_loss"):
+        check_trials(sweep, 1)
 
 
 NO_CHECKS = "--grid epochs=1,2 --knn.val-shards None"

@@ -22,8 +22,17 @@ from training.views.crops import CropBatch
 from training.views.exchange import ExchangeDraws, PatchSwap
 from training.views.fills import FILLS
 from training.views.inputs import HostBatch
-from training.views.maskers import MaskDraws
+from training.views.learned import (
+    LearnedDraws,
+    LearnedMasker,
+    between_images,
+    new_generator,
+    random_patches,
+)
+from training.views.maskers import MaskDraws, MaskerInputs
 from training.views.patches import MASK_STRATEGIES
+from training.views.settings import LearnedConfig
+from training.views.spec import with_generator
 
 BATCH, GRID, SIZE = 4, 7, 28
 CASES = [
@@ -101,6 +110,23 @@ def test_all_that_goes_before_the_encoders(fill: str, behaviour: str, strategy: 
     assert len(views) == 7
     for tensor in (*inputs.views.values(), *inputs.masks.values(), *inputs.telemetry.values()):
         assert tensor.device.type == "cuda"
+
+
+@pytest.mark.parametrize("kind", ["slots", "sequential"])
+def test_learned_masks(kind: str) -> None:
+    learned = LearnedConfig(kind=kind)  # type: ignore[arg-type]
+    settings = settings_of(size=SIZE, grid=GRID, strategy="learned", learned=learned)
+    generator = new_generator(learned, settings.cut)
+    masker = with_generator((settings.query(),), generator, 0.5)[0].masker
+    assert isinstance(masker, LearnedMasker)
+    scores, slot_B = torch.empty(BATCH, 4, GRID * GRID), torch.empty(BATCH, dtype=torch.int64)
+    drawn = LearnedDraws(mask_draws(), scores, torch.empty(BATCH), slot_B)
+    foreground = torch.empty(BATCH, GRID, GRID, dtype=torch.bool)
+    inputs = MaskerInputs(foreground, foreground.float(), SIZE, None, image())
+    assert masker.mask(drawn, inputs).device.type == "cuda"
+    chosen = masker.choose(drawn, image())
+    assert random_patches(drawn, chosen.mask_BN).device.type == "cuda"
+    assert between_images(chosen.logits_BKN).device.type == "cuda"
 
 
 def weigh(similarity: Tensor, scale: float | Tensor) -> Tensor:

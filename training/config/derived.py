@@ -3,6 +3,7 @@
 from pipeline.core.errors import InputError
 from training.config.pretrain import PretrainConfig
 from training.data.stream import StreamConfig
+from training.methods.interface import Method
 from training.methods.registry import find_method
 from training.randomness.draws import view_group
 from training.views.fills import fill_named
@@ -18,9 +19,16 @@ def declared_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
     """The views that a run's method wants of every image.
 
     Raises:
-        InputError: local crops are asked for, and the method takes none.
+        InputError: local crops are asked for, and the method takes none; or learned masks, and it
+            has no loss for their generator.
     """
-    views = find_method(config.method.name).views(config.method, view_settings(config))
+    method = find_method(config.method.name)
+    views = method.views(config.method, view_settings(config))
+    if config.masks.strategy == "learned" and method.adversary_loss is Method.adversary_loss:
+        raise InputError(
+            f"masks.strategy learned: method {config.method.name} offers no adversary_loss, which "
+            "the masks are learned from: choose --method simclr or moco_v2"
+        )
     if config.views.local and not any(view_group(view.name) == LOCAL for view in views):
         raise InputError(
             f"views.local {config.views.local}: method {config.method.name} takes no local crops"

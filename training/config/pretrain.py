@@ -98,10 +98,16 @@ class PretrainConfig:
             f"selection {self.selection} and data_fraction {share}: give one of them",
         )
         check_fill(self.fill)
+        strategy = self.masks.strategy
         check(
-            self.masks.strategy != "exchange" or self.fill != "high_pass",
-            "masks.strategy exchange replaces whole patches, but fill high_pass has masks of "
+            strategy not in ("exchange", "learned") or self.fill != "high_pass",
+            f"masks.strategy {strategy} replaces whole patches, but fill high_pass has masks of "
             "other shapes: choose --fill mean or blur",
+        )
+        check(
+            strategy != "learned" or not self.encoder.stem.endswith("partial"),
+            "masks.strategy learned: through encoder.stem partial, which sees no masked pixel, no "
+            "gradient reaches the masks: choose another stem",
         )
 
     def to_json(self) -> dict[str, Any]:

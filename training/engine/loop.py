@@ -9,6 +9,7 @@ import torch
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import say
 from pipeline.images.filters import scaled_kernel
+from pipeline.saliency.mask_generator import write_generator
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
@@ -22,15 +23,17 @@ from training.data.stream import BatchDataset
 from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.stem import with_mask
+from training.engine.adversary import Adversary
 from training.engine.optimisers import build_optimiser
 from training.engine.result import RunResult
 from training.evaluate.checks import run_checks
 from training.methods.registry import find_method
 from training.randomness.draws import sample_seeds
-from training.record.contact_sheet import write_contact_sheet
+from training.record.contact_sheet import shown_views, write_contact_sheet
 from training.record.run_record import RunRecord
 from training.views.fills import HIGH_PASS_AT_224, fill_named
 from training.views.inputs import HostBatch, build_inputs, join_masks, to_device
+from training.views.spec import ViewSpec
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 LOADERS_PER_GPU = 4
@@ -68,6 +71,8 @@ class Trainer:
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
+        learned = config.masks.strategy == "learned"
+        self.adversary = Adversary(config, self.fill, self.device) if learned else None
         self.record = RunRecord(config, self.dataset.positions, self.steps_per_epoch)
         self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
         self.step = self._resume()
@@ -122,22 +127,36 @@ class Trainer:
         )
         batch = to_device(host_batch, self.device)
         # Outside autocast: a high-pass filter in bfloat16 would lose what it is to keep.
-        views = self.dataset.config.views
+        views = self._masked_now(self.dataset.config.views)
         inputs = build_inputs(batch, views, masks=config.masks, fill=self.fill)
         if batch.weights_B is not None:
             inputs = inputs._replace(weights_B=balanced_weights(batch.weights_B))
         if self.method.backbone.sees_masks:
             inputs = join_masks(inputs, views, with_mask)
-        moment = Moment(self.step, self.steps_per_epoch, self.total_steps)
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            result = self.method.step(inputs, encode=self.encode, moment=moment)
+            result = self.method.step(inputs, encode=self.encode, moment=self._moment())
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        if self.adversary is not None:
+            result = self.adversary.step(
+                self.method, views[0], batch, inputs, result, self.autocast
+            )
         self.record.add(self.step, host_batch, result, inputs.telemetry, lr)
         self.step += 1
+
+    def _moment(self) -> Moment:
+        return Moment(self.step, self.steps_per_epoch, self.total_steps)
+
+    def _masked_now(
+        self, views: tuple[ViewSpec, ...], *, on_cpu: bool = False
+    ) -> tuple[ViewSpec, ...]:
+        """The views as they are masked at this step: learned masks change with their generator."""
+        if self.adversary is None:
+            return views
+        return self.adversary.bind(views, self._moment(), on_cpu=on_cpu)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -174,7 +193,8 @@ class Trainer:
         later = Path("contact_sheets") / f"step-{self.step:08d}.png"
         path = self.config.out / (later if self.step else "contact_sheet.png")
         with self.record.interval.paused():
-            write_contact_sheet(path, self.dataset, self.config, step=self.step)
+            views = self._masked_now(shown_views(self.config), on_cpu=True)
+            write_contact_sheet(path, self.dataset, self.config, step=self.step, views=views)
         self.record.show(self.step, "masks", path)
 
     def _save(self) -> None:
@@ -189,23 +209,28 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "record": self.record.state_dict(),
         }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict(self._moment())
         self.store.save(self.step, state, self.config.to_json(), self._export)
         self._export(self.config.out / "backbone")
 
     def _export(self, folder: Path) -> None:
         config, size = self.config, self.config.views.size
+        provenance = {
+            "data_digest": self.info.plan_digest,
+            "step": self.step,
+            "epochs": self.step / self.steps_per_epoch,
+            "config": config.to_json(),
+        }
+        if self.adversary is not None:
+            write_generator(folder.parent, self.adversary.generator, provenance)
         export_backbone(
             folder,
             self.method.backbone,
             config.encoder,
             view_size=size,
             high_pass=scaled_kernel(*HIGH_PASS_AT_224, size) if self.fill.high_pass else None,
-            provenance={
-                "data_digest": self.info.plan_digest,
-                "step": self.step,
-                "epochs": self.step / self.steps_per_epoch,
-                "config": config.to_json(),
-            },
+            provenance=provenance,
         )
 
     def _resume(self) -> int:
@@ -216,6 +241,8 @@ class Trainer:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.record.load_state_dict(state["record"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
         if rank() == 0:
             say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])

@@ -12,7 +12,7 @@ from pipeline.core.architectures import NoInitialWeights
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
-from training.config.derived import stream_config
+from training.config.derived import declared_views, stream_config
 from training.config.file import check_run_folder
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
@@ -64,8 +64,9 @@ def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
 
 
 def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> None:
-    """Raises ``InputError`` unless the data makes a global batch that the ranks can share."""
+    """Raises ``InputError`` unless data, views and method make batches that the ranks can share."""
     check_split(config, num_ranks)
+    declared_views(config)
     used = num_used(info, config.data_fraction, config.selection)
     if used < config.batch_size:
         share = "" if config.data_fraction == 1 else f"{config.data_fraction:g} of "

@@ -146,6 +146,8 @@ class HeadRows(NamedTuple):
     hard: HardNegatives | None
     weights_B: Tensor | None
     of_object: bool = False
+    queue_KD: Tensor | None = None
+    """The keys of past steps, where they are not those of now."""
 
 
 Embeddings = tuple[Sequence[Tensor], Sequence[Tensor], Tensor]
@@ -244,8 +246,20 @@ class ContrastiveMethod(Method):
                 metrics["matched_negative_similarity"] = similarities.hard_AN[:, -1].mean()
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity
+        rows = query_BX.detach(), plain_key_GD.detach()
+        kept = HeadRows(*rows, None, weights_B, queue_KD=self._past_keys())
         self._enqueue(plain_key_GD, object_key_GD, moment.step)
-        return StepResult(loss, metrics, {"rho": rho_at(config, moment)})
+        return StepResult(loss, metrics, {"rho": rho_at(config, moment)}, kept)
+
+    def _past_keys(self) -> Tensor | None:
+        """The plain head's keys of past steps, where there are some."""
+        return None
+
+    def adversary_loss(self, query_BCHW: Tensor, kept: HeadRows) -> Tensor:
+        """The plain head's loss, without hard negatives, against the step's keys and old queue."""
+        with running_statistics_kept(self.encoder):
+            plain_BD, _ = self.encoder.both_heads(self.encoder(query_BCHW))
+        return self._contrast(kept._replace(query_BD=plain_BD))[0]
 
     def _order(self, rank_batch: int, step: int, shuffle: int) -> Tensor:
         """The permutation of the global batch that one pass of one step is encoded in."""

@@ -33,6 +33,8 @@ class StepResult(NamedTuple):
     """Scalars on the device; their means over steps and ranks are recorded."""
     settings: dict[str, float]
     """Numbers of this step that are known on the host, such as rho."""
+    kept: Any = None
+    """What `Method.adversary_loss` wants of this step."""
 
 
 class ProjectedBackbone(nn.Module):
@@ -129,6 +131,14 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def step(self, inputs: EncoderInputs, *, encode: Encode, moment: Moment) -> StepResult:
         """The loss of the declared views, on the device; also updates what takes no gradients."""
+
+    def adversary_loss(self, query_BCHW: Tensor, kept: Any) -> Tensor:  # noqa: ANN401
+        """The loss of a step's queries under other masks, for strategy `learned`.
+
+        All else is `kept` from the step (`StepResult`). Nothing of the method changes. Returns the
+        mean over this rank's batch, with its graph. A method that has no such loss leaves this out.
+        """
+        raise NotImplementedError
 
     def average_statistics(self) -> None:
         """Average batch-norm statistics over the ranks (before a checkpoint)."""

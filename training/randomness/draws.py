@@ -47,6 +47,8 @@ class Stream(enum.IntEnum):
     EXCHANGE_PATCH = 15
     MATCHED_PATCH = 16
     CROP_AGAIN = 17
+    LEARNED_APPLY = 18
+    LEARNED_SLOT = 19
     SELECTION = 20
 
 

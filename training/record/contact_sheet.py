@@ -33,10 +33,19 @@ Picture = NDArray[np.uint8]
 
 
 def write_contact_sheet(
-    path: Path, dataset: BatchDataset, config: PretrainConfig, *, step: int = 0, rows: int = 8
+    path: Path,
+    dataset: BatchDataset,
+    config: PretrainConfig,
+    *,
+    step: int = 0,
+    rows: int = 8,
+    views: tuple[ViewSpec, ...] | None = None,
 ) -> None:
-    """Writes a PNG of the first ``rows`` samples of a global step as the run sees them."""
-    fill, views = fill_named(config.fill), shown_views(config)
+    """Writes a PNG of the first ``rows`` samples of a global step as the run sees them.
+
+    `views` are `shown_views`, with the generator of learned masks where the run has one.
+    """
+    fill, views = fill_named(config.fill), views or shown_views(config)
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
     columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))

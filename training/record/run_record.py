@@ -19,6 +19,7 @@ from training.record.metrics import MetricsLog
 from training.record.totals import Interval, Tally, samples_digest
 from training.record.trackers import Trackers
 from training.views.inputs import HostBatch
+from training.views.learned import BETWEEN_IMAGES, MIX
 
 DAMAGED, SEEN = "damaged_samples", "samples_seen"
 """In the record: damaged samples that were skipped so far (one counts in every epoch), and the
@@ -32,6 +33,8 @@ SAID = {
 """Words for the figures of an evaluation that are shown."""
 MOST_ALL_FOREGROUND = 0.2
 """Share of views that are foreground only from which the record warns."""
+LEAST_BETWEEN_IMAGES = 0.1
+"""Share of the variance of a mask generator's logits between images below which it warns."""
 
 
 class RunRecord:
@@ -51,7 +54,7 @@ class RunRecord:
         self.interval = Interval()
         self.values: dict[str, float] = {}
         self._note = ""
-        self._warned = False
+        self._warned = self._warned_of_masks = False
 
     def open(self, *, resume_step: int) -> None:
         """Opens the files, on rank 0; cuts off what was written after ``resume_step``."""
@@ -115,6 +118,11 @@ class RunRecord:
                 f"{flat:.0%} of the views are foreground only: masks and hard negatives cannot "
                 "tell the object there; try --masks.foreground otsu or another saliency source",
             )
+        mix, share = self._config.masks.learned.mix, values.get(BETWEEN_IMAGES, 1.0)
+        if share < LEAST_BETWEEN_IMAGES and values[MIX] >= mix > 0 and not self._warned_of_masks:
+            self._warned_of_masks = True
+            sign = f"{share:.0%} of the variance of the generator's logits is between images"
+            self._warn(step, f"learned masks are nearly the same for every image: {sign}")
         if "embedding_spread" in values:
             self._on_collapse(step, self._collapse.look_at_spread(step, values["embedding_spread"]))
 

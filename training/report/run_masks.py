@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import check
+from pipeline.saliency.mask_generator import MaskGenerator, load_generator
 from training.config.derived import declared_views, stream_config
+from training.core.schedules import Moment
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
@@ -23,7 +25,9 @@ from training.report.state import RunState, or_problems
 from training.report.wording import percent, shortened
 from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
+from training.views.learned import mix_at
 from training.views.patches import masked_share
+from training.views.spec import with_generator
 
 EPOCHS_SHOWN = 4
 TILE = 256
@@ -41,6 +45,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
         "has_hard_negatives": "negative" in groups,
+        "generator": redrawn.generator and redrawn.generator.provenance,
         "cards": cards,
         "broken": broken,
     }
@@ -61,6 +66,9 @@ class Redrawn:
         assert run.info is not None
         self.config, self.fill = run.config, fill_named(run.config.fill)
         self.views_shown = shown_views(run.config)[:3]
+        self.generator: MaskGenerator | None = None
+        if run.config.masks.strategy == "learned":
+            self.generator = load_generator(run.folder)
         stream = replace(stream_config(run.config), on_damaged="raise", views=self.views_shown)
         self._dataset = partial(BatchDataset, run.config.shards, run.info, stream)
         self.whole = self._dataset(rank=0, world_size=1)
@@ -78,8 +86,12 @@ class Redrawn:
             # As one rank of as many as the batch has samples, so that only this sample is read.
             # The released behaviour shares draws over the batch and needs all of it.
             dataset, row = self._dataset(rank=row, world_size=batch), 0
-        seen = dataset[epoch * steps + step]
-        return build_inputs(seen, self.views_shown, masks=self.config.masks, fill=self.fill), row
+        seen, views = dataset[epoch * steps + step], self.views_shown
+        if self.generator is not None:
+            moment = Moment(epoch * steps + step, steps, self.config.epochs * steps)
+            mix = mix_at(self.config.masks.learned, moment)
+            views = with_generator(views, self.generator, mix)
+        return build_inputs(seen, views, masks=self.config.masks, fill=self.fill), row
 
 
 def _card(redrawn: Redrawn, epochs: list[int], sample: int) -> Card:

@@ -4,7 +4,7 @@ Shapes: B samples of one rank, C channels, H W pixels, G grid side, N = G * G pa
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -73,6 +73,8 @@ class EncoderInputs(NamedTuple):
     weights_B: Tensor | None = None
     """Weight of each image in the loss, with mean 1 over the *global* batch
     (`distributed.balanced_weights`); 0 for one that stands in for a damaged one. None: 1."""
+    unmasked: Mapping[str, UnmaskedView] = {}
+    """Before they are masked, by the name of the view, of views whose masker sees them."""
 
 
 def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
@@ -108,7 +110,7 @@ def build_inputs(
         name: torch.cat((found[name][1:], mark(crop.saliency_BGG)))
         for name, crop in batch.following.items()
     }
-    pixel_masks = {}
+    pixel_masks, unmasked = {}, {}
     for view in views:
         if view.masker is None:
             continue
@@ -118,6 +120,9 @@ def build_inputs(
             steering_BGG = mark(crop.next_saliency_BGG)
         side, lent = crop.images_BCHW.shape[-1], next_foreground.get(view.crop.name)
         inputs = MaskerInputs(steering_BGG, crop.saliency_BGG, side, lent)
+        if view.masker.sees_view:
+            unmasked[view.name] = _unmasked(batch, view, fill)
+            inputs = inputs._replace(view_BCHW=unmasked[view.name].prepared_BCHW)
         pixel_masks[view.name] = view.masker.mask(batch.masks[view.name], inputs)
     made = _filled_views(_Work(batch, views, fill, released, pixel_masks))
     for view in views:
@@ -131,7 +136,8 @@ def build_inputs(
                 SwapInputs(unmasked_BCHW, donors_BCHW, *marked, *drawn)
             )
     telemetry = _telemetry(views, pixel_masks, true_foreground)
-    return EncoderInputs({v.name: made[v.name] for v in views}, found, pixel_masks, telemetry)
+    seen = {view.name: made[view.name] for view in views}
+    return EncoderInputs(seen, found, pixel_masks, telemetry, unmasked=unmasked)
 
 
 def _telemetry(
@@ -212,6 +218,15 @@ def _prepared(
     matrix_B33, mean_matrix_B33, kernel_BK = (part[rows] for part in crop.colours)
     image01 = apply_colours(crop.images_BCHW[rows], matrix_B33, mean_matrix_B33)
     return fill.blur_and_prepare(image01, kernel_BK, out=out)
+
+
+def _unmasked(batch: HostBatch, view: ViewSpec, fill: Fill) -> UnmaskedView:
+    """A whole batch of a view before it is masked, in memory of its own."""
+    assert view.masker is not None
+    image_BCHW, prepared_BCHW = _prepared(batch.crops[view.crop.name], fill, slice(None))
+    size, std = tuple(image_BCHW.shape[1:]), view.masker.noise_std
+    noise = partial(sample_noise, batch.noise_seeds_B, view=view.name, size=size, std=std)
+    return UnmaskedView(prepared_BCHW, image_BCHW, noise)
 
 
 def _views_of_crop(

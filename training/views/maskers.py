@@ -49,6 +49,8 @@ class MaskerInputs(NamedTuple):
     """Side of the views in pixels."""
     next_foreground_BGG: Tensor | None
     """Bool, of the next image in the global batch, where it lends its background."""
+    view_BCHW: Tensor | None = None
+    """The prepared, unmasked views, for a masker that sees them."""
 
 
 class Masker(ABC):
@@ -58,6 +60,8 @@ class Masker(ABC):
     """False: it never masks anything."""
     steered_by_next: bool = False
     """Whether the next image's saliency steers it."""
+    sees_view: bool = False
+    """Whether it sees the prepared, unmasked view."""
     noise_std: float = VIEW_NOISE_STD
     """Standard deviation of the noise in masked pixels, where the fill is noise."""
 
@@ -195,6 +199,8 @@ class PatchMasker(Masker):
                 ratio_B=draws.ratio_B,
                 show=config.attmask.show,
                 counting=Counting(self.high_pass, config.behaviour == "released", round_B2),
+                boost=config.soft_high_boost,
+                top=config.soft_high_top,
             )
         )
         if self.high_pass:

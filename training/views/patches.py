@@ -143,6 +143,10 @@ class StrategyInputs(NamedTuple):
     show: float
     """Share of the masked patches that `attmask_hint` shows again."""
     counting: Counting
+    boost: float = 0.0
+    """Added by `soft_high` to the scores of salient patches."""
+    top: float = 0.0
+    """Share of the patches that count as salient in `soft_high`."""
 
 
 Strategy = Callable[[StrategyInputs], Tensor]
@@ -206,12 +210,28 @@ def attmask_hint(view: StrategyInputs) -> Tensor:
     return (rank_BCN < count_B11) & (drawn_BCN >= shown_B11)
 
 
+def soft_high(view: StrategyInputs) -> Tensor:
+    """Patches of highest u + b * [patch among the q most salient], u uniform.
+
+    As many as `random` masks, whose mask it is with b 0; from b 1 on the most salient patches go
+    first. AutoMAE (arXiv 2303.06583) masks so by the scores of its generator, b 0.5 and q 0.25.
+    """
+    is_top_BCN = _saliency_ranks(view, descending=True) < view.top * view.saliency_BN.shape[1]
+    # `random` masks the lowest scores, in [0, 1): this is 1 - u, shifted and scaled into the range.
+    lowest_first_BCN = view.scores_BCN.double() + view.boost * ~is_top_BCN
+    return random(view._replace(scores_BCN=lowest_first_BCN / (1 + view.boost)))
+
+
 def _count(view: StrategyInputs) -> Tensor:
-    """floor(r * N), or r * N rounded as drawn; int64 `[B, 1, 1]`."""
-    expected_B = view.ratio_B * view.saliency_BN.shape[1]
-    if view.counting.round_B2 is not None:
-        expected_B = expected_B + view.counting.round_B2[:, 0]
-    return torch.floor(expected_B).to(torch.int64)[:, None, None]
+    return whole_count(view.ratio_B, view.saliency_BN.shape[1], view.counting)[:, None, None]
+
+
+def whole_count(ratio_B: Tensor, patches: int, counting: Counting) -> Tensor:
+    """How many of all N patches are masked: floor(r * N), or r * N rounded as drawn; int64."""
+    expected_B = ratio_B * patches
+    if counting.round_B2 is not None:
+        expected_B = expected_B + counting.round_B2[:, 0]
+    return torch.floor(expected_B).to(torch.int64)
 
 
 def _saliency_ranks(view: StrategyInputs, *, descending: bool) -> Tensor:
@@ -230,6 +250,7 @@ MASK_STRATEGIES: dict[str, Strategy] = {
     "attmask_high": attmask_high,
     "attmask_hint": attmask_hint,
     "attmask_low": attmask_low,
+    "soft_high": soft_high,
     "exchange": background,  # another image's background goes there (`training.views.exchange`)
 }
 """The strategies of queries and keys by name. A new one is a line here."""

@@ -18,6 +18,8 @@ STRATEGIES = (
     "attmask_hint",
     "attmask_low",
     "exchange",
+    "soft_high",
+    "learned",
 )
 
 
@@ -51,6 +53,60 @@ class AttMaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnedConfig:
+    """Settings of strategy `learned`, whose masks a small network, the generator, chooses.
+
+    Attributes:
+        kind: topk: the patches of highest logit plus noise; slots: patches are shared out among
+            maps, one of which is hidden; sequential: topk in passes that see what is hidden.
+        width: channels of the generator, 32 or more, a multiple of 32.
+        lr: learning rate of the generator (Adam), above 0.
+        start_epoch: epoch from which learned masks are mixed in, 0 or more.
+        ramp_epochs: epochs over which their share then rises from 0, 0 or more.
+        mix: greatest share of the queries with a learned mask, in [0, 1]; the others have a
+            balanced one.
+        temperature: tau of the relaxed masks, above 0.
+        num_slots: maps of kind slots, 2 or more.
+        area_penalty: of kind slots: weight of 1 / sin(pi * a map's share of the view), 0 or more.
+        num_passes: of kind sequential, 1 or more.
+        compare: whether the loss is measured under random masks, too: an encoder pass a step.
+    """
+
+    kind: Literal["topk", "slots", "sequential"] = "topk"
+    width: int = 64
+    lr: float = 1e-3
+    start_epoch: float = 1.0
+    ramp_epochs: float = 5.0
+    mix: float = 0.5
+    temperature: float = 1.0
+    num_slots: int = 4
+    area_penalty: float = 0.75
+    num_passes: int = 2
+    compare: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"width": 32, "num_slots": 2, "num_passes": 1}
+        for name in (
+            "width",
+            "start_epoch",
+            "ramp_epochs",
+            "num_slots",
+            "area_penalty",
+            "num_passes",
+        ):
+            value, low = getattr(self, name), least.get(name, 0)
+            check(low <= value < math.inf, f"masks.learned.{name} {value} must be {low} or more")
+        for name in ("lr", "temperature"):
+            value = getattr(self, name)
+            check(0 < value < math.inf, f"masks.learned.{name} {value} must be above 0")
+        check(0 <= self.mix <= 1, f"masks.learned.mix {self.mix} must be in [0, 1]")
+        check(self.width % 32 == 0, f"masks.learned.width {self.width} must be a multiple of 32")
+        kinds = ("topk", "slots", "sequential")
+        known = f"choose from {', '.join(kinds)}"
+        check(self.kind in kinds, f"unknown masks.learned.kind {self.kind!r}: {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskConfig:
     """How views are masked.
 
@@ -60,7 +116,8 @@ class MaskConfig:
         strategy: which patches of a view are masked. none; random; balanced: about the same share
             of the foreground and of the background; shuffled: the same by another image's
             foreground, a control; attmask_high, attmask_hint, attmask_low: by the order of the
-            saliency; exchange: the query's whole background (masks.exchange).
+            saliency; exchange: the query's whole background (masks.exchange); soft_high: random,
+            but rather salient ones; learned: the query's by a network (masks.learned).
         exchange: what strategy exchange puts in the query's background: that of another image, or
             the view's mean.
         probability: share of the views that the strategy masks, in [0, 1]; none: 0.5 for attmask_*,
@@ -80,6 +137,9 @@ class MaskConfig:
             threshold.
         foreground_threshold: of masks.foreground std: a patch is foreground from mean + this * std
             of its view's saliency on; any finite number.
+        soft_high_boost: added by soft_high to the uniform scores of salient patches, 0 or more: 0
+            makes masks random, from 1 on salient patches go first; AutoMAE's (arXiv 2303.06583).
+        soft_high_top: share of the patches, the most salient ones, that are boosted; in [0, 1].
         behaviour: released does what the code published with the paper does, where it departs from
             the paper: see `training.views.released`.
     """
@@ -95,6 +155,9 @@ class MaskConfig:
     foreground: Literal["std", "otsu"] = "otsu"
     foreground_threshold: float = -0.6
     attmask: AttMaskConfig = field(default_factory=AttMaskConfig)
+    soft_high_boost: float = 0.5
+    soft_high_top: float = 0.25
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
     behaviour: Literal["paper", "released"] = "paper"
 
     def __post_init__(self) -> None:
@@ -112,11 +175,13 @@ class MaskConfig:
         _check_range("query_ratio", self.query_ratio)
         _check_range("negative_ratio", self.negative_ratio)
         check_rule(self.foreground, self.foreground_threshold)
-        share = self.probability
+        boost, top, share = self.soft_high_boost, self.soft_high_top, self.probability
+        check(0 <= boost < math.inf, f"masks.soft_high_boost {boost} must be 0 or more")
+        check(0 <= top <= 1, f"masks.soft_high_top {top} must be in [0, 1]")
         check(share is None or 0 <= share <= 1, f"masks.probability {share} must be in [0, 1]")
         check(
-            self.strategy != "exchange" or self.branch == "query",
-            "masks.strategy exchange changes the query only: masks.branch "
+            self.strategy not in ("exchange", "learned") or self.branch == "query",
+            f"masks.strategy {self.strategy} changes the query only: masks.branch "
             f"{self.branch} must be query",
         )
 

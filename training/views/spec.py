@@ -4,15 +4,17 @@ A method declares its views (`Method.views`). The stream draws and cuts them, `b
 and fills them, contact sheet and report show them: all of them read this declaration.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.saliency.foreground import Rule, foreground
+from pipeline.saliency.mask_generator import MaskGenerator
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap, PatchSwap
 from training.views.fills import FILLS, Fill
+from training.views.learned import LearnedMasker
 from training.views.maskers import Masker, masker_named, object_hider
 from training.views.matched import ObjectMasker, ObjectSwap
 from training.views.settings import MaskConfig, ViewConfig
@@ -126,3 +128,15 @@ def crops_of(views: tuple[ViewSpec, ...]) -> tuple[Crop, ...]:
     assert len({crop.name for crop in crops}) == len(crops), [crop.name for crop in crops]
     assert len({view.name for view in views}) == len(views), [view.name for view in views]
     return crops
+
+
+def with_generator(
+    views: tuple[ViewSpec, ...], generator: MaskGenerator, mix: float
+) -> tuple[ViewSpec, ...]:
+    """The views with learned masks, `mix` of them, by a generator; the others stay."""
+    return tuple(
+        replace(view, masker=replace(view.masker, generator=generator, mix=mix))
+        if isinstance(view.masker, LearnedMasker)
+        else view
+        for view in views
+    )

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,7 +25,9 @@ from training.record.contact_sheet import (
 )
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
+from training.views.learned import new_generator
 from training.views.settings import MaskConfig, ViewConfig
+from training.views.spec import with_generator
 
 ROWS = 3
 EXCHANGE = SimCLRConfig(object_head="exchange", object_exchange_probability=1.0)
@@ -84,3 +87,21 @@ def test_shows_what_the_encoders_see(
             changed = (tile(row, "query") != tile(row, "exchanged")).any(axis=2)
             assert changed.mean() < 0.95  # the object stays
             assert changed.mean() > 0.05 or row > 0
+
+
+def test_shows_learned_masks_by_the_generator_as_it_is(tmp_path: Path) -> None:
+    write_shard_set(tmp_path, num_images=8)
+    masks, views = MaskConfig(strategy="learned"), ViewConfig(size=32, grid=4)
+    config = PretrainConfig(shards=tmp_path, out=tmp_path, batch_size=4, views=views, masks=masks)
+    info = load_dataset_info(tmp_path)
+    dataset = BatchDataset(tmp_path, info, stream_config(config), rank=0, world_size=1)
+    generator, sheets = new_generator(masks.learned, views), []
+    torch.nn.init.normal_(generator.out.weight, std=100)
+    for name, mix in (("balanced", 0.0), ("learned", 1.0)):
+        bound = with_generator(shown_views(config), generator, mix)
+        write_contact_sheet(tmp_path / f"{name}.png", dataset, config, rows=ROWS, views=bound)
+        sheets.append(np.asarray(Image.open(tmp_path / f"{name}.png")))
+    changed = (sheets[0] != sheets[1]).any(axis=(0, 2)).nonzero()[0]
+    left = GAP + len(FIRST_COLUMNS) * (TILE + GAP)
+    assert changed.size > 0
+    assert left <= changed.min() <= changed.max() < left + TILE, "the query's column alone"

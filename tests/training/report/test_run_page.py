@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from pipeline.core.errors import InputError
+from pipeline.saliency.mask_generator import load_generator
 from pipeline.shardset.manifest import load_dataset_info, write_dataset_info
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from tests.training.report.pages import page_of
 from training.config.derived import stream_config
 from training.config.pretrain import PretrainConfig
+from training.config.settings import KnnConfig
 from training.data.stream import BatchDataset
 from training.encoders.settings import EncoderConfig
 from training.record.contact_sheet import shown_views
@@ -24,7 +26,8 @@ from training.report.run_page import charts
 from training.report.state import read_run
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
-from training.views.settings import MaskConfig
+from training.views.settings import LearnedConfig, MaskConfig
+from training.views.spec import with_generator
 
 
 def config_of(root: Path) -> PretrainConfig:
@@ -140,6 +143,33 @@ def test_masks_are_drawn_as_they_were(done: Path, strategy: str, fill: str, beha
         assert torch.equal(inputs.views["query"][place], seen.views["query"][row])
         for view in ("query", "negative-key-0"):
             assert torch.equal(inputs.masks[view][place], seen.masks[view][row])
+
+
+def test_learned_masks_are_those_of_the_newest_generator(done: Path, tmp_path: Path) -> None:
+    learned = LearnedConfig(start_epoch=1, ramp_epochs=0, mix=1.0)
+    masks = MaskConfig(strategy="learned", learned=learned, query_ratio=(0.5, 0.5))
+    config = replace(config_of(done), out=tmp_path / "run", masks=masks, knn=KnnConfig())
+    run(config)
+    state = read_run(config.out)
+    redrawn, generator = Redrawn(state), load_generator(config.out)
+    stream = replace(stream_config(config), views=redrawn.views_shown)
+    data = BatchDataset(
+        config.shards, load_dataset_info(config.shards), stream, rank=0, world_size=1
+    )
+    for step, mix in ((0, 0.0), (3, 1.0)):  # of either epoch
+        views = with_generator(redrawn.views_shown, generator, mix)
+        seen = build_inputs(data[step], views, masks=masks, fill=fill_named("mean"))
+        assert int(seen.masks["query"][:, 0, ::8, ::8].sum()) == 8 * 8
+        for row in (0, 7):
+            found = redrawn.views(int(data.sample_ids(step)[row]), epoch=step // 2)
+            assert found is not None
+            assert torch.equal(found[0].masks["query"][found[1]], seen.masks["query"][row])
+    text = page_of(config.out, map_images=0)["masks"].text
+    assert "Learned masks are by the generator of step 4" in text
+    assert "generator of step" not in page_of(done / "run", map_images=0)["masks"].text
+    (config.out / "generator.pth").unlink()
+    text = page_of(config.out, map_images=0)["masks"].text
+    assert "cannot be drawn again: there is no mask generator at" in text
 
 
 def test_epochs_are_spread_over_what_was_trained(done: Path) -> None:

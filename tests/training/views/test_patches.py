@@ -184,6 +184,26 @@ def test_a_flat_map_is_masked_at_random(strategy: object) -> None:
     assert float((rates - expected).abs().max()) < 4.5 * (expected * (1 - expected) / batch) ** 0.5
 
 
+@given(SEEDS, SHARES, st.sampled_from([0.0, 0.25, 0.5, 0.8]), st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+def test_soft_high_is_the_slow_reference(seed: int, ratio: float, top: float, boost: float) -> None:
+    """The highest of 1 - score + boost * [among the most salient]; `random` without a boost."""
+    saliency = random_scores(seed, 2, PATCHES)
+    view = view_of(saliency, ratio, seed=seed)._replace(boost=boost, top=top)
+    masked, as_random = MASK_STRATEGIES["soft_high"](view), MASK_STRATEGIES["random"](view)
+    assert torch.equal(masked.sum(dim=2), as_random.sum(dim=2))
+    assert boost or torch.equal(masked, as_random)
+    for image in range(2):
+        ranked = sorted(range(PATCHES), key=lambda p: -float(saliency[image, p]))
+        best = set(ranked[: math.ceil(top * PATCHES)])
+        for channel in range(3):
+            scores = view.scores_BCN[image, channel].tolist()
+            order = sorted(range(PATCHES), key=lambda p: boost * (p not in best) + scores[p])
+            chosen = set(masked[image, channel].nonzero().flatten().tolist())
+            assert chosen == set(order[: len(chosen)])
+            if boost >= 1:
+                assert chosen <= best or best <= chosen, "the most salient first"
+
+
 def test_the_other_strategies() -> None:
     view = view_of(random_scores(3, 50, PATCHES), 0.5)
     inside = view.foreground_BN[:, None]

@@ -7,7 +7,13 @@ import pytest
 from pipeline.core.errors import InputError
 from training.views.maskers import strategy_masker
 from training.views.patches import MASK_STRATEGIES
-from training.views.settings import AttMaskConfig, AugmentConfig, MaskConfig, ViewConfig
+from training.views.settings import (
+    AttMaskConfig,
+    AugmentConfig,
+    LearnedConfig,
+    MaskConfig,
+    ViewConfig,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +35,10 @@ from training.views.settings import AttMaskConfig, AugmentConfig, MaskConfig, Vi
         (MaskConfig, {"strategy": "exchange", "branch": "both"}, "masks.branch both must be query"),
         (AttMaskConfig, {"ratio": (0.5, 0.1)}, r"masks\.attmask\.ratio"),
         (AttMaskConfig, {"show": -0.1}, r"masks\.attmask\.show -0\.1"),
+        (MaskConfig, {"soft_high_boost": -0.1}, r"masks\.soft_high_boost -0\.1 must be 0 or more"),
+        (MaskConfig, {"soft_high_top": 1.1}, r"masks\.soft_high_top 1\.1 must be in \[0, 1\]"),
+        (LearnedConfig, {"mix": 1.5}, r"masks\.learned\.mix 1\.5 must be in \[0, 1\]"),
+        (LearnedConfig, {"num_slots": 1}, r"masks\.learned\.num_slots 1 must be 2 or more"),
         (ViewConfig, {"size": 64, "grid": 7}, r"views\.size 64 is not divisible by views.grid 7"),
         (ViewConfig, {"grid": 0}, r"views\.grid 0"),
         (ViewConfig, {"crop_scale": (0.5, 0.2)}, r"views\.crop_scale \(0\.5, 0\.2\) must rise"),

@@ -151,11 +151,14 @@ class MoCoV2(ContrastiveMethod):
         return info_nce(
             rows.query_BD,
             rows.key_GD.chunk(world_size())[rank()],
-            queue.keys_KD,
+            queue.keys_KD if rows.queue_KD is None else rows.queue_KD,
             temperature=self.config.temperature,
             hard=rows.hard,
             weights_B=rows.weights_B,
         )
+
+    def _past_keys(self) -> Tensor:
+        return self.queue.keys_KD
 
     def _enqueue(self, plain_key_GD: Tensor, object_key_GD: Tensor, step: int) -> None:
         for queue, key_GD in ((self.queue, plain_key_GD), (self.object_queue, object_key_GD)):
