@@ -7,15 +7,11 @@ prototypes of the backbone's own features in place of labels.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.core.errors import check
 from pipeline.saliency.interface import Image, Map, SaliencySource, flat_map, is_flat, resize
-
-if TYPE_CHECKING:
-    from pipeline.saliency.explain_network import Explainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +37,28 @@ class Explain(SaliencySource):
     def pinned(self) -> "Explain":
         """The source with the digest of its weights and an absolute path."""
         folder = str(Path(self.weights).expanduser().resolve())
-        return replace(self, weights=folder, weights_digest=self._explainer().weights_digest)
+        return replace(self, weights=folder, weights_digest=self._digest())
 
     def parameters(self) -> dict[str, object]:
         """The name of the folder and the digest of the weights."""
-        digest = self._explainer().weights_digest
-        return {"weights": Path(self.weights).name, "weights_digest": digest}
+        return {"weights": Path(self.weights).name, "weights_digest": self._digest()}
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
         """Compute maps; InputError for weights that are absent, damaged or have changed."""
-        from pipeline.saliency.explain_network import INPUT_SIDE
+        # Imported here, so that the other sources' processes do without torch.
+        from pipeline.saliency.explain_network import INPUT_SIDE, load_explainer, masks_of
 
         maps = [flat_map() for _ in images]
         wanted = [number for number, image in enumerate(images) if not is_flat(image)]
         for first in range(0, len(wanted), self.batch_images):
             part = wanted[first : first + self.batch_images]
             batch = np.stack([resize(images[number], (INPUT_SIDE,) * 2) for number in part])
-            for number, saliency in zip(part, self._explainer().maps(batch), strict=True):
+            network, _ = load_explainer(self.weights, self.weights_digest)
+            for number, saliency in zip(part, masks_of(network, batch), strict=True):
                 maps[number] = saliency
         return maps
 
-    def _explainer(self) -> "Explainer":
-        # Imported here, so that the other sources' processes do without torch.
-        from pipeline.saliency.explain_network import explainer_of
+    def _digest(self) -> str:
+        from pipeline.saliency.explain_network import load_explainer
 
-        return explainer_of(self.weights, self.weights_digest)
+        return load_explainer(self.weights, self.weights_digest)[1]

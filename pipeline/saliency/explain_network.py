@@ -73,44 +73,40 @@ def write_explainer(folder: Path, network: MaskNetwork, about: Mapping[str, Any]
     write_atomically(folder / INFO_FILE, json.dumps({**info, **about}, indent=2).encode())
 
 
-class Explainer:
-    """The network of a folder, ready to run on a GPU or a CPU.
+@functools.lru_cache(maxsize=2)
+def load_explainer(weights: str, planned: str) -> tuple[MaskNetwork, str]:
+    """The network of a folder, on a GPU where there is one, and the digest of its weights.
 
     Raises:
         InputError: no finished explainer, a damaged one, or another digest than `planned`.
     """
-
-    def __init__(self, weights: str, planned: str) -> None:
-        folder = Path(weights).expanduser()
-        check(
-            (folder / INFO_FILE).is_file(),
-            f"saliency explain: {folder} holds no finished explainer: wanted the --out of "
-            "jobs/explain.py (its command, given again, goes on with one that was broken off)",
-        )
-        try:
-            info = json.loads((folder / INFO_FILE).read_text())
-            version, named = info["format_version"], info["weights_sha256"]
-            check(version == FORMAT_VERSION, f"format version {version}, wanted {FORMAT_VERSION}")
-            network = MaskNetwork(info["width"])
-            network.load_state_dict(torch.load(folder / WEIGHTS_FILE, weights_only=True))
-            self.weights_digest = weights_digest(network.state_dict())
-            check(named == self.weights_digest, f"{WEIGHTS_FILE} has another digest")
-        except Exception as error:  # a damaged file can fail in any way
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"saliency explain: {folder} cannot be used ({reason}): train it again"
-            ) from error
-        check_digest(f"explain: the weights {weights}", self.weights_digest, planned)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = network.to(self._device).eval()
-
-    @torch.inference_mode()
-    def maps(self, images_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Masks, float32 [B, P, P], of uint8 images, all at once."""
-        images = torch.from_numpy(images_BSS3).permute(0, 3, 1, 2).to(self._device)
-        masks_B1PP: Tensor = self._network(images.float() / 255)
-        return masks_B1PP[:, 0].cpu().numpy()
+    folder = Path(weights).expanduser()
+    check(
+        (folder / INFO_FILE).is_file(),
+        f"saliency explain: {folder} holds no finished explainer: wanted the --out of "
+        "jobs/explain.py (its command, given again, goes on with one that was broken off)",
+    )
+    try:
+        info = json.loads((folder / INFO_FILE).read_text())
+        version, named = info["format_version"], info["weights_sha256"]
+        check(version == FORMAT_VERSION, f"format version {version}, wanted {FORMAT_VERSION}")
+        network = MaskNetwork(info["width"])
+        network.load_state_dict(torch.load(folder / WEIGHTS_FILE, weights_only=True))
+        digest = weights_digest(network.state_dict())
+        check(named == digest, f"{WEIGHTS_FILE} has another digest than {INFO_FILE} says")
+    except Exception as error:  # a damaged file can fail in any way
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"saliency explain: {folder} cannot be used ({reason}): train it again"
+        ) from error
+    check_digest(f"explain: the weights {weights}", digest, planned)
+    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), digest
 
 
-explainer_of = functools.lru_cache(maxsize=2)(Explainer)
-"""Makes an `Explainer` once in each process."""
+@torch.inference_mode()
+def masks_of(network: MaskNetwork, images_BSS3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Masks, float32 [B, P, P], of uint8 images, all at once."""
+    device = next(network.parameters()).device
+    images = torch.from_numpy(images_BSS3).permute(0, 3, 1, 2).to(device).float() / 255
+    masks_B1PP: Tensor = network(images)
+    return masks_B1PP[:, 0].cpu().numpy()

@@ -42,10 +42,25 @@ def spherical_kmeans(features_MD: Tensor, num: int, *, seed: int) -> Tensor:
     return centre_KD.float()
 
 
-def log_probabilities(features_BD: Tensor, prototypes_KD: Tensor, temperature: float) -> Tensor:
-    """Logarithms of p(k | x) = softmax(cosine(f(x), prototype k) / temperature), [B, K]."""
-    cosine_BK = F.normalize(features_BD, dim=1) @ prototypes_KD.T
-    return (cosine_BK / temperature).log_softmax(dim=1)
+class Prototypes(NamedTuple):
+    """Labels that nobody gave, of features from which their mean over the images is taken.
+
+    What all images have in common would bind whatever is hidden to the nearest prototypes.
+    """
+
+    mean_D: Tensor
+    centre_KD: Tensor
+
+    @classmethod
+    def of(cls, features_MD: Tensor, num: int, *, seed: int) -> "Prototypes":
+        """So many prototypes, by `spherical_kmeans`."""
+        mean_D = features_MD.mean(dim=0)
+        return cls(mean_D, spherical_kmeans(features_MD - mean_D, num, seed=seed))
+
+    def log_p(self, features_BD: Tensor, temperature: float) -> Tensor:
+        """Logarithms of p(k | x) = softmax(cosine(f(x) - mean, prototype k) / temperature)."""
+        cosine_BK = F.normalize(features_BD - self.mean_D, dim=1) @ self.centre_KD.T
+        return (cosine_BK / temperature).log_softmax(dim=1)
 
 
 class Losses(NamedTuple):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 
 import torch
 
@@ -27,7 +26,7 @@ from training.evaluate.features import to_unit_range
 from training.evaluate.labelled import stored_images
 from training.explain.check import Crops, check_masks, features_under, whole_features
 from training.explain.config import ExplainConfig
-from training.explain.objective import Losses, log_probabilities, losses, spherical_kmeans
+from training.explain.objective import Losses, Prototypes, losses
 from training.randomness.draws import QUERY
 from training.record.metrics import MetricsLog
 from training.views.fills import FILLS
@@ -84,13 +83,12 @@ class Trainer:
         self.store, self.step = CheckpointStore(config.out / "checkpoints"), 0
         if (latest := self.store.latest()) is None:
             features_MD, _ = self.encoder.features(self.images)
-            num = config.prototypes
-            self.prototypes_KD = spherical_kmeans(features_MD, num, seed=config.seed)
+            self.prototypes = Prototypes.of(features_MD, config.prototypes, seed=config.seed)
             return
         state = load_state(latest, device)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.prototypes_KD = int(state["step"]), state["prototypes"]
+        self.step, self.prototypes = int(state["step"]), Prototypes(*state["prototypes"])
         say(f"resuming after step {self.step} from {latest}")
 
     def run(self, context: LocalContext) -> bool:
@@ -133,10 +131,8 @@ class Trainer:
         with torch.no_grad():
             whole_BD = whole_features(self.encoder, crops)
         seen = (whole_BD, *features_under(self.encoder, crops, mask_B1PP, self.fill))
-        log_p = partial(
-            log_probabilities, prototypes_KD=self.prototypes_KD, temperature=config.temperature
-        )
-        parts = losses(*map(log_p, seen), mask_B1PP, config.area)
+        logs = (self.prototypes.log_p(features, config.temperature) for features in seen)
+        parts = losses(*logs, mask_B1PP, config.area)
         loss = parts.keep - config.entropy_weight * parts.entropy + BOUNDS_WEIGHT * parts.bounds
         loss = loss + config.variation_weight * parts.variation + config.area_weight * parts.area
         if not bool(torch.isfinite(loss)):
@@ -154,7 +150,7 @@ class Trainer:
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "prototypes": self.prototypes_KD,
+            "prototypes": tuple(self.prototypes),
         }
         self.store.save(self.step, state, self.about, lambda _folder: None)
 
