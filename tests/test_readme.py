@@ -22,6 +22,7 @@ from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
+from training.explain.config import ExplainConfig
 from training.report.config import ReportConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,7 @@ CONFIGS: dict[str, type[object]] = {
     "jobs/precompute.py": PrecomputeConfig,
     "jobs/evaluate.py": EvaluateConfig,
     "jobs/compare.py": CompareConfig,
+    "jobs/explain.py": ExplainConfig,
     "jobs/export.py": ExportConfig,
     "jobs/report.py": ReportConfig,
     "jobs/score.py": ScoreConfig,

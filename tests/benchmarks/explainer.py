@@ -134,9 +134,8 @@ def main() -> None:
         print(f"choose  {name:10} {found[name]:.3f}", flush=True)
     best = max(found, key=lambda name: found[name])
     for text in (f"explain:weights={given.out / f'{best}-{given.steps}'}", "boundary", "centre"):
-        print(
-            f"report  {text.split('/')[-1]:20} {mean_iou(parse_saliency_source(text), pairs(report)):.3f}"
-        )
+        figure = mean_iou(parse_saliency_source(text), pairs(report))
+        print(f"report  {text.split('/')[-1]:20} {figure:.3f}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 
-from jobs import compare, demo, evaluate, export, precompute, pretrain, report, score, sweep
+from jobs import (
+    compare,
+    demo,
+    evaluate,
+    explain,
+    export,
+    precompute,
+    pretrain,
+    report,
+    score,
+    sweep,
+)
 from jobs.cli import main
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
@@ -24,6 +35,7 @@ from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
+from training.explain.config import ExplainConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
 from training.sweep.config import SearchOptions
@@ -38,6 +50,7 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "pretrain": (pretrain.run, [find_base(["--method", name])[1] for name in METHODS]),
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
+    "explain": (explain.run, [ExplainConfig(checkpoint=HERE, shards=HERE, out=HERE)]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),

@@ -23,8 +23,8 @@ from pipeline.saliency.registry import (
 )
 from pipeline.saliency.scda import Scda
 
-WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"onnx", "scda"})
-"""onnx has no default model; the default weights of scda are fetched."""
+WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"explain", "onnx", "scda"})
+"""explain and onnx have no default; the default weights of scda are fetched."""
 RANDOM = Scda(weights="random", network="resnet18", side=64)
 
 

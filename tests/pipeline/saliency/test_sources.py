@@ -17,9 +17,9 @@ from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.registry import SALIENCY_SOURCES, make_saliency_source, parse_saliency_source
 from pipeline.saliency.scoring import pair_up, score_sources
 
-# masks made elsewhere are no maps of the image; onnx has no default model, scda's is fetched
+# masks made elsewhere are no maps of the image; explain and onnx have no default, scda's is fetched
 EVERY_SOURCE = [
-    *sorted(set(SALIENCY_SOURCES) - {"external", "onnx", "scda"}),
+    *sorted(set(SALIENCY_SOURCES) - {"explain", "external", "onnx", "scda"}),
     "scda:weights=random,network=resnet18,side=64,precision=float32",
 ]
 

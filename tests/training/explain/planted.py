@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.images.preprocessing import Preprocessing
 from tests.shard_sets import write_images
-from tests.training.evaluate.cases import Colours, extractor_of
+from tests.training.evaluate.cases import extractor_of
 from training.evaluate.encoders import NamedEncoder
 from training.explain import train
 from training.explain.config import ExplainConfig
@@ -43,12 +43,16 @@ def planted(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 
 class Hues(nn.Module):
-    """How much of each of six hues a view has, and a constant; grey pixels say nothing."""
+    """How much of each of six hues a view has, and a constant; grey pixels say nothing.
 
-    def __init__(self) -> None:
+    The hues are shifted towards the next ones by a share.
+    """
+
+    def __init__(self, shift: float = 0.0) -> None:
         super().__init__()
         self.known = nn.Conv2d(3, len(HUES), 1)
-        opponent = torch.tensor(HUES - HUES.mean(axis=1, keepdims=True), dtype=torch.float32)
+        hues = HUES + shift * (np.roll(HUES, -1, axis=0) - HUES)
+        opponent = torch.tensor(hues - hues.mean(axis=1, keepdims=True), dtype=torch.float32)
         with torch.no_grad():
             self.known.weight.copy_(opponent[:, :, None, None])
             self.known.bias.fill_(-0.3)  # type: ignore[union-attr]
@@ -82,7 +86,7 @@ def small_config(root: Path, **changes: Any) -> ExplainConfig:  # noqa: ANN401
         "checkpoint": Path("hues"),
         "shards": root / "shards",
         "out": root / "out",
-        "second": "colours",
+        "second": "other",
         "prototypes": 6,
         "width": 8,
         "batch_size": 8,
@@ -98,6 +102,3 @@ def iou(maps: list[NDArray[np.float32]], masks: list[NDArray[np.float32]]) -> fl
         truth = cv2.resize(mask, (56, 56), interpolation=cv2.INTER_AREA) > 0.5
         found.append(((saliency >= 0.5) & truth).sum() / ((saliency >= 0.5) | truth).sum())
     return float(np.mean(found))
-
-
-NETWORKS = (Hues, Colours)
