@@ -1,35 +1,34 @@
-"""Train a network that marks what a backbone recognises images by: a saliency source."""
+"""Train a network that marks what a backbone recognises images by, as a saliency source."""
 
 from jobs.cli import absolute_paths, conclude, main, parse
 from pipeline.core.progress import say
-from training.explain.config import ExplainConfig
+from training.explain.config import UNTRAINED, ExplainConfig
 
 BRIEF = ("checkpoint", "shards", "out", "second", "prototypes", "area", "steps", "batch_size")
 
 
 def run() -> None:
-    """Parse, train, say how the masks are used."""
+    """Parse, train, say how the explainer is used."""
     config = parse(ExplainConfig, "jobs/explain.py", brief=BRIEF)
-    config = absolute_paths(config, "checkpoint", "shards", "out")
+    places = ("checkpoint", "shards", "out", "second")
+    config = absolute_paths(config, *places[: 3 if config.second == UNTRAINED else 4])
     say(
-        f"explaining {config.checkpoint} on {config.shards}: {config.steps} steps, "
-        f"{config.prototypes} prototypes, into {config.out}"
+        f"explaining {config.checkpoint} on {config.shards} by {config.prototypes} prototypes, in "
+        f"{config.steps} steps, into {config.out}"
     )
-    # Torch takes seconds to import, and --help does without.
+    # These import torch, which --help goes without.
     from training.explain.train import explain
     from training.record.metrics import latest_values
 
     finished = explain(config)
-    values = latest_values(config.out)
-    if not finished:
-        lines = ["stopped before the end; the same command goes on from there"]
-    else:
-        lines = [f"{name:12} {value:.3f}" for name, value in values.items()]
-        lines.append(
+    values, end = latest_values(config.out), "stopped: the same command goes on from there"
+    if finished:
+        end = (
             f"results    {config.out} (next: --saliency explain:weights={config.out} of "
-            "jobs/precompute.py and jobs/score.py)"
+            "jobs/precompute.py or jobs/score.py)"
         )
-    conclude({"out": config.out, "finished": finished, "values": values}, *lines)
+    lines = [f"{name:12} {value:.3f}" for name, value in values.items()]
+    conclude({"out": config.out, "finished": finished, **values}, *lines, end)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_the_options_are_a_contract() -> None:
         --batch-size 6 --lr 0.5 --seed 7 --checkpoint-steps 8"""
     assert parse(ExplainConfig, "explain", words.split()) == ExplainConfig(
         checkpoint=Path("R"),
-        shards=Path("S"),
+        shards="S",
         out=Path("E"),
         second="T",
         prototypes=50,
@@ -72,7 +72,7 @@ def test_from_a_backbone_to_a_source(explain: Callable[..., Done], tmp_path: Pat
     [
         ("--checkpoint nowhere --shards shards", "no folder .*nowhere: wanted an exported"),
         ("--checkpoint run --shards nowhere", "no shards at .*nowhere"),
-        ("--checkpoint run --shards shards --second run", "is named twice"),
+        ("--checkpoint run --shards shards --second nowhere", "no folder .*nowhere"),
         ("--checkpoint run --shards shards --steps 0", "steps 0 must be 1 or more"),
     ],
 )

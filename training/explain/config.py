@@ -9,7 +9,9 @@ from pipeline.core.errors import check
 from pipeline.storage.storage import Location
 from training.config.settings import check_least
 
-PLACES = ("checkpoint", "shards", "out", "checkpoint_steps")
+UNTRAINED = "untrained"  # as of evaluations, whose module imports torch
+PLACES = ("checkpoint", "shards", "out", "second", "checkpoint_steps")
+"""Fields for which digests stand, or that decide nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class ExplainConfig:
     checkpoint: Path
     shards: Location
     out: Path
-    second: str = "untrained"
+    second: str = UNTRAINED
     prototypes: int = 100
     temperature: float = 0.1
     entropy_weight: float = 1.0
@@ -66,6 +68,6 @@ class ExplainConfig:
         check(0 < least < most < 1, f"area {least} to {most}: wanted 0 < least < greatest < 1")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that decide the explainer, beside backbone and images, as JSON values."""
+        """The other fields, as JSON values."""
         plain = json.loads(json.dumps(asdict(self), default=str))
         return {name: value for name, value in plain.items() if name not in PLACES}

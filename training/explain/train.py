@@ -21,11 +21,11 @@ from training.data.stream import BatchDataset, StreamConfig
 from training.engine.loop import num_loader_workers
 from training.engine.stopping import asked_to_stop
 from training.evaluate.diagnostics import fill_of
-from training.evaluate.encoders import UNTRAINED, calibrate, load_encoders
+from training.evaluate.encoders import calibrate, load_encoders
 from training.evaluate.features import to_unit_range
 from training.evaluate.labelled import stored_images
 from training.explain.check import Crops, check_masks, features_under, whole_features
-from training.explain.config import ExplainConfig
+from training.explain.config import UNTRAINED, ExplainConfig
 from training.explain.objective import Losses, Prototypes, losses
 from training.randomness.draws import QUERY
 from training.record.metrics import MetricsLog
@@ -36,8 +36,8 @@ from training.views.spec import Crop, ViewSpec
 CROP_SCALE, BOUNDS_WEIGHT, LOG_STEPS, CHECKED_IMAGES = (0.5, 1.0), 10.0, 20, 256
 CARD = """# Explainer
 
-`--saliency explain:weights=FOLDER` of jobs/precompute.py and jobs/score.py takes this folder. Its
-masks, 56 x 56, keep what a backbone recognises an image by, and hide the rest.
+Its masks, 56 x 56, keep what a backbone recognises an image by, and hide the rest. It is used as
+`--saliency explain:weights=FOLDER` of jobs/precompute.py and jobs/score.py.
 
 ```
 {}
@@ -62,7 +62,8 @@ class Trainer:
         self.encoder.network.requires_grad_(False)
         self.fill, self.images = fill_of(self.encoder), stored_images(config.shards)
         digests = {"backbone": self.encoder.digest, "data": self.images.digest}
-        self.about = {**digests, "fill": self.fill, **config.to_json()}
+        digests |= {"second": self.second.digest, "fill": self.fill}
+        self.about = digests | config.to_json()
         self._check_folder()
         side = max(self.encoder.view_size, INPUT_SIDE)  # either network sees all that it can
         crop = Crop(name=QUERY, cut=ViewConfig(size=side, grid=1, crop_scale=CROP_SCALE))
@@ -165,22 +166,21 @@ class Trainer:
             log.message(step=steps, kind="warning", message=words)
             say(f"{WARNING}{words}")
         about = {"trained": self.about, "check": asdict(found), "warnings": found.warnings()}
-        write_atomically(
-            config.out / "README.md", CARD.format(json.dumps(about, indent=2)).encode()
-        )
+        card = CARD.format(json.dumps(about, indent=2))
+        write_atomically(config.out / "README.md", card.encode())
         write_explainer(config.out, self.network, about)
 
     def _check_folder(self) -> None:
         out, path = self.config.out, self.config.out / CONFIG_FILE
-        if path.is_file():
-            changed = "; ".join(differences(json.loads(path.read_text()), self.about))
-            check(
-                not changed,
-                f"{out} holds an explainer of other settings, images or another backbone "
-                f"({changed}): give the same ones to go on, or choose another --out",
-            )
-        is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-        check(path.is_file() or is_free, f"{out} is no explainer's folder: choose another --out")
+        fits = path.is_file() or not out.exists() or (out.is_dir() and not any(out.iterdir()))
+        check(fits, f"{out} is no explainer's folder: choose another --out")
+        before = json.loads(path.read_text()) if path.is_file() else self.about
+        changed = "; ".join(differences(before, self.about))
+        check(
+            not changed,
+            f"{out} holds an explainer of other settings, images or another backbone ({changed}): "
+            "give the same ones to go on, or choose another --out",
+        )
 
 
 def explain(config: ExplainConfig, context: LocalContext | None = None) -> bool:

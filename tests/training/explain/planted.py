@@ -90,7 +90,7 @@ def small_config(root: Path, **changes: Any) -> ExplainConfig:  # noqa: ANN401
         "prototypes": 6,
         "width": 8,
         "batch_size": 8,
-        "lr": 0.01,
+        "lr": 0.02,
     }
     return ExplainConfig(**(given | changes))
 
