@@ -1,6 +1,6 @@
 """Do masks show objects? Not where they keep all, nothing, always the same, or carry a message.
 
-Shapes: M images, B batch, S side of a view, P side of a mask in cells, N = P * P, D features.
+Shapes: M images, B batch, S side of a view, P side of a mask in cells, D features.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,16 +17,11 @@ from training.randomness.draws import KEY, QUERY
 from training.views.fills import FILLS, UnmaskedView, sample_noise
 
 ALL, NONE = 0.9, 0.01
-"""Share of its cells from which a mask keeps all, and up to which it keeps nothing."""
+"""Share of an image from which a mask keeps all, and up to which it keeps nothing."""
 MOST_SUCH, LEAST_OWN, STANDARD_ERRORS = 0.5, 0.1, 2.0
 """Limits of `MaskCheck.warnings`."""
 Crops = tuple[Tensor, Tensor]
 """Images in [0, 1], [B, 3, U, U], and their seeds of noise, [B]."""
-
-
-def whole_features(encoder: NamedEncoder, crops: Crops) -> Tensor:
-    """Features [B, D] of the whole crops."""
-    return encoder.forward(resized(crops[0], encoder.view_size)).float()
 
 
 def features_under(
@@ -48,16 +43,11 @@ def features_under(
 
 @dataclass(frozen=True, kw_only=True)
 class MaskCheck:
-    """Figures of masks, cut at one half, of some crops.
+    """Figures of masks, cut at one half.
 
-    Attributes:
-        all_share: of the masks that keep all.
-        none_share: of the masks that keep nothing.
-        own_share: of the variance of cells that is between images, at one place, in [0, 1].
-        first_gain: how much more alike masked and whole crop are to the backbone under the crop's
-            own mask than under the next one's: difference of centred cosines, the mean.
-        second_gain: the same to an encoder that the masks were not trained against.
-        second_error: standard error of it.
+    Shares of masks that keep all, and nothing; of the cells' variance the share that is between
+    images; how much more alike masked and whole crop are under the crop's own mask than under the
+    next one's (`gains`), to the backbone and to a second encoder, with its standard error.
     """
 
     all_share: float
@@ -89,15 +79,16 @@ def check_masks(
 ) -> MaskCheck:
     """Look at the masks [B, 1, P, P] that `masks_of` gives for the images of the batches."""
     masks: list[Tensor] = []
-    rows: tuple[list[Tensor], ...] = ([], [])
+    gained: tuple[list[Tensor], ...] = ([], [])
     for crops in batches:
         mask_B1PP = (masks_of(crops[0]) >= 0.5).float()
         masks.append(mask_B1PP.flatten(1))
-        for encoder, seen in zip(encoders, rows, strict=True):
+        for encoder, gain in zip(encoders, gained, strict=True):
+            whole_BD = encoder.forward(resized(crops[0], encoder.view_size)).float()
             own_BD, _ = features_under(encoder, crops, mask_B1PP, fill)
             other_BD, _ = features_under(encoder, crops, mask_B1PP.roll(1, dims=0), fill)
-            seen.append(torch.stack([whole_features(encoder, crops), own_BD, other_BD], dim=1))
-    mask_MN, (first_M, second_M) = torch.cat(masks), (gains(torch.cat(seen)) for seen in rows)
+            gain.append(gains(whole_BD, own_BD, other_BD))
+    mask_MN, (first_M, second_M) = torch.cat(masks), map(torch.cat, gained)
     area_M, variance = mask_MN.mean(dim=1), float(mask_MN.var(correction=0))
     return MaskCheck(
         all_share=float((area_M >= ALL).float().mean()),
@@ -109,10 +100,7 @@ def check_masks(
     )
 
 
-def gains(features_M3D: Tensor) -> Tensor:
-    """cos(whole, own) - cos(whole, other), [M], of rows whole, own, other.
-
-    The mean of the whole images is the origin: what all have in common says nothing.
-    """
-    whole, own, other = (features_M3D - features_M3D[:, :1].mean(dim=0)).unbind(dim=1)
+def gains(whole_BD: Tensor, own_BD: Tensor, other_BD: Tensor) -> Tensor:
+    """cos(whole, own) - cos(whole, other), [B]; the mean of the whole images is the origin."""
+    whole, own, other = (x - whole_BD.mean(dim=0) for x in (whole_BD, own_BD, other_BD))
     return F.cosine_similarity(whole, own, dim=1) - F.cosine_similarity(whole, other, dim=1)

@@ -64,16 +64,16 @@ class Prototypes(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Means over a batch, before they are weighted."""
+    """Means over a batch, before they are weighted.
+
+    Cross-entropy of p(m x) to p(x) and entropy of p((1 - m) x), in nats; then of the mask alone.
+    """
 
     keep: Tensor
-    """Cross-entropy of p(m x) to p(x), in nats."""
     entropy: Tensor
-    """Of p((1 - m) x), in nats, up to log K."""
     variation: Tensor
     bounds: Tensor
     area: Tensor
-    """Mean of the mask, in [0, 1]."""
 
 
 def losses(

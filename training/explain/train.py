@@ -8,7 +8,13 @@ import torch
 
 from pipeline.core.errors import Diverged, check
 from pipeline.core.progress import WARNING, say, track
-from pipeline.saliency.explain_network import INFO_FILE, INPUT_SIDE, MaskNetwork, write_explainer
+from pipeline.saliency.explain_network import (
+    INFO_FILE,
+    INPUT_SIDE,
+    MaskNetwork,
+    resized,
+    write_explainer,
+)
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from training.config.file import CONFIG_FILE, differences
@@ -24,7 +30,7 @@ from training.evaluate.diagnostics import fill_of
 from training.evaluate.encoders import calibrate, load_encoders
 from training.evaluate.features import to_unit_range
 from training.evaluate.labelled import stored_images
-from training.explain.check import Crops, check_masks, features_under, whole_features
+from training.explain.check import Crops, check_masks, features_under
 from training.explain.config import UNTRAINED, ExplainConfig
 from training.explain.objective import Losses, Prototypes, losses
 from training.randomness.draws import QUERY
@@ -34,10 +40,9 @@ from training.views.settings import AugmentConfig, ViewConfig
 from training.views.spec import Crop, ViewSpec
 
 CROP_SCALE, BOUNDS_WEIGHT, LOG_STEPS, CHECKED_IMAGES = (0.5, 1.0), 10.0, 20, 256
-CARD = """# Explainer
+CARD = """# Explainer: `--saliency explain:weights=FOLDER` of jobs/precompute.py and jobs/score.py
 
-Its masks, 56 x 56, keep what a backbone recognises an image by, and hide the rest. It is used as
-`--saliency explain:weights=FOLDER` of jobs/precompute.py and jobs/score.py.
+Its masks, 56 x 56, keep what a backbone recognises an image by, and hide the rest.
 
 ```
 {}
@@ -130,7 +135,7 @@ class Trainer:
     def _train_step(self, crops: Crops) -> Losses:
         config, mask_B1PP = self.config, self.network(crops[0])
         with torch.no_grad():
-            whole_BD = whole_features(self.encoder, crops)
+            whole_BD = self.encoder.forward(resized(crops[0], self.encoder.view_size)).float()
         seen = (whole_BD, *features_under(self.encoder, crops, mask_B1PP, self.fill))
         logs = (self.prototypes.log_p(features, config.temperature) for features in seen)
         parts = losses(*logs, mask_B1PP, config.area)

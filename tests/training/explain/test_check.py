@@ -128,8 +128,8 @@ def test_figures_by_hand() -> None:
 
 
 def test_gains_are_differences_of_centred_cosines() -> None:
-    rows = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
-    mean = rows[:, 0].mean(dim=0)
-    for whole, own, other, gain in zip(*rows.unbind(1), gains(rows), strict=True):
+    rows = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    mean = rows[0].mean(dim=0)
+    for whole, own, other, gain in zip(*rows, gains(*rows), strict=True):
         a, b, c = ((x - mean) / (x - mean).norm() for x in (whole, own, other))
         assert float(gain) == pytest.approx(float(a @ b - a @ c), abs=1e-6)
