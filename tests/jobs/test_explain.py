@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,24 +34,12 @@ def test_the_options_are_a_contract() -> None:
     words = """--checkpoint R --shards S --out E --second T --prototypes 50 --temperature 0.2
         --entropy-weight 2 --variation-weight 3 --area-weight 4 --area 0.1 0.4 --width 8 --steps 5
         --batch-size 6 --lr 0.5 --seed 7 --checkpoint-steps 8"""
-    assert parse(ExplainConfig, "explain", words.split()) == ExplainConfig(
-        checkpoint=Path("R"),
-        shards="S",
-        out=Path("E"),
-        second="T",
-        prototypes=50,
-        temperature=0.2,
-        entropy_weight=2,
-        variation_weight=3,
-        area_weight=4,
-        area=(0.1, 0.4),
-        width=8,
-        steps=5,
-        batch_size=6,
-        lr=0.5,
-        seed=7,
-        checkpoint_steps=8,
-    )
+    places = {"checkpoint": Path("R"), "shards": "S", "out": Path("E"), "second": "T"}
+    weights = {"entropy_weight": 2, "variation_weight": 3, "area_weight": 4, "area": (0.1, 0.4)}
+    sizes = {"prototypes": 50, "temperature": 0.2, "width": 8, "steps": 5, "batch_size": 6}
+    others: dict[str, Any] = {"lr": 0.5, "seed": 7, "checkpoint_steps": 8}
+    expected = ExplainConfig(**places, **weights, **sizes, **others)
+    assert parse(ExplainConfig, "explain", words.split()) == expected
 
 
 def test_from_a_backbone_to_a_source(explain: Callable[..., Done], tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from pipeline.saliency.registry import (
     described_saliency_source,
     parse_saliency_source,
 )
+from tests.picture_folders import write_pictures
 from tests.pipeline.saliency.test_sources import disc
-from tests.shard_sets import picture
 
 
 @pytest.fixture
@@ -44,16 +44,6 @@ def test_masks_are_56_cells_of_squares_of_any_size() -> None:
     assert 0 <= masks.min() < masks.max() <= 1
     torch.testing.assert_close(network(images[1:2]), masks[1:2])  # norms are per image
     assert network(images[:, :, ::7, ::7]).shape == (3, 1, 56, 56)
-
-
-def test_a_mask_cell_sees_the_image_at_its_place_and_around() -> None:
-    network, image = MaskNetwork(4), torch.rand(1, 3, 112, 112, requires_grad=True)
-    network(image)[0, 0, 10, 40].backward()
-    assert image.grad is not None
-    seen = image.grad.abs().sum(dim=(0, 1))
-    assert divmod(int(seen.argmax()), 112)[0] == pytest.approx(20, abs=8)
-    assert divmod(int(seen.argmax()), 112)[1] == pytest.approx(80, abs=8)
-    assert float(seen[100, 10]) > 0, "the coarsest level sees all"
 
 
 def test_maps_of_any_image_are_maps_whatever_the_batch(folder: Path) -> None:
@@ -110,11 +100,7 @@ def test_what_is_no_explainer_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_shards_are_made_with_it(folder: Path, tmp_path: Path) -> None:
-    from PIL import Image as PilImage
-
-    (tmp_path / "images").mkdir()
-    for number in range(3):
-        PilImage.fromarray(picture(number)[0]).save(tmp_path / "images" / f"{number}.png")
+    write_pictures(tmp_path / "images", 4)
     saliency, out = f"explain:weights={folder}", tmp_path / "shards"
     run_precompute(PrecomputeConfig(data=tmp_path / "images", out=out, saliency=saliency))
     described = json.loads((out / "dataset.json").read_text())["saliency"]

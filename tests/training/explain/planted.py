@@ -1,5 +1,6 @@
 """Planted pictures, one coloured thing each among grey ones, and networks that know colours."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,11 @@ def small_config(root: Path, **changes: Any) -> ExplainConfig:  # noqa: ANN401
     return ExplainConfig(**(given | changes))
 
 
-def iou(maps: list[NDArray[np.float32]], masks: list[NDArray[np.float32]]) -> float:
+def iou(maps: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np.float32]]) -> float:
     """Mean intersection over union of maps and masks, both cut at one half, in 56 x 56 cells."""
     found = []
     for saliency, mask in zip(maps, masks, strict=True):
+        kept = cv2.resize(saliency, (56, 56), interpolation=cv2.INTER_LINEAR) >= 0.5
         truth = cv2.resize(mask, (56, 56), interpolation=cv2.INTER_AREA) > 0.5
-        found.append(((saliency >= 0.5) & truth).sum() / ((saliency >= 0.5) | truth).sum())
+        found.append((kept & truth).sum() / (kept | truth).sum())
     return float(np.mean(found))
