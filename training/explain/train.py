@@ -29,7 +29,7 @@ from training.engine.stopping import asked_to_stop
 from training.evaluate.diagnostics import fill_of
 from training.evaluate.encoders import calibrate, load_encoders
 from training.evaluate.features import to_unit_range
-from training.evaluate.labelled import stored_images
+from training.evaluate.labelled import hashed_subset, stored_images
 from training.explain.check import Crops, check_masks, features_under
 from training.explain.config import UNTRAINED, ExplainConfig
 from training.explain.objective import Losses, Prototypes, losses
@@ -39,7 +39,8 @@ from training.views.fills import FILLS
 from training.views.settings import AugmentConfig, ViewConfig
 from training.views.spec import Crop, ViewSpec
 
-CROP_SCALE, BOUNDS_WEIGHT, LOG_STEPS, CHECKED_IMAGES = (0.5, 1.0), 10.0, 20, 256
+CROP_SCALE, BOUNDS_WEIGHT, LOG_STEPS = (0.5, 1.0), 10.0, 20
+PROTOTYPE_IMAGES, CHECKED_IMAGES = 20_000, 256
 CARD = """# Explainer: `--saliency explain:weights=FOLDER` of jobs/precompute.py and jobs/score.py
 
 Its masks, 56 x 56, keep what a backbone recognises an image by, and hide the rest.
@@ -88,7 +89,9 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.store, self.step = CheckpointStore(config.out / "checkpoints"), 0
         if (latest := self.store.latest()) is None:
-            features_MD, _ = self.encoder.features(self.images)
+            numbers = hashed_subset(self.images.shard_sizes, PROTOTYPE_IMAGES).tolist()
+            features_MD, _ = self.encoder.extract(self.encoder.batches(self.images, numbers))
+            features_MD = features_MD.to(device)
             self.prototypes = Prototypes.of(features_MD, config.prototypes, seed=config.seed)
             return
         state = load_state(latest, device)
