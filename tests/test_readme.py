@@ -22,6 +22,7 @@ from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
+from training.explain.config import ExplainConfig
 from training.report.config import ReportConfig
 from training.select.config import ChooseConfig
 
@@ -45,6 +46,7 @@ CONFIGS: dict[str, type[object]] = {
     "jobs/evaluate.py": EvaluateConfig,
     "jobs/choose.py": ChooseConfig,
     "jobs/compare.py": CompareConfig,
+    "jobs/explain.py": ExplainConfig,
     "jobs/export.py": ExportConfig,
     "jobs/report.py": ReportConfig,
     "jobs/score.py": ScoreConfig,

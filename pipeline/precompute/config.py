@@ -24,8 +24,8 @@ class PrecomputeConfig:
             .parquet with images in it, or WebDataset .tar files (shards/*.tar).
         out: Folder or bucket (s3://, gs://, az://) of the shard set. A run that is started again
             redoes only what is missing.
-        saliency: Name of the saliency source: boundary, centre, external, fine_grained, learned,
-            onnx, scda, spectral_residual or uniform; parameters behind a colon, as in
+        saliency: Name of the saliency source: boundary, centre, explain, external, fine_grained,
+            learned, onnx, scda, spectral_residual or uniform; parameters behind a colon, as in
             scda:weights=runs/first/backbone,side=224 or boundary:second_look=true.
         labels: Whether class labels are taken: from the top-level folders, or from a column. They
             are used for evaluation only.

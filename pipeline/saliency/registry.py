@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 from pipeline.core.errors import InputError
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.controls import Centre, Uniform
+from pipeline.saliency.explain import Explain
 from pipeline.saliency.external import External
 from pipeline.saliency.interface import SaliencySource, Wrapper
 from pipeline.saliency.learned import Learned
@@ -27,6 +28,7 @@ from pipeline.saliency.second_look import SecondLook
 SALIENCY_SOURCES: dict[str, type[SaliencySource]] = {
     "boundary": Boundary,
     "centre": Centre,
+    "explain": Explain,
     "external": External,
     "fine_grained": FineGrained,
     "learned": Learned,
@@ -106,7 +108,7 @@ def described_saliency_source(described: Mapping[str, object]) -> SaliencySource
         InputError: a source that this program does not know, or whose maps came from files.
     """
     name = str(described["source"])
-    if name not in SALIENCY_SOURCES or name in ("external", "learned", "onnx"):
+    if name not in SALIENCY_SOURCES or name in ("explain", "external", "learned", "onnx"):
         raise InputError(f"maps of source {name} cannot be computed anew from dataset.json alone")
     given = {key: value for key, value in described.items() if key in _option_types(name)}
     for wrapper in WRAPPERS:

@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 
-from jobs import choose, compare, demo, evaluate, export, precompute, pretrain, report, score, sweep
+from jobs import (
+    choose,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    export,
+    precompute,
+    pretrain,
+    report,
+    score,
+    sweep,
+)
 from jobs.cli import main
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
@@ -24,6 +36,7 @@ from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
+from training.explain.config import ExplainConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
 from training.select.config import ChooseConfig
@@ -40,6 +53,7 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
     "choose": (choose.run, [ChooseConfig(pool=HERE, target=HERE, out=HERE, checkpoint=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
+    "explain": (explain.run, [ExplainConfig(checkpoint=HERE, shards=HERE, out=HERE)]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),

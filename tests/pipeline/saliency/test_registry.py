@@ -23,8 +23,8 @@ from pipeline.saliency.registry import (
 )
 from pipeline.saliency.scda import Scda
 
-WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"learned", "onnx", "scda"})
-"""learned and onnx have no default network; the default weights of scda are fetched."""
+WITHOUT_NETWORK = sorted(set(SALIENCY_SOURCES) - {"explain", "learned", "onnx", "scda"})
+"""explain, learned and onnx have no default network; the default weights of scda are fetched."""
 RANDOM = Scda(weights="random", network="resnet18", side=64)
 
 

@@ -17,10 +17,10 @@ from pipeline.saliency.opencv import FineGrained, SpectralResidual
 from pipeline.saliency.registry import SALIENCY_SOURCES, make_saliency_source, parse_saliency_source
 from pipeline.saliency.scoring import pair_up, score_sources
 
-# masks made elsewhere are no maps of the image; learned and onnx have no default network, and
-# scda's is fetched
+# masks made elsewhere are no maps of the image; explain, learned and onnx have no default network,
+# and scda's is fetched
 EVERY_SOURCE = [
-    *sorted(set(SALIENCY_SOURCES) - {"external", "learned", "onnx", "scda"}),
+    *sorted(set(SALIENCY_SOURCES) - {"explain", "external", "learned", "onnx", "scda"}),
     "scda:weights=random,network=resnet18,side=64,precision=float32",
 ]
 

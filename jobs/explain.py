@@ -1,0 +1,35 @@
+"""Train a network that marks what a backbone recognises images by, as a saliency source."""
+
+from jobs.cli import absolute_paths, conclude, main, parse
+from pipeline.core.progress import say
+from training.explain.config import UNTRAINED, ExplainConfig
+
+BRIEF = ("checkpoint", "shards", "out", "second", "prototypes", "area", "steps", "batch_size")
+
+
+def run() -> None:
+    """Parse, train, say how the explainer is used."""
+    config = parse(ExplainConfig, "jobs/explain.py", brief=BRIEF)
+    places = ("checkpoint", "shards", "out", "second")
+    config = absolute_paths(config, *places[: 3 if config.second == UNTRAINED else 4])
+    say(
+        f"explaining {config.checkpoint} on {config.shards} by {config.prototypes} prototypes, in "
+        f"{config.steps} steps, into {config.out}"
+    )
+    # These import torch, which --help goes without.
+    from training.explain.train import explain
+    from training.record.metrics import latest_values
+
+    finished = explain(config)
+    values, end = latest_values(config.out), "stopped: the same command goes on from there"
+    if finished:
+        end = (
+            f"results    {config.out} (next: --saliency explain:weights={config.out} of "
+            "jobs/precompute.py or jobs/score.py)"
+        )
+    lines = [f"{name:12} {value:.3f}" for name, value in values.items()]
+    conclude({"out": config.out, "finished": finished, **values}, *lines, end)
+
+
+if __name__ == "__main__":
+    main(run)

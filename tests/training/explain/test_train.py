@@ -1,0 +1,107 @@
+"""Planted objects are found; a training that was stopped ends as one that was not."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.errors import InputError
+from pipeline.saliency.explain import Explain
+from pipeline.saliency.explain_network import INFO_FILE, WEIGHTS_FILE
+from tests.runs import StopsAfter
+from tests.training.evaluate.cases import Colours
+from tests.training.explain.planted import Hues, iou, plant, planted, small_config, write_planted
+from training.explain.train import Trainer, explain
+from training.record.metrics import read_metrics
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with planted shards, for `small_config`; the checkpoints are planted, too."""
+    plant(monkeypatch, Hues(), Hues(shift=0.5))
+    write_planted(tmp_path / "shards")
+    return tmp_path
+
+
+def test_planted_objects_are_found(shards: Path) -> None:
+    """Of new pictures; colours alone tell the objects, and grey things of all shades distract."""
+    config = small_config(shards, steps=110)
+    assert explain(config)
+    source = Explain(weights=str(config.out))
+    pictures, masks = zip(*(planted(number) for number in range(1000, 1040)), strict=True)
+    maps = source(pictures)
+    assert iou(maps, list(masks)) >= 0.8
+    first, *_, last, checked = read_metrics(config.out)
+    assert float(last["keep"]) < float(first["keep"])
+    assert float(last["area"]) == pytest.approx(np.mean(masks), abs=0.1)
+    assert set(first) == {"step", "kind", "keep", "entropy", "variation", "bounds", "area"}
+    assert checked["kind"] == "check"
+    assert float(checked["second_gain"]) > 0.1
+    about = json.loads((config.out / INFO_FILE).read_text())
+    assert about["warnings"] == []
+    assert about["trained"] == json.loads((config.out / "config.json").read_text())
+    assert about["trained"]["backbone"] == about["trained"]["second"] == "Hues"
+    assert about["trained"]["fill"] == "mean"
+    assert "--saliency explain:weights=" in (config.out / "README.md").read_text()
+
+
+def test_a_stopped_training_ends_as_one_that_was_not(shards: Path) -> None:
+    whole = small_config(shards, steps=24, out=shards / "whole")
+    halved = small_config(shards, steps=24, out=shards / "halved", checkpoint_steps=7)
+    assert explain(whole)
+    assert not explain(halved, StopsAfter(10))
+    assert not (halved.out / INFO_FILE).exists()
+    (halved.out / "metrics.jsonl").open("a").write('{"step": 11, "kind": "train", "keep": 9}\n')
+    assert explain(halved)
+    states = [torch.load(c.out / WEIGHTS_FILE, weights_only=True) for c in (whole, halved)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert read_metrics(whole.out) == read_metrics(halved.out)
+    before = (halved.out / WEIGHTS_FILE).stat().st_mtime_ns
+    assert explain(halved), "there is nothing left to do"
+    assert (halved.out / WEIGHTS_FILE).stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"other settings, .*steps: 24 -> 25\): give the same"):
+        explain(small_config(shards, steps=25, out=halved.out))
+
+
+def test_the_backbone_stays_as_it_is(shards: Path) -> None:
+    trainer = Trainer(small_config(shards, steps=2), CPU)
+    weights = {n: v.clone() for n, v in trainer.encoder.network.state_dict().items()}
+    for crops in trainer._crops(0, 2):
+        trainer._train_step(crops)
+    for name, value in trainer.encoder.network.state_dict().items():
+        assert torch.equal(value, weights[name])
+        assert value.grad is None
+
+
+def test_what_does_not_fit_is_named(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(words: str, **changes: object) -> None:
+        with pytest.raises(InputError, match=words):
+            Trainer(small_config(shards, **changes), CPU)
+
+    refused("no shards at .*absent", shards=shards / "absent")
+    refused("holds 96 images: wanted a batch, 97, or more", batch_size=97)
+    refused("97 prototypes of 96 images", prototypes=97)
+    refused("is no explainer's folder", out=shards / "shards")
+    assert not explain(small_config(shards, steps=9), StopsAfter(1))
+    plant(monkeypatch, Colours(), Hues())
+    refused("another backbone .*backbone: Hues -> Colours.*choose another --out", steps=9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prototypes": 1}, "prototypes 1 must be 2 or more"),
+        ({"width": 6}, "width 6 must be a multiple of 4"),
+        ({"area": (0.5, 0.5)}, "area 0.5 to 0.5: wanted 0 < least < greatest < 1"),
+        ({"temperature": 0}, "must be above 0"),
+        ({"entropy_weight": -1}, "entropy_weight -1 must be 0 or more"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        small_config(Path("F"), **changes)
