@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 from training.config.fields import dotted, with_fields
@@ -14,10 +15,12 @@ from training.config.pretrain import PretrainConfig
 CONFIG_FILE = "config.json"
 VERSION = 1
 """Of `config.json`. Runs from before it had one are read as 0."""
-NO_FIELDS = ("version", "data_digest", "out")
+DIGESTS = ("data_digest", "replay_digests")
+NO_FIELDS = ("version", *DIGESTS, "out")
 """Entries of a run's ``config.json`` that are no settings of another run."""
 MAY_DIFFER_ON_RESUME = (
-    "shards",  # the digest of the data is compared instead
+    "shards",  # the digests of the data are compared instead
+    "replay.shards",
     "out",
     "num_workers",
     "loader_workers",
@@ -93,8 +96,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
     """Writes ``config.json`` into the run's folder, which it makes."""
-    record = {"version": VERSION, "data_digest": data_digest, **config.to_json()}
+    record = {"version": VERSION, **_digests(config, data_digest), **config.to_json()}
     write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
+
+
+def _digests(config: PretrainConfig, data_digest: str | None) -> dict[str, Any]:
+    """The digests of all shards that a run trains on; without replay that of its own alone."""
+    replayed = [load_dataset_info(root).plan_digest for root in config.replay.shards]
+    return {"data_digest": data_digest} | ({"replay_digests": replayed} if replayed else {})
 
 
 def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> None:
@@ -111,8 +120,9 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             "resumed: choose another --out"
         )
     before = config_from_json(recorded, shards=config.shards, out=out).to_json()
-    digests = {"data_digest": recorded.get("data_digest")}, {"data_digest": data_digest}
-    if lines := differences(digests[0] | before, digests[1] | config.to_json()):
+    digests = {name: recorded[name] for name in DIGESTS if name in recorded}
+    new = _digests(config, data_digest) | config.to_json()
+    if lines := differences(digests | before, new):
         raise InputError(
             f"{out} holds a run with other settings ({'; '.join(lines)}): "
             "start it with the same ones to resume it, or choose another --out"

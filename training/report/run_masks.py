@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import check
-from training.config.derived import declared_views, stream_config
+from training.config.derived import declared_views, replayed_sets, stream_config
+from training.data.order import ROWS
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
@@ -35,7 +36,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     check(not run.problems, "; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
     groups = {view_group(view.name) for view in declared_views(redrawn.config)}
-    samples = redrawn.whole.sample_ids(0)[:count].tolist()
+    samples = [one for one in redrawn.whole.sample_ids(0).tolist() if one <= ROWS][:count]
     cards, broken = or_problems(partial(_card, redrawn, epochs), samples)
     return {
         "epochs": [epoch + 1 for epoch in epochs],
@@ -62,7 +63,8 @@ class Redrawn:
         self.config, self.fill = run.config, fill_named(run.config.fill)
         self.views_shown = shown_views(run.config)[:3]
         stream = replace(stream_config(run.config), on_damaged="raise", views=self.views_shown)
-        self._dataset = partial(BatchDataset, run.config.shards, run.info, stream)
+        sets = {"replayed": replayed_sets(run.config)}
+        self._dataset = partial(BatchDataset, run.config.shards, run.info, stream, **sets)
         self.whole = self._dataset(rank=0, world_size=1)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:
