@@ -115,11 +115,6 @@ class PretrainConfig:
             "from one of them",
         )
         check(
-            self.anchor.kind == "none" or start is not None,
-            f"anchor.kind {self.anchor.kind} holds weights near those of an earlier run: name it "
-            "with --start-from",
-        )
-        check(
             not self.replay.shards or self.replay.share == 0 or 0 < self.num_replayed < size,
             f"replay.share {self.replay.share} is {self.num_replayed} images of a batch of {size}: "
             f"wanted 1 to {size - 1}",

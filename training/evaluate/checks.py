@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core.errors import DamagedSample, check
 from pipeline.images.preprocessing import short_side
@@ -66,18 +66,10 @@ def run_checks(
     train = stored_images(config.shards, config.cache)
     val = config.knn.val_shards
     embedder = method.embedder
-    calibrated = step == 0 and config.encoder.init is None
+    calibrated = step == 0 and config.encoder.init is None and config.start_from is None
     if calibrated:
         embedder = copy.deepcopy(embedder)
-    extractor = FeatureExtractor(
-        network=embedder.backbone,
-        prepare=fill.prepare,
-        device=device,
-        view_size=config.views.size,
-        resize=short_side(config.views.size),
-        autocast_dtype=autocast,
-        skip_damaged=config.on_damaged == "skip",
-    )
+    extractor = extractor_of(config, embedder.backbone, fill, device, autocast)
     if calibrated:
         calibrate(replace(extractor, network=embedder), train)
     images = train if val is None else stored_images(val, config.cache)
@@ -89,6 +81,25 @@ def run_checks(
         held = stored_images(config.heldout.shards, config.cache)
         figures["heldout_loss"] = heldout_loss(whole, held, config.heldout)
     return figures
+
+
+def extractor_of(
+    config: PretrainConfig,
+    network: nn.Module,
+    fill: Fill,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> FeatureExtractor:
+    """The test-time views of a run, through one of its networks."""
+    return FeatureExtractor(
+        network=network,
+        prepare=fill.prepare,
+        device=device,
+        view_size=config.views.size,
+        resize=short_side(config.views.size),
+        autocast_dtype=autocast,
+        skip_damaged=config.on_damaged == "skip",
+    )
 
 
 def _knn_figures(

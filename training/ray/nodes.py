@@ -73,7 +73,9 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
     here = ray.get_runtime_context().get_node_id()  # the preflight has checked this node
     nodes, knn = live_nodes(), config.knn
     labelled = (knn.val_shards, knn.train_shards) if knn.val_shards is not None else ()
-    digests = digests_of([config.shards, *(root for root in labelled if root is not None)])
+    digests = digests_of(
+        [config.shards, *config.replay.shards, *(root for root in labelled if root is not None)]
+    )
     found = [node for node in nodes if node.identity == here]
     with token_in(config.out) as token:
         tasks = {}
