@@ -190,4 +190,5 @@ def absolute_paths(config: Config, *names: str) -> Config:
         return from_root(place) if is_path else place
 
     given = {name: attrgetter(name)(config) for name in names}
-    return with_fields(config, {name: absolute(place) for name, place in given.items() if place})
+    found = {name: absolute(place) for name, place in given.items() if place}
+    return with_fields(config, {name: one for name, one in found.items() if one != given[name]})

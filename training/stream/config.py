@@ -48,7 +48,7 @@ class Stream:
             out=stage_folder(base.out, number),
             start_from=start,
             encoder=base.encoder if is_first else replace(base.encoder, init=None),
-            replay=replace(base.replay, shards=replayed),
+            replay=replace(base.replay, shards=replayed) if replayed else ReplayConfig(share=0.0),
             anchor=AnchorConfig() if start is None else base.anchor,
         )
 

@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def stream_of(root: Path, out: Path, *, val: bool = True, **changes: Any) -> Stream:  # noqa: ANN401
+def stream_of(root: Path, out: Path, *, has_val: bool = True, **changes: Any) -> Stream:  # noqa: ANN401
     base = small_run(
         root / "a",
         out,
@@ -56,7 +56,7 @@ def stream_of(root: Path, out: Path, *, val: bool = True, **changes: Any) -> Str
         anchor=AnchorConfig(kind="mas", strength=0.1),
         precision="fp32",
     )
-    vals = tuple(root / f"{name}-val" for name in SETS) if val else ()
+    vals = tuple(root / f"{name}-val" for name in SETS) if has_val else ()
     given = {"stages": tuple(root / name for name in SETS), "val": vals, "joint": True}
     return Stream(**(given | changes), base=base)
 
@@ -86,7 +86,7 @@ def test_a_stage_starts_from_the_one_before_and_replays_all_before_it(tmp_path: 
     stages = [Stream(stages=sets, base=alone).stage(number) for number in range(2)]
     assert [stage.encoder.init for stage in stages] == ["w.pth", None]
     assert [stage.anchor.kind for stage in stages] == ["none", "l2"]
-    assert [stage.replay.shards for stage in stages] == [(), ()]
+    assert [stage.replay for stage in stages] == [ReplayConfig(share=0)] * 2
     joint = stream.joint_run([60, 30, 10], 77)
     assert joint.replay == ReplayConfig(shards=sets[1:], share=0.4, keep=1.0)
     assert (joint.epoch_steps, joint.out.name, joint.anchor.kind) == (77, "joint", "none")
