@@ -22,8 +22,7 @@ from training.stream.config import Stream
 
 BRIEF = (
     *("stages", "val", "joint", "recipe", "config", "method", "local", "base.out", "base.epochs"),
-    *("base.batch_size", "base.seed", "base.start_from", "base.replay.share", "base.replay.keep"),
-    *("base.anchor.kind", "base.anchor.strength", "base.num_workers"),
+    *("base.start_from", "base.replay.share", "base.anchor.kind", "base.anchor.strength"),
 )
 OF_STAGES = Path("STAGES")
 

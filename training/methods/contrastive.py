@@ -106,9 +106,9 @@ def prime_log_weights(
     anchor's second, and so on: [[.9, .8], [.5, .1]] has the order .9, .5, .8, .1. With this rank,
     0 to n - 1, w = ((1 - bias) * (n - rank) / n + bias) ** power, then all scaled by one factor so
     that the total of the weighted terms is that of the unweighted ones: sum of w * exp(scale * s) =
-    sum of exp(scale * s). After Cao et al., "Prime Sample Attention in Object Detection", CVPR 2020,
-    sections 4.1 and 4.2, which ranks the detections of each object first and then those of equal
-    rank of all objects, and keeps the total of their losses.
+    sum of exp(scale * s). After Cao et al., "Prime Sample Attention in Object Detection", CVPR
+    2020, sections 4.1 and 4.2, which ranks the detections of each object first and then those of
+    equal rank of all objects, and keeps the total of their losses.
     """
     flat = similarity_AN.flatten()
     within_AN = torch.argsort(torch.argsort(similarity_AN, descending=True, stable=True), dim=1)
