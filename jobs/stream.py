@@ -38,9 +38,10 @@ def run() -> int:
     if os.environ.get("RANK", "0") == "0":
         report = importlib.import_module("training.report.write")
         page = report.write_report(report.ReportConfig(folder=out))
-    rows = [dict(zip(table.head(), row, strict=True)) for row in table.rows()]
+    head, *rows = table.cells()
+    found = [dict(zip(head, row, strict=True)) for row in rows]
     conclude(
-        {"out": out, "finished": True, "file": file, "page": page, "table": rows},
+        {"out": out, "finished": True, "file": file, "page": page, "table": found},
         *table.lines(),
         f"results    {page} and {file} (next: jobs/evaluate.py --checkpoint {out}/stage-NN)",
     )

@@ -22,7 +22,7 @@ from training.stream.config import Stream
 
 BRIEF = (
     *("stages", "val", "joint", "recipe", "config", "method", "local", "base.out", "base.epochs"),
-    *("base.start_from", "base.replay.share", "base.anchor.kind", "base.anchor.strength"),
+    "base.replay.share",
 )
 OF_STAGES = Path("STAGES")
 

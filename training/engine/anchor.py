@@ -8,15 +8,15 @@ Shapes: C channels, S side of the view.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import DamagedSample, InputError
+from pipeline.core.errors import DamagedSample
 from pipeline.core.progress import track
 from pipeline.storage.atomic import atomic_file
 from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import load_tensors
 from training.core.distributed import agree, mean_over_ranks, rank, world_size
 from training.engine.start import first_run
 from training.evaluate.checks import extractor_of
@@ -96,16 +96,8 @@ def _measured(config: PretrainConfig, method: Method, fill: Fill) -> Named:
     found = {n: mean_over_ranks(one) / total for n, one in zip(names, sums, strict=True)}
     earlier = config.start_from / ANCHOR_FILE
     if earlier.exists():
-        for name, value in _read(earlier, sums[0].device)["importance"].items():
+        for name, value in load_tensors(earlier, sums[0].device)["importance"].items():
             found[name] += value
-    return found
-
-
-def _read(path: Path, device: torch.device) -> dict[str, Named]:
-    try:
-        found: dict[str, Named] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged archive
-        raise InputError(f"{path} cannot be read ({error}): take another --out") from error
     return found
 
 
@@ -124,7 +116,7 @@ def make_anchor(
         return None
     named, path = dict(method.backbone.named_parameters()), config.out / ANCHOR_FILE
     if begun or agree(int(path.exists())):
-        stored = _read(path, next(iter(named.values())).device)
+        stored = load_tensors(path, next(iter(named.values())).device)
     else:
         importance = _measured(config, method, fill) if config.anchor.kind == "mas" else {}
         start = {name: weight.detach().clone() for name, weight in named.items()}

@@ -3,8 +3,6 @@
 Shapes: S stages, T sets.
 """
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,37 +56,24 @@ class Forgetting:
             return None
         return np.asarray(self.signs_T * (self.joint_T - self.values_ST[-1]))
 
-    def head(self) -> list[str]:
-        """The heads of the columns of `rows`."""
-        stages = [f"stage {number}" for number in range(len(self.values_ST))]
-        return ["set", "figure", *stages, "forgotten", *([] if self.gap_T is None else GAP)]
-
-    def rows(self) -> list[list[str]]:
-        """A row for each set: its figure after every stage, what was forgotten, joint and gap."""
-        found = []
-        for number, (name, kind) in enumerate(zip(self.sets, self.kinds, strict=True)):
-            numbers = [*self.values_ST[:, number], self.forgotten_ST[-1, number]]
-            if self.joint_T is not None and self.gap_T is not None:
-                numbers += [self.joint_T[number], self.gap_T[number]]
+    def cells(self) -> list[list[str]]:
+        """A head, and a line for each set: its figures, what was forgotten, the joint run's."""
+        head = [f"stage {number}" for number in range(len(self.values_ST))]
+        columns, more = [*self.values_ST, self.forgotten_ST[-1]], []
+        if self.joint_T is not None and self.gap_T is not None:
+            columns, more = [*columns, self.joint_T, self.gap_T], ["joint", "gap"]
+        lines = [["set", "figure", *head, "forgotten", *more]]
+        for name, kind, numbers in zip(self.sets, self.kinds, np.array(columns).T, strict=True):
             digits = 2 if kind == KNN else 4
-            words = [f"{value:.{digits}f}" for value in numbers]
-            found.append([Path(name).name, UNITS[kind], *words])
-        return found
+            words = [f"{number:.{digits}f}" for number in numbers]
+            lines.append([Path(name).name, UNITS[kind], *words])
+        return lines
 
     def lines(self) -> list[str]:
         """The table for a terminal."""
-        cells = [self.head(), *self.rows()]
+        cells = self.cells()
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return [
-            "  ".join(
-                cell.ljust(width) if place < 2 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-
-
-GAP = ("joint", "gap")
+        return ["  ".join(map(str.rjust, line, widths)) for line in cells]
 
 
 def write_forgetting(folder: Path, table: Forgetting) -> Path:
@@ -97,21 +82,17 @@ def write_forgetting(folder: Path, table: Forgetting) -> Path:
     Columns: stage, set (both from 0), shards, figure, value, forgotten (`forgotten_ST`), joint
     (null without such a run).
     """
-    rows = [
-        {
-            "stage": stage,
-            "set": number,
-            "shards": name,
-            "figure": table.kinds[number],
-            "value": float(table.values_ST[stage, number]),
-            "forgotten": float(table.forgotten_ST[stage, number]),
-            "joint": None if table.joint_T is None else float(table.joint_T[number]),
-        }
-        for stage in range(len(table.values_ST))
-        for number, name in enumerate(table.sets)
-    ]
-    kinds = {"joint": pa.float64()}
-    columns = {key: pa.array([row[key] for row in rows], kinds.get(key)) for key in rows[0]}
+    num_stages, num_sets = table.values_ST.shape
+    joint = [None] * num_sets if table.joint_T is None else table.joint_T.tolist()
+    columns = {
+        "stage": pa.array(np.repeat(np.arange(num_stages), num_sets)),
+        "set": pa.array(list(range(num_sets)) * num_stages),
+        "shards": pa.array(list(table.sets) * num_stages),
+        "figure": pa.array(list(table.kinds) * num_stages),
+        "value": pa.array(table.values_ST.ravel()),
+        "forgotten": pa.array(table.forgotten_ST.ravel()),
+        "joint": pa.array(joint * num_stages, pa.float64()),
+    }
     path = folder / FORGETTING_FILE
     with atomic_file(path) as file:
         pq.write_table(pa.table(columns), file)
@@ -122,16 +103,13 @@ def read_forgetting(folder: Path) -> Forgetting:
     """Read what `write_forgetting` wrote; InputError where it is missing or damaged."""
     path = folder / FORGETTING_FILE
     try:
-        rows = pq.read_table(path).to_pylist()
-        num_sets = 1 + max(row["set"] for row in rows)
-        first: Sequence[dict[str, object]] = rows[:num_sets]
-        values = np.array([row["value"] for row in rows], np.float64).reshape(-1, num_sets)
-        joint = [row["joint"] for row in first]
-        names, kinds = (tuple(str(row[key]) for row in first) for key in ("shards", "figure"))
+        columns = pq.read_table(path).to_pydict()
+        num_sets = 1 + max(columns["set"])
+        sets, kinds, joint = (columns[name][:num_sets] for name in ("shards", "figure", "joint"))
+        values_ST = np.array(columns["value"], np.float64).reshape(-1, num_sets)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): give the command of the stream again"
         ) from error
-    table = Forgetting(names, kinds, values)
-    has_joint = None not in joint
-    return dataclasses.replace(table, joint_T=np.array(joint, np.float64)) if has_joint else table
+    joint_T = None if None in joint else np.array(joint, np.float64)
+    return Forgetting(tuple(sets), tuple(kinds), values_ST, joint_T)

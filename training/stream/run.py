@@ -18,7 +18,7 @@ from training.data.order import num_used
 from training.engine.preflight import check_apart, steps_per_epoch
 from training.engine.result import RunResult
 from training.stream.config import Stream
-from training.stream.figures import KNN, Asked, opened
+from training.stream.figures import Asked, opened
 from training.stream.forgetting import Forgetting, write_forgetting
 
 FIGURES_FILE = "stream_figures.json"
@@ -39,7 +39,7 @@ def run_stream(stream: Stream, launch: Launch, measure: Measure) -> Forgetting |
     """
     kinds = tuple(opened(*one, stream.base)[0] for one in _sets(stream))
     check_apart([*stream.stages, *stream.val])
-    configs = [_checked(stream, number, kinds) for number in range(len(stream.stages))]
+    configs = [stream.stage(number) for number in range(len(stream.stages))]
     values = []
     for number, config in enumerate(configs):
         if rank() == 0:
@@ -67,14 +67,6 @@ def run_stream(stream: Stream, launch: Launch, measure: Measure) -> Forgetting |
 
 def _sets(stream: Stream) -> tuple[tuple[Location, Location | None], ...]:
     return tuple(zip_longest(stream.stages, stream.val))
-
-
-def _checked(stream: Stream, number: int, kinds: tuple[str, ...]) -> PretrainConfig:
-    """A stage's run; its kNN check is on its own validation images, where it has such."""
-    config = stream.stage(number)
-    if not stream.val or kinds[number] != KNN:
-        return config
-    return replace(config, knn=replace(config.knn, val_shards=stream.val[number]))
 
 
 def _trained(

@@ -39,7 +39,7 @@ def test_the_table_says_it_in_words() -> None:
     assert " ".join(lines[1]) == "a kNN, % 50.00 40.00 45.00 5.00 49.00 4.00"
     assert " ".join(lines[3]) == "c loss, nats 3.0000 2.0000 2.5000 0.5000 2.2500 0.2500"
     assert len({len(line) for line in table().lines()}) == 1
-    assert table(joint=False).head()[-1] == "forgotten"
+    assert table(joint=False).cells()[0][-1] == "forgotten"
 
 
 @pytest.mark.parametrize("joint", [True, False])
