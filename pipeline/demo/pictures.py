@@ -135,9 +135,8 @@ def encoded_picture(seed: int, split: str, number: int, side: int = SIDE) -> tup
     kind, rng = KINDS[number % len(KINDS)], picture_rng(seed, split, number)
     picture = draw_picture(kind, rng, side, split=split)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    files = (".jpg", picture.pixels, quality), (".png", picture.mask, [])
-    encoded = [cv2.imencode(*file)[1] for file in files]
-    return encoded[0].tobytes(), encoded[1].tobytes()
+    jpeg, png = cv2.imencode(".jpg", picture.pixels, quality), cv2.imencode(".png", picture.mask)
+    return jpeg[1].tobytes(), png[1].tobytes()
 
 
 def picture_rng(seed: int, split: str, number: int) -> np.random.Generator:

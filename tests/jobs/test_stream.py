@@ -31,7 +31,8 @@ def test_a_stream_from_the_command_line_and_its_page(
     out = tmp_path / "out"
     words = command(tmp_path, out, "--epochs", "1", "--local", "--json", "--joint")[4:]
     drop = words.index("--knn.val-shards")
-    words = [*words[:drop], *words[drop + 2 :], "--stages", tmp_path / "a", tmp_path / "b"]
+    stages = [str(tmp_path / name) for name in "ab"]
+    words = [*words[:drop], *words[drop + 2 :], "--stages", *stages]
     done = stream(*words)
     assert done.code == 0, done.err
     found = json.loads(done.out)

@@ -35,7 +35,7 @@ Named = dict[str, Tensor]
 class Anchor:
     """Weights, their values at the start of the run, and how important each is, 0 or more."""
 
-    weights: list[nn.Parameter]
+    weights: list[Tensor]
     start: list[Tensor]
     importance: list[Tensor]
     strength: float
@@ -47,9 +47,9 @@ class Anchor:
         Returns:
             The penalty whose gradient that is, the sum of strength * importance * (w - start)^2.
         """
-        moved = torch._foreach_sub(self.weights, self.start)
+        moved = torch._foreach_add(self.weights, self.start, alpha=-1)
         weighed = torch._foreach_mul(moved, self.importance)
-        gradients = [weight.grad for weight in self.weights]
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         torch._foreach_add_(gradients, weighed, alpha=2 * self.strength)
         torch._foreach_mul_(weighed, moved)
         return self.strength * torch.stack([one.sum() for one in weighed]).sum()
@@ -124,7 +124,7 @@ def make_anchor(
         if rank() == 0:
             with atomic_file(path) as file:
                 torch.save(stored, file)
-    weights = list(named.values())
+    weights: list[Tensor] = list(named.values())
     start, importance = stored["start"], stored["importance"]
     return Anchor(
         weights,

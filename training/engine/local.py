@@ -56,8 +56,8 @@ def process_group() -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # Decisions and evaluation results cross ranks on the CPU, gradients on the device.
-    dist.initprocess_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:
-        dist.destroyprocess_group()
+        dist.destroy_process_group()

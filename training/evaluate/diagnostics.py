@@ -80,8 +80,8 @@ def diagnostics(case: Case) -> list[Result]:
         found.append(("cosine", variant, cosine, {"masked_share_of_view": masked_share} | about))
     for distance, means in sorted(local.items()):
         cosine = float(np.mean(means)), mean_interval(means, seed=seed)
-        about = {"fill": fill, "masked_ratio": min(config.ratios)}
-        found.append(("cosine", f"{distance} cells from a mask", cosine, about))
+        masked = {"fill": fill, "masked_ratio": min(config.ratios)}
+        found.append(("cosine", f"{distance} cells from a mask", cosine, masked))
     return [
         case.result(
             "diagnostics",

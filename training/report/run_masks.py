@@ -63,8 +63,8 @@ class Redrawn:
         self.config, self.fill = run.config, fill_named(run.config.fill)
         self.views_shown = shown_views(run.config)[:3]
         stream = replace(stream_config(run.config), on_damaged="raise", views=self.views_shown)
-        sets = {"replayed": replayed_sets(run.config)}
-        self._dataset = partial(BatchDataset, run.config.shards, run.info, stream, **sets)
+        old, parts = replayed_sets(run.config), (run.config.shards, run.info, stream)
+        self._dataset = partial(BatchDataset, *parts, replayed=old)
         self.whole = self._dataset(rank=0, world_size=1)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
@@ -78,14 +79,14 @@ def _trained(
     path, sets = config.out / FIGURES_FILE, _sets(stream)
     roots = [root for one in sets for root in one if root is not None]
     key = [load_dataset_info(root).plan_digest for root in roots]
-    stored: dict[str, list[float]] = {}
+    stored: dict[str, Any] = {}
     if path.exists():
         try:
             stored = json.loads(path.read_text())
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): remove it") from error
     if agree(int(stored.get("sets") == key)):
-        return stored["figures"]
+        return list(stored["figures"])
     figures = measure(Asked(config, sets))
     if rank() == 0:
         write_atomically(path, json.dumps({"sets": key, "figures": figures}).encode())

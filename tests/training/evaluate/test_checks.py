@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.core.errors import DamagedSample, InputError
@@ -179,7 +180,12 @@ def test_seen_images_are_the_same_whatever_share_of_them_is_used(
     used = EpochOrder(train.shard_sizes, seed=0, epoch=0, fraction=fraction)
     own = set(used.sample_ids(0, num_used(load_dataset_info(shards), fraction)).tolist())
     asked: set[int] = set()
-    spied = replace(train, image=lambda number: asked.add(number) or train.image(number))
+
+    def image(number: int) -> NDArray[np.uint8]:
+        asked.add(number)
+        return train.image(number)
+
+    spied = replace(train, image=image)
     checks.heldout_figures(extractor_of(encoder, seen), held, spied, config)
     assert asked <= own
     assert len(asked) in (5, 6)  # of every shard its share, rounded up

@@ -24,7 +24,8 @@ def table(*, joint: bool = True) -> Forgetting:
 
 
 def test_forgetting_is_the_best_figure_so_far_minus_the_last_one() -> None:
-    expected = [[0, 0, 0], [10, 0, 0], [5, 5, 0.5]]  # of a loss the least is best
+    # Of a loss the least is best.
+    expected = np.array([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [5.0, 5.0, 0.5]])
     np.testing.assert_allclose(table().forgotten_ST, expected)
     gap = table().gap_T
     assert gap is not None
