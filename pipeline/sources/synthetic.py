@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -55,10 +55,9 @@ class SyntheticStore(Store):
 
     def size(self, name: str) -> int | None:
         """The size of a picture, which is drawn for it; None if there is none of that name."""
-        try:
+        with suppress(FileNotFoundError):
             return len(self.read(name))
-        except FileNotFoundError:
-            return None
+        return None
 
     def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """The names of all pictures; their sizes are not known."""
@@ -66,12 +65,11 @@ class SyntheticStore(Store):
         return ((name, -1) for name in names if name.startswith(prefix))
 
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """Refused."""
-        raise StoreError(f"{self.where(name)}: synthetic pictures cannot be written")
+        """Refused, and so is `remove`."""
+        raise StoreError(f"{self.where(name)}: synthetic pictures cannot be changed")
 
-    def remove(self, name: str) -> None:
-        """Refused."""
-        raise StoreError(f"{self.where(name)}: synthetic pictures cannot be removed")
+    def remove(self, name: str) -> None:  # noqa: D102
+        self.new_file(name)
 
     def sweep(self) -> int:
         """Nothing is ever left."""

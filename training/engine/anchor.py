@@ -8,6 +8,7 @@ Shapes: C channels, S side of the view.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +73,9 @@ def importances(backbone: nn.Module, views: Iterable[Tensor]) -> tuple[list[Tens
     return sums, count
 
 
-def _views(config: PretrainConfig, backbone: nn.Module, fill: Fill) -> Iterator[Tensor]:
-    """This rank's share of about 2,000 views of the images of the run that this one starts from."""
-    images = stored_images(first_run(config).shards, config.cache)
+def _views(config: PretrainConfig, run: Path, backbone: nn.Module, fill: Fill) -> Iterator[Tensor]:
+    """This rank's share of about 2,000 views of a run's images."""
+    images = stored_images(first_run(run).shards, config.cache)
     numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)[rank() :: world_size()]
     extractor = extractor_of(config, backbone, fill, next(backbone.parameters()).device)
     for number in track(numbers.tolist(), "importance of the weights", len(numbers), "images"):
@@ -87,14 +88,13 @@ def _views(config: PretrainConfig, backbone: nn.Module, fill: Fill) -> Iterator[
         yield fill.prepare(to_unit_range(view_SS3.permute(2, 0, 1)[None], extractor.device))
 
 
-def _measured(config: PretrainConfig, method: Method, fill: Fill) -> Named:
+def _measured(config: PretrainConfig, run: Path, backbone: nn.Module, fill: Fill) -> Named:
     """The mean importance on the images of the run before, and on those of the runs before it."""
-    assert config.start_from is not None
-    sums, count = importances(method.backbone, _views(config, method.backbone, fill))
+    sums, count = importances(backbone, _views(config, run, backbone, fill))
     total = mean_over_ranks(torch.tensor(float(count), device=sums[0].device)).clamp(min=1)
-    names = (name for name, _ in method.backbone.named_parameters())
+    names = (name for name, _ in backbone.named_parameters())
     found = {n: mean_over_ranks(one) / total for n, one in zip(names, sums, strict=True)}
-    earlier = config.start_from / ANCHOR_FILE
+    earlier = run / ANCHOR_FILE
     if earlier.exists():
         for name, value in load_tensors(earlier, sums[0].device)["importance"].items():
             found[name] += value
@@ -112,23 +112,24 @@ def make_anchor(
     Raises:
         InputError: a run that has begun has lost it.
     """
-    if config.anchor.kind == "none":
+    run, kind = config.start_from, config.anchor.kind
+    if run is None or kind == "none":
         return None
     named, path = dict(method.backbone.named_parameters()), config.out / ANCHOR_FILE
     if begun or agree(int(path.exists())):
         stored = load_tensors(path, next(iter(named.values())).device)
     else:
-        importance = _measured(config, method, fill) if config.anchor.kind == "mas" else {}
-        start = {name: weight.detach().clone() for name, weight in named.items()}
-        stored = {"start": start, "importance": importance}
+        stored = {"start": {name: weight.detach().clone() for name, weight in named.items()}}
+        stored["importance"] = (
+            _measured(config, run, method.backbone, fill) if kind == "mas" else {}
+        )
         if rank() == 0:
             with atomic_file(path) as file:
                 torch.save(stored, file)
-    weights: list[Tensor] = list(named.values())
-    start, importance = stored["start"], stored["importance"]
+    importance = stored["importance"]
     return Anchor(
-        weights,
-        [start[name] for name in named],
+        list(named.values()),
+        [stored["start"][name] for name in named],
         [importance.get(name, torch.ones_like(weight)) for name, weight in named.items()],
         config.anchor.strength,
     )

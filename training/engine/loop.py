@@ -213,8 +213,8 @@ class Trainer:
     def _resume(self) -> int:
         checkpoint = self.store.latest()
         if checkpoint is None:
-            if self.config.start_from is not None:
-                self.method.load_state_dict(first_state(self.config, self.device))
+            if (run := self.config.start_from) is not None:
+                self.method.load_state_dict(first_state(run, self.device))
             return 0
         state = load_state(checkpoint, self.device)
         self.method.load_state_dict(state["method"])

@@ -16,8 +16,6 @@ from training.encoders.encoder import build_backbone
 from training.methods.interface import Method
 from training.methods.registry import find_method
 
-CPU = torch.device("cpu")
-
 
 def build_method(config: PretrainConfig) -> Method:
     """The run's method with its first weights, which come from torch's global generator."""
@@ -41,22 +39,14 @@ def checkpoints(config: PretrainConfig) -> CheckpointStore:
     return CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
 
 
-def first_run(config: PretrainConfig) -> PretrainConfig:
-    """The settings of the run that this one starts from; InputError where they cannot be read."""
-    run = config.start_from
-    assert run is not None
-    return read_config_file(run / CONFIG_FILE, shards=config.shards, out=run)
+def first_run(run: Path) -> PretrainConfig:
+    """The settings of a run that another one starts from; InputError where they cannot be read."""
+    return read_config_file(run / CONFIG_FILE, shards=run, out=run)
 
 
-def first_state(config: PretrainConfig, device: torch.device) -> dict[str, Tensor]:
-    """The method's state in the newest checkpoint of the run that this one starts from.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    run = config.start_from
-    assert run is not None
-    checkpoint = CheckpointStore(Path(run) / "checkpoints").latest()
+def first_state(run: Path, device: torch.device) -> dict[str, Tensor]:
+    """The method's state in a run's newest checkpoint; InputError where there is none."""
+    checkpoint = CheckpointStore(run / "checkpoints").latest()
     if checkpoint is None:
         raise InputError(
             f"start_from {run} holds no checkpoint: name the folder of a run of jobs/pretrain.py"
@@ -81,8 +71,7 @@ def check_start(config: PretrainConfig) -> None:
     if run is None or checkpoints(config).steps():
         return
     check(run != config.out, f"start_from {run} is the run's own --out: name another run")
-    state = first_state(config, CPU)
-    before = first_run(config)
+    state, before = first_state(run, torch.device("cpu")), first_run(run)
     own = {name: value.shape for name, value in outlined_method(config).state_dict().items()}
     fits = own == {name: value.shape for name, value in state.items()}
     parts = [

@@ -56,7 +56,7 @@ def measure(asked: Asked, device: torch.device) -> list[float]:
     run = asked.run
     with torch.random.fork_rng():
         method = build_method(replace(run, encoder=replace(run.encoder, init=None)))
-    method.load_state_dict(first_state(replace(run, start_from=run.out), device))
+    method.load_state_dict(first_state(run.out, device))
     method.to(device).to(memory_format=torch.channels_last)
     features = extractor_of(run, method.backbone, fill_named(run.fill), device)
     values = []

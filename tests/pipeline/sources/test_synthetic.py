@@ -54,9 +54,9 @@ def test_a_picture_is_a_function_of_its_name() -> None:
     assert decode_source(store(side=96).read(store(side=96).name(0))).pixels.shape[0] in range(
         86, 107
     )
-    with pytest.raises(StoreError, match=r"synthetic:n=9,.* cannot be written"):
+    with pytest.raises(StoreError, match=r"synthetic:n=9,.* cannot be changed"):
         made.new_file("x")
-    with pytest.raises(StoreError, match="cannot be removed"):
+    with pytest.raises(StoreError, match="cannot be changed"):
         made.remove("x")
     assert made.sweep() == 0
 
