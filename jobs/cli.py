@@ -23,7 +23,7 @@ from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import Stopped, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
-from pipeline.storage.storage import is_url
+from pipeline.storage.storage import SYNTHETIC, is_url
 from training.config.fields import with_fields
 
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
@@ -180,8 +180,15 @@ def from_root(path: str | Path) -> Path:
 def absolute_paths(config: Config, *names: str) -> Config:
     """A config with absolute paths in the fields of these dotted names, by `from_root`.
 
-    URLs, and fields that hold nothing, stay.
+    URLs, and fields that hold nothing, stay. A field may hold several.
     """
+
+    def absolute(place: Any) -> Any:  # noqa: ANN401  (a location, or several)
+        if isinstance(place, tuple):
+            return tuple(map(absolute, place))
+        is_path = not is_url(place) and not str(place).startswith(SYNTHETIC)
+        return from_root(place) if is_path else place
+
     given = {name: attrgetter(name)(config) for name in names}
-    paths = {name: from_root(p) for name, p in given.items() if p and not is_url(p)}
-    return with_fields(config, paths)
+    found = {name: absolute(place) for name, place in given.items() if place}
+    return with_fields(config, {name: one for name, one in found.items() if one != given[name]})

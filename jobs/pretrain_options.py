@@ -19,7 +19,10 @@ from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 
 DEFAULT_RECIPE = "simclr_small"
-PLACES = ("shards", "selection", "out", "knn.val_shards", "knn.train_shards", "heldout.shards")
+PLACES = (
+    *("shards", "selection", "out", "start_from", "replay.shards"),
+    *("knn.val_shards", "knn.train_shards", "heldout.shards"),
+)
 RECIPE_HELP = (
     f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
     f"with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."

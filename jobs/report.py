@@ -1,4 +1,4 @@
-"""Write one self-contained HTML file about a shard set, a run or a sweep."""
+"""Write one self-contained HTML file about a shard set, a run, a sweep or a stream."""
 
 import importlib
 

@@ -15,6 +15,7 @@ from jobs.cluster import wait
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
 from jobs.pretrain_options import read_command_line
+from jobs.stream_options import read_options as read_stream
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
@@ -58,6 +59,8 @@ def read(job: str, words: list[str]) -> None:
     """The job's command line, as the job reads it."""
     if job == "jobs/pretrain.py":
         read_command_line(words)
+    elif job == "jobs/stream.py":
+        read_stream(words, "stream")
     elif job == "jobs/sweep.py":
         read_options(words, "sweep")
     else:

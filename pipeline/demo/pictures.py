@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -124,16 +124,19 @@ def make_demo_pictures(
 def _write_picture(out: Path, seed: int, numbered: tuple[str, int]) -> None:
     split, number = numbered
     cv2.setNumThreads(1)  # small pictures: more threads only wait for each other
+    names, kind = (("pictures", "jpg"), ("masks", "png")), KINDS[number % len(KINDS)]
+    for (folder, suffix), data in zip(names, encoded_picture(seed, split, number), strict=True):
+        (out / folder / split / kind / f"{number:04d}.{suffix}").write_bytes(data)
+
+
+@lru_cache(maxsize=1)  # the picture and its mask are read one after the other
+def encoded_picture(seed: int, split: str, number: int, side: int = SIDE) -> tuple[bytes, bytes]:
+    """A picture as a JPEG, and its mask as a PNG; sides within 10 % of `side` pixels."""
     kind, rng = KINDS[number % len(KINDS)], picture_rng(seed, split, number)
-    picture = draw_picture(kind, rng, SIDE, split=split)
+    picture = draw_picture(kind, rng, side, split=split)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    for folder, suffix, image, options in (
-        ("pictures", "jpg", picture.pixels, quality),
-        ("masks", "png", picture.mask, []),
-    ):
-        written, data = cv2.imencode(f".{suffix}", image, options)
-        assert written
-        (out / folder / split / kind / f"{number:04d}.{suffix}").write_bytes(data.tobytes())
+    jpeg, png = cv2.imencode(".jpg", picture.pixels, quality), cv2.imencode(".png", picture.mask)
+    return jpeg[1].tobytes(), png[1].tobytes()
 
 
 def picture_rng(seed: int, split: str, number: int) -> np.random.Generator:

@@ -10,6 +10,7 @@ from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.listing import SourceOptions
+from pipeline.storage.storage import SYNTHETIC
 
 EXTERNAL = "external"
 
@@ -21,11 +22,14 @@ class PrecomputeConfig:
     Attributes:
         data: Folder of images at any depth, bucket (s3://, gs://, az://), pattern
             (images/**/*.jpg), list of paths or URLs (.txt; .csv or .parquet with a column of them),
-            .parquet with images in it, or WebDataset .tar files (shards/*.tar).
+            .parquet with images in it, or WebDataset .tar files (shards/*.tar);
+            synthetic:n=20000: so many made pictures of objects, with exact masks (also ,seed=1
+            ,side=96 and ,split=changed).
         out: Folder or bucket (s3://, gs://, az://) of the shard set. A run that is started again
             redoes only what is missing.
-        saliency: Name of the saliency source: boundary, centre, explain, external, fine_grained,
-            learned, onnx, scda, spectral_residual or uniform; parameters behind a colon, as in
+        saliency: Name of the saliency source, by default boundary, of synthetic pictures the exact
+            masks: boundary, centre, explain, external, fine_grained, learned, onnx, scda,
+            spectral_residual or uniform; parameters behind a colon, as in
             scda:weights=runs/first/backbone,side=224 or boundary:second_look=true.
         labels: Whether class labels are taken: from the top-level folders, or from a column. They
             are used for evaluation only.
@@ -49,7 +53,7 @@ class PrecomputeConfig:
 
     data: str | Path
     out: str | Path
-    saliency: str = "boundary"
+    saliency: str = "auto"
     labels: bool = True
     image_column: str = ""
     label_column: str = ""
@@ -65,6 +69,11 @@ class PrecomputeConfig:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        is_made = str(self.data).startswith(SYNTHETIC)
+        if self.saliency == "auto":
+            object.__setattr__(self, "saliency", EXTERNAL if is_made else "boundary")
+        if is_made and self.saliency == EXTERNAL and not str(self.masks):
+            object.__setattr__(self, "mask_column", "exact")
         self.make_saliency()
         for name in ("shard_images", "shard_mib", "max_pixels", "resize_short"):
             value = getattr(self, name)

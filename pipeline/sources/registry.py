@@ -1,4 +1,4 @@
-"""Choose the source of images from `--data`: folder, pattern, list, table or tars."""
+"""Choose the source of images from `--data`: folder, pattern, list, table, tars or made ones."""
 
 import os
 import re
@@ -9,9 +9,10 @@ from braceexpand import braceexpand
 from pipeline.core.errors import InputError
 from pipeline.sources.folder import list_files
 from pipeline.sources.listing import Listing, SourceOptions
+from pipeline.sources.synthetic import list_synthetic
 from pipeline.sources.table import list_tables
 from pipeline.sources.tars import list_tars
-from pipeline.storage.storage import Location, is_url, open_store
+from pipeline.storage.storage import SYNTHETIC, Location, is_url, open_store
 
 CONTAINERS = {".txt": list_tables, ".csv": list_tables, ".parquet": list_tables, ".tar": list_tars}
 WILDCARDS = re.compile(r"[*?\[{]")
@@ -28,12 +29,15 @@ def open_source(data: Location, options: SourceOptions) -> Listing:
       relative to the list's folder;
     - `.parquet` with a column of bytes: the images themselves;
     - `.tar` in WebDataset's format: members of a sample share their name up to its first dot;
-    - a pattern that ends in one of these suffixes: many such files.
+    - a pattern that ends in one of these suffixes: many such files;
+    - `synthetic:n=20000`: made pictures with exact masks.
 
     Raises:
         InputError: nothing there, of no known kind, or options that do not fit the kind; also
             while the rows are read.
     """
+    if str(data).startswith(SYNTHETIC):
+        return list_synthetic(str(data), options)
     is_local = not is_url(str(data))
     text = str(Path(data).expanduser().resolve()) if is_local else str(data)
     path, mark, query = (text, "", "") if is_local else text.partition("?")

@@ -13,6 +13,8 @@ Location = str | Path
 Place = Store | Location
 """A store, or a location that `open_store` opens."""
 REMOTE_SCHEMES = ("s3", "gs", "az")
+SYNTHETIC = "synthetic:"
+"""What a location of images begins with that means made ones (`pipeline.sources.synthetic`)."""
 OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
 """What may follow the question mark of a URL.
 

@@ -11,14 +11,18 @@ import pytest
 import ray
 import torch
 
+from jobs.stream import here, on_ray
 from pipeline.core.errors import DamagedSample, InputError
 from tests.runs import EVALUATED, TORCHVISIONS, StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import damage_images, write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
+from training.config.stages import AnchorConfig
 from training.engine.local import launch as launch_local
 from training.ray.launch import launch
 from training.record.metrics import TIMINGS, WARNING, read_metrics
+from training.stream.config import Stream
+from training.stream.run import run_stream
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -144,3 +148,19 @@ def test_one_worker_gives_the_bits_of_one_process_up_to_a_damaged_sample_and_doe
     result = launch_local(replace(runs["ray"], on_damaged="skip", loader_workers=0))
     assert result.finished
     assert result.values["damaged_samples"] == 1
+
+
+def test_a_stream_has_the_table_and_the_weights_of_one_without_ray(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write_shard_set(tmp_path / name, num_images=18, first_number=1000 * number)
+    stages, tables = (tmp_path / "a", tmp_path / "b"), []
+    for name, runners in (("here", here), ("ray", on_ray)):
+        base = small_ray_run(stages[0], tmp_path / name, 1)
+        base = replace(base, epochs=1, knn=KnnConfig(k=3), anchor=AnchorConfig(kind="l2"))
+        with runners() as (start, measure):
+            tables.append(run_stream(Stream(stages=stages, base=base), start, measure))
+    assert tables[0] is not None
+    assert tables[1] is not None
+    assert tables[0].lines() == tables[1].lines()
+    ours, theirs = (weights(tmp_path / name / "stage-01") for name in ("here", "ray"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

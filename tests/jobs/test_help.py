@@ -23,12 +23,14 @@ from jobs import (
     pretrain,
     report,
     score,
+    stream,
     sweep,
 )
 from jobs.cli import main
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
 from jobs.pretrain_options import find_base
+from jobs.stream_options import StreamOptions
 from jobs.sweep_options import SweepOptions
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
@@ -58,6 +60,7 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),
     "sweep": (sweep.run, [SweepOptions(base=find_base([])[1]), SearchOptions()]),
+    "stream": (stream.run, [StreamOptions(base=find_base([])[1])]),
     "demo": (demo.run, [DemoConfig()]),
 }
 """Of every job what it runs, and configs that its options change."""

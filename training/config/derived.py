@@ -1,6 +1,8 @@
 """The views and the stream of batches that follow from a run's configuration."""
 
 from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
+from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.data.stream import StreamConfig
 from training.methods.interface import Method
@@ -46,4 +48,12 @@ def stream_config(config: PretrainConfig) -> StreamConfig:
         on_damaged=config.on_damaged,
         data_fraction=config.data_fraction,
         selection=config.selection,
+        num_replayed=config.num_replayed,
+        keep=config.replay.keep,
     )
+
+
+def replayed_sets(config: PretrainConfig) -> list[tuple[Location, DatasetInfo]]:
+    """The earlier sets of which a run replays images; SetError where one is missing."""
+    roots = config.replay.shards if config.num_replayed else ()
+    return [(root, load_dataset_info(root)) for root in roots]

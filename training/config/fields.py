@@ -1,7 +1,8 @@
 """Fields of nested settings by dotted name: their types, and copies with other values.
 
 A value may be what JSON or a command line has for it: text for a path or a number, ``none``, and
-for a pair a list, text with a colon (``0.05:0.25``), or one number that is both ends.
+for a pair a list, text with a colon (``0.05:0.25``), or one number that is both ends. A tuple of
+any length takes a list, or its only member.
 """
 
 import dataclasses
@@ -64,7 +65,7 @@ def check_name(kind: type[Any], name: str) -> None:
         raise InputError(f"{name} is called {now} now")
     kinds = field_types(kind)
     whole, _, last = name.rpartition(".")
-    if name in kinds or (last in ("0", "1") and get_origin(kinds.get(whole)) is tuple):
+    if name in kinds or (last in ("0", "1") and _is_pair(kinds.get(whole))):
         return
     near = [known for known in kinds if known.startswith(f"{name}.")]
     near = near or [
@@ -74,6 +75,10 @@ def check_name(kind: type[Any], name: str) -> None:
     proposed = ", ".join(dict.fromkeys(near))
     advice = f"did you mean {proposed}?" if near else "see jobs/pretrain.py --help-all"
     raise InputError(f"there is no field {name!r}: {advice}")
+
+
+def _is_pair(kind: Any) -> bool:  # noqa: ANN401
+    return get_origin(kind) is tuple and Ellipsis not in get_args(kind)
 
 
 def with_fields(config: Config, values: Mapping[str, Any]) -> Config:
@@ -146,6 +151,9 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
         return None
     if {str, Path} <= set(members) and isinstance(given, str | Path):
         return given if is_url(given) else Path(given)
+    if get_origin(kind) is tuple and not _is_pair(kind):
+        some = given if isinstance(given, list | tuple) else [given]
+        return tuple(read_value(members[0], one) for one in some)
     if get_origin(kind) is tuple:
         ends = given.split(":") if isinstance(given, str) else given
         ends = list(ends) if isinstance(ends, list | tuple) else [ends]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError
+from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 from training.config.fields import dotted, with_fields
@@ -17,10 +18,11 @@ VERSION = 1
 """Of `config.json`. Runs from before it had one are read as 0."""
 CHOSEN_DIGEST = "chosen_digest"
 """Of the selection."""
-NO_FIELDS = ("version", "data_digest", CHOSEN_DIGEST, "out")
+DIGESTS = ("data_digest", CHOSEN_DIGEST, "replay_digests")
+NO_FIELDS = ("version", *DIGESTS, "out")
 """Entries of a run's ``config.json`` that are no settings of another run."""
 MAY_DIFFER_ON_RESUME = (
-    *("shards", "selection"),  # digests are compared instead
+    *("shards", "selection", "replay.shards"),  # the digests of the data are compared instead
     "out",
     "num_workers",
     "loader_workers",
@@ -100,10 +102,14 @@ def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
     write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
 
 
-def _digests(config: PretrainConfig, data_digest: str) -> dict[str, str]:
-    found = {"data_digest": data_digest}
+def _digests(config: PretrainConfig, data_digest: str | None) -> dict[str, Any]:
+    """The digests of all that a run trains on; without replay that of its own shards alone."""
+    found: dict[str, Any] = {"data_digest": data_digest}
     if config.selection is not None:
         found[CHOSEN_DIGEST] = read_selection(config.selection).digest
+    if config.replay.shards:
+        sets = map(load_dataset_info, config.replay.shards)
+        found["replay_digests"] = [info.plan_digest for info in sets]
     return found
 
 
@@ -121,9 +127,9 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
             "resumed: choose another --out"
         )
     before = config_from_json(recorded, shards=config.shards, out=out).to_json()
-    digests = {name: recorded.get(name) for name in ("data_digest", CHOSEN_DIGEST)}
-    now = _digests(config, data_digest) | config.to_json()
-    if lines := differences(digests | before, now):
+    digests = {name: recorded[name] for name in DIGESTS if name in recorded}
+    new = _digests(config, data_digest) | config.to_json()
+    if lines := differences(digests | before, new):
         raise InputError(
             f"{out} holds a run with other settings ({'; '.join(lines)}): "
             "start it with the same ones to resume it, or choose another --out"

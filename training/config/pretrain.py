@@ -18,6 +18,7 @@ from training.config.settings import (
     TrackConfig,
     check_least,
 )
+from training.config.stages import AnchorConfig, ReplayConfig
 from training.data.damage import OnDamaged
 from training.encoders.settings import EncoderConfig
 from training.methods.moco.settings import MoCoConfig
@@ -36,7 +37,12 @@ class PretrainConfig:
         shards: folder or bucket (s3://, gs://, az://) that jobs/precompute.py wrote.
         out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone. A run that is
             there already goes on.
+        start_from: folder of another run, whose newest checkpoint this one starts from: both
+            encoders, heads and queue; optimiser and schedule, with its warm-up, are new ones. Not
+            the same as encoder.init, which is the backbone alone.
         epochs: passes over the images, 1 or more.
+        epoch_steps: global steps that count as an epoch: a number, 1 or more; all: those of a pass
+            over all images, whatever data_fraction is; none: those of a pass over the used ones.
         batch_size: images of a step, all workers together, 2 or more.
         data_fraction: share of the images that are used, in (0, 1]: of every shard as much, and a
             smaller share's images are among a larger one's.
@@ -62,7 +68,9 @@ class PretrainConfig:
 
     shards: Location
     out: Path
+    start_from: Path | None = None
     epochs: int = 200
+    epoch_steps: int | Literal["all"] | None = None
     batch_size: int = 256
     data_fraction: float = 1.0
     selection: Path | None = None
@@ -74,6 +82,8 @@ class PretrainConfig:
     masks: MaskConfig = field(default_factory=MaskConfig)
     method: MethodConfig = field(default_factory=MoCoConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    anchor: AnchorConfig = field(default_factory=AnchorConfig)
     knn: KnnConfig = field(default_factory=KnnConfig)
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -89,7 +99,9 @@ class PretrainConfig:
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        check_least(self, epochs=1, batch_size=2, seed=0, num_workers=1, loader_workers=0)
+        check_least(
+            self, epochs=1, epoch_steps=1, batch_size=2, seed=0, num_workers=1, loader_workers=0
+        )
         check_least(self, log_every_steps=1, max_failures=0)
         share = self.data_fraction
         check(0.0 < share <= 1.0, f"data_fraction {share} must be in (0, 1]")
@@ -109,6 +121,22 @@ class PretrainConfig:
             "masks.strategy learned: through encoder.stem partial, which sees no masked pixel, no "
             "gradient reaches the masks: choose another stem",
         )
+        start, size = self.start_from, self.batch_size
+        check(
+            start is None or self.encoder.init is None,
+            f"start_from {start} and encoder.init {self.encoder.init} are both given: a run starts "
+            "from one of them",
+        )
+        check(
+            not self.replay.shards or self.replay.share == 0 or 0 < self.num_replayed < size,
+            f"replay.share {self.replay.share} is {self.num_replayed} images of a batch of {size}: "
+            f"wanted 1 to {size - 1}",
+        )
+
+    @property
+    def num_replayed(self) -> int:
+        """Images of earlier sets in every global batch."""
+        return round(self.replay.share * self.batch_size) if self.replay.shards else 0
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values."""

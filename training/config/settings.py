@@ -144,11 +144,13 @@ class HeldoutConfig:
         shards: other images than the pretraining's, labelled or not; None: it is not measured.
         bank_size: images of the bank, 1 or more; at most half of the shards' images.
         temperature: of the loss, above 0, whatever that of the training is.
+        seen: measure as many of the images that are trained on as well, against the same bank.
     """
 
     shards: Location | None = None
     bank_size: int = 1024
     temperature: float = 0.1
+    seen: bool = False
 
     def __post_init__(self) -> None:
         check_least(self, "heldout.", bank_size=1)

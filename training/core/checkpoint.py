@@ -74,7 +74,11 @@ class CheckpointStore:
 
 def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
     """Reads a checkpoint's state; raises ``InputError`` with its name where it is damaged."""
-    path = checkpoint / STATE_FILE
+    return load_tensors(checkpoint / STATE_FILE, device)
+
+
+def load_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """Reads what ``torch.save`` wrote; raises ``InputError`` with its name where it is damaged."""
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged archive

@@ -15,6 +15,9 @@ from pipeline.shardset.manifest import DatasetInfo
 from training.data.selection import read_selection
 from training.randomness.draws import sample_seeds
 
+SET_BITS = 40
+"""A sample's id is its row; in the set number s, of several that one run reads, row + s * 2^40."""
+ROWS = (1 << SET_BITS) - 1
 SHARD_ORDER_DOMAIN, WINDOW_DOMAIN, SUBSET_DOMAIN = 0x53484152, 0x57494E44, 0x53554253
 """Keep these hashes apart from each other and from the draws of samples."""
 
@@ -25,6 +28,8 @@ class EpochOrder:
     Reading stays close to sequential, and only the windows that are asked for are laid out. Of
     every shard the same fraction of its samples is used, in (0, 1], those whose hash is smallest: a
     smaller subset lies within a larger one. Or the rows of a selection are used, `chosen`.
+
+    `firsts` are the ids of the first samples of the shards; None: the shards are one set.
     """
 
     def __init__(
@@ -36,14 +41,17 @@ class EpochOrder:
         window: int = 16,
         fraction: float = 1.0,
         chosen: NDArray[np.int64] | None = None,
+        firsts: NDArray[np.int64] | None = None,
     ) -> None:
+        assert chosen is None or firsts is None
         whole, self._chosen = np.asarray(shard_sizes, dtype=np.int64), chosen
         self._shards = _shuffle(len(whole), seed + SHARD_ORDER_DOMAIN, epoch)
         if chosen is not None:  # as a set of these alone
             whole = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(whole))))
             self._shards = self._shards[whole[self._shards] > 0]
+        firsts = np.cumsum(whole) - whole if firsts is None else firsts
         kept = np.asarray(kept_sizes(whole.tolist(), fraction), dtype=np.int64)
-        self._spans = np.stack([np.cumsum(whole) - whole, whole, kept], axis=1)[self._shards]
+        self._spans = np.stack([firsts, whole, kept], axis=1)[self._shards]
         """First row, size and used samples of each shard, in the epoch's order."""
         self._seed, self._epoch, self._window = seed, epoch, window
         ends = np.cumsum(self._spans[:, 2])
@@ -51,8 +59,8 @@ class EpochOrder:
         self._laid_out: dict[int, NDArray[np.int64]] = {}
 
     def sample_ids(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The samples at positions ``start`` up to ``stop`` of the epoch: rows of the whole set."""
-        parts = []
+        """The ids of the samples at positions ``start`` up to ``stop`` of the epoch."""
+        parts = [np.zeros(0, np.int64)]
         while start < stop:
             window = self.window_of(start)
             begin = int(self._window_ends[window - 1]) if window else 0
@@ -85,11 +93,11 @@ def _shuffle(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def _used_rows(first: int, size: int, used: int) -> NDArray[np.int64]:
-    """Rows of the samples that a shard gives, of those from `first` on."""
+    """Ids of the samples that a shard gives, of those from `first` on."""
     ids = np.arange(first, first + size, dtype=np.int64)
     if used == size:
         return ids
-    smallest = np.argsort(sample_seeds(SUBSET_DOMAIN, 0, ids), kind="stable")[:used]
+    smallest = np.argsort(sample_seeds(SUBSET_DOMAIN, 0, ids & ROWS), kind="stable")[:used]
     return np.sort(ids[smallest])
 
 

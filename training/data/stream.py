@@ -15,7 +15,7 @@ Shapes: B samples of one rank, P side of a stored saliency map.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import itemgetter
@@ -35,7 +35,8 @@ from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.storage.storage import Place
 from training.data.damage import OnDamaged
-from training.data.order import EpochOrder, num_used
+from training.data.order import ROWS, SET_BITS, EpochOrder, num_used
+from training.data.replay import ReplayOrder
 from training.data.selection import read_selection
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
@@ -45,6 +46,7 @@ from training.views.settings import AugmentConfig
 from training.views.spec import ViewSpec, crops_of
 
 Item = TypeVar("Item")
+Ids = NDArray[np.int64]
 WINDOWS_AHEAD = 2
 """Windows of shards on the local disk or on their way to it: the one being read, and the next."""
 
@@ -62,6 +64,8 @@ class StreamConfig:
         on_damaged: see the head of this file.
         data_fraction: share of the samples that are used (`EpochOrder`).
         selection: folder that names the samples that are used; None: all.
+        num_replayed: images of earlier sets in every global batch.
+        keep: share of their samples that are used.
     """
 
     seed: int
@@ -72,6 +76,8 @@ class StreamConfig:
     on_damaged: OnDamaged = "raise"
     data_fraction: float = 1.0
     selection: Path | None = None
+    num_replayed: int = 0
+    keep: float = 1.0
 
 
 class BatchDataset(Dataset[HostBatch]):
@@ -79,7 +85,8 @@ class BatchDataset(Dataset[HostBatch]):
 
     Decodes every image once, cuts its crops, pools the saliency and draws all other numbers. `info`
     is the set's ``dataset.json``, `world_size` the number of ranks, which divides the batch, and
-    `cache` says where shards of a bucket lie while they are read.
+    `cache` says where shards of a bucket lie while they are read. `replayed` are the earlier sets,
+    where the batches have images of such (`replay`).
     """
 
     def __init__(
@@ -91,12 +98,21 @@ class BatchDataset(Dataset[HostBatch]):
         rank: int,
         world_size: int,
         cache: CacheConfig | None = None,
+        replayed: Sequence[tuple[Place, DatasetInfo]] = (),
     ) -> None:
         assert config.batch_size % world_size == 0, (config.batch_size, world_size)
-        self.reader = ShardSetReader(root, info, cache)
+        self._readers = [ShardSetReader(*one, cache) for one in ((root, info), *replayed)]
+        self.reader = self._readers[0]  # of the set itself
         folder, fraction = config.selection, config.data_fraction
         self._chosen = None if folder is None else read_selection(folder, info).numbers
-        self.steps_per_epoch = num_used(info, fraction, folder) // config.batch_size
+        self._replay: ReplayOrder | None = None
+        if config.num_replayed:
+            sizes = [reader.shard_sizes for reader in self._readers[1:]]
+            names = ("num_replayed", "batch_size", "seed", "keep", "window")
+            self._replay = ReplayOrder(sizes, **{name: getattr(config, name) for name in names})
+        num_new = config.batch_size - config.num_replayed
+        self.steps_per_epoch = num_used(info, fraction, folder) // num_new
+        """Of a pass over the set."""
         share = config.batch_size // world_size
         self.positions = range(rank * share, (rank + 1) * share)
         """This rank's positions in every global batch."""
@@ -118,15 +134,25 @@ class BatchDataset(Dataset[HostBatch]):
         other._set(replace(self.config, views=views))
         return other
 
-    def sample_ids(self, step: int, positions: range | None = None) -> NDArray[np.int64]:
+    def sample_ids(self, step: int, positions: range | None = None) -> Ids:
         """The samples at some positions of the global batch at ``step``; by default, this rank's.
 
         With many ranks a global batch spans many windows of shards: only these are laid out.
         """
-        own = self.positions if positions is None else positions
+        return self._samples(step, self.positions if positions is None else positions)[0]
+
+    def _samples(self, step: int, positions: range) -> tuple[Ids, int | Ids]:
+        """The samples at some positions, and the epoch that their draws follow from."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        start = step_in_epoch * self.config.batch_size
-        return self._order(epoch).sample_ids(start + own.start, start + own.stop)
+        first, new = step_in_epoch * self.config.batch_size, self._order(epoch).sample_ids
+        places = range(first + positions.start, first + positions.stop)
+        if self._replay is None:
+            return new(places.start, places.stop), epoch
+        return self._replay.mixed(places, epoch, first_step=epoch * self.steps_per_epoch, new=new)
+
+    def read_pixels(self, sample_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """`ShardSetReader.read_pixels` of a sample of any set."""
+        return self._readers[sample_id >> SET_BITS].read_pixels(sample_id & ROWS)
 
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:
@@ -143,8 +169,14 @@ class BatchDataset(Dataset[HostBatch]):
     def _fetch_ahead(self, step: int) -> None:
         """Fetch the shards of this window and of the next, which may be in the next epoch."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        position, order = step_in_epoch * self.config.batch_size, self._order(epoch)
-        window = order.window_of(position + self.positions.start)
+        place = step_in_epoch * self.config.batch_size + self.positions.start
+        if self._replay is not None:
+            found = self._replay.shards_from(step, WINDOWS_AHEAD)
+            for number, reader in enumerate(self._readers[1:], start=1):
+                reader.ahead([shard for one, shard in found if one == number])
+            place -= self._replay.num_before(place)
+        order = self._order(epoch)
+        window = order.window_of(place)
         if self._ahead == (epoch, window):
             return
         self._ahead = (epoch, window)
@@ -160,13 +192,14 @@ class BatchDataset(Dataset[HostBatch]):
             DamagedSample: names shard and key, where damaged samples are not to be skipped.
         """
         config, number = self.config, len(self.positions)
-        if self.reader.is_remote:
+        if any(reader.is_remote for reader in self._readers):
             self._fetch_ahead(step)
-        ids_B = drawn_for_B = self.sample_ids(step)
+        ids_B, epochs = self._samples(step, self.positions)
         images, maps, damages = self._read(step, ids_B)
+        seeds_B = sample_seeds(config.seed, epochs, ids_B)
         if self._swaps:  # the image after this rank's last one lends its patches
-            drawn_for_B = np.append(ids_B, self._id_at(step, self.positions.stop))
-        seeds_B = sample_seeds(config.seed, step // self.steps_per_epoch, drawn_for_B)
+            ids_1, epochs = self._samples(step, self._place(self.positions.stop))
+            seeds_B = np.append(seeds_B, sample_seeds(config.seed, epochs, ids_1))
         crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
         lent, last = {view.crop.name for view, _ in self._swaps}, itemgetter(slice(number, None))
         following = {name: tree_map_only(Tensor, last, crops[name]) for name in sorted(lent)}
@@ -188,10 +221,10 @@ class BatchDataset(Dataset[HostBatch]):
             damages=damages,
         )
 
-    def _id_at(self, step: int, position: int) -> int:
-        """The sample at a position of the global batch; beyond its end it begins again."""
+    def _place(self, position: int) -> range:
+        """A position of the global batch; beyond its end it begins again."""
         position %= self.config.batch_size
-        return int(self.sample_ids(step, range(position, position + 1))[0])
+        return range(position, position + 1)
 
     def _read(
         self, step: int, ids_B: NDArray[np.int64]
@@ -203,17 +236,19 @@ class BatchDataset(Dataset[HostBatch]):
         own, size, policy = self.positions, self.config.batch_size, self.config.on_damaged
 
         def id_at(position: int) -> int:
-            is_own = position in own
-            return int(ids_B[position - own.start]) if is_own else self._id_at(step, position)
+            if position in own:
+                return int(ids_B[position - own.start])
+            return int(self.sample_ids(step, self._place(position))[0])
 
         def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            return self.reader.read_pixels(id_at(position))
+            return self.read_pixels(id_at(position))
 
         def decode_map(position: int) -> NDArray[np.uint8]:
             number = position - own.start
             if position in own and number not in skipped:
                 return samples[number][1]
-            return self.reader.read_map(id_at(position))
+            sample = id_at(position)
+            return self._readers[sample >> SET_BITS].read_map(sample & ROWS)
 
         read = range(own.start, own.stop + bool(self._swaps))
         samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)

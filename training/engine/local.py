@@ -28,7 +28,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     Raises:
         InputError: before anything is written, when something does not fit (``preflight``).
     """
-    with sharing_threads(fixed=threads_set_by_user()), _process_group(), ExitStack() as stack:
+    with sharing_threads(fixed=threads_set_by_user()), process_group(), ExitStack() as stack:
         if world_size() > 1 and config.num_workers not in ("auto", world_size()):
             raise InputError(
                 f"num_workers {config.num_workers}, but torchrun started {world_size()} processes: "
@@ -48,7 +48,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
 
 
 @contextmanager
-def _process_group() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """While the block runs, a process that ``torchrun`` started is part of its process group."""
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         yield

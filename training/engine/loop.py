@@ -11,23 +11,24 @@ from pipeline.core.progress import say
 from pipeline.images.filters import scaled_kernel
 from pipeline.saliency.mask_generator import write_generator
 from pipeline.shardset.manifest import load_dataset_info
-from training.config.derived import stream_config
+from training.config.derived import replayed_sets, stream_config
 from training.config.pretrain import PretrainConfig
-from training.core.checkpoint import CheckpointStore, load_state
+from training.core.checkpoint import load_state
 from training.core.context import TrainContext
 from training.core.distributed import agree, balanced_weights, data_parallel, rank, world_size
 from training.core.schedules import Moment, cosine_lr
 from training.core.threads import update_threads
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
-from training.encoders.encoder import build_backbone
 from training.encoders.export import export_backbone
 from training.encoders.stem import with_mask
 from training.engine.adversary import Adversary
+from training.engine.anchor import make_anchor
 from training.engine.optimisers import build_optimiser
+from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
+from training.engine.start import build_method, checkpoints, first_state
 from training.evaluate.checks import run_checks
-from training.methods.registry import find_method
 from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import shown_views, write_contact_sheet
 from training.record.run_record import RunRecord
@@ -55,8 +56,9 @@ class Trainer:
             rank=rank(),
             world_size=world_size(),
             cache=config.cache,
+            replayed=replayed_sets(config),
         )
-        self.steps_per_epoch = self.dataset.steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch(config, self.info)
         self.total_steps = config.epochs * self.steps_per_epoch
         self.fill = fill_named(config.fill)
         self.autocast = autocast_dtype(config.precision, self.device)
@@ -64,18 +66,16 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.encoder)
-        self.method = find_method(config.method.name)(
-            config.method, backbone, batch_size=config.batch_size, seed=config.seed
-        )
+        self.method = build_method(config)
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
         learned = config.masks.strategy == "learned"
         self.adversary = Adversary(config, self.fill, self.device) if learned else None
         self.record = RunRecord(config, self.dataset.positions, self.steps_per_epoch)
-        self.store = CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
+        self.store = checkpoints(config)
         self.step = self._resume()
+        self.anchor = make_anchor(config, self.method, self.fill, begun=self.step > 0)
         self.encode = data_parallel(self.method.trained, self.device)
         self.record.open(resume_step=self.step)
         self._saved_at = time.monotonic()
@@ -139,6 +139,8 @@ class Trainer:
         result.loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self.anchor is not None:
+            result.metrics["anchor_penalty"] = self.anchor.pull()
         self.optimizer.step()
         if self.adversary is not None:
             result = self.adversary.step(
@@ -236,6 +238,8 @@ class Trainer:
     def _resume(self) -> int:
         checkpoint = self.store.latest()
         if checkpoint is None:
+            if (run := self.config.start_from) is not None:
+                self.method.load_state_dict(first_state(run, self.device))
             return 0
         state = load_state(checkpoint, self.device)
         self.method.load_state_dict(state["method"])

@@ -1,28 +1,28 @@
 """Checks before a run starts: data, batch, ranks, labels, trackers, run folder and disk."""
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from pipeline.core.architectures import NoInitialWeights
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
-from training.config.derived import declared_views, stream_config
+from pipeline.shardset.shared_images import counted, hashed_shards, shared_images
+from pipeline.storage.storage import Location
+from training.config.derived import declared_views, replayed_sets, stream_config
 from training.config.file import check_run_folder
 from training.config.pretrain import PretrainConfig
-from training.core.checkpoint import CheckpointStore
 from training.data.order import num_used
 from training.data.stream import WINDOWS_AHEAD
 from training.encoders.encoder import build_backbone
+from training.engine.start import check_start, checkpoints, outlined_method
 from training.evaluate.checks import check_heldout
 from training.evaluate.labelled import labelled_pair
-from training.methods.interface import Method
-from training.methods.registry import find_method
 from training.record.trackers import check_trackers
 
 STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}
@@ -36,26 +36,33 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
         InputError: names what does not fit and what to do.
     """
     info = load_dataset_info(config.shards)
-    check_shards(config.shards, info)
-    ShardSetReader(config.shards, info, config.cache).check_cache(
-        WINDOWS_AHEAD * stream_config(config).window
-    )
+    for root, about in ((config.shards, info), *replayed_sets(config)):
+        check_shards(root, about)
+        reader = ShardSetReader(root, about, config.cache)
+        reader.check_cache(WINDOWS_AHEAD * stream_config(config).window)
     check_batches(config, info, num_ranks)
+    check_apart([config.shards, *(root for root, _ in replayed_sets(config))])
     if config.knn.val_shards is not None:
         train = config.knn.train_shards or config.shards
         labelled_pair(train, config.knn.val_shards, config.cache)
     if config.heldout.shards is not None:
-        check_heldout(config.shards, config.heldout)
+        for root in (config.shards, *config.replay.shards):
+            check_heldout(root, config.heldout)
     check_trackers(config.track)
     check_run_folder(config.out, config, info.plan_digest)
     check_first_weights(config)
+    check_start(config)
     check_disk(config)
     return info
 
 
 def steps_per_epoch(config: PretrainConfig, info: DatasetInfo) -> int:
-    """Global steps of an epoch: all whole batches of the data that is used."""
-    return num_used(info, config.data_fraction, config.selection) // config.batch_size
+    """Global steps of an epoch: by default all whole batches of the data that is used."""
+    if isinstance(config.epoch_steps, int):
+        return config.epoch_steps
+    num = num_used(info, config.data_fraction, config.selection)
+    num = info.num_images if config.epoch_steps == "all" else num
+    return num // (config.batch_size - config.num_replayed)
 
 
 def total_steps(config: PretrainConfig, info: DatasetInfo) -> int:
@@ -68,13 +75,30 @@ def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> 
     check_split(config, num_ranks)
     declared_views(config)
     used = num_used(info, config.data_fraction, config.selection)
-    if used < config.batch_size:
+    num = config.batch_size - config.num_replayed
+    if used < num:
         share = "" if config.data_fraction == 1 else f"{config.data_fraction:g} of "
         share = share if config.selection is None else f"{config.selection} of "
+        new = f" ({num} of them new)" if config.num_replayed else ""
         raise InputError(
             f"{share}{config.shards} holds {used} images, fewer than one global batch of "
-            f"{config.batch_size}: lower --batch-size"
+            f"{config.batch_size}{new}: lower --batch-size"
         )
+
+
+def check_apart(roots: Sequence[Location]) -> None:
+    """Raises ``InputError`` where sets of a stream share images, and names them."""
+    seen: list[tuple[Location, DatasetInfo]] = []
+    for root in roots:
+        info = load_dataset_info(root)
+        for other in seen:
+            shared = shared_images(hashed_shards(*other), hashed_shards(root, info))
+            check(
+                not shared,
+                f"{root} shares {counted(shared)} with {other[0]}: sets of a stream have different "
+                "images, take the shared ones out of one of them",
+            )
+        seen.append((root, info))
 
 
 def check_split(config: PretrainConfig, num_ranks: int) -> None:
@@ -101,8 +125,7 @@ def check_first_weights(config: PretrainConfig) -> None:
     Raises:
         InputError: they are not there, or do not fit.
     """
-    begun = CheckpointStore(config.out / "checkpoints").steps()
-    if config.encoder.init is not None and not begun:
+    if config.encoder.init is not None and not checkpoints(config).steps():
         with NoInitialWeights():
             build_backbone(replace(config.encoder, compile=False))
 
@@ -116,20 +139,7 @@ class CheckpointSize(NamedTuple):
 
 def checkpoint_size(config: PretrainConfig) -> CheckpointSize:
     """The size of a checkpoint of the run; builds the networks without their memory if possible."""
-    encoder = replace(config.encoder, init=None, compile=False)
-
-    def build() -> Method:
-        kind = find_method(config.method.name)
-        with NoInitialWeights():
-            backbone = build_backbone(encoder)
-            return kind(config.method, backbone, batch_size=config.batch_size, seed=config.seed)
-
-    try:
-        with torch.device("meta"):
-            method = build()
-    except NotImplementedError:  # a RegNet computes its widths with tensors
-        with torch.random.fork_rng(devices=[]):
-            method = build()
+    method = outlined_method(config)
     weights = sum(p.numel() * p.element_size() for p in method.trained.parameters())
     optimiser = STATES_PER_WEIGHT[config.optim.name] * weights
     return CheckpointSize(_state_bytes(method) + optimiser, _state_bytes(method.backbone))
@@ -149,17 +159,21 @@ def check_disk(config: PretrainConfig, *, more_runs: int = 0) -> None:
     """
     size, keep = checkpoint_size(config), config.checkpoint.keep
     each = size.state + size.backbone
-    there = len(CheckpointStore(config.out / "checkpoints").steps())
-    checkpoints = keep + 1 - min(there, keep)
+    there = len(checkpoints(config).steps())
+    checkpoints_left = keep + 1 - min(there, keep)
     # The newest backbone stands beside the checkpoints too, and twice while it is replaced.
-    needed = checkpoints * each + 2 * size.backbone + more_runs * (keep * each + size.backbone)
+    # An anchor has the weights of the start and their importance.
+    single = 2 if config.anchor.kind == "none" else 4
+    needed = (
+        checkpoints_left * each + single * size.backbone + more_runs * (keep * each + size.backbone)
+    )
     others = f" and those of {more_runs} more runs" if more_runs else ""
     existing = next(folder for folder in (config.out, *config.out.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
             f"the disk of {config.out} has {free / 1e9:.2f} GB free, the run's checkpoints{others} "
-            f"need {needed / 1e9:.2f} GB ({checkpoints} more of {each / 1e9:.2f} GB, counting the "
-            "one that is being written): free some space, choose another --out, or lower "
+            f"need {needed / 1e9:.2f} GB ({checkpoints_left} more of {each / 1e9:.2f} GB, counting "
+            "the one that is being written): free some space, choose another --out, or lower "
             "--checkpoint.keep"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core.errors import DamagedSample, check
 from pipeline.images.preprocessing import short_side
@@ -25,7 +25,7 @@ from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.config.settings import HeldoutConfig
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
-from training.data.order import EpochOrder
+from training.data.order import EpochOrder, kept_sizes
 from training.evaluate.encoders import calibrate
 from training.evaluate.features import FeatureExtractor, evaluation_mode
 from training.evaluate.frozen import check_features, knn_predict
@@ -66,18 +66,10 @@ def run_checks(
     train = stored_images(config.shards, config.cache)
     val = config.knn.val_shards
     embedder = method.embedder
-    calibrated = step == 0 and config.encoder.init is None
+    calibrated = step == 0 and config.encoder.init is None and config.start_from is None
     if calibrated:
         embedder = copy.deepcopy(embedder)
-    extractor = FeatureExtractor(
-        network=embedder.backbone,
-        prepare=fill.prepare,
-        device=device,
-        view_size=config.views.size,
-        resize=short_side(config.views.size),
-        autocast_dtype=autocast,
-        skip_damaged=config.on_damaged == "skip",
-    )
+    extractor = extractor_of(config, embedder.backbone, fill, device, autocast)
     if calibrated:
         calibrate(replace(extractor, network=embedder), train)
     images = train if val is None else stored_images(val, config.cache)
@@ -87,8 +79,27 @@ def run_checks(
     if config.heldout.shards is not None:
         whole = replace(extractor, network=embedder)
         held = stored_images(config.heldout.shards, config.cache)
-        figures["heldout_loss"] = heldout_loss(whole, held, config.heldout)
+        figures |= heldout_figures(whole, held, train, config)
     return figures
+
+
+def extractor_of(
+    config: PretrainConfig,
+    network: nn.Module,
+    fill: Fill,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> FeatureExtractor:
+    """The test-time views of a run, through one of its networks."""
+    return FeatureExtractor(
+        network=network,
+        prepare=fill.prepare,
+        device=device,
+        view_size=config.views.size,
+        resize=short_side(config.views.size),
+        autocast_dtype=autocast,
+        skip_damaged=config.on_damaged == "skip",
+    )
 
 
 def _knn_figures(
@@ -224,7 +235,24 @@ def check_heldout(train_root: Location, config: HeldoutConfig) -> None:
     )
 
 
-@torch.no_grad()
+def heldout_figures(
+    extractor: FeatureExtractor, held: LabelledImages, train: LabelledImages, config: PretrainConfig
+) -> dict[str, float]:
+    """`heldout_loss`, and `seen_loss` where that is asked for; called by every rank.
+
+    The seen images are those of smallest hash: whatever share of them is used, the same ones, as
+    long as that share has as many.
+    """
+    settings = config.heldout
+    pairs_M2D = _pairs(extractor, held, fraction=1.0)
+    figures = {"heldout_loss": bank_loss(pairs_M2D, settings)}
+    if settings.seen:
+        share = min(config.data_fraction, held.num_images / train.num_images)
+        seen_M2D = _pairs(extractor, train, fraction=share)
+        figures["seen_loss"] = bank_loss(pairs_M2D, settings, seen_M2D)
+    return figures
+
+
 def heldout_loss(
     extractor: FeatureExtractor, images: LabelledImages, config: HeldoutConfig
 ) -> float:
@@ -237,22 +265,31 @@ def heldout_loss(
     Returns:
         The loss in nats, the same on every rank; of embeddings without any order log(K + 1).
     """
-    size = min(LARGEST_BATCH, images.num_images)
-    order = EpochOrder(images.shard_sizes, seed=HELDOUT_SEED, epoch=0)
-    numbers = order.sample_ids(0, images.num_images // size * size)
+    return bank_loss(_pairs(extractor, images, fraction=1.0), config)
+
+
+@torch.no_grad()
+def _pairs(extractor: FeatureExtractor, images: LabelledImages, *, fraction: float) -> Tensor:
+    """Two views' embeddings of a share of the images, in an order of their own, [M, 2, D]."""
+    count = sum(kept_sizes(images.shard_sizes, fraction))
+    size = min(LARGEST_BATCH, count)
+    order = EpochOrder(images.shard_sizes, seed=HELDOUT_SEED, epoch=0, fraction=fraction)
+    numbers = order.sample_ids(0, count // size * size)
     numbers = _readable(extractor, images, numbers)
     is_split = len(numbers) >= world_size()
     own = np.array_split(numbers, world_size())[rank()] if is_split else numbers
     with evaluation_mode(extractor.network):
         in_parts = replace(extractor, batch_size=size)
         own_M2D = torch.stack(in_parts.two_views(images, own, seed=HELDOUT_SEED), dim=1)
-    pairs_M2D = gather_rows_of_any_number(own_M2D) if is_split else own_M2D
-    return bank_loss(pairs_M2D, config)
+    return gather_rows_of_any_number(own_M2D) if is_split else own_M2D
 
 
-def bank_loss(pairs_M2D: Tensor, config: HeldoutConfig) -> float:
-    """InfoNCE of pairs of query and key; the keys of the first images are the bank."""
+def bank_loss(pairs_M2D: Tensor, config: HeldoutConfig, others_M2D: Tensor | None = None) -> float:
+    """InfoNCE of pairs of query and key; the keys of the first images are the bank.
+
+    The pairs are the rest of the images, or others.
+    """
     bank = min(config.bank_size, len(pairs_M2D) // 2)
-    query_MD, key_MD = pairs_M2D[bank:].unbind(dim=1)
+    query_MD, key_MD = (pairs_M2D[bank:] if others_M2D is None else others_M2D).unbind(dim=1)
     loss, _ = info_nce(query_MD, key_MD, pairs_M2D[:bank, 1], temperature=config.temperature)
     return float(loss)

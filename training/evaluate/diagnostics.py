@@ -1,7 +1,8 @@
 """What the features of a frozen backbone are like, beside how well they classify.
 
 Invariance to masks (cosine of f(x) and f(masked x) over the masked share of foreground, background
-or all patches), alignment and uniformity, effective rank. None of them needs labels.
+or all patches), the same cosine of single cells of the feature map by their distance to the nearest
+masked one, alignment and uniformity, effective rank. None of them needs labels.
 
 Shapes: B batch, G grid side, N = G * G patches, M images that are looked at, D features.
 """
@@ -28,6 +29,7 @@ from training.evaluate.encoders import NamedEncoder
 from training.evaluate.features import in_batches
 from training.evaluate.intervals import mean_interval, percentile_interval, t_quantile
 from training.evaluate.labelled import evenly_chosen
+from training.evaluate.local_curve import cosines_by_distance, feature_map
 from training.evaluate.results import Result
 from training.randomness.draws import QUERY, sample_seeds, torch_seeds, view_number
 from training.views.fills import FILLS, UnmaskedView, sample_noise
@@ -61,7 +63,7 @@ def diagnostics(case: Case) -> list[Result]:
     features_MD = case.features_val[0].cpu()[torch.from_numpy(chosen_M)]
     with torch.no_grad():
         views = case.encoder.two_views(images, chosen_M, seed=seed)
-        cosines = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
+        cosines, local = mask_invariance(case, chosen_M, features_MD, grid=grid, fill=fill)
 
     apart_M = alignment(*views).double().numpy()
     even = uniformity(features_MD), uniformity_interval(features_MD, seed=seed)
@@ -76,6 +78,10 @@ def diagnostics(case: Case) -> list[Result]:
         values = cosine_I.numpy()
         cosine = float(values.mean()), mean_interval(values, seed=seed)
         found.append(("cosine", variant, cosine, {"masked_share_of_view": masked_share} | about))
+    for distance, means in sorted(local.items()):
+        cosine = float(np.mean(means)), mean_interval(means, seed=seed)
+        masked = {"fill": fill, "masked_ratio": min(config.ratios)}
+        found.append(("cosine", f"{distance} cells from a mask", cosine, masked))
     return [
         case.result(
             "diagnostics",
@@ -91,17 +97,20 @@ def diagnostics(case: Case) -> list[Result]:
 
 def mask_invariance(
     case: Case, numbers_M: NDArray[np.int64], features_MD: Tensor, *, grid: int, fill: str
-) -> dict[str, tuple[Tensor, float]]:
+) -> tuple[dict[str, tuple[Tensor, float]], dict[int, list[float]]]:
     """Mask views of images and compare their features with those of the unmasked views.
 
     Returns:
         By the kind of patches that may be masked (foreground, background, random) and the share of
         them that is: the cosine of f(x) and f(masked x) of each image that has such patches, and
-        the share of all patches that is masked (at equal shares kinds can be compared).
+        the share of all patches that is masked (at equal shares kinds can be compared). And
+        `cosines_by_distance` under random masks of the smallest share; empty without feature map.
     """
     extractor, size = case.encoder, case.encoder.view_size
     cosines: dict[str, list[Tensor]] = defaultdict(list)
     shares: dict[str, list[Tensor]] = defaultdict(list)
+    local: dict[int, list[float]] = defaultdict(list)
+    least = f"random {min(case.config.diagnostics.ratios):g}"
     own = features_MD.split(extractor.batch_size)
     for batch, own_BD in zip(in_batches(numbers_M, extractor.batch_size), own, strict=True):
         image01_BCSS, saliency_BGG = extractor.centre_views(case.val, batch, grid=grid)
@@ -116,14 +125,24 @@ def mask_invariance(
                 pixels = patches_to_pixels(mask_B1N, size).to(extractor.device)
                 seen_BCSS = FILLS[fill].apply(unmasked, pixels)
                 seen_BD = extractor.forward_prepared(seen_BCSS).float().cpu()
+                if least == f"{kind} {ratio:g}":
+                    maps = [
+                        feature_map(extractor.network, partial(extractor.forward_prepared, one))
+                        for one in (unmasked.prepared_BCHW, seen_BCSS)
+                    ]
+                    if maps[0] is not None and maps[1] is not None:
+                        found = cosines_by_distance(maps[0], maps[1], pixels.cpu())
+                        for distance, means in found.items():
+                            local[distance] += means
                 cosine_B = F.cosine_similarity(seen_BD, own_BD, dim=1)
                 cosines[f"{kind} {ratio:g}"].append(cosine_B[there_B])
                 shares[f"{kind} {ratio:g}"].append(mask_B1N.float().mean(dim=(1, 2))[there_B])
-    return {
+    whole = {
         variant: (torch.cat(parts), float(torch.cat(shares[variant]).mean()))
         for variant, parts in cosines.items()
         if any(len(part) for part in parts)
     }
+    return whole, local
 
 
 def fill_of(encoder: NamedEncoder) -> str:

@@ -102,14 +102,19 @@ def prime_log_weights(
 ) -> Tensor:
     """Logarithms of weights of hard negatives by rank: the most similar count most.
 
-    w = ((1 - bias) * (n - rank) / n + bias) ** power with rank 0 for the most similar of all n,
-    then all scaled by one factor so that the total of the weighted terms is that of the unweighted
-    ones: sum of w * exp(scale * s) = sum of exp(scale * s). After the importance-based reweighting
-    of Cao et al., "Prime Sample Attention in Object Detection", CVPR 2020, section 4.2, which ranks
-    detections and keeps the total of their losses.
+    Each anchor's most similar one comes first, these in the order of their similarity, then each
+    anchor's second, and so on: [[.9, .8], [.5, .1]] has the order .9, .5, .8, .1. With this rank,
+    0 to n - 1, w = ((1 - bias) * (n - rank) / n + bias) ** power, then all scaled by one factor so
+    that the total of the weighted terms is that of the unweighted ones: sum of w * exp(scale * s) =
+    sum of exp(scale * s). After Cao et al., "Prime Sample Attention in Object Detection", CVPR
+    2020, sections 4.1 and 4.2, which ranks the detections of each object first and then those of
+    equal rank of all objects, and keeps the total of their losses.
     """
     flat = similarity_AN.flatten()
-    rank = torch.argsort(torch.argsort(flat, descending=True, stable=True))
+    within_AN = torch.argsort(torch.argsort(similarity_AN, descending=True, stable=True), dim=1)
+    order = torch.argsort(flat, descending=True, stable=True)
+    order = order[torch.argsort(within_AN.flatten()[order], stable=True)]
+    rank = torch.argsort(order)
     share = (len(flat) - rank).to(flat.dtype) / len(flat)
     log_weight = power * torch.log((1.0 - bias) * share + bias)
     logits = scale * flat

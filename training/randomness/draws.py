@@ -99,13 +99,17 @@ def _purpose(view: Views, stream: Stream) -> NDArray[np.uint64]:
     return (views << np.uint64(32)) | np.uint64(stream)
 
 
-def sample_seeds(seed: int, epoch: int, sample_ids_B: NDArray[np.int64]) -> NDArray[np.uint64]:
+def sample_seeds(
+    seed: int, epoch: int | NDArray[np.int64], sample_ids_B: NDArray[np.int64]
+) -> NDArray[np.uint64]:
     """One 64-bit seed per sample and epoch, from which all its other draws follow.
 
-    The run's seed is any integer (taken modulo 2^64); the samples are row numbers.
+    The run's seed is any integer (taken modulo 2^64); the samples are row numbers. The epoch is the
+    same for all samples, or each has its own, `[B]`.
     """
     ids_B = np.asarray(sample_ids_B, dtype=np.int64).view(np.uint64)
-    return _fold(_fold(_fold(_word(0), _word(seed)), _word(epoch)), ids_B)
+    epochs = epoch.view(np.uint64) if isinstance(epoch, np.ndarray) else _word(epoch)
+    return _fold(_fold(_fold(_word(0), _word(seed)), epochs), ids_B)
 
 
 def stream_keys(seeds_B: NDArray[np.uint64], view: Views, stream: Stream) -> NDArray[np.uint64]:

@@ -73,7 +73,7 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
     here = ray.get_runtime_context().get_node_id()  # the preflight has checked this node
     nodes, knn = live_nodes(), config.knn
     labelled = (knn.val_shards, knn.train_shards) if knn.val_shards is not None else ()
-    roots = (config.shards, config.selection, *labelled)
+    roots = (config.shards, config.selection, *config.replay.shards, *labelled)
     digests = digests_of([root for root in roots if root is not None])
     found = [node for node in nodes if node.identity == here]
     with token_in(config.out) as token:

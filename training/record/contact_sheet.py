@@ -58,7 +58,7 @@ def write_contact_sheet(
     damaged = {damage.position for damage in batch.damages}
     sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
     for line, row in enumerate(sound[:rows]):
-        image, saliency = dataset.reader.read_pixels(int(batch.sample_ids_B[row]))
+        image, saliency = dataset.read_pixels(int(batch.sample_ids_B[row]))
         query = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
         foreground = _dim(query, inputs.foreground[QUERY][row].numpy())
         tiles = [_letterbox(image), _letterbox(heat(image, saliency)), _tile(foreground)]

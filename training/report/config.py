@@ -15,12 +15,12 @@ NEEDED_PACKAGE = {"tsne": ("sklearn", "scikit-learn"), "umap": ("umap", "umap-le
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """One HTML file that shows a shard set, a run or a sweep.
+    """One HTML file that shows a shard set, a run, a sweep or a stream.
 
     It needs no network and nothing beside it.
 
     Attributes:
-        folder: Folder of a shard set, a pretraining run or a sweep.
+        folder: Folder of a shard set, a pretraining run, a sweep or a stream.
         out: File to write; none: report.html in that folder. An earlier report is replaced.
         images: Images of a shard set to show, from 1 to 240, and a quarter as many of the most and
             of the least salient. A run shows a sixth as many.

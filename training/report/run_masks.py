@@ -9,8 +9,9 @@ import torch
 
 from pipeline.core.errors import check
 from pipeline.saliency.mask_generator import MaskGenerator, load_generator
-from training.config.derived import declared_views, stream_config
+from training.config.derived import declared_views, replayed_sets, stream_config
 from training.core.schedules import Moment
+from training.data.order import ROWS
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
 from training.record.contact_sheet import displayed, shown_views
@@ -39,7 +40,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
     check(not run.problems, "; ".join(run.problems))
     redrawn, epochs = Redrawn(run), shown_epochs(run)
     groups = {view_group(view.name) for view in declared_views(redrawn.config)}
-    samples = redrawn.whole.sample_ids(0)[:count].tolist()
+    samples = [one for one in redrawn.whole.sample_ids(0).tolist() if one <= ROWS][:count]
     cards, broken = or_problems(partial(_card, redrawn, epochs), samples)
     return {
         "epochs": [epoch + 1 for epoch in epochs],
@@ -70,7 +71,8 @@ class Redrawn:
         if run.config.masks.strategy == "learned":
             self.generator = load_generator(run.folder)
         stream = replace(stream_config(run.config), on_damaged="raise", views=self.views_shown)
-        self._dataset = partial(BatchDataset, run.config.shards, run.info, stream)
+        old, parts = replayed_sets(run.config), (run.config.shards, run.info, stream)
+        self._dataset = partial(BatchDataset, *parts, replayed=old)
         self.whole = self._dataset(rank=0, world_size=1)
 
     def views(self, sample: int, epoch: int) -> tuple[EncoderInputs, int] | None:

@@ -34,7 +34,10 @@ CURVES: dict[str, Curves] = {
     "learning": {
         "Loss, nats (means over the steps between two records)": {"loss": "loss"},
         "kNN accuracy (weighted, top-1), %": {"knn": "kNN"},
-        "Held-out contrastive loss, nats": {"heldout_loss": "held-out loss"},
+        "Held-out contrastive loss, nats": {
+            "heldout_loss": "held-out loss",
+            "seen_loss": "on seen images",
+        },
         "Queries whose own key is the most similar, share": {"instance_accuracy": "share"},
         "Spread of the embeddings (0: collapsed to one point)": {"embedding_spread": "spread"},
         "Learning rate": {"lr": "learning rate"},

@@ -27,6 +27,7 @@ FEW_VALUES = 6
 """Up to so many different numbers are each a group and each a tick."""
 TITLES = {"knn": ("kNN", "%"), "heldout_loss": ("held-out loss", "nats")}
 """Names and units of the objectives of a sweep."""
+SEEN = {"seen_loss": ("the same loss on seen images", "nats")}
 
 
 class SweepState(NamedTuple):
@@ -233,7 +234,7 @@ def scaling_charts(sweep: SweepState) -> list[Chart]:
     One line per number of epochs; trials with the same values are averaged.
     """
     charts = []
-    for metric, words in TITLES.items():
+    for metric, words in (TITLES | SEEN).items():
         title, curves = ", ".join(words), {}
         trials = [trial for trial in finished(sweep.trials) if metric in trial.values]
         for epochs in dict.fromkeys(trial.point.get("epochs") for trial in trials):

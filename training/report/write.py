@@ -19,8 +19,10 @@ from training.report.config import ReportConfig
 from training.report.run_page import run_page
 from training.report.shard_set_page import shard_set_page
 from training.report.state import read_object
+from training.report.stream_page import stream_page
 from training.report.sweep_page import sweep_page
 from training.report.wording import count, figure, percent, setting
+from training.stream.forgetting import FORGETTING_FILE
 from training.sweep.config import SWEEP_FILE
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,6 +30,7 @@ PAGES: dict[str, tuple[str, Callable[[ReportConfig], dict[str, Any]]]] = {
     "shard set": ("shard_set.html", shard_set_page),
     "run": ("run.html", run_page),
     "sweep": ("sweep.html", sweep_page),
+    "stream": ("stream.html", stream_page),
 }
 """Template and what fills it. A new kind of report: a file beside `run_page.py`, a template, a
 line here and one in `kind_of`."""
@@ -42,10 +45,11 @@ def kind_of(folder: Path) -> str:
     Raises `InputError` if there is no such folder, or it holds nothing to report.
     """
     what = "is a file" if folder.exists() else "does not exist"
-    wanted = "wanted the folder of a shard set, a run or a sweep"
+    wanted = "wanted the folder of a shard set, a run, a sweep or a stream"
     check(folder.is_dir(), f"{folder} {what}: {wanted}")
-    if (folder / SWEEP_FILE).is_file():
-        return "sweep"
+    for kind, file in (("sweep", SWEEP_FILE), ("stream", FORGETTING_FILE)):
+        if (folder / file).is_file():
+            return kind
     is_checkpoint = (folder / STATE_FILE).is_file()
     check(not is_checkpoint, f"{folder} is a checkpoint: name the run that it belongs to")
     if (folder / CONFIG_FILE).is_file():
@@ -55,7 +59,7 @@ def kind_of(folder: Path) -> str:
         return "shard set"
     raise InputError(
         f"{folder} holds neither a shard set ({DATASET_FILE}), nor a run ({CONFIG_FILE} of "
-        f"jobs/pretrain.py), nor a sweep ({SWEEP_FILE})"
+        f"jobs/pretrain.py), nor a sweep ({SWEEP_FILE}), nor a stream ({FORGETTING_FILE})"
     )
 
 

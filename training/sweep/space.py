@@ -138,13 +138,14 @@ class NamedSpace:
 
 
 def mask_ratio(base: PretrainConfig) -> NamedSpace:
-    """Ranges of the masking ratio of the query and of the hard negatives: a grid of 12.
+    """Ranges of the masking ratio of the query and of the hard negatives: a grid of 15.
 
-    The query is masked, by strategy balanced if the base masks nothing.
+    The query is masked, by strategy balanced if the base masks nothing. Its last range is the ratio
+    of masked autoencoders, 75 % (arXiv 2111.06377); with strategy random it is their mask.
     """
     if base.masks.strategy == "none":
         base = replace(base, masks=replace(base.masks, strategy="balanced"))
-    query = "masks.query_ratio=0.05:0.15,0.05:0.25,0.15:0.35,0.25:0.5"
+    query = "masks.query_ratio=0.05:0.15,0.05:0.25,0.15:0.35,0.25:0.5,0.75"
     return NamedSpace(
         base, parse_space(grid=[query, "masks.negative_ratio=0.2:0.4,0.4:0.7,0.7:0.9"])
     )
@@ -166,10 +167,12 @@ def mask_full(base: PretrainConfig) -> NamedSpace:
 def data_scaling(base: PretrainConfig) -> NamedSpace:
     """Share of the data times epochs: a grid of 12 whose trials all run to their end.
 
-    Measures the held-out loss, on the shards of the kNN check if no others are given.
+    Measures the held-out loss, on the shards of the kNN check if no others are given, and the same
+    loss on seen images. An epoch has as many steps at every share, and so has a trial.
     """
-    if base.heldout.shards is None:
-        base = replace(base, heldout=replace(base.heldout, shards=base.knn.val_shards))
+    held = base.heldout.shards or base.knn.val_shards
+    heldout = replace(base.heldout, shards=held, seen=held is not None)
+    base = replace(base, heldout=heldout, epoch_steps="all")
     epochs = {str(max(1, base.epochs // part)): None for part in (4, 2, 1)}
     space = parse_space(grid=["data_fraction=0.125,0.25,0.5,1.0", f"epochs={','.join(epochs)}"])
     return NamedSpace(base, space, scheduler="none")

@@ -199,12 +199,18 @@ def attmask_low(view: StrategyInputs) -> Tensor:
 def attmask_hint(view: StrategyInputs) -> Tensor:
     """The most salient patches, of which a few of the very most salient are shown again.
 
-    Of k masked patches floor(show * k) are shown, drawn from the floor(show * N) most salient ones.
+    Of k masked patches ceil(show * k) are shown, drawn from the ceil(show * N) most salient ones:
+    rounded down, small grids would often show none. After AttMask's hint (arXiv 2203.12719, section
+    3.3), with two departures: the order is that of stored saliency, not of a teacher's attention,
+    and the ratio is drawn for each image.
     """
     patches = view.saliency_BN.shape[1]
     rank_BCN, count_B11 = _saliency_ranks(view, descending=True), _count(view)
-    shown_B11 = torch.floor(view.show * count_B11.to(torch.float64)).to(torch.int64)
-    pool_B11 = torch.minimum(shown_B11.clamp(min=int(view.show * patches)), count_B11)
+    # Without the rounding, 0.1 * 30 would be 3.0000000000000004, and 4 patches.
+    shown_B11 = torch.ceil((view.show * count_B11.to(torch.float64)).round(decimals=9))
+    shown_B11 = shown_B11.to(torch.int64)
+    least = math.ceil(round(view.show * patches, 9))
+    pool_B11 = torch.minimum(shown_B11.clamp(min=least), count_B11)
     candidates_BCN = torch.where(rank_BCN < pool_B11, view.scores_BCN, 2.0)
     drawn_BCN = torch.argsort(torch.argsort(candidates_BCN, dim=-1, stable=True), dim=-1)
     return (rank_BCN < count_B11) & (drawn_BCN >= shown_B11)

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.core.errors import DamagedSample, InputError
 from pipeline.images.preprocessing import Preprocessing
+from pipeline.shardset.manifest import load_dataset_info
 from tests.runs import small_run
 from tests.shard_sets import damage_images, write_images, write_shard_set
 from tests.training.evaluate.cases import CPU, SIZE, Colours, Normed, extractor_of, left_alone
 from training.config.settings import HeldoutConfig
+from training.data.order import EpochOrder, num_used
 from training.encoders.encoder import Backbone, build_backbone
 from training.evaluate import checks
 from training.evaluate.frozen import knn_predict
@@ -150,6 +153,42 @@ def test_the_loss_is_that_of_each_query_against_its_key_and_the_bank() -> None:
         bank = sum(math.exp(float(query @ pairs[k, 1]) / 0.2) for k in range(3))
         losses.append(-math.log(positive / (positive + bank)))
     assert checks.bank_loss(pairs, config) == pytest.approx(sum(losses) / 4, rel=1e-5)
+    again = checks.bank_loss(pairs, config, pairs[3:5])  # other pairs, the same bank
+    assert again == pytest.approx(sum(losses[:2]) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 1.0])
+def test_seen_images_are_the_same_whatever_share_of_them_is_used(
+    shards: Path, tmp_path: Path, fraction: float
+) -> None:
+    """Against the bank of the held-out images."""
+    write_shard_set(tmp_path, num_images=5, labels=False, first_number=900)
+    encoder, seen = Encoder().eval(), Preprocessing(view_size=16, resize=18)
+    settings = HeldoutConfig(shards=tmp_path, seen=True)
+    config = replace(small_run(shards, tmp_path), data_fraction=fraction, heldout=settings)
+    held, train = stored_images(tmp_path), stored_images(shards)
+    found = [
+        checks.heldout_figures(extractor_of(encoder, seen), held, train, one)
+        for one in (config, replace(config, data_fraction=0.99))
+    ]
+    assert found[0] == found[1]
+    assert found[0].keys() == {"heldout_loss", "seen_loss"}
+    assert found[0]["seen_loss"] != found[0]["heldout_loss"]
+    plain = replace(config, heldout=replace(settings, seen=False))
+    figures = checks.heldout_figures(extractor_of(encoder, seen), held, train, plain)
+    assert figures == {"heldout_loss": found[0]["heldout_loss"]}
+    used = EpochOrder(train.shard_sizes, seed=0, epoch=0, fraction=fraction)
+    own = set(used.sample_ids(0, num_used(load_dataset_info(shards), fraction)).tolist())
+    asked: set[int] = set()
+
+    def image(number: int) -> NDArray[np.uint8]:
+        asked.add(number)
+        return train.image(number)
+
+    spied = replace(train, image=image)
+    checks.heldout_figures(extractor_of(encoder, seen), held, spied, config)
+    assert asked <= own
+    assert len(asked) in (5, 6)  # of every shard its share, rounded up
 
 
 def test_it_is_the_same_every_time_and_leaves_the_network_as_it_is(shards: Path) -> None:

@@ -201,7 +201,8 @@ def test_prime_weights_are_the_slow_reference(
     )
     assert not log_weights.requires_grad
     flat = similarity.flatten().tolist()
-    hardest_first = sorted(flat, reverse=True)
+    own = [sorted(row, reverse=True) for row in similarity.tolist()]
+    hardest_first = [s for nth in zip(*own, strict=True) for s in sorted(nth, reverse=True)]
     raw = [
         ((1 - bias) * (len(flat) - hardest_first.index(s)) / len(flat) + bias) ** power
         for s in flat
@@ -210,6 +211,17 @@ def test_prime_weights_are_the_slow_reference(
     factor = sum(terms) / sum(w * t for w, t in zip(raw, terms, strict=True))
     expected = torch.tensor([w * factor for w in raw], dtype=torch.float64).view_as(similarity)
     torch.testing.assert_close(log_weights.exp(), expected)
+
+
+def test_prime_weights_rank_within_an_image_first_and_then_among_equals() -> None:
+    def order(similarity: list[list[float]]) -> list[float]:
+        rows = torch.tensor(similarity, dtype=torch.float64)
+        weights = prime_log_weights(rows, scale=1.0, power=1.0, bias=0.0).flatten()
+        return rows.flatten()[weights.argsort(descending=True)].tolist()
+
+    assert order([[0.9, 0.8], [0.5, 0.1]]) == [0.9, 0.5, 0.8, 0.1]
+    assert order([[0.1, 0.5], [0.8, 0.9]]) == [0.9, 0.5, 0.8, 0.1]
+    assert order([[0.9], [0.8], [0.95]]) == [0.95, 0.9, 0.8]  # one of each image
 
 
 @BOTH

@@ -73,7 +73,7 @@ def test_every_trial_of_every_named_space_can_be_configured(name: str, method: s
     base = find_recipe("moco_v2_small")(Path("/s"), Path("/o"))
     named = find_space(name, with_fields(base, {"knn.val_shards": "/v", "method": method}))
     sweep = make_sweep(named, SearchOptions())
-    assert sweep.num_trials == {"mask_ratio": 12, "mask_full": 24, "data_scaling": 12}[name]
+    assert sweep.num_trials == {"mask_ratio": 15, "mask_full": 24, "data_scaling": 12}[name]
     configs = [trial_config(named.base, n, point) for n, point in enumerate(sweep.points())]
     assert len({str(config) for config in configs}) == sweep.num_trials
     rho = "rho" in " ".join(named.space)
@@ -87,8 +87,15 @@ def test_named_spaces_prepare_their_base() -> None:
     assert find_space("mask_full", base).base == base
     assert find_space("mask_ratio", base).base.masks.strategy == "balanced"
     shuffled = with_fields(base, {"masks.strategy": "shuffled", "heldout.shards": "/h"})
-    assert [find_space(name, shuffled).base for name in SPACES] == [shuffled] * 3
+    assert [find_space(name, shuffled).base for name in ("mask_ratio", "mask_full")] == [
+        shuffled
+    ] * 2
+    scaling = find_space("data_scaling", shuffled)
+    assert scaling.base.heldout.shards == Path("/h")
     scaling = find_space("data_scaling", base)
+    assert (scaling.base.heldout.seen, scaling.base.epoch_steps) == (True, "all")
+    ratios = find_space("mask_ratio", base).space["masks.query_ratio"].values
+    assert with_fields(base, {"masks.query_ratio": ratios[-1]}).masks.query_ratio == (0.75, 0.75)
     assert (scaling.base.heldout.shards, scaling.scheduler) == (Path("/v"), "none")
     assert scaling.space["epochs"] == Domain("grid", (5, 10, 20))
 

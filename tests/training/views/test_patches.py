@@ -157,8 +157,8 @@ def test_attmask_is_the_slow_reference(seed: int, ratio: float, show: float, pat
     saliency = random_scores(seed, 2, patches)
     view = view_of(saliency, ratio, seed=seed, show=show)
     count = int(patches * ratio)
-    shown = int(show * count)
-    pool = min(max(int(show * patches), shown), count)
+    shown = math.ceil(round(show * count, 9))
+    pool = min(max(math.ceil(round(show * patches, 9)), shown), count)
     for image in range(2):
         ranked = sorted(range(patches), key=lambda p: -float(saliency[image, p]))
         for channel in range(3):
@@ -171,6 +171,15 @@ def test_attmask_is_the_slow_reference(seed: int, ratio: float, show: float, pat
                 (attmask_hint, set(ranked[:count]) - set(revealed[:shown])),
             ):
                 assert set(strategy(view)[image, channel].nonzero().flatten().tolist()) == expected
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.15, 0.2, 0.5])
+def test_a_hint_shows_something_in_every_view_of_a_small_grid(ratio: float) -> None:
+    view = view_of(random_scores(1, 4, 49), ratio, seed=1, show=0.1)
+    masked = attmask_high(view).sum(dim=-1)
+    assert (
+        attmask_hint(view).sum(dim=-1) == masked - math.ceil(round(0.1 * int(49 * ratio), 9))
+    ).all()
 
 
 @pytest.mark.parametrize("strategy", [attmask_high, attmask_low, attmask_hint])
