@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.core.errors import ImageError, InputError, check
 from pipeline.core.image_names import IMAGE_SUFFIXES
-from pipeline.images.codecs import decode_source
+from pipeline.images.source_image import decode_source
 from pipeline.saliency.interface import (
     MAX_ASPECT,
     Image,

@@ -10,7 +10,7 @@ from pipeline.core.errors import InputError, check
 from pipeline.demo.pictures import DRAWING_VERSION, KINDS, SIDE, SPLITS, encoded_picture
 from pipeline.sources.listing import DataStore, Listing, Row, SourceOptions
 from pipeline.storage.storage import SYNTHETIC
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import File, Store, StoreError
 
 NUMBERS = {"n": (1, None), "seed": (0, 0), "side": (16, SIDE)}
 """Parameters that are whole numbers: their least value and their default."""
@@ -53,16 +53,16 @@ class SyntheticStore(Store):
         data = encoded[suffix == MASK_SUFFIX]
         return data[offset : None if length is None else offset + length]
 
-    def size(self, name: str) -> int | None:
-        """The size of a picture, which is drawn for it; None if there is none of that name."""
+    def find(self, name: str) -> File | None:
+        """A picture, which is drawn for its size; None if there is none of that name."""
         with suppress(FileNotFoundError):
-            return len(self.read(name))
+            return File(name, len(self.read(name)), 0)
         return None
 
-    def files(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """The names of all pictures; their sizes are not known."""
+    def files(self, prefix: str = "") -> Iterator[File]:
+        """The names of all pictures; their sizes are not known, and given as -1."""
         names = map(self.name, range(self.n))
-        return ((name, -1) for name in names if name.startswith(prefix))
+        return (File(name, -1, 0) for name in names if name.startswith(prefix))
 
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """Refused, and so is `remove`."""

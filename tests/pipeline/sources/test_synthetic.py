@@ -11,7 +11,7 @@ from PIL import Image
 from jobs.cli import absolute_paths
 from pipeline.core.errors import InputError
 from pipeline.demo.pictures import KINDS, make_demo_pictures
-from pipeline.images.codecs import decode_source
+from pipeline.images.source_image import decode_source
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.reader import ShardSetReader
