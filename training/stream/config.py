@@ -59,8 +59,9 @@ class Stream:
             images: of each stage's set.
             epoch_steps: so many steps count as an epoch: those of all stages' epochs together.
         """
-        base = self.base
-        share = sum(images[1:]) / sum(images)
+        base, others = self.base, sum(images[1:])
+        least = 1 / base.batch_size  # of a batch: one image
+        share = min(max(others / sum(images), least), 1 - least) if others else 0.0
         everything = ReplayConfig(shards=self.stages[1:], share=share, keep=base.data_fraction)
         return replace(
             base,

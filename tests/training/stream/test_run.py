@@ -96,6 +96,8 @@ def test_a_stage_starts_from_the_one_before_and_replays_all_before_it(tmp_path: 
     assert [stage.replay for stage in stages] == [ReplayConfig(share=0)] * 2
     joint = stream.joint_run([60, 30, 10], 77)
     assert joint.replay == ReplayConfig(shards=sets[1:], share=0.4, keep=1.0)
+    assert stream.joint_run([9000, 1, 1], 77).num_replayed == 1
+    assert stream.joint_run([60], 77).num_replayed == 0
     assert (joint.epoch_steps, joint.out.name, joint.anchor.kind) == (77, "joint", "none")
 
 
