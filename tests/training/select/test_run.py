@@ -1,6 +1,6 @@
 """A selection from pool and encoders: what it finds, what goes on, what is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,12 @@ def test_like_images_are_found_and_a_broken_off_choice_goes_on(
     for file in files[1:]:
         file.unlink()
     asked: list[Sequence[int]] = []
-    again = choose(config, lambda make, numbers: (asked.append(numbers), *map(make(), numbers)))
+
+    def noted(make: Callable[[], Callable[[int], None]], numbers: Sequence[int]) -> Iterable[None]:
+        asked.append(numbers)
+        return map(make(), numbers)
+
+    again = choose(config, noted)
     assert asked == [[1, 2]]
     assert [file.read_bytes() for file in files] == before
     assert again.digest == first.digest
