@@ -130,7 +130,10 @@ def measure(config: SelectionConfig, seed: int) -> None:
 def report(records: list[Record]) -> str:
     """A Markdown table: means over the seeds, and their t intervals of 95 %."""
     columns = list(records[0]["figures"]) if records else []
-    lines = [f"| score, diversity | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2)]
+    lines = [
+        f"| score, diversity | seeds | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
     for arm in dict.fromkeys(record["arm"] for record in records):
         found = [record["figures"] for record in records if record["arm"] == arm]
         cells = [arm, str(len(found))]

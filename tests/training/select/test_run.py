@@ -1,5 +1,6 @@
 """A selection from pool and encoders: what it finds, what goes on, what is refused."""
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(folder: Path, out: Path, **changes: Any) -> ChooseConfig:  # noqa: ANN401
-    given = {"pool": folder / "pool", "target": folder / "target", "out": out, "clusters": 4}
-    encoders = {"checkpoint": folder / "export"}
-    return ChooseConfig(
-        **(given | ({} if changes.get("score") == "random" else encoders) | changes)
-    )
+    given: dict[str, Any] = {"pool": folder / "pool", "target": folder / "target", "out": out}
+    if changes.get("score") != "random":
+        given["checkpoint"] = folder / "export"
+    return ChooseConfig(**(given | {"clusters": 4} | changes))
 
 
 def scores_of(config: ChooseConfig) -> list[float]:
@@ -57,9 +57,14 @@ def test_like_images_are_found_and_a_broken_off_choice_goes_on(
     before = [file.read_bytes() for file in files]
     for file in files[1:]:
         file.unlink()
-    scored: list[int] = []
-    again = choose(config, lambda make, numbers: map(make(), scored.extend(numbers) or numbers))
-    assert scored == [1, 2]
+    asked: list[Sequence[int]] = []
+
+    def noted(make: Callable[[], Callable[[int], None]], numbers: Sequence[int]) -> Iterable[None]:
+        asked.append(numbers)
+        return map(make(), numbers)
+
+    again = choose(config, noted)
+    assert asked == [[1, 2]]
     assert [file.read_bytes() for file in files] == before
     assert again.digest == first.digest
     # Another budget scores nothing; another seed of the clusters scores anew.
