@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import IO, Any
 
-from webdataset.tariterators import base_plus_ext, group_by_keys
-
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import IMAGE_SUFFIXES, kind_of
 from pipeline.sources.listing import DataStore, Ignored, Listing, Row, SourceOptions
@@ -79,6 +77,8 @@ class _TarReader:
         self._ignored: list[Ignored] = []
 
     def rows(self, tar: tarfile.TarFile) -> Iterator[Row | Ignored]:
+        from webdataset.tariterators import group_by_keys  # it imports torch
+
         seen: set[str] = set()
         samples = group_by_keys(self._members(tar))
         while True:
@@ -103,6 +103,8 @@ class _TarReader:
             yield from self._sample_rows(sample)
 
     def _members(self, tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
+        from webdataset.tariterators import base_plus_ext
+
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them in memory
             if member.isdir():
