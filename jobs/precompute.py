@@ -7,8 +7,9 @@ from typing import Annotated
 
 from jobs.cli import UNNAMED, absolute_paths, conclude, main, parse
 from pipeline.core.errors import InputError
-from pipeline.core.progress import say
+from pipeline.core.progress import numbered, say
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.local_job import builder
 from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import VerifyConfig, verify_set
 
@@ -26,35 +27,40 @@ class PrecomputeOptions:
     Attributes:
         verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
             named.
+        local: Make the shards in processes of this machine, without Ray. So it is by default where
+            RAY_ADDRESS names no cluster and at most 1,000 images are left to be made.
+        ray: Make them on Ray, however few they are.
         processes: How many shards are read back at once, 0 or more; 0: one for each core.
     """
 
     base: Annotated[PrecomputeConfig, UNNAMED]
     verify: str | Path | None = None
+    local: bool = False
+    ray: bool = False
     processes: int = 0
 
     def __post_init__(self) -> None:
         if self.processes:
-            raise InputError("--processes is for --verify; shards are made on all of Ray's cores")
+            raise InputError("--processes is for --verify; shards are made on all cores")
+        if self.local and self.ray:
+            raise InputError("--local and --ray: give one of them")
 
 
 def run() -> int:
     """Parse the command line and precompute, or verify."""
     if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
         return verify(absolute_paths(parse(VerifyConfig, "jobs/precompute.py"), "verify"))
-    brief = ("verify", *(f"base.{name}" for name in BRIEF))
+    brief = ("verify", "local", *(f"base.{name}" for name in BRIEF))
     options = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
     config = absolute_paths(options.base, "data", "out", "masks")
-    # Ray takes seconds to import: only where it is used.
-    from pipeline.precompute.ray_job import build_on_ray
-
-    info = run_precompute(config, build_on_ray)
+    info = run_precompute(config, builder(local=options.local, on_ray=options.ray))
     counts = {"images": info.num_images, "shards": len(info.shards), "rejected": info.num_rejected}
     digests = {"classes": list(info.class_names), "plan_digest": info.plan_digest}
     out = shown(config.out)
     conclude(
         {"out": config.out, **counts, **digests},
-        f"results    {info.num_images} images in {len(info.shards)} shards: {out} "
+        f"results    {numbered(info.num_images, 'image')} in "
+        f"{numbered(len(info.shards), 'shard')}: {out} "
         f"(next: jobs/pretrain.py --shards {out} --out RUN; jobs/report.py shows them)",
     )
     return 0

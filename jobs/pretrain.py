@@ -5,7 +5,7 @@ import sys
 
 from jobs.cli import conclude, main
 from jobs.pretrain_options import read_command_line
-from pipeline.core.progress import say
+from pipeline.core.progress import numbered, say
 from pipeline.shardset.manifest import load_dataset_info
 from training.data.selection import read_selection
 
@@ -18,7 +18,8 @@ def run() -> None:
         num_images = len(read_selection(config.selection).numbers)
     say(
         f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
-        f"{num_images} images of {config.shards} for {config.epochs} epochs, into {config.out}: "
+        f"{numbered(num_images, 'image')} of {config.shards} for "
+        f"{numbered(config.epochs, 'epoch')}, into {config.out}: "
         f"masks {config.masks.strategy}, fill {config.fill}"
     )
     # Torch and Ray take seconds to import: after the command line, and only where they are used.

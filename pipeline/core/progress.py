@@ -110,6 +110,11 @@ def show(standing: Standing) -> None:
         _listener.show(standing)
 
 
+def numbered(count: int, one: str) -> str:
+    """A number with its noun: 1 shard, 2 shards; every noun here has a plural in s."""
+    return f"{count} {one}{'' if count == 1 else 's'}"
+
+
 def track(
     items: Iterable[Item],
     work: str,

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
+from pipeline.core.progress import numbered
 from pipeline.precompute.amend import versions_file, versions_of, write_versions
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig
 from pipeline.precompute.history import (
@@ -102,8 +103,8 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
     last = of_set[max(of_set)]
     num_images = sum(plan.num_images for plan in plans.values())
     num_shards = sum(plan.num_shards for plan in plans.values())
-    known = f"{num_known} images that the set has already, and " if num_known else ""
-    labels = f"{len(last.class_names)} classes"
+    known = f"{numbered(num_known, 'image')} that the set has already, and " if num_known else ""
+    labels = f"{len(last.class_names)} classes" if len(last.class_names) != 1 else "1 class"
     if not last.class_names:
         labels = f"no labels{_because(images)}"
     return Work(
@@ -115,8 +116,9 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
         num_kept_rejected=num_kept_rejected,
         ignored=describe_ignored(images.ignored),
         began_before=began_before,
-        summary=f"{known}{num_images} images ({labels}), {describe_ignored(images.ignored)}; "
-        f"{num_shards} shards with saliency ({config.saliency}) go to {out.url}",
+        summary=f"{known}{numbered(num_images, 'image')} ({labels}), "
+        f"{describe_ignored(images.ignored)}; {numbered(num_shards, 'shard')} with saliency "
+        f"({config.saliency}) for {out.url}",
     )
 
 

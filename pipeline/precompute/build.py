@@ -145,6 +145,20 @@ def rehearse(job: ShardJob, row: pa.RecordBatch, limit: Limit = nullcontext) -> 
     _levels(job, [decoded], limit)
 
 
+def looks_whole(job: ShardJob) -> bool:
+    """Whether a shard has its manifest, its rejected list, and a tar of the right size."""
+    record = read_record(job.out, job.name)
+    tar = shard_file(job.name)
+    if record is None or record.plan_digest != job.plan_digest:
+        return False
+    if job.out.size(tar) != record.shard.num_bytes:
+        return False
+    try:
+        return read_rejected(job.out, job.name).num_rows == record.num_rejected
+    except SetError:
+        return False
+
+
 def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
     """Whether tar and rejected list are as the manifest, written last, says.
 
@@ -152,12 +166,7 @@ def _is_whole(job: ShardJob, record: ShardRecord) -> bool:
     its size is enough.
     """
     tar = shard_file(job.name)
-    if record.plan_digest != job.plan_digest or job.out.size(tar) != record.shard.num_bytes:
-        return False
-    try:
-        if read_rejected(job.out, job.name).num_rows != record.num_rejected:
-            return False
-    except SetError:
+    if not looks_whole(job):
         return False
     if job.out.is_remote:
         return True

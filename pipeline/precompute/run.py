@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 
 from pipeline.core.errors import InputError, write_error
-from pipeline.core.progress import Standing, say, show
+from pipeline.core.progress import Standing, numbered, say, show
 from pipeline.precompute.begin import begin, discard_begun
 from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
@@ -121,11 +121,13 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) ->
     made = [shard for shard in built if shard.rebuilt]
     num_read = sum(shard.num_sources for shard in made)
     reasons = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
-    say(f"{info.num_images} rows in {len(info.shards)} shards at {out.url}")
+    shards = numbered(len(info.shards), "shard")
+    say(f"{numbered(info.num_images, 'row')} in {shards} at {out.url}")
     say(f"{info.num_rejected} rejected{reasons}, {work.ignored}")
     say(
-        f"{len(made)} shards made, {len(built) - len(made)} were whole and skipped; {num_read} "
-        f"images read in {seconds:.1f} s, {num_read / max(seconds, 1e-9):.0f} images/s"
+        f"{numbered(len(made), 'shard')} made, {len(built) - len(made)} skipped as whole; "
+        f"{numbered(num_read, 'image')} read in {seconds:.1f} s, "
+        f"{num_read / max(seconds, 1e-9):.0f} images/s"
     )
     return info
 

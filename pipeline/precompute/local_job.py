@@ -1,0 +1,71 @@
+"""Make shards in child processes of this machine, without Ray: the same bytes, at once."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
+
+from pipeline.precompute.build import BuiltShard, ShardJob, looks_whole
+from pipeline.precompute.isolation import Isolation
+from pipeline.precompute.plan import planned_rows
+from pipeline.precompute.run import Builder
+
+MOST_LOCAL_IMAGES = 1000
+"""Up to here a start of Ray takes longer than the work."""
+
+
+def build_locally(
+    jobs: Sequence[ShardJob], num_processes: int | None = None
+) -> Iterator[BuiltShard]:
+    """Make shards in as many processes as there are cores, by default; yields them in any order.
+
+    Raises:
+        InputError, OSError: as `Isolation.build`; shards that are made by then stay.
+    """
+    number = max(1, min(len(jobs), num_processes or len(os.sched_getaffinity(0))))
+    idle: SimpleQueue[Isolation] = SimpleQueue()
+    processes = [Isolation() for _ in range(number)]
+    for process in processes:
+        idle.put(process)
+
+    def build(job: ShardJob) -> BuiltShard:
+        process = idle.get()
+        try:
+            return process.build(job)
+        finally:
+            idle.put(process)
+
+    pool = ThreadPoolExecutor(number)
+    try:
+        for done in as_completed([pool.submit(build, job) for job in jobs]):
+            yield done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.close()
+        pool.shutdown()
+
+
+def build_where_it_is_quicker(jobs: Sequence[ShardJob]) -> Iterable[BuiltShard]:
+    """Make few images here, and many on Ray; shards that look whole are no work."""
+    num_images = 0
+    for job in jobs:
+        if not looks_whole(job):
+            num_images += planned_rows(job.out, job.number, job.generation).num_rows
+        if num_images > MOST_LOCAL_IMAGES:
+            return build_on_ray(jobs)
+    return build_locally(jobs)
+
+
+def build_on_ray(jobs: Sequence[ShardJob]) -> Iterable[BuiltShard]:
+    """Make the shards on Ray, which takes seconds to import: only where it is used."""
+    from pipeline.precompute import ray_job
+
+    return ray_job.build_on_ray(jobs)
+
+
+def builder(*, local: bool, on_ray: bool) -> Builder:
+    """Who makes shards: by default Ray where RAY_ADDRESS names a cluster, else who is quicker."""
+    if local:
+        return build_locally
+    return build_on_ray if on_ray or os.environ.get("RAY_ADDRESS") else build_where_it_is_quicker
