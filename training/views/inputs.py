@@ -224,7 +224,8 @@ def _unmasked(batch: HostBatch, view: ViewSpec, fill: Fill) -> UnmaskedView:
     """A whole batch of a view before it is masked, in memory of its own."""
     assert view.masker is not None
     image_BCHW, prepared_BCHW = _prepared(batch.crops[view.crop.name], fill, slice(None))
-    size, std = tuple(image_BCHW.shape[1:]), view.masker.noise_std
+    side, std = view.crop.cut.size, view.masker.noise_std
+    size = image_BCHW.shape[1], side, side
     noise = partial(sample_noise, batch.noise_seeds_B, view=view.name, size=size, std=std)
     return UnmaskedView(prepared_BCHW, image_BCHW, noise)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,12 +48,17 @@ class Given(MaskGenerator):
 
 
 def masker_of(
-    logits: Tensor | None = None, *, mix: float = 1.0, kind: str = "topk", **masks: object
+    logits: Tensor | None = None,
+    *,
+    mix: float = 1.0,
+    kind: str = "topk",
+    **masks: Any,  # noqa: ANN401
 ) -> LearnedMasker:
     """A bound masker; without logits those of random ones, for each image its own."""
     maps = 4 if kind == "slots" else 1
     given = torch.randn(BATCH, maps, GRID, GRID) if logits is None else logits
-    made = {"learned": LearnedConfig(kind=kind), "count": "matched", **masks}  # type: ignore[arg-type]
+    learned: Any = LearnedConfig(kind=kind)  # type: ignore[arg-type]
+    made = {"learned": learned, "count": "matched", **masks}
     view = settings_of(size=SIZE, grid=GRID, strategy="learned", **made).query()
     (bound,) = with_generator((view,), Given(given), mix)
     assert isinstance(bound.masker, LearnedMasker)
