@@ -1,6 +1,6 @@
 """How much of planted objects an explainer finds, by exact masks: demo pictures on any backgrounds.
 
-    python -m tests.benchmarks.explainer --out FOLDER --steps 400
+    python -m tests.benchmarks.explainer --out FOLDER --steps 200
 
 A small backbone learns the kinds with labels, so that it knows the objects: what is measured is the
 explainer. It learns without labels, on the same pictures, with each of three settings. The best on
@@ -34,7 +34,7 @@ from training.explain.train import explain
 
 NUM = {"learn": 1600, "choose": 200, "report": 400}
 """Pictures of each part; its place is the seed."""
-VIEW, ROOM, EPOCHS, BATCH = 32, 4, 30, 64
+VIEW, ROOM, EPOCHS, BATCH = 32, 4, 10, 64
 ENCODER = EncoderConfig(architecture="timm:test_resnet")
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -82,7 +82,7 @@ def main() -> None:
     """Draw, train, choose, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     out, steps = vars(parser.parse_args()).values()
     parts = {name: out / name for name in NUM}
     for seed, (name, num) in enumerate(NUM.items()):
