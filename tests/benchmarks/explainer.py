@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def train_backbone(folder: Path, to: Path) -> None:
     """Train a classifier of the kinds on random crops and flips; export it without its head."""
     paths, side = sorted(folder.rglob("*.jpg")), VIEW + ROOM
-    read = (cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths)
+    read = (np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), np.uint8) for path in paths)
     sized = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in read]
     images = torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2).float() / 255
     labels = torch.tensor([KINDS.index(path.parent.name) for path in paths])
