@@ -1,6 +1,8 @@
 """Train a network that marks what a backbone recognises images by, as a saliency source."""
 
-from jobs.cli import absolute_paths, conclude, main, parse
+from dataclasses import replace
+
+from jobs.cli import absolute_paths, conclude, from_root, main, parse
 from pipeline.core.progress import say
 from training.explain.config import UNTRAINED, ExplainConfig
 
@@ -10,8 +12,9 @@ BRIEF = ("checkpoint", "shards", "out", "second", "prototypes", "area", "steps",
 def run() -> None:
     """Parse, train, say how the explainer is used."""
     config = parse(ExplainConfig, "jobs/explain.py", brief=BRIEF)
-    places = ("checkpoint", "shards", "out", "second")
-    config = absolute_paths(config, *places[: 3 if config.second == UNTRAINED else 4])
+    config = absolute_paths(config, "checkpoint", "shards", "out")
+    if config.second != UNTRAINED:
+        config = replace(config, second=str(from_root(config.second)))
     say(
         f"explaining {config.checkpoint} on {config.shards} by {config.prototypes} prototypes, in "
         f"{config.steps} steps, into {config.out}"

@@ -1,6 +1,6 @@
 """How much of planted objects an explainer finds, by exact masks: demo pictures on any backgrounds.
 
-    python -m tests.benchmarks.explainer --out FOLDER --steps 400
+    python -m tests.benchmarks.explainer --out FOLDER --steps 200
 
 A small backbone learns the kinds with labels, so that it knows the objects: what is measured is the
 explainer. It learns without labels, on the same pictures, with each of three settings. The best on
@@ -34,7 +34,7 @@ from training.explain.train import explain
 
 NUM = {"learn": 1600, "choose": 200, "report": 400}
 """Pictures of each part; its place is the seed."""
-VIEW, ROOM, EPOCHS, BATCH = 32, 4, 30, 64
+VIEW, ROOM, EPOCHS, BATCH = 32, 4, 10, 64
 ENCODER = EncoderConfig(architecture="timm:test_resnet")
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def train_backbone(folder: Path, to: Path) -> None:
     """Train a classifier of the kinds on random crops and flips; export it without its head."""
     paths, side = sorted(folder.rglob("*.jpg")), VIEW + ROOM
-    read = (cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) for path in paths)
+    read = (np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), np.uint8) for path in paths)
     sized = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in read]
     images = torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2).float() / 255
     labels = torch.tensor([KINDS.index(path.parent.name) for path in paths])
@@ -82,7 +82,7 @@ def main() -> None:
     """Draw, train, choose, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     out, steps = vars(parser.parse_args()).values()
     parts = {name: out / name for name in NUM}
     for seed, (name, num) in enumerate(NUM.items()):

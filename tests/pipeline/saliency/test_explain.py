@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +86,14 @@ def test_what_is_no_explainer_is_named(folder: Path, tmp_path: Path) -> None:
             Explain(weights=str(absent)).pinned()
     info, weights = folder / INFO_FILE, folder / WEIGHTS_FILE
     good, other = info.read_text(), MaskNetwork(4).state_dict()
-    for damage, words in (
+    damages: list[tuple[Callable[[], object], str]] = [
         (lambda: info.write_text("{"), "cannot be used"),
         (lambda: info.write_text(good.replace('version": 1', 'version": 2')), "format version 2"),
         (lambda: info.write_text(good.replace('width": 4', 'width": 8')), "size mismatch"),
         (lambda: torch.save(other, weights), "another digest"),
         (lambda: weights.write_bytes(b"no weights"), "cannot be used"),
-    ):
+    ]
+    for damage, words in damages:
         info.write_text(good)
         damage()
         with pytest.raises(InputError, match=rf"{folder} .*{words}.*: train it again") as error:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -50,8 +51,8 @@ def test_masked_views_are_those_of_pretraining(fill: str) -> None:
     mask = (torch.rand(NUM, 1, VIEW, VIEW) < 0.4).float()
     found = features_under(encoder, (images, seeds), mask, fill)
     for seen, weight, view in zip(found, (mask, 1 - mask), (QUERY, KEY), strict=True):
-        noise = sample_noise(seeds, view=view, size=(3, VIEW, VIEW))
-        unmasked = UnmaskedView(encoder.prepare(small), small, lambda noise=noise: noise)
+        noise = partial(sample_noise, seeds, view=view, size=(3, VIEW, VIEW))
+        unmasked = UnmaskedView(encoder.prepare(small), small, noise)
         expected = FILLS[fill].apply(unmasked, weight == 0)
         torch.testing.assert_close(seen, expected.flatten(1))
 
@@ -80,7 +81,7 @@ def centre(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("masks_of", "first", "words"),
+    ("masks_of", "backbone", "words"),
     [
         (truth, Hues(), []),
         (
@@ -99,9 +100,9 @@ def centre(images: Tensor) -> Tensor:
     ids=["honest", "all", "none", "same", "message"],
 )
 def test_degenerate_masks_are_named(
-    masks_of: Callable[[Tensor], Tensor], first: nn.Module, words: list[str]
+    masks_of: Callable[[Tensor], Tensor], backbone: nn.Module, words: list[str]
 ) -> None:
-    first, second = encoders(first, Hues(shift=0.5))
+    first, second = encoders(backbone, Hues(shift=0.5))
     found = check_masks(masks_of, (first, second), [crops(), crops()], "mean")
     said = found.warnings()
     assert len(said) == len(words), said
