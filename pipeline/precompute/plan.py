@@ -32,6 +32,8 @@ from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
+NOT_AMENDED = ("listing", "")
+"""Left out of plan.json."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def write_rows(store: Store, shards: Iterable[pa.RecordBatch], generation: int) 
 
 def write_info(store: Store, info: PlanInfo, generation: int) -> None:
     """Write a plan without its rows."""
-    text = json.dumps(asdict(info), indent=1, sort_keys=True)
+    fields = {name: value for name, value in asdict(info).items() if (name, value) != NOT_AMENDED}
+    text = json.dumps(fields, indent=1, sort_keys=True)
     store.write(plan_file(generation), text.encode() + b"\n")
 
 

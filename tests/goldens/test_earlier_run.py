@@ -32,6 +32,9 @@ SHARDS, STOPPED, FINISHED, BACKBONE = Path("shards"), Path("run"), Path("finishe
 MEASURED = "measured.json"
 STEPS, STOPPED_AFTER = 12, 7
 TOLERANCE = 1e-4
+LOSS_TOLERANCE = 4e-4
+"""Relative. The steps amplify rounding, whose order of sums is the processor's: the twelfth loss of
+an AMD EPYC is 1.5e-4 from that of the Intel Xeon that measured them."""
 """Relative, as for the goldens' losses: the order of float32 sums follows the processor."""
 
 
@@ -89,7 +92,7 @@ def test_the_run_goes_on_to_the_same_losses(earlier: Path) -> None:
     after, measured = losses(STOPPED), json.loads((EARLIER / MEASURED).read_text())
     assert after[:STOPPED_AFTER] == before
     assert len(after) == STEPS
-    assert after == pytest.approx(measured["losses"], rel=TOLERANCE)
+    assert after == pytest.approx(measured["losses"], rel=LOSS_TOLERANCE)
 
 
 def test_the_backbone_computes_the_same_features(earlier: Path) -> None:

@@ -96,7 +96,7 @@ def test_frozen_values() -> None:
         [0.642288724865494, 0.7644630600553968],
         [0.4059411056329164, 0.5526442243066663],
     ]
-    assert [int(stream) for stream in Stream] == list(range(16))
+    assert [int(stream) for stream in Stream] == list(range(21))
 
 
 def test_the_numbers_of_views_are_frozen() -> None:
