@@ -23,7 +23,7 @@ from tests.shard_sets import write_shard_set
 from tests.training.methods.small import MOMENT, small_inputs, small_method
 from training.config.derived import declared_views
 from training.config.pretrain import PretrainConfig
-from training.config.settings import KnnConfig
+from training.config.settings import KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.encoders.settings import EncoderConfig
 from training.engine.adversary import Adversary
@@ -250,6 +250,22 @@ def test_a_killed_run_equals_one_that_was_not_and_its_generator_is_a_saliency_so
         source = parse_saliency_source(f"learned:weights={whole.out / place}").pinned()
         assert source([image])[0].shape == (4, 6)
     assert (whole.out / "contact_sheets" / "step-00000005.png").stat().st_size > 1000
+
+
+def test_in_a_small_run_the_loss_is_greater_than_under_random_masks_of_equal_size(
+    tmp_path: Path,
+) -> None:
+    """Over the second half of 30 steps."""
+    write_shard_set(tmp_path / "shards", num_images=64, shard_images=16)
+    learned, method = LearnedConfig(lr=0.01), SimCLRConfig(batch_norm_group=8)
+    masks = MaskConfig(strategy="learned", query_ratio=(0.3, 0.5), learned=learned)
+    made: dict[str, Any] = {"batch_size": 32, "epochs": 15, "optim": OptimConfig(lr=0.03)}
+    made |= {"masks": masks, "method": method, "knn": KnnConfig(every_epochs=100)}
+    run(small_run(tmp_path / "shards", tmp_path / "run", precision="fp32", **made))
+    trained = [e for e in numbers(tmp_path / "run") if e["kind"] == "train"]
+    late = [entry for entry in trained if float(entry["step"]) > 15]
+    assert np.mean([float(entry["learned_minus_random"]) for entry in late]) > 0
+    assert np.mean([float(entry["logits_between_images"]) for entry in late]) > 0.1
 
 
 def test_a_compiled_encoder_in_bfloat16_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
