@@ -18,12 +18,12 @@ from pipeline.core.errors import InputError
 from pipeline.saliency.mask_generator import load_generator
 from pipeline.saliency.registry import parse_saliency_source
 from tests.ranks import in_ranks
-from tests.runs import NETWORK, StopsAfter, numbers, run, small_run, weights
+from tests.runs import StopsAfter, numbers, run, small_run, weights
 from tests.shard_sets import write_shard_set
 from tests.training.methods.small import MOMENT, small_inputs, small_method
 from training.config.derived import declared_views
 from training.config.pretrain import PretrainConfig
-from training.config.settings import KnnConfig
+from training.config.settings import KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.encoders.settings import EncoderConfig
 from training.engine.adversary import Adversary
@@ -252,17 +252,49 @@ def test_a_killed_run_equals_one_that_was_not_and_its_generator_is_a_saliency_so
     assert (whole.out / "contact_sheets" / "step-00000005.png").stat().st_size > 1000
 
 
-def test_compiled_and_in_bfloat16_it_trains(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_in_a_small_run_the_loss_is_greater_than_under_random_masks_of_equal_size(
+    tmp_path: Path,
 ) -> None:
+    """Over the second half of 30 steps."""
+    write_shard_set(tmp_path / "shards", num_images=64, shard_images=16)
+    learned, method = LearnedConfig(lr=0.01), SimCLRConfig(batch_norm_group=8)
+    masks = MaskConfig(strategy="learned", query_ratio=(0.3, 0.5), learned=learned)
+    made: dict[str, Any] = {"batch_size": 32, "epochs": 15, "optim": OptimConfig(lr=0.03)}
+    made |= {"masks": masks, "method": method, "knn": KnnConfig(every_epochs=100)}
+    run(small_run(tmp_path / "shards", tmp_path / "run", precision="fp32", **made))
+    trained = [e for e in numbers(tmp_path / "run") if e["kind"] == "train"]
+    late = [entry for entry in trained if float(entry["step"]) > 15]
+    assert np.mean([float(entry["learned_minus_random"]) for entry in late]) > 0
+    assert np.mean([float(entry["logits_between_images"]) for entry in late]) > 0.1
+
+
+def test_a_compiled_encoder_in_bfloat16_has_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced, run without generated code, as in `tests/training/encoders/test_encoder.py`."""
     monkeypatch.setattr("training.encoders.encoder.COMPILER", "eager")
-    encoder = EncoderConfig(architecture=NETWORK, compile=True)
-    changes: dict[str, Any] = {"encoder": encoder, "precision": "bf16", "fill": "blur"}
-    changes |= {"learned": {"kind": "slots", "compare": False}, "knn": KnnConfig()}
-    values = run(config_of(shards, tmp_path / "run", **changes), StopsAfter(4)).values
+    config, found = METHODS[1], []
+    inputs = small_inputs(config)
+    views = {name: image.float() for name, image in inputs.views.items()}
+    for compiled in (False, True):
+        method = small_method(config).float()
+        method.backbone.compiled = compiled
+        method.backbone._compile()
+        query = views["query"].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            share = inputs._replace(views=views)
+            kept = method.step(share, encode=method.trained, moment=MOMENT).kept
+            loss = method.adversary_loss(query, kept)
+        found.append((loss.detach(), *torch.autograd.grad(loss, query)))
+    torch.testing.assert_close(found[1], found[0])
+    assert float(found[0][1].abs().max()) > 0
+
+
+def test_slots_train_in_bfloat16_without_comparison(shards: Path, tmp_path: Path) -> None:
+    learned, out = {"kind": "slots", "compare": False}, tmp_path / "run"
+    changes: dict[str, Any] = {"precision": "bf16", "fill": "blur", "knn": KnnConfig()}
+    values = run(config_of(shards, out, learned=learned, **changes), StopsAfter(2)).values
     assert all(np.isfinite(value) for value in values.values())
     assert "learned_minus_random" not in values
-    state = adversary_of(tmp_path / "run")["generator"]
+    state = adversary_of(out)["generator"]
     assert {value.dtype for value in state.values()} == {torch.float32}
     assert len(state["out.bias"]) == 4
 
