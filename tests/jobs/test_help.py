@@ -43,7 +43,10 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),
     "sweep": (sweep.run, [SweepOptions(base=find_base([])[1]), SearchOptions()]),
-    "stream": (stream.run, [StreamOptions(base=find_base([])[1])]),
+    "stream": (
+        stream.run,
+        [StreamOptions(base=find_base(["--method", name])[1]) for name in METHODS],
+    ),
     "demo": (demo.run, [DemoConfig()]),
 }
 """Of every job what it runs, and configs that its options change."""
