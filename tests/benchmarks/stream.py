@@ -92,7 +92,7 @@ def stream_of(config: Config, arm: str, seed: int) -> Stream:
         for split in ("train", "val"):
             data, out = shared_photographs() / name / split, shards / f"{name}-{split}"
             run_precompute(
-                PrecomputeConfig(data=data, out=out, saliency="uniform")
+                PrecomputeConfig(data=data, out=out, saliency="centre")
             )  # no masks here
     strength = config.options(arm).get("anchor.strength", "")
     out, first = runs / f"{arm.replace(', ', '-')}{strength}", runs / "stage-00"
@@ -100,14 +100,12 @@ def stream_of(config: Config, arm: str, seed: int) -> Stream:
     first.mkdir(exist_ok=True)
     if not (out / first.name).is_symlink():
         (out / first.name).symlink_to(Path("..") / first.name)
-    places = [f"--out={out.absolute()}", f"--seed={seed}"]
-    stream, _ = read_options([*command_line(config.options(arm)), *places], "")
-    return replace(
-        stream,
-        stages=tuple(shards / f"{name}-train" for name in SETS),
-        val=() if seed >= FIRST_CHOICE_SEED else tuple(shards / f"{name}-val" for name in SETS),
-        joint="anchor.kind" not in ARMS[arm],
-    )
+    words = [*command_line(config.options(arm)), f"--out={out.absolute()}", f"--seed={seed}"]
+    for option, split in (("--stages", "train"), ("--val", "val")):
+        if split == "train" or seed < FIRST_CHOICE_SEED:
+            words += [option, *(str(shards / f"{name}-{split}") for name in SETS)]
+    stream, _ = read_options(words, "")
+    return replace(stream, joint="anchor.kind" not in ARMS[arm])
 
 
 def run_arm(config: Config, arm: str, seed: int) -> bool:

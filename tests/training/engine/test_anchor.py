@@ -66,7 +66,9 @@ def test_of_unit_rows_every_importance_would_be_zero() -> None:
 def test_the_pull_adds_the_gradient_of_the_penalty(strength: float) -> None:
     generator = torch.Generator().manual_seed(2)
     shapes = ((3, 4), (5,))
-    weights = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    weights: list[Tensor] = [
+        nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes
+    ]
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     importance = [torch.rand(shape, generator=generator) for shape in shapes]
     before = [torch.randn(shape, generator=generator) for shape in shapes]

@@ -1,5 +1,6 @@
 """Streams of sets: their runs, figures against another way to them, kills, what is refused."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -217,8 +218,10 @@ def short_of(root: Path, out: Path) -> Stream:
 def test_two_ranks_have_the_samples_the_anchor_and_the_losses_of_one(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From the same first stage: its running statistics depend on the number of ranks."""
     monkeypatch.setattr(anchor, "NUM_IMAGES", 5)
     assert run_stream(short_of(root, tmp_path / "one"), run, on_cpu) is not None
+    shutil.copytree(tmp_path / "one" / "stage-00", tmp_path / "two" / "stage-00")
     in_ranks(_in_rank, 2, root, tmp_path / "two")
     stages = [tmp_path / ranks / "stage-01" for ranks in ("one", "two")]
     one, two = ([e for e in numbers(stage) if e["kind"] == "train"] for stage in stages)
