@@ -34,9 +34,25 @@ def test_the_options_are_a_contract() -> None:
     words = """--checkpoint R --shards S --out E --second T --prototypes 50 --temperature 0.2
         --entropy-weight 2 --variation-weight 3 --area-weight 4 --area 0.1 0.4 --width 8 --steps 5
         --batch-size 6 --lr 0.5 --seed 7 --checkpoint-steps 8"""
-    places = {"checkpoint": Path("R"), "shards": "S", "out": Path("E"), "second": "T"}
-    weights = {"entropy_weight": 2, "variation_weight": 3, "area_weight": 4, "area": (0.1, 0.4)}
-    sizes = {"prototypes": 50, "temperature": 0.2, "width": 8, "steps": 5, "batch_size": 6}
+    places: dict[str, Any] = {
+        "checkpoint": Path("R"),
+        "shards": "S",
+        "out": Path("E"),
+        "second": "T",
+    }
+    weights: dict[str, Any] = {
+        "entropy_weight": 2,
+        "variation_weight": 3,
+        "area_weight": 4,
+        "area": (0.1, 0.4),
+    }
+    sizes: dict[str, Any] = {
+        "prototypes": 50,
+        "temperature": 0.2,
+        "width": 8,
+        "steps": 5,
+        "batch_size": 6,
+    }
     others: dict[str, Any] = {"lr": 0.5, "seed": 7, "checkpoint_steps": 8}
     expected = ExplainConfig(**places, **weights, **sizes, **others)
     assert parse(ExplainConfig, "explain", words.split()) == expected

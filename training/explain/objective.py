@@ -80,6 +80,7 @@ def losses(
     whole_BK: Tensor,
     kept_BK: Tensor,
     hidden_BK: Tensor,
+    *,
     mask_B1PP: Tensor,
     area: tuple[float, float],
 ) -> Losses:

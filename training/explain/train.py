@@ -141,7 +141,7 @@ class Trainer:
             whole_BD = self.encoder.forward(resized(crops[0], self.encoder.view_size)).float()
         seen = (whole_BD, *features_under(self.encoder, crops, mask_B1PP, self.fill))
         logs = (self.prototypes.log_p(features, config.temperature) for features in seen)
-        parts = losses(*logs, mask_B1PP, config.area)
+        parts = losses(*logs, mask_B1PP=mask_B1PP, area=config.area)
         loss = parts.keep - config.entropy_weight * parts.entropy + BOUNDS_WEIGHT * parts.bounds
         loss = loss + config.variation_weight * parts.variation + config.area_weight * parts.area
         if not bool(torch.isfinite(loss)):

@@ -55,7 +55,8 @@ def test_maps_of_any_image_are_maps_whatever_the_batch(folder: Path) -> None:
     source = Explain(weights=str(folder))
     again = pickle.loads(pickle.dumps(source.pinned()))
     for image, saliency in zip(images[:-1], source(images), strict=False):
-        assert (saliency.shape, saliency.dtype) == ((56, 56), np.float32)
+        assert saliency.shape == (56, 56)
+        assert saliency.dtype == np.float32
         assert 0 <= saliency.min() <= saliency.max() <= 1
         assert np.abs(saliency - again([image])[0]).max() <= 1 / 255
     assert source(images)[-1].tolist() == [[0.5]]

@@ -29,7 +29,8 @@ class Bars(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         edges_BW = x_BCHW.mean(dim=(1, 2)).diff(dim=1).abs()
-        return torch.fft.rfft(edges_BW, dim=1).abs()[:, 1:]
+        waves_BK: Tensor = torch.fft.rfft(edges_BW, dim=1)
+        return waves_BK.abs()[:, 1:]
 
 
 def crops() -> tuple[Tensor, Tensor]:

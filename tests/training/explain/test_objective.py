@@ -59,7 +59,7 @@ def test_losses_are_the_sums_by_hand() -> None:
     generator = torch.Generator().manual_seed(0)
     logs = [torch.randn(3, 4, generator=generator).log_softmax(dim=1) for _ in range(3)]
     mask = torch.rand(3, 1, 6, 6, generator=generator)
-    found = losses(*logs, mask, (0.25, 0.5))
+    found = losses(*logs, mask_B1PP=mask, area=(0.25, 0.5))
     whole, kept, hidden = (x.double().tolist() for x in logs)
     pairs = [(i, k) for i in range(3) for k in range(4)]
     keep = -sum(math.exp(whole[i][k]) * kept[i][k] for i, k in pairs) / 3
@@ -80,7 +80,8 @@ def test_losses_that_are_known() -> None:
     half = torch.zeros(2, 1, 8, 8)
     half[..., :4] = 1
     good, bad = (
-        losses(sure, *seen, half, (0.05, 0.5)) for seen in ((sure, uniform), (uniform, sure))
+        losses(sure, *seen, mask_B1PP=half, area=(0.05, 0.5))
+        for seen in ((sure, uniform), (uniform, sure))
     )
     assert (float(good.keep), float(good.entropy)) == pytest.approx((0, math.log(7)), abs=1e-5)
     assert (float(bad.keep), float(bad.entropy)) == pytest.approx((math.log(7), 0), abs=1e-5)
