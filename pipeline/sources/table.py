@@ -5,7 +5,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -14,14 +14,17 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
+from pipeline.sources.columns import (
+    BYTES_FIELD,
+    PATH_FIELD,
+    Columns,
+    choose_columns,
+    columns_of_further,
+)
 from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
 from pipeline.storage.storage import open_store, open_uri
 from pipeline.storage.store import LocalStore, Store, printable
 
-IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
-LABEL_COLUMNS = ("label", "cls")
-BYTES_FIELD, PATH_FIELD = "bytes", "path"
-"""The fields of a struct column, as the `datasets` library writes it: the image, or where it is."""
 CSV_BLOCK_BYTES = 16 << 20
 """A row may not be longer."""
 
@@ -33,9 +36,9 @@ def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> L
     URIs or both bytes.
     """
     suffix = os.path.splitext(names[0])[1].lower()
-    columns = _Columns("", "", "", holds_bytes=False)
+    columns = Columns("", "", "", holds_bytes=False)
     if suffix != ".txt":
-        columns = _choose(store.where(names[0]), _schema(store, names[0], suffix), options)
+        columns = choose_columns(store.where(names[0]), _schema(store, names[0], suffix), options)
     elif options.columns:
         raise InputError(f"{store.where(names[0])}: a text list has no columns")
     return Listing(
@@ -52,82 +55,6 @@ def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> L
     )
 
 
-class _Columns(NamedTuple):
-    """The columns that are used; the label and the mask are empty if there are none."""
-
-    image: str
-    label: str
-    mask: str
-    holds_bytes: bool
-
-    def names(self) -> list[str]:
-        return [name for name in (self.image, self.label, self.mask) if name]
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column of this type contains images or masks, instead of naming them."""
-    if pa.types.is_struct(kind):
-        return BYTES_FIELD in [kind.field(i).name for i in range(kind.num_fields)]
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _choose(table: str, schema: pa.Schema, options: SourceOptions) -> _Columns:
-    """Name the columns that are used."""
-    there = schema.names
-    listed = f"it has {', '.join(there) or 'none'}"
-    for option in ("image_column", "label_column", "mask_column"):
-        name = getattr(options, option)
-        if name and name not in there:
-            raise InputError(
-                f"{table} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
-            )
-    image, label, mask = options.image_column, options.label_column, options.mask_column
-    if not image:
-        found = [name for name in IMAGE_COLUMNS if name in there]
-        if len(found) != 1:
-            which = f"any of {', '.join(found)}" if found else "none that is known by its name"
-            raise InputError(
-                f"{table}: the column of images may be {which}: name it with --image-column "
-                f"({listed})"
-            )
-        image = found[0]
-    if not label:
-        label = next((name for name in LABEL_COLUMNS if name in there and name != image), "")
-    columns = _Columns(image, label if options.labels else "", mask, holds_bytes=False)
-    for name in columns.names():
-        if there.count(name) > 1:
-            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
-    holds_bytes = _is_bytes(schema.field(image).type)
-    if mask and _is_bytes(schema.field(mask).type) != holds_bytes:
-        raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
-    return columns._replace(holds_bytes=holds_bytes)
-
-
-def _of_further(table: str, schema: pa.Schema, columns: _Columns, first: str) -> _Columns:
-    """The columns of a further table of a listing; its rows have no label if it has no such column.
-
-    Raises:
-        InputError: its images or masks are not in the first table's columns, in the same way.
-    """
-    there = schema.names
-    for name in columns.names():
-        if there.count(name) > 1:
-            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
-    for name in (columns.image, columns.mask):
-        if name and name not in there:
-            raise InputError(
-                f"{table} has no column {name!r}, which {first} has (it has "
-                f"{', '.join(there) or 'none'}): give it to a job of its own, or rename the column"
-            )
-        if name and _is_bytes(schema.field(name).type) != columns.holds_bytes:
-            kinds = ("URIs", "bytes") if columns.holds_bytes else ("bytes", "URIs")
-            raise InputError(
-                f"{table}: its column {name} has {kinds[0]}, that of {first} {kinds[1]}: give it "
-                "to a job of its own"
-            )
-    return columns if columns.label in there else columns._replace(label="")
-
-
 def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
     with readable(store, name), store.open(name) as file:
         if suffix == ".parquet":
@@ -135,12 +62,12 @@ def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
         return arrow_csv.read_csv(io.BytesIO(file.readline())).schema  # the line of names
 
 
-def _rows(store: Store, names: Sequence[str], suffix: str, columns: _Columns) -> Iterator[Row]:
+def _rows(store: Store, names: Sequence[str], suffix: str, columns: Columns) -> Iterator[Row]:
     of_each = [columns]
     for name in names[1:]:  # before the first row: the work would end in its middle
         if suffix != ".txt":
             schema, first = _schema(store, name, suffix), store.where(names[0])
-            of_each.append(_of_further(store.where(name), schema, columns, first))
+            of_each.append(columns_of_further(store.where(name), schema, columns, first))
         else:
             of_each.append(columns)
     found = False
@@ -173,7 +100,7 @@ Cells = tuple[str | None, str | None, str | None]
 """Image, label and mask of a row, as text."""
 
 
-def _cells(file: IO[bytes], suffix: str, columns: _Columns) -> Iterator[Cells]:
+def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
     if suffix == ".txt":
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         for line in text:
@@ -269,7 +196,7 @@ def _source_and_uri(store: Store, table: str, text: str) -> tuple[str, str]:
     return printable(name), f"{scheme}://{path}"
 
 
-def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: _Columns) -> Iterator[Row]:
+def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: Columns) -> Iterator[Row]:
     """The rows of a table that contains the images; a null one may have a path in its place."""
     table = pq.ParquetFile(file)
     masked = _present(table, columns.mask)

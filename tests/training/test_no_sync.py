@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
 from training.engine.optimisers import LARS
-from training.methods.contrastive import HardNegatives, prime_log_weights
+from training.methods.hard_negatives import HardNegatives, prime_log_weights
 from training.methods.moco.method import info_nce
 from training.methods.simclr.method import nt_xent
 from training.views.colours import ColourDraws

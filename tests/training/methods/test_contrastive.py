@@ -22,10 +22,8 @@ from tests.training.methods.small import (
 )
 from training.core.distributed import batch_permutation
 from training.core.schedules import Moment
-from training.methods.contrastive import (
-    HARD_NEGATIVE_PASS,
-    PAIR_PASS,
-    ContrastiveMethod,
+from training.methods.contrastive import HARD_NEGATIVE_PASS, PAIR_PASS, ContrastiveMethod
+from training.methods.hard_negatives import (
     HardNegatives,
     log_mass,
     prime_log_weights,

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.core.distributed import balanced_weights
-from training.methods.contrastive import HardNegatives, Similarities, prime_log_weights
+from training.methods.contrastive import Similarities
+from training.methods.hard_negatives import HardNegatives, prime_log_weights
 from training.methods.moco.method import info_nce
 from training.methods.simclr.method import nt_xent
 

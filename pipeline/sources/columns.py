@@ -1,0 +1,90 @@
+"""Which columns of a table have the images, labels and masks, and whether they contain them."""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipeline.core.errors import InputError
+from pipeline.sources.listing import SourceOptions
+
+IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
+LABEL_COLUMNS = ("label", "cls")
+BYTES_FIELD, PATH_FIELD = "bytes", "path"
+"""The fields of a struct column, as the `datasets` library writes it: the image, or where it is."""
+
+
+class Columns(NamedTuple):
+    """The columns that are used; the label and the mask are empty if there are none."""
+
+    image: str
+    label: str
+    mask: str
+    holds_bytes: bool
+
+    def names(self) -> list[str]:
+        """Those that there are."""
+        return [name for name in (self.image, self.label, self.mask) if name]
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of this type contains images or masks, instead of naming them."""
+    if pa.types.is_struct(kind):
+        return BYTES_FIELD in [kind.field(i).name for i in range(kind.num_fields)]
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Columns:
+    """Name the columns that are used."""
+    there = schema.names
+    listed = f"it has {', '.join(there) or 'none'}"
+    for option in ("image_column", "label_column", "mask_column"):
+        name = getattr(options, option)
+        if name and name not in there:
+            raise InputError(
+                f"{table} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
+            )
+    image, label, mask = options.image_column, options.label_column, options.mask_column
+    if not image:
+        found = [name for name in IMAGE_COLUMNS if name in there]
+        if len(found) != 1:
+            which = f"any of {', '.join(found)}" if found else "none that is known by its name"
+            raise InputError(
+                f"{table}: the column of images may be {which}: name it with --image-column "
+                f"({listed})"
+            )
+        image = found[0]
+    if not label:
+        label = next((name for name in LABEL_COLUMNS if name in there and name != image), "")
+    columns = Columns(image, label if options.labels else "", mask, holds_bytes=False)
+    for name in columns.names():
+        if there.count(name) > 1:
+            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
+    holds_bytes = is_bytes(schema.field(image).type)
+    if mask and is_bytes(schema.field(mask).type) != holds_bytes:
+        raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
+    return columns._replace(holds_bytes=holds_bytes)
+
+
+def columns_of_further(table: str, schema: pa.Schema, columns: Columns, first: str) -> Columns:
+    """The columns of a further table of a listing; its rows have no label if it has no such column.
+
+    Raises:
+        InputError: its images or masks are not in the first table's columns, in the same way.
+    """
+    there = schema.names
+    for name in columns.names():
+        if there.count(name) > 1:
+            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
+    for name in (columns.image, columns.mask):
+        if name and name not in there:
+            raise InputError(
+                f"{table} has no column {name!r}, which {first} has (it has "
+                f"{', '.join(there) or 'none'}): give it to a job of its own, or rename the column"
+            )
+        if name and is_bytes(schema.field(name).type) != columns.holds_bytes:
+            kinds = ("URIs", "bytes") if columns.holds_bytes else ("bytes", "URIs")
+            raise InputError(
+                f"{table}: its column {name} has {kinds[0]}, that of {first} {kinds[1]}: give it "
+                "to a job of its own"
+            )
+    return columns if columns.label in there else columns._replace(label="")
