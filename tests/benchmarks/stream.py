@@ -91,9 +91,7 @@ def stream_of(config: Config, arm: str, seed: int) -> Stream:
     for name in SETS:
         for split in ("train", "val"):
             data, out = shared_photographs() / name / split, shards / f"{name}-{split}"
-            run_precompute(
-                PrecomputeConfig(data=data, out=out, saliency="centre")
-            )  # no masks here
+            run_precompute(PrecomputeConfig(data=data, out=out, saliency="centre"))  # no masks here
     strength = config.options(arm).get("anchor.strength", "")
     out, first = runs / f"{arm.replace(', ', '-')}{strength}", runs / "stage-00"
     out.mkdir(parents=True, exist_ok=True)
