@@ -154,7 +154,7 @@ def looks_whole(job: ShardJob) -> bool:
     if job.out.size(tar) != record.shard.num_bytes:
         return False
     try:
-        return read_rejected(job.out, job.name).num_rows == record.num_rejected
+        return int(read_rejected(job.out, job.name).num_rows) == record.num_rejected
     except SetError:
         return False
 

@@ -121,8 +121,8 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) ->
     made = [shard for shard in built if shard.rebuilt]
     num_read = sum(shard.num_sources for shard in made)
     reasons = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
-    shards = numbered(len(info.shards), "shard")
-    say(f"{numbered(info.num_images, 'row')} in {shards} at {out.url}")
+    where = f"{numbered(len(info.shards), 'shard')} at {out.url}"
+    say(f"{numbered(info.num_images, 'row')} in {where}")
     say(f"{info.num_rejected} rejected{reasons}, {work.ignored}")
     say(
         f"{numbered(len(made), 'shard')} made, {len(built) - len(made)} skipped as whole; "

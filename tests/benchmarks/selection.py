@@ -90,7 +90,7 @@ def prepare(work: Path, seed: int) -> None:
 
 def measure(config: SelectionConfig, seed: int) -> None:
     """Pretrain, score, choose, and record what is not recorded yet."""
-    work, options = config.work.absolute() / f"seed-{seed}", {"epochs": config.epochs}
+    work, options = config.work.absolute() / f"seed-{seed}", Options(epochs=config.epochs)
     done = read_records(config.records)
     left = [arm for arm in ARMS if run_key("selection", ", ".join(arm), seed, options) not in done]
     if not left:

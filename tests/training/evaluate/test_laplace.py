@@ -86,13 +86,13 @@ def test_the_mean_softmax_is_the_integral(monkeypatch: pytest.MonkeyPatch) -> No
         assert found.sum() == pytest.approx(1)
         # Four standard errors of 500 pairs: 0.01.
         assert float(found[0, 0]) == pytest.approx(expected, abs=0.01)
-    mean, covariance = torch.tensor([[1.0, -1.0]]), torch.tensor([[[1.0, 2.7], [2.7, 9.0]]])
+    means, covariance = torch.tensor([[1.0, -1.0]]), torch.tensor([[[1.0, 2.7], [2.7, 9.0]]])
     drawn = np.random.default_rng(0).multivariate_normal(
-        mean[0].numpy(), covariance[0].numpy(), size=100_000
+        means[0].numpy(), covariance[0].numpy(), size=100_000
     )
-    expected = (torch.from_numpy(drawn) @ contrasts(3)).softmax(dim=1).mean(dim=0)
-    found = mean_softmax(mean.double(), covariance.double(), seed=0)
-    torch.testing.assert_close(found[0], expected, atol=0.02, rtol=0)
+    of_draws = (torch.from_numpy(drawn) @ contrasts(3)).softmax(dim=1).mean(dim=0)
+    found = mean_softmax(means.double(), covariance.double(), seed=0)
+    torch.testing.assert_close(found[0], of_draws, atol=0.02, rtol=0)
     means, roots = made(7, 2, 4)[0], made(7, 8, 1)[0].view(7, 3, 3)
     covariance = roots @ roots.mT + 1e-3 * torch.eye(3).double()
     found = mean_softmax(means, covariance, seed=0)
