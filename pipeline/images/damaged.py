@@ -64,7 +64,7 @@ def _has_every_scan(data: bytes) -> bool:
         body = data[at + 4 : at + 2 + length]
         if kind in FRAMES and len(body) > 5:
             wanted = {(part, k) for part in body[6 : 6 + 3 * body[5] : 3] for k in range(64)}
-        if kind == SCAN and len(body) >= 4 + 2 * body[0]:
+        if kind == SCAN and body and len(body) >= 4 + 2 * body[0]:
             first, last, bits = body[1 + 2 * body[0] :][:3]
             if bits & 15 == 0:
                 parts = body[1 : 1 + 2 * body[0] : 2]

@@ -39,10 +39,10 @@ def test_a_set_is_complete_and_only_what_breaks_is_made_again_the_same(
     (data / "class_0" / "bad.jpg").write_bytes(b"no picture")
     info = run_precompute(config, build_on_ray)
     printed = capsys.readouterr().out
-    assert "21 images (3 classes), 1 other files ignored; 4 shards" in printed
+    assert "21 images (3 classes), 1 other file ignored (1 .txt); 4 shards" in printed
     assert "20 rows in 4 shards" in printed
-    assert f"1 rejected (reasons in {out / 'rejected'}), 1 other files ignored" in printed
-    assert "4 shards made, 0 were whole and skipped; 21 images read" in printed
+    assert f"1 rejected (reasons in {out / 'rejected'}), 1 other file ignored" in printed
+    assert "4 shards made, 0 skipped as whole; 21 images read" in printed
     assert load_dataset_info(out) == info
     check_shards(out, info)
     assert (info.num_images, info.num_rejected, len(info.shards)) == (20, 1, 4)
@@ -72,7 +72,7 @@ def test_a_set_is_complete_and_only_what_breaks_is_made_again_the_same(
     assert run_precompute(replace(config, data=elsewhere), build_on_ray) == info
     assert contents(out) == before
     assert untouched == {path: path.stat().st_mtime_ns for path in untouched}
-    assert "2 shards made, 2 were whole and skipped" in capsys.readouterr().out
+    assert "2 shards made, 2 skipped as whole" in capsys.readouterr().out
 
 
 def test_pictures_beside_class_folders_have_no_labels(

@@ -20,11 +20,18 @@ from tests.s3_server import Bucket
 
 
 def files(folder: Path) -> dict[str, bytes]:
+    """All files but the one that depends on the place of the data."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.suffix != ".versions"
     }
+
+
+def objects(bucket: Bucket, prefix: str = "out") -> dict[str, bytes]:
+    """The same of a bucket."""
+    found = bucket.contents(prefix).items()
+    return {name: data for name, data in found if not name.endswith(".versions")}
 
 
 @pytest.fixture
@@ -48,10 +55,10 @@ def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
     there: list[int] = []
 
     def cut_in_the_middle() -> None:
-        while len([name for name in bucket.contents("out") if name.startswith("shards/")]) < 2:
+        while len([name for name in objects(bucket) if name.startswith("shards/")]) < 2:
             time.sleep(0.05)
         bucket.wire.cut()
-        there.append(len(bucket.contents("out")))
+        there.append(len(objects(bucket)))
         time.sleep(5.0)
         bucket.wire.mend()
 
@@ -61,8 +68,8 @@ def test_bucket_to_bucket_gives_the_same_bytes_through_an_outage(
     cutter.join(timeout=60)
     assert there, "the job was over before the wire was cut"
     assert info == expected
-    assert bucket.contents("out") == files(Path(local.out))
-    assert there[0] < len(bucket.contents("out")), "all was written when the wire was cut"
+    assert objects(bucket) == files(Path(local.out))
+    assert there[0] < len(objects(bucket)), "all was written when the wire was cut"
     assert bucket.unfinished() == 0
 
 
@@ -83,12 +90,12 @@ def test_a_long_outage_ends_with_one_line_and_a_rerun_goes_on(
         run_precompute(replace(remote, data=data, out=out), cut_after_two)
     assert "\n" not in str(caught.value)
     bucket.wire.mend()
-    before, whole = bucket.contents("out"), files(Path(local.out))
+    before, whole = objects(bucket), files(Path(local.out))
     assert before.items() < whole.items()
     assert "dataset.json" not in before
     assert len([name for name in before if name.startswith("shards/")]) == 2
     run_precompute(remote)
-    assert bucket.contents("out") == whole
+    assert objects(bucket) == whole
 
 
 def test_an_outage_while_an_image_is_read_rejects_nothing(
@@ -109,7 +116,7 @@ def test_an_outage_while_an_image_is_read_rejects_nothing(
     with pytest.raises(StoreUnavailable, match=r"data/class_\d/.* cannot be read"):
         run_precompute(impatient, cut_at_the_first_image)
     bucket.wire.mend()
-    names = bucket.contents("out")
+    names = objects(bucket)
     assert set(names) == {"plan.json", "plan.arrow"}
 
 
@@ -117,18 +124,18 @@ def test_what_is_broken_in_a_bucket_is_made_again(
     remote: PrecomputeConfig, bucket: Bucket, local: PrecomputeConfig, tmp_path: Path
 ) -> None:
     info = run_precompute(remote)
-    before = bucket.contents("out")
+    before = objects(bucket)
     bucket.put("out/shards/shard-000001.tar", b"cut")
     bucket.client.delete_object(Bucket=bucket.name, Key="out/manifest/shard-000003.parquet")
     with pytest.raises(InputError, match=r"shard s3://.*shard-000001\.tar is damaged: 3 bytes"):
         check_shards(str(remote.out), info)
     assert run_precompute(remote) == info
-    assert bucket.contents("out") == before
+    assert objects(bucket) == before
     check_shards(str(remote.out), load_dataset_info(str(remote.out)))
     # here to there, and there to here
     assert run_precompute(replace(local, out=bucket.url("up"))) == info
     assert run_precompute(replace(remote, out=tmp_path / "down")) == info
-    assert files(tmp_path / "down") == before == bucket.contents("up")
+    assert files(tmp_path / "down") == before == objects(bucket, "up")
 
 
 def test_places_that_cannot_be_used_end_early(
@@ -144,9 +151,9 @@ def test_places_that_cannot_be_used_end_early(
             run_precompute(replace(remote, out=tmp_path / "out"))
         with pytest.raises(InputError, match=r"/out/plan\.json cannot be read: 403 Forbidden"):
             run_precompute(replace(local, out=remote.out))
-    assert bucket.contents("out") == {}
+    assert objects(bucket) == {}
     bucket.put("empty/x/1.jpg", b"no picture")
     nothing = replace(remote, data=bucket.url("empty"), max_rejected_fraction=1.0)
     with pytest.raises(InputError, match=r"none of the 1 images .*: x/1\.jpg: not an image"):
         run_precompute(nothing)
-    assert bucket.contents("out") == {}
+    assert objects(bucket) == {}

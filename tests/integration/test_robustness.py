@@ -49,7 +49,7 @@ def table(root: Path, part: str) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("ray_session")
 def test_every_file_is_in_a_shard_or_rejected(
-    folder: Path, listed: dict[str, bool], tmp_path: Path
+    folder: Path, listed: dict[str, bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     config = PrecomputeConfig(
@@ -62,7 +62,9 @@ def test_every_file_is_in_a_shard_or_rejected(
     info = run_precompute(config, build_on_ray)
     stored = {row["source"] for row in table(out, MANIFEST_FOLDER)}
     rejected = {row["source"]: row["reason"] for row in table(out, REJECTED_FOLDER)}
-    assert stored | rejected.keys() == listed.keys()
+    hidden = {name for name in listed if "/." in name}
+    assert stored | rejected.keys() | hidden == listed.keys()
+    assert "3 other files ignored (1 .csv, 1 hidden, 1 without a suffix)" in capsys.readouterr().out
     assert not stored & rejected.keys()
     assert (info.num_images, info.num_rejected) == (len(stored), len(rejected))
     assert all(reason and "\n" not in reason for reason in rejected.values())
@@ -101,7 +103,7 @@ def test_colours_are_those_of_pillow(folder: Path, listed: dict[str, bool]) -> N
         except (ImageError, OSError, SyntaxError):
             continue  # over the limit, or damaged: mended, not decoded as Pillow does
         if mode in ("I", "F"):
-            continue  # no range of their own: see the rule in pipeline.images.codecs
+            continue  # no range of their own: see the rule in pipeline.images.source_image
         stored = decode_stored(decoded.stored_bytes)
         assert stored.shape == expected.shape, name
         # two JPEG decoders differ in how they scale colours up; a wrong colour is far off

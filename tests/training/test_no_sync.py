@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from tests.training.views.made import built, settings_of, views_of
 from training.core.distributed import balanced_weights
 from training.engine.optimisers import LARS
-from training.methods.hard_negatives import HardNegatives, prime_log_weights
+from training.methods.contrastive import HardNegatives
 from training.methods.moco.method import info_nce
+from training.methods.prime_weights import prime_log_weights
 from training.methods.simclr.method import nt_xent
 from training.views.colours import ColourDraws
 from training.views.crops import CropBatch

@@ -7,12 +7,14 @@ Shapes: B this rank's batch, G global batch, N hard negatives per image, D embed
 anchors (2 B in SimCLR, else B).
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.core.errors import InputError
 from training.core.distributed import (
@@ -24,20 +26,30 @@ from training.core.distributed import (
 )
 from training.core.schedules import Moment
 from training.encoders.encoder import running_statistics_kept
-from training.methods.hard_negatives import (
-    HardNegatives,
-    log_mass,
-    prime_log_weights,
-    rho_at,
-)
 from training.methods.interface import Encode, Method, StepResult, embedding_spread
+from training.methods.prime_weights import prime_log_weights
 from training.methods.settings import HardNegativeConfig
 from training.randomness.draws import QUERY
 from training.views.inputs import EncoderInputs
 from training.views.spec import EXCHANGED, LOCAL, MATCHED, ViewSettings, ViewSpec
 
+PAPER_NEGATIVES = 65536  # keys in the paper's queue
 PAIR_PASS, HARD_NEGATIVE_PASS = 0, 1
 """Numbers of the shuffles: of the keys, and of the first hard negatives; the second ones' is 2."""
+
+
+class HardNegatives(NamedTuple):
+    """The anchors' own hard negatives, and what their terms of the denominator are."""
+
+    rows_AND: Tensor
+    """Unit rows, N of each anchor."""
+    rho: float | Tensor
+    """Weight of the similarity, inside the exponential; a tensor may change without recompiling."""
+    log_mass: float = 0.0
+    """Added to the logits."""
+    weigh: Callable[[Tensor, float | Tensor], Tensor] | None = None
+    """Gives the logarithms of the terms' weights [A, N], without gradient, from the similarities
+    [A, N] and the scale that makes logits of them; None: all weights are 1."""
 
 
 class Similarities(NamedTuple):
@@ -51,6 +63,51 @@ class Similarities(NamedTuple):
     hard_AN: Tensor | None = None
     hard_share_A: Tensor | None = None
     """Share of the softmax's denominator that the hard negatives hold, in [0, 1]."""
+
+
+def softmax_loss(
+    logits: Tensor,
+    target_A: Tensor,
+    anchors_AD: Tensor,
+    hard: HardNegatives | None,
+    *,
+    temperature: float,
+    weights_A: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Cross entropy of the logits and those of the hard negatives: exp(rho * s / temperature) each.
+
+    Returns:
+        The mean of the anchors' losses times their weights (None: 1); the similarities [A, N] and
+        the share [A] of the hard negatives, if any.
+    """
+    hard_AN = share_A = None
+    if hard is not None:
+        scale = hard.rho / temperature
+        hard_AN = (hard.rows_AND @ anchors_AD[:, :, None]).squeeze(2)
+        hard_logits_AN = scale * hard_AN
+        if hard.log_mass:
+            hard_logits_AN = hard_logits_AN + hard.log_mass
+        if hard.weigh is not None:
+            hard_logits_AN = hard_logits_AN + hard.weigh(hard_AN, scale)
+        logits, hard_AN = torch.cat((logits, hard_logits_AN), dim=1), hard_AN.detach()
+        with torch.no_grad():
+            share_A = (hard_logits_AN.logsumexp(dim=1) - logits.logsumexp(dim=1)).exp()
+    loss_A = functional.cross_entropy(logits, target_A, reduction="none")
+    loss = loss_A.mean() if weights_A is None else (loss_A * weights_A).mean()
+    return loss, hard_AN, share_A
+
+
+def rho_at(config: HardNegativeConfig, moment: Moment) -> float:
+    """The weight of hard negatives at a step; it rises linearly from 0 during the warm-up."""
+    rho = config.rho if config.object_head == "off" else config.object_rho
+    warmup_steps = round(config.rho_warmup_epochs * moment.steps_per_epoch)
+    return rho if moment.step >= warmup_steps else rho * moment.step / warmup_steps
+
+
+def log_mass(config: HardNegativeConfig, num_negatives: int) -> float:
+    """What is added to the logits of hard negatives beside so many other negatives."""
+    meant = PAPER_NEGATIVES if config.hard_mass == "paper" else config.hard_mass
+    return 0.0 if meant is None else math.log(num_negatives / float(meant))
 
 
 class Batch(NamedTuple):
@@ -165,7 +222,7 @@ class ContrastiveMethod(Method):
             metrics["object_positive_similarity"] = similarities.positive_A.mean()
         if similarities.hard_AN is not None and similarities.hard_share_A is not None:
             metrics["hard_negative_similarity"] = similarity = similarities.hard_AN.mean()
-            if config.has_matched_negatives:
+            if any(view.startswith(f"{MATCHED}-") for view in views):
                 metrics["matched_negative_similarity"] = similarities.hard_AN[:, -1].mean()
             metrics["hard_negative_share"] = similarities.hard_share_A.mean()
             metrics["hard_negative_margin"] = similarities.positive_A.mean() - similarity

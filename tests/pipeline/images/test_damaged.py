@@ -149,3 +149,11 @@ def test_a_progressive_jpeg_that_lacks_a_scan_is_refused(share: float) -> None:
     data, _ = photograph(progressive=True)
     with pytest.raises(ImageError, match="truncated"):
         decode_source(data[: int(share * len(data))])
+
+
+def test_damage_in_a_jpegs_markers_is_refused() -> None:
+    data, _ = photograph()
+    at = data.index(b"\xff\xda")
+    for body in (b"\xff\xda\x00\x02", b"\xff\xda\x00\x03\x03", b"\xff\xc0\x00\x02\xff\xda"):
+        with pytest.raises(ImageError):
+            decode_source(data[:at] + body)

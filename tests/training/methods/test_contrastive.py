@@ -22,16 +22,18 @@ from tests.training.methods.small import (
 )
 from training.core.distributed import batch_permutation
 from training.core.schedules import Moment
-from training.methods.contrastive import HARD_NEGATIVE_PASS, PAIR_PASS, ContrastiveMethod
-from training.methods.hard_negatives import (
+from training.methods.contrastive import (
+    HARD_NEGATIVE_PASS,
+    PAIR_PASS,
+    ContrastiveMethod,
     HardNegatives,
     log_mass,
-    prime_log_weights,
     rho_at,
 )
 from training.methods.interface import ProjectedBackbone, unit_rows
 from training.methods.moco.method import MoCoV2, info_nce
 from training.methods.moco.settings import MoCoConfig
+from training.methods.prime_weights import prime_log_weights
 from training.methods.settings import HardNegativeConfig
 from training.methods.simclr.method import nt_xent
 from training.methods.simclr.settings import SimCLRConfig

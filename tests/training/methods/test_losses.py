@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.core.distributed import balanced_weights
-from training.methods.contrastive import Similarities
-from training.methods.hard_negatives import HardNegatives, prime_log_weights
+from training.methods.contrastive import HardNegatives, Similarities
 from training.methods.moco.method import info_nce
+from training.methods.prime_weights import prime_log_weights
 from training.methods.simclr.method import nt_xent
 
 BATCH, KEPT, TAU = 6, [0, 2, 3, 5], 0.2

@@ -17,10 +17,11 @@ from training.methods.contrastive import (
     Contrast,
     ContrastiveMethod,
     Embeddings,
+    HardNegatives,
     HeadRows,
     Similarities,
+    softmax_loss,
 )
-from training.methods.hard_negatives import HardNegatives, softmax_loss
 from training.methods.interface import (
     ProjectedBackbone,
     encode_together,
