@@ -43,7 +43,7 @@ format: setup ## let ruff fix and format the code
 typecheck: setup ## mypy, strict
 	@$(BIN)/mypy
 
-test: setup ## the tests (6 to 15 minutes on 2 cores; TEST_SEED=2 for another random order)
+test: setup ## the tests (TEST_SEED=2 for another random order)
 	@$(QUIET) $(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 \
 	  --dist loadfile --no-loadscope-reorder --randomly-seed=$(TEST_SEED)
 

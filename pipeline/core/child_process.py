@@ -32,6 +32,10 @@ class ChildDied(Exception):
         self.exit_code = exit_code
 
 
+class ChildEnded(Exception):
+    """The child was ended by `Child.end`, during the call or before it."""
+
+
 class Child:
     """A process that runs one call after another.
 
@@ -40,6 +44,7 @@ class Child:
     """
 
     _process: subprocess.Popen[bytes] | None = None
+    _is_ended = False
 
     @property
     def is_running(self) -> bool:
@@ -51,16 +56,24 @@ class Child:
 
         Raises:
             ChildDied: the process ended before it returned.
+            ChildEnded: `end` was called.
             InputError: the process cannot start.
             Exception: whatever the function raised, with the child's traceback as a note.
         """
         try:
+            if self._is_ended:
+                raise ChildEnded
             if self._process is None:
                 self._start()
+            if self._is_ended:  # while it started
+                raise ChildEnded
             self._connection.send_bytes(pickle.dumps((function, arguments)))
             failed, answer = self._connection.recv()
         except (EOFError, OSError):
-            raise ChildDied(self._wait()) from None
+            exit_code = self._wait()
+            if self._is_ended:
+                raise ChildEnded from None
+            raise ChildDied(exit_code) from None
         except BaseException:  # after an interrupt, the answer would be taken for the next call's
             self.close()
             raise
@@ -74,6 +87,13 @@ class Child:
         if self._process is not None:
             self._process.kill()
             self._wait()
+
+    def end(self) -> None:
+        """Kill the process, and let no call start it again; may be called from another thread."""
+        self._is_ended = True
+        process = self._process
+        if process is not None:
+            process.kill()  # the call that waits for it sees its end
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()

@@ -40,10 +40,11 @@ def build_locally(
         for done in as_completed([pool.submit(build, job) for job in jobs]):
             yield done.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.end()
+        pool.shutdown(cancel_futures=True)
         for process in processes:
             process.close()
-        pool.shutdown()
 
 
 def build_where_it_is_quicker(jobs: Sequence[ShardJob]) -> Iterable[BuiltShard]:

@@ -9,8 +9,9 @@ from typing import IO
 from pipeline.core.errors import InputError, check
 from pipeline.demo.pictures import DRAWING_VERSION, KINDS, SIDE, SPLITS, encoded_picture
 from pipeline.sources.listing import DataStore, Listing, Row, SourceOptions
+from pipeline.storage.file import File
 from pipeline.storage.storage import SYNTHETIC
-from pipeline.storage.store import File, Store, StoreError
+from pipeline.storage.store import Store, StoreError
 
 NUMBERS = {"n": (1, None), "seed": (0, 0), "side": (16, SIDE)}
 """Parameters that are whole numbers: their least value and their default."""

@@ -23,7 +23,8 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipeline.core.errors import StoreUnavailable
-from pipeline.storage.store import RETRY_SECONDS, File, Store, StoreError, retrying, version_of
+from pipeline.storage.file import File, version_of
+from pipeline.storage.store import RETRY_SECONDS, Store, StoreError, retrying
 
 ENDPOINT_NAMES = {
     "s3": ("endpoint", "aws_endpoint_url_s3"),  # AWS_ENDPOINT_URL_S3 would win over the first alone

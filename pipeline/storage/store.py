@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import IO, ClassVar, NamedTuple, TypeVar
+from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
+from pipeline.storage.file import File, version_of
 
 RETRY_SECONDS = 30.0
 """How long a temporary failure is retried, counted from the first failure."""
@@ -33,17 +33,6 @@ TEMPORARY_ERRORS = {
 """Errors of disks and network mounts that may pass, besides every `ConnectionError`."""
 
 Result = TypeVar("Result")
-
-
-class File(NamedTuple):
-    """A file of a store, as it is listed."""
-
-    name: str
-    """Relative to the store."""
-    num_bytes: int
-    """-1 for a pipe or a device."""
-    version: int
-    """Another number whenever the file may have changed, or is another file; 0: nothing tells."""
 
 
 class StoreError(InputError):
@@ -196,7 +185,7 @@ class LocalStore(Store):
         """The version is of the path, too: a copy of a folder is not the folder that was listed."""
         if not stat.S_ISREG(about.st_mode):
             return File(name, -1, 0)
-        when = f"{about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}"
+        when = f"{about.st_mtime_ns} {about.st_ctime_ns}"
         return File(name, about.st_size, version_of(f"{self.where(name)} {when}"))
 
     def files(self, prefix: str = "") -> Iterator[File]:
@@ -264,11 +253,6 @@ class LocalStore(Store):
         if not self.root.is_dir():
             return []
         return [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
-
-
-def version_of(text: str) -> int:
-    """A number, other than 0, that stands for a text."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True) | 1
 
 
 def printable(name: str) -> str:

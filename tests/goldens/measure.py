@@ -61,6 +61,14 @@ def versions() -> dict[str, str]:
     return found | {"machine": platform.machine()}
 
 
+def processor_maker() -> str:
+    """The maker of this machine's processor, as Linux names it; empty elsewhere."""
+    about = Path("/proc/cpuinfo")
+    text = about.read_text() if about.exists() else ""
+    lines = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == "vendor_id"), "")
+
+
 def golden_file(name: str) -> Path:
     """The file of a recipe, or of ``precompute``."""
     return FOLDER / f"{name}.json"

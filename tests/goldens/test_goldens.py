@@ -16,6 +16,7 @@ from tests.goldens.measure import (
     make_shards,
     measure_precompute,
     measure_recipe,
+    processor_maker,
     versions,
 )
 from training.config.recipes import RECIPES
@@ -23,13 +24,21 @@ from training.config.recipes import RECIPES
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 GOLDENS = (PRECOMPUTE, *RECIPES)
 
-FIRST_TOLERANCE, LATER_TOLERANCE = 1e-4, 7e-2
-"""Relative, of the first loss and of the nine others. The later one is twice the largest difference
-that was measured between processors (3.4e-2; an Intel Xeon and an AMD EPYC, by AVX-512, AVX2 and
-SSE 4.1), the first losses differ by 1e-6. Steps amplify rounding: in a flat part of a picture batch
-norm divides zero by its epsilon, and the last bit decides what a ReLU lets through. Masks,
-foreground and shards do not move by a bit. A temperature that is 1 % higher moves the first loss of
-`moco_v2_imagenet100` by 9e-3, a rho that is 1 % higher by 2e-2."""
+LOSS_TOLERANCE = 1e-4
+AT_64_PX = ("simclr_small", "simclr_small_baseline", "small_local", "small_local_baseline")
+LOSS_TOLERANCES = {"debug": 2e-3, **dict.fromkeys(AT_64_PX, 5e-4)}
+"""Relative, at least twice the largest difference measured. The order of float32 sums follows the
+processor's vector width and the number of threads: on an Intel Xeon over AVX-512, AVX2 and SSE 4.1,
+one and two threads, the losses moved by 1e-3 (`debug`, tenth step), 2e-4 (SimCLR at 64 px) and 3e-5
+(all others); masks, foreground and shards not by a bit. A temperature that is 1 % higher moves the
+first loss of `moco_v2_imagenet100` by 9e-3, a rho that is 1 % higher by 2e-2."""
+ELSEWHERE_TOLERANCE = 7e-2
+"""On the processor of another maker than the golden's, of all losses but the first: twice the
+largest difference between an Intel Xeon and an AMD EPYC (3.4e-2; the first losses differ by 1e-6).
+In a flat part of a picture batch norm divides zero by its epsilon, and the last bit decides what a
+ReLU lets through; the steps amplify it."""
+MAKERS = {"small_local": "AuthenticAMD", "small_local_baseline": "AuthenticAMD"}
+"""Of the processors that measured goldens; the others: GenuineIntel."""
 SCHEDULE_TOLERANCE = 1e-12
 """Relative: a schedule is a few operations in float64."""
 
@@ -87,5 +96,8 @@ def test_a_recipe_begins_as_it_did(name: str, shards: Path, tmp_path: Path) -> N
         assert measured.pop(field) == pytest.approx(golden.pop(field), rel=tolerance, abs=0), field
     losses, expected = measured.pop("losses"), golden.pop("losses")
     assert measured == golden  # samples, masks and foreground, exactly
-    assert losses[0] == pytest.approx(expected[0], rel=FIRST_TOLERANCE, abs=0)
-    assert losses[1:] == pytest.approx(expected[1:], rel=LATER_TOLERANCE, abs=0)
+    tolerance = LOSS_TOLERANCES.get(name, LOSS_TOLERANCE)
+    assert losses[0] == pytest.approx(expected[0], rel=tolerance, abs=0)
+    if processor_maker() != MAKERS.get(name, "GenuineIntel"):
+        tolerance = ELSEWHERE_TOLERANCE
+    assert losses == pytest.approx(expected, rel=tolerance, abs=0)

@@ -4,7 +4,7 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
 from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
-from training.data.stream import StreamConfig
+from training.data.stream_config import StreamConfig
 from training.methods.interface import Method
 from training.methods.registry import find_method
 from training.randomness.draws import view_group

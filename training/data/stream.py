@@ -16,10 +16,9 @@ Shapes: B samples of one rank, P side of a stored saliency map.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from operator import itemgetter
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -38,46 +37,17 @@ from training.data.damage import OnDamaged
 from training.data.order import ROWS, SET_BITS, EpochOrder, num_used
 from training.data.replay import ReplayOrder
 from training.data.selection import read_selection
+from training.data.stream_config import StreamConfig
 from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
 from training.views.exchange import PatchSwap
 from training.views.inputs import Damage, HostBatch
-from training.views.settings import AugmentConfig
 from training.views.spec import ViewSpec, crops_of
 
 Item = TypeVar("Item")
 Ids = NDArray[np.int64]
 WINDOWS_AHEAD = 2
 """Windows of shards on the local disk or on their way to it: the one being read, and the next."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamConfig:
-    """What decides the batches.
-
-    Attributes:
-        seed: the run's seed.
-        batch_size: global batch, all ranks together.
-        views: what the method sees of every image.
-        augment: ranges of the colours.
-        window: shards whose samples are mixed (`EpochOrder`).
-        on_damaged: see the head of this file.
-        data_fraction: share of the samples that are used (`EpochOrder`).
-        selection: folder that names the samples that are used; None: all.
-        num_replayed: images of earlier sets in every global batch.
-        keep: share of their samples that are used.
-    """
-
-    seed: int
-    batch_size: int
-    views: tuple[ViewSpec, ...]
-    augment: AugmentConfig
-    window: int = 16
-    on_damaged: OnDamaged = "raise"
-    data_fraction: float = 1.0
-    selection: Path | None = None
-    num_replayed: int = 0
-    keep: float = 1.0
 
 
 class BatchDataset(Dataset[HostBatch]):

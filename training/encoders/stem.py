@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, O output channels, H W pixels, k side of a kernel.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from pipeline.core.architectures import first_line, stem_name
 from pipeline.core.errors import InputError
+from training.views.fills import Fill
+from training.views.inputs import EncoderInputs
+from training.views.spec import ViewSpec
 
 RGB = 3
 MARGIN = 2
@@ -169,3 +172,28 @@ def pad_kernel(kernel: Tensor) -> Tensor:
 def centre_of(kernel: Tensor) -> Tensor:
     """The centre [O, 3, 3, 3] of a kernel [O, 3, 7, 7]."""
     return kernel[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def join_masks(
+    inputs: EncoderInputs,
+    views: Sequence[ViewSpec],
+    join: Callable[[Tensor, Tensor], Tensor],
+) -> EncoderInputs:
+    """The inputs with each view joined with its mask, for a network that sees masks.
+
+    Views without a mask are joined with an empty one, so that all have as many channels; so are
+    views with swapped patches, whose pixels are those of an image. `join` takes view and bool
+    mask, [B, C or 1, H, W].
+    """
+    masked = {
+        view.name: inputs.masks[view.name]
+        for view in views
+        if view.masker is not None and isinstance(view.fill, Fill)
+    }
+    channels = next(iter(masked.values())).shape[1] if masked else 1
+    joined = {}
+    for name, image_BCHW in inputs.views.items():
+        batch, _, *size = image_BCHW.shape
+        empty = torch.zeros(batch, channels, *size, dtype=torch.bool, device=image_BCHW.device)
+        joined[name] = join(image_BCHW, masked[name][:batch] if name in masked else empty)
+    return inputs._replace(views=joined)

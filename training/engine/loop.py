@@ -21,7 +21,7 @@ from training.core.threads import update_threads
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
 from training.encoders.export import export_backbone
-from training.encoders.stem import with_mask
+from training.encoders.stem import join_masks, with_mask
 from training.engine.adversary import Adversary
 from training.engine.anchor import make_anchor
 from training.engine.optimisers import build_optimiser
@@ -33,7 +33,7 @@ from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import shown_views, write_contact_sheet
 from training.record.run_record import RunRecord
 from training.views.fills import HIGH_PASS_AT_224, fill_named
-from training.views.inputs import HostBatch, build_inputs, join_masks, to_device
+from training.views.inputs import HostBatch, build_inputs, to_device
 from training.views.spec import ViewSpec
 
 CONTINUE, SAVE, STOP = 0, 1, 2

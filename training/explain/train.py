@@ -23,7 +23,8 @@ from training.core.context import LocalContext
 from training.core.schedules import cosine_lr
 from training.core.threads import sharing_threads, threads_set_by_user, update_threads
 from training.data.loader import make_loader
-from training.data.stream import BatchDataset, StreamConfig
+from training.data.stream import BatchDataset
+from training.data.stream_config import StreamConfig
 from training.engine.loop import num_loader_workers
 from training.engine.stopping import asked_to_stop
 from training.evaluate.diagnostics import fill_of

@@ -4,7 +4,7 @@ Shapes: B samples of one rank, C channels, H W pixels, G grid side, N = G * G pa
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -282,28 +282,3 @@ def _noise(work: _Work, view: ViewSpec, rows: slice, mask_BCHW: Tensor) -> Tenso
         grid=cut.grid,
     )
     return noise_BCHW.mul_(std)
-
-
-def join_masks(
-    inputs: EncoderInputs,
-    views: Sequence[ViewSpec],
-    join: Callable[[Tensor, Tensor], Tensor],
-) -> EncoderInputs:
-    """The inputs with each view joined with its mask, for a network that sees masks.
-
-    Views without a mask are joined with an empty one, so that all have as many channels; so are
-    views with swapped patches, whose pixels are those of an image. `join` takes view and bool
-    mask, [B, C or 1, H, W].
-    """
-    masked = {
-        view.name: inputs.masks[view.name]
-        for view in views
-        if view.masker is not None and isinstance(view.fill, Fill)
-    }
-    channels = next(iter(masked.values())).shape[1] if masked else 1
-    joined = {}
-    for name, image_BCHW in inputs.views.items():
-        batch, _, *size = image_BCHW.shape
-        empty = torch.zeros(batch, channels, *size, dtype=torch.bool, device=image_BCHW.device)
-        joined[name] = join(image_BCHW, masked[name][:batch] if name in masked else empty)
-    return inputs._replace(views=joined)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.core.child_process import Child, ChildDied
+from pipeline.core.child_process import Child, ChildDied, ChildEnded
 from pipeline.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,17 @@ def test_a_death_is_told_and_the_next_call_starts_another(child: Child) -> None:
             child.call(function, *arguments)
         assert (died.value.exit_code, child.is_running) == (code, False)
     assert child.call(os.getpid) != first
+
+
+def test_an_ended_child_is_not_taken_for_one_that_died(child: Child) -> None:
+    """Its caller would look for an image that kills it, and start it again."""
+    assert child.call(operator.add, 1, 2) == 3
+    threading.Timer(0.5, child.end).start()
+    with pytest.raises(ChildEnded):
+        child.call(time.sleep, 60)
+    with pytest.raises(ChildEnded):
+        child.call(operator.add, 1, 2)
+    assert not child.is_running
 
 
 def test_a_process_that_cannot_start_is_one_error(

@@ -1,8 +1,14 @@
 """Shards made without Ray: the same bytes, in several processes; who makes them by default."""
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs import precompute
@@ -12,6 +18,8 @@ from pipeline.precompute.build import BuiltShard, ShardJob
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local_job import build_locally, builder
 from pipeline.precompute.run import run_precompute
+from tests.deadly import DeadlySaliency
+from tests.deadly import write_pictures as write_deadly_pictures
 from tests.job_here import Done, job_here
 from tests.picture_folders import contents, write_pictures
 
@@ -105,3 +113,21 @@ def test_many_images_are_for_ray_and_whole_shards_are_no_work(
     assert run_precompute(config, make) == info
     assert asked == [3]
     assert builder(local=False, on_ray=True) is on_ray
+
+
+def test_an_interrupt_ends_the_processes_at_once(tmp_path: Path) -> None:
+    """No shard is waited for, and no image is suspected and tried again."""
+    write_deadly_pictures(tmp_path / "data", 8, dict.fromkeys(range(8), "sleep"))
+    before = set(psutil.Process().children(recursive=True))
+
+    def interrupted(jobs: Sequence[ShardJob]) -> list[BuiltShard]:
+        asleep = [replace(job, saliency=DeadlySaliency()) for job in jobs]
+        threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return list(build_locally(asleep, 2))
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_precompute(config_of(tmp_path, "out"), interrupted)
+    assert time.monotonic() - started < 60  # they would sleep for minutes
+    assert not set(psutil.Process().children(recursive=True)) - before
+    assert not (tmp_path / "out" / "rejected").exists()

@@ -10,6 +10,7 @@ from tests.ranks import in_ranks
 from training.core.distributed import (
     agree,
     average_buffers,
+    batch_permutation,
     gather_rows,
     gather_rows_of_any_number,
     gather_rows_with_gradient,
@@ -73,3 +74,14 @@ def test_alone_everything_is_as_it_was() -> None:
     assert agree(7) == 7
     assert sum_over_ranks([7]) == [7]
     assert torch.equal(mean_over_ranks(rows), rows)
+
+
+def test_permutations_differ_by_step_and_pass() -> None:
+    orders = {
+        tuple(batch_permutation(32, seed=s, step=t, branch=b).tolist())
+        for s in (0, 1)
+        for t in (0, 1)
+        for b in (0, 1)
+    }
+    assert len(orders) == 8
+    assert all(sorted(order) == list(range(32)) for order in orders)

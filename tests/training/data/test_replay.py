@@ -12,7 +12,8 @@ from tests.shard_sets import write_shard_set
 from tests.training.views.made import settings_of, views_of
 from training.data.order import ROWS, SET_BITS, EpochOrder
 from training.data.replay import ReplayOrder
-from training.data.stream import BatchDataset, StreamConfig
+from training.data.stream import BatchDataset
+from training.data.stream_config import StreamConfig
 from training.randomness.draws import sample_seeds
 from training.views.settings import AugmentConfig
 

@@ -289,14 +289,3 @@ def test_what_the_settings_ask_for(config: HardNegativeConfig) -> None:
             hard = math.exp(2.0 * 0.7 / 0.2 + log_mass(made, negatives))
             assert hard / negatives == pytest.approx(math.exp(7) / meant, rel=1e-12)
     assert log_mass(replace(config, hard_mass=None), 14) == 0
-
-
-def test_permutations_differ_by_step_and_pass() -> None:
-    orders = {
-        tuple(batch_permutation(32, seed=s, step=t, branch=b).tolist())
-        for s in (0, 1)
-        for t in (0, 1)
-        for b in (0, 1)
-    }
-    assert len(orders) == 8
-    assert all(sorted(order) == list(range(32)) for order in orders)

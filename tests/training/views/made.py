@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shardset.manifest import load_dataset_info
-from training.data.stream import BatchDataset, StreamConfig
+from training.data.stream import BatchDataset
+from training.data.stream_config import StreamConfig
 from training.randomness.draws import KEY, QUERY, view_number
 from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, HostBatch, build_inputs

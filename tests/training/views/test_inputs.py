@@ -10,10 +10,11 @@ from torch import Tensor
 from pipeline.saliency.foreground import foreground
 from tests.shard_sets import write_shard_set
 from tests.training.views.made import built, dataset_of, settings_of, views_of
+from training.encoders.stem import join_masks
 from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 from training.views.fills import FILLS
-from training.views.inputs import EncoderInputs, HostBatch, join_masks, to_device
+from training.views.inputs import EncoderInputs, HostBatch, to_device
 from training.views.maskers import MaskerInputs
 from training.views.patches import masked_share
 from training.views.released import sorted_rows

@@ -140,7 +140,7 @@ def trained(images: BoxSet) -> tuple[dict[str, Tensor], list[float]]:
 def test_a_training_learns_and_repeats_itself(images: BoxSet) -> None:
     weights, losses = trained(images)
     assert len(losses) == 16
-    assert sum(losses[-3:]) < 0.7 * sum(losses[:3]), losses
+    assert sum(losses[-3:]) < 0.68 * sum(losses[:3]), losses
     again, same = trained(images)
     assert losses == same
     assert all(torch.equal(again[name], value) for name, value in weights.items())
