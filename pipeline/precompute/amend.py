@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.core.progress import say
 from pipeline.precompute.plan import (
     PlanInfo,
     plan_file,
@@ -87,6 +88,7 @@ class Comparison:
         hashes = source_hashes(listed["source"], 8)[:, 0]
         self._order = np.argsort(hashes, kind="stable")
         self._hashes, self._versions = hashes[self._order], versions_of(listed)
+        self._is_said = False
 
     def find(self, shard: pa.RecordBatch) -> Int64:
         """The place in the listing of each row of a shard; -1 if it is not listed."""
@@ -111,11 +113,8 @@ class Comparison:
                 versions = np.zeros(shard.num_rows, np.int64)  # not known
             name = shard_name(plan.first_shard + number)
             found = self._shard_difference(number, name, shard, versions, bytes_only)
-            if (
-                found.changed
-                or found.gone
-                or not (bytes_only or (found.versions == versions).all())
-            ):
+            is_touched = not bytes_only and not np.array_equal(found.versions, versions)
+            if found.changed or found.gone or is_touched:
                 yield found
 
     def _shard_difference(
@@ -152,6 +151,9 @@ class Comparison:
         except SetError:  # the shard is made anew in any case
             yield from [True] * rows.num_rows
             return
+        if not self._is_said:  # of many images it takes as long as reading them
+            self._is_said = True
+            say("files may have changed: comparing them with the digests of the set")
         pairs = zip(table["source"].to_pylist(), table["sha256"].to_pylist(), strict=True)
         known = dict(pairs)
         for image in read_images(self._data, rows):
