@@ -97,10 +97,10 @@ SIMCLR_IMAGENET100: Settings = {
 }
 # Minutes of one core: a network of 0.4 million parameters at 32 px.
 DEMO = SIMCLR_SMALL | {
-    "epochs": 34,
+    "epochs": 24,
     "encoder": EncoderConfig(architecture="timm:test_resnet"),
     "views": ViewConfig(size=32, grid=4),
-    "knn": KnnConfig(every_epochs=34),
+    "knn": KnnConfig(every_epochs=24),
     "precision": "fp32",
 }
 # Seconds: two epochs of tiny views, to see that everything fits together.
