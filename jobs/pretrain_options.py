@@ -43,7 +43,7 @@ BRIEF = (
 
 
 METHOD_OF_OLD_NAME = {"moco": "moco_v2", "simclr": "simclr", "byol": "byol"}
-"""By the first part of an option's earlier name (`--moco.queue-size`)."""
+"""By the first part of an option's earlier name (``moco.queue-size``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

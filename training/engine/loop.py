@@ -1,13 +1,14 @@
 """The training loop: sees a context, never Ray; the same in one process and on a cluster."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.core.memory import keep_freed_memory
-from pipeline.core.progress import say
+from pipeline.core.progress import duration, say
 from pipeline.images.filters import scaled_kernel
 from pipeline.saliency.mask_generator import write_generator
 from pipeline.shardset.manifest import load_dataset_info
@@ -82,6 +83,18 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Trains to the end, or until a stop is asked for."""
+        try:
+            self._run()
+        except BaseException:
+            with suppress(OSError):  # what ended the run may stop this, too
+                self.record.close(finished=False)
+            raise
+        self.record.close(finished=self.step == self.total_steps)
+        return RunResult(self.step, self.total_steps, self.record.values)
+
+    def _run(self) -> None:
+        if self.config.encoder.compile:
+            say("the network is compiled at its first use, which takes a minute or more")
         if self.step == 0:
             self._evaluate()
             self._contact_sheet()
@@ -94,10 +107,15 @@ class Trainer:
         )
         self.record.show_progress(self.step)
         self.record.interval.start_clock()
+        compiled = not self.config.encoder.compile
         for batch in loader:
             self.record.interval.stop_waiting()
             update_threads()
+            began = time.monotonic()
             self._train_step(batch)
+            if not compiled:
+                say(f"the first step, compiled, took {duration(time.monotonic() - began)}")
+                compiled = True
             if self._due(self.config.log_every_steps) or self._epoch_ends():
                 self.record.write_interval(self.step)
             self.record.show_progress(self.step)
@@ -112,8 +130,6 @@ class Trainer:
             if decision == STOP:
                 break
             self.record.interval.start_waiting()
-        self.record.close(finished=self.step == self.total_steps)
-        return RunResult(self.step, self.total_steps, self.record.values)
 
     def _train_step(self, host_batch: HostBatch) -> None:
         config = self.config

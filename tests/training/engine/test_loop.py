@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +206,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(shards: Path, tmp_path: Path) ->
     config = small_run(shards, tmp_path / "run", optim=OptimConfig(lr=1e30), knn=KnnConfig())
     with pytest.raises(Diverged, match=r"finite at step \d+ \(loss nan\): lower --optim\.lr"):
         run(config)
+    assert not any("_AsyncWriter" in type(one).__name__ for one in threading.enumerate())
 
 
 def test_precision_and_loaders_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
