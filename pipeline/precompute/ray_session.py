@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, RayUnavailable
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
@@ -20,7 +21,11 @@ def ray_running() -> Iterator[None]:
     """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
     `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
-    messages are suppressed. InputError if nothing answers at RAY_ADDRESS.
+    messages are suppressed.
+
+    Raises:
+        InputError: nothing answers at RAY_ADDRESS.
+        RayUnavailable: Ray does not start, or the cluster does not let this job in.
     """
     if ray.is_initialized():
         yield
@@ -30,16 +35,35 @@ def ray_running() -> Iterator[None]:
     # Not "auto": Ray would wait for minutes for a cluster that has died and left its address.
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
-    ray.init(
-        address=address,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:  # most of them bare RuntimeErrors
+        raise _unavailable(address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _unavailable(address: str, error: Exception) -> RayUnavailable:
+    """The error for a Ray that does not start, or does not let this job in."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    if isinstance(error, AuthenticationError):
+        return RayUnavailable(
+            f"the cluster at RAY_ADDRESS {address} wants a token ({reason}): after make cluster-up "
+            "source runs/cluster/env; elsewhere set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        )
+    if address != "local":
+        return RayUnavailable(f"the cluster at RAY_ADDRESS {address} cannot be used ({reason})")
+    return RayUnavailable(
+        f"Ray did not start ({reason}): the machine is too busy, or short of memory; give the "
+        "command again, or give it with --local where the job has that"
+    )
 
 
 def _check_answers(address: str) -> None:

@@ -7,8 +7,9 @@ import time
 from contextlib import suppress
 
 import pytest
+from ray.exceptions import AuthenticationError
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, RayUnavailable
 from pipeline.precompute.ray_session import ray_running, without_lines
 
 
@@ -47,3 +48,25 @@ def test_a_cluster_that_is_gone_is_said_at_once(
     refused = pytest.raises(InputError, match=f"RAY_ADDRESS {address} .*refused.*cluster-up")
     with refused, ray_running():
         pytest.fail("there is no such cluster")
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        ("", Exception("The current node timed out during startup.\nmore"), "Ray did not start"),
+        ("", RuntimeError(""), r"Ray did not start \(RuntimeError\): .*--local"),
+        ("auto", ConnectionError("no"), r"cluster at RAY_ADDRESS auto cannot be used \(no\)"),
+        ("auto", AuthenticationError("InvalidToken"), r"wants a token \(InvalidToken.*cluster/env"),
+    ],
+)
+def test_a_ray_that_cannot_be_used_is_one_line(
+    address: str, error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fails)
+    with pytest.raises(RayUnavailable, match=words), ray_running():
+        pytest.fail("there is no Ray")
