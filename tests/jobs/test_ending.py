@@ -56,5 +56,6 @@ def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
         [sys.executable, str(job)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("Traceback") and done.stderr.endswith("ValueError: a defect\n")
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("ValueError: a defect\n")
     assert done.stdout == "a resultan exit function\n"
