@@ -125,7 +125,7 @@ class BatchDataset(Dataset[HostBatch]):
         return self._readers[sample_id >> SET_BITS].read_pixels(sample_id & ROWS)
 
     def keys_at(self, step: int) -> list[str]:
-        """The keys of the global batch at ``step``, in order; before those of earlier sets, the set."""
+        """Keys of the global batch at ``step``, in order; those of earlier sets with their set."""
         ids = self.sample_ids(step, range(self.config.batch_size)).tolist()
         found = [(self._readers[one >> SET_BITS], one & ROWS) for one in ids]
         return [
