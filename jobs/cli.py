@@ -19,11 +19,12 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 
 import tyro
 
+from jobs.ending import end_with
 from jobs.terminal import Terminal, TerminalOptions
 from pipeline.core.errors import Stopped, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
-from pipeline.storage.storage import SYNTHETIC, is_url
+from pipeline.storage.storage import SYNTHETIC, is_url, without_options
 from training.config.fields import with_fields
 
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
@@ -145,20 +146,27 @@ def main(run: Callable[[], int | None]) -> NoReturn:
     """
     global _terminal, _until_the_end
     collect_garbage_rarely()
+    code = 1
     try:
         with ExitStack() as _until_the_end:
-            sys.exit(run() or 0)
+            code = run() or 0
+    except SystemExit as leaving:  # a help, or an option that tyro refuses
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except (Exception, KeyboardInterrupt) as error:
+        known = find_job_error(error)
         if _was_interrupted(error):
             print("interrupted", file=sys.stderr)
-            sys.exit(Stopped.exit_code)
-        known = find_job_error(error)
-        if known is None:
+            code = Stopped.exit_code
+        elif known is None:
             raise
-        print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
-        sys.exit(known.exit_code)
+        else:
+            print(f"error: {without_options(' '.join(str(known).split()))}", file=sys.stderr)
+            code = known.exit_code
     finally:
         _terminal, _until_the_end = Terminal(), None
+        if run.__module__ == "__main__":  # a job that is this process
+            end_with(code)
+    sys.exit(code)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -21,7 +21,7 @@ from training.methods.settings import MethodConfig
 DEFAULT_RECIPE = "simclr_small"
 PLACES = (
     *("shards", "selection", "out", "start_from", "replay.shards"),
-    *("knn.val_shards", "knn.train_shards", "heldout.shards"),
+    *("knn.val_shards", "knn.train_shards", "heldout.shards", "cache.folder"),
 )
 RECIPE_HELP = (
     f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
@@ -43,7 +43,7 @@ BRIEF = (
 
 
 METHOD_OF_OLD_NAME = {"moco": "moco_v2", "simclr": "simclr", "byol": "byol"}
-"""By the first part of an option's earlier name (`--moco.queue-size`)."""
+"""By the first part of an option's earlier name (``moco.queue-size``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from pipeline.core.progress import WARNING, Printed, Standing
+from pipeline.storage.storage import without_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class Terminal(Printed):
         with self._lock:
             self._close_bar()
         if self._results is not None:
-            plain = json.dumps(values, default=os.fspath)
+            plain = without_options(json.dumps(values, default=os.fspath))
             finite = json.loads(plain, parse_constant=lambda _: None)
             print(json.dumps(finite), file=self._results, flush=True)
             if self._options.quiet:
@@ -120,6 +121,7 @@ class Terminal(Printed):
             self._bar = None
 
     def _print(self, line: str, stream: TextIO) -> None:
+        line = without_options(line)
         with self._lock:
             if self._bar is None:
                 print(line, file=stream, flush=True)

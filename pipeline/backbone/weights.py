@@ -174,6 +174,6 @@ def load_weights(
     check(
         not wrong,
         f"the tensors of {source} do not fit {architecture}: {'; '.join(wrong)}: name the network "
-        "they belong to (--encoder.architecture, --saliency.network)",
+        "they belong to (--encoder.architecture, or --saliency scda:network=NAME)",
     )
     network.load_state_dict({name: given.get(name, value) for name, value in wanted.items()})

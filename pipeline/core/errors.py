@@ -43,6 +43,12 @@ class Collapsed(JobError):
     exit_code = 6
 
 
+class RayUnavailable(JobError):
+    """Ray did not start, or did not let the job in."""
+
+    exit_code = 7
+
+
 class Stopped(JobError):
     """A signal ended the work before it was done; the same command continues it."""
 

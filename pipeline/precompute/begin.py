@@ -203,13 +203,20 @@ def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
     data = listing.data.store
     if out == data and listing.takes_all:
         raise InputError(f"--out is the data folder itself, {out.url}: choose another")
-    if masks is not None and listing.takes_all:
-        inner, outer = (f"{store.url.rstrip('/')}/" for store in (masks, data))
-        if inner.startswith(outer):
-            raise InputError(
-                f"the masks lie inside of the data, {inner}: they would be taken for images; "
-                "move them beside it"
-            )
+    if listing.takes_all and _is_inside(out, data):
+        raise InputError(
+            f"--out {out.url} lies inside of the data, {data.url}: choose a place beside it"
+        )
+    if masks is not None and listing.takes_all and (masks == data or _is_inside(masks, data)):
+        inner = f"{masks.url.rstrip('/')}/"
+        raise InputError(
+            f"the masks lie inside of the data, {inner}: they would be taken for images; "
+            "move them beside it"
+        )
+
+
+def _is_inside(inner: Store, outer: Store) -> bool:
+    return inner != outer and inner.url.startswith(f"{outer.url.rstrip('/')}/")
 
 
 def match_masks(images: Collected, store: Store) -> Collected:

@@ -5,14 +5,17 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, RayUnavailable
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
+REFUSED = b"InvalidAuthToken"
+"""In the lines that Ray's C++ code prints every second where a cluster wants another token."""
 
 
 @contextmanager
@@ -20,7 +23,11 @@ def ray_running() -> Iterator[None]:
     """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
     `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
-    messages are suppressed. InputError if nothing answers at RAY_ADDRESS.
+    messages are suppressed.
+
+    Raises:
+        InputError: nothing answers at RAY_ADDRESS.
+        RayUnavailable: Ray does not start, or the cluster does not let this job in.
     """
     if ray.is_initialized():
         yield
@@ -30,16 +37,38 @@ def ray_running() -> Iterator[None]:
     # Not "auto": Ray would wait for minutes for a cluster that has died and left its address.
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
-    ray.init(
-        address=address,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    refused: list[bytes] = []
+    try:
+        with nullcontext(refused) if address == "local" else without_lines(REFUSED) as refused:
+            ray.init(
+                address=address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+    except Exception as error:  # most of them bare RuntimeErrors
+        raise _unavailable(address, error, wants_token=bool(refused)) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _unavailable(address: str, error: Exception, *, wants_token: bool) -> RayUnavailable:
+    """The error for a Ray that does not start, or does not let this job in."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    if wants_token or isinstance(error, AuthenticationError):
+        return RayUnavailable(
+            f"the cluster at RAY_ADDRESS {address} wants a token, and this shell has none or "
+            "another: after make cluster-up source runs/cluster/env; elsewhere set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        )
+    if address != "local":
+        return RayUnavailable(f"the cluster at RAY_ADDRESS {address} cannot be used ({reason})")
+    return RayUnavailable(
+        f"Ray did not start ({reason}): the machine is too busy, or short of memory; give the "
+        "command again, or give it with --local where the job has that"
+    )
 
 
 def _check_answers(address: str) -> None:
@@ -57,8 +86,12 @@ def _check_answers(address: str) -> None:
 
 
 @contextmanager
-def without_lines(note: bytes) -> Iterator[None]:
-    """Drop lines that contain the note from standard error, also those that C++ code prints."""
+def without_lines(note: bytes) -> Iterator[list[bytes]]:
+    """Drop lines that contain the note from standard error, also those that C++ code prints.
+
+    Yields the list of what was dropped so far.
+    """
+    dropped: list[bytes] = []
     kept = os.dup(2)
     reading, writing = os.pipe()
     os.dup2(writing, 2)
@@ -67,13 +100,15 @@ def without_lines(note: bytes) -> Iterator[None]:
     def copy() -> None:
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
-                if note not in line:
+                if note in line:
+                    dropped.append(line)
+                else:
                     os.write(kept, line)
 
     copying = threading.Thread(target=copy, daemon=True)
     copying.start()
     try:
-        yield
+        yield dropped
     finally:
         os.dup2(kept, 2)  # closes the pipe, so that the thread sees its end
         copying.join(SETTLE_SECONDS)

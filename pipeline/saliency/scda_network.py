@@ -144,7 +144,7 @@ class Localiser:
         if not np.isfinite(maps).all():
             raise InputError(
                 f"scda: the network with weights {self.weights} gives activations that "
-                "are not finite: try --saliency.precision float32, or other weights"
+                "are not finite: try --saliency scda:precision=float32, or other weights"
             )
         return list(maps)
 

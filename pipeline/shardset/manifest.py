@@ -7,12 +7,14 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
+from pipeline.core.image_names import has_image_suffix
 from pipeline.shardset.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
@@ -28,6 +30,8 @@ from pipeline.storage.storage import Place, open_store
 
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
+FILES_LOOKED_AT = 1000
+"""To see whether a folder that is no shard set holds images."""
 Rows = Sequence[dict[str, Any]]
 
 
@@ -111,9 +115,14 @@ def load_dataset_info(place: Place) -> DatasetInfo:
             raise SetError(
                 f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
             ) from error
+        missing = f"no complete shard set at {store.url}: {DATASET_FILE} is missing"
+        if any(has_image_suffix(file.name) for file in islice(store.files(), FILES_LOOKED_AT)):
+            raise SetError(
+                f"{missing}, but there are images: make shards of them first "
+                f"(jobs/precompute.py --data {store.url} --out SHARDS)"
+            ) from error
         raise SetError(
-            f"no complete shard set at {store.url}: {DATASET_FILE} is missing "
-            "(run jobs/precompute.py with this folder as --out until it finishes)"
+            f"{missing} (run jobs/precompute.py with this folder as --out until it finishes)"
         ) from error
     try:
         fields = json.loads(data)

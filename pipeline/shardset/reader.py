@@ -158,6 +158,11 @@ class ShardSetReader:
         _, _, saliency_at, saliency_length = self._index(number).spans[row].tolist()
         return self._map(number, row, self._pread(number, row, saliency_at, saliency_length))
 
+    def key(self, sample_id: int) -> str:
+        """The key of a sample: its name without endings in the tar."""
+        number, row = self._locate(sample_id)
+        return self._index(number).keys[row]
+
     def _image(self, number: int, row: int, data: memoryview) -> NDArray[np.uint8]:
         try:
             return decode_stored(data)

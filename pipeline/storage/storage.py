@@ -1,6 +1,7 @@
 """Open the store at a path or a URL: a local folder, or a prefix of a bucket."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -24,6 +25,19 @@ region: of the bucket; by default s3 is asked for it.
 anonymous: true sends no credentials.
 retry_seconds: how long an outage is retried; 30 by default.
 """
+
+
+_OPTIONS_OF_URL = re.compile(
+    rf"(?<![\w.])((?:{'|'.join(REMOTE_SCHEMES)})://[^\s?'\"]*)\?[^\s'\",;)]*"
+)
+
+
+def without_options(text: str) -> str:
+    """A text whose URLs of stores have lost what follows their question marks.
+
+    Endpoints are no business of those who read a screen, a record or a report.
+    """
+    return _OPTIONS_OF_URL.sub(r"\1", text)
 
 
 def open_store(place: Place) -> Store:
@@ -59,7 +73,7 @@ def open_store(place: Place) -> Store:
         )
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := [name for name in options if name not in OPTIONS]:
-        raise InputError(f"{url}?{unknown[0]}=: unknown option; known are {', '.join(OPTIONS)}")
+        raise InputError(f"{url}: unknown option {unknown[0]}; known are {', '.join(OPTIONS)}")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if scheme == "s3" and endpoint:
         options.setdefault("endpoint_override", endpoint)

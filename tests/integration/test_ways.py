@@ -89,7 +89,7 @@ def test_from_a_sample_to_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         tracer.files.clear()
 
     monkeypatch.setattr(BatchDataset, "__getitem__", tracer.wrapped(BatchDataset.__getitem__))
-    monkeypatch.setattr(Trainer, "_train_step", tracer.wrapped(Trainer._train_step))
+    monkeypatch.setattr(Trainer, "train_step", tracer.wrapped(Trainer.train_step))
     monkeypatch.setattr(RunRecord, "add", end_step)
     monkeypatch.setattr(RunRecord, "write_interval", lambda *_: None)
     monkeypatch.setattr(Trainer, "_contact_sheet", lambda _: None)

@@ -1,5 +1,6 @@
 """The help of every job: each option explains itself, and numbers say where they may lie."""
 
+import ast
 import dataclasses
 import re
 import subprocess
@@ -174,3 +175,28 @@ def test_the_help_imports_neither_torch_nor_ray() -> None:
     command = [sys.executable, "-c", HELPS, *jobs]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == jobs
+
+
+OF_OTHERS = {"--address", "--logdir", "--sort", "--working-dir"}
+"""Options of Ray, TensorBoard and tar."""
+
+
+def test_what_names_an_option_names_one_that_exists(
+    help_of: Callable[[str, str], list[str]],
+) -> None:
+    """Messages, helps and advice: every `--option` in a string of the program."""
+    known = {"--help-all", "--cpus", "--gpus", *OF_OTHERS}  # --cpus, --gpus: of jobs/cluster.py
+    for job in JOBS:
+        names = ", ".join(options_of(help_of(job, "--help-all")))
+        known |= set(re.findall(r"--[\w.-]+", names))
+    named: dict[str, str] = {}
+    for file in (
+        f for room in ("pipeline", "training", "jobs") for f in (ROOT / room).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and " " in str(node.value):
+                for name in re.findall(r"(?<![\w(-])--[a-z][\w.-]*\w", str(node.value)):
+                    named[name] = f"{file.relative_to(ROOT)}:{node.lineno}"
+    assert len(named) > 50
+    missing = {name: where for name, where in named.items() if name not in known}
+    assert missing == {}

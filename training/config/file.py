@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, write_error
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
@@ -97,9 +97,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
-    """Writes ``config.json`` into the run's folder, which it makes."""
+    """Writes ``config.json`` into the run's folder, which it makes; InputError where it cannot."""
     record = {"version": VERSION, **_digests(config, data_digest), **config.to_json()}
-    write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
+    try:
+        write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise write_error(f"the run's folder {out}", error) from error
 
 
 def _digests(config: PretrainConfig, data_digest: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pipeline.core.errors import check
 from pipeline.shardset.cache import CacheConfig
-from pipeline.storage.storage import Location
+from pipeline.storage.storage import Location, without_options
 from training.config.settings import (
     CheckpointConfig,
     CollapseConfig,
@@ -139,6 +139,7 @@ class PretrainConfig:
         return round(self.replay.share * self.batch_size) if self.replay.shards else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as plain JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        """The configuration as plain JSON values, URLs without their options."""
+        text = without_options(json.dumps(dataclasses.asdict(self), default=str))
+        plain: dict[str, Any] = json.loads(text)
         return plain | {"method": {"name": self.method.name, **plain["method"]}}

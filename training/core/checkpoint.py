@@ -40,7 +40,7 @@ class CheckpointStore:
         Raises:
             InputError: it cannot be written, for instance to a full disk; earlier ones stay.
         """
-        final = self._folder_of(step)
+        final = self.folder_of(step)
         if final.exists():
             return
         temporary = self.folder / f".{final.name}.tmp"
@@ -58,7 +58,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise write_error(f"checkpoint {final}", error) from error
         for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self._folder_of(old))
+            shutil.rmtree(self.folder_of(old))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, rising."""
@@ -66,9 +66,10 @@ class CheckpointStore:
 
     def latest(self) -> Path | None:
         """The newest checkpoint's folder, or None."""
-        return self._folder_of(self.steps()[-1]) if self.steps() else None
+        return self.folder_of(self.steps()[-1]) if self.steps() else None
 
-    def _folder_of(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint after ``step`` global steps is, or would be."""
         return self.folder / f"step-{step:08d}"
 
 

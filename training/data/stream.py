@@ -124,6 +124,15 @@ class BatchDataset(Dataset[HostBatch]):
         """`ShardSetReader.read_pixels` of a sample of any set."""
         return self._readers[sample_id >> SET_BITS].read_pixels(sample_id & ROWS)
 
+    def keys_at(self, step: int) -> list[str]:
+        """Keys of the global batch at ``step``, in order; those of earlier sets with their set."""
+        ids = self.sample_ids(step, range(self.config.batch_size)).tolist()
+        found = [(self._readers[one >> SET_BITS], one & ROWS) for one in ids]
+        return [
+            reader.key(row) if reader is self.reader else f"{reader.store.url}: {reader.key(row)}"
+            for reader, row in found
+        ]
+
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:
             self._orders = {epoch: self._new_order(epoch)}

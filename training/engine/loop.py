@@ -1,16 +1,20 @@
 """The training loop: sees a context, never Ray; the same in one process and on a cluster."""
 
+import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.core.errors import Collapsed, Diverged
 from pipeline.core.memory import keep_freed_memory
-from pipeline.core.progress import say
+from pipeline.core.progress import duration, say
 from pipeline.images.filters import scaled_kernel
 from pipeline.saliency.mask_generator import write_generator
 from pipeline.shardset.manifest import load_dataset_info
+from pipeline.storage.atomic import write_atomically
 from training.config.derived import replayed_sets, stream_config
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import load_state
@@ -29,6 +33,7 @@ from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
 from training.engine.start import build_method, checkpoints, first_state
 from training.evaluate.checks import run_checks
+from training.methods.interface import StepResult
 from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import shown_views, write_contact_sheet
 from training.record.run_record import RunRecord
@@ -37,6 +42,8 @@ from training.views.inputs import HostBatch, build_inputs, to_device
 from training.views.spec import ViewSpec
 
 CONTINUE, SAVE, STOP = 0, 1, 2
+FAILED_FILE = "failed_step.json"
+"""The last step of a run that diverged or collapsed: its number, seed and images."""
 LOADERS_PER_GPU = 4
 
 
@@ -82,6 +89,20 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Trains to the end, or until a stop is asked for."""
+        try:
+            self._run()
+        except BaseException as error:
+            with suppress(OSError):  # what ended the run may stop this, too
+                self.record.close(finished=False)
+                if isinstance(error, Diverged | Collapsed) and rank() == 0:
+                    self._write_failed_step(str(error))
+            raise
+        self.record.close(finished=self.step == self.total_steps)
+        return RunResult(self.step, self.total_steps, self.record.values)
+
+    def _run(self) -> None:
+        if self.config.encoder.compile:
+            say("the network is compiled at its first use, which takes a minute or more")
         if self.step == 0:
             self._evaluate()
             self._contact_sheet()
@@ -94,10 +115,15 @@ class Trainer:
         )
         self.record.show_progress(self.step)
         self.record.interval.start_clock()
+        compiled = not self.config.encoder.compile
         for batch in loader:
             self.record.interval.stop_waiting()
             update_threads()
-            self._train_step(batch)
+            began = time.monotonic()
+            self.train_step(batch)
+            if not compiled:
+                say(f"the first step, compiled, took {duration(time.monotonic() - began)}")
+                compiled = True
             if self._due(self.config.log_every_steps) or self._epoch_ends():
                 self.record.write_interval(self.step)
             self.record.show_progress(self.step)
@@ -112,10 +138,9 @@ class Trainer:
             if decision == STOP:
                 break
             self.record.interval.start_waiting()
-        self.record.close(finished=self.step == self.total_steps)
-        return RunResult(self.step, self.total_steps, self.record.values)
 
-    def _train_step(self, host_batch: HostBatch) -> None:
+    def train_step(self, host_batch: HostBatch) -> StepResult:
+        """Trains on the batch of the next global step."""
         config = self.config
         # Dropout and the like draw from the global generator: make that a function of the step.
         torch.manual_seed(int(sample_seeds(config.seed, self.step, np.array([rank()]))[0] >> 1))
@@ -148,6 +173,7 @@ class Trainer:
             )
         self.record.add(self.step, host_batch, result, inputs.telemetry, lr)
         self.step += 1
+        return result
 
     def _moment(self) -> Moment:
         return Moment(self.step, self.steps_per_epoch, self.total_steps)
@@ -198,6 +224,12 @@ class Trainer:
             views = self._masked_now(shown_views(self.config), on_cpu=True)
             write_contact_sheet(path, self.dataset, self.config, step=self.step, views=views)
         self.record.show(self.step, "masks", path)
+
+    def _write_failed_step(self, reason: str) -> None:
+        """Writes what the last step was, which ``--replay-step`` runs again."""
+        images = self.dataset.keys_at(self.step - 1)
+        failed = {"step": self.step, "seed": self.config.seed, "reason": reason, "images": images}
+        write_atomically(self.config.out / FAILED_FILE, json.dumps(failed, indent=1).encode())
 
     def _save(self) -> None:
         self.method.average_statistics()

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from pipeline.core.architectures import NoInitialWeights
@@ -23,6 +24,7 @@ from training.encoders.encoder import build_backbone
 from training.engine.start import check_start, checkpoints, outlined_method
 from training.evaluate.checks import check_heldout
 from training.evaluate.labelled import labelled_pair
+from training.methods.contrastive import ContrastiveMethod
 from training.record.trackers import check_trackers
 
 STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}
@@ -51,6 +53,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     check_trackers(config.track)
     check_run_folder(config.out, config, info.plan_digest)
     check_first_weights(config)
+    check_released(config)
     check_start(config)
     check_disk(config)
     return info
@@ -128,6 +131,25 @@ def check_first_weights(config: PretrainConfig) -> None:
     if config.encoder.init is not None and not checkpoints(config).steps():
         with NoInitialWeights():
             build_backbone(replace(config.encoder, compile=False))
+
+
+def check_released(config: PretrainConfig) -> None:
+    """Raises ``InputError`` where the released behaviour cannot encode a hard negative alone."""
+    hides = any(view.name.startswith("negative") for view in declared_views(config))
+    if config.masks.behaviour != "released" or not hides:
+        return
+    method = outlined_method(config)
+    assert isinstance(method, ContrastiveMethod)
+    weights, side = next(method.parameters()), config.views.size
+    try:
+        with torch.no_grad():
+            method.negative_encoder(torch.zeros(1, 3, side, side, device=weights.device))
+    except ValueError as error:
+        raise InputError(
+            f"masks.behaviour released encodes a hard negative alone, and at {side} px one of its "
+            f"positions has no batch statistics ({error}): use larger views (--views.size) or "
+            "--masks.behaviour paper"
+        ) from error
 
 
 class CheckpointSize(NamedTuple):

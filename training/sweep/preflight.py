@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.core.errors import InputError, write_error
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
 from pipeline.storage.atomic import write_atomically
-from training.config.file import differences
+from training.config.file import MAY_DIFFER_ON_RESUME, config_from_json, differences
 from training.config.resources import Node, Resources, fewer_resources
 from training.engine.preflight import check_batches, check_disk, preflight
 from training.sweep.config import OBJECTIVES, SWEEP_FILE, Sweep, trial_config
@@ -22,13 +22,16 @@ from training.sweep.space import shown
 
 LOCK_FILE = ".lock"
 VERSION = 1
+DECIDES_TRIALS = (
+    *("knn.", "heldout.", "collapse.", "on_collapse", "on_damaged"),
+    *("selection", "replay.shards"),  # sweep.json has no digests of them
+)
+"""What may differ when a run is resumed, but not what trials are judged by."""
 NOT_COMPARED = (
     *("version", "name", "num_trials"),
     *("fingerprint", "val_images"),  # of earlier versions
-    *("config.shards", "config.out"),  # the digest of the shards is compared
-    *("config.num_workers", "config.loader_workers", "config.log_every_steps"),
-    *("config.max_failures", "config.checkpoint."),
     *("config.knn.val_shards", "config.knn.train_shards", "config.heldout.shards"),
+    *(f"config.{name}" for name in MAY_DIFFER_ON_RESUME if not name.startswith(DECIDES_TRIALS)),
 )
 """Entries that may differ when a sweep is resumed."""
 READ_FROM_DISK = {"shards", "selection", "knn.val_shards", "knn.train_shards", "heldout.shards"}
@@ -122,6 +125,9 @@ def check_folder(folder: Path, description: dict[str, Any]) -> None:
         recorded = json.loads(path.read_text())
         if recorded["version"] != VERSION:
             raise ValueError(f"version {recorded['version']} instead of {VERSION}")
+        # An earlier program's has fewer fields; those that are missing had today's defaults.
+        base = config_from_json(recorded["config"], shards="", out=folder)
+        recorded["config"] = base.to_json()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): choose another --out") from error
     lines = [

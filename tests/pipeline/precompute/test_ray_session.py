@@ -7,18 +7,20 @@ import time
 from contextlib import suppress
 
 import pytest
+from ray.exceptions import AuthenticationError
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, RayUnavailable
 from pipeline.precompute.ray_session import ray_running, without_lines
 
 
 def test_lines_with_the_note_are_dropped_and_no_others(capfd: pytest.CaptureFixture[str]) -> None:
-    with suppress(ZeroDivisionError), without_lines(b"harmless"):
+    with suppress(ZeroDivisionError), without_lines(b"harmless") as dropped:
         os.write(2, b"before\nit is harmless, really\nafter\n")
         subprocess.run([sys.executable, "-c", "import os; os.write(2, b'of a child')"], check=True)
         raise ZeroDivisionError
     os.write(2, b", and harmless again")
     assert capfd.readouterr().err == "before\nafter\nof a child, and harmless again"
+    assert dropped == [b"it is harmless, really\n"]
 
 
 def test_a_process_that_outlives_the_block_holds_nobody_up(
@@ -47,3 +49,40 @@ def test_a_cluster_that_is_gone_is_said_at_once(
     refused = pytest.raises(InputError, match=f"RAY_ADDRESS {address} .*refused.*cluster-up")
     with refused, ray_running():
         pytest.fail("there is no such cluster")
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        ("", Exception("The current node timed out during startup.\nmore"), "Ray did not start"),
+        ("", RuntimeError(""), r"Ray did not start \(RuntimeError\): .*--local"),
+        ("auto", ConnectionError("no"), r"cluster at RAY_ADDRESS auto cannot be used \(no\)"),
+        ("auto", AuthenticationError("InvalidToken"), r"wants a token, .*cluster/env"),
+    ],
+)
+def test_a_ray_that_cannot_be_used_is_one_line(
+    address: str, error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fails)
+    with pytest.raises(RayUnavailable, match=words), ray_running():
+        pytest.fail("there is no Ray")
+
+
+def test_a_cluster_that_refuses_a_token_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(**_: object) -> None:
+        os.write(2, b"gcs_client.cc:210: Unauthenticated: InvalidAuthToken: missing\n" * 3)
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", refuses)
+    with pytest.raises(RayUnavailable, match="auto wants a token"), ray_running():
+        pytest.fail("there is no Ray")
+    assert capfd.readouterr().err == ""

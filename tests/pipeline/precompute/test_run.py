@@ -103,7 +103,11 @@ def test_bad_input_writes_nothing(
 def test_folders_that_cannot_be_the_output(config: PrecomputeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     before = contents(tmp_path)
-    for out, words in ((tmp_path / "data", "is the data folder"), (tmp_path / "file", "is a file")):
+    for out, words in (
+        (tmp_path / "data", "is the data folder"),
+        (tmp_path / "data" / "shards", "/shards lies inside of the data, .*/data: choose"),
+        (tmp_path / "file", "is a file"),
+    ):
         with pytest.raises(InputError, match=words):
             run_precompute(replace(config, out=out))
     masks = tmp_path / "data" / "masks"

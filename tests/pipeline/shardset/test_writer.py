@@ -240,7 +240,13 @@ def test_manifests_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_a_set_that_is_not_complete_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         load_dataset_info(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"dataset\.json is missing"):
+    with pytest.raises(
+        InputError, match=r"dataset\.json is missing \(run jobs/precompute\.py with"
+    ):
+        load_dataset_info(tmp_path)
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind" / "a.JPG").write_bytes(b"")
+    with pytest.raises(InputError, match=r"is missing, but there are images: make shards of them"):
         load_dataset_info(tmp_path)
     write_set(tmp_path, (1,))
     path = tmp_path / DATASET_FILE

@@ -29,10 +29,19 @@ def test_a_run_s_own_record_gives_its_configuration_back(recipe: str, tmp_path: 
     )
     write_config(config.out, config, "digest")
     read = read_config_file(config.out / CONFIG_FILE, shards=Path("x"), out=Path("/new"))
-    assert read == replace(config, out=Path("/new"))
+    # The options of a URL are kept out of the record.
+    assert read == replace(config, shards="s3://bucket/shards", out=Path("/new"))
+    assert "9000" not in (config.out / CONFIG_FILE).read_text()
     check_run_folder(config.out, config, "digest")
     with pytest.raises(InputError, match=r"other settings .data_digest: digest -> other"):
         check_run_folder(config.out, config, "other")
+
+
+def test_a_run_s_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    config = PretrainConfig(shards="shards", out=tmp_path / "file" / "run")
+    with pytest.raises(InputError, match=r"run's folder .*/file/run cannot be written: Not a dir"):
+        write_config(config.out, config, "digest")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,8 +204,10 @@ def test_a_partial_stem_sees_the_masks(shards: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run(shards: Path, tmp_path: Path) -> None:
     config = small_run(shards, tmp_path / "run", optim=OptimConfig(lr=1e30), knn=KnnConfig())
+    before = set(threading.enumerate())
     with pytest.raises(Diverged, match=r"finite at step \d+ \(loss nan\): lower --optim\.lr"):
         run(config)
+    assert set(threading.enumerate()) <= before  # TensorBoard's writer has one
 
 
 def test_precision_and_loaders_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

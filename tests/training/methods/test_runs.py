@@ -101,8 +101,11 @@ def test_the_published_code_s_behaviour_trains(shards: Path, tmp_path: Path) -> 
     values = run(config).values
     assert np.isfinite(values["loss"])
     assert values["negative_masked_background"] > 0
-    with pytest.raises(InputError, match=r"use larger views or masks\.behaviour paper"):
-        run(small_run(shards, tmp_path / "other", masks=masks, knn=KnnConfig()))
+    for method in (config.method, SimCLRConfig(batch_norm_group=4)):
+        small = small_run(shards, tmp_path / "other", masks=masks, knn=KnnConfig(), method=method)
+        with pytest.raises(InputError, match=r"alone, and at 32 px .*: use larger views \(--views"):
+            run(small)
+        assert not small.out.exists()
 
 
 def test_a_collapse_is_recorded_once_and_ends_the_run_where_that_is_asked_for(

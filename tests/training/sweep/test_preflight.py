@@ -191,6 +191,19 @@ def test_another_sweep_is_refused_by_name(
         check(tmp_path, **given)
 
 
+def test_a_sweep_of_an_earlier_program_goes_on(tmp_path: Path) -> None:
+    take(tmp_path)
+    recorded = json.loads((tmp_path / SWEEP_FILE).read_text())
+    for name in ("replay", "anchor", "selection", "start_from"):
+        del recorded["config"][name]
+    (tmp_path / SWEEP_FILE).write_text(json.dumps(recorded))
+    check(tmp_path)
+    recorded["config"]["no_such_field"] = 1
+    (tmp_path / SWEEP_FILE).write_text(json.dumps(recorded))
+    with pytest.raises(InputError, match=r"sweep\.json is damaged .*no_such_field"):
+        check(tmp_path)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for folder in (tmp_path, tmp_path / "notes.txt"):
