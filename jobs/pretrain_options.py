@@ -1,6 +1,7 @@
 """The command line of a pretraining, and the part that a sweep has in common with it."""
 
 import argparse
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Annotated
 import tyro
 
 from jobs.cli import TORCHRUN, UNNAMED, absolute_paths, from_root, parse
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from training.config.fields import new_name
 from training.config.file import read_config_file
 from training.config.pretrain import PretrainConfig
 from training.config.recipes import RECIPES, find_recipe, with_method
+from training.config.resources import Wanted
 from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 
@@ -52,14 +54,17 @@ class PretrainOptions:
 
     Attributes:
         config: file that the settings start from: a run's config.json, or a sweep's best.json.
-        local: run in this process, without Ray; so it is under torchrun, whose processes are the
-            workers.
+        local: run in this process, without Ray. So it is by default where RAY_ADDRESS names no
+            cluster and there is one worker, and under torchrun, whose processes are the workers.
+        ray: run on Ray, however few the workers are: only there does a run start again by itself
+            after a crash.
     """
 
     recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
     config: Path | None = None
     method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     local: bool = False
+    ray: bool = False
     base: Annotated[PretrainConfig, UNNAMED]
 
 
@@ -70,8 +75,8 @@ class _OfMethod:
     method: MethodConfig
 
 
-def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
-    """The recipe or file, whether to run without Ray, and the configuration, paths absolute."""
+def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, PretrainConfig]:
+    """The recipe or file, `without_ray`, and the configuration, paths absolute."""
     name, base = find_base(arguments)
     options = parse(
         PretrainOptions,
@@ -83,7 +88,28 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         brief=BRIEF,
         variants=method_options(name, base),
     )
-    return name, options.local or TORCHRUN in os.environ, absolute(options.base)
+    chosen = without_ray(local=options.local, on_ray=options.ray)
+    return name, chosen, absolute(options.base)
+
+
+def without_ray(*, local: bool, on_ray: bool) -> bool | None:
+    """Whether a training was asked to run without Ray; None: as it fits (`runs_here`)."""
+    check(not (local and on_ray), "--local and --ray: give one of them")
+    if local or TORCHRUN in os.environ:
+        return True
+    return False if on_ray or os.environ.get("RAY_ADDRESS") else None
+
+
+def runs_here(chosen: bool | None, num_workers: Wanted) -> bool:
+    """Whether a training runs without Ray: as it was asked to, else where it has one worker.
+
+    ``auto`` is one worker where there is at most one GPU; torch, which counts them, is imported.
+    """
+    if chosen is not None:
+        return chosen
+    if num_workers == "auto":
+        return int(importlib.import_module("torch").cuda.device_count()) <= 1
+    return num_workers == 1
 
 
 def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
