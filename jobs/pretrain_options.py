@@ -10,33 +10,37 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli import TORCHRUN, UNNAMED, absolute_paths, from_root, parse
+from jobs.cli import HELP, HELP_ALL, TORCHRUN, UNNAMED, absolute_paths, from_root, parse
 from pipeline.core.errors import InputError, check
-from training.config.fields import new_name
-from training.config.file import read_config_file
+from pipeline.core.progress import say
+from pipeline.storage.storage import is_url
+from training.config import auto
+from training.config.fields import new_name, with_fields
+from training.config.file import CONFIG_FILE, read_config_file
 from training.config.pretrain import PretrainConfig
-from training.config.recipes import RECIPES, find_recipe, with_method
+from training.config.recipes import AUTO, RECIPES, find_recipe, with_method
 from training.config.resources import Wanted
 from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 
 DEFAULT_RECIPE = "simclr_small"
 PLACES = (
-    *("shards", "selection", "out", "start_from", "replay.shards"),
+    *("shards", "selection", "out", "start_from", "extend", "replay.shards"),
     *("knn.val_shards", "knn.train_shards", "heldout.shards"),
 )
 RECIPE_HELP = (
-    f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
-    f"with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
+    f"auto (by number and size of the images and by the device), "
+    f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but auto "
+    f"and debug with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
 )
 METHOD_HELP = (
     f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "
     "--method.* are the settings of this method."
 )
 BASE_HELP = (
-    "All settings start from a recipe, or from a file that a run or a sweep has left; any of them "
-    "can be changed. The defaults shown here are those of what it starts from: give --recipe NAME "
-    "or --config FILE beside --help to see others."
+    "All settings start from a recipe, from a file that a run or a sweep has left, or from the run "
+    "that is extended (--extend RUN); any of them can be changed. The defaults shown here are "
+    "those of what it starts from: give --recipe NAME or --config FILE beside --help to see others."
 )
 BRIEF = (
     *("recipe", "config", "method", "local", "base.shards", "base.out", "base.epochs"),
@@ -88,8 +92,10 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, Pretr
         brief=BRIEF,
         variants=method_options(name, base),
     )
-    chosen = without_ray(local=options.local, on_ray=options.ray)
-    return name, chosen, absolute(options.base)
+    chosen, config = without_ray(local=options.local, on_ray=options.ray), absolute(options.base)
+    for line in auto.reasons(_chosen(str(config.shards)), config) if name == AUTO else ():
+        say(line)
+    return name, chosen, config
 
 
 def without_ray(*, local: bool, on_ray: bool) -> bool | None:
@@ -112,6 +118,20 @@ def runs_here(chosen: bool | None, num_workers: Wanted) -> bool:
     return num_workers == 1
 
 
+def _auto(base: PretrainConfig, shards: str | None, out: str | None) -> PretrainConfig:
+    """What the recipe auto chooses for shards, or what the run in a folder was begun with."""
+    check(shards is not None, "--recipe auto looks at the images: name their --shards")
+    begun = from_root(out or "") / CONFIG_FILE
+    if out is not None and begun.exists():
+        return read_config_file(begun, shards=tyro.MISSING, out=tyro.MISSING)
+    values = {name: value for name, (value, _) in _chosen(str(shards)).items()}
+    return with_fields(base, values)
+
+
+def _chosen(shards: str) -> auto.Chosen:
+    return auto.choose(auto.look(shards if is_url(shards) else from_root(shards)))
+
+
 def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
     """What ``--help-all`` shows besides: the options of the methods that are not chosen."""
     others = [name for name in METHODS if name != base.method.name]
@@ -121,16 +141,16 @@ def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
 
 
 def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
-    """The recipe or file that a command line names, and the configuration that it stands for.
+    """The recipe, file or run that a command line names, and the configuration it stands for.
 
     Fields that must still be given are ``tyro.MISSING``.
 
     Raises:
-        InputError: an unknown recipe or method, a file that cannot be used, both given, or an
+        InputError: an unknown recipe or method, a file that cannot be used, several given, or an
             option that has another name now.
     """
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--recipe", "--config", "--method"):
+    for option in ("--recipe", "--config", "--extend", "--method", "--shards", "--out"):
         words.add_argument(option)
     try:
         chosen, _ = words.parse_known_args(arguments)
@@ -141,14 +161,18 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
             method = METHOD_OF_OLD_NAME.get(option[2:].partition(".")[0])
             with_it = f", with --method {method}" if method else ""
             raise InputError(f"{option} is called {now} now{with_it}")
-    if chosen.config is None:
+    names = ("recipe", "config", "extend")
+    given = [f"--{name}" for name in names if getattr(chosen, name) is not None]
+    check(len(given) < 2, f"{' and '.join(given)} are both given: a run starts from one of them")
+    if given in ([], ["--recipe"]):
         name = chosen.recipe or DEFAULT_RECIPE
-        base = find_recipe(name)(tyro.MISSING, tyro.MISSING)
-    elif chosen.recipe is None:
-        name = str(from_root(chosen.config))
-        base = read_config_file(Path(name), shards=tyro.MISSING, out=tyro.MISSING)
+        base = find_recipe(DEFAULT_RECIPE if name == AUTO else name)(tyro.MISSING, tyro.MISSING)
+        if name == AUTO and HELP.isdisjoint([*arguments, HELP_ALL]):
+            base = _auto(base, chosen.shards, chosen.out)
     else:
-        raise InputError("--recipe and --config are both given: a run starts from one of them")
+        file = chosen.config or Path(chosen.extend, CONFIG_FILE)
+        name = str(from_root(file))
+        base = read_config_file(Path(name), shards=tyro.MISSING, out=tyro.MISSING)
     return name, base if chosen.method is None else with_method(name, base, chosen.method)
 
 

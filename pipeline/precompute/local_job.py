@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from queue import SimpleQueue
 
+from pipeline.core.cores import own_cores
 from pipeline.precompute.build import BuiltShard, ShardJob, looks_whole
 from pipeline.precompute.isolation import Isolation
 from pipeline.precompute.plan import planned_rows
@@ -23,7 +24,7 @@ def build_locally(
     Raises:
         InputError, OSError: as `Isolation.build`; shards that are made by then stay.
     """
-    number = max(1, min(len(jobs), num_processes or len(os.sched_getaffinity(0))))
+    number = max(1, min(len(jobs), num_processes or len(own_cores())))
     idle: SimpleQueue[Isolation] = SimpleQueue()
     processes = [Isolation() for _ in range(number)]
     for process in processes:
