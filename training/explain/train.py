@@ -117,7 +117,9 @@ class Trainer:
                     log.write(step=self.step, kind="train", values=values)
                 if ends or self.step % config.checkpoint_steps == 0:
                     self._save()
-                if ends:
+                if (
+                    ends and self.step < config.steps
+                ):  # else its progress would stand before the end
                     break
             if self.step == config.steps:
                 self._finish(log)
