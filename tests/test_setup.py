@@ -24,7 +24,8 @@ def make(
 ) -> tuple[int, str, list[str]]:
     """Exit code, what a person sees, and how uv was called after `pip install` and `PLACE`."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (folder / name).write_bytes((ROOT / name).read_bytes())
+        if not (folder / name).exists():
+            (folder / name).write_bytes((ROOT / name).read_bytes())
     (folder / "venv" / "bin").mkdir(parents=True, exist_ok=True)
     for name, text in (("python", "#!/bin/sh\nexit 0\n"), ("uv", UV)):
         (folder / "venv" / "bin" / name).write_text(text)

@@ -1,5 +1,6 @@
 """Weights by name, file or folder: torchvision's, timm's, a state dict, an exported backbone."""
 
+import importlib
 import re
 import socket
 from collections.abc import Mapping
@@ -126,6 +127,7 @@ def timm_weights(name: str) -> Weights:
     fits = bool(tags) if name == kind else name in tags
     check(fits, f"timm has no weights {name!r}: wanted one of {known}, {WANTED}")
     try:
+        _find_on_hub(timm.models.get_pretrained_cfg(name).hf_hub_id)
         network = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # no network, a broken download: the Hub raises many kinds
         raise InputError(
@@ -144,6 +146,13 @@ def timm_weights(name: str) -> Weights:
             std=tuple(seen["std"]),
         ),
     )
+
+
+def _find_on_hub(repository: str | None) -> None:
+    """Raise at once where the Hub does not answer; a download would be tried for a minute."""
+    hub = importlib.import_module("huggingface_hub")
+    if repository and not hub.try_to_load_from_cache(repository, "model.safetensors"):
+        hub.HfApi().model_info(repository, timeout=FETCH_SECONDS)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

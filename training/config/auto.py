@@ -93,7 +93,9 @@ def choose(seen: Seen) -> Chosen:
     steps_per_epoch = max(1, images // batch)
     wanted = -(-STEPS[device] // steps_per_epoch)
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS[device], wanted))
-    workers: int | str = max(n for n in range(1, max(1, seen.num_gpus) + 1) if batch % n == 0)
+    group = min(32, batch // 2)
+    ranks = range(1, max(1, seen.num_gpus) + 1)
+    workers: int | str = max(n for n in ranks if batch % (n * group) == 0)
     where = "no GPU here" if not seen.num_gpus else f"{seen.num_gpus} GPUs here"
     loaders = min(8, max(2, seen.cores // max(1, seen.num_gpus) - 1)) if device != "cpu" else 0
     if seen.on_cluster:
@@ -108,7 +110,7 @@ def choose(seen: Seen) -> Chosen:
             batch,
             f"at most {MOST_BATCH[device]} on {device}, and a third of {images:,}",
         ),
-        "method.batch_norm_group": (min(32, batch // 2), ""),
+        "method.batch_norm_group": (group, ""),
         "optim.lr": (0.03 * batch / 64, ""),
         "epochs": (epochs, f"{epochs * steps_per_epoch:,} steps, {steps_per_epoch:,} an epoch"),
         "optim.warmup_epochs": (max(1, epochs // 20), ""),

@@ -172,6 +172,7 @@ def test_weights_of_timm_come_with_their_preprocessing_and_without_a_classifier(
         return network
 
     real = timm.create_model
+    monkeypatch.setattr("pipeline.backbone.weights._find_on_hub", lambda _: None)
     monkeypatch.setattr(timm, "create_model", create)
     for place, architecture in (("timm:resnet18", "resnet18"), ("timm", "timm:resnet18")):
         found = find_weights(place, architecture)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.pretrain_options import read_command_line
@@ -52,6 +52,7 @@ def test_what_follows_from_images_and_device(
     assert found["optim.lr"] == pytest.approx(0.03 * batch / 64)
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     num_images=st.integers(1, 10**7),
     side=st.integers(1, 5000),

@@ -82,7 +82,7 @@ def test_a_finished_run_goes_on_by_the_schedule_of_more_epochs(
     [
         ({"epochs": 1}, r"has trained 5 steps, and --epochs 1 are 5 in all: name more epochs"),
         ({"batch_size": 16}, r"other settings or images \(batch_size: 8 -> 16\): leave them"),
-        ({"method": SimCLRConfig()}, r"method\.name: moco_v2 -> simclr"),
+        ({"method": SimCLRConfig(batch_norm_group=4)}, r"method\.name: moco_v2 -> simclr"),
         ({"shards": "other"}, r"other settings or images \(data_digest: \w+ -> \w+\)"),
         ({"extend": "nothing"}, r"nothing holds no checkpoint: name the folder of a run"),
         ({"extend": "new"}, r"is the run's own --out: name another folder"),
