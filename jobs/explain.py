@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 from jobs.cli import absolute_paths, conclude, from_root, main, parse
+from pipeline.core.errors import Stopped
 from pipeline.core.progress import say
 from training.explain.config import UNTRAINED, ExplainConfig
 
 BRIEF = ("checkpoint", "shards", "out", "second", "prototypes", "area", "steps", "batch_size")
 
 
-def run() -> None:
-    """Parse, train, say how the explainer is used."""
+def run() -> int:
+    """Parse, train, say how the explainer is used; `Stopped.exit_code` before the end."""
     config = parse(ExplainConfig, "jobs/explain.py", brief=BRIEF)
     config = absolute_paths(config, "checkpoint", "shards", "out")
     if config.second != UNTRAINED:
@@ -32,6 +33,7 @@ def run() -> None:
         )
     lines = [f"{name:12} {value:.3f}" for name, value in values.items()]
     conclude({"out": config.out, "finished": finished, **values}, *lines, end)
+    return 0 if finished else Stopped.exit_code
 
 
 if __name__ == "__main__":

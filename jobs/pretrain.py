@@ -4,14 +4,15 @@ import importlib
 import sys
 
 from jobs.cli import conclude, main
-from jobs.pretrain_options import read_command_line
+from jobs.pretrain_options import read_command_line, runs_here
+from pipeline.core.errors import Stopped
 from pipeline.core.progress import numbered, say
 from pipeline.shardset.manifest import load_dataset_info
 from training.data.selection import read_selection
 
 
-def run() -> None:
-    """Parse, pretrain, say where the results are."""
+def run() -> int:
+    """Parse, pretrain, say where the results are; `Stopped.exit_code` before the end."""
     recipe, local, config = read_command_line(sys.argv[1:])
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     if config.selection is not None:
@@ -25,13 +26,15 @@ def run() -> None:
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
     from training.engine.result import result_lines
 
-    launcher = importlib.import_module("training.engine.local" if local else "training.ray.launch")
+    here = runs_here(local, config.num_workers)
+    launcher = importlib.import_module("training.engine.local" if here else "training.ray.launch")
     result = launcher.launch(config)
     counts = {"step": result.step, "total_steps": result.total_steps, "values": result.values}
     conclude(
         {"out": config.out, "finished": result.finished, **counts},
         *result_lines(result, config),
     )
+    return 0 if result.finished else Stopped.exit_code
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line of a pretraining, and the part that a sweep has in common with it."""
 
 import argparse
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,32 +10,37 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli import TORCHRUN, UNNAMED, absolute_paths, from_root, parse
-from pipeline.core.errors import InputError
-from training.config.fields import new_name
-from training.config.file import read_config_file
+from jobs.cli import HELP, HELP_ALL, TORCHRUN, UNNAMED, absolute_paths, from_root, parse
+from pipeline.core.errors import InputError, check
+from pipeline.core.progress import say
+from pipeline.storage.storage import is_url
+from training.config import auto
+from training.config.fields import new_name, with_fields
+from training.config.file import CONFIG_FILE, read_config_file
 from training.config.pretrain import PretrainConfig
-from training.config.recipes import RECIPES, find_recipe, with_method
+from training.config.recipes import AUTO, RECIPES, find_recipe, with_method
+from training.config.resources import Wanted
 from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 
 DEFAULT_RECIPE = "simclr_small"
 PLACES = (
-    *("shards", "selection", "out", "start_from", "replay.shards"),
+    *("shards", "selection", "out", "start_from", "extend", "replay.shards"),
     *("knn.val_shards", "knn.train_shards", "heldout.shards", "cache.folder"),
 )
 RECIPE_HELP = (
-    f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but debug "
-    f"with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
+    f"auto (by number and size of the images and by the device), "
+    f"{', '.join(name for name in RECIPES if not name.endswith('_baseline'))}, and all but auto "
+    f"and debug with _baseline behind; by default {DEFAULT_RECIPE}, unless --config names a file."
 )
 METHOD_HELP = (
     f"{', '.join(METHODS)}: the method that is trained; by default that of the recipe. The options "
     "--method.* are the settings of this method."
 )
 BASE_HELP = (
-    "All settings start from a recipe, or from a file that a run or a sweep has left; any of them "
-    "can be changed. The defaults shown here are those of what it starts from: give --recipe NAME "
-    "or --config FILE beside --help to see others."
+    "All settings start from a recipe, from a file that a run or a sweep has left, or from the run "
+    "that is extended (--extend RUN); any of them can be changed. The defaults shown here are "
+    "those of what it starts from: give --recipe NAME or --config FILE beside --help to see others."
 )
 BRIEF = (
     *("recipe", "config", "method", "local", "base.shards", "base.out", "base.epochs"),
@@ -52,14 +58,17 @@ class PretrainOptions:
 
     Attributes:
         config: file that the settings start from: a run's config.json, or a sweep's best.json.
-        local: run in this process, without Ray; so it is under torchrun, whose processes are the
-            workers.
+        local: run in this process, without Ray. So it is by default where RAY_ADDRESS names no
+            cluster and there is one worker, and under torchrun, whose processes are the workers.
+        ray: run on Ray, however few the workers are: only there does a run start again by itself
+            after a crash.
     """
 
     recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
     config: Path | None = None
     method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     local: bool = False
+    ray: bool = False
     base: Annotated[PretrainConfig, UNNAMED]
 
 
@@ -70,8 +79,8 @@ class _OfMethod:
     method: MethodConfig
 
 
-def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConfig]:
-    """The recipe or file, whether to run without Ray, and the configuration, paths absolute."""
+def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, PretrainConfig]:
+    """The recipe or file, `without_ray`, and the configuration, paths absolute."""
     name, base = find_base(arguments)
     options = parse(
         PretrainOptions,
@@ -83,7 +92,44 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         brief=BRIEF,
         variants=method_options(name, base),
     )
-    return name, options.local or TORCHRUN in os.environ, absolute(options.base)
+    chosen, config = without_ray(local=options.local, on_ray=options.ray), absolute(options.base)
+    for line in auto.reasons(_chosen(str(config.shards)), config) if name == AUTO else ():
+        say(line)
+    return name, chosen, config
+
+
+def without_ray(*, local: bool, on_ray: bool) -> bool | None:
+    """Whether a training was asked to run without Ray; None: as it fits (`runs_here`)."""
+    check(not (local and on_ray), "--local and --ray: give one of them")
+    if local or TORCHRUN in os.environ:
+        return True
+    return False if on_ray or os.environ.get("RAY_ADDRESS") else None
+
+
+def runs_here(chosen: bool | None, num_workers: Wanted) -> bool:
+    """Whether a training runs without Ray: as it was asked to, else where it has one worker.
+
+    ``auto`` is one worker where there is at most one GPU; torch, which counts them, is imported.
+    """
+    if chosen is not None:
+        return chosen
+    if num_workers == "auto":
+        return int(importlib.import_module("torch").cuda.device_count()) <= 1
+    return num_workers == 1
+
+
+def _auto(base: PretrainConfig, shards: str | None, out: str | None) -> PretrainConfig:
+    """What the recipe auto chooses for shards, or what the run in a folder was begun with."""
+    check(shards is not None, "--recipe auto looks at the images: name their --shards")
+    begun = from_root(out or "") / CONFIG_FILE
+    if out is not None and begun.exists():
+        return read_config_file(begun, shards=tyro.MISSING, out=tyro.MISSING)
+    values = {name: value for name, (value, _) in _chosen(str(shards)).items()}
+    return with_fields(base, values)
+
+
+def _chosen(shards: str) -> auto.Chosen:
+    return auto.choose(auto.look(shards if is_url(shards) else from_root(shards)))
 
 
 def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
@@ -95,16 +141,16 @@ def method_options(recipe: str, base: PretrainConfig) -> dict[str, _OfMethod]:
 
 
 def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
-    """The recipe or file that a command line names, and the configuration that it stands for.
+    """The recipe, file or run that a command line names, and the configuration it stands for.
 
     Fields that must still be given are ``tyro.MISSING``.
 
     Raises:
-        InputError: an unknown recipe or method, a file that cannot be used, both given, or an
+        InputError: an unknown recipe or method, a file that cannot be used, several given, or an
             option that has another name now.
     """
     words = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for option in ("--recipe", "--config", "--method"):
+    for option in ("--recipe", "--config", "--extend", "--method", "--shards", "--out"):
         words.add_argument(option)
     try:
         chosen, _ = words.parse_known_args(arguments)
@@ -115,14 +161,18 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
             method = METHOD_OF_OLD_NAME.get(option[2:].partition(".")[0])
             with_it = f", with --method {method}" if method else ""
             raise InputError(f"{option} is called {now} now{with_it}")
-    if chosen.config is None:
+    names = ("recipe", "config", "extend")
+    given = [f"--{name}" for name in names if getattr(chosen, name) is not None]
+    check(len(given) < 2, f"{' and '.join(given)} are both given: a run starts from one of them")
+    if given in ([], ["--recipe"]):
         name = chosen.recipe or DEFAULT_RECIPE
-        base = find_recipe(name)(tyro.MISSING, tyro.MISSING)
-    elif chosen.recipe is None:
-        name = str(from_root(chosen.config))
-        base = read_config_file(Path(name), shards=tyro.MISSING, out=tyro.MISSING)
+        base = find_recipe(DEFAULT_RECIPE if name == AUTO else name)(tyro.MISSING, tyro.MISSING)
+        if name == AUTO and HELP.isdisjoint([*arguments, HELP_ALL]):
+            base = _auto(base, chosen.shards, chosen.out)
     else:
-        raise InputError("--recipe and --config are both given: a run starts from one of them")
+        file = chosen.config or Path(chosen.extend, CONFIG_FILE)
+        name = str(from_root(file))
+        base = read_config_file(Path(name), shards=tyro.MISSING, out=tyro.MISSING)
     return name, base if chosen.method is None else with_method(name, base, chosen.method)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jobs.cli import TORCHRUN, conclude, main
+from jobs.cli import conclude, main
+from jobs.pretrain_options import runs_here
 from jobs.stream_options import read_options
 from pipeline.core.errors import Stopped
 from pipeline.core.progress import say
@@ -29,7 +30,8 @@ def run() -> int:
     from training.stream.forgetting import FORGETTING_FILE
     from training.stream.run import run_stream
 
-    with here() if local or TORCHRUN in os.environ else on_ray() as (launch, measure):
+    alone = runs_here(local, stream.base.num_workers)
+    with here() if alone else on_ray() as (launch, measure):
         table = run_stream(stream, launch, measure)
     if table is None:
         conclude({"out": out, "finished": False}, "stopped: the same command goes on from there")

@@ -14,6 +14,7 @@ from jobs.pretrain_options import (
     absolute,
     find_base,
     method_options,
+    without_ray,
 )
 from pipeline.core.errors import check
 from pipeline.storage.storage import Location
@@ -38,8 +39,10 @@ class StreamOptions:
             which it is measured. Without them a fixed fifth of a labelled set is classified by the
             rest, and a set without labels is measured on its own images.
         joint: train one more run on all sets at once, for as many steps, to compare with.
-        local: run in this process, without Ray; so it is under torchrun, whose processes are the
-            workers.
+        local: run in this process, without Ray. So it is by default where RAY_ADDRESS names no
+            cluster and there is one worker, and under torchrun, whose processes are the workers.
+        ray: run on Ray, however few the workers are: only there does a run start again by itself
+            after a crash.
         config: file that the settings start from: a run's config.json, or a sweep's best.json.
     """
 
@@ -50,11 +53,12 @@ class StreamOptions:
     config: Path | None = None
     method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     local: bool = False
+    ray: bool = False
     base: Annotated[PretrainConfig, UNNAMED]
 
 
-def read_options(arguments: list[str], description: str) -> tuple[Stream, bool]:
-    """The stream of a command line, paths absolute, and whether to run without Ray."""
+def read_options(arguments: list[str], description: str) -> tuple[Stream, bool | None]:
+    """The stream of a command line, paths absolute, and `without_ray`."""
     name, base = find_base(arguments)
     base = replace(base, shards=OF_STAGES)
     options = parse(
@@ -71,4 +75,5 @@ def read_options(arguments: list[str], description: str) -> tuple[Stream, bool]:
     check(given == OF_STAGES, f"--shards {given}: name the sets of a stream with --stages")
     fields = {"stages": options.stages, "val": options.val, "joint": options.joint}
     stream = Stream(**fields, base=absolute(options.base))  # type: ignore[arg-type]
-    return absolute_paths(stream, "stages", "val"), options.local
+    chosen = without_ray(local=options.local, on_ray=options.ray)
+    return absolute_paths(stream, "stages", "val"), chosen

@@ -6,11 +6,12 @@ from functools import partial
 
 from jobs.cli import conclude, main
 from jobs.sweep_options import read_options
+from pipeline.core.errors import Stopped
 from pipeline.core.progress import say
 
 
 def run() -> int:
-    """Run the sweep of the command line. Returns 1 if all trials have ended and none finished."""
+    """Run the sweep of the command line; 1 if all trials have ended and none finished."""
     options = read_options(sys.argv[1:], str(__doc__))
     sweep = options.sweep()
     # Torch and Ray take seconds to import: after the command line.
@@ -57,7 +58,7 @@ def run() -> int:
     lines.append(f"results    {table} (jobs/report.py {folder} shows them)")
     files = {"folder": folder, "results": table, "best_config": best, "trials_left": left}
     conclude(files | summary, *lines)
-    return 0 if left or best else 1
+    return Stopped.exit_code if left else int(best is None)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Terminal(Printed):
         self._bar: tqdm[Any] | None = None
         self._drawn = Standing(work="", done=0, total=0, unit="")
         """What the bar shows."""
+        self._screen: TextIO | None = None
+        """Where it stands: standard error may be a pipe later, while Ray Data works."""
         self._open = ExitStack()
         self._results = self._open.enter_context(_results_apart()) if options.json else None
 
@@ -60,13 +62,16 @@ class Terminal(Printed):
         if self._options.quiet:
             return
         with self._lock:
-            if not can_draw(sys.stderr):
-                super().show(standing)
-                return
+            if self._screen is None:
+                if not can_draw(sys.stderr):
+                    super().show(standing)
+                    return
+                self._screen = self._open.enter_context(_again(sys.stderr))
             if self._drawn.work != standing.work:
                 self._close_bar()
             self._draw(standing)
-            if standing.done >= standing.total:
+            if standing.done >= standing.total and self._bar is not None:
+                self._bar.refresh()
                 self._close_bar()
 
     def _draw(self, standing: Standing) -> None:
@@ -78,9 +83,10 @@ class Terminal(Printed):
                 total=standing.total,
                 initial=standing.done,
                 unit=f" {standing.unit}",
-                file=sys.stderr,
+                file=self._screen,
                 leave=False,
                 dynamic_ncols=True,
+                miniters=1,  # else a large step, as of what was there before, stops it for long
                 smoothing=0.1,
             )
             given = 0
@@ -113,6 +119,7 @@ class Terminal(Printed):
         """Take the bar away, and give standard output back."""
         with self._lock:
             self._close_bar()
+            self._screen = None
         self._open.close()
 
     def _close_bar(self) -> None:
@@ -123,10 +130,11 @@ class Terminal(Printed):
     def _print(self, line: str, stream: TextIO) -> None:
         line = without_options(line)
         with self._lock:
-            if self._bar is None:
-                print(line, file=stream, flush=True)
-            else:
-                tqdm.write(line, file=stream)
+            if self._bar is not None:
+                self._bar.clear()
+            print(line, file=stream, flush=True)
+            if self._bar is not None:
+                self._bar.refresh()
 
 
 def can_draw(stream: TextIO) -> bool:
@@ -153,6 +161,17 @@ def _results_apart() -> Iterator[TextIO]:
             os.dup2(2, 1)
         with redirect_stdout(sys.stderr):
             yield results
+
+
+@contextmanager
+def _again(stream: TextIO) -> Iterator[TextIO]:
+    """The file that a stream writes to, also when its descriptor leads elsewhere later."""
+    descriptor = _descriptor(stream)
+    if descriptor is None:
+        yield stream
+        return
+    with os.fdopen(os.dup(descriptor), "w", buffering=1) as file:
+        yield file
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -85,10 +85,9 @@ class Job:
         """All that was said so far, by this job and those before it."""
         return self.output.read_text()
 
-    def finish(self, seconds: float = 600) -> str:
-        """Waits for the end, which must be a good one; returns what was said."""
-        code = self.process.wait(timeout=seconds)
-        assert code == 0, self.said()
+    def finish(self, seconds: float = 600, *, code: int = 0) -> str:
+        """Waits for the end, by default a good one; returns what was said."""
+        assert self.process.wait(timeout=seconds) == code, self.said()
         return self.said()
 
     def family(self) -> list[psutil.Process]:

@@ -93,8 +93,8 @@ def test_the_job_takes_the_command(words: list[str], monkeypatch: pytest.MonkeyP
     assert (ROOT / words[0]).is_file()
     if words[0] == "jobs/cluster.py":
         assert words[1:] == ["wait", "--gpus", "4"]
-    elif "--config" in words:  # of a sweep that has ended
-        with pytest.raises(InputError, match=r"best\.json cannot be read"):
+    elif not {"--config", "--extend"}.isdisjoint(words):  # of what has been trained
+        with pytest.raises(InputError, match=r"(best|config)\.json cannot be read"):
             read(words[0], words[1:])
     else:
         read(words[0], words[1:])

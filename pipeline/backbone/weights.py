@@ -1,5 +1,6 @@
-"""Weights by name, file or folder: torchvision's, a state dict, or an exported backbone."""
+"""Weights by name, file or folder: torchvision's, timm's, a state dict, an exported backbone."""
 
+import importlib
 import re
 import socket
 from collections.abc import Mapping
@@ -12,15 +13,16 @@ from torch import Tensor, nn
 
 from pipeline.backbone.folder import NOT_A_WEIGHT, load_backbone
 from pipeline.backbone.info import BackboneInfo
-from pipeline.core.architectures import TIMM, first_line
+from pipeline.core.architectures import TIMM, check_architecture, first_line, import_timm
 from pipeline.core.errors import InputError, check
 from pipeline.images.preprocessing import Preprocessing
 
 FETCH_SECONDS = 30
 """A firewall may answer nothing at all."""
+LIBRARIES = ("torchvision", "timm")
 OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
 """Names in torchvision's DenseNet files, which its networks write without the dot."""
-WANTED = "a local state dict (.pth) or the folder of an exported backbone (RUN/backbone)"
+WANTED = "a local state dict (.pth), or the folder of a run or of an exported backbone"
 
 
 class Weights(NamedTuple):
@@ -40,8 +42,8 @@ def find_weights(place: str, architecture: str, *, max_pool: bool | None = None)
 
     Args:
         place: the folder of an exported backbone, of a run or of a checkpoint; a state dict's file;
-            torchvision's name of weights, alone or as `torchvision:NAME`; `torchvision`: its
-            default ones.
+            torchvision's name of weights, alone or as `torchvision:NAME`, or `timm:NAME`, timm's
+            name of a network with weights; `torchvision`, `timm`: the default ones.
         architecture: name of the network; empty: whatever the folder holds.
         max_pool: whether an export must have its maximum pooling; None: either.
 
@@ -54,10 +56,12 @@ def find_weights(place: str, architecture: str, *, max_pool: bool | None = None)
     if not path.is_dir():
         library, _, name = place.partition(":")
         check(
-            library == "torchvision" or not ("/" in place or place.endswith((".pth", ".pt"))),
-            f"no weights at {place}: no such file or folder; wanted {WANTED}, torchvision or "
-            "torchvision:NAME",
+            library in LIBRARIES or not ("/" in place or place.endswith((".pth", ".pt"))),
+            f"no weights at {place}: no such file or folder; wanted {WANTED}, torchvision:NAME or "
+            "timm:NAME",
         )
+        if library == "timm":
+            return timm_weights(name or architecture.removeprefix(TIMM))
         return published_weights(
             architecture, (name or "DEFAULT") if library == "torchvision" else place
         )
@@ -81,9 +85,7 @@ def published_weights(architecture: str, name: str) -> Weights:
     """Load torchvision's weights of that name from its cache or server, or raise `InputError`."""
     check(
         not architecture.startswith(TIMM),
-        f"torchvision has no weights for {architecture}: save "
-        f"timm.create_model({architecture.removeprefix(TIMM)!r}, pretrained=True).state_dict() "
-        "with torch.save and name that file",
+        f"torchvision has no weights for {architecture}: name those of timm (timm)",
     )
     names = torchvision.models.get_model_weights(architecture)
     known = ", ".join(names.__members__)
@@ -107,6 +109,50 @@ def published_weights(architecture: str, name: str) -> Weights:
     crop, resize = seen.crop_size[0], max(seen.crop_size[0], seen.resize_size[0])
     seen = Preprocessing(view_size=crop, resize=resize, mean=tuple(seen.mean), std=tuple(seen.std))
     return Weights(state, seen)
+
+
+def timm_weights(name: str) -> Weights:
+    """Load the weights of timm's network of that name from the Hugging Face Hub or its cache.
+
+    Raises:
+        InputError: timm is not installed, has no such network or no weights of it, or they cannot
+            be fetched.
+    """
+    place = f"{TIMM}{name}"
+    check_architecture(place)
+    timm = import_timm(place)
+    kind = name.partition(".")[0]
+    tags = timm.list_pretrained([kind, f"{kind}.*"])
+    known = ", ".join(tags) or "another network"
+    fits = bool(tags) if name == kind else name in tags
+    check(fits, f"timm has no weights {name!r}: wanted one of {known}, {WANTED}")
+    try:
+        _find_on_hub(timm.models.get_pretrained_cfg(name).hf_hub_id)
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # no network, a broken download: the Hub raises many kinds
+        raise InputError(
+            f"timm's weights {name} cannot be fetched from the Hugging Face Hub "
+            f"({first_line(error)}): name {WANTED} instead, or run once where there is a network: "
+            "the file then stays in the Hub's cache (HF_HOME)"
+        ) from error
+    seen = network.pretrained_cfg
+    side = seen["input_size"][1]
+    return Weights(
+        network.state_dict(),
+        Preprocessing(
+            view_size=side,
+            resize=max(side, round(side / seen["crop_pct"])),
+            mean=tuple(seen["mean"]),
+            std=tuple(seen["std"]),
+        ),
+    )
+
+
+def _find_on_hub(repository: str | None) -> None:
+    """Raise at once where the Hub does not answer; a download would be tried for a minute."""
+    hub = importlib.import_module("huggingface_hub")
+    if repository and not hub.try_to_load_from_cache(repository, "model.safetensors"):
+        hub.HfApi().model_info(repository, timeout=FETCH_SECONDS)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from queue import SimpleQueue
 
+from pipeline.core.cores import own_cores
 from pipeline.precompute.build import BuiltShard, ShardJob, looks_whole
 from pipeline.precompute.isolation import Isolation
 from pipeline.precompute.plan import planned_rows
@@ -22,7 +24,7 @@ def build_locally(
     Raises:
         InputError, OSError: as `Isolation.build`; shards that are made by then stay.
     """
-    number = max(1, min(len(jobs), num_processes or len(os.sched_getaffinity(0))))
+    number = max(1, min(len(jobs), num_processes or len(own_cores())))
     idle: SimpleQueue[Isolation] = SimpleQueue()
     processes = [Isolation() for _ in range(number)]
     for process in processes:
@@ -47,13 +49,19 @@ def build_locally(
             process.close()
 
 
-def build_where_it_is_quicker(jobs: Sequence[ShardJob]) -> Iterable[BuiltShard]:
-    """Make few images here, and many on Ray; shards that look whole are no work."""
+def build_where_it_is_quicker(
+    jobs: Sequence[ShardJob], most: int | None = None
+) -> Iterable[BuiltShard]:
+    """Make few images here, and more on Ray; shards that look whole are no work.
+
+    `most` is the largest number that is made here; None: `MOST_LOCAL_IMAGES`.
+    """
     num_images = 0
+    most = MOST_LOCAL_IMAGES if most is None else most
     for job in jobs:
         if not looks_whole(job):
             num_images += planned_rows(job.out, job.number, job.generation).num_rows
-        if num_images > MOST_LOCAL_IMAGES:
+        if num_images > most:
             return build_on_ray(jobs)
     return build_locally(jobs)
 
@@ -69,4 +77,6 @@ def builder(*, local: bool, on_ray: bool) -> Builder:
     """Who makes shards: by default Ray where RAY_ADDRESS names a cluster, else who is quicker."""
     if local:
         return build_locally
-    return build_on_ray if on_ray or os.environ.get("RAY_ADDRESS") else build_where_it_is_quicker
+    if os.environ.get("RAY_ADDRESS"):
+        return build_on_ray
+    return partial(build_where_it_is_quicker, most=0 if on_ray else None)

@@ -1,6 +1,5 @@
 """The settings of jobs/score.py, and its table and picture."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from pipeline.core.cores import own_cores
 from pipeline.core.errors import check
 from pipeline.core.progress import WARNING, say
 from pipeline.saliency.foreground import Rule
@@ -108,7 +108,7 @@ def score_report(config: ScoreConfig) -> tuple[dict[str, Any], list[str]]:
     assert config.images is not None
     assert config.masks is not None
     pairs, without_mask = pair_up(config.images, config.masks, half=config.half, maps=config.maps)
-    processes = config.processes or len(os.sched_getaffinity(0))
+    processes = config.processes or len(own_cores())
     say(
         f"scoring {', '.join(config.saliency)} on {len(pairs)} images of {config.images} "
         f"with masks of {config.masks}, in {processes} processes"

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray.cluster_utils
 
+from pipeline.core.errors import Stopped
 from tests.pretrain_jobs import (
     EPOCHS,
     STEPS,
@@ -94,7 +95,7 @@ def test_one_worker_of_ray_is_killed_four_times_and_all_twice(
     shards: Path, alone: Path, tmp_path: Path
 ) -> None:
     out, said = tmp_path / "run", tmp_path / "said.txt"
-    arguments = command(shards, out, "--num-workers", "1", "--max-failures", "4")
+    arguments = command(shards, out, "--ray", "--num-workers", "1", "--max-failures", "4")
     kills = moments("worker, then everything", 6)
     for _ in range(2):
         job = Job(arguments, said)
@@ -213,7 +214,7 @@ def test_a_run_asked_to_stop_writes_a_checkpoint_and_the_same_command_goes_on(
     job = Job(command(shards, out, *options, "--checkpoint.every-steps", "0"), said)
     wait_for_step(out, 11, job)
     ask(job)
-    assert "the same command goes on from there" in job.finish(120)
+    assert "the same command goes on from there" in job.finish(120, code=Stopped.exit_code)
     stopped_at = max(int(p.name.removeprefix("step-")) for p in (out / "checkpoints").iterdir())
     assert 11 <= stopped_at < EPOCHS * STEPS_PER_EPOCH
     arguments = command(shards, out, *options)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.errors import Stopped
 from tests.pretrain_jobs import Job, is_trial, record, run_job, write_sets
 from training.record.relay import PROGRESS_FILE
 from training.sweep.results import RESULTS_FILE, Trial
@@ -104,7 +105,7 @@ def test_ctrl_c_stops_every_trial_with_a_checkpoint(shards: Path, tmp_path: Path
     job = Job(arguments, said)
     trials_when(lambda trials: len(trials) == 2 and trials[1].epochs >= 1, out, job)
     job.press_ctrl_c()
-    assert "the same command goes on from there" in job.finish(120)
+    assert "the same command goes on from there" in job.finish(120, code=Stopped.exit_code)
     left = [trial for trial in read_trials(out) if not trial.ended]
     steps = {trial.number: newest_step(run_of(out, trial)) for trial in left}
     assert left

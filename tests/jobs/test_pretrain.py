@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.pretrain import run
-from jobs.pretrain_options import find_base, read_command_line
+from jobs.pretrain_options import find_base, read_command_line, runs_here
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
 
@@ -15,7 +15,7 @@ PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
 
 def test_the_recipe_is_where_the_fields_start_from() -> None:
     recipe, local, config = read_command_line([*PLACES, "--epochs", "3", "--optim.lr", "0.5"])
-    assert (recipe, local) == ("simclr_small", False)
+    assert (recipe, local) == ("simclr_small", None)
     assert (config.epochs, config.optim.lr, config.num_workers) == (3, 0.5, "auto")
     assert (config.encoder.architecture, config.views.size) == ("resnet18", 64)
     places = (config.shards, config.out, config.knn.val_shards)
@@ -24,6 +24,30 @@ def test_the_recipe_is_where_the_fields_start_from() -> None:
     _, local, paper = read_command_line(words)
     assert local
     assert (paper.encoder.architecture, paper.epochs, paper.num_workers) == ("resnet50", 200, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "address", "gpus", "here"),
+    [
+        ("", "", 0, True),
+        ("", "", 1, True),
+        ("", "", 2, False),
+        ("", "127.0.0.1:1", 0, False),
+        ("--num-workers 1", "", 2, True),
+        ("--num-workers 2", "", 1, False),
+        ("--local --num-workers 2", "127.0.0.1:1", 2, True),
+        ("--ray", "", 0, False),
+    ],
+)
+def test_one_worker_trains_without_ray(
+    monkeypatch: pytest.MonkeyPatch, words: str, address: str, gpus: int, here: bool
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    _, local, config = read_command_line([*PLACES, *words.split()])
+    assert runs_here(local, config.num_workers) is here
+    with pytest.raises(InputError, match="--local and --ray: give one of them"):
+        read_command_line([*PLACES, "--local", "--ray"])
 
 
 def test_a_file_that_settings_start_from_is_read_before_the_command_line(tmp_path: Path) -> None:

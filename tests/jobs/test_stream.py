@@ -84,6 +84,6 @@ def test_paths_are_absolute_and_buckets_stay() -> None:
     assert stream.stages == (here / "a", "s3://b/c")
     assert stream.val == (here / "v", "s3://b/v")
     base = stream.base
-    assert (base.out, base.start_from, local) == (here / "o", here / "r", False)
+    assert (base.out, base.start_from, local) == (here / "o", here / "r", None)
     assert base.replay.shards == (here / "x", here / "y")
     assert (base.anchor.kind, base.optim.warmup_epochs) == ("mas", 1)

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import sweep as job
 from jobs.sweep_options import read_options
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, Stopped
 from tests.job_here import job_here
 from tests.made_sweeps import write_sets
 from training.methods.settings import HardNegativeConfig
@@ -165,7 +165,7 @@ def test_what_a_sweep_concludes(
     out = tmp_path / "out"
     words = [*places(shards, out), "--grid", "epochs=1,2,3", "--json"]
     done = job_here(job.run, monkeypatch, capsys)(*words)
-    assert done.code == 0, done.err
+    assert done.code == (0 if num_done == 3 else Stopped.exit_code), done.err
     told = json.loads(done.out)
     assert (told["trials_left"], told["results"]) == (3 - num_done, str(out / "results.parquet"))
     assert told["best_config"] == (str(out / "best.json") if num_done else None)

@@ -39,6 +39,10 @@ MAY_DIFFER_ON_RESUME = (
 )
 
 
+MAY_DIFFER_ON_EXTENSION = ("epochs", "extend", "optim.lr", "optim.warmup_epochs")
+"""Besides: the new schedule."""
+
+
 def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConfig:
     """`config_from_json` of a file.
 
@@ -123,17 +127,31 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no run of this job: choose another --out")
         return
-    recorded = _read(path)
-    if not isinstance(recorded.get("method"), dict) or _is_later(recorded):
-        raise InputError(
-            f"{out} holds a run of another version, whose settings had other names. It cannot be "
-            "resumed: choose another --out"
-        )
-    before = config_from_json(recorded, shards=config.shards, out=out).to_json()
-    digests = {name: recorded[name] for name in DIGESTS if name in recorded}
-    new = _digests(config, data_digest) | config.to_json()
-    if lines := differences(digests | before, new):
+    if lines := _changes(out, config, data_digest):
         raise InputError(
             f"{out} holds a run with other settings ({'; '.join(lines)}): "
             "start it with the same ones to resume it, or choose another --out"
         )
+
+
+def check_same_settings(run: Path, config: PretrainConfig, data_digest: str) -> None:
+    """Raises ``InputError`` unless a run has these settings and images, but for the schedule."""
+    lines = _changes(run, config, data_digest)
+    if lines := [line for line in lines if not line.startswith(MAY_DIFFER_ON_EXTENSION)]:
+        raise InputError(
+            f"extend {run} has other settings or images ({'; '.join(lines)}): leave them as they "
+            "are there, or choose --start-from instead"
+        )
+
+
+def _changes(run: Path, config: PretrainConfig, data_digest: str) -> list[str]:
+    """`differences` of a run's own record and a configuration, digests of the data among them."""
+    recorded = _read(run / CONFIG_FILE)
+    if not isinstance(recorded.get("method"), dict) or _is_later(recorded):
+        raise InputError(
+            f"{run} holds a run of another version, whose settings had other names. It cannot be "
+            "resumed: choose another --out"
+        )
+    before = config_from_json(recorded, shards=config.shards, out=run).to_json()
+    digests = {name: recorded[name] for name in DIGESTS if name in recorded}
+    return differences(digests | before, _digests(config, data_digest) | config.to_json())

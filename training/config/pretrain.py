@@ -40,6 +40,9 @@ class PretrainConfig:
         start_from: folder of another run, whose newest checkpoint this one starts from: both
             encoders, heads and queue; optimiser and schedule, with its warm-up, are new ones. Not
             the same as encoder.init, which is the backbone alone.
+        extend: folder of another run, which is trained longer here: from its newest checkpoint,
+            with its settings, optimiser and record, as if its epochs had been these from the
+            start; they count those that it has done.
         epochs: passes over the images, 1 or more.
         epoch_steps: global steps that count as an epoch: a number, 1 or more; all: those of a pass
             over all images, whatever data_fraction is; none: those of a pass over the used ones.
@@ -51,7 +54,10 @@ class PretrainConfig:
         seed: that everything random follows from, 0 or more.
         method: settings of the method that is trained.
         fill: what stands in masked patches: mean, blur or high_pass.
-        precision: fp32; bf16 autocast; or auto: bf16 where the device has bf16 matrix units.
+        precision: fp32; bf16 autocast; fp16 autocast with loss scaling, for GPUs without bf16; or
+            auto: bf16 where the device has bf16 matrix units, else fp32.
+        accumulate: parts, 1 or more, in which a batch goes through the encoder one after the other:
+            less memory, for one more forward pass. Batch-norm groups must lie within parts.
         num_workers: training processes, 1 or more; auto: as many as fit the batch, at most one per
             GPU, or per node where there are no GPUs.
         loader_workers: loading processes of each training process, 0 or more; none: 0 on CPU, 4
@@ -69,6 +75,7 @@ class PretrainConfig:
     shards: Location
     out: Path
     start_from: Path | None = None
+    extend: Path | None = None
     epochs: int = 200
     epoch_steps: int | Literal["all"] | None = None
     batch_size: int = 256
@@ -92,7 +99,8 @@ class PretrainConfig:
     track: TrackConfig = field(default_factory=TrackConfig)
     on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    accumulate: int = 1
     num_workers: int | Literal["auto"] = "auto"
     loader_workers: int | None = None
     log_every_steps: int = 25
@@ -102,7 +110,7 @@ class PretrainConfig:
         check_least(
             self, epochs=1, epoch_steps=1, batch_size=2, seed=0, num_workers=1, loader_workers=0
         )
-        check_least(self, log_every_steps=1, max_failures=0)
+        check_least(self, log_every_steps=1, max_failures=0, accumulate=1)
         share = self.data_fraction
         check(0.0 < share <= 1.0, f"data_fraction {share} must be in (0, 1]")
         check(
@@ -120,6 +128,11 @@ class PretrainConfig:
             strategy != "learned" or not self.encoder.stem.endswith("partial"),
             "masks.strategy learned: through encoder.stem partial, which sees no masked pixel, no "
             "gradient reaches the masks: choose another stem",
+        )
+        check(
+            strategy != "learned" or self.precision != "fp16",
+            "masks.strategy learned: the gradient of its generator is not scaled: choose another "
+            "precision than fp16",
         )
         start, size = self.start_from, self.batch_size
         check(

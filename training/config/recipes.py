@@ -40,8 +40,10 @@ TINY: Mapping[str, MethodConfig] = {
     "byol": BYOLConfig(batch_norm_group=4, head_width=256, predictor_width=256),
 }
 """The same for a batch of 16."""
+AUTO = "auto"
+"""The recipe of `training.config.auto`, which looks at the images."""
 METHODS_OF = {
-    **dict.fromkeys(("moco_v2_small", "simclr_small", "small_local", "demo"), SMALL),
+    **dict.fromkeys(("moco_v2_small", "simclr_small", "small_local", "demo", AUTO), SMALL),
     "debug": TINY,
 }
 """What --method starts from where a recipe has settings for other methods than its own."""
@@ -146,7 +148,7 @@ def find_recipe(name: str) -> Callable[[Location, Path], PretrainConfig]:
         InputError: an unknown name; lists the known ones.
     """
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+        raise InputError(f"unknown recipe {name!r}: choose one of {', '.join([*RECIPES, AUTO])}")
     return lambda shards, out: PretrainConfig(shards=shards, out=out, **RECIPES[name])
 
 
@@ -159,6 +161,8 @@ def with_method(recipe: str, config: PretrainConfig, method: str) -> PretrainCon
     if method == config.method.name:
         return config
     settings = METHODS_OF.get(recipe, {}).get(method) or config.method.renamed(method)
+    if recipe == AUTO:
+        settings = replace(settings, batch_norm_group=config.method.batch_norm_group)
     return replace(config, method=settings)
 
 

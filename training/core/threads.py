@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.core.cores import own_cores
 from pipeline.core.progress import say
 
 THREADS = "OMP_NUM_THREADS"
@@ -46,7 +47,7 @@ def _container() -> int:
 
 def live_trainings() -> int:
     """Training processes that may use one of this process's cores, at least 1: itself."""
-    own, count = os.sched_getaffinity(0), 0
+    own, count = set(own_cores()), 0
     with suppress(OSError):
         name = rf"@{MARK}{_container()}-(\d+)"
         for process in re.findall(name, SOCKETS.read_text(errors="replace")):
@@ -62,7 +63,7 @@ class _Share:
     """
 
     def __init__(self, limit: int | None, fixed: int | None) -> None:
-        self._cores, self._fixed = len(os.sched_getaffinity(0)), fixed
+        self._cores, self._fixed = len(own_cores()), fixed
         self._limit = limit or self._cores
         self._threads, self._looked_at = fixed or self._limit, -math.inf
         torch.set_num_threads(self._threads)

@@ -23,9 +23,9 @@ class EncoderConfig:
             visible; small_partial: both.
         max_pool: keep the maximum pooling behind the stem; it can be left out of networks that
             have just one.
-        init: weights to start from: torchvision (its default ones), torchvision:NAME, a local
-            state dict as the library names it (.pth), or the folder of an exported backbone; none:
-            random.
+        init: weights to start from: torchvision or timm (the default ones), torchvision:NAME or
+            timm:NAME (extra timm), which are fetched once; a local state dict as the library names
+            it (.pth); the folder of a run or of an exported backbone; none: random.
         compile: run the network through torch.compile (needs a C++ compiler; on a GPU, Triton).
     """
 

@@ -12,8 +12,9 @@ from pipeline.core.progress import listening
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.core.context import LocalContext
-from training.core.distributed import rank, world_size
+from training.core.distributed import agree, rank, world_size
 from training.core.threads import sharing_threads, threads_set_by_user
+from training.engine.extend import begin_extension
 from training.engine.loop import Trainer
 from training.engine.preflight import preflight, total_steps
 from training.engine.result import RunResult, recorded_result
@@ -42,8 +43,10 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
         stack.enter_context(asked_to_stop(context.request_stop))
         if rank() == 0:
             write_config(config.out, config, info.plan_digest)
+            begin_extension(config)
         else:
             stack.enter_context(listening(None))
+        agree(0)  # until the checkpoint of an extended run is there
         return Trainer(config, context).run()
 
 

@@ -29,6 +29,7 @@ from training.encoders.stem import join_masks, with_mask
 from training.engine.adversary import Adversary
 from training.engine.anchor import make_anchor
 from training.engine.optimisers import build_optimiser
+from training.engine.parts import InParts
 from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
 from training.engine.start import build_method, checkpoints, first_state
@@ -77,13 +78,15 @@ class Trainer:
         self.method.to(self.device)
         self.method.to(memory_format=torch.channels_last)
         self.optimizer = build_optimiser(config.optim, self.method.trained, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast is torch.float16)
         learned = config.masks.strategy == "learned"
         self.adversary = Adversary(config, self.fill, self.device) if learned else None
         self.record = RunRecord(config, self.dataset.positions, self.steps_per_epoch)
         self.store = checkpoints(config)
         self.step = self._resume()
         self.anchor = make_anchor(config, self.method, self.fill, begun=self.step > 0)
-        self.encode = data_parallel(self.method.trained, self.device)
+        trained, parts = self.method.trained, config.accumulate
+        self.encode = data_parallel(InParts(trained, parts) if parts > 1 else trained, self.device)
         self.record.open(resume_step=self.step)
         self._saved_at = time.monotonic()
 
@@ -161,12 +164,14 @@ class Trainer:
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             result = self.method.step(inputs, encode=self.encode, moment=self._moment())
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
+        self.scaler.scale(result.loss).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.anchor is not None:
+            self.scaler.unscale_(self.optimizer)
             result.metrics["anchor_penalty"] = self.anchor.pull()
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # not where a gradient is not finite
+        self.scaler.update()
         if self.adversary is not None:
             result = self.adversary.step(
                 self.method, views[0], batch, inputs, result, self.autocast
@@ -245,6 +250,8 @@ class Trainer:
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict(self._moment())
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
         self.store.save(self.step, state, self.config.to_json(), self._export)
         self._export(self.config.out / "backbone")
 
@@ -279,24 +286,30 @@ class Trainer:
         self.record.load_state_dict(state["record"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         if rank() == 0:
             say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The number format of autocast for ``auto``, ``fp32`` or ``bf16``; None: no autocast.
+    """The number format of autocast for the config's precision; None: no autocast.
 
-    ``auto`` is bf16 where the device multiplies bf16 matrices in hardware: CUDA devices that
-    support it, and CPUs with AMX tiles.
+    ``auto`` is bf16 where the device multiplies bf16 matrices in hardware: CUDA devices that do
+    not emulate it, and CPUs with AMX tiles.
     """
-    is_cuda = device.type == "cuda"
-    has_bf16 = torch.cuda.is_bf16_supported if is_cuda else torch.cpu._is_amx_tile_supported
-    wanted = precision == "bf16" or (precision == "auto" and has_bf16())
-    return torch.bfloat16 if wanted else None
+    if precision == "auto":
+        has_bf16 = False
+        if device.type == "cuda":
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        elif device.type == "cpu":
+            has_bf16 = torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if has_bf16 else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def num_loader_workers(wanted: int | None, device: torch.device) -> int:
     """The number of loader processes; None: on a CPU, whose cores are busy already, none."""
-    fitting = LOADERS_PER_GPU if device.type == "cuda" else 0
+    fitting = 0 if device.type == "cpu" else LOADERS_PER_GPU
     return fitting if wanted is None else wanted

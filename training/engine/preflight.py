@@ -21,6 +21,7 @@ from training.config.pretrain import PretrainConfig
 from training.data.order import num_used
 from training.data.stream import WINDOWS_AHEAD
 from training.encoders.encoder import build_backbone
+from training.engine.extend import check_extend
 from training.engine.start import check_start, checkpoints, outlined_method
 from training.evaluate.checks import check_heldout
 from training.evaluate.labelled import labelled_pair
@@ -54,7 +55,9 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     check_run_folder(config.out, config, info.plan_digest)
     check_first_weights(config)
     check_released(config)
-    check_start(config)
+    if config.extend is None:
+        check_start(config)
+    check_extend(config, info.plan_digest, total_steps(config, info))
     check_disk(config)
     return info
 
@@ -112,6 +115,13 @@ def check_split(config: PretrainConfig, num_ranks: int) -> None:
             "choose a multiple"
         )
     config.method.check_batch(config.batch_size, num_ranks)
+    share, parts = config.batch_size // num_ranks, config.accumulate
+    group = config.method.batch_norm_group or 2
+    check(
+        parts == 1 or share % (parts * group) == 0,
+        f"accumulate {parts} leaves {share / parts:g} images of a rank's {share} to a part: wanted "
+        f"a multiple of method.batch_norm_group {group}, so that its statistics are the same",
+    )
 
 
 def can_split(config: PretrainConfig, num_ranks: int) -> bool:

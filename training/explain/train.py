@@ -117,7 +117,7 @@ class Trainer:
                     log.write(step=self.step, kind="train", values=values)
                 if ends or self.step % config.checkpoint_steps == 0:
                     self._save()
-                if ends:
+                if ends and self.step < config.steps:  # else its bar would not reach its end
                     break
             if self.step == config.steps:
                 self._finish(log)

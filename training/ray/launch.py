@@ -10,6 +10,7 @@ from pipeline.precompute.ray_session import ray_running
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
+from training.engine.extend import begin_extension
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
@@ -49,6 +50,7 @@ def launch(
             return before
         check_nodes(config)
         write_config(config.out, config, info.plan_digest)
+        begin_extension(config)
         stop_file = config.out / STOP_FILE
         stop_file.unlink(missing_ok=True)
         with shown(config.out), asked_to_stop(stop_file.touch):

@@ -30,7 +30,8 @@ class Stream:
     base: PretrainConfig
 
     def __post_init__(self) -> None:
-        stages, val = len(self.stages), len(self.val)
+        stages, val, extend = len(self.stages), len(self.val), self.base.extend
+        check(extend is None, f"--extend {extend}: it is for one run, not for a stream")
         check(stages > 0, "a stream has no --stages: name the shards of one or more")
         check(
             val in (0, stages),

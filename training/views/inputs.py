@@ -79,7 +79,13 @@ class EncoderInputs(NamedTuple):
 
 def to_device(batch: HostBatch, device: torch.device) -> HostBatch:
     """Copy every tensor of a batch to ``device`` without waiting."""
-    moved: HostBatch = tree_map_only(Tensor, lambda part: part.to(device, non_blocking=True), batch)
+
+    def move(part: Tensor) -> Tensor:
+        if device.type == "mps" and part.dtype == torch.float64:
+            part = part.float()  # MPS has none: a drawn share may round to another count
+        return part.to(device, non_blocking=True)
+
+    moved: HostBatch = tree_map_only(Tensor, move, batch)
     return moved
 
 

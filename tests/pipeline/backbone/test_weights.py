@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -149,7 +150,44 @@ def test_without_a_network_the_ways_out_are_named(no_network: Path) -> None:
     message = str(refused.value)
     assert "\n" not in message
     assert "weights IMAGENET1K_V1 of resnet18 cannot be fetched" in message
-    assert "a local state dict (.pth) or the folder of an exported backbone" in message
+    assert "a local state dict (.pth), or the folder of a run or of an exported backbone" in message
+
+
+def test_weights_of_timm_come_with_their_preprocessing_and_without_a_classifier(
+    no_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError) as refused:
+        find_weights("timm:resnet18.a1_in1k", "resnet18")
+    message = str(refused.value)
+    assert "\n" not in message
+    assert "weights resnet18.a1_in1k cannot be fetched from the Hugging Face Hub" in message
+    assert "a run or of an exported backbone instead, or run once where there is a net" in message
+
+    asked: list[object] = []
+
+    def create(name: str, *, pretrained: bool, num_classes: int) -> nn.Module:
+        asked.append((name, pretrained, num_classes))
+        torch.manual_seed(2)
+        network: nn.Module = real(name, num_classes=num_classes)
+        return network
+
+    real = timm.create_model
+    monkeypatch.setattr("pipeline.backbone.weights._find_on_hub", lambda _: None)
+    monkeypatch.setattr(timm, "create_model", create)
+    for place, architecture in (("timm:resnet18", "resnet18"), ("timm", "timm:resnet18")):
+        found = find_weights(place, architecture)
+        assert asked.pop() == ("resnet18", True, 0)
+        assert found.preprocessing is not None
+        assert found.preprocessing.view_size == 224
+        assert found.preprocessing.resize == round(224 / 0.95)
+        network = loaded(dict(found.state))  # torchvision's network has the same names
+        assert all(torch.equal(v, found.state[n]) for n, v in network.state_dict().items())
+    for name, message in (
+        ("resnet18.none", r"timm has no weights 'resnet18\.none': wanted one of resnet18\."),
+        ("test_vit0", "has no 'test_vit0': wanted a name of timm"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_weights(f"timm:{name}", "resnet18")
 
 
 def test_names_and_places_that_do_not_exist() -> None:
@@ -157,5 +195,5 @@ def test_names_and_places_that_do_not_exist() -> None:
         find_weights("nowhere.pth", "resnet18")
     with pytest.raises(InputError, match=r"no weights 'NOPE' for resnet18: wanted.*IMAGENET1K_V1"):
         find_weights("torchvision:NOPE", "resnet18")
-    with pytest.raises(InputError, match=r"no weights for timm:a_net: save timm\.create_model"):
+    with pytest.raises(InputError, match=r"no weights for timm:a_net: name those of timm"):
         published_weights("timm:a_net", "DEFAULT")

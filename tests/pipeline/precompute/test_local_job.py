@@ -112,7 +112,11 @@ def test_many_images_are_for_ray_and_whole_shards_are_no_work(
     assert run_precompute(config, make) == info
     assert run_precompute(config, make) == info
     assert asked == [3]
-    assert builder(local=False, on_ray=True) is on_ray
+    assert run_precompute(config, builder(local=False, on_ray=True)) == info  # nothing to do
+    assert asked == [3]
+    next((tmp_path / "out" / "shards").iterdir()).unlink()
+    assert run_precompute(config, builder(local=False, on_ray=True)) == info
+    assert asked == [3, 3]
 
 
 def test_an_interrupt_ends_the_processes_at_once(tmp_path: Path) -> None:
