@@ -2,18 +2,23 @@
 
 import importlib
 import sys
+from dataclasses import asdict
 
 from jobs.cli import conclude, main
-from jobs.pretrain_options import read_command_line, runs_here
+from jobs.pretrain_options import read_options, runs_here, without_ray
 from pipeline.core.errors import Stopped
 from pipeline.core.progress import numbered, say
 from pipeline.shardset.manifest import load_dataset_info
+from training.config.pretrain import PretrainConfig
 from training.data.selection import read_selection
 
 
 def run() -> int:
     """Parse, pretrain, say where the results are; `Stopped.exit_code` before the end."""
-    recipe, local, config = read_command_line(sys.argv[1:])
+    recipe, options = read_options(sys.argv[1:])
+    config, local = options.base, without_ray(local=options.local, on_ray=options.ray)
+    if options.replay_step is not None:
+        return _replay(config, options.replay_step)
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     if config.selection is not None:
         num_images = len(read_selection(config.selection).numbers)
@@ -35,6 +40,15 @@ def run() -> int:
         *result_lines(result, config),
     )
     return 0 if result.finished else Stopped.exit_code
+
+
+def _replay(config: PretrainConfig, step: int) -> int:
+    from training.engine.replay_step import replay_lines, replay_step
+
+    say(f"running step {step} of {config.out} again")
+    found = replay_step(config, step)
+    conclude(asdict(found), *replay_lines(found))
+    return 0
 
 
 if __name__ == "__main__":

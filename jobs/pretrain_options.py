@@ -4,7 +4,7 @@ import argparse
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -62,6 +62,8 @@ class PretrainOptions:
             cluster and there is one worker, and under torchrun, whose processes are the workers.
         ray: run on Ray, however few the workers are: only there does a run start again by itself
             after a crash.
+        replay_step: 1 or more: only run this step of the run again, from the checkpoint before it,
+            in this process and with PyTorch's anomaly detection.
     """
 
     recipe: Annotated[str | None, tyro.conf.arg(help=RECIPE_HELP)] = None
@@ -69,7 +71,12 @@ class PretrainOptions:
     method: Annotated[str | None, tyro.conf.arg(help=METHOD_HELP)] = None
     local: bool = False
     ray: bool = False
+    replay_step: int | None = None
     base: Annotated[PretrainConfig, UNNAMED]
+
+    def __post_init__(self) -> None:
+        step = self.replay_step
+        check(step is None or step >= 1, f"--replay-step {step} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,12 @@ class _OfMethod:
 
 def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, PretrainConfig]:
     """The recipe or file, `without_ray`, and the configuration, paths absolute."""
+    name, options = read_options(arguments)
+    return name, without_ray(local=options.local, on_ray=options.ray), options.base
+
+
+def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
+    """The recipe or file, and all options, paths absolute."""
     name, base = find_base(arguments)
     options = parse(
         PretrainOptions,
@@ -92,10 +105,10 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, Pretr
         brief=BRIEF,
         variants=method_options(name, base),
     )
-    chosen, config = without_ray(local=options.local, on_ray=options.ray), absolute(options.base)
+    config = absolute(options.base)
     for line in auto.reasons(_chosen(str(config.shards)), config) if name == AUTO else ():
         say(line)
-    return name, chosen, config
+    return name, replace(options, base=config)
 
 
 def without_ray(*, local: bool, on_ray: bool) -> bool | None:

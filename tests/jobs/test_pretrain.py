@@ -9,6 +9,7 @@ from jobs.pretrain import run
 from jobs.pretrain_options import find_base, read_command_line, runs_here
 from pipeline.core.errors import InputError
 from tests.job_here import job_here
+from tests.shard_sets import write_shard_set
 
 PLACES = ["--shards", "s", "--out", "o", "--knn.val-shards", "v"]
 
@@ -108,3 +109,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert (missing.code, missing.err.count("\n")) == (2, 1)
     assert missing.err.startswith("error: no shards at ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_is_run_again_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard_set(tmp_path / "shards", num_images=36, shard_images=18)
+    words = ("--recipe", "debug", "--shards", tmp_path / "shards", "--out", tmp_path / "run")
+    job = job_here(run, monkeypatch, capsys)
+    done = job(*words, "--replay-step", "2")
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"step 2, from the checkpoint of step 0\nloss +\d\.\d+\nimages +\w+", done.out)
+    refused = job(*words, "--replay-step", "5")
+    assert (refused.code, refused.err.startswith("error: --replay-step 5 must be from 1 to 4")) == (
+        2,
+        True,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]

@@ -86,7 +86,7 @@ def _run_to(trainer: Trainer, start: int, step: int) -> Replayed:
         is_last = trainer.step == step - 1
         try:
             with torch.autograd.set_detect_anomaly(is_last):
-                loss = float(trainer.train_step(batch).loss)
+                loss = float(trainer.train_step(batch).loss.detach())
         except RuntimeError as error:
             if not is_last or "returned nan" not in str(error):
                 raise
