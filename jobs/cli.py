@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stderr, suppress
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, make_dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 
 import tyro
 
-from jobs.terminal import Terminal, TerminalOptions
-from pipeline.core.errors import Stopped, find_job_error
+from jobs.terminal import Terminal, TerminalOptions, retelling, retold
+from pipeline.core.errors import Stopped, check, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
 from pipeline.storage.storage import SYNTHETIC, is_url
@@ -47,6 +47,7 @@ def parse(
     description: str | None = None,
     brief: Sequence[str] = (),
     variants: Mapping[str, Any] = MappingProxyType({}),
+    positional: Sequence[str] = (),
 ) -> Config:
     """Make a config, a dataclass, from the command line.
 
@@ -60,15 +61,21 @@ def parse(
         description: for the help, instead of the dataclass's own.
         brief: dotted names of the fields that ``--help`` shows; empty: all.
         variants: by title, dataclasses whose options ``--help-all`` shows besides.
+        positional: names of options whose values may stand, in this order and without the names,
+            in front of all options.
 
     Raises:
-        InputError: the config refuses a value.
+        InputError: the config refuses a value, or there are too many words without a name.
         SystemExit: 0 after a help; 2 after an error that tyro has explained: an unknown or missing
             option, or a value of another type.
     """
     global _terminal
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = with_names(sys.argv[1:] if arguments is None else arguments, positional)
+    prog = retold(prog)
     described = inspect.cleandoc(description or config.__doc__ or "").partition("Attributes:")[0]
+    if positional:
+        first = " ".join(f"--{name}" for name in positional)
+        described = f"{described.strip()} The values of {first} may stand first, without the names."
     shown, start, wants_all = config, default, HELP_ALL in words
     if brief:
         described = f"{described.strip()} {HELP_ALL} shows every option."
@@ -81,15 +88,15 @@ def parse(
     job = make_dataclass("Job", parts, frozen=True, kw_only=True)
     args, errors = ["--help"] if wants_all else words, io.StringIO()
     try:
-        with redirect_stderr(errors):
+        with redirect_stderr(errors), redirect_stdout(retelling(sys.stdout)):
             given: Any = tyro.cli(job, prog=prog, args=args, description=described.strip())
     except SystemExit as leaving:
         # tyro would draw a box around what the config refuses
         if leaving.code and (refused := find_job_error(leaving, link="__context__")) is not None:
             raise refused from None
-        print(errors.getvalue(), end="", file=sys.stderr)
+        print(retold(errors.getvalue()), end="", file=sys.stderr)
         for title, other in variants.items() if wants_all else ():
-            with suppress(SystemExit):
+            with suppress(SystemExit), redirect_stdout(retelling(sys.stdout)):
                 tyro.cli(type(other), prog=f"{prog} {title}", args=args, default=other)
         raise
     if _until_the_end is not None:
@@ -98,6 +105,22 @@ def parse(
         _until_the_end.callback(_terminal.close)
     made: Config = given.job
     return made
+
+
+def with_names(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A command line whose first words, those in front of all options, have names.
+
+    Raises:
+        InputError: there are more such words than names, where there are names at all.
+    """
+    if not names:
+        return list(words)
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    wanted = " ".join(name.upper() for name in names)
+    too_many = "".join(words[len(names) : count][:1])
+    check(not too_many, f"{too_many} is one too many: wanted {wanted}, then options")
+    first = zip(names, words[:count], strict=False)
+    return [part for name, word in first for part in (f"--{name}", word)] + list(words[count:])
 
 
 def _only(config: type[Any], default: Any, names: Sequence[str]) -> type[Any]:  # noqa: ANN401
@@ -155,7 +178,7 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         known = find_job_error(error)
         if known is None:
             raise
-        print(f"error: {' '.join(str(known).split())}", file=sys.stderr)
+        print(retold(f"error: {' '.join(str(known).split())}"), file=sys.stderr)
         sys.exit(known.exit_code)
     finally:
         _terminal, _until_the_end = Terminal(), None

@@ -82,6 +82,7 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool, PretrainConf
         f"command resumes a run that was broken off. {BASE_HELP}",
         brief=BRIEF,
         variants=method_options(name, base),
+        positional=("shards", "out"),
     )
     return name, options.local or TORCHRUN in os.environ, absolute(options.base)
 

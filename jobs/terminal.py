@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, cast
 
 import tyro
 from tqdm import tqdm
 
 from pipeline.core.progress import WARNING, Printed, Standing
+
+COMMAND = "salmask "
+"""Start of `sys.argv[0]` where a job runs as a part of the command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +124,40 @@ class Terminal(Printed):
             self._bar = None
 
     def _print(self, line: str, stream: TextIO) -> None:
+        line = retold(line)
         with self._lock:
             if self._bar is None:
                 print(line, file=stream, flush=True)
             else:
                 tqdm.write(line, file=stream)
+
+
+def retold(text: str) -> str:
+    """A text with `salmask x` for each `jobs/x.py` where that is what a person has typed.
+
+    Both have the same length, so that a help keeps its columns.
+    """
+    if not sys.argv[0].startswith(COMMAND):
+        return text
+    return re.sub(r"(?:python )?jobs/(?!demo)(\w+)\.py", rf"{COMMAND}\1", text)
+
+
+class _Retold:
+    """A stream that has the `retold` text written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(retold(text))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+
+def retelling(stream: TextIO) -> TextIO:
+    """A stream that writes the `retold` text to another one."""
+    return cast(TextIO, _Retold(stream))
 
 
 def can_draw(stream: TextIO) -> bool:

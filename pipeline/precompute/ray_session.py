@@ -6,13 +6,15 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
+PACKAGES = ("pipeline", "training", "jobs")
 
 
 @contextmanager
@@ -20,11 +22,13 @@ def ray_running() -> Iterator[None]:
     """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
     `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
-    messages are suppressed. InputError if nothing answers at RAY_ADDRESS.
+    messages are suppressed. InputError if nothing answers at RAY_ADDRESS, or the working folder
+    has a package of the name of one of ours.
     """
     if ray.is_initialized():
         yield
         return
+    _check_folder()
     # Its note on token authentication is meant for people who start a cluster.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Not "auto": Ray would wait for minutes for a cluster that has died and left its address.
@@ -40,6 +44,20 @@ def ray_running() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_folder() -> None:
+    """Raise InputError where Ray's workers would import others' packages for ours.
+
+    Ray puts the working folder first on its workers' path.
+    """
+    own, here = Path(__file__).resolve().parents[2], Path.cwd().resolve()
+    others = [here / name for name in PACKAGES if (here / name / "__init__.py").exists()]
+    check(
+        here == own or not others,
+        f"{''.join(map(str, others[:1]))} has the name of a package of salmask, and Ray's workers "
+        "would import it: work in another folder, or with --local",
+    )
 
 
 def _check_answers(address: str) -> None:
