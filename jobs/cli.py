@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 
 import tyro
 
-from jobs.terminal import Terminal, TerminalOptions, retelling, retold
+from jobs.terminal import Retold, Terminal, TerminalOptions, retold
 from pipeline.core.errors import Stopped, check, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
@@ -70,11 +70,10 @@ def parse(
             option, or a value of another type.
     """
     global _terminal
-    words = with_names(sys.argv[1:] if arguments is None else arguments, positional)
-    prog = retold(prog)
+    words, prog = sys.argv[1:] if arguments is None else arguments, retold(prog)
+    words = with_names(words, positional)
     described = inspect.cleandoc(description or config.__doc__ or "").partition("Attributes:")[0]
-    if positional:
-        first = " ".join(f"--{name}" for name in positional)
+    if first := " ".join(f"--{name}" for name in positional):
         described = f"{described.strip()} The values of {first} may stand first, without the names."
     shown, start, wants_all = config, default, HELP_ALL in words
     if brief:
@@ -87,8 +86,9 @@ def parse(
     ]
     job = make_dataclass("Job", parts, frozen=True, kw_only=True)
     args, errors = ["--help"] if wants_all else words, io.StringIO()
+    told: Any = Retold(sys.stdout)
     try:
-        with redirect_stderr(errors), redirect_stdout(retelling(sys.stdout)):
+        with redirect_stderr(errors), redirect_stdout(told):
             given: Any = tyro.cli(job, prog=prog, args=args, description=described.strip())
     except SystemExit as leaving:
         # tyro would draw a box around what the config refuses
@@ -96,7 +96,7 @@ def parse(
             raise refused from None
         print(retold(errors.getvalue()), end="", file=sys.stderr)
         for title, other in variants.items() if wants_all else ():
-            with suppress(SystemExit), redirect_stdout(retelling(sys.stdout)):
+            with suppress(SystemExit), redirect_stdout(told):
                 tyro.cli(type(other), prog=f"{prog} {title}", args=args, default=other)
         raise
     if _until_the_end is not None:
@@ -108,19 +108,16 @@ def parse(
 
 
 def with_names(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """A command line whose first words, those in front of all options, have names.
+    """A command line whose first words, those in front of all options, have these options' names.
 
-    Raises:
-        InputError: there are more such words than names, where there are names at all.
+    InputError: there are more such words than names, where there are names at all.
     """
-    if not names:
-        return list(words)
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    wanted = " ".join(name.upper() for name in names)
-    too_many = "".join(words[len(names) : count][:1])
-    check(not too_many, f"{too_many} is one too many: wanted {wanted}, then options")
-    first = zip(names, words[:count], strict=False)
-    return [part for name, word in first for part in (f"--{name}", word)] + list(words[count:])
+    wanted = f"wanted {' '.join(names).upper()}, then options"
+    check(not names or count <= len(names), f"{' '.join(words[:count])}: {wanted}")
+    first = list(zip(names, words[:count], strict=False))
+    named = [part for name, word in first for part in (f"--{name}", word)]
+    return [*named, *words[len(first) :]]
 
 
 def _only(config: type[Any], default: Any, names: Sequence[str]) -> type[Any]:  # noqa: ANN401

@@ -30,8 +30,6 @@ class PreviewConfig:
         recipe: whose masks are drawn.
         saliency: saliency source, as that of jobs/precompute.py.
         image_column: column or suffix of the images, likewise.
-        mask_column: column or suffix of masks, likewise.
-        masks: folder of masks, likewise.
     """
 
     data: Location
@@ -40,8 +38,6 @@ class PreviewConfig:
     recipe: str = "simclr_small"
     saliency: str = "auto"
     image_column: str = ""
-    mask_column: str = ""
-    masks: str | Path = ""
 
     def __post_init__(self) -> None:
         check(2 <= self.images <= 240, f"--images {self.images} must be from 2 to 240")
@@ -50,16 +46,16 @@ class PreviewConfig:
 def run() -> None:
     """Parse, compute the maps, draw the page, say where it is."""
     config = parse(PreviewConfig, "jobs/preview.py", positional=("data",))
-    config = absolute_paths(config, "data", "out", "masks")
-    shared = ("data", "saliency", "image_column", "mask_column", "masks")
+    config = absolute_paths(config, "data", "out")
     say(f"previewing {config.images} images of {config.data} in {config.out}")
     with tempfile.TemporaryDirectory(prefix="salmask-") as folder:
         asked = PrecomputeConfig(
+            data=config.data,
             out=Path(folder),
+            saliency=config.saliency,
+            image_column=config.image_column,
             shard_images=SHARD_IMAGES,
-            missing_masks="uniform",
             max_rejected_fraction=1.0,
-            **{name: getattr(config, name) for name in shared},
         )
         with listening(None):
             info = run_precompute(asked, build_locally, most=config.images)

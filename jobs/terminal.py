@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, TextIO
 
 import tyro
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pipeline.core.progress import WARNING, Printed, Standing
 
 COMMAND = "salmask "
-"""Start of `sys.argv[0]` where a job runs as a part of the command."""
+"""Start of `sys.argv[0]` where a job is a part of the command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,22 +142,18 @@ def retold(text: str) -> str:
     return re.sub(r"(?:python )?jobs/(?!demo)(\w+)\.py", rf"{COMMAND}\1", text)
 
 
-class _Retold:
-    """A stream that has the `retold` text written to it."""
+class Retold:
+    """A stream that is given the `retold` text."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> int:
-        return self._stream.write(retold(text))
-
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._stream, name)
 
-
-def retelling(stream: TextIO) -> TextIO:
-    """A stream that writes the `retold` text to another one."""
-    return cast(TextIO, _Retold(stream))
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return self._stream.write(retold(text))
 
 
 def can_draw(stream: TextIO) -> bool:

@@ -1,9 +1,8 @@
 """Shard sets from Python: made, read by number, and read by the webdataset library."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +13,14 @@ from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local_job import builder
 from pipeline.precompute.run import run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
-from pipeline.shardset.pictures import stored_pictures
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file
+from pipeline.sources.pictures import open_pictures
 from pipeline.storage.storage import SYNTHETIC, Location, is_url
 
 if TYPE_CHECKING:
     import webdataset
 
-NO_LABEL = -1
 NO_IMAGES = (SALIENCY_MEMBER, JSON_MEMBER, LABEL_MEMBER)
 """Members of a sample that are not its image."""
 
@@ -35,7 +33,7 @@ class Sample(NamedTuple):
     label: int
 
 
-class ShardSet(Sequence[Sample]):
+class ShardSet:
     """A complete shard set: a sequence of samples, in the order of their numbers.
 
     >>> shards = ShardSet("shards")
@@ -67,17 +65,10 @@ class ShardSet(Sequence[Sample]):
     def __len__(self) -> int:
         return self._reader.num_samples
 
-    @overload
-    def __getitem__(self, number: int) -> Sample: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Sample]: ...
-    def __getitem__(self, number: int | slice) -> Sample | list[Sample]:
-        """A sample by number, negative ones from the end; DamagedSample where it cannot be read."""
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
+    def __getitem__(self, number: int) -> Sample:
+        """A sample, negative numbers from the end; DamagedSample where it cannot be read."""
         number = number + len(self) if number < 0 else number
-        label = self._reader.read(number).label
-        return Sample(*self._reader.read_pixels(number), label)
+        return Sample(*self._reader.read_pixels(number), self._reader.read(number).label)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,19 +78,16 @@ class ShardSet(Sequence[Sample]):
     @cached_property
     def names(self) -> list[str]:
         """The names of the images' files, by number."""
-        return stored_pictures(self.place).names
+        return open_pictures(self.place).names
 
     def as_webdataset(self) -> "webdataset.WebDataset":
-        """The webdataset library's own pipeline of (image, saliency, label), as in `Sample`.
-
-        Shuffle, batch and load it as any other:
+        """The webdataset library's own pipeline of samples, to be shuffled and loaded as any other.
 
         >>> pipeline = ShardSet("shards").as_webdataset().shuffle(100)
         >>> sorted(label for image, saliency, label in pipeline)
         [0, 0, 1, 1, 2, 2]
 
-        Raises:
-            InputError: the set is in a bucket, which that library does not read as we do.
+        InputError: the set is in a bucket.
         """
         import webdataset  # imports torch
 
@@ -112,10 +100,9 @@ class ShardSet(Sequence[Sample]):
 
 def _decoded(members: dict[str, Any]) -> Sample:
     """A sample of the members of a tar, as their bytes."""
-    name = next(name for name in members if name not in NO_IMAGES and not name.startswith("__"))
-    label = int(members.get(LABEL_MEMBER, NO_LABEL))
+    (image,) = (members[n] for n in members if n not in NO_IMAGES and not n.startswith("__"))
     saliency = decode_saliency(members[SALIENCY_MEMBER])
-    return Sample(decode_stored(members[name]), saliency, label)
+    return Sample(decode_stored(image), saliency, int(members.get(LABEL_MEMBER, -1)))
 
 
 def precompute(

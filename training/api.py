@@ -1,8 +1,7 @@
 """Pretraining from Python: runs, their backbones, and features of images."""
 
-import dataclasses
 import importlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,27 @@ from pipeline.backbone.image_encoder import ImageEncoder, load_image_encoder
 from pipeline.sources.pictures import open_pictures
 from pipeline.storage.storage import Location
 from training.config.fields import dotted, with_fields
-from training.config.pretrain import PretrainConfig
 from training.config.recipes import find_recipe, with_method
-from training.core.context import LocalContext
-from training.evaluate import embedding
-from training.evaluate.encoders import load_encoders
 from training.record.metrics import latest_values, read_metrics
 from training.report.state import read_run
-
-RECIPE = "simclr_small"
+from training.select import embed as embedding
 
 
 @dataclass(frozen=True)
 class Run:
     """The folder of a pretraining, finished or not.
 
-    >>> Run("run").finished
-    True
-    >>> Run("run").values["loss"] > 0
-    True
+    >>> run = Run("run")
+    >>> run.finished, run.values["loss"] > 0, run.record[-1]["step"]
+    (True, True, 1)
     """
 
-    folder: Location
+    folder: str | Path
 
     @property
     def path(self) -> Path:
         """The folder, absolute."""
-        return Path(located(self.folder))
+        return Path(self.folder).expanduser().absolute()
 
     @property
     def finished(self) -> bool:
@@ -63,7 +56,7 @@ def pretrain(
     shards: Location | ShardSet,
     out: str | Path,
     *,
-    recipe: str = RECIPE,
+    recipe: str = "simclr_small",
     ray: bool = False,
     **options: Any,  # noqa: ANN401
 ) -> Run:
@@ -85,53 +78,43 @@ def pretrain(
     Raises:
         InputError: something does not fit; nothing is written then.
     """
-    place = shards.place if isinstance(shards, ShardSet) else located(shards)
-    config = find_recipe(recipe)(place, Path(located(out)))
+    config = find_recipe(recipe)(_place(shards), Run(out).path)
     if isinstance(options.get("method"), str):
         config = with_method(recipe, config, options.pop("method"))
     config = with_fields(config, dotted(options))
-    launcher = importlib.import_module("training.ray.launch" if ray else "training.engine.local")
-    launcher.launch(with_absolute_paths(config))
+    paths = {n: one for n, one in dotted(asdict(config)).items() if isinstance(one, Path)}
+    config = with_fields(config, {name: located(path) for name, path in paths.items()})
+    importlib.import_module("training.ray.launch" if ray else "training.engine.local").launch(
+        config
+    )
     return Run(config.out)
 
 
-def with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
-    """The configuration with every path in it absolute."""
-    places = dotted(dataclasses.asdict(config))
-    return with_fields(
-        config, {name: located(one) for name, one in places.items() if isinstance(one, Path)}
-    )
-
-
-def load_backbone(run: Location | Run) -> ImageEncoder:
+def load_backbone(run: str | Path | Run) -> ImageEncoder:
     """The backbone of a run, a checkpoint or an export, behind its preprocessing.
 
-    A module of [B, 3, H, W] or [3, H, W], uint8 RGB of any size, to features, float32 [B, D]; in
-    evaluation mode on the CPU. `.network` is the network alone, `.preprocess.preprocessing` says
-    how images are prepared.
+    A module of uint8 RGB images of any size, [B, 3, H, W] or [3, H, W], to features, float32
+    [B, D]; in evaluation mode, on the CPU. `network` is the network alone. InputError: there is none.
 
     >>> import torch
     >>> backbone = load_backbone("run")
     >>> backbone(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape
     torch.Size([2, 512])
-
-    Raises:
-        InputError: there is none.
     """
     return load_image_encoder(_path(run))
 
 
 def embed(
-    run: Location | Run, images: Location | ShardSet
+    run: str | Path | Run, images: Location | ShardSet
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Features of images by the backbone of a run, a checkpoint or an export, and their names.
+    """Features of images by that backbone, and their names; those of `salmask embed`.
 
     >>> vectors, names = embed("run", "pictures")
     >>> vectors.shape, names[0]
     ((6, 512), 'class_0/picture 0.jpg')
 
     Args:
-        run: whose backbone is used.
+        run: a run, a checkpoint or an export.
         images: a shard set, or whatever shards are made of (`precompute`).
 
     Returns:
@@ -141,13 +124,14 @@ def embed(
     Raises:
         InputError: there are no images, or no backbone.
     """
-    place = images.place if isinstance(images, ShardSet) else located(images)
-    (encoder,) = load_encoders(
-        [str(_path(run))], encoder="query", seed=0, device=LocalContext().device
-    )
-    found = embedding.embed(encoder, open_pictures(place))
-    return found.vectors_MD, found.names
+    encoder = embedding.open_encoder(str(_path(run)))
+    features_MD, names, _ = embedding.embed(encoder, open_pictures(_place(images)))
+    return features_MD.numpy(), names
 
 
-def _path(run: Location | Run) -> Path:
-    return run.path if isinstance(run, Run) else Path(located(run))
+def _path(run: str | Path | Run) -> Path:
+    return run.path if isinstance(run, Run) else Run(run).path
+
+
+def _place(images: Location | ShardSet) -> Location:
+    return images.place if isinstance(images, ShardSet) else located(images)

@@ -13,21 +13,17 @@ if TYPE_CHECKING:
     from training.api import Run, embed, load_backbone, pretrain
 
 __all__ = ["Run", "Sample", "ShardSet", "embed", "load_backbone", "precompute", "pretrain"]
-_PIPELINES = ("Sample", "ShardSet", "precompute")
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'salmask' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{_home(name)}.api"), name)
+    home = "pipeline" if name in ("Sample", "ShardSet", "precompute") else "training"
+    return getattr(importlib.import_module(f"{home}.api"), name)
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-def _home(name: str) -> str:
-    return "pipeline" if name in _PIPELINES else "training"
 
 
 def _refuse_others() -> None:

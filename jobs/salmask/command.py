@@ -24,27 +24,22 @@ COMMANDS = {
     "cluster": ("", "a local Ray cluster: up, down, wait"),
 }
 """What stands first, without the names of its options, and what the job does."""
-PACKAGE = "salmask"
-"""The command's name."""
 
 
 def main() -> NoReturn:
     """Run the job that the command line names, as `python jobs/NAME.py` does."""
     name, *words = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        print(table())
-        sys.exit(0)
-    if name == "--version":
-        print(f"{PACKAGE} {version(PACKAGE)}")
+    if name in ("-h", "--help", "--version"):
+        print(f"salmask {version('salmask')}" if name == "--version" else table())
         sys.exit(0)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f"did you mean {PACKAGE} {near[0]}?" if near else f"see {PACKAGE} --help"
-        print(f"error: there is no {PACKAGE} {name}: {meant}", file=sys.stderr)
+        meant = f"did you mean salmask {near[0]}?" if near else "see salmask --help"
+        print(f"error: there is no salmask {name}: {meant}", file=sys.stderr)
         sys.exit(2)
     # Processes that this one starts would look in the working folder for `training` first.
     os.environ["PYTHONSAFEPATH"] = "1"
-    sys.argv = [f"{PACKAGE} {name}", *words]
+    sys.argv = [f"salmask {name}", *words]
     from jobs import cli  # reads command lines with tyro, which the table goes without
 
     cli.main(importlib.import_module(f"jobs.{name}").run)
@@ -54,7 +49,7 @@ def table() -> str:
     """The help: a line for each job."""
     width = max(len(f"{name} {first}") for name, (first, _) in COMMANDS.items())
     lines = [f"  {f'{name} {first}':{width}}  {what}" for name, (first, what) in COMMANDS.items()]
-    return "\n".join([f"usage: {PACKAGE} JOB ...   ({PACKAGE} JOB --help has its options)", *lines])
+    return "\n".join(["usage: salmask JOB ...   (salmask JOB --help has its options)", *lines])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pipeline.core.errors import InputError, check
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
-PACKAGES = ("pipeline", "training", "jobs")
 
 
 @contextmanager
@@ -47,17 +46,14 @@ def ray_running() -> Iterator[None]:
 
 
 def _check_folder() -> None:
-    """Raise InputError where Ray's workers would import others' packages for ours.
-
-    Ray puts the working folder first on its workers' path.
-    """
+    """Raise InputError where Ray's workers, which look in the working folder first, find others."""
     own, here = Path(__file__).resolve().parents[2], Path.cwd().resolve()
-    others = [here / name for name in PACKAGES if (here / name / "__init__.py").exists()]
-    check(
-        here == own or not others,
-        f"{''.join(map(str, others[:1]))} has the name of a package of salmask, and Ray's workers "
-        "would import it: work in another folder, or with --local",
-    )
+    for name in () if here == own else ("pipeline", "training", "jobs"):
+        check(
+            not (here / name / "__init__.py").exists(),
+            f"{here / name} has the name of a package of salmask, and Ray's workers would import "
+            "it: work in another folder, or with --local",
+        )
 
 
 def _check_answers(address: str) -> None:

@@ -16,18 +16,15 @@ class EmbedConfig:
     Attributes:
         checkpoint: a run's folder, a checkpoint of it, or an exported backbone.
         data: shards, or whatever jobs/precompute.py takes as --data.
-        out: parquet file that is written: columns name, label (null where there is none) and
-            vector.
+        out: parquet file that is written: columns name, label (null: there is none) and vector.
         dtype: of the vectors: float32 or float16.
-        duplicates: least cosine, in (0, 1], of near-duplicates: pairs are listed in
-            OUT.duplicates.csv, the nearest first. Exact copies have 1 up to rounding.
-        diverse: number of images, 1 or more, that are chosen so that every image is near a chosen
-            one (farthest points): OUT.diverse.txt has their names in the order of the choice.
+        duplicates: least cosine, in (0, 1], of near-duplicates: their pairs, the nearest first, are
+            listed in a file beside --out. Exact copies have 1, up to rounding.
+        diverse: number of images, 1 or more, that are chosen so that each is near a chosen one
+            (farthest points): their names, in the order of the choice, in a file beside --out.
         encoder: which encoder of the run: query, or momentum where the method has one.
-        batch_size: images at once, 1 or more.
-        labels: whether labels are taken from images that are no shards.
-        image_column: column or suffix of the images, as jobs/precompute.py has it.
-        label_column: column or suffix of the labels, likewise.
+        image_column: column or suffix of images that are no shards, as in jobs/precompute.py.
+        label_column: column or suffix of their labels, likewise.
     """
 
     checkpoint: Path
@@ -37,12 +34,11 @@ class EmbedConfig:
     duplicates: float | None = None
     diverse: int | None = None
     encoder: Literal["query", "momentum"] = "query"
-    batch_size: int = 256
-    labels: bool = True
     image_column: str = ""
     label_column: str = ""
 
     def __post_init__(self) -> None:
         least = self.duplicates
         check(least is None or 0 < least <= 1, f"--duplicates {least} must be in (0, 1]")
-        check_least(self, "--", diverse=1, batch_size=1)
+        check_least(self, "--", diverse=1)
+        check(self.out.suffix != "", f"--out {self.out} must have a suffix: features.parquet")
