@@ -84,9 +84,8 @@ def pretrain(
     config = with_fields(config, dotted(options))
     paths = {n: one for n, one in dotted(asdict(config)).items() if isinstance(one, Path)}
     config = with_fields(config, {name: located(path) for name, path in paths.items()})
-    importlib.import_module("training.ray.launch" if ray else "training.engine.local").launch(
-        config
-    )
+    launcher = importlib.import_module("training.ray.launch" if ray else "training.engine.local")
+    launcher.launch(config)
     return Run(config.out)
 
 
@@ -94,7 +93,8 @@ def load_backbone(run: str | Path | Run) -> ImageEncoder:
     """The backbone of a run, a checkpoint or an export, behind its preprocessing.
 
     A module of uint8 RGB images of any size, [B, 3, H, W] or [3, H, W], to features, float32
-    [B, D]; in evaluation mode, on the CPU. `network` is the network alone. InputError: there is none.
+    [B, D], in evaluation mode on the CPU; `network` is the network alone. InputError: there is no
+    backbone.
 
     >>> import torch
     >>> backbone = load_backbone("run")

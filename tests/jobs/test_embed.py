@@ -24,15 +24,15 @@ def test_shards_by_the_job(
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found.pop("duplicates") > 0
-    assert found == {"out": f"{tmp_path}/f.parquet", "images": 10, "features": 512, "diverse": 3}
+    assert found == {"out": f"{tmp_path}/f.parquet", "images": 10, "features": 512}
     assert f"duplicates {tmp_path}/f.duplicates.csv\n" in done.err
-    assert done.err.endswith(f"10 images, 512 features each: {tmp_path}/f.parquet\n")
+    assert done.err.endswith(f"10 images, 512 features: {tmp_path}/f.parquet\n")
     labels = pq.read_table(tmp_path / "f.parquet")["label"].to_pylist()
     assert labels == [f"class_{number % 3}" for number in range(10)]
     for words, code, message in (
         (("export", "gone", "g.parquet"), 2, "error: no such folder: .*gone"),
         (("gone", "set", "g.parquet"), 2, "error: no folder .*gone: wanted an exported backbone"),
-        (("export", "set", "set"), 2, "error: --out .*set is a folder: name the file"),
+        (("export", "set", "set"), 2, "error: --out set must have a suffix"),
     ):
         done = job(*words)
         assert done.code == code

@@ -11,7 +11,7 @@ from jobs.preview import run
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
-from pipeline.shardset.pictures import stored_pictures
+from pipeline.sources.pictures import open_pictures
 from tests.job_here import job_here
 from tests.picture_folders import write_pictures
 from tests.training.report.pages import Page
@@ -59,7 +59,7 @@ def test_a_part_of_a_set_is_spread_over_it(tmp_path: Path) -> None:
     assert run_precompute(config, most=4).num_images == 4
     files = (tmp_path / "data").rglob("*.*")
     names = sorted(path.relative_to(tmp_path / "data").as_posix() for path in files)
-    found = sorted(stored_pictures(tmp_path / "out").names)
+    found = sorted(open_pictures(tmp_path / "out").names)
     assert found == [names[0], names[6], names[13], names[19]]
     with pytest.raises(InputError, match="was begun with"):
         run_precompute(config)

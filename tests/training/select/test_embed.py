@@ -19,9 +19,8 @@ from pipeline.shardset.manifest import RECORD_KEY
 from pipeline.sources.pictures import open_pictures
 from tests.shard_sets import write_images
 from tests.training.evaluate.cases import NAMES, exported, pictures, write_folders
-from training.evaluate import embedding
-from training.evaluate.embedding import near_duplicates
-from training.select.embed import embed_into_file
+from training.select import embed
+from training.select.embed import embed_into_file, near_duplicates
 from training.select.embed_config import EmbedConfig
 from training.select.greedy import farthest_points
 
@@ -32,7 +31,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def embedded(export: Path, data: Path, out: Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    config = EmbedConfig(checkpoint=export, data=data, out=out, batch_size=5, **options)
+    config = EmbedConfig(checkpoint=export, data=data, out=out, **options)
     return embed_into_file(config, open_pictures(data))[0]
 
 
@@ -74,7 +73,7 @@ def test_planted_copies_are_found_and_nothing_else(
     export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recall and precision are 1 at exact copies, of which one is a triple; blocks split groups."""
-    monkeypatch.setattr(embedding, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(embed, "BLOCK_ROWS", 4)
     data, out = write_folders(tmp_path / "data", 18, seed=3), tmp_path / "o" / "f.parquet"
     files = sorted(data.rglob("*.png"))
     planted = set()
@@ -85,14 +84,14 @@ def test_planted_copies_are_found_and_nothing_else(
     planted.add(frozenset(f"{files[0].parent.name}/{name}.png" for name in ("z1", "z2")))
     found = embedded(export, data, out, duplicates=1 - 1e-6)
     first, *rows = csv.reader((tmp_path / "o" / "f.duplicates.csv").read_text().splitlines())
-    assert first == ["first", "second", "cosine"]
-    assert {frozenset(row[:2]) for row in rows} == planted
+    assert first == ["cosine", "first", "second"]
+    assert {frozenset(row[1:]) for row in rows} == planted
     assert len(rows) == found["duplicates"] == 5
 
 
 def test_near_duplicates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     unit = torch.nn.functional.normalize(torch.randn(23, 3, dtype=torch.float64), dim=1)
-    monkeypatch.setattr(embedding, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(embed, "BLOCK_ROWS", 5)
     wanted = [
         (i, j, float(unit[i] @ unit[j]))
         for i in range(23)
@@ -127,16 +126,15 @@ def test_a_choice_and_what_cannot_be_decoded(
 ) -> None:
     data, out = write_folders(tmp_path / "data", 6, seed=0), tmp_path / "f.parquet"
     (data / "red" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
-    assert embedded(export, data, out, diverse=4)["diverse"] == 4
+    embedded(export, data, out, diverse=4)
     assert "warning: red/bad.png is left out: " in capsys.readouterr().out
     chosen = (tmp_path / "f.diverse.txt").read_text().split()
     assert len(set(chosen)) == 4
     assert set(chosen) < set(columns(out)[0])
     for options, message in (
-        ({"diverse": 7}, "--diverse 7 of 6 images: choose at most"),
+        ({"diverse": 7}, "--diverse 7: there are 6 images"),
         ({"diverse": 0}, "--diverse"),
         ({"duplicates": 1.5}, r"--duplicates 1.5 must be in \(0, 1\]"),
-        ({"batch_size": 0}, "--batch_size|--batch-size"),
     ):
         with pytest.raises(InputError, match=message):
             embedded(export, data, tmp_path / "g.parquet", **options)
