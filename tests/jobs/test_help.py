@@ -59,7 +59,7 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
     "choose": (choose.run, [ChooseConfig(pool=HERE, target=HERE, out=HERE, checkpoint=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
-    "embed": (embed.run, [EmbedConfig(checkpoint=HERE, data=HERE, out=HERE)]),
+    "embed": (embed.run, [EmbedConfig(checkpoint=HERE, data=HERE, out=Path("F.parquet"))]),
     "explain": (explain.run, [ExplainConfig(checkpoint=HERE, shards=HERE, out=HERE)]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
     "preview": (preview.run, [PreviewConfig(data=HERE)]),

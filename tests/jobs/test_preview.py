@@ -38,7 +38,8 @@ def test_the_page(
     assert len(masks.cards) == 6
     assert len(masks.labels) == 6 * 5, "image, saliency and three views"
     shown = [label for label in masks.labels if label.startswith("hard negative, ")]
-    hidden = [int(label.split()[-1].partition("/")[0]) for label in shown]
+    hidden = [int(label.split()[2].partition("/")[0]) for label in shown]
+    assert len(hidden) == 6
     assert min(hidden) >= 60, "a hard negative has lost its foreground"
     assert page["rejected"].tables[0][1][0] == "class_0/a.jpg"
     for words, message in (

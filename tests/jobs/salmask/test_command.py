@@ -91,8 +91,8 @@ def test_the_words_of_the_table_are_those_that_the_job_takes(
     assert code == 0
     assert out.startswith(f"usage: salmask {name} ")
     assert "jobs/" not in out
-    assert len({len(line) for line in out.splitlines() if line.startswith("│")}) == 1
-    words = " ".join(out.replace("│", " ").split())
+    assert len({len(line) for line in out.splitlines() if re.match("[│|]", line)}) == 1
+    words = " ".join(re.sub("[│|]", " ", out).split())
     told = POSITIONAL.search(words)
     assert len(told[1].split() if told else ()) == len(COMMANDS[name][0].split())
 
@@ -100,7 +100,7 @@ def test_the_words_of_the_table_are_those_that_the_job_takes(
 def test_words_without_a_name_are_the_options_that_they_stand_for() -> None:
     words = ["I", "S", "--saliency", "centre"]
     made = parse(PrecomputeOptions, "x", words, positional=("data", "out")).base
-    assert made == PrecomputeConfig(data=Path("I"), out=Path("S"), saliency="centre")
+    assert made == PrecomputeConfig(data="I", out="S", saliency="centre")
     here = Path.cwd()
     _, local, config = read_command_line(["S", "--out", "O", "--local"])
     assert (local, config.shards, config.out) == (True, here / "S", here / "O")
