@@ -47,7 +47,8 @@ def test_the_page(
         (("data", "--images", "1"), "error: --images 1 must be from 2 to 240"),
         (("data", "--recipe", "nope"), "error: unknown recipe 'nope'"),
         (("data", "--saliency", "nope"), "error: unknown saliency source"),
-        (("data", "--out", "data", "--images", "2"), "error: the page .* cannot be written"),
+        (("data", "--images", "2"), "error: .*data has one image that can be used"),
+        (("data", "--out", "data", "--images", "3"), "error: the page .* cannot be written"),
     ):
         done = job(*words)
         assert (done.code, done.err.count("\n")) == (2, 1), done.err

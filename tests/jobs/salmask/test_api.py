@@ -45,7 +45,9 @@ def test_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [torch.from_numpy(sample.image).permute(2, 0, 1) for sample in shards]
     with torch.no_grad():
         alone = torch.cat([backbone(image) for image in images])
-    torch.testing.assert_close(torch.from_numpy(vectors), alone, rtol=1e-4, atol=1e-5)
+    # Channels last: other kernels, another order of sums.
+    differs = (torch.from_numpy(vectors) - alone).norm(dim=1)
+    assert float((differs / alone.norm(dim=1)).max()) < 1e-5
 
 
 def run_python(code: str, at: Path) -> subprocess.CompletedProcess[str]:

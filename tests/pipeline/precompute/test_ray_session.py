@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,14 @@ def test_a_cluster_that_is_gone_is_said_at_once(
     refused = pytest.raises(InputError, match=f"RAY_ADDRESS {address} .*refused.*cluster-up")
     with refused, ray_running():
         pytest.fail("there is no such cluster")
+
+
+def test_another_package_in_the_working_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    message = f"{tmp_path}/training has the name of a package of salmask"
+    with pytest.raises(InputError, match=message), ray_running():
+        pass
