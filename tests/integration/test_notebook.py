@@ -23,6 +23,6 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     said = "".join(output.get("text", "") for output in outputs)
     shown = [output["data"] for output in outputs if "data" in output]
     assert "finished: True; loss " in said
-    assert "ShardSet(shards: 160 images, 8 classes)" in [data["text/plain"] for data in shown]
+    assert "ShardSet(shards: 96 images, 8 classes)" in [data["text/plain"] for data in shown]
     assert sum("image/png" in data for data in shown) == 2
     assert said.splitlines()[-5].startswith("1.000  ")
