@@ -12,7 +12,9 @@ PLACES = ("pool", "target", "out", "checkpoint", "target_checkpoint")
 def run() -> None:
     """Parse, score here or on Ray, choose, say where the selection is."""
     brief = (*PLACES, "budget", "score", "diversity", "local")
-    config = absolute_paths(parse(ChooseConfig, "jobs/choose.py", brief=brief), *PLACES)
+    config = absolute_paths(
+        parse(ChooseConfig, "jobs/choose.py", brief=brief, positional=PLACES[:3]), *PLACES
+    )
     say(f"choosing {config.budget:g} of {config.pool} by {config.score} to {config.target}")
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
     work = importlib.import_module("training.select.run")

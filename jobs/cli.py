@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, redirect_stderr, suppress
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, make_dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import tyro
 
 from jobs.ending import end_with
-from jobs.terminal import Terminal, TerminalOptions
-from pipeline.core.errors import Stopped, find_job_error
+from jobs.terminal import Retold, Terminal, TerminalOptions, retold
+from pipeline.core.errors import Stopped, check, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
-from pipeline.storage.storage import SYNTHETIC, is_url, without_options
+from pipeline.storage.storage import SYNTHETIC, is_url
 from training.config.fields import with_fields
 
 HELP, HELP_ALL = {"-h", "--help"}, "--help-all"
@@ -48,6 +48,7 @@ def parse(
     description: str | None = None,
     brief: Sequence[str] = (),
     variants: Mapping[str, Any] = MappingProxyType({}),
+    positional: Sequence[str] = (),
 ) -> Config:
     """Make a config, a dataclass, from the command line.
 
@@ -61,15 +62,20 @@ def parse(
         description: for the help, instead of the dataclass's own.
         brief: dotted names of the fields that ``--help`` shows; empty: all.
         variants: by title, dataclasses whose options ``--help-all`` shows besides.
+        positional: names of options whose values may stand, in this order and without the names,
+            in front of all options.
 
     Raises:
-        InputError: the config refuses a value.
+        InputError: the config refuses a value, or there are too many words without a name.
         SystemExit: 0 after a help; 2 after an error that tyro has explained: an unknown or missing
             option, or a value of another type.
     """
     global _terminal
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, prog = sys.argv[1:] if arguments is None else arguments, retold(prog)
+    words = with_names(words, positional)
     described = inspect.cleandoc(description or config.__doc__ or "").partition("Attributes:")[0]
+    if first := " ".join(f"--{name}" for name in positional):
+        described = f"{described.strip()} The values of {first} may stand first, without the names."
     shown, start, wants_all = config, default, HELP_ALL in words
     if brief:
         described = f"{described.strip()} {HELP_ALL} shows every option."
@@ -81,16 +87,17 @@ def parse(
     ]
     job = make_dataclass("Job", parts, frozen=True, kw_only=True)
     args, errors = ["--help"] if wants_all else words, io.StringIO()
+    told: Any = Retold(sys.stdout)
     try:
-        with redirect_stderr(errors):
+        with redirect_stderr(errors), redirect_stdout(told):
             given: Any = tyro.cli(job, prog=prog, args=args, description=described.strip())
     except SystemExit as leaving:
         # tyro would draw a box around what the config refuses
         if leaving.code and (refused := find_job_error(leaving, link="__context__")) is not None:
             raise refused from None
-        print(errors.getvalue(), end="", file=sys.stderr)
+        print(retold(errors.getvalue()), end="", file=sys.stderr)
         for title, other in variants.items() if wants_all else ():
-            with suppress(SystemExit):
+            with suppress(SystemExit), redirect_stdout(told):
                 tyro.cli(type(other), prog=f"{prog} {title}", args=args, default=other)
         raise
     if _until_the_end is not None:
@@ -99,6 +106,19 @@ def parse(
         _until_the_end.callback(_terminal.close)
     made: Config = given.job
     return made
+
+
+def with_names(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A command line whose first words, those in front of all options, have these options' names.
+
+    InputError: there are more such words than names, where there are names at all.
+    """
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    wanted = f"wanted {' '.join(names).upper()}, then options"
+    check(not names or count <= len(names), f"{' '.join(words[:count])}: {wanted}")
+    first = list(zip(names, words[:count], strict=False))
+    named = [part for name, word in first for part in (f"--{name}", word)]
+    return [*named, *words[len(first) :]]
 
 
 def _only(config: type[Any], default: Any, names: Sequence[str]) -> type[Any]:  # noqa: ANN401
@@ -138,11 +158,12 @@ def _is_first_rank() -> bool:
     return TORCHRUN not in os.environ or os.environ.get("RANK") == "0"
 
 
-def main(run: Callable[[], int | None]) -> NoReturn:
+def main(run: Callable[[], int | None], *, is_process: bool | None = None) -> NoReturn:
     """Run a job and leave the process with the exit code that it returns; None is 0.
 
     A `JobError` becomes one line on stderr and its own exit code, also where Ray has wrapped it;
     an interrupt becomes that of `Stopped`. Anything else is a defect and keeps its traceback.
+    `is_process` is whether nothing else happens in this process; None: where `run` is its script's.
     """
     global _terminal, _until_the_end
     collect_garbage_rarely()
@@ -160,11 +181,11 @@ def main(run: Callable[[], int | None]) -> NoReturn:
         elif known is None:
             raise
         else:
-            print(f"error: {without_options(' '.join(str(known).split()))}", file=sys.stderr)
+            print(retold(f"error: {' '.join(str(known).split())}"), file=sys.stderr)
             code = known.exit_code
     finally:
         _terminal, _until_the_end = Terminal(), None
-        if run.__module__ == "__main__":  # a job that is this process
+        if run.__module__ == "__main__" if is_process is None else is_process:
             end_with(code)
     sys.exit(code)
 

@@ -1,5 +1,6 @@
 """Start and stop a Ray cluster on this machine; wait for the nodes of any cluster."""
 
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -75,5 +76,7 @@ def wait(*, gpus: int = 0, cpus: int = 0, minutes: float = 30.0) -> None:
     print(f"the cluster has {count} {name}s")
 
 
+run = partial(tyro.extras.subcommand_cli_from_dict, {"up": up, "down": down, "wait": wait})
+
 if __name__ == "__main__":
-    main(lambda: tyro.extras.subcommand_cli_from_dict({"up": up, "down": down, "wait": wait}))
+    main(run)

@@ -17,7 +17,7 @@ BRIEF = ("checkpoint", "train", "val", "protocol", "encoder", "results", "local"
 
 def run() -> None:
     """Parse, evaluate here or on Ray, give the table."""
-    config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF)
+    config = parse(EvaluateConfig, "jobs/evaluate.py", brief=BRIEF, positional=BRIEF[:3])
     # These import torch, which --help goes without.
     from training.core.context import LocalContext
     from training.core.threads import sharing_threads, threads_set_by_user

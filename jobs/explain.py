@@ -12,7 +12,7 @@ BRIEF = ("checkpoint", "shards", "out", "second", "prototypes", "area", "steps",
 
 def run() -> int:
     """Parse, train, say how the explainer is used; `Stopped.exit_code` before the end."""
-    config = parse(ExplainConfig, "jobs/explain.py", brief=BRIEF)
+    config = parse(ExplainConfig, "jobs/explain.py", brief=BRIEF, positional=BRIEF[:3])
     config = absolute_paths(config, "checkpoint", "shards", "out")
     if config.second != UNTRAINED:
         config = replace(config, second=str(from_root(config.second)))

@@ -39,7 +39,7 @@ class ExportConfig:
 
 def run() -> None:
     """Parse, write, say what lies where."""
-    config = parse(ExportConfig, "jobs/export.py")
+    config = parse(ExportConfig, "jobs/export.py", positional=("checkpoint", "out"))
     config = absolute_paths(config, "checkpoint", "out", "results", "shards")
     # These import torch, which --help goes without.
     from pipeline.backbone.folder import CARD_NAME, write_backbone

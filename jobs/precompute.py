@@ -51,7 +51,9 @@ def run() -> int:
     if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
         return verify(absolute_paths(parse(VerifyConfig, "jobs/precompute.py"), "verify"))
     brief = ("verify", "local", *(f"base.{name}" for name in BRIEF))
-    options = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
+    options = parse(
+        PrecomputeOptions, "jobs/precompute.py", brief=brief, positional=("data", "out")
+    )
     config = absolute_paths(options.base, "data", "out", "masks")
     info = run_precompute(config, builder(local=options.local, on_ray=options.ray))
     counts = {"images": info.num_images, "shards": len(info.shards), "rejected": info.num_rejected}

@@ -104,6 +104,7 @@ def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
         f"command resumes a run that was broken off. {BASE_HELP}",
         brief=BRIEF,
         variants=method_options(name, base),
+        positional=("shards", "out"),
     )
     config = absolute(options.base)
     for line in auto.reasons(_chosen(str(config.shards)), config) if name == AUTO else ():

@@ -19,7 +19,7 @@ BRIEF = ("images", "masks", "saliency", "maps", "picture", "half", "fidelity")
 
 def run() -> None:
     """Parse the command line, score, give the table."""
-    config = parse(ScoreConfig, "jobs/score.py", brief=BRIEF)
+    config = parse(ScoreConfig, "jobs/score.py", brief=BRIEF, positional=BRIEF[:2])
     config = absolute_paths(config, "images", "masks", "maps", "picture", "fidelity")
     if config.fidelity is not None:
         found = fidelity(config, config.fidelity)

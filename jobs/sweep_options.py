@@ -92,4 +92,5 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
         f"without repeating what has ended. {BASE_HELP}",
         brief=BRIEF,
         variants=method_options(name, base),
+        positional=("shards", "out"),
     )

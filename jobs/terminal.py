@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,9 @@ from tqdm import tqdm
 
 from pipeline.core.progress import WARNING, Printed, Standing
 from pipeline.storage.storage import without_options
+
+COMMAND = "salmask "
+"""Start of `sys.argv[0]` where a job is a part of the command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +132,39 @@ class Terminal(Printed):
             self._bar = None
 
     def _print(self, line: str, stream: TextIO) -> None:
-        line = without_options(line)
+        line = retold(line)
         with self._lock:
             if self._bar is not None:
                 self._bar.clear()
             print(line, file=stream, flush=True)
             if self._bar is not None:
                 self._bar.refresh()
+
+
+def retold(text: str) -> str:
+    """A text as a person is told it: URLs without options, and the command that was typed.
+
+    `salmask x` stands for each `jobs/x.py` where a person has typed that. Both are equally long,
+    so that a help keeps its columns.
+    """
+    text = without_options(text)
+    if not sys.argv[0].startswith(COMMAND):
+        return text
+    return re.sub(r"(?:python )?jobs/(?!demo)(\w+)\.py", rf"{COMMAND}\1", text)
+
+
+class Retold:
+    """A stream that is given the `retold` text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return self._stream.write(retold(text))
 
 
 def can_draw(stream: TextIO) -> bool:

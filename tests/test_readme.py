@@ -15,6 +15,7 @@ from jobs.cluster import wait
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
 from jobs.pretrain_options import read_command_line
+from jobs.preview import PreviewConfig
 from jobs.stream_options import read_options as read_stream
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
@@ -26,6 +27,7 @@ from training.evaluate.config import EvaluateConfig
 from training.explain.config import ExplainConfig
 from training.report.config import ReportConfig
 from training.select.config import ChooseConfig
+from training.select.embed_config import EmbedConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -52,7 +54,15 @@ CONFIGS: dict[str, type[object]] = {
     "jobs/report.py": ReportConfig,
     "jobs/score.py": ScoreConfig,
     "jobs/demo.py": DemoConfig,
+    "jobs/embed.py": EmbedConfig,
+    "jobs/preview.py": PreviewConfig,
 }
+FIRST = {
+    "jobs/precompute.py": ("data", "out"),
+    "jobs/embed.py": ("checkpoint", "data", "out"),
+    "jobs/preview.py": ("data",),
+}
+"""Names of what may stand first."""
 
 
 def read(job: str, words: list[str]) -> None:
@@ -64,7 +74,8 @@ def read(job: str, words: list[str]) -> None:
     elif job == "jobs/sweep.py":
         read_options(words, "sweep")
     else:
-        parse(VerifyConfig if "--verify" in words else CONFIGS[job], job, words)
+        first = FIRST.get(job, ())
+        parse(VerifyConfig if "--verify" in words else CONFIGS[job], job, words, positional=first)
 
 
 def blocks_of(text: str, language: str) -> list[str]:
@@ -82,7 +93,8 @@ def lines() -> list[str]:
 
 def commands() -> list[list[str]]:
     """What follows `python` on the lines that start a job."""
-    found = [line[line.index("python jobs/") :] for line in lines() if "python jobs/" in line]
+    told = [re.sub(r"^salmask (\w+) ", r"python jobs/\1.py ", line) for line in lines()]
+    found = [line[line.index("python jobs/") :] for line in told if "python jobs/" in line]
     words = [shlex.split(line)[1:] for line in found]
     assert len(words) > 15, "the blocks are not read"
     return [line for line in words if line[0] != "jobs/x.py" and "--help" not in line]

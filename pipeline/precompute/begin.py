@@ -66,8 +66,12 @@ class Work:
     summary: str
 
 
-def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> Work:
+def begin(
+    config: PrecomputeConfig, out: Store, saliency: dict[str, object], most: int | None = None
+) -> Work:
     """List the images, plan the shards, and write the plan or find it written.
+
+    With `most` the shards are of so many of the images only.
 
     Raises:
         InputError: the data or the output cannot be used, masks are missing, or another plan was
@@ -85,6 +89,7 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
         _check_append(out, history, parameters)
         known_classes = history.finished[-1].class_names
     images = collect(listing, known_classes)
+    images = images if most is None else images.spread(most)
     data = listing.data
     if config.saliency == EXTERNAL:
         data = replace(data, masks=masks or data.masks)

@@ -6,11 +6,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
 
-from pipeline.core.errors import InputError, RayUnavailable
+from pipeline.core.errors import InputError, RayUnavailable, check
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
@@ -26,12 +27,14 @@ def ray_running() -> Iterator[None]:
     messages are suppressed.
 
     Raises:
-        InputError: nothing answers at RAY_ADDRESS.
+        InputError: nothing answers at RAY_ADDRESS, or the working folder has a package of the
+            name of one of ours.
         RayUnavailable: Ray does not start, or the cluster does not let this job in.
     """
     if ray.is_initialized():
         yield
         return
+    _check_folder()
     # Its note on token authentication is meant for people who start a cluster.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Not "auto": Ray would wait for minutes for a cluster that has died and left its address.
@@ -69,6 +72,17 @@ def _unavailable(address: str, error: Exception, *, wants_token: bool) -> RayUna
         f"Ray did not start ({reason}): the machine is too busy, or short of memory; give the "
         "command again, or give it with --local where the job has that"
     )
+
+
+def _check_folder() -> None:
+    """Raise InputError where Ray's workers, which look in the working folder first, find others."""
+    own, here = Path(__file__).resolve().parents[2], Path.cwd().resolve()
+    for name in () if here == own else ("pipeline", "training", "jobs"):
+        check(
+            not (here / name / "__init__.py").exists(),
+            f"{here / name} has the name of a package of salmask, and Ray's workers would import "
+            "it: work in another folder, or with --local",
+        )
 
 
 def _check_answers(address: str) -> None:

@@ -39,8 +39,12 @@ def build_here(jobs: Sequence[ShardJob], num_processes: int = 1) -> Iterator[Bui
         yield from pool.map(ensure_shard, jobs)
 
 
-def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) -> DatasetInfo:
+def run_precompute(
+    config: PrecomputeConfig, build_all: Builder = build_here, *, most: int | None = None
+) -> DatasetInfo:
     """Make a shard set, or what is missing of it, and describe it in dataset.json.
+
+    With `most` it is of so many of the images, spread over all.
 
     Raises:
         InputError: the data or the output cannot be used, another plan was begun there, a source
@@ -50,7 +54,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) ->
     saliency = config.make_saliency().pinned()
     described = describe_saliency_source(config.saliency_name, saliency)
     try:
-        work = begin(config, out, described)
+        work = begin(config, out, described, most)
     except OSError as error:
         raise write_error(out.url, error) from error
     jobs = [

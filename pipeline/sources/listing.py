@@ -123,6 +123,12 @@ class Collected:
     unlabelled_because: str
     ignored: Mapping[str, int] = field(default_factory=dict)
 
+    def spread(self, most: int) -> "Collected":
+        """At most so many of the images, evenly spread over their names."""
+        rows = self.rows.sort_by("source")
+        chosen = np.linspace(0, rows.num_rows - 1, min(most, rows.num_rows)).round().astype(int)
+        return replace(self, rows=rows.take(pa.array(chosen)).combine_chunks())
+
     def without_labels(self, why: str) -> "Collected":
         """The same images, unlabelled."""
         rows = self.rows.select([name for name in self.rows.column_names if name != "label"])

@@ -17,11 +17,13 @@ from jobs import (
     choose,
     compare,
     demo,
+    embed,
     evaluate,
     explain,
     export,
     precompute,
     pretrain,
+    preview,
     report,
     score,
     stream,
@@ -31,6 +33,7 @@ from jobs.cli import main
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
 from jobs.pretrain_options import find_base
+from jobs.preview import PreviewConfig
 from jobs.stream_options import StreamOptions
 from jobs.sweep_options import SweepOptions
 from pipeline.core.errors import InputError
@@ -43,6 +46,7 @@ from training.explain.config import ExplainConfig
 from training.methods.registry import METHODS
 from training.report.config import ReportConfig
 from training.select.config import ChooseConfig
+from training.select.embed_config import EmbedConfig
 from training.sweep.config import SearchOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,8 +60,10 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
     "choose": (choose.run, [ChooseConfig(pool=HERE, target=HERE, out=HERE, checkpoint=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
+    "embed": (embed.run, [EmbedConfig(checkpoint=HERE, data=HERE, out=Path("F.parquet"))]),
     "explain": (explain.run, [ExplainConfig(checkpoint=HERE, shards=HERE, out=HERE)]),
     "export": (export.run, [ExportConfig(checkpoint=HERE, out=HERE)]),
+    "preview": (preview.run, [PreviewConfig(data=HERE)]),
     "score": (score.run, [ScoreConfig(images=HERE, masks=HERE)]),
     "report": (report.run, [ReportConfig(folder=HERE)]),
     "sweep": (sweep.run, [SweepOptions(base=find_base([])[1]), SearchOptions()]),

@@ -59,7 +59,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
     drawn = np.random.default_rng(0).permutation(info.num_images)[: config.images]
     sheets = {"images": np.sort(drawn), "most": order[::-1][:extremes], "least": order[:extremes]}
     share = rows["foreground_share"].to_numpy()
-    rejected, unread = or_problem(_rejected, folder, info)
+    rejected, unread = or_problem(rejected_images, folder, info)
     card = partial(_card, ShardSetReader(folder, info), info, rows)
     reasons = Counter(reason for _, reason in rejected or ())
     return {
@@ -106,7 +106,7 @@ def _copies(rows: pa.Table, group: list[int]) -> tuple[str, str, str]:
     return str(len(group)), ", ".join(names) + more, "yes" if differ else NONE
 
 
-def _rejected(folder: Path, info: DatasetInfo) -> list[tuple[str, str]]:
+def rejected_images(folder: Path, info: DatasetInfo) -> list[tuple[str, str]]:
     """Names of the images that could not be used, and why."""
     shards = info.shards if info.num_rejected else ()
     tables = [manifest.read_rejected(folder, shard.name).to_pylist() for shard in shards]

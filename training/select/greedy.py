@@ -42,3 +42,19 @@ def choose_images(
         totals[cluster] += values_N[number]
         push(cluster)
     return np.sort(chosen)
+
+
+def farthest_points(unit_MD: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Numbers of `count` images that are spread over all, in the order in which they are chosen.
+
+    The first is the nearest to the mean of all features. Each further one has the least cosine to
+    the chosen image that is nearest to it (Gonzalez, 1985). Ties go by number, and no image is
+    chosen twice. The time grows with M x count.
+    """
+    chosen = [int((unit_MD @ unit_MD.mean(axis=0)).argmax())]
+    nearest_M = np.full(len(unit_MD), -np.inf, np.float32)
+    while len(chosen) < count:
+        nearest_M = np.maximum(nearest_M, unit_MD @ unit_MD[chosen[-1]])
+        nearest_M[chosen[-1]] = np.inf
+        chosen.append(int(nearest_M.argmin()))
+    return np.array(chosen, dtype=np.int64)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from ray.exceptions import AuthenticationError
@@ -86,3 +87,14 @@ def test_a_cluster_that_refuses_a_token_is_named_once(
     with pytest.raises(RayUnavailable, match="auto wants a token"), ray_running():
         pytest.fail("there is no Ray")
     assert capfd.readouterr().err == ""
+
+
+def test_another_package_in_the_working_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    message = f"{tmp_path}/training has the name of a package of salmask"
+    with pytest.raises(InputError, match=message), ray_running():
+        pass
