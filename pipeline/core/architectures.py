@@ -108,15 +108,18 @@ class NoInitialWeights(TorchFunctionMode):
             return tensor.zero_()
 
 
-def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:
+def plain_network(
+    architecture: str, *, max_pool: bool = True, channels: int = 3
+) -> tuple[nn.Module, int]:
     """A network without its classifier, with random weights, and the length of its feature vector.
 
     Args:
         architecture: one of `ARCHITECTURES`, or `timm:NAME`.
         max_pool: false replaces the only maximum pooling, after the stem, with an identity.
+        channels: C; the first convolution is replaced by one of other than three channels.
 
     Returns:
-        The network, in training mode: [B, 3, H, W] -> [B, feature_dim]; and feature_dim.
+        The network, in training mode: [B, C, H, W] -> [B, feature_dim]; and feature_dim.
 
     Raises:
         InputError: unknown name, a timm network that is not a ConvNet, or no single maximum
@@ -133,7 +136,30 @@ def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Modul
         network.set_submodule(name, nn.Identity())
     if not max_pool:
         network.set_submodule(max_pool_name(network, architecture), nn.Identity())
+    if channels != 3:
+        _take_channels(network, architecture, channels)
     return network, feature_dim
+
+
+def _take_channels(network: nn.Module, architecture: str, channels: int) -> None:
+    """Put a first convolution of so many channels, with random weights, in the place of its own."""
+    name = stem_name(network)
+    stem = network.get_submodule(name)
+    check(
+        type(stem) is nn.Conv2d and stem.groups == 1,
+        f"{architecture} takes three channels only: its first convolution is a {stem}",
+    )
+    assert isinstance(stem, nn.Conv2d)
+    new = nn.Conv2d(
+        channels,
+        stem.out_channels,
+        kernel_size=(stem.kernel_size[0], stem.kernel_size[1]),
+        stride=(stem.stride[0], stem.stride[1]),
+        padding=stem.padding,  # type: ignore[arg-type]
+        bias=stem.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    network.set_submodule(name, new)
 
 
 def _timm_network(architecture: str) -> tuple[nn.Module, int]:
@@ -166,12 +192,10 @@ def classifier_names(architecture: str) -> tuple[str, ...]:
 
 
 def stem_name(network: nn.Module) -> str:
-    """The name of the first convolution: the first module in order that takes RGB."""
-    name: str
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            return name
-    raise AssertionError("a ConvNet without a convolution that takes RGB")
+    """The name of the first convolution: the first in order that takes RGB, or else any image."""
+    found = {n: m.in_channels for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    first: str = next((n for n, channels in found.items() if channels == 3), next(iter(found)))
+    return first
 
 
 def max_pool_name(network: nn.Module, architecture: str) -> str:

@@ -40,6 +40,8 @@ class SaliencySource:
     """Whether the source is much faster on a GPU; it uses one that its process can see."""
     batch_images = 16
     """How many images the source is best given at once."""
+    any_channels = False
+    """Whether images of other than three channels will do, which are given as `three_channels`."""
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
         """Compute the maps of RGB images, uint8 [H, W, 3] each, of any size.
@@ -91,6 +93,11 @@ class Wrapper(SaliencySource):
         """As the base."""
         return self.base.batch_images
 
+    @property
+    def any_channels(self) -> bool:  # type: ignore[override]
+        """As the base."""
+        return self.base.any_channels
+
     def pinned(self) -> Self:
         """With the base pinned."""
         return dataclasses.replace(self, base=self.base.pinned())
@@ -100,6 +107,27 @@ class Wrapper(SaliencySource):
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del own["base"]
         return {**self.base.parameters(), self.option: own}
+
+
+def three_channels(image: Image) -> Image:
+    """An image [H, W, C] as uint8 [H, W, 3]: itself, or its first three principal components.
+
+    All components have one scale: the range of the widest is 0 to 255. Missing ones are 0.
+    """
+    if image.shape[2] == 3:
+        return image
+    pixels_XC = image.reshape(-1, image.shape[2]).astype(np.float32)
+    pixels_XC -= pixels_XC.mean(axis=0)
+    # Sums by einsum, not by a threaded BLAS, which may add in another order.
+    covariance = np.einsum("xi,xj->ij", pixels_XC, pixels_XC)
+    axes_CK = np.linalg.eigh(covariance.astype(np.float64))[1][:, ::-1][:, :3]
+    signs_K = np.sign(np.take_along_axis(axes_CK, np.abs(axes_CK).argmax(axis=0)[None], 0))
+    parts_XK = np.einsum("xc,ck->xk", pixels_XC, (axes_CK * signs_K).astype(np.float32))
+    parts_XK -= parts_XK.min(axis=0)
+    parts_XK *= 255 / max(float(parts_XK.max()), 1.0)
+    found = np.zeros((*image.shape[:2], 3), np.uint8)
+    found[..., : axes_CK.shape[1]] = np.rint(parts_XK).reshape(*image.shape[:2], -1)
+    return found
 
 
 def flat_map() -> Map:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
+from pipeline.images.pixel_format import PLAIN, PixelFormat
 from pipeline.shardset.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
@@ -47,11 +48,17 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What a manifest's metadata says of its shard: enough to tell whether the shard is whole."""
+    """What a manifest's metadata says of its shard: enough to tell whether the shard is whole.
+
+    The last two, images with values outside of the range and images of few levels, are left out
+    where they are 0.
+    """
 
     shard: ShardInfo
     plan_digest: str
     num_rejected: int
+    num_clipped: int = 0
+    num_few_levels: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,7 @@ class DatasetInfo:
         plan_digest: of everything that decides the shards' content.
         num_rejected: images whose bytes cannot be used.
         versions: of the libraries that decide bytes.
+        pixels: channels, range and statistics of the images.
     """
 
     schema_version: int
@@ -76,6 +84,7 @@ class DatasetInfo:
     plan_digest: str
     num_rejected: int
     versions: dict[str, str]
+    pixels: PixelFormat = PLAIN
 
     @property
     def num_images(self) -> int:
@@ -121,7 +130,8 @@ def load_dataset_info(place: Place) -> DatasetInfo:
         if version == SCHEMA_VERSION:
             shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
             names = tuple(fields.pop("class_names"))
-            return DatasetInfo(shards=shards, class_names=names, **fields)
+            pixels = PixelFormat.of_json(fields.pop("pixels", {}))
+            return DatasetInfo(shards=shards, class_names=names, pixels=pixels, **fields)
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
     raise SetError(
@@ -154,7 +164,11 @@ def write_rejected(place: Place, shard: str, rows: Rows) -> None:
 
 def write_manifest(place: Place, record: ShardRecord, rows: Rows) -> None:
     """Write a shard's manifest: its rows, and its record in the file's metadata."""
-    metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
+    said = dataclasses.asdict(record)
+    for name in ("num_clipped", "num_few_levels"):
+        if not said[name]:
+            del said[name]
+    metadata = {RECORD_KEY: json.dumps(said, sort_keys=True).encode()}
     schema = MANIFEST_SCHEMA.with_metadata(metadata)
     _write_table(place, manifest_file(record.shard.name), rows, schema)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.core.architectures import NoInitialWeights
 from pipeline.core.errors import InputError, check
+from pipeline.images.pixel_format import IMAGENET, RGB
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.shared_images import counted, hashed_shards, shared_images
@@ -22,7 +23,7 @@ from training.data.stream import WINDOWS_AHEAD
 from training.encoders.encoder import build_backbone
 from training.engine.start import check_start, checkpoints, outlined_method
 from training.evaluate.checks import check_heldout
-from training.evaluate.labelled import labelled_pair
+from training.evaluate.labelled import labelled_pair, open_labelled
 from training.record.trackers import check_trackers
 
 STATES_PER_WEIGHT = {"sgd": 1, "lars": 1, "adamw": 2}
@@ -41,6 +42,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
         reader = ShardSetReader(root, about, config.cache)
         reader.check_cache(WINDOWS_AHEAD * stream_config(config).window)
     check_batches(config, info, num_ranks)
+    check_pixels(config, info)
     check_apart([config.shards, *(root for root, _ in replayed_sets(config))])
     if config.knn.val_shards is not None:
         train = config.knn.train_shards or config.shards
@@ -86,6 +88,26 @@ def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> 
         )
 
 
+def check_pixels(config: PretrainConfig, info: DatasetInfo) -> None:
+    """Raises ``InputError`` unless all sets have pixels of one format, which the settings take."""
+    others = config.knn.train_shards, config.knn.val_shards, config.heldout.shards
+    for root in (*others, *config.replay.shards):
+        if root is not None:
+            images = open_labelled(root, config.cache, labels=False)
+            info.pixels.check_same(images.pixels, str(root))
+    usual, rgb = info.pixels.normalisation == IMAGENET, info.pixels.channels == RGB
+    for name, fits in {
+        "fill high_pass, which masks three channels apart,": rgb or config.fill != "high_pass",
+        "masks.strategy learned": usual or config.masks.strategy != "learned",
+        "masks.behaviour released": rgb or config.masks.behaviour != "released",
+    }.items():
+        check(
+            fits,
+            f"{name} does not go with the images of {config.shards} ({info.pixels.words}): "
+            "choose another",
+        )
+
+
 def check_apart(roots: Sequence[Location]) -> None:
     """Raises ``InputError`` where sets of a stream share images, and names them."""
     seen: list[tuple[Location, DatasetInfo]] = []
@@ -127,7 +149,8 @@ def check_first_weights(config: PretrainConfig) -> None:
     """
     if config.encoder.init is not None and not checkpoints(config).steps():
         with NoInitialWeights():
-            build_backbone(replace(config.encoder, compile=False))
+            channels = load_dataset_info(config.shards).pixels.channels
+            build_backbone(replace(config.encoder, compile=False), channels)
 
 
 class CheckpointSize(NamedTuple):

@@ -1,0 +1,144 @@
+"""Five channels of 16 bits, and grey of 12, from precompute over pretraining to the export."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.backbone.folder import load_info
+from pipeline.backbone.image_encoder import load_image_encoder
+from pipeline.core.errors import InputError
+from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.local_job import build_locally
+from pipeline.precompute.run import run_precompute
+from pipeline.shardset.manifest import load_dataset_info
+from pipeline.shardset.reader import ShardSetReader
+from tests.runs import numbers, run, small_run
+from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
+from training.encoders.settings import EncoderConfig
+from training.engine.preflight import preflight
+from training.evaluate.config import EvaluateConfig
+from training.evaluate.run import evaluate
+from training.methods.simclr.settings import SimCLRConfig
+
+CLASSES, SIDE, MAKE_NARROW = 4, 40, 4096
+Picture = Callable[[int, np.random.Generator], NDArray[np.uint16]]
+SIGNATURES = np.array([[9, 2, 6, 2, 4], [2, 9, 2, 6, 4], [6, 2, 2, 9, 4], [2, 6, 9, 2, 4]]) / 10
+
+
+def five_channels(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """A disc of the class's spectrum on ground of any spectrum."""
+    ground = rng.uniform(0.1, 0.9, 5) + rng.normal(0, 0.1, (SIDE, SIDE, 5))
+    return _with_disc(ground, SIGNATURES[label], rng)
+
+
+def grey(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """A disc with stripes of the class's width on ground of any lightness."""
+    ground = rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, (SIDE, SIDE, 1))
+    stripes = 0.5 + 0.45 * np.sign(np.sin(np.arange(SIDE) / (0.6 + label) + rng.uniform(0, 6)))
+    return _with_disc(ground, np.broadcast_to(stripes[:, None, None], ground.shape), rng)[..., 0]
+
+
+def _with_disc(
+    ground: NDArray[np.float64], disc: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.uint16]:
+    x, y = rng.uniform(14, SIDE - 14, 2)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
+    inside = ((rows - y) ** 2 + (columns - x) ** 2 < 12**2)[..., None]
+    values = np.where(inside, disc * rng.uniform(0.7, 1.0), ground)
+    return (values.clip(0, 1) * (MAKE_NARROW - 1)).astype(np.uint16)
+
+
+def precompute(root: Path, picture: Picture, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("shards", 128), ("val", 64)):
+        for number in range(count):
+            values = picture(number % CLASSES, rng)
+            file = root / "images" / name / f"class {number % CLASSES}" / f"{number}.{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if suffix == "npy":
+                np.save(file, values)
+            else:
+                assert cv2.imwrite(str(file), values)
+        like = () if name == "shards" else ("like", str(root / "shards"))
+        config = PrecomputeConfig(
+            data=root / "images" / name, out=root / name, range=like or ("auto",), shard_images=64
+        )
+        run_precompute(config, build_locally)
+
+
+@pytest.mark.parametrize(
+    ("picture", "suffix", "channels"), [(five_channels, "npy", 5), (grey, "png", 3)]
+)
+def test_from_precompute_to_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Picture, suffix: str, channels: int
+) -> None:
+    precompute(tmp_path, picture, suffix)
+    info = load_dataset_info(tmp_path / "shards")
+    assert info.pixels.channels == channels
+    assert info.pixels.integers == ((0.0, 4096.0),) * channels
+    config = small_run(
+        tmp_path / "shards",
+        tmp_path / "run",
+        epochs=6,
+        batch_size=32,
+        encoder=EncoderConfig(architecture="timm:test_resnet", stem="partial"),
+        fill="blur",
+        method=SimCLRConfig(batch_norm_group=16),
+        optim=OptimConfig(lr=0.1, warmup_epochs=1),
+        knn=KnnConfig(val_shards=tmp_path / "val", every_epochs=6, k=5),
+        checkpoint=CheckpointConfig(keep=1),
+    )
+    if channels == 5:
+        with pytest.raises(InputError, match="fill high_pass, which masks three channels apart"):
+            preflight(replace(config, fill="high_pass"), 1)
+    assert run(config).finished
+    assert (tmp_path / "run" / "contact_sheet.png").is_file()
+    before, *_, after = (entry["knn"] for entry in numbers(tmp_path / "run") if "knn" in entry)
+    assert float(after) > float(before) + 5, (before, after)
+
+    settings: dict[str, Any] = {"train": tmp_path / "shards", "val": tmp_path / "val"}
+    (figure,) = evaluate(
+        EvaluateConfig(
+            **settings,
+            checkpoint=(str(tmp_path / "run"),),
+            protocol=("knn",),
+            results=tmp_path / "results",
+        ),
+        torch.device("cpu"),
+    )
+    assert figure.figure > float(before)
+
+    folder = tmp_path / "run" / "backbone"
+    exported = load_info(folder)
+    assert exported.pixels == info.pixels
+    assert exported.preprocessing.mean == info.pixels.mean
+    # What the card says, in plain Python.
+    code = (folder / "README.md").read_text().split("```python\n")[1].partition("```")[0]
+    monkeypatch.chdir(folder)
+    known: dict[str, Any] = {}
+    exec(code, known)
+    file = next((tmp_path / "images" / "val").rglob(f"0.{suffix}"))
+    values = np.load(file) if suffix == "npy" else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    low, high = np.array(exported.pixels.integers).T
+    levels = np.floor(256 * (np.atleast_3d(values) - low) / (high - low)).clip(0, 255)
+    reader = ShardSetReader(tmp_path / "val", load_dataset_info(tmp_path / "val"))
+    seen = [reader.read_image(number) for number in range(reader.num_samples)]
+    assert any(np.array_equal(image, levels) for image in seen)
+    image = torch.from_numpy(levels.astype(np.uint8)).permute(2, 0, 1)
+    encoder = load_image_encoder(folder)
+    with torch.no_grad():
+        view = encoder.preprocess(image)[None]
+        expected = (
+            encoder.preprocess.view(image)
+            - torch.tensor(exported.preprocessing.mean)[:, None, None]
+        )
+        expected = expected / torch.tensor(exported.preprocessing.std)[:, None, None]
+        torch.testing.assert_close(view[0], expected)
+        torch.testing.assert_close(known["network"](view), encoder(image))
