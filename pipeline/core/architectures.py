@@ -142,24 +142,14 @@ def plain_network(
 
 
 def _take_channels(network: nn.Module, architecture: str, channels: int) -> None:
-    """Put a first convolution of so many channels, with random weights, in the place of its own."""
-    name = stem_name(network)
-    stem = network.get_submodule(name)
-    check(
-        type(stem) is nn.Conv2d and stem.groups == 1,
-        f"{architecture} takes three channels only: its first convolution is a {stem}",
-    )
+    """Give the first convolution so many channels, with random weights."""
+    stem = network.get_submodule(stem_name(network))
+    is_plain = isinstance(stem, nn.Conv2d) and stem.groups == 1
+    check(is_plain, f"{architecture} takes three channels only: it begins with a {stem}")
     assert isinstance(stem, nn.Conv2d)
-    new = nn.Conv2d(
-        channels,
-        stem.out_channels,
-        kernel_size=(stem.kernel_size[0], stem.kernel_size[1]),
-        stride=(stem.stride[0], stem.stride[1]),
-        padding=stem.padding,  # type: ignore[arg-type]
-        bias=stem.bias is not None,
-    )
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    network.set_submodule(name, new)
+    stem.in_channels = channels
+    stem.weight = nn.Parameter(torch.empty(stem.out_channels, channels, *stem.kernel_size))
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _timm_network(architecture: str) -> tuple[nn.Module, int]:

@@ -4,6 +4,7 @@ Bands are the samples of a pixel, or the pages of a TIFF that declares them as c
 pages the first one counts. A band that a file calls transparency is left out.
 """
 
+import importlib
 import logging
 import math
 from io import BytesIO
@@ -103,8 +104,7 @@ def _of_npy(data: bytes) -> Values:
 
 
 def _of_tiff(data: bytes, max_pixels: int) -> Values | None:
-    import tifffile  # here, since that takes a while
-
+    tifffile = importlib.import_module("tifffile")  # here, since that takes a while
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         file = tifffile.TiffFile(BytesIO(data))

@@ -102,13 +102,14 @@ class PixelFormat:
             ImageError: other channels than the set's, or a kind whose range the set does not have.
         """
         check_channels(values, self.channels)
-        wide, steps, kind = (np.uint8, np.uint16)[self.bits == 16], 1 << self.bits, kind_of(values)
+        kind, steps, num_outside = kind_of(values), 1 << self.bits, 0
+        levels: NDArray[Any] = np.empty(values.shape, np.uint8 if self.bits == 8 else np.uint16)
         if kind == EIGHT_BIT:
-            return values.astype(wide) * wide((steps - 1) // 255), 0.0
+            levels[...] = values
+            return levels * ((steps - 1) // 255), 0.0
         ranges = self.floats if kind == FLOATS else self.integers
         if not ranges:
             raise ImageError(f"holds {kind}, of which the set has no range: choose another --out")
-        levels, num_outside = np.empty(values.shape, wide), 0
         for channel, (low, high) in enumerate(ranges):  # one at a time: floats take much memory
             plane = values[..., channel].astype(np.float64)
             num_outside += int(np.count_nonzero((plane < low) | (plane > high)))

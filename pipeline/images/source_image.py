@@ -28,7 +28,7 @@ from pipeline.images.damaged import mended_png, with_end
 from pipeline.images.deep_values import as_colours, is_deep_colour, read_values
 from pipeline.images.opening import MAX_PIXELS, DamageError, opened
 from pipeline.images.pixel_format import RGB, PixelFormat, Values
-from pipeline.images.value_range import SeenValues, declared, look_at
+from pipeline.images.value_range import declared, look_at
 
 KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """MPO is what phones write: a JPEG with more pictures (depth, preview) behind the first."""
@@ -68,7 +68,7 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
     found = read_source(data, max_pixels)
     if isinstance(found, DecodedSource):
         return found
-    return store_values(found, declared([SeenValues.of([look_at(found)])]))
+    return store_values(found, declared([look_at(found)]))
 
 
 def read_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource | Values:

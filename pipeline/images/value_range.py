@@ -1,13 +1,13 @@
 """The format of a set's pixels, found in a first pass over all values of its images.
 
-Shapes: H W pixels, C channels, X pixels of a sample, Q quantiles.
+Shapes: H W pixels, C channels, Q quantiles.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,9 @@ from pipeline.images.pixel_format import (
     kind_of,
 )
 
-SAMPLE_SIDE, QUANTILES = 32, 1000
+SAMPLE_SIDE, NUM_QUANTILES = 32, 1000
 """Rows and columns of an image, evenly spread, that quantiles are taken of; and their number."""
+QUANTILES = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
 LEAST_STD = 1 / 256
 """Of a channel that does not vary."""
 AUTO, PERCENTILE, LIKE = "auto", "percentile", "like"
@@ -33,62 +34,57 @@ AUTO, PERCENTILE, LIKE = "auto", "percentile", "like"
 Floats = NDArray[np.float64]
 
 
-class ValueSample(NamedTuple):
-    """The kind of an image, the extremes of each channel, and some of its pixels."""
+class SeenValues(NamedTuple):
+    """The values of some images of one kind and number of channels."""
 
     kind: str
-    least_C: Floats
-    greatest_C: Floats
-    sample_XC: Values
-
-
-def look_at(values: Values) -> ValueSample:
-    """Look at all values of an image [H, W, C]; ImageError for one that cannot be used."""
-    kind = kind_of(values)
-    least, greatest = (end(values, axis=(0, 1)).astype(np.float64) for end in (np.min, np.max))
-    rows, columns = (-(-side // SAMPLE_SIDE) for side in values.shape[:2])
-    sample = values[::rows, ::columns].reshape(-1, values.shape[2])
-    return ValueSample(kind, least, greatest, sample.copy())
-
-
-class _Part(NamedTuple):
-    """Values of images of one kind."""
-
     num_images: int
     least_C: Floats
     greatest_C: Floats
     quantiles_QC: Floats
 
+    @property
+    def channels(self) -> int:
+        """C."""
+        return len(self.least_C)
 
-@dataclass(frozen=True)
-class SeenValues:
-    """What was seen of some images; its size does not depend on their number.
 
-    Attributes:
-        num_plain: 8-bit images of three channels.
-        parts: of the others, by kind and number of channels.
-    """
+def look_at(values: Values) -> SeenValues:
+    """Look at all values of an image [H, W, C]; ImageError for one that cannot be used."""
+    kind = kind_of(values)
+    ends = [np.asarray(end(axis=(0, 1)), np.float64) for end in (values.min, values.max)]
+    rows, columns = (-(-side // SAMPLE_SIDE) for side in values.shape[:2])
+    sample_XC = values[::rows, ::columns].reshape(-1, values.shape[2]).astype(np.float64)
+    return SeenValues(kind, 1, *ends, np.quantile(sample_XC, QUANTILES, axis=0))
 
-    num_plain: int = 0
-    parts: Mapping[tuple[str, int], _Part] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, samples: Sequence[ValueSample], num_plain: int = 0) -> Self:
-        """Put the samples of images together."""
-        groups: dict[tuple[str, int], list[ValueSample]] = {}
-        for one in samples:
-            groups.setdefault((one.kind, len(one.least_C)), []).append(one)
-        at = (np.arange(QUANTILES) + 0.5) / QUANTILES
-        parts = {
-            key: _Part(
-                len(group),
-                np.min([one.least_C for one in group], axis=0),
-                np.max([one.greatest_C for one in group], axis=0),
-                np.quantile(np.concatenate([one.sample_XC for one in group]), at, axis=0),
-            )
-            for key, group in groups.items()
-        }
-        return cls(num_plain, parts)
+def plain_images(num: int) -> SeenValues:
+    """8-bit images of three channels, of which nothing needs to be known."""
+    ends = np.zeros(RGB), np.full(RGB, 255.0)
+    return SeenValues(EIGHT_BIT, num, *ends, np.zeros((NUM_QUANTILES, RGB)))
+
+
+def merged(seen: Sequence[SeenValues]) -> list[SeenValues]:
+    """The same images by kind and channels; in the quantiles every image counts alike."""
+    groups: dict[tuple[str, int], list[SeenValues]] = {}
+    for one in seen:
+        groups.setdefault((one.kind, one.channels), []).append(one)
+    return [
+        SeenValues(
+            kind,
+            sum(one.num_images for one in group),
+            np.min([one.least_C for one in group], axis=0),
+            np.max([one.greatest_C for one in group], axis=0),
+            np.quantile(
+                np.concatenate([one.quantiles_QC for one in group]),
+                QUANTILES,
+                axis=0,
+                weights=np.repeat([one.num_images for one in group], NUM_QUANTILES),
+                method="inverted_cdf",
+            ),
+        )
+        for (kind, _), group in groups.items()
+    ]
 
 
 def check_range(words: Sequence[str]) -> tuple[float, ...]:
@@ -123,76 +119,51 @@ def declared(
     below 0), floats in each channel their own range. By `percentile P` each channel runs from the
     percentile 100 - P of its values to P, as far as `SAMPLE_SIDE` and `QUANTILES` can tell.
     """
-    num_plain = sum(one.num_plain for one in seen)
-    votes = Counter({RGB: num_plain})
+    votes, seen = Counter({RGB: 0}), [one for one in seen if one.num_images]
     for one in seen:
-        for (_, number), part in one.parts.items():
-            votes[number] += part.num_images
+        votes[one.channels] += one.num_images
     channels = channels or max(votes, key=lambda number: (votes[number], number))
-    parts = {
-        kind: [one.parts[kind, channels] for one in seen if (kind, channels) in one.parts]
-        for kind in (EIGHT_BIT, INTEGERS, FLOATS)
-    }
-    ranges = {kind: _ranges(kind, some, rule) for kind, some in parts.items() if some}
+    parts = {one.kind: one for one in merged(seen) if one.channels == channels}
+    ranges = {kind: _range(part, check_range(rule), rule) for kind, part in parts.items()}
     form = PixelFormat(
         channels=channels,
         bits=bits,
         integers=ranges.get(INTEGERS, ()),
         floats=ranges.get(FLOATS, ()),
     )
-    if not ranges or (channels == RGB and num_plain):
+    if channels == RGB and (EIGHT_BIT in parts or not parts):
         return form
-    mean, std = _statistics(parts, ranges)
+    pixels, weights = [], []
+    for kind, part in parts.items():
+        low_C, high_C = np.array(ranges[kind]).T
+        pixels.append((part.quantiles_QC - low_C) / np.where(high_C > low_C, high_C - low_C, 1))
+        weights.append(np.full(NUM_QUANTILES, part.num_images))
+    pixels_XC, weights_X = np.concatenate(pixels).clip(0, 1), np.concatenate(weights)
+    mean_C = np.average(pixels_XC, axis=0, weights=weights_X)
+    variance_C = np.average((pixels_XC - mean_C) ** 2, axis=0, weights=weights_X)
+    mean, std = (
+        tuple(round(value, 6) for value in found.tolist())
+        for found in (mean_C, np.maximum(np.sqrt(variance_C), LEAST_STD))
+    )
     return replace(form, mean=mean, std=std)
 
 
-def _ranges(kind: str, parts: Sequence[_Part], rule: Sequence[str]) -> tuple[Range, ...]:
+def _range(seen: SeenValues, numbers: Sequence[float], rule: Sequence[str]) -> tuple[Range, ...]:
     """Low and high of each channel."""
-    numbers = check_range(rule)
-    least = np.min([part.least_C for part in parts], axis=0)
-    greatest = np.max([part.greatest_C for part in parts], axis=0)
-    if kind == EIGHT_BIT:
-        return ((0.0, 255.0),) * len(least)
+    least_C, greatest_C = seen.least_C, seen.greatest_C
+    if seen.kind == EIGHT_BIT:
+        return ((0.0, 255.0),) * seen.channels
     if len(numbers) == 2:
-        return ((numbers[0], numbers[1]),) * len(least)
-    if numbers and numbers[0] < 100:
+        return ((numbers[0], numbers[1]),) * seen.channels
+    if rule[0] == PERCENTILE and numbers[0] < 100:
         share = numbers[0] / 100
-        least, greatest = (_percentile(parts, at) for at in (1 - share, share))
-    elif kind == INTEGERS and not numbers:
-        low = -_power(-int(least.min()) - 1) if least.min() < 0 else 0.0
-        return ((low, _power(max(int(greatest.max()), 0))),) * len(least)
-    return tuple(zip(least.tolist(), greatest.tolist(), strict=True))
+        least_C, greatest_C = np.quantile(seen.quantiles_QC, [1 - share, share], axis=0)
+    elif rule[0] == AUTO and seen.kind == INTEGERS:
+        low = -_power(-int(least_C.min()) - 1) if least_C.min() < 0 else 0.0
+        return ((low, _power(max(int(greatest_C.max()), 0))),) * seen.channels
+    return tuple(zip(least_C.tolist(), greatest_C.tolist(), strict=True))
 
 
 def _power(value: int) -> float:
     """The least power of two above a whole number of 0 or more."""
     return float(1 << value.bit_length())
-
-
-def _percentile(parts: Sequence[_Part], share: float) -> Floats:
-    """A quantile of each channel, [C], of all quantiles of the parts; every image counts alike."""
-    values_XC = np.concatenate([part.quantiles_QC for part in parts])
-    weights_X = np.repeat([float(part.num_images) for part in parts], QUANTILES)
-    order_XC = np.argsort(values_XC, axis=0, kind="stable")
-    sums_XC = np.cumsum(weights_X[order_XC], axis=0) / weights_X.sum()
-    at_1C = np.minimum((sums_XC < share - 1e-9).sum(axis=0, keepdims=True), len(values_XC) - 1)
-    return np.take_along_axis(values_XC, np.take_along_axis(order_XC, at_1C, 0), 0)[0]
-
-
-def _statistics(
-    parts: Mapping[str, Sequence[_Part]], ranges: Mapping[str, tuple[Range, ...]]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1]; every image counts alike."""
-    pixels, weights = [], []
-    for kind, some in parts.items():
-        for part in some:
-            low_C, high_C = np.array(ranges[kind]).T
-            spread_C = np.where(high_C > low_C, high_C - low_C, 1)
-            pixels.append(np.clip((part.quantiles_QC - low_C) / spread_C, 0, 1))
-            weights.append(np.full(QUANTILES, float(part.num_images)))
-    pixels_XC, weights_X = np.concatenate(pixels), np.concatenate(weights)
-    mean_C = np.average(pixels_XC, axis=0, weights=weights_X)
-    variance_C = np.average((pixels_XC - mean_C) ** 2, axis=0, weights=weights_X)
-    std_C = np.maximum(np.sqrt(variance_C), LEAST_STD)
-    rounded = [tuple(round(value, 6) for value in found.tolist()) for found in (mean_C, std_C)]
-    return rounded[0], rounded[1]

@@ -4,7 +4,7 @@ Bytes that cannot be decoded reject their image. A failure to read or to write f
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import encode_png, saliency_levels
 from pipeline.images.pixel_format import FEW_LEVELS, RGB, PixelFormat, Values, check_channels
 from pipeline.images.source_image import DecodedSource, read_source, shrink_source, store_values
-from pipeline.images.value_range import SeenValues, ValueSample, look_at
+from pipeline.images.value_range import SeenValues, look_at, merged, plain_images
 from pipeline.precompute.plan import planned_rows
 from pipeline.saliency.external import External
 from pipeline.saliency.foreground import map_statistics
@@ -78,7 +78,11 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class BuiltShard:
-    """A shard that is whole; `rebuilt` is False if it was whole before (see `ShardRecord`)."""
+    """A shard that is whole; `rebuilt` is False if it was whole before.
+
+    Of images that were made now, `num_clipped` have values outside of the range, and
+    `num_few_levels` have few levels.
+    """
 
     info: ShardInfo
     num_rejected: int
@@ -96,7 +100,7 @@ class BuiltShard:
 class ScannedShard(BuiltShard):
     """A shard that waits for the set's format: its images were looked at, and not stored."""
 
-    seen: SeenValues = field(default_factory=SeenValues)
+    seen: Sequence[SeenValues] = ()
 
 
 class _NotDeclared(Exception):
@@ -125,16 +129,11 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
     """
     record = read_record(job.out, job.name)
     if record is not None and _is_whole(job, record):
-        return _built(record, rebuilt=False)
+        return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
     try:
         return _made(job, limit)
     except _NotDeclared:
         return _scanned(job, limit)
-
-
-def _built(record: ShardRecord, *, rebuilt: bool) -> BuiltShard:
-    counts = record.num_rejected, rebuilt, record.num_clipped, record.num_few_levels
-    return BuiltShard(record.shard, *counts)
 
 
 def _made(job: ShardJob, limit: Limit) -> BuiltShard:
@@ -166,32 +165,23 @@ def _made(job: ShardJob, limit: Limit) -> BuiltShard:
         rows += _write_batch(job, writer, batch, limit)
         info = writer.finish()
     write_rejected(job.out, job.name, rejected)
-    record = ShardRecord(
-        shard=info,
-        plan_digest=job.plan_digest,
-        num_rejected=len(rejected),
-        num_clipped=num_clipped,
-        num_few_levels=num_few_levels,
-    )
+    record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
     write_manifest(job.out, record, rows)
-    return _built(record, rebuilt=True)
+    return BuiltShard(info, len(rejected), True, num_clipped, num_few_levels)
 
 
 def _scanned(job: ShardJob, limit: Limit) -> ScannedShard:
     """Look at the values of all images, and write nothing."""
-    samples: list[ValueSample] = []
-    num_plain = 0
+    seen: list[SeenValues] = []
     rows = planned_rows(job.out, job.number, job.generation)
     for image in read_images(job.data, rows):
         with suppress(ImageError), limit(1):
             if image.source not in job.rejected:
                 found = read_source(image.data, job.max_pixels)
-                if isinstance(found, DecodedSource):
-                    num_plain += 1
-                else:
-                    samples.append(look_at(found))
+                is_plain = isinstance(found, DecodedSource)
+                seen.append(plain_images(1) if is_plain else look_at(found))
     info = ShardInfo(name=job.name, num_images=rows.num_rows, num_bytes=0, sha256="")
-    return ScannedShard(info, 0, rebuilt=False, seen=SeenValues.of(samples, num_plain))
+    return ScannedShard(info, 0, rebuilt=False, seen=merged(seen))
 
 
 def rehearse(job: ShardJob, row: pa.RecordBatch, limit: Limit = nullcontext) -> None:

@@ -15,7 +15,7 @@ import PIL
 from pipeline.core.errors import InputError, check, write_error
 from pipeline.core.progress import WARNING, Standing, numbered, say, show
 from pipeline.images.pixel_format import FEW_LEVELS, PLAIN, RGB, PixelFormat
-from pipeline.images.value_range import SeenValues, declared
+from pipeline.images.value_range import declared, plain_images
 from pipeline.precompute.begin import Work, begin, discard_begun
 from pipeline.precompute.build import BuiltShard, ScannedShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
@@ -161,9 +161,11 @@ def _second_pass(
     """
     scanned = [shard for shard in first if isinstance(shard, ScannedShard)]
     done = [shard for shard in first if not isinstance(shard, ScannedShard)]
-    plain = SeenValues(sum(shard.info.num_images for shard in done))
     pixels = declared(
-        [plain, *(shard.seen for shard in scanned)],
+        [
+            plain_images(sum(shard.info.num_images for shard in done)),
+            *(one for shard in scanned for one in shard.seen),
+        ],
         config.range,
         bits=config.bits,
         channels=RGB if work.kept else None,

@@ -48,17 +48,11 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What a manifest's metadata says of its shard: enough to tell whether the shard is whole.
-
-    The last two, images with values outside of the range and images of few levels, are left out
-    where they are 0.
-    """
+    """What a manifest's metadata says of its shard: enough to tell whether the shard is whole."""
 
     shard: ShardInfo
     plan_digest: str
     num_rejected: int
-    num_clipped: int = 0
-    num_few_levels: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +158,7 @@ def write_rejected(place: Place, shard: str, rows: Rows) -> None:
 
 def write_manifest(place: Place, record: ShardRecord, rows: Rows) -> None:
     """Write a shard's manifest: its rows, and its record in the file's metadata."""
-    said = dataclasses.asdict(record)
-    for name in ("num_clipped", "num_few_levels"):
-        if not said[name]:
-            del said[name]
-    metadata = {RECORD_KEY: json.dumps(said, sort_keys=True).encode()}
+    metadata = {RECORD_KEY: json.dumps(dataclasses.asdict(record), sort_keys=True).encode()}
     schema = MANIFEST_SCHEMA.with_metadata(metadata)
     _write_table(place, manifest_file(record.shard.name), rows, schema)
 

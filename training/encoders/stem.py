@@ -76,6 +76,7 @@ def see_masks(network: nn.Module, architecture: str) -> None:
     )
     if not plain:
         raise InputError(refused.format(f"is a {stem}"))
+    assert isinstance(stem, nn.Conv2d)
     stem.__class__ = PartialConv2d
     modes = [(module, module.training) for module in network.modules()]
     try:

@@ -3,15 +3,17 @@
 import json
 import math
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.pixel_format import IMAGENET, PLAIN, PixelFormat
 
 
-def image(dtype: str, high: float, channels: int = 2) -> np.ndarray[tuple[int, ...], np.dtype]:
+def image(dtype: str, high: float, channels: int = 2) -> NDArray[Any]:
     values = np.random.default_rng(1).uniform(-0.1 * high, 1.1 * high, (6, 5, channels))
     return values.clip(0 if dtype.startswith("u") else None).astype(dtype)
 

@@ -49,7 +49,8 @@ def config_of(root: Path, **changes: object) -> PrecomputeConfig:
 def stored(out: Path) -> dict[str, NDArray[np.uint8]]:
     """The images as training reads them, by the source."""
     info = load_dataset_info(out)
-    reader, number, found = ShardSetReader(out, info), 0, {}
+    reader, number = ShardSetReader(out, info), 0
+    found: dict[str, NDArray[np.uint8]] = {}
     for shard in info.shards:
         for source in read_manifest(out, shard.name, ["source"])["source"].to_pylist():
             found[source] = reader.read_image(number)
