@@ -161,15 +161,10 @@ def _second_pass(
     """
     scanned = [shard for shard in first if isinstance(shard, ScannedShard)]
     done = [shard for shard in first if not isinstance(shard, ScannedShard)]
-    pixels = declared(
-        [
-            plain_images(sum(shard.info.num_images for shard in done)),
-            *(one for shard in scanned for one in shard.seen),
-        ],
-        config.range,
-        bits=config.bits,
-        channels=RGB if work.kept else None,
-    )
+    seen = [one for shard in scanned for one in shard.seen]
+    seen.append(plain_images(sum(shard.info.num_images for shard in done)))
+    channels = RGB if work.kept else None
+    pixels = declared(seen, config.range, bits=config.bits, channels=channels)
     if pixels.channels != RGB:
         check(
             jobs[0].saliency.any_channels,
@@ -190,19 +185,14 @@ def _second_pass(
 
 
 def _warn_of_range(built: Sequence[BuiltShard], pixels: PixelFormat) -> None:
-    found = {
-        'have values outside of the range and were clipped ("outside" in its .json)': sum(
-            shard.num_clipped for shard in built
-        ),
-        f'have fewer than {FEW_LEVELS} levels left ("levels" in its .json)': sum(
-            shard.num_few_levels for shard in built
-        ),
-    }
-    for what, number in found.items():
+    clipped, few = "values outside of the range, which were clipped", f"fewer than {FEW_LEVELS}"
+    for number, what in (
+        (sum(shard.num_clipped for shard in built), f'{clipped} ("outside" in their .json)'),
+        (sum(shard.num_few_levels for shard in built), f'{few} levels ("levels" in their .json)'),
+    ):
         if number:
             total = sum(shard.info.num_images for shard in built)
-            images = f"{number} of {numbered(total, 'image')}"
-            say(f"{WARNING}{images} {what}: {pixels.words}; see --range")
+            say(f"{WARNING}{number} of {total} images have {what}: {pixels.words}; see --range")
 
 
 def _tracked(shards: Iterable[BuiltShard], num_images: int) -> list[BuiltShard]:

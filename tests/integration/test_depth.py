@@ -16,7 +16,7 @@ from pipeline.backbone.image_encoder import load_image_encoder
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.local_job import build_locally
-from pipeline.precompute.run import run_precompute
+from pipeline.precompute.run import build_here, run_precompute
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from tests.runs import numbers, run, small_run
@@ -39,10 +39,13 @@ def five_channels(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
 
 
 def grey(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """A disc with stripes of the class's width on ground of any lightness."""
-    ground = rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, (SIDE, SIDE, 1))
-    stripes = 0.5 + 0.45 * np.sign(np.sin(np.arange(SIDE) / (0.6 + label) + rng.uniform(0, 6)))
-    return _with_disc(ground, np.broadcast_to(stripes[:, None, None], ground.shape), rng)[..., 0]
+    """A disc with stripes across, down, both or none, on ground and in light of any strength."""
+    ground = rng.uniform(0.1, 0.9) + rng.normal(0, 0.05, (SIDE, SIDE, 1))
+    wave = np.sign(np.sin(np.arange(SIDE) + rng.uniform(0, 6)))
+    across, down = wave[:, None], wave[None]
+    stripes = (across, down, across * down, np.zeros((SIDE, SIDE)))[label % 4] + 0 * ground[..., 0]
+    disc = rng.uniform(0.3, 0.7) + rng.uniform(0.05, 0.3) * stripes
+    return _with_disc(ground, disc[..., None], rng)[..., 0]
 
 
 def _with_disc(
@@ -57,7 +60,7 @@ def _with_disc(
 
 def precompute(root: Path, picture: Picture, suffix: str) -> None:
     rng = np.random.default_rng(0)
-    for name, count in (("shards", 128), ("val", 64)):
+    for name, count in (("shards", 96), ("val", 64)):
         for number in range(count):
             values = picture(number % CLASSES, rng)
             file = root / "images" / name / f"class {number % CLASSES}" / f"{number}.{suffix}"
@@ -70,7 +73,7 @@ def precompute(root: Path, picture: Picture, suffix: str) -> None:
         config = PrecomputeConfig(
             data=root / "images" / name, out=root / name, range=like or ("auto",), shard_images=64
         )
-        run_precompute(config, build_locally)
+        run_precompute(config, build_locally if name == "shards" else build_here)
 
 
 @pytest.mark.parametrize(

@@ -24,28 +24,24 @@ from pipeline.images.source_image import (
 
 FIVE = np.random.default_rng(0).integers(0, 4000, (24, 20, 5)).astype(np.uint16)
 CONTIGUOUS = {"planarconfig": "contig", "photometric": "minisblack"}
-SEPARATE = {"planarconfig": "separate", "photometric": "minisblack"}
 
 
 def tiff(values: NDArray[Any], **options: Any) -> bytes:  # noqa: ANN401
-    buffer = BytesIO()
-    tifffile.imwrite(buffer, values, **options)
+    tifffile.imwrite(buffer := BytesIO(), values, **options)
     return buffer.getvalue()
 
 
 def npy(values: NDArray[Any]) -> bytes:
-    buffer = BytesIO()
-    np.save(buffer, values)
+    np.save(buffer := BytesIO(), values)
     return buffer.getvalue()
 
 
-def png(values: NDArray[Any]) -> bytes:
-    return cv2.imencode(".png", values)[1].tobytes()
+def png(values: NDArray[Any], suffix: str = ".png") -> bytes:
+    return cv2.imencode(suffix, values)[1].tobytes()
 
 
 def pillow(values: NDArray[Any], kind: str = "TIFF", **options: Any) -> bytes:  # noqa: ANN401
-    buffer = BytesIO()
-    Image.fromarray(values).save(buffer, kind, **options)
+    Image.fromarray(values).save(buffer := BytesIO(), kind, **options)
     return buffer.getvalue()
 
 
@@ -62,7 +58,7 @@ def read(data: bytes) -> NDArray[Any]:
         npy(FIVE.transpose(2, 0, 1)),
         tiff(FIVE, **CONTIGUOUS),
         tiff(FIVE, **CONTIGUOUS, tile=(16, 16), compression="zlib"),
-        tiff(FIVE.transpose(2, 0, 1), **SEPARATE),
+        tiff(FIVE.transpose(2, 0, 1), planarconfig="separate", photometric="minisblack"),
         tiff(FIVE.transpose(2, 0, 1)),  # a page for each channel
         tiff(FIVE.transpose(2, 0, 1), imagej=True, metadata={"axes": "CYX"}),
         tiff(FIVE.transpose(2, 0, 1), ome=True, metadata={"axes": "CYX"}),
@@ -90,7 +86,7 @@ def test_bands_are_read_wherever_they_lie(data: bytes) -> None:
         (tiff(FIVE[..., :4]), FIVE[..., :3]),
         (tiff(FIVE[..., :4], **CONTIGUOUS), FIVE[..., :4]),
         (tiff(FIVE[..., :2], **CONTIGUOUS), FIVE[..., :2]),
-        (cv2.imencode(".tif", FIVE[..., :3])[1].tobytes(), FIVE[..., [2, 1, 0]]),  # LZW
+        (png(FIVE[..., :3], ".tif"), FIVE[..., [2, 1, 0]]),  # LZW
         (tiff(FIVE.transpose(2, 0, 1), metadata=None), FIVE[..., [0, 0, 0]]),  # pages of a document
         (tiff(FIVE.astype("u1"), **CONTIGUOUS), FIVE.astype("u1")),
     ],
