@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, InputError
+from pipeline.core.errors import ImageError, check
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -89,11 +89,15 @@ class PixelFormat:
     def check_same(self, other: "PixelFormat", where: str) -> None:
         """Raise InputError if the images of another set would be other levels than this one's."""
         ranges = ((self.integers, other.integers), (self.floats, other.floats))
-        if self.channels != other.channels or any(a != b for a, b in ranges if a and b):
-            raise InputError(
-                f"{where} has {other.words}, where the training images have {self.words}: make it "
-                "with --range like SHARDS, of the training images"
-            )
+        check(
+            self.channels == other.channels and all(a == b for a, b in ranges if a and b),
+            f"{where} has {other.words}, where the training images have {self.words}: make it with "
+            "--range like SHARDS, of the training images",
+        )
+
+    def check_rgb(self, what: str) -> None:
+        """Raise InputError for what takes three channels only, unless these are three."""
+        check(self.channels == RGB, f"{what} is for RGB, these images have {self.words}")
 
     def levels(self, values: Values) -> tuple[Levels, float]:
         """The levels of an image [H, W, C], and the share of its values outside of the range.

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import PIL
 
-from pipeline.core.errors import InputError, check, write_error
+from pipeline.core.errors import InputError, write_error
 from pipeline.core.progress import WARNING, Standing, numbered, say, show
 from pipeline.images.pixel_format import FEW_LEVELS, PLAIN, RGB, PixelFormat
 from pipeline.images.value_range import declared, plain_images
@@ -166,11 +166,8 @@ def _second_pass(
     channels = RGB if work.kept else None
     pixels = declared(seen, config.range, bits=config.bits, channels=channels)
     if pixels.channels != RGB:
-        check(
-            jobs[0].saliency.any_channels,
-            f"saliency {config.saliency_name} needs images of three channels, these have "
-            f"{pixels.channels}: take boundary, centre, external or uniform",
-        )
+        if not jobs[0].saliency.any_channels:
+            pixels.check_rgb(f"saliency {config.saliency_name}")
         for shard in done:
             out.remove(manifest_file(shard.info.name))
         done = []

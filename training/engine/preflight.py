@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.core.architectures import NoInitialWeights
 from pipeline.core.errors import InputError, check
-from pipeline.images.pixel_format import IMAGENET, RGB
+from pipeline.images.pixel_format import IMAGENET
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.shared_images import counted, hashed_shards, shared_images
@@ -95,17 +95,12 @@ def check_pixels(config: PretrainConfig, info: DatasetInfo) -> None:
         if root is not None:
             images = open_labelled(root, config.cache, labels=False)
             info.pixels.check_same(images.pixels, str(root))
-    usual, rgb = info.pixels.normalisation == IMAGENET, info.pixels.channels == RGB
-    for name, fits in {
-        "fill high_pass, which masks three channels apart,": rgb or config.fill != "high_pass",
-        "masks.strategy learned": usual or config.masks.strategy != "learned",
-        "masks.behaviour released": rgb or config.masks.behaviour != "released",
-    }.items():
-        check(
-            fits,
-            f"{name} does not go with the images of {config.shards} ({info.pixels.words}): "
-            "choose another",
-        )
+    if config.fill == "high_pass" or config.masks.behaviour == "released":
+        info.pixels.check_rgb("fill high_pass, or masks.behaviour released,")
+    check(
+        config.masks.strategy != "learned" or info.pixels.normalisation == IMAGENET,
+        "masks.strategy learned is for sets that have 8-bit images of three channels",
+    )
 
 
 def check_apart(roots: Sequence[Location]) -> None:

@@ -86,6 +86,7 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
         check_classes(train, val)
     if "backgrounds" in protocols:
         check_masks(val)
+        val.pixels.check_rgb("backgrounds")
     encoders = load_encoders(
         config.checkpoint,
         encoder=config.encoder,

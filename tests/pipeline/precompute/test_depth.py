@@ -128,7 +128,8 @@ def test_an_append_and_another_run_keep_the_range(
     assert "warning: 1 of 1 images have values outside of the range" in capsys.readouterr().out
     expected = np.minimum(grey(5, factor=200) >> 4, 255)
     assert np.array_equal(stored(tmp_path / "out")["5.png"][..., 0], expected)
-    (about,) = [json.loads(d) for n, d in _members(tmp_path / "out") if n.startswith("5-")][1:]
+    members = dict(_members(tmp_path / "out"))
+    (about,) = (json.loads(members[n]) for n in members if n[:2] == "5-" and n.endswith(".json"))
     assert about["outside"] == pytest.approx(np.mean(grey(5, factor=200) > 4096), abs=1e-6)
     assert about["levels"] == len(np.unique(expected))
 
@@ -203,7 +204,9 @@ def test_channels_are_stored_and_other_ones_are_rejected(
         for row in read_rejected(tmp_path / "mixed", shard.name).to_pylist()
     ]
     assert reasons == ["has 3 channels, and the images of the set 5"]
-    with pytest.raises(InputError, match="spectral_residual needs images of three channels"):
+    with pytest.raises(
+        InputError, match="saliency spectral_residual is for RGB, these images have 5 channels"
+    ):
         run_precompute(replace(mixed, out=tmp_path / "other", saliency="spectral_residual"))
 
 
