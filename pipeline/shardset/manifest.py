@@ -93,7 +93,10 @@ class DatasetInfo:
 
 def write_dataset_info(place: Place, info: DatasetInfo) -> None:
     """Write dataset.json; everything else is made to survive a power cut before and after."""
-    text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
+    fields = dataclasses.asdict(info)
+    if info.pixels == PLAIN:  # as before there was a choice
+        del fields["pixels"]
+    text = json.dumps(fields, indent=1, sort_keys=True)
     store = open_store(place)
     store.settle()
     store.write(DATASET_FILE, text.encode() + b"\n")
