@@ -51,7 +51,8 @@ def run() -> None:
     if out in (source, source / "backbone"):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
     network, info = load_narrowed(source, config.encoder, config.channels, config.shards)
-    every = tuple(name for name in FORMATS if name != "timm" or not info.channels)
+    has_timm = not info.channels and info.pixels.channels == 3
+    every = tuple(name for name in FORMATS if name != "timm" or has_timm)
     formats = every if config.formats == ("all",) else config.formats
     say(f"exporting {source} as {', '.join(formats) or 'a state dict alone'} into {out}")
     measured = [] if config.results is None else read_results(config.results)

@@ -10,8 +10,9 @@ from pipeline.core.architectures import (
     classifier_names,
     max_pool_name,
     plain_network,
+    stem_name,
 )
-from pipeline.images.preprocessing import Preprocessing
+from pipeline.images.pixel_format import RGB
 
 DIGITS = 12
 """Digits of a digest that people compare."""
@@ -75,7 +76,7 @@ def model_card(
         f"# {info.architecture}: {info.feature_dim} features an image",
         "\n".join(["| | |", "|---|---|", *rows]),
         "## How an image is prepared",
-        _preparation(info.preprocessing),
+        _preparation(info),
         "## Figures",
         _figures(figures),
         "## Load it",
@@ -83,7 +84,7 @@ def model_card(
         f"```python\n{plain_usage(info)}\n```",
         "Where salmask is installed, with the preparation in front:",
         "```python\nfrom pipeline.backbone.image_encoder import load_image_encoder\n\nencoder = "
-        'load_image_encoder(".")  # uint8 RGB [B, 3, H, W] in, features out\n```',
+        'load_image_encoder(".")  # uint8 [B, C, H, W] in, features out\n```',
     ]
     for name, code in (usages or {}).items():
         parts += [f"### {name}", f"```python\n{code}\n```"]
@@ -102,13 +103,21 @@ def recipe(config: Mapping[str, Any]) -> str:
     return ", ".join(shown)
 
 
-def _preparation(wanted: Preprocessing) -> str:
+def _preparation(info: BackboneInfo) -> str:
+    wanted, pixels = info.preprocessing, info.pixels
     mean, std = (", ".join(f"{v:.6g}" for v in values) for values in (wanted.mean, wanted.std))
     lines = [
         f"1. shorter side to {wanted.resize} px (bilinear, antialiased, 8-bit pixels)",
         f"2. centre crop of {wanted.view_size} px",
-        f"3. RGB / 255, minus mean ({mean}), over std ({std})",
+        f"3. {'RGB' if pixels.channels == RGB else f'{pixels.channels} channels'} / 255, minus "
+        f"mean ({mean}), over std ({std})",
     ]
+    if pixels.integers or pixels.floats:
+        lines.insert(
+            0,
+            f"0. images of more than 8 bits ({pixels.words}): level = floor(256 (value - low) / "
+            "(high - low)), clipped to 0..255; `backbone.json` has low and high of each channel",
+        )
     if wanted.high_pass is not None:
         lines.append(
             f"4. **high-pass**: minus its own Gaussian blur, kernel {wanted.high_pass.kernel}, "
@@ -142,6 +151,11 @@ def plain_usage(info: BackboneInfo) -> str:
             identities = (*identities, max_pool_name(plain_network(name)[0], name))
     lines = [f"import {library}\nimport torch\n", f"network = {built}"]
     lines += [f'network.set_submodule("{part}", torch.nn.Identity())' for part in identities]
+    if info.pixels.channels != RGB:
+        with NoInitialWeights():
+            network = plain_network(name, channels=info.pixels.channels)[0]
+        stem = stem_name(network)
+        lines.append(f'network.set_submodule("{stem}", torch.nn.{network.get_submodule(stem)})')
     weights = 'torch.load("backbone.pth", weights_only=True)'
     if info.channels:
         lines += [f"weights = {weights}", NARROWED]

@@ -30,6 +30,7 @@ from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, first_line, plain_network
 from pipeline.core.errors import InputError, check
+from pipeline.images.pixel_format import PixelFormat
 from pipeline.images.preprocessing import HighPass, Preprocessing
 
 WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
@@ -134,7 +135,7 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
         path: the export's folder, or that of a checkpoint or a run that has one.
 
     Returns:
-        The library's network ([B, 3, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
+        The library's network ([B, C, S, S] -> [B, feature_dim]) in evaluation mode on the CPU,
         and the content of its JSON, always with `weights_digest` as the digest.
 
     Raises:
@@ -164,7 +165,9 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
 def _empty_network(info: BackboneInfo) -> tuple[nn.Module, int]:
     """The network that weights are loaded into, and the length of its features."""
     with NoInitialWeights():
-        network, feature_dim = plain_network(info.architecture, max_pool=info.max_pool)
+        network, feature_dim = plain_network(
+            info.architecture, max_pool=info.max_pool, channels=info.pixels.channels
+        )
     narrow(network, info.architecture, info.channels)
     return network, feature_dim
 
@@ -221,6 +224,7 @@ def load_info(folder: Path) -> BackboneInfo:
     )
     try:
         given["channels"] = dict(given.get("channels", {}))
+        given["pixels"] = PixelFormat.of_json(given.get("pixels", {}))
         wanted = wanted | {name: tuple(map(float, wanted[name])) for name in ("mean", "std")}
         if wanted.get("high_pass") is not None:
             wanted["high_pass"] = HighPass(**wanted["high_pass"])

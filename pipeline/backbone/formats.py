@@ -22,6 +22,7 @@ from pipeline.backbone.info import BackboneInfo
 from pipeline.backbone.onnx_graph import write_onnx
 from pipeline.core.architectures import TIMM, family, stem_name
 from pipeline.core.errors import InputError, check
+from pipeline.images.pixel_format import RGB
 
 SAFETENSORS_FILE, ONNX_FILE, TIMM_FOLDER = "backbone.safetensors", "backbone.onnx", "timm"
 SAME_IN_TIMM = ("resnet", "densenet")
@@ -83,6 +84,11 @@ def _check_timm(info: BackboneInfo) -> None:
         "and torchvision's ResNets and DenseNets",
     )
     check(
+        info.pixels.channels == RGB,
+        f"this {name} takes {info.pixels.channels} channels, and the format timm has three: export "
+        "it as torchvision, safetensors or onnx",
+    )
+    check(
         info.max_pool and not info.channels,
         f"this {name} has no maximum pooling behind its stem, or fewer inner channels, and timm "
         "builds none such: export it as torchvision, safetensors or onnx",
@@ -137,7 +143,7 @@ features = network(**processor(image, return_tensors="pt")).pooler_output"""
 USE_ONNX = f'''import onnxruntime
 
 session = onnxruntime.InferenceSession("{ONNX_FILE}")
-# uint8 RGB [B, 3, {{size}}, {{size}}], resized and cut as above; normalised and filtered inside
+# uint8 [B, channels, {{size}}, {{size}}], resized and cut as above; normalised and filtered inside
 (features,) = session.run(None, {{"views": views}})'''
 
 FORMATS: dict[str, Format] = {

@@ -9,7 +9,7 @@ from pipeline.images.preprocessing import Preprocess, Preprocessing
 
 
 class ImageEncoder(nn.Module):
-    """Resize, centre crop, normalise, filter, encode; the network is [B, 3, S, S] -> [B, D]."""
+    """Resize, centre crop, normalise, filter, encode; the network is [B, C, S, S] -> [B, D]."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class ImageEncoder(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features float32 [B, D] of uint8 RGB [B, 3, H, W], or [1, D] of one image [3, H, W].
+        """Features float32 [B, D] of uint8 [B, C, H, W], or [1, D] of one image [C, H, W].
 
         Raises:
             InputError: another dtype or shape.

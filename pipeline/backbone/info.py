@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.images.pixel_format import PLAIN, Normalisation, PixelFormat
 from pipeline.images.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
@@ -17,6 +18,8 @@ class BackboneInfo:
     feature_dim: int
     preprocessing: Preprocessing
     """How an image is prepared."""
+    pixels: PixelFormat = PLAIN
+    """Channels of an image, and the range that was made 8 bits of in what it was trained on."""
     max_pool: bool = True
     """Whether the maximum pooling behind the stem is in place."""
     channels: dict[str, int] = field(default_factory=dict)
@@ -28,3 +31,8 @@ class BackboneInfo:
     """`weights_digest` of the state dict. Exports of earlier versions have the sha256 of the file
     `backbone.pth` here; `load_backbone` accepts it and replaces it."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the preprocessing."""
+        return Normalisation(self.preprocessing.mean, self.preprocessing.std)

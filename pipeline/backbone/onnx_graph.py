@@ -20,7 +20,7 @@ from pipeline.images.preprocessing import Preprocessing
 
 
 class ViewEncoder(nn.Module):
-    """Views uint8 [B, 3, S, S] to features: `Preprocess.prepare` and network, S fixed.
+    """Views uint8 [B, C, S, S] to features: `Preprocess.prepare` and network, S fixed.
 
     The blur is the product with the matrix of one axis, which is a constant here: blurring is
     linear, so the blurred unit images are its columns.
@@ -34,7 +34,7 @@ class ViewEncoder(nn.Module):
         super().__init__()
         self.network = network
         for name in ("mean", "std"):
-            value = torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1)
+            value = torch.tensor(getattr(preprocessing, name)).view(1, -1, 1, 1)
             self.register_buffer(name, value)
         filtered = preprocessing.high_pass
         self.filters = filtered is not None
@@ -58,7 +58,7 @@ class ViewEncoder(nn.Module):
 def write_onnx(file: Path, network: nn.Module, info: BackboneInfo) -> None:
     """Trace the network and write the graph, weights inside, as one file."""
     size = info.preprocessing.view_size
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    example = torch.zeros(2, info.pixels.channels, size, size, dtype=torch.uint8)
     with warnings.catch_warnings(action="ignore"):  # messages for the exporter's own developers
         program = torch.onnx.export(
             ViewEncoder(network, info.preprocessing).eval(),

@@ -108,15 +108,18 @@ class NoInitialWeights(TorchFunctionMode):
             return tensor.zero_()
 
 
-def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Module, int]:
+def plain_network(
+    architecture: str, *, max_pool: bool = True, channels: int = 3
+) -> tuple[nn.Module, int]:
     """A network without its classifier, with random weights, and the length of its feature vector.
 
     Args:
         architecture: one of `ARCHITECTURES`, or `timm:NAME`.
         max_pool: false replaces the only maximum pooling, after the stem, with an identity.
+        channels: C; the first convolution is replaced by one of other than three channels.
 
     Returns:
-        The network, in training mode: [B, 3, H, W] -> [B, feature_dim]; and feature_dim.
+        The network, in training mode: [B, C, H, W] -> [B, feature_dim]; and feature_dim.
 
     Raises:
         InputError: unknown name, a timm network that is not a ConvNet, or no single maximum
@@ -133,7 +136,20 @@ def plain_network(architecture: str, *, max_pool: bool = True) -> tuple[nn.Modul
         network.set_submodule(name, nn.Identity())
     if not max_pool:
         network.set_submodule(max_pool_name(network, architecture), nn.Identity())
+    if channels != 3:
+        _take_channels(network, architecture, channels)
     return network, feature_dim
+
+
+def _take_channels(network: nn.Module, architecture: str, channels: int) -> None:
+    """Give the first convolution so many channels, with random weights."""
+    stem = network.get_submodule(stem_name(network))
+    is_plain = isinstance(stem, nn.Conv2d) and stem.groups == 1
+    check(is_plain, f"{architecture} takes three channels only: it begins with a {stem}")
+    assert isinstance(stem, nn.Conv2d)
+    stem.in_channels = channels
+    stem.weight = nn.Parameter(torch.empty(stem.out_channels, channels, *stem.kernel_size))
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _timm_network(architecture: str) -> tuple[nn.Module, int]:
@@ -166,12 +182,10 @@ def classifier_names(architecture: str) -> tuple[str, ...]:
 
 
 def stem_name(network: nn.Module) -> str:
-    """The name of the first convolution: the first module in order that takes RGB."""
-    name: str
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            return name
-    raise AssertionError("a ConvNet without a convolution that takes RGB")
+    """The name of the first convolution: the first in order that takes RGB, or else any image."""
+    found = {n: m.in_channels for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    first: str = next((n for n, channels in found.items() if channels == 3), next(iter(found)))
+    return first
 
 
 def max_pool_name(network: nn.Module, architecture: str) -> str:

@@ -1,10 +1,13 @@
 """Stored bytes to pixels and back: images as training decodes them, and saliency maps."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError
+from pipeline.images.pixel_format import Levels
 
 # Many processes decode at once, so threads inside one would only get in each other's way; and
 # what is wrong with an image belongs on the rejected list, not on the terminal.
@@ -12,12 +15,26 @@ cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode_stored(data: bytes | memoryview) -> NDArray[np.uint8]:
+def decode_stored(data: bytes | memoryview, channels: int = 3) -> NDArray[np.uint8]:
     """Decode JPEG, PNG or WebP bytes to uint8 [H, W, 3], RGB, EXIF orientation applied.
 
-    Raises ImageError for bytes that OpenCV cannot decode.
+    Of other numbers of channels it is a grey PNG of the channels one below another. Of 16 bits the
+    high byte counts. Raises ImageError for bytes that OpenCV cannot decode.
     """
-    return np.asarray(_imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
+    if channels == 3:
+        return np.asarray(_imdecode(data, cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
+    planes = decode_unchanged(data)
+    if planes.ndim != 2 or planes.shape[0] % channels:
+        raise ImageError(f"holds no {channels} channels below each other: {list(planes.shape)}")
+    if planes.dtype == np.uint16:
+        planes = planes >> 8
+    image_CHW = planes.reshape(channels, -1, planes.shape[1])
+    return np.ascontiguousarray(image_CHW.transpose(1, 2, 0), dtype=np.uint8)
+
+
+def decode_unchanged(data: bytes | memoryview) -> NDArray[Any]:
+    """Decode an image as it is stored, BGR, of 8 or 16 bits or floats; ImageError if it fails."""
+    return _imdecode(data, cv2.IMREAD_UNCHANGED)
 
 
 def saliency_levels(saliency: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
@@ -40,13 +57,13 @@ def encode_saliency(saliency: NDArray[np.float32], size: int) -> bytes:
 
 def decode_saliency(data: bytes | memoryview) -> NDArray[np.uint8]:
     """Decode a stored saliency map to uint8 [S, S]; ImageError if it is no square grey PNG."""
-    levels = np.asarray(_imdecode(data, cv2.IMREAD_UNCHANGED), dtype=np.uint8)
+    levels = np.asarray(decode_unchanged(data), dtype=np.uint8)
     if levels.ndim != 2 or levels.shape[0] != levels.shape[1]:
         raise ImageError(f"a stored saliency map is square and grey, got shape {levels.shape}")
     return levels
 
 
-def _imdecode(data: bytes | memoryview, flags: int) -> NDArray[np.generic]:
+def _imdecode(data: bytes | memoryview, flags: int) -> NDArray[Any]:
     if not data:
         raise ImageError("empty file")
     try:
@@ -60,16 +77,23 @@ def _imdecode(data: bytes | memoryview, flags: int) -> NDArray[np.generic]:
     return pixels
 
 
-def encode_png(levels: NDArray[np.uint8]) -> bytes:
-    """Encode uint8 [H, W] (a stored map), or [H, W, 3] in the order BGR, as a PNG.
+def encode_png(levels: Levels) -> bytes:
+    """Encode levels [H, W] (a stored map), or [H, W, 3] in the order BGR, as a PNG.
 
     Raises ImageError if OpenCV cannot.
     """
     return encode(".png", levels)
 
 
-def encode(suffix: str, pixels: NDArray[np.uint8], parameters: tuple[int, ...] = ()) -> bytes:
-    """Encode uint8 [H, W] or [H, W, 3], BGR, in the format of a suffix; ImageError if it fails."""
+def encode_channels(levels: Levels) -> bytes:
+    """Encode an image [H, W, C] as a PNG, for `decode_stored`: RGB, or its channels in a column."""
+    if levels.shape[2] == 3:
+        return encode_png(levels[..., ::-1])
+    return encode_png(levels.transpose(2, 0, 1).reshape(-1, levels.shape[1]))
+
+
+def encode(suffix: str, pixels: Levels, parameters: tuple[int, ...] = ()) -> bytes:
+    """Encode levels [H, W] or [H, W, 3], BGR, in the format of a suffix; ImageError if it fails."""
     try:
         is_done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), parameters)
     except cv2.error as error:

@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.core.errors import InputError
+from pipeline.images.pixel_format import IMAGENET, Normalisation
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 STRIP = 32
 """Pixels of an axis that are blurred at once."""
 REFERENCE_VIEW_SIZE = 224
@@ -54,17 +53,19 @@ def scaled_kernel(kernel_at_224: int, sigma_at_224: float, view_size: int) -> tu
     return 2 * max(radius, 1) + 1, sigma_at_224 * scale
 
 
-def normalise(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """Normalise RGB images [..., 3, H, W] in [0, 1] with ImageNet's mean and standard deviation.
+def normalise(
+    image01_BCHW: Tensor, *, out: Tensor | None = None, normalisation: Normalisation = IMAGENET
+) -> Tensor:
+    """Subtract the mean of each channel from images [..., C, H, W] in [0, 1]; divide by its std.
 
     `out` receives the result, and may be the images themselves.
     """
-    mean_C11 = _per_channel(IMAGENET_MEAN, image01_BCHW)
-    std_C11 = _per_channel(IMAGENET_STD, image01_BCHW)
+    mean_C11 = _per_channel(normalisation.mean, image01_BCHW)
+    std_C11 = _per_channel(normalisation.std, image01_BCHW)
     return torch.sub(image01_BCHW, mean_C11, out=out).div_(std_C11)
 
 
-def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     if type(like) is Tensor and like.device.type == "cpu" and not torch.compiler.is_compiling():
         return _known_channels(values, like.dtype)
     # Filled on the device: a tensor made from a list would be copied there, and the copy waits.
@@ -73,7 +74,7 @@ def _per_channel(values: tuple[float, float, float], like: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(mode=False)  # so that it may be used everywhere
-def _known_channels(values: tuple[float, float, float], dtype: torch.dtype) -> Tensor:
+def _known_channels(values: tuple[float, ...], dtype: torch.dtype) -> Tensor:
     return torch.tensor(values, dtype=dtype)[:, None, None]
 
 
@@ -153,6 +154,7 @@ def blurred_high_pass(
     sigma: float,
     *,
     out: Tensor | None = None,
+    normalisation: Normalisation = IMAGENET,
 ) -> tuple[Tensor, Tensor]:
     """Blur images each with its own kernel; `normalise` and `high_pass` the blurred images.
 
@@ -165,6 +167,7 @@ def blurred_high_pass(
         kernel: taps of the high-pass, odd, in pixels.
         sigma: its standard deviation in pixels.
         out: receives the filtered images; if it is `image01_BCHW`, the blurred ones are lost.
+        normalisation: of the images.
 
     Returns:
         The blurred and the filtered images, same shape and dtype.
@@ -176,10 +179,11 @@ def blurred_high_pass(
     if opencv_can_blur(image01_BCHW) and (blur_BK is None or image01_BCHW.is_contiguous()):
         if blur_BK is not None:
             _check_width(blur_BK, image01_BCHW)
-        gains = tuple(1.0 / std for std in IMAGENET_STD)
+        gains = tuple(1.0 / std for std in normalisation.std)
         return image01_BCHW, _high_pass_planes(image01_BCHW, kernel_1K, blur_BK, gains, out)
     blurred_BCHW = image01_BCHW if blur_BK is None else blur_in_place(image01_BCHW, blur_BK)
-    return blurred_BCHW, high_pass(normalise(blurred_BCHW, out=out), kernel, sigma, out=out)
+    x_BCHW = normalise(blurred_BCHW, out=out, normalisation=normalisation)
+    return blurred_BCHW, high_pass(x_BCHW, kernel, sigma, out=out)
 
 
 def _one_kernel(x_BCHW: Tensor, kernel: int, sigma: float) -> Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.core.errors import InputError
-from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD, high_pass
+from pipeline.images.filters import high_pass
+from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD
 
 
 def short_side(view_size: int) -> int:
@@ -52,12 +53,12 @@ def centre_view(image: torch.Tensor, short: int, size: int) -> torch.Tensor:
     The kNN check, every protocol and every export see these pixels.
 
     Args:
-        image: uint8 RGB [..., 3, H, W].
+        image: uint8 [..., C, H, W].
         short: shorter side after resizing, in pixels, at least `size`.
         size: side S of the view, in pixels.
 
     Returns:
-        uint8 [..., 3, S, S]; may share memory with the image.
+        uint8 [..., C, S, S]; may share memory with the image.
     """
     whole, (top, left) = resize_and_crop(image.shape[-2], image.shape[-1], short, size)
     return resized(image, *whole)[..., top : top + size, left : left + size]
@@ -83,13 +84,14 @@ class Preprocessing:
     """What a backbone wants to see: the test-time view.
 
     The shorter side becomes `resize` pixels, the centre crop has `view_size`; mean and std are of
-    an RGB image in [0, 1]; a backbone pretrained with a high-pass gets it after the normalisation.
+    each channel (RGB of three) in [0, 1]; a backbone pretrained with a high-pass gets it after the
+    normalisation.
     """
 
     view_size: int
     resize: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     high_pass: HighPass | None = None
 
     def __post_init__(self) -> None:
@@ -98,8 +100,10 @@ class Preprocessing:
                 f"view_size {self.view_size} and resize {self.resize}: "
                 "wanted 1 <= view_size <= resize"
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
-            raise InputError(f"mean {self.mean} and std {self.std}: wanted three each, std > 0")
+        if not self.mean or len(self.mean) != len(self.std) or not min(self.std) > 0:
+            raise InputError(
+                f"mean {self.mean} and std {self.std}: wanted one of each per channel, std > 0"
+            )
         if self.high_pass is not None and self.high_pass.kernel // 2 >= self.view_size:
             raise InputError(
                 f"a high-pass kernel of {self.high_pass.kernel} does not fit "
@@ -117,11 +121,11 @@ class Preprocess(nn.Module):
         super().__init__()
         self.preprocessing = preprocessing
         for name in ("mean", "std"):
-            value = torch.tensor(getattr(preprocessing, name)).view(1, 3, 1, 1)
+            value = torch.tensor(getattr(preprocessing, name)).view(1, -1, 1, 1)
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Prepare uint8 RGB [B, 3, H, W] or [3, H, W]: float32 [B, 3, S, S] or [3, S, S]."""
+        """Prepare uint8 [B, C, H, W] or [C, H, W]: float32 [B, C, S, S] or [C, S, S]."""
         view01_BCHW = self.view(image)
         view_BCHW = self.prepare(view01_BCHW.reshape(-1, *view01_BCHW.shape[-3:]))
         return view_BCHW if image.ndim == 4 else view_BCHW[0]
@@ -131,16 +135,17 @@ class Preprocess(nn.Module):
 
         Raises InputError for another dtype or shape.
         """
-        if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != 3:
-            raise InputError(
-                f"got {image.dtype} {list(image.shape)}: wanted torch.uint8 [B, 3, H, W] "
-                "or [3, H, W]"
-            )
         wanted = self.preprocessing
+        num = len(wanted.mean)
+        if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != num:
+            raise InputError(
+                f"got {image.dtype} {list(image.shape)}: wanted torch.uint8 [B, {num}, H, W] "
+                f"or [{num}, H, W]"
+            )
         return centre_view(image, wanted.resize, wanted.view_size).float() / 255
 
     def prepare(self, image01_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalise and filter views that have their size, float [B, 3, S, S] in [0, 1]."""
+        """Normalise and filter views that have their size, float [B, C, S, S] in [0, 1]."""
         x_BCHW = (image01_BCHW - self.mean.to(image01_BCHW)) / self.std.to(image01_BCHW)
         filtered = self.preprocessing.high_pass
         return x_BCHW if filtered is None else high_pass(x_BCHW, filtered.kernel, filtered.sigma)

@@ -2,20 +2,20 @@
 
 Training decodes with OpenCV (`decode_stored`). Precompute reads with Pillow, which is strict and
 knows more formats (`decode_source`), and stores the original bytes only where OpenCV makes the
-same picture of them; everything else is stored as an 8-bit RGB PNG, by these rules:
+same picture of them; everything else is stored as an RGB PNG, by these rules:
 
 - the first frame of an animation, the first page of a document;
 - EXIF orientation applied; colour profiles ignored;
 - transparency laid over white;
-- 16 bit (0 to 65535): the high byte. 32-bit integers and floats have no range of their own: what
-  lies in 0..255 (integers) or 0..1 (floats) is taken as such, integers up to 65535 as 16 bit, and
-  the rest is scaled from the image's least to its greatest value;
+- more than 8 bits, and floats: levels of the set's range (`pipeline.images.pixel_format`); a grey
+  image has three equal channels. Images of other numbers of channels are a grey PNG of them;
 - CMYK, palettes, Lab and the like: Pillow's conversion to RGB;
 - a damaged PNG of which nine tenths can be read, mended (`pipeline.images.damaged`). A JPEG without
   its end is stored with an end mark.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from pipeline.core.errors import ImageError
-from pipeline.images.codecs import decode_stored, encode, encode_png
+from pipeline.images.codecs import decode_stored, encode, encode_channels
 from pipeline.images.damaged import mended_png, with_end
+from pipeline.images.deep_values import as_colours, is_deep_colour, read_values
 from pipeline.images.opening import MAX_PIXELS, DamageError, opened
+from pipeline.images.pixel_format import RGB, PixelFormat, Values
+from pipeline.images.value_range import declared, look_at
 
 KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """MPO is what phones write: a JPEG with more pictures (depth, preview) behind the first."""
@@ -44,21 +47,40 @@ class DecodedSource:
     """A source image as training will see it: `pixels` is `decode_stored(stored_bytes)`.
 
     The suffix `ext` of the stored bytes is jpg, png or webp. Readers that ignore EXIF have to turn
-    the stored picture by `orientation` (EXIF's number; 1: it is upright as it is stored).
+    the stored picture by `orientation` (EXIF's number; 1: it is upright as it is stored). `outside`
+    is the share of the values that were clipped, `num_levels` how many different ones a channel has
+    at most; None: the values were stored as they were.
     """
 
     pixels: NDArray[np.uint8]
     stored_bytes: bytes
     ext: str
     orientation: int = 1
+    outside: float = 0.0
+    num_levels: int | None = None
 
 
 def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
+    """Decode a source image by itself: one that is not 8-bit has the range of its own values.
+
+    Arguments and errors are those of `read_source`.
+    """
+    found = read_source(data, max_pixels)
+    if isinstance(found, DecodedSource):
+        return found
+    return store_values(found, declared([look_at(found)]))
+
+
+def read_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource | Values:
     """Decode a source image strictly and decide what is stored of it.
 
     Args:
-        data: the file's bytes, in any format that Pillow and its installed plugins read.
+        data: the file's bytes, in any format that Pillow and its installed plugins read, a TIFF of
+            any bands, or a `.npy` array.
         max_pixels: limit of width x height, checked before a pixel is decoded.
+
+    Returns:
+        The image; its values [H, W, C] where the format of the set decides (`store_values`).
 
     Raises:
         ImageError: not an image, truncated, damaged, or over the limit; says which.
@@ -66,51 +88,76 @@ def decode_source(data: bytes, max_pixels: int = MAX_PIXELS) -> DecodedSource:
     if not data:
         raise ImageError("empty file")
     try:
+        if (values := read_values(data, max_pixels)) is not None:
+            is_plain = values.dtype == np.uint8 and values.shape[2] == RGB
+            return as_png(values.astype(np.uint8)) if is_plain else values
         return _decode(data, max_pixels)
     except DamageError:
         if (whole := with_end(data, max_pixels)) is not None:
             return _decode(whole, max_pixels)
-        if (mended := mended_png(data, max_pixels)) is not None:
-            return _as_png(_to_rgb(mended))
-        raise
+        mended = None if is_deep_colour(data) else mended_png(data, max_pixels)
+        if mended is None:
+            raise
+        return as_colours(np.asarray(mended)) if _is_deep(mended) else as_png(_to_rgb(mended))
 
 
-def _decode(data: bytes, max_pixels: int) -> DecodedSource:
+def store_values(values: Values, form: PixelFormat) -> DecodedSource:
+    """What is stored of an image [H, W, C]; ImageError if it does not fit the set's format."""
+    levels, outside = form.levels(values)
+    pixels = np.asarray(levels >> (form.bits - 8), dtype=np.uint8)
+    num_levels = max(len(np.unique(pixels[..., channel])) for channel in range(form.channels))
+    data = encode_channels(levels)
+    return DecodedSource(pixels, data, "png", outside=outside, num_levels=num_levels)
+
+
+def _decode(data: bytes, max_pixels: int) -> DecodedSource | Values:
     with opened(data, max_pixels) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
+        if _is_deep(upright):
+            return as_colours(np.asarray(upright))
         rgb = _to_rgb(upright)
         pixels = _decode_kept(image, data)
         if pixels is None or not _agree(pixels, rgb):
-            return _as_png(rgb)
+            return as_png(rgb)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         is_turned = orientation in ORIENTATIONS
         if is_turned and not _is_upright(pixels, rgb, _to_rgb(image)):
-            return _as_png(rgb)
+            return as_png(rgb)
         ext = KEPT_FORMATS[image.format or ""]
         return DecodedSource(pixels, data, ext, orientation if is_turned else 1)
 
 
-def _as_png(rgb: NDArray[np.uint8]) -> DecodedSource:
-    return DecodedSource(rgb, encode_png(rgb[..., ::-1]), "png")
+def as_png(pixels: NDArray[np.uint8]) -> DecodedSource:
+    """An image [H, W, C], stored as a PNG."""
+    return DecodedSource(pixels, encode_channels(pixels), "png")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
 
 def shrink_source(decoded: DecodedSource, short_side: int) -> DecodedSource:
     """Average an image by area until its shorter side has `short_side` pixels, and encode it.
 
-    The JPEG has quality 92, 4:2:0; what is too long for a JPEG becomes a PNG. A smaller image is
-    returned as it is, with its bytes.
+    The JPEG has quality 92, 4:2:0; what is too long for a JPEG, or has not three channels, becomes
+    a PNG. A smaller image is returned as it is, with its bytes.
     """
     height, width = decoded.pixels.shape[:2]
     shorter = min(height, width)
     if shorter <= short_side:
         return decoded
     size = (round(width * short_side / shorter), round(height * short_side / shorter))
-    small = np.asarray(cv2.resize(decoded.pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-    if max(size) > MAX_JPEG_SIDE:
-        return _as_png(small)
+    parts = [  # OpenCV averages four channels at most
+        cv2.resize(part, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], -1)
+        for part in np.split(decoded.pixels, range(RGB, decoded.pixels.shape[2], RGB), axis=2)
+    ]
+    small = np.concatenate(parts, axis=2, dtype=np.uint8)
+    about: dict[str, Any] = {"outside": decoded.outside, "num_levels": decoded.num_levels}
+    if max(size) > MAX_JPEG_SIDE or small.shape[2] != RGB:
+        return replace(as_png(small), **about)
     data = encode(".jpg", small[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, RESIZED_QUALITY))
-    return DecodedSource(decode_stored(data), data, "jpg")
+    return DecodedSource(decode_stored(data), data, "jpg", **about)
 
 
 def _decode_kept(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
@@ -155,11 +202,6 @@ def _is_upright(
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        high = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(high[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        return np.repeat(_scale_wide(np.asarray(image))[..., None], 3, axis=2)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         # the premultiplied modes convert to RGBA only one step at a time
         if image.mode == "La":
@@ -167,21 +209,3 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.array(image.convert("RGB"), dtype=np.uint8)
-
-
-def _scale_wide(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """32-bit grey values to 8 bit, by the rule at the head of this file."""
-    wide = values.astype(np.float64)
-    if not np.isfinite(wide).all():
-        raise ImageError("holds values that are not finite")
-    low, high = float(wide.min()), float(wide.max())
-    is_integer = np.issubdtype(values.dtype, np.integer)
-    if is_integer and low >= 0 and high <= 255:
-        scaled = wide
-    elif is_integer and low >= 0 and high <= 65535:
-        scaled = np.floor(wide / 256)
-    elif not is_integer and low >= 0 and high <= 1:
-        scaled = wide * 255
-    else:
-        scaled = (wide - low) / (high - low) * 255 if high > low else np.zeros_like(wide)
-    return np.rint(scaled).astype(np.uint8)

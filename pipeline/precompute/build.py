@@ -4,8 +4,8 @@ Bytes that cannot be decoded reject their image. A failure to read or to write f
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
 from pipeline.images.codecs import encode_png, saliency_levels
-from pipeline.images.source_image import DecodedSource, decode_source, shrink_source
+from pipeline.images.pixel_format import FEW_LEVELS, RGB, PixelFormat, Values, check_channels
+from pipeline.images.source_image import DecodedSource, read_source, shrink_source, store_values
+from pipeline.images.value_range import SeenValues, look_at, merged, plain_images
 from pipeline.precompute.plan import planned_rows
 from pipeline.saliency.external import External
 from pipeline.saliency.foreground import map_statistics
-from pipeline.saliency.interface import Map, SaliencySource
+from pipeline.saliency.interface import Map, SaliencySource, three_channels
 from pipeline.shardset.manifest import (
     SetError,
     ShardInfo,
@@ -48,6 +50,7 @@ class ShardJob:
 
     Attributes:
         saliency_size, max_pixels, resize_short: see `PrecomputeConfig`.
+        pixels: the set's format; None where it is not known, or all images are 8-bit.
         generation: of its plan: 0, or the number of the append.
         first_shard: number of its plan's first shard.
         number: of the shard in its plan, from 0.
@@ -61,6 +64,7 @@ class ShardJob:
     saliency_size: int
     max_pixels: int
     resize_short: int | None = None
+    pixels: PixelFormat | None = None
     generation: int = 0
     first_shard: int = 0
     number: int = 0
@@ -74,16 +78,33 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class BuiltShard:
-    """A shard that is whole; `rebuilt` is False if it was whole before."""
+    """A shard that is whole; `rebuilt` is False if it was whole before.
+
+    Of images that were made now, `num_clipped` have values outside of the range, and
+    `num_few_levels` have few levels.
+    """
 
     info: ShardInfo
     num_rejected: int
     rebuilt: bool
+    num_clipped: int = 0
+    num_few_levels: int = 0
 
     @property
     def num_sources(self) -> int:
         """Images of the plan."""
         return self.info.num_images + self.num_rejected
+
+
+@dataclass(frozen=True)
+class ScannedShard(BuiltShard):
+    """A shard that waits for the set's format: its images were looked at, and not stored."""
+
+    seen: Sequence[SeenValues] = ()
+
+
+class _NotDeclared(Exception):
+    """The set's format decides what is stored of an image, and is not known."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,9 @@ class _Decoded:
 def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
     """Make a shard, unless it is whole. `limit` surrounds each decoding and each batch of maps.
 
+    Where the set's format decides what is stored of an image, and is not known, it is a
+    `ScannedShard`.
+
     Raises:
         InputError: a source cannot be read, has vanished or has changed (names it), or a store
             cannot be reached.
@@ -106,10 +130,18 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
     record = read_record(job.out, job.name)
     if record is not None and _is_whole(job, record):
         return BuiltShard(record.shard, record.num_rejected, rebuilt=False)
+    try:
+        return _made(job, limit)
+    except _NotDeclared:
+        return _scanned(job, limit)
+
+
+def _made(job: ShardJob, limit: Limit) -> BuiltShard:
     known = _known_digests(job)
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     batch: list[_Decoded] = []
+    num_clipped = num_few_levels = 0
     with job.out.new_file(shard_file(job.name)) as file:
         writer = ShardWriter(file, job.name)
         for image in read_images(job.data, planned_rows(job.out, job.number, job.generation)):
@@ -123,6 +155,9 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
             except ImageError as error:
                 rejected.append({"source": image.source, "reason": str(error)})
                 continue
+            stored = batch[-1].stored
+            num_clipped += stored.outside > 0
+            num_few_levels += stored.num_levels is not None and stored.num_levels < FEW_LEVELS
             num_pixels = sum(decoded.stored.pixels.size // 3 for decoded in batch)
             if len(batch) == job.saliency.batch_images or num_pixels > BATCH_PIXELS:
                 rows += _write_batch(job, writer, batch, limit)
@@ -132,7 +167,21 @@ def ensure_shard(job: ShardJob, limit: Limit = nullcontext) -> BuiltShard:
     write_rejected(job.out, job.name, rejected)
     record = ShardRecord(shard=info, plan_digest=job.plan_digest, num_rejected=len(rejected))
     write_manifest(job.out, record, rows)
-    return BuiltShard(info, len(rejected), rebuilt=True)
+    return BuiltShard(info, len(rejected), True, num_clipped, num_few_levels)
+
+
+def _scanned(job: ShardJob, limit: Limit) -> ScannedShard:
+    """Look at the values of all images, and write nothing."""
+    seen: list[SeenValues] = []
+    rows = planned_rows(job.out, job.number, job.generation)
+    for image in read_images(job.data, rows):
+        with suppress(ImageError), limit(1):
+            if image.source not in job.rejected:
+                found = read_source(image.data, job.max_pixels)
+                is_plain = isinstance(found, DecodedSource)
+                seen.append(plain_images(1) if is_plain else look_at(found))
+    info = ShardInfo(name=job.name, num_images=rows.num_rows, num_bytes=0, sha256="")
+    return ScannedShard(info, 0, rebuilt=False, seen=merged(seen))
 
 
 def rehearse(job: ShardJob, row: pa.RecordBatch, limit: Limit = nullcontext) -> None:
@@ -140,7 +189,7 @@ def rehearse(job: ShardJob, row: pa.RecordBatch, limit: Limit = nullcontext) -> 
     (image,) = read_images(job.data, row)
     try:
         decoded = _decode(job, image, limit)
-    except ImageError:
+    except (ImageError, _NotDeclared):
         return
     _levels(job, [decoded], limit)
 
@@ -187,7 +236,7 @@ def _decode(job: ShardJob, image: RawImage, limit: Limit) -> _Decoded:
     if image.source in job.rejected:
         raise ImageError(job.rejected[image.source])
     with limit(1):
-        decoded = decode_source(image.data, job.max_pixels)
+        decoded = _stored(job, read_source(image.data, job.max_pixels))
         given_map = None
         if isinstance(job.saliency, External):
             given_map = job.saliency.map_of(image.source, decoded.pixels, image.mask)
@@ -196,12 +245,22 @@ def _decode(job: ShardJob, image: RawImage, limit: Limit) -> _Decoded:
     return _Decoded(image, decoded, given_map)
 
 
+def _stored(job: ShardJob, found: DecodedSource | Values) -> DecodedSource:
+    if isinstance(found, DecodedSource):
+        check_channels(found.pixels, RGB if job.pixels is None else job.pixels.channels)
+        return found
+    if job.pixels is None:
+        raise _NotDeclared
+    return store_values(found, job.pixels)
+
+
 def _levels(job: ShardJob, batch: list[_Decoded], limit: Limit) -> list[NDArray[np.uint8]]:
     """The saliency maps of decoded images as they are stored."""
     maps = [decoded.given_map for decoded in batch if decoded.given_map is not None]
     if len(maps) < len(batch):
         with limit(len(batch)):
-            maps = list(job.saliency([decoded.stored.pixels for decoded in batch]))
+            images = [three_channels(decoded.stored.pixels) for decoded in batch]
+            maps = list(job.saliency(images))
     return [saliency_levels(saliency_map, job.saliency_size) for saliency_map in maps]
 
 
@@ -217,6 +276,10 @@ def _write_batch(
         about |= {"label": image.label, "sha256": image.sha256}
         if stored.orientation != 1:  # for readers that ignore EXIF
             about["orientation"] = stored.orientation
+        if stored.pixels.shape[2] != RGB:
+            about["channels"] = stored.pixels.shape[2]
+        if stored.num_levels is not None:
+            about |= {"levels": stored.num_levels, "outside": round(stored.outside, 6)}
         row = writer.add(stored.stored_bytes, stored.ext, encode_png(levels), about)
         mean, std, share = map_statistics(levels)
         row |= {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}

@@ -1,13 +1,17 @@
 """The settings of precompute: images, output, saliency source, shards."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.core.errors import InputError
 from pipeline.images.opening import MAX_PIXELS
+from pipeline.images.pixel_format import PixelFormat
+from pipeline.images.value_range import AUTO, LIKE, check_range
 from pipeline.saliency.external import MissingMasks
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
+from pipeline.shardset.manifest import load_dataset_info
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.listing import SourceOptions
 from pipeline.storage.storage import SYNTHETIC
@@ -41,6 +45,11 @@ class PrecomputeConfig:
             --saliency external).
         missing_masks: What an image without a mask is: an error, or given a uniform map.
         append: Add the new ones among the images to a finished set, as new shards.
+        range: What is stored of images of more than 8 bits or of floats: levels of auto (the least
+            power of two that holds all integers, the floats' own range), LOW HIGH, percentile P
+            (from the percentile 100 - P of all values to P), or like SHARDS (of training images,
+            for others); the same for every image.
+        bits: 8, or 16 to store these images as 16-bit PNGs; training reads 8 bits in any case.
         resize_short: Store larger images with their shorter side this long, in pixels, 1 or more,
             as JPEG of quality 92; none: the original bytes are kept.
         shard_images: Images at which a shard closes, 1 or more...
@@ -61,6 +70,8 @@ class PrecomputeConfig:
     masks: str | Path = ""
     missing_masks: MissingMasks = "error"
     append: bool = False
+    range: tuple[str, ...] = (AUTO,)
+    bits: int = 8
     resize_short: int | None = None
     shard_images: int = 256
     shard_mib: int = 256
@@ -84,6 +95,12 @@ class PrecomputeConfig:
         if not 0 <= self.max_rejected_fraction <= 1:
             raise InputError(
                 f"max_rejected_fraction must be in 0..1, got {self.max_rejected_fraction}"
+            )
+        check_range(self.range)
+        if self.bits not in (8, 16) or (self.bits == 16 and self.resize_short is not None):
+            raise InputError(
+                f"bits {self.bits}, resize_short {self.resize_short}: wanted bits 8 or 16, and 16 "
+                "only for images that keep their size"
             )
         given = [name for name in ("masks", "mask_column") if str(getattr(self, name))]
         if self.saliency == EXTERNAL and len(given) != 1:
@@ -119,9 +136,19 @@ class PrecomputeConfig:
             raise InputError(f"saliency {EXTERNAL} takes masks as they are, without parameters")
         return parse_saliency_source(self.saliency)
 
+    def pixels_like(self) -> PixelFormat | None:
+        """The format of the set that `--range like` names; None for another range."""
+        if self.range[0] != LIKE:
+            return None
+        return replace(load_dataset_info(self.range[1]).pixels, bits=self.bits)
+
     def parameters(self, described_saliency: dict[str, object]) -> dict[str, object]:
         """All settings that decide what the shards contain, for the plan."""
-        return {
+        depth: dict[str, object] = {"range": " ".join(self.range), "bits": self.bits}
+        if (pixels := self.pixels_like()) is not None:
+            depth["range"] = f"{LIKE} {json.dumps(asdict(pixels))}"
+        usual = {"range": AUTO, "bits": 8}  # left out, as before there was a choice
+        return {name: depth[name] for name in depth if depth[name] != usual[name]} | {
             "schema_version": SCHEMA_VERSION,
             "saliency": described_saliency,
             "saliency_size": self.saliency_size,

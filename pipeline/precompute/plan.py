@@ -32,7 +32,7 @@ from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
-NOT_AMENDED = ("listing", "")
+NOT_SAID = (("listing", ""), ("pixels", None))
 """Left out of plan.json."""
 
 
@@ -47,6 +47,8 @@ class PlanInfo:
         first_shard: its number.
         listing: digest of the plan that the images would have as they are listed now, where
             rejected ones have changed (`pipeline.precompute.amend`); empty: `digest`.
+        pixels: the fields of the set's `PixelFormat`, once a first pass has found them; None: there
+            was none, since all images are 8-bit.
     """
 
     digest: str
@@ -56,6 +58,7 @@ class PlanInfo:
     num_shards: int
     first_shard: int
     listing: str = ""
+    pixels: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def write_rows(store: Store, shards: Iterable[pa.RecordBatch], generation: int) 
 
 def write_info(store: Store, info: PlanInfo, generation: int) -> None:
     """Write a plan without its rows."""
-    fields = {name: value for name, value in asdict(info).items() if (name, value) != NOT_AMENDED}
+    fields = {name: value for name, value in asdict(info).items() if (name, value) not in NOT_SAID}
     text = json.dumps(fields, indent=1, sort_keys=True)
     store.write(plan_file(generation), text.encode() + b"\n")
 

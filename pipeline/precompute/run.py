@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 
 import cv2
@@ -13,13 +13,21 @@ import numpy as np
 import PIL
 
 from pipeline.core.errors import InputError, write_error
-from pipeline.core.progress import Standing, numbered, say, show
-from pipeline.precompute.begin import begin, discard_begun
-from pipeline.precompute.build import BuiltShard, ShardJob, ensure_shard
+from pipeline.core.progress import WARNING, Standing, numbered, say, show
+from pipeline.images.pixel_format import FEW_LEVELS, PLAIN, RGB, PixelFormat
+from pipeline.images.value_range import declared, plain_images
+from pipeline.precompute.begin import Work, begin, discard_begun
+from pipeline.precompute.build import BuiltShard, ScannedShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.plan import read_plans, write_info
 from pipeline.saliency.registry import describe_saliency_source
 from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
-from pipeline.shardset.schema import DATASET_FILE, REJECTED_FOLDER, SCHEMA_VERSION
+from pipeline.shardset.schema import (
+    DATASET_FILE,
+    REJECTED_FOLDER,
+    SCHEMA_VERSION,
+    manifest_file,
+)
 from pipeline.storage.storage import is_url, open_store
 from pipeline.storage.store import Store
 
@@ -57,6 +65,8 @@ def run_precompute(
         work = begin(config, out, described, most)
     except OSError as error:
         raise write_error(out.url, error) from error
+    known = next((plan.pixels for plan in read_plans(out) if plan.pixels is not None), None)
+    pixels = config.pixels_like() if known is None else PixelFormat.of_json(known)
     jobs = [
         ShardJob(
             data=work.data,
@@ -66,6 +76,7 @@ def run_precompute(
             saliency_size=config.saliency_size,
             max_pixels=config.max_pixels,
             resize_short=config.resize_short,
+            pixels=pixels,
             generation=generation,
             first_shard=plan.first_shard,
             number=number,
@@ -80,6 +91,8 @@ def run_precompute(
     try:
         if jobs:
             built = _tracked(build_all(jobs), work.num_images)
+        if any(isinstance(shard, ScannedShard) for shard in built):
+            pixels, built = _second_pass(config, out, work, jobs, built, build_all)
     finally:
         # Processes died, or were stopped because another shard failed. A store that may be the
         # reason is swept by the next run.
@@ -103,6 +116,7 @@ def run_precompute(
             "python": platform.python_version(),
             "machine": platform.machine(),
         },
+        pixels=pixels or PLAIN,
     )
     if info.num_images == 0:
         why = _first_reason(out, built)
@@ -122,6 +136,7 @@ def run_precompute(
         write_dataset_info(out, info)
     except OSError as error:
         raise write_error(out.where(DATASET_FILE), error) from error
+    _warn_of_range(built, info.pixels)
     made = [shard for shard in built if shard.rebuilt]
     num_read = sum(shard.num_sources for shard in made)
     reasons = f" (reasons in {out.where(REJECTED_FOLDER)})" if info.num_rejected else ""
@@ -134,6 +149,51 @@ def run_precompute(
         f"{num_read / max(seconds, 1e-9):.0f} images/s"
     )
     return info
+
+
+def _second_pass(
+    config: PrecomputeConfig,
+    out: Store,
+    work: Work,
+    jobs: Sequence[ShardJob],
+    first: Sequence[BuiltShard],
+    build_all: Builder,
+) -> tuple[PixelFormat, list[BuiltShard]]:
+    """Declare the set's format, which stays in its plans, and make the shards that wait for it.
+
+    Where most images have other than three channels, all shards are made anew.
+    """
+    scanned = [shard for shard in first if isinstance(shard, ScannedShard)]
+    done = [shard for shard in first if not isinstance(shard, ScannedShard)]
+    seen = [one for shard in scanned for one in shard.seen]
+    seen.append(plain_images(sum(shard.info.num_images for shard in done)))
+    channels = RGB if work.kept else None
+    pixels = declared(seen, config.range, bits=config.bits, channels=channels)
+    if pixels.channels != RGB:
+        if not jobs[0].saliency.any_channels:
+            pixels.check_rgb(f"saliency {config.saliency_name}")
+        for shard in done:
+            out.remove(manifest_file(shard.info.name))
+        done = []
+    for generation, plan in work.plans.items():
+        write_info(out, replace(plan, pixels=asdict(pixels)), generation)
+    say(f"not all images are 8-bit of three channels: {pixels.words} (--range)")
+    names = {shard.info.name for shard in done}
+    waiting = [replace(job, pixels=pixels) for job in jobs if job.name not in names]
+    num_images = work.num_images - sum(shard.num_sources for shard in done)
+    made = _tracked(build_all(waiting), num_images)
+    return pixels, sorted([*done, *made], key=lambda shard: shard.info.name)
+
+
+def _warn_of_range(built: Sequence[BuiltShard], pixels: PixelFormat) -> None:
+    clipped, few = "values outside of the range, which were clipped", f"fewer than {FEW_LEVELS}"
+    for number, what in (
+        (sum(shard.num_clipped for shard in built), f'{clipped} ("outside" in their .json)'),
+        (sum(shard.num_few_levels for shard in built), f'{few} levels ("levels" in their .json)'),
+    ):
+        if number:
+            total = sum(shard.info.num_images for shard in built)
+            say(f"{WARNING}{number} of {total} images have {what}: {pixels.words}; see --range")
 
 
 def _tracked(shards: Iterable[BuiltShard], num_images: int) -> list[BuiltShard]:

@@ -205,7 +205,7 @@ def _found(row: Row, index: int, shard: ShardInfo, info: DatasetInfo, tar: bytes
         raise ValueError(f"its .json cannot be read: {error}") from error
     found: Row = {"shard": shard.name, "index": index, "key": sample_key(row["source"])}
     found |= {column: described.get(column) for column in JSON_COLUMNS}
-    height, width = decode_stored(member("image")).shape[:2]
+    height, width = decode_stored(member("image"), info.pixels.channels).shape[:2]
     if (height, width) != (found["height"], found["width"]):
         raise ValueError(f"its image is {width} x {height}, its .json has another size")
     levels = decode_saliency(member("saliency"))

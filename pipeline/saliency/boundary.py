@@ -65,6 +65,8 @@ class Boundary(SaliencySource):
             the object looks like, in halves of a side; 0 is no prior.
     """
 
+    any_channels = True
+
     side: int = 96
     num_superpixels: int = 160
     detail_side: int = 224

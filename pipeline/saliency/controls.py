@@ -17,6 +17,8 @@ MAP_SIDE = 64
 class Centre(SaliencySource):
     """The same centred Gaussian for every image, with `sigma` in halves of a side."""
 
+    any_channels = True
+
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
@@ -35,6 +37,8 @@ class Centre(SaliencySource):
 @dataclass(frozen=True, kw_only=True)
 class Uniform(SaliencySource):
     """A flat map for every image."""
+
+    any_channels = True
 
     def map_image(self, image: Image) -> Map:
         """The flat map."""

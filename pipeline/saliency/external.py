@@ -27,6 +27,8 @@ MissingMasks = Literal["error", "uniform"]
 class External(SaliencySource):
     """The mask that comes with an image; what an image without a mask gets is `missing`."""
 
+    any_channels = True
+
     missing: MissingMasks = "error"
 
     def map_of(self, source: str, image: Image, mask: bytes | None) -> Map:

@@ -40,6 +40,8 @@ class SaliencySource:
     """Whether the source is much faster on a GPU; it uses one that its process can see."""
     batch_images = 16
     """How many images the source is best given at once."""
+    any_channels = False
+    """Whether images of other than three channels will do, which are given as `three_channels`."""
 
     def __call__(self, images: Sequence[Image]) -> list[Map]:
         """Compute the maps of RGB images, uint8 [H, W, 3] each, of any size.
@@ -91,6 +93,11 @@ class Wrapper(SaliencySource):
         """As the base."""
         return self.base.batch_images
 
+    @property
+    def any_channels(self) -> bool:  # type: ignore[override]
+        """As the base."""
+        return self.base.any_channels
+
     def pinned(self) -> Self:
         """With the base pinned."""
         return dataclasses.replace(self, base=self.base.pinned())
@@ -100,6 +107,15 @@ class Wrapper(SaliencySource):
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del own["base"]
         return {**self.base.parameters(), self.option: own}
+
+
+def three_channels(image: Image) -> Image:
+    """An image [H, W, C] as uint8 [H, W, 3]: the means of its first, middle and last channels."""
+    channels = image.shape[2]
+    if channels <= 3:
+        return image if channels == 3 else image[..., [0, channels - 1, channels - 1]]
+    thirds = np.array_split(image, 3, axis=2)
+    return np.stack([np.rint(third.mean(axis=2)) for third in thirds], axis=2).astype(np.uint8)
 
 
 def flat_map() -> Map:

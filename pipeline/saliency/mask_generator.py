@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.core.architectures import first_line
 from pipeline.core.errors import InputError
-from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.storage.atomic import write_atomically
 
 GENERATOR_FILE = "generator.pth"

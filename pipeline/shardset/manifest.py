@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
+from pipeline.images.pixel_format import PLAIN, PixelFormat
 from pipeline.shardset.schema import (
     DATASET_FILE,
     MANIFEST_FOLDER,
@@ -70,6 +71,7 @@ class DatasetInfo:
         plan_digest: of everything that decides the shards' content.
         num_rejected: images whose bytes cannot be used.
         versions: of the libraries that decide bytes.
+        pixels: channels, range and statistics of the images.
     """
 
     schema_version: int
@@ -80,6 +82,7 @@ class DatasetInfo:
     plan_digest: str
     num_rejected: int
     versions: dict[str, str]
+    pixels: PixelFormat = PLAIN
 
     @property
     def num_images(self) -> int:
@@ -94,7 +97,10 @@ class DatasetInfo:
 
 def write_dataset_info(place: Place, info: DatasetInfo) -> None:
     """Write dataset.json; everything else is made to survive a power cut before and after."""
-    text = json.dumps(dataclasses.asdict(info), indent=1, sort_keys=True)
+    fields = dataclasses.asdict(info)
+    if info.pixels == PLAIN:  # as before there was a choice
+        del fields["pixels"]
+    text = json.dumps(fields, indent=1, sort_keys=True)
     store = open_store(place)
     store.settle()
     store.write(DATASET_FILE, text.encode() + b"\n")
@@ -130,7 +136,8 @@ def load_dataset_info(place: Place) -> DatasetInfo:
         if version == SCHEMA_VERSION:
             shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
             names = tuple(fields.pop("class_names"))
-            return DatasetInfo(shards=shards, class_names=names, **fields)
+            pixels = PixelFormat.of_json(fields.pop("pixels", {}))
+            return DatasetInfo(shards=shards, class_names=names, pixels=pixels, **fields)
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
     raise SetError(

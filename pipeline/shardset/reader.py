@@ -141,7 +141,7 @@ class ShardSetReader:
         )
 
     def read_pixels(self, sample_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read a sample's image, RGB uint8 [H, W, 3], and its saliency map, uint8 [S, S].
+        """Read a sample's image, uint8 [H, W, C] (RGB of three), and its saliency, uint8 [S, S].
 
         Raises as `read` does, also for what cannot be decoded.
         """
@@ -165,7 +165,7 @@ class ShardSetReader:
 
     def _image(self, number: int, row: int, data: memoryview) -> NDArray[np.uint8]:
         try:
-            return decode_stored(data)
+            return decode_stored(data, self.info.pixels.channels)
         except ImageError as error:
             raise self._damaged(number, row, str(error)) from error
 

@@ -12,14 +12,16 @@ from pipeline.storage.store import Store, printable
 
 Matches = Callable[[str], object]
 CONTAINER_SUFFIXES = (".tar", ".parquet", ".csv")
+ARRAY_SUFFIX = ".npy"
 
 
 def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
     """List the image files in a store; with `matches`, those whose names it is true of.
 
     An image is known by its suffix; a file of an unknown suffix or without one, by its first bytes.
-    Hidden files and folders, and those of tools (`image_names.TOOL_FOLDERS`), are ignored. The
-    top-level folder of an image is its class, if labels are wanted and every image is in one.
+    Hidden files and folders, and those of tools (`image_names.TOOL_FOLDERS`), are ignored. Arrays
+    (.npy) are images where there are no other ones. The top-level folder of an image is its class,
+    if labels are wanted and every image is in one.
     """
     return Listing(
         data=DataStore(store=store),
@@ -31,16 +33,19 @@ def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
 
 def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row | Ignored]:
     ignored: Counter[str] = Counter()
+    arrays: list[Row] = []
     found = False
     for name, num_bytes, version in store.files():
         if matches is not None and not matches(name):
             continue
-        if num_bytes < 0 or not is_image(name, partial(store.read, name, 0, HEAD_BYTES)):
-            kind = kind_of(name) if num_bytes >= 0 else "pipes and devices"
+        kind = kind_of(name) if num_bytes >= 0 else "pipes and devices"
+        is_array = kind == ARRAY_SUFFIX
+        if not is_array and (
+            num_bytes < 0 or not is_image(name, partial(store.read, name, 0, HEAD_BYTES))
+        ):
             ignored[kind] += 1
             yield Ignored(kind)
             continue
-        found = True
         source = printable(name)
         row: Row = {"source": source, "num_bytes": num_bytes, "version": version}
         if source != name:
@@ -48,8 +53,13 @@ def _rows(store: Store, matches: Matches | None, labels: bool) -> Iterator[Row |
         top, slash, _ = source.partition("/")
         if labels and slash:
             row["label"] = top
+        if is_array:
+            arrays.append(row)
+            continue
+        found = True
         yield row
-    if not found:
+    yield from (Ignored(ARRAY_SUFFIX) for _ in arrays) if found else arrays
+    if not found and not arrays:
         raise _nothing_found(store, matches is not None, ignored)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pipeline.backbone.weights import find_weights, load_weights
 from pipeline.core.architectures import classifier_names, plain_network, stem_name
+from pipeline.images.pixel_format import RGB
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import (
     PartialConv2d,
@@ -56,20 +57,22 @@ class Backbone(nn.Module):
             self.network.compile(backend=COMPILER)
 
     def forward(self, view_BCHW: Tensor) -> Tensor:
-        """Features of float views [B, 3, H, W]."""
+        """Features of float views [B, C, H, W]."""
         features_BD: Tensor = self.network(view_BCHW)
         return features_BD
 
 
-def build_backbone(config: EncoderConfig) -> Backbone:
-    """Build the network and load its first weights.
+def build_backbone(config: EncoderConfig, channels: int = RGB) -> Backbone:
+    """Build the network for images of so many channels and load its first weights.
 
     The caller seeds torch: random weights come from its global generator.
 
     Raises:
         InputError: weights that are not there or do not fit; a stem that the network cannot have.
     """
-    network, feature_dim = plain_network(config.architecture, max_pool=config.max_pool)
+    network, feature_dim = plain_network(
+        config.architecture, max_pool=config.max_pool, channels=channels
+    )
     small, partial = config.stem.startswith("small"), config.stem.endswith("partial")
     if small:
         shrink_stem(network, config.architecture)

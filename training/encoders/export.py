@@ -23,6 +23,7 @@ from pipeline.backbone.folder import (
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import InputError
+from pipeline.images.pixel_format import PLAIN, PixelFormat
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
 from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
 from training.encoders.encoder import (
@@ -47,14 +48,15 @@ def export_backbone(
     view_size: int,
     high_pass: tuple[int, float] | None,
     provenance: dict[str, Any],
+    pixels: PixelFormat = PLAIN,
 ) -> BackboneInfo:
     """Write the backbone so that `pipeline.backbone.folder.load_backbone` and its library load it.
 
     The folder is replaced as a whole if it holds an earlier export. The backbone is the query
     encoder, unwrapped, on any device; it is not changed. It was trained on views of `view_size`,
-    filtered with `high_pass` (kernel, sigma) if any. The provenance (run, epoch, data, versions)
-    holds JSON values. Returns what was written, with the digest of the weights; raises as
-    `write_backbone`.
+    filtered with `high_pass` (kernel, sigma) if any, of images of the format `pixels`. The
+    provenance (run, epoch, data, versions) holds JSON values. Returns what was written, with the
+    digest of the weights; raises as `write_backbone`.
     """
     filtered = None if high_pass is None else HighPass(kernel=high_pass[0], sigma=high_pass[1])
     info = BackboneInfo(
@@ -62,8 +64,13 @@ def export_backbone(
         feature_dim=backbone.feature_dim,
         max_pool=encoder_config.max_pool,
         preprocessing=Preprocessing(
-            view_size=view_size, resize=short_side(view_size), high_pass=filtered
+            view_size=view_size,
+            resize=short_side(view_size),
+            mean=pixels.mean,
+            std=pixels.std,
+            high_pass=filtered,
         ),
+        pixels=pixels,
         provenance=provenance,
     )
     return write_backbone(folder, plain_state_dict(backbone), info)
@@ -89,14 +96,17 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
             "take the query encoder"
         )
     config = EncoderConfig(**recorded["encoder"] | {"init": None, "compile": False})
+    info = load_info(checkpoint / BACKBONE_FOLDER)
     with NoInitialWeights():
-        backbone = build_backbone(config)
+        backbone = build_backbone(config, info.pixels.channels)
     backbone.load_state_dict(
         {key.removeprefix(prefix): v for key, v in method.items() if key.startswith(prefix)}
     )
-    state, info = plain_state_dict(backbone), load_info(checkpoint / BACKBONE_FOLDER)
+    state = plain_state_dict(backbone)
     with NoInitialWeights():
-        network, _ = plain_network(info.architecture, max_pool=info.max_pool)
+        network, _ = plain_network(
+            info.architecture, max_pool=info.max_pool, channels=info.pixels.channels
+        )
     network.load_state_dict(state)
     provenance = info.provenance | {"encoder": "momentum"}
     digest = weights_digest(state)
@@ -155,6 +165,6 @@ def untrained_like(network: nn.Module, info: BackboneInfo, *, seed: int) -> nn.M
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_backbone(config)
+        backbone = build_backbone(config, info.pixels.channels)
     narrow(backbone.network, info.architecture, info.channels)
     return backbone.eval()

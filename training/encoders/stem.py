@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from pipeline.core.architectures import first_line, stem_name
 from pipeline.core.errors import InputError
+from pipeline.core.progress import say
+from pipeline.images.pixel_format import RGB
 from training.views.fills import Fill
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSpec
 
-RGB = 3
 MARGIN = 2
 """A 3 x 3 kernel stands at rows and columns 2 to 4 of a 7 x 7 one."""
 PROBE_SIZE = 128
@@ -25,17 +26,17 @@ class PartialConv2d(nn.Conv2d):
     """A convolution that renormalises by the visible pixels (Liu et al., arXiv 1804.07723).
 
     y = W * (x . visible) * (pixels in the window / visible pixels in the window) + b, and 0 where
-    a window has no visible pixel. The channels of a pixel count apart where the mask has three.
+    a window has no visible pixel. The channels of a pixel count apart where the mask has them all.
 
     Departure from the paper: pixels of the padding count neither as visible nor as hidden (the
     paper: hidden). So without a mask this is the plain convolution of the same parameters.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolves a view [B, 3, H, W], or one that carries its mask (`with_mask`)."""
-        if input.shape[1] == RGB:
+        """Convolves a view [B, C, H, W], or one that carries its mask (`with_mask`)."""
+        if input.shape[1] == self.in_channels:
             return super().forward(input)
-        view_BCHW, mask_BCHW = input.tensor_split((RGB,), dim=1)
+        view_BCHW, mask_BCHW = input.tensor_split((self.in_channels,), dim=1)
         hidden = mask_BCHW.bool()
         # Not a product with 0, so that even what is not finite contributes nothing.
         seen_BCHW = view_BCHW.masked_fill(hidden, 0)
@@ -75,11 +76,12 @@ def see_masks(network: nn.Module, architecture: str) -> None:
     )
     if not plain:
         raise InputError(refused.format(f"is a {stem}"))
+    assert isinstance(stem, nn.Conv2d)
     stem.__class__ = PartialConv2d
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, RGB + 1, PROBE_SIZE, PROBE_SIZE))
+            network.eval()(torch.zeros(1, stem.in_channels + 1, PROBE_SIZE, PROBE_SIZE))
     except RuntimeError as error:  # another module got the mask's channel
         raise InputError(refused.format(f"is not the only one ({first_line(error)})")) from error
     finally:
@@ -90,8 +92,8 @@ def see_masks(network: nn.Module, architecture: str) -> None:
 def with_mask(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
     """A view with its mask as further channels, so that one tensor passes shuffles and wrappers.
 
-    The view is float [B, 3, H, W], where the values of masked pixels do not matter; the mask bool,
-    [B, 1 or 3, H, W]. Returns [B, 4 or 6, H, W] of the view's dtype and memory format.
+    The view is float [B, C, H, W], where the values of masked pixels do not matter; the mask bool,
+    [B, 1 or C, H, W]. Returns [B, C + 1 or 2 C, H, W] of the view's dtype and memory format.
     """
     carried = torch.cat((view_BCHW, mask_BCHW.to(view_BCHW.dtype)), dim=1)
     if view_BCHW.is_contiguous(memory_format=torch.channels_last):
@@ -117,9 +119,8 @@ def shrink_stem(network: nn.Module, architecture: str) -> None:
             f"{stem.stride[0]}: small puts 3 x 3 in the place of a Conv2d of 7 x 7, stride 2 "
             "(ResNets, DenseNets); use stem standard"
         )
-    small = nn.Conv2d(
-        RGB, stem.out_channels, kernel_size=3, stride=2, padding=1, bias=stem.bias is not None
-    )
+    channels, has_bias = stem.in_channels, stem.bias is not None
+    small = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=has_bias)
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     network.set_submodule(name, small)
 
@@ -140,14 +141,15 @@ def has_small_stem(network: nn.Module) -> bool:
 
 
 def is_padded(kernel: Tensor) -> bool:
-    """Whether a kernel [O, 3, 7, 7] is zero around its centre."""
+    """Whether a kernel [O, C, 7, 7] is zero around its centre."""
     return torch.equal(pad_kernel(centre_of(kernel)), kernel)
 
 
 def fit_stem(state: Mapping[str, Tensor], network: nn.Module, *, source: str) -> dict[str, Tensor]:
     """Weights, as the library names them, with an exported small stem cut to 3 x 3 if it must be.
 
-    `network` takes them; `source` is for messages.
+    `network` takes them; `source` is for messages. Where it takes other channels than RGB, each has
+    3 / C times the mean of the three kernels: equal channels of any number give equal sums.
 
     Raises:
         InputError: a full 7 x 7 kernel for a small stem.
@@ -160,17 +162,22 @@ def fit_stem(state: Mapping[str, Tensor], network: nn.Module, *, source: str) ->
                 f"{source}: {name!r} is a full {list(kernel.shape)} kernel and does not fit a "
                 f"small stem {list(wanted.shape)}: use the standard stem"
             )
-        fitted[name] = centre_of(kernel)
+        fitted[name] = kernel = centre_of(kernel)
+    channels = wanted.shape[1]
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == RGB != channels:
+        say(f"{source}: the first convolution is averaged over RGB for each of {channels} channels")
+        mean = kernel.mean(dim=1, keepdim=True) * (RGB / channels)
+        fitted[name] = mean.repeat(1, channels, 1, 1)
     return fitted
 
 
 def pad_kernel(kernel: Tensor) -> Tensor:
-    """A kernel [O, 3, 3, 3] in the centre of zeros [O, 3, 7, 7]."""
+    """A kernel [O, C, 3, 3] in the centre of zeros [O, C, 7, 7]."""
     return functional.pad(kernel, (MARGIN,) * 4)
 
 
 def centre_of(kernel: Tensor) -> Tensor:
-    """The centre [O, 3, 3, 3] of a kernel [O, 3, 7, 7]."""
+    """The centre [O, C, 3, 3] of a kernel [O, C, 7, 7]."""
     return kernel[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 

@@ -68,7 +68,7 @@ class Trainer:
         )
         self.steps_per_epoch = steps_per_epoch(config, self.info)
         self.total_steps = config.epochs * self.steps_per_epoch
-        self.fill = fill_named(config.fill)
+        self.fill = fill_named(config.fill).of_set(self.info.pixels.normalisation)
         self.autocast = autocast_dtype(config.precision, self.device)
 
         if self.device.type == "cpu":
@@ -272,6 +272,7 @@ class Trainer:
             view_size=size,
             high_pass=scaled_kernel(*HIGH_PASS_AT_224, size) if self.fill.high_pass else None,
             provenance=provenance,
+            pixels=self.info.pixels,
         )
 
     def _resume(self) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.core.architectures import NoInitialWeights
 from pipeline.core.errors import InputError, check
+from pipeline.images.pixel_format import IMAGENET
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.shared_images import counted, hashed_shards, shared_images
@@ -24,7 +25,7 @@ from training.encoders.encoder import build_backbone
 from training.engine.extend import check_extend
 from training.engine.start import check_start, checkpoints, outlined_method
 from training.evaluate.checks import check_heldout
-from training.evaluate.labelled import labelled_pair
+from training.evaluate.labelled import labelled_pair, open_labelled
 from training.methods.contrastive import ContrastiveMethod
 from training.record.trackers import check_trackers
 
@@ -44,6 +45,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
         reader = ShardSetReader(root, about, config.cache)
         reader.check_cache(WINDOWS_AHEAD * stream_config(config).window)
     check_batches(config, info, num_ranks)
+    check_pixels(config, info)
     check_apart([config.shards, *(root for root, _ in replayed_sets(config))])
     if config.knn.val_shards is not None:
         train = config.knn.train_shards or config.shards
@@ -90,6 +92,21 @@ def check_batches(config: PretrainConfig, info: DatasetInfo, num_ranks: int) -> 
             f"{share}{config.shards} holds {used} images, fewer than one global batch of "
             f"{config.batch_size}{new}: lower --batch-size"
         )
+
+
+def check_pixels(config: PretrainConfig, info: DatasetInfo) -> None:
+    """Raises ``InputError`` unless all sets have pixels of one format, which the settings take."""
+    others = config.knn.train_shards, config.knn.val_shards, config.heldout.shards
+    for root in (*others, *config.replay.shards):
+        if root is not None:
+            images = open_labelled(root, config.cache, labels=False)
+            info.pixels.check_same(images.pixels, str(root))
+    if config.fill == "high_pass" or config.masks.behaviour == "released":
+        info.pixels.check_rgb("fill high_pass, or masks.behaviour released,")
+    check(
+        config.masks.strategy != "learned" or info.pixels.normalisation == IMAGENET,
+        "masks.strategy learned is for sets that have 8-bit images of three channels",
+    )
 
 
 def check_apart(roots: Sequence[Location]) -> None:
@@ -140,7 +157,8 @@ def check_first_weights(config: PretrainConfig) -> None:
     """
     if config.encoder.init is not None and not checkpoints(config).steps():
         with NoInitialWeights():
-            build_backbone(replace(config.encoder, compile=False))
+            channels = load_dataset_info(config.shards).pixels.channels
+            build_backbone(replace(config.encoder, compile=False), channels)
 
 
 def check_released(config: PretrainConfig) -> None:
@@ -151,9 +169,10 @@ def check_released(config: PretrainConfig) -> None:
     method = outlined_method(config)
     assert isinstance(method, ContrastiveMethod)
     weights, side = next(method.parameters()), config.views.size
+    channels = load_dataset_info(config.shards).pixels.channels
     try:
         with torch.no_grad():
-            method.negative_encoder(torch.zeros(1, 3, side, side, device=weights.device))
+            method.negative_encoder(torch.zeros(1, channels, side, side, device=weights.device))
     except ValueError as error:
         raise InputError(
             f"masks.behaviour released encodes a hard negative alone, and at {side} px one of its "

@@ -19,7 +19,8 @@ from training.methods.registry import find_method
 
 def build_method(config: PretrainConfig) -> Method:
     """The run's method with its first weights, which come from torch's global generator."""
-    kind, backbone = find_method(config.method.name), build_backbone(config.encoder)
+    channels = load_dataset_info(config.shards).pixels.channels
+    kind, backbone = find_method(config.method.name), build_backbone(config.encoder, channels)
     return kind(config.method, backbone, batch_size=config.batch_size, seed=config.seed)
 
 

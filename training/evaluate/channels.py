@@ -129,7 +129,8 @@ def costs_of(encoder: NamedEncoder) -> Costs:
         for layer in names:
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 hooks.enter_context(layer.register_forward_hook(count))
-        encoder(torch.zeros(1, 3, encoder.view_size, encoder.view_size))
+        side = encoder.view_size
+        encoder(torch.zeros(1, encoder.info.pixels.channels, side, side))
     return Costs(counts, inner)
 
 
@@ -216,7 +217,8 @@ def milliseconds(encoders: Sequence[NamedEncoder], rounds: int) -> NDArray[np.fl
     """
     size, device = encoders[0].view_size, encoders[0].device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    view_1CSS = torch.zeros(1, 3, size, size, device=device)
+    channels = encoders[0].info.pixels.channels
+    view_1CSS = torch.zeros(1, channels, size, size, device=device)
     times_RN = torch.zeros(rounds + 1, len(encoders), dtype=torch.float64, device=device)
     gather_rows(times_RN)  # no rank computes while the first one measures
     threads = torch.get_num_threads()

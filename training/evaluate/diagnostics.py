@@ -116,8 +116,11 @@ def mask_invariance(
         image01_BCSS, saliency_BGG = extractor.centre_views(case.val, batch, grid=grid)
         seeds_B = sample_seeds(case.config.seed, 0, batch)
         noise_seeds_B = torch_seeds(seeds_B).to(extractor.device)
-        noise = partial(sample_noise, noise_seeds_B, view=QUERY, size=(3, size, size))
-        unmasked = UnmaskedView(extractor.prepare(image01_BCSS), image01_BCSS, noise)
+        channels = image01_BCSS.shape[1]
+        noise = partial(sample_noise, noise_seeds_B, view=QUERY, size=(channels, size, size))
+        unmasked = UnmaskedView(
+            extractor.prepare(image01_BCSS), image01_BCSS, noise, extractor.info.normalisation
+        )
         for kind, stratum_BN in _kinds(len(batch), grid, saliency_BGG):
             there_B = stratum_BN.any(dim=1)  # an image without background says nothing of it
             for ratio in case.config.diagnostics.ratios:

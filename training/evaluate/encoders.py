@@ -22,7 +22,8 @@ from pipeline.backbone.folder import weights_digest
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import check
-from pipeline.images.preprocessing import Preprocess, Preprocessing
+from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD, RGB
+from pipeline.images.preprocessing import Preprocess
 from training.encoders.encoder import load_initial
 from training.encoders.export import EncoderName, load_encoder, untrained_like
 from training.evaluate.features import FeatureExtractor, evaluation_mode
@@ -141,12 +142,16 @@ def _load(
     # Published weights in the model's network, normalised as torchvision does.
     like = load_encoder(Path(model))[1]
     with NoInitialWeights():
-        network, _ = plain_network(like.architecture, max_pool=like.max_pool)
+        network, _ = plain_network(
+            like.architecture, max_pool=like.max_pool, channels=like.pixels.channels
+        )
     load_initial(network, name, like.architecture, max_pool=like.max_pool)
-    seen = like.preprocessing
+    seen = replace(like.preprocessing, high_pass=None)
+    if like.pixels.channels == RGB:
+        seen = replace(seen, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     info = replace(
         like,
-        preprocessing=Preprocessing(view_size=seen.view_size, resize=seen.resize),
+        preprocessing=seen,
         channels={},
         provenance={"init": name},
         weights_sha256=weights_digest(network.state_dict()),

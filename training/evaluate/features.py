@@ -182,7 +182,13 @@ def coloured(
 ) -> Tensor:
     """Crops with MoCo v2's colours as drawn for a view, float [B, 3, S, S] in [0, 1]."""
     config, size = AugmentConfig(), pixels_BSS3.shape[1]
-    draws = draw_colours(seeds_B, view=view_number(name), config=config, view_size=size)
+    draws = draw_colours(
+        seeds_B,
+        view=view_number(name),
+        config=config,
+        view_size=size,
+        channels=pixels_BSS3.shape[-1],
+    )
     on_device = ColourDraws(*(part.to(device) for part in draws))
     pixels_BCSS = torch.from_numpy(pixels_BSS3).permute(0, 3, 1, 2)
     return augment_colours(to_unit_range(pixels_BCSS, device), on_device)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError, check
 from pipeline.core.image_names import has_image_suffix
-from pipeline.images.source_image import decode_source
+from pipeline.images.pixel_format import PLAIN, PixelFormat
+from pipeline.images.source_image import DecodedSource, read_source
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
@@ -48,9 +49,10 @@ class LabelledImages:
         content: gives names and sha256 of the source files.
         shard_sizes: images of each shard; a folder counts as one shard.
         labels: gives the labels of all images, int64; -1 where there is none.
-        image: gives an image by number, RGB uint8 [H, W, 3]; InputError names what is damaged.
+        image: gives an image by number, uint8 [H, W, C]; InputError names what is damaged.
         saliency: gives its saliency map, uint8 [P, P]; only where there is a source.
         saliency_source: where the maps come from; None where there are none.
+        pixels: the format of its images; files in a folder are 8-bit of three channels.
     """
 
     root: Location
@@ -62,6 +64,7 @@ class LabelledImages:
     image: Callable[[int], NDArray[np.uint8]]
     saliency: Callable[[int], NDArray[np.uint8]] = _no_map
     saliency_source: str | None = None
+    pixels: PixelFormat = PLAIN
 
     @property
     def num_images(self) -> int:
@@ -92,6 +95,7 @@ def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledI
         image=reader.read_image,
         saliency=reader.read_map,
         saliency_source=str(info.saliency.get("source")),
+        pixels=info.pixels,
     )
 
 
@@ -119,9 +123,15 @@ def folder_images(root: Path) -> LabelledImages:
     def image(number: int) -> NDArray[np.uint8]:
         file = root / names[number]
         try:
-            return decode_source(file.read_bytes()).pixels
+            found = read_source(file.read_bytes())
         except ImageError as error:
             raise InputError(f"{file}: {error} (move it away)") from error
+        if not isinstance(found, DecodedSource):
+            raise InputError(
+                f"{file} is not 8-bit of three channels, and a folder says nothing of its range: "
+                "make shards of it, with jobs/precompute.py --range like SHARDS"
+            )
+        return found.pixels
 
     return LabelledImages(
         root=root,

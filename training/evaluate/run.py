@@ -86,6 +86,7 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
         check_classes(train, val)
     if "backgrounds" in protocols:
         check_masks(val)
+        val.pixels.check_rgb("backgrounds")
     encoders = load_encoders(
         config.checkpoint,
         encoder=config.encoder,
@@ -95,6 +96,8 @@ def classification(config: EvaluateConfig, device: torch.device) -> Iterator[lis
         autocast_dtype=torch.bfloat16 if config.bf16 else None,
     )
     for encoder in encoders:
+        for images in (train, val):
+            encoder.info.pixels.check_same(images.pixels, str(images.root))
         cases = [Case(one, train, val, config) for one in (encoder, *encoder.twins)]
         if encoder.kind == UNTRAINED:
             for case in cases:

@@ -123,8 +123,10 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
         prepared_BCSS, seeds_B = encoder.prepare(image01_BCSS), sample_seeds(seed, 0, batch)
         on_device_B, embedded = torch_seeds(seeds_B).to(encoder.device), []
         for name in (f"uncertain-{number}" for number in range(case.config.uncertainty.views)):
-            noise = partial(sample_noise, on_device_B, view=name, size=(3, size, size))
-            view = UnmaskedView(prepared_BCSS, image01_BCSS, partial(noise, std=masker.noise_std))
+            shape = image01_BCSS.shape[1], size, size
+            noise = partial(sample_noise, on_device_B, view=name, size=shape, std=masker.noise_std)
+            statistics = encoder.info.normalisation
+            view = UnmaskedView(prepared_BCSS, image01_BCSS, noise, statistics)
             mask = masker.mask(masker.draw(seeds_B, view=name, cut=cut), inputs)
             seen_BCSS = fill.apply(view, mask.to(encoder.device))
             embedded.append(unit_rows(embed(encoder.forward_prepared(seen_BCSS).float())))

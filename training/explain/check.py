@@ -34,7 +34,8 @@ def features_under(
 
     def seen(weight_B1SS: Tensor, view: str) -> Tensor:
         noise = partial(sample_noise, crops[1], view=view, size=(3, size, size))
-        values = FILLS[fill].values(UnmaskedView(prepared_BCSS, image01_BCSS, noise))
+        view_before = UnmaskedView(prepared_BCSS, image01_BCSS, noise, encoder.info.normalisation)
+        values = FILLS[fill].values(view_before)
         x_BCSS = torch.lerp(values.expand_as(prepared_BCSS), prepared_BCSS, weight_B1SS)
         return encoder.forward_prepared(x_BCSS).float()
 

@@ -68,6 +68,7 @@ class Trainer:
         )
         self.encoder.network.requires_grad_(False)
         self.fill, self.images = fill_of(self.encoder), stored_images(config.shards)
+        self.images.pixels.check_rgb("an explainer")
         digests = {"backbone": self.encoder.digest, "data": self.images.digest}
         digests |= {"second": self.second.digest, "fill": self.fill}
         self.about = digests | config.to_json()

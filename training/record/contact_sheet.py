@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.images.pixel_format import IMAGENET, Normalisation
+from pipeline.saliency.interface import three_channels
 from training.config.derived import declared_views, view_settings
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
@@ -46,6 +47,7 @@ def write_contact_sheet(
     `views` are `shown_views`, with the generator of learned masks where the run has one.
     """
     fill, views = fill_named(config.fill), views or shown_views(config)
+    fill = fill.of_set(dataset.reader.info.pixels.normalisation)
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
     columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))
@@ -59,13 +61,14 @@ def write_contact_sheet(
     sound = [row for row in range(len(batch.sample_ids_B)) if row not in damaged]
     for line, row in enumerate(sound[:rows]):
         image, saliency = dataset.read_pixels(int(batch.sample_ids_B[row]))
-        query = batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy()
+        image = three_channels(image)
+        query = three_channels(batch.crops[QUERY].images_BCHW[row].permute(1, 2, 0).numpy())
         foreground = _dim(query, inputs.foreground[QUERY][row].numpy())
         tiles = [_letterbox(image), _letterbox(heat(image, saliency)), _tile(foreground)]
         for view in views:
             images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
             image_CHW = images_BCHW[min(row, len(images_BCHW) - 1)]
-            tiles.append(_tile(displayed(image_CHW, fill.high_pass)))
+            tiles.append(_tile(displayed(image_CHW, fill.high_pass, fill.normalisation)))
         for left, tile in zip(lefts, tiles, strict=True):
             sheet.paste(tile, (left, HEADER + line * (TILE + GAP)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +115,11 @@ def _dim(view: Picture, foreground_GG: NDArray[np.bool_]) -> Picture:
     return (view * weight + 255 * 0.08 * (1 - weight)).astype(np.uint8)
 
 
-def displayed(view_CHW: torch.Tensor, high_pass: bool) -> Picture:
+def displayed(
+    view_CHW: torch.Tensor, high_pass: bool, normalisation: Normalisation = IMAGENET
+) -> Picture:
     """Undoes the normalisation; a high-passed view, around 0, is shown around mid-grey."""
     view_HWC = view_CHW.float().permute(1, 2, 0).numpy()
-    mean, std = (0.5, 0.3) if high_pass else (np.array(IMAGENET_MEAN), np.array(IMAGENET_STD))
-    return (np.clip(view_HWC * std + mean, 0, 1) * 255).astype(np.uint8)
+    mean_C, std_C = np.array(normalisation.mean), np.array(normalisation.std)
+    shown_HWC = view_HWC * 0.3 + 0.5 if high_pass else view_HWC * std_C + mean_C
+    return three_channels((np.clip(shown_HWC, 0, 1) * 255).astype(np.uint8))

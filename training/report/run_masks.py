@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import check
+from pipeline.saliency.interface import three_channels
 from pipeline.saliency.mask_generator import MaskGenerator, load_generator
 from training.config.derived import declared_views, replayed_sets, stream_config
 from training.core.schedules import Moment
@@ -65,7 +66,8 @@ class Redrawn:
     def __init__(self, run: RunState) -> None:
         assert run.config is not None
         assert run.info is not None
-        self.config, self.fill = run.config, fill_named(run.config.fill)
+        self.config, pixels = run.config, run.info.pixels
+        self.fill = fill_named(run.config.fill).of_set(pixels.normalisation)
         self.views_shown = shown_views(run.config)[:3]
         self.generator: MaskGenerator | None = None
         if run.config.masks.strategy == "learned":
@@ -99,7 +101,7 @@ class Redrawn:
 def _card(redrawn: Redrawn, epochs: list[int], sample: int) -> Card:
     reader = redrawn.whole.reader
     key, (image, saliency) = reader.read(sample).key, reader.read_pixels(sample)
-    strips = [("", as_stored(shrunk(image, TILE), saliency, key))]
+    strips = [("", as_stored(shrunk(three_channels(image), TILE), saliency, key))]
     for epoch in epochs:
         found = redrawn.views(sample, epoch)
         text = f"Epoch {epoch + 1}"
@@ -124,7 +126,8 @@ def _pictures(redrawn: Redrawn, inputs: EncoderInputs, row: int, name: str) -> l
             grid = redrawn.config.views.grid
             share_CGG = torch.nn.functional.adaptive_avg_pool2d(mask_CHW.float(), grid)
             masked_GG = (share_CGG > 0.5).any(dim=0).numpy()
-        pixels = displayed(images_BCHW[min(row, len(images_BCHW) - 1)], redrawn.fill.high_pass)
+        fill, image_CHW = redrawn.fill, images_BCHW[min(row, len(images_BCHW) - 1)]
+        pixels = displayed(image_CHW, fill.high_pass, fill.normalisation)
         alt = f"{name}, {title}, foreground / background masked: {said}"
         overlay = grid_overlay(foreground_GG.numpy(), masked_GG)
         pictures.append(picture(pixels, alt, overlay=overlay, label=f"{title}, {said}"))

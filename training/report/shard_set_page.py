@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import check
 from pipeline.saliency.foreground import GRID_SIDE, foreground
+from pipeline.saliency.interface import three_channels
 from pipeline.shardset import manifest
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
@@ -156,7 +157,7 @@ def _card(reader: ShardSetReader, info: DatasetInfo, rows: pa.Table, number: int
         f"foreground {percent(row['foreground_share'], 0)}",
         f"mean saliency {row['saliency_mean']:.2f}",
     ]
-    small, side = shrunk(image, TILE), (GRID_SIDE, GRID_SIDE)
+    small, side = shrunk(three_channels(image), TILE), (GRID_SIDE, GRID_SIDE)
     grid = cv2.resize(saliency / np.float64(255), side, interpolation=cv2.INTER_AREA)
     marked = np.asarray(foreground(np.asarray(grid, np.float64)), np.bool_)
     alt, overlay = f"{name}: its foreground, outlined", grid_overlay(marked)

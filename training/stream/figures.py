@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.storage import Location
 from training.config.pretrain import PretrainConfig
 from training.engine.start import build_method, first_state
@@ -58,7 +59,9 @@ def measure(asked: Asked, device: torch.device) -> list[float]:
         method = build_method(replace(run, encoder=replace(run.encoder, init=None)))
     method.load_state_dict(first_state(run.out, device))
     method.to(device).to(memory_format=torch.channels_last)
-    features = extractor_of(run, method.backbone, fill_named(run.fill), device)
+    pixels = load_dataset_info(run.shards).pixels
+    fill = fill_named(run.fill).of_set(pixels.normalisation)
+    features = extractor_of(run, method.backbone, fill, device)
     values = []
     for root, val in asked.sets:
         kind, images, others = opened(root, val, run)

@@ -17,6 +17,9 @@ image without blur).
 Departures from torchvision's ColorJitter, for speed: hue is a rotation in YIQ, which keeps the luma
 (torchvision shifts the hue of HSV, which keeps the largest channel); values are clamped to [0, 1]
 once, after grey, and not after each operation.
+
+Images of other than three channels have brightness and contrast only, each channel around its own
+mean: M = b c 1 and P = b (1 - c) 1.
 """
 
 import math
@@ -29,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.images.filters import REFERENCE_VIEW_SIZE, blur_in_place, gaussian_kernel
+from pipeline.images.pixel_format import RGB
 from training.randomness.draws import Stream, Views, uniforms
 from training.views.settings import AugmentConfig
 
@@ -41,7 +45,10 @@ _NO_WEIGHT = 1e-9
 
 
 class ColourDraws(NamedTuple):
-    """M and P of `M x + P m`, and the kernel that blurs each image: float32, drawn on the CPU."""
+    """M and P of `M x + P m`, and the kernel that blurs each image: float32, drawn on the CPU.
+
+    The matrices are [C, C] of C channels.
+    """
 
     matrix_B33: Tensor
     mean_matrix_B33: Tensor
@@ -73,7 +80,12 @@ def compose_colours(
 
 
 def draw_colours(
-    seeds_B: NDArray[np.uint64], *, view: Views, config: AugmentConfig, view_size: int
+    seeds_B: NDArray[np.uint64],
+    *,
+    view: Views,
+    config: AugmentConfig,
+    view_size: int,
+    channels: int = RGB,
 ) -> ColourDraws:
     """Draw the colours of one view of each sample.
 
@@ -85,12 +97,14 @@ def draw_colours(
     strength = np.array([config.brightness, config.contrast, config.saturation, config.hue])
     change_B4 = np.where(jitter_B[:, None], (2.0 * colour[:, 1:5] - 1.0) * strength, 0.0)
     grey_B = colour[:, 5] < config.grey_probability
-    matrix_B33, mean_matrix_B33 = compose_colours(
-        1.0 + change_B4[:, 0],
-        1.0 + change_B4[:, 1],
-        np.where(grey_B, 0.0, 1.0 + change_B4[:, 2]),
-        change_B4[:, 3],
-    )
+    brightness_B, contrast_B = 1.0 + change_B4[:, 0], 1.0 + change_B4[:, 1]
+    if channels == RGB:
+        saturation_B = np.where(grey_B, 0.0, 1.0 + change_B4[:, 2])
+        both = compose_colours(brightness_B, contrast_B, saturation_B, change_B4[:, 3])
+    else:
+        kept_B11, identity = (brightness_B * contrast_B)[:, None, None], np.eye(channels)
+        both = kept_B11 * identity, (brightness_B[:, None, None] - kept_B11) * identity
+    matrix_B33, mean_matrix_B33 = both
     scale = view_size / REFERENCE_VIEW_SIZE if config.scale_blur else 1.0
     low, high = (scale * sigma for sigma in config.blur_sigma)
     blur = uniforms(seeds_B, view, Stream.BLUR, 2)
@@ -113,7 +127,7 @@ def apply_colours(image_B3HW: Tensor, matrix_B33: Tensor, mean_matrix_B33: Tenso
     with torch.autocast(device_type=image_B3HW.device.type, enabled=False):
         if image_B3HW.dtype == torch.uint8:
             matrix_B33, mean_matrix_B33 = matrix_B33 / 255, mean_matrix_B33 / 255
-            if image_B3HW.device.type == "cpu":
+            if image_B3HW.device.type == "cpu" and image_B3HW.shape[1] == RGB:
                 return _colour_levels(image_B3HW, matrix_B33, mean_matrix_B33)
             image_B3HW = image_B3HW.to(torch.float32, memory_format=torch.contiguous_format)
         pixels = image_B3HW.flatten(2)

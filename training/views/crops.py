@@ -1,7 +1,7 @@
 """Random resized crops, with the same geometry for image and saliency.
 
-Shapes: B images, R = B rows for each of some crops, S side of a view, G grid side, P side of a
-stored saliency map (it covers the whole image, whatever the aspect).
+Shapes: B images, C channels, R = B rows for each of some crops, S side of a view, G grid side, P
+side of a stored saliency map (it covers the whole image, whatever the aspect).
 """
 
 from collections.abc import Callable, Sequence
@@ -138,30 +138,30 @@ def draw_aware_crops(
 
 
 def cut_views(
-    images: Sequence[NDArray[np.uint8]], crops: Crops, out_RSS3: NDArray[np.uint8]
+    images: Sequence[NDArray[np.uint8]], crops: Crops, out_RSSC: NDArray[np.uint8]
 ) -> None:
-    """Cut, resize and flip views of every image into ``out_RSS3``.
+    """Cut, resize and flip views of every image into ``out_RSSC``.
 
     Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
     ``RandomResizedCrop`` does to a Pillow image, to within one level.
 
-    The images are RGB uint8 [H, W, 3] of any size. There is one box per image, or B for each of
+    The images are uint8 [H, W, C] of any size. There is one box per image, or B for each of
     several crops, crop after crop; the output has the order of the boxes.
     """
-    size = list(out_RSS3.shape[1:3])
-    outs_13SS = torch.from_numpy(out_RSS3).permute(0, 3, 1, 2).split(1)
+    size = list(out_RSSC.shape[1:3])
+    outs_1CSS = torch.from_numpy(out_RSSC).permute(0, 3, 1, 2).split(1)
     boxes_R4, flips_R = np.stack(crops[:4], axis=1).tolist(), crops.flip_B.tolist()
     for i, image in enumerate(images):
         for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is cached
             top, left, height, width = boxes_R4[row]
             box = image[top : top + height, left : left + width]
             if max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
-                cv2.resize(box, size, dst=out_RSS3[row], interpolation=cv2.INTER_LINEAR)
+                cv2.resize(box, size, dst=out_RSSC[row], interpolation=cv2.INTER_LINEAR)
             else:  # functional.interpolate(antialias=True), but without its copy, half of its time
                 batch_of_one = torch.from_numpy(box).permute(2, 0, 1).unsqueeze(0)
-                _RESIZE(batch_of_one, size, False, None, None, out=outs_13SS[row])
+                _RESIZE(batch_of_one, size, False, None, None, out=outs_1CSS[row])
             if flips_R[row]:
-                cv2.flip(out_RSS3[row], 1, dst=out_RSS3[row])
+                cv2.flip(out_RSSC[row], 1, dst=out_RSSC[row])
 
 
 def cut_crops(
@@ -175,14 +175,14 @@ def cut_crops(
     """Draw and cut crops of every image.
 
     Args:
-        images: B decoded images, RGB uint8 [H, W, 3] of any size.
+        images: B decoded images, uint8 [H, W, C] of any size.
         seeds_B: their seeds (`draws.sample_seeds`).
         names: of the crops, which decide the draws.
         config: size and ranges.
         marked_BPP: foreground of the images: crops without are drawn again (`draw_aware_crops`).
 
     Returns:
-        Pixels, uint8 [R, S, S, 3], and boxes: B rows for each name, name after name.
+        Pixels, uint8 [R, S, S, C], and boxes: B rows for each name, name after name.
     """
     sides = [np.tile([image.shape[side] for image in images], len(names)) for side in (0, 1)]
     seeds_R, view_R = _rows(seeds_B, names)
@@ -194,9 +194,10 @@ def cut_crops(
 
     if marked_BPP is not None:
         crops = draw_aware_crops(crops, marked_BPP, again, config=config)
-    pixels_RSS3 = np.empty((len(seeds_R), config.size, config.size, 3), dtype=np.uint8)
-    cut_views(images, crops, pixels_RSS3)
-    return pixels_RSS3, crops
+    shape = (len(seeds_R), config.size, config.size, images[0].shape[2])
+    pixels_RSSC = np.empty(shape, dtype=np.uint8)
+    cut_views(images, crops, pixels_RSSC)
+    return pixels_RSSC, crops
 
 
 def _rows(
@@ -225,17 +226,23 @@ def crop_batches(
         names_of.setdefault((crop.cut, crop.aware), []).append(crop.name)
     for (cut, aware), names in names_of.items():
         marked = None if aware is None else aware.mark(np.asarray(maps[0]))
-        pixels_RSS3, boxes = cut_crops(images, seeds_B, names=names, config=cut, marked_BPP=marked)
+        pixels_RSSC, boxes = cut_crops(images, seeds_B, names=names, config=cut, marked_BPP=marked)
         pooled = [
             torch.from_numpy(pool_saliency(np.tile(maps_BPP, (len(names), 1, 1)), boxes, cut.grid))
             for maps_BPP in maps
         ]
         seeds_R, view_R = _rows(seeds_B, names)
         together = CropBatch(
-            torch.from_numpy(pixels_RSS3).permute(0, 3, 1, 2),
+            torch.from_numpy(pixels_RSSC).permute(0, 3, 1, 2),
             pooled[0],
             pooled[1] if len(pooled) > 1 else None,
-            draw_colours(seeds_R, view=view_R, config=augment, view_size=cut.size),
+            draw_colours(
+                seeds_R,
+                view=view_R,
+                config=augment,
+                view_size=cut.size,
+                channels=images[0].shape[2],
+            ),
         )
         for number, name in enumerate(names):
             rows = slice(number * len(images), (number + 1) * len(images))

@@ -8,7 +8,8 @@ Shapes: `B` batch, `C` channels, `H W` pixels, `K` taps of a kernel.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +24,7 @@ from pipeline.images.filters import (
     normalise,
     scaled_kernel,
 )
+from pipeline.images.pixel_format import IMAGENET, Normalisation
 from training.randomness.draws import view_number
 from training.randomness.noise import gaussian_noise
 
@@ -43,6 +45,8 @@ class UnmaskedView(NamedTuple):
     """The images, in [0, 1]."""
     noise: Callable[[], Tensor]
     """Makes the noise of one masked view, [B, C, H, W]; it may be anything in visible pixels."""
+    normalisation: Normalisation = IMAGENET
+    """That of the prepared views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,15 @@ class Fill:
     keyword, where that is given."""
     values: Callable[[UnmaskedView], Tensor]
     """What stands in the masked pixels of a view; broadcasts to [B, C, H, W]."""
+    normalisation: Normalisation = IMAGENET
+    """Of the views that it prepares (`of_set`)."""
+
+    def of_set(self, normalisation: Normalisation) -> "Fill":
+        """The fill for images of other statistics than ImageNet's; `prepare` takes them then."""
+        if normalisation == self.normalisation:
+            return self
+        prepare = partial(self.prepare, normalisation=normalisation)
+        return replace(self, prepare=prepare, normalisation=normalisation)
 
     def blur_and_prepare(
         self, image01_BCHW: Tensor, blur_BK: Tensor, *, out: Tensor | None = None
@@ -69,9 +82,12 @@ class Fill:
             The blurred images, in the memory of the given ones where possible, and the views, in
             `out` if given.
         """
-        if self.prepare is high_passed:  # both filters in one pass
+        if getattr(self.prepare, "func", self.prepare) is high_passed:  # both filters in one pass
             kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
-            return blurred_high_pass(image01_BCHW, blur_BK, *kernel, out=out)
+            statistics = self.normalisation
+            return blurred_high_pass(
+                image01_BCHW, blur_BK, *kernel, out=out, normalisation=statistics
+            )
         blurred_BCHW = blur_in_place(image01_BCHW, blur_BK)
         return blurred_BCHW, self.prepare(blurred_BCHW, out=out)
 
@@ -110,7 +126,7 @@ def blur_values(view: UnmaskedView) -> Tensor:
     """The strongly blurred image, normalised."""
     kernel = scaled_kernel(*STRONG_BLUR_AT_224, view.image01_BCHW.shape[-1])
     blurred_BCHW = gaussian_blur(view.image01_BCHW, *kernel)
-    return normalise(blurred_BCHW, out=blurred_BCHW)
+    return normalise(blurred_BCHW, out=blurred_BCHW, normalisation=view.normalisation)
 
 
 def noise_values(view: UnmaskedView) -> Tensor:
@@ -130,10 +146,12 @@ def sample_noise(
     return gaussian_noise(seeds_B, view_number(view), size, std=std, where_BCHW=where_BCHW)
 
 
-def high_passed(image01_BCHW: Tensor, *, out: Tensor | None = None) -> Tensor:
+def high_passed(
+    image01_BCHW: Tensor, *, out: Tensor | None = None, normalisation: Normalisation = IMAGENET
+) -> Tensor:
     """Images in [0, 1], normalised and high-passed."""
     kernel = scaled_kernel(*HIGH_PASS_AT_224, image01_BCHW.shape[-1])
-    return blurred_high_pass(image01_BCHW, None, *kernel, out=out)[1]
+    return blurred_high_pass(image01_BCHW, None, *kernel, out=out, normalisation=normalisation)[1]
 
 
 FILLS: dict[str, Fill] = {

@@ -233,7 +233,7 @@ def _unmasked(batch: HostBatch, view: ViewSpec, fill: Fill) -> UnmaskedView:
     side, std = view.crop.cut.size, view.masker.noise_std
     size = image_BCHW.shape[1], side, side
     noise = partial(sample_noise, batch.noise_seeds_B, view=view.name, size=size, std=std)
-    return UnmaskedView(prepared_BCHW, image_BCHW, noise)
+    return UnmaskedView(prepared_BCHW, image_BCHW, noise, fill.normalisation)
 
 
 def _views_of_crop(
@@ -257,9 +257,8 @@ def _views_of_crop(
     values: dict[Fill, Tensor] = {}
     for view, fill in masked:
         mask_BCHW = work.masks[view.name][rows]
-        source = UnmaskedView(
-            prepared_BCHW, image_BCHW, partial(_noise, work, view, rows, mask_BCHW)
-        )
+        noise = partial(_noise, work, view, rows, mask_BCHW)
+        source = UnmaskedView(prepared_BCHW, image_BCHW, noise, work.fill.normalisation)
         if fill.per_view or fill not in values:
             values[fill] = fill.values(source)
         result = filled(prepared_BCHW, values[fill], mask_BCHW, out=outs.get(view.name))

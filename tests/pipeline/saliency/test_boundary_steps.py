@@ -11,12 +11,14 @@ from pipeline.saliency.boundary import (
     LEAST_TRUST,
     STRANGE,
     VARIANCE_FLOOR,
+    Boundary,
     barrier_distance,
     border_distance,
     relearn,
     stretch,
     weighted_gaussian,
 )
+from pipeline.saliency.interface import three_channels
 from pipeline.saliency.superpixels import Floats, Superpixels, cut
 
 
@@ -168,3 +170,20 @@ def test_the_prior_chooses_among_equals(
         found = relearn(first, features, pieces, prior_N=prior, rounds=3)
         assert found[wanted].min() > found[rival].mean()
         assert found[rival].mean() > found[~wanted & ~rival].mean()
+
+
+@pytest.mark.parametrize(
+    ("channels", "thirds"),
+    [(2, "0/1/1"), (4, "01/2/3"), (5, "01/23/4"), (16, "012345/6789A/BCDEF")],
+)
+def test_other_channels_are_seen_in_thirds(channels: int, thirds: str) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 60, (60, 80, channels)).astype(np.uint8)
+    image[20:40, 30:55] += np.linspace(0, 190, channels).astype(np.uint8)
+    shown = three_channels(image)
+    for place, third in enumerate(thirds.split("/")):
+        mean = image[..., [int(digit, 16) for digit in third]].mean(axis=2)
+        assert np.abs(shown[..., place] - mean).max() <= 0.5
+    assert three_channels(shown) is shown
+    saliency = cv2.resize(Boundary().map_image(shown), (80, 60))
+    assert saliency[22:38, 32:52].mean() > saliency[:15].mean() + 0.4

@@ -1,13 +1,14 @@
 """Partial convolutions against sums written by hand, and stems that networks cannot have."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import InputError
-from training.encoders.encoder import build_backbone
+from training.encoders.encoder import build_backbone, plain_state_dict
 from training.encoders.settings import EncoderConfig
 from training.encoders.stem import PartialConv2d, is_padded, pad_kernel, see_masks, with_mask
 
@@ -134,3 +135,26 @@ def test_kernels_are_padded_and_known_again() -> None:
     assert is_padded(padded)
     padded[0, 0, 0, 6] = 1e-9
     assert not is_padded(padded)
+
+
+@pytest.mark.parametrize("stem", ["standard", "small", "partial"])
+def test_weights_of_rgb_are_averaged_for_other_channels(
+    stem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five equal channels give what three equal ones gave."""
+    torch.manual_seed(0)
+    settings = {"architecture": "resnet18", "stem": stem}
+    rgb = build_backbone(EncoderConfig(**settings))  # type: ignore[arg-type]
+    torch.save(plain_state_dict(rgb), tmp_path / "rgb.pth")
+    config = EncoderConfig(**settings, init=str(tmp_path / "rgb.pth"))  # type: ignore[arg-type]
+    five = build_backbone(config, channels=5)
+    assert "the first convolution is averaged over RGB for each of 5 channels" in (
+        capsys.readouterr().out
+    )
+    grey = torch.randn(2, 1, 64, 64)
+    with torch.no_grad():
+        expected = rgb.eval()(grey.repeat(1, 3, 1, 1))
+        torch.testing.assert_close(five.eval()(grey.repeat(1, 5, 1, 1)), expected)
+        if stem == "partial":
+            carried = with_mask(grey.repeat(1, 5, 1, 1), torch.zeros(2, 1, 64, 64).bool())
+            torch.testing.assert_close(five(carried), expected)

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -100,6 +101,16 @@ def test_missing_and_damaged_sets(train: Path, tmp_path: Path) -> None:
     (root / "green" / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with pytest.raises(InputError, match=r"green/0001.png: .*move it away"):
         open_labelled(root).image(1)
+
+
+def test_a_folder_of_deep_images_has_no_range(tmp_path: Path) -> None:
+    folders = write_folders(tmp_path, 12, seed=0)
+    assert cv2.imwrite(str(folders / "blue" / "deep.png"), np.full((32, 32), 999, np.uint16))
+    number = sorted(p.relative_to(folders) for p in folders.rglob("*.png")).index(
+        Path("blue/deep.png")
+    )
+    with pytest.raises(InputError, match=r"deep.png is not 8-bit .* --range like SHARDS"):
+        open_labelled(folders).image(number)
 
 
 def test_a_subset_is_of_few_shards_and_always_the_same() -> None:

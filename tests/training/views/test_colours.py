@@ -176,3 +176,17 @@ def test_a_sample_is_coloured_the_same_in_any_batch() -> None:
     for whole, part, other in zip(*draws, strict=True):
         assert torch.equal(whole[5:6], part)
         assert not torch.equal(whole, other)
+
+
+def test_other_channels_have_brightness_and_contrast_around_their_own_means() -> None:
+    """By the draws of three channels: b (c x + (1 - c) m), here of one grey image five times."""
+    generator = torch.Generator().manual_seed(7)
+    levels = torch.randint(90, 160, (BATCH, 5, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    config = AugmentConfig(blur_probability=0.0, jitter_probability=1.0, grey_probability=0.5)
+    five, three = (colours_of(seeds(), config=config, channels=number) for number in (5, 3))
+    got = augment_colours(levels, five)
+    for channel in range(5):
+        grey = levels[:, channel : channel + 1].repeat(1, 3, 1, 1)
+        expected = augment_colours(grey, three)[:, 0]  # hue and saturation leave grey alone
+        assert_same(got[:, channel], expected, tolerance=1e-5)
+    assert float((got - levels / 255).abs().max()) > 0.05

@@ -15,6 +15,7 @@ from pipeline.images.filters import (
     high_pass,
     normalise,
 )
+from pipeline.images.pixel_format import IMAGENET, Normalisation
 from training.config.pretrain import PretrainConfig
 from training.evaluate.config import DiagnosticsConfig
 from training.randomness.draws import sample_seeds, torch_seeds, view_number
@@ -141,3 +142,24 @@ def test_an_unknown_fill_lists_the_known_ones() -> None:
     assert fill_named("blur") is FILLS["blur"]
     with pytest.raises(InputError, match="unknown fill 'zero': choose from mean, blur, high_pass"):
         fill_named("zero")
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_a_set_of_its_own_statistics_is_normalised_by_them(name: str) -> None:
+    """The encoder sees (x - mean) / std, filled in the same units."""
+    fill, image, where = FILLS[name], images(), mask()
+    own = Normalisation((0.2, 0.5, 0.7), (0.5, 0.1, 0.25))
+    assert fill.of_set(IMAGENET) is fill
+    mean, std = (torch.tensor(values)[:, None, None] for values in own)
+    usual_mean, usual_std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    # What ImageNet's normalisation makes of it is what the own one makes of the image.
+    twin = (image - mean) / std * usual_std + usual_mean
+    ours = fill.of_set(own)
+    view = unmasked(ours.prepare(image), image)._replace(normalisation=own)
+    expected = unmasked(fill.prepare(twin), twin)
+    torch.testing.assert_close(view.prepared_BCHW, expected.prepared_BCHW, rtol=0, atol=2e-5)
+    got = ours.apply(view, where)
+    torch.testing.assert_close(got, fill.apply(expected, where), rtol=0, atol=2e-5)
+    blur = torch.zeros(BATCH, 1) + 1
+    _, prepared = ours.blur_and_prepare(image.clone(), blur)
+    torch.testing.assert_close(prepared, view.prepared_BCHW, rtol=0, atol=2e-5)

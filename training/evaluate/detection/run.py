@@ -50,6 +50,7 @@ def detection(config: EvaluateConfig, device: torch.device) -> Iterator[list[Res
     )
     for encoder in encoders:
         check_adapter(encoder.info.architecture)
+        encoder.info.pixels.check_rgb("detection")
     for part, images in (("training", train), ("validation", val)):
         num_empty = sum(not picture.boxes for picture in images.pictures)
         say(
