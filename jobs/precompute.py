@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jobs.cli import UNNAMED, absolute_paths, conclude, main, parse
+from jobs.removal import remove
 from pipeline.core.errors import InputError
 from pipeline.core.progress import numbered, say
 from pipeline.precompute.config import PrecomputeConfig
@@ -22,11 +23,13 @@ class PrecomputeOptions:
 
     A run that is started again makes only what is missing. With --verify OUT in place of --data
     and --out nothing is made: the shard set is read back, and the exit code is 1 if anything is
-    wrong.
+    wrong. With --remove LIST in place of --data images are taken out of the set --out.
 
     Attributes:
         verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
             named.
+        remove: Text file with an image a line (name, key or sha256; - for standard input): they
+            are taken out of the set --out; --runs FOLDER lists the runs that trained on them.
         local: Make the shards in processes of this machine, without Ray. So it is by default where
             RAY_ADDRESS names no cluster and at most 1,000 images are left to be made.
         ray: Make them on Ray, however few they are.
@@ -35,6 +38,7 @@ class PrecomputeOptions:
 
     base: Annotated[PrecomputeConfig, UNNAMED]
     verify: str | Path | None = None
+    remove: str | Path | None = None
     local: bool = False
     ray: bool = False
     processes: int = 0
@@ -48,12 +52,15 @@ class PrecomputeOptions:
 
 def run() -> int:
     """Parse the command line and precompute, or verify."""
-    if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
+    options = {word.split("=")[0] for word in sys.argv[1:]}
+    if "--remove" in options:
+        return remove()
+    if "--verify" in options:
         return verify(absolute_paths(parse(VerifyConfig, "jobs/precompute.py"), "verify"))
-    brief = ("verify", "local", *(f"base.{name}" for name in BRIEF))
-    options = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
-    config = absolute_paths(options.base, "data", "out", "masks")
-    info = run_precompute(config, builder(local=options.local, on_ray=options.ray))
+    brief = ("verify", "remove", "local", *(f"base.{name}" for name in BRIEF))
+    given = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
+    config = absolute_paths(given.base, "data", "out", "masks")
+    info = run_precompute(config, builder(local=given.local, on_ray=given.ray))
     counts = {"images": info.num_images, "shards": len(info.shards), "rejected": info.num_rejected}
     digests = {"classes": list(info.class_names), "plan_digest": info.plan_digest}
     out = shown(config.out)

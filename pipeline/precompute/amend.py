@@ -22,6 +22,7 @@ from pipeline.precompute.plan import (
     PlanInfo,
     plan_file,
     planned_shards,
+    rows_digest,
     source_hashes,
     write_info,
     write_rows,
@@ -237,3 +238,30 @@ def amend(
     if amended != plan:
         write_info(out, amended, generation)
     return amended
+
+
+def forget(
+    out: Store, plan: PlanInfo, generation: int, sources: pa.Array, follows: str
+) -> PlanInfo:
+    """Take images, by their sources, out of a plan; `follows` is as in `make_plan`.
+
+    It may be killed anywhere: called again with the same sources it goes on.
+    """
+    shards = list(planned_shards(out, generation))
+    kept = [pc.invert(pc.is_in(shard.column("source"), value_set=sources)) for shard in shards]
+    left = [shard.filter(mask) for shard, mask in zip(shards, kept, strict=True)]
+    rows = pa.Table.from_batches(left, PLAN_SCHEMA).combine_chunks()
+    num_before = sum(shard.num_rows for shard in shards)
+    if rows.num_rows < num_before:
+        versions = read_versions(out, generation)
+        if versions is not None and len(versions) == num_before:  # else they were written already
+            is_kept = np.concatenate([mask.to_numpy(zero_copy_only=False) for mask in kept])
+            write_versions(out, versions[is_kept], generation)
+        write_rows(out, left, generation)
+    if rows.num_rows == plan.num_images:
+        return plan
+    order = np.arange(rows.num_rows, dtype=np.int64)
+    listing = rows_digest(rows, order, plan.parameters, plan.class_names, follows)
+    plan = replace(plan, num_images=rows.num_rows, listing=listing)
+    write_info(out, plan, generation)
+    return plan

@@ -13,7 +13,7 @@ with a row group per shard takes a footer of megabytes and a second to open at 4
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, sha256
@@ -32,7 +32,7 @@ from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
-NOT_AMENDED = ("listing", "")
+NOT_AMENDED = ("listing", ""), ("removals", ())
 """Left out of plan.json."""
 
 
@@ -46,7 +46,9 @@ class PlanInfo:
         class_names: a label is an index into them.
         first_shard: its number.
         listing: digest of the plan that the images would have as they are listed now, where
-            rejected ones have changed (`pipeline.precompute.amend`); empty: `digest`.
+            rejected ones have changed (`pipeline.precompute.amend`) or images were removed; empty:
+            `digest`.
+        removals: digests of the set after each removal of images from it, if this is its last plan.
     """
 
     digest: str
@@ -56,6 +58,12 @@ class PlanInfo:
     num_shards: int
     first_shard: int
     listing: str = ""
+    removals: tuple[str, ...] = ()
+
+    @property
+    def set_digest(self) -> str:
+        """What dataset.json has for `plan_digest`: of the set whose last plan this is."""
+        return self.removals[-1] if self.removals else self.digest
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,8 @@ def make_plan(
         order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
     sizes = np.maximum(images.rows["num_bytes"].to_numpy(), 0)[order]
     bounds = _shard_bounds(sizes, shard_images, shard_bytes)
-    digest = sha256(_canonical([follows, dict(parameters), list(images.class_names)]))
-    for start in range(0, len(order), DIGEST_ROWS):
-        _update(digest, _take_rows(images.rows, order[start : start + DIGEST_ROWS]))
     info = PlanInfo(
-        digest=digest.hexdigest(),
+        digest=rows_digest(images.rows, order, parameters, images.class_names, follows),
         parameters=dict(parameters),
         class_names=images.class_names,
         num_images=len(order),
@@ -113,6 +118,20 @@ def make_plan(
         first_shard=first_shard,
     )
     return Plan(info, bounds, order, images.rows)
+
+
+def rows_digest(
+    rows: pa.Table,
+    order: NDArray[np.int64],
+    parameters: Mapping[str, object],
+    class_names: Sequence[str],
+    follows: str,
+) -> str:
+    """Digest of everything that decides what the shards of a plan contain; see `make_plan`."""
+    digest = sha256(canonical([follows, dict(parameters), list(class_names)]))
+    for start in range(0, len(order), DIGEST_ROWS):
+        _update(digest, _take_rows(rows, order[start : start + DIGEST_ROWS]))
+    return digest.hexdigest()
 
 
 def _check_keys(sources: pa.ChunkedArray) -> None:
@@ -163,7 +182,7 @@ def _take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
 
 
 def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
-    digest.update(_canonical(batch.column("source").to_pylist()))
+    digest.update(canonical(batch.column("source").to_pylist()))
     for name in ("uri", "mask", *NUMBERS):
         column = batch.column(name)
         if column.null_count == batch.num_rows:
@@ -173,10 +192,11 @@ def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
             digest.update(name.encode() + numbers.astype("<i8").tobytes())
         else:
             values = [None if value is None else value.hex() for value in column.to_pylist()]
-            digest.update(_canonical([name, values]))
+            digest.update(canonical([name, values]))
 
 
-def _canonical(value: object) -> bytes:
+def canonical(value: object) -> bytes:
+    """JSON of one form: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
@@ -210,7 +230,9 @@ def write_rows(store: Store, shards: Iterable[pa.RecordBatch], generation: int) 
 
 def write_info(store: Store, info: PlanInfo, generation: int) -> None:
     """Write a plan without its rows."""
-    fields = {name: value for name, value in asdict(info).items() if (name, value) != NOT_AMENDED}
+    fields = {
+        name: value for name, value in asdict(info).items() if (name, value) not in NOT_AMENDED
+    }
     text = json.dumps(fields, indent=1, sort_keys=True)
     store.write(plan_file(generation), text.encode() + b"\n")
 
@@ -224,7 +246,9 @@ def read_plan(store: Store, generation: int = 0) -> PlanInfo | None:
         return None
     try:
         fields = json.loads(data)
-        return PlanInfo(**{**fields, "class_names": tuple(fields["class_names"])})
+        tuples = {"class_names": tuple(fields["class_names"])}
+        tuples["removals"] = tuple(fields.get("removals", ()))
+        return PlanInfo(**{**fields, **tuples})
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(
             f"{store.where(name)} is damaged ({error!r}) or of another version: "

@@ -90,7 +90,7 @@ def run_precompute(config: PrecomputeConfig, build_all: Builder = build_here) ->
         class_names=work.last.class_names,
         saliency=described,
         saliency_size=config.saliency_size,
-        plan_digest=work.last.digest,
+        plan_digest=work.last.set_digest,
         num_rejected=work.num_kept_rejected + num_rejected,
         versions={  # of what decides bytes: decoders, encoders and arithmetic
             "numpy": np.__version__,

@@ -97,6 +97,13 @@ def write_dataset_info(place: Place, info: DatasetInfo) -> None:
     store.settle()
 
 
+def dataset_info(fields: dict[str, Any]) -> DatasetInfo:
+    """The description that dataset.json has these fields of."""
+    shards = tuple(ShardInfo(**shard) for shard in fields["shards"])
+    names = tuple(fields["class_names"])
+    return DatasetInfo(**{**fields, "shards": shards, "class_names": names})
+
+
 def load_dataset_info(place: Place) -> DatasetInfo:
     """Read dataset.json of a complete shard set.
 
@@ -119,9 +126,7 @@ def load_dataset_info(place: Place) -> DatasetInfo:
         fields = json.loads(data)
         version = fields["schema_version"]
         if version == SCHEMA_VERSION:
-            shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
-            names = tuple(fields.pop("class_names"))
-            return DatasetInfo(shards=shards, class_names=names, **fields)
+            return dataset_info(fields)
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
     raise SetError(

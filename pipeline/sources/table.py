@@ -96,8 +96,8 @@ def readable(store: Store, name: str) -> Iterator[None]:
         raise InputError(f"{store.where(name)} cannot be read: {message}") from error
 
 
-Cells = tuple[str | None, str | None, str | None]
-"""Image, label and mask of a row, as text."""
+Cells = tuple[str | None, str | None, str | None, str | None]
+"""Image, label, mask and group of a row, as text."""
 
 
 def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
@@ -105,7 +105,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         for line in text:
             if line.strip():
-                yield line.rstrip("\r\n"), None, None
+                yield line.rstrip("\r\n"), None, None, None
         return
     if suffix == ".parquet":
         batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns.names())
@@ -125,7 +125,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
     for batch in batches:
         cells = [
             batch.column(name).cast(pa.string()).to_pylist() if name else [None] * batch.num_rows
-            for name in (columns.image, columns.label, columns.mask)
+            for name in (columns.image, columns.label, columns.mask, columns.group)
         ]
         yield from zip(*cells, strict=True)
 
@@ -133,7 +133,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
     """The rows of a list; InputError names the list and the row, by its number from 1."""
     seen_buckets: set[str] = set()
-    for number, (image, label, mask) in enumerate(cells, 1):
+    for number, (image, label, mask, group) in enumerate(cells, 1):
         try:
             row = _row_of_uri(store, name, image or "", seen_buckets)
             if mask:
@@ -142,8 +142,7 @@ def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[R
                 row["mask_bytes"] = at["num_bytes"]
         except InputError as error:
             raise InputError(f"{store.where(name)}, row {number}: {error}") from error
-        row["label"] = label or None
-        yield row
+        yield row | {"label": label or None, "group": group}
 
 
 def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> Row:
@@ -204,7 +203,7 @@ def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: Columns) -
     paths = _paths(table, columns.image)
     seen_buckets: set[str] = set()
     about = store.find(name)
-    for number, ((_, label, _), path, has_mask) in enumerate(
+    for number, ((_, label, _, group), path, has_mask) in enumerate(
         zip(cells, paths, masked, strict=True)
     ):
         row: Row = {
@@ -225,7 +224,7 @@ def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: Columns) -
                     f"{store.where(name)}, row {number + 1} has a mask, but only the path of its "
                     "image: wanted are both as bytes"
                 )
-        yield row | {"label": label or None}
+        yield row | {"label": label or None, "group": group}
 
 
 def _paths(table: pq.ParquetFile, column: str) -> Iterator[str | None]:
