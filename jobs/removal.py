@@ -2,9 +2,9 @@
 
 import sys
 
-from jobs.cli import absolute_paths, conclude, parse
+from jobs.cli import absolute_paths, conclude, from_root, parse
 from pipeline.core.errors import InputError
-from pipeline.core.progress import numbered, say
+from pipeline.core.progress import numbered
 from pipeline.precompute.remove import RemoveConfig, read_names, remove_images
 from pipeline.storage.storage import open_store
 from training.config.file import runs_on
@@ -12,28 +12,21 @@ from training.config.file import runs_on
 
 def remove() -> int:
     """Remove the images of a list, and name the runs that trained on them."""
-    config = parse(RemoveConfig, "jobs/precompute.py")
-    names = ("out", "runs") if str(config.remove) == "-" else ("out", "runs", "remove")
-    config = absolute_paths(config, *names)
+    config = absolute_paths(parse(RemoveConfig, "jobs/precompute.py"), "out", "runs")
     try:
-        if str(config.remove) == "-":
-            given = read_names(sys.stdin.buffer)
-        else:
-            with open(config.remove, "rb") as lines:
-                given = read_names(lines)
+        is_piped = str(config.remove) == "-"
+        given = read_names(sys.stdin.buffer if is_piped else from_root(config.remove).open("rb"))
     except OSError as error:
-        raise InputError(f"{config.remove} cannot be read: {error.strerror}") from error
+        raise InputError(f"--remove {config.remove} cannot be read: {error.strerror}") from error
     if not given:
         raise InputError(f"--remove {config.remove} is empty: wanted is an image a line")
-    out = open_store(config.out).url
-    say(f"removing {numbered(len(given), 'image')} from {out}")
     removal = remove_images(config.out, given)
     runs = runs_on(config.runs, removal.digests) if config.runs is not None else []
     num = len(removal.sources) - removal.num_rejected
     conclude(
         {"out": config.out, "removed": num, "rejected": removal.num_rejected, "runs": runs},
         *(f"trained on the set while it had them: {run}" for run in runs),
-        f"results    {numbered(num, 'image')} removed from {out}, and {removal.num_rejected} from "
-        "its lists of rejected images",
+        f"results    {numbered(num, 'image')} removed from {open_store(config.out).url}, and "
+        f"{removal.num_rejected} from its lists of rejected images",
     )
     return 0

@@ -19,6 +19,7 @@ from jobs.stream_options import read_options as read_stream
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.remove import RemoveConfig
 from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
@@ -64,7 +65,8 @@ def read(job: str, words: list[str]) -> None:
     elif job == "jobs/sweep.py":
         read_options(words, "sweep")
     else:
-        parse(VerifyConfig if "--verify" in words else CONFIGS[job], job, words)
+        others = {"--verify": VerifyConfig, "--remove": RemoveConfig}
+        parse(next((others[word] for word in words if word in others), CONFIGS[job]), job, words)
 
 
 def blocks_of(text: str, language: str) -> list[str]:

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from pipeline.core.progress import say
 from pipeline.precompute.plan import (
     PlanInfo,
+    make_plan,
     plan_file,
     planned_shards,
-    rows_digest,
     source_hashes,
     write_info,
     write_rows,
 )
 from pipeline.shardset.manifest import SetError, read_manifest, read_rejected
 from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_name
-from pipeline.sources.listing import PLAN_SCHEMA, DataStore
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
 from pipeline.sources.reading import read_images
 from pipeline.storage.store import Store
 
@@ -260,8 +260,11 @@ def forget(
         write_rows(out, left, generation)
     if rows.num_rows == plan.num_images:
         return plan
-    order = np.arange(rows.num_rows, dtype=np.int64)
-    listing = rows_digest(rows, order, plan.parameters, plan.class_names, follows)
-    plan = replace(plan, num_images=rows.num_rows, listing=listing)
+    listed = Collected(rows, plan.class_names, "")
+    most, given = 1 << 60, plan.parameters
+    anew = make_plan(
+        listed, given, shard_images=most, shard_bytes=most, keeps_order=True, follows=follows
+    )
+    plan = replace(plan, num_images=rows.num_rows, listing=anew.info.digest)
     write_info(out, plan, generation)
     return plan

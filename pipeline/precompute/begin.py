@@ -96,7 +96,7 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
     if config.append:
         _check_append(out, history, parameters)
         known_classes = history.finished[-1].class_names
-    images = collect(replace(listing, takes=config.split.takes), known_classes)
+    images = collect(replace(listing, takes=config.takes), known_classes)
     data = listing.data
     if config.saliency == EXTERNAL:
         data = replace(data, masks=masks or data.masks)

@@ -10,14 +10,14 @@ from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.registry import make_saliency_source, parse_saliency_source
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.listing import SourceOptions
-from pipeline.sources.split import Part, Split
+from pipeline.sources.split import Split
 from pipeline.storage.storage import SYNTHETIC
 
 EXTERNAL = "external"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecomputeConfig:
+class PrecomputeConfig(Split):
     """From images to a shard set with saliency maps.
 
     Attributes:
@@ -37,12 +37,6 @@ class PrecomputeConfig:
         image_column: Column of a .csv or .parquet that has the images, or suffix of a tar's
             members that are the images.
         label_column: Column of class labels, suffix of a tar's members, or field of its .json.
-        part: Images that are taken: all, or one of two parts that share no group, which a hash of
-            the group's name decides: train or val.
-        val_share: Share of the groups, in (0, 1), that is in val.
-        group_by: Pattern (a regular expression with one pair of parentheses) that finds the group
-            in an image's name, as in '(patient[0-9]+)'; none: each image is a group of its own.
-        group_column: Column of groups, or field of the .json of a tar's members.
         mask_column: Column of masks, or suffix of a tar's members (for --saliency external).
         masks: Folder of masks with the images' relative names, 8-bit images or .npy in [0, 1] (for
             --saliency external).
@@ -65,10 +59,6 @@ class PrecomputeConfig:
     image_column: str = ""
     label_column: str = ""
     mask_column: str = ""
-    part: Part = "all"
-    val_share: float = 0.2
-    group_by: str = ""
-    group_column: str = ""
     masks: str | Path = ""
     missing_masks: MissingMasks = "error"
     append: bool = False
@@ -80,13 +70,13 @@ class PrecomputeConfig:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         is_made = str(self.data).startswith(SYNTHETIC)
         if self.saliency == "auto":
             object.__setattr__(self, "saliency", EXTERNAL if is_made else "boundary")
         if is_made and self.saliency == EXTERNAL and not str(self.masks):
             object.__setattr__(self, "mask_column", "exact")
         self.make_saliency()
-        _ = self.split  # it checks its settings
         for name in ("shard_images", "shard_mib", "max_pixels", "resize_short"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -120,16 +110,6 @@ class PrecomputeConfig:
         )
 
     @property
-    def split(self) -> Split:
-        """Which of the images are taken."""
-        return Split(
-            part=self.part,
-            val_share=self.val_share,
-            group_by=self.group_by,
-            group_column=self.group_column,
-        )
-
-    @property
     def saliency_name(self) -> str:
         """The saliency source, without its parameters."""
         return self.saliency.partition(":")[0]
@@ -144,8 +124,7 @@ class PrecomputeConfig:
 
     def parameters(self, described_saliency: dict[str, object]) -> dict[str, object]:
         """All settings that decide what the shards contain, for the plan."""
-        of_part = {} if self.part == "all" else self.split.parameters
-        return of_part | {
+        return self.split_parameters | {
             "schema_version": SCHEMA_VERSION,
             "saliency": described_saliency,
             "saliency_size": self.saliency_size,

@@ -13,7 +13,7 @@ with a row group per shard takes a footer of megabytes and a second to open at 4
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, sha256
@@ -109,8 +109,11 @@ def make_plan(
         order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
     sizes = np.maximum(images.rows["num_bytes"].to_numpy(), 0)[order]
     bounds = _shard_bounds(sizes, shard_images, shard_bytes)
+    digest = sha256(_canonical([follows, dict(parameters), list(images.class_names)]))
+    for start in range(0, len(order), DIGEST_ROWS):
+        _update(digest, _take_rows(images.rows, order[start : start + DIGEST_ROWS]))
     info = PlanInfo(
-        digest=rows_digest(images.rows, order, parameters, images.class_names, follows),
+        digest=digest.hexdigest(),
         parameters=dict(parameters),
         class_names=images.class_names,
         num_images=len(order),
@@ -118,20 +121,6 @@ def make_plan(
         first_shard=first_shard,
     )
     return Plan(info, bounds, order, images.rows)
-
-
-def rows_digest(
-    rows: pa.Table,
-    order: NDArray[np.int64],
-    parameters: Mapping[str, object],
-    class_names: Sequence[str],
-    follows: str,
-) -> str:
-    """Digest of everything that decides what the shards of a plan contain; see `make_plan`."""
-    digest = sha256(canonical([follows, dict(parameters), list(class_names)]))
-    for start in range(0, len(order), DIGEST_ROWS):
-        _update(digest, _take_rows(rows, order[start : start + DIGEST_ROWS]))
-    return digest.hexdigest()
 
 
 def _check_keys(sources: pa.ChunkedArray) -> None:
@@ -182,7 +171,7 @@ def _take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
 
 
 def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
-    digest.update(canonical(batch.column("source").to_pylist()))
+    digest.update(_canonical(batch.column("source").to_pylist()))
     for name in ("uri", "mask", *NUMBERS):
         column = batch.column(name)
         if column.null_count == batch.num_rows:
@@ -192,11 +181,10 @@ def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
             digest.update(name.encode() + numbers.astype("<i8").tobytes())
         else:
             values = [None if value is None else value.hex() for value in column.to_pylist()]
-            digest.update(canonical([name, values]))
+            digest.update(_canonical([name, values]))
 
 
-def canonical(value: object) -> bytes:
-    """JSON of one form: equal values give equal bytes."""
+def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
@@ -230,9 +218,7 @@ def write_rows(store: Store, shards: Iterable[pa.RecordBatch], generation: int) 
 
 def write_info(store: Store, info: PlanInfo, generation: int) -> None:
     """Write a plan without its rows."""
-    fields = {
-        name: value for name, value in asdict(info).items() if (name, value) not in NOT_AMENDED
-    }
+    fields = dict(item for item in asdict(info).items() if item not in NOT_AMENDED)
     text = json.dumps(fields, indent=1, sort_keys=True)
     store.write(plan_file(generation), text.encode() + b"\n")
 
@@ -246,9 +232,8 @@ def read_plan(store: Store, generation: int = 0) -> PlanInfo | None:
         return None
     try:
         fields = json.loads(data)
-        tuples = {"class_names": tuple(fields["class_names"])}
-        tuples["removals"] = tuple(fields.get("removals", ()))
-        return PlanInfo(**{**fields, **tuples})
+        fields["class_names"] = tuple(fields["class_names"])
+        return PlanInfo(**{**fields, "removals": tuple(fields.get("removals", ()))})
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(
             f"{store.where(name)} is damaged ({error!r}) or of another version: "

@@ -19,7 +19,16 @@ DOMAIN = b"salmask split"
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which part of the images is taken: the options of `PrecomputeConfig` with these names."""
+    """Which part of the images is taken.
+
+    Attributes:
+        part: Images that are taken: all, or those of one of two parts that share no group, train
+            or val; a hash of the group's name decides.
+        val_share: Share of the groups, in (0, 1), that is in val.
+        group_by: Regular expression with one pair of parentheses that finds the group in an
+            image's name, as in '(patient[0-9]+)'; none: each image is a group of its own.
+        group_column: Column of groups, or field of the .json of a tar's members.
+    """
 
     part: Part = "all"
     val_share: float = 0.2
@@ -27,42 +36,37 @@ class Split:
     group_column: str = ""
 
     def __post_init__(self) -> None:
-        share = self.val_share
-        check(0 < share < 1, f"val_share {share} must be in (0, 1)")
-        by = self.group_by or self.group_column
-        check(not by or self.part != "all", "groups are for --part train and --part val")
-        both = bool(self.group_by and self.group_column)
-        check(not both, "--group-by and --group-column: give one of them")
+        by, column = self.group_by, self.group_column
+        check(0 < self.val_share < 1, f"val_share {self.val_share} must be in (0, 1)")
+        check(self.part != "all" or not (by or column), "groups are for --part train or val")
+        check(not (by and column), "--group-by and --group-column: give one of them")
         try:
-            fits = not self.group_by or re.compile(self.group_by).groups == 1
+            num_groups = re.compile(by).groups if by else 1
         except re.error as error:
-            raise InputError(f"--group-by {self.group_by!r} is no pattern: {error}") from error
-        wanted = "wanted are parentheses around the part of a name that is its group"
-        check(fits, f"--group-by {self.group_by!r} has not one group: {wanted}")
+            raise InputError(f"--group-by {by!r} is no regular expression: {error}") from error
+        wanted = "wanted is one, around what names the group"
+        check(num_groups == 1, f"--group-by {by!r} has {num_groups} pairs of parentheses: {wanted}")
 
     @property
-    def parameters(self) -> dict[str, object]:
-        """What decides which images are taken."""
-        return {"part": self.part, "val_share": self.val_share, "group": self._by}
-
-    @property
-    def _by(self) -> str:
-        return self.group_by or self.group_column or "none"
+    def split_parameters(self) -> dict[str, object]:
+        """What decides which images are taken, for the plan."""
+        if self.part == "all":
+            return {}
+        return {name: getattr(self, name) for name in Split.__dataclass_fields__}
 
     def takes(self, row: Row) -> bool:
         """Whether an image is in the part; InputError where it is in no group."""
         if self.part == "all":
             return True
-        source: str = row["source"]
-        group: str | None = source
+        group: str | None = row["source"]
         if self.group_by:
-            found = re.search(self.group_by, source)
+            found = re.search(self.group_by, row["source"])
             group = found[1] if found else None
         elif self.group_column:
-            named = row.get("group")
-            group = None if named is None else label_text(named)
-        check(group is not None, f"{source} is in no group by {self._by!r}")
-        assert group is not None
+            group = label_text(row.get("group") or "nan")
+        if group is None:
+            by = self.group_by or self.group_column
+            raise InputError(f"{row['source']} is in no group by {by!r}")
         return (hash_share(group) < self.val_share) == (self.part == "val")
 
 

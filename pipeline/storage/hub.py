@@ -7,25 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import IO, Any, ClassVar, TypeVar
+from typing import IO, Any, ClassVar
 
 from pipeline.core.errors import InputError
 from pipeline.storage.file import File, version_of
 from pipeline.storage.store import RETRY_SECONDS, Store, StoreError, retrying
 
-DATASETS = "datasets"
-ADDRESS = "hf://datasets/OWNER/NAME[@REVISION]/FOLDER"
-
-Result = TypeVar("Result")
-
 
 @dataclass(frozen=True)
 class HubStore(Store):
-    """Files below a folder of a repository.
-
-    Attributes:
-        base: datasets/owner/name, or datasets/owner/name/folder; the name may have an @revision.
-    """
+    """Files below `base`: datasets/owner/name[@revision], or a folder in it."""
 
     base: str
     retry_seconds: float = RETRY_SECONDS
@@ -34,10 +25,9 @@ class HubStore(Store):
 
     def __post_init__(self) -> None:
         parts = self.base.split("/")
-        if len(parts) < 3 or parts[0] != DATASETS or not all(parts):
-            raise InputError(f"{self.url} names no data set: write {ADDRESS}")
-        if "@" in parts[1]:
-            raise InputError(f"hf://...@... is no data set: write {ADDRESS}")
+        if len(parts) < 3 or parts[0] != "datasets" or not all(parts) or "@" in parts[1]:
+            wanted = "hf://datasets/OWNER/NAME[@REVISION][/FOLDER]"
+            raise InputError(f"hf:// names no data set of the hub: write {wanted}")
 
     @property
     def url(self) -> str:
@@ -46,13 +36,12 @@ class HubStore(Store):
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:  # noqa: D102
         end = None if length is None else offset + length
-        return self._ask(
-            "read", name, lambda hub, path: bytes(hub.cat_file(path, start=offset, end=end))
-        )
+        asked = self._ask("read", name, lambda hub, path: hub.cat_file(path, offset, end))
+        return bytes(asked)
 
     def find(self, name: str) -> File | None:  # noqa: D102
         try:
-            about = self._ask("looked up", name, lambda hub, path: dict(hub.info(path)))
+            about = self._ask("looked up", name, lambda hub, path: hub.info(path))
         except FileNotFoundError:
             return None
         return self._file(name, about) if about["type"] == "file" else None
@@ -64,15 +53,10 @@ class HubStore(Store):
         return File(name, int(about["size"]), version)
 
     def files(self, prefix: str = "") -> Iterator[File]:  # noqa: D102
-        try:
-            found = self._ask(
-                "listed", prefix.strip("/"), lambda hub, path: dict(hub.find(path, detail=True))
-            )
-        except FileNotFoundError:
-            return
+        prefix = prefix.strip("/")
+        found = self._ask("listed", prefix, lambda hub, path: hub.find(path, detail=True))
         for path, about in found.items():
-            if about["type"] == "file":
-                yield self._file(path.removeprefix(f"{self.base}/"), about)
+            yield self._file(path.removeprefix(f"{self.base}/"), about)
 
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
         raise StoreError(f"{self.where(name)} cannot be written: hf:// can only be read")
@@ -84,20 +68,17 @@ class HubStore(Store):
         """Nothing is ever written."""
         return 0
 
-    def _ask(self, verb: str, name: str, request: Callable[[Any, str], Result]) -> Result:
-        """Ask the library for a file or a folder, with retries."""
+    def _ask(self, verb: str, name: str, request: Callable[[Any, str], Any]) -> Any:  # noqa: ANN401
+        """Ask the library, which has no types, for a file or a folder, with retries."""
         what = f"{self.where(name)} cannot be {verb}"
-        path = f"{self.base}/{name}" if name else self.base
         try:
             library: Any = import_module("huggingface_hub")
         except ImportError as error:
-            raise InputError(
-                f"{what}: hf:// needs the extra hf: pip install 'salmask[hf]'"
-            ) from error
+            raise InputError(f"{what}: install the extra hf: pip install 'salmask[hf]'") from error
 
-        def attempt() -> Result:
+        def attempt() -> Any:  # noqa: ANN401
             try:
-                return request(library.HfFileSystem(), path)
+                return request(library.HfFileSystem(), f"{self.base}/{name}".rstrip("/"))
             except Exception as error:  # of the library, and of the one that it sends requests with
                 raise _failure(what, error) from error
 
@@ -109,15 +90,12 @@ def _failure(what: str, error: Exception) -> OSError | StoreError:
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is None:
         return FileNotFoundError(what)
-    answer = getattr(error, "response", None) or getattr(cause, "response", None)
-    status = int(getattr(answer, "status_code", 0))
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    answers = (getattr(one, "response", None) for one in (error, cause))
+    status = next((int(answer.status_code) for answer in answers if answer is not None), 0)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if status in (401, 403, 404):
-        hint = "if it is private or gated: set HF_TOKEN, or log in with: hf auth login"
-        return StoreError(f"{what}: {lines[0]} ({hint})")
-    is_network = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests")
+        line += " (if it is private or gated: set HF_TOKEN, or log in with: hf auth login)"
+    is_network = isinstance(error, ConnectionError) or type(error).__module__.startswith("http")
     if status >= 500 or status in (408, 429) or (is_network and not status):
-        return ConnectionError(lines[0])
-    if isinstance(error, OSError) and not (status or cause):
-        return error
-    return StoreError(f"{what}: {lines[0]}")
+        return ConnectionError(line)
+    return StoreError(f"{what}: {line}")

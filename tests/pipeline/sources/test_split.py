@@ -62,7 +62,7 @@ def test_the_hash_is_a_contract() -> None:
 
 def collected(place: Path, part: Part, **options: str) -> Collected:
     config = PrecomputeConfig(data=place, out="o", part=part, val_share=0.5, **options)
-    return collect(replace(open_source(place, config.source_options), takes=config.split.takes))
+    return collect(replace(open_source(place, config.source_options), takes=config.takes))
 
 
 def sources(images: Collected) -> set[str]:
@@ -141,10 +141,10 @@ def test_two_sets_with_the_same_classes_that_share_no_group(tmp_path: Path) -> N
     ("options", "said"),
     [
         ({"part": "val", "val_share": 1.0}, r"val_share 1\.0 must be in \(0, 1\)"),
-        ({"group_by": "(a)"}, "groups are for --part train and --part val"),
-        ({"part": "val", "group_by": "(a", "val_share": 0.5}, r"--group-by '\(a' is no pattern"),
-        ({"part": "val", "group_by": "a"}, "--group-by 'a' has not one group: wanted are paren"),
-        ({"part": "val", "group_by": "(a)(b)"}, "has not one group"),
+        ({"group_by": "(a)"}, "groups are for --part train or val"),
+        ({"part": "val", "group_by": "(a"}, r"--group-by '\(a' is no regular expression"),
+        ({"part": "val", "group_by": "a"}, "--group-by 'a' has 0 pairs of parentheses: wanted is"),
+        ({"part": "val", "group_by": "(a)(b)"}, "has 2 pairs of parentheses"),
         ({"part": "val", "group_by": "(a)", "group_column": "b"}, "give one of them"),
     ],
 )
