@@ -58,6 +58,8 @@ def open_store(place: Place) -> Store:
     bucket = base.strip("/").partition("/")[0]
     if not bucket:
         raise InputError(f"{url} names no bucket: write {scheme}://bucket/prefix")
+    if "//" in base.strip("/"):
+        raise InputError(f"{url} has an empty part: write it without the double slash")
     if "@" in bucket:
         raise InputError(
             f"{scheme}://... contains credentials: leave them to the environment "

@@ -123,6 +123,7 @@ def test_two_sets_with_the_same_classes_that_share_no_group(tmp_path: Path) -> N
         data=tmp_path / "data",
         out="o",
         saliency="centre",
+        part="val",
         val_share=0.4,
         group_by=r"picture (1?\d)",
     )

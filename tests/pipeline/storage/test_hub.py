@@ -10,6 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.precompute.config import PrecomputeConfig
@@ -20,13 +21,14 @@ from pipeline.storage.store import StoreError
 from tests.picture_folders import contents, write_pictures
 
 
-class LocalHub(fsspec.implementations.dirfs.DirFileSystem):  # type: ignore[misc]
+class LocalHub(DirFileSystem):  # type: ignore[misc]
     """A folder in the place of the hub; it gives digests as the hub does."""
 
     root: Path
+    cachable = False
 
     def __init__(self) -> None:
-        super().__init__(str(self.root), fsspec.filesystem("file"), skip_instance_cache=True)
+        super().__init__(str(self.root), fsspec.filesystem("file"))
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
         about = dict(super().info(path, **options))
@@ -129,8 +131,8 @@ def test_a_repository_that_is_not_there_is_no_missing_file(monkeypatch: pytest.M
 
 def test_addresses_and_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("hf://datasets/name", "hf://models/a/b", "hf://datasets/a//b", "hf://"):
-        with pytest.raises(InputError, match="names no data set: write hf://datasets/OWNER/NAME"):
+        with pytest.raises(InputError, match="hf:// names no data set of the hub: write hf://data"):
             open_store(url)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"hf:// needs the extra hf: pip install 'salmask\[hf\]'"):
+    with pytest.raises(InputError, match=r"install the extra hf: pip install 'salmask\[hf\]'"):
         list(open_store("hf://datasets/a/b").files())
