@@ -23,13 +23,12 @@ class PrecomputeOptions:
 
     A run that is started again makes only what is missing. With --verify OUT in place of --data
     and --out nothing is made: the shard set is read back, and the exit code is 1 if anything is
-    wrong. With --remove LIST in place of --data images are taken out of the set --out.
+    wrong. With --remove LIST in place of --data images are taken out of the set --out (--remove -
+    --help says more).
 
     Attributes:
         verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
             named.
-        remove: Text file with an image a line (name, key or sha256; - for standard input): they
-            are taken out of the set --out; --runs FOLDER lists the runs that trained on them.
         local: Make the shards in processes of this machine, without Ray. So it is by default where
             RAY_ADDRESS names no cluster and at most 1,000 images are left to be made.
         ray: Make them on Ray, however few they are.
@@ -38,7 +37,6 @@ class PrecomputeOptions:
 
     base: Annotated[PrecomputeConfig, UNNAMED]
     verify: str | Path | None = None
-    remove: str | Path | None = None
     local: bool = False
     ray: bool = False
     processes: int = 0
@@ -57,7 +55,7 @@ def run() -> int:
         return remove()
     if "--verify" in options:
         return verify(absolute_paths(parse(VerifyConfig, "jobs/precompute.py"), "verify"))
-    brief = ("verify", "remove", "local", *(f"base.{name}" for name in BRIEF))
+    brief = ("verify", "local", *(f"base.{name}" for name in BRIEF))
     given = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief)
     config = absolute_paths(given.base, "data", "out", "masks")
     info = run_precompute(config, builder(local=given.local, on_ray=given.ray))

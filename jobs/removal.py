@@ -22,11 +22,10 @@ def remove() -> int:
         raise InputError(f"--remove {config.remove} is empty: wanted is an image a line")
     removal = remove_images(config.out, given)
     runs = runs_on(config.runs, removal.digests) if config.runs is not None else []
-    num = len(removal.sources) - removal.num_rejected
+    removed = numbered(len(removal.sources), "image")
     conclude(
-        {"out": config.out, "removed": num, "rejected": removal.num_rejected, "runs": runs},
+        {"out": config.out, "removed": removal.sources, "runs": runs},
         *(f"trained on the set while it had them: {run}" for run in runs),
-        f"results    {numbered(num, 'image')} removed from {open_store(config.out).url}, and "
-        f"{removal.num_rejected} from its lists of rejected images",
+        f"results    {removed} removed from {open_store(config.out).url}",
     )
     return 0

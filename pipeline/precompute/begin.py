@@ -81,8 +81,6 @@ def begin(config: PrecomputeConfig, out: Store, saliency: dict[str, object]) -> 
     """
     if isinstance(out, LocalStore) and out.root.exists() and not out.root.is_dir():
         raise InputError(f"--out {out.url} is a file: a folder is wanted")
-    if out.is_read_only:
-        raise InputError(f"--out {out.url} can only be read: choose another")
     if out.size(REMOVAL_FILE) is not None:
         raise InputError(
             f"a removal of images from {out.url} is not finished: give its --remove again first"

@@ -130,7 +130,7 @@ def _check_keys(sources: pa.ChunkedArray) -> None:
     for position in np.flatnonzero(np.diff(hashes[ordered]) == 0).tolist():
         first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
         if first == second:
-            raise InputError(f"{first!r} is listed twice (or two names are written alike)")
+            raise InputError(f"{first!r} is listed twice: list it once (or two names are alike)")
         if sample_key(first) == sample_key(second):
             raise InputError(f"{first!r} and {second!r} have the same key: rename one")
 

@@ -62,14 +62,12 @@ class Removal:
     Attributes:
         given: names, keys and digests, as they were given.
         sources: names of the images, and of those that had been rejected.
-        num_rejected: of them.
         digests: of the set while it had any of these images, as runs record it.
         dataset: what dataset.json had before.
     """
 
     given: list[str]
     sources: list[str]
-    num_rejected: int
     digests: list[str]
     dataset: dict[str, Any]
 
@@ -109,7 +107,7 @@ def _find(out: Store, given: list[str]) -> Removal:
         raise InputError(f"{out.url} has no plan, or an append that was begun: finish it first")
     wanted, missing = set(given), set(given)
     sources: list[str] = []
-    num_rejected, first = 0, len(info.shards)
+    num_left, first = 0, len(info.shards)
     for number, shard in enumerate(track(info.shards, "looking", len(info.shards), "shards")):
         columns = ["source", "key", "sha256"]
         stored = manifest.read_manifest(out, shard.name, columns).to_pylist()
@@ -118,7 +116,7 @@ def _find(out: Store, given: list[str]) -> Removal:
         names |= {name: wanted & {name, sample_key(name)} for name in rejected}
         found = [name for name, marks in names.items() if marks]
         missing.difference_update(*names.values())
-        num_rejected += len({*found} & {*rejected})
+        num_left += sum(not names[row["source"]] for row in stored)
         sources += found
         if found:
             first = min(first, number)
@@ -132,13 +130,12 @@ def _find(out: Store, given: list[str]) -> Removal:
             f"{len(missing)} of {len(given)} are no name, key or sha256 of an image in {out.url}: "
             f"{named}; nothing was removed"
         )
-    if len(sources) - num_rejected == info.num_images:
+    if not num_left:
         raise InputError(f"no image would be left in {out.url}: remove the whole set yourself")
     had_them = [plan for plan in plans if plan.first_shard + plan.num_shards > first]
     return Removal(
         given=given,
         sources=sources,
-        num_rejected=num_rejected,
         digests=[digest for plan in had_them for digest in (plan.digest, *plan.removals)],
         dataset=asdict(info),
     )

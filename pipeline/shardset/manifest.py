@@ -198,7 +198,8 @@ def _read_table(
     store = open_store(place)
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
-        table = pq.read_table(pa.BufferReader(store.read(name)), columns=columns)
+        data = pa.BufferReader(store.read(name))
+        table = pq.read_table(data, columns=columns, use_threads=False)
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error

@@ -32,7 +32,8 @@ def is_bytes(kind: pa.DataType) -> bool:
     """Whether a column of this type contains images or masks, instead of naming them."""
     if pa.types.is_struct(kind):
         return BYTES_FIELD in [kind.field(i).name for i in range(kind.num_fields)]
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    of_kind = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary
+    return any(found(kind) for found in (*of_kind, pa.types.is_binary_view))  # polars has views
 
 
 def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Columns:

@@ -21,7 +21,6 @@ class HubStore(Store):
     base: str
     retry_seconds: float = RETRY_SECONDS
     is_remote: ClassVar[bool] = True
-    is_read_only: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         parts = self.base.split("/")

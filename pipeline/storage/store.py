@@ -50,8 +50,6 @@ class Store(ABC):
 
     is_remote: ClassVar[bool] = False
     """Whether every request is a round trip over the network."""
-    is_read_only: ClassVar[bool] = False
-    """Whether nothing can be written to it."""
 
     @property
     @abstractmethod
