@@ -60,7 +60,7 @@ def test_the_hash_is_a_contract() -> None:
     assert 0 <= hash_share("\udcff") < 1
 
 
-def collected(place: Path, part: Part, **options: str) -> Collected:
+def collected(place: Path, part: Part, **options: Any) -> Collected:  # noqa: ANN401
     config = PrecomputeConfig(data=place, out="o", part=part, val_share=0.5, **options)
     return collect(replace(open_source(place, config.source_options), takes=config.takes))
 
