@@ -20,6 +20,8 @@ def remove() -> int:
         raise InputError(f"--remove {config.remove} cannot be read: {error.strerror}") from error
     if not given:
         raise InputError(f"--remove {config.remove} is empty: wanted is an image a line")
+    if config.runs is not None and not config.runs.is_dir():
+        raise InputError(f"--runs {config.runs}: no such folder")
     removal = remove_images(config.out, given)
     runs = runs_on(config.runs, removal.digests) if config.runs is not None else []
     removed = numbered(len(removal.sources), "image")

@@ -35,8 +35,8 @@ def test_images_of_a_list_are_removed_and_the_runs_named(
     before = contents(tmp_path)
     for words, said in (
         ("--remove list.txt --out out", "1 of 2 are no name, key or sha256 of an image in"),
+        ("--remove list.txt --out out --runs gone", f"--runs {tmp_path}/gone: no such folder"),
         ("--remove nowhere.txt --out out", "--remove nowhere.txt cannot be read: No such file"),
-        ("--remove foreign --out nowhere", "cannot be read"),
         (f"--remove {tmp_path}/empty.txt --out out", "is empty: wanted is an image a line"),
     ):
         (tmp_path / "empty.txt").write_bytes(b"\n")

@@ -120,7 +120,9 @@ def test_runs_know_the_set_apart(config: PrecomputeConfig, tmp_path: Path) -> No
     out = tmp_path / "out"
     first = load_dataset_info(out).plan_digest
     assert remove_images(out, [BROKEN]).digests == [first]
-    assert load_dataset_info(out).plan_digest == first
+    info = load_dataset_info(out)
+    assert (info.plan_digest, info.num_rejected, verify_set(out)) == (first, 0, [])
+    assert BROKEN.encode() not in everything(out)
     assert remove_images(out, [BY_NAME]).digests == [first]
     second = load_dataset_info(out).plan_digest
     assert second != first
