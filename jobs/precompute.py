@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jobs.cli import UNNAMED, absolute_paths, conclude, main, parse
+from jobs.removal import remove
 from pipeline.core.errors import InputError
 from pipeline.core.progress import numbered, say
 from pipeline.precompute.config import PrecomputeConfig
@@ -22,7 +23,8 @@ class PrecomputeOptions:
 
     A run that is started again makes only what is missing. With --verify OUT in place of --data
     and --out nothing is made: the shard set is read back, and the exit code is 1 if anything is
-    wrong.
+    wrong. With --remove LIST in place of --data images are taken out of the set --out (--remove -
+    --help says more).
 
     Attributes:
         verify: Folder, s3:// or gs:// prefix of a shard set: everything that is wrong with it is
@@ -48,17 +50,18 @@ class PrecomputeOptions:
 
 def run() -> int:
     """Parse the command line and precompute, or verify."""
-    if any(word.split("=")[0] == "--verify" for word in sys.argv[1:]):
+    options = {word.split("=")[0] for word in sys.argv[1:]}
+    if "--remove" in options:
+        return remove()
+    if "--verify" in options:
         return verify(absolute_paths(parse(VerifyConfig, "jobs/precompute.py"), "verify"))
     brief = ("verify", "local", *(f"base.{name}" for name in BRIEF))
-    options = parse(
-        PrecomputeOptions, "jobs/precompute.py", brief=brief, positional=("data", "out")
-    )
-    config = absolute_paths(options.base, "data", "out", "masks")
-    info = run_precompute(config, builder(local=options.local, on_ray=options.ray))
+    given = parse(PrecomputeOptions, "jobs/precompute.py", brief=brief, positional=("data", "out"))
+    config = absolute_paths(given.base, "data", "out", "masks")
+    info = run_precompute(config, builder(local=given.local, on_ray=given.ray))
     counts = {"images": info.num_images, "shards": len(info.shards), "rejected": info.num_rejected}
     digests = {"classes": list(info.class_names), "plan_digest": info.plan_digest}
-    out = shown(config.out)
+    out = str(config.out)
     conclude(
         {"out": config.out, **counts, **digests},
         f"results    {numbered(info.num_images, 'image')} in "
@@ -70,7 +73,7 @@ def run() -> int:
 
 def verify(config: VerifyConfig) -> int:
     """Name what is wrong with a shard set; returns the exit code, 1 where anything is."""
-    place = shown(config.verify)
+    place = str(config.verify)
     say(f"reading the shard set {place} back")
     problems = verify_set(config.verify, config.processes)
     if problems:
@@ -78,11 +81,6 @@ def verify(config: VerifyConfig) -> int:
     found = f"{len(problems)} problems" if problems else "nothing is wrong"
     conclude({"out": config.verify, "problems": problems}, f"results    {place}: {found}")
     return 1 if problems else 0
-
-
-def shown(place: str | Path) -> str:
-    """A place without its connection's options, which may hold a key."""
-    return str(place).partition("?")[0] if "://" in str(place) else str(place)
 
 
 if __name__ == "__main__":

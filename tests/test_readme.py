@@ -20,6 +20,7 @@ from jobs.stream_options import read_options as read_stream
 from jobs.sweep_options import read_options
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.remove import RemoveConfig
 from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
@@ -74,8 +75,9 @@ def read(job: str, words: list[str]) -> None:
     elif job == "jobs/sweep.py":
         read_options(words, "sweep")
     else:
-        first = FIRST.get(job, ())
-        parse(VerifyConfig if "--verify" in words else CONFIGS[job], job, words, positional=first)
+        others = {"--verify": VerifyConfig, "--remove": RemoveConfig}
+        kind = next((others[word] for word in words if word in others), CONFIGS[job])
+        parse(kind, job, words, positional=FIRST.get(job, ()))
 
 
 def blocks_of(text: str, language: str) -> list[str]:

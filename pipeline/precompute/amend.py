@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.core.progress import say
 from pipeline.precompute.plan import (
     PlanInfo,
+    make_plan,
     plan_file,
     planned_shards,
     source_hashes,
@@ -28,7 +29,7 @@ from pipeline.precompute.plan import (
 )
 from pipeline.shardset.manifest import SetError, read_manifest, read_rejected
 from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_name
-from pipeline.sources.listing import PLAN_SCHEMA, DataStore
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
 from pipeline.sources.reading import read_images
 from pipeline.storage.store import Store
 
@@ -237,3 +238,33 @@ def amend(
     if amended != plan:
         write_info(out, amended, generation)
     return amended
+
+
+def forget(
+    out: Store, plan: PlanInfo, generation: int, sources: pa.Array, follows: str
+) -> PlanInfo:
+    """Take images, by their sources, out of a plan; `follows` is as in `make_plan`.
+
+    It may be killed anywhere: called again with the same sources it goes on.
+    """
+    shards = list(planned_shards(out, generation))
+    kept = [pc.invert(pc.is_in(shard.column("source"), value_set=sources)) for shard in shards]
+    left = [shard.filter(mask) for shard, mask in zip(shards, kept, strict=True)]
+    rows = pa.Table.from_batches(left, PLAN_SCHEMA).combine_chunks()
+    num_before = sum(shard.num_rows for shard in shards)
+    if rows.num_rows < num_before:
+        versions = read_versions(out, generation)
+        if versions is not None and len(versions) == num_before:  # else they were written already
+            is_kept = np.concatenate([mask.to_numpy(zero_copy_only=False) for mask in kept])
+            write_versions(out, versions[is_kept], generation)
+        write_rows(out, left, generation)
+    if rows.num_rows == plan.num_images:
+        return plan
+    listed = Collected(rows, plan.class_names, "")
+    most, given = 1 << 60, plan.parameters
+    anew = make_plan(
+        listed, given, shard_images=most, shard_bytes=most, keeps_order=True, follows=follows
+    )
+    plan = replace(plan, num_images=rows.num_rows, listing=anew.info.digest)
+    write_info(out, plan, generation)
+    return plan

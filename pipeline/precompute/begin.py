@@ -22,7 +22,13 @@ from pipeline.precompute.history import (
 )
 from pipeline.precompute.plan import PlanInfo, make_plan, plan_file, rows_file, write_plan
 from pipeline.shardset.manifest import ShardInfo
-from pipeline.shardset.schema import MANIFEST_FOLDER, REJECTED_FOLDER, SHARDS_FOLDER, shard_name
+from pipeline.shardset.schema import (
+    MANIFEST_FOLDER,
+    REJECTED_FOLDER,
+    REMOVAL_FILE,
+    SHARDS_FOLDER,
+    shard_name,
+)
 from pipeline.sources.listing import (
     PLAN_SCHEMA,
     Collected,
@@ -79,6 +85,10 @@ def begin(
     """
     if isinstance(out, LocalStore) and out.root.exists() and not out.root.is_dir():
         raise InputError(f"--out {out.url} is a file: a folder is wanted")
+    if out.size(REMOVAL_FILE) is not None:
+        raise InputError(
+            f"a removal of images from {out.url} is not finished: give its --remove again first"
+        )
     masks = open_store(config.masks) if str(config.masks) else None
     listing = open_source(config.data, config.source_options)
     _check_locations(listing, out, masks)
@@ -88,7 +98,7 @@ def begin(
     if config.append:
         _check_append(out, history, parameters)
         known_classes = history.finished[-1].class_names
-    images = collect(listing, known_classes)
+    images = collect(replace(listing, takes=config.takes), known_classes)
     images = images if most is None else images.spread(most)
     data = listing.data
     if config.saliency == EXTERNAL:
@@ -147,7 +157,7 @@ def _write_plan(
     if config.append:
         last = history.finished[-1]
         generation, first_shard = len(history.finished), last.first_shard + last.num_shards
-        follows, before = last.digest, history.finished
+        follows, before = last.set_digest, history.finished
         new, covered, history = new_images(out, listing.data, history, images)
         if not new.rows.num_rows:
             out.sweep()

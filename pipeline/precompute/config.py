@@ -14,13 +14,14 @@ from pipeline.saliency.registry import make_saliency_source, parse_saliency_sour
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.shardset.schema import SALIENCY_SIZE, SCHEMA_VERSION
 from pipeline.sources.listing import SourceOptions
+from pipeline.sources.split import Split
 from pipeline.storage.storage import SYNTHETIC
 
 EXTERNAL = "external"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecomputeConfig:
+class PrecomputeConfig(Split):
     """From images to a shard set with saliency maps.
 
     Attributes:
@@ -80,6 +81,7 @@ class PrecomputeConfig:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         is_made = str(self.data).startswith(SYNTHETIC)
         if self.saliency == "auto":
             object.__setattr__(self, "saliency", EXTERNAL if is_made else "boundary")
@@ -121,6 +123,7 @@ class PrecomputeConfig:
             image_column=self.image_column,
             label_column=self.label_column,
             mask_column=self.mask_column,
+            group_column=self.group_column,
         )
 
     @property
@@ -148,13 +151,18 @@ class PrecomputeConfig:
         if (pixels := self.pixels_like()) is not None:
             depth["range"] = f"{LIKE} {json.dumps(asdict(pixels))}"
         usual = {"range": AUTO, "bits": 8}  # left out, as before there was a choice
-        return {name: depth[name] for name in depth if depth[name] != usual[name]} | {
-            "schema_version": SCHEMA_VERSION,
-            "saliency": described_saliency,
-            "saliency_size": self.saliency_size,
-            "shard_images": self.shard_images,
-            "shard_mib": self.shard_mib,
-            "max_pixels": self.max_pixels,
-            "resize_short": self.resize_short,
-            "labels": self.labels,
-        }
+        depth = {name: value for name, value in depth.items() if value != usual[name]}
+        return (
+            depth
+            | self.split_parameters
+            | {
+                "schema_version": SCHEMA_VERSION,
+                "saliency": described_saliency,
+                "saliency_size": self.saliency_size,
+                "shard_images": self.shard_images,
+                "shard_mib": self.shard_mib,
+                "max_pixels": self.max_pixels,
+                "resize_short": self.resize_short,
+                "labels": self.labels,
+            }
+        )

@@ -58,7 +58,7 @@ def read_history(out: Store) -> History:
         while count < len(plans) and _records(out, plans[count]) is not None:
             count += 1
         return History(plans[:count], None)
-    digests = [plan.digest for plan in plans]
+    digests = [plan.set_digest for plan in plans]
     if info.plan_digest not in digests:
         raise InputError(
             f"{out.where(DATASET_FILE)} belongs to no plan beside it: choose another --out"

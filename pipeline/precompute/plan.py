@@ -32,7 +32,7 @@ from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
-NOT_SAID = (("listing", ""), ("pixels", None))
+NOT_SAID = (("listing", ""), ("pixels", None), ("removals", ()))
 """Left out of plan.json."""
 
 
@@ -46,7 +46,9 @@ class PlanInfo:
         class_names: a label is an index into them.
         first_shard: its number.
         listing: digest of the plan that the images would have as they are listed now, where
-            rejected ones have changed (`pipeline.precompute.amend`); empty: `digest`.
+            rejected ones have changed (`pipeline.precompute.amend`) or images were removed; empty:
+            `digest`.
+        removals: digests of the set after each removal of images from it, if this is its last plan.
         pixels: the fields of the set's `PixelFormat`, once a first pass has found them; None: there
             was none, since all images are 8-bit.
     """
@@ -59,6 +61,12 @@ class PlanInfo:
     first_shard: int
     listing: str = ""
     pixels: dict[str, Any] | None = None
+    removals: tuple[str, ...] = ()
+
+    @property
+    def set_digest(self) -> str:
+        """What dataset.json has for `plan_digest`: of the set whose last plan this is."""
+        return self.removals[-1] if self.removals else self.digest
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def _check_keys(sources: pa.ChunkedArray) -> None:
     for position in np.flatnonzero(np.diff(hashes[ordered]) == 0).tolist():
         first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
         if first == second:
-            raise InputError(f"{first!r} is listed twice (or two names are written alike)")
+            raise InputError(f"{first!r} is listed twice: list it once (or two names are alike)")
         if sample_key(first) == sample_key(second):
             raise InputError(f"{first!r} and {second!r} have the same key: rename one")
 
@@ -227,7 +235,8 @@ def read_plan(store: Store, generation: int = 0) -> PlanInfo | None:
         return None
     try:
         fields = json.loads(data)
-        return PlanInfo(**{**fields, "class_names": tuple(fields["class_names"])})
+        fields["class_names"] = tuple(fields["class_names"])
+        return PlanInfo(**{**fields, "removals": tuple(fields.get("removals", ()))})
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(
             f"{store.where(name)} is damaged ({error!r}) or of another version: "

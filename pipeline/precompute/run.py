@@ -107,7 +107,7 @@ def run_precompute(
         class_names=work.last.class_names,
         saliency=described,
         saliency_size=config.saliency_size,
-        plan_digest=work.last.digest,
+        plan_digest=work.last.set_digest,
         num_rejected=work.num_kept_rejected + num_rejected,
         versions={  # of what decides bytes: decoders, encoders and arithmetic
             "numpy": np.__version__,

@@ -224,7 +224,7 @@ def _plan_problems(store: Store, info: DatasetInfo, reports: list[ShardReport]) 
     """Compare the files with those that belong there, and the images with those of the plans."""
     digests: list[str] = []
     try:
-        digests += (plan.digest for plan in read_plans(store))
+        digests += (plan.set_digest for plan in read_plans(store))
         if not digests:
             yield f"{plan_file(0)} is missing"
         elif info.plan_digest not in digests:

@@ -107,6 +107,13 @@ def write_dataset_info(place: Place, info: DatasetInfo) -> None:
     store.settle()
 
 
+def dataset_info(fields: dict[str, Any]) -> DatasetInfo:
+    """The description that dataset.json has these fields of."""
+    shards = tuple(ShardInfo(**shard) for shard in fields["shards"])
+    names, pixels = tuple(fields["class_names"]), PixelFormat.of_json(fields.get("pixels", {}))
+    return DatasetInfo(**{**fields, "shards": shards, "class_names": names, "pixels": pixels})
+
+
 def load_dataset_info(place: Place) -> DatasetInfo:
     """Read dataset.json of a complete shard set.
 
@@ -134,10 +141,7 @@ def load_dataset_info(place: Place) -> DatasetInfo:
         fields = json.loads(data)
         version = fields["schema_version"]
         if version == SCHEMA_VERSION:
-            shards = tuple(ShardInfo(**shard) for shard in fields.pop("shards"))
-            names = tuple(fields.pop("class_names"))
-            pixels = PixelFormat.of_json(fields.pop("pixels", {}))
-            return DatasetInfo(shards=shards, class_names=names, pixels=pixels, **fields)
+            return dataset_info(fields)
     except (ValueError, KeyError, TypeError) as error:
         raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
     raise SetError(
@@ -209,7 +213,8 @@ def _read_table(
     store = open_store(place)
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
-        table = pq.read_table(pa.BufferReader(store.read(name)), columns=columns)
+        data = pa.BufferReader(store.read(name))
+        table = pq.read_table(data, columns=columns, use_threads=False)
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error

@@ -49,6 +49,12 @@ class ShardWriter:
         self._num_images += 1
         return row
 
+    def copy(self, member: bytes) -> int:
+        """Append a member of another archive, whole blocks, as it is; return where it begins."""
+        offset = self._offset
+        self._write(member)
+        return offset
+
     def finish(self) -> ShardInfo:
         """Close the archive (two empty blocks, padded to a record) and describe it."""
         end = self._offset + 2 * tarfile.BLOCKSIZE

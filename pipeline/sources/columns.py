@@ -14,32 +14,34 @@ BYTES_FIELD, PATH_FIELD = "bytes", "path"
 
 
 class Columns(NamedTuple):
-    """The columns that are used; the label and the mask are empty if there are none."""
+    """The columns that are used; label, mask and group are empty if there are none."""
 
     image: str
     label: str
     mask: str
     holds_bytes: bool
+    group: str = ""
 
     def names(self) -> list[str]:
         """Those that there are."""
-        return [name for name in (self.image, self.label, self.mask) if name]
+        named = (self.image, self.label, self.mask, self.group)
+        return list(dict.fromkeys(name for name in named if name))
 
 
 def is_bytes(kind: pa.DataType) -> bool:
     """Whether a column of this type contains images or masks, instead of naming them."""
     if pa.types.is_struct(kind):
         return BYTES_FIELD in [kind.field(i).name for i in range(kind.num_fields)]
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    of_kind = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary
+    return any(found(kind) for found in (*of_kind, pa.types.is_binary_view))  # polars has views
 
 
 def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Columns:
     """Name the columns that are used."""
     there = schema.names
     listed = f"it has {', '.join(there) or 'none'}"
-    for option in ("image_column", "label_column", "mask_column"):
-        name = getattr(options, option)
-        if name and name not in there:
+    for option, name in options.columns.items():
+        if name not in there:
             raise InputError(
                 f"{table} has no column {name!r} (--{option.replace('_', '-')}): {listed}"
             )
@@ -55,7 +57,8 @@ def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Col
         image = found[0]
     if not label:
         label = next((name for name in LABEL_COLUMNS if name in there and name != image), "")
-    columns = Columns(image, label if options.labels else "", mask, holds_bytes=False)
+    label = label if options.labels else ""
+    columns = Columns(image, label, mask, holds_bytes=False, group=options.group_column)
     for name in columns.names():
         if there.count(name) > 1:
             raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
@@ -75,13 +78,17 @@ def columns_of_further(table: str, schema: pa.Schema, columns: Columns, first: s
     for name in columns.names():
         if there.count(name) > 1:
             raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
-    for name in (columns.image, columns.mask):
+    for name in (columns.image, columns.mask, columns.group):
         if name and name not in there:
             raise InputError(
                 f"{table} has no column {name!r}, which {first} has (it has "
                 f"{', '.join(there) or 'none'}): give it to a job of its own, or rename the column"
             )
-        if name and is_bytes(schema.field(name).type) != columns.holds_bytes:
+        if (
+            name
+            and name != columns.group
+            and is_bytes(schema.field(name).type) != columns.holds_bytes
+        ):
             kinds = ("URIs", "bytes") if columns.holds_bytes else ("bytes", "URIs")
             raise InputError(
                 f"{table}: its column {name} has {kinds[0]}, that of {first} {kinds[1]}: give it "

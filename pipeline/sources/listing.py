@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.errors import InputError
 from pipeline.storage.store import Store
 
 BATCH_ROWS = 1 << 16
@@ -46,7 +47,7 @@ LISTING_SCHEMA = PLAN_SCHEMA.append(pa.field("version", pa.int64()))
 nothing tells whether it is as it was."""
 
 Row = dict[str, Any]
-"""The columns of an image that are not null."""
+"""The columns of an image that are not null, and `group`, if a column of groups was named."""
 NUM_KINDS = 8
 """How many kinds of ignored files a message names."""
 
@@ -66,11 +67,13 @@ class SourceOptions:
     image_column: str = ""
     label_column: str = ""
     mask_column: str = ""
+    group_column: str = ""
 
     @property
-    def columns(self) -> list[str]:
-        """The columns that are named."""
-        return [name for name in (self.image_column, self.label_column, self.mask_column) if name]
+    def columns(self) -> dict[str, str]:
+        """The columns that are named, by option."""
+        names = ("image_column", "label_column", "mask_column", "group_column")
+        return {name: value for name in names if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,7 @@ class Listing:
         counts_as_numbers: whether labels that are all numbers are sorted by value.
         unlabelled: the message after the source of an image without a label; empty: none.
         takes_all: whether the listing has every image below the store.
+        takes: whether an image is in the part that is wanted; the classes are those of all parts.
     """
 
     data: DataStore
@@ -105,6 +109,7 @@ class Listing:
     counts_as_numbers: bool = False
     unlabelled: str = ""
     takes_all: bool = False
+    takes: Callable[[Row], bool] = lambda _: True
 
 
 @dataclass(frozen=True)
@@ -147,14 +152,20 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
         for row in rows:
             label = row.get("label")
             if listing.counts_as_numbers and label is not None and label not in known_classes:
-                row["label"] = label = _label_text(label)
+                row["label"] = label = label_text(label)
             if label is not None:
                 row["label"] = numbers.setdefault(label, len(numbers))
         first = min((row["source"] for row in rows if row.get("label") is None), default=None)
         unlabelled += [] if first is None else [first]
+        taken = [row for row in rows if listing.takes(row)]
+        if len(taken) < len(rows):
+            ignored["in the other part"] += len(rows) - len(taken)
+        rows = taken
         table = pa.Table.from_pylist(rows, LISTING_SCHEMA)
         used = [name for name in table.column_names if table[name].null_count < len(rows)]
         tables.append(table.select(used))
+    if not sum(table.num_rows for table in tables):
+        raise InputError(f"no image is in this part: {describe_ignored(ignored)}")
     images = Collected(_joined(tables), (), "", ignored)
     if unlabelled or not numbers:
         why = f"{min(unlabelled)} {listing.unlabelled}" if listing.unlabelled else ""
@@ -181,7 +192,7 @@ def _number(label: str) -> float | None:
         return None
 
 
-def _label_text(label: str) -> str | None:
+def label_text(label: str) -> str | None:
     """A label as it is stored: 2 for 2.0, as pandas makes floats of integers; none for nan."""
     value = _number(label)
     if value is None:

@@ -142,7 +142,8 @@ def _parquet_rows(data: DataStore, uri: str, wanted: dict[int, Row]) -> Iterator
             if wanted.keys().isdisjoint(range(number, end)):
                 number = end
                 continue
-            for batch in table.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
+            # a thread of arrow that lets go of the file while Python ends aborts the process
+            for batch in table.iter_batches(PARQUET_ROWS, [group], columns, use_threads=False):
                 cells = [bytes_of(batch.column(column)).to_pylist() for column in columns]
                 for image, *mask in zip(*cells, strict=True):
                     if row := wanted.get(number):

@@ -66,12 +66,11 @@ def open_source(data: Location, options: SourceOptions) -> Listing:
         if not names:
             raise InputError(f"nothing below {store.url} matches {rest}")
         return container(store, names, options)
-    for name in ("image_column", "label_column", "mask_column"):
-        if getattr(options, name):
-            raise InputError(
-                f"--{name.replace('_', '-')} {getattr(options, name)}: image files have no "
-                f"columns; it is for {', '.join(list(CONTAINERS)[1:])}"
-            )
+    for name, column in options.columns.items():
+        raise InputError(
+            f"--{name.replace('_', '-')} {column}: image files have no columns; it is for "
+            f"{', '.join(list(CONTAINERS)[1:])}"
+        )
     return list_files(store, matches if wildcard else None, options.labels)
 
 

@@ -59,7 +59,16 @@ def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
     with readable(store, name), store.open(name) as file:
         if suffix == ".parquet":
             return pq.read_schema(file)
-        return arrow_csv.read_csv(io.BytesIO(file.readline())).schema  # the line of names
+        names = file.readline()
+        parse = arrow_csv.ParseOptions(delimiter=_delimiter(names))
+        schema = arrow_csv.read_csv(io.BytesIO(names), parse_options=parse).schema
+        _ = schema.names  # it fails here if they are not in UTF-8
+        return schema
+
+
+def _delimiter(line: bytes) -> str:
+    """What parts the names of columns: commas or, as Excel writes, semicolons or tabs."""
+    return next((mark for mark in ",;\t" if mark.encode() in line), ",")
 
 
 def _rows(store: Store, names: Sequence[str], suffix: str, columns: Columns) -> Iterator[Row]:
@@ -93,11 +102,12 @@ def readable(store: Store, name: str) -> Iterator[None]:
         raise InputError(f"no such file: {store.where(name)}") from error
     except (pa.ArrowException, UnicodeError, OSError) as error:  # pyarrow raises all of them
         message = " ".join(str(error).split())
+        message += " (save it as UTF-8)" if "utf" in message.lower() else ""
         raise InputError(f"{store.where(name)} cannot be read: {message}") from error
 
 
-Cells = tuple[str | None, str | None, str | None]
-"""Image, label and mask of a row, as text."""
+Cells = tuple[str | None, str | None, str | None, str | None]
+"""Image, label, mask and group of a row, as text."""
 
 
 def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
@@ -105,10 +115,11 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         for line in text:
             if line.strip():
-                yield line.rstrip("\r\n"), None, None
+                yield line.rstrip("\r\n"), None, None, None
         return
     if suffix == ".parquet":
-        batches = pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns.names())
+        table, names = pq.ParquetFile(file), columns.names()
+        batches = table.iter_batches(BATCH_ROWS, columns=names, use_threads=False)
     else:
         convert = arrow_csv.ConvertOptions(
             include_columns=columns.names(),
@@ -116,16 +127,18 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
             null_values=[""],
             strings_can_be_null=True,
         )
+        delimiter = _delimiter(file.readline())
+        file.seek(0)
         batches = arrow_csv.open_csv(
             file,
             read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=convert,
         )
     for batch in batches:
         cells = [
             batch.column(name).cast(pa.string()).to_pylist() if name else [None] * batch.num_rows
-            for name in (columns.image, columns.label, columns.mask)
+            for name in (columns.image, columns.label, columns.mask, columns.group)
         ]
         yield from zip(*cells, strict=True)
 
@@ -133,7 +146,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
     """The rows of a list; InputError names the list and the row, by its number from 1."""
     seen_buckets: set[str] = set()
-    for number, (image, label, mask) in enumerate(cells, 1):
+    for number, (image, label, mask, group) in enumerate(cells, 1):
         try:
             row = _row_of_uri(store, name, image or "", seen_buckets)
             if mask:
@@ -142,8 +155,7 @@ def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[R
                 row["mask_bytes"] = at["num_bytes"]
         except InputError as error:
             raise InputError(f"{store.where(name)}, row {number}: {error}") from error
-        row["label"] = label or None
-        yield row
+        yield row | {"label": label or None, "group": group}
 
 
 def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> Row:
@@ -160,7 +172,8 @@ def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> 
         return row | {"num_bytes": -1}
     file = place.find(name)
     if file is None:
-        raise InputError(f"{place.where(name)} does not exist or is not a file")
+        hint = ": write / in the place of \\" if "\\" in name else ""
+        raise InputError(f"{place.where(name)} does not exist or is not a file{hint}")
     if bucket:  # the others are not looked up either
         seen_buckets.add(bucket)
         return row | {"num_bytes": -1}
@@ -204,7 +217,7 @@ def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: Columns) -
     paths = _paths(table, columns.image)
     seen_buckets: set[str] = set()
     about = store.find(name)
-    for number, ((_, label, _), path, has_mask) in enumerate(
+    for number, ((_, label, _, group), path, has_mask) in enumerate(
         zip(cells, paths, masked, strict=True)
     ):
         row: Row = {
@@ -225,7 +238,7 @@ def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: Columns) -
                     f"{store.where(name)}, row {number + 1} has a mask, but only the path of its "
                     "image: wanted are both as bytes"
                 )
-        yield row | {"label": label or None}
+        yield row | {"label": label or None, "group": group}
 
 
 def _paths(table: pq.ParquetFile, column: str) -> Iterator[str | None]:
@@ -236,7 +249,8 @@ def _paths(table: pq.ParquetFile, column: str) -> Iterator[str | None]:
     if not has_paths:
         yield from (None for _ in present)
         return
-    batches = table.iter_batches(BATCH_ROWS, columns=[f"{column}.{PATH_FIELD}"])
+    name = f"{column}.{PATH_FIELD}"
+    batches = table.iter_batches(BATCH_ROWS, columns=[name], use_threads=False)
     paths = (p for b in batches for p in pc.struct_field(b.column(0), PATH_FIELD).to_pylist())
     for is_there, path in zip(present, paths, strict=True):
         yield None if is_there or path is None else str(path)
@@ -255,7 +269,7 @@ def _present(table: pq.ParquetFile, column: str) -> Iterator[bool]:
         if not column or nulls == [0]:
             yield from [bool(column)] * about.num_rows
             continue
-        for batch in table.iter_batches(64, row_groups=[group], columns=[column]):
+        for batch in table.iter_batches(64, [group], [column], use_threads=False):
             yield from bytes_of(batch.column(column)).is_valid().to_pylist()
 
 

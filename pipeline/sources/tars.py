@@ -121,6 +121,9 @@ class _TarReader:
         images: list[str] = []
         row: Row = {}
         labels: dict[str, str | None] = {}
+        column = self._options.group_column
+        if column and JSON_MEMBER in members:
+            row["group"] = _json_label(self._content(members[JSON_MEMBER]), column)
         for suffix, member in members.items():
             self._suffixes.add(suffix)
             stem, _, last = suffix.rpartition(".")

@@ -261,6 +261,8 @@ def _failure(what: str, error: Exception) -> OSError | StoreError:
         return StoreError(f"{what}: {BAD_KEY.format(key[1])}")
     if "169.254.169.254" in text or "metadata.google.internal" in text:
         return StoreError(f"{what}: no credentials: set them in the environment or a profile")
+    if "Account must be specified" in text:
+        return StoreError(f"{what}: no account: set AZURE_STORAGE_ACCOUNT_NAME")
     status = _status(error)
     why = re.findall(r"status code: ([^:]*)", text) or [text.rpartition(" - ")[2]]
     why += re.findall(r"<Message>([^<\n]*)", text)  # the server's words

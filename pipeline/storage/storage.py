@@ -7,13 +7,15 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from pipeline.core.errors import InputError
+from pipeline.storage.hub import HubStore
 from pipeline.storage.store import RETRY_SECONDS, LocalStore, Store
 
 Location = str | Path
 """A local path or a URL, as the user gives it."""
 Place = Store | Location
 """A store, or a location that `open_store` opens."""
-REMOTE_SCHEMES = ("s3", "gs", "az")
+REMOTE_SCHEMES = ("s3", "gs", "az", "hf")
+ALIASES = {"azure": "az"}
 SYNTHETIC = "synthetic:"
 """What a location of images begins with that means made ones (`pipeline.sources.synthetic`)."""
 OPTIONS = ("endpoint_override", "scheme", "region", "anonymous", "retry_seconds")
@@ -44,9 +46,10 @@ def open_store(place: Place) -> Store:
     """Return the store at a path or URL; a store is returned unchanged.
 
     Args:
-        place: a local folder, which is made absolute, `s3://bucket/prefix`, `gs://bucket/prefix`
-            or `az://container/prefix`. `OPTIONS` of the connection follow a question mark. An
-            endpoint of s3 in the environment becomes one of them.
+        place: a local folder, which is made absolute, `s3://bucket/prefix`, `gs://bucket/prefix`,
+            `az://container/prefix` (or azure://) or `hf://datasets/owner/name/folder`. `OPTIONS` of
+            a bucket's connection follow a question mark. An endpoint of s3 in the environment
+            becomes one of them.
 
     Raises:
         InputError: another kind of URL, no bucket, credentials, an unknown option, a bad value.
@@ -55,10 +58,13 @@ def open_store(place: Place) -> Store:
         return place
     if not is_url(place):
         return LocalStore(Path(place).expanduser().resolve())
-    from pipeline.storage.object_store import ObjectStore  # obstore is slow to import
-
     url, _, query = str(place).partition("?")
     scheme, _, base = url.partition("://")
+    scheme = ALIASES.get(scheme, scheme)
+    if scheme == "hf":
+        return HubStore(base.strip("/"))
+    from pipeline.storage.object_store import ObjectStore  # obstore is slow to import
+
     if scheme not in REMOTE_SCHEMES:
         known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
         web = "; download the files first" if scheme in ("http", "https") else ""
@@ -66,6 +72,8 @@ def open_store(place: Place) -> Store:
     bucket = base.strip("/").partition("/")[0]
     if not bucket:
         raise InputError(f"{url} names no bucket: write {scheme}://bucket/prefix")
+    if "//" in base.strip("/"):
+        raise InputError(f"{url} has an empty part: write it without the double slash")
     if "@" in bucket:
         raise InputError(
             f"{scheme}://... contains credentials: leave them to the environment "
@@ -100,6 +108,9 @@ def open_uri(store: Store, uri: str) -> tuple[Store, str]:
     from pipeline.storage.object_store import ObjectStore
 
     other = open_store(uri)
+    if isinstance(other, HubStore):
+        parts = other.base.split("/")
+        return replace(other, base="/".join(parts[:3])), "/".join(parts[3:])
     assert isinstance(other, ObjectStore)
     bucket, _, key = other.base.partition("/")
     if "?" not in uri and isinstance(store, ObjectStore) and store.scheme == other.scheme:

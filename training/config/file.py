@@ -1,7 +1,7 @@
 """A whole configuration in a JSON file: a run's ``config.json``, a sweep's ``best.json``."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,21 @@ def _digests(config: PretrainConfig, data_digest: str | None) -> dict[str, Any]:
     if config.replay.shards:
         sets = map(load_dataset_info, config.replay.shards)
         found["replay_digests"] = [info.plan_digest for info in sets]
+    return found
+
+
+def runs_on(folder: Path, digests: Collection[str]) -> list[Path]:
+    """The runs below a folder that trained on a shard set with one of these digests."""
+    found: list[Path] = []
+    for path in sorted(folder.rglob(CONFIG_FILE)):
+        try:
+            recorded = _read(path)
+        except InputError:  # another program's file
+            continue
+        replayed = recorded.get("replay_digests")
+        trained = [recorded.get("data_digest"), *(replayed if isinstance(replayed, list) else [])]
+        if any(digest in digests for digest in trained):
+            found.append(path.parent)
     return found
 
 

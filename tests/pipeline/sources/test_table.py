@@ -274,3 +274,22 @@ def test_a_link_to_a_list_means_the_list(pictures: Path) -> None:
     (pictures / "lists" / "all.txt").write_text("near.jpg\n")
     (pictures / "newest").symlink_to("lists/all.txt")
     assert found(pictures / "newest") == {"near.jpg": b"lists/near.jpg"}
+
+
+def test_tables_as_other_programs_write_them(pictures: Path) -> None:
+    """Excel: semicolons, tabs, other encodings. Windows: backslashes. polars: views of bytes."""
+    for lines in ("path;label\nnear.jpg;b\nsub/ü 1.jpg;a\n", "path\tlabel\nnear.jpg\tx, y\n"):
+        images = found(write_csv(pictures, f"\ufeff{lines}"))
+        assert set(images) == {row[:-2] for row in lines.replace("x, y", "x").split("\n")[1:-1]}
+    assert listed(write_csv(pictures, "path;label\nnear.jpg;a,b\n")).class_names == ("a,b",)
+    path = pictures / "lists" / "table.csv"
+    for encoding in ("utf-16", "cp1252"):
+        path.write_bytes("path,label\nsub/ü 1.jpg,a\n".encode(encoding))
+        with pytest.raises(InputError, match=r"table\.csv cannot be read: .*\(save it as UTF-8\)"):
+            listed(path)
+    with pytest.raises(InputError, match=r"sub\\1\.jpg does not exist .*: write / in the place"):
+        listed(write_csv(pictures, "path\nsub\\1.jpg\n"))
+    for kind in (pa.binary_view(), pa.binary(1)):
+        table = pa.table({"image": pa.array([b"x", b"y"], pa.binary()).cast(kind)})
+        pq.write_table(table, pictures / "view.parquet")
+        assert list(found(pictures / "view.parquet").values()) == [b"x", b"y"]

@@ -125,13 +125,19 @@ def test_links_are_counted_and_scattered_members_refused(tmp_path: Path) -> None
         listed(tmp_path / "twice.tar")
 
 
-def test_braces_spell_out_tars(tmp_path: Path) -> None:
+def test_braces_spell_out_tars(tmp_path: Path, bucket: Bucket) -> None:
     for number in range(3):
         write_tar(tmp_path / f"{number:05d}.tar", {f"{number}.jpg": b"%d" % number})
     images = read(tmp_path / "{00000..00001}.tar")
     assert [image.source for image in images] == ["00000.tar/0.jpg", "00001.tar/1.jpg"]
     with pytest.raises(InputError, match=r"no such file: .*00003\.tar"):
         read(tmp_path / "{00000..00003}.tar")
+    bucket.upload(tmp_path, "p")
+    place, _, options = bucket.url("p").partition("?")
+    found = read(f"{place}/{{00001..00002}}.tar?{options}")
+    assert [image.source for image in found] == ["00001.tar/1.jpg", "00002.tar/2.jpg"]
+    with pytest.raises(InputError, match=r"no such file: s3://.*/p/00003\.tar"):
+        read(f"{place}/{{00001..00003}}.tar?{options}")
 
 
 def test_many_tars_keep_their_order_wherever_they_lie(tmp_path: Path, bucket: Bucket) -> None:

@@ -13,9 +13,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from obstore.store import AzureStore
 
 from pipeline.core.errors import StoreUnavailable
-from pipeline.storage.object_store import ObjectStore, bucket_region
+from pipeline.storage.object_store import ObjectStore, _connect, bucket_region
 from pipeline.storage.storage import open_store
 from pipeline.storage.store import RETRY_SECONDS, Store, StoreError
 from tests.s3_server import Bucket
@@ -160,6 +161,19 @@ def test_other_clouds_that_cannot_be_reached_are_named(
     line = rf"{scheme}://bucket/x/y cannot be read: .*Connection refused \(tried again for 0 s\)"
     with pytest.raises(StoreUnavailable, match=line):
         open_store(url).read("y")
+
+
+def test_azure_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Azure is reached: a URL on its way into obstore, and what obstore says then."""
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    store = open_store("azure://container/x?retry_seconds=0")
+    assert store == ObjectStore("az", "container/x", retry_seconds=0)
+    with pytest.raises(StoreError, match=r"x/y cannot be read: no account: set AZURE_STORAGE_ACC"):
+        store.read("y")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "somebody")
+    made = _connect(ObjectStore("az", "container/p"))
+    assert isinstance(made, AzureStore)
+    assert (made.prefix, made.config["container_name"]) == ("p", "container")
 
 
 def test_credentials_come_from_a_profile_or_are_not_sent(

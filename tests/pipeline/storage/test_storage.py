@@ -96,6 +96,8 @@ def test_a_large_file_appears_whole_or_not_at_all_and_can_be_opened(store: Store
         ("s3://", "names no bucket"),
         ("s3:/bucket/x", "write s3://bucket/prefix"),
         ("s3://key:secret@bucket/x", r"s3://\.\.\. contains credentials"),
+        ("s3://bucket//x", "s3://bucket//x has an empty part: write it without the double slash"),
+        ("az://bucket/x//y/", "without the double slash"),
         ("s3://bucket/x?endpoint=1", "unknown option endpoint; known are endpoint_override"),
         ("s3://bucket/x?retry_seconds=soon", "retry_seconds must be a number"),
     ],
