@@ -142,7 +142,8 @@ def _parquet_rows(data: DataStore, uri: str, wanted: dict[int, Row]) -> Iterator
             if wanted.keys().isdisjoint(range(number, end)):
                 number = end
                 continue
-            # a thread of arrow that lets go of the file while Python ends aborts the process
+            # A thread of arrow that holds the file while Python ends aborts the process
+            # (apache/arrow#34314), here and wherever else arrow reads an object of Python.
             for batch in table.iter_batches(PARQUET_ROWS, [group], columns, use_threads=False):
                 cells = [bytes_of(batch.column(column)).to_pylist() for column in columns]
                 for image, *mask in zip(*cells, strict=True):

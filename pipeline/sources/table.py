@@ -131,7 +131,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
         file.seek(0)
         batches = arrow_csv.open_csv(
             file,
-            read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+            read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=convert,
         )

@@ -69,7 +69,7 @@ def sources(images: Collected) -> set[str]:
     return set(images.rows["source"].to_pylist())
 
 
-def test_columns_of_groups(tmp_path: Path) -> None:
+def test_columns_and_fields_of_groups(tmp_path: Path) -> None:
     """Numbers are the same group as floats, as pandas writes them where one is missing."""
     numbers = list(range(12))
     table = pa.table({"image": [b"%d" % n for n in numbers], "p": [n // 2 for n in numbers]})
@@ -78,8 +78,14 @@ def test_columns_of_groups(tmp_path: Path) -> None:
         (tmp_path / f"{n}.jpg").write_bytes(b"x")
     lines = ["path,p,label", *(f"{n}.jpg,{n // 2}.0,{n % 3}" for n in numbers)]
     (tmp_path / "x.csv").write_text("\n".join(lines))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for n in numbers:
+            for suffix, data in (("jpg", b"x"), ("json", json.dumps({"p": n // 2}).encode())):
+                member = tarfile.TarInfo(f"{n}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
     found = {}
-    for name in ("x.parquet", "x.csv"):
+    for name in ("x.parquet", "x.csv", "x.tar"):
         parts = [collected(tmp_path / name, part, group_column="p") for part in PARTS]
         assert [len(sources(part)) + part.ignored["in the other part"] for part in parts] == [
             12
@@ -88,7 +94,7 @@ def test_columns_of_groups(tmp_path: Path) -> None:
             {int(source.rpartition("/")[2].partition(".")[0]) for source in sources(part)}
             for part in parts
         ]
-    assert found["x.parquet"] == found["x.csv"]
+    assert found["x.parquet"] == found["x.csv"] == found["x.tar"]
     train, val = found["x.csv"]
     assert train | val == set(numbers)
     assert not {n // 2 for n in train} & {n // 2 for n in val}
@@ -99,22 +105,6 @@ def test_columns_of_groups(tmp_path: Path) -> None:
         collected(tmp_path / "x.csv", "val", group_column="q")
     with pytest.raises(InputError, match="--group-column q: image files have no columns"):
         collected(tmp_path, "val", group_column="q")
-
-
-def test_fields_of_a_tars_json(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for n in range(8):
-            for suffix, data in (("jpg", b"x"), ("json", json.dumps({"scene": n % 4}).encode())):
-                member = tarfile.TarInfo(f"{n}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    train, val = (
-        sources(collected(tmp_path / "x.tar", part, group_column="scene")) for part in PARTS
-    )
-    scenes = [{int(name.split("/")[1][0]) % 4 for name in part} for part in (train, val)]
-    assert len(train) + len(val) == 8
-    assert all(scenes)
-    assert not scenes[0] & scenes[1]
 
 
 def test_two_sets_with_the_same_classes_that_share_no_group(tmp_path: Path) -> None:
