@@ -16,12 +16,11 @@ case "$*" in
 esac
 """
 """In the place of uv: notes how it is called, and fails as it is told to."""
+Made = tuple[int, str, list[str]]
 PLACE = "--quiet --python venv/bin/python --constraint constraints.txt"
 
 
-def make(
-    folder: Path, *words: str, no_backend: int = 0, no_index: int = 0
-) -> tuple[int, str, list[str]]:
+def make(folder: Path, *words: str, no_backend: int = 0, no_index: int = 0) -> Made:
     """Exit code, what a person sees, and how uv was called after `pip install` and `PLACE`."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         if not (folder / name).exists():
@@ -52,9 +51,8 @@ USER = "--editable .[detection,export,heif,onnx,timm]"
     ("words", "no_backend", "calls"),
     [
         (["setup"], 0, ["--torch-backend auto torch torchvision", USER]),
-        (["setup", "TORCH=cpu"], 0, ["--torch-backend cpu torch torchvision", USER]),
         (["setup", "TORCH=cuda"], 1, [USER]),
-        (["setup"], 1, ["--torch-backend auto torch torchvision", USER]),
+        (["setup", "TORCH=cpu"], 1, ["--torch-backend cpu torch torchvision", USER]),
         (["dev", "TORCH=cuda"], 0, [USER, "--editable .[dev]"]),
     ],
 )
@@ -76,13 +74,7 @@ def test_without_a_package_index_one_line_says_what_is_wanted(tmp_path: Path) ->
     assert not (tmp_path / "venv" / ".installed").exists()
 
 
-@pytest.mark.parametrize(
-    ("target", "wants"), [("test", "dev"), ("lint", "dev"), ("demo", "setup"), ("sweep", "setup")]
-)
-def test_targets_make_the_environment_that_they_need(
-    tmp_path: Path, target: str, wants: str
-) -> None:
-    code, said, _ = make(tmp_path, "-n", target)
-    assert code == 0
-    assert ("'.[dev]'" in said) == (wants == "dev")
-    assert "--editable '.[detection" in said
+def test_targets_make_the_environment_that_they_need(tmp_path: Path) -> None:
+    for target, wants_dev in (("test", True), ("lint", True), ("demo", False), ("sweep", False)):
+        code, said, _ = make(tmp_path, "-n", target)
+        assert (code, "'.[dev]'" in said, f"'{USER[11:]}'" in said) == (0, wants_dev, True)

@@ -1,9 +1,9 @@
 """What a person sees of every job in a real terminal: bars that move to their end, whole lines."""
 
+import importlib
 import os
 import pty
 import re
-import subprocess
 import sys
 import termios
 import threading
@@ -12,22 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import (
-    choose,
-    compare,
-    demo,
-    evaluate,
-    explain,
-    export,
-    precompute,
-    pretrain,
-    report,
-    score,
-    stream,
-)
 from jobs.cli import main
-from tests.picture_folders import write_pictures
-from tests.pretrain_jobs import ROOT, command
+from pipeline.demo.pictures import make_demo_pictures
 from tests.runs import NETWORK, StopsAfter
 from tests.shard_sets import write_shard_set
 from tests.training.evaluate.cases import exported
@@ -62,21 +48,22 @@ class Screen:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
-    """A job in this process, whose standard output and error are a terminal."""
+def seen(monkeypatch: pytest.MonkeyPatch, made: Path) -> Callable[[str, Path], Seen]:
+    """One of `JOBS` in this process, whose standard output and error are a terminal."""
 
-    def run(job: Callable[[], int | None], *words: str | Path) -> Seen:
+    def run(name: str, out: Path) -> Seen:
+        words = JOBS[name][0].format(made=made, out=out).split()
         screen = Screen()
         again = os.dup(screen.theirs)
         with monkeypatch.context() as patch, open(again, "w", buffering=1) as stream:
             patch.setenv("TERM", "xterm")
             patch.delenv("RAY_ADDRESS", raising=False)
             patch.setitem(sys.modules, "ray", None)  # one worker, few images: none is started
-            patch.setattr(sys, "argv", ["job.py", *map(str, words)])
+            patch.setattr(sys, "argv", ["job.py", *words])
             patch.setattr(sys, "stdout", stream)
             patch.setattr(sys, "stderr", stream)
             with pytest.raises(SystemExit) as ended:
-                main(job)
+                main(importlib.import_module(f"jobs.{name.split()[0]}").run)
         assert isinstance(ended.value.code, int)
         return ended.value.code, screen.sent()
 
@@ -85,70 +72,46 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Seen]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, two labelled shard sets of one shard and more, and an export."""
+    """Pictures with masks, two labelled shard sets of one shard and more, and an export."""
     root = tmp_path_factory.mktemp("made")
-    write_pictures(root / "pictures", 8)
+    make_demo_pictures(root, num_train=8, num_usual=8, num_changed=8)
     write_shard_set(root / "train", num_images=37, shard_images=16)
     write_shard_set(root / "val", num_images=18, first_number=1000)
     exported(root / "export", NETWORK)
     return root
 
 
-def works_of(screen: str) -> dict[str, list[tuple[int, int]]]:
-    """(done, total) as each bar showed it, by the name of the work."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for name, _, done, total in BAR.findall(screen):
-        found.setdefault(name.strip(), []).append((int(done), int(total)))
-    return found
-
-
-SMALL = "--prototypes 4 --steps 4 --batch-size 5 --width 4"
-JOBS: dict[str, tuple[Callable[[], int | None], str, str]] = {
-    "precompute": (precompute.run, "--data {made}/pictures --out {out}", "making shards"),
-    "verify": (precompute.run, "--verify {made}/train --processes 1", "reading back"),
-    "choose": (
-        choose.run,
-        "--pool {made}/train --target {made}/val --checkpoint {made}/export --out {out} --local",
-        "scoring",
-    ),
-    "pretrain": (pretrain.run, "--epochs 1", "training"),
-    "stream": (stream.run, "--epochs 1 --stages {made}/train", "training"),
-    "explain": (
-        explain.run,
-        f"--checkpoint {{made}}/export --shards {{made}}/train --out {{out}} {SMALL}",
-        "training",
-    ),
-    "evaluate": (
-        evaluate.run,
-        "--checkpoint {made}/export --train {made}/train --val {made}/val --results {out} --local "
-        "--protocol knn --k 3",
-        "features of train",
-    ),
-    "report": (report.run, "{made}/train --images 4 --out {out}", ""),
-    "export": (export.run, "--checkpoint {made}/export --out {out} --formats", ""),
-    "demo": (
-        demo.run,
-        "--num-train 16 --num-test 8 --only-pictures --out {out}",
-        "drawing",
-    ),
+EXPLAIN = "--checkpoint {made}/export --shards {made}/train --prototypes 4 --steps 4 --batch-size 5"
+DEBUG = f"--recipe debug --encoder.architecture {NETWORK} --epochs 1"
+CHOOSE = "--pool {made}/train --target {made}/val --checkpoint {made}/export --local"
+SCORE = "--images {made}/pictures/usual --masks {made}/masks/usual"
+EVALUATE = "--checkpoint {made}/export --train {made}/train --val {made}/val --local --protocol knn"
+JOBS = {
+    "precompute": ("--data {made}/pictures/train --out {out}", "making shards"),
+    "precompute verify": ("--verify {made}/train --processes 1", "reading back"),
+    "choose": (f"{CHOOSE} --out {{out}}", "scoring"),
+    "pretrain": (f"{DEBUG} --shards {{made}}/train --out {{out}}", "training"),
+    "stream": (f"{DEBUG} --stages {{made}}/train --out {{out}}", "training"),
+    "explain": (f"{EXPLAIN} --width 4 --out {{out}}", "training"),
+    "evaluate": (f"{EVALUATE} --k 3 --results {{out}}", "features of train"),
+    "report": ("{made}/train --images 4 --out {out}", ""),
+    "export": ("--checkpoint {made}/export --out {out} --formats", ""),
+    "demo": ("--num-train 16 --num-test 8 --only-pictures --out {out}", "drawing"),
+    "score": (f"{SCORE} --saliency centre --processes 1", "scoring"),
 }
-"""What each runs, its words, and the work whose bar it shows."""
+"""Each job's words, and the work whose bar it shows."""
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_its_bars_move_to_their_end_and_lines_stay_whole(
-    name: str, seen: Callable[..., Seen], made: Path, tmp_path: Path
+    name: str, seen: Callable[[str, Path], Seen], tmp_path: Path
 ) -> None:
-    job, line, work = JOBS[name]
-    words = line.format(made=made, out=tmp_path / "out").split()
-    if name in ("pretrain", "stream"):
-        words = [*command(made, tmp_path / "out")[2:], *words]
-    if name == "stream":
-        drop = words.index("--shards")
-        words = words[:drop] + words[drop + 2 :]
-    code, screen = seen(job, *words)
-    assert code == int(name == "verify"), screen  # the made set has no plan
-    works = works_of(screen)
+    code, screen = seen(name, tmp_path / "out")
+    work = JOBS[name][1]
+    assert code == int("verify" in name), screen  # the made set has no plan
+    works: dict[str, list[tuple[int, int]]] = {}
+    for one, _, done, total in BAR.findall(screen):
+        works.setdefault(one.strip(), []).append((int(done), int(total)))
     assert not work or work in works, screen
     for one, shown in works.items():
         starts = [at for at, (done, _) in enumerate(shown) if done == 0]
@@ -159,73 +122,19 @@ def test_its_bars_move_to_their_end_and_lines_stay_whole(
             assert steps[-1] == shown[start][1], f"{one} stands before its end: {shown}"
     # Lines begin at the left edge, where the bar was taken away before.
     lines = [whole.rpartition("\r")[2].rstrip() for whole in screen.split("\r\n")]
-    assert any(whole.startswith(("results    ", "report     ")) for whole in lines), screen
+    ends = ("results    ", "report     ", "centre")  # a table of scores is the result
+    assert any(whole.startswith(ends) for whole in lines), screen
     assert not any("%|" in whole for whole in lines), screen
 
 
-def test_scoring_and_comparing(seen: Callable[..., Seen], made: Path, tmp_path: Path) -> None:
-    pictures = tmp_path / "demo"
-    sizes = ["--num-train", "8", "--num-test", "8", "--only-pictures", "--out"]
-    assert seen(demo.run, *sizes, pictures)[0] == 0
-    (work,) = pictures.glob("seed-*")
-    folders = ("--images", work / "pictures" / "usual", "--masks", work / "masks" / "usual")
-    code, screen = seen(score.run, *folders, "--saliency", "centre", "--processes", "1")
-    assert (code, works_of(screen)["scoring"][-1]) == (0, (8, 8)), screen
-    words = ("--checkpoint", made / "export", "--train", made / "train", "--val", made / "val")
-    knn = ("--local", "--protocol", "knn", "--k", "3", "--results")
-    for arm in "ab":
-        assert seen(evaluate.run, *words, *knn, tmp_path / arm)[0] == 0
-    code, screen = seen(compare.run, tmp_path / "a", tmp_path / "b")
-    assert code == 0, screen
-    assert "comparing" in screen.splitlines()[0]
-
-
-def test_a_bar_goes_on_where_standard_error_becomes_a_pipe() -> None:
-    """As it does while Ray Data works."""
-    script = """
-from jobs.cli import main, parse
-from pipeline.core.progress import Standing, show
-from pipeline.precompute.ray_session import without_lines
-from tests.jobs.test_terminal import NoOptions
-
-def shards(done):
-    show(Standing(work="shards", done=done, total=1000, unit="images"))
-
-def job():
-    parse(NoOptions, "x", [])
-    shards(0)
-    with without_lines(b"note"):
-        shards(500)
-    shards(1000)
-
-main(job)
-"""
-    screen = Screen()
-    job = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        stdout=screen.theirs,
-        stderr=screen.theirs,
-        env=os.environ | {"TERM": "xterm", "TQDM_MININTERVAL": "0"},
-    )
-    assert job.wait(60) == 0
-    shown = works_of(screen.sent())["shards"]
-    assert list(dict.fromkeys(shown)) == [(0, 1000), (500, 1000), (1000, 1000)]
-
-
+@pytest.mark.parametrize("name", ["pretrain", "explain"])
 def test_a_training_that_is_stopped_has_an_exit_code_of_its_own(
-    seen: Callable[..., Seen], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, seen: Callable[[str, Path], Seen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*command(made, tmp_path / "run", "--epochs", "1")[2:]]
-    small = f"--checkpoint {made}/export --shards {made}/train --out {tmp_path}/E {SMALL}".split()
-    for module, job, given in (
-        ("training.engine.local", pretrain.run, words),
-        ("training.explain.train", explain.run, small),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"{module}.LocalContext", lambda: StopsAfter(1))
-            code, screen = seen(job, *given)
-        assert code == 130, screen
-        assert "the same command goes on from there" in screen
-        code, screen = seen(job, *given)
-        assert (code, "resuming after step 1" in screen) == (0, True), screen
+    module = {"pretrain": "training.engine.local", "explain": "training.explain.train"}[name]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.LocalContext", lambda: StopsAfter(1))
+        code, screen = seen(name, tmp_path / "out")
+    assert (code, "the same command goes on from there" in screen) == (130, True), screen
+    code, screen = seen(name, tmp_path / "out")
+    assert (code, "resuming after step 1" in screen) == (0, True), screen

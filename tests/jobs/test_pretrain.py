@@ -30,7 +30,6 @@ def test_the_recipe_is_where_the_fields_start_from() -> None:
 @pytest.mark.parametrize(
     ("words", "address", "gpus", "here"),
     [
-        ("", "", 0, True),
         ("", "", 1, True),
         ("", "", 2, False),
         ("", "127.0.0.1:1", 0, False),
@@ -61,6 +60,7 @@ def test_a_file_that_settings_start_from_is_read_before_the_command_line(tmp_pat
     for words, message in (
         (["--recipe"], "--recipe"),
         (["--recipe", "debug", "--config", "F"], "both given"),
+        (["--config", "F", "--extend", "R"], "--config and --extend are both given"),
         (["--config", "nowhere.json"], "nowhere.json"),
     ):
         with pytest.raises(InputError, match=message):

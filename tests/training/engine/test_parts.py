@@ -1,6 +1,8 @@
 """A batch in parts: the numbers of the whole batch, for every method, with less memory."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,12 +21,12 @@ from training.methods.settings import MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
 from training.methods.vicreg.settings import VICRegConfig
 
-SMALL = {"embedding_dim": 6, "batch_norm_group": 2}
+SMALL: dict[str, Any] = {"embedding_dim": 6, "batch_norm_group": 2}
 METHODS: list[MethodConfig] = [
-    MoCoConfig(queue_size=16, object_head="both", **SMALL),  # type: ignore[arg-type]
-    SimCLRConfig(negative_gradient=True, **SMALL),  # type: ignore[arg-type]
-    BYOLConfig(head_width=8, predictor_width=8, **SMALL),  # type: ignore[arg-type]
-    VICRegConfig(head_width=8, **SMALL),  # type: ignore[arg-type]
+    MoCoConfig(queue_size=16, object_head="both", **SMALL),
+    SimCLRConfig(negative_gradient=True, **SMALL),
+    BYOLConfig(head_width=8, predictor_width=8, **SMALL),
+    VICRegConfig(head_width=8, **SMALL),
 ]
 
 
@@ -62,15 +64,11 @@ def test_loss_gradients_and_statistics_are_those_of_the_whole_batch(
 
 def test_a_run_in_parts_has_the_record_of_a_plain_one(tmp_path: Path) -> None:
     write_shard_set(tmp_path / "train", num_images=42, shard_images=14)
-    config = small_run(
-        tmp_path / "train", tmp_path / "whole", epochs=1, knn=KnnConfig(), precision="fp32",
-        optim=OptimConfig(lr=1e-3), log_every_steps=1,
-    )  # fmt: skip
+    made: dict[str, Any] = {"epochs": 1, "knn": KnnConfig(), "log_every_steps": 1}
+    made |= {"precision": "fp32", "optim": OptimConfig(lr=1e-3)}
+    config = small_run(tmp_path / "train", tmp_path / "whole", **made)
+    in_parts = replace(config, out=tmp_path / "parts", accumulate=2)
     run(config)
-    in_parts = small_run(
-        tmp_path / "train", tmp_path / "parts", epochs=1, knn=KnnConfig(), precision="fp32",
-        optim=OptimConfig(lr=1e-3), log_every_steps=1, accumulate=2,
-    )  # fmt: skip
     run(in_parts)
     ours, theirs = (
         [entry for entry in numbers(out) if entry["kind"] == "train"]
@@ -80,4 +78,4 @@ def test_a_run_in_parts_has_the_record_of_a_plain_one(tmp_path: Path) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     with pytest.raises(InputError, match=r"accumulate 4 leaves 2 images of a rank's 8 to a part"):
-        preflight(small_run(tmp_path / "train", tmp_path / "no", knn=KnnConfig(), accumulate=4), 1)
+        preflight(replace(config, out=tmp_path / "no", accumulate=4), 1)
