@@ -1,6 +1,6 @@
 """Shard sets from Python: made, read by number, and read by the webdataset library."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,7 @@ from pipeline.precompute.run import run_precompute
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import JSON_MEMBER, LABEL_MEMBER, SALIENCY_MEMBER, shard_file
-from pipeline.sources.pictures import open_pictures
+from pipeline.shardset.shared_images import hashed_shards
 from pipeline.storage.storage import SYNTHETIC, Location, is_url
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ NO_IMAGES = (SALIENCY_MEMBER, JSON_MEMBER, LABEL_MEMBER)
 
 
 class Sample(NamedTuple):
-    """Image, RGB uint8 [H, W, 3]; saliency, uint8 [S, S], 255 is saliency 1; label, -1: none."""
+    """Image, uint8 [H, W, C], RGB of three; saliency, uint8 [S, S], 255 is 1; label, -1: none."""
 
     image: NDArray[np.uint8]
     saliency: NDArray[np.uint8]
@@ -78,7 +78,7 @@ class ShardSet:
     @cached_property
     def names(self) -> list[str]:
         """The names of the images' files, by number."""
-        return open_pictures(self.place).names
+        return [name for name, _ in hashed_shards(self.place, self.info)]
 
     def as_webdataset(self) -> "webdataset.WebDataset":
         """The webdataset library's own pipeline of samples, to be shuffled and loaded as any other.
@@ -95,14 +95,14 @@ class ShardSet:
         files = [str(Path(self.place, shard_file(shard.name))) for shard in self.info.shards]
         # A loader process may get no shard, and a shard may hold no image.
         pipeline = webdataset.WebDataset(files, shardshuffle=False, empty_check=False)
-        return pipeline.map(_decoded)
+        return pipeline.map(partial(_decoded, self.info.pixels.channels))
 
 
-def _decoded(members: dict[str, Any]) -> Sample:
+def _decoded(channels: int, members: dict[str, Any]) -> Sample:
     """A sample of the members of a tar, as their bytes."""
     (image,) = (members[n] for n in members if n not in NO_IMAGES and not n.startswith("__"))
     saliency = decode_saliency(members[SALIENCY_MEMBER])
-    return Sample(decode_stored(image), saliency, int(members.get(LABEL_MEMBER, -1)))
+    return Sample(decode_stored(image, channels), saliency, int(members.get(LABEL_MEMBER, -1)))
 
 
 def precompute(

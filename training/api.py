@@ -125,7 +125,8 @@ def embed(
         InputError: there are no images, or no backbone.
     """
     encoder = embedding.open_encoder(str(_path(run)))
-    features_MD, names, _ = embedding.embed(encoder, open_pictures(_place(images)))
+    pictures = open_pictures(_place(images), encoder.info.pixels)
+    features_MD, names, _ = embedding.embed(encoder, pictures)
     return features_MD.numpy(), names
 
 

@@ -1,6 +1,7 @@
 """Decoded images by name, of a shard set or of any source that shards are made of."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.images.source_image import decode_source
+from pipeline.images.pixel_format import PLAIN, PixelFormat, check_channels
+from pipeline.images.source_image import DecodedSource, read_source, store_values
 from pipeline.shardset.manifest import check_shards, load_dataset_info, read_manifest
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE
 from pipeline.sources.listing import PLAN_SCHEMA, SourceOptions, collect
-from pipeline.sources.reading import read_images
+from pipeline.sources.reading import RawImage, read_images
 from pipeline.sources.registry import open_source
 from pipeline.storage.storage import Location, is_url, open_store
 
@@ -22,8 +24,8 @@ class Pictures(NamedTuple):
     """Images, to be read once from first to last.
 
     `names` are relative to the data, or URLs; `labels` names of classes, None where there is none.
-    `items` yields for each image what `pixels` decodes to RGB uint8 [H, W, 3], also in threads; it
-    raises ImageError for a source image, and DamagedSample for a stored one.
+    `items` yields for each image what `pixels` decodes to uint8 [H, W, C], RGB of three, also in
+    threads; it raises ImageError for a source image, and DamagedSample for a stored one.
     """
 
     names: list[str]
@@ -32,11 +34,13 @@ class Pictures(NamedTuple):
     pixels: Callable[[Any], NDArray[np.uint8]]
 
 
-def open_pictures(place: Location, options: SourceOptions | None = None) -> Pictures:
+def open_pictures(place: Location, form: PixelFormat = PLAIN, **columns: str) -> Pictures:
     """Open a shard set, or list images as precompute does, those of files by name.
 
+    Source images become levels of `form`; `columns` are fields of `SourceOptions`.
+
     Raises:
-        InputError: there are none, or the set is damaged.
+        InputError: there are none, the set is damaged, or its images have another format.
     """
     if is_url(place):
         is_set = open_store(place).size(DATASET_FILE) is not None
@@ -47,18 +51,26 @@ def open_pictures(place: Location, options: SourceOptions | None = None) -> Pict
     if is_set:
         info = load_dataset_info(place)
         check_shards(place, info)
+        form.check_same(info.pixels, str(place))
         parts = [read_manifest(place, one.name, ["source", "label"]) for one in info.shards]
         rows, classes = pa.concat_tables(parts), info.class_names
         items, pixels = iter(range(rows.num_rows)), ShardSetReader(place, info).read_image
     else:
-        listing = open_source(place, options or SourceOptions())
+        listing = open_source(place, SourceOptions(**columns))  # type: ignore[arg-type]
         found = collect(listing)
         rows, classes = found.rows, found.class_names
         rows = rows if listing.keeps_order else rows.sort_by("source")
         # The columns that are missing are null.
         whole = pa.concat_tables([PLAN_SCHEMA.empty_table(), rows], promote_options="default")
         (batch,) = whole.select(PLAN_SCHEMA.names).combine_chunks().to_batches()
-        items, pixels = read_images(listing.data, batch), lambda raw: decode_source(raw.data).pixels
+        items, pixels = read_images(listing.data, batch), partial(_pixels, form)
     labels = rows["label"].to_pylist() if classes else [None] * rows.num_rows
     named = [None if label is None else classes[label] for label in labels]
     return Pictures(rows["source"].to_pylist(), named, items, pixels)
+
+
+def _pixels(form: PixelFormat, image: RawImage) -> NDArray[np.uint8]:
+    found = read_source(image.data)
+    found = found if isinstance(found, DecodedSource) else store_values(found, form)
+    check_channels(found.pixels, form.channels)
+    return found.pixels

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import salmask
 import torch
 from numpy.typing import NDArray
 
@@ -132,3 +133,12 @@ def test_from_precompute_to_the_export(
     with torch.no_grad():
         features = known["network"](encoder.preprocess(image)[None])
         torch.testing.assert_close(features, encoder(image))
+    # Files have the features of their shards, in the run's range; webdataset has the same pixels.
+    (stored, names), (read, files) = (
+        salmask.embed(folder, tmp_path / place) for place in ("val", "images/val")
+    )
+    np.testing.assert_allclose(
+        stored[[names.index(name) for name in files]], read, rtol=1e-4, atol=1e-4
+    )
+    theirs = [sample.image for sample in salmask.ShardSet(tmp_path / "val").as_webdataset()]
+    assert all(map(np.array_equal, theirs, seen))

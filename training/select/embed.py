@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.core.errors import ImageError, check, write_error
 from pipeline.core.progress import WARNING, numbered, say, track
 from pipeline.shardset.manifest import RECORD_KEY
-from pipeline.sources.pictures import Pictures
+from pipeline.sources.pictures import Pictures, open_pictures
 from pipeline.storage.atomic import write_atomically
 from training.core.context import LocalContext
 from training.evaluate.encoders import NamedEncoder, load_encoders
@@ -83,7 +83,7 @@ def near_duplicates(unit_MD: Tensor, least: float) -> list[tuple[int, int, float
     return sorted(pairs, key=lambda pair: (-pair[2], *pair[:2]))
 
 
-def embed_into_file(config: EmbedConfig, pictures: Pictures) -> tuple[dict[str, Any], list[str]]:
+def embed_into_file(config: EmbedConfig) -> tuple[dict[str, Any], list[str]]:
     """Write the features, and the lists that are asked for; the paths are absolute.
 
     Returns:
@@ -94,6 +94,9 @@ def embed_into_file(config: EmbedConfig, pictures: Pictures) -> tuple[dict[str, 
             be written.
     """
     encoder = open_encoder(str(config.checkpoint), config.encoder)
+    columns = {"image_column": config.image_column, "label_column": config.label_column}
+    pictures = open_pictures(config.data, encoder.info.pixels, **columns)
+    say(f"embedding {numbered(len(pictures.names), 'image')} of {config.data} by {encoder.name}")
     features_MD, names, labels = embed(encoder, pictures)
     (count, dim), unit_MD = features_MD.shape, torch.nn.functional.normalize(features_MD, dim=1)
     values: dict[str, Any] = {"out": config.out, "images": count, "features": dim}

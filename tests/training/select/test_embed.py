@@ -16,7 +16,6 @@ from pipeline.backbone.image_encoder import load_image_encoder
 from pipeline.core.errors import InputError
 from pipeline.images.source_image import decode_source
 from pipeline.shardset.manifest import RECORD_KEY
-from pipeline.sources.pictures import open_pictures
 from tests.shard_sets import write_images
 from tests.training.evaluate.cases import NAMES, exported, pictures, write_folders
 from training.select import embed
@@ -32,7 +31,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embedded(export: Path, data: Path, out: Path, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     config = EmbedConfig(checkpoint=export, data=data, out=out, **options)
-    return embed_into_file(config, open_pictures(data))[0]
+    return embed_into_file(config)[0]
 
 
 def columns(file: Path) -> tuple[list[str], list[str | None], np.ndarray[Any, Any]]:
