@@ -114,9 +114,9 @@ def _of_tiff(data: bytes, max_pixels: int) -> Values | None:
         return None
     base = page.samplesperpixel - len(page.extrasamples)
     is_band = [True] * base + [int(kind) not in ALPHA for kind in page.extrasamples]
-    is_wide = sum(is_band) == 2 or (sum(is_band) > RGB and int(page.photometric) != CMYK)
+    is_wide = sum(is_band) == 2 or sum(is_band) > RGB
     is_deep = page.dtype is not None and page.dtype.itemsize > 1
-    if not (part is series or is_wide or is_deep):
+    if int(page.photometric) == CMYK or not (part is series or is_wide or is_deep):
         return None
     _check_size(page.imagelength, page.imagewidth, max_pixels)
     try:
