@@ -51,7 +51,7 @@ def read_values(data: bytes, max_pixels: int) -> Values | None:
             values = upright(_colours(data), image.getexif().get(ORIENTATION, 1))
     if values is not None:
         kind_of(values)
-        _check_size(*values.shape[:2], max_pixels)
+        _check_size(values.shape[0], values.shape[1], max_pixels)
     return values
 
 
@@ -129,7 +129,7 @@ def _of_tiff(data: bytes, max_pixels: int) -> Values | None:
         raise DamageError(f"cannot be decoded: {one_line(error)}") from error
     for place in reversed(range(values.ndim)):  # of times and depths the first one
         if axes[place] not in f"YX{BANDS}":
-            values, axes = values.take(0, place), axes[:place] + axes[place + 1 :]
+            values, axes = np.take(values, 0, axis=place), axes[:place] + axes[place + 1 :]
     values = np.moveaxis(values, (axes.index("Y"), axes.index("X")), (0, 1))
     values = values.reshape(*values.shape[:2], -1)
     if part is page:

@@ -20,8 +20,6 @@ from torch.nn import functional
 
 from pipeline.core.errors import InputError
 from pipeline.images.pixel_format import IMAGENET, Normalisation
-from pipeline.images.pixel_format import IMAGENET_MEAN as IMAGENET_MEAN
-from pipeline.images.pixel_format import IMAGENET_STD as IMAGENET_STD
 
 STRIP = 32
 """Pixels of an axis that are blurred at once."""

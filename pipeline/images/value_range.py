@@ -52,16 +52,19 @@ class SeenValues(NamedTuple):
 def look_at(values: Values) -> SeenValues:
     """Look at all values of an image [H, W, C]; ImageError for one that cannot be used."""
     kind = kind_of(values)
-    ends = [np.asarray(end(axis=(0, 1)), np.float64) for end in (values.min, values.max)]
+    least_C, greatest_C = (
+        np.asarray(end(axis=(0, 1)), np.float64) for end in (values.min, values.max)
+    )
     rows, columns = (-(-side // SAMPLE_SIDE) for side in values.shape[:2])
     sample_XC = values[::rows, ::columns].reshape(-1, values.shape[2]).astype(np.float64)
-    return SeenValues(kind, 1, *ends, np.quantile(sample_XC, QUANTILES, axis=0))
+    quantiles_QC = np.quantile(sample_XC, QUANTILES, axis=0)
+    return SeenValues(kind, 1, least_C, greatest_C, quantiles_QC)
 
 
 def plain_images(num: int) -> SeenValues:
     """8-bit images of three channels, of which nothing needs to be known."""
-    ends = np.zeros(RGB), np.full(RGB, 255.0)
-    return SeenValues(EIGHT_BIT, num, *ends, np.zeros((NUM_QUANTILES, RGB)))
+    quantiles_QC = np.zeros((NUM_QUANTILES, RGB))
+    return SeenValues(EIGHT_BIT, num, np.zeros(RGB), np.full(RGB, 255.0), quantiles_QC)
 
 
 def merged(seen: Sequence[SeenValues]) -> list[SeenValues]:

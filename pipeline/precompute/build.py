@@ -178,8 +178,7 @@ def _scanned(job: ShardJob, limit: Limit) -> ScannedShard:
         with suppress(ImageError), limit(1):
             if image.source not in job.rejected:
                 found = read_source(image.data, job.max_pixels)
-                is_plain = isinstance(found, DecodedSource)
-                seen.append(plain_images(1) if is_plain else look_at(found))
+                seen.append(plain_images(1) if isinstance(found, DecodedSource) else look_at(found))
     info = ShardInfo(name=job.name, num_images=rows.num_rows, num_bytes=0, sha256="")
     return ScannedShard(info, 0, rebuilt=False, seen=merged(seen))
 

@@ -30,7 +30,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from pipeline.images.codecs import decode_stored
-from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.shardset.reader import ShardSetReader
 from tests.benchmarks.timing import in_turns, machine, show_medians
 from tests.shard_sets import write_images

@@ -120,6 +120,7 @@ def test_from_precompute_to_the_export(
     assert exported.preprocessing.mean == info.pixels.mean
     file = next((tmp_path / "images" / "val").rglob(f"0.{suffix}"))
     values = np.load(file) if suffix == "npy" else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    assert values is not None
     low, high = np.array(exported.pixels.integers).T
     levels = np.floor(256 * (np.atleast_3d(values) - low) / (high - low)).astype(np.uint8)
     reader = ShardSetReader(tmp_path / "val", load_dataset_info(tmp_path / "val"))

@@ -10,8 +10,6 @@ from torchvision.transforms.v2 import functional as reference
 
 from pipeline.core.errors import InputError
 from pipeline.images.filters import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     blur_in_place,
     blur_with_kernels,
     blurred_high_pass,
@@ -22,6 +20,7 @@ from pipeline.images.filters import (
     opencv_can_blur,
     scaled_kernel,
 )
+from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD
 
 ROUNDING = 1e-13  # sums of at most 31 x 31 float64 products of size 1
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]

@@ -15,7 +15,7 @@ from pipeline.images.pixel_format import IMAGENET, PLAIN, PixelFormat
 
 def image(dtype: str, high: float, channels: int = 2) -> NDArray[Any]:
     values = np.random.default_rng(1).uniform(-0.1 * high, 1.1 * high, (6, 5, channels))
-    return values.clip(0 if dtype.startswith("u") else None).astype(dtype)
+    return values.clip(0 if dtype.startswith("u") else -np.inf).astype(dtype)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

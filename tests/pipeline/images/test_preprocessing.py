@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
 from pipeline.core.errors import InputError
-from pipeline.images.filters import IMAGENET_MEAN, IMAGENET_STD, high_pass
+from pipeline.images.filters import high_pass
+from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.images.preprocessing import HighPass, Preprocess, Preprocessing, short_side
 
 PLAIN = Preprocessing(view_size=64, resize=73)

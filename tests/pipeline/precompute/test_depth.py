@@ -5,6 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,10 +29,11 @@ Grey = NDArray[np.uint16]
 def grey(number: int = 1, factor: int = 16) -> Grey:
     """A picture of 8 bits times a factor: 12 bits by default."""
     y, x = np.mgrid[0:36, 0:48]
-    return ((x * 3 + y * 2 + 7 * number + 3) % 256 * factor).astype(np.uint16)
+    values: Grey = ((x * 3 + y * 2 + 7 * number + 3) % 256 * factor).astype(np.uint16)
+    return values
 
 
-def write(file: Path, values: NDArray[np.generic]) -> None:
+def write(file: Path, values: NDArray[np.integer[Any] | np.floating[Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".npy":
         np.save(file, values)
@@ -189,7 +191,9 @@ def test_channels_are_stored_and_other_ones_are_rejected(
     for source, pixels in stored(tmp_path / "out").items():
         assert np.array_equal(pixels, five[int(source.removesuffix(".npy"))] >> 4)
     png = next(data for name, data in _members(tmp_path / "out") if name.endswith(".png"))
-    assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
+    assert decoded.dtype == np.uint16
     assert verify_set(tmp_path / "out", 1) == []
     listed = tmp_path / "list.txt"
     write(tmp_path / "data" / "photo.png", grey(0, factor=1)[..., None].astype("u1").repeat(3, 2))

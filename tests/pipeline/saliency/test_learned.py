@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
-from pipeline.images.filters import IMAGENET_MEAN, normalise
+from pipeline.images.filters import normalise
+from pipeline.images.pixel_format import IMAGENET_MEAN
 from pipeline.saliency.interface import to_grid
 from pipeline.saliency.learned import Learned
 from pipeline.saliency.mask_generator import MaskGenerator, load_generator, write_generator

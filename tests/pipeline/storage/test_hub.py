@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import fsspec
-import httpx
+import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -60,9 +60,10 @@ def test_a_fake_of_the_hub_is_read_as_a_store(hub: Path) -> None:
         assert file.read(2) == b"45"
     with pytest.raises(FileNotFoundError):
         store.read("nope")
-    for write in (lambda: store.write("x", b""), lambda: store.remove("a/ü 1.bin")):
-        with pytest.raises(StoreError, match="hf:// can only be read"):
-            write()
+    with pytest.raises(StoreError, match="hf:// can only be read"):
+        store.write("x", b"")
+    with pytest.raises(StoreError, match="hf:// can only be read"):
+        store.remove("a/ü 1.bin")
     at = open_uri(store, "hf://datasets/owner/name@v1/a/ü 1.bin")
     assert at == (HubStore("datasets/owner/name@v1"), "a/ü 1.bin")
 
@@ -75,7 +76,7 @@ def test_a_fake_of_the_hub_is_precomputed_from(hub: Path, tmp_path: Path) -> Non
     pq.write_table(pa.table({"image": rows[:2]}), hub / "data" / "train-0.parquet")
     pq.write_table(pa.table({"image": rows[2:]}), hub / "data" / "train-1.parquet")
     for place in ("images", "data/*.parquet", "data/train-{0..1}.parquet"):
-        found = []
+        found: list[dict[str, str]] = []
         for data in (f"hf://datasets/owner/name/{place}", hub / place):
             out = tmp_path / f"out-{len(found)}-{place.replace('/', '-')}"
             run_precompute(PrecomputeConfig(data=data, out=out, saliency="centre"))
@@ -89,7 +90,7 @@ def test_a_fake_of_the_hub_is_precomputed_from(hub: Path, tmp_path: Path) -> Non
 
 def refusal(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHubHTTPError:
     """What the library raises for an answer of the hub."""
-    answer = httpx.Response(status, request=httpx.Request("GET", "http://h"))
+    answer = httpx2.Response(status, request=httpx2.Request("GET", "http://h"))
     return kind("Not so\nfor url", response=answer)
 
 
@@ -97,7 +98,7 @@ def refusal(status: int, kind: type[HfHubHTTPError] = HfHubHTTPError) -> HfHubHT
     ("error", "words"),
     [
         (ConnectionError("no route"), r"^hf://datasets/a/b/x cannot be read: no route \(tried"),
-        (httpx.ReadTimeout("too slow"), r"x cannot be read: too slow \(tried again for 0 s\)$"),
+        (httpx2.ReadTimeout("too slow"), r"x cannot be read: too slow \(tried again for 0 s\)$"),
         (refusal(503), r"x cannot be read: Not so \(tried again for 0 s\)$"),
         (refusal(403), r"x cannot be read: Not so \(if it is private or gated: set HF_TOKEN"),
         (refusal(400), r"x cannot be read: Not so$"),
