@@ -28,6 +28,7 @@ from training.encoders.export import export_backbone
 from training.encoders.stem import join_masks, with_mask
 from training.engine.adversary import Adversary
 from training.engine.anchor import make_anchor
+from training.engine.device import autocast_dtype, num_loader_workers
 from training.engine.optimisers import build_optimiser
 from training.engine.parts import InParts
 from training.engine.preflight import steps_per_epoch
@@ -45,7 +46,6 @@ from training.views.spec import ViewSpec
 CONTINUE, SAVE, STOP = 0, 1, 2
 FAILED_FILE = "failed_step.json"
 """The last step of a run that diverged or collapsed: its number, seed and images."""
-LOADERS_PER_GPU = 4
 
 
 class Trainer:
@@ -292,25 +292,3 @@ class Trainer:
         if rank() == 0:
             say(f"resuming after step {state['step']} from {checkpoint}")
         return int(state["step"])
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The number format of autocast for the config's precision; None: no autocast.
-
-    ``auto`` is bf16 where the device multiplies bf16 matrices in hardware: CUDA devices that do
-    not emulate it, and CPUs with AMX tiles.
-    """
-    if precision == "auto":
-        has_bf16 = False
-        if device.type == "cuda":
-            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        elif device.type == "cpu":
-            has_bf16 = torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if has_bf16 else None
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-
-
-def num_loader_workers(wanted: int | None, device: torch.device) -> int:
-    """The number of loader processes; None: on a CPU, whose cores are busy already, none."""
-    fitting = 0 if device.type == "cpu" else LOADERS_PER_GPU
-    return fitting if wanted is None else wanted

@@ -25,7 +25,7 @@ from training.core.threads import sharing_threads, threads_set_by_user, update_t
 from training.data.loader import make_loader
 from training.data.stream import BatchDataset
 from training.data.stream_config import StreamConfig
-from training.engine.loop import num_loader_workers
+from training.engine.device import num_loader_workers
 from training.engine.stopping import asked_to_stop
 from training.evaluate.diagnostics import fill_of
 from training.evaluate.encoders import calibrate, load_encoders

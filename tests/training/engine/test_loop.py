@@ -18,7 +18,6 @@ from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
 from training.encoders.settings import EncoderConfig
-from training.engine.loop import autocast_dtype, num_loader_workers
 from training.engine.result import result_lines
 from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import MethodConfig
@@ -26,8 +25,6 @@ from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import read_metrics
 from training.record.run_record import RunRecord
 from training.views.settings import MaskConfig
-
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture(scope="module")
@@ -208,20 +205,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(shards: Path, tmp_path: Path) ->
     with pytest.raises(Diverged, match=r"finite at step \d+ \(loss nan\): lower --optim\.lr"):
         run(config)
     assert set(threading.enumerate()) <= before  # TensorBoard's writer has one
-
-
-def test_precision_and_loaders_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (num_loader_workers(None, CPU), num_loader_workers(None, CUDA)) == (0, 4)
-    assert num_loader_workers(2, CPU) == 2
-    for has_bf16 in (True, False):
-
-        def supported(including_emulation: bool = True, has: bool = has_bf16) -> bool:
-            return including_emulation or has  # with emulation, every GPU has it
-
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has_bf16: has)
-        for device in (CPU, CUDA):
-            assert autocast_dtype("fp32", device) is None
-            assert autocast_dtype("bf16", device) is torch.bfloat16
-            assert autocast_dtype("fp16", device) is torch.float16
-            assert autocast_dtype("auto", device) is (torch.bfloat16 if has_bf16 else None)
