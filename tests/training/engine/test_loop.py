@@ -15,6 +15,7 @@ from tests.runs import NETWORK, NUM_FEATURES, StopsAfter, numbers, run, small_ru
 from tests.shard_sets import PNGS, damage_images, write_shard_set
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.core.checkpoint import CheckpointStore
+from training.core.context import LocalContext
 from training.data.damage import DAMAGED_FILE
 from training.encoders.settings import EncoderConfig
 from training.engine.loop import autocast_dtype, num_loader_workers
@@ -210,6 +211,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(shards: Path, tmp_path: Path) ->
 def test_precision_and_loaders_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (num_loader_workers(None, CPU), num_loader_workers(None, CUDA)) == (0, 4)
     assert num_loader_workers(2, CPU) == 2
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    mps = LocalContext().device
+    assert (mps.type, num_loader_workers(None, mps), autocast_dtype("auto", mps)) == (
+        "mps",
+        4,
+        None,
+    )
     for has_bf16 in (True, False):
 
         def supported(including_emulation: bool = True, has: bool = has_bf16) -> bool:
