@@ -212,12 +212,8 @@ def test_precision_and_loaders_follow_the_device(monkeypatch: pytest.MonkeyPatch
     assert (num_loader_workers(None, CPU), num_loader_workers(None, CUDA)) == (0, 4)
     assert num_loader_workers(2, CPU) == 2
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    mps = LocalContext().device
-    assert (mps.type, num_loader_workers(None, mps), autocast_dtype("auto", mps)) == (
-        "mps",
-        4,
-        None,
-    )
+    mps, found = LocalContext().device, autocast_dtype("auto", torch.device("mps"))
+    assert (mps.type, num_loader_workers(None, mps), found) == ("mps", 4, None)
     for has_bf16 in (True, False):
 
         def supported(including_emulation: bool = True, has: bool = has_bf16) -> bool:
