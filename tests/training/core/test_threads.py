@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.core.cores import own_cores
 from training.core import threads
 from training.core.threads import THREADS, counted, live_trainings, threads_set_by_user
 
@@ -49,6 +50,11 @@ def test_what_the_user_sets(
 ) -> None:
     monkeypatch.setenv(THREADS, given)
     assert threads_set_by_user() == expected
+
+
+def test_a_system_that_does_not_say_which_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert (len(own_cores()), live_trainings()) == (os.cpu_count(), 1)
 
 
 def test_other_trainings_on_the_same_cores_are_counted_while_they_live(

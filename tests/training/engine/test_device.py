@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from training.core.context import LocalContext
 from training.engine.device import autocast_dtype, num_loader_workers
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -11,6 +12,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_precision_and_loaders_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (num_loader_workers(None, CPU), num_loader_workers(None, CUDA)) == (0, 4)
     assert num_loader_workers(2, CPU) == 2
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    mps, found = LocalContext().device, autocast_dtype("auto", torch.device("mps"))
+    assert (mps.type, num_loader_workers(None, mps), found) == ("mps", 4, None)
     for has_bf16 in (True, False):
 
         def supported(including_emulation: bool = True, has: bool = has_bf16) -> bool:
