@@ -42,6 +42,11 @@ RAY_FILES: set[Path] = set()
 gc.disable()  # until all tests are imported: collections take two fifths of that time
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Files in tests' parameters are no names; some hold what is drawn when they are made."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that use Ray come first, then those of whole jobs, in the random order that all are in.
 

@@ -20,7 +20,7 @@ CODE, TOKEN = "/home/ubuntu/salmask/", "/home/ubuntu/.ray/auth_token"
 SETUP = re.compile(r"make setup EXTRAS=([a-z0-9,]+)$")
 NEEDED = {
     *("pyproject.toml", "constraints.txt", "Makefile", "LICENSE", PROJECT["project"]["readme"]),
-    *PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
+    *PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"],
 }
 """Files and folders that `make setup` reads, and the code."""
 
