@@ -1,6 +1,7 @@
 """The recipe auto: what it chooses from images and device, why, and that a run keeps it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from training.config.file import write_config
 from training.config.recipes import find_recipe
 from training.engine.preflight import check_split
 
-GPU = {"device": "cuda", "gpu_mib": 81_000, "cores": 32}
+GPU: dict[str, Any] = {"device": "cuda", "gpu_mib": 81_000, "cores": 32}
 
 
 def values(seen: Seen) -> dict[str, object]:
