@@ -82,7 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EXPLAIN = "--checkpoint {made}/export --shards {made}/train --prototypes 4 --steps 4 --batch-size 5"
-DEBUG = f"--recipe debug --encoder.architecture {NETWORK} --epochs 1"
+DEBUG = f"--recipe debug --epochs 1 --encoder.architecture {NETWORK} --encoder.stem standard"
 CHOOSE = "--pool {made}/train --target {made}/val --checkpoint {made}/export --local"
 SCORE = "--images {made}/pictures/usual --masks {made}/masks/usual"
 EVALUATE = "--checkpoint {made}/export --train {made}/train --val {made}/val --local --protocol knn"

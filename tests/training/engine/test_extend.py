@@ -83,7 +83,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     shards: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     old = config_of(shards, shards.parent / "old", epochs=1)
-    given = {"epochs": 3, "extend": old.out, "optim": OptimConfig(lr=0.5), **changes}
+    given: dict[str, Any] = {
+        "epochs": 3,
+        "extend": old.out,
+        "optim": OptimConfig(lr=0.5),
+        **changes,
+    }
     for name in ("shards", "extend"):
         if isinstance(given.get(name), str):
             given[name] = (shards.parent if name == "shards" else tmp_path) / given[name]
