@@ -21,7 +21,7 @@ import tyro
 
 from jobs.ending import end_with
 from jobs.terminal import Retold, Terminal, TerminalOptions, retold
-from pipeline.core.errors import Stopped, check, find_job_error
+from pipeline.core.errors import Stopped, check, find_job_error, unwritable
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
 from pipeline.storage.storage import SYNTHETIC, is_url
@@ -174,7 +174,7 @@ def main(run: Callable[[], int | None], *, is_process: bool | None = None) -> No
     except SystemExit as leaving:  # a help, or an option that tyro refuses
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except (Exception, KeyboardInterrupt) as error:
-        known = find_job_error(error)
+        known = find_job_error(error) or unwritable(error)
         if _was_interrupted(error):
             print("interrupted", file=sys.stderr)
             code = Stopped.exit_code

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from jobs.cli import conclude, from_root, main, parse
-from pipeline.core.errors import InputError
+from pipeline.core.errors import check
 from pipeline.core.progress import say
 
 
@@ -30,10 +30,8 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.arms or self.seed < 0:
-            raise InputError(
-                f"{len(self.arms)} evaluations, seed {self.seed}: wanted 1 or more and 0 or more"
-            )
+        check(bool(self.arms), "name two folders of evaluations (--results of jobs/evaluate.py)")
+        check(self.seed >= 0, f"seed {self.seed} must be 0 or more")
 
 
 def run() -> None:

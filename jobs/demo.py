@@ -5,6 +5,7 @@ Ray, and scores all three networks on usual and on changed backgrounds.
 """
 
 import importlib
+import sys
 from functools import partial
 
 from jobs.cli import conclude, from_root, main, parse
@@ -46,7 +47,8 @@ def run() -> int:
     if not finished:
         conclude({"out": out, "finished": False}, "stopped: the same command goes on")
         return Stopped.exit_code
-    outcome = demo.read_outcome(out / "evaluations")
+    kept = out / "evaluations"
+    outcome = demo.read_outcome(kept)
     result = outcome.result(clock.seconds)
     for folder in (out, work):
         demo.write_result(folder, result)
@@ -58,7 +60,7 @@ def run() -> int:
         f"\npictures   {pictures} (true masks in {work / 'masks'})",
         f"masks      {out / 'contact_sheet.png'}",
         f"backbone   {work / 'method' / 'backbone'}",
-        f"compare    python jobs/compare.py {out}/evaluations/baseline {out}/evaluations/method",
+        f"compare    {sys.executable} jobs/compare.py {kept / 'baseline'} {kept / 'method'}",
         f"done in {duration(clock.seconds)}; results in {page} and {out / 'result.json'}",
     )
     return 0 if outcome.has_learned else 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import absolute_paths, conclude, from_root, main, parse
 from pipeline.core.progress import say
+from pipeline.storage.atomic import check_writable
 from training.evaluate.config import DETECTION, RESULTS_FILE, EvaluateConfig
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def run() -> None:
         f"{config.train} to learn from, of {config.val} to score on; every figure goes to "
         f"{config.results}"
     )
+    check_writable(config.results)
     if config.local:
         with sharing_threads(fixed=threads_set_by_user()):
             results = evaluate(config, LocalContext().device)

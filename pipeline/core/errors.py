@@ -75,6 +75,18 @@ def write_error(what: str, error: OSError) -> InputError:
     )
 
 
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
+
+
+def unwritable(error: BaseException | None) -> InputError | None:
+    """The error for a file that cannot be written, where that is the cause; None: it is not."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            return write_error(str(error.filename or "a file"), error)
+        error = error.__cause__
+    return None
+
+
 def find_job_error(error: BaseException | None, *, link: str = "__cause__") -> JobError | None:
     """The `JobError` that an exception is or was caused by; None where it is something else."""
     seen: set[int] = set()

@@ -11,13 +11,15 @@ Shapes: H W pixels.
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import cv2
@@ -113,12 +115,26 @@ def make_demo_pictures(
     with ExitStack() as open_pool:
         drawn: Iterable[None] = map(draw, numbers)
         if num_processes > 1:
-            pool = ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"))
+            pool = ProcessPoolExecutor(
+                num_processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+            )
             drawn = open_pool.enter_context(pool).map(draw, numbers, chunksize=100)
         for _ in track(drawn, "drawing", len(numbers), "pictures"):
             pass
     (out / "unfinished.json").write_text(json.dumps(wanted, indent=1) + "\n")
     (out / "unfinished.json").replace(out / "demo.json")
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, also where that is killed."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def _write_picture(out: Path, seed: int, numbered: tuple[str, int]) -> None:

@@ -96,6 +96,8 @@ def _from_image(data: bytes) -> Map:
             upright = PIL.ImageOps.exif_transpose(image)
     except MemoryError:
         raise
+    except PIL.UnidentifiedImageError as error:
+        raise ImageError("its mask is in no format that can be read") from error
     except Exception as error:  # whatever Pillow's plugins raise: the bytes are at fault
         raise ImageError(f"its mask cannot be decoded: {' '.join(str(error).split())}") from error
     levels = np.asarray(upright)

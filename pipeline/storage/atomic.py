@@ -2,10 +2,13 @@
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from pipeline.core.errors import write_error
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -36,6 +39,20 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, all or nothing."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and write to it, so that what takes hours ends at once where that fails.
+
+    Raises:
+        InputError: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise write_error(str(folder), error) from error
 
 
 def temporaries(folder: Path) -> list[Path]:

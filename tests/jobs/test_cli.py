@@ -1,6 +1,8 @@
 """Command lines, their two helps, exit codes and the one line that a person reads."""
 
+import errno
 import gc
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,6 +161,29 @@ def test_a_job_error_is_one_line_and_its_documented_exit_code(
         assert capsys.readouterr() == ("", "error: no such folder: x\n")
     named = next(base for base in (kind, *kind.__bases__) if base in JobError.__subclasses__())
     assert f"| {kind.exit_code} | `{named.__name__}` |" in README.read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "line"),
+    [
+        (
+            errno.EROFS,
+            "/mnt/x",
+            "error: /mnt/x cannot be written: Read-only file system; mend that",
+        ),
+        (errno.ENOSPC, None, "error: a file cannot be written: No space left on device; free some"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line(
+    number: int, name: str | None, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise RuntimeError("outer") from OSError(number, os.strerror(number), name)
+
+    with pytest.raises(SystemExit) as leaving:
+        main(fails)
+    assert leaving.value.code == InputError.exit_code
+    assert capsys.readouterr().err.startswith(line)
 
 
 def test_defects_keep_their_traceback_and_other_exit_codes_are_the_jobs() -> None:

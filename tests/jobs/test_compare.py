@@ -55,7 +55,7 @@ def test_two_evaluations_and_two_arms_of_seeds(
     [
         (("r0", "r0"), "r0 is given twice"),
         (("r0", "r1", "--seed", "-1"), "seed -1"),
-        ((), "0 evaluations"),
+        ((), "name two folders of evaluations"),
     ],
 )
 def test_bad_input(

@@ -13,6 +13,7 @@ from jobs.cli import parse
 from jobs.compare import run as compare
 from jobs.demo import run
 from pipeline.core.errors import InputError
+from pipeline.demo.clock import Clock
 from tests.job_here import job_here
 from training.demo.config import DemoConfig
 from training.demo.run import COLUMNS, ROWS, read_outcome
@@ -111,3 +112,21 @@ def test_options() -> None:
     assert config == DemoConfig(seed=1, epochs=2)
     with pytest.raises(InputError, match="epochs 0"):
         DemoConfig(epochs=0)
+    with pytest.raises(InputError, match=r"--num-train 8 must be a multiple of 8, 64 or more"):
+        DemoConfig(num_train=8)
+    with pytest.raises(InputError, match=r"--num-test 12 must be a multiple of 8, 8 or more"):
+        DemoConfig(num_test=12)
+    assert DemoConfig(num_train=8, only_pictures=True).num_train == 8
+    for seed in (-1, 1 << 63):
+        with pytest.raises(InputError, match=f"seed {seed} must be from 0 to 9223372036854775807"):
+            DemoConfig(seed=seed)
+
+
+def test_an_unreadable_clock_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    for text, earlier in (("", 0.0), ("[", 0.0), ("[1]", 0.0), ("5000", 5000.0)):
+        path.write_text(text)
+        clock = Clock(path)
+        assert clock.seconds == earlier
+        clock.stop()
+        assert json.loads(path.read_text()) == clock.seconds > earlier

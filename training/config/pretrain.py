@@ -17,6 +17,7 @@ from training.config.settings import (
     OptimConfig,
     TrackConfig,
     check_least,
+    check_seed,
 )
 from training.config.stages import AnchorConfig, ReplayConfig
 from training.data.damage import OnDamaged
@@ -107,9 +108,8 @@ class PretrainConfig:
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        check_least(
-            self, epochs=1, epoch_steps=1, batch_size=2, seed=0, num_workers=1, loader_workers=0
-        )
+        check_seed(self.seed)
+        check_least(self, epochs=1, epoch_steps=1, batch_size=2, num_workers=1, loader_workers=0)
         check_least(self, log_every_steps=1, max_failures=0, accumulate=1)
         share = self.data_fraction
         check(0.0 < share <= 1.0, f"data_fraction {share} must be in (0, 1]")

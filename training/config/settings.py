@@ -9,6 +9,14 @@ from pipeline.storage.storage import Location
 OPTIMISERS = ("sgd", "lars", "adamw")
 
 
+MOST_SEED = (1 << 63) - 1
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``InputError`` unless generators take a seed."""
+    check(0 <= seed <= MOST_SEED, f"seed {seed} must be from 0 to {MOST_SEED}")
+
+
 def check_least(settings: object, prefix: str = "", **limits: int) -> None:
     """Raise ``InputError`` unless fields of settings are at least their limits, or no numbers."""
     for name, limit in limits.items():

@@ -134,7 +134,7 @@ def _variant(settings: dict[str, Any], *words: str) -> str:
 def judged(predicted_XK: Tensor, labels_K: Tensor) -> dict[str, Tensor]:
     """Predictions by kind of picture, int64 [K] each.
 
-    `any of N` is the prediction on the first background that changes the class, and right where
+    `all of N` is the prediction on the first background that changes the class, and right where
     none does: the rule of ImageNet-9's challenge.
     """
     original_K, same_K, *others, object_K, background_K = predicted_XK
@@ -145,7 +145,7 @@ def judged(predicted_XK: Tensor, labels_K: Tensor) -> dict[str, Tensor]:
         "original": original_K,
         "same": same_K,
         "other": others_NK[0],
-        f"any of {len(others)}": others_NK.gather(0, lost_1K)[0],
+        f"all of {len(others)}": others_NK.gather(0, lost_1K)[0],
         "object": object_K,
         "background": background_K,
     }

@@ -89,14 +89,15 @@ def read_arms(words: Sequence[str], checkpoints: Sequence[str], root: Path) -> l
                 check(
                     len(groups) == 1,
                     f"{folder} holds several checkpoints: choose one by --checkpoint "
-                    f"({', '.join(groups)})",
+                    f"({', '.join(sorted(groups))})",
                 )
             seeds = tuple(one for groups in of_folder.values() for one in groups.values())
             arms.append(Arm(name=name, seeds=seeds))
     names = [arm.name for arm in arms]
     check(
         len(names) >= 2 and len(set(names)) == len(names),
-        f"got {', '.join(names)}: wanted two arms or more, of different names",
+        f"got {', '.join(names)}: name two folders of evaluations or more (--results of "
+        "jobs/evaluate.py), or NAME=FOLDER,... of different names",
     )
     told = ", ".join(f"{arm.name} {len(arm.seeds)}" for arm in arms)
     check(
@@ -144,6 +145,10 @@ def _checkpoints(folder: Path, wanted: Sequence[str]) -> dict[str, ByFigure]:
     return chosen
 
 
+def _protocol(figure: str, seeds: Sequence[tuple[str, ByFigure]]) -> str:
+    return next(seed[figure].result.protocol for _, seed in seeds if figure in seed)
+
+
 def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:
     """The figures of protocols (none: of all) that all seeds of all arms hold, of the same images.
 
@@ -162,6 +167,10 @@ def shared_figures(arms: Sequence[Arm], protocols: Sequence[str]) -> list[str]:
         for figure, found in first.items()
         if found.result.protocol in wanted and all(figure in seed for _, seed in seeds)
     ]
+    every = dict.fromkeys(f for _, seed in seeds for f, one in seed.items())
+    left_out = [f for f in every if f not in figures and _protocol(f, seeds) in wanted]
+    if figures and left_out:
+        say(f"{WARNING}not in all evaluations, and left out: {', '.join(left_out)}")
     told = "; ".join(f"{name}: {', '.join(seed)}" for name, seed in seeds)
     check(
         bool(figures),

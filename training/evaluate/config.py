@@ -8,7 +8,7 @@ import tyro
 
 from pipeline.core.errors import check
 from training.config.resources import Wanted
-from training.config.settings import check_least
+from training.config.settings import check_least, check_seed
 from training.evaluate.channels_config import ChannelsConfig
 from training.evaluate.uncertainty_settings import UncertaintyConfig
 from training.views.settings import check_fill
@@ -273,7 +273,8 @@ class EvaluateConfig:
         check(given, "name what is scored: --checkpoint RUN, once or several times")
         check(bool(self.protocol), "--protocol names nothing to score with")
         check(not self.results.is_file(), f"--results {self.results} is a file: give a folder")
-        check_least(self, k=1, batch_size=1, seed=0, num_workers=1)
+        check_seed(self.seed)
+        check_least(self, k=1, batch_size=1, num_workers=1)
         _above_zero(self, "", "temperature")
         if DETECTION in self.protocol:
             check(

@@ -172,8 +172,8 @@ class MaskConfig:
         ):
             value, choices = getattr(self, name), ", ".join(known)
             check(value in known, f"unknown masks.{name} {value!r}: choose from {choices}")
-        _check_range("query_ratio", self.query_ratio)
-        _check_range("negative_ratio", self.negative_ratio)
+        _check_range("masks.query_ratio", self.query_ratio)
+        _check_range("masks.negative_ratio", self.negative_ratio)
         check_rule(self.foreground, self.foreground_threshold)
         boost, top, share = self.soft_high_boost, self.soft_high_top, self.probability
         check(0 <= boost < math.inf, f"masks.soft_high_boost {boost} must be 0 or more")

@@ -72,9 +72,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 @pytest.mark.parametrize(
     ("network", "right", "wrong", "gap", "nearer"),
     [
-        (SeesColour(), ("original", "same", "other", "any of 8", "object"), (), 0, 100),
+        (SeesColour(), ("original", "same", "other", "all of 8", "object"), (), 0, 100),
         # Always the class of the background, which is another one.
-        (SeesCorner(), ("original", "same", "background"), ("other", "any of 8"), 100, 0),
+        (SeesCorner(), ("original", "same", "background"), ("other", "all of 8"), 100, 0),
     ],
 )
 def test_what_an_encoder_sees(
@@ -119,7 +119,7 @@ def test_judged_by_hand() -> None:
         "original": [0, 1, 0],
         "same": [0, 1, 1],
         "other": [0, 1, 2],
-        "any of 3": [0, 2, 1],
+        "all of 3": [0, 2, 1],
         "object": [0, 0, 0],
         "background": [1, 1, 1],
     }
@@ -143,7 +143,7 @@ def test_images_without_an_object_are_left_out_and_counted(sets: Sets, tmp_path:
     kept = {tuple(sorted(one.names_V)) for one in read_predictions(asked.config.results)}
     assert kept == {tuple(left)}
     # Class 1 has three images, so an object of class 0 has three backgrounds of other classes.
-    assert "any of 3" in {result.variant for result in found}
+    assert "all of 3" in {result.variant for result in found}
 
 
 def test_sets_without_objects(sets: Sets, tmp_path: Path) -> None:

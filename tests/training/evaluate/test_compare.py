@@ -71,8 +71,8 @@ def test_words_that_name_no_arms(tmp_path: Path) -> None:
         write_evaluation(tmp_path / name, RIGHT)
     for words, message in (
         (("a", f"x=b,../{tmp_path.name}/a"), "a is given twice"),
-        (("a",), "got runs/a: wanted two arms"),
-        (("x=a", "x=b"), "got x, x: wanted two arms or more, of different names"),
+        (("a",), "got runs/a: name two folders of evaluations"),
+        (("x=a", "x=b"), "got x, x: name two folders .*of different names"),
         (("x=a,b", "y=c"), r"other numbers of seeds \(x 2, y 1\)"),
         (("x=a,", "y=c"), "wanted a folder, or NAME=FOLDER"),
         (("a", "nowhere"), "no evaluation at .*nowhere"),
