@@ -45,7 +45,11 @@ def test_a_bar_with_rate_time_left_and_note(
     screen, terminal = on_screen(monkeypatch), Terminal()
     terminal.show(START)
     terminal.show(replace(START, done=500, given=400, note="loss 5.1"))
+    before = len(screen.getvalue())
     terminal.say("a line above it")
+    around = screen.getvalue()[before:].split("\r")
+    assert around[1].isspace(), "the bar is taken away for the line"
+    assert "/1000" in around[-1]
     terminal.show(replace(START, done=600, given=400, note="loss 5.1"))
     drawn = screen.getvalue().split("\r")
     assert any(re.search(r"shards: +0%\|", one) for one in drawn)
