@@ -10,7 +10,16 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli import HELP, HELP_ALL, TORCHRUN, UNNAMED, absolute_paths, from_root, parse
+from jobs.cli import (
+    HELP,
+    HELP_ALL,
+    TORCHRUN,
+    UNNAMED,
+    absolute_paths,
+    from_root,
+    parse,
+    with_names,
+)
 from pipeline.core.errors import InputError, check
 from pipeline.core.progress import say
 from pipeline.storage.storage import is_url
@@ -24,6 +33,8 @@ from training.methods.registry import METHODS
 from training.methods.settings import MethodConfig
 
 DEFAULT_RECIPE = "simclr_small"
+FIRST = ("shards", "out")
+"""Options whose values may stand first, without their names."""
 PLACES = (
     *("shards", "selection", "out", "start_from", "extend", "replay.shards"),
     *("knn.val_shards", "knn.train_shards", "heldout.shards", "cache.folder"),
@@ -94,7 +105,7 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, Pretr
 
 def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
     """The recipe or file, and all options, paths absolute."""
-    name, base = find_base(arguments)
+    name, base = find_base(with_names(arguments, FIRST))
     options = parse(
         PretrainOptions,
         "jobs/pretrain.py",
@@ -104,7 +115,7 @@ def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
         f"command resumes a run that was broken off. {BASE_HELP}",
         brief=BRIEF,
         variants=method_options(name, base),
-        positional=("shards", "out"),
+        positional=FIRST,
     )
     config = absolute(options.base)
     for line in auto.reasons(_chosen(str(config.shards)), config) if name == AUTO else ():

@@ -81,7 +81,7 @@ def test_exif_turns_a_mask_that_carries_it() -> None:
     ("data", "words"),
     [
         (b"", "empty file"),
-        (b"no mask", "cannot be decoded"),
+        (b"no mask", "no format that can be read"),
         (saved(PIL.Image.fromarray(ramp()).convert("P")), "of mode P"),
         (png(ramp()[:, :30]), "30 x 30, of another aspect than the image, 400 x 300"),
         (png(np.ones((30, 40), np.uint8)), "0 and 1 only: 255 is foreground"),

@@ -87,6 +87,8 @@ def test_from_the_command_line_with_reasons_and_frozen_in_the_run(
     write_config(config.out, config, "digest")
     monkeypatch.setattr(auto, "look", lambda _: Seen(num_images=4800, side=300))
     assert read_command_line(["--recipe", "auto", *words])[2] == config
+    first = [str(config.shards), str(config.out)]
+    assert read_command_line([*first, "--recipe", "auto"])[2] == config
     with pytest.raises(InputError, match="auto looks at the images: name their --shards"):
         read_command_line(["--recipe", "auto", "--out", "o"])
     with pytest.raises(SystemExit, match="0"):
