@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.images.source_image import DecodedSource, decode_source
+from pipeline.images.source_image import DecodedSource, read_source
 from pipeline.precompute import build
 from pipeline.saliency.controls import Uniform
 from pipeline.saliency.interface import Image, Map
@@ -94,12 +94,14 @@ class DeadlyDecoder(Uniform):
 
 
 def _install() -> Uniform:
-    def decode(data: bytes, max_pixels: int) -> DecodedSource:
-        decoded = decode_source(data, max_pixels)
+    def read(data: bytes, max_pixels: int) -> DecodedSource:
+        decoded = read_source(data, max_pixels)
+        assert isinstance(decoded, DecodedSource)
         die_of(decoded.pixels)
         return decoded
 
-    setattr(build, "decode_source", decode)  # noqa: B010  (mypy: the name is not build's own)
+    assert hasattr(build, "read_source")
+    setattr(build, "read_source", read)  # noqa: B010  (mypy: the name is not build's own)
     return DeadlyDecoder()
 
 

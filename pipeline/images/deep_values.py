@@ -32,6 +32,8 @@ CHANNELS = "CQ"
 BANDS = f"{CHANNELS}S"
 COLOURS = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
 """PNGs of 16 bits: colours, grey with transparency, and colours with it."""
+ANIMATED = b"acTL"
+"""A part of a PNG with several pictures."""
 
 
 def read_values(data: bytes, max_pixels: int) -> Values | None:
@@ -62,7 +64,8 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
 
 def is_deep_colour(data: bytes) -> bool:
     """Whether this is a PNG of 16 bits of which Pillow reads the high byte only."""
-    return data.startswith(PNG_SIGNATURE) and data[24:26] in COLOURS
+    is_deep = data.startswith(PNG_SIGNATURE) and data[24:26] in COLOURS
+    return is_deep and ANIMATED not in data[: data.find(b"IDAT")]  # OpenCV takes another picture
 
 
 def as_colours(values: Values) -> Values:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pipeline.core.errors import InputError
 from pipeline.images.opening import MAX_PIXELS
@@ -72,7 +73,7 @@ class PrecomputeConfig(Split):
     missing_masks: MissingMasks = "error"
     append: bool = False
     range: tuple[str, ...] = (AUTO,)
-    bits: int = 8
+    bits: Literal[8, 16] = 8
     resize_short: int | None = None
     shard_images: int = 256
     shard_mib: int = 256

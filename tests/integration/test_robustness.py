@@ -75,17 +75,19 @@ def test_every_file_is_in_a_shard_or_rejected(
 
 
 def by_pillow(data: bytes) -> NDArray[np.float64]:
-    """The picture as Pillow shows it over white, with 16 bits cut to their high byte.
+    """The picture as Pillow shows it over white.
 
-    What a picture of 16 bits calls transparency is left out.
+    Of 16 bits the highest 8 of those in use; what such a picture calls transparency is left out.
     """
     with Image.open(BytesIO(data)) as opened:
         image: Image.Image = opened
         image.load()
         if image.mode.startswith("I;16"):
-            high = np.asarray(image).astype(np.float64) // 256
-            return np.repeat(high[..., None], 3, axis=2)
-        if data[24:26] in (b"\x10\x04", b"\x10\x06") and image.format == "PNG":
+            values = np.asarray(image).astype(np.int64)
+            levels = (values << 8) >> int(values.max()).bit_length()
+            return np.repeat(levels[..., None], 3, axis=2).astype(np.float64)
+        is_deep = image.format == "PNG" and data[24:26] in (b"\x10\x04", b"\x10\x06")
+        if is_deep and not getattr(image, "is_animated", False):
             return np.asarray(image.convert("RGBA"), np.float64)[..., :3]
         image = ImageOps.exif_transpose(image)
         if "A" in image.getbands() or "transparency" in image.info:

@@ -32,12 +32,13 @@ from jobs import (
 from jobs.cli import main
 from jobs.compare import CompareConfig
 from jobs.export import ExportConfig
-from jobs.pretrain_options import find_base
+from jobs.pretrain_options import PretrainOptions, find_base
 from jobs.preview import PreviewConfig
 from jobs.stream_options import StreamOptions
 from jobs.sweep_options import SweepOptions
 from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
+from pipeline.precompute.remove import RemoveConfig
 from pipeline.precompute.verify import VerifyConfig
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
@@ -56,7 +57,10 @@ JOBS: dict[str, tuple[Callable[[], int | None], list[Any]]] = {
         precompute.run,
         [PrecomputeConfig(data=HERE, out=HERE), VerifyConfig(verify=HERE)],
     ),
-    "pretrain": (pretrain.run, [find_base(["--method", name])[1] for name in METHODS]),
+    "pretrain": (
+        pretrain.run,
+        [PretrainOptions(base=find_base(["--method", name])[1]) for name in METHODS],
+    ),
     "evaluate": (evaluate.run, [EvaluateConfig(checkpoint=("F",), train=HERE, val=HERE)]),
     "choose": (choose.run, [ChooseConfig(pool=HERE, target=HERE, out=HERE, checkpoint=HERE)]),
     "compare": (compare.run, [CompareConfig(arms=("F", "G"))]),
@@ -192,6 +196,7 @@ def test_what_names_an_option_names_one_that_exists(
 ) -> None:
     """Messages, helps and advice: every `--option` in a string of the program."""
     known = {"--help-all", "--cpus", "--gpus", *OF_OTHERS}  # --cpus, --gpus: of jobs/cluster.py
+    known |= {f"--{one.name}" for one in dataclasses.fields(RemoveConfig)}
     for job in JOBS:
         names = ", ".join(options_of(help_of(job, "--help-all")))
         known |= set(re.findall(r"--[\w.-]+", names))

@@ -126,8 +126,9 @@ def check_folder(folder: Path, description: dict[str, Any]) -> None:
         if recorded["version"] != VERSION:
             raise ValueError(f"version {recorded['version']} instead of {VERSION}")
         # An earlier program's has fewer fields; those that are missing had today's defaults.
-        base = config_from_json(recorded["config"], shards="", out=folder)
-        recorded["config"] = base.to_json()
+        if "config" in recorded:
+            base = config_from_json(recorded["config"], shards="", out=folder)
+            recorded["config"] = base.to_json()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}): choose another --out") from error
     lines = [

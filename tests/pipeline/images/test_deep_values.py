@@ -1,5 +1,7 @@
 """Values of images of many bands and depths are those that were written."""
 
+import struct
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from pipeline.core.errors import ImageError
 from pipeline.images.codecs import decode_stored
-from pipeline.images.deep_values import upright
+from pipeline.images.deep_values import read_values, upright
 from pipeline.images.pixel_format import PixelFormat
 from pipeline.images.source_image import (
     DecodedSource,
@@ -157,3 +159,12 @@ def test_what_is_stored_is_what_training_decodes(bits: int) -> None:
         assert np.abs(small.pixels - mean).mean() < (25 if channels == 3 else 0.6)
     with pytest.raises(ImageError, match="holds no 7 channels below each other"):
         decode_stored(decoded.stored_bytes, 7)
+
+
+def test_an_animated_png_of_16_bits_is_its_first_picture() -> None:
+    """Pillow's: OpenCV takes another one."""
+    data = png(FIVE[..., :3])
+    chunk = b"acTL" + struct.pack(">II", 1, 0)
+    part = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert read_values(data[:33] + part + data[33:], 10_000) is None
+    assert read_values(data, 10_000) is not None
