@@ -83,7 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # Hypothesis draws the same examples in every run.
-hypothesis.settings.register_profile("tests", derandomize=True)
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("tests")
 
 

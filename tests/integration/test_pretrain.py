@@ -150,6 +150,7 @@ def test_one_worker_gives_the_bits_of_one_process_up_to_a_damaged_sample_and_doe
     assert result.values["damaged_samples"] == 1
 
 
+@pytest.mark.timeout(900)
 def test_a_stream_has_the_table_and_the_weights_of_one_without_ray(tmp_path: Path) -> None:
     for number, name in enumerate("ab"):
         write_shard_set(tmp_path / name, num_images=18, first_number=1000 * number)
