@@ -22,11 +22,12 @@ def run() -> int:
     num_images = round(config.data_fraction * load_dataset_info(config.shards).num_images)
     if config.selection is not None:
         num_images = len(read_selection(config.selection).numbers)
+    object_head = getattr(config.method, "object_head", "off")
     say(
         f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
         f"{numbered(num_images, 'image')} of {config.shards} for "
         f"{numbered(config.epochs, 'epoch')}, into {config.out}: "
-        f"masks {config.masks.strategy}, fill {config.fill}"
+        f"masks {config.masks.strategy}, object head {object_head}, fill {config.fill}"
     )
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
     from training.engine.result import result_lines

@@ -165,13 +165,15 @@ def is_complete(out: Path, wanted: dict[str, object]) -> bool:
     files = [out / name for name in ("demo.json", "unfinished.json") if (out / name).exists()]
     for file in files:
         try:
-            found = json.loads(file.read_text())["digest"]
-        except (ValueError, KeyError, TypeError):
-            found = None
-        if found != wanted["digest"]:
+            found = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError):
+            found = {}
+        if found.get("digest") != wanted["digest"]:
+            differ = [f"{n} {found.get(n)}" for n in wanted if found.get(n) != wanted[n]]
+            named = ", ".join(one for one in differ if not one.startswith("digest"))
             raise InputError(
-                f"{out} holds demo pictures of other parameters ({file.name}): remove the folder or"
-                " choose another one"
+                f"{out} holds demo pictures of other parameters ({named or 'older ones'}): remove the "
+                "folder or choose another one"
             )
     if not files and out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no demo pictures: choose another folder")
