@@ -169,11 +169,11 @@ def is_complete(out: Path, wanted: dict[str, object]) -> bool:
         except (ValueError, TypeError):
             found = {}
         if found.get("digest") != wanted["digest"]:
-            differ = [f"{n} {found.get(n)}" for n in wanted if found.get(n) != wanted[n]]
-            named = ", ".join(one for one in differ if not one.startswith("digest"))
+            names = [n for n in wanted if n != "digest" and found.get(n) != wanted[n]]
+            differ = ", ".join(f"{name} {found.get(name)}" for name in names)
             raise InputError(
-                f"{out} holds demo pictures of other parameters ({named or 'older ones'}): remove the "
-                "folder or choose another one"
+                f"{out} holds demo pictures of other parameters ({differ}): remove the folder or "
+                "choose another one"
             )
     if not files and out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no demo pictures: choose another folder")

@@ -163,7 +163,7 @@ def test_a_complete_set_is_kept_and_other_parameters_are_refused(tmp_path: Path)
     touched.write_bytes(b"kept")
     before = files(tmp_path)
     make_demo_pictures(tmp_path, **few())
-    with pytest.raises(InputError, match="other parameters"):
+    with pytest.raises(InputError, match=r"other parameters \(num_train 8\)"):
         make_demo_pictures(tmp_path, **few(16))
     assert files(tmp_path) == before
 
