@@ -1,27 +1,22 @@
 """Kill -9 at random moments, start the same command again: the files of an undisturbed run."""
 
-import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 import pytest
-from ray.cluster_utils import Cluster
 
 from pipeline.precompute.verify import verify_set
+from tests.faults.nodes import ROOT, Nodes, environment_of, running
 from tests.picture_folders import contents
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).resolve().parents[2]
 NUM_IMAGES, SHARD_IMAGES = 480, 12
 NUM_SHARDS = NUM_IMAGES // SHARD_IMAGES
 KILLS_EACH = 5
@@ -41,46 +36,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-class Nodes:
-    """A cluster on one machine: a head without CPUs, and two nodes with one each."""
-
-    def __init__(self) -> None:
-        self.cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
-        self.workers = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
-        self.cluster.wait_for_nodes()
-
-    def kill_one(self, draw: random.Random) -> None:
-        """As when a machine loses power; another takes its place."""
-        victim = self.workers.pop(draw.randrange(2))
-        self.cluster.remove_node(victim, allow_graceful=False)
-        self.workers.append(self.cluster.add_node(num_cpus=1))
-
-    def processes(self, word: str) -> list[psutil.Process]:
-        """Processes of the nodes' families with this word on their command line."""
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if any(word in part for part in process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    # Ray's sockets lie in its temporary folder: a short path, and not that of other Rays.
-    ray_folder = tempfile.mkdtemp(prefix="salmask-")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("RAY_TMPDIR", ray_folder)
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        nodes = Nodes()
+    with running(2) as nodes:
         yield nodes
-        nodes.cluster.shutdown()
-    shutil.rmtree(ray_folder, ignore_errors=True)
 
 
 def start(data: Path, out: Path, nodes: Nodes) -> subprocess.Popen[str]:
@@ -88,7 +47,7 @@ def start(data: Path, out: Path, nodes: Nodes) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "jobs/precompute.py", *options],
         cwd=ROOT,
-        env=os.environ | {"RAY_ADDRESS": nodes.cluster.address},
+        env=environment_of(nodes),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -121,9 +80,9 @@ def undisturbed(
 Kill = Callable[[subprocess.Popen[str], Nodes, random.Random], None]
 KILLS: dict[str, Kill] = {
     "driver": lambda process, nodes, draw: process.kill(),
-    "worker": lambda process, nodes, draw: draw.choice(nodes.processes("_ShardWorker")).kill(),
-    "child": lambda process, nodes, draw: draw.choice(nodes.processes("child_process")).kill(),
-    "node": lambda process, nodes, draw: nodes.kill_one(draw),
+    "worker": lambda process, nodes, draw: draw.choice(nodes.family("_ShardWorker")).kill(),
+    "child": lambda process, nodes, draw: draw.choice(nodes.family("child_process")).kill(),
+    "node": lambda process, nodes, draw: nodes.kill_any(draw),
 }
 
 

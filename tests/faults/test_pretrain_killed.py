@@ -7,15 +7,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import ray.cluster_utils
 
 from pipeline.core.errors import Stopped
+from tests.faults.nodes import Nodes, running
 from tests.pretrain_jobs import (
     EPOCHS,
     STEPS,
@@ -34,7 +32,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 SEED = int(os.environ.get("SALMASK_FAULT_SEED", "0"))
 """Decides the moments; printed with each."""
-HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 
 
 @pytest.fixture(scope="module")
@@ -115,41 +112,10 @@ def test_one_worker_of_ray_is_killed_four_times_and_all_twice(
     assert record(out) == record(alone)  # to the last bit
 
 
-class Nodes:
-    """A cluster on this machine whose head trains nothing, and whose nodes have one core each."""
-
-    def __init__(self, count: int) -> None:
-        self.cluster = ray.cluster_utils.Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH},
-        )
-        for _ in range(count):
-            self.cluster.add_node(num_cpus=1)
-
-    def family(self) -> list[psutil.Process]:
-        """What the nodes have started."""
-        return [p for node in self.cluster.worker_nodes for p in _family_of(node)]
-
-    def kill_one_that_trains(self) -> None:
-        """As when a machine loses power."""
-        node = next(n for n in self.cluster.worker_nodes if any(map(is_worker, _family_of(n))))
-        family = _family_of(node)
-        self.cluster.remove_node(node, allow_graceful=False)
-        for process in family:
-            with suppress(psutil.NoSuchProcess):  # it went with its node
-                process.kill()
-
-
-def _family_of(node: Any) -> list[psutil.Process]:  # noqa: ANN401  (Ray's node has no type)
-    raylet = node.all_processes["raylet"][0].process
-    return psutil.Process(raylet.pid).children(recursive=True)
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    made = Nodes(4)
-    yield made
-    made.cluster.shutdown()
+    with running(4) as made:
+        yield made
 
 
 def test_workers_nodes_and_the_driver_on_a_cluster_are_killed_seven_times(
@@ -189,8 +155,7 @@ def test_a_node_that_is_lost_for_good_leaves_one_worker_to_finish(
     with every large step."""
     small_steps = ("--optim.lr", "1e-5")
     run_job(command(shards, tmp_path / "alone", "--local", *small_steps), tmp_path / "alone.txt")
-    while len(nodes.cluster.worker_nodes) > 2:
-        nodes.cluster.remove_node(next(iter(nodes.cluster.worker_nodes)))
+    nodes.keep(2)
     out, said = tmp_path / "run", tmp_path / "said.txt"
     arguments = command(shards, out, "--num-workers", "2", *small_steps)
     job = Job(arguments, said, address=nodes.cluster.address)
