@@ -1,7 +1,7 @@
 """Eight nodes, of which one loses power every minute: the same bytes, the same samples.
 
-With `SALMASK_CHAOS_MINUTES=15` for 15 minutes each, and a sweep of 200 trials whose driver is killed
-after every 20 of them.
+With `SALMASK_CHAOS_MINUTES=15` for 15 minutes each, and a sweep of 200 trials whose driver is
+killed after every 20 of them.
 """
 
 import os
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from tests.faults.test_sweep_killed import command as sweep_command
 from tests.faults.test_sweep_killed import run_of, trials_when
 from tests.picture_folders import contents, write_pictures
 from tests.pretrain_jobs import Job, command, record, run_job, samples, write_sets
+from training.sweep.results import Trial
+from training.sweep.tune import read_trials
 
 MINUTES = float(os.environ.get("SALMASK_CHAOS_MINUTES", "2"))
 MOST = 1200 + 240 * MINUTES
@@ -97,6 +100,10 @@ def test_a_pretraining_on_two_nodes_sees_the_same_samples(nodes: Nodes, tmp_path
     assert record(tmp_path / "run") == record(tmp_path / "alone")  # to the last bit
 
 
+def have_ended(count: int, trials: list[Trial]) -> bool:
+    return sum(trial.ended for trial in trials) >= count
+
+
 def test_a_sweep_whose_driver_is_killed_again_and_again(tmp_path: Path) -> None:
     write_sets(tmp_path)
     out, said = tmp_path / "sweep", tmp_path / "said.txt"
@@ -105,7 +112,7 @@ def test_a_sweep_whose_driver_is_killed_again_and_again(tmp_path: Path) -> None:
     before: dict[int, Trial] = {}
     for ended in range(KILL_EVERY, NUM_TRIALS, KILL_EVERY):
         job = Job(arguments, said)
-        trials_when(lambda trials, n=ended: sum(t.ended for t in trials) >= n, out, job)  # type: ignore[misc]
+        trials_when(partial(have_ended, ended), out, job)
         job.kill_all()
         trials = read_trials(out)
         assert before.items() <= {t.number: t for t in trials if t.ended}.items()
