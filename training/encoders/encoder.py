@@ -1,16 +1,11 @@
-"""The encoder: a ConvNet of torchvision or timm without its classifier, its head, its batch norm.
+"""The encoder: a ConvNet of torchvision or timm without its classifier, and its head.
 
 Shapes: B batch, C channels, H W pixels, D features.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.backbone.weights import find_weights, load_weights
 from pipeline.core.architectures import classifier_names, plain_network, stem_name
@@ -131,81 +126,3 @@ def projection_head(
         layers.append(nn.ReLU(inplace=True))
         width = hidden_dim
     return nn.Sequential(*layers, nn.Linear(width, output_dim))
-
-
-class _Grouped(nn.modules.batchnorm._BatchNorm):
-    """Batch norm that normalises each run of ``group_size`` consecutive samples by itself.
-
-    Parameters, buffers and inference are those of plain batch norm; the running statistics take in
-    one group after the other.
-    """
-
-    group_size: int
-    of_torch: bool
-    """Whether this is torch's own class, without an activation inside."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalises ``input`` [B, C, ...]; training: B is 1 or a multiple of the group size."""
-        whole = super().forward
-        if not self.training or input.shape[0] in (1, self.group_size):
-            return whole(input)
-        assert input.shape[0] % self.group_size == 0, (input.shape, self.group_size)
-        normalised = self._normalised if self.of_torch else whole
-        return torch.cat([normalised(group) for group in input.split(self.group_size)])
-
-    def _normalised(self, group: Tensor) -> Tensor:
-        """Avoids the kernel per group and layer that counts the batches."""
-        return functional.batch_norm(
-            group,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training=True,
-            momentum=self.momentum if self.momentum is not None else 0.1,
-            eps=self.eps,
-        )
-
-
-@cache
-def _grouped_class(kind: type[nn.Module]) -> type[_Grouped]:
-    """The grouped form of a kind of batch norm, such as timm's with its activation inside."""
-    of_torch = kind in (nn.BatchNorm1d, nn.BatchNorm2d)
-    return type(f"Grouped{kind.__name__}", (_Grouped, kind), {"of_torch": of_torch})
-
-
-def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
-    """Turn every batch norm of a module into one over groups of 2 samples or more, in place.
-
-    Statistics of groups do not depend on the number of ranks, so that one process with many groups
-    computes the same as many ranks with one group each. And shuffled groups keep a network from
-    telling by their statistics which query belongs to which key, on one device too.
-
-    Parameters and buffers stay. A network without batch norm (ConvNeXt has layer norm) does too.
-    """
-    assert group_size >= 2, group_size
-    for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            if not isinstance(child, _Grouped):
-                child.__class__ = _grouped_class(type(child))  # type: ignore[arg-type]
-            assert isinstance(child, _Grouped)
-            child.group_size = group_size
-    return module
-
-
-@contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of all batch norms alone while the block runs.
-
-    For images that the exported network is not to be tuned to. In training mode the norms still use
-    the batch's own statistics.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.encoders.encoder import group_batch_norm, running_statistics_kept
+from training.encoders.batch_norm import group_batch_norm, running_statistics_kept
 
 
 class NormAndReLU(nn.BatchNorm2d):
@@ -67,3 +67,31 @@ def test_running_statistics_can_be_left_alone(group_size: int) -> None:
         assert all(torch.equal(network.state_dict()[k], v) for k, v in before.items())
         network(x)
         assert not any(torch.equal(network.state_dict()[k], v) for k, v in before.items())
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(12, 5, 6, 7), (12, 5, 1, 1), (12, 5)])
+def test_groups_in_their_places_have_the_bits_of_groups_put_together(
+    order: torch.memory_format, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    is_image = len(shape) == 4
+    x = torch.randn(shape).to(dtype)
+    x = x.to(memory_format=order) if is_image else x
+    norm = nn.BatchNorm2d(5) if is_image else nn.BatchNorm1d(5)
+    nn.init.normal_(norm.weight)
+    grouped = group_batch_norm(copy.deepcopy(norm), 4)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    result = grouped(ours)
+    expected = torch.cat([norm(group) for group in theirs.split(4)])
+    assert torch.equal(result, expected)
+    assert result.stride() == expected.stride()
+    for rows in (result, expected):  # the gradient of a mean has strides of 0
+        rows.flatten(2 if is_image else 1).mean(dim=-1).square().sum().backward()
+    pairs = [(ours, theirs), *zip(grouped.parameters(), norm.parameters(), strict=True)]
+    assert all(torch.equal(one.grad, other.grad) for one, other in pairs)  # type: ignore[arg-type]
+    buffers = ("running_mean", "running_var")
+    assert all(torch.equal(getattr(grouped, name), getattr(norm, name)) for name in buffers)
+    with torch.no_grad():
+        assert torch.equal(grouped(x), torch.cat([norm(group) for group in x.split(4)]))
