@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+LEAST_NUMBERS = 1 << 19
+"""Of a group, from which `_InPlace` is faster."""
+
 
 class _Grouped(nn.modules.batchnorm._BatchNorm):
     """Batch norm that normalises each run of ``group_size`` consecutive samples by itself.
@@ -32,8 +35,10 @@ class _Grouped(nn.modules.batchnorm._BatchNorm):
             return whole(input)
         assert input.shape[0] % self.group_size == 0, (input.shape, self.group_size)
         if self.of_torch and input.device.type == "cpu" and not torch.compiler.is_compiling():
-            in_place: Tensor = _InPlace.apply(input, self.group_size, *self._arguments())
-            return in_place
+            groups = input.shape[0] // self.group_size
+            if input.numel() // groups >= LEAST_NUMBERS:
+                in_place: Tensor = _InPlace.apply(input, self.group_size, *self._arguments())
+                return in_place
         normalised = self._normalised if self.of_torch else whole
         return torch.cat([normalised(group) for group in input.split(self.group_size)])
 
