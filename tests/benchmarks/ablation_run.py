@@ -156,9 +156,9 @@ def execute(run: Run) -> int:
 
 def _execute(run: Run) -> int:
     table = find_table(run.table)
-    with (run.work / "locks" / f"{run.table}-data").open("w") as lock:
+    with (run.work / "locks" / f"{table.data_folder}-data").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a seed share their data
-        data = table.prepare(run.work / "data" / run.table, run.seed)
+        data = table.data(run.arm, run.work / "data" / table.data_folder, run.seed)
     places: Options = {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
     _, _, config = read_command_line(command_line(HARNESS | run.options | places))
     context = AblationContext(run)

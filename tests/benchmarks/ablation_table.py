@@ -4,7 +4,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import InputError
@@ -34,7 +34,9 @@ class Table:
     """Arms that are compared with a baseline, and the options that all have in common.
 
     `name` is that of its file in `tests/benchmarks/tables`; `prepare` makes the data of a seed
-    below a folder, or finds it there.
+    below a folder, or finds it there. `sources` names the saliency of arms that have another one
+    than `boundary`; where there are any, `prepare` takes it, too. `data_of` is the table
+    whose pictures and shards it shares; empty: it has its own.
     """
 
     name: str
@@ -42,7 +44,20 @@ class Table:
     baseline: str
     common: Options
     arms: Mapping[str, Options]
-    prepare: Callable[[Path, int], Data]
+    prepare: Callable[..., Data]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    data_of: str = ""
+
+    @property
+    def data_folder(self) -> str:
+        """Of the pictures and shards, below that of all tables."""
+        return self.data_of or self.name
+
+    def data(self, arm: str, folder: Path, seed: int) -> Data:
+        """The data of an arm and a seed."""
+        if not self.sources:
+            return self.prepare(folder, seed)
+        return self.prepare(folder, seed, self.sources.get(arm, "boundary"))
 
     def options(self, arm: str) -> Options:
         """All options of an arm; raises InputError if there is no such arm."""

@@ -1,5 +1,6 @@
 """Made pictures whose kinds have typical backgrounds (the demo's generator), 32 px."""
 
+import re
 from pathlib import Path
 
 from pipeline.demo.pictures import make_demo_pictures
@@ -11,13 +12,24 @@ NETWORK: Options = {"encoder.architecture": "timm:test_resnet", "encoder.stem": 
 NUM_TRAIN, BATCH, STEPS = 3200, 64, 2000
 
 
-def prepare(folder: Path, seed: int) -> Data:
-    """Pictures and shards of a seed; other seeds have wholly other pictures."""
-    made, shards = folder / f"pictures-{seed}", folder / f"shards-{seed}"
+def prepare(folder: Path, seed: int, source: str = "boundary") -> Data:
+    """Pictures and shards of a seed; other seeds have wholly other pictures.
+
+    `external` saliency is the true masks.
+    """
+    made, shards = folder / f"pictures-{seed}", shards_of(folder / f"shards-{seed}", source)
     make_demo_pictures(made, num_train=NUM_TRAIN, seed=seed)
-    run_precompute(PrecomputeConfig(data=made / "pictures" / "train", out=shards))
+    masks = made / "masks" / "train" if source == "external" else ""
+    data = made / "pictures" / "train"
+    run_precompute(PrecomputeConfig(data=data, out=shards, saliency=source, masks=masks))
     names = ("usual", "changed")
     return Data(shards=shards, tests={name: made / "pictures" / name for name in names})
+
+
+def shards_of(folder: Path, source: str) -> Path:
+    """Where the shards with a source of saliency lie, beside those with `boundary`."""
+    end = "" if source == "boundary" else re.sub(r"[^a-z0-9]+", "-", f" {source}")
+    return folder.with_name(f"{folder.name}{end}")
 
 
 CALIBRATED: Options = {

@@ -18,14 +18,16 @@ from tests.benchmarks.tables.backgrounds import (
     CALIBRATED,
     EXCHANGE,
     HARD,
+    MATCHED,
     NETWORK,
     OWN,
+    shards_of,
 )
 
 NUM_HELD_OUT, BATCH, EPOCHS = 800, 64, 80  # 4,000 photographs: 62 steps an epoch, 4,960 in all
 
 
-def prepare(folder: Path, seed: int) -> Data:
+def prepare(folder: Path, seed: int, saliency: str = "boundary") -> Data:
     """Links to the photographs, shards, composed pictures: the same for all seeds of a kind."""
     source, folder = shared_photographs(), folder / "photographs"
     train, held_out = folder / "train", folder / "held_out"
@@ -36,7 +38,8 @@ def prepare(folder: Path, seed: int) -> Data:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink():
             link.symlink_to(file.absolute())
-    run_precompute(PrecomputeConfig(data=train, out=folder / "shards"))
+    shards = shards_of(folder / "shards", saliency)
+    run_precompute(PrecomputeConfig(data=train, out=shards, saliency=saliency))
     if seed >= FIRST_CHOICE_SEED:
         usual, masks, name = held_out, folder / "held_out_masks", "held_out_changed"
         mark_objects(usual, masks)
@@ -44,7 +47,7 @@ def prepare(folder: Path, seed: int) -> Data:
         marked = source / "imagenette_backgrounds"
         usual, masks, name = marked / "images", marked / "masks", "changed"
     change_backgrounds(usual, masks, folder / name)
-    return Data(shards=folder / "shards", tests={"usual": usual, "changed": folder / name})
+    return Data(shards=shards, tests={"usual": usual, "changed": folder / name})
 
 
 OBJECT_EXCHANGE: Options = {"method.object-head": "exchange", **EXCHANGE}
@@ -58,6 +61,25 @@ MOCO: Options = {
     "method.object-head": "off",
     "optim.lr": 0.01,
 }
+
+BOTH: Options = {"method.object-head": "both", **HARD, **EXCHANGE}
+LEVERS: dict[str, Options] = {
+    **{
+        f"object exchange, probability {share}": {
+            **OBJECT_EXCHANGE,
+            "method.object-exchange-probability": share,
+        }
+        for share in (0.3, 0.9)
+    },
+    **{
+        f"object exchange, weight {weight}": {**OBJECT_EXCHANGE, "method.object-weight": weight}
+        for weight in (0.3, 0.7)
+    },
+    **{f"object both, rho {rho}": {**BOTH, "method.object-rho": rho} for rho in (2.0, 5.0)},
+    "object both, matched": {**BOTH, **MATCHED},
+    "object exchange, second look": OBJECT_EXCHANGE,
+}
+"""What may move the frontier; tried on seeds from 100 on."""
 
 TABLE = Table(
     name="photographs",
@@ -94,13 +116,15 @@ TABLE = Table(
         },
         "object hard": {"method.object-head": "hard", **HARD},
         "object exchange": OBJECT_EXCHANGE,
-        "object both": {"method.object-head": "both", **HARD, **EXCHANGE},
+        "object both": BOTH,
         # Two heads and a further view, whose background is never exchanged.
         "object neither": FURTHER_VIEW,
         "moco none": MOCO,
         "moco none, equal cost": {**MOCO, "epochs": round(1.5 * EPOCHS)},
         "moco object exchange": {**MOCO, **OBJECT_EXCHANGE},
-        "moco object both": {**MOCO, "method.object-head": "both", **HARD, **EXCHANGE},
+        "moco object both": {**MOCO, **BOTH},
+        **LEVERS,
     },
     prepare=prepare,
+    sources={"object exchange, second look": "boundary:second_look=true"},
 )

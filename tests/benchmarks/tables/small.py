@@ -28,4 +28,5 @@ TABLE = Table(
     common={"epochs": 10},  # of 4,000 photographs: 620 steps
     arms=_arms(),
     prepare=photographs.prepare,
+    data_of="photographs",
 )
