@@ -30,8 +30,8 @@ from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, first_line, plain_network
 from pipeline.core.errors import InputError, check
-from pipeline.images.pixel_format import PixelFormat
-from pipeline.images.preprocessing import HighPass, Preprocessing
+from pipeline.core.plain import fitted, parse
+from pipeline.core.tensors import read_tensors
 
 WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
 NOT_A_WEIGHT = "num_batches_tracked"
@@ -176,7 +176,7 @@ def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor],
     """The state dict of an export and its digest, checked against the JSON's."""
     data = file.read_bytes()
     try:
-        weights: Mapping[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+        weights: Mapping[str, Tensor] = read_tensors(io.BytesIO(data))
         found = weights_digest(weights)
     except Exception as error:  # a damaged or foreign file can fail in any way
         found = hashlib.sha256(data).hexdigest()
@@ -208,8 +208,8 @@ def load_info(folder: Path) -> BackboneInfo:
         "checkpoint; weights without it have lost their preprocessing, export them again",
     )
     try:
-        given = json.loads(file.read_text())
-    except ValueError as error:
+        given = parse(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} is no JSON: {error}") from error
     version = given.get("format_version") if isinstance(given, dict) else None
     check(
@@ -217,19 +217,11 @@ def load_info(folder: Path) -> BackboneInfo:
         f"{file} is of format version {version}, this program reads {FORMAT_VERSION}: "
         "export the backbone again with this version",
     )
-    wanted = given.get("preprocessing")
     check(
-        bool(wanted),
+        bool(given.get("preprocessing")),
         f"{file} has no preprocessing: without it the features would be wrong; export it again",
     )
     try:
-        given["channels"] = dict(given.get("channels", {}))
-        given["pixels"] = PixelFormat.of_json(given.get("pixels", {}))
-        wanted = wanted | {name: tuple(map(float, wanted[name])) for name in ("mean", "std")}
-        if wanted.get("high_pass") is not None:
-            wanted["high_pass"] = HighPass(**wanted["high_pass"])
-        return BackboneInfo(**(given | {"preprocessing": Preprocessing(**wanted)}))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+        return fitted(BackboneInfo, given)
+    except ValueError as error:
         raise InputError(f"{file} is incomplete or damaged: {error}") from error

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbone.folder import weights_digest
-from pipeline.core.errors import InputError, check
+from pipeline.core.errors import InputError, check, one_line
+from pipeline.core.plain import parse
+from pipeline.core.tensors import read_tensors
 from pipeline.images.filters import normalise
 from pipeline.saliency.interface import check_digest
 from pipeline.storage.atomic import write_atomically
@@ -87,17 +89,16 @@ def load_explainer(weights: str, planned: str) -> tuple[MaskNetwork, str]:
         "jobs/explain.py (its command, given again, goes on with one that was broken off)",
     )
     try:
-        info = json.loads((folder / INFO_FILE).read_text())
+        info = parse((folder / INFO_FILE).read_bytes())
         version, named = info["format_version"], info["weights_sha256"]
         check(version == FORMAT_VERSION, f"format version {version}, wanted {FORMAT_VERSION}")
         network = MaskNetwork(info["width"])
-        network.load_state_dict(torch.load(folder / WEIGHTS_FILE, weights_only=True))
+        network.load_state_dict(read_tensors(folder / WEIGHTS_FILE))
         digest = weights_digest(network.state_dict())
         check(named == digest, f"{WEIGHTS_FILE} has another digest than {INFO_FILE} says")
     except Exception as error:  # a damaged file can fail in any way
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"saliency explain: {folder} cannot be used ({reason}): train it again"
+            f"saliency explain: {folder} cannot be used ({one_line(error)}): train it again"
         ) from error
     check_digest(f"explain: the weights {weights}", digest, planned)
     return network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), digest

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import IO, Any
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, one_line
 from pipeline.core.image_names import IMAGE_SUFFIXES, kind_of
 from pipeline.sources.listing import DataStore, Ignored, Listing, Row, SourceOptions
 from pipeline.storage.store import Store, printable
@@ -51,10 +51,10 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"no such file: {store.where(name)}") from error
-        except tarfile.TarError as error:
+        except (tarfile.TarError, OSError) as error:
             raise InputError(
-                f"{store.where(name)} is no tar that can be read ({error}); a compressed one has "
-                "to be unpacked first: its members cannot be reached one by one"
+                f"{store.where(name)} is no tar that can be read ({one_line(error)}); a compressed "
+                "one has to be unpacked first: its members cannot be reached one by one"
             ) from error
         if not found:
             wanted = options.image_column.lstrip(".")
