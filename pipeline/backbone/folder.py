@@ -147,7 +147,10 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     weights_file = folder / WEIGHTS_NAME
     check(weights_file.is_file(), f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
     weights, digest = _read_weights(weights_file, info)
-    network, feature_dim = _empty_network(info)
+    try:
+        network, feature_dim = _empty_network(info)
+    except InputError as error:
+        raise InputError(f"{folder / INFO_NAME}: {error}") from error
     check(
         feature_dim == info.feature_dim,
         f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, {info.architecture} has "

@@ -30,6 +30,7 @@ from pipeline.shardset.schema import (
     rejected_file,
     shard_file,
 )
+from pipeline.storage.parquet import as_text, texts
 from pipeline.storage.storage import Place, open_store
 
 RECORD_KEY = b"salmask"
@@ -37,6 +38,8 @@ AGAIN = "run jobs/precompute.py again"
 FILES_LOOKED_AT = 1000
 """To see whether a folder that is no shard set holds images."""
 FILE_NAME, DIGEST = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
+MOST_ROWS = 1 << 22
+"""Of a manifest, which is of one shard."""
 Rows = Sequence[dict[str, Any]]
 
 
@@ -223,8 +226,17 @@ def _read_table(
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
         data = pa.BufferReader(store.read(name))
-        table = pq.read_table(data, columns=columns, use_threads=False)
+        file = pq.ParquetFile(data, read_dictionary=texts(wanted))
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        if (rows := sum(group.num_rows for group in groups)) > MOST_ROWS:
+            raise pa.ArrowInvalid(f"{rows} rows, wanted at most {MOST_ROWS}")
+        table = file.read(columns, use_threads=False)
         table.validate(full=True)
+        for number, field in enumerate(table.schema):
+            if pa.types.is_dictionary(field.type):
+                chunks = [as_text(chunk) for chunk in table.column(number).chunks]
+                kind = field.with_type(pa.string())
+                table = table.set_column(number, kind, pa.chunked_array(chunks, pa.string()))
     except (OSError, pa.ArrowException) as error:
         why = one_line(error)
         raise SetError(f"{what} {store.where(name)} cannot be read ({why}): {AGAIN}") from error

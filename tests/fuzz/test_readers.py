@@ -1,6 +1,6 @@
 """Readers of files that others made: damage is refused in a clear line, whatever it is.
 
-`make fuzz` reads 10,000 damaged inputs of each kind, `make test` the first ones of them.
+`make fuzz` reads 10,000 damaged inputs of each kind, `make test` the first of them.
 """
 
 import os
@@ -23,6 +23,7 @@ def child() -> Iterator[Child]:
     process.close()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_inputs(child: Child, kind: str, tmp_path: Path) -> None:
     """No input ends the process or takes long, runs code, or opens a file that is not its own."""

@@ -63,7 +63,7 @@ def check_name(kind: type[Any], name: str) -> None:
     """
     if (now := new_name(name)) != name:
         raise InputError(f"{name} is called {now} now")
-    kinds = field_types(kind)
+    kinds = _all_types_of(kind)
     whole, _, last = name.rpartition(".")
     if name in kinds or (last in ("0", "1") and _is_pair(kinds.get(whole))):
         return
@@ -166,6 +166,11 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
         reasons = [detail["msg"].partition(", unable")[0] for detail in error.errors()]
         wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons)
         raise InputError(f"{given!r} is refused, wanted {wanted}") from None
+
+
+@cache
+def _all_types_of(kind: Any) -> Mapping[str, Any]:  # noqa: ANN401
+    return field_types(kind)
 
 
 @cache
