@@ -220,8 +220,9 @@ def load_info(folder: Path) -> BackboneInfo:
         f"{file} is of format version {version}, this program reads {FORMAT_VERSION}: "
         "export the backbone again with this version",
     )
+    wanted = given.get("preprocessing")
     check(
-        bool(given.get("preprocessing")),
+        isinstance(wanted, dict) and {"mean", "std"} <= wanted.keys(),
         f"{file} has no preprocessing: without it the features would be wrong; export it again",
     )
     try:

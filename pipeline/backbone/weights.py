@@ -174,15 +174,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         isinstance(state, Mapping) and len(state) > 0,
         f"{path} holds no tensors by name but {type(state).__name__}",
     )
-    foreign = [
-        name
-        for name, value in state.items()
-        if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
+    fits = ((str(n), isinstance(n, str) and isinstance(v, Tensor)) for n, v in state.items())
+    foreign = next((name for name, one_fits in fits if not one_fits), None)
     check(
-        not foreign,
-        f"{path} is no plain state dict: {str(*foreign[:1])!r} is no tensor; save "
-        "network.state_dict() alone",
+        foreign is None,
+        f"{path} is no plain state dict: {foreign!r} is no tensor; save network.state_dict() alone",
     )
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}

@@ -51,7 +51,7 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"no such file: {store.where(name)}") from error
-        except (tarfile.TarError, OSError, OverflowError) as error:
+        except (tarfile.TarError, OSError, OverflowError, MemoryError) as error:
             raise InputError(
                 f"{store.where(name)} is no tar that can be read ({one_line(error)}); a compressed "
                 "one has to be unpacked first: its members cannot be reached one by one"

@@ -12,8 +12,7 @@ import pytest
 from pipeline.core.child_process import Child, ChildDied
 from tests.fuzz.readers import KINDS, read_damaged
 
-FIRST, COUNT = int(os.environ.get("FUZZ_FIRST", "0")), int(os.environ.get("FUZZ_INPUTS", "200"))
-MOST_NAMED = 20
+COUNT, MOST_NAMED = int(os.environ.get("FUZZ_INPUTS", "200")), 20
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def child() -> Iterator[Child]:
 def test_damaged_inputs(child: Child, kind: str, tmp_path: Path) -> None:
     """No input ends the process or takes long, runs code, or opens a file that is not its own."""
     try:
-        counts, wrong = child.call(read_damaged, kind, tmp_path / "read", FIRST, COUNT)
+        counts, wrong = child.call(read_damaged, kind, tmp_path / "read", 0, COUNT)
     except ChildDied as died:
         number = (tmp_path / "current").read_text()
         pytest.fail(f"input {number} of {kind} ends the process ({died})")
