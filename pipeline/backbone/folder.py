@@ -222,10 +222,12 @@ def load_info(folder: Path) -> BackboneInfo:
     )
     wanted = given.get("preprocessing")
     check(
-        isinstance(wanted, dict) and {"mean", "std"} <= wanted.keys(),
+        bool(wanted),
         f"{file} has no preprocessing: without it the features would be wrong; export it again",
     )
     try:
+        if not (isinstance(wanted, dict) and {"mean", "std"} <= wanted.keys()):
+            raise ValueError("its preprocessing has no mean or no std")
         return fitted(BackboneInfo, given)
     except ValueError as error:
         raise InputError(f"{file} is incomplete or damaged: {error}") from error
