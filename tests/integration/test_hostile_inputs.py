@@ -146,7 +146,7 @@ def test_a_table_of_images_that_would_be_gigabytes(tmp_path: Path) -> None:
     job = job_of_folder(tmp_path / "x.parquet", tmp_path / "out", Centre())
     isolation = Isolation(Limits(memory_bytes=128 * MIB))
     try:
-        with pytest.raises(InputError, match=r"/x\.parquet cannot be read: .*malloc of size"):
+        with pytest.raises(InputError, match=r"/x\.parquet cannot be read: .*alloc of size"):
             isolation.build(job)
     finally:
         isolation.close()
