@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.api import ShardSet, precompute
+from pipeline.backbone.card import table_row
 from pipeline.core.errors import DamagedSample, ImageError, InputError
 from pipeline.images.source_image import read_source
 from pipeline.precompute.isolation import Isolation, Limits
@@ -154,19 +155,20 @@ def test_a_table_of_images_that_would_be_gigabytes(tmp_path: Path) -> None:
 
 def test_names_on_pages(tmp_path: Path) -> None:
     """Tags in names of classes, images, trials and folders are text: else a page does not parse."""
-    data, page = tmp_path / TAG, tmp_path / "page.html"
+    root, page = tmp_path / TAG, tmp_path / "page.html"
     for number in range(4):
-        file = data / f"{TAG}{number % 2}" / f"{TAG}{number}.png"
+        file = root / "in" / f"{TAG}{number % 2}" / f"{TAG}{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded(number=number) if number else b"")
-    precompute(data, tmp_path / TAG / "set", local=True, saliency="centre", max_rejected_fraction=1)
-    write_preview(page, data / "set", str(data), "debug")
+    options: dict[str, Any] = {"saliency": "centre", "max_rejected_fraction": 1.0}
+    precompute(root / "in", root / "set", local=True, **options)
+    write_preview(page, root / "set", str(root), "debug")
     trials = [
         replace(one, message=TAG, point=one.point | {"fill": f"{TAG}{one.number % 2}"})
         for one in made_trials(6)
     ]
-    sweep = write_sweep(data / "sweep", trials)
-    for made in (page_of(data / "set"), page_of(sweep), Page(page.read_text())):
+    sweep = write_sweep(root / "sweep", trials)
+    for made in (page_of(root / "set"), page_of(sweep), Page(page.read_text())):
         charts = [one for section in made.sections.values() for one in section.charts.values()]
         for trace in (trace for chart in charts for trace in chart["data"]):
             trace.pop("dimensions", None)  # of parallel coordinates, whose texts are no HTML
@@ -174,3 +176,6 @@ def test_names_on_pages(tmp_path: Path) -> None:
         assert "<img" not in drawn
         assert not charts or "&lt;img" in drawn
         assert all(link.startswith(("data:", "#")) for link in made.links)
+    assert table_row((TAG, "a|b", "[x](y)\n", "p < 1")) == (
+        r"| &lt;img src=x onerror=alert(1)> | a\|b | \[x](y) | p < 1 |"
+    )
