@@ -67,11 +67,6 @@ def check(fits: bool, message: str) -> None:
         raise InputError(message)
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 @contextmanager
 def refusing(what: str, advice: str) -> Iterator[None]:
     """Within it, whatever a damaged or foreign file raises is an `InputError` that names it."""
@@ -80,7 +75,7 @@ def refusing(what: str, advice: str) -> Iterator[None]:
     except JobError:
         raise
     except Exception as error:  # a damaged file can fail in any way
-        why = one_line(error)
+        why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{what} is damaged ({why}): {advice}") from error
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, one_line
+from pipeline.core.errors import ImageError
 from pipeline.images.pixel_format import Levels
 
 # Many processes decode at once, so threads inside one would only get in each other's way; and
@@ -103,3 +103,8 @@ def encode(suffix: str, pixels: Levels, parameters: tuple[int, ...] = ()) -> byt
     if not is_done:
         raise ImageError(f"cannot be encoded: {why}")
     return data.tobytes()
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

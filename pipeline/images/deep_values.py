@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ImageError, one_line
-from pipeline.images.codecs import decode_unchanged
+from pipeline.core.errors import ImageError
+from pipeline.images.codecs import decode_unchanged, one_line
 from pipeline.images.damaged import PNG_SIGNATURE
 from pipeline.images.opening import DamageError, opened
 from pipeline.images.pixel_format import MAX_CHANNELS, RGB, Values, kind_of

@@ -9,8 +9,9 @@ from io import BytesIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pipeline.core.errors import ImageError, one_line
+from pipeline.core.errors import ImageError
 from pipeline.core.image_names import HEIF_BRANDS, JXL_SIGNATURES
+from pipeline.images.codecs import one_line
 
 MAX_PIXELS = 178_000_000
 """Default pixel limit, that of Pillow's decompression-bomb error."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.backbone.folder import weights_digest
-from pipeline.core.errors import InputError, check, one_line
+from pipeline.core.errors import InputError, check
 from pipeline.core.plain import parse
 from pipeline.core.tensors import read_tensors
 from pipeline.images.filters import normalise
@@ -97,8 +97,9 @@ def load_explainer(weights: str, planned: str) -> tuple[MaskNetwork, str]:
         digest = weights_digest(network.state_dict())
         check(named == digest, f"{WEIGHTS_FILE} has another digest than {INFO_FILE} says")
     except Exception as error:  # a damaged file can fail in any way
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"saliency explain: {folder} cannot be used ({one_line(error)}): train it again"
+            f"saliency explain: {folder} cannot be used ({reason}): train it again"
         ) from error
     check_digest(f"explain: the weights {weights}", digest, planned)
     return network.to("cuda" if torch.cuda.is_available() else "cpu").eval(), digest

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import InputError, one_line
+from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
 from pipeline.core.plain import fitted, parse
 from pipeline.images.pixel_format import PLAIN, PixelFormat
@@ -32,6 +32,7 @@ from pipeline.shardset.schema import (
 )
 from pipeline.storage.parquet import as_text, texts
 from pipeline.storage.storage import Place, open_store
+from pipeline.storage.store import reason
 
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
@@ -238,7 +239,7 @@ def _read_table(
                 kind = field.with_type(pa.string())
                 table = table.set_column(number, kind, pa.chunked_array(chunks, pa.string()))
     except (OSError, pa.ArrowException) as error:
-        why = one_line(error)
+        why = reason(error)
         raise SetError(f"{what} {store.where(name)} cannot be read ({why}): {AGAIN}") from error
     if not table.schema.equals(wanted):
         raise SetError(f"{what} {store.where(name)} has other columns than this version writes")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import IO, Any
 
-from pipeline.core.errors import InputError, one_line
+from pipeline.core.errors import InputError
 from pipeline.core.image_names import IMAGE_SUFFIXES, kind_of
 from pipeline.sources.listing import DataStore, Ignored, Listing, Row, SourceOptions
-from pipeline.storage.store import Store, printable
+from pipeline.storage.store import Store, printable, reason
 
 LABEL_MEMBER, JSON_MEMBER, JSON_FIELD = "cls", "json", "label"
 Members = dict[str, tarfile.TarInfo]
@@ -53,7 +53,7 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
             raise InputError(f"no such file: {store.where(name)}") from error
         except (tarfile.TarError, OSError, OverflowError, MemoryError) as error:
             raise InputError(
-                f"{store.where(name)} is no tar that can be read ({one_line(error)}); a compressed "
+                f"{store.where(name)} is no tar that can be read ({reason(error)}); a compressed "
                 "one has to be unpacked first: its members cannot be reached one by one"
             ) from error
         if not found:

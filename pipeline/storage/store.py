@@ -265,9 +265,10 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def reason(error: OSError) -> str:
+def reason(error: Exception) -> str:
     """Return the reason of a failure on one line."""
-    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
+    words = getattr(error, "strerror", None) or str(error)
+    return " ".join(words.split()) or type(error).__name__
 
 
 def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:
