@@ -24,7 +24,7 @@ CLUSTER_STATE ?= runs/cluster
 # Containers often set it; then each of Ray's many processes would compile torch and Ray anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup dev lint format typecheck test test-faults test-browser bench clean demo precompute sweep cluster-up cluster-down
+.PHONY: help setup dev lint format typecheck test test-faults fuzz test-browser bench clean demo precompute sweep cluster-up cluster-down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test: dev ## the tests (TEST_SEED=2 for another random order)
 
 test-faults: dev ## kill processes in mid-run and compare what comes out
 	@$(BIN)/python -m pytest -m faults --timeout 3600
+
+fuzz: dev ## read 10,000 damaged files of each kind (ARGS="-k manifest")
+	@FUZZ_INPUTS=10000 $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 test-browser: dev ## open reports in a headless Chromium (Debian: apt-get install chromium)
 	@$(BIN)/python -m pytest -m browser

@@ -1,5 +1,6 @@
 """The README beside exported weights: what they are, where they come from, how to load them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,7 +64,9 @@ def model_card(
     known = info.provenance
     config, trained = known.get("config"), "not known"
     if "step" in known:
-        trained = f"{known.get('epochs', 0):.4g} epochs, {known['step']} steps"
+        epochs = known.get("epochs", 0)
+        told = f"{epochs:.4g}" if isinstance(epochs, int | float) else epochs
+        trained = f"{told} epochs, {known['step']} steps"
     facts = {
         "weights (sha256)": info.weights_sha256[:DIGITS],
         "pretraining data (digest)": str(known.get("data_digest", "not known"))[:DIGITS],
@@ -71,7 +74,7 @@ def model_card(
         "trained": trained,
         "recipe": recipe(config) if isinstance(config, Mapping) else "not known",
     }
-    rows = [f"| {name} | {fact} |" for name, fact in facts.items()]
+    rows = [table_row((name, str(fact))) for name, fact in facts.items()]
     parts = [
         f"# {info.architecture}: {info.feature_dim} features an image",
         "\n".join(["| | |", "|---|---|", *rows]),
@@ -133,9 +136,15 @@ def _figures(figures: Sequence[Figure]) -> str:
         return "None were measured before this card was written."
     head = "| protocol | data | top-1 or AP, % | 95 % interval |\n|---|---|---|---|\n"
     return head + "\n".join(
-        f"| {protocol} | {data} | {percent:.2f} | {low:.2f} to {high:.2f} |"
+        table_row((protocol, data, f"{percent:.2f}", f"{low:.2f} to {high:.2f}"))
         for protocol, data, percent, (low, high) in figures
     )
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table; links, pictures, tags and lines in a cell are shown as text."""
+    shown = (re.sub(r"[\\|\[]", r"\\\g<0>", " ".join(cell.split())) for cell in cells)
+    return f"| {' | '.join(re.sub(r'<(?=[a-zA-Z/!?])', '&lt;', cell) for cell in shown)} |"
 
 
 def plain_usage(info: BackboneInfo) -> str:

@@ -30,8 +30,8 @@ from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, first_line, plain_network
 from pipeline.core.errors import InputError, check
-from pipeline.images.pixel_format import PixelFormat
-from pipeline.images.preprocessing import HighPass, Preprocessing
+from pipeline.core.plain import fitted, parse
+from pipeline.core.tensors import read_tensors
 
 WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
 NOT_A_WEIGHT = "num_batches_tracked"
@@ -147,7 +147,10 @@ def load_backbone(path: Path | str) -> tuple[nn.Module, BackboneInfo]:
     weights_file = folder / WEIGHTS_NAME
     check(weights_file.is_file(), f"{folder} has no {WEIGHTS_NAME}: export the backbone again")
     weights, digest = _read_weights(weights_file, info)
-    network, feature_dim = _empty_network(info)
+    try:
+        network, feature_dim = _empty_network(info)
+    except InputError as error:
+        raise InputError(f"{folder / INFO_NAME}: {error}") from error
     check(
         feature_dim == info.feature_dim,
         f"{folder / INFO_NAME} says feature_dim {info.feature_dim}, {info.architecture} has "
@@ -176,7 +179,7 @@ def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor],
     """The state dict of an export and its digest, checked against the JSON's."""
     data = file.read_bytes()
     try:
-        weights: Mapping[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
+        weights: Mapping[str, Tensor] = read_tensors(io.BytesIO(data))
         found = weights_digest(weights)
     except Exception as error:  # a damaged or foreign file can fail in any way
         found = hashlib.sha256(data).hexdigest()
@@ -208,8 +211,8 @@ def load_info(folder: Path) -> BackboneInfo:
         "checkpoint; weights without it have lost their preprocessing, export them again",
     )
     try:
-        given = json.loads(file.read_text())
-    except ValueError as error:
+        given = parse(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} is no JSON: {error}") from error
     version = given.get("format_version") if isinstance(given, dict) else None
     check(
@@ -223,13 +226,8 @@ def load_info(folder: Path) -> BackboneInfo:
         f"{file} has no preprocessing: without it the features would be wrong; export it again",
     )
     try:
-        given["channels"] = dict(given.get("channels", {}))
-        given["pixels"] = PixelFormat.of_json(given.get("pixels", {}))
-        wanted = wanted | {name: tuple(map(float, wanted[name])) for name in ("mean", "std")}
-        if wanted.get("high_pass") is not None:
-            wanted["high_pass"] = HighPass(**wanted["high_pass"])
-        return BackboneInfo(**(given | {"preprocessing": Preprocessing(**wanted)}))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+        if not (isinstance(wanted, dict) and {"mean", "std"} <= wanted.keys()):
+            raise ValueError("its preprocessing has no mean or no std")
+        return fitted(BackboneInfo, given)
+    except ValueError as error:
         raise InputError(f"{file} is incomplete or damaged: {error}") from error

@@ -15,6 +15,7 @@ from pipeline.backbone.folder import NOT_A_WEIGHT, load_backbone
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, check_architecture, first_line, import_timm
 from pipeline.core.errors import InputError, check
+from pipeline.core.tensors import read_tensors
 from pipeline.images.preprocessing import Preprocessing
 
 FETCH_SECONDS = 30
@@ -162,11 +163,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     `InputError` for any other file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can fail in any way
+        state = read_tensors(path)
+    except ValueError as error:
         raise InputError(
-            f"{path} is not a state dict that torch.load(weights_only=True) reads: "
-            f"{first_line(error)}"
+            f"{path} is not a state dict that torch.load(weights_only=True) reads: {error}"
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
@@ -174,11 +174,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         isinstance(state, Mapping) and len(state) > 0,
         f"{path} holds no tensors by name but {type(state).__name__}",
     )
-    foreign = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    fits = ((str(n), isinstance(n, str) and isinstance(v, Tensor)) for n, v in state.items())
+    foreign = next((name for name, one_fits in fits if not one_fits), None)
     check(
         foreign is None,
-        f"{path} is no plain state dict: {str(foreign)!r} is no tensor; save network.state_dict() "
-        "alone",
+        f"{path} is no plain state dict: {foreign!r} is no tensor; save network.state_dict() alone",
     )
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}

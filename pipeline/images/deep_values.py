@@ -94,7 +94,7 @@ def _colours(data: bytes) -> Values:
 def _of_npy(data: bytes) -> Values:
     try:
         values: NDArray[np.generic] = np.load(BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:  # its header says any size
         raise ImageError(f"cannot be read: {one_line(error)}") from error
     if values.ndim == 3 and values.shape[2] > MAX_CHANNELS >= values.shape[0]:
         values = values.transpose(1, 2, 0)

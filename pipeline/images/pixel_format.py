@@ -10,9 +10,8 @@ and channel. A first pass over the images finds them (`value_range`), and datase
 Shapes: H W pixels, C channels.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,14 +61,6 @@ class PixelFormat:
     floats: tuple[Range, ...] = ()
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-
-    @classmethod
-    def of_json(cls, given: Mapping[str, Any]) -> Self:
-        """From what JSON made of its fields."""
-        tuples: dict[str, Any] = {n: tuple(given[n]) for n in ("mean", "std") if n in given}
-        for kind in (INTEGERS, FLOATS):
-            tuples[kind] = tuple((float(low), float(high)) for low, high in given.get(kind, ()))
-        return cls(**{**given, **tuples})
 
     @property
     def normalisation(self) -> Normalisation:

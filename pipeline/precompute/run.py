@@ -13,6 +13,7 @@ import numpy as np
 import PIL
 
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.plain import fitted
 from pipeline.core.progress import WARNING, Standing, numbered, say, show
 from pipeline.images.pixel_format import FEW_LEVELS, PLAIN, RGB, PixelFormat
 from pipeline.images.value_range import declared, plain_images
@@ -66,7 +67,7 @@ def run_precompute(
     except OSError as error:
         raise write_error(out.url, error) from error
     known = next((plan.pixels for plan in read_plans(out) if plan.pixels is not None), None)
-    pixels = config.pixels_like() if known is None else PixelFormat.of_json(known)
+    pixels = config.pixels_like() if known is None else fitted(PixelFormat, known)
     jobs = [
         ShardJob(
             data=work.data,

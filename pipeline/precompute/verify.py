@@ -45,7 +45,7 @@ from pipeline.shardset.schema import (
 )
 from pipeline.storage.atomic import TEMPORARY_SUFFIX
 from pipeline.storage.storage import Place, open_store
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store, StoreError, reason
 
 MAX_NAMED = 20
 """How many problems of a kind are named; the others are counted."""
@@ -161,7 +161,7 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
         try:
             tables[-1] = read(store, shard.name).to_pylist()
         except (pa.ArrowException, ValueError) as error:
-            problems.append(_one_line(error))
+            problems.append(reason(error))
     rows, rejected = tables
     if len(rows) != shard.num_images:
         wanted = f"dataset.json says {shard.num_images}"
@@ -175,7 +175,7 @@ def verify_shard(store: Store, shard: ShardInfo, info: DatasetInfo) -> ShardRepo
                 if value != row[column]
             ]
         except (ImageError, ValueError) as error:
-            wrong = [_one_line(error)]
+            wrong = [reason(error)]
         problems += [f"{name}, {row['key']}: {what}" for what in wrong]
     sources = [row["source"] for row in (*rows, *rejected)]
     named = list(_at_most_named(problems, shard.name))
@@ -274,7 +274,3 @@ def _at_most_named(problems: Iterable[str], where: str) -> Iterator[str]:
     rest = sum(1 for _ in problems)
     if rest:
         yield f"{where}: and {rest} more problems"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

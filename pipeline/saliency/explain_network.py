@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from pipeline.backbone.folder import weights_digest
 from pipeline.core.errors import InputError, check
+from pipeline.core.plain import parse
+from pipeline.core.tensors import read_tensors
 from pipeline.images.filters import normalise
 from pipeline.saliency.interface import check_digest
 from pipeline.storage.atomic import write_atomically
@@ -87,11 +89,11 @@ def load_explainer(weights: str, planned: str) -> tuple[MaskNetwork, str]:
         "jobs/explain.py (its command, given again, goes on with one that was broken off)",
     )
     try:
-        info = json.loads((folder / INFO_FILE).read_text())
+        info = parse((folder / INFO_FILE).read_bytes())
         version, named = info["format_version"], info["weights_sha256"]
         check(version == FORMAT_VERSION, f"format version {version}, wanted {FORMAT_VERSION}")
         network = MaskNetwork(info["width"])
-        network.load_state_dict(torch.load(folder / WEIGHTS_FILE, weights_only=True))
+        network.load_state_dict(read_tensors(folder / WEIGHTS_FILE))
         digest = weights_digest(network.state_dict())
         check(named == digest, f"{WEIGHTS_FILE} has another digest than {INFO_FILE} says")
     except Exception as error:  # a damaged file can fail in any way

@@ -77,7 +77,7 @@ def decode_mask(data: bytes, width: int, height: int) -> Map:
 def _from_npy(data: bytes) -> Map:
     try:
         values = np.squeeze(np.load(BytesIO(data), allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:  # its header says any size
         raise ImageError(f"its mask cannot be read: {error}") from error
     if values.ndim != 2 or values.size == 0:
         raise ImageError(f"its mask has shape {values.shape}, wanted is [height, width]")

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pipeline.core.architectures import first_line
 from pipeline.core.errors import InputError
+from pipeline.core.tensors import read_tensors
 from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.storage.atomic import write_atomically
 
@@ -104,7 +105,7 @@ def load_generator(path: Path) -> MaskGenerator:
             f"learned, or its {GENERATOR_FILE}"
         )
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        found = read_tensors(file)
         generator = MaskGenerator(**found["network"])
         generator.load_state_dict(found["weights"])
         generator.provenance = found["provenance"]

@@ -5,6 +5,8 @@ A set is complete if it has a dataset.json.
 
 import dataclasses
 import json
+import re
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import has_image_suffix
+from pipeline.core.plain import fitted, parse
 from pipeline.images.pixel_format import PLAIN, PixelFormat
 from pipeline.shardset.schema import (
     DATASET_FILE,
@@ -27,12 +30,17 @@ from pipeline.shardset.schema import (
     rejected_file,
     shard_file,
 )
+from pipeline.storage.parquet import as_text, texts
 from pipeline.storage.storage import Place, open_store
+from pipeline.storage.store import reason
 
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
 FILES_LOOKED_AT = 1000
 """To see whether a folder that is no shard set holds images."""
+FILE_NAME, DIGEST = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
+MOST_ROWS = 1 << 22
+"""Of a manifest, which is of one shard."""
 Rows = Sequence[dict[str, Any]]
 
 
@@ -108,10 +116,15 @@ def write_dataset_info(place: Place, info: DatasetInfo) -> None:
 
 
 def dataset_info(fields: dict[str, Any]) -> DatasetInfo:
-    """The description that dataset.json has these fields of."""
-    shards = tuple(ShardInfo(**shard) for shard in fields["shards"])
-    names, pixels = tuple(fields["class_names"]), PixelFormat.of_json(fields.get("pixels", {}))
-    return DatasetInfo(**{**fields, "shards": shards, "class_names": names, "pixels": pixels})
+    """The description that dataset.json has these fields of; ValueError where it cannot be one."""
+    info = fitted(DatasetInfo, fields)
+    "".join(info.class_names).encode()  # halves of characters cannot be shown
+    for shard in info.shards:  # names and digests become names of files
+        if not (FILE_NAME.fullmatch(shard.name) and DIGEST.fullmatch(shard.sha256)):
+            raise ValueError(f"{shard.name!r} is no name of a shard, or has no sha256")
+        if not 0 <= shard.num_images * tarfile.BLOCKSIZE <= shard.num_bytes < 1 << 63:
+            raise ValueError(f"{shard.num_images} images do not fit into {shard.name}")
+    return info
 
 
 def load_dataset_info(place: Place) -> DatasetInfo:
@@ -138,7 +151,7 @@ def load_dataset_info(place: Place) -> DatasetInfo:
             f"{missing} (run jobs/precompute.py with this folder as --out until it finishes)"
         ) from error
     try:
-        fields = json.loads(data)
+        fields = parse(data)
         version = fields["schema_version"]
         if version == SCHEMA_VERSION:
             return dataset_info(fields)
@@ -191,9 +204,9 @@ def read_record(place: Place, shard: str) -> ShardRecord | None:
     except FileNotFoundError:
         return None
     try:
-        fields = json.loads((pq.read_schema(pa.BufferReader(data)).metadata or {})[RECORD_KEY])
-        return ShardRecord(**{**fields, "shard": ShardInfo(**fields["shard"])})
-    except (pa.ArrowInvalid, ValueError, KeyError, TypeError):
+        metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+        return fitted(ShardRecord, parse(metadata[RECORD_KEY]))
+    except (OSError, pa.ArrowException, ValueError, KeyError):
         return None
 
 
@@ -214,10 +227,20 @@ def _read_table(
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
         data = pa.BufferReader(store.read(name))
-        table = pq.read_table(data, columns=columns, use_threads=False)
+        file = pq.ParquetFile(data, read_dictionary=texts(wanted))
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        if (rows := sum(group.num_rows for group in groups)) > MOST_ROWS:
+            raise pa.ArrowInvalid(f"{rows} rows, wanted at most {MOST_ROWS}")
+        table = file.read(columns, use_threads=False)
         table.validate(full=True)
+        for number, field in enumerate(table.schema):
+            if pa.types.is_dictionary(field.type):
+                chunks = [as_text(chunk) for chunk in table.column(number).chunks]
+                kind = field.with_type(pa.string())
+                table = table.set_column(number, kind, pa.chunked_array(chunks, pa.string()))
     except (OSError, pa.ArrowException) as error:
-        raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error
+        why = reason(error)
+        raise SetError(f"{what} {store.where(name)} cannot be read ({why}): {AGAIN}") from error
     if not table.schema.equals(wanted):
         raise SetError(f"{what} {store.where(name)} has other columns than this version writes")
     return table

@@ -50,6 +50,7 @@ class _OpenFile:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.num_bytes = os.fstat(descriptor).st_size
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -185,7 +186,9 @@ class ShardSetReader:
     def _pread(self, number: int, row: int, offset: int, length: int) -> bytes:
         try:
             file = self._open(number)  # held while it is read: eviction must not close it
-            data = os.pread(file.descriptor, length, offset)
+            # A manifest's numbers may be anything: what they ask for is not allocated.
+            there = min(offset + length, file.num_bytes) - offset
+            data = os.pread(file.descriptor, there, offset) if offset >= 0 and there > 0 else b""
         except OSError as error:
             raise self._damaged(number, row, error.strerror or str(error)) from error
         if len(data) != length:

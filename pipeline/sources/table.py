@@ -22,6 +22,7 @@ from pipeline.sources.columns import (
     columns_of_further,
 )
 from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
+from pipeline.storage.parquet import as_text
 from pipeline.storage.storage import open_store, open_uri
 from pipeline.storage.store import LocalStore, Store, printable
 
@@ -118,7 +119,8 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
                 yield line.rstrip("\r\n"), None, None, None
         return
     if suffix == ".parquet":
-        table, names = pq.ParquetFile(file), columns.names()
+        names = columns.names()
+        table = pq.ParquetFile(file, read_dictionary=names)
         batches = table.iter_batches(BATCH_ROWS, columns=names, use_threads=False)
     else:
         convert = arrow_csv.ConvertOptions(
@@ -137,7 +139,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
         )
     for batch in batches:
         cells = [
-            batch.column(name).cast(pa.string()).to_pylist() if name else [None] * batch.num_rows
+            as_text(batch.column(name)).to_pylist() if name else [None] * batch.num_rows
             for name in (columns.image, columns.label, columns.mask, columns.group)
         ]
         yield from zip(*cells, strict=True)
@@ -269,7 +271,7 @@ def _present(table: pq.ParquetFile, column: str) -> Iterator[bool]:
         if not column or nulls == [0]:
             yield from [bool(column)] * about.num_rows
             continue
-        for batch in table.iter_batches(64, [group], [column], use_threads=False):
+        for batch in table.iter_batches(16, [group], [column], use_threads=False):
             yield from bytes_of(batch.column(column)).is_valid().to_pylist()
 
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 from pipeline.core.errors import InputError
 from pipeline.core.image_names import IMAGE_SUFFIXES, kind_of
 from pipeline.sources.listing import DataStore, Ignored, Listing, Row, SourceOptions
-from pipeline.storage.store import Store, printable
+from pipeline.storage.store import Store, printable, reason
 
 LABEL_MEMBER, JSON_MEMBER, JSON_FIELD = "cls", "json", "label"
 Members = dict[str, tarfile.TarInfo]
@@ -51,10 +51,10 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"no such file: {store.where(name)}") from error
-        except tarfile.TarError as error:
+        except (tarfile.TarError, OSError, OverflowError, MemoryError) as error:
             raise InputError(
-                f"{store.where(name)} is no tar that can be read ({error}); a compressed one has "
-                "to be unpacked first: its members cannot be reached one by one"
+                f"{store.where(name)} is no tar that can be read ({reason(error)}); a compressed "
+                "one has to be unpacked first: its members cannot be reached one by one"
             ) from error
         if not found:
             wanted = options.image_column.lstrip(".")

@@ -134,8 +134,11 @@ class _StoreFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._size)[whence]
-        return self._position
+        position = offset + (0, self._position, self._size)[whence]
+        if position < 0:
+            raise OSError(errno.EINVAL, f"{self._store.where(self._name)} has no byte {position}")
+        self._position = position
+        return position
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
         length = max(0, min(len(buffer), self._size - self._position))
@@ -174,6 +177,8 @@ class LocalStore(Store):
         return retrying(f"{self.where(name)} cannot be read", attempt, self.retry_seconds)
 
     def find(self, name: str) -> File | None:  # noqa: D102
+        if "\0" in name:  # of a list: no file has such a name
+            return None
         what = f"{self.where(name)} cannot be read"
         try:
             about = retrying(what, lambda: self.path(name).stat(), self.retry_seconds)
@@ -260,9 +265,10 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def reason(error: OSError) -> str:
+def reason(error: Exception) -> str:
     """Return the reason of a failure on one line."""
-    return " ".join((error.strerror or str(error)).split()) or type(error).__name__
+    words = getattr(error, "strerror", None) or str(error)
+    return " ".join(words.split()) or type(error).__name__
 
 
 def retrying(what: str, attempt: Callable[[], Result], seconds: float) -> Result:

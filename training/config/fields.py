@@ -63,7 +63,7 @@ def check_name(kind: type[Any], name: str) -> None:
     """
     if (now := new_name(name)) != name:
         raise InputError(f"{name} is called {now} now")
-    kinds = field_types(kind)
+    kinds = _all_types_of(kind)
     whole, _, last = name.rpartition(".")
     if name in kinds or (last in ("0", "1") and _is_pair(kinds.get(whole))):
         return
@@ -144,7 +144,7 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
     Raises:
         InputError: it is none of that type.
     """
-    from pydantic import TypeAdapter, ValidationError  # slow to import, and not needed for --help
+    from pydantic import ValidationError  # slow to import, and not needed for --help
 
     members = get_args(kind) or (kind,)
     if type(None) in members and str(given).lower() == "none":
@@ -161,11 +161,23 @@ def read_value(kind: Any, given: Any) -> Any:  # noqa: ANN401  (any type of a fi
     elif isinstance(given, bool) and bool not in members:
         given = str(given)  # which is no number
     try:
-        return TypeAdapter(kind).validate_python(given)
+        return _adapter(kind).validate_python(given)
     except ValidationError as error:
         reasons = [detail["msg"].partition(", unable")[0] for detail in error.errors()]
         wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons)
         raise InputError(f"{given!r} is refused, wanted {wanted}") from None
+
+
+@cache
+def _all_types_of(kind: Any) -> Mapping[str, Any]:  # noqa: ANN401
+    return field_types(kind)
+
+
+@cache
+def _adapter(kind: Any) -> Any:  # noqa: ANN401
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _own_types(kind: type[Any]) -> Mapping[str, Any]:

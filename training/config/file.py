@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.plain import parse
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
@@ -58,10 +59,10 @@ def read_config_file(path: Path, *, shards: Location, out: Path) -> PretrainConf
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        plain = json.loads(path.read_text())
+        plain = parse(path.read_bytes())
         if not isinstance(plain, dict):
             raise ValueError("no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"the configuration {path} cannot be read: {error}") from error
     return plain
 
@@ -167,6 +168,6 @@ def _changes(run: Path, config: PretrainConfig, data_digest: str) -> list[str]:
             f"{run} holds a run of another version, whose settings had other names. It cannot be "
             "resumed: choose another --out"
         )
-    before = config_from_json(recorded, shards=config.shards, out=run).to_json()
+    before = read_config_file(run / CONFIG_FILE, shards=config.shards, out=run).to_json()
     digests = {name: recorded[name] for name in DIGESTS if name in recorded}
     return differences(digests | before, _digests(config, data_digest) | config.to_json())

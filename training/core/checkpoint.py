@@ -11,6 +11,7 @@ import torch
 
 from pipeline.backbone.folder import BACKBONE_FOLDER
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.tensors import read_tensors
 
 STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
 
@@ -81,10 +82,12 @@ def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
 def load_tensors(path: Path, device: torch.device) -> dict[str, Any]:
     """Reads what ``torch.save`` wrote; raises ``InputError`` with its name where it is damaged."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged archive
+        state = read_tensors(path, device)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds no state but {type(state).__name__}")
+    except ValueError as error:
         raise InputError(
             f"checkpoint {path} cannot be read ({error}): remove its folder to go on from the "
             "one before"
         ) from error
-    return state
+    return dict(state)

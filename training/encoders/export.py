@@ -4,13 +4,13 @@ A run exports its query encoder. Its checkpoints also hold the momentum encoder 
 the target of BYOL).
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.backbone.channels import narrow
 from pipeline.backbone.folder import (
@@ -22,7 +22,8 @@ from pipeline.backbone.folder import (
 )
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, plain_network
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, refusing
+from pipeline.core.plain import fitted, parse
 from pipeline.images.pixel_format import PLAIN, PixelFormat
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
 from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
@@ -87,15 +88,20 @@ def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, Ba
     if name == "query":
         return load_backbone(path)
     checkpoint = find_checkpoint(path)
+    with refusing(f"checkpoint {checkpoint}", "take another one"):
+        return _momentum_encoder(checkpoint)
+
+
+def _momentum_encoder(checkpoint: Path) -> tuple[nn.Module, BackboneInfo]:
     method = load_state(checkpoint, torch.device("cpu"))["method"]
-    recorded = json.loads((checkpoint / CONFIG_FILE).read_text())
+    recorded = parse((checkpoint / CONFIG_FILE).read_bytes())
     prefix = next((p for p in MOMENTUM_PREFIXES if any(k.startswith(p) for k in method)), None)
     if prefix is None:
         raise InputError(
             f"{checkpoint} holds no momentum encoder ({recorded['method']['name']} has none): "
             "take the query encoder"
         )
-    config = EncoderConfig(**recorded["encoder"] | {"init": None, "compile": False})
+    config = fitted(EncoderConfig, recorded["encoder"] | {"init": None, "compile": False})
     info = load_info(checkpoint / BACKBONE_FOLDER)
     with NoInitialWeights():
         backbone = build_backbone(config, info.pixels.channels)
@@ -122,7 +128,11 @@ def load_head(path: Path, name: str) -> nn.Sequential | None:
         checkpoint = find_checkpoint(path)
     except InputError:
         return None
-    method = load_state(checkpoint, torch.device("cpu"))["method"]
+    with refusing(f"checkpoint {checkpoint}", "take another one"):
+        return _head(load_state(checkpoint, torch.device("cpu"))["method"], name)
+
+
+def _head(method: Mapping[str, Tensor], name: str) -> nn.Sequential:
     of_momentum = tuple(prefix.replace("backbone", "head") for prefix in MOMENTUM_PREFIXES)
     state = {
         key.partition(".head.")[2]: value

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.architectures import NoInitialWeights
-from pipeline.core.errors import InputError, check
+from pipeline.core.errors import InputError, check, refusing
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.file import CONFIG_FILE, differences, read_config_file
 from training.config.pretrain import PretrainConfig
@@ -52,8 +52,8 @@ def first_state(run: Path, device: torch.device) -> dict[str, Tensor]:
         raise InputError(
             f"start_from {run} holds no checkpoint: name the folder of a run of jobs/pretrain.py"
         )
-    state: dict[str, Tensor] = load_state(checkpoint, device)["method"]
-    return state
+    with refusing(f"checkpoint {checkpoint}", "name another run"):
+        return dict(load_state(checkpoint, device)["method"])
 
 
 def check_start(config: PretrainConfig) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbone.card import table_row
 from pipeline.core.errors import InputError, check
 from pipeline.core.progress import WARNING, say
 from training.evaluate.intervals import Difference, paired_difference, seeds_difference
@@ -264,7 +265,7 @@ def markdown(comparisons: Sequence[Comparison]) -> Iterator[str]:
         some = [of_arm[figure] for of_arm in by_arm.values()]
         tops = [of_first.top1_baseline, *(one.top1 for one in some)]
         told = [_told(one.difference) for one in some]
-        yield _row([figure, *(f"{top:.2f}" for top in tops), *told])
+        yield table_row([figure, *(f"{top:.2f}" for top in tops), *told])
     yield ""
     method = "McNemar's exact p, paired bootstrap over images (draws of labels: over both)."
     if first.num_seeds > 1:
@@ -280,7 +281,7 @@ def markdown(comparisons: Sequence[Comparison]) -> Iterator[str]:
             shown = shown[: MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2 :]
         for name in shown:
             points = (one.gains[name][0] for one in of_figure.values())
-            yield _row([name, str(gains[name][1]), *(f"{value:+.1f}" for value in points)])
+            yield table_row([name, str(gains[name][1]), *(f"{value:+.1f}" for value in points)])
 
 
 def _told(found: Difference) -> str:
@@ -289,9 +290,5 @@ def _told(found: Difference) -> str:
 
 
 def _head(cells: Sequence[str]) -> Iterator[str]:
-    yield _row(cells)
-    yield _row(["---", *["---:"] * (len(cells) - 1)])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield table_row(cells)
+    yield table_row(["---", *["---:"] * (len(cells) - 1)])

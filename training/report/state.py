@@ -1,6 +1,5 @@
 """The state of a run, from the files of its folder."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.backbone.folder import find_export, load_info
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import InputError, JobError, check
+from pipeline.core.plain import parse
 from pipeline.shardset.manifest import DatasetInfo, check_shards, load_dataset_info
 from training.config.file import CHOSEN_DIGEST, CONFIG_FILE, config_from_json
 from training.config.pretrain import PretrainConfig
@@ -27,7 +27,7 @@ NEEDED = {"epochs", "batch_size", "method", "encoder", "shards", "out"}
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises `InputError` if the file holds none or cannot be read."""
     try:
-        found = json.loads(path.read_text())
+        found = parse(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     check(isinstance(found, dict), f"{path} is damaged: wanted a JSON object")

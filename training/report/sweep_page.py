@@ -109,7 +109,7 @@ class Parameter(NamedTuple):
     name: str  # dotted
     texts: list[str]  # the values as text
     places: Values  # float64 [n] on a linear axis: numbers, their logarithms, or indices of names
-    ticks: dict[str, object]  # places to mark and their texts, for plotly; empty: round numbers
+    ticks: dict[str, Any]  # places to mark and their texts, for plotly; empty: round numbers
     grouped: bool  # whether trials form groups of equal values
 
     @property
@@ -124,7 +124,7 @@ def swept_parameter(name: str, values: Sequence[object], kind: str) -> Parameter
     if not all(type(value) in (int, float) for value in values):
         names = sorted(set(texts), key=_order)
         places = np.array([names.index(text) for text in texts], dtype=np.float64)
-        marked: dict[str, object] = {"tickvals": list(range(len(names))), "ticktext": names}
+        marked: dict[str, Any] = {"tickvals": list(range(len(names))), "ticktext": names}
         return Parameter(name, texts, places, marked, grouped=True)
     numbers = np.array(values, dtype=np.float64)
     known, low, high = np.unique(numbers), float(numbers.min()), float(numbers.max())
@@ -175,7 +175,7 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
     values, title = sweep.values, sweep.title
     best = np.array([trial in sweep.best for trial in sweep.rated])
     symbols = [f"circle{'' if t.status == 'finished' else '-open'}" for t in sweep.rated]
-    drawn = new_figure(xaxis_title=parameter.name, yaxis_title=f"{title}, {sweep.unit}")
+    drawn = new_figure(xaxis_title=escape(parameter.name), yaxis_title=f"{title}, {sweep.unit}")
     texts = []
     for trial, value in zip(sweep.rated, values, strict=True):
         lines = [f"{title}: {figure(float(value))} {sweep.unit}"]
@@ -188,6 +188,8 @@ def objective_chart(sweep: SweepState, parameter: Parameter) -> Chart:
     drawn.add_scatter(x=parameter.places[best], y=values[best], mode="markers", marker=ring)
     drawn.data[0].hoverinfo, drawn.data[1].hoverinfo = "text", "skip"
     drawn.update_xaxes(parameter.ticks)
+    if parameter.ticks:  # plotly reads HTML in them, and text in those of parallel coordinates
+        drawn.update_xaxes(ticktext=[escape(text) for text in parameter.ticks["ticktext"]])
     low, high, first = figure(values.min()), figure(values.max()), best.argmax()
     alt = (
         f"{title} of {len(values)} trials over {parameter.name}: from {low} to {high}; the best, "
@@ -200,7 +202,7 @@ def parallel_chart(sweep: SweepState, parameters: Sequence[Parameter]) -> Chart:
     """Draw every trial as a line through its values of the given parameters and its objective."""
     values = sweep.values
     dimensions: list[dict[str, object]] = [
-        {"label": one.name, "values": one.places, **one.ticks} for one in parameters
+        {"label": escape(one.name), "values": one.places, **one.ticks} for one in parameters
     ]
     dimensions.append({"label": f"{sweep.title}, {sweep.unit}", "values": values})
     ranks = rankdata(values if sweep.highest else -values, method="max") / len(values)

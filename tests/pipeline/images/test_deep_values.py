@@ -133,6 +133,7 @@ def test_truncated_ones_are_refused(data: bytes, share: float) -> None:
         (npy(np.zeros((30, 40, 17))), "wanted are 1 to 16 channels"),
         (npy(np.zeros((0, 4))), "wanted are 1 to 16 channels"),
         (npy(np.asarray([[object()]])), "cannot be read"),
+        (npy(FIVE).replace(b"<u2", b"<f8").replace(b"(24, 20, 5), }", b"(9,999999999)}"), "cannot"),
         (npy(np.zeros((40, 30, 2), np.uint16)), "30 x 40 is more than 1000 pixels"),
         (tiff(np.zeros((40, 30, 5), np.uint16), **CONTIGUOUS), "30 x 40 is more than 1000 pixels"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ImageError, InputError
+from pipeline.core.plain import fitted
 from pipeline.images.pixel_format import IMAGENET, PLAIN, PixelFormat
 
 
@@ -63,8 +64,8 @@ def test_what_does_not_fit_the_set_is_refused_by_image() -> None:
 
 def test_json_gives_the_format_back() -> None:
     form = PixelFormat(channels=2, floats=((0.0, 1.5), (-1.0, 2.0)), mean=(0.1, 0.2), std=(1, 2))
-    assert PixelFormat.of_json(json.loads(json.dumps(asdict(form)))) == form
-    assert PixelFormat.of_json({}) == PLAIN
+    assert fitted(PixelFormat, json.loads(json.dumps(asdict(form)))) == form
+    assert fitted(PixelFormat, {}) == PLAIN
     assert PLAIN.normalisation == IMAGENET
     assert form.words == "2 channels, floats -1 to 2"
 
