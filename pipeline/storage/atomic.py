@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.core.errors import write_error
+from pipeline.core.faults import point
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -20,25 +22,47 @@ def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
     A missing folder is created. After an error an existing file at `path` is unchanged. `settle`
     flushes the folder too, so that the new name survives a power cut.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if settle:
-        settle_folder(path.parent)
+    with errors_naming(path):
+        try:
+            point("create", path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                yield file
+                point("write", path)
+                file.flush()
+                os.fsync(file.fileno())
+            point("rename", path)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if settle:
+            point("settle", path)
+            settle_folder(path.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, all or nothing."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def append_text(file: IO[str], text: str) -> None:
+    """Append to an open file; an error names it."""
+    with errors_naming(file.name):
+        point("append", file.name)
+        file.write(text)
+
+
+@contextmanager
+def errors_naming(path: Path | str) -> Iterator[None]:
+    """Give the errors of the block the name of the file that it writes, where they have none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def check_writable(folder: Path) -> None:
@@ -58,6 +82,19 @@ def check_writable(folder: Path) -> None:
 def temporaries(folder: Path) -> list[Path]:
     """Return the temporary files in a folder: being written, or left by killed processes."""
     return sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
+
+
+def sweep_folder(folder: Path) -> int:
+    """Remove the temporary files and folders in a folder and its direct subfolders; count them."""
+    inner = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    orphans = [path for one in (folder, *inner) for path in temporaries(one)]
+    for path in orphans:
+        point("remove", path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return len(orphans)
 
 
 def settle_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipeline.core.errors import StoreUnavailable
+from pipeline.core.faults import point
 from pipeline.storage.file import File, version_of
 from pipeline.storage.store import RETRY_SECONDS, Store, StoreError, retrying
 
@@ -112,7 +113,7 @@ class ObjectStore(Store):
 
     def remove(self, name: str) -> None:  # noqa: D102
         with suppress(FileNotFoundError):
-            self._ask("removed", name, lambda bucket: bucket.delete(name))
+            self._ask("removed", name, lambda bucket: _remove(bucket, name))
 
     def sweep(self) -> int:
         """Aborts unfinished uploads, which cost money and appear in no listing.
@@ -235,12 +236,24 @@ def _upload(bucket: Bucket, key: str, spool: IO[bytes]) -> None:
     """Upload a file whole. An error or Ctrl-C on the way aborts the upload."""
     size = spool.seek(0, os.SEEK_END)
     spool.seek(0)
+    point("upload", key)
     if size <= PART_BYTES:
         bucket.put(key, spool.read())
-        return
-    # an iterator, not the file: Ctrl-C is noticed only while Python code runs
-    parts = iter(lambda: spool.read(PART_BYTES), b"")
-    bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+    else:
+        # an iterator, not the file: Ctrl-C is noticed only while Python code runs
+        parts = iter(lambda: _part(key, spool), b"")
+        bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+    point("uploaded", key)
+
+
+def _part(key: str, spool: IO[bytes]) -> bytes:
+    point("part", key)
+    return spool.read(PART_BYTES)
+
+
+def _remove(bucket: Bucket, key: str) -> None:
+    point("remove", key)
+    bucket.delete(key)
 
 
 def _status(error: Exception) -> int:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
-from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
+from pipeline.core.faults import point
+from pipeline.storage.atomic import atomic_file, settle_folder, sweep_folder
 from pipeline.storage.file import File, version_of
 
 RETRY_SECONDS = 30.0
@@ -231,6 +232,7 @@ class LocalStore(Store):
 
     def remove(self, name: str) -> None:  # noqa: D102
         path = self.path(name)
+        point("remove", name)
         path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, missing, or not removable
             for folder in path.parents:
@@ -244,10 +246,7 @@ class LocalStore(Store):
 
     def sweep(self) -> int:
         """Covers the folder and its direct subfolders."""
-        orphans = [path for folder in self._folders() for path in temporaries(folder)]
-        for path in orphans:
-            path.unlink(missing_ok=True)
-        return len(orphans)
+        return sweep_folder(self.root)
 
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.core.errors import Collapsed, Diverged
+from pipeline.core.faults import STEP, point
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import duration, say
 from pipeline.images.filters import scaled_kernel
@@ -123,6 +124,7 @@ class Trainer:
             self.record.interval.stop_waiting()
             update_threads()
             began = time.monotonic()
+            point(STEP)
             self.train_step(batch)
             if not compiled:
                 say(f"the first step, compiled, took {duration(time.monotonic() - began)}")
@@ -252,8 +254,9 @@ class Trainer:
             state["adversary"] = self.adversary.state_dict(self._moment())
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
-        self.store.save(self.step, state, self.config.to_json(), self._export)
+        # The checkpoint comes last: a run that has its last one writes nothing any more.
         self._export(self.config.out / "backbone")
+        self.store.save(self.step, state, self.config.to_json(), self._export)
 
     def _export(self, folder: Path) -> None:
         config, size = self.config, self.config.views.size
