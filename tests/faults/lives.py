@@ -1,19 +1,20 @@
 """Work in processes of its own, each of which dies or fails at a chosen point, or at none.
 
 The fork server forks them, with everything imported: a life costs what it does, and no start-up.
-This module imports no pytest, and Ray only where a sweep is run.
 """
 
 import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.tensorboard  # for the fork server: slow to import
 from torch import distributed as dist
 
 from jobs.cli import main
@@ -29,6 +30,9 @@ from training.views.inputs import HostBatch
 Work = Callable[[], object]
 SECONDS = 300
 """That a life may take."""
+SIGKILL = -9
+ERRORS = ("ENOSPC", "EACCES", "ECONNRESET")
+"""In turns, over the points."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +44,72 @@ class Life:
     points: list[str]
 
 
-def live(work: Work, notes: Path, how: str = "kill", number: int = 0) -> Life:
+def live(
+    work: Work, notes: Path, how: str = "kill", number: int = 0, *, in_children: bool = False
+) -> Life:
     """Does work that can be pickled in a new process, which follows a plan of faults.
 
-    `notes` is a new folder for what the life leaves beside its results.
+    `notes` is a new folder for what the life leaves beside its results. With `in_children` not the
+    process itself follows the plan, but those that it starts.
     """
     notes.mkdir(parents=True)
     plan = f"{how}:{number}:{notes / 'points'}"
     process = multiprocessing.get_context("forkserver").Process(
-        target=_live, args=(work, plan, notes / "said")
+        target=_live, args=(work, plan, notes / "said", in_children)
     )
     process.start()
     process.join(SECONDS)
     if process.exitcode is None:
         process.kill()
         process.join()
-    points = [line.strip() for line in (notes / "points").read_text().splitlines()]
-    return Life(process.exitcode, (notes / "said").read_text(), points)
+    return Life(process.exitcode, (notes / "said").read_text(), points_of(notes / "points"))
 
 
-def _live(work: Work, plan: str, said: Path) -> None:
+def points_of(log: Path) -> list[str]:
+    """The points that a plan's log has."""
+    return [line.strip() for line in log.read_text().splitlines()]
+
+
+def _live(work: Work, plan: str, said: Path, in_children: bool) -> None:
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     torch.set_num_threads(1)
-    faults.switch(plan)
+    if in_children:
+        os.environ[faults.VARIABLE] = plan
+    else:
+        faults.switch(plan)
 
     def done() -> None:
         work()
 
     main(done, is_process=False)
+
+
+def is_drawn(number: int, salt: str, one_in: int) -> bool:
+    """A hashed share of the points."""
+    return zlib.crc32(f"{salt} {number}".encode()) % one_in == 0
+
+
+def some(numbers: Sequence[int], salt: str, count: int) -> list[int]:
+    """A few points, those with the smallest hashes."""
+    return sorted(numbers, key=lambda number: zlib.crc32(f"{salt} {number}".encode()))[:count]
+
+
+def writes(points: Sequence[str]) -> list[int]:
+    """The numbers, from 1, of the points that are not steps."""
+    return [number for number, name in enumerate(points, start=1) if name != faults.STEP]
+
+
+def failed_clearly(life: Life) -> bool:
+    """Whether a life that failed said why in one line; False where it went on to the end."""
+    if life.code == 0:
+        return False
+    errors = [line for line in life.said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, life.said
+    assert "Traceback" not in life.said, life.said
+    assert "cannot be" in errors[0], errors
+    return True
 
 
 def pretraining(root: Path, out: Path) -> PretrainConfig:
@@ -120,7 +160,11 @@ def _note_samples(seen: Path) -> None:
     own = RunRecord.add
 
     def add(
-        record: RunRecord, step: int, batch: HostBatch, result: StepResult, *more: Any  # noqa: ANN401
+        record: RunRecord,
+        step: int,
+        batch: HostBatch,
+        result: StepResult,
+        *more: Any,  # noqa: ANN401
     ) -> None:
         ids, place = batch.sample_ids_B.tolist(), record._positions.start
         with seen.open("a") as file:  # of one line each: ranks do not cut each other's
@@ -142,9 +186,9 @@ def samples_of(*files: Path) -> dict[int, list[int]]:
     return {step: [found[step][n] for n in range(len(found[step]))] for step in sorted(found)}
 
 
-def first_step(seen: Path) -> tuple[int, float] | None:
-    """The first step of a life, and when it was done, by the monotonic clock."""
-    return next(((step, at) for step, _, _, at in _lines(seen)), None)
+def first_step(seen: Path) -> float | None:
+    """When the first step of a life was done, by the monotonic clock."""
+    return next((at for _, _, _, at in _lines(seen)), None)
 
 
 def _lines(*files: Path) -> Iterator[tuple[int, int, list[int], float]]:
