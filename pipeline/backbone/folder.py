@@ -95,12 +95,11 @@ def write_backbone(
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the name of the other one when the block succeeds."""
+    """Yield a new folder that replaces the other one when the block succeeds."""
     fresh = folder.with_name(f".{folder.name}.writing")
     previous = folder.with_name(f".{folder.name}.previous")
     point("create", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _put_back(previous, folder)
     for leftover in (fresh, previous):  # of a run that was killed here
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
@@ -113,14 +112,10 @@ def _replacing(folder: Path) -> Iterator[Path]:
         fresh.rename(folder)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
-        _put_back(previous, folder)
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
         raise
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def _put_back(previous: Path, folder: Path) -> None:
-    if previous.exists() and not folder.exists():  # ended between the two renames
-        previous.rename(folder)
 
 
 def weights_digest(state_dict: Mapping[str, Tensor]) -> str:

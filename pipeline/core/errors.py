@@ -75,17 +75,14 @@ def write_error(what: str, error: OSError) -> InputError:
     )
 
 
-NOT_WRITABLE = {
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT),
-    *(errno.EIO, errno.ESTALE),
-}
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
 
 
 def unwritable(error: BaseException | None) -> InputError | None:
     """The error for a file that cannot be written, where that is the cause; None: it is not."""
     while error is not None:
-        # A connection, too, that names a file: of a network mount.
-        is_mount = isinstance(error, ConnectionError | TimeoutError) and bool(error.filename)
+        # A connection that has the name of a file: of a network mount.
+        is_mount = isinstance(error, ConnectionError) and bool(error.filename)
         if isinstance(error, OSError) and (error.errno in NOT_WRITABLE or is_mount):
             return write_error(str(error.filename or "a file"), error)
         error = error.__cause__

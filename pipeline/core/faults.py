@@ -1,10 +1,9 @@
 """Points of failure, which tests switch on: there a process kills itself, or a write fails once.
 
-`point` is called before every step of training and before every effect on a disk or a bucket. The
-environment variable `SALMASK_FAULT` is `HOW:NUMBER:LOG`: each process that has it appends a record
-to the file LOG at every point, which numbers the points from 1 over all processes. At point NUMBER
-(0: at none) it kills itself where HOW is `kill`; else HOW is the name of an errno, and that is
-raised. Without the variable a point costs one comparison.
+`point` is called before every step of training and every effect on a disk or a bucket. With the
+environment variable `SALMASK_FAULT`, `HOW:NUMBER:LOG`, a process appends a record to the file LOG
+at every point, numbered from 1 over all processes. At point NUMBER (0: at none) it kills itself
+where HOW is `kill`, else it raises the error whose errno has the name HOW.
 """
 
 import errno
@@ -12,43 +11,32 @@ import os
 import signal
 from pathlib import Path
 
-VARIABLE = "SALMASK_FAULT"
+VARIABLE, STEP = "SALMASK_FAULT", "step"
 RECORD_BYTES = 64
-"""Of one line of the log."""
-STEP = "step"
-"""The points that are steps of training: no write."""
-
-
-class _Plan:
-    def __init__(self, text: str) -> None:
-        self._how, number, log = text.split(":", 2)
-        self._number = int(number)
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-
-    def reach(self, line: str) -> None:
-        os.write(self._log, line[: RECORD_BYTES - 1].encode().ljust(RECORD_BYTES - 1) + b"\n")
-        # Where this process's own record ends, whatever other processes have appended since.
-        if os.lseek(self._log, 0, os.SEEK_CUR) != self._number * RECORD_BYTES:
-            return
-        if self._how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        code = getattr(errno, self._how)
-        raise OSError(code, os.strerror(code))
-
-
-_plan: _Plan | None = None
+_plan: tuple[str, int, int] | None = None
+"""How, at which number, and the descriptor of the log."""
 
 
 def switch(plan: str | None) -> None:
     """Have this process follow a plan, in the words of the variable; None: no longer."""
     global _plan
-    _plan = None if plan is None else _Plan(plan)
+    how, number, log = (plan or "::").split(":", 2)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    _plan = (how, int(number), os.open(log, flags, 0o666)) if plan else None
 
 
 def point(what: str, where: Path | str = "") -> None:
-    """Come to a point of failure: what is done next, and the file, folder or key it is done to."""
-    if _plan is not None:
-        _plan.reach(f"{what} {os.path.basename(where)}".rstrip())
+    """Come to a point: what is done next, and to which file, folder or key."""
+    if _plan is None:
+        return
+    how, number, log = _plan
+    line = f"{what} {os.path.basename(where)}".encode()[: RECORD_BYTES - 1]
+    os.write(log, line.ljust(RECORD_BYTES - 1) + b"\n")
+    # Where this process's own record ends, whatever other processes have appended since.
+    if os.lseek(log, 0, os.SEEK_CUR) == number * RECORD_BYTES:
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(getattr(errno, how), os.strerror(getattr(errno, how)))
 
 
 switch(os.environ.get(VARIABLE))

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,19 +81,6 @@ def check_writable(folder: Path) -> None:
 def temporaries(folder: Path) -> list[Path]:
     """Return the temporary files in a folder: being written, or left by killed processes."""
     return sorted(folder.glob(f".*{TEMPORARY_SUFFIX}"))
-
-
-def sweep_folder(folder: Path) -> int:
-    """Remove the temporary files and folders in a folder and its direct subfolders; count them."""
-    inner = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    orphans = [path for one in (folder, *inner) for path in temporaries(one)]
-    for path in orphans:
-        point("remove", path)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    return len(orphans)
 
 
 def settle_folder(folder: Path) -> None:

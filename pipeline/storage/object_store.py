@@ -113,7 +113,7 @@ class ObjectStore(Store):
 
     def remove(self, name: str) -> None:  # noqa: D102
         with suppress(FileNotFoundError):
-            self._ask("removed", name, lambda bucket: _remove(bucket, name))
+            self._ask("removed", name, lambda bucket: bucket.delete(name))
 
     def sweep(self) -> int:
         """Aborts unfinished uploads, which cost money and appear in no listing.
@@ -155,7 +155,7 @@ class ObjectStore(Store):
 
     def _ask(self, verb: str, name: str, request: Callable[[Bucket], Result]) -> Result:
         """Send a request, with retries."""
-        what = f"{self.where(name)} cannot be {verb}"
+        what, changes = f"{self.where(name)} cannot be {verb}", verb in ("written", "removed")
 
         def attempt() -> Result:
             if _is_forked:
@@ -164,7 +164,12 @@ class ObjectStore(Store):
                     "requests would hang: start processes with spawn or forkserver"
                 )
             try:
-                return request(_connect(self))
+                if not changes:
+                    return request(_connect(self))
+                point(verb, name)
+                result = request(_connect(self))
+                point(f"was {verb}", name)  # an answer that is lost: it is done again
+                return result
             except (BaseError, FileNotFoundError, ValueError) as error:
                 raise _failure(what, error) from error
 
@@ -236,24 +241,17 @@ def _upload(bucket: Bucket, key: str, spool: IO[bytes]) -> None:
     """Upload a file whole. An error or Ctrl-C on the way aborts the upload."""
     size = spool.seek(0, os.SEEK_END)
     spool.seek(0)
-    point("upload", key)
     if size <= PART_BYTES:
         bucket.put(key, spool.read())
-    else:
-        # an iterator, not the file: Ctrl-C is noticed only while Python code runs
-        parts = iter(lambda: _part(key, spool), b"")
-        bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
-    point("uploaded", key)
+        return
+    # an iterator, not the file: Ctrl-C is noticed only while Python code runs
+    parts = iter(lambda: _part(key, spool), b"")
+    bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
 
 
 def _part(key: str, spool: IO[bytes]) -> bytes:
     point("part", key)
     return spool.read(PART_BYTES)
-
-
-def _remove(bucket: Bucket, key: str) -> None:
-    point("remove", key)
-    bucket.delete(key)
 
 
 def _status(error: Exception) -> int:

@@ -7,6 +7,7 @@ outage is never mistaken for a missing file or a bad image.
 import errno
 import io
 import os
+import shutil
 import stat
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.core.faults import point
-from pipeline.storage.atomic import atomic_file, settle_folder, sweep_folder
+from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
 from pipeline.storage.file import File, version_of
 
 RETRY_SECONDS = 30.0
@@ -246,7 +247,14 @@ class LocalStore(Store):
 
     def sweep(self) -> int:
         """Covers the folder and its direct subfolders."""
-        return sweep_folder(self.root)
+        orphans = [path for folder in self._folders() for path in temporaries(folder)]
+        for path in orphans:
+            point("remove", path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        return len(orphans)
 
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():

@@ -6,9 +6,10 @@ The fork server forks them, with everything imported: a life costs what it does,
 import json
 import multiprocessing
 import os
+import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from pipeline.core import faults
 from tests.runs import run, small_run
 from training.config.pretrain import PretrainConfig
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
-from training.methods.interface import StepResult
 from training.methods.moco.settings import MoCoConfig
 from training.record.run_record import RunRecord
 from training.views.inputs import HostBatch
@@ -30,9 +30,8 @@ from training.views.inputs import HostBatch
 Work = Callable[[], object]
 SECONDS = 300
 """That a life may take."""
-SIGKILL = -9
+SIGKILL, KILL = -9, "kill"
 ERRORS = ("ENOSPC", "EACCES", "ECONNRESET")
-"""In turns, over the points."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +43,21 @@ class Life:
     points: list[str]
 
 
-def live(
-    work: Work, notes: Path, how: str = "kill", number: int = 0, *, in_children: bool = False
-) -> Life:
+def live(work: Work, notes: Path, how: str, number: int, *, in_children: bool = False) -> Life:
     """Does work that can be pickled in a new process, which follows a plan of faults.
 
-    `notes` is a new folder for what the life leaves beside its results. With `in_children` not the
-    process itself follows the plan, but those that it starts.
+    `notes` is a folder for what it says. With `in_children` those that it starts follow the plan.
     """
+    shutil.rmtree(notes, ignore_errors=True)
     notes.mkdir(parents=True)
-    plan = f"{how}:{number}:{notes / 'points'}"
-    process = multiprocessing.get_context("forkserver").Process(
-        target=_live, args=(work, plan, notes / "said", in_children)
-    )
+    arguments = (work, f"{how}:{number}:{notes / 'points'}", notes / "said", in_children)
+    process = multiprocessing.get_context("forkserver").Process(target=_live, args=arguments)
     process.start()
     process.join(SECONDS)
     if process.exitcode is None:
         process.kill()
         process.join()
     return Life(process.exitcode, (notes / "said").read_text(), points_of(notes / "points"))
-
-
-def points_of(log: Path) -> list[str]:
-    """The points that a plan's log has."""
-    return [line.strip() for line in log.read_text().splitlines()]
 
 
 def _live(work: Work, plan: str, said: Path, in_children: bool) -> None:
@@ -86,19 +76,61 @@ def _live(work: Work, plan: str, said: Path, in_children: bool) -> None:
     main(done, is_process=False)
 
 
-def is_drawn(number: int, salt: str, one_in: int) -> bool:
-    """A hashed share of the points."""
-    return zlib.crc32(f"{salt} {number}".encode()) % one_in == 0
+def points_of(log: Path) -> list[str]:
+    """The points that a plan's log has."""
+    return [line.strip() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def some(numbers: Sequence[int], salt: str, count: int) -> list[int]:
-    """A few points, those with the smallest hashes."""
-    return sorted(numbers, key=lambda number: zlib.crc32(f"{salt} {number}".encode()))[:count]
+class Subject:
+    """Work that is disturbed, and must come to what an undisturbed life of it came to.
 
+    `life` does it by a plan, `left` is what must come of it, and `clear` removes that.
+    `survives`: another process goes on where one is killed.
+    """
 
-def writes(points: Sequence[str]) -> list[int]:
-    """The numbers, from 1, of the points that are not steps."""
-    return [number for number, name in enumerate(points, start=1) if name != faults.STEP]
+    def __init__(
+        self,
+        life: Callable[[str, int], Life],
+        left: Callable[[], object],
+        clear: Callable[[], None],
+        *,
+        survives: bool = False,
+    ) -> None:
+        self._life, self._left, self._clear, self._survives = life, left, clear, survives
+        clean = life(KILL, 0)
+        assert clean.code == 0, clean.said
+        self.points = clean.points
+        self.expected: Any = left()
+        self.numbers = range(1, len(self.points) + 1)
+        self.writes = [one for one in self.numbers if self.points[one - 1] != faults.STEP]
+        clear()
+
+    def disturb(
+        self, number: int, *, fails: bool = False, between: Callable[[], None] = lambda: None
+    ) -> float | None:
+        """Kill a life or let it fail at a point, call `between`, and go on.
+
+        Returns the time at which the second life began; None if there was none.
+        """
+        what = (number, self.points[number - 1])
+        life = self._life(ERRORS[number % len(ERRORS)] if fails else KILL, number)
+        assert life.points[:number] == self.points[:number], (what, life.said)
+        if not fails:
+            assert life.code == (0 if self._survives else SIGKILL), (what, life.said)
+        started = None
+        if failed_clearly(life) if fails else not self._survives:
+            between()
+            started = time.monotonic()
+            again = self._life(KILL, 0)
+            assert again.code == 0, (what, again.said)
+        assert self._left() == self.expected, what
+        return started
+
+    def disturb_all(self, numbers: Sequence[int], *, fails: bool = False) -> None:
+        """Disturb it at each of these points, from the beginning each time."""
+        for number in numbers:
+            self.disturb(number, fails=fails)
+            self._clear()
 
 
 def failed_clearly(life: Life) -> bool:
@@ -107,9 +139,19 @@ def failed_clearly(life: Life) -> bool:
         return False
     errors = [line for line in life.said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, life.said
-    assert "Traceback" not in life.said, life.said
     assert "cannot be" in errors[0], errors
+    assert "Traceback" not in life.said, life.said
     return True
+
+
+def hashed(number: int, salt: str) -> int:
+    """A hash of a point's number."""
+    return zlib.crc32(f"{salt} {number}".encode())
+
+
+def some(numbers: Sequence[int], salt: str, count: int) -> list[int]:
+    """A few points, those with the smallest hashes."""
+    return sorted(numbers, key=lambda number: hashed(number, salt))[:count]
 
 
 def pretraining(root: Path, out: Path) -> PretrainConfig:
@@ -124,7 +166,7 @@ def pretraining(root: Path, out: Path) -> PretrainConfig:
         epochs=5,
         batch_size=16,
         precision="fp32",
-        method=MoCoConfig(queue_size=64, batch_norm_group=4),
+        method=MoCoConfig(queue_size=64, batch_norm_group=8),
         optim=OptimConfig(lr=1e-5),
         knn=KnnConfig(val_shards=root / "val", every_epochs=3, k=5),
         checkpoint=CheckpointConfig(every_epochs=0, every_steps=6, keep=2),
@@ -133,66 +175,36 @@ def pretraining(root: Path, out: Path) -> PretrainConfig:
     )
 
 
-def pretrain(config: PretrainConfig, seen: Path) -> None:
-    """A pretraining that notes the samples of every step in the file ``seen``, and the time."""
-    _note_samples(seen)
-    assert run(config).finished
-
-
-def pretrain_on_two(config: PretrainConfig, seen: Path) -> None:
-    """The same on two ranks, in processes that are forked here."""
-    _note_samples(seen)
-    if (other := os.fork()) == 0:
-        _rank(1, config, seen)
-        os._exit(0)
-    _rank(0, config, seen)
-    assert os.waitpid(other, 0)[1] == 0
-
-
-def _rank(rank: int, config: PretrainConfig, seen: Path) -> None:
-    store = f"file://{seen.parent}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    run(config)
-    dist.destroy_process_group()
-
-
-def _note_samples(seen: Path) -> None:
+def pretrain(config: PretrainConfig, seen: Path, ranks: int = 1) -> None:
+    """A pretraining that notes the samples of every step, and the time, in the file ``seen``."""
     own = RunRecord.add
 
-    def add(
-        record: RunRecord,
-        step: int,
-        batch: HostBatch,
-        result: StepResult,
-        *more: Any,  # noqa: ANN401
-    ) -> None:
+    def add(record: RunRecord, step: int, batch: HostBatch, *more: Any) -> None:  # noqa: ANN401
         ids, place = batch.sample_ids_B.tolist(), record._positions.start
-        with seen.open("a") as file:  # of one line each: ranks do not cut each other's
+        with seen.open("a") as file:  # a line at once: ranks do not cut each other's
             file.write(json.dumps([step, place, ids, time.monotonic()]) + "\n")
-        own(record, step, batch, result, *more)
+        own(record, step, batch, *more)
 
     RunRecord.add = add  # type: ignore[method-assign]
+    other = os.fork() if ranks == 2 else -1
+    if ranks == 2:
+        store = f"file://{seen}-store"
+        dist.init_process_group("gloo", init_method=store, rank=int(other == 0), world_size=2)
+    assert run(config).finished
+    if ranks == 2:
+        dist.destroy_process_group()
+    if other == 0:
+        os._exit(0)
 
 
-def samples_of(*files: Path) -> dict[int, list[int]]:
-    """The samples of every step in order; a step that was repeated had the same ones each time."""
+def seen_in(file: Path) -> tuple[dict[int, list[int]], list[float]]:
+    """The samples of every step in order, the same each time where it was repeated; and times."""
     found: dict[int, dict[int, int]] = {}
-    for step, first, ids, _ in _lines(*files):
+    times: list[float] = []
+    for line in file.read_text().splitlines():
+        step, first, ids, at = json.loads(line)
+        times.append(at)
         batch = found.setdefault(step, {})
         for place, sample in enumerate(ids, start=first):
             assert batch.setdefault(place, sample) == sample, (step, place)
-    for batch in found.values():
-        assert sorted(batch) == list(range(len(batch)))
-    return {step: [found[step][n] for n in range(len(found[step]))] for step in sorted(found)}
-
-
-def first_step(seen: Path) -> float | None:
-    """When the first step of a life was done, by the monotonic clock."""
-    return next((at for _, _, _, at in _lines(seen)), None)
-
-
-def _lines(*files: Path) -> Iterator[tuple[int, int, list[int], float]]:
-    for file in files:
-        for line in file.read_text().splitlines() if file.exists() else ():
-            step, place, ids, at = json.loads(line)
-            yield step, place, ids, at
+    return {step: [batch[n] for n in range(len(batch))] for step, batch in found.items()}, times

@@ -7,7 +7,6 @@ undisturbed sweep. The trials' own points are those of a pretraining (`test_pret
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.core.faults import VARIABLE
-from tests.faults.lives import ERRORS, SIGKILL, Life, failed_clearly, is_drawn, points_of
+from tests.faults.lives import Life, Subject, hashed, points_of
 from tests.faults.test_sweep_killed import command
 from tests.pretrain_jobs import Job, record, write_sets
 from training.sweep.results import BEST_FILE, RESULTS_FILE, SUMMARY_FILE
@@ -24,39 +23,33 @@ from training.sweep.results import BEST_FILE, RESULTS_FILE, SUMMARY_FILE
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 PARTS = range(4)
-"""A test has the points of one part: every fourth."""
-OPTIONS = ("--grid", "seed=0,1,2", "--scheduler", "none", "--concurrent", "1", "--epochs", "1")
+OPTIONS = "--grid seed=0,1,2 --scheduler none --concurrent 2 --epochs 2 --cpus-per-worker 1"
 
 
-@dataclass(frozen=True)
-class Sweeps:
+class Sweeps(Subject):
     """Sweeps on one Ray, of which only the drivers have the variable, all in one folder."""
 
-    root: Path
-    address: str
-    monkeypatch: pytest.MonkeyPatch
+    def __init__(self, root: Path, address: str) -> None:
+        self.root, self.out, self.address = root, root / "sweep", address
+        super().__init__(self._sweep, self._what_is_left, lambda: shutil.rmtree(self.out))
 
-    @property
-    def out(self) -> Path:
-        return self.root / "sweep"
-
-    def life(self, how: str = "kill", number: int = 0) -> Life:
+    def _sweep(self, how: str, number: int) -> Life:
         log, said = self.root / "points", self.root / "said.txt"
         for file in (log, said):
             file.unlink(missing_ok=True)
-        self.monkeypatch.setenv(VARIABLE, f"{how}:{number}:{log}")
-        arguments = command(self.root, self.out, *OPTIONS, "--cpus-per-worker", "1")
-        job = Job(arguments, said, address=self.address)
-        job.process.wait(timeout=600)
-        return Life(job.process.returncode, job.said(), points_of(log))
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setenv(VARIABLE, f"{how}:{number}:{log}")
+            arguments = command(self.root, self.out, *OPTIONS.split())
+            job = Job(arguments, said, address=self.address)
+        return Life(job.process.wait(timeout=600), job.said(), points_of(log))
 
-    def left(self) -> dict[str, Any]:
-        """What must be the same: no times, and not how often a trial was started."""
-        rows = pq.read_table(self.out / RESULTS_FILE).drop_columns(["seconds"]).to_pylist()
+    def _what_is_left(self) -> dict[str, Any]:
+        """All but times."""
         summary = json.loads((self.out / SUMMARY_FILE).read_text())
+        del summary["seconds"]
         return {
-            "rows": rows,
-            "summary": {name: value for name, value in summary.items() if name != "seconds"},
+            "rows": pq.read_table(self.out / RESULTS_FILE).drop_columns(["seconds"]).to_pylist(),
+            "summary": summary,
             "best": json.loads((self.out / BEST_FILE).read_text()),
             "records": [record(run) for run in sorted((self.out / "trials").iterdir())],
             "files": sorted(path.name for path in self.out.iterdir()),
@@ -69,38 +62,16 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweeps]:
     write_sets(root, steps_per_epoch=2)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
-        yield Sweeps(root, cluster.address, monkeypatch)
+        head = {"num_cpus": 2, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        sweeps = Sweeps(root, cluster.address)
+        assert [row["status"] for row in sweeps.expected["rows"]] == ["finished"] * 3
+        yield sweeps
         cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def clean(sweeps: Sweeps) -> tuple[list[str], dict[str, Any]]:
-    """The points of an undisturbed sweep, and what comes of it."""
-    life = sweeps.life()
-    assert life.code == 0, life.said
-    left = sweeps.left()
-    assert [row["status"] for row in left["rows"]] == ["finished"] * 3
-    shutil.rmtree(sweeps.out)
-    return life.points, left
-
-
 @pytest.mark.parametrize("part", PARTS)
-def test_the_driver_is_killed_or_a_write_fails(
-    sweeps: Sweeps, clean: tuple[list[str], dict[str, Any]], part: int
-) -> None:
-    """A hashed third of the points fails, the others kill."""
-    points, left = clean
-    for number in range(1 + part, len(points) + 1, len(PARTS)):
-        fails = is_drawn(number, "sweep", 3)
-        how = ERRORS[number % len(ERRORS)] if fails else "kill"
-        life = sweeps.life(how, number)
-        assert life.points[:number] == points[:number], (number, life.said)
-        assert fails or life.code == SIGKILL, (number, life.said)
-        if not fails or failed_clearly(life):
-            again = sweeps.life()
-            assert again.code == 0, (number, points[number - 1], again.said)
-        assert sweeps.left() == left, (number, points[number - 1])
-        shutil.rmtree(sweeps.out)
+def test_the_driver_is_killed_or_a_write_fails(sweeps: Sweeps, part: int) -> None:
+    """At a hashed third of the points a write fails, at the others the driver is killed."""
+    for number in sweeps.numbers[part :: len(PARTS)]:
+        sweeps.disturb_all([number], fails=hashed(number, "sweep") % 3 == 0)

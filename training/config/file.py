@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.core.errors import InputError, write_error
 from pipeline.shardset.manifest import load_dataset_info
-from pipeline.storage.atomic import sweep_folder, temporaries, write_atomically
+from pipeline.storage.atomic import temporaries, write_atomically
 from pipeline.storage.storage import Location
+from pipeline.storage.store import LocalStore
 from training.config.fields import dotted, with_fields
 from training.config.pretrain import PretrainConfig
 from training.data.selection import read_selection
@@ -107,7 +108,7 @@ def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
     """
     record = {"version": VERSION, **_digests(config, data_digest), **config.to_json()}
     try:
-        sweep_folder(out)
+        LocalStore(out).sweep()
         write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
     except OSError as error:
         raise write_error(f"the run's folder {out}", error) from error

@@ -56,7 +56,6 @@ def begin_extension(config: PretrainConfig) -> None:
             if (run / name).exists():
                 shutil.copyfile(run / name, config.out / name)
         shutil.rmtree(temporary, ignore_errors=True)
-        point("create", temporary)
         shutil.copytree(latest, temporary)
         point("rename", latest)
         temporary.replace(store.folder / latest.name)

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.core.errors import InputError, write_error
 from pipeline.core.faults import point
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
-from pipeline.storage.atomic import sweep_folder, temporaries, write_atomically
+from pipeline.storage.atomic import temporaries, write_atomically
+from pipeline.storage.store import LocalStore
 from training.config.file import MAY_DIFFER_ON_RESUME, config_from_json, differences
 from training.config.resources import Node, Resources, fewer_resources
 from training.engine.preflight import check_batches, check_disk, preflight
@@ -163,6 +164,6 @@ def locked(folder: Path, description: dict[str, Any]) -> Iterator[None]:
             raise InputError(
                 f"another process runs the sweep in {folder}: wait for it, or choose another --out"
             ) from error
-        sweep_folder(folder)
+        LocalStore(folder).sweep()
         write_atomically(folder / SWEEP_FILE, json.dumps(description, indent=1).encode() + b"\n")
         yield
