@@ -3,6 +3,7 @@
 The fork server forks them, with everything imported: a life costs what it does, and no start-up.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils.tensorboard  # for the fork server: slow to import
 from torch import distributed as dist
 
 from jobs.cli import main
@@ -26,6 +26,9 @@ from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.methods.moco.settings import MoCoConfig
 from training.record.run_record import RunRecord
 from training.views.inputs import HostBatch
+
+for slow in ("pandas", "torch.utils.tensorboard"):  # which lives would import, each for itself
+    importlib.import_module(slow)
 
 Work = Callable[[], object]
 SECONDS = 300
