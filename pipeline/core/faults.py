@@ -13,23 +13,25 @@ from pathlib import Path
 
 VARIABLE, STEP = "SALMASK_FAULT", "step"
 RECORD_BYTES = 64
-_plan: tuple[str, int, int] | None = None
+plan: tuple[str, int, int] | None = None
 """How, at which number, and the descriptor of the log."""
 
 
-def switch(plan: str | None) -> None:
+def switch(words: str | None) -> None:
     """Have this process follow a plan, in the words of the variable; None: no longer."""
-    global _plan
-    how, number, log = (plan or "::").split(":", 2)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    _plan = (how, int(number), os.open(log, flags, 0o666)) if plan else None
+    global plan
+    plan = None
+    if words is not None:
+        how, number, log = words.split(":", 2)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        plan = how, int(number), os.open(log, flags, 0o666)
 
 
 def point(what: str, where: Path | str = "") -> None:
     """Come to a point: what is done next, and to which file, folder or key."""
-    if _plan is None:
+    if plan is None:
         return
-    how, number, log = _plan
+    how, number, log = plan
     line = f"{what} {os.path.basename(where)}".encode()[: RECORD_BYTES - 1]
     os.write(log, line.ljust(RECORD_BYTES - 1) + b"\n")
     # Where this process's own record ends, whatever other processes have appended since.

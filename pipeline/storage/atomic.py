@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pipeline.core import faults
 from pipeline.core.errors import write_error
-from pipeline.core.faults import point
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -24,20 +24,20 @@ def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
     with errors_naming(path):
         try:
-            point("create", path)
+            _point("create", path)
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
                 yield file
-                point("write", path)
+                _point("write", path)
                 file.flush()
                 os.fsync(file.fileno())
-            point("rename", path)
+            _point("rename", path)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         if settle:
-            point("settle", path)
+            _point("settle", path)
             settle_folder(path.parent)
 
 
@@ -50,7 +50,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def append_text(file: IO[str], text: str) -> None:
     """Append to an open file; an error names it."""
     with errors_naming(file.name):
-        point("append", file.name)
+        _point("append", file.name)
         file.write(text)
 
 
@@ -91,3 +91,9 @@ def settle_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _point(what: str, where: Path | str) -> None:
+    """Come to a point of failure, where they are on; else nothing outside of this file is called."""
+    if faults.plan is not None:
+        faults.point(what, where)
