@@ -94,6 +94,6 @@ def settle_folder(folder: Path) -> None:
 
 
 def _point(what: str, where: Path | str) -> None:
-    """Come to a point of failure, where they are on; else nothing outside of this file is called."""
+    """Come to a point of failure; where they are off, nothing outside of this file is called."""
     if faults.plan is not None:
         faults.point(what, where)
