@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.core.errors import Collapsed, Diverged
+from pipeline.core.errors import NOT_WRITABLE, Collapsed, Diverged, write_error
 from pipeline.core.faults import STEP, point
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import duration, say
@@ -100,6 +100,8 @@ class Trainer:
                 self.record.close(finished=False)
                 if isinstance(error, Diverged | Collapsed) and rank() == 0:
                     self._write_failed_step(str(error))
+            if isinstance(error, OSError) and error.errno in NOT_WRITABLE:  # Ray tries others again
+                raise write_error(str(error.filename or "a file"), error) from error
             raise
         self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)
