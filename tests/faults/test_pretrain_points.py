@@ -7,6 +7,7 @@ clear line, and the same command goes on to the same end. `make test` has a few 
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,21 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten_with_path
 
-from pipeline.core.faults import STEP
-from tests.faults.lives import Life, Subject, hashed, live, pretrain, pretraining, seen_in, some
+from pipeline.core.faults import STEP, VARIABLE
+from tests.faults.lives import (
+    SIGKILL,
+    Life,
+    Subject,
+    hashed,
+    live,
+    points_of,
+    pretrain,
+    pretraining,
+    seen_in,
+    some,
+)
 from tests.picture_folders import contents
+from tests.pretrain_jobs import Job, command, record, write_sets
 from tests.runs import numbers
 from tests.shard_sets import write_shard_set
 from training.core.checkpoint import CheckpointStore, load_state
@@ -150,3 +163,30 @@ def test_killed_anywhere(subject: Pretraining, recoveries: list[float], part: in
 @pytest.mark.parametrize("part", PARTS)
 def test_a_write_fails(subject: Pretraining, part: int) -> None:
     subject.disturb_all(subject.writes[part :: len(PARTS)], fails=True)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the variable, at three points; how soon it trains again, with all that it imports."""
+    write_sets(tmp_path)
+    said, log, seconds = tmp_path / "said.txt", tmp_path / "points", list[float]()
+
+    def job(out: str, number: int) -> Job:
+        log.unlink(missing_ok=True)
+        monkeypatch.setenv(VARIABLE, f"kill:{number}:{log}")
+        return Job(command(tmp_path, tmp_path / out, "--local"), said)
+
+    job("clean", 0).finish()
+    for number in some(range(1, len(points_of(log)) + 1), "command", 3):
+        job(str(number), number).finish(code=SIGKILL)
+        started, again = time.monotonic(), job(str(number), 0)
+        while points_of(log).count(STEP) < 2 and not again.ended:
+            time.sleep(0.02)
+        seconds.append(time.monotonic() - started)  # until the second new step begins
+        again.finish()
+        assert record(tmp_path / str(number)) == record(tmp_path / "clean"), number
+    with capsys.disabled():
+        print(f"\ncommands recovered in {', '.join(f'{one:.1f} s' for one in sorted(seconds))}")
