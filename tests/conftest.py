@@ -31,7 +31,10 @@ from tests.s3_server import Bucket, s3_server
 from tests.shard_sets import write_images
 
 ROOT = Path(__file__).resolve().parent.parent
-FORKED = ("training.data.stream", "training.engine.local", "training.evaluate.run", "timm")
+FORKED = (
+    *("training.data.stream", "training.engine.local", "training.evaluate.run", "timm"),
+    "tests.faults.lives",
+)
 """What the processes that the fork server forks would import, each for seconds."""
 
 WHOLE = ("benchmarks", "goldens", "integration", "jobs")

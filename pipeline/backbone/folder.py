@@ -18,7 +18,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,8 +31,10 @@ from pipeline.backbone.formats import FORMATS, chosen_formats
 from pipeline.backbone.info import FORMAT_VERSION, BackboneInfo
 from pipeline.core.architectures import NoInitialWeights, first_line, plain_network
 from pipeline.core.errors import InputError, check
+from pipeline.core.faults import point
 from pipeline.core.plain import fitted, parse
 from pipeline.core.tensors import read_tensors
+from pipeline.storage.atomic import errors_naming
 
 WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
 NOT_A_WEIGHT = "num_batches_tracked"
@@ -75,13 +78,7 @@ def write_backbone(
         CARD_NAME: model_card(info, usages=usages, figures=figures).encode(),
         INFO_NAME: (json.dumps(dataclasses.asdict(info), indent=2) + "\n").encode(),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.writing")
-    previous = folder.with_name(f".{folder.name}.previous")
-    for leftover in (fresh, previous):  # of a run that was killed here
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with errors_naming(folder), _replacing(folder) as fresh:
         if chosen:
             network, _ = _empty_network(info)
             network.load_state_dict(state_dict)
@@ -90,16 +87,35 @@ def write_backbone(
         for name, content in contents.items():
             with (fresh / name).open("wb") as file:
                 file.write(content)
+                point("write", name)
                 file.flush()
                 os.fsync(file.fileno())
+    return info
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces the other one when the block succeeds."""
+    fresh = folder.with_name(f".{folder.name}.writing")
+    previous = folder.with_name(f".{folder.name}.previous")
+    point("create", folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in (fresh, previous):  # of a run that was killed here
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        yield fresh
+        if folder.exists():  # a folder that is not empty cannot be replaced in one rename
+            point("rename", previous)
+            folder.rename(previous)
+        point("rename", folder)
+        fresh.rename(folder)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
+        if previous.exists() and not folder.exists():
+            previous.rename(folder)
         raise
-    if folder.exists():  # a folder that is not empty cannot be replaced in one rename
-        folder.rename(previous)
-    fresh.rename(folder)
     shutil.rmtree(previous, ignore_errors=True)
-    return info
 
 
 def weights_digest(state_dict: Mapping[str, Tensor]) -> str:

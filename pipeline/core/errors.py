@@ -95,7 +95,9 @@ NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENO
 def unwritable(error: BaseException | None) -> InputError | None:
     """The error for a file that cannot be written, where that is the cause; None: it is not."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+        # A connection that has the name of a file: of a network mount.
+        is_mount = isinstance(error, ConnectionError) and bool(error.filename)
+        if isinstance(error, OSError) and (error.errno in NOT_WRITABLE or is_mount):
             return write_error(str(error.filename or "a file"), error)
         error = error.__cause__
     return None

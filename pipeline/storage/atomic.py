@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from pipeline.core import faults
 from pipeline.core.errors import write_error
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -20,25 +21,47 @@ def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
     A missing folder is created. After an error an existing file at `path` is unchanged. `settle`
     flushes the folder too, so that the new name survives a power cut.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if settle:
-        settle_folder(path.parent)
+    with errors_naming(path):
+        try:
+            _point("create", path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                yield file
+                _point("write", path)
+                file.flush()
+                os.fsync(file.fileno())
+            _point("rename", path)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if settle:
+            _point("settle", path)
+            settle_folder(path.parent)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path`, all or nothing."""
     with atomic_file(path) as file:
         file.write(data)
+
+
+def append_text(file: IO[str], text: str) -> None:
+    """Append to an open file; an error names it."""
+    with errors_naming(file.name):
+        _point("append", file.name)
+        file.write(text)
+
+
+@contextmanager
+def errors_naming(path: Path | str) -> Iterator[None]:
+    """Give the errors of the block the name of the file that it writes, where they have none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def check_writable(folder: Path) -> None:
@@ -68,3 +91,9 @@ def settle_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _point(what: str, where: Path | str) -> None:
+    """Come to a point of failure; where they are off, nothing outside of this file is called."""
+    if faults.plan is not None:
+        faults.point(what, where)

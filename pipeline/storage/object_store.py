@@ -23,6 +23,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipeline.core.errors import StoreUnavailable
+from pipeline.core.faults import point
 from pipeline.storage.file import File, version_of
 from pipeline.storage.store import RETRY_SECONDS, Store, StoreError, retrying
 
@@ -154,7 +155,7 @@ class ObjectStore(Store):
 
     def _ask(self, verb: str, name: str, request: Callable[[Bucket], Result]) -> Result:
         """Send a request, with retries."""
-        what = f"{self.where(name)} cannot be {verb}"
+        what, changes = f"{self.where(name)} cannot be {verb}", verb in ("written", "removed")
 
         def attempt() -> Result:
             if _is_forked:
@@ -163,7 +164,12 @@ class ObjectStore(Store):
                     "requests would hang: start processes with spawn or forkserver"
                 )
             try:
-                return request(_connect(self))
+                if not changes:
+                    return request(_connect(self))
+                point(verb, name)
+                result = request(_connect(self))
+                point(f"was {verb}", name)  # an answer that is lost: it is done again
+                return result
             except (BaseError, FileNotFoundError, ValueError) as error:
                 raise _failure(what, error) from error
 
@@ -239,8 +245,13 @@ def _upload(bucket: Bucket, key: str, spool: IO[bytes]) -> None:
         bucket.put(key, spool.read())
         return
     # an iterator, not the file: Ctrl-C is noticed only while Python code runs
-    parts = iter(lambda: spool.read(PART_BYTES), b"")
+    parts = iter(lambda: _part(key, spool), b"")
     bucket.put(key, parts, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+
+
+def _part(key: str, spool: IO[bytes]) -> bytes:
+    point("part", key)
+    return spool.read(PART_BYTES)
 
 
 def _status(error: Exception) -> int:

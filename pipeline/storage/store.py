@@ -7,6 +7,7 @@ outage is never mistaken for a missing file or a bad image.
 import errno
 import io
 import os
+import shutil
 import stat
 import time
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
+from pipeline.core.faults import point
 from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
 from pipeline.storage.file import File, version_of
 
@@ -236,6 +238,7 @@ class LocalStore(Store):
 
     def remove(self, name: str) -> None:  # noqa: D102
         path = self.path(name)
+        point("remove", name)
         path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, missing, or not removable
             for folder in path.parents:
@@ -251,7 +254,11 @@ class LocalStore(Store):
         """Covers the folder and its direct subfolders."""
         orphans = [path for folder in self._folders() for path in temporaries(folder)]
         for path in orphans:
-            path.unlink(missing_ok=True)
+            point("remove", path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         return len(orphans)
 
     def _folders(self) -> list[Path]:

@@ -83,6 +83,9 @@ def running(count: int) -> Iterator[Nodes]:
         monkeypatch.setenv("RAY_TMPDIR", ray_folder)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        # Of drivers, nodes and workers. Ray's minute is too short where all of them, on few cores,
+        # keep the head from answering: "Timed out while waiting for GCS to become available".
+        monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "300")
         nodes = Nodes(count)
         try:
             yield nodes

@@ -1,6 +1,7 @@
-"""Kill -9 at random moments, 20 times: every run ends with the record of one that was left alone.
+"""Kill -9 at random moments, on Ray: every run ends with the record of one that was left alone.
 
-Each line of the record has the loss of its step and the digest of all samples up to it.
+Each line of the record has the loss of its step and the digest of all samples up to it. Without Ray
+a run is killed at every point (`test_pretrain_points.py`).
 """
 
 import os
@@ -75,19 +76,6 @@ def await_workers(job: Job, family: Callable[[], list[psutil.Process]]) -> list[
     return found
 
 
-def test_the_driver_of_one_process_is_killed_six_times(
-    shards: Path, alone: Path, tmp_path: Path
-) -> None:
-    out, said = tmp_path / "run", tmp_path / "said.txt"
-    arguments = command(shards, out, "--local")
-    for moment in moments("local driver", 6):
-        job = Job(arguments, said)
-        await_moment(out, job, moment)
-        job.kill()
-    assert "resuming after step" in run_job(arguments, said)
-    assert record(out) == record(alone)  # to the last bit
-
-
 def test_one_worker_of_ray_is_killed_four_times_and_all_twice(
     shards: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -151,8 +139,8 @@ def test_workers_nodes_and_the_driver_on_a_cluster_are_killed_seven_times(
 def test_a_node_that_is_lost_for_good_leaves_one_worker_to_finish(
     shards: Path, alone: Path, tmp_path: Path, nodes: Nodes
 ) -> None:
-    """The twentieth. Losses agree as far as rounding lets them, for a young network's errors grow
-    with every large step."""
+    """Losses agree as far as rounding lets them, for a young network's errors grow with every
+    large step."""
     small_steps = ("--optim.lr", "1e-5")
     run_job(command(shards, tmp_path / "alone", "--local", *small_steps), tmp_path / "alone.txt")
     nodes.keep(2)

@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of a sweep: what has ended stays, and the rest goes on undisturbed."""
+"""A sweep is interrupted, its trials die or fail: what has ended stays, and the rest goes on."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import Stopped
-from tests.pretrain_jobs import Job, is_trial, record, run_job, write_sets
+from tests.pretrain_jobs import Job, is_trial, run_job, write_sets
 from training.record.relay import PROGRESS_FILE
 from training.sweep.results import RESULTS_FILE, Trial
 from training.sweep.tune import read_trials
@@ -54,48 +54,6 @@ def trials_when(true: Callable[[list[Trial]], bool], out: Path, job: Job) -> lis
 
 def run_of(out: Path, trial: Trial) -> Path:
     return out / "trials" / f"{trial.number:04d}"
-
-
-def test_the_driver_is_killed_and_the_same_command_goes_on(shards: Path, tmp_path: Path) -> None:
-    out, said = tmp_path / "sweep", tmp_path / "said.txt"
-    grid = ["--grid", "masks.query_ratio=0.05:0.25,0.4", "--grid", "masks.negative_ratio=0.3,0.7"]
-    arguments = command(shards, out, *grid, "--scheduler", "none")
-    job = Job(arguments, said)
-
-    def in_the_middle(trials: list[Trial]) -> bool:
-        return any(t.ended for t in trials) and any(not t.ended and t.epochs >= 1 for t in trials)
-
-    killed = trials_when(in_the_middle, out, job)
-    job.kill()
-    finished = [trial for trial in killed if trial.ended]
-    broken_off = [trial for trial in killed if not trial.ended and trial.epochs >= 1]
-    before = {t.number: (run_of(out, t) / "metrics.jsonl").read_bytes() for t in finished}
-
-    text = run_job(arguments, said)
-    trials = read_trials(out)
-    assert [(t.number, t.status, t.epochs) for t in trials] == [
-        (number, "finished", EPOCHS) for number in range(4)
-    ]
-    for trial in finished:  # it was not even started
-        assert (run_of(out, trial) / "metrics.jsonl").read_bytes() == before[trial.number]
-        assert f"trial {trial.number} resumes" not in text
-    for trial in broken_off:
-        assert f"trial {trial.number} resumes after" in text
-        # Its workers may have come to the end of the run before they noticed.
-        assert (run_of(out, trial) / PROGRESS_FILE).read_text().count("after 0 steps") == 1
-        assert trials[trial.number].seconds > trial.seconds
-    assert pq.read_table(out / RESULTS_FILE)["status"].to_pylist() == ["finished"] * 4
-
-    run = run_of(out, broken_off[0])
-    alone = tmp_path / "alone"
-    config = ["--config", str(run / "config.json"), "--out", str(alone), "--local"]
-    run_job([sys.executable, "jobs/pretrain.py", *config], tmp_path / "alone.txt")
-    assert record(run) == record(alone)  # to the last bit
-
-    starts = text.count("starts:")
-    again = run_job(arguments, said)
-    assert "0 of 4 trials left" in again
-    assert again.count("starts:") == starts
 
 
 def test_ctrl_c_stops_every_trial_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from pipeline.core.errors import InputError, write_error
 from pipeline.core.plain import parse
 from pipeline.shardset.manifest import load_dataset_info
-from pipeline.storage.atomic import write_atomically
+from pipeline.storage.atomic import temporaries, write_atomically
 from pipeline.storage.storage import Location
+from pipeline.storage.store import LocalStore
 from training.config.fields import dotted, with_fields
 from training.config.pretrain import PretrainConfig
 from training.data.selection import read_selection
@@ -102,9 +103,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def write_config(out: Path, config: PretrainConfig, data_digest: str) -> None:
-    """Writes ``config.json`` into the run's folder, which it makes; InputError where it cannot."""
+    """Writes ``config.json`` into the run's folder, which it makes; InputError where it cannot.
+
+    What a killed start of the run left half-written is removed first.
+    """
     record = {"version": VERSION, **_digests(config, data_digest), **config.to_json()}
     try:
+        LocalStore(out).sweep()
         write_atomically(out / CONFIG_FILE, json.dumps(record, indent=2).encode() + b"\n")
     except OSError as error:
         raise write_error(f"the run's folder {out}", error) from error
@@ -140,7 +145,7 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
     """Raises ``InputError`` when ``out`` holds something else than this very run."""
     path = out / CONFIG_FILE
     if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or set(out.iterdir()) - set(temporaries(out))):
             raise InputError(f"{out} exists and is no run of this job: choose another --out")
         return
     if lines := _changes(out, config, data_digest):

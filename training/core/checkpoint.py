@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from pipeline.backbone.folder import BACKBONE_FOLDER
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.faults import point
 from pipeline.core.tensors import read_tensors
 
 STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
@@ -47,19 +49,25 @@ class CheckpointStore:
         temporary = self.folder / f".{final.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
+            point("create", temporary)
             temporary.mkdir(parents=True)
             with (temporary / STATE_FILE).open("wb") as file:
                 torch.save(state, file)
+                point("write", STATE_FILE)
                 file.flush()
                 os.fsync(file.fileno())
+            point("write", CONFIG_FILE)
             (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, default=str) + "\n")
             write_backbone(temporary / BACKBONE_FOLDER)
+            point("rename", final)
             temporary.replace(final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise write_error(f"checkpoint {final}", error) from error
         for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self.folder_of(old))
+            with suppress(OSError):  # the next one tries again
+                point("remove", self.folder_of(old))
+                shutil.rmtree(self.folder_of(old))
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, rising."""

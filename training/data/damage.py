@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from pipeline.storage.atomic import append_text
+
 OnDamaged = Literal["raise", "skip"]
 """An error, or another sample in the place of the damaged one."""
 DAMAGED_FILE = "damaged.jsonl"
@@ -26,4 +28,5 @@ class DamageLog:
         if new:
             self._named.update(new)
             with self._path.open("a") as file:
-                file.writelines(json.dumps({"step": step, "reason": r}) + "\n" for r in new)
+                lines = [json.dumps({"step": step, "reason": r}) + "\n" for r in new]
+                append_text(file, "".join(lines))

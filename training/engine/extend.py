@@ -3,6 +3,7 @@
 import shutil
 
 from pipeline.core.errors import check, write_error
+from pipeline.core.faults import point
 from training.config.file import check_same_settings
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
@@ -56,6 +57,7 @@ def begin_extension(config: PretrainConfig) -> None:
                 shutil.copyfile(run / name, config.out / name)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(latest, temporary)
+        point("rename", latest)
         temporary.replace(store.folder / latest.name)
     except OSError as error:
         raise write_error(f"{config.out}", error) from error

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.core.errors import Collapsed, Diverged
+from pipeline.core.errors import NOT_WRITABLE, Collapsed, Diverged, write_error
+from pipeline.core.faults import STEP, point
 from pipeline.core.memory import keep_freed_memory
 from pipeline.core.progress import duration, say
 from pipeline.images.filters import scaled_kernel
@@ -99,6 +100,8 @@ class Trainer:
                 self.record.close(finished=False)
                 if isinstance(error, Diverged | Collapsed) and rank() == 0:
                     self._write_failed_step(str(error))
+            if isinstance(error, OSError) and error.errno in NOT_WRITABLE:  # Ray tries others again
+                raise write_error(str(error.filename or "a file"), error) from error
             raise
         self.record.close(finished=self.step == self.total_steps)
         return RunResult(self.step, self.total_steps, self.record.values)
@@ -123,6 +126,7 @@ class Trainer:
             self.record.interval.stop_waiting()
             update_threads()
             began = time.monotonic()
+            point(STEP)
             self.train_step(batch)
             if not compiled:
                 say(f"the first step, compiled, took {duration(time.monotonic() - began)}")
@@ -252,8 +256,9 @@ class Trainer:
             state["adversary"] = self.adversary.state_dict(self._moment())
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
-        self.store.save(self.step, state, self.config.to_json(), self._export)
+        # The checkpoint comes last: a run that has its last one writes nothing any more.
         self._export(self.config.out / "backbone")
+        self.store.save(self.step, state, self.config.to_json(), self._export)
 
     def _export(self, folder: Path) -> None:
         config, size = self.config, self.config.views.size

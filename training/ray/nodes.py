@@ -21,6 +21,7 @@ from pipeline.core.errors import InputError, JobError, write_error
 from pipeline.precompute.ray_session import ray_running
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.schema import DATASET_FILE
+from pipeline.storage.atomic import TEMPORARY_SUFFIX
 from pipeline.storage.storage import Location, open_store
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Node
@@ -117,7 +118,7 @@ def token_in(out: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be written to.
     """
-    token = out / f".reach-{secrets.token_hex(8)}"
+    token = out / f".reach-{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def token_in(out: Path) -> Iterator[Path]:
     try:
         yield token
     finally:
-        for path in out.glob(f"{token.name}*"):
+        for path in out.glob(f"{token.stem}*"):
             path.unlink(missing_ok=True)
         for folder in made:
             with suppress(OSError):  # not empty: something else is there by now
@@ -152,7 +153,7 @@ def look(token: Path, node: str, digests: Mapping[Location, str]) -> str | None:
             return f"{token.parent} is not the folder there that it is here"
         time.sleep(0.1)
     try:
-        token.with_name(f"{token.name}-{node}").write_text("")
+        token.with_stem(f"{token.stem}-{node}").write_text("")
     except OSError as error:
         return f"{token.parent} cannot be written to there ({error.strerror or error})"
     return None

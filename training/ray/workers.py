@@ -19,6 +19,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from pipeline.core.errors import JobError, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
+from pipeline.storage.atomic import write_atomically
 from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
 from training.core.threads import sharing_threads, threads_set_by_user
@@ -68,8 +69,7 @@ class _NotesPlacementGroup(WorkerGroupCallback):
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
         handle = worker_group.get_worker_group_state().placement_group_handle
-        self._path.parent.mkdir(exist_ok=True)
-        self._path.write_text(handle.placement_group.id.hex())
+        write_atomically(self._path, handle.placement_group.id.hex().encode())
 
 
 def started_by_ray() -> bool:

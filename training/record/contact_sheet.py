@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images.pixel_format import IMAGENET, Normalisation
 from pipeline.saliency.interface import three_channels
+from pipeline.storage.atomic import atomic_file
 from training.config.derived import declared_views, view_settings
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
@@ -71,8 +72,8 @@ def write_contact_sheet(
             tiles.append(_tile(displayed(image_CHW, fill.high_pass, fill.normalisation)))
         for left, tile in zip(lefts, tiles, strict=True):
             sheet.paste(tile, (left, HEADER + line * (TILE + GAP)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, compress_level=PNG_LEVEL)
+    with atomic_file(path) as file:
+        sheet.save(file, "PNG", compress_level=PNG_LEVEL)
 
 
 def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.core import progress
-from pipeline.storage.atomic import write_atomically
+from pipeline.storage.atomic import append_text, write_atomically
 from training.config.settings import TrackConfig
 from training.record.trackers import Trackers
 
@@ -59,7 +59,7 @@ class MetricsLog:
         self._board.add_text(kind, message, step)
 
     def _write(self, entry: dict[str, object]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
+        append_text(self._file, json.dumps(entry) + "\n")
 
     def picture(self, *, step: int, name: str, path: Path) -> None:
         """Shows a PNG of global step ``step``."""

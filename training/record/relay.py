@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.core import progress
 from pipeline.core.progress import Standing
+from pipeline.storage.atomic import append_text
 
 PROGRESS_FILE, STANDING_FILE = "progress.log", "progress.json"
 """All lines; the latest progress."""
@@ -33,7 +34,7 @@ class Relay:
     def say(self, line: str) -> None:
         """Appends a line to the run's log."""
         with (self._out / PROGRESS_FILE).open("a") as file:
-            file.write(line + "\n")
+            append_text(file, line + "\n")
 
     def show(self, standing: Standing) -> None:
         """Writes the progress at most once a second, and logs each new note."""

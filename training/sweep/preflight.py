@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError, write_error
+from pipeline.core.faults import point
 from pipeline.shardset.manifest import DatasetInfo, load_dataset_info
-from pipeline.storage.atomic import write_atomically
+from pipeline.storage.atomic import temporaries, write_atomically
+from pipeline.storage.store import LocalStore
 from training.config.file import MAY_DIFFER_ON_RESUME, config_from_json, differences
 from training.config.resources import Node, Resources, fewer_resources
 from training.engine.preflight import check_batches, check_disk, preflight
@@ -117,8 +119,8 @@ def check_folder(folder: Path, description: dict[str, Any]) -> None:
     """Raise `InputError` if the folder holds something else than the sweep that is described."""
     path = folder / SWEEP_FILE
     if not path.exists():
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
-        if folder.exists() and names - {LOCK_FILE}:
+        found = set(folder.iterdir() if folder.is_dir() else [folder]) - set(temporaries(folder))
+        if folder.exists() and found - {folder / LOCK_FILE}:
             raise InputError(f"{folder} exists and is no sweep: choose another --out")
         return
     try:
@@ -150,6 +152,7 @@ def locked(folder: Path, description: dict[str, Any]) -> Iterator[None]:
     Raises `InputError` if another process holds it, or the folder cannot be written to.
     """
     try:
+        point("create", folder)
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / LOCK_FILE).open("w")
     except OSError as error:
@@ -161,5 +164,6 @@ def locked(folder: Path, description: dict[str, Any]) -> Iterator[None]:
             raise InputError(
                 f"another process runs the sweep in {folder}: wait for it, or choose another --out"
             ) from error
+        LocalStore(folder).sweep()
         write_atomically(folder / SWEEP_FILE, json.dumps(description, indent=1).encode() + b"\n")
         yield

@@ -23,7 +23,6 @@ from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
 from training.record.metrics import read_metrics
-from training.record.run_record import RunRecord
 from training.views.settings import MaskConfig
 
 
@@ -97,20 +96,6 @@ def test_a_crash_repeats_the_steps_after_the_newest_of_the_checkpoints_that_are_
     assert run(config).finished
     assert store.steps() == [5, 8, 10]
     assert_equal_runs(out, undisturbed)
-
-
-def test_a_run_that_dies_after_its_last_checkpoint_has_its_verdict(
-    shards: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = small_run(shards, tmp_path / "run")
-    with monkeypatch.context() as patch:
-        patch.delattr(RunRecord, "close")
-        with pytest.raises(AttributeError, match="close"):
-            run(config)
-    assert run(config).finished
-    assert_equal_runs(config.out, undisturbed)
-    last = [read_metrics(out)[-1] for out in (config.out, undisturbed)]
-    assert last[0]["message"] == last[1]["message"]
 
 
 def test_checks_leave_the_training_as_it_is(
