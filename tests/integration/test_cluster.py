@@ -123,6 +123,17 @@ def test_up_submit_down(shell: Shell, tmp_path: Path) -> None:
         assert f"root {ROOT}\n" in job.stdout
         assert f"python {sys.prefix}/bin/python" in job.stdout
 
+        # A wrong input, where that is asked for: stopped, not failed (KubeRay tries those again).
+        words = '{"env_vars": {"SALMASK_STOP_FINAL": "1"}}'
+        wrong = shell.run(
+            f"ray job submit --runtime-env-json '{words}' -- "
+            f"python jobs/precompute.py --data {tmp_path}/none --out {tmp_path}/made"
+        )
+        assert wrong.returncode == 0, "the submitter has nothing to try again"
+        assert "error: " in wrong.stdout
+        assert "exit code 2: no new cluster would mend this" in wrong.stdout
+        assert "was stopped" in wrong.stdout + wrong.stderr
+
         # One that is left running: cluster-down lets it save, then ends it and its like.
         shell.run(f"ray job submit --no-wait --submission-id long -- python {script} {saved}")
         for _ in range(60):
