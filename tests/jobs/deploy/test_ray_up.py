@@ -39,13 +39,6 @@ def cluster(name: str) -> dict[str, Any]:
     return loaded
 
 
-def ray_starts(name: str) -> list[str]:
-    """The commands that start Ray on the head and on the others."""
-    found = [cluster(name)[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker")]
-    assert all("ray start" in command for command in found)
-    return found
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_ray_takes_the_file(name: str) -> None:
     full = prepare_config(cluster(name))
@@ -70,7 +63,8 @@ def test_every_node_gets_the_code_and_the_token_and_the_makefiles_set_up(name: s
     (shell,) = [line for line in commands if ".bashrc" in line]
     assert '"$HOME/salmask/.venv/bin:$PATH" RAY_AUTH_MODE=token' in shell
     assert "RAY_USAGE_STATS_ENABLED=0" in shell
-    assert all("--disable-usage-stats" in start for start in ray_starts(name))
+    starts = [cluster(name)[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker")]
+    assert all("ray start" in one and "--disable-usage-stats" in one for one in starts)
     assert commands.index(shell) > commands.index(made)
 
 
@@ -109,8 +103,6 @@ def test_the_image_has_the_same_files_and_the_same_set_up() -> None:
     copied = [line.split()[2:-1] for line in lines if line.startswith("COPY --chown")]
     assert {name for names in copied for name in names} == NEEDED
     assert any("apt-get install" in line and " g++ " in line for line in lines), "for compile"
-    (packages,) = [one for one in cluster(FILES[0])["setup_commands"] if " install --yes " in one]
-    assert {"g++", "python3-dev", "stunnel4"} <= set(packages.split())
     assert extras_of(lines) == extras_of(cluster(FILES[0])["setup_commands"])
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert ignored[0] == "*"
