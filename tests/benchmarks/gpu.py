@@ -65,7 +65,7 @@ class Bench:
         """A recipe with this benchmark's network, views and batch, in a folder of its own."""
         self.num_runs += 1
         run = find_recipe(recipe)(self.root / "shards", self.root / f"run-{self.num_runs}")
-        own = {"batch_size": self.batch, "epochs": 1000, "knn": KnnConfig(every_epochs=10**6)}
+        own: Figures = {"batch_size": self.batch, "epochs": 1000, "knn": KnnConfig(every_epochs=10**6)}
         own |= {"checkpoint": CheckpointConfig(every_epochs=0), "precision": "bf16"}
         own |= {"encoder": EncoderConfig(architecture="resnet50"), "views": ViewConfig()}
         if self.small:
@@ -80,7 +80,8 @@ class Bench:
         batches, start = [trainer.dataset[number] for number in range(2)], self.now()
         losses = [trainer.train_step(batches[0]).loss.detach()]
         first = self.now() - start
-        with nullcontext() if config.encoder.compile else FlopCounterMode(display=False) as counter:
+        mode: Any = nullcontext() if config.encoder.compile else FlopCounterMode(display=False)
+        with mode as counter:
             trainer.train_step(batches[1])
         start, some = self.now(), (batches[number % 2] for number in range(self.steps))
         losses += [trainer.train_step(batch).loss.detach() for batch in some]
@@ -94,6 +95,9 @@ class Bench:
         if self.cuda:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+Part = Callable[[Bench], Figures]
 
 
 def steps(bench: Bench) -> Figures:
@@ -186,13 +190,12 @@ def compiled(bench: Bench) -> Figures:
     return bench.train(replace(config, encoder=replace(config.encoder, compile=True)))[1]
 
 
-PARTS: dict[Callable[[Bench], Figures], float] = {
-    **{steps: 170, whole: 120, decoding: 20, determinism: 100, onnx: 20, compiled: 120}
-}
+PARTS: dict[Part, float] = {steps: 170, whole: 120, decoding: 20, determinism: 100}
+PARTS |= {onnx: 20, compiled: 120}
 """What is measured, and the seconds that it may take."""
 
 
-def measure(bench: Bench, part: Callable[[Bench], Figures]) -> Figures:
+def measure(bench: Bench, part: Part) -> Figures:
     """The figures of a part, or why it has none."""
 
     def stop(*_: object) -> None:

@@ -1,6 +1,7 @@
 """A job that no new cluster would mend is stopped; any other one fails."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import ray.job_submission
@@ -24,5 +25,6 @@ def test_only_errors_that_stay_stop_the_job(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     for kind in JobError.__subclasses__():
         stays = kind.__name__ in ("InputError", "DamagedSample", "Diverged", "Collapsed")
-        with pytest.raises(KeyboardInterrupt, match="mask-1") if stays else nullcontext():
+        ends: Any = pytest.raises(KeyboardInterrupt, match="mask-1") if stays else nullcontext()
+        with ends:
             stop_if_final(kind.exit_code)
