@@ -65,8 +65,8 @@ class Bench:
         """A recipe with this benchmark's network, views and batch, in a folder of its own."""
         self.num_runs += 1
         run = find_recipe(recipe)(self.root / "shards", self.root / f"run-{self.num_runs}")
-        own: Figures = {"batch_size": self.batch, "epochs": 1000, "knn": KnnConfig(every_epochs=10**6)}
-        own |= {"checkpoint": CheckpointConfig(every_epochs=0), "precision": "bf16"}
+        own: Figures = {"batch_size": self.batch, "epochs": 1000, "precision": "bf16"}
+        own |= {"knn": KnnConfig(every_epochs=10**6), "checkpoint": CheckpointConfig(every_epochs=0)}
         own |= {"encoder": EncoderConfig(architecture="resnet50"), "views": ViewConfig()}
         if self.small:
             own |= {"encoder": EncoderConfig(architecture=NETWORK), "precision": "fp32"}
