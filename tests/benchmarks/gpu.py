@@ -66,7 +66,7 @@ class Bench:
         self.num_runs += 1
         run = find_recipe(recipe)(self.root / "shards", self.root / f"run-{self.num_runs}")
         own: Figures = {"batch_size": self.batch, "epochs": 1000, "precision": "bf16"}
-        own |= {"knn": KnnConfig(every_epochs=10**6), "checkpoint": CheckpointConfig(every_epochs=0)}
+        own |= {"knn": KnnConfig(every_epochs=999), "checkpoint": CheckpointConfig(every_epochs=0)}
         own |= {"encoder": EncoderConfig(architecture="resnet50"), "views": ViewConfig()}
         if self.small:
             own |= {"encoder": EncoderConfig(architecture=NETWORK), "precision": "fp32"}
