@@ -20,6 +20,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 import tyro
 
 from jobs.ending import end_with
+from jobs.final_error import stop_if_final
 from jobs.terminal import Retold, Terminal, TerminalOptions, retold
 from pipeline.core.errors import Stopped, check, find_job_error, unwritable
 from pipeline.core.memory import collect_garbage_rarely
@@ -187,6 +188,7 @@ def main(run: Callable[[], int | None], *, is_process: bool | None = None) -> No
         _terminal, _until_the_end = Terminal(), None
         if run.__module__ == "__main__" if is_process is None else is_process:
             end_with(code)
+    stop_if_final(code)
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
@@ -111,14 +112,18 @@ def mean_filled(view_BCHW: Tensor, mask_BCHW: Tensor) -> Tensor:
     return filled(view_BCHW, values, mask_BCHW)
 
 
-def host_batch(root: Path) -> HostBatch:
+def smooth_images(count: int) -> list[NDArray[np.uint8]]:
     """Pictures of the size of ImageNet's, smooth with some noise, as JPEGs do not shrink noise."""
     rng = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(375), np.arange(500))[..., None] * np.array([1, 2, 3]) // 8
-    images = [
+    return [
         ((ramp + rng.integers(0, 24, size=(375, 500, 1)) + 7 * i) % 256).astype(np.uint8)
-        for i in range(BATCH)
+        for i in range(count)
     ]
+
+
+def host_batch(root: Path) -> HostBatch:
+    images, rng = smooth_images(BATCH), np.random.default_rng(1)
     maps = [np.asarray(rng.random((56, 56)), dtype=np.float32) for _ in images]
     write_images(root, images, [0] * BATCH, saliency=maps, shard_images=64, ext="jpg")
     views = views_of(settings_of(size=SIZE, grid=GRID))

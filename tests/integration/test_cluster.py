@@ -1,6 +1,7 @@
 """The cluster as a person uses it: make cluster-up, source its env, submit, make cluster-down."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -122,6 +123,14 @@ def test_up_submit_down(shell: Shell, tmp_path: Path) -> None:
         assert f"folder {ROOT}\n" in job.stdout
         assert f"root {ROOT}\n" in job.stdout
         assert f"python {sys.prefix}/bin/python" in job.stdout
+
+        # A wrong input as on KubeRay: stopped, not failed, so that it is not tried again.
+        wrong = shell.run(
+            """ray job submit --runtime-env-json '{"env_vars": {"SALMASK_STOP_FINAL": "1"}}' """
+            f"-- python jobs/precompute.py --data {tmp_path}/none --out {tmp_path}/made"
+        )
+        assert wrong.returncode == 0, wrong.stdout + wrong.stderr
+        assert re.search(r"error: .*exit code 2: .*was stopped", wrong.stdout + wrong.stderr, re.S)
 
         # One that is left running: cluster-down lets it save, then ends it and its like.
         shell.run(f"ray job submit --no-wait --submission-id long -- python {script} {saved}")

@@ -28,7 +28,8 @@ NEEDED = {
 def extras_of(lines: list[str]) -> str:
     """The extras that the one line with `make setup` installs."""
     (extras,) = [found[1] for line in lines if (found := SETUP.search(line))]
-    assert set(extras.split(",")) <= PROJECT["project"]["optional-dependencies"].keys() - {"dev"}
+    # All of them: what a README names is there.
+    assert set(extras.split(",")) == PROJECT["project"]["optional-dependencies"].keys() - {"dev"}
     return str(extras)
 
 
@@ -61,6 +62,9 @@ def test_every_node_gets_the_code_and_the_token_and_the_makefiles_set_up(name: s
     # In every shell that Ray opens: the environment first, and the token sent.
     (shell,) = [line for line in commands if ".bashrc" in line]
     assert '"$HOME/salmask/.venv/bin:$PATH" RAY_AUTH_MODE=token' in shell
+    assert "RAY_USAGE_STATS_ENABLED=0" in shell
+    starts = [cluster(name)[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker")]
+    assert all("ray start" in one and "--disable-usage-stats" in one for one in starts)
     assert commands.index(shell) > commands.index(made)
 
 
@@ -98,6 +102,7 @@ def test_the_image_has_the_same_files_and_the_same_set_up() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     copied = [line.split()[2:-1] for line in lines if line.startswith("COPY --chown")]
     assert {name for names in copied for name in names} == NEEDED
+    assert any("apt-get install" in line and " g++ " in line for line in lines), "for compile"
     assert extras_of(lines) == extras_of(cluster(FILES[0])["setup_commands"])
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     assert ignored[0] == "*"
