@@ -214,9 +214,11 @@ def _read_table(
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
         data = pa.BufferReader(store.read(name))
-        table = pq.read_table(data, columns=columns, use_threads=False)
+        # Not `read_table`, which imports pyarrow.dataset and with it pandas.
+        table = pq.ParquetFile(data).read(columns, use_threads=False)
+        table = table if columns is None else table.select(columns)
         table.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise SetError(f"{what} {store.where(name)} cannot be read ({error}): {AGAIN}") from error
     if not table.schema.equals(wanted):
         raise SetError(f"{what} {store.where(name)} has other columns than this version writes")
