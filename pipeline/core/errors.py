@@ -1,6 +1,7 @@
 """The errors that a job reports in one line, each with the exit code that the job ends with."""
 
 import errno
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -63,6 +64,12 @@ def check(fits: bool, message: str) -> None:
     """Raise `InputError` with a message unless something that a person gave fits."""
     if not fits:
         raise InputError(message)
+
+
+def first_ten(names: Sequence[str]) -> str:
+    """At most ten names, for a message, and the number of those that are left out."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more}" if names else "none"
 
 
 def write_error(what: str, error: OSError) -> InputError:
