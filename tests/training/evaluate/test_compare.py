@@ -99,7 +99,7 @@ def test_evaluations_that_do_not_match(tmp_path: Path) -> None:
             shared(tmp_path, "a", name)
     (tmp_path / "foreign").mkdir()
     pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "foreign" / "x.parquet")
-    with pytest.raises(InputError, match=r"x\.parquet holds no predictions .*its columns are a, b$"):
+    with pytest.raises(InputError, match=r"x\.parquet holds no .*its columns are a, b$"):
         shared(tmp_path, "a", "foreign")
     write_evaluation(tmp_path / "b", RIGHT, settings={"k": 5, "strength": 0.1})
     kept = Kept()
