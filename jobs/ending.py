@@ -51,6 +51,6 @@ def _interrupted(_number: int, _frame: object) -> None:
     os._exit(130)
 
 
-_script = getattr(sys.modules["__main__"], "__file__", None) or ""
-if os.path.dirname(os.path.abspath(_script)) == os.path.dirname(os.path.abspath(__file__)):
+_script = getattr(sys.modules["__main__"], "__file__", None)
+if _script and os.path.dirname(os.path.abspath(_script)) == os.path.dirname(__file__):
     end_at_interrupt()  # python jobs/x.py

@@ -77,7 +77,7 @@ def _check_cells(table: str, schema: pa.Schema, columns: Columns) -> None:
         has_image = name in (columns.image, columns.mask) and is_bytes(kind)
         check(
             has_image or not pa.types.is_nested(kind),
-            f"{table}: wanted one value in each cell of its column {name}, got {kind}: name "
+            f"{table}: wanted one value in each cell of its column {name}, got {kind!s:.60}: name "
             "another column (--image-column, --label-column, --mask-column), or leave labels out "
             "(--no-labels)",
         )
