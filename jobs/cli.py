@@ -4,6 +4,9 @@ A command line is read by tyro from nested dataclasses. `--help` shows the optio
 need, `--help-all` every option.
 """
 
+from jobs.ending import begin, end_with  # first: what follows takes time to import
+
+# isort: split
 import dataclasses
 import inspect
 import io
@@ -19,7 +22,6 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_
 
 import tyro
 
-from jobs.ending import end_with
 from jobs.final_error import stop_if_final
 from jobs.terminal import Retold, Terminal, TerminalOptions, retold
 from pipeline.core.errors import Stopped, check, find_job_error, unwritable
@@ -170,6 +172,7 @@ def main(run: Callable[[], int | None], *, is_process: bool | None = None) -> No
     collect_garbage_rarely()
     code = 1
     try:
+        begin()
         with ExitStack() as _until_the_end:
             code = run() or 0
     except SystemExit as leaving:  # a help, or an option that tyro refuses

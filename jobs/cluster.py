@@ -1,5 +1,6 @@
 """Start and stop a Ray cluster on this machine; wait for the nodes of any cluster."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import tyro
 
 from jobs import local_head as head
 from jobs.cli import main
+from jobs.terminal import Terminal
 from pipeline.core.errors import InputError
+from pipeline.core.progress import listening
 
 STATE = Path("runs/cluster")
 
@@ -72,7 +75,8 @@ def wait(*, gpus: int = 0, cpus: int = 0, minutes: float = 30.0) -> None:
 
     name, count = ("GPU", gpus) if gpus else ("CPU", cpus)
     print(f"waiting for {count} {name}s, {minutes:g} min at most", flush=True)
-    wait_for(name, count, minutes * 60)
+    with closing(Terminal()) as terminal, listening(terminal):
+        wait_for(name, count, minutes * 60)
     print(f"the cluster has {count} {name}s")
 
 

@@ -1,4 +1,4 @@
-"""End a job's process before its interpreter is taken down.
+"""End a job's process before its interpreter is taken down, or at Ctrl-C while it begins.
 
 Threads of libraries (Arrow's pools) may free Python objects while the interpreter ends, which
 aborts the process after all its work is done. So the last of the exit functions ends it.
@@ -7,6 +7,7 @@ aborts the process after all its work is done. So the last of the exit functions
 import atexit
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -28,3 +29,28 @@ def _end() -> None:
         with suppress(OSError, ValueError):  # closed, or nobody reads any more
             stream.flush()
     os._exit(_exit_code)
+
+
+def end_at_interrupt() -> None:
+    """Have Ctrl-C end the process at once, without a traceback, until `main` runs the job.
+
+    Importing takes a second, in which nothing has been done yet. An ignored SIGINT stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def begin() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+_script = getattr(sys.modules["__main__"], "__file__", None)
+if _script and os.path.dirname(os.path.abspath(_script)) == os.path.dirname(__file__):
+    end_at_interrupt()  # python jobs/x.py

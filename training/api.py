@@ -81,7 +81,9 @@ def pretrain(
     config = find_recipe(recipe)(_place(shards), Run(out).path)
     if isinstance(options.get("method"), str):
         config = with_method(recipe, config, options.pop("method"))
-    config = with_fields(config, dotted(options))
+    given = dotted(options)
+    config = with_fields(config, given)
+    config.method.check_given([name.removeprefix("method.") for name in given])
     paths = {n: one for n, one in dotted(asdict(config)).items() if isinstance(one, Path)}
     config = with_fields(config, {name: located(path) for name, path in paths.items()})
     launcher = importlib.import_module("training.ray.launch" if ray else "training.engine.local")

@@ -1,10 +1,8 @@
 """The command `salmask`: each job by its name."""
 
-import difflib
 import importlib
 import os
 import sys
-from importlib.metadata import version
 from typing import NoReturn
 
 COMMANDS = {
@@ -28,6 +26,9 @@ COMMANDS = {
 
 def command() -> NoReturn:
     """The command, in a process of its own."""
+    from jobs.ending import end_at_interrupt
+
+    end_at_interrupt()
     main(is_process=True)
 
 
@@ -35,9 +36,13 @@ def main(*, is_process: bool = False) -> NoReturn:
     """Run the job that the command line names, as `python jobs/NAME.py` does."""
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "--version"):
+        from importlib.metadata import version  # slow to import
+
         print(f"salmask {version('salmask')}" if name == "--version" else table())
         sys.exit(0)
     if name not in COMMANDS:
+        import difflib
+
         near = difflib.get_close_matches(name, COMMANDS, 1)
         meant = f"did you mean salmask {near[0]}?" if near else "see salmask --help"
         print(f"error: there is no salmask {name}: {meant}", file=sys.stderr)

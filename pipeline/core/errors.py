@@ -1,8 +1,6 @@
 """The errors that a job reports in one line, each with the exit code that the job ends with."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -65,18 +63,6 @@ def check(fits: bool, message: str) -> None:
     """Raise `InputError` with a message unless something that a person gave fits."""
     if not fits:
         raise InputError(message)
-
-
-@contextmanager
-def refusing(what: str, advice: str) -> Iterator[None]:
-    """Within it, whatever a damaged or foreign file raises is an `InputError` that names it."""
-    try:
-        yield
-    except JobError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{what} is damaged ({why}): {advice}") from error
 
 
 def write_error(what: str, error: OSError) -> InputError:

@@ -120,7 +120,7 @@ def run_precompute(
         pixels=pixels or PLAIN,
     )
     if info.num_images == 0:
-        why = _first_reason(out, built)
+        why = _first_reasons(out, built)
         if not work.began_before:
             discard_begun(out)
         raise InputError(
@@ -130,8 +130,9 @@ def run_precompute(
         raise InputError(
             f"{num_rejected} of {work.num_images} images cannot be used "
             f"({num_rejected / work.num_images:.1%}), more than --max-rejected-fraction "
-            f"{config.max_rejected_fraction}: {_first_reason(out, built)} (all of them: "
-            f"{out.where(REJECTED_FOLDER)}); mend them or raise the limit and run this again"
+            f"{config.max_rejected_fraction}: {_first_reasons(out, built)} (all of them, with "
+            f"reasons: parquet files in {out.where(REJECTED_FOLDER)}); mend them or raise the "
+            "limit and run this again"
         )
     try:
         write_dataset_info(out, info)
@@ -210,10 +211,11 @@ def _tracked(shards: Iterable[BuiltShard], num_images: int) -> list[BuiltShard]:
     return sorted(built, key=lambda shard: shard.info.name)
 
 
-def _first_reason(out: Store, built: list[BuiltShard]) -> str:
-    """The first image on the rejected lists and why it is there."""
+def _first_reasons(out: Store, built: list[BuiltShard]) -> str:
+    """The first three images on the rejected lists, and why they are there."""
+    found: list[str] = []
     for shard in built:
-        if shard.num_rejected:
-            first = read_rejected(out, shard.info.name).slice(0, 1).to_pylist()[0]
-            return f"{first['source']}: {first['reason']}"
-    return "no reason is listed"
+        if shard.num_rejected and len(found) < 3:
+            rows = read_rejected(out, shard.info.name).slice(0, 3 - len(found)).to_pylist()
+            found += [f"{row['source']}: {row['reason']}" for row in rows]
+    return "; ".join(found) or "no reason is listed"

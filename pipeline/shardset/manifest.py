@@ -231,14 +231,16 @@ def _read_table(
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         if (rows := sum(group.num_rows for group in groups)) > MOST_ROWS:
             raise pa.ArrowInvalid(f"{rows} rows, wanted at most {MOST_ROWS}")
+        # Not `read_table`, which imports pyarrow.dataset and with it pandas.
         table = file.read(columns, use_threads=False)
+        table = table if columns is None else table.select(columns)
         table.validate(full=True)
         for number, field in enumerate(table.schema):
             if pa.types.is_dictionary(field.type):
                 chunks = [as_text(chunk) for chunk in table.column(number).chunks]
                 kind = field.with_type(pa.string())
                 table = table.set_column(number, kind, pa.chunked_array(chunks, pa.string()))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         why = reason(error)
         raise SetError(f"{what} {store.where(name)} cannot be read ({why}): {AGAIN}") from error
     if not table.schema.equals(wanted):

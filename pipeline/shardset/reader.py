@@ -222,10 +222,11 @@ class ShardSetReader:
         return _ShardIndex(
             keys=table["key"].to_pylist(),
             extensions=table["image_ext"].to_pylist(),
-            spans=np.stack([table[name].to_numpy() for name in SPANS], axis=1),
+            spans=np.array([table[name].to_pylist() for name in SPANS], dtype=np.int64).T.copy(),
             labels=_labels(table),
         )
 
 
 def _labels(table: Any) -> NDArray[np.int64]:  # noqa: ANN401  (pyarrow has no types)
-    return np.asarray(table["label"].fill_null(-1).to_numpy(), dtype=np.int64)
+    labels = table["label"].to_pylist()  # Arrow imports pandas for `to_numpy`
+    return np.array([-1 if label is None else label for label in labels], dtype=np.int64)

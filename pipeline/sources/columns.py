@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check, first_ten
 from pipeline.sources.listing import SourceOptions
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
@@ -39,7 +39,7 @@ def is_bytes(kind: pa.DataType) -> bool:
 def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Columns:
     """Name the columns that are used."""
     there = schema.names
-    listed = f"it has {', '.join(there) or 'none'}"
+    listed = f"it has {first_ten(there)}"
     for option, name in options.columns.items():
         if name not in there:
             raise InputError(
@@ -59,13 +59,28 @@ def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Col
         label = next((name for name in LABEL_COLUMNS if name in there and name != image), "")
     label = label if options.labels else ""
     columns = Columns(image, label, mask, holds_bytes=False, group=options.group_column)
-    for name in columns.names():
-        if there.count(name) > 1:
-            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
+    _check_cells(table, schema, columns)
     holds_bytes = is_bytes(schema.field(image).type)
     if mask and is_bytes(schema.field(mask).type) != holds_bytes:
         raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
     return columns._replace(holds_bytes=holds_bytes)
+
+
+def _check_cells(table: str, schema: pa.Schema, columns: Columns) -> None:
+    """Check that the names are unique and that cells hold one value each, or an image."""
+    for name in columns.names():
+        check(
+            (count := schema.names.count(name)) < 2,
+            f"{table} has {count} columns named {name}: rename one",
+        )
+        kind = schema.field(name).type if count else pa.null()
+        has_image = name in (columns.image, columns.mask) and is_bytes(kind)
+        check(
+            has_image or not pa.types.is_nested(kind),
+            f"{table}: wanted one value in each cell of its column {name}, got {kind!s:.60}: name "
+            "another column (--image-column, --label-column, --mask-column), or leave labels out "
+            "(--no-labels)",
+        )
 
 
 def columns_of_further(table: str, schema: pa.Schema, columns: Columns, first: str) -> Columns:
@@ -75,14 +90,12 @@ def columns_of_further(table: str, schema: pa.Schema, columns: Columns, first: s
         InputError: its images or masks are not in the first table's columns, in the same way.
     """
     there = schema.names
-    for name in columns.names():
-        if there.count(name) > 1:
-            raise InputError(f"{table} has {there.count(name)} columns named {name}: rename one")
+    _check_cells(table, schema, columns)
     for name in (columns.image, columns.mask, columns.group):
         if name and name not in there:
             raise InputError(
-                f"{table} has no column {name!r}, which {first} has (it has "
-                f"{', '.join(there) or 'none'}): give it to a job of its own, or rename the column"
+                f"{table} has no column {name!r}, which {first} has (it has {first_ten(there)}): "
+                "give it to a job of its own, or rename the column"
             )
         if (
             name

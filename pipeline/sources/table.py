@@ -60,11 +60,14 @@ def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
     with readable(store, name), store.open(name) as file:
         if suffix == ".parquet":
             return pq.read_schema(file)
-        names = file.readline()
-        parse = arrow_csv.ParseOptions(delimiter=_delimiter(names))
-        schema = arrow_csv.read_csv(io.BytesIO(names), parse_options=parse).schema
-        _ = schema.names  # it fails here if they are not in UTF-8
-        return schema
+        return _csv_schema(file.readline())
+
+
+def _csv_schema(line: bytes) -> pa.Schema:
+    """The columns of a CSV file by its first line, their names without spaces around them."""
+    parse = arrow_csv.ParseOptions(delimiter=_delimiter(line))
+    fields = arrow_csv.read_csv(io.BytesIO(line), parse_options=parse).schema
+    return pa.schema([one.with_name(one.name.strip()) for one in fields])  # in UTF-8, or it fails
 
 
 def _delimiter(line: bytes) -> str:
@@ -129,14 +132,16 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
             null_values=[""],
             strings_can_be_null=True,
         )
-        delimiter = _delimiter(file.readline())
+        line = file.readline()
         file.seek(0)
-        batches = arrow_csv.open_csv(
-            file,
-            read_options=arrow_csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=convert,
+        reading = arrow_csv.ReadOptions(
+            column_names=_csv_schema(line).names,
+            skip_rows=1,
+            block_size=CSV_BLOCK_BYTES,
+            use_threads=False,
         )
+        parsing = arrow_csv.ParseOptions(delimiter=_delimiter(line), newlines_in_values=True)
+        batches = arrow_csv.open_csv(file, reading, parsing, convert)
     for batch in batches:
         cells = [
             as_text(batch.column(name)).to_pylist() if name else [None] * batch.num_rows

@@ -32,14 +32,15 @@ retry_seconds: how long an outage is retried; 30 by default.
 _OPTIONS_OF_URL = re.compile(
     rf"(?<![\w.])((?:{'|'.join(REMOTE_SCHEMES)})://[^\s?'\"]*)\?[^\s'\",;)]*"
 )
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"?]*@")
 
 
 def without_options(text: str) -> str:
-    """A text whose URLs of stores have lost what follows their question marks.
+    """A text whose URLs of stores have lost what follows their question marks, and all URLs users.
 
-    Endpoints are no business of those who read a screen, a record or a report.
+    Endpoints and passwords are no business of those who read a screen, a record or a report.
     """
-    return _OPTIONS_OF_URL.sub(r"\1", text)
+    return _CREDENTIALS.sub("", _OPTIONS_OF_URL.sub(r"\1", text))
 
 
 def open_store(place: Place) -> Store:

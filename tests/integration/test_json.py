@@ -1,6 +1,7 @@
 """With ``--json`` standard output holds one object and nothing else, as a person has it."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,14 @@ def test_a_run_its_figures_and_its_report(
     write_sets(tmp_path, steps_per_epoch=2)
     out = tmp_path / "run"
     line = [*command(tmp_path, out, "--local", "--epochs", "1"), "--json"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    run, said = parts(Done(done.returncode, done.stdout, done.stderr))
+    told = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
+    run, lines = parts(Done(done.returncode, done.stdout, done.stderr))
+    names = [one.rpartition("|")[2].strip() for one in lines]
+    assert not {"ray", "pandas", "scipy"} & set(names), "not needed, and slow to import"
+    before = next(at for at, one in enumerate(lines) if one.endswith("after 0 steps"))
+    assert names.index("tensorboard") > before, "slow to import: after a step"
+    said = [one for one in lines if not one.startswith("import time:")]
     assert (run["finished"], run["step"], run["out"]) == (True, 2, str(out))
     assert 0 < run["values"]["loss"] < 10
     assert said[0].startswith("pretraining mobilenet_v3_small by moco_v2 (simclr_small) on 37 im")

@@ -1,50 +1,17 @@
 """What a person sees of every job in a real terminal: bars that move to their end, whole lines."""
 
-import importlib
-import os
-import pty
-import re
 import sys
-import termios
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.cli import main
 from pipeline.demo.pictures import make_demo_pictures
 from tests.runs import NETWORK, StopsAfter
+from tests.screens import Seen, check_bars, seen_in_terminal, whole_lines
 from tests.shard_sets import write_shard_set
-from tests.training.evaluate.cases import exported
-
-BAR = re.compile(r"([\w ()-]+?): +(\d+)%\|[^|\r\n]*\| (\d+)/(\d+) \[")
-END = b"\0"
-Seen = tuple[int, str]
-"""Exit code, and all that the terminal was sent."""
-
-
-class Screen:
-    """A pseudo-terminal, and a thread that reads what is sent to it."""
-
-    def __init__(self) -> None:
-        self._ours, self.theirs = pty.openpty()
-        termios.tcsetwinsize(self.theirs, (40, 200))
-        self._sent = b""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while not self._sent.endswith(END):  # a helper of multiprocessing keeps it open for longer
-            self._sent += os.read(self._ours, 4096)
-
-    def sent(self) -> str:
-        """Everything, once those who wrote have ended; closes the terminal."""
-        os.write(self.theirs, END)
-        self._reader.join()
-        os.close(self._ours)
-        os.close(self.theirs)
-        return self._sent.removesuffix(END).decode()
+from tests.training.evaluate.cases import exported, write_evaluation
 
 
 @pytest.fixture
@@ -53,19 +20,10 @@ def seen(monkeypatch: pytest.MonkeyPatch, made: Path) -> Callable[[str, Path], S
 
     def run(name: str, out: Path) -> Seen:
         words = JOBS[name][0].format(made=made, out=out).split()
-        screen = Screen()
-        again = os.dup(screen.theirs)
-        with monkeypatch.context() as patch, open(again, "w", buffering=1) as stream:
-            patch.setenv("TERM", "xterm")
+        with monkeypatch.context() as patch:
             patch.delenv("RAY_ADDRESS", raising=False)
             patch.setitem(sys.modules, "ray", None)  # one worker, few images: none is started
-            patch.setattr(sys, "argv", ["job.py", *words])
-            patch.setattr(sys, "stdout", stream)
-            patch.setattr(sys, "stderr", stream)
-            with pytest.raises(SystemExit) as ended:
-                main(importlib.import_module(f"jobs.{name.split()[0]}").run)
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, screen.sent()
+            return seen_in_terminal(name.split()[0], words, monkeypatch)
 
     return run
 
@@ -78,6 +36,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard_set(root / "train", num_images=37, shard_images=16)
     write_shard_set(root / "val", num_images=18, first_number=1000)
     exported(root / "export", NETWORK)
+    for name, right in (("a", 4), ("b", 6)):
+        write_evaluation(root / name, np.arange(9) < right)
     return root
 
 
@@ -97,9 +57,11 @@ JOBS = {
     "report": ("{made}/train --images 4 --out {out}", ""),
     "export": ("--checkpoint {made}/export --out {out} --formats", ""),
     "demo": ("--num-train 16 --num-test 8 --only-pictures --out {out}", "drawing"),
+    "compare": ("{made}/a {made}/b", ""),
+    "cluster": ("down --state {out}", ""),
     "score": (f"{SCORE} --saliency centre --processes 1", "scoring"),
 }
-"""Each job's words, and the work whose bar it shows."""
+"""Each job's words, and the work whose bar it shows; what needs Ray: `test_tune`, `test_nodes`."""
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -109,22 +71,9 @@ def test_its_bars_move_to_their_end_and_lines_stay_whole(
     code, screen = seen(name, tmp_path / "out")
     work = JOBS[name][1]
     assert code == int("verify" in name), screen  # the made set has no plan
-    works: dict[str, list[tuple[int, int]]] = {}
-    for one, _, done, total in BAR.findall(screen):
-        works.setdefault(one.strip(), []).append((int(done), int(total)))
-    assert not work or work in works, screen
-    for one, shown in works.items():
-        starts = [at for at, (done, _) in enumerate(shown) if done == 0]
-        assert starts[0] == 0, f"{one}: {shown}"
-        for start, end in zip(starts, [*starts[1:], len(shown)], strict=True):
-            steps = [done for done, _ in shown[start:end]]
-            assert steps == sorted(steps), f"{one}: {shown}"
-            assert steps[-1] == shown[start][1], f"{one} stands before its end: {shown}"
-    # Lines begin at the left edge, where the bar was taken away before.
-    lines = [whole.rpartition("\r")[2].rstrip() for whole in screen.split("\r\n")]
-    ends = ("results    ", "report     ", "centre")  # a table of scores is the result
-    assert any(whole.startswith(ends) for whole in lines), screen
-    assert not any("%|" in whole for whole in lines), screen
+    check_bars(screen, work)
+    ends = ("results    ", "report     ", "centre", "| knn", "no cluster")  # tables are results
+    assert any(whole.startswith(ends) for whole in whole_lines(screen)), screen
 
 
 @pytest.mark.parametrize("name", ["pretrain", "explain"])

@@ -62,6 +62,7 @@ def test_the_result(demo: tuple[Path, str, int]) -> None:
     page = (out / "demo.html").read_text()
     assert "Does the network look at the object?" in page
     assert f"{result['method']['changed']:.1f}" in page
+    assert "for this vote only, not in training. Guessing is right in\n12.5 %" in page
 
 
 def test_its_evaluations_can_be_compared(

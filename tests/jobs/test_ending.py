@@ -1,5 +1,6 @@
 """A job's process ends with its code after all exit functions, and before its interpreter does."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,39 @@ def test_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
     assert done.stderr.startswith("Traceback")
     assert done.stderr.endswith("ValueError: a defect\n")
     assert done.stdout == "a resultan exit function\n"
+
+
+INTERRUPTS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+SCRIPT = ["jobs/compare.py"]
+COMMAND = ["-c", "import sys; sys.argv[0] = 'salmask'; from salmask.command import *; command()"]
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        (SCRIPT, "jobs.terminal"),
+        (SCRIPT, "torch"),
+        ([*COMMAND, "compare"], "tyro"),
+        ([*COMMAND, "compare"], "jobs.compare"),
+    ],
+)
+def test_ctrl_c_while_it_imports_is_no_traceback(job: list[str], name: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(name=name))
+    done = subprocess.run(
+        [sys.executable, *job, "a", "b"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -80,6 +80,11 @@ def test_a_file_that_settings_start_from_is_read_before_the_command_line(tmp_pat
         ("--method swav", "unknown method 'swav': choose one of"),
         ("--simclr.rho 2", "--simclr.rho is called --method.rho now, with --method simclr"),
         ("--moco.rho 2", "--moco.rho is called --method.rho now, with --method moco_v2"),
+        ("--method.rho=1", "--method.rho has no effect beside --method.object-head both, which"),
+        (
+            "--recipe moco_v2_imagenet100 --method.object_rho 1",
+            "--method.object-rho has no effect beside --method.object-head off",
+        ),
         ("--masks.attmask.probability=0.5", "is called --masks.probability now"),
         ("--masks.foreground mean", "mean.*'std', 'otsu'"),
         ("--masks.probability 1.5", r"masks.probability 1.5 must be in"),

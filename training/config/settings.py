@@ -106,7 +106,8 @@ class TrackConfig:
 
     Attributes:
         mlflow: tracking URI, sqlite:////absolute/path/mlflow.db or http://host:5000 (extra
-            mlflow); none: not there.
+            mlflow); none: not there. User and password in it are left out of config.json and the
+            screen: give them again, or in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
         wandb: project of Weights & Biases (extra wandb); with WANDB_MODE=offline nothing leaves
             the machine; none: not there.
         name: of the run there; none: that of its folder.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.core.errors import InputError, check
+from pipeline.core.errors import InputError, check, first_ten
 from pipeline.shardset.manifest import RECORD_KEY, DatasetInfo
 from pipeline.storage.atomic import atomic_file
 
@@ -45,7 +45,11 @@ def write_selection(folder: Path, chosen: pa.Table, about: dict[str, Any]) -> Se
 def read_selection(folder: Path, info: DatasetInfo | None = None) -> Selection:
     """Read a selection; InputError: there is none, or it is not of the shards with that info."""
     try:
-        table = pq.read_table(folder / SELECTION_FILE, columns=["number"])
+        table = pq.read_table(folder / SELECTION_FILE)
+        if RECORD_KEY not in (table.schema.metadata or {}):
+            raise ValueError(
+                f"the columns of its {SELECTION_FILE} are {first_ten(table.schema.names)}"
+            )
         pool = json.loads(table.schema.metadata[RECORD_KEY])["pool"]
     except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
         raise InputError(

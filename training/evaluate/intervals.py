@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
 
 from pipeline.core.errors import check
 
@@ -82,6 +81,8 @@ def percentile_interval(figures_R: ArrayLike) -> tuple[float, float]:
 
 def t_quantile(freedom: int) -> float:
     """Standard errors on either side of a mean that cover 95 % of Student's t."""
+    from scipy.special import stdtrit  # slow to import
+
     return float(stdtrit(freedom, 1 - TAIL))
 
 
@@ -145,6 +146,8 @@ def crossed_mean(x_SV: NDArray[Any]) -> tuple[float, float, float, float]:
     Returns:
         The mean, both ends of its interval of 95 %, and the two-sided p of "the mean is 0".
     """
+    from scipy.special import ndtri, stdtrit  # slow to import
+
     num_seeds, num_images = x_SV.shape
     mean, mean_S, mean_V = float(x_SV.mean()), x_SV.mean(axis=1), x_SV.mean(axis=0)
     over_seeds = float(mean_S.var(ddof=1)) / num_seeds

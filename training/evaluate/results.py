@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.backbone.card import Figure
-from pipeline.core.errors import InputError, write_error
+from pipeline.core.errors import InputError, first_ten, write_error
 from pipeline.shardset.manifest import RECORD_KEY
 from pipeline.storage.atomic import atomic_file
 from training.evaluate.config import RESULTS_FILE
@@ -200,6 +200,8 @@ def read_predictions(folder: Path) -> list[Predictions]:
 def _read(file: Path) -> Predictions:
     try:
         table = pq.read_table(file)
+        if RECORD_KEY not in (table.schema.metadata or {}):
+            raise ValueError(f"its columns are {first_ten(table.schema.names)}")
         record = json.loads(table.schema.metadata[RECORD_KEY])
         table = table.sort_by([(name, "ascending") for name in ("draw", "sha256", "image")])
         draws = len(table["draw"].unique())

@@ -1,6 +1,7 @@
 """Settings that methods share. They import no torch."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,6 +9,11 @@ from pipeline.core.errors import check
 
 OBJECT_HEADS = ("off", "hard", "exchange", "both")
 HARD_KINDS = ("own", "matched", "both")
+OF_HARD_NEGATIVES = (
+    *("hard_kind", "rho", "rho_warmup_epochs", "object_rho", "hard_mass"),
+    *("prime_weights", "prime_power", "prime_bias"),
+)
+"""Fields about hard negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,12 @@ class MethodConfig:
         """Raises ``InputError`` naming a field unless it fits."""
         check(fits, f"method.{name} {getattr(self, name)} {wanted}")
 
+    def check_given(self, names: Collection[str]) -> None:
+        """Raises ``InputError`` for a field of these names that has no effect (`idle`)."""
+        for name, why in self.idle().items():
+            option = f"--method.{name.replace('_', '-')}"
+            check(name not in names, f"{option} has no effect {why}")
+
     @classmethod
     def variants(cls) -> "dict[str, type[MethodConfig]]":
         """The settings of every method, by its name."""
@@ -63,6 +75,10 @@ class MethodConfig:
     def has_object_head(self) -> bool:
         """Whether there is a second projection head."""
         return False
+
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, each with the reason."""
+        return {}
 
     def check_batch(self, batch_size: int, num_ranks: int) -> None:
         """Raises ``InputError`` unless the global batch fits ranks and batch-norm groups."""
@@ -145,6 +161,23 @@ class HardNegativeConfig(MethodConfig):
     def has_object_head(self) -> bool:
         """Whether there is a second projection head."""
         return self.object_head != "off"
+
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, each with the reason."""
+        head = f"beside --method.object-head {self.object_head}"
+        found: dict[str, str] = {}
+        if not self.prime_weights:
+            found |= dict.fromkeys(("prime_power", "prime_bias"), "without --method.prime-weights")
+        if self.exchange is None:
+            found["object_exchange_probability"] = f"{head}, where no background is exchanged"
+        if self.has_object_head:
+            found["rho"] = f"{head}, which takes the hard negatives with --method.object-rho"
+        else:
+            found |= dict.fromkeys(("object_weight", "object_rho"), head)
+        if self.hard_negatives == 0 or self.object_head == "exchange":
+            why = head if self.hard_negatives else "beside --method.hard-negatives 0"
+            found |= dict.fromkeys(OF_HARD_NEGATIVES, f"{why}: there are no hard negatives")
+        return found
 
     @property
     def exchange(self) -> float | None:

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.core.errors import InputError, JobError, write_error
+from pipeline.core.progress import Standing, show
 from pipeline.precompute.ray_session import ray_running
 from pipeline.shardset.manifest import check_shards, load_dataset_info
 from pipeline.shardset.schema import DATASET_FILE
@@ -189,7 +190,12 @@ def wait_for(resource: str, count: int, seconds: float) -> None:
         )
     deadline = time.monotonic() + seconds
     with ray_running(), asked_for(count, {resource: 1}):
-        while (found := int(sum(n.resources.get(resource, 0) for n in live_nodes()))) < count:
+        while True:
+            found = int(sum(node.resources.get(resource, 0) for node in live_nodes()))
+            done, unit = min(found, count), f"{resource}s"
+            show(Standing(work="waiting for nodes", done=done, total=count, unit=unit))
+            if found >= count:
+                return
             if time.monotonic() > deadline:
                 raise InputError(
                     f"after {seconds / 60:g} min the cluster has {found} of {count} "

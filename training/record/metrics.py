@@ -1,7 +1,7 @@
 """The run's record: ``metrics.jsonl``, TensorBoard and other trackers, written by rank 0."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,9 +33,9 @@ class MetricsLog:
         lines = [json.dumps(e) + "\n" for e in kept if float(e["step"]) <= resume_step]
         write_atomically(path, "".join(lines).encode())
         self._file = path.open("a", buffering=1)
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._folder, self._resume_step = folder / "tensorboard", resume_step
+        self._board: Any = None
+        self._unshown: list[Callable[[Any], object]] = []
         self._trackers = trackers or Trackers(TrackConfig(), folder, {})
 
     def write(
@@ -50,29 +50,48 @@ class MetricsLog:
         self._write({"step": step, "kind": kind, **values, **notes})
         named = {f"{kind}/{name}": value for name, value in values.items()}
         for name, value in named.items():
-            self._board.add_scalar(name, value, step)
+            self._show(step, lambda board, n=name, v=value: board.add_scalar(n, v, step))
         self._trackers.tell(lambda tracker: tracker.numbers(step, named))
 
     def message(self, *, step: int, kind: str, message: str) -> None:
         """Writes a message after global step ``step``; ``kind`` is WARNING or LEARNING."""
         self._write({"step": step, "kind": kind, "message": message})
-        self._board.add_text(kind, message, step)
+        self._show(step, lambda board: board.add_text(kind, message, step))
 
     def _write(self, entry: dict[str, object]) -> None:
         append_text(self._file, json.dumps(entry) + "\n")
 
     def picture(self, *, step: int, name: str, path: Path) -> None:
         """Shows a PNG of global step ``step``."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         with Image.open(path) as image:
             size = {"width": image.width, "height": image.height, "colorspace": 3}
-        # The file as it is: the board's `add_image` takes pixels and compresses them again.
-        shown = Summary.Image(encoded_image_string=path.read_bytes(), **size)
-        summary = Summary(value=[Summary.Value(tag=name, image=shown)])
-        writer: Any = self._board.file_writer
-        writer.add_summary(summary, step)
+        data = path.read_bytes()
+
+        def show(board: Any) -> None:  # noqa: ANN401
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            # The file as it is: the board's `add_image` takes pixels and compresses them again.
+            shown = Summary.Image(encoded_image_string=data, **size)
+            summary = Summary(value=[Summary.Value(tag=name, image=shown)])
+            board.file_writer.add_summary(summary, step)
+
+        self._show(step, show)
         self._trackers.tell(lambda tracker: tracker.picture(step, name, path))
+
+    def _show(self, step: int, what: Callable[[Any], object]) -> None:
+        """Tell TensorBoard, once a step is done: it is slow to import."""
+        self._unshown.append(what)
+        if step > self._resume_step:
+            self._show_all()
+
+    def _show_all(self) -> None:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._folder), purge_step=self._resume_step + 1)
+        for what in self._unshown:
+            what(self._board)
+        self._unshown = []
 
     def say_lost(self) -> None:
         """Warns of trackers that were given up."""
@@ -82,6 +101,7 @@ class MetricsLog:
     def close(self, *, finished: bool = True) -> None:
         """Flushes and closes all records."""
         self._file.close()
+        self._show_all()
         self._board.close()
         self._trackers.close(finished)
 

@@ -103,7 +103,7 @@ class RunRecord:
             if not np.isfinite(values[name]):
                 raise Diverged(
                     f"the loss is no longer finite at step {step} ({name} {values[name]}): lower "
-                    "--optim.lr or --method.rho, or lengthen their warm-up"
+                    "--optim.lr, --method.rho or --method.object-rho, or lengthen their warm-up"
                 )
         if self._log is not None:
             seen = {SEEN: f"{totals[SEEN]:016x}"}

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from markupsafe import Markup
 
+from pipeline.demo.pictures import KINDS
 from pipeline.storage.atomic import write_atomically
 from training.demo.run import COLUMNS, ROWS, DemoPlan, Outcome, label
 from training.report.figures import Chart, colour, new_figure
@@ -28,6 +29,7 @@ def write_demo_page(plan: DemoPlan, outcome: Outcome) -> Path:
     page = {
         "plan": plan,
         "outcome": outcome,
+        "num_kinds": len(KINDS),
         "accuracy": _chart(outcome),
         "rows": [
             (label(row), *(f"{outcome.figures[row][column]:.1f}" for column in COLUMNS))
@@ -41,13 +43,13 @@ def write_demo_page(plan: DemoPlan, outcome: Outcome) -> Path:
 
 
 def _chart(outcome: Outcome) -> Chart:
-    figure = new_figure(showlegend=True, yaxis_title="top-1, %", bargap=0.4)
+    figure = new_figure(showlegend=True, yaxis_title="right, %", bargap=0.4)
     for number, column in enumerate(COLUMNS):
         heights, name = [outcome.figures[row][column] for row in ROWS], f"{column} backgrounds"
         look = {"marker_color": colour(number), "hovertemplate": "%{y:.1f} %"}
         figure.add_bar(x=ROWS, y=heights, name=name, **look)
     alt = "; ".join(f"{row}: {outcome.figures[row]}" for row in ROWS)
-    return Chart("Accuracy of 20 nearest neighbours", figure, alt)
+    return Chart("Right kinds by 20 nearest neighbours", figure, alt)
 
 
 def _samples(work: Path, column: str) -> Card:

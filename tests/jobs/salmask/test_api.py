@@ -111,6 +111,7 @@ def test_options_of_a_pretraining(tmp_path: Path) -> None:
         ({"views": {"sise": 3}}, "there is no field 'views.sise': did you mean"),
         ({"recipe": "nope"}, "unknown recipe 'nope'"),
         ({"method": "nope"}, "nope"),
+        ({"method": {"rho": 1.0}}, "--method.rho has no effect beside"),
         ({"epochs": 1}, "fewer than one global batch of 64"),
         ({"method": "moco_v2", "batch_size": 6, "method.queue_size": 7}, "queue_size 7"),
     ):

@@ -13,6 +13,7 @@ from pipeline.images.codecs import (
     decode_saliency,
     decode_stored,
     encode,
+    encode_channels,
     encode_saliency,
     saliency_levels,
 )
@@ -42,6 +43,21 @@ def test_a_map_that_is_no_map_is_refused() -> None:
             encode_saliency(wrong.astype(np.float32), 56)
     with pytest.raises(ImageError, match="square"):
         decode_saliency(png())
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_channels_lie_in_their_order_for_other_readers(channels: int) -> None:
+    """Three are RGB, others a column of grey ones, the first on top."""
+    levels = np.random.default_rng(0).integers(0, 256, (4, 6, channels), np.uint8)
+    data = encode_channels(levels)
+    stored = np.asarray(Image.open(BytesIO(data)))
+    expected = levels if channels == 3 else np.concatenate([*np.moveaxis(levels, 2, 0)])
+    assert np.array_equal(stored, expected)
+    assert np.array_equal(decode_stored(data, channels), levels)
+    deep = encode_channels(levels.astype(np.uint16) * 256 + 200)
+    assert np.array_equal(decode_stored(deep, channels), levels), "the high byte, not rounded"
+    if channels != 3:
+        assert np.array_equal(np.asarray(Image.open(BytesIO(deep))) >> 8, expected)
 
 
 def test_what_cannot_be_encoded_is_an_error_of_the_image() -> None:

@@ -23,9 +23,9 @@ def seen(images: Images, num_plain: int = 0) -> list[SeenValues]:
     return merged([*plain, *(look_at(image) for image in images)])
 
 
-def made(high: float, dtype: str, channels: int = 3, count: int = 6) -> Images:
+def made(high: float, dtype: str, channels: int = 3, count: int = 6, least: int = 0) -> Images:
     rng = np.random.default_rng(2)
-    return [rng.uniform(0, high, (30, 31, channels)).astype(dtype) for _ in range(count)]
+    return [rng.uniform(least, high, (30, 31, channels)).astype(dtype) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,12 @@ def test_given_numbers_are_the_range_of_all_channels() -> None:
     assert form.bits == 16
 
 
-@pytest.mark.parametrize(("dtype", "high"), [("u2", 4000), ("f4", 0.3), ("u1", 256)])
-def test_mean_and_std_are_those_of_the_stored_levels(dtype: str, high: float) -> None:
-    images = made(high, dtype, channels=5)
+@pytest.mark.parametrize(
+    ("dtype", "high", "least"),
+    [("u2", 4000, 0), ("f4", 0.3, 0), ("u1", 256, 0), ("f4", 5.3, 5), ("i4", 2000, -1000)],
+)
+def test_mean_and_std_are_those_of_the_stored_levels(dtype: str, high: float, least: int) -> None:
+    images = made(high, dtype, channels=5, least=least)
     form = declared([*seen(images[:4]), *seen(images[4:])])
     levels = np.concatenate([form.levels(image)[0].reshape(-1, 5) for image in images]) / 255
     np.testing.assert_allclose(form.mean, levels.mean(axis=0), atol=0.01)

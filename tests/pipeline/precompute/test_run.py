@@ -1,5 +1,6 @@
 """The whole job without Ray: any number of processes makes the same bytes; what it refuses."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,14 +63,16 @@ def test_other_parameters_or_sources_are_refused_by_name(config: PrecomputeConfi
 
 
 def test_too_many_bad_images_are_an_error(config: PrecomputeConfig) -> None:
-    for number in range(3):
+    for number in range(4):
         (Path(config.data) / "class_0" / f"bad {number}.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"3 of 13 images cannot be used \(23\.1%\).*bad \d\.jpg"):
+    with pytest.raises(InputError, match=r"4 of 14 images cannot be used \(28\.6%\)") as refused:
         run_precompute(config)
+    assert len(re.findall(r"bad \d\.jpg: not an image", str(refused.value))) == 3
+    assert f"parquet files in {config.out}/rejected)" in str(refused.value)
     with pytest.raises(InputError, match=r"dataset\.json is missing"):
         load_dataset_info(Path(config.out))
-    info = run_precompute(replace(config, max_rejected_fraction=0.25))
-    assert (info.num_images, info.num_rejected) == (10, 3)
+    info = run_precompute(replace(config, max_rejected_fraction=0.3))
+    assert (info.num_images, info.num_rejected) == (10, 4)
 
 
 def nothing_readable(data: Path) -> None:

@@ -265,6 +265,23 @@ def test_files_that_are_not_there_or_no_tables_are_named(tmp_path: Path, bucket:
     (tmp_path / "x.txt").write_text("x.jpg\n")
     with pytest.raises(InputError, match="a text list has no columns"):
         read(tmp_path / "x.txt", label_column="x")
+    kinds = pa.table({"image": [b"1"], "label": [[1, 2]]})
+    pq.write_table(kinds, tmp_path / "x.parquet")
+    wanted = (
+        r"x\.parquet: wanted one value in each cell of its column label, got list<.*int64>: name"
+    )
+    with pytest.raises(InputError, match=wanted):
+        read(tmp_path / "x.parquet")
+    assert len(read(tmp_path / "x.parquet", labels=False)) == 1
+    pq.write_table(kinds, tmp_path / "y.parquet")
+    pq.write_table(pa.table({"image": [b"1"], "label": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"y\.parquet: wanted one value .* column label"):
+        read(tmp_path / "*.parquet")
+    (tmp_path / "y.parquet").unlink()
+    wide = pa.table({f"c{number}": [1] for number in range(12)})
+    pq.write_table(wide, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"\(it has c0, c1, .*, c9 and 2 more\)$"):
+        read(tmp_path / "x.parquet")
     pq.write_table(pa.table({"image": [b"1"], "mask": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match="image and mask have to be both URIs or both bytes"):
         read(tmp_path / "x.parquet", mask_column="mask")
@@ -289,6 +306,10 @@ def test_tables_as_other_programs_write_them(pictures: Path) -> None:
             listed(path)
     with pytest.raises(InputError, match=r"sub\\1\.jpg does not exist .*: write / in the place"):
         listed(write_csv(pictures, "path\nsub\\1.jpg\n"))
+    spaced = listed(write_csv(pictures, ' path ; label\n"near.jpg";b\n'))
+    assert spaced.class_names == ("b",)
+    with pytest.raises(InputError, match="2 columns named label: rename one"):
+        listed(write_csv(pictures, "path,label, label\nnear.jpg,a,b\n"))
     for kind in (pa.binary_view(), pa.binary(1)):
         table = pa.table({"image": pa.array([b"x", b"y"], pa.binary()).cast(kind)})
         pq.write_table(table, pictures / "view.parquet")

@@ -113,7 +113,19 @@ def test_options_of_urls_are_for_nobody_else() -> None:
     assert without_options(f"no set at gs://b/x y?{options}") == f"no set at gs://b/x y?{options}"
     assert without_options(f"a s3://b/x?{options}, az://c?{options}; c") == "a s3://b/x, az://c; c"
     assert without_options(f'{{"a": "s3://b?{options}", "b": 1}}') == '{"a": "s3://b", "b": 1}'
-    for text in ("which? s3://b/x", "s3://b/x is there", "runs/mine?x=1", "sqlite:///a?b=1"):
+    for scheme in ("http", "postgresql+psycopg2"):
+        assert (
+            without_options(f'"{scheme}://me:p@s%2F@host:5/db?x", ')
+            == f'"{scheme}://host:5/db?x", '
+        )
+    for text in (
+        "mail me@x",
+        "http://h/a@b",
+        "which? s3://b/x",
+        "s3://b/x is there",
+        "runs/mine?x=1",
+        "sqlite:///a?b=1",
+    ):
         assert without_options(text) == text
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
@@ -103,11 +104,15 @@ def test_selections_that_do_not_fit_are_refused_in_a_line(shards: Path, tmp_path
     select(other, tmp_path / "others", list(range(20)))
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / SELECTION_FILE).write_bytes(b"PAR1")
+    (tmp_path / "foreign").mkdir()
+    wide = pa.table({f"c{number}": [1] for number in range(12)})
+    pq.write_table(wide, tmp_path / "foreign" / SELECTION_FILE)
     for name, message in (
         ("few", "few of .*shards holds 3 images, fewer than one global batch of 8"),
         ("others", "others is of another pool .plan digest .* than --shards: give"),
         ("gone", "gone has no selection .jobs/choose.py makes one.: "),
         ("torn", "torn has no selection .jobs/choose.py makes one.: "),
+        ("foreign", r"the columns of its selection\.parquet are c0, .*, c9 and 2 more$"),
     ):
         config = small_run(shards, tmp_path / "run", knn=KnnConfig(), selection=tmp_path / name)
         with pytest.raises(InputError, match=message) as raised:

@@ -1,5 +1,6 @@
 """The anchor: importance against its closed form, its gradient, and sums over stages."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,32 @@ def test_importance_is_summed_over_stages_and_an_anchor_holds_weights_near_their
         states = [backbone_of(first.out), backbone_of(config.out)]
         moved[name] = sum(float((states[1][k] - v).square().sum()) for k, v in states[0].items())
     assert moved["l2"] < 0.5 * moved["none"]
+
+
+def test_under_fp16_the_pull_meets_gradients_of_their_own_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the penalty would lose against a scaled loss: its scale is up to 65536."""
+    write_shard_set(tmp_path / "a", num_images=16)
+    first = small_run(tmp_path / "a", tmp_path / "first", epochs=1, knn=KnnConfig())
+    run(first)
+    held = replace(first, start_from=first.out, anchor=AnchorConfig(kind="l2"), epochs=4)
+    seen: list[float] = []
+    sizes: dict[str, list[float]] = {}
+
+    def pull(self: Anchor) -> Tensor:
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        seen.append(float(torch.stack(torch._foreach_norm(gradients)).norm()))
+        return torch.zeros(())
+
+    monkeypatch.setattr(Anchor, "pull", pull)
+    for precision in ("fp32", "fp16"):
+        run(replace(held, out=tmp_path / precision, precision=precision))
+        sizes[precision] = [seen.pop(0) for _ in list(seen)]
+    finite = [size for size in sizes["fp16"] if math.isfinite(size)]
+    assert len(finite) > 3  # the first scales are too large for fp16
+    assert max(finite) < 10 * max(sizes["fp32"])
+    assert min(finite) > 0.1 * min(sizes["fp32"])
 
 
 def backbone_of(out: Path) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -95,6 +97,10 @@ def test_evaluations_that_do_not_match(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             shared(tmp_path, "a", name)
+    (tmp_path / "foreign").mkdir()
+    pq.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "foreign" / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet holds no .*its columns are a, b$"):
+        shared(tmp_path, "a", "foreign")
     write_evaluation(tmp_path / "b", RIGHT, settings={"k": 5, "strength": 0.1})
     kept = Kept()
     with listening(kept):

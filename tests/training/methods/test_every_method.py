@@ -23,7 +23,7 @@ from tests.training.methods.small import (
 )
 from training.methods.byol.settings import BYOLConfig
 from training.methods.moco.settings import MoCoConfig
-from training.methods.settings import MethodConfig
+from training.methods.settings import OBJECT_HEADS, MethodConfig
 from training.methods.simclr.settings import SimCLRConfig
 from training.methods.vicreg.settings import VICRegConfig
 
@@ -101,6 +101,32 @@ def test_a_step_reads_nothing_back(name: str, negatives: int) -> None:
         result.loss.backward()
     assert reads.seen == []
     assert all(p.grad is not None for p in method.trained.parameters())
+
+
+OTHER: dict[str, Any] = {
+    **{"hard_kind": "matched", "rho": 0.7, "rho_warmup_epochs": 9.0, "object_rho": 0.7},
+    **{"hard_mass": 3.0, "prime_power": 2.0, "prime_bias": 0.9, "object_weight": 0.9},
+    "object_exchange_probability": 0.1,
+}
+
+
+@pytest.mark.parametrize("prime", [False, True])
+@pytest.mark.parametrize("num", [0, 2])
+@pytest.mark.parametrize("head", OBJECT_HEADS)
+def test_settings_are_idle_where_they_change_nothing(head: Any, num: int, prime: bool) -> None:  # noqa: ANN401
+    config = SimCLRConfig(
+        object_head=head, hard_negatives=num, prime_weights=prime, batch_norm_group=4
+    )
+
+    def told(config: SimCLRConfig) -> object:
+        inputs = small_inputs(config)
+        method = small_method(config)
+        loss = method.step(inputs, encode=method.trained, moment=MOMENT).loss
+        return list(inputs.views), config.exchange, float(loss.detach())
+
+    changes = OTHER | {"prime_weights": not prime}
+    without = {n for n, v in changes.items() if told(replace(config, **{n: v})) == told(config)}
+    assert without == set(config.idle())
 
 
 def scenarios() -> dict[str, Scenario]:

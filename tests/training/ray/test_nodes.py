@@ -1,6 +1,7 @@
 """Nodes that are asked for and waited for, and whether a node reaches a run's folders."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from pipeline.core.errors import InputError
 from pipeline.storage.storage import Location
+from tests.screens import seen_in_terminal, whole_lines
 from tests.shard_sets import write_shard_set
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
@@ -96,6 +98,10 @@ def test_nodes_are_asked_for_and_waited_for_until_they_come(
     monkeypatch.setattr(nodes, "live_nodes", one_more)
     wait_for("GPU", 3, seconds=60)
     assert seen == [[{"GPU": 1}] * 3] * 3
+    seen.clear()
+    code, screen = seen_in_terminal("cluster", ["wait", "--gpus", "3"], monkeypatch)
+    assert (code, whole_lines(screen)[-2]) == (0, "the cluster has 3 GPUs"), screen
+    assert re.findall(r"waiting for nodes: .*?\| (\d)/3 \[", screen)[-1] == "3", screen
 
 
 def test_without_a_cluster_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

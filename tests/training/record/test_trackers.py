@@ -159,6 +159,8 @@ def test_what_is_not_installed_is_said_before_anything_is_written(
     with pytest.raises(InputError, match=r"track\.mlflow needs .* pip install 'salmask\[mlflow\]'"):
         preflight(config, 1)
     assert not config.out.exists()
+    secret = replace(config, track=TrackConfig(mlflow="http://me:secret@host:5000"))
+    assert secret.to_json()["track"]["mlflow"] == "http://host:5000"
     check_trackers(TrackConfig())
     with pytest.raises(InputError, match="give the absolute path"):
         check_trackers(TrackConfig(mlflow="sqlite:///mlflow.db"))

@@ -16,6 +16,7 @@ from pipeline.core.progress import Standing, listening
 from tests.listeners import Kept
 from tests.made_sweeps import small_sweep, write_sets
 from tests.pretrain_jobs import is_trial, is_worker
+from tests.screens import check_bars, seen_in_terminal, whole_lines
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
 from training.ray.context import STOP_FILE
@@ -106,6 +107,21 @@ def counting(base: PretrainConfig, _workers: object) -> type[ray_tune.Trainable]
             return {**values, "values": values, "epochs": count, "seconds": 1.0, **end}
 
     return Pretraining
+
+
+def test_a_sweep_in_a_terminal_has_a_bar(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "trainable", counting)
+    write_sets(tmp_path)
+    places = {"shards": "train", "knn.val-shards": "val", "out": "sweep"}
+    words = [word for name, at in places.items() for word in (f"--{name}", str(tmp_path / at))]
+    words += ["--recipe", "debug", "--epochs", "4", "--grid", "optim.lr=0.1"]
+    code, screen = seen_in_terminal("sweep", [*words, "--scheduler", "none"], monkeypatch)
+    assert code == 0, screen
+    check_bars(screen, "sweep")
+    begun = [line.split()[0] for line in whole_lines(screen) if line]
+    assert (begun[0], begun[-1]) == ("sweeping", "results"), screen
 
 
 class Killed(BaseException):
