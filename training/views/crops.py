@@ -155,8 +155,8 @@ def cut_views(images: Sequence[Picture], crops: Crops, out_RSSC: NDArray[np.uint
         for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is cached
             top, left, height, width = boxes_R4[row]
             if isinstance(image, Reduced):  # Pillow's boxes may begin and end within a pixel
-                edges = (left / image.by, top / image.by)
-                edges += ((left + width) / image.by, (top + height) / image.by)
+                by = image.by
+                edges = (left / by, top / by, (left + width) / by, (top + height) / by)
                 view = image.picture.resize(size, Image.Resampling.BILINEAR, edges)
                 out_RSSC[row] = np.asarray(view)
             elif max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
