@@ -1,6 +1,5 @@
 """Stored bytes to pixels and back: images as training decodes them, and saliency maps."""
 
-import re
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from pipeline.images.pixel_format import Levels
 cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-EXIF = re.compile(rb"Exif\0\0")
 REDUCED = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -64,7 +62,7 @@ def decode_reduced(data: bytes | memoryview, by: int, size: tuple[int, int]) -> 
     at another edge. Raises ImageError as `decode_stored` does.
     """
     height, width = size
-    if EXIF.search(data) is not None and not _is_upright(data):
+    if not _is_upright(data):
         return None
     pixels = _imdecode(data, REDUCED[by])
     rows, columns = pixels.shape[:2]
@@ -75,6 +73,8 @@ def decode_reduced(data: bytes | memoryview, by: int, size: tuple[int, int]) -> 
 
 
 def _is_upright(data: bytes | memoryview) -> bool:
+    if b"Exif\0\0" not in bytes(data[:4096]):  # it comes first
+        return True
     try:
         with Image.open(BytesIO(data), formats=("JPEG",)) as image:
             return bool(image.getexif().get(ExifTags.Base.Orientation, 1) == 1)
