@@ -1,10 +1,12 @@
 """Stored bytes to pixels and back: images as training decodes them, and saliency maps."""
 
-from typing import Any
+from io import BytesIO
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from pipeline.core.errors import ImageError
 from pipeline.images.pixel_format import Levels
@@ -13,6 +15,27 @@ from pipeline.images.pixel_format import Levels
 # what is wrong with an image belongs on the rejected list, not on the terminal.
 cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+REDUCED = {
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+"""What libjpeg decodes fast. Three quarters of a side take longer than the whole image: those
+transforms are not vectorised (libjpeg-turbo, issue 297)."""
+
+
+class Reduced(NamedTuple):
+    """An image that was decoded at a half, a quarter or an eighth of its sides."""
+
+    picture: Image.Image
+    by: int
+    """A pixel's side in pixels of the whole image; the last ones may reach beyond it."""
+    shape: tuple[int, int, int]
+    """Of the whole image."""
+
+
+Picture = NDArray[np.uint8] | Reduced
 
 
 def decode_stored(data: bytes | memoryview, channels: int = 3) -> NDArray[np.uint8]:
@@ -30,6 +53,33 @@ def decode_stored(data: bytes | memoryview, channels: int = 3) -> NDArray[np.uin
         planes = planes >> 8
     image_CHW = planes.reshape(channels, -1, planes.shape[1])
     return np.ascontiguousarray(image_CHW.transpose(1, 2, 0), dtype=np.uint8)
+
+
+def decode_reduced(data: bytes | memoryview, by: int, size: tuple[int, int]) -> Reduced | None:
+    """Decode a JPEG of a height and a width at 1 / by of them (`REDUCED`).
+
+    Returns None for an image of another size, and for one that EXIF turns, whose pixels would begin
+    at another edge. Raises ImageError as `decode_stored` does.
+    """
+    height, width = size
+    if not _is_upright(data):
+        return None
+    pixels = _imdecode(data, REDUCED[by])
+    rows, columns = pixels.shape[:2]
+    if (rows, columns) != (-(-height // by), -(-width // by)):
+        return None
+    picture = Image.frombuffer("RGB", (columns, rows), pixels, "raw", "BGR", 0, 1)
+    return Reduced(picture, by, (height, width, 3))
+
+
+def _is_upright(data: bytes | memoryview) -> bool:
+    if b"Exif\0\0" not in bytes(data[:4096]):  # it comes first
+        return True
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+            return bool(image.getexif().get(ExifTags.Base.Orientation, 1) == 1)
+    except Exception:  # Pillow's plugins raise many
+        return False
 
 
 def decode_unchanged(data: bytes | memoryview) -> NDArray[Any]:

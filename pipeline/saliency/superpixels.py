@@ -83,15 +83,16 @@ def cut(image: Image, num: int) -> Superpixels:
 
 
 def _neighbours(labels: NDArray[np.int32], total: int) -> NDArray[np.intp]:
-    touch = np.zeros((total, total), dtype=bool)
-    touch[labels[:, 1:], labels[:, :-1]] = True
-    touch[labels[1:], labels[:-1]] = True
+    flat = np.zeros(total * total, dtype=bool)
+    flat[labels[:, 1:] * total + labels[:, :-1]] = True
+    flat[labels[1:] * total + labels[:-1]] = True
+    touch = flat.reshape(total, total)
     touch |= touch.T
     np.fill_diagonal(touch, False)
-    most = max(1, int(touch.sum(axis=1).max()))
-    order = np.argsort(~touch, axis=1, kind="stable")[:, :most]
-    is_neighbour = np.take_along_axis(touch, order, axis=1)
-    return np.where(is_neighbour, order, np.arange(total)[:, None])
+    num = touch.sum(axis=1)
+    neighbours = np.repeat(np.arange(total)[:, None], max(1, int(num.max())), axis=1)
+    neighbours[np.arange(neighbours.shape[1]) < num[:, None]] = np.nonzero(touch)[1]
+    return neighbours
 
 
 def _sums(labels: NDArray[np.int32], values: NDArray[np.floating], total: int) -> Floats:
@@ -123,7 +124,7 @@ def appearance(detail: Image, small: Image, pieces: Superpixels, texture: float)
 
 def to_lab(image: Image) -> Map:
     """CIE Lab of sRGB, float32 [h, w, 3]; L runs from 0 to 100."""
-    scaled = image.astype(np.float32) / np.float32(255)
+    scaled = np.divide(image, np.float32(255), dtype=np.float32)
     return np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2LAB), dtype=np.float32)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DamagedSample, ImageError, InputError
-from pipeline.images.codecs import decode_saliency, decode_stored
+from pipeline.images.codecs import Picture, decode_reduced, decode_saliency, decode_stored
 from pipeline.shardset.cache import CacheConfig, ShardCache
 from pipeline.shardset.manifest import AGAIN, DatasetInfo, read_manifest
 from pipeline.shardset.schema import shard_file
@@ -24,6 +24,7 @@ OPEN_SHARDS = 64
 INDEXED_SHARDS = 1024
 """Shards whose offsets a reader remembers: at 256 images a shard about 40 MB at most."""
 SPANS = ["image_offset", "image_length", "saliency_offset", "saliency_length"]
+SIZE = ["height", "width"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class _ShardIndex:
     keys: list[str]
     extensions: list[str]
     spans: NDArray[np.int64]  # [n, 4], columns SPANS
+    sizes: NDArray[np.int64]  # [n, 2], height and width
     labels: NDArray[np.int64]
 
 
@@ -149,6 +151,25 @@ class ShardSetReader:
         sample, place = self.read(sample_id), self._locate(sample_id)
         return self._image(*place, sample.image), self._map(*place, sample.saliency)
 
+    def read_reduced(self, sample_id: int, by: int) -> tuple[Picture, NDArray[np.uint8]]:
+        """`read_pixels`, but the image of `decode_reduced` where it gives one; 1: the whole one."""
+        sample, (number, row) = self.read(sample_id), self._locate(sample_id)
+        image: Picture | None = None
+        if by > 1 and self._index(number).extensions[row] == "jpg":
+            try:
+                image = decode_reduced(sample.image, by, self.size(sample_id))
+            except ImageError as error:
+                raise self._damaged(number, row, str(error)) from error
+        if image is None:
+            image = self._image(number, row, sample.image)
+        return image, self._map(number, row, sample.saliency)
+
+    def size(self, sample_id: int) -> tuple[int, int]:
+        """Height and width of a sample's image, as the manifest says."""
+        number, row = self._locate(sample_id)
+        height, width = self._index(number).sizes[row].tolist()
+        return height, width
+
     def read_image(self, sample_id: int) -> NDArray[np.uint8]:
         """Read a sample's image only; raises as `read_pixels` does."""
         return self._image(*self._locate(sample_id), self.read(sample_id).image)
@@ -213,7 +234,7 @@ class ShardSetReader:
 
     def _load_index(self, number: int) -> _ShardIndex:
         shard = self.info.shards[number]
-        table = read_manifest(self.store, shard.name, ["key", "image_ext", "label", *SPANS])
+        table = read_manifest(self.store, shard.name, ["key", "image_ext", "label", *SPANS, *SIZE])
         if table.num_rows != shard.num_images:
             raise InputError(
                 f"the manifest of {shard.name} has {table.num_rows} rows, dataset.json says "
@@ -222,11 +243,17 @@ class ShardSetReader:
         return _ShardIndex(
             keys=table["key"].to_pylist(),
             extensions=table["image_ext"].to_pylist(),
-            spans=np.array([table[name].to_pylist() for name in SPANS], dtype=np.int64).T.copy(),
+            spans=_numbers(table, SPANS),
+            sizes=_numbers(table, SIZE),
             labels=_labels(table),
         )
 
 
+def _numbers(table: Any, names: Sequence[str]) -> NDArray[np.int64]:  # noqa: ANN401
+    # Not `to_numpy`, for which Arrow imports pandas.
+    return np.array([table[name].to_pylist() for name in names], dtype=np.int64).T.copy()
+
+
 def _labels(table: Any) -> NDArray[np.int64]:  # noqa: ANN401  (pyarrow has no types)
-    labels = table["label"].to_pylist()  # Arrow imports pandas for `to_numpy`
+    labels = table["label"].to_pylist()
     return np.array([-1 if label is None else label for label in labels], dtype=np.int64)

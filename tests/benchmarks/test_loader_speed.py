@@ -145,10 +145,22 @@ def test_one_core_makes_views(shared_data: Path, tmp_path: Path, kind: str) -> N
 
     views = views_of(settings_of(size=VIEW_SIZE, grid=GRID))
     dataset = dataset_of(tmp_path, views, seed=0, batch_size=BATCH)
+    small = views_of(settings_of(size=64, grid=8))
+    decoded = {
+        f"our loader, {view} px, {decode}": dataset_of(
+            tmp_path, seen, seed=0, batch_size=BATCH, decode=decode
+        ).__getitem__
+        for view, seen, decode in (
+            (64, small, "full"),
+            (64, small, "reduced"),
+            (224, views, "reduced"),
+        )
+    }
     arms: dict[str, Callable[[int], object]] = {
         "decode alone": of_batch(decode),
         "decode and crops alone": of_batch(decode_and_cut),
         "our loader": dataset.__getitem__,
+        **decoded,
         **{f"ours, {name}": partial(our_inputs, dataset, fill) for name, fill in FILLS.items()},
         **{f"usual, {name}": of_batch(partial(usual_views, name)) for name in FILLS},
     }

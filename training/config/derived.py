@@ -45,6 +45,7 @@ def stream_config(config: PretrainConfig) -> StreamConfig:
         batch_size=config.batch_size,
         views=declared_views(config),
         augment=config.augment,
+        decode=config.decode,
         on_damaged=config.on_damaged,
         data_fraction=config.data_fraction,
         selection=config.selection,

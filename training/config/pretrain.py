@@ -63,6 +63,9 @@ class PretrainConfig:
             GPU, or per node where there are no GPUs.
         loader_workers: loading processes of each training process, 0 or more; none: 0 on CPU, 4
             on GPU.
+        decode: full: every image whole; reduced: JPEGs at a half, a quarter or an eighth of a side,
+            where every crop then still has its view's pixels: faster, and pixels change by 1 to 2
+            levels of 255 on average.
         log_every_steps: steps between lines of the record, 1 or more.
         max_failures: how often the workers are started again after a crash, 0 or more: on as many
             as the cluster then holds and fit the batch, never more than before the first crash.
@@ -98,6 +101,7 @@ class PretrainConfig:
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
+    decode: Literal["full", "reduced"] = "full"
     on_damaged: OnDamaged = "raise"
     on_collapse: Literal["warn", "stop"] = "warn"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

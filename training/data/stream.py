@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from pipeline.core.errors import DamagedSample
+from pipeline.images.codecs import Picture
 from pipeline.shardset.cache import CacheConfig
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
@@ -42,6 +43,7 @@ from training.randomness.draws import sample_seeds, torch_seeds
 from training.views.crops import crop_batches
 from training.views.exchange import PatchSwap
 from training.views.inputs import Damage, HostBatch
+from training.views.reduction import reductions
 from training.views.spec import ViewSpec, crops_of
 
 Item = TypeVar("Item")
@@ -174,11 +176,11 @@ class BatchDataset(Dataset[HostBatch]):
         if any(reader.is_remote for reader in self._readers):
             self._fetch_ahead(step)
         ids_B, epochs = self._samples(step, self.positions)
-        images, maps, damages = self._read(step, ids_B)
         seeds_B = sample_seeds(config.seed, epochs, ids_B)
         if self._swaps:  # the image after this rank's last one lends its patches
             ids_1, epochs = self._samples(step, self._place(self.positions.stop))
             seeds_B = np.append(seeds_B, sample_seeds(config.seed, epochs, ids_1))
+        images, maps, damages = self._read(step, ids_B, seeds_B)
         crops = crop_batches(images, maps, seeds_B, self._crops, config.augment)
         lent, last = {view.crop.name for view, _ in self._swaps}, itemgetter(slice(number, None))
         following = {name: tree_map_only(Tensor, last, crops[name]) for name in sorted(lent)}
@@ -206,8 +208,8 @@ class BatchDataset(Dataset[HostBatch]):
         return range(position, position + 1)
 
     def _read(
-        self, step: int, ids_B: NDArray[np.int64]
-    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]], tuple[Damage, ...]]:
+        self, step: int, ids_B: Ids, seeds_B: NDArray[np.uint64]
+    ) -> tuple[list[Picture], list[NDArray[np.uint8]], tuple[Damage, ...]]:
         """This rank's images (and the next one to lend its patches), maps and damaged samples.
 
         Behind the images' maps, [B, P, P], come those of the next images where they steer masks.
@@ -219,8 +221,10 @@ class BatchDataset(Dataset[HostBatch]):
                 return int(ids_B[position - own.start])
             return int(self.sample_ids(step, self._place(position))[0])
 
-        def decode(position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-            return self.read_pixels(id_at(position))
+        def decode(position: int) -> tuple[Picture, NDArray[np.uint8], int]:
+            sample = id_at(position)
+            reader, by = self._readers[sample >> SET_BITS], reduced.get(position, 1)
+            return *reader.read_reduced(sample & ROWS, by), sample
 
         def decode_map(position: int) -> NDArray[np.uint8]:
             number = position - own.start
@@ -230,16 +234,26 @@ class BatchDataset(Dataset[HostBatch]):
             return self._readers[sample >> SET_BITS].read_map(sample & ROWS)
 
         read = range(own.start, own.stop + bool(self._swaps))
+        reduced: dict[int, int] = {}  # by how much, by position
+        if self.config.decode == "reduced":
+            places = [position % size for position in read]
+            ids = map(id_at, places)
+            sides = [self._readers[one >> SET_BITS].size(one & ROWS) for one in ids]
+            reduced = dict(
+                zip(places, reductions(seeds_B, np.array(sides), self._crops), strict=True)
+            )
         samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
         skipped = {damage.position for damage in damages}
-        maps = [np.stack([saliency for _, saliency in samples])]
+        for number in skipped if reduced else ():  # its crops are not those it was reduced for
+            samples[number] = (*self.read_pixels(samples[number][2]), samples[number][2])
+        maps = [np.stack([saliency for _, saliency, _ in samples])]
         if self._steered_by_next:
             # Of a damaged image the map may be sound, and steers the mask of the one before.
             following = range(read.start + 1, read.stop + 1)
             partners, _ = read_positions(decode_map, following, batch_size=size, on_damaged=policy)
             maps.append(np.stack(partners))
         own_damages = tuple(damage for damage in damages if damage.position < len(own))
-        return [image for image, _ in samples], maps, own_damages
+        return [image for image, _, _ in samples], maps, own_damages
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":

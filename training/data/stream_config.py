@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from training.data.damage import OnDamaged
 from training.views.settings import AugmentConfig
@@ -18,6 +19,8 @@ class StreamConfig:
         views: what the method sees of every image.
         augment: ranges of the colours.
         window: shards whose samples are mixed (`EpochOrder`).
+        decode: full: whole images; reduced: JPEGs at a half, a quarter or an eighth of their size,
+            where all crops of an image allow it (`reductions`).
         on_damaged: see `training.data.stream`.
         data_fraction: share of the samples that are used (`EpochOrder`).
         selection: folder that names the samples that are used; None: all.
@@ -30,6 +33,7 @@ class StreamConfig:
     views: tuple[ViewSpec, ...]
     augment: AugmentConfig
     window: int = 16
+    decode: Literal["full", "reduced"] = "full"
     on_damaged: OnDamaged = "raise"
     data_fraction: float = 1.0
     selection: Path | None = None

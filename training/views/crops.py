@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from pipeline.images.codecs import Picture, Reduced
 from training.randomness.draws import Stream, Views, uniforms, view_number
 from training.views.colours import ColourDraws, draw_colours
 from training.views.settings import AugmentConfig, ViewConfig
@@ -137,16 +139,14 @@ def draw_aware_crops(
     return Crops._make(parts)
 
 
-def cut_views(
-    images: Sequence[NDArray[np.uint8]], crops: Crops, out_RSSC: NDArray[np.uint8]
-) -> None:
+def cut_views(images: Sequence[Picture], crops: Crops, out_RSSC: NDArray[np.uint8]) -> None:
     """Cut, resize and flip views of every image into ``out_RSSC``.
 
     Bilinear with a filter as wide as the shrinking asks for (no aliasing): what torchvision's
     ``RandomResizedCrop`` does to a Pillow image, to within one level.
 
-    The images are uint8 [H, W, C] of any size. There is one box per image, or B for each of
-    several crops, crop after crop; the output has the order of the boxes.
+    The images are uint8 [H, W, C] of any size, or reduced. There is one box of the whole image per
+    image, or B for each of several crops, crop after crop; the output has the order of the boxes.
     """
     size = list(out_RSSC.shape[1:3])
     outs_1CSS = torch.from_numpy(out_RSSC).permute(0, 3, 1, 2).split(1)
@@ -154,10 +154,16 @@ def cut_views(
     for i, image in enumerate(images):
         for row in range(i, len(boxes_R4), len(images)):  # all of an image while it is cached
             top, left, height, width = boxes_R4[row]
-            box = image[top : top + height, left : left + width]
-            if max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
+            if isinstance(image, Reduced):  # Pillow's boxes may begin and end within a pixel
+                by = image.by
+                edges = (left / by, top / by, (left + width) / by, (top + height) / by)
+                view = image.picture.resize(size, Image.Resampling.BILINEAR, edges)
+                out_RSSC[row] = np.asarray(view)
+            elif max(height, width) <= size[0]:  # nothing shrinks: the same, and OpenCV is faster
+                box = image[top : top + height, left : left + width]
                 cv2.resize(box, size, dst=out_RSSC[row], interpolation=cv2.INTER_LINEAR)
             else:  # functional.interpolate(antialias=True), but without its copy, half of its time
+                box = image[top : top + height, left : left + width]
                 batch_of_one = torch.from_numpy(box).permute(2, 0, 1).unsqueeze(0)
                 _RESIZE(batch_of_one, size, False, None, None, out=outs_1CSS[row])
             if flips_R[row]:
@@ -165,7 +171,7 @@ def cut_views(
 
 
 def cut_crops(
-    images: Sequence[NDArray[np.uint8]],
+    images: Sequence[Picture],
     seeds_B: NDArray[np.uint64],
     *,
     names: Sequence[str],
@@ -175,7 +181,7 @@ def cut_crops(
     """Draw and cut crops of every image.
 
     Args:
-        images: B decoded images, uint8 [H, W, C] of any size.
+        images: B decoded images, uint8 [H, W, C] of any size, or reduced ones.
         seeds_B: their seeds (`draws.sample_seeds`).
         names: of the crops, which decide the draws.
         config: size and ranges.
@@ -209,7 +215,7 @@ def _rows(
 
 
 def crop_batches(
-    images: Sequence[NDArray[np.uint8]],
+    images: Sequence[Picture],
     maps: Sequence[NDArray[np.uint8]],
     seeds_B: NDArray[np.uint64],
     crops: Sequence[Crop],

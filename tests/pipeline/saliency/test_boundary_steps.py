@@ -16,7 +16,7 @@ from pipeline.saliency.boundary import (
     border_distance,
     relearn,
     stretch,
-    weighted_gaussian,
+    weighted_gaussians,
 )
 from pipeline.saliency.interface import three_channels
 from pipeline.saliency.superpixels import Floats, Superpixels, cut
@@ -37,7 +37,8 @@ def test_stretch() -> None:
 def test_a_weighted_gaussian_is_that_of_repeated_samples() -> None:
     rng = np.random.default_rng(2)
     features, counts = rng.normal(0, 5, (12, 3)), rng.integers(0, 5, 12)
-    squared, log_volume = weighted_gaussian(features, counts.astype(np.float64))
+    rows = np.stack([np.ones(12), counts])
+    (_, squared), (_, log_volume) = weighted_gaussians(features, rows)
     repeated = np.repeat(features, counts, axis=0)
     covariance = np.cov(repeated.T, bias=True) + VARIANCE_FLOOR * np.eye(3)
     offset = features - repeated.mean(axis=0)
