@@ -2,11 +2,16 @@
 
 import os
 import re
+import shutil
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl
 
 from pipeline.core.errors import InputError
+from pipeline.storage.atomic import atomic_file
 from pipeline.storage.hub import HubStore
 from pipeline.storage.store import RETRY_SECONDS, LocalStore, Store
 
@@ -30,7 +35,7 @@ retry_seconds: how long an outage is retried; 30 by default.
 
 
 _OPTIONS_OF_URL = re.compile(
-    rf"(?<![\w.])((?:{'|'.join(REMOTE_SCHEMES)})://[^\s?'\"]*)\?[^\s'\",;)]*"
+    rf"(?<![\w.])((?:{'|'.join((*REMOTE_SCHEMES, *ALIASES))})://[^\s?'\"]*)\?[^\s'\",;)]*"
 )
 
 
@@ -96,6 +101,36 @@ def open_store(place: Place) -> Store:
     except ValueError as error:
         raise InputError(f"{url}: retry_seconds must be a number of seconds") from error
     return ObjectStore(scheme, base.strip("/"), tuple(sorted(options.items())), seconds)
+
+
+def fetched(place: Location, *names: str) -> Path:
+    """Return the folder at a location; of a bucket's, a local copy of the files of these names.
+
+    Those that are not there are left out. Copies last until the process ends, or `remove_copies`.
+    """
+    if not is_url(place):
+        return Path(place)
+    store = open_store(place)
+    folder = Path(_copies().name, store.url.replace(":/", ""))
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            fetch(store, name, folder / name)
+    return folder
+
+
+def fetch(store: Store, name: str, path: Path) -> None:
+    """Copy a file of a store to a path, whole or not at all."""
+    with store.open(name) as remote, atomic_file(path, settle=False) as file:
+        shutil.copyfileobj(remote, file, 8 << 20)
+
+
+@cache
+def _copies() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="salmask-copies-")
+
+
+remove_copies = _copies.cache_clear  # for a process that is killed rather than ends
 
 
 def open_uri(store: Store, uri: str) -> tuple[Store, str]:

@@ -7,6 +7,7 @@ outage is never mistaken for a missing file or a bad image.
 import errno
 import io
 import os
+import shutil
 import stat
 import time
 from abc import ABC, abstractmethod
@@ -106,6 +107,11 @@ class Store(ABC):
         """Write a whole file, or nothing."""
         with self.new_file(name) as file:
             file.write(data)
+
+    def upload(self, name: str, path: Path) -> None:
+        """Write a whole file, or nothing, with the bytes of a local one."""
+        with self.new_file(name) as file, path.open("rb") as local:
+            shutil.copyfileobj(local, file)
 
     def where(self, name: str) -> str:
         """Return the full path or URL of a file, for messages."""

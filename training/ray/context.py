@@ -5,13 +5,17 @@ workers import it.
 """
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from pipeline.core.progress import listening
+from pipeline.storage.storage import remove_copies
 from training.config.pretrain import PretrainConfig
+from training.record.mirror import STOP_FILE, working_folder
+from training.record.relay import Relay
 
-STOP_FILE = "stop-requested"
 STOP_POLL_SECONDS = 0.5
 
 
@@ -35,4 +39,10 @@ def pretrain_on_worker(config: PretrainConfig, device: torch.device) -> None:
     """Trains on one rank until the end of the run or a requested stop."""
     from training.engine.loop import Trainer
 
-    Trainer(config, RayTrainContext(config.out, device)).run()
+    with working_folder(config) as (config, mirror), ExitStack() as stack:
+        if mirror is not None:
+            stack.enter_context(listening(Relay(config.out)))
+        stack.callback(remove_copies)
+        trainer = Trainer(config, RayTrainContext(config.out, device))
+        trainer.mirror = mirror
+        trainer.run()

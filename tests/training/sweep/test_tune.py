@@ -18,9 +18,9 @@ from tests.made_sweeps import small_sweep, write_sets
 from tests.pretrain_jobs import is_trial, is_worker
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
-from training.ray.context import STOP_FILE
 from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
+from training.record.mirror import STOP_FILE
 from training.sweep import tune
 from training.sweep.config import Sweep
 from training.sweep.preflight import describe, locked

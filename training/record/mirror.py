@@ -1,0 +1,168 @@
+"""Keep a run's folder in a bucket: it follows a working folder here, in order.
+
+A checkpoint there is whole where its state is: that is written last, behind the record, the export
+and the checkpoint's other files of that step, and of an old checkpoint it is removed first.
+"""
+
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from stat import S_ISREG
+from tempfile import TemporaryDirectory
+
+from pipeline.backbone.folder import BACKBONE_FOLDER, INFO_NAME
+from pipeline.core.errors import JobError, check
+from pipeline.storage.storage import fetch, open_store
+from pipeline.storage.store import Store
+from training.config.file import CONFIG_FILE
+from training.config.pretrain import PretrainConfig
+from training.core.checkpoint import WHOLE, newest_in
+from training.core.distributed import agree, gathered, rank
+
+STOP_FILE = "stop-requested"
+TICK_SECONDS = 15.0
+"""How often the record follows into the bucket, and a request to stop is looked for there."""
+EXPORT = f"{BACKBONE_FOLDER}/{INFO_NAME}"
+"""Removed before another export and written behind it: without it an export is none."""
+
+
+class Mirror:
+    """A run's folder in a bucket, where `keep` checkpoints stay, and its working folder."""
+
+    def __init__(self, store: Store, folder: Path, keep: int) -> None:
+        self.store, self.folder, self._keep = store, folder, keep
+        self._there: dict[str, tuple[int, int] | None] = {}
+        self._thread, self._ticked = threading.Thread(), time.monotonic()
+        self._error: Exception | None = None
+
+    def pull(self, *, states: bool) -> None:
+        """Fetch the record and the newest checkpoint, with its state or without."""
+        names = [name for name in self.store.names() if not name.startswith(".")]
+        foreign = f"{self.store.url} exists and is no run of this job: choose another --out"
+        check(CONFIG_FILE in names or not names, foreign)
+        newest = tuple(newest_in(names))
+        for name in names:
+            if "/" not in name or (name.startswith(newest) and (states or ".pt" not in name)):
+                fetch(self.store, name, self.folder / name)
+                self._there[name] = self._version(name)
+
+    def push(self, wanted: Callable[[str], bool] = bool) -> None:
+        """Write what has changed here to the bucket, in order, and remove old checkpoints there."""
+        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")]
+        mine = (n for n in names if wanted(n) and not n.startswith("ray/") and "/." not in f"/{n}")
+        versions = {name: self._version(name) for name in mine}
+        changed = [name for name, v in versions.items() if v not in (None, self._there.get(name))]
+        if EXPORT in changed:
+            self.store.remove(EXPORT)
+        for name in sorted(changed, key=_order):
+            self.store.upload(name, self.folder / name)
+            self._there[name] = versions[name]
+        if any(map(WHOLE.fullmatch, changed)):
+            there = list(self.store.names("checkpoints"))
+            kept = tuple(newest_in(there, self._keep))
+            for name in sorted(there, key=_order, reverse=True):
+                if not name.startswith(kept):
+                    self.store.remove(name)
+
+    def _version(self, name: str) -> tuple[int, int] | None:
+        with suppress(FileNotFoundError):  # replaced just now
+            about = (self.folder / name).stat()
+            return (about.st_mtime_ns, about.st_size) if S_ISREG(about.st_mode) else None
+        return None
+
+    def begin(self, wanted: Callable[[str], bool] = bool) -> None:
+        """Begin to `push` behind the training."""
+        self._thread = threading.Thread(target=self._push, args=(wanted,), daemon=True)
+        self._thread.start()
+
+    def _push(self, wanted: Callable[[str], bool]) -> None:
+        try:
+            self.push(wanted)
+            if self.store.find(STOP_FILE) is not None:
+                (self.folder / STOP_FILE).touch()
+        except Exception as error:
+            self._error = error
+
+    def tick(self) -> None:
+        """Begin to write the record, now and then; called after every step."""
+        now = time.monotonic()
+        if now - self._ticked > TICK_SECONDS and not self._thread.is_alive():
+            self._ticked = now
+            self.begin(lambda name: _order(name)[0] == 0)
+
+    def end(self) -> None:
+        """Wait until that is done, and remove the checkpoint here; raises what fails twice."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self._error is not None:
+            self._error = None
+            self.push()
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def finish(self) -> None:
+        """Write the rest."""
+        self.end()
+        self.push()
+
+
+def _order(name: str) -> tuple[int, bool, str]:
+    """0 for the record, 1 for boards and export, 2 for checkpoints; what begins or ends each."""
+    if name.startswith("checkpoints/"):
+        return 2, WHOLE.fullmatch(name) is not None, name
+    is_large = name.startswith((f"{BACKBONE_FOLDER}/", "tensorboard/"))
+    return int(is_large), name == EXPORT if is_large else name != CONFIG_FILE, name
+
+
+def check_bucket(store: Store) -> None:
+    """Write to a bucket, and remove that: what takes hours ends at once where it fails."""
+    token = f".reach-{secrets.token_hex(8)}"
+    store.write(token, b"0")
+    store.remove(token)
+
+
+@contextmanager
+def working_folder(
+    config: PretrainConfig, *, states: bool = True
+) -> Iterator[tuple[PretrainConfig, Mirror | None]]:
+    """While the block runs, a run in a bucket has a temporary folder here as ``out``.
+
+    It begins with what `Mirror.pull` fetches, once on each machine; at its end, and after an error
+    if it can be, the bucket has all of it. Every rank calls this. Other runs stay as they are.
+
+    Raises:
+        InputError: the bucket holds something else there, or refuses.
+    """
+    if config.bucket is None:
+        yield config, None
+        return
+    store, hosts = open_store(config.bucket), gathered(socket.gethostname())
+    leader, folder = hosts.index(hosts[rank()]), Path()
+    with TemporaryDirectory(prefix="salmask-run-", ignore_cleanup_errors=True) as room:
+        try:
+            folder = Path(gathered(room)[leader], config.out.name)
+            mirror = Mirror(store, folder, config.checkpoint.keep)
+            if rank() == 0:
+                check_bucket(store)
+                store.sweep()
+            if leader == rank():
+                folder.mkdir()
+                mirror.pull(states=states)
+            agree(0)  # until the files are there
+            if rank() != 0:
+                yield replace(config, out=folder), None
+                return
+            try:
+                yield replace(config, out=folder), mirror
+            except Exception:
+                with suppress(JobError, OSError):
+                    mirror.finish()
+                raise
+            mirror.finish()
+        except JobError as error:  # people know the bucket, not the folder
+            raise type(error)(str(error).replace(str(folder), config.place)) from error
