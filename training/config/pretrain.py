@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -171,6 +171,6 @@ class PretrainConfig:
 
 def with_place(config: PretrainConfig, out: Location) -> PretrainConfig:
     """The configuration of a run in this folder, or at this URL in a bucket."""
-    name = PurePosixPath(open_store(out).url).name if is_url(out) else out
+    name = open_store(out).url.rpartition("/")[2] if is_url(out) else out
     bucket = str(out) if is_url(out) else None
     return dataclasses.replace(config, out=Path(name), bucket=bucket)

@@ -293,5 +293,6 @@ class Trainer:
             self.adversary.load_state_dict(state["adversary"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-        say(f"resuming after step {state['step']} of {self.config.place}")
+        if rank() == 0:
+            say(f"resuming after step {state['step']} of {self.config.place}")
         return int(state["step"])

@@ -15,7 +15,6 @@ views, D embedding.
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import InputError, check
 from pipeline.saliency.foreground import foreground
-from pipeline.storage.storage import is_url
 from training.config.file import config_from_json
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.encoders.export import EncoderName, load_head
@@ -109,8 +107,7 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
     fill, (masks, grid) = FILLS[fill_of(encoder)], masking_of(encoder, case.config.diagnostics)
     masker, cut = strategy_masker(masks, fill.high_pass), ViewConfig(size=size, grid=grid)
     is_run = encoder.kind in get_args(EncoderName)
-    place = encoder.name if is_url(encoder.name) else Path(encoder.name)
-    head = load_head(place, encoder.kind) if is_run else None
+    head = load_head(encoder.name, encoder.kind) if is_run else None
     embed = nn.Identity() if head is None else head.to(encoder.device)
     rows = CPU_ROWS if encoder.device.type == "cpu" else encoder.batch_size
     found = [torch.zeros(0, dtype=torch.float64)]

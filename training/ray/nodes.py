@@ -24,7 +24,6 @@ from pipeline.shardset.schema import DATASET_FILE
 from pipeline.storage.storage import Location, open_store
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Node
-from training.record.mirror import check_bucket
 
 ANSWER_SECONDS = 120.0
 """How long a node may take to start a process and look around."""
@@ -78,12 +77,12 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
     digests = digests_of([root for root in roots if root is not None])
     found = [node for node in nodes if node.identity == here]
     with token_in(config.out) as token:
-        tasks = {}
+        shared, tasks = None if config.bucket else token, {}
         for node in nodes:
             if node.identity != here:
                 on_node = NodeAffinitySchedulingStrategy(node.identity, soft=False)
                 remote = _look.options(scheduling_strategy=on_node)
-                tasks[remote.remote(token, node.identity, digests, config.bucket)] = node
+                tasks[remote.remote(shared, node.identity, digests)] = node
         done, late = ray.wait([*tasks], num_returns=max(1, len(tasks)), timeout=ANSWER_SECONDS)
         for task in late:
             ray.cancel(task, force=True)
@@ -135,10 +134,8 @@ def token_in(out: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def look(
-    token: Path, node: str, digests: Mapping[Location, str], bucket: str | None = None
-) -> str | None:
-    """Called on a node: what it does not reach of shards and a token's folder, or a bucket."""
+def look(token: Path | None, node: str, digests: Mapping[Location, str]) -> str | None:
+    """Called on a node: returns what it does not reach of a token's folder and shards, or None."""
     for root, digest in digests.items():
         try:
             if not digest and not open_store(root).is_there():
@@ -149,11 +146,7 @@ def look(
                     return f"{root} holds another shard set there than here"
         except JobError as error:
             return str(error)
-    if bucket is not None:
-        try:
-            check_bucket(open_store(bucket))
-        except JobError as error:
-            return str(error)
+    if token is None:
         return None
     deadline = time.monotonic() + SETTLE_SECONDS
     while not token.exists():
