@@ -15,6 +15,7 @@ views, D embedding.
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
