@@ -5,7 +5,7 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl
@@ -33,6 +33,8 @@ anonymous: true sends no credentials.
 retry_seconds: how long an outage is retried; 30 by default.
 """
 
+COPIES = cache(partial(TemporaryDirectory[str], prefix="salmask-copies-"))
+"""Makes the folder of all that is `fetched`, at its first use."""
 
 _OPTIONS_OF_URL = re.compile(
     rf"(?<![\w.])((?:{'|'.join((*REMOTE_SCHEMES, *ALIASES))})://[^\s?'\"]*)\?[^\s'\",;)]*"
@@ -106,12 +108,12 @@ def open_store(place: Place) -> Store:
 def fetched(place: Location, *names: str) -> Path:
     """Return the folder at a location; of a bucket's, a local copy of the files of these names.
 
-    Those that are not there are left out. Copies last until the process ends, or `remove_copies`.
+    Those that are not there are left out. Copies last until the end, or `COPIES.cache_clear()`.
     """
     if not is_url(place):
         return Path(place)
     store = open_store(place)
-    folder = Path(_copies().name, store.url.replace(":/", ""))
+    folder = Path(COPIES().name, store.url.replace(":/", ""))
     for name in names:
         (folder / name).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
@@ -123,14 +125,6 @@ def fetch(store: Store, name: str, path: Path) -> None:
     """Copy a file of a store to a path, whole or not at all."""
     with store.open(name) as remote, atomic_file(path, settle=False) as file:
         shutil.copyfileobj(remote, file, 8 << 20)
-
-
-@cache
-def _copies() -> TemporaryDirectory[str]:
-    return TemporaryDirectory(prefix="salmask-copies-")
-
-
-remove_copies = _copies.cache_clear  # for a process that is killed rather than ends
 
 
 def open_uri(store: Store, uri: str) -> tuple[Store, str]:

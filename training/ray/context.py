@@ -5,14 +5,14 @@ workers import it.
 """
 
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from pipeline.core.progress import listening
-from pipeline.storage.storage import remove_copies
+from pipeline.storage.storage import COPIES
 from training.config.pretrain import PretrainConfig
+from training.core.distributed import rank
 from training.record.mirror import STOP_FILE, working_folder
 from training.record.relay import Relay
 
@@ -39,10 +39,11 @@ def pretrain_on_worker(config: PretrainConfig, device: torch.device) -> None:
     """Trains on one rank until the end of the run or a requested stop."""
     from training.engine.loop import Trainer
 
-    with working_folder(config) as (config, mirror), ExitStack() as stack:
-        if mirror is not None:
-            stack.enter_context(listening(Relay(config.out)))
-        stack.callback(remove_copies)
+    with (
+        working_folder(config) as (config, mirror),
+        listening(Relay(config.out) if rank() == 0 else None),
+    ):
         trainer = Trainer(config, RayTrainContext(config.out, device))
+        COPIES.cache_clear()  # Ray kills its workers
         trainer.mirror = mirror
         trainer.run()

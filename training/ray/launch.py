@@ -1,17 +1,14 @@
 """Run the training loop on Ray Train: restarts after crashes, and stops with a checkpoint."""
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
 from pipeline.core import progress
-from pipeline.core.errors import InputError, JobError
+from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING
 from pipeline.precompute.ray_session import ray_running
-from pipeline.storage.storage import fetch
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
@@ -22,8 +19,8 @@ from training.engine.stopping import asked_to_stop
 from training.ray.context import pretrain_on_worker
 from training.ray.nodes import answering_nodes, asked_for, check_nodes, live_nodes
 from training.ray.workers import FAILURES, job_error, make_trainer, was_waiting
-from training.record.mirror import STOP_FILE, TICK_SECONDS, Mirror, working_folder
-from training.record.relay import PROGRESS_FILE, STANDING_FILE, Relay, shown
+from training.record.mirror import STOP_FILE, working_folder
+from training.record.relay import Relay, shown
 
 RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
 """How long a run waits for nodes where the ones that are left hold no worker."""
@@ -64,38 +61,14 @@ def launch(
             mirror.store.remove(STOP_FILE)
         stop_file = config.out / STOP_FILE
         stop_file.unlink(missing_ok=True)
-        with shown(config.out), followed(mirror), asked_to_stop(stop_file.touch):
+        exchange = None if mirror is None else mirror.exchange
+        with shown(config.out, exchange), asked_to_stop(stop_file.touch):
             most_cpus = share.cpus_per_worker if share else None
             _train(config, resources, most_cpus=most_cpus, threads=threads)
         stop_file.unlink(missing_ok=True)
         if mirror is not None:
-            mirror.store.remove(STOP_FILE)
             mirror.pull(states=False)
         return recorded_result(config, total, ran=True)
-
-
-@contextmanager
-def followed(mirror: Mirror | None) -> Iterator[None]:
-    """While the block runs, rank 0's log comes from the bucket, and a stop request goes there."""
-    done = threading.Event()
-
-    def follow() -> None:
-        is_last = False
-        while mirror is not None and not is_last:
-            is_last = done.wait(TICK_SECONDS)
-            with suppress(JobError, FileNotFoundError):
-                mirror.push(lambda name: name == STOP_FILE)
-                with (mirror.folder / PROGRESS_FILE).open("ab") as file:
-                    file.write(mirror.store.read(PROGRESS_FILE, file.tell()))
-                fetch(mirror.store, STANDING_FILE, mirror.folder / STANDING_FILE)
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        done.set()
-        follower.join()
 
 
 def _train(

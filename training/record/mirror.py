@@ -24,6 +24,7 @@ from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import WHOLE, newest_in
 from training.core.distributed import agree, gathered, rank
+from training.record.relay import PROGRESS_FILE, STANDING_FILE
 
 STOP_FILE = "stop-requested"
 TICK_SECONDS = 15.0
@@ -38,8 +39,8 @@ class Mirror:
     def __init__(self, store: Store, folder: Path, keep: int) -> None:
         self.store, self.folder, self._keep = store, folder, keep
         self._there: dict[str, tuple[int, int] | None] = {}
-        self._thread, self._ticked = threading.Thread(), time.monotonic()
-        self._error: Exception | None = None
+        self._thread, self._failed = threading.Thread(), False
+        self._ticked = time.monotonic()
 
     def pull(self, *, states: bool) -> None:
         """Fetch the record and the newest checkpoint, with its state or without."""
@@ -77,17 +78,17 @@ class Mirror:
         return None
 
     def begin(self, wanted: Callable[[str], bool] = bool) -> None:
-        """Begin to `push` behind the training."""
+        """Begin to `push` behind the training; `end` tries again what fails."""
+        self._failed = True
         self._thread = threading.Thread(target=self._push, args=(wanted,), daemon=True)
         self._thread.start()
 
     def _push(self, wanted: Callable[[str], bool]) -> None:
-        try:
+        with suppress(JobError, OSError):
             self.push(wanted)
+            self._failed = False
             if self.store.find(STOP_FILE) is not None:
                 (self.folder / STOP_FILE).touch()
-        except Exception as error:
-            self._error = error
 
     def tick(self) -> None:
         """Begin to write the record, now and then; called after every step."""
@@ -96,19 +97,24 @@ class Mirror:
             self._ticked = now
             self.begin(lambda name: _order(name)[0] == 0)
 
-    def end(self) -> None:
-        """Wait until that is done, and remove the checkpoint here; raises what fails twice."""
+    def end(self, *, is_over: bool = False) -> None:
+        """Wait until a checkpoint is in the bucket, at the end all else, too; remove it here."""
         if self._thread.ident is not None:
             self._thread.join()
-        if self._error is not None:
-            self._error = None
+        if is_over or self._failed:
             self.push()
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
-    def finish(self) -> None:
-        """Write the rest."""
-        self.end()
-        self.push()
+    def exchange(self, is_last: bool) -> None:
+        """On another machine: fetch rank 0's log now and then, and write a request to stop."""
+        if not is_last and time.monotonic() - self._ticked < TICK_SECONDS:
+            return
+        self._ticked = time.monotonic()
+        with suppress(JobError, FileNotFoundError):
+            self.push(lambda name: name == STOP_FILE)
+            with (self.folder / PROGRESS_FILE).open("ab") as file:
+                file.write(self.store.read(PROGRESS_FILE, file.tell()))
+            fetch(self.store, STANDING_FILE, self.folder / STANDING_FILE)
 
 
 def _order(name: str) -> tuple[int, bool, str]:
@@ -117,13 +123,6 @@ def _order(name: str) -> tuple[int, bool, str]:
         return 2, WHOLE.fullmatch(name) is not None, name
     is_large = name.startswith((f"{BACKBONE_FOLDER}/", "tensorboard/"))
     return int(is_large), name == EXPORT if is_large else name != CONFIG_FILE, name
-
-
-def check_bucket(store: Store) -> None:
-    """Write to a bucket, and remove that: what takes hours ends at once where it fails."""
-    token = f".reach-{secrets.token_hex(8)}"
-    store.write(token, b"0")
-    store.remove(token)
 
 
 @contextmanager
@@ -148,7 +147,9 @@ def working_folder(
             folder = Path(gathered(room)[leader], config.out.name)
             mirror = Mirror(store, folder, config.checkpoint.keep)
             if rank() == 0:
-                check_bucket(store)
+                token = f".reach-{secrets.token_hex(8)}"
+                store.write(token, b"0")
+                store.remove(token)
                 store.sweep()
             if leader == rank():
                 folder.mkdir()
@@ -161,8 +162,8 @@ def working_folder(
                 yield replace(config, out=folder), mirror
             except Exception:
                 with suppress(JobError, OSError):
-                    mirror.finish()
+                    mirror.end(is_over=True)
                 raise
-            mirror.finish()
+            mirror.end(is_over=True)
         except JobError as error:  # people know the bucket, not the folder
             raise type(error)(str(error).replace(str(folder), config.place)) from error

@@ -9,7 +9,6 @@ import pytest
 from pipeline.core.progress import Standing, listening
 from pipeline.storage.store import LocalStore
 from tests.listeners import Kept
-from training.ray import launch
 from training.record import mirror, relay
 from training.record.mirror import STOP_FILE, Mirror
 
@@ -25,14 +24,13 @@ def until(fits: Callable[[], bool], then: Callable[[], None]) -> None:
 def test_log_and_stop_pass_through_the_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(mirror, "TICK_SECONDS", 0.0)
     monkeypatch.setattr(relay, "POLL_SECONDS", 0.02)
     store, kept = LocalStore(tmp_path / "bucket"), Kept()
     driver, worker = (Mirror(store, tmp_path / name, 1) for name in ("driver", "worker"))
     worker.folder.mkdir()
     there = relay.Relay(worker.folder)
-    with listening(kept), relay.shown(driver.folder), launch.followed(driver):
+    with listening(kept), relay.shown(driver.folder, driver.exchange):
         for count in range(1, 3):
             there.say(f"line {count}")
             there.show(Standing(work="training", done=count, total=9, unit="steps"))
@@ -42,5 +40,5 @@ def test_log_and_stop_pass_through_the_bucket(
         (driver.folder / STOP_FILE).touch()
         until((worker.folder / STOP_FILE).exists, worker.tick)
         there.say("the end")
-        worker.finish()
+        worker.end(is_over=True)
     assert kept.lines == ["line 1", "line 2", "the end"]
