@@ -95,7 +95,7 @@ class Mirror:
         now = time.monotonic()
         if now - self._ticked > TICK_SECONDS and not self._thread.is_alive():
             self._ticked = now
-            self.begin(lambda name: _order(name)[0] == 0)
+            self.begin(bool if self._failed else lambda name: _order(name)[0] == 0)
 
     def end(self, *, is_over: bool = False) -> None:
         """Wait until a checkpoint is in the bucket, at the end all else, too; remove it here."""
