@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from stat import S_ISREG
 from tempfile import TemporaryDirectory
 
 from pipeline.backbone.folder import BACKBONE_FOLDER, INFO_NAME
@@ -38,7 +37,7 @@ class Mirror:
 
     def __init__(self, store: Store, folder: Path, keep: int) -> None:
         self.store, self.folder, self._keep = store, folder, keep
-        self._there: dict[str, tuple[int, int] | None] = {}
+        self._there: dict[str, tuple[int, int]] = {}
         self._thread, self._failed = threading.Thread(), False
         self._ticked = time.monotonic()
 
@@ -55,10 +54,11 @@ class Mirror:
 
     def push(self, wanted: Callable[[str], bool] = bool) -> None:
         """Write what has changed here to the bucket, in order, and remove old checkpoints there."""
-        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")]
-        mine = (n for n in names if wanted(n) and not n.startswith("ray/") and "/." not in f"/{n}")
+        paths = [path for path in self.folder.rglob("*") if path.is_file()]
+        names = filter(wanted, (path.relative_to(self.folder).as_posix() for path in paths))
+        mine = (n for n in names if not n.startswith("ray/") and "/." not in f"/{n}")
         versions = {name: self._version(name) for name in mine}
-        changed = [name for name, v in versions.items() if v not in (None, self._there.get(name))]
+        changed = [name for name, v in versions.items() if v != self._there.get(name)]
         if EXPORT in changed:
             self.store.remove(EXPORT)
         for name in sorted(changed, key=_order):
@@ -71,11 +71,9 @@ class Mirror:
                 if not name.startswith(kept):
                     self.store.remove(name)
 
-    def _version(self, name: str) -> tuple[int, int] | None:
-        with suppress(FileNotFoundError):  # replaced just now
-            about = (self.folder / name).stat()
-            return (about.st_mtime_ns, about.st_size) if S_ISREG(about.st_mode) else None
-        return None
+    def _version(self, name: str) -> tuple[int, int]:
+        about = (self.folder / name).stat()
+        return about.st_mtime_ns, about.st_size
 
     def begin(self, wanted: Callable[[str], bool] = bool) -> None:
         """Begin to `push` behind the training; `end` tries again what fails."""
