@@ -108,7 +108,8 @@ def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
     arguments = with_names(arguments, FIRST)
     name, base = find_base(arguments)
     if (url := base.bucket) is not None:
-        arguments = [word.replace(url, str(base.out)) for word in arguments]
+        here = {url: str(base.out), f"--out={url}": f"--out={base.out}"}
+        arguments = [here.get(word, word) for word in arguments]
     options = parse(
         PretrainOptions,
         "jobs/pretrain.py",

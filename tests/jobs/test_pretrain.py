@@ -36,7 +36,9 @@ def test_a_run_may_be_in_a_bucket(words: list[str]) -> None:
     assert (config.bucket, config.out.name) == (url, "first")
     assert config.place == config.to_json()["out"] == "s3://bucket/runs/first"
     assert "9000" not in str(config.to_json())
-    assert read_command_line(["s", url, "--epochs", "3"])[2].bucket == url
+    plain, longer = "s3://bucket/first", "s3://bucket/first-0"
+    config = read_command_line(["s", plain, "--start-from", longer])[2]
+    assert (config.bucket, config.start_from) == (plain, longer)
     with pytest.raises(SystemExit):
         read_command_line([*given, "--bucket", url])
     for other in (sweep_options, stream_options):
