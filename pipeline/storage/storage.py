@@ -5,7 +5,7 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl
@@ -33,7 +33,7 @@ anonymous: true sends no credentials.
 retry_seconds: how long an outage is retried; 30 by default.
 """
 
-COPIES = cache(partial(TemporaryDirectory[str], prefix="salmask-copies-"))
+COPIES = cache(lambda: TemporaryDirectory(prefix="salmask-copies-"))
 """Makes the folder of all that is `fetched`, at its first use."""
 
 _OPTIONS_OF_URL = re.compile(

@@ -16,7 +16,6 @@ from pipeline.core.errors import DamagedSample
 from pipeline.core.progress import track
 from pipeline.storage.atomic import atomic_file
 from pipeline.storage.storage import Location, fetched
-from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import load_tensors
 from training.core.distributed import agree, mean_over_ranks, rank, world_size
@@ -97,7 +96,7 @@ def _measured(config: PretrainConfig, run: Location, backbone: nn.Module, fill: 
     total = mean_over_ranks(torch.tensor(float(count), device=sums[0].device)).clamp(min=1)
     names = (name for name, _ in backbone.named_parameters())
     found = {n: mean_over_ranks(one) / total for n, one in zip(names, sums, strict=True)}
-    earlier = fetched(run, CONFIG_FILE, ANCHOR_FILE) / ANCHOR_FILE
+    earlier = fetched(run, ANCHOR_FILE) / ANCHOR_FILE
     if earlier.exists():
         for name, value in load_tensors(earlier, sums[0].device)["importance"].items():
             found[name] += value

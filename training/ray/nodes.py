@@ -77,12 +77,14 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
     digests = digests_of([root for root in roots if root is not None])
     found = [node for node in nodes if node.identity == here]
     with token_in(config.out) as token:
-        shared, tasks = None if config.bucket else token, {}
+        tasks = {}
         for node in nodes:
             if node.identity != here:
                 on_node = NodeAffinitySchedulingStrategy(node.identity, soft=False)
                 remote = _look.options(scheduling_strategy=on_node)
-                tasks[remote.remote(shared, node.identity, digests)] = node
+                tasks[remote.remote(None if config.bucket else token, node.identity, digests)] = (
+                    node
+                )
         done, late = ray.wait([*tasks], num_returns=max(1, len(tasks)), timeout=ANSWER_SECONDS)
         for task in late:
             ray.cancel(task, force=True)
