@@ -131,9 +131,7 @@ def working_folder(
 
     It begins with what `Mirror.pull` fetches, once on each machine; at its end, and after an error
     if it can be, the bucket has all of it. Every rank calls this. Other runs stay as they are.
-
-    Raises:
-        InputError: the bucket holds something else there, or refuses.
+    Raises `InputError` where the bucket holds something else, or refuses.
     """
     if config.bucket is None:
         yield config, None
