@@ -172,8 +172,8 @@ def test_one_failed_upload_is_tried_again_and_an_outage_is_one_line(
     local: PretrainConfig, bucket: Bucket, disk: Path, uploads: Uploads
 ) -> None:
     uploads.fails_at = "checkpoints/step-00000002/state.pt"
-    config = with_place(local, bucket.url("run"))
-    assert run(config).step == STEPS
+    assert run(with_place(local, bucket.url("run"))).step == STEPS
+    assert uploads.fails_at == "", "it failed"
     assert_same(bucket.contents("run"), local)
     cut = with_place(local, bucket.url("cut", retry_seconds=0.2))
 
