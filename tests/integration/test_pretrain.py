@@ -13,13 +13,9 @@ import torch
 
 from jobs.stream import here, on_ray
 from pipeline.core.errors import DamagedSample, InputError
-from pipeline.core.progress import listening
-from tests.listeners import Kept
 from tests.runs import EVALUATED, TORCHVISIONS, StopsAfter, numbers, run, small_run, weights
-from tests.s3_server import Bucket
 from tests.shard_sets import damage_images, write_shard_set
-from training.api import Run
-from training.config.pretrain import PretrainConfig, with_place
+from training.config.pretrain import PretrainConfig
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
 from training.config.stages import AnchorConfig
 from training.engine.local import launch as launch_local
@@ -152,24 +148,6 @@ def test_one_worker_gives_the_bits_of_one_process_up_to_a_damaged_sample_and_doe
     result = launch_local(replace(runs["ray"], on_damaged="skip", loader_workers=0))
     assert result.finished
     assert result.values["damaged_samples"] == 1
-
-
-def test_a_run_in_a_bucket_goes_on_with_two_workers(
-    shards: Path, tmp_path: Path, bucket: Bucket
-) -> None:
-    here = replace(small_ray_run(shards, tmp_path / "here", 1), knn=KnnConfig())
-    assert launch_local(here).finished
-    there = with_place(here, bucket.url("run"))
-    assert run(there, StopsAfter(4)).step == 4
-    heard = Kept()
-    with listening(heard):
-        result = launch(replace(there, num_workers=2))
-    assert (result.finished, result.ran, result.step) == (True, True, 10)
-    assert f"resuming after step 4 of s3://{bucket.name}/run" in heard.lines
-    ours, theirs = Run(bucket.url("run")).record, read_metrics(here.out)
-    seen, expected = ([e["samples_seen"] for e in es if "loss" in e] for es in (ours, theirs))
-    assert seen == expected
-    assert launch(replace(there, num_workers=2)).ran is False
 
 
 @pytest.mark.timeout(900)
