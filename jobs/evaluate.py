@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jobs.cli import absolute_paths, conclude, from_root, main, parse
 from pipeline.core.progress import say
 from pipeline.storage.atomic import check_writable
+from pipeline.storage.storage import is_url
 from training.evaluate.config import DETECTION, RESULTS_FILE, EvaluateConfig
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def run() -> None:
     from training.evaluate.run import chosen_protocols, evaluate
 
     chosen_protocols(config.protocol)  # an unknown name is said before anything starts
-    checkpoints = tuple(str(from_root(n)) if is_path(n) else n for n in config.checkpoint)
+    checkpoints = tuple(
+        str(from_root(n)) if is_path(n) and not is_url(n) else n for n in config.checkpoint
+    )
     config = absolute_paths(replace(config, checkpoint=checkpoints), "train", "val", "results")
     say(
         f"scoring {', '.join(checkpoints)} by {', '.join(config.protocol)}: images of "

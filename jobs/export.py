@@ -7,6 +7,7 @@ from typing import Literal
 from jobs.cli import absolute_paths, conclude, main, parse
 from pipeline.core.errors import InputError, check
 from pipeline.core.progress import WARNING, say
+from pipeline.storage.storage import Location, is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class ExportConfig:
         shards: with --channels: shards or class folders; 1,000 of the images rank the channels.
     """
 
-    checkpoint: Path
+    checkpoint: Location
     out: Path
     formats: tuple[str, ...] = ("all",)
     encoder: Literal["query", "momentum"] = "query"
@@ -48,7 +49,7 @@ def run() -> None:
     from training.evaluate.results import figures_of, read_results
 
     source, out = config.checkpoint, config.out
-    if out in (source, source / "backbone"):
+    if not is_url(source) and out in (Path(source), Path(source, "backbone")):
         raise InputError(f"{out} is the run's own export: choose another folder as --out")
     network, info = load_narrowed(source, config.encoder, config.channels, config.shards)
     has_timm = not info.channels and info.pixels.channels == 3

@@ -26,7 +26,7 @@ def run() -> int:
     say(
         f"pretraining {config.encoder.architecture} by {config.method.name} ({recipe}) on "
         f"{numbered(num_images, 'image')} of {config.shards} for "
-        f"{numbered(config.epochs, 'epoch')}, into {config.out}: "
+        f"{numbered(config.epochs, 'epoch')}, into {config.place}: "
         f"masks {config.masks.strategy}, object head {object_head}, fill {config.fill}"
     )
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
@@ -37,7 +37,7 @@ def run() -> int:
     result = launcher.launch(config)
     counts = {"step": result.step, "total_steps": result.total_steps, "values": result.values}
     conclude(
-        {"out": config.out, "finished": result.finished, **counts},
+        {"out": config.place, "finished": result.finished, **counts},
         *result_lines(result, config),
     )
     return 0 if result.finished else Stopped.exit_code
@@ -46,7 +46,7 @@ def run() -> int:
 def _replay(config: PretrainConfig, step: int) -> int:
     from training.engine.replay_step import replay_lines, replay_step
 
-    say(f"running step {step} of {config.out} again")
+    say(f"running step {step} of {config.place} again")
     found = replay_step(config, step)
     conclude(asdict(found), *replay_lines(found))
     return 0

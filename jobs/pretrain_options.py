@@ -22,11 +22,11 @@ from jobs.cli import (
 )
 from pipeline.core.errors import InputError, check
 from pipeline.core.progress import say
-from pipeline.storage.storage import is_url
+from pipeline.storage.storage import fetched, is_url
 from training.config import auto
 from training.config.fields import new_name, with_fields
 from training.config.file import CONFIG_FILE, read_config_file
-from training.config.pretrain import PretrainConfig
+from training.config.pretrain import PretrainConfig, with_place
 from training.config.recipes import AUTO, RECIPES, find_recipe, with_method
 from training.config.resources import Wanted
 from training.methods.registry import METHODS
@@ -105,7 +105,11 @@ def read_command_line(arguments: Sequence[str]) -> tuple[str, bool | None, Pretr
 
 def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
     """The recipe or file, and all options, paths absolute."""
-    name, base = find_base(with_names(arguments, FIRST))
+    arguments = with_names(arguments, FIRST)
+    name, base = find_base(arguments)
+    if (url := base.bucket) is not None:
+        here = {url: str(base.out), f"--out={url}": f"--out={base.out}"}
+        arguments = [here.get(word, word) for word in arguments]
     options = parse(
         PretrainOptions,
         "jobs/pretrain.py",
@@ -148,11 +152,15 @@ def runs_here(chosen: bool | None, num_workers: Wanted) -> bool:
 def _auto(base: PretrainConfig, shards: str | None, out: str | None) -> PretrainConfig:
     """What the recipe auto chooses for shards, or what the run in a folder was begun with."""
     check(shards is not None, "--recipe auto looks at the images: name their --shards")
-    begun = from_root(out or "") / CONFIG_FILE
+    begun = _file_of(out or "")
     if out is not None and begun.exists():
         return read_config_file(begun, shards=tyro.MISSING, out=tyro.MISSING)
     values = {name: value for name, (value, _) in _chosen(str(shards)).items()}
     return with_fields(base, values)
+
+
+def _file_of(run: str) -> Path:
+    return fetched(run if is_url(run) else from_root(run), CONFIG_FILE) / CONFIG_FILE
 
 
 def _chosen(shards: str) -> auto.Chosen:
@@ -197,9 +205,10 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
         if name == AUTO and HELP.isdisjoint([*arguments, HELP_ALL]):
             base = _auto(base, chosen.shards, chosen.out)
     else:
-        file = chosen.config or Path(chosen.extend, CONFIG_FILE)
-        name = str(from_root(file))
+        name = str(from_root(chosen.config) if chosen.config else _file_of(chosen.extend))
         base = read_config_file(Path(name), shards=tyro.MISSING, out=tyro.MISSING)
+    if chosen.out is not None and is_url(chosen.out):
+        base = with_place(base, chosen.out)
     return name, base if chosen.method is None else with_method(name, base, chosen.method)
 
 

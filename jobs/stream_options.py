@@ -60,6 +60,7 @@ class StreamOptions:
 def read_options(arguments: list[str], description: str) -> tuple[Stream, bool | None]:
     """The stream of a command line, paths absolute, and `without_ray`."""
     name, base = find_base(arguments)
+    check(base.bucket is None, f"--out {base.place} is in a bucket: wanted a local folder")
     base = replace(base, shards=OF_STAGES)
     options = parse(
         StreamOptions,

@@ -16,6 +16,7 @@ from jobs.pretrain_options import (
     find_base,
     method_options,
 )
+from pipeline.core.errors import check
 from training.config.pretrain import PretrainConfig
 from training.config.settings import check_least
 from training.sweep.config import SearchOptions, Sweep, make_sweep
@@ -82,6 +83,7 @@ def read_options(arguments: list[str], description: str) -> SweepOptions:
     A sweep checks its trials after every epoch, unless told otherwise.
     """
     name, base = find_base(arguments)
+    check(base.bucket is None, f"--out {base.place} is in a bucket: wanted a local folder")
     base = dataclasses.replace(base, knn=dataclasses.replace(base.knn, every_epochs=1))
     return parse(
         SweepOptions,

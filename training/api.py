@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pipeline.api import ShardSet, located
 from pipeline.backbone.image_encoder import ImageEncoder, load_image_encoder
 from pipeline.sources.pictures import open_pictures
-from pipeline.storage.storage import Location
+from pipeline.storage.storage import Location, fetched, is_url, open_store
 from training.config.fields import dotted, with_fields
+from training.config.pretrain import with_place
 from training.config.recipes import find_recipe, with_method
 from training.record.metrics import latest_values, read_metrics
 from training.report.state import read_run
@@ -32,8 +33,10 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """The folder, absolute."""
-        return Path(self.folder).expanduser().absolute()
+        """The folder, absolute; of a bucket's, a copy of record and backbone as they are now."""
+        place = located(self.folder)
+        names = open_store(place).names() if is_url(place) else ()
+        return fetched(place, *(name for name in names if name.count("/") < 2))
 
     @property
     def finished(self) -> bool:
@@ -69,7 +72,7 @@ def pretrain(
 
     Args:
         shards: a shard set.
-        out: the run's folder.
+        out: the run's folder, or its URL in a bucket.
         recipe: what the settings start from (training/README.md).
         ray: on Ray: several workers, started again after crashes; otherwise in this process.
         options: fields of `PretrainConfig`, those of its parts in dictionaries. `method` may be a
@@ -78,7 +81,7 @@ def pretrain(
     Raises:
         InputError: something does not fit; nothing is written then.
     """
-    config = find_recipe(recipe)(_place(shards), Run(out).path)
+    config = with_place(find_recipe(recipe)(_place(shards), Path()), located(out))
     if isinstance(options.get("method"), str):
         config = with_method(recipe, config, options.pop("method"))
     given = dotted(options)
@@ -88,7 +91,7 @@ def pretrain(
     config = with_fields(config, {name: located(path) for name, path in paths.items()})
     launcher = importlib.import_module("training.ray.launch" if ray else "training.engine.local")
     launcher.launch(config)
-    return Run(config.out)
+    return Run(config.bucket or config.out)
 
 
 def load_backbone(run: str | Path | Run) -> ImageEncoder:
@@ -103,7 +106,7 @@ def load_backbone(run: str | Path | Run) -> ImageEncoder:
     >>> backbone(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape
     torch.Size([2, 512])
     """
-    return load_image_encoder(_path(run))
+    return load_image_encoder(_run_place(run))
 
 
 def embed(
@@ -126,14 +129,14 @@ def embed(
     Raises:
         InputError: there are no images, or no backbone.
     """
-    encoder = embedding.open_encoder(str(_path(run)))
+    encoder = embedding.open_encoder(str(_run_place(run)))
     pictures = open_pictures(_place(images), encoder.info.pixels)
     features_MD, names, _ = embedding.embed(encoder, pictures)
     return features_MD.numpy(), names
 
 
-def _path(run: str | Path | Run) -> Path:
-    return run.path if isinstance(run, Run) else Run(run).path
+def _run_place(run: str | Path | Run) -> Location:
+    return located(run.folder if isinstance(run, Run) else run)
 
 
 def _place(images: Location | ShardSet) -> Location:

@@ -35,6 +35,7 @@ from pipeline.core.faults import point
 from pipeline.core.plain import fitted, parse
 from pipeline.core.tensors import read_tensors
 from pipeline.storage.atomic import errors_naming
+from pipeline.storage.storage import fetched
 
 WEIGHTS_NAME, INFO_NAME, CARD_NAME = "backbone.pth", "backbone.json", "README.md"
 NOT_A_WEIGHT = "num_batches_tracked"
@@ -210,8 +211,12 @@ def _read_weights(file: Path, info: BackboneInfo) -> tuple[Mapping[str, Tensor],
 
 
 def find_export(path: Path | str) -> Path:
-    """The folder of an export: the path itself, or its `backbone` (of a checkpoint or a run)."""
-    folder = Path(path)
+    """The folder of an export: the path itself, or its `backbone` (of a checkpoint or a run).
+
+    Of one in a bucket it is a local copy.
+    """
+    own = (INFO_NAME, WEIGHTS_NAME)
+    folder = fetched(path, *own, *(f"{BACKBONE_FOLDER}/{name}" for name in own))
     if not (folder / INFO_NAME).exists() and (folder / BACKBONE_FOLDER).is_dir():
         return folder / BACKBONE_FOLDER
     return folder

@@ -11,12 +11,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from pipeline.backbone.folder import NOT_A_WEIGHT, load_backbone
+from pipeline.backbone.folder import NOT_A_WEIGHT, find_export, load_backbone
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, check_architecture, first_line, import_timm
 from pipeline.core.errors import InputError, check
 from pipeline.core.tensors import read_tensors
 from pipeline.images.preprocessing import Preprocessing
+from pipeline.storage.storage import is_url
 
 FETCH_SECONDS = 30
 """A firewall may answer nothing at all."""
@@ -51,7 +52,7 @@ def find_weights(place: str, architecture: str, *, max_pool: bool | None = None)
     Raises:
         InputError: there is no such thing, it cannot be fetched, or it is of another network.
     """
-    path = Path(place).expanduser()
+    path = find_export(place) if is_url(place) else Path(place).expanduser()
     if path.is_file():
         return Weights(read_state_dict(path))
     if not path.is_dir():

@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import lru_cache
 from http.client import HTTPException
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, Any, ClassVar, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -110,6 +111,11 @@ class ObjectStore(Store):
         with tempfile.TemporaryFile(prefix="salmask-") as spool:
             yield spool
             self._ask("written", name, lambda bucket: _upload(bucket, name, spool))
+
+    def upload(self, name: str, path: Path) -> None:
+        """Needs no spool file: a second copy of a checkpoint may be too large for the disk."""
+        with path.open("rb") as file:
+            self._ask("written", name, lambda bucket: _upload(bucket, name, file))
 
     def remove(self, name: str) -> None:  # noqa: D102
         with suppress(FileNotFoundError):

@@ -2,11 +2,16 @@
 
 import os
 import re
+import shutil
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl
 
 from pipeline.core.errors import InputError
+from pipeline.storage.atomic import atomic_file
 from pipeline.storage.hub import HubStore
 from pipeline.storage.store import RETRY_SECONDS, LocalStore, Store
 
@@ -28,9 +33,11 @@ anonymous: true sends no credentials.
 retry_seconds: how long an outage is retried; 30 by default.
 """
 
+COPIES = cache(lambda: TemporaryDirectory(prefix="salmask-copies-"))
+"""Makes the folder of all that is `fetched`, at its first use."""
 
 _OPTIONS_OF_URL = re.compile(
-    rf"(?<![\w.])((?:{'|'.join(REMOTE_SCHEMES)})://[^\s?'\"]*)\?[^\s'\",;)]*"
+    rf"(?<![\w.])((?:{'|'.join((*REMOTE_SCHEMES, *ALIASES))})://[^\s?'\"]*)\?[^\s'\",;)]*"
 )
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"?]*@")
 
@@ -97,6 +104,28 @@ def open_store(place: Place) -> Store:
     except ValueError as error:
         raise InputError(f"{url}: retry_seconds must be a number of seconds") from error
     return ObjectStore(scheme, base.strip("/"), tuple(sorted(options.items())), seconds)
+
+
+def fetched(place: Location, *names: str) -> Path:
+    """Return the folder at a location; of a bucket's, a local copy of the files of these names.
+
+    Those that are not there are left out. Copies last until the end, or `COPIES.cache_clear()`.
+    """
+    if not is_url(place):
+        return Path(place)
+    store = open_store(place)
+    folder = Path(COPIES().name, store.url.replace(":/", ""))
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            fetch(store, name, folder / name)
+    return folder
+
+
+def fetch(store: Store, name: str, path: Path) -> None:
+    """Copy a file of a store to a path, whole or not at all."""
+    with store.open(name) as remote, atomic_file(path, settle=False) as file:
+        shutil.copyfileobj(remote, file, 8 << 20)
 
 
 def open_uri(store: Store, uri: str) -> tuple[Store, str]:

@@ -109,6 +109,11 @@ class Store(ABC):
         with self.new_file(name) as file:
             file.write(data)
 
+    def upload(self, name: str, path: Path) -> None:
+        """Write a whole file, or nothing, with the bytes of a local one."""
+        with self.new_file(name) as file, path.open("rb") as local:
+            shutil.copyfileobj(local, file)
+
     def where(self, name: str) -> str:
         """Return the full path or URL of a file, for messages."""
         return f"{self.url.rstrip('/')}/{printable(name)}" if name else self.url

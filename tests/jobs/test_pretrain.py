@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import stream_options, sweep_options
 from jobs.pretrain import run
 from jobs.pretrain_options import find_base, read_command_line, runs_here
 from pipeline.core.errors import InputError
@@ -25,6 +26,24 @@ def test_the_recipe_is_where_the_fields_start_from() -> None:
     _, local, paper = read_command_line(words)
     assert local
     assert (paper.encoder.architecture, paper.epochs, paper.num_workers) == ("resnet50", 200, 3)
+
+
+@pytest.mark.parametrize("words", [["--out", "{}"], ["--out={}"]])
+def test_a_run_may_be_in_a_bucket(words: list[str]) -> None:
+    url = "s3://bucket/runs/first?endpoint_override=http://host:9000"
+    given = ["--shards", "s", *(word.format(url) for word in words)]
+    config = read_command_line(given)[2]
+    assert (config.bucket, config.out.name) == (url, "first")
+    assert config.place == config.to_json()["out"] == "s3://bucket/runs/first"
+    assert "9000" not in str(config.to_json())
+    plain, longer = "s3://bucket/first", "s3://bucket/first-0"
+    config = read_command_line(["s", plain, "--start-from", longer])[2]
+    assert (config.bucket, config.start_from) == (plain, longer)
+    with pytest.raises(SystemExit):
+        read_command_line([*given, "--bucket", url])
+    for other in (sweep_options, stream_options):
+        with pytest.raises(InputError, match="--out s3://bucket/runs/first is in a bucket: wanted"):
+            other.read_options(given, "")
 
 
 @pytest.mark.parametrize(

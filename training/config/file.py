@@ -9,7 +9,7 @@ from pipeline.core.errors import InputError, write_error
 from pipeline.core.plain import parse
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import temporaries, write_atomically
-from pipeline.storage.storage import Location
+from pipeline.storage.storage import Location, fetched
 from pipeline.storage.store import LocalStore
 from training.config.fields import dotted, with_fields
 from training.config.pretrain import PretrainConfig
@@ -155,9 +155,9 @@ def check_run_folder(out: Path, config: PretrainConfig, data_digest: str) -> Non
         )
 
 
-def check_same_settings(run: Path, config: PretrainConfig, data_digest: str) -> None:
+def check_same_settings(run: Location, config: PretrainConfig, data_digest: str) -> None:
     """Raises ``InputError`` unless a run has these settings and images, but for the schedule."""
-    lines = _changes(run, config, data_digest)
+    lines = _changes(fetched(run, CONFIG_FILE), config, data_digest)
     if lines := [line for line in lines if not line.startswith(MAY_DIFFER_ON_EXTENSION)]:
         raise InputError(
             f"extend {run} has other settings or images ({'; '.join(lines)}): leave them as they "

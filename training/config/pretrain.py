@@ -4,11 +4,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from pipeline.core.errors import check
 from pipeline.shardset.cache import CacheConfig
-from pipeline.storage.storage import Location, without_options
+from pipeline.storage.storage import Location, is_url, open_store, without_options
 from training.config.settings import (
     CheckpointConfig,
     CollapseConfig,
@@ -36,8 +38,9 @@ class PretrainConfig:
 
     Attributes:
         shards: folder or bucket (s3://, gs://, az://) that jobs/precompute.py wrote.
-        out: the run's folder: checkpoints, metrics, TensorBoard, exported backbone. A run that is
-            there already goes on.
+        out: the run's folder, or s3://, gs:// or az://bucket/run: checkpoints, metrics,
+            TensorBoard, exported backbone. A run that is there already goes on.
+        bucket: the URL that --out was; out is its name then, and a working folder in a run.
         start_from: folder of another run, whose newest checkpoint this one starts from: both
             encoders, heads and queue; optimiser and schedule, with its warm-up, are new ones. Not
             the same as encoder.init, which is the backbone alone.
@@ -78,8 +81,9 @@ class PretrainConfig:
 
     shards: Location
     out: Path
-    start_from: Path | None = None
-    extend: Path | None = None
+    bucket: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    start_from: Location | None = None
+    extend: Location | None = None
     epochs: int = 200
     epoch_steps: int | Literal["all"] | None = None
     batch_size: int = 256
@@ -155,8 +159,22 @@ class PretrainConfig:
         """Images of earlier sets in every global batch."""
         return round(self.replay.share * self.batch_size) if self.replay.shards else 0
 
+    @property
+    def place(self) -> str:
+        """The run's folder, or its URL without options."""
+        return str(self.out) if self.bucket is None else open_store(self.bucket).url
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain JSON values, URLs without their options."""
         text = without_options(json.dumps(dataclasses.asdict(self), default=str))
         plain: dict[str, Any] = json.loads(text)
+        if plain.pop("bucket") is not None:
+            plain["out"] = self.place
         return plain | {"method": {"name": self.method.name, **plain["method"]}}
+
+
+def with_place(config: PretrainConfig, out: Location) -> PretrainConfig:
+    """The configuration of a run in this folder, or at this URL in a bucket."""
+    name = open_store(out).url.rpartition("/")[2] if is_url(out) else out
+    bucket = str(out) if is_url(out) else None
+    return dataclasses.replace(config, out=Path(name), bucket=bucket)

@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from pipeline.backbone.folder import BACKBONE_FOLDER
 from pipeline.core.errors import InputError, write_error
 from pipeline.core.faults import point
 from pipeline.core.tensors import read_tensors
+from pipeline.storage.storage import Location, fetched, is_url, open_store
 
 STATE_FILE, CONFIG_FILE = "state.pt", "config.json"
+WHOLE = re.compile(rf"(checkpoints/step-\d+/){re.escape(STATE_FILE)}")
+"""In a bucket a checkpoint is whole with this file, which is written last and removed first."""
 
 
 class CheckpointStore:
@@ -80,6 +84,22 @@ class CheckpointStore:
     def folder_of(self, step: int) -> Path:
         """Where the checkpoint after ``step`` global steps is, or would be."""
         return self.folder / f"step-{step:08d}"
+
+
+def newest_in(names: Iterable[str], keep: int = 1) -> list[str]:
+    """Starts of the names of the newest whole checkpoints among a bucket's, the newest last."""
+    return sorted(found[1] for found in map(WHOLE.fullmatch, names) if found)[-keep:]
+
+
+def newest_checkpoint(run: Location) -> Path | None:
+    """The folder of a run's newest checkpoint, or a local copy of it; None: there is none."""
+    if not is_url(run):
+        return CheckpointStore(Path(run) / "checkpoints").latest()
+    names = list(open_store(run).names())
+    start = "" if STATE_FILE in names else next(iter(newest_in(names)), None)
+    if start is None:
+        return None
+    return fetched(run, *(name for name in names if name.startswith(start))) / start
 
 
 def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:

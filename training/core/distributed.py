@@ -144,6 +144,14 @@ def sum_over_ranks(numbers: list[int]) -> list[int]:
     return [int(word) for word in words.numpy().view(np.uint64)]
 
 
+def gathered(value: str) -> list[str]:
+    """The values of all ranks, in their order."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def agree(value: int) -> int:
     """The value of rank 0, on every rank: decisions that depend on its clock or its signals."""
     if world_size() == 1:

@@ -26,7 +26,8 @@ from pipeline.core.errors import InputError, refusing
 from pipeline.core.plain import fitted, parse
 from pipeline.images.pixel_format import PLAIN, PixelFormat
 from pipeline.images.preprocessing import HighPass, Preprocessing, short_side
-from training.core.checkpoint import CONFIG_FILE, STATE_FILE, CheckpointStore, load_state
+from pipeline.storage.storage import Location, is_url
+from training.core.checkpoint import CONFIG_FILE, STATE_FILE, load_state, newest_checkpoint
 from training.encoders.encoder import (
     Backbone,
     build_backbone,
@@ -77,7 +78,7 @@ def export_backbone(
     return write_backbone(folder, plain_state_dict(backbone), info)
 
 
-def load_encoder(path: Path, name: EncoderName = "query") -> tuple[nn.Module, BackboneInfo]:
+def load_encoder(path: Location, name: EncoderName = "query") -> tuple[nn.Module, BackboneInfo]:
     """Load an encoder of a run as `load_backbone` does; its provenance says which one it is.
 
     `path` is a run (its newest checkpoint) or a checkpoint; for the query encoder also an export.
@@ -119,7 +120,7 @@ def _momentum_encoder(checkpoint: Path) -> tuple[nn.Module, BackboneInfo]:
     return network.eval(), replace(info, provenance=provenance, weights_sha256=digest)
 
 
-def load_head(path: Path, name: str) -> nn.Sequential | None:
+def load_head(path: Location, name: str) -> nn.Sequential | None:
     """The plain projection head of an encoder, [B, F] -> [B, D], in evaluation mode on the CPU.
 
     Path and name are those of `load_encoder`; None for an export, which has no head.
@@ -149,11 +150,11 @@ def _head(method: Mapping[str, Tensor], name: str) -> nn.Sequential:
     return head.eval()
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: Location) -> Path:
     """The checkpoint that a path names, itself or a run's newest; `InputError` if neither."""
-    if (path / STATE_FILE).is_file():
-        return path
-    latest = CheckpointStore(path / "checkpoints").latest()
+    if not is_url(path) and Path(path, STATE_FILE).is_file():
+        return Path(path)
+    latest = newest_checkpoint(path)
     if latest is None:
         raise InputError(
             f"{path} is no checkpoint, and no run with one: the momentum encoder is kept in "

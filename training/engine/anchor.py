@@ -8,7 +8,6 @@ Shapes: C channels, S side of the view.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import DamagedSample
 from pipeline.core.progress import track
 from pipeline.storage.atomic import atomic_file
+from pipeline.storage.storage import Location, fetched
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import load_tensors
 from training.core.distributed import agree, mean_over_ranks, rank, world_size
@@ -73,7 +73,9 @@ def importances(backbone: nn.Module, views: Iterable[Tensor]) -> tuple[list[Tens
     return sums, count
 
 
-def _views(config: PretrainConfig, run: Path, backbone: nn.Module, fill: Fill) -> Iterator[Tensor]:
+def _views(
+    config: PretrainConfig, run: Location, backbone: nn.Module, fill: Fill
+) -> Iterator[Tensor]:
     """This rank's share of about 2,000 views of a run's images."""
     images = stored_images(first_run(run).shards, config.cache)
     numbers = hashed_subset(images.shard_sizes, NUM_IMAGES)[rank() :: world_size()]
@@ -88,13 +90,13 @@ def _views(config: PretrainConfig, run: Path, backbone: nn.Module, fill: Fill) -
         yield fill.prepare(to_unit_range(view_SS3.permute(2, 0, 1)[None], extractor.device))
 
 
-def _measured(config: PretrainConfig, run: Path, backbone: nn.Module, fill: Fill) -> Named:
+def _measured(config: PretrainConfig, run: Location, backbone: nn.Module, fill: Fill) -> Named:
     """The mean importance on the images of the run before, and on those of the runs before it."""
     sums, count = importances(backbone, _views(config, run, backbone, fill))
     total = mean_over_ranks(torch.tensor(float(count), device=sums[0].device)).clamp(min=1)
     names = (name for name, _ in backbone.named_parameters())
     found = {n: mean_over_ranks(one) / total for n, one in zip(names, sums, strict=True)}
-    earlier = run / ANCHOR_FILE
+    earlier = fetched(run, ANCHOR_FILE) / ANCHOR_FILE
     if earlier.exists():
         for name, value in load_tensors(earlier, sums[0].device)["importance"].items():
             found[name] += value

@@ -4,9 +4,10 @@ import shutil
 
 from pipeline.core.errors import check, write_error
 from pipeline.core.faults import point
+from pipeline.storage.storage import fetched
 from training.config.file import check_same_settings
 from training.config.pretrain import PretrainConfig
-from training.core.checkpoint import CheckpointStore
+from training.core.checkpoint import newest_checkpoint
 from training.data.damage import DAMAGED_FILE
 from training.engine.anchor import ANCHOR_FILE
 from training.engine.start import checkpoints
@@ -25,16 +26,19 @@ def check_extend(config: PretrainConfig, data_digest: str, total_steps: int) -> 
     run = config.extend
     if run is None or checkpoints(config).steps():
         return
-    check(run != config.out, f"extend {run} is the run's own --out: name another folder")
-    done = CheckpointStore(run / "checkpoints").steps()
     check(
-        bool(done),
-        f"extend {run} holds no checkpoint: name the folder of a run of jobs/pretrain.py",
+        str(run) not in (str(config.out), config.bucket),
+        f"extend {run} is the run's own --out: name another folder",
     )
+    latest = newest_checkpoint(run)
+    lost = f"extend {run} holds no checkpoint: name the folder of a run of jobs/pretrain.py"
+    check(latest is not None, lost)
     check_same_settings(run, config, data_digest)
+    assert latest is not None, "checked just now"
+    done = int(latest.name.removeprefix("step-"))
     check(
-        done[-1] < total_steps,
-        f"extend {run} has trained {done[-1]} steps, and --epochs {config.epochs} are "
+        done < total_steps,
+        f"extend {run} has trained {done} steps, and --epochs {config.epochs} are "
         f"{total_steps} in all: name more epochs",
     )
 
@@ -48,13 +52,13 @@ def begin_extension(config: PretrainConfig) -> None:
     run, store = config.extend, checkpoints(config)
     if run is None or store.steps():
         return
-    latest = CheckpointStore(run / "checkpoints").latest()
+    latest, old = newest_checkpoint(run), fetched(run, *KEPT)
     assert latest is not None, "checked before"
     temporary = store.folder / f".{latest.name}.tmp"
     try:
         for name in KEPT:
-            if (run / name).exists():
-                shutil.copyfile(run / name, config.out / name)
+            if (old / name).exists():
+                shutil.copyfile(old / name, config.out / name)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(latest, temporary)
         point("rename", latest)

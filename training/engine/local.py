@@ -19,6 +19,7 @@ from training.engine.loop import Trainer
 from training.engine.preflight import preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
+from training.record.mirror import working_folder
 
 
 def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunResult:
@@ -35,6 +36,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
                 f"num_workers {config.num_workers}, but torchrun started {world_size()} processes: "
                 "leave it out"
             )
+        config, mirror = stack.enter_context(working_folder(config))
         info = preflight(config, world_size())
         before = recorded_result(config, total_steps(config, info), ran=False)
         if before.finished:
@@ -44,10 +46,14 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
         if rank() == 0:
             write_config(config.out, config, info.plan_digest)
             begin_extension(config)
+            if mirror is not None:
+                mirror.push()
         else:
             stack.enter_context(listening(None))
         agree(0)  # until the checkpoint of an extended run is there
-        return Trainer(config, context).run()
+        trainer = Trainer(config, context)
+        trainer.mirror = mirror
+        return trainer.run()
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from training.evaluate.checks import run_checks
 from training.methods.interface import StepResult
 from training.randomness.draws import sample_seeds
 from training.record.contact_sheet import shown_views, write_contact_sheet
+from training.record.mirror import Mirror
 from training.record.run_record import RunRecord
 from training.views.fills import HIGH_PASS_AT_224, fill_named
 from training.views.inputs import HostBatch, build_inputs, to_device
@@ -54,6 +55,8 @@ class Trainer:
 
     Starts it, or resumes it from the newest checkpoint in ``config.out``.
     """
+
+    mirror: Mirror | None = None  # of rank 0, where the run is in a bucket
 
     def __init__(self, config: PretrainConfig, context: TrainContext) -> None:
         self.config, self.context, self.device = config, context, context.device
@@ -71,7 +74,6 @@ class Trainer:
         self.total_steps = config.epochs * self.steps_per_epoch
         self.fill = fill_named(config.fill).of_set(self.info.pixels.normalisation)
         self.autocast = autocast_dtype(config.precision, self.device)
-
         if self.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
@@ -204,6 +206,8 @@ class Trainer:
     def _decide(self) -> int:
         """Rank 0's decision after a step."""
         plan = self.config.checkpoint
+        if self.mirror is not None:
+            self.mirror.tick()
         if self.step == self.total_steps or self.context.stop_requested():
             return STOP
         minutes = (time.monotonic() - self._saved_at) / 60
@@ -246,19 +250,19 @@ class Trainer:
         self._saved_at = time.monotonic()
         if rank() != 0:
             return
-        state = {
-            "step": self.step,
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "record": self.record.state_dict(),
-        }
+        state = {"step": self.step, "method": self.method.state_dict()}
+        state |= {"optimizer": self.optimizer.state_dict(), "record": self.record.state_dict()}
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict(self._moment())
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
+        if self.mirror is not None:
+            self.mirror.end()
         # The checkpoint comes last: a run that has its last one writes nothing any more.
         self._export(self.config.out / "backbone")
         self.store.save(self.step, state, self.config.to_json(), self._export)
+        if self.mirror is not None:
+            self.mirror.begin()
 
     def _export(self, folder: Path) -> None:
         config, size = self.config, self.config.views.size
@@ -295,5 +299,5 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if rank() == 0:
-            say(f"resuming after step {state['step']} from {checkpoint}")
+            say(f"resuming after step {state['step']} of {self.config.place}")
         return int(state["step"])

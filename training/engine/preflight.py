@@ -211,7 +211,7 @@ def check_disk(config: PretrainConfig, *, more_runs: int = 0) -> None:
     size, keep = checkpoint_size(config), config.checkpoint.keep
     each = size.state + size.backbone
     there = len(checkpoints(config).steps())
-    checkpoints_left = keep + 1 - min(there, keep)
+    checkpoints_left = keep + 1 - min(there, keep) if config.bucket is None else 1
     # The newest backbone stands beside the checkpoints too, and twice while it is replaced.
     # An anchor has the weights of the start and their importance.
     single = 2 if config.anchor.kind == "none" else 4

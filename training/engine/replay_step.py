@@ -2,9 +2,9 @@
 
 import math
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -17,6 +17,7 @@ from training.engine.loop import Trainer
 from training.engine.preflight import preflight, total_steps
 from training.engine.start import checkpoints
 from training.record.metrics import METRICS_FILE
+from training.record.mirror import working_folder
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ def replay_step(config: PretrainConfig, step: int) -> Replayed:
     Raises:
         InputError: there is no such step, or the folder holds another run.
     """
-    total = total_steps(config, preflight(config, 1))
-    check(1 <= step <= total, f"--replay-step {step} must be from 1 to {total}, the run's last")
-    start = max((done for done in checkpoints(config).steps() if done < step), default=0)
-    with tempfile.TemporaryDirectory() as folder:
+    with working_folder(config) as (config, _), TemporaryDirectory() as folder:
+        total = total_steps(config, preflight(config, 1))
+        check(1 <= step <= total, f"--replay-step {step} must be from 1 to {total}, the run's last")
+        start = max((done for done in checkpoints(config).steps() if done < step), default=0)
         trainer = Trainer(_copy(config, start, Path(folder) / "run"), LocalContext())
         try:
             return _run_to(trainer, start, step)

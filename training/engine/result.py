@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from pipeline.storage.storage import fetched
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
-from training.record.metrics import LEARNING, latest_values, read_metrics
+from training.record.metrics import LEARNING, METRICS_FILE, latest_values, read_metrics
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,21 @@ def recorded_result(config: PretrainConfig, total_steps: int, *, ran: bool) -> R
 
 def result_lines(result: RunResult, config: PretrainConfig) -> list[str]:
     """Lines for people about a run that has finished or was stopped."""
-    total = result.total_steps
+    total, place = result.total_steps, config.place
     if not result.finished:
         return [f"stopped at step {result.step} of {total}; the same command goes on from there"]
     done = f"nothing to do: this run of {total} steps is already finished"
     lines, values = [f"finished {total} steps" if result.ran else done], result.values
     lines += [f"{name:10} {values[name]:.4g}" for name in ("loss", "knn") if name in values]
-    verdicts = [e["message"] for e in read_metrics(config.out) if e["kind"] == LEARNING]
+    record = read_metrics(fetched(config.bucket or config.out, METRICS_FILE))
+    verdicts = [entry["message"] for entry in record if entry["kind"] == LEARNING]
     lines += [f"learning   {verdict}" for verdict in verdicts[-1:]]
     if count := values.get("damaged_samples"):
-        lines.append(f"damaged    {count:.0f} samples were skipped: {config.out / DAMAGED_FILE}")
+        lines.append(f"damaged    {count:.0f} samples were skipped: {place}/{DAMAGED_FILE}")
     return [
         *lines,
-        f"backbone   {config.out / 'backbone'}",
-        f"masks      {config.out / 'contact_sheet.png'}",
-        f"metrics    {config.out / 'metrics.jsonl'}, tensorboard --logdir {config.out}",
-        f"results    {config.out} (next: jobs/report.py, jobs/evaluate.py --checkpoint)",
+        f"backbone   {place}/backbone",
+        f"masks      {place}/contact_sheet.png",
+        f"metrics    {place}/{METRICS_FILE}, tensorboard --logdir {place}",
+        f"results    {place} (next: jobs/report.py, jobs/evaluate.py --checkpoint)",
     ]

@@ -1,7 +1,6 @@
 """The run that another one starts from (`start_from`): its newest checkpoint, and what must fit."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,9 +8,10 @@ from torch import Tensor
 from pipeline.core.architectures import NoInitialWeights
 from pipeline.core.errors import InputError, check, refusing
 from pipeline.shardset.manifest import load_dataset_info
+from pipeline.storage.storage import Location, fetched
 from training.config.file import CONFIG_FILE, differences, read_config_file
 from training.config.pretrain import PretrainConfig
-from training.core.checkpoint import CheckpointStore, load_state
+from training.core.checkpoint import CheckpointStore, load_state, newest_checkpoint
 from training.encoders.encoder import build_backbone
 from training.methods.interface import Method
 from training.methods.registry import find_method
@@ -40,14 +40,15 @@ def checkpoints(config: PretrainConfig) -> CheckpointStore:
     return CheckpointStore(config.out / "checkpoints", keep=config.checkpoint.keep)
 
 
-def first_run(run: Path) -> PretrainConfig:
+def first_run(run: Location) -> PretrainConfig:
     """The settings of a run that another one starts from; InputError where they cannot be read."""
-    return read_config_file(run / CONFIG_FILE, shards=run, out=run)
+    folder = fetched(run, CONFIG_FILE)
+    return read_config_file(folder / CONFIG_FILE, shards=folder, out=folder)
 
 
-def first_state(run: Path, device: torch.device) -> dict[str, Tensor]:
+def first_state(run: Location, device: torch.device) -> dict[str, Tensor]:
     """The method's state in a run's newest checkpoint; InputError where there is none."""
-    checkpoint = CheckpointStore(run / "checkpoints").latest()
+    checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise InputError(
             f"start_from {run} holds no checkpoint: name the folder of a run of jobs/pretrain.py"
@@ -71,7 +72,10 @@ def check_start(config: PretrainConfig) -> None:
         )
     if run is None or checkpoints(config).steps():
         return
-    check(run != config.out, f"start_from {run} is the run's own --out: name another run")
+    check(
+        str(run) not in (str(config.out), config.bucket),
+        f"start_from {run} is the run's own --out: name another run",
+    )
     state, before = first_state(run, torch.device("cpu")), first_run(run)
     own = {name: value.shape for name, value in outlined_method(config).state_dict().items()}
     fits = own == {name: value.shape for name, value in state.items()}

@@ -26,6 +26,7 @@ from pipeline.backbone.channels import Inner, inner_channels, keep_channels
 from pipeline.backbone.folder import weights_digest
 from pipeline.backbone.info import BackboneInfo
 from pipeline.core.errors import check
+from pipeline.storage.storage import Location
 from training.core.context import LocalContext
 from training.core.distributed import gather_rows, rank
 from training.encoders.export import EncoderName, load_encoder
@@ -195,7 +196,7 @@ def narrowed(
 
 
 def load_narrowed(
-    path: Path, name: EncoderName, budget: float | None, shards: Path | None
+    path: Location, name: EncoderName, budget: float | None, shards: Path | None
 ) -> tuple[nn.Module, BackboneInfo]:
     """`load_encoder`, and then `narrowed` to a budget on images of shards or folders, if any."""
     if budget is None or shards is None:

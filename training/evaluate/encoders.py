@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -24,6 +23,7 @@ from pipeline.core.architectures import NoInitialWeights, plain_network
 from pipeline.core.errors import check
 from pipeline.images.pixel_format import IMAGENET_MEAN, IMAGENET_STD, RGB
 from pipeline.images.preprocessing import Preprocess
+from pipeline.storage.storage import without_options
 from training.encoders.encoder import load_initial
 from training.encoders.export import EncoderName, load_encoder, untrained_like
 from training.evaluate.features import FeatureExtractor, evaluation_mode
@@ -64,7 +64,7 @@ class NamedEncoder(FeatureExtractor):
     def result(self, train: Any, val: Any, **fields: Any) -> Result:  # noqa: ANN401
         """A figure; the sets are those of labelled images, or of images with boxes."""
         given: dict[str, Any] = {
-            "checkpoint": self.name,
+            "checkpoint": without_options(self.name),
             "encoder": self.kind,
             "architecture": self.info.architecture,
             "checkpoint_digest": self.digest,
@@ -130,17 +130,17 @@ def _load(
         )
 
     if name == UNTRAINED:
-        trained, info = load_encoder(Path(model))
+        trained, info = load_encoder(model)
         first, *twins = (
             encoder(UNTRAINED, untrained_like(trained, info, seed=s), info, f"random:{s}")
             for s in range(seed, seed + NUM_UNTRAINED)
         )
         return replace(first, twins=tuple(twins))
     if is_path(name) and not name.endswith(STATE_DICT):
-        network, info = load_encoder(Path(name), wanted)
+        network, info = load_encoder(name, wanted)
         return encoder(wanted, network, info, info.weights_sha256)
     # Published weights in the model's network, normalised as torchvision does.
-    like = load_encoder(Path(model))[1]
+    like = load_encoder(model)[1]
     with NoInitialWeights():
         network, _ = plain_network(
             like.architecture, max_pool=like.max_pool, channels=like.pixels.channels

@@ -108,7 +108,7 @@ def masked_views(case: Case) -> tuple[Tensor, dict[str, Any]]:
     fill, (masks, grid) = FILLS[fill_of(encoder)], masking_of(encoder, case.config.diagnostics)
     masker, cut = strategy_masker(masks, fill.high_pass), ViewConfig(size=size, grid=grid)
     is_run = encoder.kind in get_args(EncoderName)
-    head = load_head(Path(encoder.name), encoder.kind) if is_run else None
+    head = load_head(encoder.name, encoder.kind) if is_run else None
     embed = nn.Identity() if head is None else head.to(encoder.device)
     rows = CPU_ROWS if encoder.device.type == "cpu" else encoder.batch_size
     found = [torch.zeros(0, dtype=torch.float64)]

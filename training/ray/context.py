@@ -9,9 +9,13 @@ from pathlib import Path
 
 import torch
 
+from pipeline.core.progress import listening
+from pipeline.storage.storage import COPIES
 from training.config.pretrain import PretrainConfig
+from training.core.distributed import rank
+from training.record.mirror import STOP_FILE, working_folder
+from training.record.relay import Relay
 
-STOP_FILE = "stop-requested"
 STOP_POLL_SECONDS = 0.5
 
 
@@ -35,4 +39,11 @@ def pretrain_on_worker(config: PretrainConfig, device: torch.device) -> None:
     """Trains on one rank until the end of the run or a requested stop."""
     from training.engine.loop import Trainer
 
-    Trainer(config, RayTrainContext(config.out, device)).run()
+    with (
+        working_folder(config) as (config, mirror),
+        listening(Relay(config.out) if rank() == 0 else None),
+    ):
+        trainer = Trainer(config, RayTrainContext(config.out, device))
+        COPIES.cache_clear()  # Ray kills its workers
+        trainer.mirror = mirror
+        trainer.run()

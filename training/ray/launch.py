@@ -1,9 +1,11 @@
 """Run the training loop on Ray Train: restarts after crashes, and stops with a checkpoint."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
+from pipeline.core import progress
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING
 from pipeline.precompute.ray_session import ray_running
@@ -14,9 +16,10 @@ from training.engine.extend import begin_extension
 from training.engine.preflight import can_split, preflight, total_steps
 from training.engine.result import RunResult, recorded_result
 from training.engine.stopping import asked_to_stop
-from training.ray.context import STOP_FILE, pretrain_on_worker
+from training.ray.context import pretrain_on_worker
 from training.ray.nodes import answering_nodes, asked_for, check_nodes, live_nodes
 from training.ray.workers import FAILURES, job_error, make_trainer, was_waiting
+from training.record.mirror import STOP_FILE, working_folder
 from training.record.relay import Relay, shown
 
 RESTART_WAIT_SECONDS, RESTART_POLL_SECONDS = 600.0, 5.0
@@ -38,9 +41,11 @@ def launch(
             node does not reach shards and output.
         JobError: the run itself cannot go on; that is never tried again.
     """
-    if config.num_workers != "auto":
-        preflight(config, config.num_workers)  # before Ray, which takes seconds to start
-    with ray_running():
+    with ExitStack() as stack:
+        config, mirror = stack.enter_context(working_folder(config, states=False))
+        if config.num_workers != "auto":
+            preflight(config, config.num_workers)  # before Ray, which takes seconds to start
+        stack.enter_context(ray_running())
         nodes = [node.resources for node in live_nodes()]
         resources = share or first_resources(config.num_workers, nodes, partial(can_split, config))
         info = preflight(config, resources.num_workers)
@@ -51,12 +56,18 @@ def launch(
         check_nodes(config)
         write_config(config.out, config, info.plan_digest)
         begin_extension(config)
+        if mirror is not None:
+            mirror.push()
+            mirror.store.remove(STOP_FILE)
         stop_file = config.out / STOP_FILE
         stop_file.unlink(missing_ok=True)
-        with shown(config.out), asked_to_stop(stop_file.touch):
+        exchange = None if mirror is None else mirror.exchange
+        with shown(config.out, exchange), asked_to_stop(stop_file.touch):
             most_cpus = share.cpus_per_worker if share else None
             _train(config, resources, most_cpus=most_cpus, threads=threads)
         stop_file.unlink(missing_ok=True)
+        if mirror is not None:
+            mirror.pull(states=False)
         return recorded_result(config, total, ran=True)
 
 
@@ -87,7 +98,7 @@ def _train(
         cpus = min(left.cpus_per_worker, most_cpus or left.cpus_per_worker)
         resources = replace(left, cpus_per_worker=cpus)
         again = f"training is started again after {reason}, on {resources.num_workers} workers"
-        Relay(config.out).say(f"{WARNING}{again}")
+        (Relay(config.out) if config.bucket is None else progress).say(f"{WARNING}{again}")
 
 
 def _resources_left(config: PretrainConfig, first: Resources) -> Resources | None:

@@ -84,7 +84,9 @@ def answering_nodes(config: PretrainConfig) -> list[LiveNode]:
             if node.identity != here:
                 on_node = NodeAffinitySchedulingStrategy(node.identity, soft=False)
                 remote = _look.options(scheduling_strategy=on_node)
-                tasks[remote.remote(token, node.identity, digests)] = node
+                tasks[remote.remote(None if config.bucket else token, node.identity, digests)] = (
+                    node
+                )
         done, late = ray.wait([*tasks], num_returns=max(1, len(tasks)), timeout=ANSWER_SECONDS)
         for task in late:
             ray.cancel(task, force=True)
@@ -136,7 +138,7 @@ def token_in(out: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def look(token: Path, node: str, digests: Mapping[Location, str]) -> str | None:
+def look(token: Path | None, node: str, digests: Mapping[Location, str]) -> str | None:
     """Called on a node: returns what it does not reach of a token's folder and shards, or None."""
     for root, digest in digests.items():
         try:
@@ -148,6 +150,8 @@ def look(token: Path, node: str, digests: Mapping[Location, str]) -> str | None:
                     return f"{root} holds another shard set there than here"
         except JobError as error:
             return str(error)
+    if token is None:
+        return None
     deadline = time.monotonic() + SETTLE_SECONDS
     while not token.exists():
         if time.monotonic() > deadline:

@@ -52,8 +52,11 @@ class Relay:
 
 
 @contextmanager
-def shown(out: Path) -> Iterator[None]:
-    """While the block runs, this process's listener gets what is relayed through a folder."""
+def shown(out: Path, fetch: Callable[[bool], None] | None = None) -> Iterator[None]:
+    """While the block runs, this process's listener gets what is relayed through a folder.
+
+    `fetch` is called before each look into it, with whether that is the last.
+    """
     path = out / PROGRESS_FILE
     out.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -66,6 +69,8 @@ def shown(out: Path) -> Iterator[None]:
             latest, pending, is_last = b"", "", False
             while not is_last:
                 is_last = done.wait(POLL_SECONDS)
+                if fetch is not None:
+                    fetch(is_last)
                 *lines, pending = (pending + file.read()).split("\n")
                 for line in lines:
                     if not line.startswith(NOTE):

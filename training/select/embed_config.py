@@ -27,7 +27,7 @@ class EmbedConfig:
         label_column: column or suffix of their labels, likewise.
     """
 
-    checkpoint: Path
+    checkpoint: Location
     data: Location
     out: Path
     dtype: Literal["float32", "float16"] = "float32"

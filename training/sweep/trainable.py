@@ -20,10 +20,10 @@ from training.config.resources import Resources
 from training.core.threads import threads_set_by_user
 from training.engine.preflight import steps_per_epoch
 from training.engine.result import RunResult
-from training.ray.context import STOP_FILE
 from training.ray.launch import launch
 from training.ray.workers import started_by_ray
 from training.record.metrics import read_metrics
+from training.record.mirror import STOP_FILE
 from training.sweep.config import run_folder, trial_config
 
 POLL_SECONDS = 1.0

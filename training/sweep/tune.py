@@ -22,9 +22,9 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from pipeline.core.progress import Standing, say, show
 from training.config.resources import Resources
 from training.engine.stopping import asked_to_stop
-from training.ray.context import STOP_FILE
 from training.ray.private import PlacementGroupID
 from training.ray.workers import PLACEMENT_GROUP_FILE
+from training.record.mirror import STOP_FILE
 from training.sweep.config import OBJECTIVES, Sweep
 from training.sweep.results import Status, Trial, write_table
 from training.sweep.space import Domain, shown

@@ -111,7 +111,8 @@ def test_options_of_urls_are_for_nobody_else() -> None:
     options = "endpoint_override=http://10.0.0.7:9000&anonymous=true"
     assert without_options(f"s3://b/x?{options}") == "s3://b/x"
     assert without_options(f"no set at gs://b/x y?{options}") == f"no set at gs://b/x y?{options}"
-    assert without_options(f"a s3://b/x?{options}, az://c?{options}; c") == "a s3://b/x, az://c; c"
+    assert without_options(f"a s3://b?{options}, az://c?{options}; c") == "a s3://b, az://c; c"
+    assert without_options(f"azure://c/x?{options}") == "azure://c/x"
     assert without_options(f'{{"a": "s3://b?{options}", "b": 1}}') == '{"a": "s3://b", "b": 1}'
     for scheme in ("http", "postgresql+psycopg2"):
         assert (

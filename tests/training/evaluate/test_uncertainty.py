@@ -96,7 +96,7 @@ def test_u_by_hand(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_head_embeds_where_there_is_one(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     blind = nn.Sequential(nn.Linear(4, 2))
     nn.init.zeros_(blind[0].weight)  # type: ignore[arg-type]
-    heads = {(Path("made"), "query"): blind}
+    heads = {("made", "query"): blind}
     monkeypatch.setattr(module, "load_head", lambda path, name: heads[path, name])
     found, settings = masked_views(look(Corner(), sets, views=6))
     assert float(found.max()) < 1e-6, "its constant output"

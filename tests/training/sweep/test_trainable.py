@@ -18,8 +18,8 @@ from training.config.pretrain import PretrainConfig
 from training.config.recipes import debug
 from training.core.threads import threads_set_by_user
 from training.engine.result import RunResult
-from training.ray.context import STOP_FILE
 from training.record.metrics import METRICS_FILE
+from training.record.mirror import STOP_FILE
 from training.sweep import trainable as module
 from training.sweep.trainable import evaluations, trainable
 

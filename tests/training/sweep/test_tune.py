@@ -19,9 +19,9 @@ from tests.pretrain_jobs import is_trial, is_worker
 from tests.screens import check_bars, seen_in_terminal, whole_lines
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources
-from training.ray.context import STOP_FILE
 from training.ray.workers import PLACEMENT_GROUP_FILE
 from training.record.metrics import read_metrics
+from training.record.mirror import STOP_FILE
 from training.sweep import tune
 from training.sweep.config import Sweep
 from training.sweep.preflight import describe, locked
