@@ -260,16 +260,11 @@ class LocalStore(Store):
         orphans = [path for folder in self._folders() for path in temporaries(folder)]
         for path in orphans:
             point("remove", path)
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return len(orphans)
 
     def _folders(self) -> list[Path]:
-        if not self.root.is_dir():
-            return []
-        return [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
+        return [self.root, *self.root.glob("*/")] if self.root.is_dir() else []
 
 
 def printable(name: str) -> str:

@@ -239,9 +239,8 @@ class BatchDataset(Dataset[HostBatch]):
             places = [position % size for position in read]
             ids = map(id_at, places)
             sides = [self._readers[one >> SET_BITS].size(one & ROWS) for one in ids]
-            reduced = dict(
-                zip(places, reductions(seeds_B, np.array(sides), self._crops), strict=True)
-            )
+            by = reductions(seeds_B, np.array(sides), self._crops)
+            reduced = dict(zip(places, by, strict=True))
         samples, damages = read_positions(decode, read, batch_size=size, on_damaged=policy)
         skipped = {damage.position for damage in damages}
         for number in skipped if reduced else ():  # its crops are not those it was reduced for
