@@ -1,6 +1,8 @@
 """The errors that a job reports in one line, each with the exit code that the job ends with."""
 
 import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -63,6 +65,24 @@ def check(fits: bool, message: str) -> None:
     """Raise `InputError` with a message unless something that a person gave fits."""
     if not fits:
         raise InputError(message)
+
+
+@contextmanager
+def refusing(what: str, advice: str) -> Iterator[None]:
+    """Within it, whatever a damaged or foreign file raises is an `InputError` that names it."""
+    try:
+        yield
+    except JobError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{what} is damaged ({why}): {advice}") from error
+
+
+def first_ten(names: Sequence[str]) -> str:
+    """At most ten names, for a message, and the number of those that are left out."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{', '.join(names[:10])}{more}" if names else "none"
 
 
 def write_error(what: str, error: OSError) -> InputError:

@@ -172,7 +172,7 @@ def barrier_distance(features_ND: Floats, pieces: Superpixels) -> Floats:
         better = np.nonzero(reached < cost)
         if not len(better[0]):
             break
-        best = through_KND[:, *better].argmin(axis=0)
+        best = through_KND[:, *better].argmin(axis=0)  # type: ignore[arg-type]
         cost[better] = reached[better]
         highest[better], lowest[better] = high_KND[best, *better], low_KND[best, *better]
     cost[~np.isfinite(cost)] = 0.0  # further than the sweeps reach: nothing is known

@@ -132,15 +132,15 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
             null_values=[""],
             strings_can_be_null=True,
         )
-        line = file.readline()
+        head = file.readline()
         file.seek(0)
         reading = arrow_csv.ReadOptions(
-            column_names=_csv_schema(line).names,
+            column_names=_csv_schema(head).names,
             skip_rows=1,
             block_size=CSV_BLOCK_BYTES,
             use_threads=False,
         )
-        parsing = arrow_csv.ParseOptions(delimiter=_delimiter(line), newlines_in_values=True)
+        parsing = arrow_csv.ParseOptions(delimiter=_delimiter(head), newlines_in_values=True)
         batches = arrow_csv.open_csv(file, reading, parsing, convert)
     for batch in batches:
         cells = [

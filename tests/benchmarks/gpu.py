@@ -71,7 +71,7 @@ class Bench:
         if self.small:
             own |= {"encoder": EncoderConfig(architecture=NETWORK), "precision": "fp32"}
             own |= {"views": ViewConfig(size=32, grid=4)}
-            own |= {"method": replace(run.method, batch_norm_group=4)}  # type: ignore[call-arg]
+            own |= {"method": replace(run.method, batch_norm_group=4)}
         return replace(run, **own | changes)
 
     def train(self, config: PretrainConfig) -> tuple[Trainer, Figures]:

@@ -188,7 +188,7 @@ def pretrain(config: PretrainConfig, seen: Path, ranks: int = 1) -> None:
             file.write(json.dumps([step, place, ids, time.monotonic()]) + "\n")
         own(record, step, batch, *more)
 
-    RunRecord.add = add  # type: ignore[method-assign]
+    RunRecord.add = add  # type: ignore[assignment, method-assign]
     other = os.fork() if ranks == 2 else -1
     if ranks == 2:
         store = f"file://{seen}-store"

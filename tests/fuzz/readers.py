@@ -87,7 +87,9 @@ def make(folder: Path) -> None:
                 tar.add(folder / f"{number}.{suffix}", f"d/{number}.{suffix}")
     rows = [f'{number}.png,"a, {number}"\n' for number in range(4)]
     (folder / "x.csv").write_text("path,label\n" + "".join(rows))
-    cells = [{"bytes": data, "path": None} for data in pictures[:3]]
+    cells: list[dict[str, bytes | str | None]] = [
+        {"bytes": data, "path": None} for data in pictures[:3]
+    ]
     cells.append({"bytes": None, "path": "3.png"})
     table = pa.table({"image": cells, "label": list("abab")})
     pq.write_table(table, folder / "x.parquet", row_group_size=2, compression="zstd")

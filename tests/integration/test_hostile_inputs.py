@@ -105,8 +105,9 @@ def test_few_bytes_that_say_gigabytes_of_pixels(kind: str) -> None:
     data = encoded(kind, (64, 64))
     data = data.replace(struct.pack(">II", 64, 64), struct.pack(">II", 60_000, 60_000))
     for tag, width in ((256, "H"), (257, "H"), (256, "I"), (257, "I")):  # of a TIFF
-        entry = [struct.pack(f"<HHI{width}", tag, 3 + (width == "I"), 1, n) for n in (64, 60_000)]
-        data = data.replace(*entry)
+        kind_of_value = 3 + (width == "I")
+        old, new = (struct.pack(f"<HHI{width}", tag, kind_of_value, 1, n) for n in (64, 60_000))
+        data = data.replace(old, new)
     if kind == "png":
         data = data[:29] + struct.pack(">I", zlib.crc32(data[12:29])) + data[33:]
     assert len(data) < 20_000

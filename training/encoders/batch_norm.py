@@ -79,7 +79,7 @@ class _InPlace(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
         input, weight, saved_N2C = ctx.saved_tensors
         wanted, needs = _empty_as(input), ctx.needs_input_grad

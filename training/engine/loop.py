@@ -266,8 +266,10 @@ class Trainer:
 
     def _export(self, folder: Path) -> None:
         config, size = self.config, self.config.views.size
-        provenance = {"data_digest": self.info.plan_digest, "config": config.to_json()}
-        provenance |= {"step": self.step, "epochs": self.step / self.steps_per_epoch}
+        provenance = {"data_digest": self.info.plan_digest, "config": config.to_json()} | {
+            "step": self.step,
+            "epochs": self.step / self.steps_per_epoch,
+        }
         if self.adversary is not None:
             write_generator(folder.parent, self.adversary.generator, provenance)
         export_backbone(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,7 +51,7 @@ class MetricsLog:
         self._write({"step": step, "kind": kind, **values, **notes})
         named = {f"{kind}/{name}": value for name, value in values.items()}
         for name, value in named.items():
-            self._show(step, lambda board, n=name, v=value: board.add_scalar(n, v, step))
+            self._show(step, methodcaller("add_scalar", name, value, step))
         self._trackers.tell(lambda tracker: tracker.numbers(step, named))
 
     def message(self, *, step: int, kind: str, message: str) -> None:
