@@ -102,8 +102,8 @@ class Pretraining(Subject):
             if one["kind"] == "train":
                 assert one["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4), one
         shutil.rmtree(copy)
-        for file in (seen, Path(f"{seen}-store")):
-            file.unlink()
+        seen.unlink()
+        Path(f"{seen}-store").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

@@ -243,7 +243,8 @@ class _Progress(tune.Callback):
 
     def on_trial_complete(self, **info: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         trials, state = _states(info["trials"]), _state_of(info["trial"])
-        write_table(self._sweep, trials)
+        with suppress(OSError):  # Tune would take it for the trial's failure; it is written again
+            write_table(self._sweep, trials)
         self._changed = True
         done, why = sum(t.ended for t in trials), f" ({state.message})" if state.message else ""
         say(
