@@ -30,7 +30,7 @@ from pipeline.shardset.schema import (
     rejected_file,
     shard_file,
 )
-from pipeline.storage.parquet import as_text, texts
+from pipeline.storage.parquet import as_text, open_parquet
 from pipeline.storage.storage import Place, open_store
 from pipeline.storage.store import reason
 
@@ -227,7 +227,7 @@ def _read_table(
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     try:
         data = pa.BufferReader(store.read(name))
-        file = pq.ParquetFile(data, read_dictionary=texts(wanted))
+        file = open_parquet(data)
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         if (rows := sum(group.num_rows for group in groups)) > MOST_ROWS:
             raise pa.ArrowInvalid(f"{rows} rows, wanted at most {MOST_ROWS}")

@@ -22,7 +22,7 @@ from pipeline.sources.columns import (
     columns_of_further,
 )
 from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
-from pipeline.storage.parquet import as_text
+from pipeline.storage.parquet import as_text, open_parquet
 from pipeline.storage.storage import open_store, open_uri
 from pipeline.storage.store import LocalStore, Store, printable
 
@@ -123,7 +123,7 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
         return
     if suffix == ".parquet":
         names = columns.names()
-        table = pq.ParquetFile(file, read_dictionary=names)
+        table = open_parquet(file)
         batches = table.iter_batches(BATCH_ROWS, columns=names, use_threads=False)
     else:
         convert = arrow_csv.ConvertOptions(

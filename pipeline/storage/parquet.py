@@ -1,16 +1,20 @@
 """Text in parquet files, where a few bytes can stand for a long text a million times."""
 
+from typing import IO
+
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 LONGEST_TEXT = 1 << 16
 """Bytes of a name, a label, a path or a reason."""
 
 
-def texts(schema: pa.Schema) -> list[str]:
-    """Columns to read as dictionaries (`read_dictionary`): there each text takes memory once."""
-    kinds = pa.types.is_string, pa.types.is_large_string
-    return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+def open_parquet(file: IO[bytes] | pa.BufferReader) -> pq.ParquetFile:
+    """Open a file whose columns of text become dictionaries: there each text takes memory once."""
+    plain, kinds = pq.ParquetFile(file), (pa.types.is_string, pa.types.is_large_string)
+    texts = [one.name for one in plain.schema_arrow if any(kind(one.type) for kind in kinds)]
+    return pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=texts)
 
 
 def as_text(column: pa.Array) -> pa.Array:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.child_process import Child, ChildDied
 from tests.fuzz.readers import KINDS, read_damaged
 
-COUNT, MOST_NAMED = int(os.environ.get("FUZZ_INPUTS", "150")), 20
+COUNT, MOST_NAMED = int(os.environ.get("FUZZ_INPUTS", "100")), 20
 
 
 @pytest.fixture(scope="module")

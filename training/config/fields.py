@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pipeline.core.errors import InputError
 from pipeline.storage.storage import is_url
@@ -63,7 +63,11 @@ def check_name(kind: type[Any], name: str) -> None:
     """
     if (now := new_name(name)) != name:
         raise InputError(f"{name} is called {now} now")
+<<<<<<< HEAD
     kinds = _all_types_of(kind)  # type: ignore[arg-type]
+=======
+    kinds = _all_types_of(cast(Any, kind))
+>>>>>>> j-sec
     whole, _, last = name.rpartition(".")
     if name in kinds or (last in ("0", "1") and _is_pair(kinds.get(whole))):
         return

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from training.encoders.batch_norm import running_statistics_kept
+from training.encoders.encoder import running_statistics_kept
 
 
 class InParts(nn.Module):

@@ -21,7 +21,7 @@ from pipeline.core.errors import check
 from pipeline.core.progress import track
 from training.core.distributed import average_buffers, data_parallel, rank, world_size
 from training.core.schedules import cosine_lr
-from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import group_batch_norm
 from training.evaluate.case import Case
 from training.evaluate.features import Batch, View, loaded_batches
 from training.evaluate.results import Result

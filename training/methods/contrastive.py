@@ -25,7 +25,7 @@ from training.core.distributed import (
     world_size,
 )
 from training.core.schedules import Moment
-from training.encoders.batch_norm import running_statistics_kept
+from training.encoders.encoder import running_statistics_kept
 from training.methods.interface import Encode, Method, StepResult, embedding_spread
 from training.methods.prime_weights import prime_log_weights
 from training.methods.settings import HardNegativeConfig

@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from training.core.distributed import average_buffers
 from training.core.schedules import Moment
-from training.encoders.batch_norm import group_batch_norm
-from training.encoders.encoder import Backbone, projection_head
+from training.encoders.encoder import Backbone, group_batch_norm, projection_head
 from training.methods.settings import MethodConfig
 from training.views.inputs import EncoderInputs
 from training.views.spec import ViewSettings, ViewSpec

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.encoders import batch_norm
-from training.encoders.batch_norm import group_batch_norm, running_statistics_kept
+from training.encoders import encoder
+from training.encoders.encoder import group_batch_norm, running_statistics_kept
 
 
 class NormAndReLU(nn.BatchNorm2d):
@@ -79,7 +79,7 @@ def test_groups_in_their_places_have_the_bits_of_groups_put_together(
     shape: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_norm, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(encoder, "LEAST_NUMBERS", 1)
     torch.manual_seed(0)
     is_image = len(shape) == 4
     x = torch.randn(shape).to(dtype)

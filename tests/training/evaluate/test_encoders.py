@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.training.evaluate.cases import Normed, extractor_of, folders, made_result
-from training.encoders.batch_norm import group_batch_norm
+from training.encoders.encoder import group_batch_norm
 from training.evaluate import encoders
 from training.evaluate.encoders import calibrate, over_seeds
 from training.evaluate.features import FeatureExtractor

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from training.core.distributed import average_buffers, gather_rows
 from training.core.schedules import Moment, half_cosine
-from training.encoders.batch_norm import group_batch_norm
-from training.encoders.encoder import Backbone, projection_head
+from training.encoders.encoder import Backbone, group_batch_norm, projection_head
 from training.methods.byol.settings import BYOLConfig
 from training.methods.interface import (
     Encode,
