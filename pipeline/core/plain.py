@@ -24,11 +24,7 @@ def fitted(kind: type[Kind], plain: object) -> Kind:
     from pydantic import ValidationError  # slow to import
 
     try:
-<<<<<<< HEAD
-        made: Kind = _holder(kind)(value=plain).value  # type: ignore[arg-type]
-=======
         made: Kind = _holder(cast(Any, kind))(value=plain).value
->>>>>>> j-sec
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"][1:]))

@@ -63,11 +63,7 @@ def check_name(kind: type[Any], name: str) -> None:
     """
     if (now := new_name(name)) != name:
         raise InputError(f"{name} is called {now} now")
-<<<<<<< HEAD
-    kinds = _all_types_of(kind)  # type: ignore[arg-type]
-=======
     kinds = _all_types_of(cast(Any, kind))
->>>>>>> j-sec
     whole, _, last = name.rpartition(".")
     if name in kinds or (last in ("0", "1") and _is_pair(kinds.get(whole))):
         return
