@@ -117,7 +117,8 @@ def test_from_precompute_to_the_export(
     folder = tmp_path / "run" / "backbone"
     exported = load_info(folder)
     assert exported.pixels == info.pixels
-    assert exported.preprocessing.mean == info.pixels.mean
+    seen_by = exported.preprocessing
+    assert (seen_by.mean, seen_by.std) == info.pixels.normalisation
     file = next((tmp_path / "images" / "val").rglob(f"0.{suffix}"))
     values = np.load(file) if suffix == "npy" else cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     assert values is not None
