@@ -34,7 +34,8 @@ def atomic_file(path: Path, *, settle: bool = True) -> Iterator[IO[bytes]]:
             _point("rename", path)
             temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what ended the block may stop this, too
+                temporary.unlink(missing_ok=True)
             raise
         if settle:
             _point("settle", path)
@@ -60,7 +61,8 @@ def errors_naming(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:
+            error.filename = error.filename or str(path)
         raise
 
 

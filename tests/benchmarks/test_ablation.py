@@ -194,6 +194,7 @@ def test_every_arm_is_a_configuration_and_what_was_recorded_can_be_reported(
     assert table.baseline in table.arms
     configs = [
         json.dumps(read_command_line(command_line(table.options(arm) | places))[2].to_json())
+        + table.sources.get(arm, "")
         for arm in table.arms
     ]
     assert len(set(configs)) == len(configs)
