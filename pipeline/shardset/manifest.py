@@ -240,7 +240,7 @@ def _read_table(
                 chunks = [as_text(chunk) for chunk in table.column(number).chunks]
                 kind = field.with_type(pa.string())
                 table = table.set_column(number, kind, pa.chunked_array(chunks, pa.string()))
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         why = reason(error)
         raise SetError(f"{what} {store.where(name)} cannot be read ({why}): {AGAIN}") from error
     if not table.schema.equals(wanted):

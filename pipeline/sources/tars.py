@@ -51,7 +51,7 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"no such file: {store.where(name)}") from error
-        except (tarfile.TarError, OSError, OverflowError, MemoryError) as error:
+        except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(
                 f"{store.where(name)} is no tar that can be read ({reason(error)}); a compressed "
                 "one has to be unpacked first: its members cannot be reached one by one"
@@ -85,7 +85,8 @@ class _TarReader:
             try:
                 sample = next(samples, None)
             except ValueError as error:  # of the library
-                raise InputError(f"{self._where}: {error.args[0]}: remove one") from error
+                what = " ".join(str(error.args[0]).split())
+                raise InputError(f"{self._where}: {what}: remove one") from error
             yield from self._ignored
             self._ignored.clear()
             if sample is None:

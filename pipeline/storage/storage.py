@@ -65,7 +65,10 @@ def open_store(place: Place) -> Store:
     if isinstance(place, Store):
         return place
     if not is_url(place):
-        return LocalStore(Path(place).expanduser().resolve())
+        try:
+            return LocalStore(Path(place).expanduser().resolve())
+        except (ValueError, RuntimeError) as error:  # half a letter, a NUL, ~ of nobody
+            raise InputError(f"{str(place)!r} is no path ({error})") from error
     url, _, query = str(place).partition("?")
     scheme, _, base = url.partition("://")
     scheme = ALIASES.get(scheme, scheme)

@@ -116,7 +116,8 @@ class Store(ABC):
 
     def where(self, name: str) -> str:
         """Return the full path or URL of a file, for messages."""
-        return f"{self.url.rstrip('/')}/{printable(name)}" if name else self.url
+        shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in printable(name))
+        return f"{self.url.rstrip('/')}/{shown}" if name else self.url
 
     def open(self, name: str) -> io.BufferedReader:
         """Open a file for buffered reading and seeking."""

@@ -38,7 +38,7 @@ def or_problem(part: Callable[..., Any], *arguments: object, **named: object) ->
     """A part of a page; or None, and why there is none."""
     try:
         return part(*arguments, **named), ""
-    except JobError as error:
+    except (JobError, OverflowError) as error:  # of settings that somebody wrote
         return None, str(error)
 
 
