@@ -14,13 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.core.faults import point
 from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
-from pipeline.storage.file import File, version_of
+from pipeline.storage.file import File, RangeFile, version_of
 
 RETRY_SECONDS = 30.0
 """How long a temporary failure is retried, counted from the first failure."""
@@ -125,35 +126,7 @@ class Store(ABC):
         if size is None:
             raise FileNotFoundError(self.where(name))
         step = REMOTE_STEP if self.is_remote else LOCAL_STEP
-        return io.BufferedReader(_StoreFile(self, name, size), step)
-
-
-class _StoreFile(io.RawIOBase):
-    """A readable, seekable file; the store retries each read."""
-
-    def __init__(self, store: Store, name: str, size: int) -> None:
-        self._store, self._name, self._size = store, name, size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + (0, self._position, self._size)[whence]
-        if position < 0:
-            raise OSError(errno.EINVAL, f"{self._store.where(self._name)} has no byte {position}")
-        self._position = position
-        return position
-
-    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        length = max(0, min(len(buffer), self._size - self._position))
-        data = self._store.read(self._name, self._position, length) if length else b""
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        return io.BufferedReader(RangeFile(partial(self.read, name), self.where(name), size), step)
 
 
 @dataclass(frozen=True)

@@ -251,8 +251,8 @@ class BatchDataset(Dataset[HostBatch]):
             following = range(read.start + 1, read.stop + 1)
             partners, _ = read_positions(decode_map, following, batch_size=size, on_damaged=policy)
             maps.append(np.stack(partners))
-        own_damages = tuple(damage for damage in damages if damage.position < len(own))
-        return [image for image, _, _ in samples], maps, own_damages
+        of_own = tuple(damage for damage in damages if damage.position < len(own))
+        return [image for image, _, _ in samples], maps, of_own
 
     def _weights(self, damages: tuple[Damage, ...]) -> Tensor | None:
         if self.config.on_damaged == "raise":

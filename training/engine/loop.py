@@ -231,7 +231,7 @@ class Trainer:
         """Draws what the first samples of the next step look like to the encoders."""
         if rank() != 0 or self.step == self.total_steps:
             return
-        later = Path("contact_sheets") / f"step-{self.step:08d}.png"
+        later = f"contact_sheets/step-{self.step:08d}.png"
         path = self.config.out / (later if self.step else "contact_sheet.png")
         with self.record.interval.paused():
             views = self._masked_now(shown_views(self.config), on_cpu=True)
