@@ -26,3 +26,7 @@ def read(place: str | Path, **options: Any) -> list[RawImage]:  # noqa: ANN401
     images = [image for shard in plan.shards() for image in read_images(listing.data, shard)]
     assert len(images) == plan.info.num_images
     return images
+
+
+def found(place: str | Path, **options: Any) -> dict[str, bytes]:  # noqa: ANN401
+    return {image.source: image.data for image in read(place, **options)}

@@ -14,7 +14,8 @@ Mask = NDArray[np.uint8]
 # The outline and the holes, float32 [P, 2] each; the outline reaches about 1 from the origin.
 Contours = tuple[Floats, ...]
 
-SHARE_OF_PICTURE = (0.08, 0.25)  # of the object, without holes; less where it would not fit
+Range = tuple[float, float]
+SHARE_OF_PICTURE: Range = (0.08, 0.25)  # of the object, without holes; less where it would not fit
 MARGIN = 2  # pixels between the object and the border
 SUBPIXEL_BITS = 4
 FINER = 4  # pixels of the grid that an object is drawn on, per pixel of the picture
@@ -116,11 +117,13 @@ def litter(rng: np.random.Generator, scene: Floats) -> None:
     scene[:, covered] = painted[covered][:, :3].T
 
 
-def place_object(kind: str, rng: np.random.Generator, height: int, width: int) -> Mask:
+def place_object(
+    kind: str, rng: np.random.Generator, height: int, width: int, object_share: Range
+) -> Mask:
     """The antialiased mask [H, W] of an object, turned, stretched a little, wholly inside."""
     contours = OBJECTS[kind]
     area = cv2.contourArea(contours[0]) - sum(cv2.contourArea(hole) for hole in contours[1:])
-    share = rng.uniform(*SHARE_OF_PICTURE)
+    share = rng.uniform(*object_share)
     angle, stretch, shear = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.18), rng.normal(0, 0.08)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     form = np.array([[stretch, shear], [0, 1 / stretch]])  # keeps the area

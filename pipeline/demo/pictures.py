@@ -31,6 +31,7 @@ from pipeline.core.progress import track
 from pipeline.demo.objects import (
     OBJECTS,
     SHARE_OF_PICTURE,
+    Range,
     litter,
     place_object,
     shaded_surface,
@@ -67,6 +68,7 @@ def make_demo_pictures(
     num_usual: int = 2000,
     num_changed: int = 2000,
     seed: int = 0,
+    object_share: Range = SHARE_OF_PICTURE,
     num_processes: int = 1,
 ) -> None:
     """Write `out/pictures/{train,usual,changed}/KIND/NNNN.jpg` and `out/masks/...` (.png).
@@ -83,10 +85,11 @@ def make_demo_pictures(
         num_usual: pictures to evaluate with, typical backgrounds, likewise.
         num_changed: pictures to evaluate with, any backgrounds, likewise.
         seed: what all draws derive from; no picture is the same under another one.
+        object_share: of the picture, the least and the most, above 0 and below 1.
         num_processes: how many draw at once, 1 or more.
 
     Raises:
-        InputError: a count or the seed cannot be used, or `out` holds something else.
+        InputError: a count, a share or the seed cannot be used, or `out` holds something else.
     """
     counts = dict(zip(SPLITS, (num_train, num_usual, num_changed), strict=True))
     for split, count in counts.items():
@@ -97,8 +100,12 @@ def make_demo_pictures(
             )
     if num_processes < 1 or seed < 0:
         raise InputError(f"num_processes {num_processes} must be 1 or more, seed {seed} 0 or more")
+    if not 0 < object_share[0] <= object_share[1] < 1:
+        raise InputError(
+            f"object_share {object_share} must be two numbers between 0 and 1, the least first"
+        )
     wanted: dict[str, object] = {f"num_{split}": count for split, count in counts.items()}
-    wanted |= {"seed": seed, "size": SIDE, "object_share": list(SHARE_OF_PICTURE)}
+    wanted |= {"seed": seed, "size": SIDE, "object_share": list(object_share)}
     wanted |= {"version": DRAWING_VERSION, "kinds": list(KINDS)}
     wanted["digest"] = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     if is_complete(out, wanted):
@@ -111,7 +118,7 @@ def make_demo_pictures(
         for split, kind in itertools.product(SPLITS, KINDS):
             (out / folder / split / kind).mkdir(parents=True)
     numbers = [(split, number) for split, count in counts.items() for number in range(count)]
-    draw = partial(_write_picture, out, seed)
+    draw = partial(_write_picture, out, seed, object_share)
     with ExitStack() as open_pool:
         drawn: Iterable[None] = map(draw, numbers)
         if num_processes > 1:
@@ -137,19 +144,22 @@ def _end_with_parent() -> None:
     Thread(target=wait, daemon=True).start()
 
 
-def _write_picture(out: Path, seed: int, numbered: tuple[str, int]) -> None:
+def _write_picture(out: Path, seed: int, object_share: Range, numbered: tuple[str, int]) -> None:
     split, number = numbered
     cv2.setNumThreads(1)  # small pictures: more threads only wait for each other
     names, kind = (("pictures", "jpg"), ("masks", "png")), KINDS[number % len(KINDS)]
-    for (folder, suffix), data in zip(names, encoded_picture(seed, split, number), strict=True):
+    encoded = encoded_picture(seed, split, number, object_share=object_share)
+    for (folder, suffix), data in zip(names, encoded, strict=True):
         (out / folder / split / kind / f"{number:04d}.{suffix}").write_bytes(data)
 
 
 @lru_cache(maxsize=1)  # the picture and its mask are read one after the other
-def encoded_picture(seed: int, split: str, number: int, side: int = SIDE) -> tuple[bytes, bytes]:
+def encoded_picture(
+    seed: int, split: str, number: int, side: int = SIDE, object_share: Range = SHARE_OF_PICTURE
+) -> tuple[bytes, bytes]:
     """A picture as a JPEG, and its mask as a PNG; sides within 10 % of `side` pixels."""
     kind, rng = KINDS[number % len(KINDS)], picture_rng(seed, split, number)
-    picture = draw_picture(kind, rng, side, split=split)
+    picture = draw_picture(kind, rng, side, split=split, object_share=object_share)
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     jpeg, png = cv2.imencode(".jpg", picture.pixels, quality), cv2.imencode(".png", picture.mask)
     return jpeg[1].tobytes(), png[1].tobytes()
@@ -181,7 +191,12 @@ def is_complete(out: Path, wanted: dict[str, object]) -> bool:
 
 
 def draw_picture(
-    kind: str, rng: np.random.Generator, size: int, *, split: str = "changed"
+    kind: str,
+    rng: np.random.Generator,
+    size: int,
+    *,
+    split: str = "changed",
+    object_share: Range = SHARE_OF_PICTURE,
 ) -> Picture:
     """Draw one object of a kind over a background, sides within 10 % of `size`.
 
@@ -197,7 +212,7 @@ def draw_picture(
     # From the light's side, so that shading and shadow of one picture agree.
     angle = rng.uniform(0, 2 * np.pi)
     light = np.array([np.cos(angle), np.sin(angle)], np.float32)
-    mask = place_object(kind, rng, height, width)
+    mask = place_object(kind, rng, height, width, object_share)
     alpha = mask.astype(np.float32) / 255
     surface = shaded_surface(kind, mask, colour, light, rng)
     scene *= 1 - soft_shadow(mask, light, rng)

@@ -93,11 +93,10 @@ class BatchDataset(Dataset[HostBatch]):
         self._set(config)
 
     def _set(self, config: StreamConfig) -> None:
-        self.config, self._crops = config, crops_of(config.views)
-        self._maskers = [(view, view.masker) for view in config.views if view.masker is not None]
-        self._swaps = [
-            (view, view.fill) for view in config.views if isinstance(view.fill, PatchSwap)
-        ]
+        views = config.views
+        self.config, self._crops = config, crops_of(views)
+        self._maskers = [(view, view.masker) for view in views if view.masker is not None]
+        self._swaps = [(view, view.fill) for view in views if isinstance(view.fill, PatchSwap)]
         self._steered_by_next = any(masker.steered_by_next for _, masker in self._maskers)
 
     def with_views(self, views: tuple[ViewSpec, ...]) -> "BatchDataset":

@@ -1,6 +1,5 @@
 """The training loop: sees a context, never Ray; the same in one process and on a cluster."""
 
-import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,6 @@ from pipeline.core.progress import duration, say
 from pipeline.images.filters import scaled_kernel
 from pipeline.saliency.mask_generator import write_generator
 from pipeline.shardset.manifest import load_dataset_info
-from pipeline.storage.atomic import write_atomically
 from training.config.derived import replayed_sets, stream_config
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import load_state
@@ -33,7 +31,7 @@ from training.engine.device import autocast_dtype, num_loader_workers
 from training.engine.optimisers import build_optimiser
 from training.engine.parts import InParts
 from training.engine.preflight import steps_per_epoch
-from training.engine.result import RunResult
+from training.engine.result import RunResult, write_failed_step
 from training.engine.start import build_method, checkpoints, first_state
 from training.evaluate.checks import run_checks
 from training.methods.interface import StepResult
@@ -46,8 +44,6 @@ from training.views.inputs import HostBatch, build_inputs, to_device
 from training.views.spec import ViewSpec
 
 CONTINUE, SAVE, STOP = 0, 1, 2
-FAILED_FILE = "failed_step.json"
-"""The last step of a run that diverged or collapsed: its number, seed and images."""
 
 
 class Trainer:
@@ -101,7 +97,8 @@ class Trainer:
             with suppress(OSError):  # what ended the run may stop this, too
                 self.record.close(finished=False)
                 if isinstance(error, Diverged | Collapsed) and rank() == 0:
-                    self._write_failed_step(str(error))
+                    images = self.dataset.keys_at(self.step - 1)
+                    write_failed_step(self.config, self.step, str(error), images)
             if isinstance(error, OSError) and error.errno in NOT_WRITABLE:  # Ray tries others again
                 raise write_error(str(error.filename or "a file"), error) from error
             raise
@@ -237,12 +234,6 @@ class Trainer:
             views = self._masked_now(shown_views(self.config), on_cpu=True)
             write_contact_sheet(path, self.dataset, self.config, step=self.step, views=views)
         self.record.show(self.step, "masks", path)
-
-    def _write_failed_step(self, reason: str) -> None:
-        """Writes what the last step was, which ``--replay-step`` runs again."""
-        images = self.dataset.keys_at(self.step - 1)
-        failed = {"step": self.step, "seed": self.config.seed, "reason": reason, "images": images}
-        write_atomically(self.config.out / FAILED_FILE, json.dumps(failed, indent=1).encode())
 
     def _save(self) -> None:
         self.method.average_statistics()

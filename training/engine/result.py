@@ -1,12 +1,18 @@
 """The state of a run at its end, and the lines about it that a job prints."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import fetched
 from training.config.pretrain import PretrainConfig
 from training.core.checkpoint import CheckpointStore
 from training.data.damage import DAMAGED_FILE
 from training.record.metrics import LEARNING, METRICS_FILE, latest_values, read_metrics
+
+FAILED_FILE = "failed_step.json"
+"""The last step of a run that diverged or collapsed: its number, seed and images."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,11 @@ def result_lines(result: RunResult, config: PretrainConfig) -> list[str]:
         f"metrics    {place}/{METRICS_FILE}, tensorboard --logdir {place}",
         f"results    {place} (next: jobs/report.py, jobs/evaluate.py --checkpoint)",
     ]
+
+
+def write_failed_step(
+    config: PretrainConfig, step: int, reason: str, images: Sequence[str]
+) -> None:
+    """Writes what the last step was, 1 or more, and its images' keys; for ``--replay-step``."""
+    failed = {"step": step, "seed": config.seed, "reason": reason, "images": list(images)}
+    write_atomically(config.out / FAILED_FILE, json.dumps(failed, indent=1).encode())

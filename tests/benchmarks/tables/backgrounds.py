@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from pipeline.demo.objects import SHARE_OF_PICTURE
 from pipeline.demo.pictures import make_demo_pictures
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
@@ -12,13 +13,18 @@ NETWORK: Options = {"encoder.architecture": "timm:test_resnet", "encoder.stem": 
 NUM_TRAIN, BATCH, STEPS = 3200, 64, 2000
 
 
-def prepare(folder: Path, seed: int, source: str = "boundary") -> Data:
+def prepare(
+    folder: Path,
+    seed: int,
+    source: str = "boundary",
+    object_share: tuple[float, float] = SHARE_OF_PICTURE,
+) -> Data:
     """Pictures and shards of a seed; other seeds have wholly other pictures.
 
     `external` saliency is the true masks.
     """
     made, shards = folder / f"pictures-{seed}", shards_of(folder / f"shards-{seed}", source)
-    make_demo_pictures(made, num_train=NUM_TRAIN, seed=seed)
+    make_demo_pictures(made, num_train=NUM_TRAIN, seed=seed, object_share=object_share)
     masks = made / "masks" / "train" if source == "external" else ""
     data = made / "pictures" / "train"
     run_precompute(PrecomputeConfig(data=data, out=shards, saliency=source, masks=masks))

@@ -168,6 +168,17 @@ def test_a_complete_set_is_kept_and_other_parameters_are_refused(tmp_path: Path)
     assert files(tmp_path) == before
 
 
+def test_objects_are_as_small_as_asked(tmp_path: Path) -> None:
+    make_demo_pictures(tmp_path, **few(), object_share=(0.03, 0.1))
+    masks = [cv2.imread(str(file), 0) for file in (tmp_path / "masks").rglob("*.png")]
+    shares = [float((mask > 0).mean()) for mask in masks]
+    # The outlines are rounded to pixels, and drawn with their border: up to 0.0105 more was seen.
+    assert 0.03 < min(shares) < 0.05
+    assert 0.06 < max(shares) < 0.12
+    with pytest.raises(InputError, match=r"object_share \[0.03, 0.1\]"):
+        make_demo_pictures(tmp_path, **few())
+
+
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "holiday.jpg").write_bytes(b"mine")
@@ -184,6 +195,9 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         ({"num_usual": -8}, "num_usual"),
         ({"num_changed": 4}, "num_changed"),
         ({"seed": -1}, "seed"),
+        ({"object_share": (0.0, 0.2)}, "object_share"),
+        ({"object_share": (0.3, 0.2)}, "object_share"),
+        ({"object_share": (0.3, 1.0)}, "object_share"),
     ],
 )
 def test_unusable_numbers_are_refused(tmp_path: Path, options: dict[str, Any], named: str) -> None:

@@ -10,8 +10,8 @@ from pipeline.core.errors import Diverged, InputError
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
 from training.config.settings import CheckpointConfig, KnnConfig, OptimConfig
-from training.engine.loop import FAILED_FILE
 from training.engine.replay_step import replay_lines, replay_step
+from training.engine.result import FAILED_FILE
 from training.record.metrics import read_metrics
 from training.views.settings import MaskConfig
 
