@@ -28,8 +28,14 @@ def run() -> int:
     clock, was_done = Clock(work / "seconds.json"), (work / "result.json").exists()
     train, test = config.num_train, config.num_test
     say(f"making {train + 2 * test:,} pictures of 8 kinds in {work}")
-    counts = {"num_train": train, "num_usual": test, "num_changed": test}
-    make_demo_pictures(work, **counts, seed=config.seed, num_processes=NUM_PROCESSES)
+    make_demo_pictures(
+        work,
+        num_train=train,
+        num_usual=test,
+        num_changed=test,
+        seed=config.seed,
+        num_processes=NUM_PROCESSES,
+    )
     pictures = work / "pictures"
     if config.only_pictures:
         conclude({"pictures": pictures}, f"results    {pictures} (next: jobs/precompute.py)")

@@ -27,8 +27,7 @@ def store(**changes: object) -> SyntheticStore:
 
 
 def test_the_pictures_and_masks_are_the_demos_own_byte_for_byte(tmp_path: Path) -> None:
-    counts = {"num_train": 8, "num_usual": 8, "num_changed": 8}
-    make_demo_pictures(tmp_path, **counts, seed=2)
+    make_demo_pictures(tmp_path, num_train=8, num_usual=8, num_changed=8, seed=2)
     for split in ("train", "changed"):
         made = store(split=split)
         for number in range(8):
