@@ -59,4 +59,4 @@ def table(photographs: str, num: int, epochs: int) -> Table:
     )
 
 
-TABLE = table("imagenette160", 4800, 27)
+TABLE = table("imagenette160", 4800, 8)
