@@ -134,5 +134,5 @@ def kind_of(values: Values) -> str:
     if not np.issubdtype(values.dtype, np.floating):
         raise ImageError(f"holds {values.dtype}, wanted are integers or floats")
     if not np.isfinite(values).all():
-        raise ImageError("holds values that are not finite")
+        raise ImageError("holds values that are not finite (NaN, infinite): replace them first")
     return FLOATS
