@@ -99,7 +99,7 @@ def test_a_step_descends_the_weighed_sum_of_the_parts(shards: Path) -> None:
     logs = [trainer.prototypes.log_p(features, 0.1) for features in seen]
     parts = losses(*logs, mask_B1PP=mask, area=(0.1, 0.3))
     loss = parts.keep - 2 * parts.entropy + 3 * parts.variation + 4 * parts.area
-    expected = torch.autograd.grad(loss + BOUNDS_WEIGHT * parts.bounds, network.parameters())
+    expected = torch.autograd.grad(loss + BOUNDS_WEIGHT * parts.bounds, list(network.parameters()))
     trainer._train_step(crops)
     for weight, gradient in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient)
