@@ -98,7 +98,8 @@ def begin(
     if config.append:
         _check_append(out, history, parameters)
         known_classes = history.finished[-1].class_names
-    images = collect(replace(listing, takes=config.takes), known_classes)
+    takes = None if config.part == "all" else config.takes
+    images = collect(replace(listing, takes=takes), known_classes)
     images = images if most is None else images.spread(most)
     data = listing.data
     if config.saliency == EXTERNAL:
@@ -170,7 +171,6 @@ def _write_plan(
         parameters,
         shard_images=config.shard_images,
         shard_bytes=config.shard_mib * MIB,
-        keeps_order=listing.keeps_order,
         first_shard=first_shard,
         follows=follows,
     )
@@ -180,7 +180,7 @@ def _write_plan(
     else:
         if generation:
             discard_shards(out, first_shard)  # of an append that was given up
-        write_versions(out, versions_of(plan.rows)[plan.order], generation)
+        write_versions(out, map(versions_of, plan.rows), generation)
         write_plan(out, plan, generation)
     plans[generation] = begun or plan.info
     return plans, images.rows.num_rows - new.rows.num_rows, begun is not None, history
@@ -249,29 +249,35 @@ def match_masks(images: Collected, store: Store) -> Collected:
             masks[stem] = name, size
     if not masks:
         raise InputError(f"no mask below {store.url}: images or .npy files are wanted")
-    table = images.rows
-    stems = [os.path.splitext(source)[0] for source in table["source"].to_pylist()]
-    rows = pc.index_in(pa.array(stems), value_set=pa.array(list(masks)))
-    names, sizes = zip(*masks.values(), strict=True)
-    for column, values in (("mask", list(map(os.fsencode, names))), ("mask_bytes", list(sizes))):
-        field = PLAN_SCHEMA.field(column)
-        table = table.append_column(field, pa.array(values, field.type).take(rows))
-    return replace(images, rows=table)
+    known, (names, sizes) = pa.array(list(masks)), zip(*masks.values(), strict=True)
+    columns = {"mask": list(map(os.fsencode, names)), "mask_bytes": list(sizes)}
+
+    def matched(part: pa.Table) -> pa.Table:
+        stems = [os.path.splitext(source)[0] for source in part["source"].to_pylist()]
+        rows = pc.index_in(pa.array(stems), value_set=known)
+        for column, values in columns.items():
+            field = PLAN_SCHEMA.field(column)
+            part = part.append_column(field, pa.array(values, field.type).take(rows))
+        return part
+
+    return replace(images, rows=images.rows.map(matched))
 
 
 def check_masks(images: Collected, where: str) -> None:
     """Raise InputError with the number of images without a mask and the names of the first."""
-    rows = images.rows
-    has_mask = np.zeros(rows.num_rows, bool)
-    for name in ("mask", "mask_offset"):
-        if name in rows.column_names:
-            has_mask |= rows[name].is_valid().to_numpy()
-    missing = np.flatnonzero(~has_mask)
-    if len(missing):
-        first = rows["source"].take(pa.array(missing[:NUM_NAMED])).to_pylist()
-        more = ", ..." if len(missing) > NUM_NAMED else ""
+    num_missing, first = 0, list[str]()
+    for part in images.rows:
+        has_mask = np.zeros(part.num_rows, bool)
+        for name in ("mask", "mask_offset"):
+            if name in part.column_names:
+                has_mask |= part[name].is_valid().to_numpy()
+        missing = part["source"].filter(pa.array(~has_mask))
+        num_missing += len(missing)
+        first += missing.slice(0, NUM_NAMED - len(first)).to_pylist()
+    if num_missing:
+        more = ", ..." if num_missing > NUM_NAMED else ""
         raise InputError(
-            f"{len(missing)} of {rows.num_rows} images have no mask in {where}: "
+            f"{num_missing} of {images.rows.num_rows} images have no mask in {where}: "
             f"{', '.join(sorted(first))}{more}; add them, or give these images a uniform map with "
             "--missing-masks uniform"
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.amend import (
@@ -38,6 +39,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, shard_name
 from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
+from pipeline.sources.rows import Rows
 from pipeline.storage.store import Store
 
 
@@ -140,8 +142,8 @@ def new_images(
                 "made again without its other images: give --data that has them all"
             )
         plans[generation] = amend(out, plan, generation, found, plan.listing or plan.digest)
-    rows = images.rows.filter(pa.array(is_new)).combine_chunks()
-    return replace(images, rows=rows), tuple(covered), replace(history, finished=tuple(plans))
+    new = replace(images, rows=images.rows.filter(is_new))
+    return new, tuple(covered), replace(history, finished=tuple(plans))
 
 
 def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -> PlanInfo | None:
@@ -161,8 +163,7 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
         return None
     is_same = plan.info.digest == (old.listing or old.digest)
     versions = read_versions(store, generation)
-    now = versions_of(plan.rows)[plan.order]
-    if is_same and (versions is None or np.array_equal(versions, now)):
+    if is_same and (versions is None or _are_versions(versions, plan.rows)):
         return old
     named, found = "", list[ShardDifference]()
     if not is_same:
@@ -195,6 +196,11 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
     raise InputError(f"{store.url} was begun with {what}: {way_out}")
 
 
+def _are_versions(versions: NDArray[np.int64], rows: Rows) -> bool:
+    pairs = zip(rows, np.split(versions, rows.ends[1:-1]), strict=True)
+    return all(np.array_equal(versions_of(part), some) for part, some in pairs)
+
+
 def _other_settings(old: PlanInfo, plan: Plan) -> str:
     """The first setting that differs, or that the classes do; empty if nothing does."""
     if named := parameter_difference(old.parameters, plan.info.parameters):
@@ -205,7 +211,7 @@ def _other_settings(old: PlanInfo, plan: Plan) -> str:
 def _difference(store: Store, plan: Plan, generation: int, may_change: set[str]) -> str:
     """What differs first about the images, in words, but for some that may change."""
     rows = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
-    before, now = (table.select(["source", "num_bytes"]) for table in (rows, plan.rows))
+    before, now = (table.select(["source", "num_bytes"]) for table in (rows, plan.rows.whole()))
     both = before.join(now, "source", join_type="full outer", right_suffix="_now")
     differs = pc.fill_null(pc.not_equal(both["num_bytes"], both["num_bytes_now"]), True)
     allowed = pc.is_in(both["source"], value_set=pa.array(may_change, pa.large_string()))

@@ -58,7 +58,7 @@ def open_pictures(place: Location, form: PixelFormat = PLAIN, **columns: str) ->
     else:
         listing = open_source(place, SourceOptions(**columns))  # type: ignore[arg-type]
         found = collect(listing)
-        rows, classes = found.rows, found.class_names
+        rows, classes = found.rows.whole(), found.class_names
         rows = rows if listing.keeps_order else rows.sort_by("source")
         # The columns that are missing are null.
         whole = pa.concat_tables([PLAN_SCHEMA.empty_table(), rows], promote_options="default")

@@ -47,11 +47,11 @@ def listing(rows: Sequence[Row], **options: Any) -> Listing:  # noqa: ANN401
 def plan_of(
     rows: Sequence[Row],
     parameters: dict[str, object] = PARAMETERS,
+    keeps_order: bool = False,
     **limits: Any,  # noqa: ANN401
 ) -> Plan:
-    return make_plan(
-        collect(listing(rows)), parameters, **{"shard_images": 4, "shard_bytes": 10_000, **limits}
-    )
+    images = collect(listing(rows, keeps_order=keeps_order))
+    return make_plan(images, parameters, **{"shard_images": 4, "shard_bytes": 10_000, **limits})
 
 
 def sources(plan: Plan) -> list[list[str]]:
@@ -111,8 +111,8 @@ def test_labels_are_numbered_in_order(
 ) -> None:
     labels = ["10", "9", "-1", "9"]
     rows = [{"source": f"{n}.jpg", "num_bytes": 1, "label": v} for n, v in enumerate(labels)]
-    collected = collect(listing(rows, counts_as_numbers=by_value), known)
-    assert (collected.class_names, collected.rows["label"].to_pylist()) == (names, numbers)
+    collected = collect(listing(rows, counts_as_numbers=by_value, keeps_order=True), known)
+    assert (collected.class_names, collected.rows.whole()["label"].to_pylist()) == (names, numbers)
 
 
 def test_one_image_without_a_label_means_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_a_parquet_file_may_hold_the_images(tmp_path: Path, bucket: Bucket, kind
     for place in (tmp_path / "part-*.parquet", f"{url}/*.parquet?{options}"):
         images = read(place, mask_column="mask")
         assert [(i.source, i.data, i.label, i.mask) for i in images] == expected  # in order
-        assert listed(place, mask_column="mask").rows["mask_offset"].null_count == 1
+        assert listed(place, mask_column="mask").rows.whole()["mask_offset"].null_count == 1
 
 
 def test_a_parquet_column_may_name_images(pictures: Path) -> None:

@@ -66,7 +66,7 @@ def collected(place: Path, part: Part, **options: Any) -> Collected:  # noqa: AN
 
 
 def sources(images: Collected) -> set[str]:
-    return set(images.rows["source"].to_pylist())
+    return set(images.rows.whole()["source"].to_pylist())
 
 
 def test_columns_and_fields_of_groups(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""A table in parts, of which only the first few million rows are kept in memory."""
+
+import mmap
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.storage.atomic import errors_naming
+
+PART_ROWS = 1 << 20
+MEMORY_ROWS = 1 << 21
+HASHES = ("hash_0", "hash_1")
+HASHED_ROWS = 1 << 16
+
+
+class Rows:
+    """A table in parts of one chunk per column; a part may lack columns that are null in it.
+
+    What does not fit in `MEMORY_ROWS` lies in a temporary file without a name, which disappears
+    with its process. A part is mapped into memory for as long as it is used.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._parts: list[pa.Table | tuple[int, int]] = []
+        self._file: IO[bytes] | None = None
+        ends = [0]
+        with errors_naming(tempfile.gettempdir()):
+            for table in tables:
+                if not table.num_rows:
+                    continue
+                ends.append(ends[-1] + table.num_rows)
+                in_memory = ends[-1] <= MEMORY_ROWS
+                self._parts.append(table.combine_chunks() if in_memory else self._spill(table))
+        self.ends = np.array(ends)
+
+    def _spill(self, table: pa.Table) -> tuple[int, int]:
+        """Append a table to the file; returns where it is."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="salmask-")  # noqa: SIM115
+        start = -(-self._file.tell() // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        self._file.seek(start)
+        with pa.ipc.new_stream(self._file, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        self._file.flush()
+        return start, self._file.tell() - start
+
+    def _part(self, number: int) -> pa.Table:
+        part = self._parts[number]
+        if self._file is None or not isinstance(part, tuple):
+            return part
+        start, length = part
+        mapped = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
+        return pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return map(self._part, range(len(self._parts)))
+
+    @property
+    def num_rows(self) -> int:
+        """In all parts."""
+        return int(self.ends[-1])
+
+    def map(self, change: Callable[[pa.Table], pa.Table]) -> "Rows":
+        """The same table with each part changed."""
+        return Rows(map(change, self))
+
+    def filter(self, mask: NDArray[np.bool_]) -> "Rows":
+        """The rows where a mask is true."""
+        spans = zip(self, self.ends[:-1], self.ends[1:], strict=True)
+        return Rows(part.filter(pa.array(mask[start:stop])) for part, start, stop in spans)
+
+    def take(self, places: NDArray[np.int64]) -> pa.Table:
+        """Some rows, in that order."""
+        parts = np.searchsorted(self.ends, places, side="right") - 1
+        found, order = [pa.table({})], np.argsort(parts, kind="stable")
+        for number in np.unique(parts).tolist():
+            of_part = places[order[parts[order] == number]]
+            found.append(self._part(number).take(pa.array(of_part - self.ends[number])))
+        return joined(found).take(pa.array(np.argsort(order))).combine_chunks()
+
+    def whole(self) -> pa.Table:
+        """All rows in memory."""
+        return joined(self)
+
+
+def joined(tables: Iterable[pa.Table]) -> pa.Table:
+    """One table of one chunk per column, of the columns that any of the tables has."""
+    return pa.concat_tables(tables, promote_options="default").combine_chunks()
+
+
+def in_parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join small tables to parts."""
+    some: list[pa.Table] = []
+    for table in tables:
+        some.append(table)
+        if sum(one.num_rows for one in some) >= PART_ROWS:
+            yield joined(some)
+            some.clear()
+    if some:
+        yield joined(some)
+
+
+def hashed(table: pa.Table) -> pa.Table:
+    """A table in the order of the hashes of its sources, which become two more columns."""
+    for name, words in zip(HASHES, source_hashes(table["source"], 16).T, strict=True):
+        table = table.append_column(name, pa.array(words))
+    return _by_hash(table)
+
+
+def _by_hash(table: pa.Table) -> pa.Table:
+    high, low = (table[name].to_numpy() for name in HASHES)
+    order = np.argsort(high)
+    if (np.diff(high[order]) == 0).any():
+        order = np.lexsort((low, high))
+    return table.take(pa.array(order)).combine_chunks()
+
+
+def merged(runs: Rows) -> Iterator[pa.Table]:
+    """Merge parts that `hashed` has made: parts in the order of the hashes, without these columns.
+
+    Hashes are uniform: each part is one of equal ranges of them, the rows of all runs in it.
+    """
+    empty = pa.unify_schemas([run.schema for run in runs]).empty_table()
+    num_parts = -(-runs.num_rows // PART_ROWS)
+    limits = [(number << 64) // num_parts for number in range(1, num_parts)]
+    places = [
+        [0, *np.searchsorted(run[HASHES[0]].to_numpy(), np.array(limits, np.uint64)), run.num_rows]
+        for run in runs
+    ]
+    for number in range(num_parts):
+        spans = (of_run[number : number + 2] for of_run in places)
+        cut = (run.slice(a, b - a) for run, (a, b) in zip(runs, spans, strict=True))
+        yield _by_hash(joined([empty, *cut])).drop_columns(list(HASHES))
+
+
+def source_hashes(sources: pa.Array | pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
+    """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
+    digests, empty = bytearray(), blake2b(digest_size=size).copy
+    for start in range(0, len(sources), HASHED_ROWS):
+        for text in sources.slice(start, HASHED_ROWS).cast(pa.large_binary()).to_pylist():
+            digest = empty()  # faster than a new one
+            digest.update(text)
+            digests += digest.digest()
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, size // 8)
