@@ -31,7 +31,7 @@ from pipeline.shardset.manifest import SetError, read_manifest, read_rejected
 from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_name
 from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
 from pipeline.sources.reading import read_images
-from pipeline.sources.rows import Rows, source_hashes
+from pipeline.sources.rows import Rows, key_hashes, source_hashes
 from pipeline.storage.store import Store
 
 Int64 = NDArray[np.int64]
@@ -86,22 +86,26 @@ def versions_of(rows: pa.Table) -> Int64:
 
 
 class Comparison:
-    """Listed images, to compare the shards of plans with."""
+    """Listed images, at least one, to compare the shards of plans with.
+
+    `is_found` says which of them a shard has that was compared.
+    """
 
     def __init__(self, out: Store, data: DataStore, listed: Rows) -> None:
         self._out, self._data, self._listed = out, data, listed
-        hashes = np.concatenate([source_hashes(part["source"], 8)[:, 0] for part in listed])
+        hashes = key_hashes(listed)
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
+        self.is_found = np.zeros(len(hashes), np.bool_)
         self._is_said = False
 
-    def find(self, shard: pa.RecordBatch) -> Int64:
+    def _find(self, shard: pa.RecordBatch) -> Int64:
         """The place in the listing of each row of a shard; -1 if it is not listed."""
         wanted = source_hashes(shard.column("source"), 8)[:, 0]
-        at = np.minimum(np.searchsorted(self._hashes, wanted), max(len(self._hashes) - 1, 0))
-        if not len(self._hashes):
-            return np.full(len(wanted), -1)
-        return np.where(self._hashes[at] == wanted, self._order[at], -1)
+        at = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        places = np.where(self._hashes[at] == wanted, self._order[at], -1)
+        self.is_found[places[places >= 0]] = True
+        return places
 
     def differences(
         self, plan: PlanInfo, generation: int, *, bytes_only: bool = False
@@ -125,7 +129,7 @@ class Comparison:
     def _shard_difference(
         self, number: int, name: str, shard: pa.RecordBatch, versions: Int64, bytes_only: bool
     ) -> ShardDifference:
-        at = self.find(shard)
+        at = self._find(shard)
         is_listed = at >= 0
         kept, listed = shard.filter(pa.array(is_listed)), self._listed.take(at[is_listed])
         now, seen, found = planned(listed), versions[is_listed], versions_of(listed)

@@ -116,13 +116,9 @@ def new_images(
             other images of its shard are not listed.
     """
     comparison = Comparison(out, data, images.rows)
-    is_new = np.ones(images.rows.num_rows, bool)
     covered: list[int] = []
     plans = list(history.finished)
     for generation, plan in enumerate(plans):
-        for shard in planned_shards(out, generation):
-            at = comparison.find(shard)
-            is_new[at[at >= 0]] = False
         found = list(comparison.differences(plan, generation, bytes_only=True))
         gone = [replace(difference, changed=()) for difference in found]
         is_covered = first_unexpected(out, plan, gone) is None
@@ -142,7 +138,7 @@ def new_images(
                 "made again without its other images: give --data that has them all"
             )
         plans[generation] = amend(out, plan, generation, found, plan.listing or plan.digest)
-    new = replace(images, rows=images.rows.filter(is_new))
+    new = replace(images, rows=images.rows.filter(~comparison.is_found))
     return new, tuple(covered), replace(history, finished=tuple(plans))
 
 
@@ -174,14 +170,11 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
         named = named or "other images"
     if not named:
         comparison = Comparison(store, data, plan.rows)
-        listed = sum(
-            int((comparison.find(shard) >= 0).sum()) for shard in planned_shards(store, generation)
-        )
         found = list(comparison.differences(old, generation))
         unexpected = first_unexpected(store, old, found)
         if is_same and unexpected:
             named = f"{unexpected} has other bytes, and the same name and size"
-        elif listed < plan.info.num_images or unexpected:
+        elif not comparison.is_found.all() or unexpected:
             names = (shard_name(old.first_shard + difference.number) for difference in found)
             may_change = set[str]().union(*(rejected_sources(store, name) for name in names))
             named = _difference(store, plan, generation, may_change)
@@ -197,8 +190,10 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
 
 
 def _are_versions(versions: NDArray[np.int64], rows: Rows) -> bool:
-    pairs = zip(rows, np.split(versions, rows.ends[1:-1]), strict=True)
-    return all(np.array_equal(versions_of(part), some) for part, some in pairs)
+    """Whether these are the versions of all rows."""
+    if len(versions) != rows.num_rows:
+        return False
+    return all(np.array_equal(versions_of(part), versions[a:b]) for part, a, b in rows.spans())
 
 
 def _other_settings(old: PlanInfo, plan: Plan) -> str:

@@ -29,7 +29,7 @@ from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import SetError
 from pipeline.shardset.schema import PLAN_FILE, sample_key
 from pipeline.sources.listing import PLAN_SCHEMA, Collected
-from pipeline.sources.rows import Rows, source_hashes
+from pipeline.sources.rows import Rows, key_hashes, source_hashes
 from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
@@ -99,7 +99,7 @@ def make_plan(
     first_shard: int = 0,
     follows: str = "",
 ) -> Plan:
-    """Distribute images, at least one, over shards; InputError if two sources have one key.
+    """Distribute images over shards; InputError if two sources have one key.
 
     A shard closes at `shard_images` images or before it exceeds `shard_bytes` of source bytes
     (a larger image has a shard of its own; images of unknown size count as 0 bytes). `parameters`
@@ -107,17 +107,18 @@ def make_plan(
     are appended to.
     """
     _check_keys(images.rows)
-    sizes = [np.maximum(part["num_bytes"].to_numpy(), 0) for part in images.rows]
-    bounds = _shard_bounds(np.concatenate(sizes), shard_images, shard_bytes)
+    sizes = np.empty(images.rows.num_rows, np.int64)
+    for part, start, stop in images.rows.spans():
+        sizes[start:stop] = np.maximum(part["num_bytes"].to_numpy(), 0)
+    bounds = _shard_bounds(sizes, shard_images, shard_bytes)
     digest = sha256(_canonical([follows, dict(parameters), list(images.class_names)]))
-    num_images = images.rows.num_rows
-    for batch in _cut(images.rows, [DIGEST_ROWS] * -(-num_images // DIGEST_ROWS)):
+    for batch in _cut(images.rows, [DIGEST_ROWS] * -(-len(sizes) // DIGEST_ROWS)):
         _update(digest, batch)
     info = PlanInfo(
         digest=digest.hexdigest(),
         parameters=dict(parameters),
         class_names=images.class_names,
-        num_images=num_images,
+        num_images=len(sizes),
         num_shards=len(bounds) - 1,
         first_shard=first_shard,
     )
@@ -126,7 +127,7 @@ def make_plan(
 
 def _check_keys(rows: Rows) -> None:
     """Refuse sources with one key, which ends in the hash of the source."""
-    hashes = np.concatenate([source_hashes(part["source"], 8)[:, 0] for part in rows])
+    hashes = key_hashes(rows)
     hashes.sort()
     twice = hashes[1:][hashes[1:] == hashes[:-1]]
     known: dict[str, str] = {}
@@ -158,14 +159,15 @@ def _shard_bounds(
 
 
 def _cut(rows: Rows, sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
-    """All rows in batches of these sizes, the last maybe smaller, with all columns of PLAN_SCHEMA."""
-    parts = map(planned, rows)
-    rest = next(parts)
+    """All rows in batches of these sizes, or fewer in the last, with all columns of PLAN_SCHEMA."""
+    parts, rest = map(planned, rows), planned(pa.table({}))
     for size in sizes:
-        while rest.num_rows < size and (part := next(parts, None)) is not None:
-            rest = pa.concat_batches([rest, part])
-        yield rest.slice(0, size)
-        rest = rest.slice(size)
+        some, rest = [rest.slice(0, size)], rest.slice(size)
+        missing = size - some[0].num_rows
+        while missing and (part := next(parts, None)) is not None:
+            some.append(part.slice(0, missing))
+            rest, missing = part.slice(missing), missing - some[-1].num_rows
+        yield pa.concat_batches(some)  # a slice would be written with bytes of its neighbours
 
 
 def planned(rows: pa.Table) -> pa.RecordBatch:
@@ -200,7 +202,7 @@ def _canonical(value: object) -> bytes:
 def _canonical_texts(texts: pa.Array) -> bytes:
     """`_canonical` of a list of texts; faster where none of them has to be escaped."""
     listed = pa.ListArray.from_arrays([0, len(texts)], texts)
-    joined = pc.binary_join(listed, SEPARATOR)[0].as_buffer().to_pybytes()
+    joined: bytes = pc.binary_join(listed, SEPARATOR)[0].as_buffer().to_pybytes()
     if joined.translate(None, PLAIN) == b'"' * (2 * len(texts) - 2):
         return b'["' + joined + b'"]\n'
     return _canonical(texts.to_pylist())
@@ -289,7 +291,10 @@ def planned_shards(store: Store, generation: int = 0) -> Iterator[pa.RecordBatch
 def _open_rows(store: Store, generation: int) -> Iterator[Any]:
     where = store.where(rows_file(generation))
     try:
-        with store.open(rows_file(generation)) as file, pa.ipc.open_file(file) as reader:
+        with (
+            store.open(rows_file(generation)) as file,
+            pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader,
+        ):
             yield reader
     except FileNotFoundError as error:
         raise SetError(f"{where} is missing: choose another --out") from error

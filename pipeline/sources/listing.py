@@ -157,8 +157,11 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
 
     def tables() -> Iterator[pa.Table]:
         while some := list(islice(listing.rows, BATCH_ROWS)):
-            rows = [row for row in some if not isinstance(row, Ignored)]
-            ignored.update(item.kind for item in some if isinstance(item, Ignored))
+            others = [item for item in some if isinstance(item, Ignored)]
+            ignored.update(item.kind for item in others)
+            rows: list[Any] = some
+            if others:
+                rows = [row for row in some if not isinstance(row, Ignored)]
             given = [row.get("label") for row in rows]
             for label in set(given) - number_of.keys():
                 is_known = not listing.counts_as_numbers or label in known_classes

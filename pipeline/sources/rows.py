@@ -8,11 +8,14 @@ from typing import IO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.storage.atomic import errors_naming
 
-PART_ROWS = 1 << 20
+POOL = pa.system_memory_pool()
+RUN_ROWS = 1 << 19
+PART_ROWS = 1 << 18
 MEMORY_ROWS = 1 << 21
 HASHES = ("hash_0", "hash_1")
 HASHED_ROWS = 1 << 16
@@ -36,7 +39,7 @@ class Rows:
                 ends.append(ends[-1] + table.num_rows)
                 in_memory = ends[-1] <= MEMORY_ROWS
                 self._parts.append(table.combine_chunks() if in_memory else self._spill(table))
-        self.ends = np.array(ends)
+        self._ends = np.array(ends)
 
     def _spill(self, table: pa.Table) -> tuple[int, int]:
         """Append a table to the file; returns where it is."""
@@ -60,10 +63,14 @@ class Rows:
     def __iter__(self) -> Iterator[pa.Table]:
         return map(self._part, range(len(self._parts)))
 
+    def spans(self) -> Iterator[tuple[pa.Table, int, int]]:
+        """Each part, and from which row to which it is."""
+        return zip(self, self._ends[:-1].tolist(), self._ends[1:].tolist(), strict=True)
+
     @property
     def num_rows(self) -> int:
         """In all parts."""
-        return int(self.ends[-1])
+        return int(self._ends[-1])
 
     def map(self, change: Callable[[pa.Table], pa.Table]) -> "Rows":
         """The same table with each part changed."""
@@ -71,16 +78,15 @@ class Rows:
 
     def filter(self, mask: NDArray[np.bool_]) -> "Rows":
         """The rows where a mask is true."""
-        spans = zip(self, self.ends[:-1], self.ends[1:], strict=True)
-        return Rows(part.filter(pa.array(mask[start:stop])) for part, start, stop in spans)
+        return Rows(part.filter(pa.array(mask[start:stop])) for part, start, stop in self.spans())
 
     def take(self, places: NDArray[np.int64]) -> pa.Table:
         """Some rows, in that order."""
-        parts = np.searchsorted(self.ends, places, side="right") - 1
+        parts = np.searchsorted(self._ends, places, side="right") - 1
         found, order = [pa.table({})], np.argsort(parts, kind="stable")
         for number in np.unique(parts).tolist():
             of_part = places[order[parts[order] == number]]
-            found.append(self._part(number).take(pa.array(of_part - self.ends[number])))
+            found.append(self._part(number).take(pa.array(of_part - self._ends[number])))
         return joined(found).take(pa.array(np.argsort(order))).combine_chunks()
 
     def whole(self) -> pa.Table:
@@ -90,7 +96,7 @@ class Rows:
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
     """One table of one chunk per column, of the columns that any of the tables has."""
-    return pa.concat_tables(tables, promote_options="default").combine_chunks()
+    return pa.concat_tables(tables, promote_options="default").combine_chunks(memory_pool=POOL)
 
 
 def in_parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -98,7 +104,7 @@ def in_parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     some: list[pa.Table] = []
     for table in tables:
         some.append(table)
-        if sum(one.num_rows for one in some) >= PART_ROWS:
+        if sum(one.num_rows for one in some) >= RUN_ROWS:
             yield joined(some)
             some.clear()
     if some:
@@ -117,7 +123,7 @@ def _by_hash(table: pa.Table) -> pa.Table:
     order = np.argsort(high)
     if (np.diff(high[order]) == 0).any():
         order = np.lexsort((low, high))
-    return table.take(pa.array(order)).combine_chunks()
+    return pc.take(table, pa.array(order), boundscheck=False, memory_pool=POOL)
 
 
 def merged(runs: Rows) -> Iterator[pa.Table]:
@@ -136,6 +142,14 @@ def merged(runs: Rows) -> Iterator[pa.Table]:
         spans = (of_run[number : number + 2] for of_run in places)
         cut = (run.slice(a, b - a) for run, (a, b) in zip(runs, spans, strict=True))
         yield _by_hash(joined([empty, *cut])).drop_columns(list(HASHES))
+
+
+def key_hashes(rows: Rows) -> NDArray[np.uint64]:
+    """The hash of each source that its key ends in."""
+    hashes = np.empty(rows.num_rows, np.uint64)
+    for part, start, stop in rows.spans():
+        hashes[start:stop] = source_hashes(part["source"], 8)[:, 0]
+    return hashes
 
 
 def source_hashes(sources: pa.Array | pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
