@@ -38,6 +38,7 @@ from pipeline.sources.listing import (
     describe_ignored,
 )
 from pipeline.sources.registry import open_source
+from pipeline.sources.rows import Rows
 from pipeline.storage.storage import open_store
 from pipeline.storage.store import LocalStore, Store, printable
 
@@ -260,7 +261,7 @@ def match_masks(images: Collected, store: Store) -> Collected:
             part = part.append_column(field, pa.array(values, field.type).take(rows))
         return part
 
-    return replace(images, rows=images.rows.map(matched))
+    return replace(images, rows=Rows(map(matched, images.rows)))
 
 
 def check_masks(images: Collected, where: str) -> None:

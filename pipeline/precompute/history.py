@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.amend import (
@@ -39,7 +38,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, shard_name
 from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
-from pipeline.sources.rows import Rows
+from pipeline.sources.rows import Rows, joined
 from pipeline.storage.store import Store
 
 
@@ -138,7 +137,9 @@ def new_images(
                 "made again without its other images: give --data that has them all"
             )
         plans[generation] = amend(out, plan, generation, found, plan.listing or plan.digest)
-    new = replace(images, rows=images.rows.filter(~comparison.is_found))
+    is_new = ~comparison.is_found
+    parts = (part.filter(pa.array(is_new[a:b])) for part, a, b in images.rows.spans())
+    new = replace(images, rows=Rows(parts))
     return new, tuple(covered), replace(history, finished=tuple(plans))
 
 
@@ -159,7 +160,8 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
         return None
     is_same = plan.info.digest == (old.listing or old.digest)
     versions = read_versions(store, generation)
-    if is_same and (versions is None or _are_versions(versions, plan.rows)):
+    now = np.concatenate(list(map(versions_of, plan.rows)))
+    if is_same and (versions is None or np.array_equal(versions, now)):
         return old
     named, found = "", list[ShardDifference]()
     if not is_same:
@@ -189,13 +191,6 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
     raise InputError(f"{store.url} was begun with {what}: {way_out}")
 
 
-def _are_versions(versions: NDArray[np.int64], rows: Rows) -> bool:
-    """Whether these are the versions of all rows."""
-    if len(versions) != rows.num_rows:
-        return False
-    return all(np.array_equal(versions_of(part), versions[a:b]) for part, a, b in rows.spans())
-
-
 def _other_settings(old: PlanInfo, plan: Plan) -> str:
     """The first setting that differs, or that the classes do; empty if nothing does."""
     if named := parameter_difference(old.parameters, plan.info.parameters):
@@ -206,7 +201,7 @@ def _other_settings(old: PlanInfo, plan: Plan) -> str:
 def _difference(store: Store, plan: Plan, generation: int, may_change: set[str]) -> str:
     """What differs first about the images, in words, but for some that may change."""
     rows = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
-    before, now = (table.select(["source", "num_bytes"]) for table in (rows, plan.rows.whole()))
+    before, now = (table.select(["source", "num_bytes"]) for table in (rows, joined(plan.rows)))
     both = before.join(now, "source", join_type="full outer", right_suffix="_now")
     differs = pc.fill_null(pc.not_equal(both["num_bytes"], both["num_bytes_now"]), True)
     allowed = pc.is_in(both["source"], value_set=pa.array(may_change, pa.large_string()))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
-from pipeline.sources.rows import Rows, hashed, in_parts, merged
+from pipeline.sources.rows import Rows, hashed, in_runs, joined, merged
 from pipeline.storage.store import Store
 
 BATCH_ROWS = 1 << 12
@@ -134,14 +134,14 @@ class Collected:
 
     def spread(self, most: int) -> "Collected":
         """At most so many of the images, evenly spread over their names."""
-        rows = self.rows.whole()
+        rows = joined(self.rows)
         by_name = pc.sort_indices(rows["source"]).to_numpy()
         chosen = np.linspace(0, rows.num_rows - 1, min(most, rows.num_rows)).round().astype(int)
         return replace(self, rows=Rows([rows.take(pa.array(np.sort(by_name[chosen])))]))
 
     def without_labels(self, why: str) -> "Collected":
         """The same images, unlabelled."""
-        rows = self.rows.map(lambda part: _labelled(part, None))
+        rows = Rows(_labelled(part, None) for part in self.rows)
         return replace(self, rows=rows, class_names=(), unlabelled_because=why)
 
 
@@ -178,7 +178,7 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
             if rows:
                 yield _table(rows, labels)
 
-    runs = in_parts(tables())
+    runs = in_runs(tables())
     rows = Rows(runs if listing.keeps_order else map(hashed, runs))
     if not rows.num_rows:
         raise InputError(f"no image is in this part: {describe_ignored(+ignored)}")

@@ -17,6 +17,7 @@ from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE
 from pipeline.sources.listing import PLAN_SCHEMA, SourceOptions, collect
 from pipeline.sources.reading import RawImage, read_images
 from pipeline.sources.registry import open_source
+from pipeline.sources.rows import joined
 from pipeline.storage.storage import Location, is_url, open_store
 
 
@@ -58,7 +59,7 @@ def open_pictures(place: Location, form: PixelFormat = PLAIN, **columns: str) ->
     else:
         listing = open_source(place, SourceOptions(**columns))  # type: ignore[arg-type]
         found = collect(listing)
-        rows, classes = found.rows.whole(), found.class_names
+        rows, classes = joined(found.rows), found.class_names
         rows = rows if listing.keeps_order else rows.sort_by("source")
         # The columns that are missing are null.
         whole = pa.concat_tables([PLAN_SCHEMA.empty_table(), rows], promote_options="default")

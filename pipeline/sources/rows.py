@@ -2,8 +2,9 @@
 
 import mmap
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import islice
 from typing import IO
 
 import numpy as np
@@ -11,14 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.storage.atomic import errors_naming
+from pipeline.core.errors import write_error
 
-POOL = pa.system_memory_pool()
-RUN_ROWS = 1 << 19
-PART_ROWS = 1 << 18
 MEMORY_ROWS = 1 << 21
+PART_ROWS = 1 << 18
+RUN_TABLES = 128
+"""Listed tables that are sorted at once."""
 HASHES = ("hash_0", "hash_1")
-HASHED_ROWS = 1 << 16
+POOL = pa.system_memory_pool()
+"""Keeps freed memory: with arrow's own pool two thirds of a sort are page faults."""
 
 
 class Rows:
@@ -32,24 +34,25 @@ class Rows:
         self._parts: list[pa.Table | tuple[int, int]] = []
         self._file: IO[bytes] | None = None
         ends = [0]
-        with errors_naming(tempfile.gettempdir()):
-            for table in tables:
-                if not table.num_rows:
-                    continue
+        for table in tables:
+            if table.num_rows:
                 ends.append(ends[-1] + table.num_rows)
-                in_memory = ends[-1] <= MEMORY_ROWS
-                self._parts.append(table.combine_chunks() if in_memory else self._spill(table))
+                table = table.combine_chunks()
+                self._parts.append(table if ends[-1] <= MEMORY_ROWS else self._spill(table))
         self._ends = np.array(ends)
 
     def _spill(self, table: pa.Table) -> tuple[int, int]:
-        """Append a table to the file; returns where it is."""
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="salmask-")  # noqa: SIM115
-        start = -(-self._file.tell() // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
-        self._file.seek(start)
-        with pa.ipc.new_stream(self._file, table.schema) as writer:
-            writer.write_table(table.combine_chunks())
-        self._file.flush()
+        """Append a table to the file; returns where it is. InputError if there is no space."""
+        try:
+            self._file = self._file or tempfile.TemporaryFile(prefix="salmask-")  # noqa: SIM115
+            start = self._file.tell()
+            start += -start % mmap.ALLOCATIONGRANULARITY
+            self._file.seek(start)
+            with pa.ipc.new_stream(self._file, table.schema) as writer:
+                writer.write_table(table)
+            self._file.flush()
+        except OSError as error:
+            raise write_error("a temporary file (TMPDIR says where)", error) from error
         return start, self._file.tell() - start
 
     def _part(self, number: int) -> pa.Table:
@@ -72,14 +75,6 @@ class Rows:
         """In all parts."""
         return int(self._ends[-1])
 
-    def map(self, change: Callable[[pa.Table], pa.Table]) -> "Rows":
-        """The same table with each part changed."""
-        return Rows(map(change, self))
-
-    def filter(self, mask: NDArray[np.bool_]) -> "Rows":
-        """The rows where a mask is true."""
-        return Rows(part.filter(pa.array(mask[start:stop])) for part, start, stop in self.spans())
-
     def take(self, places: NDArray[np.int64]) -> pa.Table:
         """Some rows, in that order."""
         parts = np.searchsorted(self._ends, places, side="right") - 1
@@ -89,25 +84,15 @@ class Rows:
             found.append(self._part(number).take(pa.array(of_part - self._ends[number])))
         return joined(found).take(pa.array(np.argsort(order))).combine_chunks()
 
-    def whole(self) -> pa.Table:
-        """All rows in memory."""
-        return joined(self)
-
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
     """One table of one chunk per column, of the columns that any of the tables has."""
     return pa.concat_tables(tables, promote_options="default").combine_chunks(memory_pool=POOL)
 
 
-def in_parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join small tables to parts."""
-    some: list[pa.Table] = []
-    for table in tables:
-        some.append(table)
-        if sum(one.num_rows for one in some) >= RUN_ROWS:
-            yield joined(some)
-            some.clear()
-    if some:
+def in_runs(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables that are small."""
+    while some := list(islice(tables, RUN_TABLES)):
         yield joined(some)
 
 
@@ -129,7 +114,7 @@ def _by_hash(table: pa.Table) -> pa.Table:
 def merged(runs: Rows) -> Iterator[pa.Table]:
     """Merge parts that `hashed` has made: parts in the order of the hashes, without these columns.
 
-    Hashes are uniform: each part is one of equal ranges of them, the rows of all runs in it.
+    Each part is one of equal ranges of hashes, with the rows of all runs that are in it.
     """
     empty = pa.unify_schemas([run.schema for run in runs]).empty_table()
     num_parts = -(-runs.num_rows // PART_ROWS)
@@ -155,9 +140,8 @@ def key_hashes(rows: Rows) -> NDArray[np.uint64]:
 def source_hashes(sources: pa.Array | pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
     """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
     digests, empty = bytearray(), blake2b(digest_size=size).copy
-    for start in range(0, len(sources), HASHED_ROWS):
-        for text in sources.slice(start, HASHED_ROWS).cast(pa.large_binary()).to_pylist():
-            digest = empty()  # faster than a new one
-            digest.update(text)
-            digests += digest.digest()
+    for text in sources.cast(pa.large_binary()).to_pylist():
+        digest = empty()  # faster than a new one
+        digest.update(text)
+        digests += digest.digest()
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, size // 8)
