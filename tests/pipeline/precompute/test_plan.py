@@ -134,10 +134,9 @@ def test_two_images_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_full_disk_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.sources.rows.MEMORY_ROWS", 1)
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb"))
-    with pytest.raises(
-        InputError, match=r"temporary file \(TMPDIR says where\) cannot be written: No"
-    ):
+    words = r"temporary file \(TMPDIR says where\) cannot be written: No space"
+    with Path("/dev/full").open("wb") as full, pytest.raises(InputError, match=words):
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
         plan_of(images())
 
 
