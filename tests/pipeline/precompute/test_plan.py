@@ -135,9 +135,10 @@ def test_two_images_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_full_disk_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.sources.rows.MEMORY_ROWS", 1)
     words = r"temporary file \(TMPDIR says where\) cannot be written: No space"
-    with Path("/dev/full").open("wb") as full, pytest.raises(InputError, match=words):
+    with Path("/dev/full").open("wb", buffering=0) as full:
         monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
-        plan_of(images())
+        with pytest.raises(InputError, match=words):
+            plan_of(images())
 
 
 @pytest.mark.parametrize(
