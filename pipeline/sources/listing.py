@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, compress, islice
+from itertools import compress, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -201,7 +201,7 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
 
 def _table(rows: list[Row], labels: list[int | None]) -> pa.Table:
     """Rows as a table, without the columns that are all null."""
-    names = set(chain.from_iterable(rows))
+    names = set().union(*rows)
     columns = {}
     for name, kind in zip(LISTING_SCHEMA.names, LISTING_SCHEMA.types, strict=True):
         if name in names:
