@@ -1,6 +1,7 @@
 """Before the work: list the images, plan the shards, and compare with what is there already."""
 
 import os
+import unicodedata
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -243,7 +244,7 @@ def match_masks(images: Collected, store: Store) -> Collected:
     masks: dict[str, tuple[str, int]] = {}
     for name, size, _ in store.files():
         if size >= 0 and (name.endswith(".npy") or has_image_suffix(name)):
-            stem = os.path.splitext(printable(name))[0]
+            stem = _stem(printable(name))
             if stem in masks:
                 both = " and ".join(sorted(printable(n) for n in (masks[stem][0], name)))
                 raise InputError(f"{store.url} has two masks of one name, {both}: remove one")
@@ -254,7 +255,7 @@ def match_masks(images: Collected, store: Store) -> Collected:
     columns = {"mask": list(map(os.fsencode, names)), "mask_bytes": list(sizes)}
 
     def matched(part: pa.Table) -> pa.Table:
-        stems = [os.path.splitext(source)[0] for source in part["source"].to_pylist()]
+        stems = [_stem(source) for source in part["source"].to_pylist()]
         rows = pc.index_in(pa.array(stems), value_set=known)
         for column, values in columns.items():
             field = PLAN_SCHEMA.field(column)
@@ -262,6 +263,11 @@ def match_masks(images: Collected, store: Store) -> Collected:
         return part
 
     return replace(images, rows=Rows(map(matched, images.rows)))
+
+
+def _stem(name: str) -> str:
+    """A name up to its suffix; macOS writes accents apart, others do not."""
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
 
 
 def check_masks(images: Collected, where: str) -> None:
