@@ -34,7 +34,6 @@ from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
-SEPARATOR = pa.scalar('","', pa.large_string())
 PLAIN = bytes(byte for byte in range(32, 127) if byte not in b'"\\')
 """Bytes that json does not escape."""
 NOT_SAID = (("listing", ""), ("pixels", None), ("removals", ()))
@@ -202,7 +201,8 @@ def _canonical(value: object) -> bytes:
 def _canonical_texts(texts: pa.Array) -> bytes:
     """`_canonical` of a list of texts; faster where none of them has to be escaped."""
     listed = pa.ListArray.from_arrays([0, len(texts)], texts)
-    joined: bytes = pc.binary_join(listed, SEPARATOR)[0].as_buffer().to_pybytes()
+    separator = pa.scalar('","', texts.type)  # no constant: at import arrow would reserve 1 GiB
+    joined: bytes = pc.binary_join(listed, separator)[0].as_buffer().to_pybytes()
     if joined.translate(None, PLAIN) == b'"' * (2 * len(texts) - 2):
         return b'["' + joined + b'"]\n'
     return _canonical(texts.to_pylist())
