@@ -22,14 +22,13 @@ from pipeline.precompute.plan import (
     PlanInfo,
     make_plan,
     plan_file,
-    planned,
     planned_shards,
     write_info,
     write_rows,
 )
 from pipeline.shardset.manifest import SetError, read_manifest, read_rejected
 from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_name
-from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore, planned
 from pipeline.sources.reading import read_images
 from pipeline.sources.rows import Rows, key_hashes, source_hashes
 from pipeline.storage.store import Store

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import SetError
 from pipeline.shardset.schema import PLAN_FILE, sample_key
-from pipeline.sources.listing import PLAN_SCHEMA, Collected
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, planned
 from pipeline.sources.rows import Rows, key_hashes, source_hashes
 from pipeline.storage.store import Store, StoreError
 
@@ -167,17 +167,6 @@ def _cut(rows: Rows, sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
             some.append(part.slice(0, missing))
             rest, missing = part.slice(missing), missing - some[-1].num_rows
         yield pa.concat_batches(some)  # a slice would be written with bytes of its neighbours
-
-
-def planned(rows: pa.Table) -> pa.RecordBatch:
-    """Rows of one chunk per column, with all columns of PLAN_SCHEMA."""
-    arrays = [
-        rows[column.name].chunk(0)
-        if column.name in rows.column_names
-        else pa.nulls(rows.num_rows, column.type)
-        for column in PLAN_SCHEMA
-    ]
-    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
 
 
 def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:

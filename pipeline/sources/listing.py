@@ -223,6 +223,17 @@ def _labelled(rows: pa.Table, numbers: NDArray[np.int64] | None) -> pa.Table:
     return rows.set_column(index, PLAN_SCHEMA.field("label"), labels)
 
 
+def planned(rows: pa.Table) -> pa.RecordBatch:
+    """Rows of one chunk per column, with all columns of PLAN_SCHEMA."""
+    arrays = [
+        rows[column.name].chunk(0)
+        if column.name in rows.column_names
+        else pa.nulls(rows.num_rows, column.type)
+        for column in PLAN_SCHEMA
+    ]
+    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
+
+
 def _number(label: str) -> float | None:
     """The value of a label that is a number, else None."""
     if not label.isascii() or "_" in label:  # float takes 1_0, and digits of other scripts
