@@ -159,9 +159,7 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
         while some := list(islice(listing.rows, BATCH_ROWS)):
             others = [item for item in some if isinstance(item, Ignored)]
             ignored.update(item.kind for item in others)
-            rows: list[Any] = some
-            if others:
-                rows = [row for row in some if not isinstance(row, Ignored)]
+            rows: list[Any] = [r for r in some if not isinstance(r, Ignored)] if others else some
             given = [row.get("label") for row in rows]
             for label in set(given) - number_of.keys():
                 is_known = not listing.counts_as_numbers or label in known_classes
