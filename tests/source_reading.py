@@ -16,13 +16,7 @@ def listed(place: str | Path, **options: Any) -> Collected:  # noqa: ANN401
 def read(place: str | Path, **options: Any) -> list[RawImage]:  # noqa: ANN401
     """All images of a source, through a plan of several shards."""
     listing = open_source(place, SourceOptions(**options))
-    plan = make_plan(
-        collect(listing),
-        {},
-        shard_images=3,
-        shard_bytes=1 << 30,
-        keeps_order=listing.keeps_order,
-    )
+    plan = make_plan(collect(listing), {}, shard_images=3, shard_bytes=1 << 30)
     images = [image for shard in plan.shards() for image in read_images(listing.data, shard)]
     assert len(images) == plan.info.num_images
     return images

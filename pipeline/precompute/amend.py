@@ -9,7 +9,7 @@ The versions lie beside the plan, in an array file of its own, since they depend
 data: plan.versions, plan-001.versions and so on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,14 +23,14 @@ from pipeline.precompute.plan import (
     make_plan,
     plan_file,
     planned_shards,
-    source_hashes,
     write_info,
     write_rows,
 )
 from pipeline.shardset.manifest import SetError, read_manifest, read_rejected
 from pipeline.shardset.schema import DATASET_FILE, manifest_file, shard_name
-from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore, planned
 from pipeline.sources.reading import read_images
+from pipeline.sources.rows import Rows, key_hashes, source_hashes
 from pipeline.storage.store import Store
 
 Int64 = NDArray[np.int64]
@@ -61,15 +61,18 @@ def versions_file(generation: int) -> str:
     return plan_file(generation).removesuffix(".json") + ".versions"
 
 
-def write_versions(store: Store, versions: Int64, generation: int) -> None:
+def write_versions(store: Store, versions: Iterable[Int64], generation: int) -> None:
     """Write the versions of a plan's rows, in their order."""
-    store.write(versions_file(generation), versions.astype("<i8").tobytes())
+    with store.new_file(versions_file(generation)) as file:
+        for some in versions:
+            file.write(some.astype("<i8").tobytes())
 
 
 def read_versions(store: Store, generation: int) -> Int64 | None:
     """The versions of a plan's rows; None if an earlier program made the plan."""
     try:
-        return np.frombuffer(store.read(versions_file(generation)), "<i8").astype(np.int64)
+        data = np.frombuffer(store.read(versions_file(generation)), "<i8")
+        return data.astype(np.int64, copy=False)
     except (FileNotFoundError, ValueError):
         return None
 
@@ -82,22 +85,26 @@ def versions_of(rows: pa.Table) -> Int64:
 
 
 class Comparison:
-    """Listed images, to compare the shards of plans with."""
+    """Listed images, at least one, to compare the shards of plans with.
 
-    def __init__(self, out: Store, data: DataStore, listed: pa.Table) -> None:
+    `is_found` says which of them a shard has that was compared.
+    """
+
+    def __init__(self, out: Store, data: DataStore, listed: Rows) -> None:
         self._out, self._data, self._listed = out, data, listed
-        hashes = source_hashes(listed["source"], 8)[:, 0]
+        hashes = key_hashes(listed)
         self._order = np.argsort(hashes, kind="stable")
-        self._hashes, self._versions = hashes[self._order], versions_of(listed)
+        self._hashes = hashes[self._order]
+        self.is_found = np.zeros(len(hashes), np.bool_)
         self._is_said = False
 
-    def find(self, shard: pa.RecordBatch) -> Int64:
+    def _find(self, shard: pa.RecordBatch) -> Int64:
         """The place in the listing of each row of a shard; -1 if it is not listed."""
         wanted = source_hashes(shard.column("source"), 8)[:, 0]
-        at = np.minimum(np.searchsorted(self._hashes, wanted), max(len(self._hashes) - 1, 0))
-        if not len(self._hashes):
-            return np.full(len(wanted), -1)
-        return np.where(self._hashes[at] == wanted, self._order[at], -1)
+        at = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        places = np.where(self._hashes[at] == wanted, self._order[at], -1)
+        self.is_found[places[places >= 0]] = True
+        return places
 
     def differences(
         self, plan: PlanInfo, generation: int, *, bytes_only: bool = False
@@ -121,10 +128,10 @@ class Comparison:
     def _shard_difference(
         self, number: int, name: str, shard: pa.RecordBatch, versions: Int64, bytes_only: bool
     ) -> ShardDifference:
-        at = self.find(shard)
+        at = self._find(shard)
         is_listed = at >= 0
-        kept, now = shard.filter(pa.array(is_listed)), self._rows(at[is_listed])
-        seen, found = versions[is_listed], self._versions[at[is_listed]]
+        kept, listed = shard.filter(pa.array(is_listed)), self._listed.take(at[is_listed])
+        now, seen, found = planned(listed), versions[is_listed], versions_of(listed)
         differs = _differs(kept, now, ["num_bytes"] if bytes_only else COMPARED)
         is_other_file = (seen != found) & (seen != 0) & (found != 0)
         suspects = np.flatnonzero(is_other_file & ~differs)
@@ -134,16 +141,6 @@ class Comparison:
         gone = shard.column("source").filter(pa.array(~is_listed)).to_pylist()
         changed = kept.column("source").filter(pa.array(differs)).to_pylist()
         return ShardDifference(number, now, found, tuple(changed), tuple(gone))
-
-    def _rows(self, at: Int64) -> pa.RecordBatch:
-        indices, listed = pa.array(at), self._listed
-        arrays = [
-            listed[column.name].combine_chunks().take(indices)
-            if column.name in listed.column_names
-            else pa.nulls(len(at), column.type)
-            for column in PLAN_SCHEMA
-        ]
-        return pa.record_batch(arrays, schema=PLAN_SCHEMA)
 
     def _same_bytes(self, name: str, rows: pa.RecordBatch) -> Iterator[bool]:
         """Whether images have the digests of a shard's manifest; False for what is not there."""
@@ -234,7 +231,7 @@ def amend(
     amended = replace(plan, num_images=num_images, listing=listing)
     if broken:
         write_rows(out, rows(), generation)
-    write_versions(out, np.concatenate(versions), generation)
+    write_versions(out, versions, generation)
     if amended != plan:
         write_info(out, amended, generation)
     return amended
@@ -250,21 +247,19 @@ def forget(
     shards = list(planned_shards(out, generation))
     kept = [pc.invert(pc.is_in(shard.column("source"), value_set=sources)) for shard in shards]
     left = [shard.filter(mask) for shard, mask in zip(shards, kept, strict=True)]
-    rows = pa.Table.from_batches(left, PLAN_SCHEMA).combine_chunks()
+    rows = Rows([pa.Table.from_batches(left, PLAN_SCHEMA)])
     num_before = sum(shard.num_rows for shard in shards)
     if rows.num_rows < num_before:
         versions = read_versions(out, generation)
         if versions is not None and len(versions) == num_before:  # else they were written already
             is_kept = np.concatenate([mask.to_numpy(zero_copy_only=False) for mask in kept])
-            write_versions(out, versions[is_kept], generation)
+            write_versions(out, [versions[is_kept]], generation)
         write_rows(out, left, generation)
     if rows.num_rows == plan.num_images:
         return plan
     listed = Collected(rows, plan.class_names, "")
     most, given = 1 << 60, plan.parameters
-    anew = make_plan(
-        listed, given, shard_images=most, shard_bytes=most, keeps_order=True, follows=follows
-    )
+    anew = make_plan(listed, given, shard_images=most, shard_bytes=most, follows=follows)
     plan = replace(plan, num_images=rows.num_rows, listing=anew.info.digest)
     write_info(out, plan, generation)
     return plan

@@ -1,15 +1,8 @@
 """Before the work: list the images, plan the shards, and compare with what is there already."""
 
-import os
-import unicodedata
 from dataclasses import dataclass, replace
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipeline.core.errors import InputError
-from pipeline.core.image_names import has_image_suffix
 from pipeline.core.progress import numbered
 from pipeline.precompute.amend import versions_file, versions_of, write_versions
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig
@@ -21,6 +14,7 @@ from pipeline.precompute.history import (
     read_history,
     shards_of,
 )
+from pipeline.precompute.masks import check_masks, match_masks
 from pipeline.precompute.plan import PlanInfo, make_plan, plan_file, rows_file, write_plan
 from pipeline.shardset.manifest import ShardInfo
 from pipeline.shardset.schema import (
@@ -30,21 +24,12 @@ from pipeline.shardset.schema import (
     SHARDS_FOLDER,
     shard_name,
 )
-from pipeline.sources.listing import (
-    PLAN_SCHEMA,
-    Collected,
-    DataStore,
-    Listing,
-    collect,
-    describe_ignored,
-)
+from pipeline.sources.listing import Collected, DataStore, Listing, collect, describe_ignored
 from pipeline.sources.registry import open_source
 from pipeline.storage.storage import open_store
-from pipeline.storage.store import LocalStore, Store, printable
+from pipeline.storage.store import LocalStore, Store
 
 MIB = 1 << 20
-NUM_NAMED = 5
-"""How many images without a mask a message names."""
 SHARD_STEM = shard_name(0).rstrip("0")
 
 
@@ -99,7 +84,8 @@ def begin(
     if config.append:
         _check_append(out, history, parameters)
         known_classes = history.finished[-1].class_names
-    images = collect(replace(listing, takes=config.takes), known_classes)
+    takes = None if config.part == "all" else config.takes
+    images = collect(replace(listing, takes=takes), known_classes)
     images = images if most is None else images.spread(most)
     data = listing.data
     if config.saliency == EXTERNAL:
@@ -171,7 +157,6 @@ def _write_plan(
         parameters,
         shard_images=config.shard_images,
         shard_bytes=config.shard_mib * MIB,
-        keeps_order=listing.keeps_order,
         first_shard=first_shard,
         follows=follows,
     )
@@ -181,7 +166,7 @@ def _write_plan(
     else:
         if generation:
             discard_shards(out, first_shard)  # of an append that was given up
-        write_versions(out, versions_of(plan.rows)[plan.order], generation)
+        write_versions(out, map(versions_of, plan.rows), generation)
         write_plan(out, plan, generation)
     plans[generation] = begun or plan.info
     return plans, images.rows.num_rows - new.rows.num_rows, begun is not None, history
@@ -233,54 +218,6 @@ def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
 
 def _is_inside(inner: Store, outer: Store) -> bool:
     return inner != outer and inner.url.startswith(f"{outer.url.rstrip('/')}/")
-
-
-def match_masks(images: Collected, store: Store) -> Collected:
-    """Give each image the mask file (an image or `.npy`) of the same name up to its suffix.
-
-    Sets `mask` and `mask_bytes`, null if there is none. InputError: no mask, or two for one name.
-    """
-    masks: dict[str, tuple[str, int]] = {}
-    for name, size, _ in store.files():
-        if size >= 0 and (name.endswith(".npy") or has_image_suffix(name)):
-            stem = _stem(printable(name))
-            if stem in masks:
-                both = " and ".join(sorted(printable(n) for n in (masks[stem][0], name)))
-                raise InputError(f"{store.url} has two masks of one name, {both}: remove one")
-            masks[stem] = name, size
-    if not masks:
-        raise InputError(f"no mask below {store.url}: images or .npy files are wanted")
-    table = images.rows
-    stems = [_stem(source) for source in table["source"].to_pylist()]
-    rows = pc.index_in(pa.array(stems), value_set=pa.array(list(masks)))
-    names, sizes = zip(*masks.values(), strict=True)
-    for column, values in (("mask", list(map(os.fsencode, names))), ("mask_bytes", list(sizes))):
-        field = PLAN_SCHEMA.field(column)
-        table = table.append_column(field, pa.array(values, field.type).take(rows))
-    return replace(images, rows=table)
-
-
-def _stem(name: str) -> str:
-    """A name up to its suffix; macOS writes accents apart, others do not."""
-    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
-
-
-def check_masks(images: Collected, where: str) -> None:
-    """Raise InputError with the number of images without a mask and the names of the first."""
-    rows = images.rows
-    has_mask = np.zeros(rows.num_rows, bool)
-    for name in ("mask", "mask_offset"):
-        if name in rows.column_names:
-            has_mask |= rows[name].is_valid().to_numpy()
-    missing = np.flatnonzero(~has_mask)
-    if len(missing):
-        first = rows["source"].take(pa.array(missing[:NUM_NAMED])).to_pylist()
-        more = ", ..." if len(missing) > NUM_NAMED else ""
-        raise InputError(
-            f"{len(missing)} of {rows.num_rows} images have no mask in {where}: "
-            f"{', '.join(sorted(first))}{more}; add them, or give these images a uniform map with "
-            "--missing-masks uniform"
-        )
 
 
 def discard_begun(store: Store) -> None:

@@ -38,6 +38,7 @@ from pipeline.shardset.manifest import (
 )
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE, SHARDS_FOLDER, shard_name
 from pipeline.sources.listing import PLAN_SCHEMA, Collected, DataStore
+from pipeline.sources.rows import Rows, joined
 from pipeline.storage.store import Store
 
 
@@ -114,13 +115,9 @@ def new_images(
             other images of its shard are not listed.
     """
     comparison = Comparison(out, data, images.rows)
-    is_new = np.ones(images.rows.num_rows, bool)
     covered: list[int] = []
     plans = list(history.finished)
     for generation, plan in enumerate(plans):
-        for shard in planned_shards(out, generation):
-            at = comparison.find(shard)
-            is_new[at[at >= 0]] = False
         found = list(comparison.differences(plan, generation, bytes_only=True))
         gone = [replace(difference, changed=()) for difference in found]
         is_covered = first_unexpected(out, plan, gone) is None
@@ -140,8 +137,10 @@ def new_images(
                 "made again without its other images: give --data that has them all"
             )
         plans[generation] = amend(out, plan, generation, found, plan.listing or plan.digest)
-    rows = images.rows.filter(pa.array(is_new)).combine_chunks()
-    return replace(images, rows=rows), tuple(covered), replace(history, finished=tuple(plans))
+    is_new = ~comparison.is_found
+    parts = (part.filter(pa.array(is_new[a:b])) for part, a, b in images.rows.spans())
+    new = replace(images, rows=Rows(parts))
+    return new, tuple(covered), replace(history, finished=tuple(plans))
 
 
 def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -> PlanInfo | None:
@@ -161,7 +160,7 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
         return None
     is_same = plan.info.digest == (old.listing or old.digest)
     versions = read_versions(store, generation)
-    now = versions_of(plan.rows)[plan.order]
+    now = np.concatenate(list(map(versions_of, plan.rows)))
     if is_same and (versions is None or np.array_equal(versions, now)):
         return old
     named, found = "", list[ShardDifference]()
@@ -173,14 +172,11 @@ def check_plan(store: Store, data: DataStore, plan: Plan, generation: int = 0) -
         named = named or "other images"
     if not named:
         comparison = Comparison(store, data, plan.rows)
-        listed = sum(
-            int((comparison.find(shard) >= 0).sum()) for shard in planned_shards(store, generation)
-        )
         found = list(comparison.differences(old, generation))
         unexpected = first_unexpected(store, old, found)
         if is_same and unexpected:
             named = f"{unexpected} has other bytes, and the same name and size"
-        elif listed < plan.info.num_images or unexpected:
+        elif not comparison.is_found.all() or unexpected:
             names = (shard_name(old.first_shard + difference.number) for difference in found)
             may_change = set[str]().union(*(rejected_sources(store, name) for name in names))
             named = _difference(store, plan, generation, may_change)
@@ -205,7 +201,7 @@ def _other_settings(old: PlanInfo, plan: Plan) -> str:
 def _difference(store: Store, plan: Plan, generation: int, may_change: set[str]) -> str:
     """What differs first about the images, in words, but for some that may change."""
     rows = pa.Table.from_batches(planned_shards(store, generation), PLAN_SCHEMA)
-    before, now = (table.select(["source", "num_bytes"]) for table in (rows, plan.rows))
+    before, now = (table.select(["source", "num_bytes"]) for table in (rows, joined(plan.rows)))
     both = before.join(now, "source", join_type="full outer", right_suffix="_now")
     differs = pc.fill_null(pc.not_equal(both["num_bytes"], both["num_bytes_now"]), True)
     allowed = pc.is_in(both["source"], value_set=pa.array(may_change, pa.large_string()))

@@ -4,7 +4,7 @@ Files are ordered by a hash of their source: every shard is a random sample of t
 neither the order of a listing nor the number of processes changes anything. Containers keep their
 order, so that they are read sequentially.
 
-Everything is arrow and numpy: ten million images are a few arrays, not ten million objects.
+Everything is arrow and numpy, part by part (`Rows`): a hundred million images fit in 5 GiB.
 
 Beside the shards a plan is plan.json and plan.arrow, the plan of the first append plan-001.*, and
 so on. plan.arrow has one record batch per shard, so that a job reads only its own rows. (Parquet
@@ -16,22 +16,26 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import count
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.shardset.manifest import SetError
 from pipeline.shardset.schema import PLAN_FILE, sample_key
-from pipeline.sources.listing import PLAN_SCHEMA, Collected
+from pipeline.sources.listing import PLAN_SCHEMA, Collected, planned
+from pipeline.sources.rows import Rows, key_hashes, source_hashes
 from pipeline.storage.store import Store, StoreError
 
 NUMBERS = ("offset", "length", "num_bytes", "label", "mask_offset", "mask_bytes")
 DIGEST_ROWS = 1 << 16
+PLAIN = bytes(byte for byte in range(32, 127) if byte not in b'"\\')
+"""Bytes that json does not escape."""
 NOT_SAID = (("listing", ""), ("pixels", None), ("removals", ()))
 """Left out of plan.json."""
 
@@ -73,18 +77,16 @@ class PlanInfo:
 class Plan:
     """Everything that decides what the shards contain.
 
-    Shard i has the rows `order[bounds[i] : bounds[i + 1]]`; see `Collected.rows`.
+    Shard i has the rows from bounds[i] to bounds[i + 1].
     """
 
     info: PlanInfo
     bounds: NDArray[np.int64]
-    order: NDArray[np.int64]
-    rows: pa.Table
+    rows: Rows
 
     def shards(self) -> Iterator[pa.RecordBatch]:
         """The rows of each shard, in order, of PLAN_SCHEMA."""
-        for start, stop in zip(self.bounds[:-1], self.bounds[1:], strict=True):
-            yield _take_rows(self.rows, self.order[start:stop])
+        return _cut(self.rows, np.diff(self.bounds).tolist())
 
 
 def make_plan(
@@ -93,58 +95,53 @@ def make_plan(
     *,
     shard_images: int,
     shard_bytes: int,
-    keeps_order: bool = False,
     first_shard: int = 0,
     follows: str = "",
 ) -> Plan:
-    """Distribute images, at least one, over shards; InputError if two sources have one key.
+    """Distribute images over shards; InputError if two sources have one key.
 
     A shard closes at `shard_images` images or before it exceeds `shard_bytes` of source bytes
     (a larger image has a shard of its own; images of unknown size count as 0 bytes). `parameters`
     are all settings that decide the content; `follows` is the digest of the plan that these shards
     are appended to.
     """
-    sources = images.rows["source"]
-    _check_keys(sources)
-    order = np.arange(len(sources), dtype=np.int64)
-    if not keeps_order:
-        hashes = source_hashes(sources, 16)
-        order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.int64)
-    sizes = np.maximum(images.rows["num_bytes"].to_numpy(), 0)[order]
+    _check_keys(images.rows)
+    sizes = np.empty(images.rows.num_rows, np.int64)
+    for part, start, stop in images.rows.spans():
+        sizes[start:stop] = np.maximum(part["num_bytes"].to_numpy(), 0)
     bounds = _shard_bounds(sizes, shard_images, shard_bytes)
     digest = sha256(_canonical([follows, dict(parameters), list(images.class_names)]))
-    for start in range(0, len(order), DIGEST_ROWS):
-        _update(digest, _take_rows(images.rows, order[start : start + DIGEST_ROWS]))
+    for batch in _cut(images.rows, [DIGEST_ROWS] * -(-len(sizes) // DIGEST_ROWS)):
+        _update(digest, batch)
     info = PlanInfo(
         digest=digest.hexdigest(),
         parameters=dict(parameters),
         class_names=images.class_names,
-        num_images=len(order),
+        num_images=len(sizes),
         num_shards=len(bounds) - 1,
         first_shard=first_shard,
     )
-    return Plan(info, bounds, order, images.rows)
+    return Plan(info, bounds, images.rows)
 
 
-def _check_keys(sources: pa.ChunkedArray) -> None:
+def _check_keys(rows: Rows) -> None:
     """Refuse sources with one key, which ends in the hash of the source."""
-    hashes = source_hashes(sources, 8)[:, 0]
-    ordered = np.argsort(hashes, kind="stable")
-    for position in np.flatnonzero(np.diff(hashes[ordered]) == 0).tolist():
-        first, second = sources.take(pa.array(ordered[position : position + 2])).to_pylist()
-        if first == second:
-            raise InputError(f"{first!r} is listed twice: list it once (or two names are alike)")
-        if sample_key(first) == sample_key(second):
-            raise InputError(f"{first!r} and {second!r} have the same key: rename one")
-
-
-def source_hashes(sources: pa.Array | pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
-    """blake2b of each source, as big-endian words: uint64 [n, size / 8]."""
-    digests = bytearray()
-    for start in range(0, len(sources), DIGEST_ROWS):
-        for text in sources.slice(start, DIGEST_ROWS).to_pylist():
-            digests += blake2b(text.encode(), digest_size=size).digest()
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, size // 8)
+    hashes = key_hashes(rows)
+    hashes.sort()
+    twice = hashes[1:][hashes[1:] == hashes[:-1]]
+    known: dict[str, str] = {}
+    for part in rows if len(twice) else ():
+        sources = part["source"]
+        suspects = sources.filter(pa.array(np.isin(source_hashes(sources, 8)[:, 0], twice)))
+        for source in suspects.to_pylist():
+            first = known.get(key := sample_key(source))
+            if first == source:
+                raise InputError(
+                    f"{source!r} is listed twice: list it once (or two names are alike)"
+                )
+            if first is not None:
+                raise InputError(f"{first!r} and {source!r} have the same key: rename one")
+            known[key] = source
 
 
 def _shard_bounds(
@@ -160,21 +157,20 @@ def _shard_bounds(
     return np.asarray(bounds, dtype=np.int64)
 
 
-def _take_rows(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.RecordBatch:
-    """Some rows, in that order, with all columns of PLAN_SCHEMA."""
-    indices = pa.array(numbers)
-    arrays = [
-        # one chunk: taking from several would join them each time
-        rows[column.name].chunk(0).take(indices)
-        if column.name in rows.column_names
-        else pa.nulls(len(numbers), column.type)
-        for column in PLAN_SCHEMA
-    ]
-    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
+def _cut(rows: Rows, sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """All rows in batches of these sizes, or fewer in the last, with all columns of PLAN_SCHEMA."""
+    parts, rest = map(planned, rows), planned(pa.table({}))
+    for size in sizes:
+        some, rest = [rest.slice(0, size)], rest.slice(size)
+        missing = size - some[0].num_rows
+        while missing and (part := next(parts, None)) is not None:
+            some.append(part.slice(0, missing))
+            rest, missing = part.slice(missing), missing - some[-1].num_rows
+        yield pa.concat_batches(some)  # a slice would be written with bytes of its neighbours
 
 
 def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
-    digest.update(_canonical(batch.column("source").to_pylist()))
+    digest.update(_canonical_texts(batch.column("source")))
     for name in ("uri", "mask", *NUMBERS):
         column = batch.column(name)
         if column.null_count == batch.num_rows:
@@ -189,6 +185,16 @@ def _update(digest: "hashlib._Hash", batch: pa.RecordBatch) -> None:
 
 def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _canonical_texts(texts: pa.Array) -> bytes:
+    """`_canonical` of a list of texts; faster where none of them has to be escaped."""
+    listed = pa.ListArray.from_arrays([0, len(texts)], texts)
+    separator = pa.scalar('","', texts.type)  # no constant: at import arrow would reserve 1 GiB
+    joined: bytes = pc.binary_join(listed, separator)[0].as_buffer().to_pybytes()
+    if joined.translate(None, PLAIN) == b'"' * (2 * len(texts) - 2):
+        return b'["' + joined + b'"]\n'
+    return _canonical(texts.to_pylist())
 
 
 def plan_file(generation: int) -> str:
@@ -210,7 +216,7 @@ def write_plan(store: Store, plan: Plan, generation: int = 0) -> None:
 
 def write_rows(store: Store, shards: Iterable[pa.RecordBatch], generation: int) -> None:
     """Write the rows of each shard of a plan, of PLAN_SCHEMA."""
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
     with (
         store.new_file(rows_file(generation)) as file,
         pa.ipc.new_file(file, PLAN_SCHEMA, options=options) as writer,
@@ -274,7 +280,10 @@ def planned_shards(store: Store, generation: int = 0) -> Iterator[pa.RecordBatch
 def _open_rows(store: Store, generation: int) -> Iterator[Any]:
     where = store.where(rows_file(generation))
     try:
-        with store.open(rows_file(generation)) as file, pa.ipc.open_file(file) as reader:
+        with (
+            store.open(rows_file(generation)) as file,
+            pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as reader,
+        ):
             yield reader
     except FileNotFoundError as error:
         raise SetError(f"{where} is missing: choose another --out") from error

@@ -4,16 +4,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import compress, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
+from pipeline.sources.rows import Rows, hashed, in_runs, joined, merged
 from pipeline.storage.store import Store
 
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 12
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -100,7 +103,8 @@ class Listing:
         counts_as_numbers: whether labels that are all numbers are sorted by value.
         unlabelled: the message after the source of an image without a label; empty: none.
         takes_all: whether the listing has every image below the store.
-        takes: whether an image is in the part that is wanted; the classes are those of all parts.
+        takes: whether an image is in the part that is wanted; None: all are. The classes are those
+            of all parts.
     """
 
     data: DataStore
@@ -109,7 +113,7 @@ class Listing:
     counts_as_numbers: bool = False
     unlabelled: str = ""
     takes_all: bool = False
-    takes: Callable[[Row], bool] = lambda _: True
+    takes: Callable[[Row], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,69 +121,115 @@ class Collected:
     """A whole listing.
 
     Attributes:
-        rows: of LISTING_SCHEMA, one chunk per column, without the columns that are all null.
+        rows: of LISTING_SCHEMA without columns that are all null, in the order of the plan.
         class_names: empty if there are no labels.
         unlabelled_because: why there are no labels; empty if there are, or none were wanted.
         ignored: files that are not images, by their kind.
     """
 
-    rows: pa.Table
+    rows: Rows
     class_names: tuple[str, ...]
     unlabelled_because: str
     ignored: Mapping[str, int] = field(default_factory=dict)
 
     def spread(self, most: int) -> "Collected":
         """At most so many of the images, evenly spread over their names."""
-        rows = self.rows.sort_by("source")
+        rows = joined(self.rows)
+        by_name = pc.sort_indices(rows["source"]).to_numpy()
         chosen = np.linspace(0, rows.num_rows - 1, min(most, rows.num_rows)).round().astype(int)
-        return replace(self, rows=rows.take(pa.array(chosen)).combine_chunks())
+        return replace(self, rows=Rows([rows.take(pa.array(np.sort(by_name[chosen])))]))
 
     def without_labels(self, why: str) -> "Collected":
         """The same images, unlabelled."""
-        rows = self.rows.select([name for name in self.rows.column_names if name != "label"])
+        rows = Rows(_labelled(part, None) for part in self.rows)
         return replace(self, rows=rows, class_names=(), unlabelled_because=why)
 
 
 def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
-    """Read a listing to its end; `known_classes` keep their numbers, others come after them."""
+    """Read a listing to its end; `known_classes` keep their numbers, others come after them.
+
+    Unless the listing keeps its order, the rows are in that of the blake2b of their sources.
+    """
     numbers = {name: number for number, name in enumerate(known_classes)}
-    tables: list[pa.Table] = []
+    number_of: dict[str | None, int | None] = {None: None}  # by the label as it is listed
     unlabelled: list[str] = []
     ignored: Counter[str] = Counter()
-    while some := list(islice(listing.rows, BATCH_ROWS)):
-        rows = [row for row in some if not isinstance(row, Ignored)]
-        ignored.update(item.kind for item in some if isinstance(item, Ignored))
-        for row in rows:
-            label = row.get("label")
-            if listing.counts_as_numbers and label is not None and label not in known_classes:
-                row["label"] = label = label_text(label)
-            if label is not None:
-                row["label"] = numbers.setdefault(label, len(numbers))
-        first = min((row["source"] for row in rows if row.get("label") is None), default=None)
-        unlabelled += [] if first is None else [first]
-        taken = [row for row in rows if listing.takes(row)]
-        if len(taken) < len(rows):
-            ignored["in the other part"] += len(rows) - len(taken)
-        rows = taken
-        table = pa.Table.from_pylist(rows, LISTING_SCHEMA)
-        used = [name for name in table.column_names if table[name].null_count < len(rows)]
-        tables.append(table.select(used))
-    if not sum(table.num_rows for table in tables):
-        raise InputError(f"no image is in this part: {describe_ignored(ignored)}")
-    images = Collected(_joined(tables), (), "", ignored)
+
+    def tables() -> Iterator[pa.Table]:
+        while some := list(islice(listing.rows, BATCH_ROWS)):
+            others = [item for item in some if isinstance(item, Ignored)]
+            ignored.update(item.kind for item in others)
+            rows: list[Any] = [r for r in some if not isinstance(r, Ignored)] if others else some
+            given = [row.get("label") for row in rows]
+            for label in set(given) - number_of.keys():
+                is_known = not listing.counts_as_numbers or label in known_classes
+                text = label if is_known else label_text(label)
+                number_of[label] = None if text is None else numbers.setdefault(text, len(numbers))
+            labels = [number_of[label] for label in given]
+            if None in labels:
+                pairs = zip(rows, labels, strict=True)
+                unlabelled.append(min(row["source"] for row, label in pairs if label is None))
+            if listing.takes is not None:
+                is_taken = [listing.takes(row) for row in rows]
+                ignored["in the other part"] += len(rows) - sum(is_taken)
+                rows, labels = list(compress(rows, is_taken)), list(compress(labels, is_taken))
+            if rows:
+                yield _table(rows, labels)
+
+    runs = in_runs(tables())
+    rows = Rows(runs if listing.keeps_order else map(hashed, runs))
+    if not rows.num_rows:
+        raise InputError(f"no image is in this part: {describe_ignored(+ignored)}")
+    names: tuple[str, ...] = ()
+    why, final = "", None
     if unlabelled or not numbers:
         why = f"{min(unlabelled)} {listing.unlabelled}" if listing.unlabelled else ""
-        return images.without_labels(why)
-    new = sorted(numbers.keys() - set(known_classes))
-    values = {name: _number(name) for name in new} if listing.counts_as_numbers else {}
-    if values and None not in values.values():
-        new.sort(key=lambda name: values[name] or 0.0)
-    names = (*known_classes, *new)
-    final = {name: number for number, name in enumerate(names)}
-    renumbered = np.array([final[name] for name in numbers])[images.rows["label"].to_numpy()]
-    index = images.rows.column_names.index("label")
-    table = images.rows.set_column(index, PLAN_SCHEMA.field("label"), pa.array(renumbered))
-    return replace(images, rows=table, class_names=names)
+    else:
+        new = sorted(numbers.keys() - set(known_classes))
+        values = {name: _number(name) for name in new} if listing.counts_as_numbers else {}
+        if values and None not in values.values():
+            new.sort(key=lambda name: values[name] or 0.0)
+        names = (*known_classes, *new)
+        number_in = {name: number for number, name in enumerate(names)}
+        final = np.array([number_in[name] for name in numbers])
+    ordered = rows if listing.keeps_order else merged(rows)
+    rows = Rows(_labelled(part, final) for part in ordered)
+    return Collected(rows, names, why, +ignored)
+
+
+def _table(rows: list[Row], labels: list[int | None]) -> pa.Table:
+    """Rows as a table, without the columns that are all null."""
+    names = set().union(*rows)
+    columns = {}
+    for name, kind in zip(LISTING_SCHEMA.names, LISTING_SCHEMA.types, strict=True):
+        if name in names:
+            values = labels if name == "label" else [row.get(name) for row in rows]
+            array = pa.array(values, kind)
+            if array.null_count < len(rows):
+                columns[name] = array
+    return pa.table(columns)
+
+
+def _labelled(rows: pa.Table, numbers: NDArray[np.int64] | None) -> pa.Table:
+    """Rows with other numbers of their classes, by the present ones; None: without labels."""
+    if "label" not in rows.column_names:
+        return rows
+    if numbers is None:
+        return rows.drop_columns("label")
+    index = rows.column_names.index("label")
+    labels = pa.array(numbers[rows["label"].to_numpy()])
+    return rows.set_column(index, PLAN_SCHEMA.field("label"), labels)
+
+
+def planned(rows: pa.Table) -> pa.RecordBatch:
+    """Rows of one chunk per column, with all columns of PLAN_SCHEMA."""
+    arrays = [
+        rows[column.name].chunk(0)
+        if column.name in rows.column_names
+        else pa.nulls(rows.num_rows, column.type)
+        for column in PLAN_SCHEMA
+    ]
+    return pa.record_batch(arrays, schema=PLAN_SCHEMA)
 
 
 def _number(label: str) -> float | None:
@@ -212,14 +262,3 @@ def describe_ignored(ignored: Mapping[str, int]) -> str:
         named.append(f"{rest} of other kinds")
     files = "1 other file" if total == 1 else f"{total} other files"
     return f"{files} ignored" + (f" ({', '.join(named)})" if named else "")
-
-
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """One table of one chunk per column, of the columns that any of the tables has."""
-    whole = pa.concat_tables(tables, promote_options="default")
-    tables.clear()
-    columns = {}
-    for name in whole.column_names:  # one by one: two copies of all columns take too much memory
-        columns[name] = whole[name].combine_chunks()
-        whole = whole.drop_columns(name)
-    return pa.table(columns)

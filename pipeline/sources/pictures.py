@@ -14,9 +14,10 @@ from pipeline.images.source_image import DecodedSource, read_source, store_value
 from pipeline.shardset.manifest import check_shards, load_dataset_info, read_manifest
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import DATASET_FILE, PLAN_FILE
-from pipeline.sources.listing import PLAN_SCHEMA, SourceOptions, collect
+from pipeline.sources.listing import SourceOptions, collect, planned
 from pipeline.sources.reading import RawImage, read_images
 from pipeline.sources.registry import open_source
+from pipeline.sources.rows import joined
 from pipeline.storage.storage import Location, is_url, open_store
 
 
@@ -58,12 +59,9 @@ def open_pictures(place: Location, form: PixelFormat = PLAIN, **columns: str) ->
     else:
         listing = open_source(place, SourceOptions(**columns))  # type: ignore[arg-type]
         found = collect(listing)
-        rows, classes = found.rows, found.class_names
-        rows = rows if listing.keeps_order else rows.sort_by("source")
-        # The columns that are missing are null.
-        whole = pa.concat_tables([PLAN_SCHEMA.empty_table(), rows], promote_options="default")
-        (batch,) = whole.select(PLAN_SCHEMA.names).combine_chunks().to_batches()
-        items, pixels = read_images(listing.data, batch), partial(_pixels, form)
+        rows, classes = joined(found.rows), found.class_names
+        rows = rows if listing.keeps_order else rows.sort_by("source").combine_chunks()
+        items, pixels = read_images(listing.data, planned(rows)), partial(_pixels, form)
     labels = rows["label"].to_pylist() if classes else [None] * rows.num_rows
     named = [None if label is None else classes[label] for label in labels]
     return Pictures(rows["source"].to_pylist(), named, items, pixels)

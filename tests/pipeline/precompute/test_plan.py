@@ -1,11 +1,15 @@
 """The plan depends on the listing's content alone, and says what differs."""
 
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.core.errors import InputError
 from pipeline.precompute.begin import discard_begun
@@ -18,6 +22,7 @@ from pipeline.precompute.plan import (
     write_plan,
 )
 from pipeline.sources.listing import DataStore, Listing, Row, collect
+from pipeline.sources.rows import joined
 from pipeline.storage.storage import open_store
 
 PARAMETERS: dict[str, object] = {"saliency": {"source": "boundary", "side": 64}, "shard_images": 4}
@@ -47,11 +52,11 @@ def listing(rows: Sequence[Row], **options: Any) -> Listing:  # noqa: ANN401
 def plan_of(
     rows: Sequence[Row],
     parameters: dict[str, object] = PARAMETERS,
+    keeps_order: bool = False,
     **limits: Any,  # noqa: ANN401
 ) -> Plan:
-    return make_plan(
-        collect(listing(rows)), parameters, **{"shard_images": 4, "shard_bytes": 10_000, **limits}
-    )
+    images = collect(listing(rows, keeps_order=keeps_order))
+    return make_plan(images, parameters, **{"shard_images": 4, "shard_bytes": 10_000, **limits})
 
 
 def sources(plan: Plan) -> list[list[str]]:
@@ -72,6 +77,68 @@ def test_the_order_of_the_listing_changes_nothing() -> None:
     kept = plan_of(images(50), keeps_order=True)  # containers
     assert [source for shard in sources(kept) for source in shard] == listed
     assert kept.info.digest != first.info.digest
+
+
+@pytest.mark.parametrize("keeps_order", [False, True])
+def test_parts_on_disk_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps_order: bool
+) -> None:
+    rows = images(500)
+    for number, row in enumerate(rows):  # columns that some parts lack
+        row |= {"uri": b"elsewhere"} if number == 200 else {"version": number or None}
+    in_memory, in_parts = open_store(tmp_path / "memory"), open_store(tmp_path / "parts")
+    write_plan(in_memory, plan_of(rows, keeps_order=keeps_order))
+    for name, value in (("MEMORY_ROWS", 40), ("PART_ROWS", 30), ("RUN_TABLES", 2)):
+        monkeypatch.setattr(f"pipeline.sources.rows.{name}", value)
+    monkeypatch.setattr("pipeline.sources.listing.BATCH_ROWS", 10)
+    plan = plan_of(rows, keeps_order=keeps_order)
+    assert len(list(plan.rows)) > 10
+    write_plan(in_parts, plan)
+    for name in ("plan.json", "plan.arrow"):
+        assert in_memory.read(name) == in_parts.read(name)
+    assert plan.rows.take(np.array([499, 3, 250]))["source"].to_pylist() == [
+        source for n in (499, 3, 250) for source in [joined(plan.rows)["source"][n].as_py()]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("odd", "digest"),
+    [
+        ("", "1a4df123"),
+        ('"', "04f1c117"),
+        ('","', "4f8ec498"),
+        ("\\", "f788c5af"),
+        ("\n", "125e49a2"),
+        ("\x7f", "e7128f61"),
+        ("ä", "2127f2d6"),
+        ("\U0001f600", "863c693c"),
+    ],
+)
+def test_the_digest_is_of_canonical_json(odd: str, digest: str) -> None:
+    """As the first version of this program wrote it."""
+    rows = [{"source": f"{number}{odd}.jpg", "num_bytes": 1} for number in range(3)]
+    assert plan_of(rows).info.digest.startswith(digest)
+
+
+def test_two_images_of_one_key_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alike(sources: pa.ChunkedArray, size: int) -> NDArray[np.uint64]:
+        return np.ones((len(sources), size // 8), np.uint64)
+
+    for room in ("sources.rows", "precompute.plan"):
+        monkeypatch.setattr(f"pipeline.{room}.source_hashes", alike)
+    assert plan_of(images()).info.num_images == 10  # the stems in the keys differ
+    monkeypatch.setattr("pipeline.precompute.plan.sample_key", lambda _: "key")
+    with pytest.raises(InputError, match=r"'c0/0\.jpg' and 'c1/1\.jpg' have the same key: rename"):
+        plan_of(images())
+
+
+def test_a_full_disk_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sources.rows.MEMORY_ROWS", 1)
+    words = r"temporary file \(TMPDIR says where\) cannot be written: No space"
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
+        with pytest.raises(InputError, match=words):
+            plan_of(images())
 
 
 @pytest.mark.parametrize(
@@ -111,8 +178,8 @@ def test_labels_are_numbered_in_order(
 ) -> None:
     labels = ["10", "9", "-1", "9"]
     rows = [{"source": f"{n}.jpg", "num_bytes": 1, "label": v} for n, v in enumerate(labels)]
-    collected = collect(listing(rows, counts_as_numbers=by_value), known)
-    assert (collected.class_names, collected.rows["label"].to_pylist()) == (names, numbers)
+    collected = collect(listing(rows, counts_as_numbers=by_value, keeps_order=True), known)
+    assert (collected.class_names, joined(collected.rows)["label"].to_pylist()) == (names, numbers)
 
 
 def test_one_image_without_a_label_means_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.core.errors import InputError
 from pipeline.sources.listing import Collected, describe_ignored
+from pipeline.sources.rows import joined
 from tests.s3_server import Bucket
 from tests.source_reading import listed
 
@@ -19,7 +20,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def names(images: Collected) -> list[str]:
-    return sorted(images.rows["source"].to_pylist())
+    return sorted(joined(images.rows)["source"].to_pylist())
 
 
 def test_class_folders_become_labels_in_a_folder_and_a_bucket(
@@ -31,7 +32,7 @@ def test_class_folders_become_labels_in_a_folder_and_a_bucket(
     for place in (tmp_path, bucket.url("some/data/")):
         images = listed(place)
         assert images.class_names == ("cat", "dog")
-        rows = images.rows.select(["source", "label", "num_bytes"]).to_pylist()
+        rows = joined(images.rows).select(["source", "label", "num_bytes"]).to_pylist()
         assert {tuple(row.values()) for row in rows} == {
             ("dog/1.jpg", 1, 5),
             ("cat/deep/er/2.PNG", 0, 5),
@@ -43,7 +44,7 @@ def test_class_folders_become_labels_in_a_folder_and_a_bucket(
 def test_images_without_a_class(tmp_path: Path) -> None:
     touch(tmp_path, "dog/1.jpg", "cat/2.jpg", "3.jpg")
     images = listed(tmp_path)
-    assert "label" not in images.rows.column_names
+    assert "label" not in joined(images.rows).column_names
     assert (images.class_names, images.unlabelled_because) == ((), "3.jpg lies in no class folder")
     images = listed(tmp_path, labels=False)
     assert (images.class_names, images.unlabelled_because) == ((), "")
@@ -92,7 +93,7 @@ def test_names_that_are_not_utf8_can_be_opened(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/a/\xff.jpg", "wb") as file:
         file.write(b"x")
     images = listed(tmp_path)
-    uris = dict(zip(*(images.rows[c].to_pylist() for c in ("source", "uri")), strict=True))
+    uris = dict(zip(*(joined(images.rows)[c].to_pylist() for c in ("source", "uri")), strict=True))
     assert uris == {"a/ünï 图.jpg": None, "a/\\xff.jpg": b"a/\xff.jpg"}
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import InputError
+from pipeline.sources.rows import joined
 from tests.s3_server import Bucket
 from tests.source_reading import listed, read
 
@@ -99,7 +100,7 @@ def test_a_parquet_file_may_hold_the_images(tmp_path: Path, bucket: Bucket, kind
     for place in (tmp_path / "part-*.parquet", f"{url}/*.parquet?{options}"):
         images = read(place, mask_column="mask")
         assert [(i.source, i.data, i.label, i.mask) for i in images] == expected  # in order
-        assert listed(place, mask_column="mask").rows["mask_offset"].null_count == 1
+        assert joined(listed(place, mask_column="mask").rows)["mask_offset"].null_count == 1
 
 
 def test_a_parquet_column_may_name_images(pictures: Path) -> None:

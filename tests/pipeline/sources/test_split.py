@@ -18,6 +18,7 @@ from pipeline.precompute.run import run_precompute
 from pipeline.shardset.shared_images import hashed_shards
 from pipeline.sources.listing import Collected, collect
 from pipeline.sources.registry import open_source
+from pipeline.sources.rows import joined
 from pipeline.sources.split import Part, Split, hash_share
 from tests.picture_folders import contents, write_pictures
 
@@ -66,7 +67,7 @@ def collected(place: Path, part: Part, **options: Any) -> Collected:  # noqa: AN
 
 
 def sources(images: Collected) -> set[str]:
-    return set(images.rows["source"].to_pylist())
+    return set(joined(images.rows)["source"].to_pylist())
 
 
 def test_columns_and_fields_of_groups(tmp_path: Path) -> None:
