@@ -1,6 +1,7 @@
 """A listing of images: a stream of rows, and the whole of it in arrow, with labels as numbers."""
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -148,9 +149,12 @@ class Collected:
 def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
     """Read a listing to its end; `known_classes` keep their numbers, others come after them.
 
-    Unless the listing keeps its order, the rows are in that of the blake2b of their sources.
+    Names of classes that differ only in how accents are written are one class. Unless the listing
+    keeps its order, the rows are in that of the blake2b of their sources.
     """
     numbers = {name: number for number, name in enumerate(known_classes)}
+    known = {unicodedata.normalize("NFC", name): name for name in known_classes}
+    spelt: dict[str, str] = {}  # the names of new classes, by what `numbers` has for them
     number_of: dict[str | None, int | None] = {None: None}  # by the label as it is listed
     unlabelled: list[str] = []
     ignored: Counter[str] = Counter()
@@ -164,6 +168,10 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
             for label in set(given) - number_of.keys():
                 is_known = not listing.counts_as_numbers or label in known_classes
                 text = label if is_known else label_text(label)
+                if text is not None and text not in known_classes:
+                    form = unicodedata.normalize("NFC", text)  # macOS writes accents apart
+                    text, given_as = known.get(form, form), text
+                    spelt[text] = given_as if spelt.get(text, given_as) == given_as else text
                 number_of[label] = None if text is None else numbers.setdefault(text, len(numbers))
             labels = [number_of[label] for label in given]
             if None in labels:
@@ -185,13 +193,15 @@ def collect(listing: Listing, known_classes: Sequence[str] = ()) -> Collected:
     if unlabelled or not numbers:
         why = f"{min(unlabelled)} {listing.unlabelled}" if listing.unlabelled else ""
     else:
-        new = sorted(numbers.keys() - set(known_classes))
+        new = sorted(spelt[name] for name in numbers.keys() - set(known_classes))
         values = {name: _number(name) for name in new} if listing.counts_as_numbers else {}
         if values and None not in values.values():
             new.sort(key=lambda name: values[name] or 0.0)
         names = (*known_classes, *new)
         number_in = {name: number for number, name in enumerate(names)}
-        final = np.array([number_in[name] for name in numbers])
+        final = np.array(
+            [number_in[name if name in known_classes else spelt[name]] for name in numbers]
+        )
     ordered = rows if listing.keeps_order else merged(rows)
     rows = Rows(_labelled(part, final) for part in ordered)
     return Collected(rows, names, why, +ignored)

@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from pipeline.sources.rows import joined
 from pipeline.storage.storage import open_store
 
 PARAMETERS: dict[str, object] = {"saliency": {"source": "boundary", "side": 64}, "shard_images": 4}
+
+TOGETHER, APART = (unicodedata.normalize(form, "türen") for form in ("NFC", "NFD"))
 
 
 DATA = DataStore(store=open_store("data"))
@@ -179,6 +182,25 @@ def test_labels_are_numbered_in_order(
     labels = ["10", "9", "-1", "9"]
     rows = [{"source": f"{n}.jpg", "num_bytes": 1, "label": v} for n, v in enumerate(labels)]
     collected = collect(listing(rows, counts_as_numbers=by_value, keeps_order=True), known)
+    assert (collected.class_names, joined(collected.rows)["label"].to_pylist()) == (names, numbers)
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "names", "numbers"),
+    [
+        ((), [APART, "a", APART], ("a", APART), [1, 0, 1]),
+        ((), [APART, "a", TOGETHER], ("a", TOGETHER), [1, 0, 1]),
+        ((), [TOGETHER, APART, "a"], ("a", TOGETHER), [1, 1, 0]),
+        ((APART,), [TOGETHER, "a", APART], (APART, "a"), [0, 1, 0]),
+        ((APART, TOGETHER), [TOGETHER, "a", APART], (APART, TOGETHER, "a"), [1, 2, 0]),
+    ],
+)
+def test_classes_as_macos_writes_them(
+    known: tuple[str, ...], labels: list[str], names: tuple[str, ...], numbers: list[int]
+) -> None:
+    """One class, also where some folders have been on a Mac; old sets keep what they have."""
+    rows = [{"source": f"{n}.jpg", "num_bytes": 1, "label": v} for n, v in enumerate(labels)]
+    collected = collect(listing(rows, keeps_order=True), known)
     assert (collected.class_names, joined(collected.rows)["label"].to_pylist()) == (names, numbers)
 
 
