@@ -27,7 +27,7 @@ def test_the_name_decides_and_only_sgd_decays_biases_and_batch_norm(name: str, k
         trust_coefficient=0.002,
     )
     optimiser = build_optimiser(config, module, torch.device("cpu"))
-    assert type(optimiser) is kind
+    assert isinstance(optimiser, kind)
     groups = optimiser.param_groups
     assert all(group["lr"] == 0.5 for group in groups)
     assert sum(len(group["params"]) for group in groups) == 6
