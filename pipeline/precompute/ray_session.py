@@ -1,17 +1,19 @@
 """Connect to the Ray of RAY_ADDRESS, or start a temporary local Ray."""
 
+import importlib
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from pipeline.core.errors import InputError, RayUnavailable, check
+from pipeline.precompute.ray_private import small_head
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
@@ -20,11 +22,12 @@ REFUSED = b"InvalidAuthToken"
 
 
 @contextmanager
-def ray_running() -> Iterator[None]:
+def ray_running(meanwhile: Sequence[str] = ()) -> Iterator[None]:
     """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
     `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
-    messages are suppressed.
+    messages are suppressed. The modules `meanwhile` are imported while a local Ray starts, which
+    is mostly waiting; they do not import Ray.
 
     Raises:
         InputError: nothing answers at RAY_ADDRESS, or the working folder has a package of the
@@ -41,8 +44,11 @@ def ray_running() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
     refused: list[bytes] = []
+    modules = meanwhile if address == "local" else ()  # a cluster is there at once
+    importing = threading.Thread(target=_import, args=(modules,), daemon=True)
+    importing.start()
     try:
-        with nullcontext(refused) if address == "local" else without_lines(REFUSED) as refused:
+        with small_head() if address == "local" else without_lines(REFUSED) as refused:
             ray.init(
                 address=address,
                 include_dashboard=False,
@@ -51,10 +57,17 @@ def ray_running() -> Iterator[None]:
             )
     except Exception as error:  # most of them bare RuntimeErrors
         raise _unavailable(address, error, wants_token=bool(refused)) from error
+    importing.join()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _import(modules: Sequence[str]) -> None:
+    with suppress(Exception):  # whoever needs them imports them again, and raises
+        for module in modules:
+            importlib.import_module(module)
 
 
 def _unavailable(address: str, error: Exception, *, wants_token: bool) -> RayUnavailable:
