@@ -1,6 +1,7 @@
 """The recipe `auto`: settings that follow from the images and the device, each with its reason."""
 
 import importlib
+import importlib.util
 import os
 from dataclasses import dataclass
 from statistics import median
@@ -16,10 +17,12 @@ Chosen = dict[str, tuple[Any, str]]
 """By dotted name of a field: its value, and why; those without a reason follow from others."""
 LOOKED_AT = 8
 """Shards whose images are measured."""
-VIEWS = ((224, 7), (128, 8), (96, 8), (64, 8), (32, 4))
+VIEWS = ((224, 7), (128, 8), (96, 8), (64, 8), (48, 6), (32, 4))
 """Sides of views, and of their grids of patches."""
 SMALL_VIEW = 64
-"""Largest side of views on a CPU, and with a small stem."""
+"""Largest side of views of a ResNet on a CPU, and with a small stem."""
+TINY, TINY_VIEW, TINY_STEPS = "timm:test_resnet", 48, 5000
+"""What a CPU trains: 0.4 million parameters, which learn far more in as much time (RESULTS.md)."""
 LARGE_SET = 50_000
 """Images from which a GPU trains a ResNet-50."""
 MOST_BATCH = {"cpu": 64, "mps": 64, "cuda": 256}
@@ -44,6 +47,7 @@ class Seen:
         gpu_mib: memory of one of them.
         cores: of this machine that may be used.
         on_cluster: whether RAY_ADDRESS names a cluster, which may have other devices.
+        has_timm: whether timm is installed.
     """
 
     num_images: int
@@ -53,6 +57,7 @@ class Seen:
     gpu_mib: float = 0
     cores: int = 1
     on_cluster: bool = False
+    has_timm: bool = True
 
 
 def look(shards: Location) -> Seen:
@@ -77,21 +82,31 @@ def look(shards: Location) -> Seen:
         gpu_mib=memory,
         cores=len(own_cores()),
         on_cluster=bool(os.environ.get("RAY_ADDRESS")),
+        has_timm=importlib.util.find_spec("timm") is not None,
     )
 
 
 def choose(seen: Seen) -> Chosen:
     """The values that differ from those of `simclr_small`, and why."""
     images, device = seen.num_images, seen.device
-    most = SMALL_VIEW if device == "cpu" else VIEWS[0][0]
+    on_cpu = device == "cpu" and not seen.on_cluster
+    tiny = on_cpu and seen.has_timm
+    most = TINY_VIEW if tiny else SMALL_VIEW if device == "cpu" else VIEWS[0][0]
     size, grid = next((view for view in VIEWS if view[0] <= min(seen.side, most)), VIEWS[-1])
     large = device == "cuda" and images >= LARGE_SET and size > SMALL_VIEW
-    network = "resnet50" if large else "resnet18"
-    each = MIB_AT_224[network] * (size / 224) ** 2 * GRADIENTS
+    network = TINY if tiny else "resnet50" if large else "resnet18"
+    why = f"{images:,} images on {device}"
+    if tiny:
+        why += ": a ResNet-18 (--encoder.architecture resnet18 --encoder.stem small) takes hours"
+    elif on_cpu:
+        why += "; with timm installed a smaller one, which learns far more in as much time"
+    elif not large:
+        why += f", and a ResNet-50 is for {LARGE_SET:,} images or more on a GPU"
+    each = MIB_AT_224.get(network, 0) * (size / 224) ** 2 * GRADIENTS
     fitting = 0.7 * seen.gpu_mib * seen.num_gpus / each if seen.num_gpus else MOST_BATCH[device]
     batch = _power_of_two(min(MOST_BATCH[device], images // 3, fitting))
     steps_per_epoch = max(1, images // batch)
-    wanted = -(-STEPS[device] // steps_per_epoch)
+    wanted = -(-(TINY_STEPS if tiny else STEPS[device]) // steps_per_epoch)
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS[device], wanted))
     group = min(32, batch // 2)
     ranks = range(1, max(1, seen.num_gpus) + 1)
@@ -100,10 +115,9 @@ def choose(seen: Seen) -> Chosen:
     loaders = min(8, max(2, seen.cores // max(1, seen.num_gpus) - 1)) if device != "cpu" else 0
     if seen.on_cluster:
         workers, where = "auto", "one for each GPU of the cluster"
-    few = "" if large else f", and a ResNet-50 is for {LARGE_SET:,} images or more on a GPU"
     return {
-        "encoder.architecture": (network, f"{images:,} images on {device}{few}"),
-        "encoder.stem": ("small" if size <= SMALL_VIEW else "standard", ""),
+        "encoder.architecture": (network, why),
+        "encoder.stem": ("small" if size <= SMALL_VIEW and not tiny else "standard", ""),
         "views.size": (size, f"the images' shorter sides have {seen.side} px, on {device}"),
         "views.grid": (grid, ""),
         "batch_size": (

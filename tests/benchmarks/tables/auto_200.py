@@ -2,4 +2,4 @@
 
 from tests.benchmarks.tables.auto_4800 import table
 
-TABLE = table("imagenette160", 200, 400)
+TABLE = table("imagenette160", 200, 44)

@@ -11,12 +11,9 @@ from pathlib import Path
 
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
-from tests.benchmarks.ablation_table import FIRST_CHOICE_SEED, Data, Options, Table
+from tests.benchmarks.ablation_table import FIRST_CHOICE_SEED, Data, Table
 from tests.benchmarks.photographs import shared_photographs
 from tests.benchmarks.tables.photographs import NUM_HELD_OUT
-
-AUTO: Options = {"recipe": "auto"}
-VIEW_48: Options = {"views.size": 48, "views.grid": 6}
 
 
 def by_hash(folder: Path) -> list[Path]:
@@ -56,10 +53,10 @@ def table(photographs: str, num: int, epochs: int) -> Table:
         common={},
         arms={
             "simclr_small, equal time": {"recipe": "simclr_small", "epochs": epochs},
-            "auto": AUTO,
+            "auto": {"recipe": "auto"},
         },
         prepare=partial(prepare, photographs=photographs, num=num),
     )
 
 
-TABLE = table("imagenette160", 4800, 27)
+TABLE = table("imagenette160", 4800, 8)

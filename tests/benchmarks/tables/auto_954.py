@@ -2,4 +2,4 @@
 
 from tests.benchmarks.tables.auto_4800 import table
 
-TABLE = table("flowers17", 954, 143)
+TABLE = table("flowers17", 954, 40)

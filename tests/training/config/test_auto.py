@@ -12,7 +12,7 @@ from jobs.pretrain_options import read_command_line
 from pipeline.core.errors import InputError
 from tests.shard_sets import write_images
 from training.config import auto
-from training.config.auto import Seen, choose, look
+from training.config.auto import TINY, Seen, choose, look
 from training.config.fields import with_fields
 from training.config.file import write_config
 from training.config.recipes import find_recipe
@@ -28,9 +28,11 @@ def values(seen: Seen) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("seen", "network", "size", "batch", "epochs", "workers"),
     [
-        (Seen(num_images=4800, side=48), "resnet18", 32, 64, 27, 1),
-        (Seen(num_images=40, side=300), "resnet18", 64, 8, 400, 1),
-        (Seen(num_images=10**6, side=300), "resnet18", 64, 64, 2, 1),
+        (Seen(num_images=4800, side=48), TINY, 48, 64, 67, 1),
+        (Seen(num_images=4800, side=47), TINY, 32, 64, 67, 1),
+        (Seen(num_images=40, side=300), TINY, 48, 8, 400, 1),
+        (Seen(num_images=10**6, side=300), TINY, 48, 64, 2, 1),
+        (Seen(num_images=4800, side=300, has_timm=False), "resnet18", 64, 64, 27, 1),
         (Seen(num_images=4800, side=300, num_gpus=1, **GPU), "resnet18", 224, 256, 400, 1),
         (Seen(num_images=10**6, side=180, num_gpus=8, **GPU), "resnet50", 128, 256, 20, 8),
         (Seen(num_images=10**6, side=300, num_gpus=3, **GPU), "resnet50", 224, 256, 20, 2),
@@ -78,7 +80,7 @@ def test_from_the_command_line_with_reasons_and_frozen_in_the_run(
     name, _, config = read_command_line(["--recipe", "auto", *words, "--epochs", "3"])
     said = capsys.readouterr().out.splitlines()
     assert name == "auto"
-    assert (config.batch_size, config.views.size, config.epochs) == (16, 64, 3)
+    assert (config.batch_size, config.views.size, config.epochs) == (16, 48, 3)
     names = [line.split()[1] for line in said]  # no reason for epochs, which were given
     assert names == ["encoder.architecture", "views.size", "batch_size", "num_workers"]
     _, _, other = read_command_line(["--recipe", "auto", *words, "--method", "moco_v2"])
