@@ -1,8 +1,8 @@
 """Pretrain a backbone by contrastive learning on precomputed shards."""
 
+import importlib
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from jobs.cli import conclude, main
 from jobs.pretrain_options import read_options, runs_here, without_ray
@@ -11,9 +11,6 @@ from pipeline.core.progress import numbered, say
 from pipeline.shardset.manifest import load_dataset_info
 from training.config.pretrain import PretrainConfig
 from training.data.selection import read_selection
-
-if TYPE_CHECKING:
-    from training.engine.result import RunResult
 
 
 def run() -> int:
@@ -33,31 +30,17 @@ def run() -> int:
         f"masks {config.masks.strategy}, object head {object_head}, fill {config.fill}"
     )
     # Torch and Ray take seconds to import: after the command line, and only where they are used.
-    launch = _launch_here if runs_here(local, config.num_workers) else _launch_on_ray
-    result = launch(config)
     from training.engine.result import result_lines
 
+    here = runs_here(local, config.num_workers)
+    launcher = importlib.import_module("training.engine.local" if here else "training.ray.launch")
+    result = launcher.launch(config)
     counts = {"step": result.step, "total_steps": result.total_steps, "values": result.values}
     conclude(
         {"out": config.place, "finished": result.finished, **counts},
         *result_lines(result, config),
     )
     return 0 if result.finished else Stopped.exit_code
-
-
-def _launch_here(config: PretrainConfig) -> "RunResult":
-    from training.engine.local import launch
-
-    return launch(config)
-
-
-def _launch_on_ray(config: PretrainConfig) -> "RunResult":
-    from pipeline.precompute.ray_session import ray_running
-
-    with ray_running(meanwhile=["training.engine.preflight"]):
-        from training.ray.launch import launch
-
-        return launch(config)
 
 
 def _replay(config: PretrainConfig, step: int) -> int:

@@ -1,18 +1,25 @@
 """A local Ray with fewer processes than `ray.init` can be told to start; tested with Ray 2.60."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from ray._private.node import Node
+import ray
+
+TESTED = ray.__version__.startswith("2.60.")
+"""Whether parts of Ray may be replaced. Another version starts as it does, which takes longer."""
+node_class: type = object
+if TESTED:
+    with suppress(ImportError):
+        from ray._private.node import Node as node_class
 
 
 @contextmanager
 def replaced(owner: object, **values: object) -> Iterator[None]:
-    """While the block runs, attributes of a module or class have these values."""
-    own = {name: getattr(owner, name) for name in values}
+    """While the block runs, those attributes that the module or class has have these values."""
+    own = {name: getattr(owner, name) for name in values if hasattr(owner, name)}
     try:
-        for name, value in values.items():
-            setattr(owner, name, value)
+        for name in own:
+            setattr(owner, name, values[name])
         yield
     finally:
         for name, value in own.items():
@@ -31,5 +38,5 @@ def small_head() -> Iterator[list[bytes]]:
     `ray_session.without_lines` where it drops no line.
     """
     names = ("start_api_server", "start_monitor", "start_log_monitor")
-    with replaced(Node, **dict.fromkeys(names, _nothing)):
+    with replaced(node_class, **dict.fromkeys(names, _nothing)):
         yield []

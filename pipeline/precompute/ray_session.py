@@ -1,12 +1,11 @@
 """Connect to the Ray of RAY_ADDRESS, or start a temporary local Ray."""
 
-import importlib
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -22,12 +21,11 @@ REFUSED = b"InvalidAuthToken"
 
 
 @contextmanager
-def ray_running(meanwhile: Sequence[str] = ()) -> Iterator[None]:
+def ray_running() -> Iterator[None]:
     """Connect to the Ray that RAY_ADDRESS names, or start a local one.
 
     `ray job submit` sets RAY_ADDRESS for its jobs. A nested block does nothing. Ray's own
-    messages are suppressed. The modules `meanwhile` are imported while a local Ray starts, which
-    is mostly waiting; they do not import Ray.
+    messages are suppressed.
 
     Raises:
         InputError: nothing answers at RAY_ADDRESS, or the working folder has a package of the
@@ -44,9 +42,6 @@ def ray_running(meanwhile: Sequence[str] = ()) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_answers(address)
     refused: list[bytes] = []
-    modules = meanwhile if address == "local" else ()  # a cluster is there at once
-    importing = threading.Thread(target=_import, args=(modules,), daemon=True)
-    importing.start()
     try:
         with small_head() if address == "local" else without_lines(REFUSED) as refused:
             ray.init(
@@ -57,17 +52,10 @@ def ray_running(meanwhile: Sequence[str] = ()) -> Iterator[None]:
             )
     except Exception as error:  # most of them bare RuntimeErrors
         raise _unavailable(address, error, wants_token=bool(refused)) from error
-    importing.join()
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _import(modules: Sequence[str]) -> None:
-    with suppress(Exception):  # whoever needs them imports them again, and raises
-        for module in modules:
-            importlib.import_module(module)
 
 
 def _unavailable(address: str, error: Exception, *, wants_token: bool) -> RayUnavailable:

@@ -1,10 +1,8 @@
 """Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
 
-import asyncio
-import logging
+import importlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +19,6 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from pipeline.core.errors import JobError, find_job_error
 from pipeline.core.memory import collect_garbage_rarely
 from pipeline.core.progress import listening
-from pipeline.precompute.ray_private import replaced
 from pipeline.storage.atomic import write_atomically
 from training.config.resources import Resources, Wanted, first_resources
 from training.core.distributed import rank
@@ -29,13 +26,10 @@ from training.core.threads import sharing_threads, threads_set_by_user
 from training.ray.nodes import live_nodes
 from training.ray.private import (
     DatasetsCallback,
-    FixedScalingPolicy,
     PlacementGroupCleanerCallback,
-    TrainController,
     WorkerGroup,
     WorkerGroupCallback,
     WorkerGroupStartupTimeoutError,
-    worker_group,
 )
 from training.record.relay import Relay, shown
 
@@ -49,101 +43,35 @@ Returned = TypeVar("Returned")
 Function = Callable[[Argument, torch.device], Returned]
 
 
-CONTROLLER = {
-    # Each costs a process or a log: workers are not told that their node will go, and do not ask.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-}
-"""Environment of a controller while it is made. Workers with an environment of their own would need
-processes of their own, and Ray has some ready."""
-
-
 class _Trainer(TorchTrainer):
-    """Ray's trainer with its controller in this process, and without what starts others.
+    """Ray's trainer without its placement-group cleaner, its data sets and its answer to Ctrl-C.
 
-    As an actor the controller is one more process, which imports torch, and the workers wait for
-    it. Left out are data sets, even none of which cost a process, the request to an autoscaler,
-    which sees the placement group as well, and the cleaner of placement groups: it asks whichever
-    Ray it finds first on the machine whether the controller still lives, and beside another cluster
-    it removes the workers of a healthy run (Ray 2.60). Ray frees what a job held when the job ends.
+    The cleaner asks whichever Ray it finds first on the machine whether the controller still lives:
+    beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray frees what a job
+    held when the job ends. The data sets cost a process, even if there are none. On Ctrl-C Ray
+    aborts without a checkpoint; ours is in ``training.engine.stopping``. The controller runs in
+    this process, or as Ray does it where Ray is of another version.
     """
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:  # noqa: ANN401
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # `fit` raises what it logs
-        settings["scaling_policy"] = _AsTheyAre(self.scaling_config)  # type: ignore[arg-type]  # V1's
-        with _environment(CONTROLLER):
-            controller = _Controller(**settings)
-        loop = asyncio.new_event_loop()  # not `run`, which has an answer to Ctrl-C of its own
         try:
-            loop.run_until_complete(controller.run())  # type: ignore[no-untyped-call]
-        finally:
-            loop.close()
-        return controller.get_result()
+            from training.ray.controller import run_here
+        except ImportError:
+            # It costs a process, which tells workers that their node will go: ours do not ask.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+            # mypy sees the trainer of Ray Train V1.
+            ordinary = super()._initialize_and_run_controller  # type: ignore[misc]
+            result: Result = ordinary(**settings)
+            return result
+        return run_here(settings)
+
+    def _register_sigint_handler(self, controller: object) -> None: ...
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         # mypy sees the trainer of Ray Train V1.
-        with _environment(CONTROLLER):
-            callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
         left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
         return [callback for callback in callbacks if not isinstance(callback, left_out)]
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """While the block runs, variables that are not set have these values."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            del os.environ[name]
-
-
-class _AsTheyAre(FixedScalingPolicy):
-    """As many workers as asked for, and no request for nodes."""
-
-    def after_controller_start(self, train_run_context: object) -> None: ...
-
-    def _maybe_send_resource_request(self) -> None: ...
-
-
-@ray.remote(num_cpus=0)
-class _NoBarrier:
-    """In place of an actor at which ranks meet to report, which takes a second: ours do not."""
-
-    def __init__(self, **_: object) -> None: ...
-
-
-class _WorkerGroup(WorkerGroup):
-    """Workers that get no handle of their controller, which is no actor."""
-
-    def _start_impl(self, builder: Any) -> None:  # noqa: ANN401
-        with replaced(worker_group, SynchronizationActor=_NoBarrier):
-            super()._start_impl(builder)
-
-    def _init_train_context_on_workers(
-        self, workers: list[Any], sync_actor: object, train_context_args: dict[str, list[Any]]
-    ) -> None:
-        ray.get(
-            [
-                worker.actor.init_train_context.remote(
-                    train_run_context=self._train_run_context,
-                    distributed_context=worker.distributed_context,
-                    synchronization_actor=sync_actor,
-                    storage_context=self._storage_context,
-                    worker_callbacks=self._worker_callbacks_to_propagate,
-                    controller_actor=None,
-                    **{name: values[i] for name, values in train_context_args.items()},
-                )
-                for i, worker in enumerate(workers)
-            ]
-        )
-
-
-class _Controller(TrainController):
-    worker_group_cls = _WorkerGroup
 
 
 class _NotesPlacementGroup(WorkerGroupCallback):
@@ -185,7 +113,9 @@ def make_trainer(
     return _Trainer(
         _call,  # type: ignore[arg-type]  # V1's; V2 passes on what is returned
         train_loop_config={
-            "function": function,
+            # By name: the controller, which gets this too, would import torchvision with it.
+            "module": function.__module__,
+            "name": function.__name__,
             "argument": argument,
             "folder": folder,
             "cpus": cpus,
@@ -214,9 +144,10 @@ def make_trainer(
 
 def _call(call: dict[str, Any]) -> object:
     collect_garbage_rarely()
+    function = getattr(importlib.import_module(call["module"]), call["name"])
     sharing = sharing_threads(limit=call["cpus"], fixed=call["fixed_threads"])
     with sharing, listening(Relay(call["folder"]) if rank() == 0 else None):
-        return call["function"](call["argument"], get_device())
+        return function(call["argument"], get_device())
 
 
 def call_on_workers(

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.shard_sets import write_shard_set
 
 ROOT = Path(__file__).resolve().parents[3]
-PROGRAM = """
+TRAINING = """
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +29,44 @@ from torchvision.ops.roi_align import is_compile_supported
 assert is_compile_supported("cpu")
 assert torch.compile(torch.sin, backend="eager")(torch.zeros(1)).item() == 0
 """
+ASKS_FOR_MORE = """
+import sys
+from types import ModuleType
+
+from pipeline.core import vision
+
+names = (vision.COMPILER, vision.UTILS)
+stand_ins = {name: vision._StandIn(name) for name in names}
+sys.modules |= stand_ins
+assert not any(hasattr(one, "__file__") for one in stand_ins.values())
+assert sys.modules[vision.COMPILER] is stand_ins[vision.COMPILER]
+IMPORT
+assert all(type(sys.modules[name]) is ModuleType for name in names)
+assert stand_ins[vision.UTILS].counters is sys.modules[vision.UTILS].counters
+"""
+
+
+def _run(program: str, *words: Path) -> None:
+    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_training_does_not_import_the_compiler_and_what_needs_it_finds_it(tmp_path: Path) -> None:
     write_shard_set(tmp_path / "shards", num_images=16)
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "shards"), str(tmp_path / "run")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    _run(TRAINING, tmp_path / "shards", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "from torch._dynamo.utils import counters",
+        "from torch._dynamo import optimize",
+        "from torch._dynamo.testing import CompileCounter",
+        "import torch; torch._dynamo.reset()",
+    ],
+)
+def test_a_torchvision_that_asks_the_compiler_for_more_gets_it(words: str) -> None:
+    _run(ASKS_FOR_MORE.replace("IMPORT", words))
