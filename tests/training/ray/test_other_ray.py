@@ -1,5 +1,6 @@
 """With a Ray whose private parts are not those of the version in use, Ray runs in its own way."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import torch
 
 from pipeline.precompute.ray_private import replaced
 from training.core.distributed import rank, world_size
+from training.ray import private
 
 ROOT = Path(__file__).resolve().parents[3]
-CONTROLLER = "ray.train.v2._internal.execution.controller"
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -46,7 +47,6 @@ def product(factor: int, _device: torch.device) -> int:
     [
         ("", "True True"),
         ("ray.__version__ = '2.61.0'", "False False"),
-        (f"import {CONTROLLER} as its; del its.TrainController", "False True"),
     ],
 )
 def test_workers_give_the_same(change: str, shortened: str, tmp_path: Path) -> None:
@@ -56,6 +56,21 @@ def test_workers_give_the_same(change: str, shortened: str, tmp_path: Path) -> N
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{shortened}\n"
+
+
+def test_without_a_name_of_ray_there_is_no_controller_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And `training.ray.workers` takes Ray's, as in the version above."""
+    with monkeypatch.context() as patched:
+        patched.delattr("ray.train.v2._internal.execution.controller.TrainController")
+        for name in ("TrainController", "worker_group"):
+            patched.delattr(private, name)
+        importlib.reload(private)
+        patched.delitem(sys.modules, "training.ray.controller", raising=False)
+        with pytest.raises(ImportError, match="TrainController"):
+            importlib.import_module("training.ray.controller")
+    importlib.reload(private)
 
 
 def test_an_attribute_that_is_missing_is_not_replaced() -> None:
