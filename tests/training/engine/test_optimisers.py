@@ -45,7 +45,7 @@ def test_the_name_decides_and_only_sgd_decays_biases_and_batch_norm(name: str, k
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 def test_steps_are_those_of_torchs_class_to_the_bit_also_from_a_state_of_that(
-    name: str, kind: type[Optimizer]
+    name: str, kind: type[torch.optim.SGD | torch.optim.AdamW]
 ) -> None:
     theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     ours = copy.deepcopy(theirs)
