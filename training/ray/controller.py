@@ -1,8 +1,8 @@
 """Run Ray Train's controller in this process, without actors that our trainings do not use.
 
 Ray runs it in an actor: one more process that imports torch, and that the workers wait for. Here
-the workers start at once, in processes that Ray has ready. Without it, as with another version of
-Ray, a training runs the same, after more seconds (`training.ray.workers`).
+the workers start at once, in processes that Ray has ready. Where Ray is of another version, this
+file cannot be imported, and `training.ray.workers` leaves the controller to Ray.
 """
 
 import asyncio

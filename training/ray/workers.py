@@ -1,5 +1,6 @@
 """Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
 
+import asyncio
 import importlib
 import os
 from collections.abc import Callable
@@ -50,20 +51,17 @@ class _Trainer(TorchTrainer):
     beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray frees what a job
     held when the job ends. The data sets cost a process, even if there are none. On Ctrl-C Ray
     aborts without a checkpoint; ours is in ``training.engine.stopping``. The controller runs in
-    this process, or as Ray does it where Ray is of another version.
+    this process where it can.
     """
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:  # noqa: ANN401
-        try:
-            from training.ray.controller import run_here
-        except ImportError:
-            # It costs a process, which tells workers that their node will go: ours do not ask.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-            # mypy sees the trainer of Ray Train V1.
-            ordinary = super()._initialize_and_run_controller  # type: ignore[misc]
-            result: Result = ordinary(**settings)
-            return result
-        return run_here(settings)
+        if (run := _controller_here()) is not None:
+            return run(settings)
+        # It costs a process, which tells workers that their node will go: ours do not ask.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # mypy sees the trainer of Ray Train V1.
+        result: Result = super()._initialize_and_run_controller(**settings)  # type: ignore[misc]
+        return result
 
     def _register_sigint_handler(self, controller: object) -> None: ...
 
@@ -72,6 +70,22 @@ class _Trainer(TorchTrainer):
         callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
         left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
         return [callback for callback in callbacks if not isinstance(callback, left_out)]
+
+
+def _controller_here() -> Callable[[dict[str, Any]], Result] | None:
+    """What runs a controller in this process; None: Ray is to run it in an actor.
+
+    So it is with another version of Ray, and in a notebook, whose event loop is running.
+    """
+    try:
+        from training.ray.controller import run_here
+    except ImportError:
+        return None
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run_here
+    return None
 
 
 class _NotesPlacementGroup(WorkerGroupCallback):

@@ -1,5 +1,6 @@
 """With a Ray whose private parts are not those of the version in use, Ray runs in its own way."""
 
+import asyncio
 import importlib
 import os
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from pipeline.precompute.ray_private import replaced
 from training.core.distributed import rank, world_size
 from training.ray import private
+from training.ray.workers import _controller_here
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
@@ -61,16 +63,23 @@ def test_workers_give_the_same(change: str, shortened: str, tmp_path: Path) -> N
 def test_without_a_name_of_ray_there_is_no_controller_of_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And `training.ray.workers` takes Ray's, as in the version above."""
+    """As with the version above."""
     with monkeypatch.context() as patched:
         patched.delattr("ray.train.v2._internal.execution.controller.TrainController")
         for name in ("TrainController", "worker_group"):
             patched.delattr(private, name)
         importlib.reload(private)
         patched.delitem(sys.modules, "training.ray.controller", raising=False)
-        with pytest.raises(ImportError, match="TrainController"):
-            importlib.import_module("training.ray.controller")
+        assert _controller_here() is None
     importlib.reload(private)
+    assert _controller_here() is not None
+
+
+def test_in_a_notebook_whose_event_loop_runs_there_is_none() -> None:
+    async def cell() -> object:
+        return _controller_here()
+
+    assert asyncio.run(cell()) is None
 
 
 def test_an_attribute_that_is_missing_is_not_replaced() -> None:
