@@ -1,7 +1,7 @@
 """Optimisers by name, and LARS.
 
-torch's own ask its compiler in every method, and import it for that, which takes a second of every
-process. The methods beneath compute the same.
+Methods of torch's optimisers import its compiler, which takes a second of every process. The classes
+here run the same code without that.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from training.config.settings import OptimConfig
 
 
 class _Uncompiled:
-    """An optimiser's methods without the compiler."""
+    """Methods of torch's optimisers without the decorators that import the compiler."""
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
