@@ -1,7 +1,7 @@
 """Optimisers by name, and LARS.
 
-Methods of torch's optimisers import its compiler, which takes a second of every process. The classes
-here run the same code without that.
+Methods of torch's optimisers import its compiler, which takes a second of every process. The
+classes here run the same code without that.
 """
 
 import inspect
