@@ -1,4 +1,4 @@
-"""Run Ray Train's controller in this process, without actors that our trainings do not use.
+"""Run Ray Train's controller in this process, without the actors that trainings here do not ask.
 
 Ray runs it in an actor: one more process that imports torch, and that the workers wait for. Here
 the workers start at once, in processes that Ray has ready. Where Ray is of another version, this
@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
 from ray.runtime_context import RuntimeContext
 from ray.train import Result
 
 from pipeline.precompute.ray_private import replaced
-from training.ray.private import TrainController, WorkerGroup, worker_group
+from training.ray.private import TrainController, WorkerGroup
 
 LEFT_OUT = {
     # An actor that tells workers that their node will go: ours do not ask.
@@ -32,7 +31,7 @@ and a worker with an environment of its own needs a new process."""
 def run_here(settings: dict[str, Any]) -> Result:
     """Make a controller with these settings, which are Ray's, and run it to its end.
 
-    An exception of a signal handler ends it, and the workers live on until Ray shuts down.
+    An exception of a signal handler ends it; the workers live on until Ray shuts down.
     """
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the result has the error
     # The placement group tells an autoscaler the same as these requests through an actor.
@@ -63,25 +62,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def _no_barrier() -> Any:  # noqa: ANN401
-    """An actor in place of the one at which ranks wait for each other to report: ours do not.
-
-    Its class is local, so that its process imports nothing for it.
-    """
-
-    class NoBarrier:
-        def __init__(self, **_: object) -> None: ...
-
-    return ray.remote(num_cpus=0)(NoBarrier)
-
-
 class _WorkerGroup(WorkerGroup):
     def _start(self) -> None:
         # Workers get a handle of the actor that their controller is: here it is none.
-        with (
-            replaced(RuntimeContext, current_actor=None),
-            replaced(worker_group, SynchronizationActor=_no_barrier()),
-        ):
+        with replaced(RuntimeContext, current_actor=None):
             super()._start()  # type: ignore[no-untyped-call]
 
 

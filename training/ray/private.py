@@ -19,7 +19,6 @@ from pipeline.precompute.ray_private import TESTED
 if TESTED:
     with suppress(ImportError):
         from ray.train.v2._internal.execution.controller import TrainController
-        from ray.train.v2._internal.execution.worker_group import worker_group
 
 __all__ = [
     "DatasetsCallback",
@@ -29,5 +28,4 @@ __all__ = [
     "WorkerGroup",
     "WorkerGroupCallback",
     "WorkerGroupStartupTimeoutError",
-    "worker_group",
 ]

@@ -66,8 +66,7 @@ def test_without_a_name_of_ray_there_is_no_controller_of_ours(
     """As with the version above."""
     with monkeypatch.context() as patched:
         patched.delattr("ray.train.v2._internal.execution.controller.TrainController")
-        for name in ("TrainController", "worker_group"):
-            patched.delattr(private, name)
+        patched.delattr(private, "TrainController")
         importlib.reload(private)
         patched.delitem(sys.modules, "training.ray.controller", raising=False)
         assert _controller_here() is None
