@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pipeline.backbone.folder import NOT_A_WEIGHT, find_export, load_backbone
@@ -16,6 +15,7 @@ from pipeline.backbone.info import BackboneInfo
 from pipeline.core.architectures import TIMM, check_architecture, first_line, import_timm
 from pipeline.core.errors import InputError, check
 from pipeline.core.tensors import read_tensors
+from pipeline.core.vision import torchvision
 from pipeline.images.preprocessing import Preprocessing
 from pipeline.storage.storage import is_url
 

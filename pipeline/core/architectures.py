@@ -12,11 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.core.errors import InputError, check
+from pipeline.core.vision import torchvision
 
 TIMM = "timm:"
 """Prefix of the names of timm's networks."""

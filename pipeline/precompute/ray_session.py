@@ -5,13 +5,14 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
 
 from pipeline.core.errors import InputError, RayUnavailable, check
+from pipeline.precompute.ray_private import small_head
 
 CONNECT_SECONDS = 10.0
 SETTLE_SECONDS = 2.0
@@ -42,7 +43,7 @@ def ray_running() -> Iterator[None]:
     _check_answers(address)
     refused: list[bytes] = []
     try:
-        with nullcontext(refused) if address == "local" else without_lines(REFUSED) as refused:
+        with small_head() if address == "local" else without_lines(REFUSED) as refused:
             ray.init(
                 address=address,
                 include_dashboard=False,

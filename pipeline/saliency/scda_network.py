@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from pipeline.backbone.folder import weights_digest as digest_of
 from pipeline.backbone.weights import Weights, find_weights, load_weights
 from pipeline.core.architectures import NoInitialWeights, family, max_pool_name
 from pipeline.core.errors import InputError
+from pipeline.core.vision import torchvision
 from pipeline.images.preprocessing import Preprocess, Preprocessing, short_side
 from pipeline.saliency.interface import FLAT_VALUE, Map, check_digest
 

@@ -1,5 +1,10 @@
-"""Optimisers by name, and LARS."""
+"""Optimisers by name, and LARS.
 
+Methods of torch's optimisers import its compiler, which takes a second of every process. The
+classes here run the same code without that.
+"""
+
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +15,23 @@ from torch.optim import Optimizer
 from training.config.settings import OptimConfig
 
 
+class _Uncompiled:
+    """Methods of torch's optimisers without the decorators that import the compiler."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+
+
+class _SGD(_Uncompiled, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class _AdamW(_Uncompiled, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device) -> Optimizer:
     """The optimiser of a module's parameters, which are on ``device``.
 
@@ -18,7 +40,7 @@ def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device
     """
     fused, lr, decay = device.type == "cuda", config.lr, config.weight_decay
     if config.name == "sgd":
-        return torch.optim.SGD(
+        return _SGD(
             module.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused
         )
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -27,12 +49,12 @@ def build_optimiser(config: OptimConfig, module: nn.Module, device: torch.device
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "adapted": False},
     ]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=fused)
+        return _AdamW(groups, lr=lr, fused=fused)
     trust, clip = config.trust_coefficient, config.lars_clip
     return LARS(groups, lr=lr, momentum=config.momentum, trust_coefficient=trust, clip=clip)
 
 
-class LARS(Optimizer):
+class LARS(_Uncompiled, Optimizer):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888) without host syncs.
 
     For a tensor w with gradient g, momentum m, weight decay d and trust coefficient t:

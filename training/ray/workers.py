@@ -1,5 +1,6 @@
 """Ray Train's workers: call a function on every rank, joined by ``torch.distributed``."""
 
+import asyncio
 import importlib
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
@@ -49,8 +50,18 @@ class _Trainer(TorchTrainer):
     The cleaner asks whichever Ray it finds first on the machine whether the controller still lives:
     beside another cluster it removes the workers of a healthy run (Ray 2.60). Ray frees what a job
     held when the job ends. The data sets cost a process, even if there are none. On Ctrl-C Ray
-    aborts without a checkpoint; ours is in ``training.engine.stopping``.
+    aborts without a checkpoint; ours is in ``training.engine.stopping``. The controller runs in
+    this process where it can.
     """
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Result:  # noqa: ANN401
+        if (run := _controller_here()) is not None:
+            return run(settings)
+        # It costs a process, which tells workers that their node will go: ours do not ask.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # mypy sees the trainer of Ray Train V1.
+        result: Result = super()._initialize_and_run_controller(**settings)  # type: ignore[misc]
+        return result
 
     def _register_sigint_handler(self, controller: object) -> None: ...
 
@@ -61,8 +72,24 @@ class _Trainer(TorchTrainer):
         return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
 
+def _controller_here() -> Callable[[dict[str, Any]], Result] | None:
+    """What runs a controller in this process; None: Ray is to run it in an actor.
+
+    So it is with another version of Ray, and in a notebook, whose event loop is running.
+    """
+    try:
+        from training.ray.controller import run_here
+    except ImportError:
+        return None
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run_here
+    return None
+
+
 class _NotesPlacementGroup(WorkerGroupCallback):
-    """Writes down what the workers hold, for a driver that outlives Ray Train's controller."""
+    """Writes down what the workers hold, for a sweep that outlives the process of its trial."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / PLACEMENT_GROUP_FILE
@@ -96,8 +123,6 @@ def make_trainer(
     placement group, and the files of Ray Train. Each worker uses ``threads`` threads; None:
     what OMP_NUM_THREADS says here or, where Ray has set that, all of the worker's cores.
     """
-    # It costs a process, which tells workers that their node will go: ours do not ask.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus, use_gpu = resources.cpus_per_worker, resources.use_gpu
     return _Trainer(
         _call,  # type: ignore[arg-type]  # V1's; V2 passes on what is returned

@@ -27,7 +27,7 @@ def test_the_name_decides_and_only_sgd_decays_biases_and_batch_norm(name: str, k
         trust_coefficient=0.002,
     )
     optimiser = build_optimiser(config, module, torch.device("cpu"))
-    assert type(optimiser) is kind
+    assert isinstance(optimiser, kind)
     groups = optimiser.param_groups
     assert all(group["lr"] == 0.5 for group in groups)
     assert sum(len(group["params"]) for group in groups) == 6
@@ -41,6 +41,36 @@ def test_the_name_decides_and_only_sgd_decays_biases_and_batch_norm(name: str, k
     if name == "lars":
         assert (weights["adapted"], others["adapted"]) == (True, False)
         assert (weights["trust_coefficient"], weights["momentum"]) == (0.002, 0.9)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_steps_are_those_of_torchs_class_to_the_bit_also_from_a_state_of_that(
+    name: str, kind: type[torch.optim.SGD | torch.optim.AdamW]
+) -> None:
+    theirs = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    ours = copy.deepcopy(theirs)
+    config = OptimConfig(name=name, lr=0.1, weight_decay=0.01)  # type: ignore[arg-type]
+
+    def built() -> Optimizer:
+        return build_optimiser(config, ours, torch.device("cpu"))
+
+    same = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
+    groups = built().param_groups
+    reference = kind([group | {"params": [same[p] for p in group["params"]]} for group in groups])
+    optimiser = built()
+    for step in range(6):
+        if step == 3:
+            optimiser = built()
+            optimiser.load_state_dict(copy.deepcopy(reference.state_dict()))
+        for one, network in ((optimiser, ours), (reference, theirs)):
+            one.zero_grad()
+            torch.manual_seed(step)
+            network(torch.randn(5, 3)).square().sum().backward()
+            one.step()
+        assert all(torch.equal(mine, other) for mine, other in same.items())
+    mine, other = optimiser.state_dict(), reference.state_dict()
+    assert mine["param_groups"] == other["param_groups"]
+    torch.testing.assert_close(mine["state"], other["state"], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
