@@ -121,7 +121,8 @@ def measure(config: MapsConfig, seed: int, name: str, source: str) -> None:
     options: Options = {"epochs": config.epochs, "steps": config.steps}
     if run_key(NAME, name, seed, options) in read_records(config.records):
         return
-    folder, began, figures = shared_photographs() / "saliency_ecssd", time.process_time(), {}
+    folder, began = shared_photographs() / "saliency_ecssd", time.process_time()
+    figures: dict[str, float] = {}
     for half in HALVES:
         pairs, _ = pair_up(folder / "images", folder / "masks", half=half)
         scores, _ = score_sources({name: parse_saliency_source(source)}, pairs)
