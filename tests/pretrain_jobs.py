@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,15 @@ def command(shards: Path, out: Path, *options: str) -> list[str]:
     }
     flags = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
     return [sys.executable, "jobs/pretrain.py", *flags, "--encoder.max-pool", *options]
+
+
+def stream_command(stages: Sequence[Path], out: Path, *options: str) -> list[str]:
+    """The command line of a stream of such runs, without kNN checks."""
+    python, _, *words = command(Path(), out, *options)
+    for name in ("--shards", "--knn.val-shards"):
+        place = words.index(name)
+        del words[place : place + 2]
+    return [python, "jobs/stream.py", *words, "--stages", *map(str, stages)]
 
 
 class Job:

@@ -1,12 +1,15 @@
-"""An S3 server on loopback, and a wire to it that tests can cut."""
+"""An S3 server on loopback, and wires to it that tests can cut, or that are slow and fail."""
 
+import hashlib
 import json
 import logging
 import math
 import re
 import secrets
 import socket
+import struct
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +18,10 @@ from typing import Any
 
 CHUNK = 1 << 16
 BEARER = re.compile(rb"(?i)\r\nauthorization: bearer[^\r]*")
+REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) /")
+UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n"
+RESET = struct.pack("ii", 1, 0)
+"""As SO_LINGER: a socket that is closed resets its connection."""
 
 
 class Wire:
@@ -73,9 +80,14 @@ class Wire:
                 data = BEARER.sub(b"", data)  # of gs; moto fails on it
                 if counted and self._is_over(len(data)):
                     self._action()
-                sink.sendall(data)
+                if not counted or self._passes(data, source):
+                    sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
+
+    def _passes(self, data: bytes, client: socket.socket) -> bool:
+        """Whether the server gets what a client has sent."""
+        return True
 
     def _is_over(self, num_bytes: int) -> bool:
         with self._lock:
@@ -85,13 +97,46 @@ class Wire:
             return is_over
 
 
+class FarWire(Wire):
+    """A wire on which every request takes `delay` seconds more, and a share of them `fails`.
+
+    Which ones fail follows from their numbers and `seed`. Half of these reset their connection, the
+    others are answered with status 503.
+    """
+
+    def __init__(
+        self, target: int, *, delay: float = 0.0, fails: float = 0.0, seed: int = 0
+    ) -> None:
+        self._delay, self._fails, self._seed = delay, fails, seed
+        self.num_requests = self.num_failed = 0
+        super().__init__(target)
+
+    def _passes(self, data: bytes, client: socket.socket) -> bool:
+        if not REQUEST.match(data):  # the rest of one: clients wait for the answer to each
+            return True
+        with self._lock:
+            text = f"{self._seed} {self.num_requests}"
+            self.num_requests += 1
+            draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / (1 << 64)
+            self.num_failed += draw < self._fails
+        time.sleep(self._delay)
+        if draw >= self._fails:
+            return True
+        if draw >= self._fails / 2:
+            client.sendall(UNAVAILABLE)
+            return False
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.close()
+        raise ConnectionResetError
+
+
 class Bucket:
     """A bucket of its own on the server, reached over a wire of its own."""
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, wire: Wire | None = None) -> None:
         self.name = f"bucket{secrets.token_hex(6)}"
         self.server_port = server_port
-        self.wire = Wire(server_port)
+        self.wire = wire or Wire(server_port)
         address = f"http://127.0.0.1:{server_port}"
         import boto3  # slow to import, as moto is
 

@@ -14,9 +14,14 @@ _OTHERS = (
     "arrow avi bak bin bz2 cfg crdownload css csv db doc docx download feather gz h5 hdf5 htm html "
     "ini ipynb js json jsonl part partial swp tmp "
     "lock log mat md mkv mov mp3 mp4 npy npz parquet pdf pickle pkl pt pth py rar rtf sh sqlite "
-    "srt svg tar tgz toml tsv txt wav webm xls xlsx xml xz yaml yml zip 7z"
+    "srt svg tar tgz toml tsv txt wav webm xls xlsx xml xz yaml yml zip 7z "
 )
-OTHER_SUFFIXES = frozenset(f".{suffix}" for suffix in _OTHERS.split())
+_NO_PICTURES = (
+    "msk ovr "  # GDAL's, beside a TIFF: its mask, and smaller copies of it
+    "3fr arw cr2 cr3 dcr dng erf fff iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 sr2 srf srw"
+)
+"""These begin like TIFFs; of a camera's raw file, readers of TIFF take the preview."""
+OTHER_SUFFIXES = frozenset(f".{suffix}" for suffix in (_OTHERS + _NO_PICTURES).split())
 """Files that are not looked into: in a bucket each look is a request."""
 TOOL_FOLDERS = frozenset(("@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found"))
 """Folders that systems make beside images, in lower case."""

@@ -25,8 +25,8 @@ ORIENTATION = 274
 """EXIF's tag."""
 ALPHA = (1, 2)
 """TIFF's kinds of further samples that are transparency."""
-CMYK = 5
-"""TIFF's number of a picture of inks."""
+CMYK, MIN_IS_WHITE = 5, 0
+"""TIFF's numbers of a picture of inks, and of one whose least value is white."""
 CHANNELS = "CQ"
 """What tifffile calls an axis of pages that are channels (Q: of an array that it wrote itself)."""
 BANDS = f"{CHANNELS}S"
@@ -115,6 +115,8 @@ def _of_tiff(data: bytes, max_pixels: int) -> Values | None:
         part, axes = _part(page, series)
     except Exception:  # whatever it raises, Pillow knows better what is wrong
         return None
+    if page.is_reduced and page.subifds:
+        raise ImageError("a camera's raw file, or another one that begins with a preview")
     base = page.samplesperpixel - len(page.extrasamples)
     is_band = [True] * base + [int(kind) not in ALPHA for kind in page.extrasamples]
     is_wide = sum(is_band) == 2 or sum(is_band) > RGB
@@ -122,12 +124,15 @@ def _of_tiff(data: bytes, max_pixels: int) -> Values | None:
     if int(page.photometric) == CMYK or not (part is series or is_wide or is_deep):
         return None
     _check_size(page.imagelength, page.imagewidth, max_pixels)
+    if axes == series.axes and (channels := _num_pages(series)) > MAX_CHANNELS:
+        raise ImageError(f"has {channels} channels, wanted are 1 to {MAX_CHANNELS}")
     try:
-        values: NDArray[np.generic] = part.asarray()
+        values: NDArray[Any] = part.asarray()
     except MemoryError:
         raise
     except Exception as error:
-        if "imagecodecs" in str(error) and part is page and sum(is_band) in (1, RGB):
+        is_read = int(page.photometric) != MIN_IS_WHITE and sum(is_band) in (1, RGB)  # elsewhere
+        if "imagecodecs" in str(error) and part is page and is_read:
             return None if sum(is_band) == 1 else _colours(data)
         raise DamageError(f"cannot be decoded: {one_line(error)}") from error
     for place in reversed(range(values.ndim)):  # of times and depths the first one
@@ -137,17 +142,24 @@ def _of_tiff(data: bytes, max_pixels: int) -> Values | None:
     values = values.reshape(*values.shape[:2], -1)
     if part is page:
         values = values[..., is_band]
+    if int(page.photometric) == MIN_IS_WHITE:
+        greatest = {"u": (1 << page.bitspersample) - 1, "i": -1}.get(values.dtype.kind, 0)
+        values = values.dtype.type(greatest) - values
     tag = page.tags.get(ORIENTATION)
     return upright(as_colours(values), 1 if tag is None else int(tag.value))
 
 
 def _part(page: Any, series: Any) -> tuple[Any, str]:  # noqa: ANN401
     """The first page of a TIFF, or all pages where they are channels, and its axes."""
-    num_pages = math.prod(
-        size for axis, size in zip(series.axes, series.shape, strict=True) if axis in CHANNELS
-    )
+    num_pages = _num_pages(series)
     if series.axes == "QYX" and num_pages > MAX_CHANNELS >= series.shape[2]:
         return series, "YXS"  # an array [H, W, C] that was written row by row
-    if 1 < num_pages <= MAX_CHANNELS:
+    if num_pages > 1 and ("C" in series.axes or num_pages <= MAX_CHANNELS):
         return series, str(series.axes)
     return page, str(page.axes)
+
+
+def _num_pages(series: Any) -> int:  # noqa: ANN401
+    """How many pages of a series are channels, or may be."""
+    pairs = zip(series.axes, series.shape, strict=True)
+    return math.prod(size for axis, size in pairs if axis in CHANNELS)

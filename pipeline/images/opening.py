@@ -45,7 +45,7 @@ def opened(data: bytes, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise DamageError(missing or "not an image in a format that can be read") from error
+        raise DamageError(missing or _in_words(data)) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"far more than {max_pixels} pixels") from error
     except Exception as error:
@@ -54,6 +54,16 @@ def opened(data: bytes, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         raise DamageError(f"cannot be decoded: {one_line(error)}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+def _in_words(data: bytes) -> str:
+    """What bytes are that are no image."""
+    known = ""
+    if data.startswith(b"version https://git-lfs"):
+        known = ", but a pointer of Git LFS: git lfs pull fetches it"
+    elif data[:64].lstrip()[:5].lower() in (b"<html", b"<!doc"):
+        known = ", but a web page"
+    return f"not an image in a format that can be read{known}"
 
 
 def _formats() -> tuple[str, ...]:

@@ -82,8 +82,8 @@ class PixelFormat:
         ranges = ((self.integers, other.integers), (self.floats, other.floats))
         check(
             self.channels == other.channels and all(a == b for a, b in ranges if a and b),
-            f"{where} has {other.words}, where the training images have {self.words}: make it with "
-            "--range like SHARDS, of the training images",
+            f"{where} has {other.words}, where the training images have {self.words}: make it "
+            "again, as another set, with --range like SHARDS, of the training images",
         )
 
     def check_rgb(self, what: str) -> None:
@@ -134,5 +134,5 @@ def kind_of(values: Values) -> str:
     if not np.issubdtype(values.dtype, np.floating):
         raise ImageError(f"holds {values.dtype}, wanted are integers or floats")
     if not np.isfinite(values).all():
-        raise ImageError("holds values that are not finite")
+        raise ImageError("holds values that are not finite (NaN, infinite): replace them first")
     return FLOATS

@@ -1,6 +1,7 @@
 """Before the work: list the images, plan the shards, and compare with what is there already."""
 
 import os
+import unicodedata
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -242,7 +243,7 @@ def match_masks(images: Collected, store: Store) -> Collected:
     masks: dict[str, tuple[str, int]] = {}
     for name, size, _ in store.files():
         if size >= 0 and (name.endswith(".npy") or has_image_suffix(name)):
-            stem = os.path.splitext(printable(name))[0]
+            stem = _stem(printable(name))
             if stem in masks:
                 both = " and ".join(sorted(printable(n) for n in (masks[stem][0], name)))
                 raise InputError(f"{store.url} has two masks of one name, {both}: remove one")
@@ -250,13 +251,18 @@ def match_masks(images: Collected, store: Store) -> Collected:
     if not masks:
         raise InputError(f"no mask below {store.url}: images or .npy files are wanted")
     table = images.rows
-    stems = [os.path.splitext(source)[0] for source in table["source"].to_pylist()]
+    stems = [_stem(source) for source in table["source"].to_pylist()]
     rows = pc.index_in(pa.array(stems), value_set=pa.array(list(masks)))
     names, sizes = zip(*masks.values(), strict=True)
     for column, values in (("mask", list(map(os.fsencode, names))), ("mask_bytes", list(sizes))):
         field = PLAN_SCHEMA.field(column)
         table = table.append_column(field, pa.array(values, field.type).take(rows))
     return replace(images, rows=table)
+
+
+def _stem(name: str) -> str:
+    """A name up to its suffix; macOS writes accents apart, others do not."""
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
 
 
 def check_masks(images: Collected, where: str) -> None:

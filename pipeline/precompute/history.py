@@ -232,5 +232,5 @@ def parameter_difference(
             if named := parameter_difference(before, now, f"{name}."):
                 return named
         elif before != now:
-            return f"{prefix}{name}: {before} -> {now}"
+            return f"{prefix}{name}: {before!s:.80} -> {now!s:.80}"
     return ""

@@ -16,7 +16,7 @@ from pipeline.core.errors import InputError, write_error
 from pipeline.core.plain import fitted
 from pipeline.core.progress import WARNING, Standing, numbered, say, show
 from pipeline.images.pixel_format import FEW_LEVELS, PLAIN, RGB, PixelFormat
-from pipeline.images.value_range import declared, plain_images
+from pipeline.images.value_range import LIKE, declared, plain_images
 from pipeline.precompute.begin import Work, begin, discard_begun
 from pipeline.precompute.build import BuiltShard, ScannedShard, ShardJob, ensure_shard
 from pipeline.precompute.config import PrecomputeConfig
@@ -179,7 +179,8 @@ def _second_pass(
         done = []
     for generation, plan in work.plans.items():
         write_info(out, replace(plan, pixels=asdict(pixels)), generation)
-    say(f"not all images are 8-bit of three channels: {pixels.words} (--range)")
+    like = "" if config.range[0] == LIKE else f"; validation images: --range like {out.url}"
+    say(f"not all images are 8-bit of three channels: {pixels.words} (--range{like})")
     names = {shard.info.name for shard in done}
     waiting = [replace(job, pixels=pixels) for job in jobs if job.name not in names]
     num_images = work.num_images - sum(shard.num_sources for shard in done)

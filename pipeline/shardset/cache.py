@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from pipeline.shardset.schema import shard_file
 from pipeline.storage.atomic import atomic_file, temporaries
 from pipeline.storage.store import Store, reason
 
-FETCHED_AT_ONCE = 4
-"""Shards that one process fetches in parallel."""
+FETCHED_AT_ONCE = 16
+"""Shards that one process fetches in parallel: a request takes a while, however small it is."""
 CHUNK = 8 << 20
 GIB = 1 << 30
 
@@ -58,7 +58,7 @@ class ShardCache:
         self._limit = int(config.limit_gib * GIB)
         self._lock = threading.Lock()
         self._asked: set[str] = set()
-        self._waiting: SimpleQueue[ShardInfo] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[ShardInfo, Callable[[], object]]] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def check_fits(self, shards: Sequence[ShardInfo], count: int) -> None:
@@ -70,13 +70,13 @@ class ShardCache:
                 f"{count} shards that are read at the same time take {needed / GIB:.2f} GiB"
             )
 
-    def ahead(self, shards: Sequence[ShardInfo]) -> None:
-        """Start to fetch shards, in this order, and return at once."""
+    def ahead(self, shards: Mapping[ShardInfo, Callable[[], object]]) -> None:
+        """Start to fetch shards, in this order, each after a call; return at once."""
         with self._lock:
             new = [shard for shard in shards if shard.sha256 not in self._asked]
             self._asked = {shard.sha256 for shard in shards}  # others may be removed
             for shard in new:
-                self._waiting.put(shard)
+                self._waiting.put((shard, shards[shard]))
             while new and len(self._threads) < FETCHED_AT_ONCE:
                 # Daemons do not keep the process from ending.
                 self._threads.append(threading.Thread(target=self._fetch_waiting, daemon=True))
@@ -112,8 +112,10 @@ class ShardCache:
 
     def _fetch_waiting(self) -> None:
         while True:
-            with suppress(JobError):  # `open` fetches it again and raises
-                os.close(self.open(self._waiting.get()))
+            shard, call = self._waiting.get()
+            with suppress(JobError):  # whoever needs it tries again and raises
+                call()
+                os.close(self.open(shard))
 
     def _open_lock(self, sha256: str) -> int:
         path = self._folder / f"{sha256}.lock"
@@ -123,12 +125,13 @@ class ShardCache:
         name = shard_file(shard.name)
         digest = hashlib.sha256()
         self._make_room(shard.num_bytes)
-        try:
-            remote = self._store.open(name)
-        except FileNotFoundError as error:
-            raise InputError(f"shard {self._store.where(name)} is missing: {AGAIN}") from error
-        with atomic_file(path, settle=False) as file, remote:
-            while chunk := remote.read(CHUNK):
+        with atomic_file(path, settle=False) as file:
+            for offset in range(0, shard.num_bytes, CHUNK):
+                try:
+                    chunk = self._store.read(name, offset, min(CHUNK, shard.num_bytes - offset))
+                except FileNotFoundError as error:
+                    missing = f"shard {self._store.where(name)} is missing: {AGAIN}"
+                    raise InputError(missing) from error
                 digest.update(chunk)
                 file.write(chunk)
             if digest.hexdigest() != shard.sha256:

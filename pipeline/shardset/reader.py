@@ -3,10 +3,12 @@
 import os
 import tarfile
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -81,7 +83,8 @@ class ShardSetReader:
         self.shard_sizes: tuple[int, ...] = tuple(shard.num_images for shard in info.shards)
         self._ends = list(accumulate(self.shard_sizes))
         # lru_cache is safe in threads and holds no lock that a fork could copy while it is held
-        self._index = lru_cache(INDEXED_SHARDS)(self._load_index)
+        self._indices = lru_cache(INDEXED_SHARDS)(self._load_index)
+        self._locks: defaultdict[int, Lock] = defaultdict(Lock)  # of a bucket's indices
         self._open = lru_cache(OPEN_SHARDS)(self._open_shard)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -105,7 +108,8 @@ class ShardSetReader:
     def ahead(self, numbers: Sequence[int]) -> None:
         """Start to fetch the shards that are read next, in this order, if they are remote."""
         if self._cache is not None:
-            self._cache.ahead([self.info.shards[number] for number in numbers])
+            shards = self.info.shards
+            self._cache.ahead({shards[number]: partial(self._index, number) for number in numbers})
 
     def labels(self) -> NDArray[np.int64]:
         """The labels of all samples, int64 [num_samples]; -1 if there is none."""
@@ -231,6 +235,12 @@ class ShardSetReader:
         assert isinstance(self.store, LocalStore)
         path = self.store.path(shard_file(shard.name))
         return _OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _index(self, number: int) -> _ShardIndex:
+        if self._cache is None:
+            return self._indices(number)
+        with self._locks[number]:  # a thread that fetches ahead may be loading it
+            return self._indices(number)
 
     def _load_index(self, number: int) -> _ShardIndex:
         shard = self.info.shards[number]

@@ -1,10 +1,14 @@
 """Which columns of a table have the images, labels and masks, and whether they contain them."""
 
-from typing import NamedTuple
+import io
+import re
+from typing import IO, NamedTuple
 
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 
 from pipeline.core.errors import InputError, check, first_ten
+from pipeline.core.plain import parse
 from pipeline.sources.listing import SourceOptions
 
 IMAGE_COLUMNS = ("image", "uri", "url", "path", "file", "filename", "file_name")
@@ -21,6 +25,13 @@ class Columns(NamedTuple):
     mask: str
     holds_bytes: bool
     group: str = ""
+    unknown: str = ""
+    """What stands for no label."""
+
+    def label_of(self, cell: str | None) -> str | None:
+        """A label without spaces around it."""
+        text = (cell or "").strip()
+        return None if text in ("", self.unknown) else text
 
     def names(self) -> list[str]:
         """Those that there are."""
@@ -63,7 +74,16 @@ def choose_columns(table: str, schema: pa.Schema, options: SourceOptions) -> Col
     holds_bytes = is_bytes(schema.field(image).type)
     if mask and is_bytes(schema.field(mask).type) != holds_bytes:
         raise InputError(f"{table}: {image} and {mask} have to be both URIs or both bytes")
-    return columns._replace(holds_bytes=holds_bytes)
+    return columns._replace(holds_bytes=holds_bytes, unknown=_unknown(schema, label))
+
+
+def _unknown(schema: pa.Schema, label: str) -> str:
+    """What `datasets` writes in a column of classes for an unknown one: -1."""
+    try:
+        features = parse((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return "-1" if features[label]["_type"] == "ClassLabel" else ""
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def _check_cells(table: str, schema: pa.Schema, columns: Columns) -> None:
@@ -108,3 +128,26 @@ def columns_of_further(table: str, schema: pa.Schema, columns: Columns, first: s
                 "to a job of its own"
             )
     return columns if columns.label in there else columns._replace(label="")
+
+
+class CsvHead(NamedTuple):
+    """The first lines of a CSV file: its columns, what parts its cells, and how many lines."""
+
+    schema: pa.Schema
+    delimiter: str
+    num_lines: int
+
+
+def csv_head(file: IO[bytes]) -> CsvHead:
+    """Read the line of column names, without spaces around them, and what Excel has before it."""
+    line, num_lines = file.readline(), 1
+    named = re.fullmatch(rb'(?:\xef\xbb\xbf)?"?sep=([^\r\n])"?\s*', line, re.IGNORECASE)
+    if named:
+        line, num_lines = file.readline(), 2
+    # Commas or, as Excel writes, semicolons or tabs.
+    marks = [named[1].decode("latin-1")] if named else [m for m in ",;\t" if m.encode() in line]
+    delimiter = marks[0] if marks else ","
+    parsing = arrow_csv.ParseOptions(delimiter=delimiter)
+    fields = arrow_csv.read_csv(io.BytesIO(line), parse_options=parsing).schema  # in UTF-8, or not
+    schema = pa.schema([one.with_name(one.name.strip()) for one in fields])
+    return CsvHead(schema, delimiter, num_lines)

@@ -1,8 +1,10 @@
 """List the images in tables: text, CSV or parquet with a column of URIs, parquet with the bytes."""
 
+import codecs
 import io
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
@@ -20,6 +22,7 @@ from pipeline.sources.columns import (
     Columns,
     choose_columns,
     columns_of_further,
+    csv_head,
 )
 from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
 from pipeline.storage.parquet import as_text, open_parquet
@@ -28,6 +31,8 @@ from pipeline.storage.store import LocalStore, Store, printable
 
 CSV_BLOCK_BYTES = 16 << 20
 """A row may not be longer."""
+LONGEST_URI = 1 << 12
+"""In letters: no path on Linux has more."""
 
 
 def list_tables(store: Store, names: Sequence[str], options: SourceOptions) -> Listing:
@@ -60,19 +65,7 @@ def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
     with readable(store, name), store.open(name) as file:
         if suffix == ".parquet":
             return pq.read_schema(file)
-        return _csv_schema(file.readline())
-
-
-def _csv_schema(line: bytes) -> pa.Schema:
-    """The columns of a CSV file by its first line, their names without spaces around them."""
-    parse = arrow_csv.ParseOptions(delimiter=_delimiter(line))
-    fields = arrow_csv.read_csv(io.BytesIO(line), parse_options=parse).schema
-    return pa.schema([one.with_name(one.name.strip()) for one in fields])  # in UTF-8, or it fails
-
-
-def _delimiter(line: bytes) -> str:
-    """What parts the names of columns: commas or, as Excel writes, semicolons or tabs."""
-    return next((mark for mark in ",;\t" if mark.encode() in line), ",")
+        return csv_head(file).schema
 
 
 def _rows(store: Store, names: Sequence[str], suffix: str, columns: Columns) -> Iterator[Row]:
@@ -116,6 +109,9 @@ Cells = tuple[str | None, str | None, str | None, str | None]
 
 def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
     if suffix == ".txt":
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UnicodeError("it is UTF-16")
+        file.seek(0)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
         for line in text:
             if line.strip():
@@ -132,22 +128,22 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
             null_values=[""],
             strings_can_be_null=True,
         )
-        head = file.readline()
+        head = csv_head(file)
         file.seek(0)
         reading = arrow_csv.ReadOptions(
-            column_names=_csv_schema(head).names,
-            skip_rows=1,
+            column_names=head.schema.names,
+            skip_rows=head.num_lines,
             block_size=CSV_BLOCK_BYTES,
             use_threads=False,
         )
-        parsing = arrow_csv.ParseOptions(delimiter=_delimiter(head), newlines_in_values=True)
+        parsing = arrow_csv.ParseOptions(delimiter=head.delimiter, newlines_in_values=True)
         batches = arrow_csv.open_csv(file, reading, parsing, convert)
     for batch in batches:
-        cells = [
+        images, labels, masks, groups = (
             as_text(batch.column(name)).to_pylist() if name else [None] * batch.num_rows
             for name in (columns.image, columns.label, columns.mask, columns.group)
-        ]
-        yield from zip(*cells, strict=True)
+        )
+        yield from zip(images, map(columns.label_of, labels), masks, groups, strict=True)
 
 
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
@@ -162,7 +158,7 @@ def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[R
                 row["mask_bytes"] = at["num_bytes"]
         except InputError as error:
             raise InputError(f"{store.where(name)}, row {number}: {error}") from error
-        yield row | {"label": label or None, "group": group}
+        yield row | {"label": label, "group": group}
 
 
 def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> Row:
@@ -178,8 +174,13 @@ def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> 
     if bucket in seen_buckets:
         return row | {"num_bytes": -1}
     file = place.find(name)
+    for form in ("NFC", "NFD"):  # macOS writes accents apart, others do not
+        other = unicodedata.normalize(form, name)
+        if file is None and uri == name and (file := place.find(other)) is not None:
+            row["uri"] = os.fsencode(other)
     if file is None:
         hint = ": write / in the place of \\" if "\\" in name else ""
+        hint = ": there are spaces around its name" if text != text.strip() else hint
         raise InputError(f"{place.where(name)} does not exist or is not a file{hint}")
     if bucket:  # the others are not looked up either
         seen_buckets.add(bucket)
@@ -194,6 +195,8 @@ def _source_and_uri(store: Store, table: str, text: str) -> tuple[str, str]:
     """
     if not text.strip():
         raise InputError("the image has no URI")
+    if len(text) > LONGEST_URI:
+        raise InputError(f"{text[:40]}... is no path or URL (base64 has to be decoded first)")
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     if "://" in text:
@@ -245,7 +248,7 @@ def _rows_of_bytes(store: Store, name: str, file: IO[bytes], columns: Columns) -
                     f"{store.where(name)}, row {number + 1} has a mask, but only the path of its "
                     "image: wanted are both as bytes"
                 )
-        yield row | {"label": label or None, "group": group}
+        yield row | {"label": label, "group": group}
 
 
 def _paths(table: pq.ParquetFile, column: str) -> Iterator[str | None]:

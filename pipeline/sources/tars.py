@@ -51,6 +51,8 @@ def _rows(store: Store, names: list[str], options: SourceOptions) -> Iterator[Ro
                     yield row
         except FileNotFoundError as error:
             raise InputError(f"no such file: {store.where(name)}") from error
+        except InputError:  # a ValueError, too
+            raise
         except (tarfile.TarError, OSError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(
                 f"{store.where(name)} is no tar that can be read ({reason(error)}); a compressed "

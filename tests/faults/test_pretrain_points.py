@@ -32,10 +32,12 @@ from tests.faults.lives import (
     some,
 )
 from tests.picture_folders import contents
-from tests.pretrain_jobs import Job, command, record, write_sets
+from tests.pretrain_jobs import Job, command, record, stream_command, write_sets
 from tests.runs import numbers
 from tests.shard_sets import write_shard_set
 from training.core.checkpoint import CheckpointStore, load_state
+from training.engine.anchor import ANCHOR_FILE
+from training.stream.forgetting import FORGETTING_FILE, read_forgetting
 
 PARTS = range(12)
 """A test has the points of one part: every twelfth."""
@@ -165,6 +167,44 @@ def test_a_write_fails(subject: Pretraining, part: int) -> None:
     subject.disturb_all(subject.writes[part :: len(PARTS)], fails=True)
 
 
+def job_that_dies(
+    arguments: list[str], number: int, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> Job:
+    """A job that is killed at a point of the log that it begins, or at none."""
+    log.unlink(missing_ok=True)
+    monkeypatch.setenv(VARIABLE, f"kill:{number}:{log}")
+    return Job(arguments, log.with_name("said.txt"))
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_stream_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed inside either stage, between them, and before the table."""
+    for number, name in enumerate("ab"):
+        write_shard_set(tmp_path / name, num_images=37, first_number=1000 * number)
+    log, clean = tmp_path / "points", tmp_path / "clean"
+
+    def job(out: Path, number: int) -> Job:
+        words = ["--local", "--epochs", "2", "--anchor.kind", "mas"]
+        words = stream_command([tmp_path / "a", tmp_path / "b"], out, *words)
+        return job_that_dies(words, number, log, monkeypatch)
+
+    job(clean, 0).finish()
+    points = list(enumerate(points_of(log), start=1))
+    steps = [number for number, what in points if what == STEP]
+    files = ("stream_figures.json", ANCHOR_FILE, FORGETTING_FILE)
+    between = [next(n for n, what in points if what == f"rename {file}") for file in files]
+    assert len(steps) == 2 * (37 // 16) + 2 * (37 // 13)
+    assert steps[3] < between[0] < between[1] < steps[4] < steps[-1] < between[2]
+    for number in (steps[2], *between, steps[-1]):
+        out = tmp_path / str(number)
+        job(out, number).finish(code=SIGKILL)
+        job(out, 0).finish()
+        for stage in ("stage-00", "stage-01"):
+            assert record(out / stage) == record(clean / stage), (number, stage)
+        assert read_forgetting(out).lines() == read_forgetting(clean).lines(), number
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_a_command_goes_on(
@@ -172,12 +212,11 @@ def test_a_command_goes_on(
 ) -> None:
     """By the variable, at three points; how soon it trains again, with all that it imports."""
     write_sets(tmp_path)
-    said, log, seconds = tmp_path / "said.txt", tmp_path / "points", list[float]()
+    log, seconds = tmp_path / "points", list[float]()
 
     def job(out: str, number: int) -> Job:
-        log.unlink(missing_ok=True)
-        monkeypatch.setenv(VARIABLE, f"kill:{number}:{log}")
-        return Job(command(tmp_path, tmp_path / out, "--local"), said)
+        words = command(tmp_path, tmp_path / out, "--local")
+        return job_that_dies(words, number, log, monkeypatch)
 
     job("clean", 0).finish()
     for number in some(range(1, len(points_of(log)) + 1), "command", 3):

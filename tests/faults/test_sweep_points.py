@@ -23,7 +23,10 @@ from training.sweep.results import BEST_FILE, RESULTS_FILE, SUMMARY_FILE
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 PARTS = range(4)
-OPTIONS = "--grid seed=0,1,2 --scheduler none --concurrent 2 --epochs 2 --cpus-per-worker 1"
+OPTIONS = (
+    "--grid masks.strategy=learned,soft_high,exchange --scheduler none --concurrent 2 --epochs 2 "
+    "--cpus-per-worker 1"
+)
 
 
 class Sweeps(Subject):

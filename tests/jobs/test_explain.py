@@ -76,6 +76,7 @@ def test_from_a_backbone_to_a_source(explain: Callable[..., Done], tmp_path: Pat
     ("options", "message"),
     [
         ("--checkpoint nowhere --shards shards", "no folder .*nowhere: wanted an exported"),
+        ("--checkpoint shards --shards shards", "shards has no backbone.json: wanted the folder"),
         ("--checkpoint run --shards nowhere", "no shards at .*nowhere"),
         ("--checkpoint run --shards shards --second nowhere", "no folder .*nowhere"),
         ("--checkpoint run --shards shards --steps 0", "steps 0 must be 1 or more"),

@@ -9,8 +9,9 @@ import pytest
 
 from jobs.stream import run
 from jobs.stream_options import read_options
+from pipeline.core.errors import Stopped
 from tests.job_here import Done, job_here
-from tests.pretrain_jobs import command
+from tests.pretrain_jobs import stream_command
 from tests.shard_sets import write_shard_set
 from tests.training.report.pages import page_of
 from training.stream.forgetting import FORGETTING_FILE
@@ -29,10 +30,8 @@ def test_a_stream_from_the_command_line_and_its_page(
     for number, name in enumerate(("a", "b")):
         write_shard_set(tmp_path / name, num_images=34, shard_images=20, first_number=number * 1000)
     out = tmp_path / "out"
-    words = command(tmp_path, out, "--epochs", "1", "--local", "--json", "--joint")[4:]
-    drop = words.index("--knn.val-shards")
-    stages = [str(tmp_path / name) for name in "ab"]
-    words = [*words[:drop], *words[drop + 2 :], "--stages", *stages]
+    stages = [tmp_path / name for name in "ab"]
+    words = stream_command(stages, out, "--epochs", "1", "--local", "--json", "--joint")[2:]
     done = stream(*words)
     assert done.code == 0, done.err
     found = json.loads(done.out)
@@ -75,6 +74,18 @@ def test_what_cannot_be_is_one_line(
     assert done.code == 2
     assert re.search(message, done.err)
     assert done.err.count("\n") == 1
+
+
+def test_a_stream_that_was_asked_to_stop_says_so(
+    tmp_path: Path, stream: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.stream.run.run_stream", lambda *_: None)
+    done = stream("--local", "--out", tmp_path, "--stages", "a", "--json")
+    assert (done.code, json.loads(done.out)) == (
+        Stopped.exit_code,
+        {"out": str(tmp_path), "finished": False},
+    )
+    assert done.err.endswith("stopped: the same command goes on from there\n")
 
 
 def test_paths_are_absolute_and_buckets_stay() -> None:

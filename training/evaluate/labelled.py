@@ -175,10 +175,14 @@ def labelled_pair(
     """
     train, val = open_labelled(train_root, cache), open_labelled(val_root, cache)
     if train.class_names != val.class_names:
-        pairs = zip(train.class_names, val.class_names, strict=False)
-        first = next((f"{a!r} and {b!r}" for a, b in pairs if a != b), "")
-        if len(train.class_names) != len(val.class_names):
-            first = f"{len(train.class_names)} and {len(val.class_names)} classes"
+        of_both = set(train.class_names) & set(val.class_names)
+        which = [
+            f"{name!r} is a class of {images.root} only"
+            for images in (train, val)
+            for name in images.class_names
+            if name not in of_both
+        ]
+        first = which[0] if which else "they have another order"
         raise InputError(
             f"the classes of {train_root} and {val_root} differ ({first}): "
             "a label would mean two things"

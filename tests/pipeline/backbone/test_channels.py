@@ -129,6 +129,7 @@ def test_what_a_narrower_export_is_not(tmp_path: Path) -> None:
     for channels, message in (
         ({"conv1": 3}, "3 inner channels of 'conv1' do not fit resnet18: wanted 1 to 0"),
         ({"layer1.0.conv1": 65}, "wanted 1 to 64"),
+        ({"layer1.0.conv1": 0}, "wanted 1 to 64"),
         ({"layer1.0.conv1": 31}, "does not fit resnet18"),
         (3, "incomplete or damaged"),
     ):

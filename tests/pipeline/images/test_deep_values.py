@@ -25,6 +25,7 @@ from pipeline.images.source_image import (
 )
 
 FIVE = np.random.default_rng(0).integers(0, 4000, (24, 20, 5)).astype(np.uint16)
+WHITE_IS_0 = {"photometric": "miniswhite"}
 CONTIGUOUS = {"planarconfig": "contig", "photometric": "minisblack"}
 
 
@@ -44,6 +45,14 @@ def png(values: NDArray[Any], suffix: str = ".png") -> bytes:
 
 def pillow(values: NDArray[Any], kind: str = "TIFF", **options: Any) -> bytes:  # noqa: ANN401
     Image.fromarray(values).save(buffer := BytesIO(), kind, **options)
+    return buffer.getvalue()
+
+
+def raw_file() -> bytes:
+    """As cameras write it: a preview, and the sensor's values in another directory."""
+    with tifffile.TiffWriter(buffer := BytesIO()) as file:
+        file.write(np.zeros((6, 8, 3), np.uint8), photometric="rgb", subifds=1, subfiletype=1)
+        file.write(FIVE[..., 0], photometric="cfa", metadata=None)
     return buffer.getvalue()
 
 
@@ -91,6 +100,10 @@ def test_bands_are_read_wherever_they_lie(data: bytes) -> None:
         (png(FIVE[..., :3], ".tif"), FIVE[..., [2, 1, 0]]),  # LZW
         (tiff(FIVE.transpose(2, 0, 1), metadata=None), FIVE[..., [0, 0, 0]]),  # pages of a document
         (tiff(FIVE.astype("u1"), **CONTIGUOUS), FIVE.astype("u1")),
+        # What is white at 0 is turned over, as Pillow does it with 8 bits.
+        (tiff(65535 - FIVE[..., 0], **WHITE_IS_0), FIVE[..., [0, 0, 0]]),
+        (tiff(-1 - FIVE[..., 0].astype("i2"), **WHITE_IS_0), FIVE[..., [0, 0, 0]].astype("i2")),
+        (tiff(-FIVE[..., 0].astype("f4"), **WHITE_IS_0), FIVE[..., [0, 0, 0]].astype("f4")),
     ],
 )
 def test_colours_grey_and_floats_keep_their_values(data: bytes, wanted: NDArray[Any]) -> None:
@@ -136,6 +149,23 @@ def test_truncated_ones_are_refused(data: bytes, share: float) -> None:
         (npy(FIVE).replace(b"<u2", b"<f8").replace(b"(24, 20, 5), }", b"(9,999999999)}"), "cannot"),
         (npy(np.zeros((40, 30, 2), np.uint16)), "30 x 40 is more than 1000 pixels"),
         (tiff(np.zeros((40, 30, 5), np.uint16), **CONTIGUOUS), "30 x 40 is more than 1000 pixels"),
+        (
+            tiff(np.zeros((17, 9, 8), np.uint16), metadata={"axes": "CYX"}),
+            "has 17 channels, wanted",
+        ),
+        (raw_file(), "a camera's raw file, or another one that begins with a preview"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            r"a pointer .*: git lfs pull",
+        ),
+        (
+            pillow(FIVE[..., 0], compression="tiff_lzw").replace(
+                struct.pack("<HHII", 262, 3, 1, 1), struct.pack("<HHII", 262, 3, 1, 0)
+            ),
+            "requires the 'imagecodecs' package",  # nobody else would turn it over
+        ),
+        (b"\n<!DOCTYPE html>", "read, but a web page"),
+        (npy(np.full((3, 4), np.nan)), "not finite .*: replace them"),
     ],
 )
 def test_what_is_no_image_has_a_reason(data: bytes, words: str) -> None:

@@ -133,7 +133,7 @@ def test_bad_images_cost_themselves(data: Path, tmp_path: Path) -> None:
     assert "truncated" in found.pop("class_0/cut.png")
     assert found == {
         known: "kills it",
-        "class_1/page.jpg": "not an image in a format that can be read",
+        "class_1/page.jpg": "not an image in a format that can be read, but a web page",
         "class_1/big.png": "100 x 1001 is more than 100000 pixels",
     }
     assert ensure_shard(job) == replace(built, rebuilt=False)

@@ -70,7 +70,8 @@ def test_one_range_for_all_depths_and_what_loses_by_it_is_said(
     info = run_precompute(config_of(tmp_path))
     assert info.pixels.integers == ((0.0, 65536.0),) * 3
     said = capsys.readouterr().out
-    assert "not all images are 8-bit of three channels: 3 channels, integers 0 to 65536" in said
+    assert "not all images are 8-bit of three channels: 3 channels, integers 0 to 65536 " in said
+    assert f"(--range; validation images: --range like {tmp_path / 'out'})\n" in said
     assert "warning: 3 of 4 images have fewer than 16 levels" in said
     assert "were clipped" not in said
     for source, pixels in stored(tmp_path / "out").items():

@@ -18,6 +18,7 @@ from pipeline.saliency.explain_network import (
     WEIGHTS_FILE,
     MaskNetwork,
     load_explainer,
+    masks_of,
     write_explainer,
 )
 from pipeline.saliency.registry import (
@@ -45,6 +46,9 @@ def test_masks_are_56_cells_of_squares_of_any_size() -> None:
     assert 0 <= masks.min() < masks.max() <= 1
     torch.testing.assert_close(network(images[1:2]), masks[1:2])  # norms are per image
     assert network(images[:, :, ::7, ::7]).shape == (3, 1, 56, 56)
+    pixels = (255 * images).to(torch.uint8)
+    found = masks_of(network, pixels.permute(0, 2, 3, 1).numpy())
+    torch.testing.assert_close(torch.from_numpy(found)[:, None], network(pixels / 255).detach())
 
 
 def test_maps_of_any_image_are_maps_whatever_the_batch(folder: Path) -> None:

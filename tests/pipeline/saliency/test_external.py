@@ -1,6 +1,7 @@
 """Masks made elsewhere: found, read, turned, refused."""
 
 import io
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,15 @@ def test_masks_of_another_aspect_cost_their_image(config: PrecomputeConfig) -> N
     assert [row["source"] for row in rejected] == ["c0/2.png"]
     (Path(config.masks) / "c0" / "2.png").write_bytes(png(ramp(30, 40)))
     assert run_precompute(config).num_rejected == 0  # mended
+
+
+def test_a_mask_may_have_its_accents_apart(config: PrecomputeConfig, tmp_path: Path) -> None:
+    """As macOS writes names."""
+    names = unicodedata.normalize("NFC", "tür.png"), unicodedata.normalize("NFD", "tür.png")
+    for folder, name in zip(("data", "masks"), names, strict=True):
+        path = tmp_path / folder / "c0" / "2.png"
+        path.rename(path.with_name(name))
+    assert run_precompute(config).num_rejected == 0
 
 
 def test_folders_of_masks_that_cannot_be_used_are_refused(

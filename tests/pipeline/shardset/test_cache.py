@@ -15,7 +15,7 @@ from pipeline.shardset.manifest import DatasetInfo, ShardInfo, load_dataset_info
 from pipeline.shardset.reader import ShardSetReader
 from pipeline.shardset.schema import shard_file
 from pipeline.storage.storage import open_store
-from tests.s3_server import Bucket
+from tests.s3_server import Bucket, FarWire
 from tests.shard_sets import write_shard_set
 
 
@@ -51,6 +51,14 @@ def cache_of(bucket: Bucket, folder: Path, limit_gib: float = 64.0, **options: s
 
 def use(cache: ShardCache, shard: ShardInfo) -> None:
     os.close(cache.open(shard))
+
+
+def fetched_ahead(wire: FarWire, bucket: Bucket, folder: Path, **options: str) -> ShardSetReader:
+    """A reader over a wire, that was told of all shards."""
+    url = bucket.url("set", **options).replace(str(bucket.wire.port), str(wire.port))
+    reader = ShardSetReader(url, load_dataset_info(bucket.url("set")), CacheConfig(folder=folder))
+    reader.ahead(range(len(reader.info.shards)))
+    return reader
 
 
 def test_samples_are_those_of_the_local_set(
@@ -94,6 +102,31 @@ def test_shards_are_fetched_ahead_of_use(bucket: Bucket, info: DatasetInfo, fold
     assert before.keys() == {info.shards[2].sha256, info.shards[0].sha256}
     assert (reader.read(16).shard, reader.read(0).shard) == ("shard-000002", "shard-000000")
     assert cached(folder) == before
+
+
+def test_what_was_fetched_ahead_needs_no_more_requests(
+    local_set: Path, bucket: Bucket, info: DatasetInfo, folder: Path
+) -> None:
+    """Not even for the manifests: a training would wait for each of them."""
+    wire, local = FarWire(bucket.server_port), ShardSetReader(local_set, info)
+    reader = fetched_ahead(wire, bucket, folder, retry_seconds="0")
+    deadline = time.monotonic() + 60
+    while len(cached(folder)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    wire.cut()
+    assert all(reader.read(number) == local.read(number) for number in range(32))
+    assert wire.num_requests == 8  # a manifest and a shard, four times
+
+
+def test_failures_on_a_far_wire_are_overcome(
+    local_set: Path, bucket: Bucket, info: DatasetInfo, folder: Path
+) -> None:
+    wire, local = FarWire(bucket.server_port, fails=0.4), ShardSetReader(local_set, info)
+    reader = fetched_ahead(wire, bucket, folder)
+    assert all(reader.read(number) == local.read(number) for number in range(32))
+    wire.cut()
+    assert wire.num_failed > 0
 
 
 def test_what_was_used_longest_ago_goes_and_comes_again(

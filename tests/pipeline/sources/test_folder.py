@@ -51,6 +51,9 @@ def test_images_without_a_class(tmp_path: Path) -> None:
 
 def test_names_that_are_no_images(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "a/._1.jpg", "a/jpg", "a/1.jpg.part", "a/2.mp4", "a/3.mp4")
+    for name in ("a/1.tif.ovr", "a/1.DNG"):  # TIFFs of what is there already
+        touch(tmp_path, name)
+        (tmp_path / name).write_bytes(b"II*\0" + bytes(20))
     touch(tmp_path, "@eaDir/a/1.jpg", ".cache/1.jpg")  # no classes, nor images without one
     os.mkfifo(tmp_path / "a" / "pipe.jpg")
     images = listed(tmp_path)
@@ -59,11 +62,14 @@ def test_names_that_are_no_images(tmp_path: Path) -> None:
         "hidden": 3,
         ".mp4": 2,
         ".part": 1,
+        ".ovr": 1,
+        ".dng": 1,
         "without a suffix": 1,
         "pipes and devices": 1,
     }
     assert describe_ignored(images.ignored) == (
-        "8 other files ignored (3 hidden, 2 .mp4, 1 .part, 1 pipes and devices, 1 without a suffix)"
+        "10 other files ignored (3 hidden, 2 .mp4, 1 .dng, 1 .ovr, 1 .part, 1 pipes and devices, "
+        "1 without a suffix)"
     )
     assert describe_ignored({}) == "0 other files ignored"
     many = {f".{n:02d}": 100 - n for n in range(10)}

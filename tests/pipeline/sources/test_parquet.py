@@ -1,5 +1,6 @@
 """Parquet files that hold images, or name them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ def test_floats_of_a_table(tmp_path: Path) -> None:
     kinds = pa.array([1.0, 0.0, None])
     pq.write_table(pa.table({"image": [b"1", b"2", b"3"], "label": kinds}), tmp_path / "x.parquet")
     assert listed(tmp_path / "x.parquet").unlabelled_because == "x.parquet/000000002 has no label"
+    classes = {"info": {"features": {"label": {"names": ["a"], "_type": "ClassLabel"}}}}
+    for about, class_names in (({}, ("-1",)), ({"huggingface": json.dumps(classes)}, ())):
+        table = pa.table({"image": [b"1"], "label": [-1]}).replace_schema_metadata(about)
+        pq.write_table(table, tmp_path / "y.parquet")
+        assert listed(tmp_path / "y.parquet").class_names == class_names
     pq.write_table(pa.table({"image": [b"1"], "label": [7.0]}), tmp_path / "y.parquet")
     assert listed(tmp_path / "y.parquet").class_names == ("7",)
 

@@ -1,6 +1,7 @@
 """Lists and tables that name images, or hold them."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,6 +114,12 @@ def test_labels_that_are_numbers(
         ("uri\nhttp://x/y.jpg\n", {}, "row 1: .*http:// is not supported.*; download the"),
         ("uri\nnear.jpg,1,2\n", {}, r"table\.csv cannot be read: .*Expected 1 columns, got 3"),
         ("uri\n", {}, "it has no rows"),
+        (
+            "uri\nnear.jpg \n",
+            {},
+            r"near\.jpg .*does not exist .*: there are spaces around its name",
+        ),
+        ("uri\n" + "9j/4" * 2000, {}, r"row 1: 9j/4.{36}\.\.\. is no path or URL \(base64"),
         ("", {}, "cannot be read: Empty CSV file"),
         ("uri\nnear.jpg\nsub/../near.jpg\n", {}, r"'near\.jpg' is listed twice"),
     ],
@@ -188,8 +195,26 @@ def test_a_link_to_a_list_means_the_list(pictures: Path) -> None:
     assert found(pictures / "newest") == {"near.jpg": b"lists/near.jpg"}
 
 
+def test_names_as_macos_writes_them(pictures: Path) -> None:
+    """With accents apart, in the file system and in the table, or in either of them."""
+    names = [unicodedata.normalize(form, "türen.jpg") for form in ("NFC", "NFD")]
+    for there in names:
+        (pictures / "lists" / there).write_bytes(b"a door")
+        for given in names:
+            assert found(write_csv(pictures, f"path\n{given}\n")) == {given: b"a door"}
+        (pictures / "lists" / there).unlink()
+
+
 def test_tables_as_other_programs_write_them(pictures: Path) -> None:
     """Excel: semicolons, tabs, other encodings. Windows: backslashes. polars: views of bytes."""
+    excels = write_csv(pictures, 'sep=|\npath|label\nnear.jpg| b \n"sub/ü 1.jpg"|b\n')
+    assert listed(excels).class_names == ("b",)
+    assert set(found(excels)) == {"near.jpg", "sub/ü 1.jpg"}
+    (pictures / "lists" / "all.txt").write_bytes("near.jpg\n".encode("utf-16"))
+    with pytest.raises(
+        InputError, match=r"all\.txt cannot be read: it is UTF-16 \(save it as UTF-8"
+    ):
+        listed(pictures / "lists" / "all.txt")
     for lines in ("path;label\nnear.jpg;b\nsub/ü 1.jpg;a\n", "path\tlabel\nnear.jpg\tx, y\n"):
         images = found(write_csv(pictures, f"\ufeff{lines}"))
         assert set(images) == {row[:-2] for row in lines.replace("x, y", "x").split("\n")[1:-1]}

@@ -151,6 +151,9 @@ def test_a_baseline_differs_by_masks_and_hard_negatives_only(name: str) -> None:
         ("checkpoint.every_steps", -1),
         ("checkpoint.every_minutes", -1.0),
         ("collapse.min_spread", 1.0),
+        ("replay.share", 1.0),
+        ("replay.keep", 0.0),
+        ("anchor.strength", 0.0),
         ("fill", "noise"),
     ],
 )

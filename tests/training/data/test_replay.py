@@ -52,6 +52,18 @@ def test_the_members_of_a_set_are_those_of_smallest_hash_whichever_sets_stand_be
         order = order_of(0.3, sizes=sizes)
         ids, _ = order.samples(0, order.num_kept)
         assert {int(one) & ROWS for one in ids if one >> SET_BITS == number} == wanted
+    own = order_of(1.0, sizes=OLD_SIZES[:1]).samples(0, 21)[0] & ROWS
+    new = EpochOrder(OLD_SIZES[0], seed=1, epoch=0, window=2).sample_ids(0, 21)
+    assert not np.array_equal(own, new), "an order of its own"
+
+
+def test_the_shards_that_are_fetched_ahead_are_those_of_the_next_images() -> None:
+    order = order_of(1.0)
+    for step in range(30):
+        (sample,) = order.samples(3 * step, 3 * step + 1)[0].tolist()
+        number, row = sample >> SET_BITS, sample & ROWS
+        shard = int(np.searchsorted(np.cumsum(OLD_SIZES[number - 1]), row, side="right"))
+        assert (number, shard) in order.shards_from(step, 1)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,10 @@ from training.config.settings import KnnConfig
 from training.config.stages import AnchorConfig
 from training.engine import anchor
 from training.engine.anchor import ANCHOR_FILE, Anchor, importances
+from training.evaluate.encoders import load_encoders
+from training.evaluate.labelled import hashed_subset, open_labelled
+
+CPU = torch.device("cpu")
 
 
 def views(count: int, size: int = 3) -> list[Tensor]:
@@ -105,8 +109,17 @@ def test_importance_is_summed_over_stages_and_an_anchor_holds_weights_near_their
     alone = replace(third, out=tmp_path / "alone")
     assert run(alone).finished
     own = torch.load(alone.out / ANCHOR_FILE)["importance"]
+    (encoder,) = load_encoders([str(second.out)], encoder="query", seed=0, device=CPU)
+    images = open_labelled(tmp_path / "b")  # of the run before, as an evaluation sees them
+    numbers = hashed_subset(images.shard_sizes, 5)
+    seen = encoder.prepare(encoder.centre_views(images, numbers, grid=1)[0])
+    sums, _ = importances(encoder.network, seen.split(1))
+    names = [f"network.{name}" for name, _ in encoder.network.named_parameters()]
+    by_hand = dict(zip(names, sums, strict=True))
+    assert by_hand.keys() == three.keys()
     for name, value in three.items():
         torch.testing.assert_close(value, own[name] + two[name])
+        torch.testing.assert_close(own[name], by_hand[name] / 5, rtol=1e-3, atol=1e-6)
     moved = {}
     for name, held in (("none", free), ("l2", AnchorConfig(kind="l2", strength=20.0))):
         config = replace(second, out=tmp_path / name, anchor=held, epochs=4)

@@ -43,7 +43,7 @@ def test_auroc_is_that_of_scikit_learn() -> None:
 
 def test_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "RESAMPLES", 200)
-    inside = {"auroc": 0, "error": 0}
+    inside = {"auroc": 0, "error": 0, "small error": 0}
     for seed in range(100):
         generator = np.random.default_rng(seed)
         # Uncertainty of errors is uniform in [0.5, 1.5], of right answers in [0, 1]: 7 / 8.
@@ -52,9 +52,10 @@ def test_intervals_cover(monkeypatch: pytest.MonkeyPatch) -> None:
         figure, (low, high) = estimate(error_auroc, unsure, wrong, seed=seed)
         assert low <= figure <= high
         inside["auroc"] += low <= 7 / 8 <= high
-        confidence = generator.uniform(0.6, 1, 400)
-        right = generator.random(400) < confidence - 0.15
-        low, high = estimate(calibration_error, confidence, right, seed=seed)[1]
-        inside["error"] += low <= 0.15 <= high
+        for name, num, true in (("error", 400, 0.15), ("small error", 100, 0.05)):
+            confidence = generator.uniform(0.6, 1, num)
+            right = generator.random(num) < confidence - true
+            low, high = estimate(calibration_error, confidence, right, seed=seed)[1]
+            inside[name] += low <= true <= high
     # 95 % of 100 draws, give or take: five standard errors of a binomial are 0.11.
     assert min(inside.values()) >= 84, inside

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from training.evaluate.channels import channels, costs_of, importance, milliseco
 from training.evaluate.channels_config import ChannelsConfig
 from training.evaluate.encoders import UNTRAINED, NamedEncoder, calibrate
 from training.evaluate.frozen import knn
-from training.evaluate.labelled import LabelledImages
+from training.evaluate.labelled import LabelledImages, hashed_subset
 from training.evaluate.results import read_predictions
 
 
@@ -75,24 +76,24 @@ def test_macs_are_those_of_torch(architecture: str, images: LabelledImages) -> N
     assert again.of(again.within(1))["macs"] == expected["macs"], "a narrower one can be narrowed"
 
 
-def test_scores_by_hand(images: LabelledImages) -> None:
-    encoder = encoder_of()
-    network = encoder.network
+@pytest.mark.parametrize("architecture", ["resnet18", "convnext_tiny"])
+def test_scores_by_hand(architecture: str, images: LabelledImages) -> None:
+    """The second one's activations are below 0, too, and it has no batch norm."""
+    encoder, seen = encoder_of(architecture), list[Tensor]()
+    network, scale = encoder.network, torch.ones(())
+    if architecture == "resnet18":
+        scale = network.get_parameter("layer1.0.bn1.weight").detach().uniform_(-2, 2).abs()
+    inner = inner_channels(network, architecture)
+    scores = importance(encoder, images, inner, 20)  # in batches of 8, 8 and 4
+    taker = network.get_submodule(inner[0].taken_by)
+    taker.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
-        network.get_parameter("layer1.0.bn1.weight").uniform_(-2, 2)
-    inner = inner_channels(network, "resnet18")
-    scores = importance(encoder, images, inner, 24)
-    views = torch.cat([views for views, _ in encoder.batches(images, range(24))])
-    x = encoder.prepare(views / 255)
-    with torch.no_grad():
-        for name in ("conv1", "bn1", "relu", "maxpool"):
-            x = network.get_submodule(name)(x)
-        for name in ("layer1.0.conv1", "layer1.0.bn1"):
-            x = network.get_submodule(name)(x)
-        x = x.relu().double()
-    scale = network.get_parameter("layer1.0.bn1.weight").detach().abs()
-    expected = torch.tensor([float(scale[c] * x[:, c].mean()) for c in range(64)])
-    torch.testing.assert_close(scores["layer1.0.conv1"].float(), expected, rtol=1e-4, atol=1e-6)
+        numbers = hashed_subset(images.shard_sizes, 20).tolist()
+        encoder(torch.cat([views for views, _ in encoder.batches(images, numbers)]))
+    (x,) = seen
+    x = x.movedim(1 if architecture == "resnet18" else -1, 0).double().flatten(1)
+    expected = scale * x.abs().mean(dim=1)
+    torch.testing.assert_close(scores[inner[0].made_by], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages) -> None:
@@ -120,7 +121,9 @@ def test_dead_channels_go_first_and_random_ones_cost_more(images: LabelledImages
     assert float((control - expected).abs().max()) > 0.05 * scale
 
 
-def test_the_protocol(images: LabelledImages, tmp_path: Path) -> None:
+def test_the_protocol(
+    images: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = ChannelsConfig(budgets=(1.0, 0.5), images=24, rounds=3)
     case = case_of(nn.Identity(), images, images, k=5, results=tmp_path, channels=config)
     case.encoder = encoder_of()
@@ -140,7 +143,10 @@ def test_the_protocol(images: LabelledImages, tmp_path: Path) -> None:
     digests = {p.result.row: p.result.checkpoint_digest for p in read_predictions(tmp_path)}
     assert set(digests) == {"made", "made 0.5", "made 0.5 random"}
     assert len(set(digests.values())) == 3, "other weights"
+    times = np.array([[4.0, 5, 2], [8, 9, 2], [4, 5, 3]])  # of each round: whole, 1, 0.5
+    monkeypatch.setattr("training.evaluate.channels.milliseconds", lambda *_: times)
     again = {(r.checkpoint, r.column): r for r in channels(case)}
+    assert (again["made 0.5", "ms"].figure, again["made 0.5", "ms"].more["share"]) == (2, 0.5)
     assert all(again[key] == r for key, r in found.items() if key[1] != "ms")
 
 
@@ -156,8 +162,11 @@ def test_budget_one_to_the_last_bit_and_digests(images: LabelledImages) -> None:
     assert narrowed(seeded, images, costs, 0.5, scores, num_images=8).digest == "random:3"
 
 
-def test_times_are_taken_in_turns_on_one_thread() -> None:
+def test_times_are_taken_in_turns_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a network moves by its number, and by 100 more in the first round."""
     calls: list[tuple[int, int]] = []
+    clock = [0.0]
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
 
     class Slow(nn.Module):
         def __init__(self, number: int) -> None:
@@ -166,14 +175,14 @@ def test_times_are_taken_in_turns_on_one_thread() -> None:
 
         def forward(self, x_BCHW: Tensor) -> Tensor:
             calls.append((self.number, torch.get_num_threads()))
-            for _ in range(40 * self.number):
-                torch.ones(64, 64) @ torch.ones(64, 64)
+            clock[0] += self.number + 100 * (len(calls) <= 3)
             return x_BCHW.mean(dim=(2, 3))
 
     threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     times_RN = milliseconds([extractor_of(Slow(number)) for number in (0, 1, 9)], 4)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
     turns = [0, 1, 9, 1, 9, 0, 9, 0, 1, 0, 1, 9, 1, 9, 0]
     assert calls == [(number, 1) for number in turns]
-    assert times_RN.shape == (4, 3)
-    assert (times_RN[:, 2] > times_RN[:, 0]).all()
+    assert times_RN.tolist() == [[0, 1000, 9000]] * 4

@@ -8,16 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from pipeline.core.errors import InputError
+from pipeline.saliency.foreground import foreground
 from tests.training.evaluate.cases import SIZE, Colours, case_of, extractor_of, folders
 from training.config.pretrain import PretrainConfig
 from training.evaluate import uncertainty as module
+from training.evaluate.calibration import calibration_error
 from training.evaluate.case import Case
 from training.evaluate.config import DiagnosticsConfig
-from training.evaluate.frozen import linear
+from training.evaluate.frozen import knn_votes, linear, linear_probe
 from training.evaluate.labelled import LabelledImages
+from training.evaluate.laplace import laplace, mean_softmax
 from training.evaluate.results import Result
 from training.evaluate.uncertainty import disagreement, masked_views, masking_of, uncertainty
 from training.evaluate.uncertainty_settings import UncertaintyConfig
@@ -96,9 +101,11 @@ def test_u_by_hand(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_head_embeds_where_there_is_one(sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     blind = nn.Sequential(nn.Linear(4, 2))
     nn.init.zeros_(blind[0].weight)  # type: ignore[arg-type]
-    heads = {("made", "query"): blind}
+    heads = {("made", "momentum"): blind}
     monkeypatch.setattr(module, "load_head", lambda path, name: heads[path, name])
-    found, settings = masked_views(look(Corner(), sets, views=6))
+    case = look(Corner(), sets, views=6)
+    case.encoder = replace(case.encoder, kind="momentum")
+    found, settings = masked_views(case)
     assert float(found.max()) < 1e-6, "its constant output"
     assert settings["embedding"] == "head"
 
@@ -121,6 +128,21 @@ def test_every_figure(sets: Sets) -> None:
     assert found["error_auroc probe"].figure > 0.55
     assert 0.1 < found["nll probe"].figure < math.log(3)
     assert abs(found["nll laplace"].figure - found["nll probe"].figure) < 0.2
+    features, labels = case.features_val
+    fitted = linear_probe(*case.features_train, features, labels, num_classes=3, seed=0)
+    seen = (F.pad(x, (0, 1), value=1.0) for x in (fitted.train_MD, fitted.val_VD))
+    given = laplace(fitted.weights, *seen, precision=45 * fitted.strength)
+    p_MK = mean_softmax(*given, seed=0)
+    assert found["nll laplace"].figure == pytest.approx(float(F.nll_loss(p_MK.log(), labels)))
+    top, kind = p_MK.max(dim=1)
+    error = calibration_error(top.numpy(), (kind == labels).numpy(), np.ones(40))
+    assert found["calibration_error laplace"].figure == pytest.approx(error)
+    voting: dict[str, Any] = {"k": 5, "temperature": case.config.temperature}
+    votes = knn_votes(*case.features_train, features, num_classes=3, **voting).numpy()
+    second, first = (np.sort(votes) / votes.sum(axis=1, keepdims=True)).T[1:]
+    wrong = fitted.predicted_V != labels
+    margin = found["error_auroc knn_margin"].figure
+    assert margin == pytest.approx(roc_auc_score(wrong, second - first))
     half = columns(look(Corner(), sets, views=3, certain=0.5))
     assert half["certain_top1 probe"].figure > probe.figure
     assert half["error_auroc masked_views"].figure != half["error_auroc probe"].figure
@@ -128,6 +150,24 @@ def test_every_figure(sets: Sets) -> None:
     one_class = replace(case, train=replace(case.train, class_names=("one",)))
     with pytest.raises(InputError, match="two classes or more"):
         uncertainty(one_class)
+
+
+def test_the_foreground_is_by_the_run_s_rule(
+    sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, rules = look(Corner(), sets, views=1), []
+    masks = MaskConfig(foreground="std", foreground_threshold=0.3)
+    run = PretrainConfig(shards=tmp_path, out=tmp_path, masks=masks)
+    info = replace(case.encoder.info, provenance={"config": run.to_json()})
+    case.encoder = replace(case.encoder, info=info)
+
+    def marked(saliency_BGG: torch.Tensor, **rule: Any) -> torch.Tensor:  # noqa: ANN401
+        rules.append(rule)
+        return foreground(saliency_BGG, **rule)
+
+    monkeypatch.setattr(module, "foreground", marked)
+    masked_views(case)
+    assert rules[0] == {"rule": "std", "threshold": 0.3}
 
 
 def test_masks_are_the_runs(tmp_path: Path) -> None:

@@ -10,11 +10,21 @@ import torch
 
 from pipeline.core.errors import InputError
 from pipeline.saliency.explain import Explain
-from pipeline.saliency.explain_network import INFO_FILE, WEIGHTS_FILE
+from pipeline.saliency.explain_network import INFO_FILE, WEIGHTS_FILE, resized
 from tests.runs import StopsAfter
 from tests.training.evaluate.cases import Colours
-from tests.training.explain.planted import Hues, iou, plant, planted, small_config, write_planted
-from training.explain.train import Trainer, explain
+from tests.training.explain.planted import (
+    VIEW,
+    Hues,
+    iou,
+    plant,
+    planted,
+    small_config,
+    write_planted,
+)
+from training.explain.check import features_under
+from training.explain.objective import losses
+from training.explain.train import BOUNDS_WEIGHT, Trainer, explain
 from training.record.metrics import read_metrics
 
 CPU = torch.device("cpu")
@@ -42,6 +52,7 @@ def test_planted_objects_are_found(shards: Path) -> None:
     assert set(first) == {"step", "kind", "keep", "entropy", "variation", "bounds", "area"}
     assert checked["kind"] == "check"
     assert float(checked["second_gain"]) > 0.1
+    assert checked["second_gain"] != checked["first_gain"], "of two encoders"
     about = json.loads((config.out / INFO_FILE).read_text())
     assert about["warnings"] == []
     assert about["trained"] == json.loads((config.out / "config.json").read_text())
@@ -75,7 +86,33 @@ def test_the_backbone_stays_as_it_is(shards: Path) -> None:
         trainer._train_step(crops)
     for name, value in trainer.encoder.network.state_dict().items():
         assert torch.equal(value, weights[name])
-        assert value.grad is None
+    assert all(weight.grad is None for weight in trainer.encoder.network.parameters())
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.02 / 2), "it falls to 0"
+
+
+def test_a_step_descends_the_weighed_sum_of_the_parts(shards: Path) -> None:
+    given = {"entropy_weight": 2, "variation_weight": 3, "area_weight": 4, "area": (0.1, 0.3)}
+    trainer = Trainer(small_config(shards, **given), CPU)
+    (crops,), network = trainer._crops(0, 1), trainer.network
+    mask, whole = network(crops[0]), trainer.encoder.forward(resized(crops[0], VIEW))
+    seen = (whole, *features_under(trainer.encoder, crops, mask, "mean"))
+    logs = [trainer.prototypes.log_p(features, 0.1) for features in seen]
+    parts = losses(*logs, mask_B1PP=mask, area=(0.1, 0.3))
+    loss = parts.keep - 2 * parts.entropy + 3 * parts.variation + 4 * parts.area
+    expected = torch.autograd.grad(loss + BOUNDS_WEIGHT * parts.bounds, list(network.parameters()))
+    trainer._train_step(crops)
+    for weight, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+
+
+@pytest.mark.parametrize("second", ["untrained", "other"])
+def test_only_an_untrained_second_encoder_is_calibrated(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    norm = torch.nn.BatchNorm2d(3)
+    plant(monkeypatch, Hues(), torch.nn.Sequential(norm, Hues()))
+    assert explain(small_config(shards, steps=1, second=second))
+    assert bool(norm.running_mean.any()) == (second == "untrained")  # type: ignore[union-attr]
 
 
 def test_what_does_not_fit_is_named(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

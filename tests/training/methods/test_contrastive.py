@@ -194,6 +194,16 @@ def test_a_step_is_what_is_written(kind: str, variant: str) -> None:
             torch.testing.assert_close(queue.keys_KD[start : start + BATCH], key_BD)
 
 
+def test_the_similarity_of_matched_negatives_is_theirs_alone() -> None:
+    """Of three hard negatives, two of which are those of a step without matched ones."""
+    own, both = (
+        step_of((small_method(config), small_inputs(config)))["metrics"]
+        for config in (replace(MOCO, hard_kind=k, hard_negatives=2) for k in ("own", "both"))
+    )
+    rest = 3 * both["hard_negative_similarity"] - 2 * own["hard_negative_similarity"]
+    torch.testing.assert_close(both["matched_negative_similarity"], rest)
+
+
 @KINDS
 def test_equal_queries_give_the_loss_of_one(kind: str) -> None:
     losses = []

@@ -89,12 +89,15 @@ def test_the_rule_is_the_run_s_and_one_try_is_off() -> None:
 def test_only_local_crops_change_and_ranks_change_nothing(tmp_path: Path) -> None:
     write_shard_set(tmp_path, num_images=16, shard_images=16)
 
-    def crops_at(tries: int, rank: int = 0, ranks: int = 1) -> dict[str, CropBatch]:
-        settings = local_settings(tries)
+    def crops_at(
+        tries: int, rank: int = 0, ranks: int = 1, strategy: str = "balanced"
+    ) -> dict[str, CropBatch]:
+        settings = local_settings(tries, strategy=strategy)
         views = (settings.query(), *settings.local_crops())
         return dataset_of(tmp_path, views, rank=rank, world_size=ranks)[1].crops
 
     once, again, halves = crops_at(1), crops_at(4), [crops_at(4, r, 2) for r in range(2)]
+    steered = crops_at(4, strategy="shuffled")  # masks go by the next image's map
     assert torch.equal(once["query"].images_BCHW, again["query"].images_BCHW)
     for name in NAMES:
         one, other = once[name], again[name]
@@ -102,5 +105,6 @@ def test_only_local_crops_change_and_ranks_change_nothing(tmp_path: Path) -> Non
         assert 0 < int(changed.sum()) < len(changed)
         assert float(other.saliency_BGG.mean()) > float(one.saliency_BGG.mean())
         assert all(torch.equal(*pair) for pair in zip(one.colours, other.colours, strict=True))
+        assert torch.equal(steered[name].images_BCHW, other.images_BCHW), "by its own map"
         parts = [half[name].images_BCHW for half in halves]
         assert torch.equal(torch.cat(parts), other.images_BCHW)

@@ -121,8 +121,8 @@ def test_bad_images_and_masks(images: BoxSet, tmp_path: Path) -> None:
 
 
 def trained(images: BoxSet) -> tuple[dict[str, Tensor], list[float]]:
-    """The weights after sixteen steps, and the loss of every one."""
-    config, kept = replace(TINY, steps=16, warmup_steps=2, lr=0.03), Kept()
+    """The weights after 24 steps, and the loss of every one."""
+    config, kept = replace(TINY, steps=24, warmup_steps=2, lr=0.03), Kept()
     torch.manual_seed(0)
     network, _ = plain_network("resnet18")
     seen = Preprocessing(view_size=32, resize=36)
@@ -131,7 +131,7 @@ def trained(images: BoxSet) -> tuple[dict[str, Tensor], list[float]]:
     with listening(kept):
         train_detector(detector, images, config, seed=0, name="mine")
     assert not detector.training
-    assert [standing.done for standing in kept.standings] == list(range(17))
+    assert [standing.done for standing in kept.standings] == list(range(25))
     assert {standing.work for standing in kept.standings} == {"detector of mine"}
     notes = [standing.note for standing in kept.standings[1:]]
     return detector.state_dict(), [float(note.split()[1]) for note in notes]
@@ -139,7 +139,7 @@ def trained(images: BoxSet) -> tuple[dict[str, Tensor], list[float]]:
 
 def test_a_training_learns_and_repeats_itself(images: BoxSet) -> None:
     weights, losses = trained(images)
-    assert len(losses) == 16
+    assert len(losses) == 24
     assert sum(losses[-3:]) < 0.68 * sum(losses[:3]), losses
     again, same = trained(images)
     assert losses == same
