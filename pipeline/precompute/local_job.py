@@ -15,6 +15,9 @@ from pipeline.precompute.run import Builder
 MOST_LOCAL_IMAGES = 1000
 """Up to here a start of Ray takes longer than the work."""
 
+LOOKS_AT_ONCE = 16
+"""A look at a shard is one request to its store."""
+
 
 def build_locally(
     jobs: Sequence[ShardJob], num_processes: int | None = None
@@ -54,15 +57,22 @@ def build_where_it_is_quicker(
 ) -> Iterable[BuiltShard]:
     """Make few images here, and more on Ray; shards that look whole are no work.
 
-    `most` is the largest number that is made here; None: `MOST_LOCAL_IMAGES`.
+    `most` is the largest number that is made here; None: `MOST_LOCAL_IMAGES`. With 0, many shards
+    are for Ray even where they look whole, as their digests are compared.
     """
     num_images = 0
     most = MOST_LOCAL_IMAGES if most is None else most
-    for job in jobs:
-        if not looks_whole(job):
-            num_images += planned_rows(job.out, job.number, job.generation).num_rows
-        if num_images > most:
-            return build_on_ray(jobs)
+    if most == 0 and len(jobs) > MOST_LOCAL_IMAGES:
+        return build_on_ray(jobs)
+    pool = ThreadPoolExecutor(LOOKS_AT_ONCE)
+    try:
+        for job, whole in zip(jobs, pool.map(looks_whole, jobs), strict=True):
+            if not whole:
+                num_images += planned_rows(job.out, job.number, job.generation).num_rows
+            if num_images > most:
+                return build_on_ray(jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return build_locally(jobs)
 
 
@@ -74,9 +84,11 @@ def build_on_ray(jobs: Sequence[ShardJob]) -> Iterable[BuiltShard]:
 
 
 def builder(*, local: bool, on_ray: bool) -> Builder:
-    """Who makes shards: by default Ray where RAY_ADDRESS names a cluster, else who is quicker."""
+    """Who makes shards: by default Ray where RAY_ADDRESS names a cluster, else who is quicker.
+
+    Where all shards are made already, no Ray is started or asked, unless they are many.
+    """
     if local:
         return build_locally
-    if os.environ.get("RAY_ADDRESS"):
-        return build_on_ray
+    on_ray = on_ray or bool(os.environ.get("RAY_ADDRESS"))
     return partial(build_where_it_is_quicker, most=0 if on_ray else None)

@@ -147,9 +147,18 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
 
 
 def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
-    """The rows of a list; InputError names the list and the row, by its number from 1."""
+    """The rows of a list; InputError names the list and the row, by its number from 1.
+
+    Blank rows at the end, as Excel writes them, are no rows.
+    """
     seen_buckets: set[str] = set()
+    blank = 0
     for number, (image, label, mask, group) in enumerate(cells, 1):
+        if not any(cell and cell.strip() for cell in (image, label, mask, group)):
+            blank = blank or number
+            continue
+        if blank:
+            raise InputError(f"{store.where(name)}, row {blank}: the image has no URI")
         try:
             row = _row_of_uri(store, name, image or "", seen_buckets)
             if mask:

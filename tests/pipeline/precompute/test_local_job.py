@@ -117,6 +117,15 @@ def test_many_images_are_for_ray_and_whole_shards_are_no_work(
     next((tmp_path / "out" / "shards").iterdir()).unlink()
     assert run_precompute(config, builder(local=False, on_ray=True)) == info
     assert asked == [3, 3]
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert run_precompute(config, builder(local=False, on_ray=False)) == info
+    assert asked == [3, 3]
+    next((tmp_path / "out" / "shards").iterdir()).unlink()
+    assert run_precompute(config, builder(local=False, on_ray=False)) == info
+    assert asked == [3, 3, 3]
+    monkeypatch.setattr(local_job, "MOST_LOCAL_IMAGES", 2)
+    assert run_precompute(config, builder(local=False, on_ray=False)) == info
+    assert asked == [3, 3, 3, 3]
 
 
 def test_an_interrupt_ends_the_processes_at_once(tmp_path: Path) -> None:

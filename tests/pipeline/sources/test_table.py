@@ -110,6 +110,8 @@ def test_labels_that_are_numbers(
         ("uri,path\nnear.jpg,x\n", {}, "any of uri, path: name it with --image-column"),
         ("uri\nnear.jpg\nnope.jpg\n", {}, r"table\.csv, row 2: .*nope\.jpg does not exist"),
         ("uri,label\nnear.jpg,1\n,1\n", {}, "row 2: the image has no URI"),
+        ("uri,label\nnear.jpg,1\n,\nfar.jpg,1\n", {}, "row 2: the image has no URI"),
+        ("uri,label\n,\n,\n", {}, "it has no rows"),
         ("uri\nsub\n", {}, "row 1: .*sub does not exist or is not a file"),
         ("uri\nhttp://x/y.jpg\n", {}, "row 1: .*http:// is not supported.*; download the"),
         ("uri\nnear.jpg,1,2\n", {}, r"table\.csv cannot be read: .*Expected 1 columns, got 3"),
@@ -206,7 +208,9 @@ def test_names_as_macos_writes_them(pictures: Path) -> None:
 
 
 def test_tables_as_other_programs_write_them(pictures: Path) -> None:
-    """Excel: semicolons, tabs, other encodings. Windows: backslashes. polars: views of bytes."""
+    """Excel: semicolons, tabs, other encodings, blank rows. Windows: backslashes. polars: views."""
+    blank = found(write_csv(pictures, "path,label\nnear.jpg,b\nsub/ü 1.jpg,a\n,\n , \n"))
+    assert set(blank) == {"near.jpg", "sub/ü 1.jpg"}
     excels = write_csv(pictures, 'sep=|\npath|label\nnear.jpg| b \n"sub/ü 1.jpg"|b\n')
     assert listed(excels).class_names == ("b",)
     assert set(found(excels)) == {"near.jpg", "sub/ü 1.jpg"}
