@@ -26,6 +26,7 @@ class Nodes:
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH},
+            shutdown_at_exit=False,  # its handler of signals keeps threads from adding nodes
         )
         for _ in range(count):
             self.cluster.add_node(num_cpus=1)
