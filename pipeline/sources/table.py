@@ -24,7 +24,7 @@ from pipeline.sources.columns import (
     columns_of_further,
     csv_head,
 )
-from pipeline.sources.listing import BATCH_ROWS, DataStore, Listing, Row, SourceOptions
+from pipeline.sources.listing import BATCH_ROWS, DataStore, Ignored, Listing, Row, SourceOptions
 from pipeline.storage.parquet import as_text, open_parquet
 from pipeline.storage.storage import open_store, open_uri
 from pipeline.storage.store import LocalStore, Store, printable
@@ -68,7 +68,9 @@ def _schema(store: Store, name: str, suffix: str) -> pa.Schema:
         return csv_head(file).schema
 
 
-def _rows(store: Store, names: Sequence[str], suffix: str, columns: Columns) -> Iterator[Row]:
+def _rows(
+    store: Store, names: Sequence[str], suffix: str, columns: Columns
+) -> Iterator[Row | Ignored]:
     of_each = [columns]
     for name in names[1:]:  # before the first row: the work would end in its middle
         if suffix != ".txt":
@@ -79,12 +81,11 @@ def _rows(store: Store, names: Sequence[str], suffix: str, columns: Columns) -> 
     found = False
     for name, its_columns in zip(names, of_each, strict=True):
         with readable(store, name), store.open(name) as file:
+            rows = _rows_of_uris(store, name, _cells(file, suffix, its_columns))
             if columns.holds_bytes:
                 rows = _rows_of_bytes(store, name, file, its_columns)
-            else:
-                rows = _rows_of_uris(store, name, _cells(file, suffix, its_columns))
             for row in rows:
-                found = True
+                found = found or not isinstance(row, Ignored)
                 yield row
     if not found:
         raise InputError(f"no images in {store.where(names[0])}: it has no rows")
@@ -146,19 +147,19 @@ def _cells(file: IO[bytes], suffix: str, columns: Columns) -> Iterator[Cells]:
         yield from zip(images, map(columns.label_of, labels), masks, groups, strict=True)
 
 
-def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row]:
+def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[Row | Ignored]:
     """The rows of a list; InputError names the list and the row, by its number from 1.
 
-    Blank rows at the end, as Excel writes them, are no rows.
+    Rows at its end that are blank, as Excel writes them, are ignored and counted.
     """
     seen_buckets: set[str] = set()
-    blank = 0
+    blank: list[int] = []
     for number, (image, label, mask, group) in enumerate(cells, 1):
         if not any(cell and cell.strip() for cell in (image, label, mask, group)):
-            blank = blank or number
+            blank.append(number)
             continue
         if blank:
-            raise InputError(f"{store.where(name)}, row {blank}: the image has no URI")
+            raise InputError(f"{store.where(name)}, row {blank[0]}: the image has no URI")
         try:
             row = _row_of_uri(store, name, image or "", seen_buckets)
             if mask:
@@ -168,6 +169,7 @@ def _rows_of_uris(store: Store, name: str, cells: Iterator[Cells]) -> Iterator[R
         except InputError as error:
             raise InputError(f"{store.where(name)}, row {number}: {error}") from error
         yield row | {"label": label, "group": group}
+    yield from (Ignored("blank rows") for _ in blank)
 
 
 def _row_of_uri(store: Store, table: str, text: str, seen_buckets: set[str]) -> Row:

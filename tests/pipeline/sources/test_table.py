@@ -211,6 +211,7 @@ def test_tables_as_other_programs_write_them(pictures: Path) -> None:
     """Excel: semicolons, tabs, other encodings, blank rows. Windows: backslashes. polars: views."""
     blank = found(write_csv(pictures, "path,label\nnear.jpg,b\nsub/ü 1.jpg,a\n,\n , \n"))
     assert set(blank) == {"near.jpg", "sub/ü 1.jpg"}
+    assert listed(pictures / "lists" / "table.csv").ignored == {"blank rows": 2}
     excels = write_csv(pictures, 'sep=|\npath|label\nnear.jpg| b \n"sub/ü 1.jpg"|b\n')
     assert listed(excels).class_names == ("b",)
     assert set(found(excels)) == {"near.jpg", "sub/ü 1.jpg"}

@@ -27,8 +27,6 @@ from training.methods.contrastive import (
     PAIR_PASS,
     ContrastiveMethod,
     HardNegatives,
-    log_mass,
-    rho_at,
 )
 from training.methods.interface import ProjectedBackbone, unit_rows
 from training.methods.moco.method import MoCoV2, info_nce
@@ -274,28 +272,3 @@ def test_heads_are_as_asked_and_the_first_starts_with_the_weights_it_has_alone()
         torch.testing.assert_close(rows, method.encoder(image)[:, :6])
         assert method.backbone is method.encoder.backbone
         assert method.trained is method.encoder
-
-
-@pytest.mark.parametrize("config", [SIMCLR, MOCO])
-def test_what_the_settings_ask_for(config: HardNegativeConfig) -> None:
-    for kind, share in {"off": None, "hard": None, "exchange": 0.6, "both": 0.6}.items():
-        made = replace(config, object_head=kind)  # type: ignore[arg-type]
-        assert made.exchange == share
-        assert made.num_hard_negatives == (kind != "exchange")
-        assert not made.has_matched_negatives
-        for which, own in (("matched", False), ("both", True)):
-            other = replace(made, hard_kind=which)  # type: ignore[arg-type]
-            takes = (other.num_hard_negatives, other.has_matched_negatives)
-            assert takes == ((0, False) if kind == "exchange" else (own, True))
-            assert not replace(other, hard_negatives=0).has_matched_negatives
-        assert rho_at(made, Moment(50, 10, 100)) == (RHO if kind == "off" else OBJECT_RHO)
-    rising = replace(config, rho=2.0, rho_warmup_epochs=2)
-    assert [rho_at(rising, Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]
-    # Against n orthogonal negatives the share is the one that rho has against as many as meant.
-    masses: tuple[tuple[Any, int], ...] = (("paper", 65536), (1000.0, 1000))
-    for mass, meant in masses:
-        made = replace(config, hard_mass=mass)
-        for negatives in (14, 1024):
-            hard = math.exp(2.0 * 0.7 / 0.2 + log_mass(made, negatives))
-            assert hard / negatives == pytest.approx(math.exp(7) / meant, rel=1e-12)
-    assert log_mass(replace(config, hard_mass=None), 14) == 0

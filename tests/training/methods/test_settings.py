@@ -1,5 +1,6 @@
 """Settings of methods: ranges, batches that fit, and the local crops that a method takes."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 from pipeline.core.errors import InputError
 from training.config.derived import declared_views
 from training.config.pretrain import PretrainConfig
+from training.core.schedules import Moment
 from training.methods.byol.settings import BYOLConfig
+from training.methods.contrastive import log_mass, rho_at
 from training.methods.moco.settings import MoCoConfig
 from training.methods.settings import HardNegativeConfig
 from training.methods.simclr.settings import SimCLRConfig
@@ -79,3 +82,32 @@ def test_local_crops_are_declared_or_refused() -> None:
     assert first.crop.cut.crop_scale == (0.05, 0.3)
     with pytest.raises(InputError, match=r"views.local 2: method byol takes no local crops"):
         declared_views(replace(config, method=BYOLConfig()))
+
+
+RHO, OBJECT_RHO = 1.5, 1.7
+
+
+@pytest.mark.parametrize("kind", [SimCLRConfig, MoCoConfig])
+def test_what_the_settings_ask_for(kind: type[HardNegativeConfig]) -> None:
+    config = kind(rho=RHO, object_rho=OBJECT_RHO)
+    for head, share in {"off": None, "hard": None, "exchange": 0.6, "both": 0.6}.items():
+        made = replace(config, object_head=head)  # type: ignore[arg-type]
+        assert made.exchange == share
+        assert made.num_hard_negatives == (head != "exchange")
+        assert not made.has_matched_negatives
+        for which, own in (("matched", False), ("both", True)):
+            other = replace(made, hard_kind=which)  # type: ignore[arg-type]
+            takes = (other.num_hard_negatives, other.has_matched_negatives)
+            assert takes == ((0, False) if head == "exchange" else (own, True))
+            assert not replace(other, hard_negatives=0).has_matched_negatives
+        assert rho_at(made, Moment(50, 10, 100)) == (RHO if head == "off" else OBJECT_RHO)
+    rising = replace(config, rho=2.0, rho_warmup_epochs=2)
+    assert [rho_at(rising, Moment(step, 10, 100)) for step in (0, 5, 20, 30)] == [0, 0.5, 2, 2]
+    # Against n orthogonal negatives the share is the one that rho has against as many as meant.
+    masses: tuple[tuple[Any, int], ...] = (("paper", 65536), (1000.0, 1000))
+    for mass, meant in masses:
+        made = replace(config, hard_mass=mass)
+        for negatives in (14, 1024):
+            hard = math.exp(2.0 * 0.7 / 0.2 + log_mass(made, negatives))
+            assert hard / negatives == pytest.approx(math.exp(7) / meant, rel=1e-12)
+    assert log_mass(replace(config, hard_mass=None), 14) == 0
