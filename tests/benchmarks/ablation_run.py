@@ -182,10 +182,7 @@ def recorded_elsewhere(run: Run) -> Record | None:
 
 
 def _execute(run: Run) -> int:
-    table = find_table(run.table)
-    with (run.work / "locks" / f"{table.data_folder}-data").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs of a seed share their data
-        data = table.data(run.arm, run.work / "data" / table.data_folder, run.seed)
+    data = prepared_data(run)
     places: Options = {"shards": str(data.shards), "out": str(run.folder), "seed": run.seed}
     _, _, config = read_command_line(command_line(HARNESS | run.options | places))
     context = AblationContext(run)
@@ -222,6 +219,14 @@ def _execute(run: Run) -> int:
     append_record(run.records, record)
     shutil.rmtree(run.folder / "checkpoints")
     return 0
+
+
+def prepared_data(run: Run) -> Data:
+    """The data of a run, made where they are missing; one process at a time makes them."""
+    table = find_table(run.table)
+    with (run.work / "locks" / f"{table.data_folder}-data").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return table.data(run.arm, run.work / "data" / table.data_folder, run.seed)
 
 
 def score(backbone: Path, data: Data) -> dict[str, dict[str, Right]]:

@@ -29,8 +29,8 @@ from pipeline.core.progress import say
 from tests.benchmarks.ablation import RECORDS, AblationConfig, planned
 from tests.benchmarks.ablation_records import Right, append_record, packed, read_records, run_key
 from tests.benchmarks.ablation_report import report
-from tests.benchmarks.ablation_run import Run, processor
-from tests.benchmarks.ablation_table import Data, Options, find_table
+from tests.benchmarks.ablation_run import Run, prepared_data, processor
+from tests.benchmarks.ablation_table import Data, Options
 from tests.benchmarks.photographs import shared_photographs
 from tests.benchmarks.scenes import NUM_OTHERS, make_scenes, same_object
 from training.evaluate.case import Case
@@ -140,14 +140,8 @@ def frozen(encoder: NamedEncoder, train: Path, val: Path) -> Iterator[tuple[str,
 def record_of(run: Run) -> None:
     """Score the backbone of a run and append its record."""
     say(f"scoring {run}")
-    began, table = time.process_time(), find_table(run.table)
-    work = run.work / "data" / NAME
-    scores = score(
-        run.folder / "backbone",
-        table.data(run.arm, run.work / "data" / table.data_folder, run.seed),
-        work,
-        run.seed,
-    )
+    began, work = time.process_time(), run.work / "data" / NAME
+    scores = score(run.folder / "backbone", prepared_data(run), work, run.seed)
     append_record(
         run.records,
         {
