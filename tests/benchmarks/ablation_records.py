@@ -14,7 +14,13 @@ from tests.benchmarks.ablation_table import Options, plain
 
 Record = dict[str, Any]
 Right = NDArray[np.bool_]
-MEASURES = {"knn": "20-NN", "probe": "probe"}
+MEASURES = {
+    "knn": "20-NN",
+    "probe": "probe",
+    "tuned 1 %": "fine-tuned with 1 %",
+    "tuned 10 %": "fine-tuned with 10 %",
+    "retrieval": "retrieval",
+}
 """Name in the records -> title."""
 
 

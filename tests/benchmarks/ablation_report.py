@@ -60,7 +60,9 @@ def report(records: Sequence[Record], against: str) -> str:
 
 def _columns(arms: dict[str, dict[int, Record]]) -> list[tuple[str, str]]:
     record = next(iter(next(iter(arms.values())).values()))
-    return [(column, measure) for measure in MEASURES for column in record["num_images"]]
+    figures = record["figures"]
+    return [(column, measure) for measure in MEASURES for column in figures
+            if measure in figures[column]]  # fmt: skip
 
 
 def _head(columns: Sequence[tuple[str, str]], *more: str) -> list[str]:
@@ -71,16 +73,18 @@ def _head(columns: Sequence[tuple[str, str]], *more: str) -> list[str]:
 
 def _means(arms: dict[str, dict[int, Record]]) -> str:
     """One line an arm: mean and standard deviation over the seeds, and what a run costs."""
-    columns = _columns(arms)
-    lines = _head(columns, "Gpixels", "CPU min")
+    columns, runs_of_all = _columns(arms), [run for runs in arms.values() for run in runs.values()]
+    costs = {"pixels": ("Gpixels", 2, 1e9), "cpu_seconds": ("CPU min", 1, 60.0)}
+    costs = {name: how for name, how in costs.items() if all(name in r for r in runs_of_all)}
+    lines = _head(columns, *(title for title, _, _ in costs.values()))
     for arm, runs in arms.items():
         cells = [arm, seeds_of(runs)]
         for column, measure in columns:
             figures = [run["figures"][column][measure] for run in runs.values()]
             spread = f" ± {np.std(figures, ddof=1):.1f}" if len(figures) > 1 else ""
             cells.append(f"{fmean(figures):.1f}{spread}")
-        cells.append(f"{fmean(run['pixels'] for run in runs.values()) / 1e9:.2f}")
-        cells.append(f"{fmean(run['cpu_seconds'] for run in runs.values()) / 60:.1f}")
+        for name, (_, digits, unit) in costs.items():
+            cells.append(f"{fmean(run[name] for run in runs.values()) / unit:.{digits}f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Top-1 in %: mean ± standard deviation over the seeds."])
 

@@ -29,7 +29,7 @@ def change_backgrounds(images: Path, masks: Path, out: Path, seed: int = SEED) -
     if out.is_dir():
         return len(list(out.glob("*/*.png")))
     files = sorted(images.glob("*/*.jpg"))
-    pairs = {file: _mask(masks / file.parent.name / f"{file.stem}.png") for file in files}
+    pairs = {file: read_mask(masks / file.parent.name / f"{file.stem}.png") for file in files}
     shares = {file: float(mask.mean()) / 255 for file, mask in pairs.items()}
     grounds = [file for file in files if 0 < shares[file] <= LARGEST_HOLE]
     rng, aside = np.random.default_rng(seed), out.with_name(f"{out.name}.unfinished")
@@ -39,7 +39,9 @@ def change_backgrounds(images: Path, masks: Path, out: Path, seed: int = SEED) -
             continue
         others = [ground for ground in grounds if ground.parent.name != file.parent.name]
         ground = others[int(rng.integers(len(others)))]
-        picture = composed(_read(file), pairs[file], inpainted(_read(ground), pairs[ground]))
+        picture = composed(
+            read_picture(file), pairs[file], inpainted(read_picture(ground), pairs[ground])
+        )
         (aside / file.parent.name).mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(aside / file.parent.name / f"{file.stem}.png"), picture)
     aside.rename(out)
@@ -67,7 +69,7 @@ def mark_objects(images: Path, out: Path) -> None:
         path = out / file.parent.name / f"{file.stem}.png"
         if path.exists():
             continue
-        picture = _read(file)
+        picture = read_picture(file)
         (found,) = source([np.ascontiguousarray(picture[..., ::-1])])
         levels = np.rint(255 * found / max(float(found.max()), 1e-6)).astype(np.uint8)
         large = cv2.resize(levels, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -76,13 +78,13 @@ def mark_objects(images: Path, out: Path) -> None:
         assert cv2.imwrite(str(path), mask)
 
 
-def _read(file: Path) -> Picture:
+def read_picture(file: Path) -> Picture:
     picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
     assert picture is not None, f"{file} cannot be read"
     return np.asarray(picture, np.uint8)
 
 
-def _mask(file: Path) -> Picture:
+def read_mask(file: Path) -> Picture:
     mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
     assert mask is not None, f"{file} cannot be read"
     return np.asarray(mask, np.uint8)

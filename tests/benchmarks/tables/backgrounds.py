@@ -131,6 +131,12 @@ TABLE = Table(
         },
         # Another image's object on the anchor's background; both kinds cost as much as two own.
         "object hard, matched": {"method.object-head": "hard", **HARD, **MATCHED},
+        "object hard, matched, rho 2": {
+            "method.object-head": "hard",
+            **HARD,
+            **MATCHED,
+            "method.object-rho": 2.0,
+        },
         "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
         "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
     },
