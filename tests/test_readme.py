@@ -37,7 +37,7 @@ PAGES = [
         *("", "pipeline", "pipeline/saliency", "training", "training/evaluate", "training/sweep"),
         *("jobs", "jobs/deploy"),
     )
-] + [ROOT / "tests/benchmarks/RESULTS.md"]
+] + [ROOT / "tests/benchmarks" / name for name in ("RESULTS.md", "SPEED.md")]
 README = "\n".join(page.read_text() for page in PAGES)
 ELSEWHERE = (
     "ray: command not found",

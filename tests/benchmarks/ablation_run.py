@@ -23,8 +23,15 @@ from torch import nn
 from jobs.pretrain_options import read_command_line
 from pipeline.core.progress import listening
 from pipeline.storage.atomic import write_atomically
-from tests.benchmarks.ablation_records import Right, append_record, packed, read_records, run_key
-from tests.benchmarks.ablation_table import Data, Options, command_line, find_table
+from tests.benchmarks.ablation_records import (
+    Record,
+    Right,
+    append_record,
+    packed,
+    read_records,
+    run_key,
+)
+from tests.benchmarks.ablation_table import Data, Options, command_line, find_table, plain
 from tests.benchmarks.quiet import QUIET_FILE, is_held
 from training.core.context import LocalContext
 from training.encoders.encoder import Backbone
@@ -151,7 +158,27 @@ def execute(run: Run) -> int:
             return EXIT_ELSEWHERE
         if run.finished:
             return 0
+        if (same := recorded_elsewhere(run)) is not None:
+            append_record(run.records, same | {"table": run.table, "arm": run.arm})
+            return 0
         return _execute(run)
+
+
+def recorded_elsewhere(run: Run) -> Record | None:
+    """The record of the same run, if the table whose data this one shares has it.
+
+    The same options, saliency and seed give the same weights.
+    """
+    table = find_table(run.table)
+    if not table.data_of:
+        return None
+    other, records = find_table(table.data_of), run.records.with_name(f"{table.data_of}.jsonl")
+    wanted = plain(run.options), run.seed, table.source(run.arm)
+    for record in read_records(records).values():
+        arm = record["arm"]
+        if (plain(record["options"]), record["seed"], other.source(arm)) == wanted:
+            return record
+    return None
 
 
 def _execute(run: Run) -> int:

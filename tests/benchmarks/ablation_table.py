@@ -53,11 +53,15 @@ class Table:
         """Of the pictures and shards, below that of all tables."""
         return self.data_of or self.name
 
+    def source(self, arm: str) -> str:
+        """The saliency of an arm."""
+        return self.sources.get(arm, "boundary")
+
     def data(self, arm: str, folder: Path, seed: int) -> Data:
         """The data of an arm and a seed."""
         if not self.sources:
             return self.prepare(folder, seed)
-        return self.prepare(folder, seed, self.sources.get(arm, "boundary"))
+        return self.prepare(folder, seed, self.source(arm))
 
     def options(self, arm: str) -> Options:
         """All options of an arm; raises InputError if there is no such arm."""

@@ -14,7 +14,7 @@ from pipeline.core.errors import InputError
 from tests.benchmarks.ablation import RECORDS, AblationConfig, planned, run
 from tests.benchmarks.ablation_records import append_record, packed, read_records, unpacked
 from tests.benchmarks.ablation_report import difference, report
-from tests.benchmarks.ablation_run import AblationContext, Run, execute
+from tests.benchmarks.ablation_run import AblationContext, Run, execute, recorded_elsewhere
 from tests.benchmarks.ablation_table import command_line, find_table
 from tests.benchmarks.quiet import hold, is_held
 from training.evaluate.intervals import seeds_difference
@@ -109,6 +109,27 @@ def test_a_run_waits_while_the_lock_is_held(
     assert not is_held(quiet)
     hold(quiet)
     assert is_held(quiet), "also by this very process"
+
+
+def test_what_another_table_has_trained_is_not_trained_again(tmp_path: Path) -> None:
+    """Of the table whose pictures it shares: with the same options, seed and saliency."""
+    done, records = find_table("backgrounds"), tmp_path / "maps.jsonl"
+    for arm in ("none", "object both"):
+        record = made(arm, 0, 50) | {"table": done.name, "options": done.options(arm)}
+        append_record(tmp_path / "backgrounds.jsonl", record)
+    config = AblationConfig(table="maps", work=tmp_path, seeds=(0, 1), records=records)
+    known = {
+        (run.arm, run.seed): found["arm"]
+        for run in planned(config, tmp_path / "quiet")
+        if (found := recorded_elsewhere(run)) is not None
+    }
+    assert known == {("none", 0): "none", ("boundary", 0): "object both"}
+    one = next(run for run in planned(config, tmp_path / "quiet") if run.arm == "boundary")
+    assert execute(one) == 0
+    assert one.finished
+    (copy,) = read_records(records).values()
+    listed = json.loads(json.dumps(record))  # tuples become lists
+    assert copy == listed | {"table": "maps", "arm": "boundary"}
 
 
 def test_records_survive_a_torn_line(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def prepare(folder: Path, seed: int, saliency: str = "boundary") -> Data:
 
 
 OBJECT_EXCHANGE: Options = {"method.object-head": "exchange", **EXCHANGE}
+COMMON_EXCHANGE: Options = {
+    "masks.strategy": "exchange",
+    "masks.exchange": "swap",
+    "masks.probability": 0.3,
+}
 FURTHER_VIEW: Options = {
     "method.object-head": "exchange",
     "method.object-exchange-probability": 0.0,
@@ -109,11 +114,8 @@ TABLE = Table(
         # As many as "object exchange" and "object neither".
         "none, cost of exchange": {"epochs": round(1.5 * EPOCHS)},
         "own": OWN,
-        "exchange": {
-            "masks.strategy": "exchange",
-            "masks.exchange": "swap",
-            "masks.probability": 0.3,
-        },
+        "exchange": COMMON_EXCHANGE,
+        "exchange, cost of object exchange": {**COMMON_EXCHANGE, "epochs": round(1.5 * EPOCHS)},
         "object hard": {"method.object-head": "hard", **HARD},
         "object exchange": OBJECT_EXCHANGE,
         "object both": BOTH,

@@ -1,0 +1,136 @@
+r"""Plot what saliency maps are worth against how good they are, from the records of table `maps`.
+
+    python -m tests.benchmarks.map_worth --work runs/ablation
+
+Every source of the table is scored by the true masks of the pictures of the first seed; `shuffled`
+is `boundary` scored by the masks of other pictures. Writes `map_worth.png` and prints the table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from jobs.cli import main, parse
+from pipeline.core.errors import check
+from pipeline.saliency.boundary import Boundary
+from pipeline.saliency.foreground import GRID_SIDE
+from pipeline.saliency.interface import to_grid
+from pipeline.saliency.quality import top_iou
+from pipeline.saliency.registry import parse_saliency_source
+from pipeline.saliency.scoring import ScoredImage, pair_up, read_pair, score_sources
+from tests.benchmarks.ablation import RECORDS
+from tests.benchmarks.ablation_records import Record, read_records, right_of
+from tests.benchmarks.ablation_report import Interval, by_arm, difference
+from tests.benchmarks.ablation_table import find_table
+from tests.benchmarks.tables.maps import SOURCES
+from training.evaluate.intervals import t_quantile
+
+COLUMN, MEASURE = "changed", "knn"
+TRUE_MASKS = "true masks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Where pictures and records are.
+
+    Attributes:
+        work: folder of the ablation's data.
+        seed: of the pictures that the sources are scored on.
+        images: scored at most.
+        records: of table `maps`.
+        plot: the picture that is written.
+        processes: that score at once.
+    """
+
+    work: Path = Path("runs/ablation")
+    seed: int = 0
+    images: int = 400
+    records: Path = RECORDS / "maps.jsonl"
+    plot: Path = RECORDS.parent / "map_worth.png"
+    processes: int = 1
+
+
+def ious(pictures: Path, masks: Path, images: int, processes: int) -> dict[str, float]:
+    """IoU on 7 x 7 patches of every source of the table, by arm."""
+    pairs, _ = pair_up(pictures, masks)
+    pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int)]
+    named = {arm: text for arm, text in SOURCES.items() if arm != TRUE_MASKS}
+    sources = {text: parse_saliency_source(text) for text in named.values()}
+    scores, _ = score_sources(sources, pairs, processes)
+    found = {arm: scores[text].quality.iou for arm, text in named.items()}
+    return found | {"shuffled": shuffled_iou(pairs), TRUE_MASKS: 1.0}
+
+
+def shuffled_iou(pairs: Sequence[ScoredImage]) -> float:
+    """Mean IoU of the `boundary` map of each picture with the object of the next picture."""
+    read, source = [read_pair(pair) for pair in pairs], Boundary()
+    grids = [to_grid(source([picture])[0], GRID_SIDE) for picture, _ in read]
+    objects = [to_grid(mask.astype(np.float32), GRID_SIDE) > 0.5 for _, mask in read]
+    found = map(top_iou, grids, [*objects[1:], objects[0]])
+    return fmean(iou for iou in found if iou is not None)
+
+
+def gains(records: list[Record], baseline: str) -> dict[str, Interval]:
+    """Points of each arm above the baseline, over the seeds that both have."""
+    arms = by_arm(records)
+    check(baseline in arms, f"no run of {baseline!r} is recorded")
+    found = {}
+    for arm, runs in arms.items():
+        seeds = sorted(runs.keys() & arms[baseline].keys())
+        if arm == baseline or not seeds:
+            continue
+        ours, theirs = (
+            [right_of(these[seed], COLUMN, MEASURE) for seed in seeds]
+            for these in (runs, arms[baseline])
+        )
+        found[arm] = difference(ours, theirs, same_images=False)
+    return found
+
+
+def line_through(points: Mapping[str, tuple[float, float]]) -> tuple[float, float, float]:
+    """Slope, its 95 % half width (t, over the sources) and the gain at an IoU of 1."""
+    x, y = np.array(sorted(points.values())).T
+    slope, start = np.polyfit(x, y, 1)
+    errors = y - (start + slope * x)
+    spread = float(np.sqrt((errors**2).sum() / (len(x) - 2) / ((x - x.mean()) ** 2).sum()))
+    return float(slope), t_quantile(len(x) - 2) * spread, float(start + slope)
+
+
+def draw(iou: Mapping[str, float], gained: Mapping[str, Interval], path: Path) -> None:
+    """The gain of every source, with its interval, against its IoU."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for arm, (points, low, high) in gained.items():
+        axes.errorbar(iou[arm], points, [[points - low], [high - points]], fmt="o", color="C0")
+        axes.annotate(arm, (iou[arm], points), (5, 4), textcoords="offset points", fontsize=8)
+    axes.axhline(0, color="0.7")
+    axes.set_xlabel("IoU of the maps with the true masks, 7 x 7 patches")
+    axes.set_ylabel("20-NN on changed backgrounds, points above none")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def run() -> int:
+    """Score, print, draw."""
+    config = parse(Config, "python -m tests.benchmarks.map_worth", description=__doc__)
+    pictures = config.work / "data" / "backgrounds" / f"pictures-{config.seed}"
+    folders = pictures / "pictures" / "train", pictures / "masks" / "train"
+    iou = ious(*folders, config.images, config.processes)
+    gained = gains(list(read_records(config.records).values()), find_table("maps").baseline)
+    print("| maps | IoU | points above none, changed backgrounds |\n|---|---|---|")
+    for arm in sorted(gained, key=lambda arm: iou[arm]):
+        points, low, high = gained[arm]
+        print(f"| {arm} | {iou[arm]:.3f} | {points:+.1f} ({low:+.1f} to {high:+.1f}) |")
+    slope, half, best = line_through({arm: (iou[arm], gained[arm][0]) for arm in gained})
+    print(f"\nA tenth of IoU: {slope / 10:+.1f} ± {half / 10:.1f} points; at 1 {best:+.1f} points.")
+    draw(iou, gained, config.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    main(run)
