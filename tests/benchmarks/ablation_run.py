@@ -167,7 +167,8 @@ def execute(run: Run) -> int:
 def recorded_elsewhere(run: Run) -> Record | None:
     """The record of the same run, if the table whose data this one shares has it.
 
-    The same options, saliency and seed give the same weights.
+    The same options, saliency and seed give the same weights in the same precision. The record
+    keeps its own commit and processor.
     """
     table = find_table(run.table)
     if not table.data_of:

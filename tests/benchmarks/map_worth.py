@@ -92,6 +92,7 @@ def gains(records: list[Record], baseline: str) -> dict[str, Interval]:
 
 def line_through(points: Mapping[str, tuple[float, float]]) -> tuple[float, float, float]:
     """Slope, its 95 % half width (t, over the sources) and the gain at an IoU of 1."""
+    check(len(points) > 2, f"a line through {len(points)} sources: wanted three or more")
     x, y = np.array(sorted(points.values())).T
     slope, start = np.polyfit(x, y, 1)
     errors = y - (start + slope * x)
