@@ -91,7 +91,7 @@ def test_a_pretraining_on_two_nodes_sees_the_same_samples(nodes: Nodes, tmp_path
     options = ["--num-workers", "2", "--epochs", str(max(1, round(EPOCHS_A_MINUTE * MINUTES)))]
     options += ["--knn.every-epochs", "25", "--checkpoint.every-steps", "20"]
     said, address = tmp_path / "said.txt", nodes.cluster.address
-    run_job(command(tmp_path, tmp_path / "alone", *options), said, address=address)
+    Job(command(tmp_path, tmp_path / "alone", *options), said, address=address).finish(MOST)
     options += ["--max-failures", "1000"]
     with losing_power(nodes, "pretraining") as killed:
         Job(command(tmp_path, tmp_path / "run", *options), said, address=address).finish(MOST)

@@ -83,8 +83,19 @@ LEVERS: dict[str, Options] = {
     **{f"object both, rho {rho}": {**BOTH, "method.object-rho": rho} for rho in (2.0, 5.0)},
     "object both, matched": {**BOTH, **MATCHED},
     "object exchange, second look": OBJECT_EXCHANGE,
+    "exchange, probability 0.6": {**COMMON_EXCHANGE, "masks.probability": 0.6},
+    "exchange, second look": COMMON_EXCHANGE,
 }
 """What may move the frontier; tried on seeds from 100 on."""
+RESNET18: Options = {
+    "encoder.architecture": "resnet18",
+    "encoder.stem": "small",
+    "views.size": 32,
+    "views.grid": 4,
+    "epochs": EPOCHS // 2,
+    "optim.lr": 0.03,
+}
+"""The larger network of table `small`, for about as long as the small one trains."""
 
 TABLE = Table(
     name="photographs",
@@ -126,7 +137,13 @@ TABLE = Table(
         "moco object exchange": {**MOCO, **OBJECT_EXCHANGE},
         "moco object both": {**MOCO, **BOTH},
         **LEVERS,
+        "resnet18 none": RESNET18,
+        "resnet18 exchange": {**RESNET18, **COMMON_EXCHANGE},
+        "resnet18 none, cost of exchange": {**RESNET18, "epochs": round(0.75 * EPOCHS)},
+        "resnet18 object exchange": {**RESNET18, **OBJECT_EXCHANGE},
     },
     prepare=prepare,
-    sources={"object exchange, second look": "boundary:second_look=true"},
+    sources=dict.fromkeys(
+        ("object exchange, second look", "exchange, second look"), "boundary:second_look=true"
+    ),
 )
