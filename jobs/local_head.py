@@ -127,13 +127,18 @@ def stop(state: Path, *, grace_s: float = 15.0) -> None:
 def stop_jobs(state: Path) -> list[str]:
     """Stop the jobs that wait or run, as `ray job stop` does, and wait until they have ended.
 
-    Returns their submission ids. Raises ConnectionError if the job server does not answer.
+    Returns their submission ids. Raises ConnectionError if the job server does not answer, or not
+    to the token that the shell has for another cluster.
     """
-    from ray.job_submission import JobSubmissionClient  # takes a second
+    from ray.exceptions import AuthenticationError  # takes a second
+    from ray.job_submission import JobSubmissionClient
 
     server = read_environment(state)["RAY_API_SERVER_ADDRESS"]
     token = (state / TOKEN_FILE).read_text()
-    client = JobSubmissionClient(server, headers={"Authorization": f"Bearer {token}"})
+    try:
+        client = JobSubmissionClient(server, headers={"Authorization": f"Bearer {token}"})
+    except AuthenticationError as error:
+        raise ConnectionError(str(error).partition("\n")[0]) from error
     ids = [job.submission_id for job in client.list_jobs() if not job.status.is_terminal()]
     stopped = sorted(filter(None, ids))
     for job in stopped:

@@ -214,4 +214,7 @@ def find_base(arguments: Sequence[str]) -> tuple[str, PretrainConfig]:
 
 def absolute(config: PretrainConfig) -> PretrainConfig:
     """The configuration with absolute paths, also for a job that Ray runs in a copy."""
+    init = config.encoder.init  # a path, a URL or a library's name of weights
+    if init is not None and not is_url(init) and from_root(init).exists():
+        config = with_fields(config, {"encoder.init": str(from_root(init))})
     return absolute_paths(config, *PLACES)

@@ -136,7 +136,10 @@ class Terminal(Printed):
         with self._lock:
             if self._bar is not None:
                 self._bar.clear()
-            print(line, file=stream, flush=True)
+            try:
+                print(line, file=stream, flush=True)
+            except BrokenPipeError:  # who read it (head, less) has left: the job goes on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if self._bar is not None:
                 self._bar.refresh()
 

@@ -68,7 +68,8 @@ def chosen_formats(names: Sequence[str], info: BackboneInfo) -> dict[str, Format
 
 def _save_tensors(file: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    importlib.import_module("safetensors.torch").save_file(tensors, file, metadata=metadata)
+    # its own save_file makes files that their owner alone may read, whatever the umask
+    file.write_bytes(importlib.import_module("safetensors.torch").save(tensors, metadata))
 
 
 def _write_safetensors(file: Path, network: nn.Module, info: BackboneInfo) -> None:

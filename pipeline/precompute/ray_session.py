@@ -36,6 +36,7 @@ def ray_running() -> Iterator[None]:
         yield
         return
     _check_folder()
+    _check_token()
     # Its note on token authentication is meant for people who start a cluster.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Not "auto": Ray would wait for minutes for a cluster that has died and left its address.
@@ -60,7 +61,10 @@ def ray_running() -> Iterator[None]:
 
 def _unavailable(address: str, error: Exception, *, wants_token: bool) -> RayUnavailable:
     """The error for a Ray that does not start, or does not let this job in."""
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if reason.endswith(":"):  # what it leads to stands on further lines
+        reason = reason.rpartition(". ")[0] or reason
+    reason = reason.rstrip(".:")
     if wants_token or isinstance(error, AuthenticationError):
         return RayUnavailable(
             f"the cluster at RAY_ADDRESS {address} wants a token, and this shell has none or "
@@ -83,6 +87,20 @@ def _check_folder() -> None:
             not (here / name / "__init__.py").exists(),
             f"{here / name} has the name of a package of salmask, and Ray's workers would import "
             "it: work in another folder, or with --local",
+        )
+
+
+def _check_token() -> None:
+    """Raise RayUnavailable for a token at which Ray's C++ code would abort the process."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    given, where = os.environ.get("RAY_AUTH_TOKEN", "").encode(errors="replace"), "RAY_AUTH_TOKEN"
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return
+    if not given and Path(file).is_file():
+        given, where = Path(file).read_bytes(), f"RAY_AUTH_TOKEN_PATH {file}"
+    if not all(32 < letter < 127 for letter in given.strip()):
+        raise RayUnavailable(
+            f"the token of {where} is not one: its letters must be plain ASCII, without spaces"
         )
 
 

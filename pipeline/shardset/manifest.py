@@ -37,7 +37,11 @@ from pipeline.storage.store import reason
 RECORD_KEY = b"salmask"
 AGAIN = "run jobs/precompute.py again"
 FILES_LOOKED_AT = 1000
-"""To see whether a folder that is no shard set holds images."""
+"""To see what a folder that is no shard set holds."""
+RUN_FILE = "metrics.jsonl"
+"""What every run has, and no shard set."""
+TAR = re.compile(r"[^/]+\.tar")
+"""A tar of others; those of a set lie in a folder of their own."""
 FILE_NAME, DIGEST = re.compile(r"\w[\w.-]*"), re.compile(r"[0-9a-f]{64}")
 MOST_ROWS = 1 << 22
 """Of a manifest, which is of one shard."""
@@ -142,7 +146,12 @@ def load_dataset_info(place: Place) -> DatasetInfo:
                 f"no shards at {store.url}: no such folder (run jobs/precompute.py)"
             ) from error
         missing = f"no complete shard set at {store.url}: {DATASET_FILE} is missing"
-        if any(has_image_suffix(file.name) for file in islice(store.files(), FILES_LOOKED_AT)):
+        names = [file.name for file in islice(store.files(), FILES_LOOKED_AT)]
+        if RUN_FILE in names:
+            raise SetError(
+                f"{store.url} is a run, not a shard set: name the set that it trained on"
+            ) from error
+        if any(has_image_suffix(name) or TAR.fullmatch(name) for name in names):
             raise SetError(
                 f"{missing}, but there are images: make shards of them first "
                 f"(jobs/precompute.py --data {store.url} --out SHARDS)"
@@ -156,7 +165,8 @@ def load_dataset_info(place: Place) -> DatasetInfo:
         if version == SCHEMA_VERSION:
             return dataset_info(fields)
     except (ValueError, KeyError, TypeError) as error:
-        raise SetError(f"{store.where(DATASET_FILE)} is damaged ({error}): {AGAIN}") from error
+        where = store.where(DATASET_FILE)
+        raise SetError(f"{where} is damaged ({error}): delete it and {AGAIN}") from error
     raise SetError(
         f"{store.url} has shards of schema version {version}, this program reads version "
         f"{SCHEMA_VERSION}: run jobs/precompute.py into a new folder"

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from jobs.cli import main
+from pipeline.core.errors import check
 from pipeline.images.codecs import decode_stored
 from pipeline.saliency.onnx_network import PROVIDERS, Onnx
 from tests.benchmarks.test_step_cost import smooth_images
@@ -219,6 +220,8 @@ def run() -> int:
     options.add_argument("--device", default="cuda")
     options.add_argument("--small", action="store_true")
     given, lines = options.parse_args(), list[Figures]()
+    cuda = given.device != "cuda" or torch.cuda.is_available()
+    check(cuda, "there is no NVIDIA GPU here: --device cpu --small tries the script without one")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for determinism
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(given.device, Path(root), small=given.small)

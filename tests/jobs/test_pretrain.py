@@ -28,6 +28,17 @@ def test_the_recipe_is_where_the_fields_start_from() -> None:
     assert (paper.encoder.architecture, paper.epochs, paper.num_workers) == ("resnet50", 200, 3)
 
 
+def test_weights_to_start_from_are_a_place_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's workers have another working folder."""
+    (tmp_path / "w").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given, wanted in (("w", str(tmp_path / "w")), ("torchvision", "torchvision")):
+        config = read_command_line([*PLACES, "--encoder.init", given])[2]
+        assert config.encoder.init == wanted
+
+
 @pytest.mark.parametrize("words", [["--out", "{}"], ["--out={}"]])
 def test_a_run_may_be_in_a_bucket(words: list[str]) -> None:
     url = "s3://bucket/runs/first?endpoint_override=http://host:9000"

@@ -168,3 +168,25 @@ def test_nothing_else_reaches_the_output_of_json_and_a_terminal_gets_a_bar() -> 
     assert (job.returncode, out) == (0, '{"done": 1}\n'), drawn
     said = "from C.*from a child.*from Python.*shards: +0%\\|.* 500/1000 \\[.*results    F"
     assert re.search(said, drawn.decode(), re.DOTALL), drawn
+
+
+def test_a_reader_that_leaves_does_not_end_the_job() -> None:
+    """As `jobs/pretrain.py ... | head -1`."""
+    code = "import time; from pipeline.core.progress import listening, say\n"
+    code += "from jobs.terminal import Terminal\n"
+    code += "import sys\n"
+    code += "with listening(Terminal()):\n"
+    code += "  [(say(str(n)), time.sleep(0.01)) for n in range(50)]\n"
+    code += "print('whole', file=sys.stderr)"
+    job = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "0\n"
+    job.stdout.close()
+    assert job.stderr is not None
+    assert (job.stderr.read(), job.wait()) == ("whole\n", 0)

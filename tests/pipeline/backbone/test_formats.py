@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,12 @@ def test_a_plain_script_gives_the_same_features(
 def test_safetensors(filtered: Path, images: list[Tensor], tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors", reason="the extra export is not installed")
     torch_file = pytest.importorskip("safetensors.torch")
-    file = written(filtered, tmp_path / "out", "safetensors") / SAFETENSORS_FILE
+    before = os.umask(0o027)
+    try:
+        file = written(filtered, tmp_path / "out", "safetensors") / SAFETENSORS_FILE
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o640
     network = torchvision.models.resnet18()
     network.fc = torch.nn.Identity()
     network.load_state_dict(torch_file.load_file(file))

@@ -59,6 +59,7 @@ def test_a_cluster_that_is_gone_is_said_at_once(
         ("", RuntimeError(""), r"Ray did not start \(RuntimeError\): .*--local"),
         ("auto", ConnectionError("no"), r"cluster at RAY_ADDRESS auto cannot be used \(no\)"),
         ("auto", AuthenticationError("InvalidToken"), r"wants a token, .*cluster/env"),
+        ("auto", OSError("No such thing. Do one of:\n1. this"), r"be used \(No such thing\)$"),
     ],
 )
 def test_a_ray_that_cannot_be_used_is_one_line(
@@ -99,3 +100,17 @@ def test_another_package_in_the_working_folder_is_named(
     message = f"{tmp_path}/training has the name of a package of salmask"
     with pytest.raises(InputError, match=message), ray_running():
         pytest.fail("workers would import that package")
+
+
+@pytest.mark.parametrize("letters", ["Tök", "two words", "\x00\x80"])
+def test_a_token_that_ray_would_abort_at_is_refused(
+    letters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(letters)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    message = f"the token of RAY_AUTH_TOKEN_PATH {tmp_path}/token is not one"
+    with pytest.raises(RayUnavailable, match=message), ray_running():
+        pytest.fail("there is no such token")

@@ -248,6 +248,14 @@ def test_a_set_that_is_not_complete_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kind" / "a.JPG").write_bytes(b"")
     with pytest.raises(InputError, match=r"is missing, but there are images: make shards of them"):
         load_dataset_info(tmp_path)
+    (tmp_path / "kind" / "a.JPG").rename(tmp_path / "kind" / "a.tar")
+    with pytest.raises(InputError, match=r"run jobs/precompute\.py with"):
+        load_dataset_info(tmp_path)
+    with pytest.raises(InputError, match=r"is missing, but there are images: make shards of them"):
+        load_dataset_info(tmp_path / "kind")
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(InputError, match="is a run, not a shard set"):
+        load_dataset_info(tmp_path)
     write_set(tmp_path, (1,))
     path = tmp_path / DATASET_FILE
     fields = json.loads(path.read_text())
@@ -256,5 +264,5 @@ def test_a_set_that_is_not_complete_is_refused(tmp_path: Path) -> None:
         load_dataset_info(tmp_path)
     for text in ("{", "[]", '{"schema_version": 1}', json.dumps({**fields, "shards": [{}]})):
         path.write_text(text)
-        with pytest.raises(InputError, match="damaged"):
+        with pytest.raises(InputError, match=r"damaged .*: delete it and run jobs/precompute"):
             load_dataset_info(tmp_path)
