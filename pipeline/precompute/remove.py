@@ -87,13 +87,14 @@ def remove_images(place: Place, given: list[str]) -> Removal:
     """
     out = open_store(place)
     try:
-        if out.size(REMOVAL_FILE) is not None:
-            removal = Removal(**json.loads(out.read(REMOVAL_FILE)))
-        else:
-            removal = _find(out, given)
-            out.write(REMOVAL_FILE, json.dumps(asdict(removal)).encode())
-            out.settle()
-        _finish(out, removal)
+        with out.alone():
+            if out.size(REMOVAL_FILE) is not None:
+                removal = Removal(**json.loads(out.read(REMOVAL_FILE)))
+            else:
+                removal = _find(out, given)
+                out.write(REMOVAL_FILE, json.dumps(asdict(removal)).encode())
+                out.settle()
+            _finish(out, removal)
     except OSError as error:
         raise write_error(out.url, error) from error
     others = [name for name in given if name not in removal.given]

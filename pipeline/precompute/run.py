@@ -56,10 +56,17 @@ def run_precompute(
     With `most` it is of so many of the images, spread over all.
 
     Raises:
-        InputError: the data or the output cannot be used, another plan was begun there, a source
-            cannot be read or has changed, or too many images were rejected.
+        InputError: the data or the output cannot be used, another plan was begun or another process
+            works there, a source cannot be read or has changed, or too many images were rejected.
     """
     out = open_store(config.out)
+    with out.alone():
+        return _make_set(config, out, build_all, most)
+
+
+def _make_set(
+    config: PrecomputeConfig, out: Store, build_all: Builder, most: int | None
+) -> DatasetInfo:
     saliency = config.make_saliency().pinned()
     described = describe_saliency_source(config.saliency_name, saliency)
     try:

@@ -12,7 +12,7 @@ import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import IO, ClassVar, TypeVar
 
 from pipeline.core.errors import InputError, StoreUnavailable
 from pipeline.core.faults import point
+from pipeline.storage.alone import alone_in
 from pipeline.storage.atomic import atomic_file, settle_folder, temporaries
 from pipeline.storage.file import File, RangeFile, version_of
 
@@ -81,6 +82,10 @@ class Store(ABC):
     @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file if it exists, and the folders that are empty afterwards."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While the block runs no other process here may write; a bucket has no such lock."""
+        return nullcontext()
 
     def settle(self) -> None:  # noqa: B027  (files in a bucket are safe as soon as they exist)
         """Make everything written so far survive a power cut."""
@@ -211,6 +216,9 @@ class LocalStore(Store):
 
     def is_there(self) -> bool:  # noqa: D102
         return self.root.is_dir()
+
+    def alone(self) -> AbstractContextManager[None]:  # noqa: D102
+        return alone_in(self.root)
 
     def new_file(self, name: str) -> AbstractContextManager[IO[bytes]]:  # noqa: D102
         return atomic_file(self.path(name), settle=False)

@@ -9,6 +9,7 @@ from torch import distributed as dist
 
 from pipeline.core.errors import InputError
 from pipeline.core.progress import listening
+from pipeline.storage.alone import alone_in
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.core.context import LocalContext
@@ -28,7 +29,8 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
     Without a context it is on the first GPU, or on the CPU.
 
     Raises:
-        InputError: before anything is written, when something does not fit (``preflight``).
+        InputError: before anything is written, when something does not fit (``preflight``), or
+            another process trains there.
     """
     with sharing_threads(fixed=threads_set_by_user()), process_group(), ExitStack() as stack:
         if world_size() > 1 and config.num_workers not in ("auto", world_size()):
@@ -44,6 +46,7 @@ def launch(config: PretrainConfig, context: LocalContext | None = None) -> RunRe
         context = context or LocalContext()
         stack.enter_context(asked_to_stop(context.request_stop))
         if rank() == 0:
+            stack.enter_context(alone_in(config.out))
             write_config(config.out, config, info.plan_digest)
             begin_extension(config)
             if mirror is not None:

@@ -53,7 +53,7 @@ def preflight(config: PretrainConfig, num_ranks: int) -> DatasetInfo:
     if config.heldout.shards is not None:
         for root in (config.shards, *config.replay.shards):
             check_heldout(root, config.heldout)
-    check_trackers(config.track)
+    check_trackers(config.track, is_new=not checkpoints(config).steps())
     check_run_folder(config.out, config, info.plan_digest)
     check_first_weights(config)
     check_released(config)

@@ -9,6 +9,7 @@ from pipeline.core import progress
 from pipeline.core.errors import InputError
 from pipeline.core.progress import WARNING
 from pipeline.precompute.ray_session import ray_running
+from pipeline.storage.alone import alone_in
 from training.config.file import write_config
 from training.config.pretrain import PretrainConfig
 from training.config.resources import Resources, fewer_resources, first_resources
@@ -37,8 +38,8 @@ def launch(
     None: all of it. `threads` are those of each worker (`make_trainer`).
 
     Raises:
-        InputError: before anything is written, when something does not fit (``preflight``), or a
-            node does not reach shards and output.
+        InputError: before anything is written, when something does not fit (``preflight``), a node
+            does not reach shards and output, or another process trains there.
         JobError: the run itself cannot go on; that is never tried again.
     """
     with ExitStack() as stack:
@@ -54,6 +55,7 @@ def launch(
         if before.finished:
             return before
         check_nodes(config)
+        stack.enter_context(alone_in(config.out))
         write_config(config.out, config, info.plan_digest)
         begin_extension(config)
         if mirror is not None:

@@ -6,11 +6,14 @@ waits nor ends for them.
 
 import json
 import queue
+import socket
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pipeline.core.errors import InputError, check
 from pipeline.storage.atomic import write_atomically
@@ -21,6 +24,8 @@ TRACKED_FILE = "tracked.json"
 """Identities of the runs on the trackers, so that a resumed run continues them."""
 EXPERIMENT = "salmask"
 SQLITE = "sqlite:///"
+PORTS = {"http": 80, "https": 443}
+REACH_SECONDS = 10.0
 CLOSE_SECONDS = 60.0
 MLFLOW_BATCH = 100
 """Parameters that MLflow takes at once."""
@@ -45,6 +50,7 @@ class _MLflow:
     def __init__(
         self, uri: str, run_id: str | None, *, name: str, config: dict[str, Any], folder: Path
     ) -> None:
+        reach(uri)
         import mlflow
 
         self._client = mlflow.MlflowClient(uri)
@@ -104,8 +110,26 @@ KINDS: dict[str, Callable[..., _Tracker]] = {"mlflow": _MLflow, "wandb": _Wandb}
 """By the name of the setting of `TrackConfig` that says where."""
 
 
-def check_trackers(config: TrackConfig) -> None:
-    """Raises ``InputError`` for a tracker that is not installed, or a relative database path."""
+def reach(uri: str) -> None:
+    """Raises ``ConnectionError`` where no server listens; MLflow would try again for minutes.
+
+    Behind a proxy nothing is tried.
+    """
+    place = urlsplit(uri)
+    if place.scheme not in PORTS or place.scheme in getproxies() or not place.hostname:
+        return
+    host, port = place.hostname, place.port or PORTS[place.scheme]
+    try:
+        socket.create_connection((host, port), REACH_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"no server answers at {host}:{port} ({error})") from error
+
+
+def check_trackers(config: TrackConfig, *, is_new: bool = True) -> None:
+    """Raises ``InputError`` for what is not installed, or a relative database path.
+
+    Also for a server of a new run that does not answer; a run that is resumed goes on without it.
+    """
     uri = config.mlflow or ""
     check(
         not uri.startswith(SQLITE) or uri.startswith(f"{SQLITE}/"),
@@ -115,6 +139,10 @@ def check_trackers(config: TrackConfig) -> None:
     for package in KINDS:
         missing = f"track.{package} needs the package {package}: pip install 'salmask[{package}]'"
         check(getattr(config, package) is None or find_spec(package) is not None, missing)
+    try:
+        reach(uri if is_new else "")
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"track.mlflow cannot be used: {error}") from error
 
 
 class Trackers:

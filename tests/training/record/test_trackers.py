@@ -81,14 +81,15 @@ def test_a_resumed_run_continues_the_same_mlflow_run(tmp_path: Path, track: Trac
 def test_a_training_records_there_and_goes_on_without(
     tmp_path: Path,
     track: TrackConfig,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     write_shard_set(tmp_path / "shards", num_images=16)
     out = tmp_path / "run"
     config = small_run(tmp_path / "shards", out, epochs=1, knn=KnnConfig(), log_every_steps=1)
-    with pytest.raises(InputError, match=r"^track\.mlflow cannot be used: "):
+    message = r"^track\.mlflow cannot be used: no server answers at 127\.0\.0\.1:9 "
+    with pytest.raises(InputError, match=message):
+        preflight(replace(config, track=NOWHERE), 1)
+    with pytest.raises(InputError, match=message):
         run(replace(config, track=NOWHERE))
     assert run(replace(config, track=track), StopsAfter(1)).step == 1
     client, found = mlflow_run(track)
