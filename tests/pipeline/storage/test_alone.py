@@ -14,6 +14,7 @@ from pipeline.storage.alone import alone_in
 from tests.picture_folders import write_pictures
 from tests.runs import run, small_run
 from tests.shard_sets import write_shard_set
+from training.config.settings import KnnConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLDS = "import sys; from pathlib import Path; from pipeline.storage.alone import alone_in\n"
@@ -39,7 +40,7 @@ def test_the_second_job_is_refused_until_the_first_is_gone(tmp_path: Path) -> No
     with pytest.raises(InputError, match=REFUSED.format(out)):
         remove_images(out, ["a"])
     with pytest.raises(InputError, match=REFUSED.format(out)):
-        run(small_run(tmp_path / "shards", out))
+        run(small_run(tmp_path / "shards", out, knn=KnnConfig()))
     first.kill()
     first.communicate()
     assert run_precompute(precompute).num_images == 3
