@@ -127,19 +127,21 @@ def stop(state: Path, *, grace_s: float = 15.0) -> None:
 def stop_jobs(state: Path) -> list[str]:
     """Stop the jobs that wait or run, as `ray job stop` does, and wait until they have ended.
 
-    Returns their submission ids. Raises ConnectionError if the job server does not answer, or not
-    to the token that the shell has for another cluster.
+    Returns their submission ids. Raises ConnectionError if the job server does not answer, or
+    refuses the token.
     """
     from ray.exceptions import AuthenticationError  # takes a second
     from ray.job_submission import JobSubmissionClient
 
+    os.environ.pop("RAY_ADDRESS", None)  # of another cluster, for which Ray would want a token
     server = read_environment(state)["RAY_API_SERVER_ADDRESS"]
     token = (state / TOKEN_FILE).read_text()
     try:
         client = JobSubmissionClient(server, headers={"Authorization": f"Bearer {token}"})
+        found = client.list_jobs()
     except AuthenticationError as error:
         raise ConnectionError(str(error).partition("\n")[0]) from error
-    ids = [job.submission_id for job in client.list_jobs() if not job.status.is_terminal()]
+    ids = [job.submission_id for job in found if not job.status.is_terminal()]
     stopped = sorted(filter(None, ids))
     for job in stopped:
         client.stop_job(job)

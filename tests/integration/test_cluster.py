@@ -139,6 +139,8 @@ def test_up_submit_down(shell: Shell, tmp_path: Path) -> None:
                 break
         assert len(processes_mentioning(str(script))) > 0
 
+        # The shell may be set up for another cluster, without a token for it.
+        shell.env |= {"RAY_ADDRESS": "127.0.0.1:1", "RAY_AUTH_MODE": "token"}
         down = shell.make("cluster-down")
         assert down.returncode == 0, down.stdout + down.stderr
         assert "stopped the job long" in down.stdout

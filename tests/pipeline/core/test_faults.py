@@ -27,6 +27,7 @@ ELSEWHERE = {
     "pipeline/demo/pictures.py": "the demo",
     "pipeline/precompute/remove.py": "this node's cache, which others may have, too",
     "pipeline/shardset/cache.py": "locks and room of the cache; its shards are written atomically",
+    "pipeline/storage/alone.py": "a folder that is locked, and taken away if it stays empty",
     "pipeline/storage/storage.py": "local copies of files in a bucket",
     "training/demo/run.py": "the demo",
     "training/engine/replay_step.py": "a temporary folder",
@@ -38,6 +39,7 @@ ELSEWHERE = {
     "training/report/demo_page.py": "the demo",
     "training/sweep/trainable.py": "a stop that was asked for",
     "training/sweep/tune.py": "a stop that was asked for; Tune's own state is Ray's",
+    "jobs/terminal.py": "nowhere, for a reader that has left",
     "jobs/local_head.py": "one machine as a cluster",
 }
 """Other files that write, and what."""
