@@ -19,10 +19,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process has it.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made: list[Path] = []
     descriptor: int | None = None
     try:
         with suppress(OSError):  # what cannot be made is said by who writes there
+            made = [place for place in (folder, *folder.parents) if not place.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         if descriptor is not None and not _locked(descriptor):

@@ -57,7 +57,7 @@ def test_a_folder_that_stays_empty_is_taken_away_again(tmp_path: Path) -> None:
 
 def test_what_is_no_folder_is_left_to_who_writes_there(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+    for place in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("a" * 300)):
         with alone_in(place):
             pass
     assert (tmp_path / "file").is_file()
