@@ -167,9 +167,10 @@ def report(records: list[dict[str, Any]]) -> Iterator[str]:
     yield f"| arm | seeds | {' | '.join(COLUMNS)} |"
     yield "|---" * (2 + len(COLUMNS)) + "|"
     for name, runs in arms.items():
-        for shown, base in ((name, None), (f"{name} minus none", arms.get("none"))):
+        others = {f"{name} minus none": arms["none"]} if "none" in arms.keys() - {name} else {}
+        for shown, base in ({name: None} | others).items():
             seeds = sorted(runs.keys() & (runs if base is None else base).keys())
-            if not seeds or (base is not None and name == "none"):
+            if not seeds:
                 continue
             rows = [runs[seed] - (0 if base is None else base[seed]) for seed in seeds]
             cells = words(np.stack(rows), "" if base is None else "+")
