@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from pipeline.core.errors import InputError
+from pipeline.core.image_names import IMAGE_SUFFIXES
 from pipeline.core.progress import numbered
 from pipeline.precompute.amend import versions_file, versions_of, write_versions
 from pipeline.precompute.config import EXTERNAL, PrecomputeConfig
@@ -202,13 +203,15 @@ def _labelled_as(images: Collected, last: PlanInfo, out: Store) -> Collected:
 
 def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
     data = listing.data.store
-    if out == data and listing.takes_all:
+    if out == data and listing.takes_file is not None:
         raise InputError(f"--out is the data folder itself, {out.url}: choose another")
-    if listing.takes_all and _is_inside(out, data):
+    if _has_images_of(listing, out):
         raise InputError(
             f"--out {out.url} lies inside of the data, {data.url}: choose a place beside it"
         )
-    if masks is not None and listing.takes_all and (masks == data or _is_inside(masks, data)):
+    if masks is not None and (
+        (listing.takes_file and masks == data) or _has_images_of(listing, masks)
+    ):
         inner = f"{masks.url.rstrip('/')}/"
         raise InputError(
             f"the masks lie inside of the data, {inner}: they would be taken for images; "
@@ -216,8 +219,13 @@ def _check_locations(listing: Listing, out: Store, masks: Store | None) -> None:
         )
 
 
-def _is_inside(inner: Store, outer: Store) -> bool:
-    return inner != outer and inner.url.startswith(f"{outer.url.rstrip('/')}/")
+def _has_images_of(listing: Listing, place: Store) -> bool:
+    """Whether images in a place inside of the data would be listed."""
+    root, takes = f"{listing.data.store.url.rstrip('/')}/", listing.takes_file
+    if takes is None or not place.url.startswith(root):
+        return False
+    inside = place.url.removeprefix(root).rstrip("/")
+    return bool(inside) and any(takes(f"{inside}/0{suffix}") for suffix in IMAGE_SUFFIXES)
 
 
 def discard_begun(store: Store) -> None:

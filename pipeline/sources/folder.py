@@ -27,7 +27,7 @@ def list_files(store: Store, matches: Matches | None, labels: bool) -> Listing:
         data=DataStore(store=store),
         rows=_rows(store, matches, labels),
         unlabelled="lies in no class folder" if labels else "",
-        takes_all=matches is None,
+        takes_file=matches or bool,
     )
 
 

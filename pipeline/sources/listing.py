@@ -103,7 +103,8 @@ class Listing:
         keeps_order: whether the rows' order matters, so that containers are read sequentially.
         counts_as_numbers: whether labels that are all numbers are sorted by value.
         unlabelled: the message after the source of an image without a label; empty: none.
-        takes_all: whether the listing has every image below the store.
+        takes_file: whether an image of that name in the store would be listed; None: only what a
+            list or an archive names is.
         takes: whether an image is in the part that is wanted; None: all are. The classes are those
             of all parts.
     """
@@ -113,7 +114,7 @@ class Listing:
     keeps_order: bool = False
     counts_as_numbers: bool = False
     unlabelled: str = ""
-    takes_all: bool = False
+    takes_file: Callable[[str], object] | None = None
     takes: Callable[[Row], bool] | None = None
 
 

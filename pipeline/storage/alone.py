@@ -28,7 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         if descriptor is not None and not _locked(descriptor):
             raise InputError(
-                f"another process writes to {folder}: wait for it, or choose another --out"
+                f"another process writes to {folder}: run this again once it has ended"
             )
         yield
     finally:

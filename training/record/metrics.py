@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.core import progress
+from pipeline.core.errors import check
 from pipeline.storage.atomic import append_text, write_atomically
 from training.config.settings import TrackConfig
 from training.record.trackers import Trackers
@@ -60,6 +61,8 @@ class MetricsLog:
         self._show(step, lambda board: board.add_text(kind, message, step))
 
     def _write(self, entry: dict[str, object]) -> None:
+        for path in (Path(self._file.name), *([self._folder] if self._board else [])):
+            check(path.exists(), f"{path} was deleted while this run wrote to it; run this again")
         append_text(self._file, json.dumps(entry) + "\n")
 
     def picture(self, *, step: int, name: str, path: Path) -> None:
@@ -102,9 +105,12 @@ class MetricsLog:
     def close(self, *, finished: bool = True) -> None:
         """Flushes and closes all records."""
         self._file.close()
-        self._show_all()
-        self._board.close()
-        self._trackers.close(finished)
+        try:
+            self._show_all()
+            if self._folder.exists():  # else its thread would fail, and say so
+                self._board.close()
+        finally:
+            self._trackers.close(finished)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float | str]]:

@@ -113,6 +113,14 @@ def test_folders_that_cannot_be_the_output(config: PrecomputeConfig, tmp_path: P
     ):
         with pytest.raises(InputError, match=words):
             run_precompute(replace(config, out=out))
+    everything, one_level = tmp_path / "data" / "**" / "*.png", tmp_path / "data" / "*.png"
+    for data, out, words in (
+        (everything, tmp_path / "data", "is the data folder"),
+        (everything, tmp_path / "data" / "shards", "/shards lies inside of the data"),
+        (one_level, tmp_path / "data" / "shards", f"no image below {tmp_path}/data .*match"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run_precompute(replace(config, data=data, out=out))
     masks = tmp_path / "data" / "masks"
     external = replace(config, saliency="external", masks=masks)
     with pytest.raises(InputError, match=r"the masks lie inside of the data, .*/data/masks/"):

@@ -19,7 +19,7 @@ from training.config.settings import KnnConfig
 ROOT = Path(__file__).resolve().parents[3]
 HOLDS = "import sys; from pathlib import Path; from pipeline.storage.alone import alone_in\n"
 HOLDS += "with alone_in(Path(sys.argv[1])): print('holds', flush=True); sys.stdin.read()"
-REFUSED = "another process writes to {}: wait for it, or choose another --out"
+REFUSED = "another process writes to {}: run this again once it has ended"
 
 
 def test_the_second_job_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:

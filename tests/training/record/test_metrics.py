@@ -1,9 +1,12 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.core.errors import InputError
 from training.record.metrics import WARNING, MetricsLog, latest_values, read_metrics
 
 
@@ -38,6 +41,16 @@ def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
         {"step": 2, "kind": "warning", "message": "it has collapsed"},
     ]
     assert latest_values(tmp_path) == {"knn": 30.0, "loss": 2.0}
+
+
+@pytest.mark.parametrize("deleted", ["", "tensorboard"])
+def test_a_deleted_record_ends_the_run(tmp_path: Path, deleted: str) -> None:
+    log = MetricsLog(tmp_path / "run", resume_step=0)
+    log.write(step=1, kind="train", values={"loss": 3.0})
+    shutil.rmtree(tmp_path / "run" / deleted)
+    with pytest.raises(InputError, match=f"run/.*{deleted} was deleted while this run"):
+        log.write(step=2, kind="train", values={"loss": 3.0})
+    log.close(finished=False)
 
 
 def test_the_board_shows_a_picture_as_it_is(tmp_path: Path) -> None:
