@@ -5,7 +5,7 @@ import dataclasses
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -40,6 +40,7 @@ from pipeline.core.errors import InputError
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.remove import RemoveConfig
 from pipeline.precompute.verify import VerifyConfig
+from pipeline.saliency.registry import SALIENCY_SOURCES, parse_saliency_source
 from pipeline.saliency.score_report import ScoreConfig
 from training.demo.config import DemoConfig
 from training.evaluate.config import EvaluateConfig
@@ -191,23 +192,52 @@ OF_OTHERS = {"--address", "--logdir", "--sort", "--working-dir"}
 """Options of Ray, TensorBoard and tar."""
 
 
-def test_what_names_an_option_names_one_that_exists(
-    help_of: Callable[[str, str], list[str]],
-) -> None:
-    """Messages, helps and advice: every `--option` in a string of the program."""
-    known = {"--help-all", "--cpus", "--gpus", *OF_OTHERS}  # --cpus, --gpus: of jobs/cluster.py
-    known |= {f"--{one.name}" for one in dataclasses.fields(RemoveConfig)}
-    for job in JOBS:
-        names = ", ".join(options_of(help_of(job, "--help-all")))
-        known |= set(re.findall(r"--[\w.-]+", names))
-    named: dict[str, str] = {}
+def texts() -> Iterator[tuple[str, str]]:
+    """Every string with a space in the program, with its place; X for what is filled in."""
     for file in (
         f for room in ("pipeline", "training", "jobs") for f in (ROOT / room).rglob("*.py")
     ):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Constant) and " " in str(node.value):
-                for name in re.findall(r"(?<![\w(-])--[a-z][\w.-]*\w", str(node.value)):
-                    named[name] = f"{file.relative_to(ROOT)}:{node.lineno}"
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(str(p.value) if isinstance(p, ast.Constant) else "X" for p in parts)
+            if " " in text:
+                yield text, f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+
+
+def test_what_names_an_option_names_one_that_exists(
+    help_of: Callable[[str, str], list[str]],
+) -> None:
+    """Messages, helps and advice: every `--option` and `--option choice` in a string."""
+    known = {"--help-all", "--cpus", "--gpus", *OF_OTHERS}  # --cpus, --gpus: of jobs/cluster.py
+    known |= {f"--{one.name}" for one in dataclasses.fields(RemoveConfig)}
+    choices: dict[str, set[str]] = {}
+    for job in JOBS:
+        names = ", ".join(options_of(help_of(job, "--help-all")))
+        known |= set(re.findall(r"--[\w.-]+", names))
+        for name, listed in re.findall(r"(--[\w.-]+) \{([\w,]+)\}", names):
+            if "None" not in listed:
+                choices.setdefault(name, set()).update(listed.split(","))
+    named: dict[str, str] = {}
+    chosen: dict[tuple[str, str], str] = {}
+    for text, where in texts():
+        whole = re.sub(r"--[\w.-]*-X\b", "", text)  # the name itself is filled in
+        for name, value in re.findall(r"(?<![\w(-])(--[a-z][\w.-]*\w)(?: ([a-z_]\w*))?", whole):
+            named[name] = where
+            if value and name in choices:
+                chosen[name, value] = where
     assert len(named) > 50
     missing = {name: where for name, where in named.items() if name not in known}
     assert missing == {}
+    wrong = {one: where for one, where in chosen.items() if one[1] not in choices[one[0]]}
+    assert wrong == {}
+
+
+def test_what_names_a_saliency_source_gives_it_options_that_it_has() -> None:
+    found = re.compile(rf"\b({'|'.join(SALIENCY_SOURCES)}):((?:,?[a-z_]+=[\w./-]*\w)+)")
+    sources = {m[0]: where for text, where in texts() for m in found.finditer(text)}
+    assert len(sources) > 6
+    for text, where in sources.items():
+        try:
+            parse_saliency_source(text)
+        except InputError as error:  # a file is not there
+            assert not re.search("has no option|wants .* to be", str(error)), where
