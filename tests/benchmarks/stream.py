@@ -72,7 +72,7 @@ class Config:
     work: Path = Path("runs/stream")
     seeds: tuple[int, ...] = (0, 1, 2)
     arms: tuple[str, ...] = tuple(ARMS)
-    strength: float = 1.0
+    strength: float = 0.03
     epochs: int = EPOCHS
     records: Path = RECORDS / f"{NAME}.jsonl"
     report: bool = False

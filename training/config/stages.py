@@ -38,11 +38,12 @@ class AnchorConfig:
         kind: none; l2: alike on every weight; mas: by how much the features of the earlier images
             depend on a weight (memory aware synapses, arXiv 1711.09601), summed over the stages.
         strength: of the pull, above 0: it adds strength * importance * (weight - its start) squared
-            to the loss; with l2 every importance is 1.
+            to the loss; with l2 every importance is 1. The default is of mas (RESULTS.md): 1 keeps
+            more of what is known and learns less.
     """
 
     kind: Literal["none", "l2", "mas"] = "none"
-    strength: float = 1.0
+    strength: float = 0.03
 
     def __post_init__(self) -> None:
         known = ", ".join(ANCHORS)
