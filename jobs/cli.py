@@ -206,9 +206,11 @@ def from_root(path: str | Path) -> Path:
     """Make a path absolute, also for a job that Ray runs in a copy of the project.
 
     ``ray job submit --working-dir .`` copies the project; a relative path means a place below the
-    folder where the cluster was started, which ``make cluster-up`` tells its jobs.
+    folder where the cluster was started, which ``make cluster-up`` tells its jobs. Shells leave
+    ``--out=~/runs`` as it is; and a folder has one name, whether or not it is reached by ``..``.
     """
-    return Path(os.environ.get("SALMASK_ROOT", ""), path).absolute()
+    place = Path(os.environ.get("SALMASK_ROOT", ""), os.path.expanduser(path)).absolute()
+    return place.resolve() if ".." in place.parts else place
 
 
 def absolute_paths(config: Config, *names: str) -> Config:

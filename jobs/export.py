@@ -34,6 +34,8 @@ class ExportConfig:
     shards: Path | None = None
 
     def __post_init__(self) -> None:
+        alone = self.channels is None and self.shards is not None
+        check(not alone, f"--shards {self.shards} is of use with --channels only: leave it out")
         fits = self.channels is None if self.shards is None else 0 < (self.channels or 0) < 1
         check(fits, f"channels {self.channels} wants a share in (0, 1), and --shards with it")
 

@@ -106,6 +106,8 @@ def load_generator(path: Path) -> MaskGenerator:
         )
     try:
         found = read_tensors(file)
+        if "network" not in found:
+            raise ValueError("it is of another kind")
         generator = MaskGenerator(**found["network"])
         generator.load_state_dict(found["weights"])
         generator.provenance = found["provenance"]

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from pipeline.core.cores import own_cores
 from pipeline.core.errors import check
 from pipeline.core.progress import WARNING, say
+from pipeline.saliency.external import External
 from pipeline.saliency.foreground import Rule
 from pipeline.saliency.interface import SaliencySource
 from pipeline.saliency.quality import SMALL, MapQuality
@@ -88,7 +89,9 @@ class ScoreConfig:
         check(fits, f"saliency wants one source or more, each once, got {named}")
         for text in (*named, self.fidelity_source):
             if text is not None:
-                parse_saliency_source(text)
+                plain = isinstance(parse_saliency_source(text), External)
+                fits = plain or text.partition(":")[0] != "external"
+                check(fits, f"{text}: external takes masks as they are, leave the options out")
         check(self.cases >= 1, f"cases must be at least 1, got {self.cases}")
         check(self.processes >= 0, f"processes must not be negative, got {self.processes}")
         fits = self.picture is None or self.picture.suffix.lower() == ".png"

@@ -130,6 +130,10 @@ def test_paths_of_a_submitted_job_start_at_the_project(monkeypatch: pytest.Monke
     assert places("s") == (Path("/root/o"), Path("/root/s"))
     assert places("/s") == (Path("/root/o"), Path("/s"))
     assert places("s3://b/s") == (Path("/root/o"), "s3://b/s")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert places("~/s")[1] == Path("/home/me/s")
+    monkeypatch.setenv("SALMASK_ROOT", "/root/deep")
+    assert places("../s/./t/..")[1] == Path("/root/s")
     assert absolute_paths(Outer(base=Base(source="")), "out", "base.source").out is None
 
 

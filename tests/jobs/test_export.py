@@ -74,7 +74,7 @@ def test_with_fewer_channels(kept: Path, tmp_path: Path, export: Callable[..., D
         ("--checkpoint run --out out --encoder momentum", "kept in checkpoints"),
         ("--checkpoint run --out out --channels 0.5", "a share in .0, 1., and --shards with it"),
         ("--checkpoint run --out out --channels 2 --shards full", "a share in .0, 1., and --sh"),
-        ("--checkpoint run --out out --shards full", "a share in .0, 1., and --shards with it"),
+        ("--checkpoint run --out out --shards full", "full is of use with --channels only: leave"),
         ("--checkpoint run --out out --channels 0.05 --shards images/x", "a share of 0.07.* fixed"),
         (
             "--checkpoint run --out out --encoder momentum --channels 0.5 --shards images/x",

@@ -62,6 +62,7 @@ ALONE = "--images and --masks, or --fidelity SHARDS by itself"
         ({"saliency": ()}, "one source or more"),
         ({"saliency": ("centre", "centre")}, "each once"),
         ({"saliency": ("boundary:colour=1",)}, "no option 'colour'"),
+        ({"saliency": ("external:second_look=true",)}, "takes masks as they are, leave"),
         ({"picture": Path("p.jpg")}, r"name of a \.png"),
         ({"images": None, "masks": None}, ALONE),
         ({"masks": None}, ALONE),

@@ -64,6 +64,7 @@ def test_a_stream_from_the_command_line_and_its_page(
         ("--stages a b --val c", "1 --val for 2 --stages: give one for each stage, or none"),
         ("--epochs 3", "a stream has no --stages: name the shards of one or more"),
         ("--stages a --shards b", "--shards b: name the sets of a stream with --stages"),
+        ("--stages a --selection s", "--selection .*s: it is for one set, not for a stream"),
         ("--stages nowhere", "error: no shards at .*nowhere: no such folder"),
     ],
 )

@@ -182,9 +182,10 @@ class Trainer:
 
     def _check_folder(self) -> None:
         out, path = self.config.out, self.config.out / CONFIG_FILE
-        fits = path.is_file() or not out.exists() or (out.is_dir() and not any(out.iterdir()))
-        check(fits, f"{out} is no explainer's folder: choose another --out")
         before = json.loads(path.read_text()) if path.is_file() else self.about
+        is_empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+        fits = is_empty or (path.is_file() and "prototypes" in before)
+        check(fits, f"{out} is no explainer's folder: choose another --out")
         changed = "; ".join(differences(before, self.about))
         check(
             not changed,

@@ -54,4 +54,6 @@ class ChooseConfig:
         num, names = NUM_ENCODERS[self.score], ("--checkpoint", "--target-checkpoint")
         given = [path is not None for path in (self.checkpoint, self.target_checkpoint)]
         wanted = " and ".join(names[:num]) or "no checkpoint"
-        check(given == [num > 0, num > 1], f"--score {self.score} wants {wanted}")
+        extra = [name for name, there in zip(names[num:], given[num:], strict=True) if there]
+        which = f", not {' and '.join(extra)}" if extra else ""
+        check(given == [num > 0, num > 1], f"--score {self.score} wants {wanted}{which}")

@@ -32,6 +32,8 @@ class Stream:
     def __post_init__(self) -> None:
         stages, val, extend = len(self.stages), len(self.val), self.base.extend
         check(extend is None, f"--extend {extend}: it is for one run, not for a stream")
+        chosen = self.base.selection
+        check(chosen is None, f"--selection {chosen}: it is for one set, not for a stream")
         check(stages > 0, "a stream has no --stages: name the shards of one or more")
         check(
             val in (0, stages),

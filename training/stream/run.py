@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import InputError
+from pipeline.core.errors import InputError, check
 from pipeline.core.progress import say
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
+from training.config.file import CONFIG_FILE
 from training.config.pretrain import PretrainConfig
 from training.core.distributed import agree, rank
 from training.data.order import num_used
@@ -38,6 +39,8 @@ def run_stream(stream: Stream, launch: Launch, measure: Measure) -> Forgetting |
     Raises:
         InputError: sets share images, a set is missing, or a run does not fit.
     """
+    taken = (stream.base.out / CONFIG_FILE).exists()
+    check(not taken, f"{stream.base.out} holds a run: choose another --out, for the stream's runs")
     kinds = tuple(opened(*one, stream.base)[0] for one in _sets(stream))
     check_apart([*stream.stages, *stream.val])
     configs = [stream.stage(number) for number in range(len(stream.stages))]

@@ -26,7 +26,7 @@ from training.views.patches import (
     StrategyInputs,
     patches_to_pixels,
 )
-from training.views.settings import MaskConfig, ViewConfig
+from training.views.settings import STRATEGIES, MaskConfig, ViewConfig
 
 NUM_CHANNELS = 3
 QUERY_BOX_SIDE_AT_224, NEGATIVE_BOX_SIDE_AT_224 = 200, 130
@@ -280,4 +280,5 @@ def masker_named(config: MaskConfig, *, high_pass: bool) -> Masker:
 def check_strategy(name: str) -> None:
     """Raise ``InputError`` for an unknown strategy; the message lists the known ones."""
     known = {**MASK_STRATEGIES, **MASKERS}
-    check(name in known, f"unknown mask strategy {name!r}: choose from {', '.join(known)}")
+    names = dict.fromkeys((*STRATEGIES, *known))
+    check(name in known, f"unknown mask strategy {name!r}: choose from {', '.join(names)}")

@@ -233,6 +233,11 @@ class ViewConfig:
             f"views.local_size {self.local_size} is not a multiple of a patch's side, {patch} px "
             "(views.size / views.grid)",
         )
+        check(
+            not self.local or self.local_size <= self.size,
+            f"views.local_size {self.local_size} is larger than a view, {self.size} px "
+            "(views.size): a local crop is smaller",
+        )
 
     @property
     def of_local_crops(self) -> "ViewConfig":

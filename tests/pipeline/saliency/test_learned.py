@@ -107,6 +107,9 @@ def test_what_is_no_generator_is_named(tmp_path: Path) -> None:
     file = tmp_path / "generator.pth"
     whole, content = file.read_bytes(), torch.load(file, weights_only=True)
     assert content["mean"] == IMAGENET_MEAN
+    torch.save({"conv1.weight": torch.zeros(1)}, file)
+    with pytest.raises(InputError, match=r"generator\.pth cannot be read: it is of another kind"):
+        load_generator(tmp_path)
     torch.save(content | {"network": content["network"] | {"width": 64}}, file)
     with pytest.raises(InputError, match=r"generator\.pth cannot be read: .*MaskGenerator"):
         load_generator(tmp_path)

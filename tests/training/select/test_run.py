@@ -105,7 +105,7 @@ def test_random_needs_no_encoder_and_follows_the_seed(folder: Path, tmp_path: Pa
         ({"budget": 0.04}, "--budget 0.04 of 42 images is 1, too small for a batch"),
         ({"checkpoint": None}, "--score cosine wants --checkpoint"),
         ({"score": "loss_ratio"}, "loss_ratio wants --checkpoint and --target-checkpoint"),
-        ({"target_checkpoint": Path("x")}, "--score cosine wants --checkpoint$"),
+        ({"target_checkpoint": Path("x")}, "--checkpoint, not --target-checkpoint$"),
         ({"score": "random", "checkpoint": Path("x")}, "--score random wants no checkpoint"),
         ({"target": Path("gone")}, "no shards at .*gone"),
     ],

@@ -292,6 +292,10 @@ def test_sets_that_do_not_go_together_are_refused_before_anything_is_trained(
         with pytest.raises(InputError, match=message):
             run_stream(stream_of(root, out, **changes), never, never)
     assert not out.exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    with pytest.raises(InputError, match="run holds a run: choose another --out"):
+        run_stream(stream_of(root, tmp_path / "run"), never, never)
     with pytest.raises(
         InputError, match="2 --val for 3 --stages: give one for each stage, or none"
     ):
