@@ -1,6 +1,7 @@
 """Choose the images of a pool that are most like those of a target, for a pretraining on them."""
 
 import importlib
+from shlex import quote
 
 from jobs.cli import absolute_paths, conclude, main, parse
 from pipeline.core.progress import say
@@ -29,7 +30,7 @@ def run() -> None:
     conclude(
         {"out": config.out, "images": len(chosen.numbers), "digest": chosen.digest},
         f"results    {len(chosen.numbers)} images: {config.out} (next: jobs/pretrain.py --shards "
-        f"{config.pool} --selection {config.out} --out RUN)",
+        f"{quote(str(config.pool))} --selection {quote(str(config.out))} --out RUN)",
     )
 
 

@@ -1,6 +1,7 @@
 """Train a network that marks what a backbone recognises images by, as a saliency source."""
 
 from dataclasses import replace
+from shlex import quote
 
 from jobs.cli import absolute_paths, conclude, from_root, main, parse
 from pipeline.core.errors import Stopped
@@ -27,8 +28,9 @@ def run() -> int:
     finished = explain(config)
     values, end = latest_values(config.out), "stopped: the same command goes on from there"
     if finished:
+        source = quote(f"explain:weights={config.out}")
         end = (
-            f"results    {config.out} (next: --saliency explain:weights={config.out} of "
+            f"results    {config.out} (next: --saliency {source} of "
             "jobs/precompute.py or jobs/score.py)"
         )
     lines = [f"{name:12} {value:.3f}" for name, value in values.items()]

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 from jobs.cli import UNNAMED, absolute_paths, conclude, main, parse
@@ -66,7 +67,7 @@ def run() -> int:
         {"out": config.out, **counts, **digests},
         f"results    {numbered(info.num_images, 'image')} in "
         f"{numbered(len(info.shards), 'shard')}: {out} "
-        f"(next: jobs/pretrain.py --shards {out} --out RUN; jobs/report.py shows them)",
+        f"(next: jobs/pretrain.py --shards {quote(out)} --out RUN; jobs/report.py shows them)",
     )
     return 0
 

@@ -122,8 +122,8 @@ def read_options(arguments: Sequence[str]) -> tuple[str, PretrainOptions]:
         positional=FIRST,
     )
     config = absolute(options.base)
-    given = (word.partition("=")[0] for word in arguments if word.startswith("--method."))
-    config.method.check_given([option[9:].replace("-", "_") for option in given])
+    given = (word.partition("=")[0] for word in arguments if word.startswith("--"))
+    config.check_given([option[2:].replace("-", "_") for option in given])
     for line in auto.reasons(_chosen(str(config.shards)), config) if name == AUTO else ():
         say(line)
     return name, replace(options, base=config)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from jobs.cli import conclude, main
@@ -45,7 +46,8 @@ def run() -> int:
     conclude(
         {"out": out, "finished": True, "file": file, "page": page, "table": found},
         *table.lines(),
-        f"results    {page} and {file} (next: jobs/evaluate.py --checkpoint {out}/stage-NN)",
+        f"results    {page} and {file} "
+        f"(next: jobs/evaluate.py --checkpoint {quote(str(out))}/stage-NN)",
     )
     return 0
 

@@ -86,7 +86,7 @@ def pretrain(
         config = with_method(recipe, config, options.pop("method"))
     given = dotted(options)
     config = with_fields(config, given)
-    config.method.check_given([name.removeprefix("method.") for name in given])
+    config.check_given(given)
     paths = {n: one for n, one in dotted(asdict(config)).items() if isinstance(one, Path)}
     config = with_fields(config, {name: located(path) for name, path in paths.items()})
     launcher = importlib.import_module("training.ray.launch" if ray else "training.engine.local")

@@ -225,7 +225,7 @@ def find_export(path: Path | str) -> Path:
 def load_info(folder: Path) -> BackboneInfo:
     """Read an export's JSON alone; raises InputError as `load_backbone` does."""
     file = folder / INFO_NAME
-    check(folder.is_dir(), f"no folder {folder}: wanted an exported backbone")
+    check(folder.is_dir(), f"no folder {folder}: wanted a run or an exported backbone")
     check(
         file.is_file(),
         f"{folder} has no {INFO_NAME}: wanted the folder of an exported backbone, of a run or of a "

@@ -104,8 +104,11 @@ def _parameters(data: str) -> dict[str, int | str]:
     wanted = f"wanted {SYNTHETIC}n=20000, and after commas seed=, side= or split="
     found: dict[str, int | str] = {"split": SPLITS[0]}
     found |= {name: default for name, (_, default) in NUMBERS.items() if default is not None}
+    given: set[str] = set()
     for part in data.removeprefix(SYNTHETIC).split(","):
         name, _, value = part.partition("=")
+        check(name not in given, f"{data} has {name} twice")
+        given.add(name)
         if name == "split" and value in SPLITS:
             found[name] = value
         elif name in NUMBERS and value.isdecimal() and int(value) >= NUMBERS[name][0]:

@@ -29,7 +29,7 @@ def linked(photographs: Path, out: Path, count: int) -> LabelledImages:
     for file in files[:: len(files) // count][:count]:
         (out / file.parent.name).mkdir(parents=True, exist_ok=True)
         (out / file.parent.name / file.name).symlink_to(file)
-    return folder_images(out)
+    return folder_images(out, labels=True)
 
 
 @pytest.mark.benchmark

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -153,6 +154,22 @@ class PretrainConfig:
             f"replay.share {self.replay.share} is {self.num_replayed} images of a batch of {size}: "
             f"wanted 1 to {size - 1}",
         )
+
+    def check_given(self, names: Collection[str]) -> None:
+        """Raises ``InputError`` if one of these fields, such as method.rho, has no effect."""
+        idle = {f"method.{name}": why for name, why in self.method.idle().items()}
+        if not self.views.local:
+            local = (
+                "method.local_weight",
+                *(f"views.local_{n}" for n in ("size", "scale", "tries")),
+            )
+            idle |= dict.fromkeys(local, "without --views.local")
+        if not self.replay.shards:
+            idle |= dict.fromkeys(("replay.share", "replay.keep"), "without --replay.shards")
+        if self.anchor.kind == "none":
+            idle["anchor.strength"] = "beside --anchor.kind none"
+        for name, why in idle.items():
+            check(name not in names, f"--{name.replace('_', '-')} has no effect {why}")
 
     @property
     def num_replayed(self) -> int:

@@ -44,6 +44,7 @@ def write_selection(folder: Path, chosen: pa.Table, about: dict[str, Any]) -> Se
 
 def read_selection(folder: Path, info: DatasetInfo | None = None) -> Selection:
     """Read a selection; InputError: there is none, or it is not of the shards with that info."""
+    check(not folder.is_file(), f"{folder} is a file: give the folder that jobs/choose.py wrote")
     try:
         table = pq.read_table(folder / SELECTION_FILE)
         if RECORD_KEY not in (table.schema.metadata or {}):

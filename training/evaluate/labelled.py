@@ -99,11 +99,11 @@ def stored_images(root: Location, cache: CacheConfig | None = None) -> LabelledI
     )
 
 
-def folder_images(root: Path) -> LabelledImages:
+def folder_images(root: Path, labels: bool) -> LabelledImages:
     """Image files below class folders, sorted by name; the top-level folder is the class.
 
     The digest is of names and sizes, as a shard set's is. InputError where there are no images, or
-    images that lie in no class folder.
+    images that lie in no class folder; unless `labels` is false: then none has a label.
     """
     paths = (
         Path(folder, file)
@@ -115,9 +115,11 @@ def folder_images(root: Path) -> LabelledImages:
     wanted = "wanted shards (jobs/precompute.py makes them) or a folder of class folders"
     check(bool(sizes), f"no images below {root}: {wanted}")
     loose = next((name for name in sizes if "/" not in name), None)
-    check(loose is None, f"{root} has no labels: {loose} lies in no class folder")
+    check(loose is None or not labels, f"{root} has no labels: {loose} lies in no class folder")
     names = tuple(sizes)
     classes, labels_M = np.unique([n.partition("/")[0] for n in names], return_inverse=True)
+    if loose is not None:
+        classes, labels_M = classes[:0], np.full(len(names), -1)
     told = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
 
     def image(number: int) -> NDArray[np.uint8]:
@@ -147,7 +149,7 @@ def folder_images(root: Path) -> LabelledImages:
 def open_labelled(
     root: Location, cache: CacheConfig | None = None, *, labels: bool = True
 ) -> LabelledImages:
-    """Open shards, which must have labels unless `labels` is false, or a folder of class folders.
+    """Open shards or a folder of class folders; unless `labels` is false they must have labels.
 
     Raises:
         InputError: neither; no labels; a damaged set.
@@ -155,7 +157,7 @@ def open_labelled(
     folder = Path(root)
     is_shards = is_url(root) or (folder / DATASET_FILE).exists() or (folder / "shards").is_dir()
     if not is_shards and folder.is_dir():
-        return folder_images(folder)
+        return folder_images(folder, labels)
     images = stored_images(root if is_url(root) else folder, cache)
     check(
         bool(images.class_names) or not labels,

@@ -192,7 +192,7 @@ def read_predictions(folder: Path) -> list[Predictions]:
         old = f", only {RESULTS_FILE}" if (folder / RESULTS_FILE).exists() else ""
         raise InputError(
             f"{folder} holds no predictions of images{old}: run jobs/evaluate.py again with "
-            f"--results {folder}"
+            f"--results {folder} and a protocol that predicts, such as knn (uncertainty does not)"
         )
     return [_read(file) for file in files]
 

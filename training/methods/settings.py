@@ -1,7 +1,6 @@
 """Settings that methods share. They import no torch."""
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -47,12 +46,6 @@ class MethodConfig:
     def check(self, fits: bool, name: str, wanted: str) -> None:
         """Raises ``InputError`` naming a field unless it fits."""
         check(fits, f"method.{name} {getattr(self, name)} {wanted}")
-
-    def check_given(self, names: Collection[str]) -> None:
-        """Raises ``InputError`` for a field of these names that has no effect (`idle`)."""
-        for name, why in self.idle().items():
-            option = f"--method.{name.replace('_', '-')}"
-            check(name not in names, f"{option} has no effect {why}")
 
     @classmethod
     def variants(cls) -> "dict[str, type[MethodConfig]]":

@@ -19,7 +19,7 @@ from training.core.distributed import agree, rank
 from training.data.order import num_used
 from training.engine.preflight import check_apart, steps_per_epoch
 from training.engine.result import RunResult
-from training.stream.config import Stream
+from training.stream.config import Stream, stage_folder
 from training.stream.figures import Asked, opened
 from training.stream.forgetting import Forgetting, write_forgetting
 
@@ -41,6 +41,8 @@ def run_stream(stream: Stream, launch: Launch, measure: Measure) -> Forgetting |
     """
     taken = (stream.base.out / CONFIG_FILE).exists()
     check(not taken, f"{stream.base.out} holds a run: choose another --out, for the stream's runs")
+    further = stage_folder(stream.base.out, len(stream.stages))
+    check(not further.exists(), f"{further} is of a longer stream: give all of its --stages")
     kinds = tuple(opened(*one, stream.base)[0] for one in _sets(stream))
     check_apart([*stream.stages, *stream.val])
     configs = [stream.stage(number) for number in range(len(stream.stages))]

@@ -100,6 +100,7 @@ def test_other_saliency_and_no_labels_can_be_asked_for(tmp_path: Path) -> None:
             "synthetic:n=0",
             r"at 'n=0': .*n 1 or more, seed 0 or more, side 16 or more; train, usual",
         ),
+        ("synthetic:n=8,n=12", "n=8,n=12 has n twice"),
         ("synthetic:n=8,split=val", "at 'split=val'"),
         ("synthetic:n=8,kind=star", "at 'kind=star'"),
     ],

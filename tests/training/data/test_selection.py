@@ -111,6 +111,7 @@ def test_selections_that_do_not_fit_are_refused_in_a_line(shards: Path, tmp_path
         ("few", "few of .*shards holds 3 images, fewer than one global batch of 8"),
         ("others", "others is of another pool .plan digest .* than --shards: give"),
         ("gone", "gone has no selection .jobs/choose.py makes one.: "),
+        (f"few/{SELECTION_FILE}", "selection.parquet is a file: give the folder that"),
         ("torn", "torn has no selection .jobs/choose.py makes one.: "),
         ("foreign", r"the columns of its selection\.parquet are c0, .*, c9 and 2 more$"),
     ):

@@ -61,6 +61,8 @@ def test_labels_are_needed_and_mean_the_same(
     loose = write_folders(tmp_path / "loose", 3, seed=0)
     (loose / "red" / "0002.png").rename(loose / "0002.png")
     refused(train, loose, r"loose has no labels: 0002.png lies in no class folder")
+    images = open_labelled(loose, labels=False)
+    assert (images.num_images, images.class_names, set(images.labels())) == (3, (), {-1})
     make_labelled_shards(tmp_path / "more", *pictures(6, seed=2), (*NAMES, "white"))
     refused(train, tmp_path / "more", r"\('white' is a class of \S*more only\)")
     violet = write_folders(tmp_path / "folders", 6, 0, ("blue", "green", "violet"))

@@ -115,7 +115,9 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no results at .*nowhere"):
         read_results(tmp_path / "nowhere")
     append_results(tmp_path, [made_result()])
-    with pytest.raises(InputError, match=r"no predictions of images, only results\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"no predictions of images, only results\.jsonl: .*that predicts"
+    ):
         read_predictions(tmp_path)
     for line in ("{", "3", '{"interval": null, "figure": 1}'):
         path.write_text(path.read_text().splitlines()[0] + "\n" + line + "\n")

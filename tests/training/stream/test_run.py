@@ -296,6 +296,9 @@ def test_sets_that_do_not_go_together_are_refused_before_anything_is_trained(
     (tmp_path / "run" / "config.json").touch()
     with pytest.raises(InputError, match="run holds a run: choose another --out"):
         run_stream(stream_of(root, tmp_path / "run"), never, never)
+    (tmp_path / "longer" / "stage-03").mkdir(parents=True)
+    with pytest.raises(InputError, match="stage-03 is of a longer stream: give all"):
+        run_stream(stream_of(root, tmp_path / "longer"), never, never)
     with pytest.raises(
         InputError, match="2 --val for 3 --stages: give one for each stage, or none"
     ):
