@@ -31,7 +31,11 @@ def test_shards_by_the_job(
     assert labels == [f"class_{number % 3}" for number in range(10)]
     for words, code, message in (
         (("export", "gone", "g.parquet"), 2, "error: no such folder: .*gone"),
-        (("gone", "set", "g.parquet"), 2, "error: no folder .*gone: wanted a run or an exported backbone"),
+        (
+            ("gone", "set", "g.parquet"),
+            2,
+            "error: no folder .*gone: wanted a run or an exported backbone",
+        ),
         (("export", "set", "set"), 2, "error: --out set must have a suffix"),
     ):
         done = job(*words)

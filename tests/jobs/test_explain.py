@@ -75,7 +75,10 @@ def test_from_a_backbone_to_a_source(explain: Callable[..., Done], tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--checkpoint nowhere --shards shards", "no folder .*nowhere: wanted a run or an exported"),
+        (
+            "--checkpoint nowhere --shards shards",
+            "no folder .*nowhere: wanted a run or an exported",
+        ),
         ("--checkpoint shards --shards shards", "shards has no backbone.json: wanted the folder"),
         ("--checkpoint run --shards nowhere", "no shards at .*nowhere"),
         ("--checkpoint run --shards shards --second nowhere", "no folder .*nowhere"),
