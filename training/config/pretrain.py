@@ -159,11 +159,8 @@ class PretrainConfig:
         """Raises ``InputError`` if one of these fields, such as method.rho, has no effect."""
         idle = {f"method.{name}": why for name, why in self.method.idle().items()}
         if not self.views.local:
-            local = (
-                "method.local_weight",
-                *(f"views.local_{n}" for n in ("size", "scale", "tries")),
-            )
-            idle |= dict.fromkeys(local, "without --views.local")
+            local = ("method.local_weight", "views.local_size", "views.local_scale")
+            idle |= dict.fromkeys((*local, "views.local_tries"), "without --views.local")
         if not self.replay.shards:
             idle |= dict.fromkeys(("replay.share", "replay.keep"), "without --replay.shards")
         if self.anchor.kind == "none":
