@@ -28,9 +28,7 @@ class Nodes:
             head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": HEALTH},
             shutdown_at_exit=False,  # its handler of signals keeps threads from adding nodes
         )
-        for _ in range(count):
-            self.cluster.add_node(num_cpus=1)
-        self.cluster.wait_for_nodes()
+        self.bring_to(count)
 
     def family(self, word: str = "") -> list[psutil.Process]:
         """What the nodes have started: processes with this word on their command line."""
@@ -46,10 +44,13 @@ class Nodes:
         """The same, of a machine that trains, and none takes its place."""
         self._kill(next(n for n in self._nodes() if any(map(is_worker, _family_of(n)))))
 
-    def keep(self, count: int) -> None:
-        """Takes the other nodes away."""
+    def bring_to(self, count: int) -> None:
+        """Takes nodes away, or adds some, until there are so many."""
         for node in self._nodes()[count:]:
             self.cluster.remove_node(node)
+        for _ in range(count - len(self._nodes())):
+            self.cluster.add_node(num_cpus=1)
+        self.cluster.wait_for_nodes()
 
     def _kill(self, node: Any) -> None:  # noqa: ANN401  (Ray's node has no type)
         family = _family_of(node)

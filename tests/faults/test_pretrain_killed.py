@@ -110,6 +110,7 @@ def test_workers_nodes_and_the_driver_on_a_cluster_are_killed_seven_times(
     shards: Path, alone: Path, tmp_path: Path, nodes: Nodes
 ) -> None:
     """With nodes to spare, so that two ranks train from the first step to the last."""
+    nodes.bring_to(4)
     address = nodes.cluster.address
     undisturbed = command(shards, tmp_path / "undisturbed", "--num-workers", "2")
     run_job(undisturbed, tmp_path / "undisturbed.txt", address=address)
@@ -143,7 +144,7 @@ def test_a_node_that_is_lost_for_good_leaves_one_worker_to_finish(
     large step."""
     small_steps = ("--optim.lr", "1e-5")
     run_job(command(shards, tmp_path / "alone", "--local", *small_steps), tmp_path / "alone.txt")
-    nodes.keep(2)
+    nodes.bring_to(2)
     out, said = tmp_path / "run", tmp_path / "said.txt"
     arguments = command(shards, out, "--num-workers", "2", *small_steps)
     job = Job(arguments, said, address=nodes.cluster.address)

@@ -166,13 +166,20 @@ def check_same_settings(run: Location, config: PretrainConfig, data_digest: str)
 
 
 def _changes(run: Path, config: PretrainConfig, data_digest: str) -> list[str]:
-    """`differences` of a run's own record and a configuration, digests of the data among them."""
+    """`differences` of a run's own record and a configuration, digests of the data among them.
+
+    Settings that have no effect in either may differ: a later version may have other defaults.
+    """
     recorded = _read(run / CONFIG_FILE)
     if not isinstance(recorded.get("method"), dict) or _is_later(recorded):
         raise InputError(
             f"{run} holds a run of another version, whose settings had other names. It cannot be "
             "resumed: choose another --out"
         )
-    before = read_config_file(run / CONFIG_FILE, shards=config.shards, out=run).to_json()
+    before = read_config_file(run / CONFIG_FILE, shards=config.shards, out=run)
     digests = {name: recorded[name] for name in DIGESTS if name in recorded}
-    return differences(digests | before, _digests(config, data_digest) | config.to_json())
+    lines = differences(
+        digests | before.to_json(), _digests(config, data_digest) | config.to_json()
+    )
+    idle = before.idle().keys() & config.idle().keys()
+    return [line for line in lines if line.partition(":")[0] not in idle]

@@ -157,6 +157,11 @@ class PretrainConfig:
 
     def check_given(self, names: Collection[str]) -> None:
         """Raises ``InputError`` if one of these fields, such as method.rho, has no effect."""
+        for name, why in self.idle().items():
+            check(name not in names, f"--{name.replace('_', '-')} has no effect {why}")
+
+    def idle(self) -> dict[str, str]:
+        """Fields that have no effect beside the others, each with the reason."""
         idle = {f"method.{name}": why for name, why in self.method.idle().items()}
         if not self.views.local:
             local = ("method.local_weight", "views.local_size", "views.local_scale")
@@ -165,8 +170,7 @@ class PretrainConfig:
             idle |= dict.fromkeys(("replay.share", "replay.keep"), "without --replay.shards")
         if self.anchor.kind == "none":
             idle["anchor.strength"] = "beside --anchor.kind none"
-        for name, why in idle.items():
-            check(name not in names, f"--{name.replace('_', '-')} has no effect {why}")
+        return idle
 
     @property
     def num_replayed(self) -> int:

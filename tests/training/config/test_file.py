@@ -37,6 +37,16 @@ def test_a_run_s_own_record_gives_its_configuration_back(recipe: str, tmp_path: 
         check_run_folder(config.out, config, "other")
 
 
+def test_a_run_goes_on_where_settings_without_effect_have_changed(tmp_path: Path) -> None:
+    config = find_recipe("debug")("shards", tmp_path / "run")
+    write_config(config.out, config, "digest")
+    stronger = {"anchor.strength": 7.0}
+    check_run_folder(config.out, with_fields(config, stronger), "digest")
+    anchored = with_fields(config, {"anchor.kind": "l2"} | stronger)
+    with pytest.raises(InputError, match=r"anchor.kind: none -> l2; anchor.strength: .* -> 7\.0"):
+        check_run_folder(config.out, anchored, "digest")
+
+
 def test_a_run_s_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     config = PretrainConfig(shards="shards", out=tmp_path / "file" / "run")
