@@ -60,7 +60,7 @@ test: dev ## the tests (TEST_SEED=2 for another random order)
 	  --dist loadfile --no-loadscope-reorder --randomly-seed=$(TEST_SEED)
 
 test-faults: dev ## kill processes in mid-run and compare what comes out
-	@$(BIN)/python -m pytest -m faults --timeout 3600
+	@$(QUIET) $(BIN)/python -m pytest -m faults --timeout 3600 --numprocesses 2 --dist loadfile
 
 fuzz: dev ## read 10,000 damaged files of each kind (ARGS="-k manifest")
 	@FUZZ_INPUTS=10000 $(BIN)/python -m pytest tests/fuzz $(ARGS)

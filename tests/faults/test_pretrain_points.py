@@ -7,6 +7,7 @@ clear line, and the same command goes on to the same end. `make test` has a few 
 
 import hashlib
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -134,7 +135,8 @@ def recoveries(request: pytest.FixtureRequest) -> Iterator[list[float]]:
             print(
                 "\ntime to recover, from the start of the process (all is imported) to the first "
                 f"new step: median {median(seconds):.2f} s, maximum {max(seconds):.2f} s of "
-                f"{len(seconds)}"
+                f"{len(seconds)}",
+                file=sys.stderr,  # what workers of xdist write to stdout is lost
             )
 
 
@@ -228,4 +230,5 @@ def test_a_command_goes_on(
         again.finish()
         assert record(tmp_path / str(number)) == record(tmp_path / "clean"), number
     with capsys.disabled():
-        print(f"\ncommands recovered in {', '.join(f'{one:.1f} s' for one in sorted(seconds))}")
+        listed = ", ".join(f"{one:.1f} s" for one in sorted(seconds))
+        print(f"\ncommands recovered in {listed}", file=sys.stderr)
