@@ -38,8 +38,8 @@ class AnchorConfig:
         kind: none; l2: alike on every weight; mas: by how much the features of the earlier images
             depend on a weight (memory aware synapses, arXiv 1711.09601), summed over the stages.
         strength: of the pull, above 0: it adds strength * importance * (weight - its start) squared
-            to the loss; with l2 every importance is 1. The default is of mas (RESULTS.md): 1 keeps
-            more of what is known and learns less.
+            to the loss; with l2 every importance is 1. The default was chosen for mas: a
+            greater one keeps more of what is known and learns less that is new.
     """
 
     kind: Literal["none", "l2", "mas"] = "none"

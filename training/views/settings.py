@@ -236,7 +236,7 @@ class ViewConfig:
         check(
             not self.local or self.local_size <= self.size,
             f"views.local_size {self.local_size} is larger than a view, {self.size} px "
-            "(views.size): a local crop is smaller",
+            "(views.size): choose at most that",
         )
 
     @property

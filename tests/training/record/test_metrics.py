@@ -47,6 +47,7 @@ def test_latest_values_are_the_last_of_each_kind(tmp_path: Path) -> None:
 def test_a_deleted_record_ends_the_run(tmp_path: Path, deleted: str) -> None:
     log = MetricsLog(tmp_path / "run", resume_step=0)
     log.write(step=1, kind="train", values={"loss": 3.0})
+    log._board.flush()  # else TensorBoard's thread writes while the folder is deleted
     shutil.rmtree(tmp_path / "run" / deleted)
     with pytest.raises(InputError, match=f"run/.*{deleted} was deleted while this run"):
         log.write(step=2, kind="train", values={"loss": 3.0})
