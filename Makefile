@@ -59,7 +59,7 @@ test: dev ## the tests (TEST_SEED=2 for another random order)
 	@$(QUIET) $(BIN)/python -m pytest -m "not faults and not benchmark and not browser" --numprocesses 2 \
 	  --dist loadfile --no-loadscope-reorder --randomly-seed=$(TEST_SEED)
 
-test-faults: dev ## kill processes in mid-run and compare what comes out
+test-faults: dev ## kill processes in mid-run and compare what comes out (three quarters of an hour)
 	@$(QUIET) $(BIN)/python -m pytest -m faults --timeout 3600 --numprocesses 2 --dist loadfile
 
 fuzz: dev ## read 10,000 damaged files of each kind (ARGS="-k manifest")
