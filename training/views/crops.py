@@ -1,10 +1,10 @@
-"""Random resized crops, with the same geometry for image and saliency.
+"""Cut random resized crops, with the same geometry for image and saliency.
 
 Shapes: B images, C channels, R = B rows for each of some crops, S side of a view, G grid side, P
-side of a stored saliency map (it covers the whole image, whatever the aspect).
+side of a stored saliency map.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -17,31 +17,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from pipeline.images.codecs import Picture, Reduced
-from training.randomness.draws import Stream, Views, uniforms, view_number
+from training.randomness.draws import view_number
+from training.views.boxes import Crops, draw_aware_crops, draw_crops, pool_saliency
 from training.views.colours import ColourDraws, draw_colours
 from training.views.settings import AugmentConfig, ViewConfig
 from training.views.spec import Crop, ObjectAware
 
-CROP_TRIES = 10
-"""Boxes tried before falling back to a central one, as torchvision's RandomResizedCrop does."""
-
-SHOWN_FROM = 0.499
-"""Share of a patch's area from which it is foreground. The mean over whole cells can be exactly a
-half: rounding must not decide there."""
-
 _RESIZE = torch.ops.aten._upsample_bilinear2d_aa.out
-
-
-class Crops(NamedTuple):
-    """One crop per image: pixel boxes inside the image, flips, and the sides of the images."""
-
-    top_B: NDArray[np.int64]
-    left_B: NDArray[np.int64]
-    height_B: NDArray[np.int64]
-    width_B: NDArray[np.int64]
-    flip_B: NDArray[np.bool_]
-    image_height_B: NDArray[np.int64]
-    image_width_B: NDArray[np.int64]
 
 
 class CropBatch(NamedTuple):
@@ -54,89 +36,6 @@ class CropBatch(NamedTuple):
     next_saliency_BGG: Tensor | None
     """That of the next image in the global batch, where a masker is steered by it."""
     colours: ColourDraws
-
-
-def draw_crops(
-    seeds_B: NDArray[np.uint64],
-    heights_B: NDArray[np.int64],
-    widths_B: NDArray[np.int64],
-    *,
-    view: Views,
-    config: ViewConfig,
-    attempt: int = 0,
-) -> Crops:
-    """Draw a random resized crop and a flip for every image of a batch.
-
-    The distribution is that of torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``:
-    area and log-aspect uniform, the first of ten boxes that fits, else the largest central box
-    of an allowed aspect.
-
-    `view` is the number of the crop (`draws.view_number`), or of each image's. The flip is the same
-    at each attempt.
-    """
-    rows, count = np.arange(len(seeds_B)), 2 * CROP_TRIES + 2
-    stream = Stream.CROP_AGAIN if attempt else Stream.CROP
-    u_BX = uniforms(seeds_B, view, stream, max(1, attempt) * count)[:, -count:]
-    area_BT, aspect_BT = u_BX[:, :CROP_TRIES], u_BX[:, CROP_TRIES : 2 * CROP_TRIES]
-    corner_B2, flip_B = u_BX[:, -2:], uniforms(seeds_B, view, Stream.FLIP, 1)[:, 0]
-
-    image_area_B = (heights_B * widths_B).astype(np.float64)
-    low, high = config.crop_scale
-    target_BT = image_area_B[:, None] * (low + (high - low) * area_BT)
-    log_low, log_high = np.log(config.crop_aspect)
-    ratio_BT = np.exp(log_low + (log_high - log_low) * aspect_BT)
-    width_BT = np.rint(np.sqrt(target_BT * ratio_BT)).astype(np.int64)
-    height_BT = np.rint(np.sqrt(target_BT / ratio_BT)).astype(np.int64)
-    fits_BT = (
-        (width_BT > 0)
-        & (width_BT <= widths_B[:, None])
-        & (height_BT > 0)
-        & (height_BT <= heights_B[:, None])
-    )
-    first_B, found_B = fits_BT.argmax(axis=1), fits_BT.any(axis=1)
-
-    central_width_B = np.minimum(widths_B, np.rint(heights_B * config.crop_aspect[1]))
-    central_height_B = np.minimum(heights_B, np.rint(widths_B / config.crop_aspect[0]))
-    width_B = np.where(found_B, width_BT[rows, first_B], np.maximum(central_width_B, 1))
-    height_B = np.where(found_B, height_BT[rows, first_B], np.maximum(central_height_B, 1))
-    width_B, height_B = width_B.astype(np.int64), height_B.astype(np.int64)
-    free_B2 = np.stack((heights_B - height_B, widths_B - width_B), axis=1)
-    drawn_B2 = np.floor(corner_B2 * (free_B2 + 1)).astype(np.int64)
-    top_left_B2 = np.where(found_B[:, None], drawn_B2, free_B2 // 2)
-    flips_B = flip_B < config.flip_probability
-    top_B, left_B = top_left_B2.T
-    return Crops(top_B, left_B, height_B, width_B, flips_B, heights_B, widths_B)
-
-
-def draw_aware_crops(
-    first: Crops,
-    marked_BPP: NDArray[np.bool_],
-    draw: Callable[[NDArray[np.int64], int], Crops],
-    *,
-    config: ViewConfig,
-) -> Crops:
-    """Draw crops again that show no foreground; the last draw of `local_tries` counts.
-
-    A crop shows foreground if half of one of its patches or more is foreground.
-
-    Args:
-        first: the first draw for every image, or for all images crop after crop.
-        marked_BPP: which cells of the stored saliency are foreground.
-        draw: draws the crops of some rows, at an attempt of number 1 or more.
-        config: size and ranges.
-    """
-    parts = [part.copy() for part in first]
-    maps_BPP = np.where(marked_BPP, np.uint8(255), np.uint8(0))
-    rows = np.arange(len(first.top_B))
-    for attempt in range(1, config.local_tries):
-        drawn = Crops._make(part[rows] for part in parts)
-        shown_XGG = pool_saliency(maps_BPP[rows % len(maps_BPP)], drawn, config.grid)
-        rows = rows[shown_XGG.max(axis=(1, 2)) < SHOWN_FROM]
-        if not len(rows):
-            break
-        for part, new in zip(parts, draw(rows, attempt), strict=True):
-            part[rows] = new
-    return Crops._make(parts)
 
 
 def cut_views(images: Sequence[Picture], crops: Crops, out_RSSC: NDArray[np.uint8]) -> None:
@@ -176,7 +75,8 @@ def cut_crops(
     *,
     names: Sequence[str],
     config: ViewConfig,
-    marked_BPP: NDArray[np.bool_] | None = None,
+    maps_BPP: NDArray[np.uint8] | None = None,
+    aware: ObjectAware | None = None,
 ) -> tuple[NDArray[np.uint8], Crops]:
     """Draw and cut crops of every image.
 
@@ -185,7 +85,8 @@ def cut_crops(
         seeds_B: their seeds (`draws.sample_seeds`).
         names: of the crops, which decide the draws.
         config: size and ranges.
-        marked_BPP: foreground of the images: crops without are drawn again (`draw_aware_crops`).
+        maps_BPP: stored saliency of the images, where crops are `aware` of it.
+        aware: how much of the foreground crops are to show (`draw_aware_crops`).
 
     Returns:
         Pixels, uint8 [R, S, S, C], and boxes: B rows for each name, name after name.
@@ -198,8 +99,9 @@ def cut_crops(
         own = (side_R[rows] for side_R in sides)
         return draw_crops(seeds_R[rows], *own, view=view_R[rows], config=config, attempt=attempt)
 
-    if marked_BPP is not None:
-        crops = draw_aware_crops(crops, marked_BPP, again, config=config)
+    if aware is not None:
+        assert maps_BPP is not None
+        crops = draw_aware_crops(crops, maps_BPP, again, grid=config.grid, aware=aware)
     shape = (len(seeds_R), config.size, config.size, images[0].shape[2])
     pixels_RSSC = np.empty(shape, dtype=np.uint8)
     cut_views(images, crops, pixels_RSSC)
@@ -231,8 +133,9 @@ def crop_batches(
     for crop in crops:  # crops of one geometry are cut together: fewer calls
         names_of.setdefault((crop.cut, crop.aware), []).append(crop.name)
     for (cut, aware), names in names_of.items():
-        marked = None if aware is None else aware.mark(np.asarray(maps[0]))
-        pixels_RSSC, boxes = cut_crops(images, seeds_B, names=names, config=cut, marked_BPP=marked)
+        pixels_RSSC, boxes = cut_crops(
+            images, seeds_B, names=names, config=cut, maps_BPP=maps[0], aware=aware
+        )
         pooled = [
             torch.from_numpy(pool_saliency(np.tile(maps_BPP, (len(names), 1, 1)), boxes, cut.grid))
             for maps_BPP in maps
@@ -254,36 +157,3 @@ def crop_batches(
             rows = slice(number * len(images), (number + 1) * len(images))
             batches[name] = tree_map_only(Tensor, itemgetter(rows), together)
     return batches
-
-
-def pool_saliency(maps_BPP: NDArray[np.uint8], crops: Crops, grid: int) -> NDArray[np.float32]:
-    """Average stored saliency over the patches of a view: the exact area mean.
-
-    A patch covers a box of the image, so a box with fractional borders of the stored map (8 bit,
-    covering the whole image); its value is the mean of the map over that box. The view's flip is
-    applied. Returns saliency in [0, 1], [B, G, G].
-    """
-    cells = maps_BPP.shape[1]
-    rows_BGP = _overlaps(crops.top_B, crops.height_B, crops.image_height_B, cells, grid)
-    columns_BGP = _overlaps(crops.left_B, crops.width_B, crops.image_width_B, cells, grid)
-    columns_BGP = np.where(crops.flip_B[:, None, None], columns_BGP[:, ::-1], columns_BGP)
-    maps = maps_BPP.astype(np.float32) / np.float32(255)
-    pooled: NDArray[np.float32] = rows_BGP @ maps @ columns_BGP.transpose(0, 2, 1)
-    return pooled
-
-
-def _overlaps(
-    start_B: NDArray[np.int64],
-    length_B: NDArray[np.int64],
-    side_B: NDArray[np.int64],
-    cells: int,
-    grid: int,
-) -> NDArray[np.float32]:
-    """Share of each patch that each map cell covers along one axis: [B, G, P], rows sum to 1."""
-    start_B1, length_B1 = (start_B / side_B)[:, None], (length_B / side_B)[:, None]
-    edges_BG = cells * (start_B1 + length_B1 * np.arange(grid + 1) / grid)
-    low_BG1, high_BG1 = edges_BG[:, :-1, None], edges_BG[:, 1:, None]
-    cell = np.arange(cells)
-    overlap = np.minimum(high_BG1, cell + 1) - np.maximum(low_BG1, cell)
-    shares: NDArray[np.float64] = np.clip(overlap, 0, None) / (high_BG1 - low_BG1)
-    return shares.astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.randomness.draws import view_number
-from training.views.crops import draw_crops
+from training.views.boxes import draw_crops
 from training.views.spec import Crop
 
 MOST = 8
@@ -26,7 +26,7 @@ def reductions(
     least_B, sides = np.full(len(seeds_B), float(MOST)), tuple(sizes_B2.T)
     for crop in crops:
         view, cut = view_number(crop.name), crop.cut
-        for attempt in range(1 if crop.aware is None else cut.local_tries):
+        for attempt in range(1 if crop.aware is None else crop.aware.tries):
             boxes = draw_crops(seeds_B, *sides, view=view, config=cut, attempt=attempt)
             least_B = np.minimum(least_B, np.minimum(boxes.height_B, boxes.width_B) / cut.size)
     return [1 << max(1, int(least)).bit_length() - 1 for least in least_B]

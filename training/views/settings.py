@@ -196,11 +196,13 @@ class ViewConfig:
         crop_scale: least and greatest share of the image's area in a crop, in (0, 1].
         crop_aspect: least and greatest width / height of a crop, above 0.
         flip_probability: chance of a horizontal flip, in [0, 1].
+        object_share: share of an image's foreground that a crop shows at least, in [0, 1]. One that
+            shows less is drawn again; of ten draws the one that shows the most counts. 0: off.
         local: further, smaller crops of every image, 0 or more, where the method takes them.
         local_size: side of a local crop in pixels, 1 or more; a multiple of size / grid.
         local_scale: least and greatest share of the image's area in a local crop, in (0, 1].
-        local_tries: draws of a local crop at most, 1 or more: one that shows no foreground is drawn
-            again; 1: the first one counts.
+        local_tries: draws of a local crop at most, 1 or more: one is drawn again while none of its
+            patches is foreground by half; 1: the first one counts.
     """
 
     size: int = 224
@@ -208,6 +210,7 @@ class ViewConfig:
     crop_scale: tuple[float, float] = (0.2, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
+    object_share: float = 0.0
     local: int = 0
     local_size: int = 96
     local_scale: tuple[float, float] = (0.05, 0.3)
@@ -224,7 +227,9 @@ class ViewConfig:
             check(0 < low <= high <= 1, f"views.{name} {(low, high)} must rise within (0, 1]")
         aspect, flips, patch = self.crop_aspect, self.flip_probability, self.size // self.grid
         check(0 < aspect[0] <= aspect[1], f"views.crop_aspect {aspect} must rise from above 0")
+        share = self.object_share
         check(0 <= flips <= 1, f"views.flip_probability {flips} must be in [0, 1]")
+        check(0 <= share <= 1, f"views.object_share {share} must be in [0, 1]")
         check(self.local >= 0, f"views.local {self.local} must not be negative")
         for name in ("local_size", "local_tries"):
             check(getattr(self, name) >= 1, f"views.{name} {getattr(self, name)} must be 1 or more")
@@ -247,6 +252,7 @@ class ViewConfig:
             size=self.local_size,
             grid=self.local_size * self.grid // self.size,
             crop_scale=self.local_scale,
+            object_share=0.0,
             local=0,
         )
 

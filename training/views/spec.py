@@ -19,16 +19,23 @@ from training.views.maskers import Masker, masker_named, object_hider
 from training.views.matched import ObjectMasker, ObjectSwap
 from training.views.settings import MaskConfig, ViewConfig
 
+OBJECT_TRIES = 10
+"""Draws at most of a crop that is to show a share of the foreground."""
+
 EXCHANGED, LOCAL, MATCHED = "exchanged", "local", "matched"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectAware:
-    """Which cells of an image's whole saliency map are foreground, that crops are to show."""
+    """Crops that show too little of the foreground of an image's whole map are drawn again."""
 
     rule: Rule
     threshold: float
     """Of rule `std`."""
+    tries: int
+    """Draws at most."""
+    share: float | None
+    """Of the foreground, that a crop shows at least; None: half of one patch is foreground."""
 
     def mark(self, maps_BPP: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """The foreground of stored maps."""
@@ -44,7 +51,6 @@ class Crop:
     """Decides what is drawn."""
     cut: ViewConfig
     aware: ObjectAware | None = None
-    """Given: a crop that shows no foreground is drawn again (`ViewConfig.local_tries`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,15 @@ class ViewSettings:
 
     def crop(self, name: str) -> Crop:
         """A crop of the run's size."""
-        return Crop(name=name, cut=self.cut)
+        share = self.cut.object_share
+        return Crop(name=name, cut=self.cut, aware=self._aware(OBJECT_TRIES if share else 1, share))
+
+    def _aware(self, tries: int, share: float | None) -> ObjectAware | None:
+        """The run's foreground rule, where crops are drawn more than once."""
+        rule, threshold = self.masks.foreground, self.masks.foreground_threshold
+        if tries == 1:
+            return None
+        return ObjectAware(rule=rule, threshold=threshold, tries=tries, share=share)
 
     def strategy_view(self, name: str, *, branch: str) -> ViewSpec:
         """A view with a crop of its own name, masked if `branch`, `query` or `key`, is masked."""
@@ -107,8 +121,7 @@ class ViewSettings:
         """The run's local crops, unmasked."""
         names = [f"{LOCAL}-{index}" for index in range(self.cut.local)]
         cut = self.cut.of_local_crops if names else self.cut
-        rule, threshold = self.masks.foreground, self.masks.foreground_threshold
-        aware = ObjectAware(rule=rule, threshold=threshold) if cut.local_tries > 1 else None
+        aware = self._aware(cut.local_tries, None)
         crops = [Crop(name=name, cut=cut, aware=aware) for name in names]
         return tuple(ViewSpec(name=crop.name, crop=crop, fill=self.fill) for crop in crops)
 

@@ -23,7 +23,7 @@ from training.config.file import config_from_json, differences
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
 from training.randomness.draws import sample_seeds, view_number
-from training.views.crops import draw_crops
+from training.views.boxes import draw_crops
 from training.views.reduction import reductions
 from training.views.settings import ViewConfig
 from training.views.spec import Crop, ObjectAware, ViewSpec
@@ -91,11 +91,11 @@ def test_what_is_decoded_whole() -> None:
 def test_no_crop_has_fewer_pixels_than_its_view_and_no_image_more_than_it_must() -> None:
     """By trying all; of a crop that is drawn again any of its draws might count."""
     cut = ViewConfig(size=48, grid=6, local=2, local_size=16, local_scale=(0.05, 0.3))
-    local = replace(cut.of_local_crops, local_tries=3)
+    aware = ObjectAware(rule="otsu", threshold=0.0, tries=3, share=None)
     crops = [
         Crop(name="query", cut=cut),
-        Crop(name="key", cut=cut),
-        Crop(name="local-0", cut=local, aware=ObjectAware(rule="otsu", threshold=0.0)),
+        Crop(name="key", cut=cut, aware=replace(aware, tries=2, share=0.5)),
+        Crop(name="local-0", cut=cut.of_local_crops, aware=aware),
     ]
     sizes = np.tile(SIZES, (60, 1))
     seeds = sample_seeds(0, 0, np.arange(len(sizes)))
@@ -103,7 +103,7 @@ def test_no_crop_has_fewer_pixels_than_its_view_and_no_image_more_than_it_must()
     for seed, size, by in zip(seeds, sizes, found, strict=True):
         sides = []
         for crop in crops:
-            for attempt in range(3 if crop.aware else 1):
+            for attempt in range(crop.aware.tries if crop.aware else 1):
                 box = draw_crops(
                     seed[None],
                     *size[:, None],
