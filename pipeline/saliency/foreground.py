@@ -73,6 +73,26 @@ def _otsu(values: Any) -> Any:  # noqa: ANN401  (an array or a tensor)
     return rising.gather(-1, best)[..., 0]
 
 
+def map_foreground(
+    maps_BPP: NDArray[np.uint8], *, rule: Rule, threshold: float
+) -> NDArray[np.bool_]:
+    """`foreground` of whole stored maps, bool [B, P, P]; Otsu's rule from their histograms."""
+    if rule != "otsu":
+        return np.asarray(foreground(maps_BPP / 255, rule=rule, threshold=threshold), np.bool_)
+    levels_BN = maps_BPP.reshape(len(maps_BPP), -1).astype(np.int64)
+    size, level, of_map_B1 = levels_BN.shape[1], np.arange(256), 256 * np.arange(len(maps_BPP))
+    bins = np.bincount((levels_BN + of_map_B1[:, None]).ravel(), minlength=256 * len(maps_BPP))
+    counts_BL = bins.reshape(-1, 256)
+    lower_BL, sums_BL = counts_BL.cumsum(axis=1), (counts_BL * level).cumsum(axis=1)
+    # As in `_otsu`; 0 where one class is empty.
+    spread_BL = (size * sums_BL - lower_BL * sums_BL[:, -1:]).astype(np.float64) ** 2
+    spread_BL /= np.maximum(lower_BL * (size - lower_BL), 1)
+    variance_B = size * (counts_BL @ level**2) - sums_BL[:, -1] ** 2
+    is_flat_B = variance_B < (FLAT_STD * 255 * size) ** 2
+    least_B = np.where(is_flat_B, 0, spread_BL.argmax(axis=1) + 1)
+    return (levels_BN >= least_B[:, None]).reshape(maps_BPP.shape)
+
+
 class MapStatistics(NamedTuple):
     """Mean and population standard deviation of a map in [0, 1], and its foreground.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.foreground import Rule, foreground
+from pipeline.saliency.foreground import Rule, map_foreground
 from pipeline.saliency.mask_generator import MaskGenerator
 from training.randomness.draws import KEY, QUERY
 from training.views.exchange import BackgroundMasker, BackgroundSwap, PatchSwap
@@ -39,8 +39,7 @@ class ObjectAware:
 
     def mark(self, maps_BPP: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """The foreground of stored maps."""
-        saliency_BPP = maps_BPP.astype(np.float64) / 255
-        return foreground(saliency_BPP, rule=self.rule, threshold=self.threshold).astype(bool)
+        return map_foreground(maps_BPP, rule=self.rule, threshold=self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import InputError
-from pipeline.saliency.foreground import FLAT_STD, Rule, check_rule, foreground, map_statistics
+from pipeline.saliency.foreground import (
+    FLAT_STD,
+    Rule,
+    check_rule,
+    foreground,
+    map_foreground,
+    map_statistics,
+)
 
 
 def test_golden(golden: Path) -> None:
@@ -31,6 +38,23 @@ def test_is_the_threshold_by_hand(seed: int, grid: int, threshold: float) -> Non
             margin = value - (mean + threshold * std)
             if abs(margin) > 1e-12:  # the order of a float64 sum
                 assert bool(marked) == (margin > 0)
+
+
+@pytest.mark.parametrize("rule", ["std", "otsu"])
+def test_of_whole_maps_is_the_same(rule: Rule) -> None:
+    """Random levels between two, planted objects, flat maps, and rounding around one level."""
+    rng = np.random.default_rng(0)
+    ends = np.sort(rng.integers(0, 256, (40, 2)), axis=1)
+    maps = [rng.integers(low, high + 1, (8, 8), dtype=np.uint8) for low, high in ends]
+    planted = np.full((8, 8), 255, np.uint8)
+    planted[:3, :3] = 3
+    maps += [planted, *(np.full((8, 8), level, np.uint8) for level in (0, 100, 255))]
+    maps += [rng.integers(99, 101, (8, 8), dtype=np.uint8)]
+    stored = np.stack(maps)
+    found = map_foreground(stored, rule=rule, threshold=0.3)
+    assert np.array_equal(found, foreground(stored / 255, rule=rule, threshold=0.3))
+    assert found[-4:].all()
+    assert 0 < found[:-4].mean() < 1
 
 
 @given(st.floats(0.0, 1.0, width=32), st.integers(1, 16), st.sampled_from(["std", "otsu"]))
