@@ -62,6 +62,28 @@ LOCAL: Options = {
 """As in recipe small_local, for views of 32 px: as many pixels more as one view has."""
 RANDOM: Options = {"masks.negative-patches": "random"}
 
+COMMON_EXCHANGE: Options = {
+    "masks.strategy": "exchange",
+    "masks.exchange": "swap",
+    "masks.probability": 0.3,
+}
+OBJECT_BOTH: Options = {"method.object-head": "both", **HARD, **EXCHANGE}
+
+
+def cropped(arms: dict[str, Options]) -> dict[str, Options]:
+    """Arms with larger crops, and with crops that show a share of the foreground."""
+    crops: dict[str, Options] = {
+        **{f"crops from {low}": {"views.crop-scale": (low, 1.0)} for low in (0.4, 0.6)},
+        **{f"show {share}": {"views.object-share": share} for share in (0.3, 0.6, 0.9)},
+        "crops from 0.4, show 0.6": {"views.crop-scale": (0.4, 1.0), "views.object-share": 0.6},
+    }
+    return {
+        f"{arm}, {name}": {**options, **crop}
+        for arm, options in arms.items()
+        for name, crop in crops.items()
+    }
+
+
 TABLE = Table(
     name="backgrounds",
     about="Nine of ten training objects stand on a background typical of their kind.",
@@ -98,14 +120,10 @@ TABLE = Table(
         "balanced": {"masks.strategy": "balanced"},
         "own, paper": {**OWN, **PAPER},
         "own": OWN,
-        "exchange": {
-            "masks.strategy": "exchange",
-            "masks.exchange": "swap",
-            "masks.probability": 0.3,
-        },
+        "exchange": COMMON_EXCHANGE,
         "object hard": {"method.object-head": "hard", **HARD},
         "object exchange": {"method.object-head": "exchange", **EXCHANGE},
-        "object both": {"method.object-head": "both", **HARD, **EXCHANGE},
+        "object both": OBJECT_BOTH,
         # Two heads and a further view, whose background is never exchanged.
         "object neither": {
             "method.object-head": "exchange",
@@ -139,6 +157,7 @@ TABLE = Table(
         },
         "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
         "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
+        **cropped({"none": {}, "exchange": COMMON_EXCHANGE, "object both": OBJECT_BOTH}),
     },
     prepare=prepare,
 )

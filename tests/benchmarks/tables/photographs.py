@@ -16,11 +16,13 @@ from tests.benchmarks.changed_backgrounds import change_backgrounds, mark_object
 from tests.benchmarks.photographs import shared_photographs
 from tests.benchmarks.tables.backgrounds import (
     CALIBRATED,
+    COMMON_EXCHANGE,
     EXCHANGE,
     HARD,
     MATCHED,
     NETWORK,
     OWN,
+    cropped,
     shards_of,
 )
 
@@ -51,11 +53,6 @@ def prepare(folder: Path, seed: int, saliency: str = "boundary") -> Data:
 
 
 OBJECT_EXCHANGE: Options = {"method.object-head": "exchange", **EXCHANGE}
-COMMON_EXCHANGE: Options = {
-    "masks.strategy": "exchange",
-    "masks.exchange": "swap",
-    "masks.probability": 0.3,
-}
 FURTHER_VIEW: Options = {
     "method.object-head": "exchange",
     "method.object-exchange-probability": 0.0,
@@ -140,6 +137,7 @@ TABLE = Table(
         "moco object exchange": {**MOCO, **OBJECT_EXCHANGE},
         "moco object both": {**MOCO, **BOTH},
         **LEVERS,
+        **cropped({"none": {}, "exchange": COMMON_EXCHANGE, "object exchange": OBJECT_EXCHANGE}),
         "resnet18 none": RESNET18,
         "resnet18 exchange": {**RESNET18, **COMMON_EXCHANGE},
         "resnet18 none, cost of exchange": {**RESNET18, "epochs": round(0.75 * EPOCHS)},
