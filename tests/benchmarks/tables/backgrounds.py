@@ -73,7 +73,7 @@ OBJECT_BOTH: Options = {"method.object-head": "both", **HARD, **EXCHANGE}
 def cropped(arms: dict[str, Options]) -> dict[str, Options]:
     """Arms with larger crops, and with crops that show a share of the foreground."""
     crops: dict[str, Options] = {
-        **{f"crops from {low}": {"views.crop-scale": (low, 1.0)} for low in (0.4, 0.6)},
+        **{f"crops from {low}": {"views.crop-scale": (low, 1.0)} for low in (0.4, 0.6, 0.8)},
         **{f"show {share}": {"views.object-share": share} for share in (0.3, 0.6, 0.9)},
         "crops from 0.4, show 0.6": {"views.crop-scale": (0.4, 1.0), "views.object-share": 0.6},
     }
