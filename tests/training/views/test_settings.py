@@ -48,6 +48,7 @@ from training.views.settings import (
         (ViewConfig, {"local": -1}, r"views\.local -1 must not be negative"),
         (ViewConfig, {"local": 1, "local_size": 12}, "not a multiple of a patch's side, 32 px"),
         (ViewConfig, {"local": 1, "local_size": 256}, "larger than a view, 224 px"),
+        (ViewConfig, {"object_share": 1.5}, r"views\.object_share 1\.5 must be in \[0, 1\]"),
         (ViewConfig, {"local_size": 0}, r"views\.local_size 0 must be 1 or more"),
         (ViewConfig, {"local_tries": 0}, r"views\.local_tries 0 must be 1 or more"),
         (ViewConfig, {"local_scale": (0.0, 0.3)}, r"views\.local_scale \(0\.0, 0\.3\) must rise"),
