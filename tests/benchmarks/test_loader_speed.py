@@ -37,8 +37,7 @@ from tests.shard_sets import write_images
 from tests.training.views.made import KEY_VIEW, QUERY_VIEW, built, dataset_of, settings_of, views_of
 from training.data.stream import BatchDataset
 from training.randomness.draws import sample_seeds
-from training.views.boxes import draw_crops
-from training.views.crops import cut_views
+from training.views.crops import cut_views, draw_crops
 from training.views.settings import ViewConfig
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("one_thread")]

@@ -16,7 +16,7 @@ from pipeline.images.preprocessing import resize_and_crop, resized, short_side
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.features import FeatureExtractor, view_boxes
 from training.evaluate.labelled import LabelledImages
-from training.views.boxes import pool_saliency
+from training.views.crops import pool_saliency
 
 INPAINT_RADIUS = 3
 """Pixels around a point that Telea's method looks at; OpenCV's own example."""

@@ -22,9 +22,8 @@ from pipeline.images.preprocessing import centre_view, resize_and_crop
 from training.core.distributed import gather_rows_of_any_number, rank, world_size
 from training.evaluate.labelled import LabelledImages
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
-from training.views.boxes import Crops, pool_saliency
 from training.views.colours import ColourDraws, augment_colours, draw_colours
-from training.views.crops import cut_crops
+from training.views.crops import Crops, cut_crops, pool_saliency
 from training.views.settings import AugmentConfig, ViewConfig
 
 Features = tuple[Tensor, Tensor]

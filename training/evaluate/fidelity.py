@@ -21,8 +21,7 @@ from pipeline.saliency.foreground import Rule, foreground
 from training.evaluate.features import coloured
 from training.evaluate.labelled import LabelledImages, hashed_subset
 from training.randomness.draws import QUERY, sample_seeds
-from training.views.boxes import pool_saliency
-from training.views.crops import cut_crops
+from training.views.crops import cut_crops, pool_saliency
 from training.views.settings import ViewConfig
 
 IMAGES_AT_ONCE = 64

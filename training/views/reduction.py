@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.randomness.draws import view_number
-from training.views.boxes import draw_crops
+from training.views.crops import draw_crops
 from training.views.spec import Crop
 
 MOST = 8

@@ -41,6 +41,13 @@ class ObjectAware:
         """The foreground of stored maps."""
         return map_foreground(maps_BPP, rule=self.rule, threshold=self.threshold)
 
+    def enough(self, marked_BPP: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """What a crop is to show: a share of one of its patches, or of the whole image."""
+        if self.share is None:
+            return np.full(len(marked_BPP), 0.5)
+        whole_B = marked_BPP.mean(axis=(1, 2))
+        return np.asarray(np.where(whole_B < 1, self.share * whole_B, 0), np.float64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:

@@ -8,8 +8,7 @@ from torchvision.transforms import RandomResizedCrop, functional
 
 from tests.training.views.made import KEY_VIEW, QUERY_VIEW
 from training.randomness.draws import sample_seeds
-from training.views.boxes import Crops, draw_crops, pool_saliency
-from training.views.crops import cut_views
+from training.views.crops import Crops, cut_views, draw_crops, pool_saliency
 from training.views.settings import ViewConfig
 
 

@@ -12,8 +12,7 @@ import torch
 from tests.shard_sets import write_shard_set
 from tests.training.views.made import dataset_of, settings_of, views_of
 from training.randomness.draws import KEY, QUERY, sample_seeds, view_number
-from training.views.boxes import Crops, draw_crops
-from training.views.crops import CropBatch, cut_crops
+from training.views.crops import CropBatch, Crops, cut_crops, draw_crops
 from training.views.inputs import HostBatch
 from training.views.settings import ViewConfig
 from training.views.spec import ObjectAware, ViewSettings, crops_of

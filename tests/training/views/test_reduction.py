@@ -23,7 +23,7 @@ from training.config.file import config_from_json, differences
 from training.config.pretrain import PretrainConfig
 from training.data.stream import BatchDataset
 from training.randomness.draws import sample_seeds, view_number
-from training.views.boxes import draw_crops
+from training.views.crops import draw_crops
 from training.views.reduction import reductions
 from training.views.settings import ViewConfig
 from training.views.spec import Crop, ObjectAware, ViewSpec
