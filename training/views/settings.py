@@ -197,7 +197,8 @@ class ViewConfig:
         crop_aspect: least and greatest width / height of a crop, above 0.
         flip_probability: chance of a horizontal flip, in [0, 1].
         object_share: share of an image's foreground that a crop shows at least, in [0, 1]. One that
-            shows less is drawn again; of ten draws the one that shows the most counts. 0: off.
+            shows less is drawn again, up to nine times; if none shows enough, the one that shows
+            the most counts. 0: off.
         local: further, smaller crops of every image, 0 or more, where the method takes them.
         local_size: side of a local crop in pixels, 1 or more; a multiple of size / grid.
         local_scale: least and greatest share of the image's area in a local crop, in (0, 1].
