@@ -113,9 +113,9 @@ def test_a_run_waits_while_the_lock_is_held(
 
 def test_what_another_table_has_trained_is_not_trained_again(tmp_path: Path) -> None:
     """Of the table whose pictures it shares: with the same options, seed and saliency."""
-    done, records = find_table("backgrounds"), tmp_path / "maps.jsonl"
-    for arm in ("none", "object both"):
-        record = made(arm, 0, 50) | {"table": done.name, "options": done.options(arm)}
+    maps, records = find_table("maps"), tmp_path / "maps.jsonl"
+    for arm, same in (("none", "none"), ("object exchange", "boundary")):
+        record = made(arm, 0, 50) | {"table": maps.data_of, "options": maps.options(same)}
         append_record(tmp_path / "backgrounds.jsonl", record)
     config = AblationConfig(table="maps", work=tmp_path, seeds=(0, 1), records=records)
     known = {
@@ -123,7 +123,7 @@ def test_what_another_table_has_trained_is_not_trained_again(tmp_path: Path) -> 
         for run in planned(config, tmp_path / "quiet")
         if (found := recorded_elsewhere(run)) is not None
     }
-    assert known == {("none", 0): "none", ("boundary", 0): "object both"}
+    assert known == {("none", 0): "none", ("boundary", 0): "object exchange"}
     one = next(run for run in planned(config, tmp_path / "quiet") if run.arm == "boundary")
     assert execute(one) == 0
     assert one.finished

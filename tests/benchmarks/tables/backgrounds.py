@@ -1,6 +1,7 @@
 """Made pictures whose kinds have typical backgrounds (the demo's generator), 32 px."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.demo.objects import SHARE_OF_PICTURE
@@ -68,6 +69,8 @@ COMMON_EXCHANGE: Options = {
     "masks.probability": 0.3,
 }
 OBJECT_BOTH: Options = {"method.object-head": "both", **HARD, **EXCHANGE}
+LARGER_CROPS: Options = {"views.crop-scale": (0.6, 1.0)}
+"""The best of the scales that were tried for the baseline (RESULTS.md)."""
 
 
 def cropped(arms: dict[str, Options]) -> dict[str, Options]:
@@ -158,6 +161,12 @@ TABLE = Table(
         "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
         "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
         **cropped({"none": {}, "exchange": COMMON_EXCHANGE, "object both": OBJECT_BOTH}),
+        # Masks of the query where crops hide less.
+        "random, crops from 0.6": {"masks.strategy": "random", **LARGER_CROPS},
+        "balanced, crops from 0.6": {"masks.strategy": "balanced", **LARGER_CROPS},
     },
     prepare=prepare,
 )
+
+LARGER = replace(TABLE, common=TABLE.common | LARGER_CROPS, data_of=TABLE.name)
+"""What the other tables of these pictures share."""

@@ -7,15 +7,14 @@ views, as in both.
 from dataclasses import replace
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables import backgrounds
-from tests.benchmarks.tables.backgrounds import PAPER
+from tests.benchmarks.tables.backgrounds import LARGER, PAPER
 from tests.benchmarks.tables.doses import MOCO
 
 HIGH_PASS: Options = {**MOCO, **PAPER, "fill": "high_pass"}
 MASKED: Options = {**HIGH_PASS, "masks.strategy": "balanced", "method.hard-negatives": 1}
 
 TABLE = replace(
-    backgrounds.TABLE,
+    LARGER,
     name="behaviour",
     about="masks.behaviour paper and released; the pictures of table backgrounds.",
     baseline="none, high-pass",
@@ -31,5 +30,4 @@ TABLE = replace(
             "masks.behaviour": "released",
         },
     },
-    data_of="backgrounds",
 )

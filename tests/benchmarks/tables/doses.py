@@ -8,8 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables import backgrounds
-from tests.benchmarks.tables.backgrounds import EXCHANGE, HARD, OWN
+from tests.benchmarks.tables.backgrounds import EXCHANGE, HARD, LARGER, OWN
 
 HIDDEN = {"0.4 to 0.7": (0.4, 0.7), "0.7 to 1": (0.7, 1.0), "all": (1.0, 1.0)}
 MOCO: Options = {
@@ -39,9 +38,8 @@ def _arms() -> dict[str, Options]:
 
 
 TABLE = replace(
-    backgrounds.TABLE,
+    LARGER,
     name="doses",
     about="Weight and hidden share of the hard negatives; the pictures of table backgrounds.",
     arms=_arms(),
-    data_of="backgrounds",
 )

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables import backgrounds
-from tests.benchmarks.tables.backgrounds import BATCH, NUM_TRAIN, STEPS
+from tests.benchmarks.tables.backgrounds import BATCH, LARGER, NUM_TRAIN, STEPS
 
 
 def _arms() -> dict[str, Options]:
@@ -20,10 +19,9 @@ def _arms() -> dict[str, Options]:
 
 
 TABLE = replace(
-    backgrounds.TABLE,
+    LARGER,
     name="lengths",
     about="Query masks in short and long runs; the pictures of table backgrounds.",
     baseline="none, 1x",
     arms=_arms(),
-    data_of="backgrounds",
 )

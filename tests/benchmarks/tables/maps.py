@@ -1,5 +1,6 @@
-"""How good must a map be? The object head of table `backgrounds` with saliency from several places.
+"""How good must a map be? Exchange in the object head with saliency from several places.
 
+The pictures of table `backgrounds`, with larger crops.
 Each source but the true masks and the controls is label-free. `shuffled` has the `boundary` map of
 another picture.
 """
@@ -7,10 +8,9 @@ another picture.
 from dataclasses import replace
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables import backgrounds
-from tests.benchmarks.tables.backgrounds import EXCHANGE, HARD
+from tests.benchmarks.tables.backgrounds import EXCHANGE, LARGER
 
-BOTH: Options = {"method.object-head": "both", **HARD, **EXCHANGE}
+OBJECT_EXCHANGE: Options = {"method.object-head": "exchange", **EXCHANGE}
 SOURCES = {
     "boundary": "boundary",
     "second look": "boundary:second_look=true",
@@ -23,14 +23,13 @@ SOURCES = {
 }
 
 TABLE = replace(
-    backgrounds.TABLE,
+    LARGER,
     name="maps",
-    about="The object head with maps from several places; the pictures of table backgrounds.",
+    about="Exchange in the object head with maps from several places.",
     arms={
         "none": {},
-        **dict.fromkeys(SOURCES, BOTH),
-        "shuffled": {**BOTH, "masks.strategy": "shuffled", "masks.probability": 0.0},
+        **dict.fromkeys(SOURCES, OBJECT_EXCHANGE),
+        "shuffled": {**OBJECT_EXCHANGE, "masks.strategy": "shuffled", "masks.probability": 0.0},
     },
     sources=SOURCES,
-    data_of="backgrounds",
 )

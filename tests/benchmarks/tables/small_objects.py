@@ -9,6 +9,7 @@ from functools import partial
 
 from tests.benchmarks.ablation_table import Options
 from tests.benchmarks.tables import backgrounds
+from tests.benchmarks.tables.backgrounds import LARGER
 
 TRUE_MASKS = "external"
 
@@ -25,12 +26,12 @@ def _arms() -> dict[str, Options]:
 
 ARMS = _arms()
 TABLE = replace(
-    backgrounds.TABLE,
+    LARGER,
     name="small_objects",
     about="Masks of the query where objects are small; otherwise as table backgrounds.",
-    common=backgrounds.TABLE.common
-    | {"masks.query-ratio": (0.2, 0.5), "masks.attmask.ratio": (0.2, 0.5)},
+    common=LARGER.common | {"masks.query-ratio": (0.2, 0.5), "masks.attmask.ratio": (0.2, 0.5)},
     arms=ARMS,
     prepare=partial(backgrounds.prepare, object_share=(0.03, 0.1)),
+    data_of="",
     sources={arm: TRUE_MASKS for arm in ARMS if arm.endswith("true masks")},
 )

@@ -3,26 +3,20 @@
 from dataclasses import replace
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables import backgrounds
+from tests.benchmarks.tables.backgrounds import COMMON_EXCHANGE, LARGER
 
-EXCHANGE = backgrounds.TABLE.arms["exchange"]
 HEAD: Options = {"method": "vicreg", "method.embedding-dim": 256, "method.head-width": 256}
 
 TABLE = replace(
-    backgrounds.TABLE,
+    LARGER,
     name="vicreg",
     about="VICReg with exchanged backgrounds; the pictures of table backgrounds.",
-    common={
-        name: value
-        for name, value in backgrounds.TABLE.common.items()
-        if not name.startswith("method.")
-    }
+    common={name: value for name, value in LARGER.common.items() if not name.startswith("method.")}
     | HEAD,
     arms={
         "none": {},
         "none, lr 0.01": {"optim.lr": 0.01},
         "none, lr 0.1": {"optim.lr": 0.1},
-        "exchange": EXCHANGE,
+        "exchange": COMMON_EXCHANGE,
     },
-    data_of="backgrounds",
 )
