@@ -78,7 +78,13 @@ def cropped(arms: dict[str, Options]) -> dict[str, Options]:
     crops: dict[str, Options] = {
         **{f"crops from {low}": {"views.crop-scale": (low, 1.0)} for low in (0.4, 0.6, 0.8)},
         **{f"show {share}": {"views.object-share": share} for share in (0.3, 0.6, 0.9)},
-        "crops from 0.4, show 0.6": {"views.crop-scale": (0.4, 1.0), "views.object-share": 0.6},
+        **{
+            f"crops from {low}, show {share}": {
+                "views.crop-scale": (low, 1.0),
+                "views.object-share": share,
+            }
+            for low, share in ((0.4, 0.6), (0.6, 0.9))
+        },
     }
     return {
         f"{arm}, {name}": {**options, **crop}
