@@ -25,20 +25,21 @@ CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 GOLDENS = (PRECOMPUTE, *RECIPES)
 
 LOSS_TOLERANCE = 1e-4
-AT_64_PX = ("simclr_small", "simclr_small_baseline", "small_local", "small_local_baseline")
-LOSS_TOLERANCES = {"debug": 2e-3, **dict.fromkeys(AT_64_PX, 5e-4)}
+AT_64_PX = ("simclr_small", "simclr_small_baseline", "small_local_baseline")
+LOSS_TOLERANCES = {"debug": 2e-3, **dict.fromkeys(AT_64_PX, 5e-4), "small_local": 1.1e-3}
 """Relative, at least twice the largest difference measured. The order of float32 sums follows the
 processor's vector width and the number of threads: on an Intel Xeon over AVX-512, AVX2 and SSE 4.1,
-one and two threads, the losses moved by 1e-3 (`debug`, tenth step), 2e-4 (SimCLR at 64 px) and 3e-5
-(all others); masks, foreground and shards not by a bit. A temperature that is 1 % higher moves the
+one and two threads, the losses moved by 1e-3 (`debug`, tenth step), 5e-4 (`small_local`), 2e-4
+(SimCLR at 64 px) and 3e-5 (all others but FLAT); masks, foreground and shards not by a bit. A temperature that is 1 % higher moves the
 first loss of `moco_v2_imagenet100` by 9e-3, a rho that is 1 % higher by 2e-2."""
 ELSEWHERE_TOLERANCE = 7e-2
-"""On the processor of another maker than the golden's, of all losses but the first: twice the
+"""On the processor of another maker than the goldens', of all losses but the first: twice the
 largest difference between an Intel Xeon and an AMD EPYC (3.4e-2; the first losses differ by 1e-6).
 In a flat part of a picture batch norm divides zero by its epsilon, and the last bit decides what a
 ReLU lets through; the steps amplify it."""
-AMD = {"demo", "demo_baseline", "small_local", "small_local_baseline"}
-"""Goldens that a processor of AuthenticAMD has measured; the others: GenuineIntel."""
+FLAT = ("demo", "demo_baseline")
+"""Recipes whose crops of small pictures hold so many flat parts that the vector width alone moves
+their losses by 3.3e-2: they have that tolerance everywhere."""
 SCHEDULE_TOLERANCE = 1e-12
 """Relative: a schedule is a few operations in float64."""
 
@@ -98,6 +99,6 @@ def test_a_recipe_begins_as_it_did(name: str, shards: Path, tmp_path: Path) -> N
     assert measured == golden  # samples, masks and foreground, exactly
     tolerance = LOSS_TOLERANCES.get(name, LOSS_TOLERANCE)
     assert losses[0] == pytest.approx(expected[0], rel=tolerance, abs=0)
-    if processor_maker() != ("AuthenticAMD" if name in AMD else "GenuineIntel"):
+    if name in FLAT or processor_maker() != "GenuineIntel":  # which has measured all goldens
         tolerance = ELSEWHERE_TOLERANCE
     assert losses == pytest.approx(expected, rel=tolerance, abs=0)

@@ -110,7 +110,8 @@ def test_a_file_that_settings_start_from_is_read_before_the_command_line(tmp_pat
         ("--method swav", "unknown method 'swav': choose one of"),
         ("--simclr.rho 2", "--simclr.rho is called --method.rho now, with --method simclr"),
         ("--moco.rho 2", "--moco.rho is called --method.rho now, with --method moco_v2"),
-        ("--method.rho=1", "--method.rho has no effect .* exchange: there are no hard negatives"),
+        ("--method.rho=1", "--method.rho has no effect .* 0: there are no hard negatives"),
+        ("--method.object-head both", "both takes hard negatives.*give --method.hard-negatives 1"),
         (
             "--recipe moco_v2_imagenet100 --method.object_rho 1",
             "--method.object-rho has no effect beside --method.object-head off",

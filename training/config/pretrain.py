@@ -156,9 +156,17 @@ class PretrainConfig:
         )
 
     def check_given(self, names: Collection[str]) -> None:
-        """Raises ``InputError`` if one of these fields, such as method.rho, has no effect."""
+        """Raises ``InputError`` if one of these fields, such as method.rho, lacks what it needs."""
         for name, why in self.idle().items():
             check(name not in names, f"--{name.replace('_', '-')} has no effect {why}")
+        head = getattr(self.method, "object_head", "off")
+        check(
+            "method.object_head" not in names
+            or head not in ("hard", "both")
+            or getattr(self.method, "hard_negatives", 1) > 0,
+            f"--method.object-head {head} takes hard negatives, and --method.hard-negatives is 0: "
+            "give --method.hard-negatives 1, too",
+        )
 
     def idle(self) -> dict[str, str]:
         """Fields that have no effect beside the others, each with the reason."""

@@ -138,30 +138,39 @@ class NamedSpace:
 
 
 def mask_ratio(base: PretrainConfig) -> NamedSpace:
-    """Ranges of the masking ratio of the query and of the hard negatives: a grid of 15.
+    """Ranges of the masking ratio of the query, times those of its own hard negatives: 5 or 15.
 
-    The query is masked, by strategy balanced if the base masks nothing. Its last range is the ratio
-    of masked autoencoders, 75 % (arXiv 2111.06377); with strategy random it is their mask.
+    The query is masked by strategy balanced if the base has none, or exchanges backgrounds. Its
+    last range is the ratio of masked autoencoders, 75 % (arXiv 2111.06377); with strategy random it
+    is their mask. Without own hard negatives in the base theirs does not vary.
     """
-    if base.masks.strategy == "none":
+    if base.masks.strategy in ("none", "exchange"):
         base = replace(base, masks=replace(base.masks, strategy="balanced"))
-    query = "masks.query_ratio=0.05:0.15,0.05:0.25,0.15:0.35,0.25:0.5,0.75"
-    return NamedSpace(
-        base, parse_space(grid=[query, "masks.negative_ratio=0.2:0.4,0.4:0.7,0.7:0.9"])
-    )
+    grid = ["masks.query_ratio=0.05:0.15,0.05:0.25,0.15:0.35,0.25:0.5,0.75"]
+    if getattr(base.method, "num_hard_negatives", 0):
+        grid.append("masks.negative_ratio=0.2:0.4,0.4:0.7,0.7:0.9")
+    return NamedSpace(base, parse_space(grid=grid))
 
 
 def mask_full(base: PretrainConfig) -> NamedSpace:
-    """Fill, strategy, foreground rule, and rho if the method has one: 24 random points."""
+    """Fill, strategy, foreground rule, and the rho that has an effect: 24 random points."""
     fills, strategies = "fill=mean,blur,high_pass", "masks.strategy=random,balanced,shuffled"
-    numbers = ["masks.foreground_threshold=-1.2..0.3"]
-    if base.method.has_object_head:
-        numbers.append("method.object_rho=1..4")
-    elif hasattr(base.method, "rho"):
-        numbers.append("method.rho=0.5..2")
+    numbers, idle = ["masks.foreground_threshold=-1.2..0.3"], base.method.idle()
+    for name, interval in (("object_rho", "1..4"), ("rho", "0.5..2")):
+        if hasattr(base.method, name) and name not in idle:
+            numbers.append(f"method.{name}={interval}")
     choices = [fills, strategies, "masks.foreground=std,otsu"]
     space = parse_space(choice=choices, uniform=numbers)
     return NamedSpace(base, space, num_trials=24)
+
+
+def crops(base: PretrainConfig) -> NamedSpace:
+    """Least share of the image in a crop, and of the foreground: a grid of 12.
+
+    Good crops depend on the images more than anything else here (tests/benchmarks/RESULTS.md).
+    """
+    scales = "views.crop_scale=0.2:1,0.4:1,0.6:1,0.8:1"
+    return NamedSpace(base, parse_space(grid=[scales, "views.object_share=0,0.6,0.9"]))
 
 
 def data_scaling(base: PretrainConfig) -> NamedSpace:
@@ -181,6 +190,7 @@ def data_scaling(base: PretrainConfig) -> NamedSpace:
 SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
     "mask_ratio": mask_ratio,
     "mask_full": mask_full,
+    "crops": crops,
     "data_scaling": data_scaling,
 }
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from training.config.fields import with_fields
 from training.config.recipes import find_recipe
 from training.sweep import space as module
 from training.sweep.config import SearchOptions, make_sweep, trial_config
-from training.sweep.space import SPACES, Domain, find_space, parse_space
+from training.sweep.space import SPACES, Domain, find_space, grid_points, parse_space
 
 OUT = Path("/out")
 
@@ -70,14 +71,36 @@ def test_random_points_depend_on_seed_and_number_alone_and_fill_their_domains() 
 @pytest.mark.parametrize("method", ["moco_v2", "simclr", "byol"])
 @pytest.mark.parametrize("name", SPACES)
 def test_every_trial_of_every_named_space_can_be_configured(name: str, method: str) -> None:
-    base = find_recipe("moco_v2_small")(Path("/s"), Path("/o"))
+    base = find_recipe("moco_v2_imagenet100")(Path("/s"), Path("/o"))
     named = find_space(name, with_fields(base, {"knn.val_shards": "/v", "method": method}))
     sweep = make_sweep(named, SearchOptions())
-    assert sweep.num_trials == {"mask_ratio": 15, "mask_full": 24, "data_scaling": 12}[name]
+    ratios = 5 if method == "byol" else 15
+    expected = {"mask_ratio": ratios, "mask_full": 24, "crops": 12, "data_scaling": 12}
+    assert sweep.num_trials == expected[name]
     configs = [trial_config(named.base, n, point) for n, point in enumerate(sweep.points())]
     assert len({str(config) for config in configs}) == sweep.num_trials
     rho = "rho" in " ".join(named.space)
     assert rho == (name == "mask_full" and method != "byol")
+
+
+@pytest.mark.parametrize(
+    ("changed", "num_ratios", "rho"),
+    [
+        ({}, 5, None),
+        ({"method.hard_negatives": 1}, 15, "method.rho"),
+        ({"method.hard_negatives": 1, "method.object_head": "both"}, 15, "method.object_rho"),
+        ({"method.hard_negatives": 1, "method.object_head": "exchange"}, 5, None),
+        ({"method.hard_negatives": 1, "method.hard_kind": "matched"}, 5, "method.rho"),
+    ],
+)
+def test_a_named_space_varies_what_has_an_effect(
+    changed: dict[str, Any], num_ratios: int, rho: str | None
+) -> None:
+    """Two trials that differ in a field without effect would be the same trial."""
+    base = with_fields(find_recipe("simclr_small")(Path("/s"), Path("/o")), changed)
+    assert len(grid_points(find_space("mask_ratio", base).space)) == num_ratios
+    full = find_space("mask_full", base).space
+    assert [name for name in full if "rho" in name] == ([] if rho is None else [rho])
 
 
 def test_named_spaces_prepare_their_base() -> None:
