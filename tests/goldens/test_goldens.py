@@ -30,8 +30,9 @@ LOSS_TOLERANCES = {"debug": 2e-3, **dict.fromkeys(AT_64_PX, 5e-4), "small_local"
 """Relative, at least twice the largest difference measured. The order of float32 sums follows the
 processor's vector width and the number of threads: on an Intel Xeon over AVX-512, AVX2 and SSE 4.1,
 one and two threads, the losses moved by 1e-3 (`debug`, tenth step), 5e-4 (`small_local`), 2e-4
-(SimCLR at 64 px) and 3e-5 (all others but FLAT); masks, foreground and shards not by a bit. A temperature that is 1 % higher moves the
-first loss of `moco_v2_imagenet100` by 9e-3, a rho that is 1 % higher by 2e-2."""
+(SimCLR at 64 px) and 3e-5 (all others but FLAT); masks, foreground and shards not by a bit. A
+temperature that is 1 % higher moves the first loss of `moco_v2_imagenet100` by 9e-3, a rho that is
+1 % higher by 2e-2."""
 ELSEWHERE_TOLERANCE = 7e-2
 """On the processor of another maker than the goldens', of all losses but the first: twice the
 largest difference between an Intel Xeon and an AMD EPYC (3.4e-2; the first losses differ by 1e-6).

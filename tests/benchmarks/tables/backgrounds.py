@@ -167,6 +167,11 @@ TABLE = Table(
         "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
         "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
         **cropped({"none": {}, "exchange": COMMON_EXCHANGE, "object both": OBJECT_BOTH}),
+        "exchange, probability 0.6, crops from 0.6": {
+            **COMMON_EXCHANGE,
+            "masks.probability": 0.6,
+            **LARGER_CROPS,
+        },
         # Masks of the query where crops hide less.
         "random, crops from 0.6": {"masks.strategy": "random", **LARGER_CROPS},
         "balanced, crops from 0.6": {"masks.strategy": "balanced", **LARGER_CROPS},
