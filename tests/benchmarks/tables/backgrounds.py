@@ -167,10 +167,14 @@ TABLE = Table(
         "object hard, both kinds": {"method.object-head": "hard", **HARD, **BOTH_KINDS},
         "object hard, two own": {"method.object-head": "hard", **HARD, "method.hard-negatives": 2},
         **cropped({"none": {}, "exchange": COMMON_EXCHANGE, "object both": OBJECT_BOTH}),
-        "exchange, probability 0.6, crops from 0.6": {
-            **COMMON_EXCHANGE,
-            "masks.probability": 0.6,
-            **LARGER_CROPS,
+        **{
+            f"exchange, {name}, crops from 0.6": {**COMMON_EXCHANGE, **LARGER_CROPS, **options}
+            for name, options in {
+                "probability 0.6": {"masks.probability": 0.6},
+                "probability 0.9": {"masks.probability": 0.9},
+                "both views, probability 0.6": {"masks.probability": 0.6, "masks.branch": "both"},
+                "probability 0.6, show 0.9": {"masks.probability": 0.6, "views.object-share": 0.9},
+            }.items()
         },
         # Masks of the query where crops hide less.
         "random, crops from 0.6": {"masks.strategy": "random", **LARGER_CROPS},
