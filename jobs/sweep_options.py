@@ -35,8 +35,8 @@ class SweepOptions:
     """What varies, how it is searched, and how many trials run at once.
 
     Attributes:
-        space: mask_ratio, mask_full, crops or data_scaling, a named space; the four options below
-            add to it or replace its values.
+        space: a named one, mask_ratio, mask_full, exchange, crops or data_scaling; the four options
+            below add to it or replace its values.
         grid: NAME=VALUE,VALUE: every combination is tried. NAME is any field of the pretraining,
             with dots: masks.query_ratio=0.05:0.25,0.4 (a range has a colon; one number is both
             ends of it; masks.query_ratio.1 is its upper end). May be given several times.

@@ -164,6 +164,12 @@ def mask_full(base: PretrainConfig) -> NamedSpace:
     return NamedSpace(base, space, num_trials=24)
 
 
+def exchange(base: PretrainConfig) -> NamedSpace:
+    """Share of the queries that stand on another image's background: a grid of 4."""
+    base = replace(base, masks=replace(base.masks, strategy="exchange"))
+    return NamedSpace(base, parse_space(grid=["masks.probability=0.15,0.3,0.6,0.9"]))
+
+
 def crops(base: PretrainConfig) -> NamedSpace:
     """Least share of the image in a crop, and of the foreground: a grid of 12.
 
@@ -190,6 +196,7 @@ def data_scaling(base: PretrainConfig) -> NamedSpace:
 SPACES: dict[str, Callable[[PretrainConfig], NamedSpace]] = {
     "mask_ratio": mask_ratio,
     "mask_full": mask_full,
+    "exchange": exchange,
     "crops": crops,
     "data_scaling": data_scaling,
 }

@@ -75,7 +75,8 @@ def test_every_trial_of_every_named_space_can_be_configured(name: str, method: s
     named = find_space(name, with_fields(base, {"knn.val_shards": "/v", "method": method}))
     sweep = make_sweep(named, SearchOptions())
     ratios = 5 if method == "byol" else 15
-    expected = {"mask_ratio": ratios, "mask_full": 24, "crops": 12, "data_scaling": 12}
+    expected = {"mask_ratio": ratios, "mask_full": 24, "exchange": 4}
+    expected |= {"crops": 12, "data_scaling": 12}
     assert sweep.num_trials == expected[name]
     configs = [trial_config(named.base, n, point) for n, point in enumerate(sweep.points())]
     assert len({str(config) for config in configs}) == sweep.num_trials
@@ -109,6 +110,7 @@ def test_named_spaces_prepare_their_base() -> None:
     assert find_space(None, base).space == {}
     assert find_space("mask_full", base).base == base
     assert find_space("mask_ratio", base).base.masks.strategy == "balanced"
+    assert find_space("exchange", base).base.masks.strategy == "exchange"
     shuffled = with_fields(base, {"masks.strategy": "shuffled", "heldout.shards": "/h"})
     assert [find_space(name, shuffled).base for name in ("mask_ratio", "mask_full")] == [
         shuffled
