@@ -183,5 +183,7 @@ TABLE = Table(
     prepare=prepare,
 )
 
+MORE_EXCHANGE: Options = {**COMMON_EXCHANGE, "masks.probability": 0.6}
+"""The best share of exchanged queries with larger crops."""
 LARGER = replace(TABLE, common=TABLE.common | LARGER_CROPS, data_of=TABLE.name)
 """What the other tables of these pictures share."""

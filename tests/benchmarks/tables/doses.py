@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables.backgrounds import COMMON_EXCHANGE, EXCHANGE, HARD, LARGER, OWN
+from tests.benchmarks.tables.backgrounds import EXCHANGE, HARD, LARGER, MORE_EXCHANGE, OWN
 
 HIDDEN = {"0.4 to 0.7": (0.4, 0.7), "0.7 to 1": (0.7, 1.0), "all": (1.0, 1.0)}
 MOCO: Options = {
@@ -32,7 +32,7 @@ def _arms() -> dict[str, Options]:
         "moco none": MOCO,
         "moco none, lr 0.03": {**MOCO, "optim.lr": 0.03},
         "moco own": {**MOCO, **OWN},
-        "moco exchange": {**MOCO, **COMMON_EXCHANGE},
+        "moco exchange": {**MOCO, **MORE_EXCHANGE},
         "moco object exchange": {**MOCO, "method.object-head": "exchange", **EXCHANGE},
         "moco object both": {**MOCO, **both},
     }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.benchmarks.ablation_table import Options
-from tests.benchmarks.tables.backgrounds import COMMON_EXCHANGE, LARGER
+from tests.benchmarks.tables.backgrounds import LARGER, MORE_EXCHANGE
 
 HEAD: Options = {"method": "vicreg", "method.embedding-dim": 256, "method.head-width": 256}
 
@@ -17,6 +17,6 @@ TABLE = replace(
         "none": {},
         "none, lr 0.01": {"optim.lr": 0.01},
         "none, lr 0.1": {"optim.lr": 0.1},
-        "exchange": COMMON_EXCHANGE,
+        "exchange": MORE_EXCHANGE,
     },
 )
