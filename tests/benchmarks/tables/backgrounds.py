@@ -172,7 +172,6 @@ TABLE = Table(
             for name, options in {
                 "probability 0.6": {"masks.probability": 0.6},
                 "probability 0.9": {"masks.probability": 0.9},
-                "both views, probability 0.6": {"masks.probability": 0.6, "masks.branch": "both"},
                 "probability 0.6, show 0.9": {"masks.probability": 0.6, "views.object-share": 0.9},
             }.items()
         },

@@ -84,11 +84,6 @@ LEVERS: dict[str, Options] = {
         f"exchange, probability {share}": {**COMMON_EXCHANGE, "masks.probability": share}
         for share in (0.6, 0.9)
     },
-    "exchange, both views, probability 0.6": {
-        **COMMON_EXCHANGE,
-        "masks.probability": 0.6,
-        "masks.branch": "both",
-    },
     "exchange, second look": COMMON_EXCHANGE,
     # The exchanged patches are 4 px wide instead of 8.
     "exchange, fine": {**COMMON_EXCHANGE, "views.grid": 12},

@@ -72,7 +72,9 @@ NUMBERS: dict[str, dict[str, Any]] = {
     },
     **dict.fromkeys(("simclr_small", "small_local"), SMALL | EXCHANGE),
     "moco_v2_small": SMALL | {"masks.strategy": "none", "method.object_head": "exchange"},
-    "demo": SMALL | EXCHANGE | {"views.crop_scale": [0.6, 1.0], "views.object_share": 0.9},
+    "demo": SMALL
+    | EXCHANGE
+    | {"masks.probability": 0.6, "views.crop_scale": [0.6, 1.0], "views.object_share": 0.9},
     "debug": SMALL
     | {"masks.strategy": "none", "method.object_head": "both", "method.hard_negatives": 1},
 }
