@@ -106,11 +106,11 @@ SIMCLR_IMAGENET100: Settings = {
     ),
 }
 # Minutes of one core: a network of 0.4 million parameters at 32 px. Crops and share of exchanged
-# queries are the best that were tried on such pictures, the crops' scale for the baseline, too.
+# queries are the best that were tried on such pictures, the crops for the baseline.
 DEMO = SIMCLR_SMALL | {
     "epochs": 32,
     "encoder": EncoderConfig(architecture="timm:test_resnet"),
-    "views": ViewConfig(size=32, grid=4, crop_scale=(0.6, 1.0), object_share=0.9),
+    "views": ViewConfig(size=32, grid=4, crop_scale=(0.6, 1.0)),
     "masks": replace(EXCHANGE, probability=0.6),
     "knn": KnnConfig(every_epochs=32),
     "precision": "fp32",
@@ -129,13 +129,11 @@ DEBUG = SIMCLR_SMALL | {
 
 
 def without_masks(recipe: Settings) -> Settings:
-    """The baseline of a recipe: nothing goes by saliency, no view is masked, one head."""
+    """The baseline of a recipe: no view is masked, no hard negatives, no object head."""
     method = recipe.get("method", MoCoConfig())
     if isinstance(method, HardNegativeConfig):
         method = replace(method, hard_negatives=0, object_head="off")
-    views = replace(recipe.get("views", ViewConfig()), object_share=0.0)
-    masks = replace(recipe["masks"], strategy="none")
-    return recipe | {"masks": masks, "views": views, "method": method}
+    return recipe | {"masks": replace(recipe["masks"], strategy="none"), "method": method}
 
 
 MASKED = {
