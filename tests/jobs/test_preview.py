@@ -36,11 +36,12 @@ def test_the_page(
     assert page.facts == {"saliency": "centre", "recipe": "simclr_small", "rejected": "1"}
     masks = page["masks"]
     assert len(masks.cards) == 6
-    assert len(masks.labels) == 6 * 5, "image, saliency and three views"
+    assert len(masks.labels) == 6 * 6, "image, saliency and four views"
     shown = [label for label in masks.labels if label.startswith("hard negative, ")]
     hidden = [int(label.split()[2].partition("/")[0]) for label in shown]
     assert len(hidden) == 6
     assert min(hidden) >= 60, "a hard negative has lost its foreground"
+    assert masks.labels.count("on another background, 0/100 %") >= 5
     assert page["rejected"].tables[0][1][0] == "class_0/a.jpg"
     for words, message in (
         (("nowhere",), "error: no such folder"),

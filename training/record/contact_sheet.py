@@ -17,7 +17,7 @@ from training.data.stream import BatchDataset
 from training.randomness.draws import KEY, QUERY, view_group
 from training.views.fills import fill_named
 from training.views.inputs import build_inputs
-from training.views.spec import ViewSpec
+from training.views.spec import EXCHANGED, ViewSpec
 
 FIRST_COLUMNS = ("image", "saliency", "foreground of query")
 TITLES = {
@@ -51,7 +51,7 @@ def write_contact_sheet(
     fill = fill.of_set(dataset.reader.info.pixels.normalisation)
     batch = dataset.with_views(views)[step]
     inputs = build_inputs(batch, views, masks=config.masks, fill=fill)
-    columns = (*FIRST_COLUMNS, *(TITLES.get(view_group(view.name), view.name) for view in views))
+    columns = (*FIRST_COLUMNS, *map(title_of, views))
     size = GAP + len(columns) * (TILE + GAP), HEADER + rows * (TILE + GAP)
     sheet = Image.new("RGB", size, PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
@@ -79,13 +79,22 @@ def write_contact_sheet(
 def shown_views(config: PretrainConfig) -> tuple[ViewSpec, ...]:
     """The views of a run for the picture: of several hard negatives the first.
 
-    A hard negative is shown even if the method has none.
+    A hard negative is shown even if the method has none, and where some queries are on other
+    backgrounds, all of them are shown on one.
     """
-    views = declared_views(config)
+    views, settings = declared_views(config), view_settings(config)
     negatives = [view for view in views if view_group(view.name) == "negative"]
-    first = negatives[0] if negatives else view_settings(config).hard_negative(KEY, 0)
+    first = negatives[0] if negatives else settings.hard_negative(KEY, 0)
     others = [view for view in views if view not in negatives]
+    swaps = (config.masks.strategy, config.masks.exchange) == ("exchange", "swap")
+    if swaps and all(view.name != EXCHANGED for view in others):
+        others.append(settings.exchanged(1.0))
     return (*others[:2], first, *others[2:])
+
+
+def title_of(view: ViewSpec) -> str:
+    """What a view is called above its picture."""
+    return TITLES.get(view_group(view.name), view.name)
 
 
 def _tile(picture: Picture) -> Image.Image:

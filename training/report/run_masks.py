@@ -15,7 +15,7 @@ from training.core.schedules import Moment
 from training.data.order import ROWS
 from training.data.stream import BatchDataset
 from training.randomness.draws import view_group
-from training.record.contact_sheet import displayed, shown_views
+from training.record.contact_sheet import displayed, shown_views, title_of
 from training.report.pictures import (
     Card,
     as_stored,
@@ -29,11 +29,10 @@ from training.views.fills import fill_named
 from training.views.inputs import EncoderInputs, build_inputs
 from training.views.learned import mix_at
 from training.views.patches import masked_share
-from training.views.spec import with_generator
+from training.views.spec import EXCHANGED, with_generator
 
 EPOCHS_SHOWN = 4
 TILE = 256
-COLUMNS = ("query", "key", "hard negative")
 
 
 def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
@@ -47,6 +46,7 @@ def drawn_masks(run: RunState, count: int) -> dict[str, Any]:
         "epochs": [epoch + 1 for epoch in epochs],
         "high_pass": redrawn.fill.high_pass,
         "has_hard_negatives": "negative" in groups,
+        "exchanges": any(view.name == EXCHANGED for view in redrawn.views_shown),
         "generator": redrawn.generator and redrawn.generator.provenance,
         "cards": cards,
         "broken": broken,
@@ -68,7 +68,8 @@ class Redrawn:
         assert run.info is not None
         self.config, pixels = run.config, run.info.pixels
         self.fill = fill_named(run.config.fill).of_set(pixels.normalisation)
-        self.views_shown = shown_views(run.config)[:3]
+        first, further = shown_views(run.config)[:3], shown_views(run.config)[3:]
+        self.views_shown = (*first, *(view for view in further if view.name == EXCHANGED))
         self.generator: MaskGenerator | None = None
         if run.config.masks.strategy == "learned":
             self.generator = load_generator(run.folder)
@@ -115,7 +116,8 @@ def _card(redrawn: Redrawn, epochs: list[int], sample: int) -> Card:
 def _pictures(redrawn: Redrawn, inputs: EncoderInputs, row: int, name: str) -> list[Any]:
     """The views of one sample, with grid, foreground and the patches masked by more than half."""
     pictures = []
-    for title, view in zip(COLUMNS, redrawn.views_shown, strict=True):
+    for view in redrawn.views_shown:
+        title = title_of(view)
         images_BCHW = inputs.views[view.name]  # one of a whole batch stands for all
         foreground_GG = inputs.foreground[view.crop.name][row]
         said, masked_GG = "unmasked", None

@@ -41,6 +41,8 @@ MATCHED = MoCoConfig(hard_kind="matched")
         ("blur", "balanced", MoCoConfig()),
         ("high_pass", "balanced", MoCoConfig()),
         ("mean", "none", EXCHANGE),
+        ("mean", "exchange", SimCLRConfig(hard_negatives=0)),
+        ("mean", "exchange", EXCHANGE),
         ("mean", "balanced", MATCHED),
     ],
 )
@@ -62,7 +64,7 @@ def test_shows_what_the_encoders_see(
     write_contact_sheet(tmp_path / "sheet.png", dataset, config, rows=ROWS)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     shown = shown_views(config)
-    exchanged = ["exchanged"] if method is EXCHANGE else []
+    exchanged = ["exchanged"] if method is EXCHANGE or strategy == "exchange" else []
     others = ["matched-query-0"] if method is MATCHED else exchanged
     assert [view.name for view in shown] == ["query", "key", "negative-key-0", *others]
     columns = len(FIRST_COLUMNS) + len(shown)
