@@ -156,7 +156,7 @@ class PretrainConfig:
         )
 
     def check_given(self, names: Collection[str]) -> None:
-        """Raises ``InputError`` if one of these fields, such as method.rho, lacks what it needs."""
+        """Raises ``InputError`` if one of these fields, such as method.rho, would do nothing."""
         for name, why in self.idle().items():
             check(name not in names, f"--{name.replace('_', '-')} has no effect {why}")
         head = getattr(self.method, "object_head", "off")

@@ -68,8 +68,9 @@ class Redrawn:
         assert run.info is not None
         self.config, pixels = run.config, run.info.pixels
         self.fill = fill_named(run.config.fill).of_set(pixels.normalisation)
-        first, further = shown_views(run.config)[:3], shown_views(run.config)[3:]
-        self.views_shown = (*first, *(view for view in further if view.name == EXCHANGED))
+        query, key, negative, *others = shown_views(run.config)
+        exchanged = [view for view in others if view.name == EXCHANGED]
+        self.views_shown = (query, key, negative, *exchanged)
         self.generator: MaskGenerator | None = None
         if run.config.masks.strategy == "learned":
             self.generator = load_generator(run.folder)

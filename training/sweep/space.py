@@ -173,7 +173,8 @@ def exchange(base: PretrainConfig) -> NamedSpace:
 def crops(base: PretrainConfig) -> NamedSpace:
     """Least share of the image in a crop, and of the foreground: a grid of 12.
 
-    Good crops depend on the images more than anything else here (tests/benchmarks/RESULTS.md).
+    Which crops are best depends on the images; on made pictures they matter as much as the method
+    (tests/benchmarks/RESULTS.md).
     """
     scales = "views.crop_scale=0.2:1,0.4:1,0.6:1,0.8:1"
     return NamedSpace(base, parse_space(grid=[scales, "views.object_share=0,0.6,0.9"]))
