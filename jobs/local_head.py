@@ -21,6 +21,8 @@ from pipeline.core.errors import InputError
 
 MARKER = "SALMASK_CLUSTER"
 """Holds the folder of the head's files."""
+WATCHER = "jobs.local_head"
+"""This module, run as a program: the parent of `ray start`."""
 ENV_FILE, TOKEN_FILE = "env", "token"
 START_TIMEOUT_S = 90.0
 JOB_STOP_WAIT_S = 60
@@ -58,7 +60,8 @@ def start(state: Path, *, port: int, dashboard_port: int, num_cpus: int | None) 
         MARKER: str(state),
     }
     del own["RAY_ADDRESS"]  # `ray start` would connect to it
-    command = [f"{programs}/ray", "start", "--head", "--block", "--disable-usage-stats"]
+    command = [sys.executable, "-m", WATCHER, str(state)]
+    command += [f"{programs}/ray", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--include-dashboard", "true", "--dashboard-host", "127.0.0.1"]
     command += ["--port", str(port), "--dashboard-port", str(dashboard_port)]
     # By default these two ports are fixed numbers, which other Rays of the machine use too.
@@ -102,26 +105,42 @@ def is_up(state: Path) -> bool:
     """Whether the head itself runs, and not only what a crashed one has left."""
     for process in processes_of(state) if (state / ENV_FILE).exists() else ():
         with suppress(psutil.NoSuchProcess):
-            if "--block" in process.cmdline():
+            command = process.cmdline()
+            if "--block" in command and WATCHER not in command:
                 return True
     return False
 
 
 def stop(state: Path, *, grace_s: float = 15.0) -> None:
     """End the head and all its processes: SIGTERM, and SIGKILL after `grace_s` seconds."""
-    found: set[psutil.Process] = set()
-    for end, seconds in ((psutil.Process.terminate, grace_s), (psutil.Process.kill, 5.0)):
-        found |= set(processes_of(state))
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                end(process)
-        psutil.wait_procs(found, timeout=seconds)
+    end_processes(state, grace_s=grace_s)
     # Ray has noted the cluster's address, and `ray.init()` would try to connect to it for minutes.
     note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
     port = read_environment(state).get("RAY_ADDRESS", "").rpartition(":")[2]
     if port and note.is_file() and note.read_text().endswith(f":{port}"):
         note.unlink()
     (state / ENV_FILE).unlink(missing_ok=True)
+
+
+def end_processes(state: Path, *, grace_s: float) -> None:
+    """SIGTERM for all processes of a head but the caller, SIGKILL after `grace_s` seconds."""
+    found: set[psutil.Process] = set()
+    for end, seconds in ((psutil.Process.terminate, grace_s), (psutil.Process.kill, 5.0)):
+        found |= set(processes_of(state)) - {psutil.Process()}
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                end(process)
+        psutil.wait_procs(found, timeout=seconds)
+
+
+def watch(state: Path, command: list[str]) -> int:
+    """Run `ray start --block`; once it has ended, end what it has left. Returns its exit status.
+
+    Ray's agents see at once that their head is dead, but some try for a minute to tell it so.
+    """
+    status = subprocess.call(command)
+    end_processes(state, grace_s=15.0)
+    return status
 
 
 def stop_jobs(state: Path) -> list[str]:
@@ -170,3 +189,7 @@ def free_port() -> int:
     """A port that nothing listens on at the moment."""
     with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(watch(Path(sys.argv[1]), sys.argv[2:]))

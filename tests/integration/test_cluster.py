@@ -16,7 +16,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.local_head import free_port, is_up, processes_of, read_environment, require_free, stop
+from jobs.local_head import (
+    WATCHER,
+    free_port,
+    is_up,
+    processes_of,
+    read_environment,
+    require_free,
+    stop,
+)
 from pipeline.core.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +184,20 @@ def test_a_head_that_loses_a_process_ends(shell: Shell) -> None:
     while processes_of(shell.state) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert processes_of(shell.state) == []
+
+
+def test_what_outlives_its_head_is_ended(tmp_path: Path) -> None:
+    """Ray's agents, for one, which may try for a minute to report to a dead server."""
+    state = tmp_path / "mine"
+    spawn = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}])"
+    command = [sys.executable, "-m", WATCHER, str(state), sys.executable, "-c"]
+    command += [spawn + "; sys.exit(3)", "--block"]
+    watcher = subprocess.Popen(command, env=os.environ | {"SALMASK_CLUSTER": str(state)})
+    try:
+        assert watcher.wait(60) == 3
+        assert processes_of(state) == []
+    finally:
+        stop(state)
 
 
 def test_what_a_crashed_head_has_left_is_ended(tmp_path: Path) -> None:
