@@ -138,8 +138,8 @@ class Terminal(Printed):
                 self._bar.clear()
             try:
                 print(line, file=stream, flush=True)
-            except BrokenPipeError:  # who read it (head, less) has left: the job goes on
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            except BrokenPipeError:  # the job goes on
+                _read_no_more(stream)
             if self._bar is not None:
                 self._bar.refresh()
 
@@ -166,8 +166,19 @@ class Retold:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text."""
-        return self._stream.write(retold(text))
+        """Write a text, if anybody still reads."""
+        try:
+            return self._stream.write(retold(text))
+        except BrokenPipeError:
+            _read_no_more(self._stream)
+            return len(text)
+
+
+def _read_no_more(stream: TextIO) -> None:
+    """Lose what is written from now on: who read it (head, less) has left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def can_draw(stream: TextIO) -> bool:

@@ -190,3 +190,20 @@ def test_a_reader_that_leaves_does_not_end_the_job() -> None:
     job.stdout.close()
     assert job.stderr is not None
     assert (job.stderr.read(), job.wait()) == ("whole\n", 0)
+
+
+def test_a_reader_that_leaves_does_not_end_a_help() -> None:
+    """As `jobs/score.py --help | head -1`: exit code 0, and no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)  # nobody reads, from the start
+    job = subprocess.Popen(
+        [sys.executable, "jobs/score.py", "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert job.stderr is not None
+    assert (job.stderr.read(), job.wait()) == ("", 0)
