@@ -280,7 +280,8 @@ def _write_batch(
         if stored.num_levels is not None:
             about |= {"levels": stored.num_levels, "outside": round(stored.outside, 6)}
         row = writer.add(stored.stored_bytes, stored.ext, encode_png(levels), about)
-        mean, std, share = map_statistics(levels)
-        row |= {"saliency_mean": mean, "saliency_std": std, "foreground_share": share}
+        found = map_statistics(levels)
+        row |= {"saliency_mean": found.mean, "saliency_std": found.std}
+        row |= {"foreground_share": found.foreground_share, "separability": found.separability}
         rows.append(row)
     return rows

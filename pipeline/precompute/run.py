@@ -22,7 +22,13 @@ from pipeline.precompute.build import BuiltShard, ScannedShard, ShardJob, ensure
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.plan import read_plans, write_info
 from pipeline.saliency.registry import describe_saliency_source
-from pipeline.shardset.manifest import DatasetInfo, read_rejected, write_dataset_info
+from pipeline.saliency.worth import worth_of
+from pipeline.shardset.manifest import (
+    DatasetInfo,
+    read_manifest,
+    read_rejected,
+    write_dataset_info,
+)
 from pipeline.shardset.schema import (
     DATASET_FILE,
     REJECTED_FOLDER,
@@ -32,6 +38,8 @@ from pipeline.shardset.schema import (
 from pipeline.storage.storage import is_url, open_store
 from pipeline.storage.store import Store
 
+MOST_READ = 16
+"""Shards whose maps are looked at, to say how clear they are."""
 Builder = Callable[[Sequence[ShardJob]], Iterable[BuiltShard]]
 """Makes shards and yields each that is whole, in any order."""
 
@@ -152,12 +160,20 @@ def _make_set(
     where = f"{numbered(len(info.shards), 'shard')} at {out.url}"
     say(f"{numbered(info.num_images, 'row')} in {where}")
     say(f"{info.num_rejected} rejected{reasons}, {work.ignored}")
+    say(f"saliency {config.saliency_name}: {worth_of(_separabilities(out, info))}")
     say(
         f"{numbered(len(made), 'shard')} made, {len(built) - len(made)} skipped as whole; "
         f"{numbered(num_read, 'image')} read in {seconds:.1f} s, "
         f"{num_read / max(seconds, 1e-9):.0f} images/s"
     )
     return info
+
+
+def _separabilities(out: Store, info: DatasetInfo) -> list[float]:
+    """Those of the maps of at most `MOST_READ` shards, spread over the set."""
+    step = -(-len(info.shards) // MOST_READ)
+    read = (read_manifest(out, one.name, ["separability"]) for one in info.shards[::step])
+    return [value for rows in read for value in rows["separability"].drop_null().to_pylist()]
 
 
 def _second_pass(

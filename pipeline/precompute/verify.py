@@ -212,7 +212,9 @@ def _found(row: Row, index: int, shard: ShardInfo, info: DatasetInfo, tar: bytes
     if len(levels) != info.saliency_size:
         raise ValueError(f"its map has {len(levels)} cells a side, not {info.saliency_size}")
     now = map_statistics(levels)
-    differences = (now.mean - row["saliency_mean"], now.std - row["saliency_std"])
+    differences = [now.mean - row["saliency_mean"], now.std - row["saliency_std"]]
+    if row["separability"] is not None:  # a set of an earlier version has none
+        differences.append(now.separability - row["separability"])
     share = now.foreground_share - row["foreground_share"]
     # another machine may round a patch at the threshold to the other side
     if max(map(abs, differences)) > 1e-6 or abs(share) > 1.01 / GRID_SIDE**2:

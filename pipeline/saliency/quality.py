@@ -5,7 +5,9 @@ and a patch is positive where more than half of it is object.
 
 - AUC: of the ranking of the patches, ties counting half (the area under the ROC curve);
 - IoU: of the k highest patches with the k positive ones, ties shared out; also on 56 x 56 cells,
-  as many as a stored map has, and there of the images with a small object by themselves.
+  as many as a stored map has, and there of the images with a small object by themselves;
+- clear: share of the maps that set an object apart clearly (`pipeline.saliency.worth`), whatever
+  the mask.
 
 Pixels, as the field measures them: the map resized to the mask's own size.
 
@@ -22,8 +24,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.saliency.foreground import GRID_SIDE
+from pipeline.saliency.foreground import GRID_SIDE, separability
 from pipeline.saliency.interface import Map, to_grid
+from pipeline.saliency.worth import SEPARABLE
 from pipeline.shardset.schema import SALIENCY_SIZE
 
 SMALL = 0.1
@@ -48,6 +51,7 @@ class MapQuality(NamedTuple):
     curve: Floats | None
     iou_56: float | None
     area: float
+    is_clear: bool
 
 
 class Quality(NamedTuple):
@@ -62,6 +66,7 @@ class Quality(NamedTuple):
     mae: float
     iou_56: float
     small_56: float
+    clear: float
     num_images: int
     num_counted: int
 
@@ -81,6 +86,7 @@ def map_quality(saliency: Map, mask: Mask) -> MapQuality:
         curve=precision_recall(pixels, mask),
         iou_56=top_iou(cells, positive_cells),
         area=float(mask.mean()),
+        is_clear=bool(separability(np.asarray(scores_GG, np.float64)) >= SEPARABLE),
     )
 
 
@@ -95,6 +101,7 @@ def summarise(qualities: list[MapQuality]) -> Quality:
         mae=_mean([q.mae for q in qualities]),
         iou_56=_mean([q.iou_56 for q in qualities if q.iou_56 is not None]),
         small_56=_mean([q.iou_56 for q in qualities if q.iou_56 is not None and q.area < SMALL]),
+        clear=_mean([float(q.is_clear) for q in qualities]),
         num_images=len(qualities),
         num_counted=len(ious),
     )

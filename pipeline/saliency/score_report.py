@@ -31,7 +31,7 @@ from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 
 NUM_NAMED = 5
-FIGURES = ("auc", "iou", "iou_56", "small_56", "max_f", "mae")
+FIGURES = ("auc", "iou", "iou_56", "small_56", "max_f", "mae", "clear")
 TILE, GAP, HEADER, CAPTION = 144, 6, 26, 18
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
@@ -152,14 +152,16 @@ def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:
     yield (
         f"{quality.num_images} images{which}; AUC and IoU on 7 x 7 patches of the "
         f"{quality.num_counted} with a positive patch; IoU 56 on 56 x 56 cells, small: of objects "
-        f"below {SMALL:.0%} of the image; F and MAE on the masks' pixels"
+        f"below {SMALL:.0%} of the image; F and MAE on the masks' pixels; clear: of the "
+        "maps that set an object apart, whatever the mask"
     )
-    yield f"{'source':{width}}    AUC    IoU  IoU 56  small  max F    MAE  ms/image"
+    yield f"{'source':{width}}    AUC    IoU  IoU 56  small  max F    MAE  clear  ms/image"
     for name, score in scores.items():
         quality = score.quality
         yield (
             f"{name:{width}}  {quality.auc:.3f}  {quality.iou:.3f}   {quality.iou_56:.3f}"
-            f"  {quality.small_56:.3f}  {quality.max_f:.3f}  {quality.mae:.3f}  {score.ms:8.1f}"
+            f"  {quality.small_56:.3f}  {quality.max_f:.3f}  {quality.mae:.3f}"
+            f"  {quality.clear:5.0%}  {score.ms:8.1f}"
         )
 
 

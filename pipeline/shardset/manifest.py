@@ -243,6 +243,9 @@ def _read_table(
             raise pa.ArrowInvalid(f"{rows} rows, wanted at most {MOST_ROWS}")
         # Not `read_table`, which imports pyarrow.dataset and with it pandas.
         table = file.read(columns, use_threads=False)
+        for field in wanted:  # an earlier version wrote no such column
+            if field.name not in file.schema_arrow.names and field.nullable:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
         table = table if columns is None else table.select(columns)
         table.validate(full=True)
         for number, field in enumerate(table.schema):

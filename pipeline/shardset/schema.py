@@ -43,13 +43,16 @@ MANIFEST_SCHEMA = pa.schema(
         *_required(width=pa.int64(), height=pa.int64(), source=pa.string(), sha256=pa.string()),
         *_required(saliency_mean=pa.float64(), saliency_std=pa.float64()),
         *_required(foreground_share=pa.float64()),
+        pa.field("separability", pa.float64()),
     ]
 )
 """Columns of `manifest/*.parquet`, one row per sample of the shard.
 
 Offsets and lengths are bytes of a member's content in the tar. Width and height are pixels after
 EXIF. sha256 is that of the source file. Mean and std are of the stored map in [0, 1].
-foreground_share is the share of foreground patches in a 7 x 7 grid over the whole image.
+foreground_share is the share of foreground patches in a 7 x 7 grid over the whole image, and
+separability says how clearly objects stand out in that grid (`pipeline.saliency.foreground`); null
+in sets of earlier versions, whose manifests lack the column.
 """
 
 REJECTED_SCHEMA = pa.schema(_required(source=pa.string(), reason=pa.string()))

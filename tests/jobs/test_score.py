@@ -90,15 +90,17 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert lines[0].startswith("scoring boundary, boundary:prior_sigma=0, centre, uniform on 16")
     assert lines[-1].startswith(f"picture    {picture_file} ")
     assert lines[1].startswith("16 images; AUC and IoU on 7 x 7 patches of the ")
-    heads = ["source", "AUC", "IoU", "IoU", "56", "small", "max", "F", "MAE", "ms/image"]
+    heads = ["source", "AUC", "IoU", "IoU", "56", "small", "max", "F", "MAE", "clear", "ms/image"]
     assert lines[2].split() == heads
-    rows = {line.split()[0]: [float(v) for v in line.split()[1:]] for line in lines[3:7]}
+    values = [line.replace("%", "").split() for line in lines[3:7]]
+    rows = {name: list(map(float, row)) for name, *row in values}
     assert list(rows) == ["boundary", "boundary:prior_sigma=0", "centre", "uniform"]
     assert rows["boundary"][0] > rows["centre"][0]
     assert rows["uniform"][0] == 0.5
     assert rows["boundary"][2] > rows["centre"][2] > rows["uniform"][2]
     assert rows["uniform"][5] == pytest.approx(0.5)
-    assert all(row[6] >= 0 for row in rows.values())
+    assert [row[6] > 50 for row in rows.values()] == [True, True, False, False]  # clear, in %
+    assert all(row[7] >= 0 for row in rows.values())
     picture = cv2.imread(str(picture_file))
     assert picture is not None
     assert picture.shape[0] > 3 * 144

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import check
 from pipeline.saliency.foreground import GRID_SIDE, foreground
 from pipeline.saliency.interface import three_channels
+from pipeline.saliency.worth import worth_of
 from pipeline.shardset import manifest
 from pipeline.shardset.manifest import DatasetInfo
 from pipeline.shardset.reader import ShardSetReader
@@ -31,7 +32,7 @@ from training.report.wording import NONE, count, percent, shortened
 
 COLUMNS = [
     *("width", "height", "image_length", "saliency_mean", "saliency_std", "foreground_share"),
-    *("label", "sha256", "source"),
+    *("separability", "label", "sha256", "source"),
 ]
 TILE = 220
 LONGEST_NAME = 48
@@ -69,6 +70,7 @@ def shard_set_page(config: ReportConfig) -> dict[str, Any]:
         "num_bytes": sum(shard.num_bytes for shard in info.shards),
         "median_foreground": float(np.median(share)) if info.num_images else 0.0,
         "flat": int((share >= 1).sum()),
+        "worth": worth_of(rows["separability"].drop_null().to_pylist()),
         "rejected": (rejected or [])[:MOST_NAMES],
         "unread": unread,
         "reasons": [(text, count(number)) for text, number in reasons.most_common()],
@@ -120,10 +122,12 @@ def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
         rows[name].to_numpy()
         for name in ("width", "height", "image_length", "saliency_std", "foreground_share")
     )
+    separable = rows["separability"].drop_null().to_numpy()
     shorter, cells = np.minimum(width, height), GRID_SIDE**2
     edges = (100 * (np.arange(cells + 1) + 0.5) / cells).tolist()
     of_map = "standard deviation within a map (values 0 to 1)"
     of_patches = "% of the patches of an image"
+    of_classes = "share of a map's variance between object and background"
     return {
         "sizes": [
             histogram("Shorter side", shorter, x_label="px", log_x=True),
@@ -133,6 +137,7 @@ def _charts(info: DatasetInfo, rows: pa.Table) -> dict[str, Any]:
         "saliency": [
             histogram("Foreground share", 100 * share, x_label=of_patches, edges=edges),
             histogram("Spread of the saliency map", spread, x_label=of_map),
+            *([histogram("Separability", separable, x_label=of_classes)] if len(separable) else []),
         ],
         "classes": _classes(info, rows) if info.has_labels else None,
     }

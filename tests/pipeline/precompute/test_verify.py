@@ -23,11 +23,12 @@ from pipeline.precompute import verify
 from pipeline.precompute.config import PrecomputeConfig
 from pipeline.precompute.run import run_precompute
 from pipeline.precompute.verify import VerifyConfig, verify_set, verify_shard
-from pipeline.shardset.manifest import load_dataset_info, write_dataset_info
+from pipeline.shardset.manifest import load_dataset_info, read_manifest, write_dataset_info
 from pipeline.shardset.schema import manifest_file, rejected_file, shard_file, shard_name
 from pipeline.storage.storage import open_store
 from tests.deadly import DeadlyStore
 from tests.picture_folders import write_pictures
+from training.report.shard_set_page import read_rows
 
 FIRST, SECOND = shard_name(0), shard_name(1)
 TAR = shard_file(FIRST)
@@ -63,6 +64,22 @@ def test_a_whole_set_has_no_problem(copy: Path, capsys: pytest.CaptureFixture[st
     assert verify_set(copy) == []
     assert "2 shards, 7 images, 1 rejected" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+
+
+def test_a_set_of_an_earlier_version_lacks_a_column(copy: Path, tmp_path: Path) -> None:
+    """Without the separability of the maps it is whole, can be shown, and grows."""
+    for path in (copy / "manifest").iterdir():
+        table = pq.read_table(path)
+        pq.write_table(table.drop_columns("separability"), path)
+    assert verify_set(copy) == []
+    assert read_manifest(copy, SECOND)["separability"].null_count == 4
+    write_pictures(tmp_path / "more", 8)  # seven of them are there
+    more = tmp_path / "more"
+    config = PrecomputeConfig(data=more, out=copy, saliency="centre", append=True)
+    info = run_precompute(replace(config, saliency_size=8, shard_images=4))
+    assert (info.num_images, verify_set(copy)) == (8, [])
+    found = read_rows(copy, info)["separability"]
+    assert (found.null_count, found[7].as_py()) == (7, pytest.approx(0.75, abs=0.05))
 
 
 def edit_manifest(root: Path, name: str, edit: Callable[[list[dict[str, Any]]], object]) -> None:
@@ -177,6 +194,7 @@ def picture(width: int, height: int) -> bytes:
         (edit_row(saliency_mean=0.9), "not the one that the manifest's statistics are of"),
         (edit_row(saliency_std=0.9), "not the one that the manifest's statistics are of"),
         (edit_row(foreground_share=0.1), "not the one that the manifest's statistics are of"),
+        (edit_row(separability=0.1), "not the one that the manifest's statistics are of"),
         (drop_row, "manifest of shard-000000 has 2 rows, dataset.json says 3"),
         (empty_rejected, "class_1/bad.png is planned, but in no shard"),
         (empty_rejected, "num_rejected is 1, the lists have 0"),

@@ -1,6 +1,8 @@
 """Which patches are foreground, and what the manifest says of a map."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from pipeline.saliency.foreground import (
     foreground,
     map_foreground,
     map_statistics,
+    separability,
 )
 
 
@@ -121,15 +124,36 @@ def test_what_is_no_rule_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "share"),
+    ("rows", "columns", "share", "separable"),
     [
-        (slice(0), slice(0), 1),  # flat
-        (slice(16, 32), slice(8, 32), 1),  # 2 x 3 of 49 patches: the threshold is below zero
-        (slice(32), slice(56), 4 / 7),  # mean 4 / 7, std 0.495, threshold 0.274
+        (slice(0), slice(0), 1, 0),  # flat
+        (slice(16, 32), slice(8, 32), 1, 1),  # 2 x 3 of 49 patches: the threshold is below zero
+        (slice(32), slice(56), 4 / 7, 1),  # mean 4 / 7, std 0.495, threshold 0.274
     ],
 )
-def test_statistics_by_hand(rows: slice, columns: slice, share: float) -> None:
+def test_statistics_by_hand(rows: slice, columns: slice, share: float, separable: float) -> None:
     levels = np.zeros((56, 56), np.uint8)
     levels[rows, columns] = 255
     p = (levels > 0).mean()
-    assert map_statistics(levels) == pytest.approx((p, (p * (1 - p)) ** 0.5, share))
+    found = (p, (p * (1 - p)) ** 0.5, share, separable)
+    assert map_statistics(levels) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("as_kind", [np.asarray, torch.from_numpy])
+def test_separability_is_the_greatest_share_of_the_variance_between_two_classes(
+    as_kind: Callable[[Any], Any],
+) -> None:
+    grids = np.random.default_rng(0).random((20, 7, 7)).astype(np.float32)
+    found = np.asarray(separability(as_kind(grids)))
+    for grid, value in zip(grids.astype(np.float64), found, strict=True):
+        upper = [grid >= least for least in np.unique(grid)[1:]]
+        weight = [marked.mean() * (1 - marked.mean()) for marked in upper]
+        apart = [grid[marked].mean() - grid[~marked].mean() for marked in upper]
+        between = max(w * a**2 for w, a in zip(weight, apart, strict=True))
+        assert value == pytest.approx(between / grid.var(), rel=1e-9)
+    even = np.linspace(0, 1, 10_000).reshape(1, 100, 100)
+    assert separability(even) == pytest.approx([0.75], abs=1e-6)  # halves: 1 - 1/4 of the variance
+    level = np.full((1, 7, 7), 100 / 255)
+    level[0, 0, 0] += 1 / 255  # what rounding may do to a map without spread
+    assert separability(level) == 0
+    assert separability(np.ones((1, 1, 1))) == 0

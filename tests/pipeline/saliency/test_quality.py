@@ -92,6 +92,7 @@ def test_curves_are_those_of_scikit_learn() -> None:
 
 def made(**changes: object) -> MapQuality:
     given = {"auc": 1, "iou": 1, "mae": 0, "curve": np.ones((2, 256)), "iou_56": 1, "area": 0.05}
+    given["is_clear"] = True
     return MapQuality(**(given | changes))  # type: ignore[arg-type]
 
 
@@ -115,6 +116,7 @@ def test_the_mean_leaves_out_what_is_not_defined() -> None:
     small = summarise([counted, made(iou_56=0.2, area=0.09), empty])
     assert (small.iou_56, small.small_56) == pytest.approx((0.4, 0.2))
     assert (mean.max_f, mean.mae) == pytest.approx((1, 0.3))
+    assert summarise([counted, made(is_clear=False), counted, empty]).clear == 0.75
     nothing = summarise([empty])
     assert np.isnan([nothing.auc, nothing.iou, nothing.max_f]).all()
 

@@ -17,7 +17,7 @@ image_offset: int64 not null, image_length: int64 not null, saliency_offset: int
 saliency_length: int64 not null, json_offset: int64 not null, json_length: int64 not null,
 label: int64, width: int64 not null, height: int64 not null, source: string not null,
 sha256: string not null, saliency_mean: double not null, saliency_std: double not null,
-foreground_share: double not null
+foreground_share: double not null, separability: double
 """
 
 
