@@ -45,10 +45,10 @@ def prepare(folder: Path, seed: int, source: str = "boundary") -> Data:
     for number, name in enumerate(names):
         picture, _ = reader.read_pixels(number)
         _, saliency = reader.read_pixels((number + len(names) // 2) % len(names))
-        saliency = cv2.resize(saliency, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+        fitted = cv2.resize(saliency, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
         path = (maps / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), saliency)
+        cv2.imwrite(str(path), fitted)
     run_precompute(PrecomputeConfig(data=pictures, out=shards, saliency="external", masks=maps))
     return replace(data, shards=shards)
 
