@@ -59,7 +59,7 @@ def separability(saliency: Array) -> Array:
     It is the variance between the two classes, as a share of the whole (Otsu's criterion eta): 1
     where a grid has two values, 0 where it has no spread. About 0.75 is that of values spread
     evenly. In images with masks by people the foreground fits the object the better, the higher it
-    is (METHOD in pipeline/README.md).
+    is (README.md, "Clear maps").
 
     Args:
         saliency: as of `foreground`.

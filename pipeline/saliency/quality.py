@@ -57,7 +57,8 @@ class MapQuality(NamedTuple):
 class Quality(NamedTuple):
     """Means over the images that a measure is defined for (NaN: none).
 
-    `num_counted` images have a positive patch; `small_56` is `iou_56` of those with a small object.
+    `num_counted` images have a positive patch; `small_56` is `iou_56` of those with a small object,
+    `iou_clear` and `iou_unclear` are the `iou` of those with a clear map and of the others.
     """
 
     auc: float
@@ -67,6 +68,8 @@ class Quality(NamedTuple):
     iou_56: float
     small_56: float
     clear: float
+    iou_clear: float
+    iou_unclear: float
     num_images: int
     num_counted: int
 
@@ -102,6 +105,8 @@ def summarise(qualities: list[MapQuality]) -> Quality:
         iou_56=_mean([q.iou_56 for q in qualities if q.iou_56 is not None]),
         small_56=_mean([q.iou_56 for q in qualities if q.iou_56 is not None and q.area < SMALL]),
         clear=_mean([float(q.is_clear) for q in qualities]),
+        iou_clear=_mean([q.iou for q in qualities if q.iou is not None and q.is_clear]),
+        iou_unclear=_mean([q.iou for q in qualities if q.iou is not None and not q.is_clear]),
         num_images=len(qualities),
         num_counted=len(ious),
     )

@@ -31,7 +31,8 @@ from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 
 NUM_NAMED = 5
-FIGURES = ("auc", "iou", "iou_56", "small_56", "max_f", "mae", "clear")
+FIGURES = ("auc", "iou", "iou_56", "small_56", "max_f", "mae")
+CLEAR_FIGURES = ("clear", "iou_clear", "iou_unclear")
 TILE, GAP, HEADER, CAPTION = 144, 6, 26, 18
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
@@ -132,7 +133,7 @@ def score_report(config: ScoreConfig) -> tuple[dict[str, Any], list[str]]:
         write_atomically(config.picture, png.getvalue())
         outcome = f"picture    {config.picture} (best and worst of {first})"
     by_source = {
-        name: {f: getattr(score.quality, f) for f in FIGURES} | {"ms": score.ms}
+        name: {f: getattr(score.quality, f) for f in (*FIGURES, *CLEAR_FIGURES)} | {"ms": score.ms}
         for name, score in scores.items()
     }
     values = {
@@ -153,15 +154,17 @@ def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:
         f"{quality.num_images} images{which}; AUC and IoU on 7 x 7 patches of the "
         f"{quality.num_counted} with a positive patch; IoU 56 on 56 x 56 cells, small: of objects "
         f"below {SMALL:.0%} of the image; F and MAE on the masks' pixels; clear: of the "
-        "maps that set an object apart, whatever the mask"
+        "maps that set an object apart, whatever the mask, their IoU, and that of the rest"
     )
-    yield f"{'source':{width}}    AUC    IoU  IoU 56  small  max F    MAE  clear  ms/image"
+    heads = "  AUC    IoU  IoU 56  small  max F    MAE  clear    IoU   rest  ms/image"
+    yield f"{'source':{width}}  {heads}"
     for name, score in scores.items():
         quality = score.quality
         yield (
             f"{name:{width}}  {quality.auc:.3f}  {quality.iou:.3f}   {quality.iou_56:.3f}"
             f"  {quality.small_56:.3f}  {quality.max_f:.3f}  {quality.mae:.3f}"
-            f"  {quality.clear:5.0%}  {score.ms:8.1f}"
+            f"  {quality.clear:5.0%}  {quality.iou_clear:.3f}  {quality.iou_unclear:.3f}"
+            f"  {score.ms:8.1f}"
         )
 
 

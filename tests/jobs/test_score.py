@@ -90,7 +90,8 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert lines[0].startswith("scoring boundary, boundary:prior_sigma=0, centre, uniform on 16")
     assert lines[-1].startswith(f"picture    {picture_file} ")
     assert lines[1].startswith("16 images; AUC and IoU on 7 x 7 patches of the ")
-    heads = ["source", "AUC", "IoU", "IoU", "56", "small", "max", "F", "MAE", "clear", "ms/image"]
+    heads = ["source", "AUC", "IoU", "IoU", "56", "small", "max", "F", "MAE", "clear"]
+    heads += ["IoU", "rest", "ms/image"]
     assert lines[2].split() == heads
     values = [line.replace("%", "").split() for line in lines[3:7]]
     rows = {name: list(map(float, row)) for name, *row in values}
@@ -100,7 +101,9 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert rows["boundary"][2] > rows["centre"][2] > rows["uniform"][2]
     assert rows["uniform"][5] == pytest.approx(0.5)
     assert [row[6] > 50 for row in rows.values()] == [True, True, False, False]  # clear, in %
-    assert all(row[7] >= 0 for row in rows.values())
+    clear, iou, iou_clear, iou_rest = (rows["boundary"][i] for i in (6, 1, 7, 8))
+    assert iou == pytest.approx(clear / 100 * iou_clear + (1 - clear / 100) * iou_rest, abs=0.01)
+    assert all(row[9] >= 0 for row in rows.values())
     picture = cv2.imread(str(picture_file))
     assert picture is not None
     assert picture.shape[0] > 3 * 144
@@ -111,7 +114,7 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     assert sum(half["images"] for half in halves) == 16
     assert all(0 < half["images"] < 16 for half in halves)
     assert all(list(half["sources"]) == ["uniform"] for half in halves)
-    assert {"iou_56", "small_56"} < set(halves[0]["sources"]["uniform"])
+    assert {"iou_56", "small_56", "iou_clear"} < set(halves[0]["sources"]["uniform"])
 
 
 def test_bad_input_is_one_clear_line_whichever_process_finds_it(

@@ -116,7 +116,8 @@ def test_the_mean_leaves_out_what_is_not_defined() -> None:
     small = summarise([counted, made(iou_56=0.2, area=0.09), empty])
     assert (small.iou_56, small.small_56) == pytest.approx((0.4, 0.2))
     assert (mean.max_f, mean.mae) == pytest.approx((1, 0.3))
-    assert summarise([counted, made(is_clear=False), counted, empty]).clear == 0.75
+    parted = summarise([counted, made(is_clear=False), counted, empty])
+    assert (parted.clear, parted.iou_clear, parted.iou_unclear) == (0.75, 0.5, 1)
     nothing = summarise([empty])
     assert np.isnan([nothing.auc, nothing.iou, nothing.max_f]).all()
 
