@@ -43,7 +43,8 @@ from training.evaluate.sgd import balanced_subset, tuned_logits
 NAME, NUM_DRAWS = "elsewhere", 5
 DRAWN = f", {NUM_DRAWS} draws"
 """End of the columns that hold the images of every draw, one after the other."""
-ARMS = ("none, cost of exchange", "object exchange", "exchange")
+ARMS = ("none, cost of exchange", "exchange, cost of object exchange")
+"""Both of 1.5 times the steps."""
 Scores = dict[str, dict[str, Right]]
 """Right or wrong by column and measure."""
 
