@@ -10,22 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 
 from jobs.cli import main, parse
 from pipeline.core.errors import check
 from pipeline.saliency.boundary import Boundary
-from pipeline.saliency.foreground import GRID_SIDE
+from pipeline.saliency.foreground import GRID_SIDE, separability
 from pipeline.saliency.interface import to_grid
 from pipeline.saliency.quality import top_iou
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.saliency.scoring import ScoredImage, pair_up, read_pair, score_sources
+from pipeline.saliency.worth import separable_share
 from tests.benchmarks.ablation import RECORDS
 from tests.benchmarks.ablation_records import Record, read_records, right_of
 from tests.benchmarks.ablation_report import Interval, by_arm, difference
 from tests.benchmarks.ablation_table import find_table
-from tests.benchmarks.tables.maps import SOURCES
+from tests.benchmarks.tables.maps import SHUFFLED, SOURCES
 from training.evaluate.intervals import t_quantile
 
 COLUMN, MEASURE = "changed", "knn"
@@ -53,23 +55,38 @@ class Config:
     processes: int = 1
 
 
-def ious(pictures: Path, masks: Path, images: int, processes: int) -> dict[str, float]:
-    """IoU on 7 x 7 patches of every source of the table, by arm."""
+class Maps(NamedTuple):
+    """How good the maps of a source are.
+
+    `iou` is that with the true masks, on 7 x 7 patches, `clear` the share of maps that set an
+    object apart clearly, whatever the masks.
+    """
+
+    iou: float
+    clear: float
+
+
+def score_maps(pictures: Path, masks: Path, images: int, processes: int) -> dict[str, Maps]:
+    """The maps of every source of the table, by arm."""
     pairs, _ = pair_up(pictures, masks)
     pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(images, len(pairs))).astype(int)]
-    named = {arm: text for arm, text in SOURCES.items() if arm != TRUE_MASKS}
+    named = {arm: text for arm, text in SOURCES.items() if arm not in (TRUE_MASKS, SHUFFLED)}
     sources = {text: parse_saliency_source(text) for text in named.values()}
     scores, _ = score_sources(sources, pairs, processes)
-    found = {arm: scores[text].quality.iou for arm, text in named.items()}
-    return found | {"shuffled": shuffled_iou(pairs), TRUE_MASKS: 1.0}
+    quality = {arm: scores[text].quality for arm, text in named.items()}
+    found = {arm: Maps(one.iou, one.clear) for arm, one in quality.items()}
+    grids = [to_grid(read_pair(pair)[1].astype(np.float32), GRID_SIDE) for pair in pairs]
+    clear = separable_share(separability(np.stack(grids)).tolist())
+    shuffled = Maps(shuffled_iou(pairs), found["boundary"].clear)
+    return found | {SHUFFLED: shuffled, TRUE_MASKS: Maps(1.0, clear)}
 
 
 def shuffled_iou(pairs: Sequence[ScoredImage]) -> float:
-    """Mean IoU of the `boundary` map of each picture with the object of the next picture."""
-    read, source = [read_pair(pair) for pair in pairs], Boundary()
+    """Mean IoU of the `boundary` map of each picture with the object of one half the list away."""
+    read, source, half = [read_pair(pair) for pair in pairs], Boundary(), len(pairs) // 2
     grids = [to_grid(source([picture])[0], GRID_SIDE) for picture, _ in read]
     objects = [to_grid(mask.astype(np.float32), GRID_SIDE) > 0.5 for _, mask in read]
-    found = map(top_iou, grids, [*objects[1:], objects[0]])
+    found = map(top_iou, grids, [*objects[half:], *objects[:half]])
     return fmean(iou for iou in found if iou is not None)
 
 
@@ -121,12 +138,14 @@ def run() -> int:
     config = parse(Config, "python -m tests.benchmarks.map_worth", description=__doc__)
     pictures = config.work / "data" / "backgrounds" / f"pictures-{config.seed}"
     folders = pictures / "pictures" / "train", pictures / "masks" / "train"
-    iou = ious(*folders, config.images, config.processes)
+    maps = score_maps(*folders, config.images, config.processes)
     gained = gains(list(read_records(config.records).values()), find_table("maps").baseline)
-    print("| maps | IoU | points above none, changed backgrounds |\n|---|---|---|")
-    for arm in sorted(gained, key=lambda arm: iou[arm]):
+    print("| maps | IoU | clear | points above none, changed backgrounds |\n|---|---|---|---|")
+    for arm in sorted(gained, key=lambda arm: maps[arm].iou):
         points, low, high = gained[arm]
-        print(f"| {arm} | {iou[arm]:.3f} | {points:+.1f} ({low:+.1f} to {high:+.1f}) |")
+        of_map = f"{maps[arm].iou:.3f} | {maps[arm].clear:.0%}"
+        print(f"| {arm} | {of_map} | {points:+.1f} ({low:+.1f} to {high:+.1f}) |")
+    iou = {arm: maps[arm].iou for arm in gained}
     slope, half, best = line_through({arm: (iou[arm], gained[arm][0]) for arm in gained})
     print(f"\nA tenth of IoU: {slope / 10:+.1f} ± {half / 10:.1f} points; at 1 {best:+.1f} points.")
     draw(iou, gained, config.plot)

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core.errors import check, write_error
+from pipeline.saliency.worth import worth_of
 from pipeline.shardset.manifest import load_dataset_info
 from pipeline.storage.atomic import write_atomically
 from training.config.recipes import find_recipe
 from training.report.run_masks import drawn_masks
-from training.report.shard_set_page import rejected_images
+from training.report.shard_set_page import read_rows, rejected_images
 from training.report.state import RunState
 from training.report.write import render
 
@@ -29,6 +30,7 @@ def write_preview(path: Path, shards: Path, data: str, recipe: str) -> None:
         "recipe": recipe,
         "drawn": drawn_masks(run, info.num_images),
         "rejected": rejected_images(shards, info),
+        "worth": worth_of(read_rows(shards, info)["separability"].to_pylist()),
     }
     try:
         write_atomically(path, render("preview.html", Path(data), page).encode())
