@@ -8,6 +8,9 @@ SEPARABLE = 0.78
 """Least separability (`foreground.separability`) of a map that sets an object apart clearly. Maps
 that fall off evenly, as a centre prior does, have about 0.75."""
 
+MANY = 0.5
+"""Least share of clear maps of a source that exchange has gained with wherever it was measured."""
+
 
 def separable_share(separabilities: Sequence[float]) -> float:
     """Share in [0, 1] of one or more maps that set an object apart clearly."""
@@ -15,9 +18,20 @@ def separable_share(separabilities: Sequence[float]) -> float:
 
 
 def worth_of(separabilities: Sequence[float]) -> str:
-    """What to expect of a set's maps, in words for people."""
+    """How clear the maps of a set are, and what to expect of them, in words for people.
+
+    The points are those of tables `maps` and `photographs` (tests/benchmarks/RESULTS.md).
+    """
     if not separabilities:
-        return "made by an earlier version, which did not measure how clear they are"
+        return "how clear its maps are was not measured, since an earlier version made them"
     share = separable_share(separabilities)
-    looked_at = numbered(len(separabilities), "map")
-    return f"{share:.0%} of {looked_at} set an object apart clearly"
+    found = f"{share:.0%} of {numbered(len(separabilities), 'map')} set an object apart clearly"
+    if share >= MANY:
+        return (
+            f"{found}; on such maps exchanged backgrounds gained 7 to 14 points where they change"
+        )
+    return (
+        f"{found}. Exchanged backgrounds gained 7 to 14 points with {MANY:.0%} or more; with fewer "
+        "they gained up to 12 or cost 7: look at the masks first (jobs/preview.py), or score the "
+        "maps (jobs/score.py)"
+    )
