@@ -20,12 +20,12 @@ def test_a_blob_is_clear_and_a_slope_is_not() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0.8, 0.78, 0.7], "67% of 3 maps set an object apart clearly; on such maps"),
+        ([0.8, 0.78, 0.7], "67% of 3 maps set an object apart clearly; with such maps"),
         ([0.9], "100% of 1 map set an object"),
-        ([0.8, 0.7], "50% of 2 maps set an object apart clearly; on such"),
+        ([0.8, 0.7], "50% of 2 maps set an object apart clearly; with such"),
         (
             [0.77, 0.8, 0.7],
-            r"33% of 3 maps .* clearly\. .* 50% or more; with fewer",
+            r"33% of 3 maps .* clearly\. .* 50% or more .*, with fewer",
         ),
         ([], "not measured, since an earlier version"),
     ],
