@@ -30,6 +30,6 @@ def worth_of(separabilities: Sequence[float]) -> str:
     if share >= MANY:
         return f"{found}; with such maps {gain}"
     return (
-        f"{found}. With {MANY:.0%} or more {gain}, with fewer up to 12, or they cost 7: look at "
+        f"{found}. With {MANY:.0%} or more {gain}, with fewer up to 11, or they cost 7: look at "
         "the masks first (jobs/preview.py), or score the maps (jobs/score.py)"
     )

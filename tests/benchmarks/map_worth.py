@@ -19,7 +19,7 @@ from pipeline.core.errors import check
 from pipeline.saliency.boundary import Boundary
 from pipeline.saliency.foreground import GRID_SIDE, separability
 from pipeline.saliency.interface import to_grid
-from pipeline.saliency.quality import top_iou
+from pipeline.saliency.quality import ranking_auc, top_iou
 from pipeline.saliency.registry import parse_saliency_source
 from pipeline.saliency.scoring import ScoredImage, pair_up, read_pair, score_sources
 from pipeline.saliency.worth import separable_share
@@ -58,10 +58,11 @@ class Config:
 class Maps(NamedTuple):
     """How good the maps of a source are.
 
-    `iou` is that with the true masks, on 7 x 7 patches, `clear` the share of maps that set an
-    object apart clearly, whatever the masks.
+    `auc` and `iou` are those with the true masks, on 7 x 7 patches, `clear` is the share of maps
+    that set an object apart clearly, whatever the masks.
     """
 
+    auc: float
     iou: float
     clear: float
 
@@ -74,20 +75,21 @@ def score_maps(pictures: Path, masks: Path, images: int, processes: int) -> dict
     sources = {text: parse_saliency_source(text) for text in named.values()}
     scores, _ = score_sources(sources, pairs, processes)
     quality = {arm: scores[text].quality for arm, text in named.items()}
-    found = {arm: Maps(one.iou, one.clear) for arm, one in quality.items()}
+    found = {arm: Maps(one.auc, one.iou, one.clear) for arm, one in quality.items()}
     grids = [to_grid(read_pair(pair)[1].astype(np.float32), GRID_SIDE) for pair in pairs]
     clear = separable_share(separability(np.stack(grids)).tolist())
-    shuffled = Maps(shuffled_iou(pairs), found["boundary"].clear)
-    return found | {SHUFFLED: shuffled, TRUE_MASKS: Maps(1.0, clear)}
+    shuffled = Maps(*score_shuffled(pairs), found["boundary"].clear)
+    return found | {SHUFFLED: shuffled, TRUE_MASKS: Maps(1.0, 1.0, clear)}
 
 
-def shuffled_iou(pairs: Sequence[ScoredImage]) -> float:
-    """Mean IoU of the `boundary` map of each picture with the object of one half the list away."""
+def score_shuffled(pairs: Sequence[ScoredImage]) -> tuple[float, float]:
+    """Mean AUC and IoU of `boundary` maps with the objects of pictures half the list away."""
     read, source, half = [read_pair(pair) for pair in pairs], Boundary(), len(pairs) // 2
     grids = [to_grid(source([picture])[0], GRID_SIDE) for picture, _ in read]
     objects = [to_grid(mask.astype(np.float32), GRID_SIDE) > 0.5 for _, mask in read]
-    found = map(top_iou, grids, [*objects[half:], *objects[:half]])
-    return fmean(iou for iou in found if iou is not None)
+    others = [*objects[half:], *objects[:half]]
+    aucs, ious = map(ranking_auc, grids, others), map(top_iou, grids, others)
+    return fmean(v for v in aucs if v is not None), fmean(v for v in ious if v is not None)
 
 
 def gains(records: list[Record], baseline: str) -> dict[str, Interval]:
@@ -140,10 +142,10 @@ def run() -> int:
     folders = pictures / "pictures" / "train", pictures / "masks" / "train"
     maps = score_maps(*folders, config.images, config.processes)
     gained = gains(list(read_records(config.records).values()), find_table("maps").baseline)
-    print("| maps | IoU | clear | points above none, changed backgrounds |\n|---|---|---|---|")
+    print("| maps | AUC | IoU | clear | points above none, changed |\n|---|---|---|---|---|")
     for arm in sorted(gained, key=lambda arm: maps[arm].iou):
         points, low, high = gained[arm]
-        of_map = f"{maps[arm].iou:.3f} | {maps[arm].clear:.0%}"
+        of_map = f"{maps[arm].auc:.3f} | {maps[arm].iou:.3f} | {maps[arm].clear:.0%}"
         print(f"| {arm} | {of_map} | {points:+.1f} ({low:+.1f} to {high:+.1f}) |")
     iou = {arm: maps[arm].iou for arm in gained}
     slope, half, best = line_through({arm: (iou[arm], gained[arm][0]) for arm in gained})
