@@ -125,9 +125,13 @@ def draw(iou: Mapping[str, float], gained: Mapping[str, Interval], path: Path) -
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    for arm, (points, low, high) in gained.items():
+    for number, arm in enumerate(sorted(gained, key=lambda arm: iou[arm])):
+        points, low, high = gained[arm]
         axes.errorbar(iou[arm], points, [[points - low], [high - points]], fmt="o", color="C0")
-        axes.annotate(arm, (iou[arm], points), (5, 4), textcoords="offset points", fontsize=8)
+        # Names of neighbours stand on either side.
+        away, side = (5, "left") if number % 2 == 0 else (-5, "right")
+        where = (iou[arm], points), (away, 4)
+        axes.annotate(arm, *where, textcoords="offset points", ha=side, fontsize=8)
     axes.axhline(0, color="0.7")
     axes.set_xlabel("IoU of the maps with the true masks, 7 x 7 patches")
     axes.set_ylabel("20-NN on changed backgrounds, points above none")
