@@ -135,6 +135,7 @@ def draw(iou: Mapping[str, float], gained: Mapping[str, Interval], path: Path) -
     axes.axhline(0, color="0.7")
     axes.set_xlabel("IoU of the maps with the true masks, 7 x 7 patches")
     axes.set_ylabel("20-NN on changed backgrounds, points above none")
+    axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
