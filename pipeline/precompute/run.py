@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 
@@ -25,6 +26,7 @@ from pipeline.saliency.registry import describe_saliency_source
 from pipeline.saliency.worth import worth_of
 from pipeline.shardset.manifest import (
     DatasetInfo,
+    SetError,
     read_manifest,
     read_rejected,
     write_dataset_info,
@@ -171,9 +173,12 @@ def _make_set(
 
 def _separabilities(out: Store, info: DatasetInfo) -> list[float]:
     """Those of the maps of at most `MOST_READ` shards, spread over the set."""
-    step = -(-len(info.shards) // MOST_READ)
-    read = (read_manifest(out, one.name, ["separability"]) for one in info.shards[::step])
-    return [value for rows in read for value in rows["separability"].drop_null().to_pylist()]
+    found: list[float] = []
+    for shard in info.shards[:: -(-len(info.shards) // MOST_READ)]:
+        with suppress(SetError, OSError):  # the set is whole without them
+            rows = read_manifest(out, shard.name, ["separability"])
+            found += rows["separability"].drop_null().to_pylist()
+    return found
 
 
 def _second_pass(

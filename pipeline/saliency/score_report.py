@@ -27,6 +27,7 @@ from pipeline.saliency.scoring import (
     read_pair,
     score_sources,
 )
+from pipeline.saliency.worth import expectation
 from pipeline.storage.atomic import write_atomically
 from pipeline.storage.storage import Location
 
@@ -143,7 +144,11 @@ def score_report(config: ScoreConfig) -> tuple[dict[str, Any], list[str]]:
         "sources": by_source,
         "picture": config.picture,
     }
-    return values, [*_table(scores, config.half), outcome]
+    worth = (
+        f"{name}: {expectation(score.quality.clear, score.quality.num_images)}"
+        for name, score in scores.items()
+    )
+    return values, [*_table(scores, config.half), *worth, outcome]
 
 
 def _table(scores: Mapping[str, SourceScore], half: Half) -> Iterator[str]:

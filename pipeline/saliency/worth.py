@@ -9,7 +9,8 @@ SEPARABLE = 0.78
 that fall off evenly, as a centre prior does, have about 0.75."""
 
 MANY = 0.5
-"""Least share of clear maps of a source that exchange has gained with wherever it was measured."""
+"""From this share of clear maps on, exchange gained wherever it was measured, but for maps of other
+pictures."""
 
 
 def separable_share(separabilities: Sequence[float]) -> float:
@@ -18,14 +19,18 @@ def separable_share(separabilities: Sequence[float]) -> float:
 
 
 def worth_of(separabilities: Sequence[float]) -> str:
-    """How clear the maps of a set are, and what to expect of them, in words for people.
+    """How clear the maps of a set are, and what to expect of them, in words for people."""
+    if not separabilities:
+        return "how clear the maps are is not known: manifests of an earlier version do not say"
+    return expectation(separable_share(separabilities), len(separabilities))
+
+
+def expectation(share: float, num_maps: int) -> str:
+    """What to expect of maps of which a share, in [0, 1], is clear.
 
     The points are those of tables `maps` and `photographs` (tests/benchmarks/RESULTS.md).
     """
-    if not separabilities:
-        return "how clear its maps are was not measured, since an earlier version made them"
-    share = separable_share(separabilities)
-    found = f"{share:.0%} of {numbered(len(separabilities), 'map')} set an object apart clearly"
+    found = f"{share:.0%} of {numbered(num_maps, 'map')} set an object apart clearly"
     gain = "exchanged backgrounds gained 7 to 14 points of accuracy on changed backgrounds"
     if share >= MANY:
         return f"{found}; with such maps {gain}"

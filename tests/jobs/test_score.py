@@ -1,6 +1,7 @@
 """The command as users type it: a table, a picture, one clear line for bad input."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def test_a_table_and_a_picture(demo: Path, tmp_path: Path, score: Callable[..., 
     lines = done.out.splitlines()
     assert lines[0].startswith("scoring boundary, boundary:prior_sigma=0, centre, uniform on 16")
     assert lines[-1].startswith(f"picture    {picture_file} ")
+    assert re.match(r"boundary: \d+% of 16 maps set an object apart clearly; with", lines[7])
     assert lines[1].startswith("16 images; AUC and IoU on 7 x 7 patches of the ")
     heads = ["source", "AUC", "IoU", "IoU", "56", "small", "max", "F", "MAE", "clear"]
     heads += ["IoU", "rest", "ms/image"]

@@ -27,7 +27,7 @@ def test_a_blob_is_clear_and_a_slope_is_not() -> None:
             [0.77, 0.8, 0.7],
             r"33% of 3 maps .* clearly\. .* 50% or more .*, with fewer",
         ),
-        ([], "not measured, since an earlier version"),
+        ([], "not known: manifests of an earlier version"),
     ],
 )
 def test_few_clear_maps_want_a_look(values: list[float], words: str) -> None:
