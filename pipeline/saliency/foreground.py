@@ -131,7 +131,7 @@ class MapStatistics(NamedTuple):
     """Mean and population standard deviation of a map in [0, 1], and its foreground.
 
     `foreground_share` is of the patches of a 7 x 7 grid over the whole image, by the paper's rule;
-    `separability` is that of the same grid.
+    `separability` is that of the same grid, rounded so that no processor changes its last digit.
     """
 
     mean: float
@@ -145,7 +145,7 @@ def map_statistics(levels: NDArray[np.uint8]) -> MapStatistics:
     saliency = levels.astype(np.float64) / 255
     grid = cv2.resize(saliency, (GRID_SIDE, GRID_SIDE), interpolation=cv2.INTER_AREA)
     grid = np.asarray(grid, np.float64)
-    of_grid = float(foreground(grid).mean()), float(separability(grid))
+    of_grid = float(foreground(grid).mean()), round(float(separability(grid)), 9)
     return MapStatistics(float(saliency.mean()), float(saliency.std()), *of_grid)
 
 
