@@ -136,7 +136,8 @@ def end_processes(state: Path, *, grace_s: float) -> None:
 def watch(state: Path, command: list[str]) -> int:
     """Run `ray start`, which blocks; once it has ended, end what it has left.
 
-    Returns its exit status. Ray's agents see at once that their head is dead, but some try for a minute to tell it so.
+    Returns its exit status. Ray's agents see at once that their head is dead, but some try for a
+    minute to tell it so.
     """
     status = subprocess.call(command)
     end_processes(state, grace_s=15.0)
